@@ -1,0 +1,5 @@
+"""Evolutionary merge search for language models."""
+
+from importlib.metadata import version
+
+__version__ = version("evomerge")

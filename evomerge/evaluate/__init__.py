@@ -1,0 +1,1 @@
+"""The evaluation harness: lm-eval tasks at the cost of the forward passes."""

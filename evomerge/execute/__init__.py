@@ -1,0 +1,1 @@
+"""Executors: where candidates are built and scored."""

@@ -1,0 +1,1 @@
+"""From a journal to tables, pictures and a model card."""

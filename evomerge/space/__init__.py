@@ -1,0 +1,1 @@
+"""Search spaces: genes and the two-way map genome <-> recipe."""

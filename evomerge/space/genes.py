@@ -1,0 +1,65 @@
+"""Genes, and the protocol of a search space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+from evomerge.recipe import Recipe
+
+Genome: TypeAlias = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Gene:
+    """One coordinate of a genome.
+
+    Attributes:
+        name: readable address, `layers[0:2].attention.zoo:maths.weight`.
+        kind: `real` in [low, high]; `integer` in low..high; `choice` an index 0..high;
+            `binary` 0 or 1.
+        low: smallest value.
+        high: largest value.
+        start: where the search starts, in the gene's own units.
+        sigma: initial step in the gene's own units, or None for the optimizer's share of the
+            range (`optimizer.sigma` x (high - low)).
+        choices: labels of a `choice` gene.
+    """
+
+    name: str
+    kind: Literal["real", "integer", "choice", "binary"]
+    low: float
+    high: float
+    start: float
+    sigma: float | None = None
+    choices: tuple[str, ...] = ()
+
+
+class Space(Protocol):
+    """What is searched.
+
+    Laws: `decode(encode(r)) == r` for every recipe that `decode` can produce; every genome in
+    range decodes.
+    """
+
+    @property
+    def genes(self) -> Sequence[Gene]:
+        """The genome's coordinates, in order."""
+        ...
+
+    def decode(self, genome: Genome) -> Recipe:
+        """Return the recipe a genome stands for."""
+        ...
+
+    def encode(self, recipe: Recipe) -> Genome:
+        """Return a genome that decodes to `recipe`.
+
+        Raises:
+            RecipeError: the recipe lies outside of this space.
+        """
+        ...
+
+    def landmarks(self) -> dict[str, Recipe]:
+        """Recipes every search scores first: each parent, and the uniform merge, by label."""
+        ...
