@@ -1,0 +1,168 @@
+"""The files of a run and how each is written: created as a whole, replaced as a whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evomerge.errors import RunFolderError
+from evomerge.run.journal import FORMAT, Event, encode, read
+from evomerge.run.lock import exclusive, is_held
+
+CONFIG = "search.yaml"
+JOURNAL = "journal.jsonl"
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a kill, sees the old text or the new, never a part."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)  # noqa: PTH101 - mkstemp gave a private file
+        os.replace(name, path)  # noqa: PTH105
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class RunFolder:
+    """A folder that holds one search for ever."""
+
+    def __init__(self, path: Path) -> None:
+        """Open an existing run.
+
+        Raises:
+            RunFolderError: the folder is missing or is not a run.
+        """
+        self.path = path
+        if not path.is_dir():
+            raise RunFolderError(
+                f"{path} does not exist; start a run with `evomerge search FILE --run {path}`."
+            )
+        for name in (CONFIG, JOURNAL):
+            if not (path / name).is_file():
+                raise RunFolderError(f"{path} is not a run folder: it holds no {name}.")
+
+    @classmethod
+    def check_free(cls, path: Path) -> None:
+        """Check that a run may be created here.
+
+        Raises:
+            RunFolderError: something is there already, or the place cannot be written.
+        """
+        if (path / JOURNAL).exists():
+            raise RunFolderError(
+                f"{path} already holds a run; continue it with `evomerge resume {path}`, "
+                f"or give another folder to --run."
+            )
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunFolderError(
+                f"{path} exists and is not a run folder; give --run a new or an empty folder."
+            )
+        parent = next((folder for folder in path.absolute().parents if folder.exists()), None)
+        if parent is None or not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise RunFolderError(f"{path} cannot be created: {parent} is not a writable folder.")
+
+    @classmethod
+    def create(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
+        """Create a run with its frozen configuration, all at once.
+
+        Raises:
+            RunFolderError: as for `check_free`.
+        """
+        cls.check_free(path)
+        path = path.absolute()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        try:
+            replace_text(staging / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, width=110))
+            header = encode({"event": "header", "format": FORMAT})
+            replace_text(staging / JOURNAL, header.decode())
+            staging.chmod(0o755)
+            staging.rename(path)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+        _sync_folder(path.parent)
+        return cls(path)
+
+    @property
+    def journal_path(self) -> Path:
+        """Path of the journal."""
+        return self.path / JOURNAL
+
+    def config(self) -> dict[str, Any]:
+        """Read the frozen configuration.
+
+        Raises:
+            RunFolderError: it is not readable YAML.
+        """
+        try:
+            data = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise RunFolderError(f"{self.path / CONFIG} is not valid YAML: {error}.") from error
+        if not isinstance(data, dict):
+            raise RunFolderError(f"{self.path / CONFIG} is not a search file.")
+        return data
+
+    def events(self) -> list[Event]:
+        """Read the journal's complete events."""
+        return read(self.journal_path)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the run's lock.
+
+        Raises:
+            RunFolderError: another process writes this run.
+        """
+        with exclusive(self.path / "lock"):
+            yield
+
+    @property
+    def is_running(self) -> bool:
+        """Whether some process writes this run now."""
+        return is_held(self.path / "lock")
+
+    def write(self, name: str, text: str) -> None:
+        """Replace a file of the run as a whole."""
+        replace_text(self.path / name, text)
+
+    def note_timing(self, entry: Mapping[str, Any]) -> None:
+        """Append to `timings.jsonl`; what is lost in a kill is missed by nothing."""
+        with (self.path / "timings.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(entry)) + "\n")
+
+    def timings(self) -> list[dict[str, Any]]:
+        """Read `timings.jsonl`, torn lines left out."""
+        try:
+            lines = (self.path / "timings.jsonl").read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        entries = []
+        for line in lines:
+            try:
+                entries.append(json.loads(line))
+            except ValueError:
+                continue
+        return entries
