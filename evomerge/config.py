@@ -1,0 +1,403 @@
+"""The search file: its schema, its defaults, and errors a person understands.
+
+This is the only place with defaults. Everything that needs more than the file itself (do the
+parents exist, does the method take so many) is checked by `evomerge.build`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from evomerge.errors import ConfigError, did_you_mean
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _documents(value: Any) -> Any:
+    if value == "all" or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return value
+    raise ValueError("must be a number of documents above 0, or `all`")
+
+
+Documents = Annotated[int | Literal["all"], BeforeValidator(_documents)]
+
+
+def _range(value: Any) -> Any:
+    if isinstance(value, (int, float)):
+        return float(value)
+    if (
+        isinstance(value, (list, tuple))
+        and len(value) == 2
+        and all(isinstance(item, (int, float)) and not isinstance(item, bool) for item in value)
+        and value[0] < value[1]
+    ):
+        return (float(value[0]), float(value[1]))
+    raise ValueError("must be a number (fixed) or a range [low, high] with low < high (searched)")
+
+
+KnobRange = Annotated[float | tuple[float, float], BeforeValidator(_range)]
+
+
+class SpaceConfig(_Section):
+    """What is searched."""
+
+    kind: Literal["parameters", "dataflow", "joint"] = "parameters"
+    method: str | list[str] = Field(
+        "task_arithmetic", description="merge method; a list makes it a gene"
+    )
+    groups: int | Literal["each", "one"] = Field(
+        "one", description="layer groups with knobs of their own: a number, `each` or `one`"
+    )
+    components: list[str] = Field(
+        default_factory=list, description="tensor groups with knobs of their own, e.g. attention"
+    )
+    embeddings: bool = Field(True, description="knobs of their own for embeddings and head")
+    smooth: bool = Field(False, description="interpolate knobs over depth between groups")
+    knobs: dict[str, KnobRange] = Field(
+        default_factory=dict, description="a range is searched, a number is fixed"
+    )
+    variant: Literal["sakana", "structured", "frankenmerge", "swaps", "dropping"] = Field(
+        "sakana", description="which paths a data-flow space holds"
+    )
+
+    @field_validator("groups")
+    @classmethod
+    def _at_least_one_group(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("must be 1 or more, `each` or `one`")
+        return value
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The merge methods, one or several."""
+        return (self.method,) if isinstance(self.method, str) else tuple(self.method)
+
+
+class OptimizerConfig(_Section):
+    """Who proposes the genomes."""
+
+    name: str = "cma"
+    population: Annotated[int, Field(ge=2)] | Literal["auto"] = "auto"
+    sigma: float = Field(1 / 6, gt=0, le=1, description="first step as a share of a gene's range")
+
+
+class ObjectiveConfig(_Section):
+    """One metric of one task, maximised (turned round where lower is better)."""
+
+    task: str
+    metric: str = "acc"
+    weight: float = Field(1.0, gt=0)
+
+
+class SearchSplit(_Section):
+    """Documents that candidates are scored on."""
+
+    documents: Documents = 200
+    order: Literal["fixed", "rotating"] = "fixed"
+
+
+class ValidationSplit(_Section):
+    """Documents that the finalists are scored on; the winner is chosen here."""
+
+    documents: Documents = 200
+    finalists: int = Field(5, ge=1)
+
+
+class TestSplit(_Section):
+    """Documents that only the winner, the parents and the uniform merge are scored on."""
+
+    documents: Documents = "all"
+
+
+class RacingConfig(_Section):
+    """When to stop scoring a candidate that cannot beat the best one."""
+
+    enabled: bool = False
+    confidence: float = Field(0.98, gt=0.5, lt=1)
+    minimum: int = Field(50, ge=2, description="documents scored before a candidate may stop")
+
+
+class EvaluationConfig(_Section):
+    """How a candidate is scored."""
+
+    include: list[str] = Field(default_factory=list, description="folders with lm-eval task YAML")
+    search: SearchSplit = SearchSplit()
+    validation: ValidationSplit = ValidationSplit()
+    test: TestSplit = TestSplit()
+    stratify: str | None = Field(None, description="document field kept in proportion in splits")
+    fewshot: int | None = Field(None, ge=0, description="null: as the task says")
+    chat_template: bool = False
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    racing: RacingConfig = RacingConfig()
+    backend: Literal["hf", "vllm"] = "hf"
+    device: str = "auto"
+
+
+class BudgetConfig(_Section):
+    """When the search stops: whichever comes first."""
+
+    candidates: int | None = Field(None, ge=1)
+    hours: float | None = Field(None, gt=0)
+    target: float | None = Field(None, description="search fitness that is good enough")
+
+    @model_validator(mode="after")
+    def _some_bound(self) -> BudgetConfig:
+        if self.candidates is None and self.hours is None and self.target is None:
+            raise ValueError("needs a bound: candidates, hours or target")
+        return self
+
+
+class ExecutorConfig(_Section):
+    """Where candidates are built and scored."""
+
+    kind: Literal["inline", "processes", "ray"] = "inline"
+    workers: int = Field(1, ge=1)
+    timeout: float | None = Field(None, gt=0, description="seconds a candidate may take")
+
+
+class Frozen(_Section):
+    """What a run adds to its search file: versions, parents' fingerprints, document ids."""
+
+    versions: dict[str, str] = Field(default_factory=dict)
+    parents: dict[str, str] = Field(default_factory=dict)
+    documents: dict[str, dict[str, list[int]]] = Field(default_factory=dict)
+
+
+class SearchConfig(_Section):
+    """A search file."""
+
+    seed: int = Field(0, ge=0)
+    parents: list[str] = Field(min_length=1)
+    base: str | None = None
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    tokenizer: str = "base"
+    space: SpaceConfig = SpaceConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    objectives: list[ObjectiveConfig] = Field(min_length=1)
+    mode: Literal["weighted", "pareto"] = "weighted"
+    evaluation: EvaluationConfig = EvaluationConfig()
+    budget: BudgetConfig = BudgetConfig(candidates=300)
+    executor: ExecutorConfig = ExecutorConfig()
+    frozen: Frozen | None = None
+
+    @field_validator("parents")
+    @classmethod
+    def _distinct(cls, value: list[str]) -> list[str]:
+        for item in value:
+            if value.count(item) > 1:
+                raise ValueError(f"names {item!r} twice; each parent must stand once")
+        return value
+
+
+def parse(data: Any, source: str) -> SearchConfig:
+    """Turn the content of a search file into a `SearchConfig`.
+
+    Raises:
+        ConfigError: the first mistake, as one sentence that names `source`, key and value.
+    """
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{source} is not a search file: it must be a YAML mapping of keys.")
+    try:
+        return SearchConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_sentence(error, data)}") from None
+
+
+def load(path: Path, overrides: list[str] | None = None) -> SearchConfig:
+    """Read a search file, with `key.path=value` overrides.
+
+    Raises:
+        ConfigError: the file cannot be read, or says something that is not allowed.
+    """
+    data = read_yaml(path)
+    for item in overrides or []:
+        _override(data, item)
+    return parse(data, str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping, refusing keys that stand twice.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or is not a mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path} does not exist; `evomerge init {path}` writes one to start from."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}.") from None
+    try:
+        data = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f" in line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path} is not valid YAML{where}: {error.problem}.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}.") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} is not a search file: it must be a YAML mapping of keys.")
+    return data
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """A safe loader that refuses a key that stands twice in one mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen and key.value != "<<":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def _override(data: dict[str, Any], item: str) -> None:
+    path, separator, text = item.partition("=")
+    if not separator or not path:
+        raise ConfigError(f"--set {item!r} is not of the form key.path=value.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {item!r}: {text!r} is not a YAML value.") from None
+    target: Any = data
+    *parents, last = path.split(".")
+    for key in parents:
+        target = _descend(target, key, item, create=True)
+    if isinstance(target, list):
+        target[_index(target, last, item)] = value
+    elif isinstance(target, dict):
+        target[last] = value
+    else:
+        raise ConfigError(f"--set {item!r}: {path!r} leads through a plain value.")
+
+
+def _descend(target: Any, key: str, item: str, *, create: bool) -> Any:
+    if isinstance(target, list):
+        return target[_index(target, key, item)]
+    if isinstance(target, dict):
+        return target.setdefault(key, {}) if create else target[key]
+    raise ConfigError(f"--set {item!r}: {key!r} leads through a plain value.")
+
+
+def _index(target: list[Any], key: str, item: str) -> int:
+    if not key.isdigit() or int(key) >= len(target):
+        raise ConfigError(
+            f"--set {item!r}: {key!r} must be an index from 0 to {len(target) - 1} of a list."
+        )
+    return int(key)
+
+
+def _section_at(location: tuple[int | str, ...]) -> list[str]:
+    model: Any = SearchConfig
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
+        if field is None:
+            return []
+        model = field.annotation
+        for inner in getattr(model, "__args__", ()):
+            if hasattr(inner, "model_fields"):
+                model = inner
+    return list(model.model_fields) if hasattr(model, "model_fields") else []
+
+
+def _sentence(error: ValidationError, data: Any) -> str:
+    problems = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+    first = problems[0]
+    location = first["loc"]
+    kind = first["type"]
+    if kind == "extra_forbidden":
+        *above, key = location
+        allowed = _section_at(tuple(above))
+        place = f" in `{_dotted(tuple(above))}`" if above else ""
+        return (
+            f"unknown key `{key}`{place}; allowed are {', '.join(allowed)}."
+            f"{did_you_mean(str(key), allowed)}"
+        )
+    location = _known_part(location, data)
+    key = _dotted(location)
+    if kind == "missing":
+        return f"the key `{_dotted(first['loc'])}` is missing and has no default."
+    related = [item for item in problems if item["loc"][: len(location)] == location]
+    message = " or ".join(dict.fromkeys(_expectation(item) for item in related))
+    message = message.replace(" or must be ", " or ")
+    value = first["input"] if len(related) == 1 else _at(data, location)
+    near = ""
+    if isinstance(value, str) and kind == "literal_error":
+        near = did_you_mean(value, re.findall(r"'([^']*)'", message))
+    return f"`{key}` is {value!r}; it {message}.{near}"
+
+
+def _expectation(item: Any) -> str:
+    kind, context = item["type"], item.get("ctx", {})
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "literal_error":
+        return f"must be {context['expected']}"
+    bounds = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt"}
+    words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+    name = {**bounds, "less_than_equal": "le"}.get(kind)
+    if name:
+        return f"must be {words[name]} {context[name]}"
+    if kind == "too_short":
+        return "must have at least one entry"
+    types = {
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false",
+        "string": "text",
+        "list": "a list",
+        "dict": "a mapping of keys",
+        "model": "a mapping of keys",
+    }
+    for prefix, words_for in types.items():
+        if kind.startswith(prefix):
+            return f"must be {words_for}"
+    return str(item["msg"]).lower()
+
+
+def _known_part(location: tuple[int | str, ...], data: Any) -> tuple[int | str, ...]:
+    """Drop what pydantic adds to a location for the members of a union."""
+    known: list[int | str] = []
+    for part in location:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            break
+        known.append(part)
+    return tuple(known) or location
+
+
+def _at(data: Any, location: tuple[int | str, ...]) -> Any:
+    for part in location:
+        data = data[part]
+    return data
+
+
+def _dotted(location: tuple[int | str, ...]) -> str:
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
