@@ -101,3 +101,31 @@ def fitness(objectives: Sequence[Objective], scores: Scores) -> float:
     total = sum(objective.weight for objective in objectives)
     value = sum(objective.weight * objective.value(scores) for objective in objectives) / total
     return value if math.isfinite(value) else math.nan
+
+
+def paired_fitness(objectives: Sequence[Objective], scores: Scores, reference: Scores) -> float:
+    """Estimate the fitness of a candidate that was scored on fewer documents than a reference.
+
+    For each objective: the reference's value plus the mean difference over the documents that
+    both were scored on; then the weighted mean. Holds for metrics that are means over documents.
+
+    Raises:
+        ValueError: an objective has no document in common.
+    """
+    total = 0.0
+    for objective in objectives:
+        key = objective.key
+        known = dict(zip(reference.documents[objective.task], reference.values[key], strict=True))
+        pairs = [
+            (value, known[document])
+            for document, value in zip(
+                scores.documents[objective.task], scores.values[key], strict=True
+            )
+            if document in known
+        ]
+        if not pairs:
+            raise ValueError(f"{objective.task}: no document in common with the reference")
+        difference = sum(value - other for value, other in pairs) / len(pairs)
+        sign = 1.0 if objective.higher_is_better else -1.0
+        total += objective.weight * (objective.value(reference) + sign * difference)
+    return total / sum(objective.weight for objective in objectives)

@@ -166,3 +166,11 @@ class RunFolder:
             except ValueError:
                 continue
         return entries
+
+    def hours(self) -> float:
+        """Return the working time so far, over all sessions."""
+        sessions: dict[float, float] = {}
+        for entry in self.timings():
+            session = entry.get("session", 0.0)
+            sessions[session] = max(sessions.get(session, 0.0), entry.get("elapsed", 0.0))
+        return sum(sessions.values()) / 3600

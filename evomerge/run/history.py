@@ -1,0 +1,149 @@
+"""What a journal says: candidates, their outcomes, the best, the finalists, the winner.
+
+Computed from the events alone, so a reader, a resumed search and a report see the same run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from evomerge.run.journal import Event
+from evomerge.scores import Failure, Outcome, Scores, Split
+
+OPTIMIZER = "optimizer"
+
+
+@dataclass
+class Candidate:
+    """One numbered trial.
+
+    Attributes:
+        number: 0, 1, 2, ... in the order they were asked.
+        origin: `optimizer`, or the label of a landmark (a parent's reference, `uniform`).
+        digest: digest of its recipe.
+        trial: the optimizer's own number, or None where the optimizer never saw it.
+        genome: the genome, or None where the space cannot express the recipe.
+        generation: the optimizer's generation it belongs to.
+        against: number of the candidate it was raced against, if any.
+        outcomes: what came out, by split.
+        fitness: what the optimizer was told (search split), None while open or if failed.
+    """
+
+    number: int
+    origin: str
+    digest: str
+    trial: int | None = None
+    genome: tuple[float, ...] | None = None
+    generation: int = 0
+    against: int | None = None
+    outcomes: dict[Split, Outcome] = field(default_factory=dict)
+    fitness: float | None = None
+
+    @property
+    def status(self) -> str:
+        """`open`, `scored` or `failed`."""
+        outcome = self.outcomes.get("search")
+        return "open" if outcome is None else "failed" if isinstance(outcome, Failure) else "scored"
+
+    def scores(self, split: Split) -> Scores | None:
+        """Return the scores on a split, or None."""
+        outcome = self.outcomes.get(split)
+        return outcome if isinstance(outcome, Scores) else None
+
+
+class History:
+    """The state of a run, folded from its events one by one."""
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        self.candidates: list[Candidate] = []
+        self.winner: Candidate | None = None
+        self.budget: dict[str, Any] = {}
+        for event in events:
+            self.apply(event)
+
+    def apply(self, event: Event) -> None:
+        """Take in the next event."""
+        match event.get("event"):
+            case "ask":
+                genome = event.get("genome")
+                self.candidates.append(
+                    Candidate(
+                        number=event["candidate"],
+                        origin=event["origin"],
+                        digest=event["digest"],
+                        trial=event.get("trial"),
+                        genome=None if genome is None else tuple(genome),
+                        generation=event.get("generation", 0),
+                        against=event.get("against"),
+                    )
+                )
+            case "tell":
+                candidate = self.candidates[event["candidate"]]
+                if "same_as" in event:
+                    known = self.candidates[event["same_as"]]
+                    candidate.outcomes["search"] = known.outcomes["search"]
+                else:
+                    candidate.outcomes["search"] = outcome_of(event)
+                candidate.fitness = event.get("fitness")
+            case "score":
+                candidate = self.candidates[event["candidate"]]
+                candidate.outcomes[event["split"]] = outcome_of(event)
+            case "winner":
+                self.winner = self.candidates[event["candidate"]]
+            case "budget":
+                self.budget.update({k: v for k, v in event.items() if k != "event"})
+
+    @property
+    def open(self) -> list[Candidate]:
+        """Candidates asked and not told yet."""
+        return [item for item in self.candidates if item.status == "open"]
+
+    @property
+    def landmarks(self) -> list[Candidate]:
+        """Parents and the uniform merge."""
+        return [item for item in self.candidates if item.origin != OPTIMIZER]
+
+    def ranked(self) -> list[Candidate]:
+        """Scored candidates, best fitness first, the earlier first among equals."""
+        scored = [
+            item
+            for item in self.candidates
+            if item.fitness is not None and math.isfinite(item.fitness)
+        ]
+        return sorted(scored, key=lambda item: (-(item.fitness or 0.0), item.number))
+
+    def leader(self) -> Candidate | None:
+        """Return the best so far on the search documents."""
+        return next(iter(self.ranked()), None)
+
+    def best(self) -> Candidate | None:
+        """Return the winner if it was chosen, else the leader."""
+        return self.winner or self.leader()
+
+    def finalists(self, count: int) -> list[Candidate]:
+        """Return the `count` best candidates of distinct recipes, best first."""
+        chosen: dict[str, Candidate] = {}
+        for item in self.ranked():
+            if len(chosen) == count:
+                break
+            chosen.setdefault(item.digest, item)
+        return list(chosen.values())
+
+
+def outcome_of(event: Event) -> Outcome:
+    """Return the outcome a `tell` or `score` event carries."""
+    if "failure" in event:
+        return Failure(**event["failure"])
+    return Scores.from_dict(event["scores"])
+
+
+def outcome_fields(outcome: Outcome) -> Event:
+    """Return the part of a `tell` or `score` event that carries an outcome, without times."""
+    if isinstance(outcome, Failure):
+        return {"failure": {"stage": outcome.stage, "reason": outcome.reason}}
+    plain = outcome.to_dict()
+    del plain["seconds"]
+    return {"scores": plain}

@@ -1,0 +1,286 @@
+"""The loop: optimizer asks, executor builds and scores, journal remembers, optimizer is told."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from evomerge.errors import RecipeError, SearchError
+from evomerge.execute.protocol import Executor, Job
+from evomerge.optimize.protocol import Optimizer
+from evomerge.recipe import Recipe
+from evomerge.run.folder import RunFolder
+from evomerge.run.history import OPTIMIZER, Candidate, History, outcome_fields
+from evomerge.run.journal import Event, Journal
+from evomerge.scores import Failure, Objective, Outcome, Scores, Split, fitness, paired_fitness
+from evomerge.space.genes import Genome, Space
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to search, and how candidates are compared.
+
+    Attributes:
+        candidates: largest number of candidates, landmarks included; None is no bound.
+        hours: working time over all sessions of the run; None is no bound.
+        target: fitness on the search documents that is good enough; None is no bound.
+        population: candidates in a generation.
+        finalists: how many of the best are scored on the validation documents.
+        racing: score a candidate against the leader and stop early.
+        rotating: give every generation its own subset of the search documents.
+    """
+
+    candidates: int | None
+    hours: float | None
+    target: float | None
+    population: int
+    finalists: int
+    racing: bool = False
+    rotating: bool = False
+
+
+class Search:
+    """One search over a run folder; `go` starts or continues it and returns the winner.
+
+    Args:
+        publish: called with every new best candidate and its recipe.
+        observe: called after every event, with the history and the event.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        journal: Journal,
+        space: Space,
+        optimizer: Optimizer,
+        executor: Executor,
+        objectives: Sequence[Objective],
+        plan: Plan,
+        publish: Callable[[Candidate, Recipe], None],
+        observe: Callable[[History, Event], None],
+    ) -> None:
+        self.run, self.journal, self.space = run, journal, space
+        self.optimizer, self.executor, self.objectives = optimizer, executor, objectives
+        self.plan, self.publish, self.observe = plan, publish, observe
+        self.history = History(journal.events)
+        self.landmarks = space.landmarks()
+        self.session, self.began = time.time(), time.monotonic()
+        self.hours_before = run.hours()
+
+    def go(self) -> Candidate:
+        """Search until the plan is done, choose the winner on unseen documents, test it.
+
+        Raises:
+            SearchError: no candidate could be scored.
+        """
+        self.replay()
+        waiting, proposals = self.history.open, self.propose()
+        in_flight = 0
+        while True:
+            while in_flight < self.executor.capacity:
+                candidate = waiting.pop(0) if waiting else next(proposals, None)
+                if candidate is None:
+                    break
+                if (twin := self.twin(candidate)) is not None:
+                    self.tell(candidate, twin.outcomes["search"], twin)
+                    continue
+                self.executor.submit(self.job(candidate))
+                in_flight += 1
+            if not in_flight:
+                return self.conclude()
+            job, outcome = self.executor.next()
+            in_flight -= 1
+            self.tell(self.history.candidates[job.number], outcome)
+
+    def propose(self) -> Iterator[Candidate]:
+        """Yield new candidates, landmarks first, each journaled before it is yielded."""
+        known = {item.origin for item in self.history.candidates}
+        for label, recipe in self.landmarks.items():
+            if label not in known and not self.is_spent():
+                try:
+                    genome = self.space.encode(recipe)
+                except RecipeError:
+                    yield self.ask(label, recipe, None, None)
+                    continue
+                self.optimizer.suggest(genome)
+                yield self.ask(label, recipe, self.optimizer.ask()[0], genome)
+        while not self.is_spent():
+            trial, genome = self.optimizer.ask()
+            yield self.ask(OPTIMIZER, self.space.decode(genome), trial, genome)
+
+    def ask(
+        self, origin: str, recipe: Recipe, trial: int | None, genome: Genome | None
+    ) -> Candidate:
+        """Journal a new candidate."""
+        number = len(self.history.candidates)
+        event: Event = {
+            "event": "ask",
+            "candidate": number,
+            "origin": origin,
+            "digest": recipe.digest,
+        }
+        if trial is not None and genome is not None:
+            event["generation"] = trial // self.plan.population
+            event |= {"trial": trial, "genome": list(genome)}
+        leader = self.history.leader()
+        if self.plan.racing and leader is not None and origin == OPTIMIZER:
+            event["against"] = leader.number
+        self.record(event)
+        return self.history.candidates[number]
+
+    def tell(self, candidate: Candidate, outcome: Outcome, twin: Candidate | None = None) -> None:
+        """Journal what came out of a candidate and tell the optimizer."""
+        event: Event = {"event": "tell", "candidate": candidate.number}
+        value = None
+        if not isinstance(outcome, Failure):
+            value = fitness(self.objectives, outcome)
+            elite = self.elite(candidate)
+            if elite is not None and outcome.fidelity != elite.fidelity:
+                value = paired_fitness(self.objectives, outcome, elite)
+            if not math.isfinite(value):
+                outcome, value = Failure("evaluate", "The fitness is not a finite number."), None
+        event |= {"same_as": twin.number} if twin else outcome_fields(outcome)
+        if value is not None:
+            event["fitness"] = value
+        leader = self.history.leader()
+        self.record(event, outcome)
+        if candidate.trial is not None:
+            self.optimizer.tell(candidate.trial, None if value is None else (value,))
+        if self.history.winner is None and self.history.leader() is not leader:
+            self.publish_best()
+
+    def conclude(self) -> Candidate:
+        """Choose the winner among the finalists on validation documents, then test it."""
+        finalists = self.history.finalists(self.plan.finalists)
+        if not finalists:
+            outcomes = [item.outcomes.get("search") for item in self.history.candidates]
+            reasons = [item.reason for item in outcomes if isinstance(item, Failure)]
+            raise SearchError(
+                f"None of the {len(outcomes)} candidates could be scored; the last failed with: "
+                f"{reasons[-1] if reasons else 'nothing, for none was asked'}"
+            )
+        self.score([*finalists, *self.history.landmarks], "validation")
+        winner = max(finalists, key=lambda item: (self.value(item, "validation"), -item.number))
+        if self.history.winner is not winner:
+            self.record({"event": "winner", "candidate": winner.number})
+            self.publish_best()
+        self.score([winner, *self.history.landmarks], "test")
+        return winner
+
+    def score(self, candidates: Sequence[Candidate], split: Split) -> None:
+        """Score candidates on a split, each once."""
+        for candidate in candidates:
+            if split not in candidate.outcomes:
+                job = Job(candidate.number, self.recipe(candidate), split)
+                self.executor.submit(job)
+                outcome = self.executor.next()[1]
+                event: Event = {"event": "score", "candidate": candidate.number, "split": split}
+                self.record(event | outcome_fields(outcome), outcome)
+
+    def replay(self) -> None:
+        """Put the journaled calls into the new optimizer, so that it goes on where it was.
+
+        Where floating point differs from the machine that wrote the journal, the recorded
+        genomes stay the truth and the search goes on.
+        """
+        drift = 0.0
+        for event in self.journal.events:
+            if event["event"] not in ("ask", "tell"):
+                continue
+            candidate = self.history.candidates[event["candidate"]]
+            if candidate.trial is None or candidate.genome is None:
+                continue
+            if event["event"] == "ask":
+                if candidate.origin != OPTIMIZER:
+                    self.optimizer.suggest(candidate.genome)
+                genome = self.optimizer.ask()[1]
+                pairs = zip(genome, candidate.genome, strict=True)
+                drift = max(drift, *(abs(new - old) for new, old in pairs))
+            else:
+                value = candidate.fitness
+                self.optimizer.tell(candidate.trial, None if value is None else (value,))
+        if drift:
+            log.warning(
+                "This machine computes genomes that differ by up to %.2g from the recorded ones; "
+                "the recorded ones stay, and the search goes on.",
+                drift,
+            )
+        if self.history.best() is not None:
+            self.publish_best()
+
+    def recipe(self, candidate: Candidate) -> Recipe:
+        """Return a candidate's recipe.
+
+        Raises:
+            SearchError: it is not the recipe that was journaled.
+        """
+        if candidate.genome is not None:
+            recipe = self.space.decode(candidate.genome)
+        else:
+            recipe = self.landmarks[candidate.origin]
+        if recipe.digest != candidate.digest:
+            raise SearchError(
+                f"Candidate {candidate.number} of {self.run.path} no longer decodes to the recipe "
+                f"it was scored with; use the evomerge version named in its search.yaml."
+            )
+        return recipe
+
+    def job(self, candidate: Candidate) -> Job:
+        """Return the job that scores a candidate on the search documents."""
+        subset = candidate.generation if self.plan.rotating else None
+        recipe = self.recipe(candidate)
+        return Job(candidate.number, recipe, subset=subset, against=self.elite(candidate))
+
+    def elite(self, candidate: Candidate) -> Scores | None:
+        """Return the scores that a candidate is raced against."""
+        if candidate.against is None:
+            return None
+        return self.history.candidates[candidate.against].scores("search")
+
+    def twin(self, candidate: Candidate) -> Candidate | None:
+        """Return a scored candidate of the same recipe and the same documents."""
+        for other in self.history.candidates[: candidate.number]:
+            if other.digest == candidate.digest and other.status == "scored":
+                same = not self.plan.rotating or other.generation == candidate.generation
+                if same and (other.against is None or other.against == candidate.against):
+                    return other
+        return None
+
+    def value(self, candidate: Candidate, split: Split) -> float:
+        """Return a candidate's fitness on a split, -inf without scores."""
+        scores = candidate.scores(split)
+        value = fitness(self.objectives, scores) if scores else math.nan
+        return value if math.isfinite(value) else -math.inf
+
+    def is_spent(self) -> bool:
+        """Whether the plan allows no further candidate."""
+        plan, leader = self.plan, self.history.leader()
+        if plan.candidates is not None and len(self.history.candidates) >= plan.candidates:
+            return True
+        hours = self.hours_before + (time.monotonic() - self.began) / 3600
+        if plan.hours is not None and hours >= plan.hours:
+            return True
+        reached = leader.fitness if leader is not None and leader.fitness is not None else -math.inf
+        return plan.target is not None and reached >= plan.target
+
+    def publish_best(self) -> None:
+        """Hand on the best candidate and its recipe."""
+        best = self.history.best()
+        if best is not None:
+            self.publish(best, self.recipe(best))
+
+    def record(self, event: Event, outcome: Outcome | None = None) -> None:
+        """Journal an event, take it into the history, note what it cost, tell the observer."""
+        self.journal.append(event)
+        self.history.apply(event)
+        if outcome is not None:
+            seconds = {} if isinstance(outcome, Failure) else dict(outcome.seconds)
+            elapsed = round(time.monotonic() - self.began, 3)
+            place = {"session": self.session, "elapsed": elapsed}
+            self.run.note_timing(place | {"candidate": event["candidate"], "seconds": seconds})
+        self.observe(self.history, event)
