@@ -127,7 +127,7 @@ class Search:
         if trial is not None and genome is not None:
             event["generation"] = trial // self.plan.population
             event |= {"trial": trial, "genome": list(genome)}
-        leader = self.history.leader()
+        leader = self.history.leader
         if self.plan.racing and leader is not None and origin == OPTIMIZER:
             event["against"] = leader.number
         self.record(event)
@@ -147,11 +147,11 @@ class Search:
         event |= {"same_as": twin.number} if twin else outcome_fields(outcome)
         if value is not None:
             event["fitness"] = value
-        leader = self.history.leader()
+        leader = self.history.leader
         self.record(event, outcome)
         if candidate.trial is not None:
             self.optimizer.tell(candidate.trial, None if value is None else (value,))
-        if self.history.winner is None and self.history.leader() is not leader:
+        if self.history.winner is None and self.history.leader is not leader:
             self.publish_best()
 
     def conclude(self) -> Candidate:
@@ -259,7 +259,7 @@ class Search:
 
     def is_spent(self) -> bool:
         """Whether the plan allows no further candidate."""
-        plan, leader = self.plan, self.history.leader()
+        plan, leader = self.plan, self.history.leader
         if plan.candidates is not None and len(self.history.candidates) >= plan.candidates:
             return True
         hours = self.hours_before + (time.monotonic() - self.began) / 3600

@@ -5,7 +5,6 @@ Computed from the events alone, so a reader, a resumed search and a report see t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,10 +54,18 @@ class Candidate:
 
 
 class History:
-    """The state of a run, folded from its events one by one."""
+    """The state of a run, folded from its events one by one.
+
+    Attributes:
+        candidates: all of them, by number.
+        leader: the best so far on the search documents, the first told among equals.
+        winner: what the validation documents chose, once they did.
+        budget: the latest bounds set by `resume`, by name.
+    """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self.candidates: list[Candidate] = []
+        self.leader: Candidate | None = None
         self.winner: Candidate | None = None
         self.budget: dict[str, Any] = {}
         for event in events:
@@ -88,6 +95,10 @@ class History:
                 else:
                     candidate.outcomes["search"] = outcome_of(event)
                 candidate.fitness = event.get("fitness")
+                if candidate.fitness is not None and (
+                    self.leader is None or candidate.fitness > (self.leader.fitness or 0.0)
+                ):
+                    self.leader = candidate
             case "score":
                 candidate = self.candidates[event["candidate"]]
                 candidate.outcomes[event["split"]] = outcome_of(event)
@@ -108,20 +119,12 @@ class History:
 
     def ranked(self) -> list[Candidate]:
         """Scored candidates, best fitness first, the earlier first among equals."""
-        scored = [
-            item
-            for item in self.candidates
-            if item.fitness is not None and math.isfinite(item.fitness)
-        ]
+        scored = [item for item in self.candidates if item.fitness is not None]
         return sorted(scored, key=lambda item: (-(item.fitness or 0.0), item.number))
-
-    def leader(self) -> Candidate | None:
-        """Return the best so far on the search documents."""
-        return next(iter(self.ranked()), None)
 
     def best(self) -> Candidate | None:
         """Return the winner if it was chosen, else the leader."""
-        return self.winner or self.leader()
+        return self.winner or self.leader
 
     def finalists(self, count: int) -> list[Candidate]:
         """Return the `count` best candidates of distinct recipes, best first."""
