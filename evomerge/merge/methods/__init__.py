@@ -1,1 +1,39 @@
-"""Merge methods, one file a family."""
+"""All merge methods by name, one file a family; importing this imports no torch."""
+
+from __future__ import annotations
+
+from evomerge.errors import RecipeError
+from evomerge.merge.method import Method
+from evomerge.registry import Registry
+
+_HERE = "evomerge.merge.methods"
+
+METHODS: Registry[Method] = Registry(
+    kind="merge method",
+    group="evomerge.methods",
+    builtin={
+        "linear": f"{_HERE}.linear:LINEAR",
+        "passthrough": f"{_HERE}.linear:PASSTHROUGH",
+        "slerp": f"{_HERE}.spherical:SLERP",
+        "task_arithmetic": f"{_HERE}.task_vectors:TASK_ARITHMETIC",
+        "ties": f"{_HERE}.task_vectors:TIES",
+        "dare_linear": f"{_HERE}.task_vectors:DARE_LINEAR",
+        "dare_ties": f"{_HERE}.task_vectors:DARE_TIES",
+    },
+    aliases={"ramplus_tl": "ramplus"},
+    error=RecipeError,
+)
+
+
+def method_names() -> tuple[str, ...]:
+    """Return the name of every merge method, those of other packages included."""
+    return METHODS.names()
+
+
+def get_method(name: str) -> Method:
+    """Return the merge method called `name`.
+
+    Raises:
+        RecipeError: there is none; the message lists all and guesses what was meant.
+    """
+    return METHODS.get(name)

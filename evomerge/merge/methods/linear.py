@@ -1,0 +1,98 @@
+"""Weighted averages of weights, and one source as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from evomerge.errors import CandidateError
+from evomerge.merge.method import Knob, Merge, Method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from evomerge.merge.noise import Noise
+
+
+def normalized(weights: Sequence[float]) -> list[float]:
+    """Return the weights divided by their sum.
+
+    Raises:
+        CandidateError: the sum is 0 (closer to it than 1e-8).
+    """
+    total = sum(weights)
+    if abs(total) < 1e-8:
+        raise CandidateError(
+            f"The weights {list(weights)} sum to {total:g} and cannot be normalized; "
+            "change a weight or set normalize to false."
+        )
+    return [weight / total for weight in weights]
+
+
+def prepare_linear(
+    tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
+) -> Merge:
+    """out = sum_i w_i x_i, with w divided by its sum where `normalize` is set."""
+
+    def merge(
+        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
+    ) -> None:
+        weights = [source["weight"] for source in sources]
+        write_sum(tensors, normalized(weights) if knobs["normalize"] else weights, out)
+
+    return merge
+
+
+def prepare_passthrough(
+    tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
+) -> Merge:
+    """out = scale x."""
+
+    def merge(
+        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
+    ) -> None:
+        write_sum(tensors, [sources[0]["scale"]], out)
+
+    return merge
+
+
+def write_sum(tensors: Sequence[Tensor], weights: Sequence[float], out: Tensor) -> None:
+    """Write sum_i w_i x_i into `out`; a tensor whose weight is 0 is not read."""
+    from evomerge.merge.passes import flat, load, spans
+
+    used = [(flat(x), w) for x, w in zip(tensors, weights, strict=True) if w != 0]
+    target = flat(out)
+    if not used:
+        target.zero_()
+        return
+    (first, weight), rest = used[0], used[1:]
+    for a, b in spans(target):
+        total = load(first[a:b], 0)
+        if weight != 1:
+            total.mul_(weight)
+        for tensor, factor in rest:
+            total.add_(load(tensor[a:b], 1), alpha=factor)
+        target[a:b].copy_(total)
+
+
+LINEAR = Method(
+    name="linear",
+    title="weighted average of the weights",
+    prepare=prepare_linear,
+    knobs=(
+        Knob("weight", 1.0, -100, 100, "source", search=(0.0, 1.0), help="share of the source"),
+        Knob("normalize", 1.0, 0, 1, "merge", "flag", help="divide the weights by their sum"),
+    ),
+    parents=(1, None),
+    base="none",
+    paper="Wortsman et al. 2022, arXiv 2203.05482",
+)
+
+PASSTHROUGH = Method(
+    name="passthrough",
+    title="one source as it is, or scaled",
+    prepare=prepare_passthrough,
+    knobs=(Knob("scale", 1.0, -100, 100, "source", help="factor on the weights"),),
+    parents=(1, 1),
+    base="none",
+)
