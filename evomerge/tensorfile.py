@@ -1,0 +1,217 @@
+"""The layout of safetensors files: which tensor lies where, checked before a weight is read.
+
+A safetensors file is 8 bytes (little-endian length of the header), a JSON header and the data. A
+model is one such file, or several with `model.safetensors.index.json`. Everything a damaged or
+lying file can claim is checked here, so that later rooms may trust offsets blindly.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import CheckpointError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+WIDTHS = {
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I16": 2,
+    "U16": 2,
+    "F16": 2,
+    "BF16": 2,
+    "I32": 4,
+    "U32": 4,
+    "F32": 4,
+    "I64": 8,
+    "U64": 8,
+    "F64": 8,
+}
+"""Bytes an element takes, by the dtype's name in a safetensors header."""
+
+FLOATING = frozenset({"F16", "BF16", "F32", "F64"})
+"""The dtypes that are merged; all others are copied."""
+
+_LARGEST_HEADER = 100_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Where one tensor lies.
+
+    Attributes:
+        dtype: as in the header (`BF16`, `F32`, ...).
+        shape: sizes, outermost first.
+        file: the file it is in.
+        begin: offset of its first byte from the start of the file.
+        end: offset behind its last byte. Both are 0 for a tensor in a pickle.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    begin: int
+    end: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the data in bytes."""
+        return prod(self.shape) * WIDTHS[self.dtype]
+
+    @property
+    def floating(self) -> bool:
+        """Whether the tensor can be merged."""
+        return self.dtype in FLOATING
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+        CheckpointError: it cannot be read or is no object.
+    """
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read as JSON: {error}.") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{file} holds no JSON object; download the file again.")
+    return data
+
+
+def read_header(file: Path) -> dict[str, TensorInfo]:
+    """Return every tensor of one safetensors file, checked against the file's size.
+
+    Raises:
+        CheckpointError: the file is truncated, or its header lies (unknown dtype, data outside of
+            the file, size that is not the shape's, tensors that overlap or leave a gap).
+    """
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            start = stream.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            if not 2 <= length <= min(size - 8, _LARGEST_HEADER):
+                raise CheckpointError(
+                    f"{file} is not a complete safetensors file: its header would have {length} "
+                    f"bytes and the file has {size}; download it again."
+                )
+            header = json.loads(stream.read(length))
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error}.") from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"{file} has a damaged safetensors header ({error}); download it again."
+        ) from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{file} has a safetensors header that is no JSON object.")
+    header.pop("__metadata__", None)
+    tensors = {name: _entry(file, name, item, 8 + length) for name, item in header.items()}
+    _check_tiling(file, tensors, 8 + length, size)
+    return tensors
+
+
+def _entry(file: Path, name: str, item: Any, data: int) -> TensorInfo:
+    try:
+        dtype, shape = item["dtype"], tuple(item["shape"])
+        begin, end = item["data_offsets"]
+        whole = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
+    except (TypeError, KeyError, ValueError):
+        whole, dtype, shape, begin, end = False, None, (), 0, 0
+    if not whole:
+        raise CheckpointError(
+            f"{file}: the header's entry for tensor {name!r} is malformed; download the file again."
+        )
+    if dtype not in WIDTHS:
+        raise CheckpointError(
+            f"{file}: tensor {name!r} has dtype {dtype!r}; known are {', '.join(WIDTHS)}."
+        )
+    info = TensorInfo(dtype, shape, file, data + begin, data + end)
+    if end - begin != info.nbytes:
+        raise CheckpointError(
+            f"{file}: the header gives tensor {name!r} {end - begin} bytes, but {dtype} of shape "
+            f"{list(shape)} takes {info.nbytes}; download the file again."
+        )
+    return info
+
+
+def _check_tiling(file: Path, tensors: dict[str, TensorInfo], data: int, size: int) -> None:
+    here, before = data, ""
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if info.end > size:
+            raise CheckpointError(
+                f"{file} is truncated: tensor {name!r} ends at byte {info.end} and the file has "
+                f"{size}; download it again."
+            )
+        if info.begin != here:
+            fault = "overlaps" if info.begin < here else "leaves a gap behind"
+            raise CheckpointError(
+                f"{file}: tensor {name!r} {fault} {before or 'the header'!r}; download the file "
+                "again."
+            )
+        here, before = info.end, name
+    if here != size:
+        raise CheckpointError(
+            f"{file} has {size - here} bytes behind its last tensor; download it again."
+        )
+
+
+def read_folder(folder: Path) -> dict[str, TensorInfo]:
+    """Return every tensor of a model folder with safetensors weights, by name.
+
+    Raises:
+        CheckpointError: there are none, a shard is missing or lies outside of the folder, or the
+            index and the shards disagree.
+    """
+    index = folder / INDEX
+    if index.is_file():
+        return _read_shards(folder, index)
+    single = folder / SINGLE
+    if single.is_file():
+        return read_header(single)
+    found = sorted(folder.glob("*.safetensors"))
+    if len(found) == 1:
+        return read_header(found[0])
+    if found:
+        raise CheckpointError(
+            f"{folder} has {len(found)} safetensors files and no {INDEX} that says which belong "
+            "to the model; download the index too."
+        )
+    raise CheckpointError(
+        f"{folder} has no safetensors weights; a parent needs {SINGLE}, or shards with {INDEX}."
+    )
+
+
+def _read_shards(folder: Path, index: Path) -> dict[str, TensorInfo]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} has no weight_map; download it again.")
+    headers: dict[str, dict[str, TensorInfo]] = {}
+    for shard in weight_map.values():
+        if not isinstance(shard, str) or shard != Path(shard).name or shard in ("", ".", ".."):
+            raise CheckpointError(
+                f"{index} names the shard {shard!r}, which is not a plain file name inside the "
+                "folder; the index is not to be trusted."
+            )
+        if shard not in headers:
+            if not (folder / shard).is_file():
+                raise CheckpointError(
+                    f"{index} names the shard {shard!r}, which is missing; download it."
+                )
+            headers[shard] = read_header(folder / shard)
+    for name, shard in weight_map.items():
+        if name not in headers[shard]:
+            raise CheckpointError(
+                f"{index} says that tensor {name!r} is in {shard!r}, but it is not; download both "
+                "again."
+            )
+    return {name: headers[shard][name] for name, shard in weight_map.items()}
