@@ -1,0 +1,349 @@
+"""The command line: each command reads its arguments, calls the system, prints the answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="evomerge",
+    help="Search for the best merge of language models; resume it any time; export the winner.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+RunFolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="folder of a run")]
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="search file (YAML)")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
+CandidatesOption = Annotated[
+    int | None, typer.Option(min=1, help="largest number of candidates, over all sessions")
+]
+OutOption = Annotated[Path, typer.Option("--out", help="new folder for the model")]
+AllowBenchmarksOption = Annotated[
+    bool, typer.Option(help="no warning when the search optimizes on a well-known benchmark")
+]
+AllowPickleOption = Annotated[
+    bool, typer.Option(help="accept parents whose weights are pickles (read with weights_only)")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="override a key of the search file"),
+]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks of errors")] = False,
+) -> None:
+    """Search for the best merge of language models; resume it any time; export the winner."""
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(metavar="FILE")] = Path("search.yaml"),
+    preset: Annotated[str, typer.Option(help="parameters, dataflow, joint or multi")] = (
+        "parameters"
+    ),
+) -> None:
+    """Write a commented search file to start from."""
+    from evomerge.presets import write_preset
+    from evomerge.terminal import say
+
+    write_preset(preset, file)
+    say(f"wrote {file}; check it with `evomerge validate {file}`")
+
+
+@app.command()
+def validate(
+    file: FileArgument,
+    set_: SetOption = None,
+    allow_benchmarks: AllowBenchmarksOption = False,
+    allow_pickle: AllowPickleOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check everything that can be known without compute."""
+    from evomerge import terminal
+    from evomerge.build import prepare
+    from evomerge.config import load
+
+    setup = prepare(load(file, set_), file.parent, allow_pickle=allow_pickle)
+    facts = setup.facts()
+    if as_json:
+        terminal.print_json({"valid": True, **facts, "warnings": setup.warnings(allow_benchmarks)})
+        return
+    terminal.print_table(("what", "value"), [(key, _text(facts[key])) for key in facts])
+    for warning in setup.warnings(allow_benchmarks):
+        terminal.say(f"warning: {warning}")
+    terminal.say(f"{file} is valid")
+
+
+@app.command()
+def search(
+    file: FileArgument,
+    run: Annotated[Path, typer.Option("--run", metavar="DIR", help="new folder for the run")],
+    candidates: CandidatesOption = None,
+    set_: SetOption = None,
+    allow_benchmarks: AllowBenchmarksOption = False,
+    allow_pickle: AllowPickleOption = False,
+) -> None:
+    """Start a search."""
+    from evomerge import terminal
+    from evomerge.build import prepare
+    from evomerge.config import load
+    from evomerge.run.folder import RunFolder
+
+    RunFolder.check_free(run)
+    overrides = [*(set_ or []), *([f"budget.candidates={candidates}"] if candidates else [])]
+    setup = prepare(load(file, overrides), file.parent, allow_pickle=allow_pickle)
+    for warning in setup.warnings(allow_benchmarks):
+        terminal.say(f"warning: {warning}")
+    _go(RunFolder.create(run, setup.frozen()), setup, {})
+
+
+@app.command()
+def resume(
+    directory: RunFolderArgument,
+    candidates: CandidatesOption = None,
+    hours: Annotated[float | None, typer.Option(min=0.0, help="working time in all")] = None,
+) -> None:
+    """Continue a search, with a larger budget if you give one."""
+    from evomerge.build import reopen
+    from evomerge.run.folder import RunFolder
+
+    run = RunFolder(directory)
+    raised = {"candidates": candidates, "hours": hours}
+    _go(run, reopen(run), {name: value for name, value in raised.items() if value is not None})
+
+
+def _go(run: Any, setup: Any, raised: dict[str, float]) -> None:
+    from evomerge import terminal
+    from evomerge.run.history import History
+
+    total = raised.get("candidates") or setup.config.budget.candidates
+    display = terminal.SearchDisplay(int(total) if total else None, 0)
+    with display.shown():
+        winner = setup.search(run, raised, display.observe)
+    history = History(run.events())
+    _print_standings(history, setup.objectives)
+    terminal.say(
+        f"candidate {winner.number} won; export it with `evomerge export {run.path} --out MODEL`"
+    )
+
+
+@app.command()
+def status(
+    directory: RunFolderArgument,
+    as_json: JsonOption = False,
+    watch: Annotated[bool, typer.Option(help="refresh until the search ends")] = False,
+) -> None:
+    """Say how far a search is."""
+    import time
+
+    from evomerge import terminal
+    from evomerge.report.progress import progress
+    from evomerge.run.folder import RunFolder
+
+    run = RunFolder(directory)
+    while True:
+        facts = progress(run)
+        if as_json:
+            terminal.print_json(facts)
+        else:
+            terminal.print_table(("what", "value"), [(k, _text(v)) for k, v in facts.items()])
+        if not watch or facts["state"] != "running":
+            return
+        time.sleep(2)
+
+
+@app.command()
+def results(
+    directory: RunFolderArgument,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="write CSV")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """One row a candidate, and the standings of parents, uniform merge and winner."""
+    from evomerge import terminal
+    from evomerge.config import parse
+    from evomerge.report.rows import candidate_rows, objectives_of, write_csv
+    from evomerge.report.standings import standings
+    from evomerge.run.folder import RunFolder
+    from evomerge.run.history import History
+
+    run = RunFolder(directory)
+    history = History(run.events())
+    objectives = objectives_of(parse(run.config(), str(run.path / "search.yaml")))
+    rows = candidate_rows(history, objectives)
+    if csv is not None:
+        write_csv(rows, csv)
+        terminal.say(f"wrote {len(rows)} rows to {csv}")
+    elif as_json:
+        winner = history.winner.number if history.winner else None
+        table = standings(history, objectives).to_dict()
+        terminal.print_json({"candidates": rows, "winner": winner, "standings": table})
+    else:
+        headers = list(rows[0]) if rows else ["candidate"]
+        terminal.print_table(headers, [[_text(row[name]) for name in headers] for row in rows])
+        if terminal.out.is_terminal:
+            _print_standings(history, objectives)
+
+
+@app.command()
+def export(
+    directory: RunFolderArgument,
+    out: OutOption,
+    candidate: Annotated[str, typer.Option(help="`best` or a candidate's number")] = "best",
+    dtype: Annotated[str | None, typer.Option(help="another dtype than was scored")] = None,
+    shard_size: Annotated[str, typer.Option(help="largest file, e.g. 5GB")] = "5GB",
+) -> None:
+    """Write a candidate as an ordinary Hugging Face checkpoint."""
+    from evomerge import terminal
+    from evomerge.build import reopen
+    from evomerge.run.folder import RunFolder
+
+    run = RunFolder(directory)
+    number = reopen(run).export(run, out, candidate, dtype, shard_size)
+    terminal.say(f"wrote candidate {number} to {out}")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="folder, Hub id or zoo:NAME")],
+    config: Annotated[Path, typer.Option("--config", metavar="FILE", help="search file")],
+    split: Annotated[str, typer.Option(help="search, validation or test")] = "test",
+    as_json: JsonOption = False,
+) -> None:
+    """Score any model on a search's own documents."""
+    from evomerge import terminal
+    from evomerge.build import prepare
+    from evomerge.config import load
+
+    setup = prepare(load(config), config.parent)
+    scores = setup.evaluate(model, split)
+    estimates = setup.estimates(scores)
+    if as_json:
+        facts = {key: item.to_dict() for key, item in estimates.items()}
+        answer = {"model": model, "split": split, "documents": scores.fidelity, "scores": facts}
+        terminal.print_json(answer)
+        return
+    rows = [(k, terminal.percent(v.value, v.low, v.high)) for k, v in estimates.items()]
+    terminal.print_table(("score", f"{split} [95 %]"), rows)
+
+
+@app.command()
+def merge(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="ours, or mergekit's")],
+    out: OutOption,
+    memory: Annotated[str, typer.Option(help="peak memory, e.g. 8GB")] = "8GB",
+    shard_size: Annotated[str, typer.Option(help="largest file, e.g. 5GB")] = "5GB",
+    allow_pickle: AllowPickleOption = False,
+) -> None:
+    """Build one merged model on disk, out of core."""
+    from evomerge import terminal
+    from evomerge.build import merge_recipe
+
+    merge_recipe(recipe, out, memory, shard_size, allow_pickle=allow_pickle)
+    terminal.say(f"wrote {out}")
+
+
+@app.command()
+def report(
+    directory: RunFolderArgument,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.html")] = None,
+) -> None:
+    """Write the run as one HTML page."""
+    from evomerge import terminal
+    from evomerge.report.page import write_page
+    from evomerge.run.folder import RunFolder
+
+    run = RunFolder(directory)
+    target = out or run.path / "report.html"
+    write_page(run, target)
+    terminal.say(f"wrote {target}")
+
+
+@app.command()
+def push(
+    model: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="an exported model")],
+    repository: Annotated[str, typer.Argument(metavar="REPO_ID", help="org/name on the Hub")],
+    private: Annotated[bool, typer.Option("--private/--public")] = True,
+) -> None:
+    """Upload an exported model to the Hugging Face Hub."""
+    from evomerge import terminal
+    from evomerge.publish import push_model
+
+    terminal.say(f"pushed to {push_model(model, repository, private=private)}")
+
+
+@app.command()
+def convert(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a mergekit-evolve config")],
+) -> None:
+    """Print the search file that stands for a mergekit-evolve config."""
+    from evomerge.build import convert_evolve
+
+    typer.echo(convert_evolve(file), nl=False)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the search file."""
+    from evomerge.config import SearchConfig
+    from evomerge.terminal import print_json
+
+    print_json(SearchConfig.model_json_schema())
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, optimizers, spaces or parents")],
+    as_json: JsonOption = False,
+) -> None:
+    """List what this installation knows."""
+    from evomerge import terminal
+    from evomerge.catalogue import rows_of
+
+    rows = rows_of(what)
+    if as_json:
+        terminal.print_json(rows)
+        return
+    headers = list(rows[0]) if rows else ["name"]
+    terminal.print_table(headers, [[_text(row[name]) for name in headers] for row in rows])
+
+
+def _print_standings(history: Any, objectives: Any) -> None:
+    from evomerge import terminal
+    from evomerge.report.standings import SPLITS, standings
+
+    table = standings(history, objectives)
+    headers = ["model", *(f"{column} {split}" for column in table.columns for split in SPLITS)]
+    rows = []
+    for row in table.rows:
+        cells = [row.label]
+        for column in table.columns:
+            for split in SPLITS:
+                item = row.estimates.get((split, column))
+                cells.append(terminal.percent(item.value, item.low, item.high) if item else "-")
+        rows.append(cells)
+    terminal.print_table(headers, rows, title="standings, in % with 95 % intervals")
+    for label, item in table.comparisons.items():
+        gain = item.difference
+        terminal.say(
+            f"searched - {label} on {table.compared_on}: {100 * gain.value:+.1f} points "
+            f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}], better with probability "
+            f"{item.probability:.3f}"
+        )
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_text(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_text(item) for item in value)
+    return str(value)

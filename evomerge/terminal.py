@@ -1,0 +1,131 @@
+"""What the commands print: Rich for people on a terminal, plain lines in a pipe."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from evomerge.run.history import Candidate, History
+from evomerge.run.journal import Event
+from evomerge.scores import Failure, Scores
+
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """Print strict JSON (nan and infinities become null)."""
+    sys.stdout.write(json.dumps(_strict(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+    """Print a table: Rich on a terminal, tab-separated lines in a pipe."""
+    if not out.is_terminal:
+        for row in (headers, *rows):
+            sys.stdout.write("\t".join(row) + "\n")
+        return
+    table = Table(title=title or None, title_justify="left")
+    for index, header in enumerate(headers):
+        table.add_column(header, justify="left" if index == 0 else "right", no_wrap=index == 0)
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+
+
+def say(message: str) -> None:
+    """Tell a person on standard error; standard output stays for answers."""
+    err.print(message, markup=False, highlight=False)
+
+
+class SearchDisplay:
+    """Shows a running search: a progress bar on a terminal, a line an event in a pipe."""
+
+    def __init__(self, total: int | None, done: int) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[best]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=err,
+        )
+        self._task: TaskID = self._progress.add_task(
+            "searching", total=total, completed=done, best=""
+        )
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Keep the bar on the screen while the block runs."""
+        if not err.is_terminal:
+            yield
+            return
+        with self._progress:
+            yield
+
+    def observe(self, history: History, event: Event) -> None:
+        """Take in one event of the search."""
+        if event["event"] == "ask":
+            return
+        leader = history.leader
+        best = "" if leader is None else f"best {leader.fitness:.4f} (candidate {leader.number})"
+        if err.is_terminal:
+            done = sum(item.status != "open" for item in history.candidates)
+            stage = "searching" if event["event"] == "tell" else "final scores"
+            self._progress.update(self._task, completed=done, best=best, description=stage)
+            return
+        if event["event"] == "tell":
+            say(f"{describe(history.candidates[event['candidate']])}; {best}".rstrip("; "))
+        elif event["event"] == "score":
+            candidate = history.candidates[event["candidate"]]
+            say(f"candidate {candidate.number} ({candidate.origin}) scored on {event['split']}")
+        elif event["event"] == "winner":
+            say(f"candidate {event['candidate']} wins on the validation documents")
+
+
+def describe(candidate: Candidate) -> str:
+    """Return one line on a candidate's search outcome."""
+    outcome = candidate.outcomes.get("search")
+    head = f"candidate {candidate.number} ({candidate.origin})"
+    if isinstance(outcome, Failure):
+        return f"{head} failed in {outcome.stage}: {outcome.reason}"
+    if isinstance(outcome, Scores) and candidate.fitness is not None:
+        return f"{head} {candidate.fitness:.4f}"
+    return f"{head} open"
+
+
+def percent(value: float, low: float = math.nan, high: float = math.nan) -> str:
+    """Return `87.0 [84.8, 88.9]`, in per cent for shares and as it is for larger figures."""
+    if not math.isfinite(value):
+        return "-"
+    factor = 100.0 if 0.0 <= value <= 1.0 else 1.0
+    text = f"{value * factor:.1f}"
+    if math.isfinite(low) and math.isfinite(high):
+        text += f" [{low * factor:.1f}, {high * factor:.1f}]"
+    return text
