@@ -172,11 +172,12 @@ class ExecutorConfig(_Section):
 
 
 class Frozen(_Section):
-    """What a run adds to its search file: versions, parents' fingerprints, document ids."""
+    """What a run adds to its search file: versions, fingerprints, document ids, directions."""
 
     versions: dict[str, str] = Field(default_factory=dict)
     parents: dict[str, str] = Field(default_factory=dict)
     documents: dict[str, dict[str, list[int]]] = Field(default_factory=dict)
+    lower_is_better: list[str] = Field(default_factory=list)
 
 
 class SearchConfig(_Section):

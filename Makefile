@@ -1,0 +1,39 @@
+# `make quickstart` runs the whole system on the embedded models; `make test` runs every check.
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := runs/quickstart
+
+.PHONY: quickstart test lint install clean
+
+quickstart: $(BIN)/.installed
+	@if [ -e $(RUN)/journal.jsonl ]; then $(BIN)/evomerge resume $(RUN); \
+	else $(BIN)/evomerge search configs/quickstart.yaml --run $(RUN); fi
+	@if [ ! -e $(RUN)/model ]; then $(BIN)/evomerge export $(RUN) --out $(RUN)/model; fi
+	@echo "the searched merge is an ordinary checkpoint in $(RUN)/model"
+
+install: $(BIN)/.installed
+
+test: $(BIN)/.tested lint
+	$(BIN)/python -m pytest
+
+lint: $(BIN)/.tested
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	|| { echo "evomerge needs Python 3.11 or newer; try make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv .venv
+
+$(BIN)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(BIN)/.tested: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
+	@touch $@ $(BIN)/.installed
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,34 @@
+"""Commented search files to start from, for `evomerge init`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evomerge.errors import InputError, did_you_mean
+
+_HERE = Path(__file__).resolve().parent
+
+
+def preset_names() -> tuple[str, ...]:
+    """Return the names of the presets."""
+    return tuple(sorted(path.stem for path in _HERE.glob("*.yaml")))
+
+
+def write_preset(name: str, target: Path) -> None:
+    """Write a preset to a new file.
+
+    Raises:
+        InputError: there is no such preset, or the file exists or cannot be written.
+    """
+    names = preset_names()
+    if name not in names:
+        raise InputError(
+            f"--preset is {name!r}; allowed are {', '.join(names)}.{did_you_mean(name, names)}"
+        )
+    try:
+        with target.open("x", encoding="utf-8") as file:
+            file.write((_HERE / f"{name}.yaml").read_text(encoding="utf-8"))
+    except FileExistsError:
+        raise InputError(f"{target} exists already; give another name.") from None
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error.strerror}.") from error

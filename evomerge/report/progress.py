@@ -1,0 +1,47 @@
+"""How far a run is, from its files alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evomerge.config import parse
+from evomerge.run.folder import CONFIG, RunFolder
+from evomerge.run.history import History
+
+
+def progress(run: RunFolder) -> dict[str, Any]:
+    """Return the facts that `evomerge status` prints.
+
+    `state` is `running` while a process writes the run, `done` once winner and test scores are
+    there and nothing more is asked for, else `stopped`.
+    """
+    config = parse(run.config(), str(run.path / CONFIG))
+    history = History(run.events())
+    budget = {**config.budget.model_dump(), **history.budget}
+    scored = sum(item.status == "scored" for item in history.candidates)
+    failed = sum(item.status == "failed" for item in history.candidates)
+    best, winner = history.leader, history.winner
+    done = winner is not None and "test" in winner.outcomes
+    running = run.is_running
+    if done and budget["candidates"] and len(history.candidates) < budget["candidates"]:
+        done = budget["target"] is not None or budget["hours"] is not None
+    hours = run.hours()
+    facts: dict[str, Any] = {
+        "run": str(run.path),
+        "state": "running" if running else "done" if done else "stopped",
+        "candidates": len(history.candidates),
+        "scored": scored,
+        "failed": failed,
+        "open": len(history.open),
+        "budget": {name: value for name, value in budget.items() if value is not None},
+        "hours": round(hours, 4),
+        "best": None
+        if best is None
+        else {"candidate": best.number, "origin": best.origin, "fitness": best.fitness},
+        "winner": None if winner is None else winner.number,
+    }
+    told = scored + failed
+    if running and budget["candidates"] and told:
+        left = max(0, int(budget["candidates"]) - told)
+        facts["remaining_hours"] = round(left * hours / told, 4)
+    return facts
