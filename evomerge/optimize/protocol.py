@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
-Genome: TypeAlias = tuple[float, ...]
+from evomerge.space.genes import Genome
 
 
 class Optimizer(Protocol):
     """Proposes genomes and is told how good they were.
 
-    Laws: a new instance put through the same calls proposes the same genomes; `ask` never waits
-    for a `tell`; several trials may be open and told in any order; a lost trial, a failure, a
-    repeated genome never break it. State has no other home than the calls.
+    Laws: a new instance put through the same calls proposes the same genomes, bit for bit; `ask`
+    never waits for a `tell`; several trials may be open and told in any order; a lost trial, a
+    failure, a repeated genome never break it. State has no other home than the calls.
     """
+
+    @property
+    def population(self) -> int:
+        """Trials in a generation; 1 for optimizers that know none."""
+        ...
 
     def ask(self) -> tuple[int, Genome]:
         """Open a trial: return its number (0, 1, 2, ...) and the genome to try."""
@@ -23,10 +28,31 @@ class Optimizer(Protocol):
     def tell(self, trial: int, values: Sequence[float] | None) -> None:
         """Close a trial: objective values (higher is better), or None for a failed candidate.
 
-        A failed candidate counts as the worst finite value told so far.
+        A failed candidate, or one with a value that is not finite, counts as the worst finite
+        value told so far; before the first finite value it waits for that.
+
+        Raises:
+            ValueError: no such trial is open, or the optimizer wants another number of values.
         """
         ...
 
     def suggest(self, genome: Genome) -> None:
-        """Make the next `ask` propose this genome (a parent, the uniform merge, a past best)."""
+        """Make the next `ask` propose this genome (a parent, the uniform merge, a past best).
+
+        Several suggestions are proposed in the order they were made.
+
+        Raises:
+            ValueError: the genome does not belong to the space.
+        """
+        ...
+
+    def amend(self, trial: int, genome: Genome) -> None:
+        """Say that what an open trial really tried is `genome`.
+
+        For a resumed search on other hardware, where replayed asks differ from the recorded
+        genomes: what was tried stays the truth, and the optimizer learns from that.
+
+        Raises:
+            ValueError: no such trial is open, or the genome does not belong to the space.
+        """
         ...

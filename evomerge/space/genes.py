@@ -21,9 +21,10 @@ class Gene:
             `binary` 0 or 1.
         low: smallest value.
         high: largest value.
-        start: where the search starts, in the gene's own units.
+        start: where the search starts, in the gene's own units; between two values of a discrete
+            gene for undecided.
         sigma: initial step in the gene's own units, or None for the optimizer's share of the
-            range (`optimizer.sigma` x (high - low)).
+            range: `optimizer.sigma` x (high - low), half as much again for unordered genes.
         choices: labels of a `choice` gene.
     """
 
