@@ -284,7 +284,7 @@ def _override(data: dict[str, Any], item: str) -> None:
     target: Any = data
     *parents, last = path.split(".")
     for key in parents:
-        target = _descend(target, key, item, create=True)
+        target = _descend(target, key, item)
     if isinstance(target, list):
         target[_index(target, last, item)] = value
     elif isinstance(target, dict):
@@ -293,11 +293,11 @@ def _override(data: dict[str, Any], item: str) -> None:
         raise ConfigError(f"--set {item!r}: {path!r} leads through a plain value.")
 
 
-def _descend(target: Any, key: str, item: str, *, create: bool) -> Any:
+def _descend(target: Any, key: str, item: str) -> Any:
     if isinstance(target, list):
         return target[_index(target, key, item)]
     if isinstance(target, dict):
-        return target.setdefault(key, {}) if create else target[key]
+        return target.setdefault(key, {})
     raise ConfigError(f"--set {item!r}: {key!r} leads through a plain value.")
 
 

@@ -1,0 +1,80 @@
+"""A run folder appears as a whole, has one writer, and is never overwritten."""
+
+import subprocess
+import sys
+
+import pytest
+
+from evomerge.errors import RunFolderError
+from evomerge.run.folder import RunFolder
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from evomerge.run.folder import RunFolder
+with RunFolder(Path(sys.argv[1])).writing():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_create_then_open(tmp_path):
+    RunFolder.create(tmp_path / "deep" / "run", {"seed": 3})
+    run = RunFolder(tmp_path / "deep" / "run")
+    assert run.config() == {"seed": 3}
+    assert run.events() == [{"event": "header", "format": 1}]
+    assert sorted(item.name for item in (tmp_path / "deep").iterdir()) == ["run"]
+
+
+def test_an_existing_run_names_resume(tmp_path):
+    RunFolder.create(tmp_path / "run", {})
+    with pytest.raises(RunFolderError, match="evomerge resume"):
+        RunFolder.create(tmp_path / "run", {})
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunFolderError, match="not a run folder"):
+        RunFolder.create(tmp_path, {})
+    assert [item.name for item in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    (tmp_path / "run").mkdir()
+    RunFolder.create(tmp_path / "run", {"seed": 1})
+    assert RunFolder(tmp_path / "run").config() == {"seed": 1}
+
+
+@pytest.mark.parametrize("name", ["missing", "empty"])
+def test_opening_what_is_no_run(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunFolderError, match=name):
+        RunFolder(tmp_path / name)
+
+
+def test_one_writer_and_a_kill_frees_the_lock(tmp_path):
+    run = RunFolder.create(tmp_path / "run", {})
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline().strip() == "held"
+    try:
+        assert run.is_running
+        with pytest.raises(RunFolderError, match=str(holder.pid)), run.writing():
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
+    assert not run.is_running
+    with run.writing():
+        assert run.is_running
+
+
+def test_working_time_is_summed_over_sessions(tmp_path):
+    run = RunFolder.create(tmp_path / "run", {})
+    for session, elapsed in ((1.0, 10.0), (1.0, 1800.0), (2.0, 900.0)):
+        run.note_timing({"session": session, "elapsed": elapsed})
+    with (run.path / "timings.jsonl").open("a") as file:
+        file.write('{"session": 3.0, "ela')
+    assert run.hours() == pytest.approx(0.75)
