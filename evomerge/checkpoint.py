@@ -146,7 +146,9 @@ class Checkpoint:
         Raises:
             CheckpointError: the tensor names show no blocks.
         """
-        language = [item for item in self.stacks.values() if not _OTHER_MODALITY.search(item.prefix)]
+        language = [
+            item for item in self.stacks.values() if not _OTHER_MODALITY.search(item.prefix)
+        ]
         if not language:
             raise CheckpointError(
                 f"Parent {self.reference!r}: no repeated blocks are found in its tensor names, "

@@ -1,0 +1,131 @@
+"""Reading parents' tensors straight from their mapped files, without copies.
+
+Two hooks stand between the bytes on disk and the merge: `patches` change a parent's tensors one by
+one (a LoRA adapter's delta), `rows` puts the rows of embeddings and heads into the order of the
+merged vocabulary.
+"""
+
+from __future__ import annotations
+
+import mmap
+import warnings
+from collections.abc import Callable, Mapping
+from math import prod
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from evomerge.checkpoint import Checkpoint
+from evomerge.errors import CheckpointError
+from evomerge.merge.plan import SourceTensor, Vocabulary
+
+DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I16": torch.int16,
+    "U16": torch.uint16,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I32": torch.int32,
+    "U32": torch.uint32,
+    "F32": torch.float32,
+    "I64": torch.int64,
+    "U64": torch.uint64,
+    "F64": torch.float64,
+}
+
+Patch: TypeAlias = Callable[[str, Tensor], Tensor]
+"""Gets the name of a parent's tensor and the tensor; returns it, or a new one in its place. The
+tensor it gets is mapped from a file and must not be written."""
+
+
+class Rows(Vocabulary, Protocol):
+    """A merged vocabulary that can fill a matrix with one parent's rows."""
+
+    def rows(self, parent: str, name: str, read: Callable[[str], Tensor]) -> Tensor:
+        """Return one parent's matrix with a row for every token of the merged vocabulary.
+
+        Args:
+            parent: the parent's reference.
+            name: the merged model's name of the matrix (embedding or head).
+            read: returns the same matrix of a parent (any of them) as it is on disk.
+        """
+        ...
+
+
+class Reader:
+    """Reads tensors of several parents.
+
+    Args:
+        checkpoints: the parents by reference.
+        patches: for parents whose tensors are changed as they are read, by reference.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Mapping[str, Checkpoint],
+        patches: Mapping[str, Patch] | None = None,
+    ) -> None:
+        self.checkpoints = checkpoints
+        self.patches = dict(patches or {})
+        self._maps: dict[Path, mmap.mmap] = {}
+        self._pickles: dict[Path, dict[str, Tensor]] = {}
+
+    def read(self, source: SourceTensor) -> Tensor:
+        """Return a tensor, patched; unpatched ones share memory with the file: do not write.
+
+        Raises:
+            CheckpointError: the file changed or vanished since it was opened.
+        """
+        tensor = self._raw(source)
+        patch = self.patches.get(source.parent)
+        return patch(source.name, tensor) if patch else tensor
+
+    def release(self, source: SourceTensor) -> None:
+        """Give back the memory that holds a tensor's pages; it can be read again."""
+        info = self.checkpoints[source.parent].tensors[source.name]
+        mapped = self._maps.get(info.file)
+        if mapped is not None and info.end > info.begin:
+            start = -(-info.begin // mmap.PAGESIZE) * mmap.PAGESIZE
+            stop = (
+                info.end if info.end == len(mapped) else info.end // mmap.PAGESIZE * mmap.PAGESIZE
+            )
+            if stop > start:
+                mapped.madvise(mmap.MADV_DONTNEED, start, stop - start)
+
+    def _raw(self, source: SourceTensor) -> Tensor:
+        info = self.checkpoints[source.parent].tensors[source.name]
+        if not prod(info.shape):
+            return torch.empty(info.shape, dtype=DTYPES[info.dtype])
+        if info.end == 0:
+            return self._pickle(info.file)[source.name].contiguous()
+        dtype = DTYPES[info.dtype]
+        mapped = self._map(info.file)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*not writable.*")
+            if info.begin % dtype.itemsize:
+                return torch.frombuffer(mapped[info.begin : info.end], dtype=dtype).view(info.shape)
+            return torch.frombuffer(
+                mapped, dtype=dtype, count=prod(info.shape), offset=info.begin
+            ).view(info.shape)
+
+    def _map(self, file: Path) -> mmap.mmap:
+        if file not in self._maps:
+            try:
+                with file.open("rb") as stream:
+                    self._maps[file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:
+                raise CheckpointError(f"{file} cannot be read: {error}.") from error
+        return self._maps[file]
+
+    def _pickle(self, file: Path) -> dict[str, Tensor]:
+        if file not in self._pickles:
+            from evomerge.picklefile import load
+
+            self._pickles[file] = load(file)
+        return self._pickles[file]

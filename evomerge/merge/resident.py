@@ -1,0 +1,243 @@
+"""The one model that all candidates are merged into, in memory, in place.
+
+Parents stay mapped from disk. What a method computes without knobs is kept from candidate to
+candidate as far as memory allows. A tensor whose plan is the same as last time is not touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from evomerge.checkpoint import Checkpoint
+from evomerge.errors import CheckpointError
+from evomerge.merge.depth import merged_config
+from evomerge.merge.layout import Skeleton, build
+from evomerge.merge.method import Merge
+from evomerge.merge.methods import get_method
+from evomerge.merge.plan import STORED, Planner, TensorPlan
+from evomerge.merge.reader import DTYPES, Patch, Reader, Rows
+from evomerge.merge.tensor import TensorMaker
+from evomerge.recipe import Recipe
+
+_SKELETONS = 8
+
+
+class Resident:
+    """Builds candidates into one model.
+
+    Args:
+        checkpoints: every parent by reference.
+        host: reference of the host.
+        dtype: dtype of the merged model; recipes must have the same.
+        device: where the model lives. Merging runs on the CPU, so that its bits do not depend on
+            where a model is scored; changed tensors are copied over.
+        memory: bytes that may be kept from candidate to candidate (see `_Kept`); None is a
+            quarter of the memory that is available now.
+        patches: see `Reader`.
+        rows: the merged vocabulary where rows are matched by token, or None.
+
+    Raises:
+        CheckpointError: transformers cannot build the host.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Mapping[str, Checkpoint],
+        host: str,
+        dtype: str = "bfloat16",
+        device: str = "cpu",
+        *,
+        memory: int | None = None,
+        patches: Mapping[str, Patch] | None = None,
+        rows: Rows | None = None,
+    ) -> None:
+        self.checkpoints, self.dtype, self.rows = checkpoints, dtype, rows
+        self.device = torch.device(device)
+        self.planner = Planner(checkpoints, host)
+        self.maker = TensorMaker(self.planner, Reader(checkpoints, patches), rows)
+        self._kept = _Kept(_quarter() if memory is None else memory)
+        self._memory: dict[str, Tensor] = {}
+        self._skeletons: dict[str, Skeleton] = {}
+        self._written: dict[str, TensorPlan] = {}
+        self._current: Skeleton | None = None
+
+    @property
+    def module(self) -> nn.Module:
+        """The model as the last `apply` left it.
+
+        Raises:
+            RuntimeError: nothing has been applied yet.
+        """
+        if self._current is None:
+            raise RuntimeError("No recipe has been applied yet.")
+        return self._current.module
+
+    def apply(self, recipe: Recipe) -> nn.Module:
+        """Make the model that a recipe describes; the last one's weights are overwritten.
+
+        Returns:
+            the model, in evaluation mode, on `device`. The same object serves all recipes of the
+            same depth.
+
+        Raises:
+            RecipeError: the recipe does not fit the parents.
+            CandidateError: a merged weight is not finite. The next `apply` is right all the same.
+        """
+        if recipe.dtype != self.dtype or recipe.host != self.planner.host.reference:
+            raise CheckpointError(
+                f"The resident model is {self.planner.host.reference!r} in {self.dtype}; the "
+                f"recipe wants {recipe.host!r} in {recipe.dtype}."
+            )
+        plans = list(self.planner.plan(recipe, self.rows))
+        skeleton = self._skeleton(recipe, plans)
+        self._current = None
+        self._kept.begin()
+        for plan in plans:
+            if plan.name in skeleton.spots and self._written.get(plan.name) != plan:
+                self._written.pop(plan.name, None)
+                self._write(plan, skeleton)
+                self._written[plan.name] = plan
+        self._current = skeleton
+        return skeleton.module
+
+    def state_digest(self) -> str:
+        """Return SHA-256 over names, dtypes, shapes and bytes of the model's parameters."""
+        return digest(self.module)
+
+    def _write(self, plan: TensorPlan, skeleton: Skeleton) -> None:
+        spot = skeleton.spots[plan.name]
+        target = spot.view(self._memory[spot.parameter], plan.shape)
+        if plan.method is None:
+            target.copy_(self.maker.read(plan, plan.sources[0]))
+            return
+        dtype = DTYPES[plan.dtype]
+        direct = target.is_contiguous() and target.dtype == dtype and target.device.type == "cpu"
+        out = target if direct else torch.empty(plan.shape, dtype=dtype)
+        self.maker.write(plan, self._merge(plan), out)
+        if not direct:
+            target.copy_(out)
+
+    def _merge(self, plan: TensorPlan) -> Merge:
+        key = (plan.method, plan.sources, plan.base, plan.seed, plan.name)
+        merge = self._kept.get(key)
+        if merge is None:
+            size = int(get_method(plan.method or "").held * prod(plan.shape) * len(plan.sources))
+            room = self._kept.make_room(size)
+            merge = self.maker.prepare(plan, reuse=room)
+            if room:
+                self._kept.put(key, merge, size)
+        return merge
+
+    def _skeleton(self, recipe: Recipe, plans: list[TensorPlan]) -> Skeleton:
+        size = None if self.rows is None else self.rows.size
+        data = merged_config(recipe, self.checkpoints, vocabulary=size)
+        key = json.dumps(data, sort_keys=True)
+        if key not in self._skeletons:
+            skeleton = self._build(data, plans)
+            while len(self._skeletons) >= _SKELETONS:
+                self._skeletons.pop(next(iter(self._skeletons)))
+            self._skeletons[key] = skeleton
+        return self._skeletons[key]
+
+    def _build(self, data: Mapping[str, Any], plans: list[TensorPlan]) -> Skeleton:
+        shapes = {plan.name: plan.shape for plan in plans if DTYPES[plan.dtype].is_floating_point}
+        constants = {
+            plan.name: self.maker.read(plan, plan.sources[0])
+            for plan in plans
+            if not DTYPES[plan.dtype].is_floating_point
+        }
+        skeleton = build(
+            data, self.planner.host.folder, shapes, constants, DTYPES[STORED[self.dtype]]
+        )
+        self._furnish(skeleton)
+        skeleton.module.to(self.device)
+        return skeleton
+
+    def _furnish(self, skeleton: Skeleton) -> None:
+        """Give the placeholders memory, the same for all depths."""
+        module = skeleton.module
+        wanted = {spot.parameter for spot in skeleton.spots.values()}
+        weights = dict(module.named_parameters())
+        for name, buffer in module.named_buffers():
+            if name in wanted:
+                weights[name] = buffer  # type: ignore[assignment]
+        for name in wanted:
+            held, weight = self._memory.get(name), weights[name]
+            if held is None or held.shape != weight.shape or held.dtype != weight.dtype:
+                held = torch.empty(weight.shape, dtype=weight.dtype, device=self.device)
+                self._memory[name] = held
+                self._forget(name, skeleton)
+            weight.data = held
+
+    def _forget(self, parameter: str, skeleton: Skeleton) -> None:
+        for name, spot in skeleton.spots.items():
+            if spot.parameter == parameter:
+                self._written.pop(name, None)
+
+
+@dataclass
+class _Kept:
+    """Knob-independent parts of merges, within a bound.
+
+    The rule: what is needed is kept while there is room. When there is none, parts that the
+    current candidate has not used are dropped, the longest unused first; parts it has used never
+    are, so candidates of one shape keep the same parts. What does not fit is computed each time.
+
+    Attributes:
+        room: bytes that may be kept.
+    """
+
+    room: int
+    _parts: dict[object, tuple[Merge, int, int]] = field(default_factory=dict)
+    _held: int = 0
+    _turn: int = 0
+
+    def begin(self) -> None:
+        """Start the next candidate."""
+        self._turn += 1
+
+    def get(self, key: object) -> Merge | None:
+        """Return what is kept under a key."""
+        found = self._parts.pop(key, None)
+        if found is None:
+            return None
+        self._parts[key] = (found[0], found[1], self._turn)
+        return found[0]
+
+    def make_room(self, size: int) -> bool:
+        """Drop what may be dropped until `size` bytes fit; return whether they do."""
+        for key, (_, held, turn) in list(self._parts.items()):
+            if self._held + size <= self.room or turn == self._turn:
+                break
+            del self._parts[key]
+            self._held -= held
+        return self._held + size <= self.room
+
+    def put(self, key: object, merge: Merge, size: int) -> None:
+        """Keep a part of `size` bytes."""
+        self._parts[key] = (merge, size, self._turn)
+        self._held += size
+
+
+def digest(module: nn.Module) -> str:
+    """Return SHA-256 over names, dtypes, shapes and bytes of a model's parameters, sorted."""
+    total = hashlib.sha256()
+    for name, parameter in sorted(module.named_parameters()):
+        total.update(f"{name}:{parameter.dtype}:{tuple(parameter.shape)}\n".encode())
+        flat = parameter.detach().cpu().contiguous().reshape(-1)
+        total.update(memoryview(flat.view(torch.uint8).numpy()))
+    return total.hexdigest()
+
+
+def _quarter() -> int:
+    import psutil
+
+    return int(psutil.virtual_memory().available // 4)
