@@ -1,0 +1,160 @@
+"""Greedy generation that lets finished rows go, with the texts that lm-eval's HFLM gives.
+
+What ends a row is what ends it in lm-eval at batch size 1: an end token of the model's generation
+settings, a stop sequence among the last tokens, or the limit of new tokens. (In larger batches
+lm-eval lets a row run on until its neighbours end, and cuts the text afterwards: the same text,
+unless a stop sequence is a special token, which the text does not show.)
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evomerge.evaluate.batches import buckets
+
+_LOOK_BACK = 2  # tokens that a stop sequence may be longer than its own encoding, as in lm-eval
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What to continue, and when to stop.
+
+    Attributes:
+        tokens: the prompt, cut from the left to leave room for the limit.
+        stops: texts that end the continuation; the end token's text among them.
+        limit: most new tokens.
+    """
+
+    tokens: tuple[int, ...]
+    stops: tuple[str, ...]
+    limit: int
+
+
+class Stops:
+    """Whether a row has just said a stop sequence; remembers every ending it has looked at."""
+
+    def __init__(self, tokenizer: Any, stops: Sequence[str]) -> None:
+        self._tokenizer, self._stops = tokenizer, stops
+        encoded = [len(tokenizer.encode(stop, add_special_tokens=False)) for stop in stops]
+        self._width = max(encoded, default=0) + _LOOK_BACK
+        self._known: dict[tuple[int, ...], bool] = {}
+
+    def __call__(self, tokens: Sequence[int]) -> bool:
+        """Tell whether the last of these tokens contain a stop sequence."""
+        ending = tuple(tokens[-self._width :])
+        if ending not in self._known:
+            text = self._tokenizer.decode(ending)
+            self._known[ending] = any(stop in text for stop in self._stops)
+        return self._known[ending]
+
+
+def is_greedy(model: Any) -> bool:
+    """Tell whether `model.generate` adds nothing to plain greedy decoding, and takes positions."""
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return False
+    settings = model.generation_config
+    idle: dict[str, tuple[Any, ...]] = {
+        "repetition_penalty": (None, 1.0),
+        "encoder_repetition_penalty": (None, 1.0),
+        "no_repeat_ngram_size": (None, 0),
+        "min_length": (None, 0),
+        "min_new_tokens": (None,),
+        "num_beams": (None, 1),
+        "guidance_scale": (None, 1, 1.0),
+        "penalty_alpha": (None,),
+        "bad_words_ids": (None,),
+        "forced_bos_token_id": (None,),
+        "forced_eos_token_id": (None,),
+        "suppress_tokens": (None,),
+        "begin_suppress_tokens": (None,),
+        "sequence_bias": (None,),
+        "exponential_decay_length_penalty": (None,),
+        "stop_strings": (None,),
+        "prompt_lookup_num_tokens": (None,),
+        "max_time": (None,),
+        "watermarking_config": (None,),
+        "cache_implementation": (None,),
+    }
+    return all(getattr(settings, name, None) in values for name, values in idle.items())
+
+
+def plan(prompts: Sequence[Prompt], budget: int, most: int | None) -> list[list[int]]:
+    """Return batches of prompt numbers with equal stops and limits, of similar length."""
+    kinds: dict[tuple[tuple[str, ...], int], list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        kinds.setdefault((prompt.stops, prompt.limit), []).append(number)
+    return [
+        [numbers[i] for i in group]
+        for (_, limit), numbers in kinds.items()
+        for group in buckets([len(prompts[n].tokens) + limit for n in numbers], budget, most)
+    ]
+
+
+def continue_greedily(
+    model: Any, prompts: Sequence[Prompt], stops: Stops, pad: int
+) -> list[list[int]]:
+    """Return the new tokens of each prompt, the ending token included.
+
+    Args:
+        prompts: one batch, of equal limit.
+    """
+    import torch
+    from transformers import DynamicCache
+
+    device = model.device
+    ends = _end_tokens(model)
+    length = max(len(prompt.tokens) for prompt in prompts)
+    tokens = torch.tensor(
+        [[pad] * (length - len(prompt.tokens)) + list(prompt.tokens) for prompt in prompts],
+        device=device,
+    )
+    lengths = torch.tensor([len(prompt.tokens) for prompt in prompts], device=device)
+    mask = (torch.arange(length, device=device) >= length - lengths[:, None]).long()
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    said: list[list[int]] = [[] for _ in prompts]
+    rows = list(range(len(prompts)))  # which prompt each line of the tensors belongs to
+    open_rows = set(rows)
+    with torch.inference_mode():
+        cache = DynamicCache(config=model.config.get_text_config())
+        for step in range(prompts[0].limit):
+            output = model(
+                input_ids=tokens,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                **_last_only(model),
+            )
+            cache = output.past_key_values
+            following = output.logits[:, -1].float().argmax(-1)
+            for row, token in zip(rows, following.tolist(), strict=True):
+                if row in open_rows:
+                    said[row].append(token)
+                    if token in ends or stops(said[row]):
+                        open_rows.discard(row)
+            if not open_rows or step + 1 == prompts[0].limit:
+                break
+            kept = [line for line, row in enumerate(rows) if row in open_rows]
+            if len(kept) < len(rows):
+                chosen = torch.tensor(kept, device=device)
+                cache.batch_select_indices(chosen)
+                following, mask, positions = following[chosen], mask[chosen], positions[chosen]
+                rows = [rows[line] for line in kept]
+            tokens = following[:, None]
+            positions = positions[:, -1:] + 1
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+    return said
+
+
+def _end_tokens(model: Any) -> set[int]:
+    ends = model.generation_config.eos_token_id
+    return set() if ends is None else set(ends) if isinstance(ends, (list, tuple)) else {ends}
+
+
+def _last_only(model: Any) -> dict[str, int]:
+    """Return the option that spares the head all positions but the last, where there is one."""
+    known = "logits_to_keep" in inspect.signature(model.forward).parameters
+    return {"logits_to_keep": 1} if known else {}

@@ -1,0 +1,382 @@
+"""The seam to lm-eval: the only file that imports it.
+
+Relied on, of lm-eval 0.4.10 and newer:
+
+- `TaskManager(include_path, include_defaults)`, `.all_tasks`, and to load tasks
+  `TaskManager.load(names)` (from 0.4.12) or `lm_eval.tasks.get_task_dict(names, manager)` (before);
+- of a `Task`: `get_config`, `set_config`, `set_fewshot_seed`, `eval_docs`, `build_all_requests`,
+  `instances`, `apply_filters`, `process_results`, `aggregation`, `higher_is_better`,
+  `doc_to_target`, `doc_to_choice`; private: `_instances` (what `apply_filters` works on);
+- of an `Instance`: `request_type`, `args`, `idx`, `doc`, `doc_id`, `repeats`, `resps`,
+  `filtered_resps`;
+- of a group: `get_all_tasks()` and `aggregate_metric_list` (from 0.4.12) or
+  `ConfigurableGroup.config` (before);
+- of `HFLM`: the constructor with a model in memory, `tok_encode`, `tok_batch_encode`,
+  `tok_decode`, `eot_token_id`, `prefix_token_id`, `max_length`, `max_gen_toks`,
+  `apply_chat_template`, `tokenizer_name`, `generate_until`; private: `_encode_pair`, and `_model`
+  to put the next candidate in;
+- `lm_eval.utils.get_rolling_token_windows` and `make_disjoint_window`;
+  `lm_eval.models.utils.normalize_gen_kwargs`, `handle_stop_sequences` and
+  `postprocess_generated_text`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from evomerge.errors import ConfigError, did_you_mean
+from evomerge.evaluate.facts import describe
+from evomerge.evaluate.generation import Prompt
+from evomerge.evaluate.likelihood import Question
+from evomerge.evaluate.quiet import quiet, seeded
+from evomerge.evaluate.request import Request
+
+if TYPE_CHECKING:
+    import torch
+
+Instance: TypeAlias = Any
+Values: TypeAlias = dict[str, list[Any]]
+
+_FEWSHOT_SEED = 1234  # simple_evaluate's own
+
+
+class Harness:
+    """The tasks of a search, as lm-eval defines them.
+
+    Args:
+        tasks: names of lm-eval tasks or groups.
+        include: folders with task YAML of one's own, searched before the built-in tasks.
+        fewshot: number of examples in the prompt; None is what each task says (0 if nothing).
+        apply_chat_template: put prompts through the tokenizer's chat template, few-shot examples
+            as turns, as lm-eval's command line does.
+
+    Raises:
+        ConfigError: a folder or a task does not exist, or a task cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        include: Sequence[Path] = (),
+        fewshot: int | None = None,
+        apply_chat_template: bool = False,
+    ) -> None:
+        self.apply_chat_template = apply_chat_template
+        for folder in include:
+            if not Path(folder).is_dir():
+                raise ConfigError(f"evaluation.include: {str(folder)!r} is not a folder.")
+        with quiet(), seeded():
+            manager = _manager([str(folder) for folder in include], tasks)
+            self._tasks: dict[str, Any] = {}
+            self._groups: dict[str, Any] = {}
+            for name in dict.fromkeys(tasks):
+                loaded, groups = _load(manager, name)
+                self._tasks = loaded | self._tasks
+                self._groups |= groups
+            for task in self._tasks.values():
+                _refuse_unsupported(task)
+                if fewshot is not None and task.get_config("num_fewshot") != 0:
+                    task.set_config(key="num_fewshot", value=fewshot)
+                elif task.get_config("num_fewshot") is None:
+                    task.set_config(key="num_fewshot", value=0)
+            self.facts = describe(self._tasks, self._groups)
+        self._memo: dict[tuple[str, int], tuple[Any, Any]] = {}
+
+    def build(self, task: str, ids: Sequence[int], stock: Stock) -> list[list[Instance]]:
+        """Return the requests of each document, as `simple_evaluate(samples={task: ids})` would.
+
+        Few-shot examples are drawn anew for each call, in the order of the ids: the prompts of a
+        document depend on the set it is asked with.
+
+        Args:
+            ids: document ids, ascending and unique, at least one.
+        """
+        subject = self._tasks[task]
+        with quiet(), seeded():
+            subject.set_fewshot_seed(seed=_FEWSHOT_SEED)
+            subject.build_all_requests(
+                samples=dict.fromkeys(ids),  # membership is asked once per document
+                system_instruction=None,
+                apply_chat_template=self.apply_chat_template,
+                fewshot_as_multiturn=self.apply_chat_template,
+                chat_template=stock.chat_template if self.apply_chat_template else None,
+                tokenizer_name=stock.tokenizer_name if self.apply_chat_template else "",
+            )
+        documents: list[list[Instance]] = [[] for _ in ids]
+        for instance in subject.instances:
+            documents[instance.doc_id].append(instance)
+        for requests in documents:
+            requests.sort(key=lambda instance: instance.idx)
+        return documents
+
+    def measure(self, task: str, documents: Sequence[Sequence[Instance]]) -> Values:
+        """Return metric key -> one value a document, from the answers in the instances.
+
+        Args:
+            documents: requests of each document, with `resps` set.
+        """
+        subject = self._tasks[task]
+        subject._instances = [instance for requests in documents for instance in requests]
+        for instance in subject._instances:
+            instance.filtered_resps = {}
+        with quiet():
+            subject.apply_filters()
+            filters = list(subject._instances[0].filtered_resps)
+            values: Values = {}
+            with self._remembering(subject):
+                for name in filters:
+                    suffix = f",{name}" if len(filters) > 1 else ""
+                    for requests in documents:
+                        answers = [instance.filtered_resps[name] for instance in requests]
+                        results = subject.process_results(requests[0].doc, answers)
+                        for metric, value in results.items():
+                            values.setdefault(f"{metric}{suffix}", []).append(value)
+        return values
+
+    def aggregate(self, task: str, values: Values) -> dict[str, float]:
+        """Return metric key -> what the metric's own aggregation makes of the values."""
+        aggregation = self._tasks[task].aggregation()
+        with quiet():
+            return {
+                key: float(aggregation.get(key.split(",")[0], _mean)(items))
+                for key, items in values.items()
+            }
+
+    def per_document(self, task: str, key: str, value: Any) -> float | None:
+        """Return a document's own figure, None where the metric has none.
+
+        A perplexity's value is a pair (log-likelihood, length); its figure is the perplexity of
+        that document alone.
+        """
+        if isinstance(value, (bool, int, float)) or hasattr(value, "item"):
+            return float(value)
+        if self.facts.tasks[task].kind == "loglikelihood_rolling":
+            return float(self._tasks[task].aggregation()[key.split(",")[0]]([value]))
+        return None
+
+    def aggregate_groups(
+        self, aggregates: Mapping[str, Mapping[str, float]], sizes: Mapping[str, int]
+    ) -> dict[str, dict[str, float]]:
+        """Return group -> metric key -> average over the group's tasks that were scored.
+
+        Args:
+            aggregates: task -> metric key -> value.
+            sizes: task -> number of documents.
+        """
+        result: dict[str, dict[str, float]] = {}
+        for name, group in self.facts.groups.items():
+            for metric, by_size in group.averages.items():
+                tasks = [task for task in group.tasks if metric in aggregates.get(task, {})]
+                if tasks:
+                    weights = [sizes[task] if by_size else 1 for task in tasks]
+                    total = sum(
+                        aggregates[task][metric] * weight
+                        for task, weight in zip(tasks, weights, strict=True)
+                    )
+                    result.setdefault(name, {})[metric] = total / sum(weights)
+        return result
+
+    def field(self, task: str, name: str) -> list[str]:
+        """Return a field of every document as text, to stratify by.
+
+        Raises:
+            ConfigError: the task's documents have no such field.
+        """
+        documents = self._tasks[task].eval_docs
+        first = dict(documents[0])
+        if name not in first:
+            raise ConfigError(
+                f"evaluation.stratify: documents of task {task!r} have no field {name!r}; they "
+                f"have {', '.join(first)}.{did_you_mean(name, first)}"
+            )
+        return [str(document[name]) for document in documents]
+
+    @contextlib.contextmanager
+    def _remembering(self, task: Any) -> Iterator[None]:
+        """Let a document's target and choices be rendered once, not once a candidate."""
+
+        def remember(name: str) -> Callable[..., Any]:
+            render = getattr(task, name)
+
+            def recall(document: Any, *override: Any, **options: Any) -> Any:
+                if override or options:
+                    return render(document, *override, **options)
+                key = (name, id(document))
+                if key not in self._memo or self._memo[key][0] is not document:
+                    self._memo[key] = (document, render(document))
+                return self._memo[key][1]
+
+            return recall
+
+        names = [name for name in ("doc_to_target", "doc_to_choice") if hasattr(task, name)]
+        for name, recall in [(name, remember(name)) for name in names]:
+            setattr(task, name, recall)
+        try:
+            yield
+        finally:
+            for name in names:
+                delattr(task, name)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _manager(include: list[str], tasks: Sequence[str]) -> Any:
+    """Return a task manager that knows the tasks; reading the built-in ones takes seconds."""
+    from lm_eval.tasks import TaskManager
+
+    if include:
+        manager = TaskManager(include_path=include, include_defaults=False)
+        if all(name in manager.all_tasks for name in tasks):
+            return manager
+    manager = TaskManager(include_path=include or None)
+    for name in tasks:
+        if name not in manager.all_tasks:
+            raise ConfigError(
+                f"objectives: there is no task {name!r} in lm-eval"
+                f"{' or in ' + ', '.join(include) if include else ''}; put its YAML into a folder "
+                f"named in evaluation.include.{did_you_mean(name, manager.all_tasks)}"
+            )
+    return manager
+
+
+def _load(manager: Any, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the tasks and the groups that a name stands for."""
+    try:
+        if hasattr(manager, "load"):
+            loaded = manager.load([name])
+            return dict(loaded["tasks"]), dict(loaded.get("groups", {}))
+        from lm_eval.tasks import get_task_dict
+
+        tasks: dict[str, Any] = {}
+        groups: dict[str, Any] = {}
+        _flatten(get_task_dict([name], manager), tasks, groups)
+        return tasks, groups
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise ConfigError(
+            f"objectives: task {name!r} could not be loaded: {type(error).__name__}"
+            f"{': ' + reason[0] if reason else ''}. Check its YAML and that its data set can be "
+            f"reached from here."
+        ) from error
+
+
+def _flatten(tree: Mapping[Any, Any], tasks: dict[str, Any], groups: dict[str, Any]) -> list[str]:
+    """Sort the nested dictionary of lm-eval before 0.4.12 into tasks and groups."""
+    names: list[str] = []
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            below = _flatten(value, tasks, groups)
+            label = getattr(key, "group_name", key)
+            groups[label] = {
+                "tasks": below,
+                "averages": (getattr(key, "config", None) or {}).get("aggregate_metric_list"),
+            }
+            names += below
+        else:
+            tasks[key] = value
+            names.append(key)
+    return names
+
+
+def _refuse_unsupported(task: Any) -> None:
+    name = task.get_config("task")
+    if getattr(task, "MULTIMODAL", False):
+        raise ConfigError(f"objectives: task {name!r} needs images or sound; only text is scored.")
+    if getattr(task, "UNSAFE_CODE", False):
+        raise ConfigError(
+            f"objectives: task {name!r} runs code that the model writes, which a search would do "
+            f"thousands of times unwatched; choose a task that only compares text."
+        )
+
+
+class Stock:
+    """lm-eval's own model class around a model in memory: its tokenisation, its generation.
+
+    Args:
+        model: a causal language model of transformers; its configuration sets the longest input.
+        tokenizer: a tokenizer of transformers.
+        batch_size: prompts in a batch where `generate` is used.
+    """
+
+    def __init__(self, model: torch.nn.Module, tokenizer: Any, batch_size: int = 1) -> None:
+        with quiet():
+            from lm_eval.models.huggingface import HFLM
+
+            self._lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        self.max_length: int = self._lm.max_length
+        self.tokenizer_name: str = self._lm.tokenizer_name
+        self.chat_template: Callable[..., str] = self._lm.apply_chat_template
+        self._end = self._lm.tok_decode(self._lm.eot_token_id, skip_special_tokens=False)
+
+    def request(self, instance: Instance) -> Request:
+        """Return a request in tokens."""
+        if instance.request_type == "generate_until":
+            return Request(instance, prompt=self.prompt(*instance.args))
+        if instance.request_type == "loglikelihood_rolling":
+            pairs = self.windows(instance.args[0])
+        else:
+            pairs = [self.pair(*instance.args)]
+        return Request(instance, tuple(Question.of(*pair, self.max_length) for pair in pairs))
+
+    def pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Return the tokens of a context and of its continuation, as `loglikelihood` has them."""
+        if context:
+            return cast("tuple[list[int], list[int]]", self._lm._encode_pair(context, continuation))
+        tokens = self._lm.tok_encode(continuation, add_special_tokens=False)
+        prefix = self._lm.prefix_token_id
+        return ([prefix], tokens) if prefix != tokens[0] else (tokens[:1], tokens[1:])
+
+    def windows(self, text: str) -> list[tuple[list[int], list[int]]]:
+        """Return the (context, continuation) windows over which `loglikelihood_rolling` sums."""
+        from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+        windows = get_rolling_token_windows(
+            token_list=self._lm.tok_encode(text),
+            prefix_token=self._lm.prefix_token_id,
+            max_seq_len=self.max_length,
+            context_len=1,
+        )
+        return [make_disjoint_window(window) for window in windows]
+
+    def prompt(self, context: str, options: Mapping[str, Any]) -> Prompt | None:
+        """Return what `generate_until` would feed and obey; None where it is more than greedy.
+
+        Raises:
+            ConfigError: the task asks for more new tokens than the model's length allows.
+        """
+        from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
+
+        rest = dict(normalize_gen_kwargs(dict(options), self._lm.max_gen_toks))
+        stops = handle_stop_sequences(rest.pop("until", None), eos=self._end)
+        limit = int(rest.pop("max_gen_toks"))
+        sampled = rest.pop("do_sample", False)
+        for idle in ("temperature", "top_p", "top_k"):  # without effect on greedy decoding
+            rest.pop(idle, None)
+        room = self.max_length - limit
+        if room <= 0:
+            raise ConfigError(
+                f"objectives: a task asks for {limit} new tokens, but the model reads at most "
+                f"{self.max_length} tokens in all; lower max_gen_toks in the task's YAML."
+            )
+        if sampled or rest:
+            return None
+        tokens = self._lm.tok_batch_encode([context], left_truncate_len=room)[0][0].tolist()
+        return Prompt(tuple(tokens), tuple(stop for stop in stops if stop), limit)
+
+    def text(self, tokens: Sequence[int], stops: Sequence[str]) -> str:
+        """Return generated tokens as text, cut at the first stop sequence."""
+        from lm_eval.models.utils import postprocess_generated_text
+
+        text = self._lm.tok_decode(list(tokens))
+        return str(postprocess_generated_text(text, stop=list(stops), think_end_token=None))
+
+    def generate(self, model: torch.nn.Module, instances: Sequence[Instance]) -> list[str]:
+        """Return lm-eval's own generations, sampled ones from the seed of `simple_evaluate`."""
+        self._lm._model = model
+        with quiet(), seeded():
+            return list(self._lm.generate_until(list(instances), disable_tqdm=True))

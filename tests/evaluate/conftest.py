@@ -1,0 +1,200 @@
+"""Tiny models of several architectures and tasks of every request type, made on the spot."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+WORDS = "the red green blue cat dog bird eats sees likes a big small fish tree house no yes".split()
+CHAT = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+SHAPE = {
+    "vocab_size": 384,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 160,
+    "initializer_range": 0.3,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+ARCHITECTURES = {
+    "llama": {},
+    "mistral": {"sliding_window": 12},
+    "qwen2": {},
+    "qwen3": {"head_dim": 8},
+    "gemma2": {"head_dim": 8, "sliding_window": 12, "query_pre_attn_scalar": 8},
+    "gpt_neox": {"num_key_value_heads": None},
+    "bloom": {"n_layer": 3, "n_head": 4},
+    "mamba": {"state_size": 8, "intermediate_size": 64},
+}
+
+
+def sentence(rng: random.Random, low: int = 3, high: int = 9) -> str:
+    return " ".join(rng.choice(WORDS) for _ in range(rng.randint(low, high)))
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    rng = random.Random(0)
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|system|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=380,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator([sentence(rng) for _ in range(300)], trainer)
+    core.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+    made.chat_template = CHAT
+    return made
+
+
+def make_model(kind: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    shape = {k: v for k, v in {**SHAPE, **ARCHITECTURES[kind]}.items() if v is not None}
+    config = AutoConfig.for_model(kind, **shape)
+    model = AutoModelForCausalLM.from_config(config).to(dtype).eval()
+    model.generation_config.eos_token_id = 2
+    return model
+
+
+@pytest.fixture(scope="session", params=list(ARCHITECTURES))
+def any_model(request: pytest.FixtureRequest) -> torch.nn.Module:
+    return make_model(request.param)
+
+
+@pytest.fixture(scope="session")
+def llama() -> torch.nn.Module:
+    return make_model("llama")
+
+
+@pytest.fixture(scope="session")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one task of each request type, 40 documents each, and two groups."""
+    folder = tmp_path_factory.mktemp("tasks")
+    rng = random.Random(1)
+    rows = []
+    for number in range(40):
+        choices = [sentence(rng, 1, 4) for _ in range(rng.randint(2, 4))]
+        rows.append(
+            {
+                "question": f"{sentence(rng)}?",
+                "choices": choices,
+                "label": rng.randrange(len(choices)),
+                "answer": choices[0],
+                "text": sentence(rng, 1, 120),
+                "level": number % 2,
+                "options": [f"{sentence(rng)} yes", f"{sentence(rng)} no no"],
+            }
+        )
+    data = folder / "documents.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    common = {
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(data), "train": str(data)}},
+        "test_split": "test",
+        "fewshot_split": "train",
+        "doc_to_text": "Question: {{question}}\nAnswer:",
+    }
+    choice = {
+        **common,
+        "output_type": "multiple_choice",
+        "doc_to_choice": "choices",
+        "doc_to_target": "label",
+    }
+    generate = {
+        **common,
+        "output_type": "generate_until",
+        "doc_to_target": "{{answer}}",
+        "generation_kwargs": {"until": ["\n", " the"], "max_gen_toks": 12},
+    }
+    metric = {"aggregation": "mean", "higher_is_better": True}
+    made = {
+        "t_choice": {
+            **choice,
+            "metric_list": [
+                {"metric": "acc", **metric},
+                {"metric": "acc_norm", **metric},
+            ],
+        },
+        "t_letter": {
+            **choice,
+            "doc_to_text": "{{question}} a or b?",
+            "doc_to_choice": ["a", "b"],
+            "doc_to_target": "{{level}}",
+            "metric_list": [
+                {"metric": "acc", **metric},
+                {"metric": "f1", "aggregation": "f1", "higher_is_better": True},
+                {"metric": "brier_score", "aggregation": "brier_score", "higher_is_better": False},
+            ],
+        },
+        "t_mutual": {**choice, "metric_list": [{"metric": "acc_mutual_info", **metric}]},
+        "t_inputs": {
+            **choice,
+            "doc_to_text": "level",
+            "doc_to_choice": "options",
+            "doc_to_target": "{{answer}}",
+        },
+        "t_continue": {**common, "output_type": "loglikelihood", "doc_to_target": " {{answer}}"},
+        "t_rolling": {
+            **common,
+            "output_type": "loglikelihood_rolling",
+            "doc_to_text": "",
+            "doc_to_target": "{{text}}",
+        },
+        "t_generate": generate,
+        "t_filters": {
+            **generate,
+            "metric_list": [{"metric": "exact_match", **metric}],
+            "filter_list": [
+                {"name": "strict", "filter": [{"function": "take_first"}]},
+                {
+                    "name": "first-word",
+                    "filter": [
+                        {"function": "regex", "regex_pattern": "(\\w+)"},
+                        {"function": "take_first"},
+                    ],
+                },
+            ],
+        },
+        "t_sample": {
+            **generate,
+            "generation_kwargs": {
+                "until": ["\n"],
+                "max_gen_toks": 6,
+                "do_sample": True,
+                "temperature": 0.7,
+            },
+        },
+    }
+    for name, body in made.items():
+        (folder / f"{name}.yaml").write_text(json.dumps({"task": name, **body}))
+    for name, members, by_size in (
+        ("g_sizes", ["t_choice", "t_letter"], True),
+        ("g_plain", ["t_letter", "t_choice"], False),
+    ):
+        average = [{"metric": "acc", "aggregation": "mean", "weight_by_size": by_size}]
+        body = {"group": name, "task": members, "aggregate_metric_list": average}
+        (folder / f"{name}.yaml").write_text(json.dumps(body))
+    return folder

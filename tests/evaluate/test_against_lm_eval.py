@@ -1,0 +1,104 @@
+"""Scores against lm-eval's own, for every request type on several architectures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lm_eval
+import numpy as np
+import pytest
+import torch
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from evomerge.evaluate.evaluator import Evaluator
+from evomerge.evaluate.harness import Harness
+from evomerge.scores import Scores
+
+IDS = (0, 3, 4, 7, 11, 12, 20, 25, 26, 31, 38, 39)
+
+
+def stock(
+    model: Any, tokenizer: Any, tasks: Path, names: Sequence[str], **options: Any
+) -> dict[str, Any]:
+    manager = TaskManager(include_path=str(tasks), include_defaults=False)
+    members = {"g_sizes": ["t_choice", "t_letter"]}
+    leaves = [leaf for name in names for leaf in members.get(name, [name])]
+    return lm_eval.simple_evaluate(
+        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1),
+        tasks=list(names),
+        task_manager=manager,
+        samples={name: list(IDS) for name in leaves},
+        bootstrap_iters=0,
+        log_samples=True,
+        **options,
+    )
+
+
+def ours(
+    model: Any, tokenizer: Any, tasks: Path, names: Sequence[str], **options: Any
+) -> tuple[Evaluator, Scores]:
+    harness = Harness(names, [tasks], **options)
+    evaluator = Evaluator(harness)
+    leaves = [leaf for name in names for leaf in harness.facts.leaves(name)]
+    evaluator.prepare(model, tokenizer, {"search": {name: IDS for name in leaves}})
+    return evaluator, evaluator.score(model)
+
+
+def assert_equal(evaluator: Evaluator, scores: Scores, expected: dict[str, Any]) -> None:
+    for task, ids in scores.documents.items():
+        samples = expected["samples"][task]
+        filters = list(dict.fromkeys(sample["filter"] for sample in samples))
+        for label in filters:
+            rows = {s["doc_id"]: s for s in samples if s["filter"] == label}
+            assert sorted(rows) == sorted(ids)
+            for metric in rows[ids[0]]["metrics"]:
+                suffix = f",{label}" if len(filters) > 1 else ""
+                aggregate = expected["results"][task][f"{metric},{label}"]
+                assert scores.aggregates[f"{task}/{metric}{suffix}"] == pytest.approx(
+                    aggregate, rel=1e-5
+                )
+                values = scores.values.get(f"{task}/{metric}{suffix}")
+                if isinstance(rows[ids[0]][metric], (int, float)):
+                    assert values is not None
+                    np.testing.assert_allclose(values, [rows[i][metric] for i in ids], rtol=1e-5)
+        answers = {s["doc_id"]: s["resps"] for s in samples}
+        sheets = evaluator._sheets["search", task]
+        for i in ids:
+            for request, (theirs,) in zip(sheets[i], answers[i], strict=True):
+                mine = request.instance.resps[0]
+                if isinstance(mine, str):
+                    assert mine == theirs
+                else:
+                    np.testing.assert_allclose(np.array(mine), np.array(theirs), atol=1e-4)
+
+
+SCORED = ("t_choice", "t_letter", "t_mutual", "t_inputs", "t_continue", "t_rolling")
+GENERATED = ("t_generate", "t_filters")
+
+
+@pytest.mark.parametrize("chat", [False, True], ids=["plain", "chat"])
+@pytest.mark.parametrize("shots", [0, 2], ids=["zero-shot", "two-shot"])
+def test_every_request_type_gives_lm_evals_scores(
+    llama: torch.nn.Module, tokenizer: Any, tasks: Path, shots: int, chat: bool
+) -> None:
+    names = (*SCORED, *GENERATED)
+    expected = stock(
+        llama, tokenizer, tasks, names, num_fewshot=shots or None, apply_chat_template=chat
+    )
+    evaluator, scores = ours(
+        llama, tokenizer, tasks, names, fewshot=shots or None, apply_chat_template=chat
+    )
+    assert evaluator.forward.packed and evaluator.forward.gather and evaluator.forward.greedy
+    assert_equal(evaluator, scores, expected)
+
+
+def test_every_architecture_gives_lm_evals_scores(
+    any_model: torch.nn.Module, tokenizer: Any, tasks: Path
+) -> None:
+    names = ("t_choice", "t_letter", "t_rolling", "t_generate")
+    expected = stock(any_model, tokenizer, tasks, names)
+    evaluator, scores = ours(any_model, tokenizer, tasks, names)
+    assert_equal(evaluator, scores, expected)
