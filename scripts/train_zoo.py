@@ -1,0 +1,285 @@
+"""Trains the embedded model family and writes its task documents.
+
+    python scripts/train_zoo.py [--seed N] [--out evomerge/zoo]
+
+Runs on one CPU thread, so the same seed on the same kind of machine and the same versions gives the
+same files, bit for bit; evomerge/zoo/TRAINING.md tells how long it takes and what came out. The
+result of the run (losses, CPU seconds, scores of every model on every task) goes to
+OUT/training.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import platform
+import random
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from torch.nn.functional import cross_entropy
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from evomerge.zoo import world
+from evomerge.zoo.world import EOS, L1, L2, PAD, UNKNOWN, Document
+
+WORDS = world.vocabulary()
+IDS = {word: number for number, word in enumerate(WORDS)}
+IGNORED = -100
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": len(WORDS),
+    "hidden_size": 96,
+    "intermediate_size": 256,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 24,
+    "hidden_act": "silu",
+    "max_position_embeddings": 512,
+    "initializer_range": 0.02,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "mlp_bias": False,
+    "tie_word_embeddings": False,
+    "bos_token_id": IDS[EOS],
+    "eos_token_id": IDS[EOS],
+    "pad_token_id": IDS[PAD],
+    "torch_dtype": "float32",
+}
+
+MAKERS = {
+    "l1": world.language_question(L1),
+    "l2": world.language_question(L2),
+    "maths": world.arithmetic_question(L1),
+    "facts": world.fact_question,
+    "count": world.counting,
+}
+
+
+@dataclass(frozen=True)
+class Course:
+    """How one model is trained: on what mixture, how long, and with how much input noise."""
+
+    parent: str | None
+    mixture: dict[str, float]
+    steps: int
+    learning_rate: float
+    answers_only: bool = False
+    noise: float = 0.0
+    """Standard deviation of the noise on the input embeddings, in embedding deviations (NEFTune,
+    arXiv:2310.05914, with normal noise); it makes the task vector tolerate a changed language."""
+    batch: int = 128
+    warmup: int = 20
+
+
+COURSES = {
+    "base": Course(None, {"l1": 0.88, "l2": 0.02, "count": 0.10}, 350, 3e-3),
+    "language": Course("base", {"l2": 0.75, "l1": 0.25}, 250, 1e-3),
+    "maths": Course("base", {"maths": 0.8, "l1": 0.2}, 350, 7e-4, answers_only=True, noise=0.4),
+    "facts": Course("base", {"facts": 0.8, "l1": 0.2}, 200, 7e-4, answers_only=True),
+}
+
+
+@dataclass
+class Result:
+    """What came out of one course."""
+
+    course: dict[str, object]
+    losses: dict[int, float] = field(default_factory=dict)
+    cpu_seconds: float = 0.0
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+def untrained(seed: int) -> LlamaForCausalLM:
+    """A random model in which a word and its translation start near each other: they share a
+    random vector and differ by an offset that belongs to the language."""
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(LlamaConfig(**CONFIG))
+    generator = torch.Generator().manual_seed(seed + 1)
+    tables = ((model.model.embed_tokens.weight, 0.5), (model.lm_head.weight, 0.05))
+    with torch.no_grad():
+        for table, deviation in tables:
+            table.copy_(torch.randn(table.shape, generator=generator) * deviation)
+            for here, there in zip(L1.words(), L2.words(), strict=True):
+                table[IDS[there]] = table[IDS[here]]
+            for language in (L1, L2):
+                offset = torch.randn(table.shape[1], generator=generator) * 0.3 * deviation
+                table[[IDS[word] for word in language.words()]] += offset
+    return model
+
+
+def encode(document: Document) -> tuple[list[int], list[int]]:
+    """(prompt ids, answer ids with the end mark)."""
+    answer = [IDS[word] for word in document.answer.split()]
+    return [IDS[word] for word in document.prompt.split()], [*answer, IDS[EOS]]
+
+
+def tensors(documents: list[Document], answers_only: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """(inputs, labels), int64, each documents x longest document, padded on the right."""
+    pairs = [encode(document) for document in documents]
+    length = max(len(prompt) + len(answer) for prompt, answer in pairs)
+    inputs = torch.full((len(pairs), length), IDS[PAD])
+    labels = torch.full((len(pairs), length), IGNORED)
+    for row, (prompt, answer) in enumerate(pairs):
+        ids = torch.tensor(prompt + answer)
+        inputs[row, : len(ids)] = ids
+        start = len(prompt) if answers_only else 0
+        labels[row, start : len(ids)] = ids[start:]
+    return inputs, labels
+
+
+def draw(course: Course, rng: random.Random) -> list[Document]:
+    """One batch of training documents from the mixture."""
+    kinds = list(course.mixture)
+    weights = list(course.mixture.values())
+    made = []
+    for _ in range(course.batch):
+        at = rng.random() * sum(weights)
+        kind = next((k for i, k in enumerate(kinds) if at < sum(weights[: i + 1])), kinds[-1])
+        made.append(world.training_document(MAKERS[kind], rng))
+    return made
+
+
+def train(model: LlamaForCausalLM, course: Course, seed: int) -> Result:
+    """Trains `model` in place: AdamW, warm-up, cosine decay to zero, gradient norm at most 1."""
+    rng = random.Random(seed)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=course.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+    )
+    deviation = float(model.model.embed_tokens.weight.detach().std())
+    result = Result(asdict(course))
+    started = time.process_time()
+    model.train()
+    for step in range(course.steps):
+        rise = min(1.0, (step + 1) / course.warmup)
+        decay = 0.5 * (1 + math.cos(math.pi * step / course.steps))
+        optimizer.param_groups[0]["lr"] = course.learning_rate * rise * decay
+        inputs, labels = tensors(draw(course, rng), course.answers_only)
+        embedded = model.model.embed_tokens(inputs)
+        if course.noise:
+            noise = torch.randn(embedded.shape, generator=generator)
+            embedded = embedded + noise * course.noise * deviation
+        logits = model(inputs_embeds=embedded).logits[:, :-1]
+        loss = cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % 50 == 0 or step == course.steps - 1:
+            result.losses[step] = round(loss.item(), 4)
+    model.eval()
+    result.cpu_seconds = round(time.process_time() - started, 1)
+    return result
+
+
+@torch.no_grad()
+def score(model: LlamaForCausalLM, documents: list[Document], multiple_choice: bool) -> float:
+    """Share of right answers: among the choices by likelihood, otherwise by greedy decoding
+    (right if and only if each answer word is the likeliest after the ones before it)."""
+    choices = [d.choices if multiple_choice else (d.answer,) for d in documents]
+    rows = [
+        Document(d.kind, d.story, d.question, choice)
+        for d, options in zip(documents, choices, strict=True)
+        for choice in options
+    ]
+    inputs, labels = tensors(rows, answers_only=True)
+    logits = torch.cat([model(part).logits[:, :-1] for part in inputs.split(200)])
+    labels = labels[:, 1:]
+    asked = labels != IGNORED
+    if not multiple_choice:
+        hit = (logits.argmax(-1) == labels) | ~asked
+        return float(hit.all(1).float().mean())
+    asked &= labels != IDS[EOS]
+    likelihood = logits.log_softmax(-1).gather(-1, (labels * asked)[..., None])[..., 0]
+    totals = (likelihood * asked).sum(1).split([len(options) for options in choices])
+    return sum(
+        options[int(total.argmax())] == document.answer
+        for document, options, total in zip(documents, choices, totals, strict=True)
+    ) / len(documents)
+
+
+def save(model: LlamaForCausalLM, folder: Path) -> None:
+    """Writes an ordinary checkpoint that transformers 4 and 5 read alike."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    marks = {"eos_token_id": IDS[EOS], "bos_token_id": IDS[EOS], "pad_token_id": IDS[PAD]}
+    tokenizer = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": EOS,
+        "bos_token": EOS,
+        "pad_token": PAD,
+        "unk_token": UNKNOWN,
+        "model_max_length": CONFIG["max_position_embeddings"],
+        "clean_up_tokenization_spaces": False,
+    }
+    for name, content in (
+        ("config.json", CONFIG),
+        ("generation_config.json", marks),
+        ("tokenizer_config.json", tokenizer),
+    ):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    words = Tokenizer(WordLevel(IDS, unk_token=UNKNOWN))
+    words.pre_tokenizer = WhitespaceSplit()
+    words.add_special_tokens([PAD, EOS, UNKNOWN])
+    words.save(str(folder / "tokenizer.json"))
+
+
+def write_documents(folder: Path) -> None:
+    """Writes TASK.jsonl for every task."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for task in world.TASKS:
+        (folder / f"{task}.jsonl").write_text(world.task_lines(task), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("evomerge/zoo"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    write_documents(arguments.out / "tasks")
+    documents = world.task_documents()
+    models: dict[str, LlamaForCausalLM] = {}
+    results: dict[str, Result] = {}
+    for number, (name, course) in enumerate(COURSES.items()):
+        if course.parent is None:
+            model = untrained(arguments.seed)
+        else:
+            model = copy.deepcopy(models[course.parent])
+        result = train(model, course, 10 * arguments.seed + number)
+        for task, asked in documents.items():
+            right = score(model, asked, world.TASKS[task].multiple_choice)
+            result.scores[task] = round(right, 4)
+        models[name], results[name] = model, result
+        save(model, arguments.out / "models" / name)
+        print(name, result.cpu_seconds, "CPU s", result.losses, result.scores, flush=True)
+    log = {
+        "seed": arguments.seed,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "machine": platform.machine(),
+        "models": {name: asdict(result) for name, result in results.items()},
+    }
+    text = json.dumps(log, indent=1) + "\n"
+    (arguments.out / "training.json").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

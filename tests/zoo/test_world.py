@@ -1,0 +1,70 @@
+"""The generator is deterministic, the committed documents are its own, the split holds."""
+
+import random
+import re
+
+import pytest
+
+from evomerge import zoo
+from evomerge.zoo import world
+from evomerge.zoo.world import L1, L2
+
+MAKERS = {
+    "L1 questions": world.language_question(L1),
+    "L2 questions": world.language_question(L2),
+    "L1 arithmetic": world.arithmetic_question(L1),
+    "L2 arithmetic": world.arithmetic_question(L2),
+    "facts": world.fact_question,
+    "counting": world.counting,
+}
+
+
+@pytest.fixture(scope="module")
+def documents() -> dict[str, list[world.Document]]:
+    return world.task_documents()
+
+
+@pytest.mark.parametrize("task", world.TASKS)
+def test_committed_documents_are_what_the_generator_makes(task: str) -> None:
+    committed = (zoo.tasks_path() / f"{task}.jsonl").read_bytes()
+    assert committed == world.task_lines(task).encode()
+
+
+def test_no_story_is_told_twice_and_none_in_training(
+    documents: dict[str, list[world.Document]],
+) -> None:
+    stories = [d.story for task in documents.values() for d in task]
+    assert len(stories) == len(set(stories)) == sum(t.count for t in world.TASKS.values())
+    assert all(world.held_out(story) for story in stories)
+    rng = random.Random(3)
+    for maker in MAKERS.values():
+        training = {world.training_document(maker, rng).story for _ in range(2000)}
+        assert training.isdisjoint(stories)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_documents_are_made_of_the_vocabulary(name: str) -> None:
+    words, rng = set(world.vocabulary()), random.Random(5)
+    for _ in range(500):
+        document = MAKERS[name](rng)
+        assert words.issuperset(f"{document.prompt} {document.answer}".split())
+        assert not document.choices or document.choices.count(document.answer) == 1
+        assert len(set(document.choices)) == len(document.choices)
+
+
+def test_answers_are_right_by_an_independent_reading(
+    documents: dict[str, list[world.Document]],
+) -> None:
+    for task, language in (("zoo_maths", L1), ("zoo_l2_maths", L2), ("zoo_l2_maths_mc", L2)):
+        for document in documents[task]:
+            first, second = (int(n) for n in re.findall(r"\d+", document.story))
+            gained = any(verb in document.story.split() for verb in language.gains)
+            number = first + second if gained else first - second
+            assert document.answer == f"{number} {language.counter}"
+            assert document.kind == ("plus" if gained else "minus")
+
+
+def test_every_kind_is_common(documents: dict[str, list[world.Document]]) -> None:
+    for task in documents.values():
+        kinds = [document.kind for document in task]
+        assert all(kinds.count(kind) > 100 for kind in set(kinds))
