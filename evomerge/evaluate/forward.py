@@ -11,6 +11,7 @@ import torch
 
 from evomerge.errors import CandidateError
 from evomerge.evaluate import generation, likelihood
+from evomerge.evaluate.generation import Prompt, Stops
 from evomerge.evaluate.harness import Stock
 from evomerge.evaluate.likelihood import Answer, Batch, Question
 from evomerge.evaluate.memory import is_exhausted, token_budget
@@ -65,7 +66,7 @@ class Forward:
         self.budget = token_budget(model)
         self.pad = int(tokenizer.pad_token_id or 0)
         self._plans: dict[Hashable, _Plan] = {}
-        self._stops: dict[tuple[str, ...], generation.Stops] = {}
+        self._stops: dict[tuple[str, ...], Stops] = {}
 
     def __call__(self, model: Any, key: Hashable, documents: Sequence[Sheet]) -> None:
         """Answer all requests of the documents.
@@ -122,16 +123,19 @@ class Forward:
         log.debug("log-likelihoods: packed=%s, gather=%s", self.packed, self.gather)
 
     def _check_generation(self, model: Any, samples: Sequence[Sheet]) -> None:
-        requests = [request for sheet in samples for request in sheet]
+        requests = [r for sheet in samples for r in sheet if r.prompt is not None]
+        prompts = [r.prompt for r in requests if r.prompt is not None]
+        theirs = self.stock.generate(model, [request.instance for request in requests])
         try:
-            self._generate(model, self._plan(model, None, samples))
-            ours = [request.instance.resps[0] for request in requests]
-            theirs = self.stock.generate(model, [request.instance for request in requests])
-            self.greedy = ours == theirs
+            said = self._continue(model, prompts, generation.plan(prompts, self.budget, self.most))
+            self.greedy = all(
+                self.stock.text(tokens, prompt.stops) == text
+                or generation.is_nearly_best(model, prompt, tokens)
+                for tokens, prompt, text in zip(said, prompts, theirs, strict=True)
+            )
         except Exception as error:
             log.debug("generation: %s", error)
             self.greedy = False
-        self._plans.pop(None, None)
         log.debug("generation: own loop=%s", self.greedy)
 
     def _plan(self, model: Any, key: Hashable, documents: Sequence[Sheet]) -> _Plan:
@@ -169,20 +173,30 @@ class Forward:
                 request.answer(parts[0])
 
     def _generate(self, model: Any, plan: _Plan) -> None:
-        for group in plan.groups:
-            requests = [plan.prompted[number] for number in group]
-            prompts = [r.prompt for r in requests if r.prompt is not None]
-            stops = prompts[0].stops
-            if stops not in self._stops:
-                self._stops[stops] = generation.Stops(self.tokenizer, stops)
-            said = generation.continue_greedily(model, prompts, self._stops[stops], self.pad)
-            for request, tokens in zip(requests, said, strict=True):
-                request.answer(self.stock.text(tokens, stops))
+        prompts = [r.prompt for r in plan.prompted if r.prompt is not None]
+        said = self._continue(model, prompts, plan.groups)
+        for request, prompt, tokens in zip(plan.prompted, prompts, said, strict=True):
+            request.answer(self.stock.text(tokens, prompt.stops))
         if plan.others:
             repeated = [r for r in plan.others for _ in range(r.instance.repeats)]
             texts = iter(self.stock.generate(model, [r.instance for r in repeated]))
             for request in plan.others:
                 request.instance.resps = [next(texts) for _ in range(request.instance.repeats)]
+
+    def _continue(
+        self, model: Any, prompts: Sequence[Prompt], groups: Sequence[Sequence[int]]
+    ) -> list[list[int]]:
+        """Return the new tokens of each prompt, which the groups put into batches."""
+        said: list[list[int]] = [[] for _ in prompts]
+        for group in groups:
+            stops = prompts[group[0]].stops
+            if stops not in self._stops:
+                self._stops[stops] = Stops(self.tokenizer, stops)
+            batch = [prompts[number] for number in group]
+            tokens = generation.continue_greedily(model, batch, self._stops[stops], self.pad)
+            for number, new in zip(group, tokens, strict=True):
+                said[number] = new
+        return said
 
     def _shrink(self, documents: Sequence[Sheet], error: RuntimeError) -> None:
         if self.most == 1 or self.budget < 2:

@@ -117,18 +117,17 @@ def continue_greedily(
     said: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))  # which prompt each line of the tensors belongs to
     open_rows = set(rows)
+    cache = DynamicCache(config=model.config.get_text_config())
+    options = _options(model, cache)
     with torch.inference_mode():
-        cache = DynamicCache(config=model.config.get_text_config())
         for step in range(prompts[0].limit):
             output = model(
                 input_ids=tokens,
                 attention_mask=mask,
                 position_ids=positions,
-                past_key_values=cache,
                 use_cache=True,
-                **_last_only(model),
+                **options,
             )
-            cache = output.past_key_values
             following = output.logits[:, -1].float().argmax(-1)
             for row, token in zip(rows, following.tolist(), strict=True):
                 if row in open_rows:
@@ -154,7 +153,28 @@ def _end_tokens(model: Any) -> set[int]:
     return set() if ends is None else set(ends) if isinstance(ends, (list, tuple)) else {ends}
 
 
-def _last_only(model: Any) -> dict[str, int]:
-    """Return the option that spares the head all positions but the last, where there is one."""
-    known = "logits_to_keep" in inspect.signature(model.forward).parameters
-    return {"logits_to_keep": 1} if known else {}
+def _options(model: Any, cache: Any) -> dict[str, Any]:
+    """Return the cache, and that only the last position is wanted, as this model takes them."""
+    known = inspect.signature(model.forward).parameters
+    options: dict[str, Any] = {"cache" if "cache" in known else "past_key_values": cache}
+    if "logits_to_keep" in known:
+        options["logits_to_keep"] = 1
+    return options
+
+
+def is_nearly_best(model: Any, prompt: Prompt, said: Sequence[int]) -> bool:
+    """Tell whether each new token is, but for rounding, what one uncached pass would choose.
+
+    Two runs of the same model may part where two tokens are as likely as each other; from there
+    on their texts cannot be compared.
+    """
+    import torch
+
+    tokens = torch.tensor([[*prompt.tokens, *said]], device=model.device)
+    with torch.inference_mode():
+        logits = model(input_ids=tokens, use_cache=False).logits[0, len(prompt.tokens) - 1 : -1]
+    logits = logits.float()
+    chosen = logits.gather(-1, tokens[0, len(prompt.tokens) :, None])[:, 0]
+    tolerance = 1e-4 if model.dtype == torch.float32 else 0.02
+    gap = logits.max(-1).values - chosen
+    return bool((gap <= tolerance * logits.abs().amax(-1)).all())

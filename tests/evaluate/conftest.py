@@ -11,7 +11,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-WORDS = "the red green blue cat dog bird eats sees likes a big small fish tree house no yes".split()
+WORDS = (
+    "the", "red", "green", "blue", "cat", "dog", "bird", "eats", "sees", "likes", "a", "big",
+    "small", "fish", "tree", "house", "no", "yes",
+)  # fmt: skip
 CHAT = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"

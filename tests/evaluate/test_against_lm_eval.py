@@ -43,7 +43,7 @@ def ours(
     harness = Harness(names, [tasks], **options)
     evaluator = Evaluator(harness)
     leaves = [leaf for name in names for leaf in harness.facts.leaves(name)]
-    evaluator.prepare(model, tokenizer, {"search": {name: IDS for name in leaves}})
+    evaluator.prepare(model, tokenizer, {"search": dict.fromkeys(leaves, IDS)})
     return evaluator, evaluator.score(model)
 
 
