@@ -1,4 +1,4 @@
-"""Old checkpoints in pickles (`pytorch_model*.bin`), read with torch's restricted unpickler only."""
+"""Old checkpoints in pickles (`pytorch_model*.bin`), read with torch's restricted unpickler."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def _derived(checkpoint: Checkpoint) -> Mapping[str, Any]:
     if kind not in CONFIG_MAPPING:
         return {}
     whole = CONFIG_MAPPING[kind].from_dict(dict(checkpoint.text_config))
-    return whole.to_dict()  # type: ignore[no-any-return]
+    return whole.to_dict()
 
 
 def _text(config: dict[str, Any], host: Checkpoint) -> MutableMapping[str, Any]:

@@ -103,7 +103,8 @@ def build(
     empty = torch.zeros((), dtype=dtype)
     module = loader.load({name: empty.expand(shape) for name, shape in shapes.items()}, dtype)
     if (folder / "generation_config.json").is_file():
-        module.generation_config = transformers.GenerationConfig.from_pretrained(folder)
+        generation = transformers.GenerationConfig.from_pretrained(folder)
+        module.generation_config = generation  # type: ignore[assignment]
     return Skeleton(module, spots)
 
 
@@ -113,7 +114,7 @@ def transformers_config(data: Mapping[str, Any]) -> Any:
     Raises:
         CheckpointError: the installed transformers does not know the model type.
     """
-    kind = data.get("model_type")
+    kind = str(data.get("model_type"))
     if kind not in transformers.CONFIG_MAPPING:
         raise CheckpointError(
             f"The installed transformers {transformers.__version__} does not know the model_type "
@@ -273,7 +274,7 @@ def _check_complete(module: nn.Module, grids: Mapping[str, _Grid]) -> None:
         if not grids[name].complete:
             raise CheckpointError(
                 f"{type(module).__name__} needs the weight {name!r}, which the checkpoint does not "
-                "have (it would be random); the checkpoint is incomplete or of another architecture."
+                "have (it would be random); it is incomplete or of another architecture."
             )
 
 
@@ -294,7 +295,7 @@ def _quiet() -> Iterator[None]:
 
     level, bars = reports.get_verbosity(), reports.is_progress_bar_enabled()
     reports.set_verbosity(logging.CRITICAL)
-    reports.disable_progress_bar()
+    reports.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -302,4 +303,4 @@ def _quiet() -> Iterator[None]:
     finally:
         reports.set_verbosity(level)
         if bars:
-            reports.enable_progress_bar()
+            reports.enable_progress_bar()  # type: ignore[no-untyped-call]

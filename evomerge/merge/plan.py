@@ -174,9 +174,9 @@ class _Maker:
         host = self.planner.host
         stack = host.stacks[prefix]
         if prefix not in self.recipe.layers:
-            for layer, block in enumerate(stack.blocks):
+            for index, block in enumerate(stack.blocks):
                 for rest in block:
-                    name = stack.name(layer, rest)
+                    name = stack.name(index, rest)
                     yield self.copy(name, SourceTensor(host.reference, name))
             return
         for position, layer in enumerate(self.recipe.layers[prefix]):

@@ -98,6 +98,11 @@ class Reader:
             if stop > start:
                 mapped.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
+    def release_all(self) -> None:
+        """Give back the memory of all pages, whoever uses them; they are read again as needed."""
+        for mapped in list(self._maps.values()):
+            mapped.madvise(mmap.MADV_DONTNEED)
+
     def _raw(self, source: SourceTensor) -> Tensor:
         info = self.checkpoints[source.parent].tensors[source.name]
         if not prod(info.shape):

@@ -233,7 +233,7 @@ def digest(module: nn.Module) -> str:
     for name, parameter in sorted(module.named_parameters()):
         total.update(f"{name}:{parameter.dtype}:{tuple(parameter.shape)}\n".encode())
         flat = parameter.detach().cpu().contiguous().reshape(-1)
-        total.update(memoryview(flat.view(torch.uint8).numpy()))
+        total.update(flat.view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 
