@@ -38,7 +38,7 @@ class Evaluator:
         self.harness = harness
         self.functions = {function.facts.name: function for function in functions}
         self.batch_size = batch_size
-        self._sheets: dict[tuple[Split, str], dict[int, list[Request]]] = {}
+        self.sheets: dict[tuple[Split, str], dict[int, list[Request]]] = {}
 
     @property
     def facts(self) -> Facts:
@@ -65,8 +65,8 @@ class Evaluator:
         for split, documents in splits.items():
             for task, ids in documents.items():
                 if task not in self.functions:
-                    self._sheets[split, task] = self._build(task, sorted(ids), stock)
-        everything = [sheet for sheets in self._sheets.values() for sheet in sheets.values()]
+                    self.sheets[split, task] = self._build(task, sorted(ids), stock)
+        everything = [sheet for sheets in self.sheets.values() for sheet in sheets.values()]
         self.forward = Forward(model, tokenizer, stock, self.batch_size)
         self.forward.check(model, everything)
 
@@ -82,7 +82,7 @@ class Evaluator:
         chosen = documents if documents is not None else self.splits[split]
         asked = {task: tuple(sorted(ids)) for task, ids in chosen.items() if len(ids)}
         sheets = {
-            task: [self._sheets[split, task][i] for i in ids]
+            task: [self.sheets[split, task][i] for i in ids]
             for task, ids in asked.items()
             if task not in self.functions
         }

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias
 
 import torch
 
@@ -13,13 +13,12 @@ from evomerge.errors import CandidateError
 from evomerge.evaluate import generation, likelihood
 from evomerge.evaluate.generation import Prompt, Stops
 from evomerge.evaluate.harness import Stock
-from evomerge.evaluate.likelihood import Answer, Batch, Question
+from evomerge.evaluate.likelihood import Answer, Batch, Row, pack, separate
 from evomerge.evaluate.memory import is_exhausted, token_budget
 from evomerge.evaluate.request import Request
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 Sheet: TypeAlias = Sequence[Request]
 
 _KEPT_PLANS = 8
@@ -100,13 +99,12 @@ class Forward:
     def _check_scoring(self, model: Any, samples: Sequence[Sheet]) -> None:
         questions = [q for sheet in samples for request in sheet for q in request.questions]
         single = [
-            Batch.of(likelihood.separate([q], [i]), self.pad, model.device)
-            for i, q in enumerate(questions)
+            Batch.of(separate([q], [i]), self.pad, model.device) for i, q in enumerate(questions)
         ]
         truth = likelihood.score(model, single, len(questions), gather=False)
 
         def right(packed: bool, gather: bool) -> bool:
-            rows = [row for sheet in _numbered(samples) for row in _rows(*sheet, packed)]
+            rows = question_rows(samples, packed)
             batches = likelihood.lay_out(rows, self.budget, self.most, self.pad, model.device)
             try:
                 answers = likelihood.score(model, batches, len(questions), gather)
@@ -127,7 +125,7 @@ class Forward:
         prompts = [r.prompt for r in requests if r.prompt is not None]
         theirs = self.stock.generate(model, [request.instance for request in requests])
         try:
-            said = self._continue(model, prompts, generation.plan(prompts, self.budget, self.most))
+            said = self.continue_all(model, prompts, self.generation_groups(prompts))
             self.greedy = all(
                 self.stock.text(tokens, prompt.stops) == text
                 or generation.is_nearly_best(model, prompt, tokens)
@@ -142,16 +140,14 @@ class Forward:
         if key in self._plans:
             return self._plans[key]
         requests = [request for sheet in documents for request in sheet]
-        rows = [row for sheet in _numbered(documents) for row in _rows(*sheet, self.packed)]
+        rows = question_rows(documents, self.packed)
         prompted = [r for r in requests if r.prompt is not None and self.greedy]
         plan = _Plan(
             scored=[r for r in requests if r.kind != "generate_until"],
             questions=sum(len(request.questions) for request in requests),
             batches=likelihood.lay_out(rows, self.budget, self.most, self.pad, model.device),
             prompted=prompted,
-            groups=generation.plan(
-                [r.prompt for r in prompted if r.prompt is not None], self.budget, self.most
-            ),
+            groups=self.generation_groups([r.prompt for r in prompted if r.prompt is not None]),
             others=[
                 r
                 for r in requests
@@ -174,7 +170,7 @@ class Forward:
 
     def _generate(self, model: Any, plan: _Plan) -> None:
         prompts = [r.prompt for r in plan.prompted if r.prompt is not None]
-        said = self._continue(model, prompts, plan.groups)
+        said = self.continue_all(model, prompts, plan.groups)
         for request, prompt, tokens in zip(plan.prompted, prompts, said, strict=True):
             request.answer(self.stock.text(tokens, prompt.stops))
         if plan.others:
@@ -183,7 +179,11 @@ class Forward:
             for request in plan.others:
                 request.instance.resps = [next(texts) for _ in range(request.instance.repeats)]
 
-    def _continue(
+    def generation_groups(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Return batches of numbers of prompts."""
+        return generation.plan(prompts, self.budget, self.most)
+
+    def continue_all(
         self, model: Any, prompts: Sequence[Prompt], groups: Sequence[Sequence[int]]
     ) -> list[list[int]]:
         """Return the new tokens of each prompt, which the groups put into batches."""
@@ -212,27 +212,18 @@ class Forward:
         log.warning("Memory ran out; batches now hold at most %d tokens.", self.budget)
 
 
-def _numbered(documents: Sequence[Sheet]) -> list[tuple[list[Question], list[int], bool]]:
-    """Return the questions of each document with running numbers, and whether they may share."""
-    result = []
+def question_rows(documents: Sequence[Sheet], packed: bool) -> list[Row]:
+    """Return the rows that answer the documents' questions, numbered one after the other."""
+    rows: list[Row] = []
     number = 0
     for sheet in documents:
         questions = [question for request in sheet for question in request.questions]
         if questions:
-            numbers = list(range(number, number + len(questions)))
-            shared = sheet[0].kind == "loglikelihood"
-            result.append((questions, numbers, shared))
+            numbers = range(number, number + len(questions))
+            share = packed and sheet[0].kind == "loglikelihood"
+            rows += (pack if share else separate)(questions, numbers)
             number += len(questions)
-    return result
-
-
-def _rows(
-    questions: list[Question], numbers: list[int], shared: bool, packed: bool
-) -> list[likelihood.Row]:
-    build: Callable[..., list[likelihood.Row]] = (
-        likelihood.pack if shared and packed else likelihood.separate
-    )
-    return build(questions, numbers)
+    return rows
 
 
 def _samples(documents: Sequence[Sheet]) -> list[Sheet]:
