@@ -139,6 +139,15 @@ class Checkpoint:
         """Block stacks by prefix, the largest first."""
         return find_stacks(self.tensors)
 
+    @property
+    def language(self) -> dict[str, Stack]:
+        """The language model's stacks by prefix (all of `stacks`, in a text model)."""
+        return {
+            prefix: stack
+            for prefix, stack in self.stacks.items()
+            if not _OTHER_MODALITY.search(prefix)
+        }
+
     @cached_property
     def main(self) -> Stack:
         """The language model's blocks (the decoder's, where there is an encoder too).
@@ -146,9 +155,7 @@ class Checkpoint:
         Raises:
             CheckpointError: the tensor names show no blocks.
         """
-        language = [
-            item for item in self.stacks.values() if not _OTHER_MODALITY.search(item.prefix)
-        ]
+        language = self.language.values()
         if not language:
             raise CheckpointError(
                 f"Parent {self.reference!r}: no repeated blocks are found in its tensor names, "
