@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from evomerge.checkpoint import Checkpoint, is_buffer
 from evomerge.errors import RecipeError, did_you_mean
@@ -18,6 +18,9 @@ from evomerge.merge.method import Method, check_knobs, is_merged
 from evomerge.merge.methods import get_method
 from evomerge.recipe import Knob, Layer, Recipe, Source, knob_at
 from evomerge.tensorfile import TensorInfo
+
+if TYPE_CHECKING:
+    from evomerge.merge.folding import Fold
 
 _Find: TypeAlias = Callable[[Source], "SourceTensor"]
 
@@ -53,6 +56,7 @@ class TensorPlan:
         merge_knobs: every `merge` knob.
         seed: of the random methods.
         factor: multiplies the result before it is rounded (scale folding of layer routing).
+        offset: is added before the factor and taken off behind it.
     """
 
     name: str
@@ -65,6 +69,7 @@ class TensorPlan:
     merge_knobs: Mapping[str, float] | None = None
     seed: int = 0
     factor: float = 1.0
+    offset: float = 0.0
 
     @property
     def inputs(self) -> tuple[SourceTensor, ...]:
@@ -119,8 +124,7 @@ class Planner:
                     f"it has {', '.join(self.host.stacks)}."
                     f"{did_you_mean(prefix, self.host.stacks)}"
                 )
-        factors = _factors(recipe, self.host)
-        maker = _Maker(self, recipe, vocabulary, factors)
+        maker = _Maker(self, recipe, vocabulary, _folds(recipe, self.host))
         places = self.host.places
         for name, place in places.items():
             if place == "before":
@@ -154,7 +158,7 @@ class _Maker:
     planner: Planner
     recipe: Recipe
     vocabulary: Vocabulary | None
-    factors: Mapping[str, float]
+    folds: Mapping[str, Fold]
 
     def copy(self, name: str, source: SourceTensor) -> TensorPlan:
         info = self.planner.checkpoints[source.parent].tensors[source.name]
@@ -223,6 +227,7 @@ class _Maker:
         if not is_merged(self._info(item).dtype for item in inputs):
             return self.copy(name, base or sources[0])
         own, shared = knobs.at(name)
+        fold = self.folds.get(name)
         return TensorPlan(
             name=name,
             shape=self._shape(name, inputs),
@@ -233,7 +238,8 @@ class _Maker:
             base=base if knobs.method.base != "none" else None,
             merge_knobs=shared,
             seed=self.recipe.seed if knobs.method.random else 0,
-            factor=self.factors.get(name, 1.0),
+            factor=fold.factor if fold else 1.0,
+            offset=fold.offset if fold else 0.0,
         )
 
     def _shape(self, name: str, inputs: Sequence[SourceTensor]) -> tuple[int, ...]:
@@ -288,9 +294,9 @@ def _found(own: str | None, name: str, parent: str) -> str:
     return own
 
 
-def _factors(recipe: Recipe, host: Checkpoint) -> Mapping[str, float]:
+def _folds(recipe: Recipe, host: Checkpoint) -> Mapping[str, Fold]:
     if all(layer.scale == 1 for layer in recipe.every_layer()):
         return {}
-    from evomerge.merge.routing import fold
+    from evomerge.merge.folding import fold
 
     return fold(recipe, host)

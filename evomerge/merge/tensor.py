@@ -77,7 +77,7 @@ class TensorMaker:
             else:
                 exact = torch.empty(out.shape, dtype=torch.float32, device=out.device)
                 merge(plan.knobs, knobs, exact)
-                out.copy_(exact.mul_(plan.factor))
+                out.copy_(exact.add_(plan.offset).mul_(plan.factor).sub_(plan.offset))
         except CandidateError as error:
             raise CandidateError(f"{plan.name}: {error}") from error
         if not is_finite(out):
