@@ -1,0 +1,264 @@
+"""Tiny random checkpoints of many architectures, made in a second and saved as users have them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+from transformers.utils import logging as reports
+
+WORDS = ["<pad>", "<bos>", "<eos>", "<unk>", *(f"w{i}" for i in range(44))]
+VOCABULARY = len(WORDS)
+
+_DECODER: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_MIXTURE = {**_DECODER, "num_experts_per_tok": 2}
+_LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention"]
+
+
+def _llava() -> Any:
+    return transformers.LlavaConfig(
+        text_config=transformers.LlamaConfig(**_DECODER),
+        vision_config=transformers.CLIPVisionConfig(
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=8,
+            patch_size=4,
+            projection_dim=16,
+        ),
+        image_token_index=VOCABULARY - 1,
+        vision_feature_layer=-1,
+    )
+
+
+def _qwen2_vl() -> Any:
+    return transformers.Qwen2VLConfig(
+        text_config={
+            **_DECODER,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]},
+        },
+        vision_config={
+            "depth": 2,
+            "embed_dim": 16,
+            "hidden_size": 16,
+            "num_heads": 2,
+            "mlp_ratio": 1,
+            "patch_size": 4,
+        },
+        image_token_id=VOCABULARY - 1,
+        video_token_id=VOCABULARY - 2,
+        vision_start_token_id=VOCABULARY - 3,
+        vision_end_token_id=VOCABULARY - 4,
+    )
+
+
+CONFIGS: dict[str, Callable[[], Any]] = {
+    "llama": lambda: transformers.LlamaConfig(**_DECODER),
+    "mistral": lambda: transformers.MistralConfig(**_DECODER, sliding_window=8),
+    "qwen2": lambda: transformers.Qwen2Config(**_DECODER, max_window_layers=2),
+    "qwen3": lambda: transformers.Qwen3Config(**_DECODER),
+    "gemma2": lambda: transformers.Gemma2Config(**_DECODER, sliding_window=8),
+    "gemma3": lambda: transformers.Gemma3TextConfig(
+        **_DECODER, sliding_window=8, layer_types=_LAYER_TYPES
+    ),
+    "phi3": lambda: transformers.Phi3Config(**_DECODER),
+    "gpt_neox": lambda: transformers.GPTNeoXConfig(
+        **{**_DECODER, "rotary_pct": 0.5, "tie_word_embeddings": False}
+    ),
+    "gpt2": lambda: transformers.GPT2Config(
+        vocab_size=VOCABULARY,
+        n_embd=16,
+        n_layer=3,
+        n_head=2,
+        n_positions=64,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    ),
+    "olmo2": lambda: transformers.Olmo2Config(**_DECODER),
+    "granite": lambda: transformers.GraniteConfig(**_DECODER),
+    "smollm3": lambda: transformers.SmolLM3Config(**_DECODER, no_rope_layers=[1, 1, 0]),
+    "mixtral": lambda: transformers.MixtralConfig(**_MIXTURE, num_local_experts=3),
+    "qwen3_moe": lambda: transformers.Qwen3MoeConfig(
+        **_MIXTURE, num_experts=3, moe_intermediate_size=8, decoder_sparse_step=1
+    ),
+    "bert": lambda: transformers.BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        pad_token_id=0,
+    ),
+    "t5": lambda: transformers.T5Config(
+        vocab_size=VOCABULARY,
+        d_model=16,
+        d_ff=24,
+        d_kv=8,
+        num_layers=3,
+        num_decoder_layers=3,
+        num_heads=2,
+        pad_token_id=0,
+        decoder_start_token_id=0,
+        eos_token_id=2,
+    ),
+    "llava": _llava,
+    "qwen2_vl": _qwen2_vl,
+}
+"""Architecture -> a tiny config of it."""
+
+CLASSES: dict[str, str] = {
+    "bert": "BertForMaskedLM",
+    "t5": "T5ForConditionalGeneration",
+    "llava": "LlavaForConditionalGeneration",
+    "qwen2_vl": "Qwen2VLForConditionalGeneration",
+}
+"""Model class by architecture, where it is not the causal language model."""
+
+
+def make(
+    folder: Path,
+    architecture: str = "llama",
+    *,
+    seed: int = 0,
+    dtype: str = "float32",
+    tied: bool | None = None,
+    shards: bool = False,
+    near: Path | None = None,
+    tokenizer: bool = True,
+    **changes: Any,
+) -> Path:
+    """Save a random checkpoint and return its folder.
+
+    Args:
+        folder: where to; must not exist.
+        architecture: a key of `CONFIGS`.
+        seed: of the weights; the norms are random too.
+        dtype: of the weights.
+        tied: whether the head is the embeddings; None is the architecture's default.
+        shards: several files with an index instead of one.
+        near: a folder that `make` wrote; weights are its weights plus a little noise.
+        tokenizer: whether a word-level tokenizer is saved too.
+        changes: values of the config's keys.
+    """
+    config = CONFIGS[architecture]()
+    for part in {id(item): item for item in (config, config.get_text_config())}.values():
+        for key, value in changes.items():
+            if hasattr(part, key):
+                setattr(part, key, value)
+        if tied is not None:
+            part.tie_word_embeddings = tied
+    config = type(config).from_dict(config.to_dict())
+    kind = CLASSES.get(architecture)
+    model_class = getattr(transformers, kind) if kind else transformers.AutoModelForCausalLM
+    with quiet():
+        model = model_class(config) if kind else model_class.from_config(config)
+        if near is not None:
+            model = type(model).from_pretrained(near, dtype=torch.float32)
+        randomize(model, seed, around=near is not None)
+        model.to(getattr(torch, dtype)).save_pretrained(
+            folder, max_shard_size="10KB" if shards else "5GB"
+        )
+    if tokenizer:
+        save_tokenizer(folder)
+    return folder
+
+
+def randomize(model: torch.nn.Module, seed: int, *, around: bool = False) -> None:
+    """Give every parameter random values, or move it a little from where it is."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in sorted(model.named_parameters()):
+            noise = torch.randn(parameter.shape, generator=generator)
+            if around:
+                parameter.add_(noise, alpha=0.02)
+            elif parameter.dim() == 1 and name.endswith("weight"):
+                parameter.copy_(1 + 0.1 * noise)
+            else:
+                parameter.copy_(0.1 * noise)
+
+
+def save_tokenizer(folder: Path, words: list[str] | None = None) -> None:
+    """Save a word-level tokenizer that splits at whitespace."""
+    words = WORDS if words is None else words
+    core = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
+    )
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+    ).save_pretrained(folder)
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    """Let `change` edit the tensors of a one-file checkpoint in place."""
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "model.safetensors"
+    tensors = {name: item.clone() for name, item in load_file(file).items()}
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def edit_config(folder: Path, **values: Any) -> None:
+    """Set keys of a checkpoint's config.json."""
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def load(folder: Path) -> torch.nn.Module:
+    """Load a checkpoint the way users do, by its Auto class, in its own dtype."""
+    architecture = json.loads((folder / "config.json").read_text())["architectures"][0]
+    kind = {
+        "BertForMaskedLM": transformers.AutoModelForMaskedLM,
+        "T5ForConditionalGeneration": transformers.AutoModelForSeq2SeqLM,
+        "LlavaForConditionalGeneration": transformers.AutoModelForImageTextToText,
+        "Qwen2VLForConditionalGeneration": transformers.AutoModelForImageTextToText,
+    }.get(architecture, transformers.AutoModelForCausalLM)
+    with quiet():
+        model: torch.nn.Module = kind.from_pretrained(folder, dtype="auto")
+    return model
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    """Run a text through a model."""
+    ids = torch.tensor([[1, 5, 9, 7, 12, 4, 6]])
+    extra = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+    with torch.no_grad():
+        result: torch.Tensor = model.eval()(input_ids=ids, **extra).logits
+    return result
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Switch the progress bars of transformers off."""
+    reports.disable_progress_bar()
+    try:
+        yield
+    finally:
+        reports.enable_progress_bar()
