@@ -156,7 +156,7 @@ class _Loader:
     def load(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> nn.Module:
         state = {**self.constants, **tensors}
         try:
-            with _quiet():
+            with quiet():
                 module: nn.Module = self.kind.from_pretrained(
                     None, config=self.config, state_dict=state, dtype=dtype
                 )
@@ -289,7 +289,7 @@ def _weights(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence progress bars and reports; what matters of them is checked here."""
     from transformers.utils import logging as reports
 

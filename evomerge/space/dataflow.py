@@ -66,19 +66,10 @@ def check_depth(layers: tuple[int, int | None], possible: tuple[int, int]) -> tu
 
 
 def parent_recipe(parent: str, depth: int, stack: str, like: Recipe) -> Recipe:
-    """Return a parent as it is, as a recipe: its own blocks, embeddings and head."""
+    """Return a parent's own blocks, embeddings and head as a recipe."""
     whole = Layer("passthrough", (Source(parent),))
     blocks = layers_of(Hop(parent, layer) for layer in range(depth))
-    tokenizer = "base" if like.tokenizer != "union" else "union"
-    return replace(
-        like,
-        host=parent,
-        layers={stack: blocks},
-        before=whole,
-        after=whole,
-        tokenizer=tokenizer,
-        options={},
-    )
+    return replace(like, layers={stack: blocks}, before=whole, after=whole, options={})
 
 
 def uniform_recipe(parents: Mapping[str, int], stack: str, like: Recipe) -> Recipe | None:
