@@ -1,0 +1,190 @@
+"""Which knobs of which merge methods a search varies, in what range, and which are fixed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+from evomerge.errors import ConfigError, did_you_mean
+
+Setting: TypeAlias = float | tuple[float, float]
+"""A knob in a search file: a number is fixed, a range is searched."""
+
+
+class KnobSpec(Protocol):
+    """What a space must know of a knob; `evomerge.merge.method.Knob` is one."""
+
+    @property
+    def name(self) -> str:
+        """Name as in recipes."""
+        ...
+
+    @property
+    def default(self) -> float | None:
+        """Value where none is given, or None if one must be given."""
+        ...
+
+    @property
+    def low(self) -> float:
+        """Smallest allowed value."""
+        ...
+
+    @property
+    def high(self) -> float:
+        """Largest allowed value."""
+        ...
+
+    @property
+    def per(self) -> Literal["source", "merge"]:
+        """Whether each source has its own."""
+        ...
+
+    @property
+    def kind(self) -> Literal["real", "integer", "flag"]:
+        """What values it takes."""
+        ...
+
+    @property
+    def search(self) -> tuple[float, float] | None:
+        """Range searched when the search file names none, or None to stay at the default."""
+        ...
+
+    @property
+    def start(self) -> float | None:
+        """Where a search starts, or None for the middle of its range."""
+        ...
+
+
+class MethodSpec(Protocol):
+    """What a space must know of a merge method; `evomerge.merge.method.Method` is one."""
+
+    @property
+    def name(self) -> str:
+        """Name as in recipes."""
+        ...
+
+    @property
+    def parents(self) -> tuple[int, int | None]:
+        """Smallest and largest number of sources, the base not counted."""
+        ...
+
+    @property
+    def base(self) -> Literal["required", "optional", "none"]:
+        """Whether it takes a base."""
+        ...
+
+    @property
+    def knobs(self) -> Sequence[KnobSpec]:
+        """All knobs."""
+        ...
+
+
+@dataclass(frozen=True)
+class SearchedKnob:
+    """A knob that a search varies.
+
+    Attributes:
+        name: name as in recipes.
+        per: `source` or `merge`.
+        kind: `real`, `integer` or `flag`.
+        low: smallest value searched.
+        high: largest value searched.
+        start: where the search starts.
+        methods: the methods that share it. Methods whose ranges differ have genes of their own.
+    """
+
+    name: str
+    per: Literal["source", "merge"]
+    kind: Literal["real", "integer", "flag"]
+    low: float
+    high: float
+    start: float
+    methods: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class KnobPlan:
+    """What happens to every knob; one that is in neither list stays at its method's default.
+
+    Attributes:
+        searched: the knobs that become genes.
+        fixed: (method, per, knob) -> the number the search file gives it.
+    """
+
+    searched: tuple[SearchedKnob, ...]
+    fixed: Mapping[tuple[str, str, str], float]
+
+
+def plan_knobs(methods: Sequence[MethodSpec], settings: Mapping[str, Setting]) -> KnobPlan:
+    """Return what a search does with every knob of its methods.
+
+    Args:
+        methods: the merge methods of the search.
+        settings: `space.knobs` of the search file.
+
+    Raises:
+        ConfigError: a setting names no knob, or is not possible for a method; or a knob without a
+            default is not set.
+    """
+    names = {knob.name for method in methods for knob in method.knobs}
+    for name in settings:
+        if name not in names:
+            raise ConfigError(
+                f"space.knobs.{name} is no knob of {_list(methods)}; allowed are "
+                f"{', '.join(sorted(names))}.{did_you_mean(name, names)}"
+            )
+    shared: dict[tuple[str, str, str, float, float, float], list[str]] = {}
+    fixed: dict[tuple[str, str, str], float] = {}
+    for method in methods:
+        for knob in method.knobs:
+            setting = settings.get(knob.name, knob.search)
+            if setting is None:
+                if knob.default is None:
+                    raise ConfigError(
+                        f"space.knobs.{knob.name} is missing; {method.name} has no default for it, "
+                        f"give a number or a range within {knob.low:g} to {knob.high:g}."
+                    )
+            elif isinstance(setting, (int, float)):
+                _check(method, knob, setting, [setting])
+                fixed[method.name, knob.per, knob.name] = float(setting)
+            else:
+                low, high = _range(method, knob, setting)
+                inside = knob.start is not None and low <= knob.start <= high
+                start = knob.start if inside and knob.start is not None else (low + high) / 2
+                key = (knob.name, knob.per, knob.kind, low, high, start)
+                shared.setdefault(key, []).append(method.name)
+    searched = [SearchedKnob(*key, tuple(users)) for key, users in shared.items()]  # type: ignore[arg-type]
+    return KnobPlan(tuple(searched), fixed)
+
+
+def _range(method: MethodSpec, knob: KnobSpec, setting: tuple[float, float]) -> tuple[float, float]:
+    if len(setting) != 2 or not setting[0] < setting[1]:
+        raise ConfigError(
+            f"space.knobs.{knob.name} is {setting!r}; it must be a number (fixed) or a range "
+            "[low, high] with low < high (searched)."
+        )
+    _check(method, knob, setting, setting)
+    if knob.kind == "flag" and tuple(setting) != (0, 1):
+        raise ConfigError(
+            f"space.knobs.{knob.name} is {list(setting)}, but it is a switch; use [0, 1] to search "
+            "it, or true or false."
+        )
+    return float(setting[0]), float(setting[1])
+
+
+def _check(method: MethodSpec, knob: KnobSpec, setting: object, values: Sequence[float]) -> None:
+    for value in values:
+        whole = knob.kind == "real" or (math.isfinite(value) and value == int(value))
+        if not (math.isfinite(value) and knob.low <= value <= knob.high and whole):
+            shown = list(setting) if isinstance(setting, tuple) else setting
+            kind = {"real": "", "integer": " in whole numbers", "flag": " (off or on)"}[knob.kind]
+            raise ConfigError(
+                f"space.knobs.{knob.name} is {shown}, but {knob.name} of {method.name} goes from "
+                f"{knob.low:g} to {knob.high:g}{kind}."
+            )
+
+
+def _list(methods: Sequence[MethodSpec]) -> str:
+    return " or ".join(method.name for method in methods)

@@ -1,0 +1,331 @@
+"""The parameter space: its two laws, its genes, its landmarks, its error sentences."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evomerge.errors import ConfigError, RecipeError
+from evomerge.merge.method import Knob, Method
+from evomerge.merge.methods import get_method
+from evomerge.recipe import Recipe, knob_at
+from evomerge.space.parameters import ParameterSpace
+
+FILTERS = {"attention": ("self_attn",), "mlp": ("mlp", "experts"), "norm": ("layernorm",)}
+NAMES = ("linear", "slerp", "task_arithmetic", "ties", "dare_linear", "dare_ties")
+
+
+def odd_method(tensors, base, noise, *, reuse):
+    raise NotImplementedError
+
+
+ODD = Method(
+    name="odd",
+    title="knobs of every kind, some shared with other methods in another range",
+    prepare=odd_method,
+    knobs=(
+        Knob("weight", 1.0, -2, 2, "source", search=(-1.0, 1.0), start=0.25),
+        Knob("rank", 4, 1, 64, "source", "integer", search=(1, 9)),
+        Knob("normalize", 1.0, 0, 1, "merge", "flag", search=(0, 1)),
+        Knob("epsilon", 1e-5, 0, 1, "merge", search=(1e-7, 3e-5)),
+    ),
+    parents=(1, None),
+    base="optional",
+)
+
+
+def method(name):
+    return ODD if name == "odd" else get_method(name)
+
+
+def make(names=("task_arithmetic",), parents=("a", "b"), layers=6, **keys):
+    keys = {"base": "base", "host": "base", "stack": "model.layers"} | keys
+    return ParameterSpace(
+        parents=parents, layers=layers, methods=[method(name) for name in names], **keys
+    )
+
+
+@st.composite
+def spaces(draw):
+    layers = draw(st.integers(1, 7))
+    smooth = draw(st.booleans()) and layers > 1
+    choices = [st.integers(1 + smooth, layers), st.just("each")]
+    knobs = {}
+    if draw(st.booleans()):
+        knobs["weight"] = draw(
+            st.sampled_from([0.5, (0.0, 1.0), (-0.7, 0.9), (1 / 3, 2 / 3), (0.0, 1e-9)])
+        )
+    names = draw(st.lists(st.sampled_from([*NAMES, "odd"]), min_size=1, max_size=4, unique=True))
+    try:
+        return make(
+            names,
+            draw(st.sampled_from([("a", "b"), ("b", "base", "a")])),
+            layers,
+            groups=draw(st.one_of(*choices, *([] if smooth else [st.just("one")]))),
+            smooth=smooth,
+            components=draw(st.lists(st.sampled_from(sorted(FILTERS)), unique=True)),
+            filters=FILTERS,
+            embeddings=draw(st.booleans()),
+            knobs={name: knobs[name] for name in knobs if names != ["slerp"]},
+        )
+    except ConfigError:
+        return make(names, ("a", "b"), layers)
+
+
+def genomes(space):
+    def gene(gene):
+        if gene.kind == "real":
+            return st.floats(gene.low, gene.high)
+        return st.integers(int(gene.low), int(gene.high)).map(float)
+
+    return st.tuples(*map(gene, space.genes))
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_every_genome_decodes_and_decoding_its_recipe_again_gives_the_recipe(data):
+    space = data.draw(spaces())
+    recipe = space.decode(data.draw(genomes(space)))
+    genome = space.encode(recipe)
+    again = space.decode(genome)
+    assert again == recipe
+    assert again.digest == recipe.digest
+    assert space.encode(again) == genome
+    assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+    for gene, value in zip(space.genes, genome, strict=True):
+        assert gene.low <= value <= gene.high
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_gene_changes_nothing_outside_of_its_place(data):
+    """Genes of a group reach its blocks, and the ends only where these have no genes."""
+    space = make(("ties",), groups=3, embeddings=data.draw(st.booleans()), filters=FILTERS)
+    genome = list(data.draw(genomes(space)))
+    before = space.decode(tuple(genome))
+    index = data.draw(st.integers(0, len(genome) - 1))
+    gene = space.genes[index]
+    genome[index] = gene.low if genome[index] > (gene.low + gene.high) / 2 else gene.high
+    after = space.decode(tuple(genome))
+    changed = [
+        name
+        for name, old, new in (
+            ("before", before.before, after.before),
+            *(
+                (f"layers[{i // 2 * 2}:{i // 2 * 2 + 2}]", old, new)
+                for i, (old, new) in enumerate(
+                    zip(before.layers["model.layers"], after.layers["model.layers"], strict=True)
+                )
+            ),
+            ("after", before.after, after.after),
+        )
+        if old != new
+    ]
+    place = gene.name.split(".")[0]
+    assert place in changed
+    ends = {"layers[0:2]": {"before"}, "layers[4:6]": {"after"}}.get(place, set())
+    shared = set() if any(gene.name.startswith("before") for gene in space.genes) else ends
+    assert set(changed) == {place} | shared
+
+
+def test_genes_have_readable_names_in_a_fixed_order():
+    space = make(
+        ("ties",),
+        ("zoo:maths", "zoo:language"),
+        groups=3,
+        components=["mlp"],
+        filters=FILTERS,
+        knobs={"density": 0.5, "lambda": (0.5, 1.5)},
+    )
+    names = [gene.name for gene in space.genes]
+    assert names[:5] == [
+        "before.zoo:maths.weight",
+        "before.zoo:language.weight",
+        "before.lambda",
+        "layers[0:2].mlp.zoo:maths.weight",
+        "layers[0:2].mlp.zoo:language.weight",
+    ]
+    assert "layers[4:6].rest.lambda" in names
+    assert len(set(names)) == len(names) == 3 + 3 * 2 * 3 + 3
+
+
+def test_the_papers_start_is_the_middle_and_a_knob_may_say_otherwise():
+    assert {gene.start for gene in make(("linear",)).genes} == {0.5}
+    starts = {gene.name.split(".")[-1]: gene.start for gene in make(("odd",)).genes}
+    assert starts["weight"] == 0.25
+    assert starts["normalize"] == 0.5
+    outside = make(("odd",), knobs={"weight": (0.5, 1.0), "rank": 4, "normalize": 1})
+    assert outside.genes[0].start == 0.75
+
+
+def test_components_get_their_own_numbers_and_the_rest_gets_one():
+    space = make(("linear",), components=["mlp", "attention"], filters=FILTERS, embeddings=False)
+    recipe = space.decode(tuple(0.1 * i for i in range(1, 7)))
+    weight = recipe.layers["model.layers"][3].sources[1].knobs["weight"]
+    assert knob_at(weight, "model.layers.3.self_attn.q_proj.weight") == 0.2
+    assert knob_at(weight, "model.layers.3.mlp.up_proj.weight") == 0.4
+    assert knob_at(weight, "model.layers.3.experts.0.weight") == 0.4
+    assert knob_at(weight, "model.layers.3.input_layernorm.weight") == 0.6
+    assert recipe.before.sources[1].knobs["weight"] == 0.6
+
+
+def test_smooth_knobs_run_straight_between_anchors():
+    space = make(("linear",), ("a", "b"), 9, groups=3, smooth=True, embeddings=False)
+    assert [gene.name for gene in space.genes[::2]] == [
+        "layers[0].a.weight",
+        "layers[4].a.weight",
+        "layers[8].a.weight",
+    ]
+    recipe = space.decode((0.0, 0.5, 1.0, 0.5, 0.2, 0.5))
+    weights = [layer.sources[0].knobs["weight"] for layer in recipe.layers["model.layers"]]
+    assert weights == [0.0, 0.25, 0.5, 0.75, 1.0, 0.8, 0.6, 0.4, 0.2]
+    assert recipe.after.sources[0].knobs["weight"] == 0.2
+
+
+def test_smooth_takes_the_nearer_anchor_where_nothing_can_be_interpolated():
+    space = make(("linear", "odd"), layers=5, groups=2, smooth=True, embeddings=False)
+    names = [gene.name for gene in space.genes]
+    values = {name: gene.start for name, gene in zip(names, space.genes, strict=True)}
+    values |= {"layers[0].method": 1.0, "layers[4].method": 1.0}
+    values |= {"layers[0].a.rank": 2.0, "layers[4].a.rank": 7.0}
+
+    def decode():
+        return space.decode(tuple(values.values())).layers["model.layers"]
+
+    ranks = [layer.sources[0].knobs["rank"] for layer in decode()]
+    assert ranks == [2.0, 2.0, 7.0, 7.0, 7.0]
+    values["layers[4].method"] = 0.0
+    assert [layer.method for layer in decode()] == ["odd", "odd", "linear", "linear", "linear"]
+
+
+def test_methods_share_a_gene_only_where_they_search_the_same_range():
+    shared = make(("task_arithmetic", "ties", "dare_ties"))
+    names = {gene.name for gene in shared.genes if gene.name.startswith("before")}
+    assert names == {
+        "before.method",
+        "before.a.weight",
+        "before.b.weight",
+        "before.a.density",
+        "before.b.density",
+    }
+    apart = {gene.name for gene in make(("linear", "odd")).genes}
+    assert {"before.a.linear.weight", "before.a.odd.weight"} <= apart
+
+
+def test_the_base_is_no_source_of_methods_that_use_it():
+    recipe = make(("ties",), ("base", "a", "b")).decode((0.5,) * 12)
+    assert [source.parent for source in recipe.before.sources] == ["a", "b"]
+    assert recipe.before.base is not None
+    recipe = make(("linear",), ("base", "a", "b")).decode((0.5,) * 9)
+    assert [source.parent for source in recipe.before.sources] == ["base", "a", "b"]
+    assert recipe.before.base is None
+
+
+def test_a_fixed_knob_is_written_and_a_knob_at_its_default_is_not():
+    recipe = make(("ties",), knobs={"density": 0.3}).decode((0.5,) * 6)
+    assert recipe.before.sources[0].knobs == {"density": 0.3, "weight": 0.5}
+    assert recipe.before.knobs == {}
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_foreign_recipe_is_refused(data):
+    space = make(("ties",), groups=2)
+    recipe = space.decode(tuple(gene.start for gene in space.genes))
+    blocks = recipe.layers["model.layers"]
+    other = data.draw(
+        st.sampled_from(
+            [
+                replace(recipe, seed=1),
+                replace(recipe, dtype="float32"),
+                replace(recipe, layers={}),
+                replace(recipe, layers={"model.layers": blocks[:-1]}),
+                replace(recipe, before=replace(recipe.before, method="linear")),
+                replace(recipe, before=replace(recipe.before, sources=())),
+                replace(recipe, before=replace(recipe.before, knobs={"lambda": 2.0})),
+                replace(recipe, before=make(("ties",), ("a", "c")).decode((0.5,) * 12).before),
+                make(("ties",), groups=6).decode(tuple(i / 50 + 0.1 for i in range(32))),
+                space.landmarks()["uniform"],
+            ]
+        )
+    )
+    with pytest.raises(RecipeError, match="outside of this space"):
+        space.encode(other)
+
+
+@pytest.mark.parametrize("genome", [(), (0.5,) * 5, (1.5, *(0.5,) * 5), (math.nan,) + (0.5,) * 5])
+def test_a_foreign_genome_is_refused(genome):
+    with pytest.raises(RecipeError, match=r"[Gg]ene"):
+        make(("linear",)).decode(genome)
+
+
+def test_landmarks_are_each_parent_alone_and_the_average_of_the_experts():
+    landmarks = make(("ties",), ("base", "a", "b"), tokenizer="a", dtype="float32").landmarks()
+    assert list(landmarks) == ["base", "a", "b", "uniform"]
+    alone = landmarks["a"]
+    assert (alone.host, alone.tokenizer, alone.dtype) == ("base", "a", "float32")
+    for layer in alone.every_layer():
+        assert layer.method == "linear"
+        assert [(source.parent, source.knobs) for source in layer.sources] == [
+            ("a", {"weight": 1.0})
+        ]
+    for layer in landmarks["uniform"].every_layer():
+        assert [source.parent for source in layer.sources] == ["a", "b"]
+    assert [layer.sources[0].layer for layer in alone.layers["model.layers"]] == list(range(6))
+
+
+def test_landmarks_in_genome_form_where_the_space_can_express_them():
+    genomes = make(("task_arithmetic",), ("a", "b", "c")).landmark_genomes()
+    assert set(genomes) == {"a", "b", "c", "uniform"}
+    assert genomes["b"] == (0.0, 1.0, 0.0) * 3
+    assert genomes["uniform"] == (0.333333,) * 9
+    slerp = make(("slerp",)).landmark_genomes()
+    assert slerp == {"a": (0.0,) * 3, "b": (1.0,) * 3, "uniform": (0.5,) * 3}
+    assert make(("ties",)).landmark_genomes()["a"] == (1.0, 1.0, 0.0, 1.0) * 3
+    low = make(("ties",), knobs={"weight": (0.2, 1.0)}).landmark_genomes()
+    assert list(low) == ["uniform"]
+    assert make(("ties",), knobs={"lambda": 0.5}).landmark_genomes() == {}
+    assert make(("ties",), knobs={"density": (0.1, 0.9)}).landmark_genomes() == {}
+    assert set(make(("slerp", "linear")).landmark_genomes()) == {"a", "b", "uniform"}
+    assert make(("ties",), ("base", "a")).landmark_genomes()["base"] == (0.0, 1.0) * 3
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"names": ("slerp",), "parents": ("a", "b", "c")}, "'slerp', which takes exactly 2"),
+        ({"names": ("ties",), "base": None}, "'ties', which measures .* `base` is not set"),
+        ({"names": ("ties",), "parents": ("base",)}, "takes 1 or more .* names 0 beside the base"),
+        ({"names": ("ties", "ties")}, "names 'ties' twice"),
+        ({"groups": 7}, "space.groups is 7, but the model has 6 blocks"),
+        ({"groups": 0}, "space.groups is 0"),
+        ({"groups": "all"}, "space.groups is 'all'"),
+        ({"smooth": True}, "space.smooth is true, but space.groups is 'one'"),
+        ({"components": ["atention"]}, "names 'atention'.*Did you mean 'attention'"),
+        ({"components": ["mlp", "mlp"]}, "names 'mlp' twice"),
+        ({"knobs": {"wieght": 1.0}}, "space.knobs.wieght is no knob.*Did you mean 'weight'"),
+        ({"knobs": {"t": (0.0, 1.0)}}, "space.knobs.t is no knob of task_arithmetic; allowed"),
+        ({"knobs": {"density": (0.1, 1.5)}}, r"density is \[0.1, 1.5\], .* goes from 0 to 1"),
+        ({"knobs": {"density": -0.5}}, "density is -0.5, .* goes from 0 to 1"),
+        ({"knobs": {"weight": math.inf}}, "weight is inf"),
+        ({"knobs": {"weight": (0.5, 0.5)}}, "low < high"),
+        ({"knobs": {"normalize": (0.0, 0.5)}}, r"goes from 0 to 1 \(off or on\)"),
+        ({"knobs": {"weight": 1.0}}, "nothing to search"),
+        ({"names": ("odd",), "knobs": {"rank": (1.0, 2.5)}}, "in whole numbers"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(keys, sentence):
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        make(**({"filters": FILTERS} | keys))
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith((".", "?"))
+
+
+def test_a_knob_without_a_default_must_be_set():
+    bare = replace(ODD, knobs=(Knob("scale", None, 0, 2, "merge"), *ODD.knobs))
+    with pytest.raises(ConfigError, match=r"space.knobs.scale is missing; odd has no default"):
+        ParameterSpace(
+            parents=["a"], base=None, host="a", stack="h", layers=2, methods=[bare], groups=1
+        )
