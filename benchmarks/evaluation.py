@@ -32,7 +32,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LlamaConfig
 
 from evomerge import zoo
-from evomerge.evaluate.batches import buckets
 from evomerge.evaluate.evaluator import Evaluator
 from evomerge.evaluate.forward import question_rows
 from evomerge.evaluate.harness import Harness
@@ -122,7 +121,7 @@ def bare_generation(
     model: Any, prompts: Sequence[Sequence[int]], new: Sequence[int], size: int
 ) -> Callable[[], None]:
     """The forward passes of generation, each batch as many steps as its longest answer."""
-    order = [i for group in buckets([len(p) for p in prompts], 10**9, size) for i in group]
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     batches = []
     for start in range(0, len(order), size):
         chosen = order[start : start + size]

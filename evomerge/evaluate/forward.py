@@ -14,7 +14,7 @@ from evomerge.evaluate import generation, likelihood
 from evomerge.evaluate.generation import Prompt, Stops
 from evomerge.evaluate.harness import Stock
 from evomerge.evaluate.likelihood import Answer, Batch, Row, pack, separate
-from evomerge.evaluate.memory import is_exhausted, token_budget
+from evomerge.evaluate.memory import batching, is_exhausted
 from evomerge.evaluate.request import Request
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class Forward:
         packed: the questions of a document share a row.
         gather: the head sees scored positions only.
         greedy: generation by our own loop.
-        budget: most tokens in a batch; halved when memory runs out, and remembered.
+        batching: how large batches are; halved when memory runs out, and remembered.
     """
 
     def __init__(
@@ -61,8 +61,7 @@ class Forward:
     ) -> None:
         self.stock, self.tokenizer = stock, tokenizer
         self.packed, self.gather, self.greedy = True, True, generation.is_greedy(model)
-        self.most = None if batch_size == "auto" else batch_size
-        self.budget = token_budget(model)
+        self.batching = batching(model, batch_size)
         self.pad = int(tokenizer.pad_token_id or 0)
         self._plans: dict[Hashable, _Plan] = {}
         self._stops: dict[tuple[str, ...], Stops] = {}
@@ -105,7 +104,7 @@ class Forward:
 
         def right(packed: bool, gather: bool) -> bool:
             rows = question_rows(samples, packed)
-            batches = likelihood.lay_out(rows, self.budget, self.most, self.pad, model.device)
+            batches = self._lay_out(rows, model.device)
             try:
                 answers = likelihood.score(model, batches, len(questions), gather)
             except Exception as error:
@@ -145,7 +144,7 @@ class Forward:
         plan = _Plan(
             scored=[r for r in requests if r.kind != "generate_until"],
             questions=sum(len(request.questions) for request in requests),
-            batches=likelihood.lay_out(rows, self.budget, self.most, self.pad, model.device),
+            batches=self._lay_out(rows, model.device),
             prompted=prompted,
             groups=self.generation_groups([r.prompt for r in prompted if r.prompt is not None]),
             others=[
@@ -158,6 +157,10 @@ class Forward:
             self._plans.pop(next(iter(self._plans)))
         self._plans[key] = plan
         return plan
+
+    def _lay_out(self, rows: Sequence[Row], device: torch.device) -> list[Batch]:
+        groups = self.batching.cut([len(row) for row in rows])
+        return [Batch.of([rows[i] for i in group], self.pad, device) for group in groups]
 
     def _score(self, model: Any, plan: _Plan) -> None:
         answers = iter(likelihood.score(model, plan.batches, plan.questions, self.gather))
@@ -181,7 +184,7 @@ class Forward:
 
     def generation_groups(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Return batches of numbers of prompts."""
-        return generation.plan(prompts, self.budget, self.most)
+        return generation.plan(prompts, self.batching)
 
     def continue_all(
         self, model: Any, prompts: Sequence[Prompt], groups: Sequence[Sequence[int]]
@@ -199,17 +202,16 @@ class Forward:
         return said
 
     def _shrink(self, documents: Sequence[Sheet], error: RuntimeError) -> None:
-        if self.most == 1 or self.budget < 2:
+        if self.batching.is_least:
             raise CandidateError(
                 "One document alone does not fit into the device's memory; use a smaller model, "
                 "shorter prompts, or a device with more memory."
             ) from error
-        self.budget //= 2
-        self.most = None if self.most is None else max(1, self.most // 2)
+        self.batching = self.batching.halved()
         self._plans.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        log.warning("Memory ran out; batches now hold at most %d tokens.", self.budget)
+        log.warning("Memory ran out; batches now hold at most %d tokens.", self.batching.tokens)
 
 
 def question_rows(documents: Sequence[Sheet], packed: bool) -> list[Row]:

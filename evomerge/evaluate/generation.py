@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from evomerge.evaluate.batches import buckets
+from evomerge.evaluate.batches import Batching
 
+_WIDER = 4  # times the tokens of a scoring batch: most steps read one token a row
 _LOOK_BACK = 2  # tokens that a stop sequence may be longer than its own encoding, as in lm-eval
 
 
@@ -81,15 +82,16 @@ def is_greedy(model: Any) -> bool:
     return all(getattr(settings, name, None) in values for name, values in idle.items())
 
 
-def plan(prompts: Sequence[Prompt], budget: int, most: int | None) -> list[list[int]]:
+def plan(prompts: Sequence[Prompt], batching: Batching) -> list[list[int]]:
     """Return batches of prompt numbers with equal stops and limits, of similar length."""
+    wide = replace(batching, tokens=_WIDER * batching.tokens)
     kinds: dict[tuple[tuple[str, ...], int], list[int]] = {}
     for number, prompt in enumerate(prompts):
         kinds.setdefault((prompt.stops, prompt.limit), []).append(number)
     return [
         [numbers[i] for i in group]
         for (_, limit), numbers in kinds.items()
-        for group in buckets([len(prompts[n].tokens) + limit for n in numbers], budget, most)
+        for group in wide.cut([len(prompts[n].tokens) + limit for n in numbers])
     ]
 
 

@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
-from evomerge.evaluate.batches import buckets
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -176,19 +174,6 @@ class Batch:
             starts=np.array(starts, dtype=np.intp),
             numbers=numbers,
         )
-
-
-def lay_out(
-    rows: Sequence[Row], budget: int, most: int | None, pad: int, device: torch.device
-) -> list[Batch]:
-    """Return the batches of the rows: of similar length, in an order set by the rows alone.
-
-    Args:
-        budget: most tokens in a batch, padding included.
-        most: most rows in a batch, None for no bound.
-    """
-    groups = buckets([len(row) for row in rows], budget, most)
-    return [Batch.of([rows[i] for i in group], pad, device) for group in groups]
 
 
 def score(model: Any, batches: Sequence[Batch], count: int, gather: bool = True) -> list[Answer]:

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-_CPU_TOKENS = 4096  # larger batches only spoil the caches of a CPU
-_SHARE = 0.25  # of a device's memory, for what a batch needs besides the weights
+from evomerge.evaluate.batches import Batching
+
+_CACHE = 24 * 2**20  # bytes of activations that a CPU still handles near its cores
+_CPU_LEAST, _CPU_MOST = 256, 1024  # tokens
+_SHARE = 0.25  # of a GPU's memory, for what a batch needs besides the weights
+_GPU_LEAST, _GPU_MOST = 256, 2**17  # tokens
+_CPU_BATCH, _GPU_BATCH = 48, 512  # tokens of padding that cost about what one more batch costs
 
 
-def token_budget(model: Any) -> int:
-    """Return the most tokens in a batch.
+def batching(model: Any, batch_size: int | Literal["auto"]) -> Batching:
+    """Return how large batches may be on the model's device.
 
-    Set by the device's total memory and the model's shape, not by what is free at the moment, so
+    Set by the model's shape and the device's total memory, not by what is free at the moment, so
     that a resumed search makes the same batches.
     """
-    if model.device.type == "cpu":
-        return _CPU_TOKENS
+    rows = None if batch_size == "auto" else batch_size
     config = model.config.get_text_config()
     width = int(config.hidden_size)
     inner = int(getattr(config, "intermediate_size", None) or 4 * width)
-    layers = int(config.num_hidden_layers)
-    vocabulary = int(config.vocab_size)
-    size = model.dtype.itemsize
-    per_token = size * (8 * width + 3 * inner + 2 * width * layers) + 12 * vocabulary
+    activations = model.dtype.itemsize * (8 * width + 3 * inner)
+    if model.device.type == "cpu":
+        tokens = max(_CPU_LEAST, min(_CPU_MOST, _CACHE // activations))
+        return Batching(tokens, rows, _CPU_BATCH)
+    kept = model.dtype.itemsize * 2 * width * int(config.num_hidden_layers)
+    total = 8 * 2**30
     if model.device.type == "cuda":
         total = torch.cuda.get_device_properties(model.device).total_memory
-    else:
-        total = 8 * 2**30
-    return max(256, min(2**17, int(total * _SHARE / per_token)))
+    per_token = activations + kept + 12 * int(config.vocab_size)
+    tokens = max(_GPU_LEAST, min(_GPU_MOST, int(total * _SHARE / per_token)))
+    return Batching(tokens, rows, _GPU_BATCH)
 
 
 def is_exhausted(error: RuntimeError) -> bool:
