@@ -51,6 +51,7 @@ _OTHER_MODALITY = re.compile(
     r"([._]|$)|projector|perceiver|resampler|connector"
 )
 _INPUT = re.compile(r"embed|(^|\.)(wte|wpe|shared)\.")
+_NO_TOKENS = re.compile(r"position|token_type|(^|\.)wpe\.")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output_projection|unembed\w*|cls|score|head)(\.|$)")
 _BUFFER = re.compile(r"(^|\.)(inv_freq|masked_bias|position_ids|token_type_ids)$")
 _MASK = re.compile(r"(^|\.)(attn|attention|self_attn)\.bias$")
@@ -92,6 +93,7 @@ class Checkpoint:
         config: `config.json`.
         tensors: every tensor by its name on disk.
         adapter: folder of a LoRA adapter that is added to the weights, or None.
+        original: the checkpoint as it is on disk, where `tensors` has other names than the disk.
     """
 
     reference: str
@@ -99,6 +101,7 @@ class Checkpoint:
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo] = field(repr=False)
     adapter: Path | None = None
+    original: Checkpoint | None = None
 
     @classmethod
     def open(
@@ -196,11 +199,13 @@ class Checkpoint:
 
     @cached_property
     def embedding(self) -> str | None:
-        """Name of the input embedding matrix: the largest 2-dimensional one of `before`."""
+        """Name of the input embedding matrix: a row a token, the largest of `before`."""
         found = [
             name
             for name, place in self.places.items()
-            if place == "before" and len(self.tensors[name].shape) == 2
+            if place == "before"
+            and len(self.tensors[name].shape) == 2
+            and not _NO_TOKENS.search(name)
         ]
         return max(found, key=lambda name: self.tensors[name].nbytes, default=None)
 
@@ -281,6 +286,8 @@ class Checkpoint:
         over it. A retrained or swapped model cannot keep its fingerprint; an edit of a few
         elements between the sampled blocks can.
         """
+        if self.original is not None:
+            return self.original.fingerprint
         total = hashlib.sha256()
         files = [self.folder / "config.json", *self.companions]
         files += sorted(self.adapter.glob("adapter_*")) if self.adapter else []

@@ -126,6 +126,21 @@ def _renewed(rest: str) -> str:
     return rest
 
 
+def has_counterparts(host: Checkpoint, parent: Checkpoint) -> bool:
+    """Whether a parent has a tensor for every tensor that the host merges, going by names."""
+    fit = Fit(host, parent)
+    for name, place in host.places.items():
+        tied = name == host.head and host.tied
+        if place in ("before", "after") and name not in fit.outside and not tied:
+            return False
+    return all(
+        fit.inside(prefix, layer, rest) or is_buffer(rest, host.tensors[stack.name(layer, rest)])
+        for prefix, stack in host.language.items()
+        for layer, block in enumerate(stack.blocks[: len(fit.stacks.get(prefix, stack))])
+        for rest in block
+    )
+
+
 def check_fit(
     host: Checkpoint, parents: Sequence[Checkpoint], *, vocabularies: bool = True
 ) -> None:
@@ -183,7 +198,7 @@ def _check_tensor(
     if own is None:
         raise CheckpointError(
             f"Parents do not fit: tensor {name!r} {list(shape)} of {host.reference!r} has no "
-            f"counterpart in {parent.reference!r}; parents must be of one architecture and size."
+            f"counterpart in {parent.reference!r}; {_advice(host, parent)}."
         )
     other = parent.tensors[own].shape
     if other == shape:
@@ -194,7 +209,7 @@ def _check_tensor(
     advice = (
         "their vocabularies differ; set `tokenizer: union` to match the rows by token"
         if rows
-        else "parents must be of one architecture and size"
+        else _advice(host, parent)
     )
     raise CheckpointError(
         f"Parents do not fit: tensor {name!r} has shape {list(shape)} in {host.reference!r} and "
@@ -202,9 +217,16 @@ def _check_tensor(
     )
 
 
+def _advice(host: Checkpoint, parent: Checkpoint) -> str:
+    kinds = [item.text_config.get("model_type") for item in (host, parent)]
+    if kinds[0] != kinds[1]:
+        return f"their architectures differ ({kinds[0]} and {kinds[1]})"
+    return "parents must be of one architecture and size"
+
+
 def _surplus(host: Checkpoint, parent: Checkpoint, name: str) -> CheckpointError:
     shape: Sequence[int] = parent.tensors[name].shape
     return CheckpointError(
         f"Parents do not fit: tensor {name!r} {list(shape)} of {parent.reference!r} has no "
-        f"counterpart in the host {host.reference!r}; parents must be of one architecture and size."
+        f"counterpart in the host {host.reference!r}; {_advice(host, parent)}."
     )

@@ -45,6 +45,31 @@ _LARGEST_HEADER = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A box of a stored tensor, and where it goes in a tensor that is put together from such.
+
+    Both tensors are first brought into one order of axes (a fused parameter's).
+
+    Attributes:
+        name: the stored tensor's name.
+        info: where it lies.
+        axes: which of its axes comes where; -1 stands for a new axis of size 1.
+        start: first index of the box along every axis, in that order.
+        size: its sizes.
+        target: first index of the box in the tensor that is put together.
+        target_axes: which axis of that tensor comes where, -1 as above.
+    """
+
+    name: str
+    info: TensorInfo
+    axes: tuple[int, ...]
+    start: tuple[int, ...]
+    size: tuple[int, ...]
+    target: tuple[int, ...]
+    target_axes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TensorInfo:
     """Where one tensor lies.
 
@@ -54,6 +79,7 @@ class TensorInfo:
         file: the file it is in.
         begin: offset of its first byte from the start of the file.
         end: offset behind its last byte. Both are 0 for a tensor in a pickle.
+        parts: what it is put together from, where the file has it in another form.
     """
 
     dtype: str
@@ -61,6 +87,7 @@ class TensorInfo:
     file: Path
     begin: int
     end: int
+    parts: tuple[Part, ...] = ()
 
     @property
     def nbytes(self) -> int:

@@ -20,6 +20,7 @@ from torch import Tensor
 from evomerge.checkpoint import Checkpoint
 from evomerge.errors import CheckpointError
 from evomerge.merge.plan import SourceTensor, Vocabulary
+from evomerge.tensorfile import TensorInfo
 
 DTYPES = {
     "BOOL": torch.bool,
@@ -82,33 +83,35 @@ class Reader:
         Raises:
             CheckpointError: the file changed or vanished since it was opened.
         """
-        tensor = self._raw(source)
+        info = self.checkpoints[source.parent].tensors[source.name]
+        tensor = self._stored(info, source.name)
         patch = self.patches.get(source.parent)
         return patch(source.name, tensor) if patch else tensor
 
     def release(self, source: SourceTensor) -> None:
         """Give back the memory that holds a tensor's pages; it can be read again."""
         info = self.checkpoints[source.parent].tensors[source.name]
-        mapped = self._maps.get(info.file)
-        if mapped is not None and info.end > info.begin:
-            start = -(-info.begin // mmap.PAGESIZE) * mmap.PAGESIZE
-            stop = (
-                info.end if info.end == len(mapped) else info.end // mmap.PAGESIZE * mmap.PAGESIZE
-            )
-            if stop > start:
-                mapped.madvise(mmap.MADV_DONTNEED, start, stop - start)
+        for stored in [part.info for part in info.parts] or [info]:
+            mapped = self._maps.get(stored.file)
+            if mapped is not None and stored.end > stored.begin:
+                start = -(-stored.begin // mmap.PAGESIZE) * mmap.PAGESIZE
+                last = stored.end == len(mapped)
+                stop = stored.end if last else stored.end // mmap.PAGESIZE * mmap.PAGESIZE
+                if stop > start:
+                    mapped.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
     def release_all(self) -> None:
         """Give back the memory of all pages, whoever uses them; they are read again as needed."""
         for mapped in list(self._maps.values()):
             mapped.madvise(mmap.MADV_DONTNEED)
 
-    def _raw(self, source: SourceTensor) -> Tensor:
-        info = self.checkpoints[source.parent].tensors[source.name]
+    def _stored(self, info: TensorInfo, name: str) -> Tensor:
         if not prod(info.shape):
             return torch.empty(info.shape, dtype=DTYPES[info.dtype])
+        if info.parts:
+            return self._assemble(info)
         if info.end == 0:
-            return self._pickle(info.file)[source.name].contiguous()
+            return self._pickle(info.file)[name].contiguous()
         dtype = DTYPES[info.dtype]
         mapped = self._map(info.file)
         with warnings.catch_warnings():
@@ -118,6 +121,21 @@ class Reader:
             return torch.frombuffer(
                 mapped, dtype=dtype, count=prod(info.shape), offset=info.begin
             ).view(info.shape)
+
+    def _assemble(self, info: TensorInfo) -> Tensor:
+        """Put a tensor together from the boxes that the file has of it (a view, if one is all)."""
+        out: Tensor | None = None
+        for part in info.parts:
+            stored = _in_order(self._stored(part.info, part.name), part.axes)
+            box = _cut(stored, part.start, part.size)
+            if part.size == _ordered_shape(info.shape, part.target_axes):
+                return _out_of_order(box, part.target_axes)
+            if out is None:
+                out = torch.empty(info.shape, dtype=DTYPES[info.dtype])
+            _cut(_in_order(out, part.target_axes), part.target, part.size).copy_(box)
+        if out is None:
+            raise ValueError("a tensor without parts")
+        return out
 
     def _map(self, file: Path) -> mmap.mmap:
         if file not in self._maps:
@@ -134,3 +152,29 @@ class Reader:
 
             self._pickles[file] = load(file)
         return self._pickles[file]
+
+
+def _in_order(tensor: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Return a view whose axis i is the tensor's axis `axes[i]`, or new where that is -1."""
+    view = tensor.permute([axis for axis in axes if axis >= 0])
+    for position, axis in enumerate(axes):
+        if axis < 0:
+            view = view.unsqueeze(position)
+    return view
+
+
+def _out_of_order(view: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Undo `_in_order`."""
+    for position in reversed(range(len(axes))):
+        if axes[position] < 0:
+            view = view.squeeze(position)
+    kept = [axis for axis in axes if axis >= 0]
+    return view.permute([kept.index(axis) for axis in range(len(kept))])
+
+
+def _ordered_shape(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(shape[axis] if axis >= 0 else 1 for axis in axes)
+
+
+def _cut(tensor: Tensor, start: tuple[int, ...], size: tuple[int, ...]) -> Tensor:
+    return tensor[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))]

@@ -27,8 +27,6 @@ from evomerge.merge.reader import DTYPES, Patch, Reader, Rows
 from evomerge.merge.tensor import TensorMaker
 from evomerge.recipe import Recipe
 
-_SKELETONS = 8
-
 
 class Resident:
     """Builds candidates into one model.
@@ -47,6 +45,8 @@ class Resident:
     Raises:
         CheckpointError: transformers cannot build the host.
     """
+
+    most_skeletons = 8
 
     def __init__(
         self,
@@ -100,11 +100,7 @@ class Resident:
         skeleton = self._skeleton(recipe, plans)
         self._current = None
         self._kept.begin()
-        for plan in plans:
-            if plan.name in skeleton.spots and self._written.get(plan.name) != plan:
-                self._written.pop(plan.name, None)
-                self._write(plan, skeleton)
-                self._written[plan.name] = plan
+        self._fill(skeleton, plans)
         self._current = skeleton
         return skeleton.module
 
@@ -112,9 +108,16 @@ class Resident:
         """Return SHA-256 over names, dtypes, shapes and bytes of the model's parameters."""
         return digest(self.module)
 
-    def _write(self, plan: TensorPlan, skeleton: Skeleton) -> None:
-        spot = skeleton.spots[plan.name]
-        target = spot.view(self._memory[spot.parameter], plan.shape)
+    def _fill(self, skeleton: Skeleton, plans: list[TensorPlan]) -> None:
+        """Write the tensors whose plans have changed."""
+        for plan in plans:
+            if plan.name in skeleton.spots and self._written.get(plan.name) != plan:
+                self._written.pop(plan.name, None)
+                spot = skeleton.spots[plan.name]
+                self._write(plan, spot.view(self._memory[spot.parameter], plan.shape))
+                self._written[plan.name] = plan
+
+    def _write(self, plan: TensorPlan, target: Tensor) -> None:
         if plan.method is None:
             target.copy_(self.maker.read(plan, plan.sources[0]))
             return
@@ -142,7 +145,7 @@ class Resident:
         key = json.dumps(data, sort_keys=True)
         if key not in self._skeletons:
             skeleton = self._build(data, plans)
-            while len(self._skeletons) >= _SKELETONS:
+            while len(self._skeletons) >= self.most_skeletons:
                 self._skeletons.pop(next(iter(self._skeletons)))
             self._skeletons[key] = skeleton
         return self._skeletons[key]

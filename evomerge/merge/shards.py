@@ -149,9 +149,7 @@ class ShardWriter:
         """Write a tensor that is ready."""
         if tensor.numel():
             content = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-            _write(
-                self._descriptor, content.numpy().data, self._shard.places[plan.name].begin
-            )
+            _write(self._descriptor, content.numpy().data, self._shard.places[plan.name].begin)
 
     def close(self) -> None:
         """Close the file."""

@@ -13,6 +13,7 @@ import torch
 from evomerge.checkpoint import Checkpoint
 from evomerge.errors import CheckpointError
 from evomerge.fit import check_fit
+from evomerge.merge.rename import in_names_of
 from evomerge.merge.resident import Resident, digest
 from evomerge.merge.stream import write_model
 from evomerge.recipe import Layer, Recipe, Source
@@ -113,9 +114,7 @@ def test_other_depth_loads_and_runs_as_the_resident_model_does(
 ):
     checkpoints = parents(architecture)
     host = checkpoints["a"]
-    layers = [
-        Layer("passthrough", [Source("ab"[i % 2], layer)]) for i, layer in enumerate(path)
-    ]
+    layers = [Layer("passthrough", [Source("ab"[i % 2], layer)]) for i, layer in enumerate(path)]
     whole = Layer("passthrough", [Source("a")])
     recipe = Recipe("a", {host.main.prefix: layers}, whole, whole, dtype="float32")
     resident = Resident(checkpoints, "a", "float32")
@@ -126,7 +125,9 @@ def test_other_depth_loads_and_runs_as_the_resident_model_does(
     assert digest(reloaded) == resident.state_digest()
     assert torch.equal(tiny.logits(reloaded), tiny.logits(merged))
     ids = torch.tensor([[1, 5, 9, 7]])
-    grown = [model.generate(ids, max_new_tokens=12, do_sample=False) for model in (merged, reloaded)]
+    grown = [
+        model.generate(ids, max_new_tokens=12, do_sample=False) for model in (merged, reloaded)
+    ]
     assert torch.equal(*grown)
     uncached = reloaded.generate(ids, max_new_tokens=12, do_sample=False, use_cache=False)
     assert torch.equal(uncached, grown[0])
@@ -154,9 +155,7 @@ def test_derived_lists_are_written_out_where_the_depth_changes(tmp_path):
     checkpoints = {"a": Checkpoint.open(folder, "a")}
     whole = Layer("passthrough", [Source("a")])
     layers = [Layer("passthrough", [Source("a", layer)]) for layer in (1, 1, 2)]
-    write_model(
-        Recipe("a", {"model.layers": layers}, whole, whole), checkpoints, tmp_path / "out"
-    )
+    write_model(Recipe("a", {"model.layers": layers}, whole, whole), checkpoints, tmp_path / "out")
     written = Checkpoint.open(tmp_path / "out", "out").config
     assert written["layer_types"] == [kinds[1], kinds[1], kinds[2]]
 
@@ -211,6 +210,30 @@ def test_names_of_an_older_version_are_matched(tmp_path):
     recipe = Recipe("new", {"bert.encoder.layer": layers}, whole, whole, dtype="float32")
     merged = Resident(checkpoints, "new", "float32").apply(recipe)
     assert digest(merged) == digest(tiny.load(folder))
+
+
+@pytest.mark.parametrize("architecture", ["mixtral", "qwen3_moe"])
+@pytest.mark.parametrize("host", ["apart", "fused"])
+def test_experts_saved_one_by_one_match_fused_ones(architecture, host, tmp_path):
+    tiny.make(tmp_path / "apart", architecture, seed=1)
+    model = tiny.load(tmp_path / "apart")
+    tiny.randomize(model, seed=2)
+    model.save_pretrained(tmp_path / "fused", save_original_format=False)
+    checkpoints = {name: Checkpoint.open(tmp_path / name, name) for name in ("apart", "fused")}
+    other = "fused" if host == "apart" else "apart"
+    with pytest.raises(CheckpointError, match="no counterpart"):
+        check_fit(checkpoints[host], list(checkpoints.values()))
+    fingerprint = checkpoints[other].fingerprint
+    checkpoints[other] = in_names_of(checkpoints[host], checkpoints[other])
+    check_fit(checkpoints[host], list(checkpoints.values()))
+    assert checkpoints[other].fingerprint == fingerprint
+    layers = [Layer("passthrough", [Source(other, i)]) for i in range(3)]
+    whole = Layer("passthrough", [Source(other)])
+    recipe = Recipe(host, {"model.layers": layers}, whole, whole, dtype="float32")
+    merged = Resident(checkpoints, host, "float32").apply(recipe)
+    assert digest(merged) == digest(tiny.load(tmp_path / other))
+    write_model(recipe, checkpoints, tmp_path / "out")
+    assert digest(tiny.load(tmp_path / "out")) == digest(merged)
 
 
 def test_buffers_of_old_checkpoints_are_no_obstacle(tmp_path):
