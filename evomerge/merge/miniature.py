@@ -186,7 +186,7 @@ class Miniature:
 
         def run(state: Tensor) -> Tensor:
             def swap(module: nn.Module, inputs: Any, output: Any) -> Any:
-                return (state, *output[1:]) if isinstance(output, tuple) else state
+                return state if isinstance(output, Tensor) else type(output)([state, *output[1:]])
 
             handle = self._modules[-1].register_forward_hook(swap)
             try:
@@ -319,5 +319,7 @@ class _Run:
 
     def __call__(self, state: Tensor) -> Tensor:
         output = self.call(self.block, state)
-        result: Tensor = output[0] if isinstance(output, tuple) else output
+        result = output[0] if isinstance(output, (tuple, list)) else output
+        if not isinstance(result, Tensor):
+            raise NoMiniatureError("its blocks do not return a hidden state")
         return result
