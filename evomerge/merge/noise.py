@@ -6,7 +6,8 @@ of the three gives a Philox4x64-10 key (Salmon et al. 2011, "Parallel random num
 a field is drawn whole or piece by piece cannot change a bit of it.
 
 Element i of a field is the 16-bit number `lane[i]`, uniform over -32768 .. 32767: bits 16j to
-16j+15 of word w of the stream, where i = 4w + j. So a probability is exact to 2^-16.
+16j+15 of word w of the stream, where i = 4w + j. So a probability is exact to 2^-16, and as the
+same lane is compared with every threshold, what a low density keeps a higher one keeps too.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-STEPS = 65536
+STEPS = 1 << 16
 """Number of values that a lane takes."""
 
-_WORDS_A_COUNTER = 4
+LOWEST = -STEPS // 2
+"""The lowest of them."""
+
 _LANES_A_WORD = 4
+_LANES_A_COUNT = 16
 
 
 @dataclass(frozen=True)
@@ -41,26 +45,20 @@ class Noise:
     tensor: str
 
     def lanes(self, start: int, stop: int) -> Tensor:
-        """Return elements `start` (a multiple of 16) to `stop` of the field, int16."""
-        if start % (_WORDS_A_COUNTER * _LANES_A_WORD):
-            raise ValueError(f"start is {start}; it must be a multiple of 16")
-        generator = np.random.Philox(
-            key=self._key(), counter=start // (_WORDS_A_COUNTER * _LANES_A_WORD)
-        )
-        words = generator.random_raw(-(-(stop - start) // _LANES_A_WORD))
-        return torch.from_numpy(words.astype("<u8", copy=False).view("<i2")[: stop - start])
+        """Return elements `start` to `stop` of the field, int16 on the CPU."""
+        count, skipped = divmod(start, _LANES_A_COUNT)
+        words = -(-(stop - start + skipped) // _LANES_A_WORD)
+        stream = np.random.Philox(key=self._key(), counter=count).random_raw(words)
+        lanes = stream.astype("<u8", copy=False).view("<i2").astype(np.int16, copy=False)
+        return torch.from_numpy(lanes[skipped : skipped + stop - start])
 
     def _key(self) -> int:
         text = json.dumps([self.seed, self.parent, self.tensor]).encode()
         return int.from_bytes(hashlib.sha256(text).digest()[:16], "little")
 
 
-def threshold(probability: float) -> int:
-    """Return t such that `lane < t` has `probability`, to 2^-16 (never 0 by rounding, nor 1)."""
-    if probability <= 0:
-        steps = 0
-    elif probability >= 1:
-        steps = STEPS
-    else:
-        steps = min(max(round(probability * STEPS), 1), STEPS - 1)
-    return steps - STEPS // 2
+def chance(probability: float) -> float:
+    """Return the multiple of 2^-16 that stands for a probability; never 0 or 1 by rounding."""
+    if not 0 < probability < 1:
+        return min(max(probability, 0.0), 1.0)
+    return min(max(round(probability * STEPS), 1), STEPS - 1) / STEPS

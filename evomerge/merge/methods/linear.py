@@ -34,6 +34,8 @@ def prepare_linear(
 ) -> Merge:
     """out = sum_i w_i x_i, with w divided by its sum where `normalize` is set."""
 
+    from evomerge.merge.passes import write_sum
+
     def merge(
         sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
     ) -> None:
@@ -48,31 +50,14 @@ def prepare_passthrough(
 ) -> Merge:
     """out = scale x."""
 
+    from evomerge.merge.passes import write_sum
+
     def merge(
         sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
     ) -> None:
         write_sum(tensors, [sources[0]["scale"]], out)
 
     return merge
-
-
-def write_sum(tensors: Sequence[Tensor], weights: Sequence[float], out: Tensor) -> None:
-    """Write sum_i w_i x_i into `out`; a tensor whose weight is 0 is not read."""
-    from evomerge.merge.passes import flat, load, spans
-
-    used = [(flat(x), w) for x, w in zip(tensors, weights, strict=True) if w != 0]
-    target = flat(out)
-    if not used:
-        target.zero_()
-        return
-    (first, weight), rest = used[0], used[1:]
-    for a, b in spans(target):
-        total = load(first[a:b], 0)
-        if weight != 1:
-            total.mul_(weight)
-        for tensor, factor in rest:
-            total.add_(load(tensor[a:b], 1), alpha=factor)
-        target[a:b].copy_(total)
 
 
 LINEAR = Method(

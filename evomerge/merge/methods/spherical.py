@@ -1,48 +1,225 @@
-"""Interpolation along the sphere: slerp and its relatives."""
+"""Averages along the sphere: slerp, nuslerp, multislerp, karcher.
+
+With the whole tensor as one vector each of them is a weighted sum of the sources. The weights
+follow from the sources' dot products, which no knob changes, so a candidate costs a weighted sum.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from evomerge.merge.method import Knob, Merge, Method
-from evomerge.merge.methods.linear import write_sum
+from evomerge.merge.methods.linear import normalized
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from evomerge.merge.noise import Noise
 
+    Gram = Sequence[Sequence[float]]
+    """Dot products of every two vectors."""
+
+    Weigh = Callable[[Gram, Sequence[Mapping[str, float]], Mapping[str, float]], Sequence[float]]
+    """Gives the weight of every source, from the dot products and the knobs."""
+
 PARALLEL = 0.9995
-"""Cosine beyond which two tensors count as parallel and are interpolated linearly."""
+"""Cosine beyond which slerp counts two tensors as parallel and interpolates linearly."""
+
+
+def _weighted(weigh: Weigh, tensors: Sequence[Tensor], base: Tensor | None) -> Merge:
+    from evomerge.merge.passes import products, write_sum
+
+    gram = products(tensors, base)
+
+    def merge(
+        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
+    ) -> None:
+        write_sum(tensors, weigh(gram, sources, knobs), out, base)
+
+    return merge
 
 
 def prepare_slerp(
     tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
-    """Shoemake's spherical interpolation, the whole tensor as one vector."""
-    from evomerge.merge.passes import products
+    """Shoemake's spherical interpolation from the first source to the second."""
+    return _weighted(_weigh_slerp, tensors, None)
 
-    (xx, xy), (_, yy) = products(tensors)
-    length = math.sqrt(xx) * math.sqrt(yy)
-    cosine = xy / length if length > 0 else 1.0
+
+def _weigh_slerp(
+    gram: Gram, sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float]
+) -> Sequence[float]:
+    cosine = _cosine(gram[0][0], gram[0][1], gram[1][1])
+    if abs(cosine) > PARALLEL:
+        return 1 - knobs["t"], knobs["t"]
+    return arc_weights(cosine, knobs["t"])
+
+
+def _cosine(xx: float, xy: float, yy: float) -> float:
+    lengths = math.sqrt(xx) * math.sqrt(yy)
+    return 1.0 if lengths == 0 else xy / lengths
+
+
+def arc_weights(cosine: float, t: float) -> tuple[float, float]:
+    """Return the weights of both ends at `t` along an arc, given the cosine of its angle."""
+    angle = math.acos(min(max(cosine, -1.0), 1.0)) if cosine == cosine else math.nan
+    sine = math.sin(angle)
+    if sine < 1e-6 or t in (0, 1):
+        return 1 - t, t
+    return math.sin((1 - t) * angle) / sine, math.sin(t * angle) / sine
+
+
+def prepare_nuslerp(
+    tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
+) -> Merge:
+    """Slerp by weights, of the sources or of their task vectors, whole or row by row."""
+    from evomerge.merge.passes import (
+        as_matrix,
+        products,
+        row_products,
+        write_row_sum,
+        write_sum,
+    )
+
+    whole: list[float] = []
+    parts: dict[bool, list[Tensor]] = {}
 
     def merge(
         sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
     ) -> None:
-        write_sum(tensors, slerp_weights(cosine, knobs["t"]), out)
+        t = normalized([source["weight"] for source in sources])[1]
+        if knobs["nuslerp_flatten"] or tensors[0].dim() < 2:
+            if not whole:
+                (xx, xy), (_, yy) = products(tensors, base)
+                whole.append(_cosine(xx, xy, yy))
+            write_sum(tensors, arc_weights(whole[0], t), out, base)
+            return
+        columns = bool(knobs["nuslerp_row_wise"])
+        if columns not in parts:
+            one, two = (as_matrix(tensor) for tensor in tensors)
+            start = None if base is None else as_matrix(base)
+            parts[columns] = [
+                row_products(left, right, start, columns=columns)
+                for left, right in ((one, one), (one, two), (two, two))
+            ]
+        weights = _row_arc_weights(t, *parts[columns])
+        write_row_sum(tensors, weights, out, base, columns=columns)
 
     return merge
 
 
-def slerp_weights(cosine: float, t: float) -> tuple[float, float]:
-    """Return the factors of the two ends at `t`, given the cosine of the angle between them."""
-    if abs(cosine) > PARALLEL or t in (0, 1):
-        return 1 - t, t
-    angle = math.acos(cosine)
-    return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
+def _row_arc_weights(t: float, xx: Tensor, xy: Tensor, yy: Tensor) -> tuple[Tensor, Tensor]:
+    """`arc_weights` for many arcs at once, given the dot products of their ends."""
+    import torch
 
+    cosine = (xy / (xx.sqrt() * yy.sqrt())).clamp(-1, 1)
+    angle = cosine.acos()
+    sine = angle.sin()
+    straight = (sine < 1e-6) | (xx * yy == 0)
+    sine = torch.where(straight, 1.0, sine)
+    return (
+        torch.where(straight, 1 - t, ((1 - t) * angle).sin() / sine),
+        torch.where(straight, t, (t * angle).sin() / sine),
+    )
+
+
+def prepare_multislerp(
+    tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
+) -> Merge:
+    """Direction of the weighted mean of the unit vectors, length the weighted mean length."""
+    return _weighted(_weigh_multislerp, tensors, base)
+
+
+def _weigh_multislerp(
+    gram: Gram, sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float]
+) -> Sequence[float]:
+    weights = [source["weight"] for source in sources]
+    if knobs["normalize_weights"]:
+        weights = normalized(weights)
+    lengths = [math.sqrt(gram[i][i]) for i in range(len(weights))]
+    return _stretched(gram, weights, lengths, _mean_length(weights, lengths), knobs["eps"])
+
+
+def _mean_length(weights: Sequence[float], lengths: Sequence[float]) -> float:
+    return sum(weight * length for weight, length in zip(weights, lengths, strict=True))
+
+
+def _stretched(
+    gram: Gram, shares: Sequence[float], lengths: Sequence[float], target: float, eps: float
+) -> Sequence[float]:
+    """Return the weights of sum_i share_i x_i / |x_i|, stretched to the target length.
+
+    Where the unit vectors cancel (the sum is shorter than `eps`), there is no direction to
+    stretch, and the shares are the weights of a plain sum.
+    """
+    units = [
+        share / length if length else 0.0 for share, length in zip(shares, lengths, strict=True)
+    ]
+    length = math.sqrt(max(_square(gram, units), 0.0)) if units else 0.0
+    if length <= eps:
+        return shares
+    return [unit * target / length for unit in units]
+
+
+def _square(gram: Gram, weights: Sequence[float]) -> float:
+    """Return the squared length of the weighted sum."""
+    square = 0.0
+    for i, left in enumerate(weights):
+        for j, right in enumerate(weights):
+            square += left * right * gram[i][j]
+    return square
+
+
+def prepare_karcher(
+    tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
+) -> Merge:
+    """The point of the sphere with the least squared distances, at the mean length."""
+    return _weighted(_weigh_karcher, tensors, None)
+
+
+def _weigh_karcher(
+    gram: Gram, sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float]
+) -> Sequence[float]:
+    """Fixed-point iteration in the sources' span: m <- exp_m(mean_i log_m(u_i))."""
+    count = len(gram)
+    lengths = [math.sqrt(gram[i][i]) for i in range(count)]
+    mean = [1 / count] * count
+    target = _mean_length(mean, lengths)
+    if target == 0 or target != target:
+        return mean
+    cosines = [
+        [
+            gram[i][j] / (lengths[i] * lengths[j]) if lengths[i] and lengths[j] else 0.0
+            for j in range(count)
+        ]
+        for i in range(count)
+    ]
+    place: Sequence[float] = _stretched(
+        cosines, mean, [1.0 if x else 0.0 for x in lengths], 1.0, 1e-8
+    )
+    for _ in range(int(knobs["max_iter"])):
+        step = [0.0] * count
+        for i in range(count):
+            cosine = sum(cosines[i][j] * place[j] for j in range(count))
+            angle = math.acos(min(max(cosine, -1.0), 1.0))
+            pull = mean[i] * (angle / math.sin(angle) if math.sin(angle) > 1e-9 else 1.0)
+            step[i] += pull
+            step = [s - pull * cosine * p for s, p in zip(step, place, strict=True)]
+        size = math.sqrt(max(_square(cosines, step), 0.0))
+        if size < knobs["tol"]:
+            break
+        moved = [
+            p * math.cos(size) + s * math.sin(size) / size for p, s in zip(place, step, strict=True)
+        ]
+        place = _stretched(cosines, moved, [1.0 if x else 0.0 for x in lengths], 1.0, 1e-8)
+    return [
+        p * target / length if length else 0.0 for p, length in zip(place, lengths, strict=True)
+    ]
+
+
+_WEIGHT = Knob("weight", 1.0, -100, 100, "source", search=(0.0, 1.0), help="share of the source")
 
 SLERP = Method(
     name="slerp",
@@ -52,4 +229,53 @@ SLERP = Method(
     parents=(2, 2),
     base="none",
     paper="Shoemake 1985, doi 10.1145/325165.325242",
+)
+
+NUSLERP = Method(
+    name="nuslerp",
+    title="arc between two sources or their task vectors, by weights",
+    prepare=prepare_nuslerp,
+    knobs=(
+        _WEIGHT,
+        Knob("nuslerp_flatten", 1.0, 0, 1, "merge", "flag", help="the whole tensor is one vector"),
+        Knob(
+            "nuslerp_row_wise",
+            0.0,
+            0,
+            1,
+            "merge",
+            "flag",
+            help="unless flattened: vectors run down the columns (1) or along the rows (0)",
+        ),
+    ),
+    parents=(2, 2),
+    base="optional",
+    paper="Shoemake 1985, doi 10.1145/325165.325242",
+)
+
+MULTISLERP = Method(
+    name="multislerp",
+    title="weighted mean direction at the weighted mean length",
+    prepare=prepare_multislerp,
+    knobs=(
+        _WEIGHT,
+        Knob("normalize_weights", 1.0, 0, 1, "merge", "flag", help="divide weights by their sum"),
+        Knob("eps", 1e-8, 0, 1, "merge", help="length below which directions count as cancelled"),
+    ),
+    parents=(2, None),
+    base="optional",
+    paper="Goddard et al. 2024, arXiv 2403.13257",
+)
+
+KARCHER = Method(
+    name="karcher",
+    title="mean on the sphere (least squared angles) at the mean length",
+    prepare=prepare_karcher,
+    knobs=(
+        Knob("max_iter", 10.0, 1, 1000, "merge", "integer", help="most steps of the iteration"),
+        Knob("tol", 1e-5, 0, 1, "merge", help="length of a step (radians) that ends it"),
+    ),
+    parents=(2, None),
+    base="none",
+    paper="Karcher 1977, doi 10.1002/cpa.3160300502",
 )

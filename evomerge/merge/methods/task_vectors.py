@@ -1,13 +1,14 @@
 """Task vectors: differences from a base, thinned out, agreed upon, added back.
 
-    out = base + lambda * consensus_i(w_i * thin_i(x_i - base))
+    out = base + lambda * agree_i(w_i * thin_i(x_i - base))
 
-One mechanism; a method of the family is a way to thin out and a way to agree.
+One mechanism, nine methods: a method is a way to thin out (`merge/thinning.py`) and a way to agree:
+the sum, or TIES' election, where only the changes of the heavier sign count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 
     from evomerge.merge.noise import Noise
 
-Thinning = Literal["none", "magnitude", "dare"]
-Consensus = Literal["sum", "ties"]
+ThinningName = Literal["Keep", "Largest", "Band", "RandomShare", "RankedShare"]
+
+_SIGN_BIT = -(1 << 31)
 
 
 def prepare_task_vectors(
@@ -29,104 +31,147 @@ def prepare_task_vectors(
     noise: Sequence[Noise],
     *,
     reuse: bool,
-    thinning: Thinning,
-    consensus: Consensus,
+    thinning: ThinningName,
+    elect: bool,
 ) -> Merge:
-    """Prepare a method of the family."""
-    import torch
+    """Prepare a method of the family.
 
-    from evomerge.merge.noise import STEPS, threshold
+    Args:
+        tensors: the sources.
+        base: what task vectors are measured from.
+        noise: one a source for the random thinnings, else unused.
+        reuse: whether many calls follow.
+        thinning: class of `merge/thinning.py`.
+        elect: whether the signs are elected (TIES), else the task vectors are summed.
+    """
+    from evomerge.merge import thinning as thinnings
     from evomerge.merge.passes import flat, load, scratch, spans
-    from evomerge.merge.selection import Order
 
     assert base is not None
+    kind: type[thinnings.Thinning] = getattr(thinnings, thinning)
     origin = flat(base)
-    rows = [flat(tensor) for tensor in tensors]
-    size = origin.numel()
-    orders = (
-        [Order((row.float() - origin.float()).abs()) for row in rows]
-        if thinning == "magnitude"
-        else []
-    )
-
-    def thinner(i: int, knobs: Mapping[str, float]) -> tuple[float, Callable[[Tensor, int], None]]:
-        density = knobs["density"]
-        if thinning == "none" or density == 1:
-            return 1.0, lambda values, start: None
-        if thinning == "magnitude":
-            cut = orders[i].cut(int(density * size))
-            return 1.0, lambda values, start: (cut.trim_(values, start), None)[1]
-        bound = threshold(density)
-        probability = (bound + STEPS // 2) / STEPS
-
-        def drop(values: Tensor, start: int) -> None:
-            lanes = noise[i].lanes(start, start + values.numel()).to(values.device)
-            values.mul_(torch.lt(lanes, bound, out=lanes))
-
-        return 1 / probability, drop
+    vectors = [thinnings.TaskVector(tensor, base) for tensor in tensors]
+    thins = [
+        kind(vector, noise[i] if thinning.startswith("Ran") else None, reuse=reuse)
+        for i, vector in enumerate(vectors)
+    ]
+    row = vectors[0].row if thinning == "RankedShare" else 1
 
     def merge(
         sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
     ) -> None:
         weights = [source["weight"] for source in sources]
-        if consensus == "sum" and knobs["normalize"]:
+        if knobs["normalize"] and not elect:
             weights = normalized(weights)
-        used = [
-            (row, weight, *thinner(i, source))
-            for i, (row, weight, source) in enumerate(zip(rows, weights, sources, strict=True))
-            if weight != 0 and source["density"] > 0
+        plans = [
+            thin.plan(source, rescale=bool(knobs["rescale"])) if weight else thinnings.DROPPED
+            for thin, source, weight in zip(thins, sources, weights, strict=True)
         ]
+        used = [
+            (vector, weight, factor, step)
+            for vector, weight, (factor, step) in zip(vectors, weights, plans, strict=True)
+            if weight * factor
+        ]
+        shares = [abs(weight) for _, weight, _, _ in used] if knobs["normalize"] else None
         target = flat(out)
-        for a, b in spans(origin):
-            start = load(origin[a:b], 0)
-            total = scratch(start, 1).zero_()
-            deltas = []
-            for slot, (row, weight, factor, thin) in enumerate(used):
-                delta = load(row[a:b], slot + 2).sub_(start)
-                thin(delta, a)
-                delta.mul_(weight * (factor if knobs["rescale"] else 1.0))
-                total.add_(delta)
-                deltas.append(delta)
-            if consensus == "ties":
-                sign = torch.where(total >= 0, 1.0, -1.0)
-                total.zero_()
-                share = torch.zeros_like(total)
-                for delta, (_, weight, _, _) in zip(deltas, used, strict=True):
-                    agree = (delta * sign > 0).float()
-                    total.add_(delta * agree)
-                    share.add_(agree, alpha=abs(weight))
-                if knobs["normalize"]:
-                    total.div_(torch.where(share > 0, share, 1.0))
-            target[a:b].copy_(start.add_(total, alpha=knobs["lambda"]) if used else start)
+        if not used:
+            target.copy_(origin)
+            return
+        for a, b in spans(origin, rows_of=row):
+            result = load(origin[a:b], "base")
+            change = scratch(result, "change").zero_()
+            changes = []
+            for slot, (vector, weight, factor, step) in enumerate(used):
+                delta = vector.load(a, b, result, slot if elect else 0)
+                if step is not None:
+                    step(delta, a)
+                if elect:
+                    changes.append(delta.mul_(weight * factor))
+                    change.add_(delta)
+                else:
+                    change.add_(delta, alpha=weight * factor)
+            if elect:
+                elect_(change, changes, shares)
+            target[a:b].copy_(result.add_(change, alpha=knobs["lambda"]))
 
     return merge
+
+
+def elect_(
+    change: Tensor,
+    changes: Sequence[Tensor],
+    shares: Sequence[float] | None,
+    *,
+    factors: Sequence[float] | None = None,
+) -> None:
+    """Keep what agrees with the elected sign (TIES); overwrite `change` with its sum.
+
+    The sign of `change` is elected, at 0 the positive one. A change of the other sign, or a
+    change of 0, does not count. With `shares`, the sum is divided by the shares of those that
+    count.
+
+    Args:
+        change: float32, the sum of `changes`.
+        changes: float32, one a source; overwritten.
+        shares: one a source, above 0.
+        factors: one a source: factor on its change once the sign is elected.
+    """
+    import torch
+
+    from evomerge.merge.passes import scratch
+
+    sign = scratch(change, "sign", torch.int32)
+    torch.bitwise_and(change.view(torch.int32), _SIGN_BIT, out=sign)
+    change.zero_()
+    divisor = scratch(change, "divisor").zero_() if shares else None
+    for i, values in enumerate(changes):
+        values.view(torch.int32).bitwise_xor_(sign)
+        change.add_(values.clamp_min_(0), alpha=factors[i] if factors else 1)
+        if shares and divisor is not None:
+            divisor.add_(torch.gt(values, 0, out=values), alpha=shares[i])
+    if shares and divisor is not None:
+        change.div_(divisor.clamp_min_(min(shares) / 2))
+    change.view(torch.int32).bitwise_xor_(sign)
 
 
 def _method(
     name: str,
     title: str,
-    thinning: Thinning,
-    consensus: Consensus,
     paper: str,
+    thinning: ThinningName,
     *,
+    elect: bool,
     normalize: bool,
     rescale: bool,
+    more: tuple[Knob, ...] = (),
+    held: float = 0.0,
 ) -> Method:
+    thinned = thinning != "Keep"
+    density = Knob(
+        "density",
+        1.0,
+        0 if thinned else 1,
+        1,
+        "source",
+        search=(0.1, 1.0) if thinned else None,
+        help="share of the task vector that stays" if thinned else "all of it stays",
+    )
     return Method(
         name=name,
         title=title,
-        prepare=partial(prepare_task_vectors, thinning=thinning, consensus=consensus),
+        prepare=partial(prepare_task_vectors, thinning=thinning, elect=elect),
         knobs=(
-            Knob("weight", 1.0, -100, 100, "source", search=(0.0, 1.0), help="weight of the task"),
             Knob(
-                "density",
+                "weight",
                 1.0,
-                0,
-                1,
+                -100,
+                100,
                 "source",
-                search=None if thinning == "none" else (0.1, 1.0),
-                help="share of the task vector that is kept",
+                search=(0.0, 1.0),
+                help="factor on the task vector",
             ),
+            density,
+            *more,
             Knob("lambda", 1.0, -100, 100, "merge", help="factor on the merged task vector"),
             Knob(
                 "normalize",
@@ -135,7 +180,7 @@ def _method(
                 1,
                 "merge",
                 "flag",
-                help="divide by the weights that went in",
+                help="divide by the weights that count",
             ),
             Knob(
                 "rescale",
@@ -144,54 +189,103 @@ def _method(
                 1,
                 "merge",
                 "flag",
-                help="make up for what was dropped",
+                help="keep the L1 norm of a thinned task vector",
             ),
             Knob("int8_mask", 0.0, 0, 1, "merge", "flag", help="accepted, changes nothing"),
         ),
         parents=(1, None),
         base="required",
         paper=paper,
-        random=thinning == "dare",
+        random=thinning in ("RandomShare", "RankedShare"),
+        held=held,
     )
 
 
-_ILHARCO = "Ilharco et al. 2023, arXiv 2212.04089"
-_YADAV = "Yadav et al. 2023, arXiv 2306.01708"
-_YU = "Yu et al. 2024, arXiv 2311.03099"
+_EPSILON = Knob(
+    "epsilon", 0.15, 0, 1, "source", help="spread of the chance to stay, either way from density"
+)
+_GAMMA = Knob("gamma", 0.01, 0, 1, "source", help="share of the largest changes that goes")
 
 TASK_ARITHMETIC = _method(
     "task_arithmetic",
     "sum of task vectors",
-    "none",
-    "sum",
-    _ILHARCO,
+    "Ilharco et al. 2023, arXiv 2212.04089",
+    "Keep",
+    elect=False,
     normalize=False,
     rescale=False,
 )
 TIES = _method(
     "ties",
     "largest changes, where signs agree",
-    "magnitude",
-    "ties",
-    _YADAV,
+    "Yadav et al. 2023, arXiv 2306.01708",
+    "Largest",
+    elect=True,
     normalize=True,
     rescale=False,
+    held=4.0,
 )
 DARE_LINEAR = _method(
     "dare_linear",
     "random share of each task vector, summed",
-    "dare",
-    "sum",
-    _YU,
+    "Yu et al. 2024, arXiv 2311.03099",
+    "RandomShare",
+    elect=False,
     normalize=False,
     rescale=True,
+    held=2.0,
 )
 DARE_TIES = _method(
     "dare_ties",
     "random share of each task vector, where signs agree",
-    "dare",
-    "ties",
-    _YU,
+    "Yu et al. 2024, arXiv 2311.03099",
+    "RandomShare",
+    elect=True,
     normalize=False,
     rescale=True,
+    held=2.0,
+)
+DELLA = _method(
+    "della",
+    "random share, larger changes likelier, where signs agree",
+    "Deep et al. 2024, arXiv 2406.11617",
+    "RankedShare",
+    elect=True,
+    normalize=True,
+    rescale=True,
+    more=(_EPSILON,),
+    held=4.0,
+)
+DELLA_LINEAR = _method(
+    "della_linear",
+    "random share, larger changes likelier, summed",
+    "Deep et al. 2024, arXiv 2406.11617",
+    "RankedShare",
+    elect=False,
+    normalize=False,
+    rescale=True,
+    more=(_EPSILON,),
+    held=4.0,
+)
+BREADCRUMBS = _method(
+    "breadcrumbs",
+    "neither the largest nor the smallest changes, summed",
+    "Davari and Belilovsky 2023, arXiv 2312.06795",
+    "Band",
+    elect=False,
+    normalize=False,
+    rescale=False,
+    more=(_GAMMA,),
+    held=4.0,
+)
+BREADCRUMBS_TIES = _method(
+    "breadcrumbs_ties",
+    "neither the largest nor the smallest changes, where signs agree",
+    "Davari and Belilovsky 2023, arXiv 2312.06795",
+    "Band",
+    elect=True,
+    normalize=False,
+    rescale=False,
+    more=(_GAMMA,),
+    held=4.0,
 )

@@ -1,0 +1,124 @@
+"""One source brought into a base: nearswap and arcee_fusion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from evomerge.merge.method import Knob, Merge, Method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from evomerge.merge.noise import Noise
+
+
+def prepare_nearswap(
+    tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
+) -> Merge:
+    """Each weight moves from the base towards the source, by t at most.
+
+    out = base + clamp(x - base, -t, t): where the two are within t of each other, the source's.
+    """
+    from evomerge.merge.passes import flat, load, spans
+
+    assert base is not None
+    source, origin = flat(tensors[0]), flat(base)
+
+    def merge(
+        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
+    ) -> None:
+        target = flat(out)
+        for a, b in spans(origin):
+            start = load(origin[a:b], "base")
+            change = load(source[a:b], "source").sub_(start).clamp_(-knobs["t"], knobs["t"])
+            target[a:b].copy_(start.add_(change))
+
+    return merge
+
+
+def prepare_arcee_fusion(
+    tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
+) -> Merge:
+    """The most important weights come from the source, the others from the base.
+
+    A weight's importance is |x - base| times the divergence of its row, KL(softmax(x row) ||
+    softmax(base row)). Important is what lies above the median by more than 1.5 times the range
+    between the quartiles of all importances (each the lower one, where it falls between two).
+    """
+    import torch
+
+    from evomerge.merge.passes import flat, load, spans
+
+    assert base is not None
+    source, origin = flat(tensors[0]), flat(base)
+    chosen: list[Tensor] = []
+
+    def merge(
+        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
+    ) -> None:
+        if not chosen:
+            chosen.append(important(tensors[0], base))
+        target = flat(out)
+        for a, b in spans(origin):
+            start, end = load(origin[a:b], "base"), load(source[a:b], "source")
+            picks = load(chosen[0][a:b], "picks")
+            target[a:b].copy_(torch.lerp(start, end, picks))
+        if not reuse:
+            chosen.clear()
+
+    return merge
+
+
+def important(source: Tensor, base: Tensor) -> Tensor:
+    """Return whether each weight of a source is important, as one flat row of booleans."""
+    import numpy as np
+    import torch
+
+    from evomerge.merge.passes import BLOCK, flat
+
+    width = max(source.shape[-1] if source.dim() else 1, 1)
+    ends, starts = flat(source).view(-1, width), flat(base).view(-1, width)
+    importance = torch.empty(ends.shape, dtype=torch.float32)
+    tall = max(BLOCK // width, 1)
+    for top in range(0, len(ends), tall):
+        end, start = ends[top : top + tall].float(), starts[top : top + tall].float()
+        # 1e-8 keeps the logarithm finite where softmax underflows.
+        p, q = end.softmax(1).add_(1e-8), start.softmax(1).add_(1e-8)
+        importance[top : top + tall] = (end - start).abs_() * _row_sums(p * (p / q).log_())
+    values = importance.view(-1).numpy()
+    last = len(values) - 1
+    ranks = [int(last * share) for share in (0.25, 0.5, 0.75)]
+    low, middle, high = (float(np.partition(values, rank)[rank]) for rank in ranks)
+    return torch.from_numpy(values > middle + 1.5 * (high - low)).to(source.device)
+
+
+def _row_sums(values: Tensor) -> Tensor:
+    """Return the sum of every row, as a column; long rows go block by block."""
+    from evomerge.merge.passes import BLOCK
+
+    sums = values[:, :BLOCK].sum(1, keepdim=True)
+    for at in range(BLOCK, values.shape[1], BLOCK):
+        sums += values[:, at : at + BLOCK].sum(1, keepdim=True)
+    return sums
+
+
+NEARSWAP = Method(
+    name="nearswap",
+    title="the base, each weight moved towards the source by t at most",
+    prepare=prepare_nearswap,
+    knobs=(Knob("t", None, 0, 100, "merge", search=(0.0, 0.01), help="farthest move of a weight"),),
+    parents=(1, 1),
+    base="required",
+)
+
+ARCEE_FUSION = Method(
+    name="arcee_fusion",
+    title="the base, with the source's most important weights",
+    prepare=prepare_arcee_fusion,
+    knobs=(),
+    parents=(1, 1),
+    base="required",
+    paper="Goddard et al. 2024, arXiv 2403.13257",
+    held=1.0,
+)

@@ -1,0 +1,94 @@
+"""Model Stock: how far from the base the centre of the fine-tuned models lies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from evomerge.merge.method import Knob, Merge, Method
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from evomerge.merge.noise import Noise
+
+
+def prepare_model_stock(
+    tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
+) -> Merge:
+    """out = base + t mean_i(x_i - base) with t = N c / (1 + (N - 1) c).
+
+    c is the mean cosine between the task vectors of the N sources, of a whole tensor or, with
+    `filter_wise`, of each row. Where the denominator vanishes, the task vectors cancel and the
+    base is left.
+    """
+    from evomerge.merge.passes import products, write_row_sum, write_sum
+
+    assert base is not None
+    count = len(tensors)
+    whole: list[float] = []
+    rows: list[Tensor] = []
+
+    def merge(
+        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
+    ) -> None:
+        if not knobs["filter_wise"] or base.dim() < 2:
+            if not whole:
+                whole.append(ratio(mean_cosine(products(tensors, base)), count))
+            write_sum(tensors, [whole[0] / count] * count, out, base)
+            return
+        if not rows:
+            rows.append(_row_ratios(tensors, base))
+        write_row_sum(tensors, [rows[0] / count] * count, out, base)
+
+    return merge
+
+
+def mean_cosine(gram: Sequence[Sequence[float]]) -> float:
+    """Return the mean cosine of every two vectors, given their dot products; 0 with a 0 vector."""
+    cosines = []
+    for i in range(len(gram)):
+        for j in range(i):
+            lengths = math.sqrt(gram[i][i]) * math.sqrt(gram[j][j])
+            cosines.append(gram[i][j] / lengths if lengths else 0.0)
+    return sum(cosines) / len(cosines)
+
+
+def ratio(cosine: float, count: int) -> float:
+    """Return t for `count` sources with this mean cosine."""
+    denominator = 1 + (count - 1) * cosine
+    return count * cosine / denominator if abs(denominator) > 1e-8 else 0.0
+
+
+def _row_ratios(tensors: Sequence[Tensor], base: Tensor) -> Tensor:
+    """Return t of every row, float64."""
+    import torch
+
+    from evomerge.merge.passes import as_matrix, row_products
+
+    start = as_matrix(base)
+    matrices = [as_matrix(tensor) for tensor in tensors]
+    lengths = [row_products(matrix, matrix, start).sqrt() for matrix in matrices]
+    pairs = [(i, j) for i in range(len(matrices)) for j in range(i)]
+    cosine = torch.zeros(len(start), dtype=torch.float64, device=base.device)
+    for i, j in pairs:
+        product = lengths[i] * lengths[j]
+        dot = row_products(matrices[i], matrices[j], start)
+        cosine += torch.where(product == 0, 0.0, dot / torch.where(product == 0, 1.0, product))
+    cosine /= len(pairs)
+    count = len(tensors)
+    denominator = 1 + (count - 1) * cosine
+    gone = denominator.abs() <= 1e-8
+    return torch.where(gone, 0.0, count * cosine / torch.where(gone, 1.0, denominator))
+
+
+MODEL_STOCK = Method(
+    name="model_stock",
+    title="towards the base by the angle between the task vectors",
+    prepare=prepare_model_stock,
+    knobs=(Knob("filter_wise", 0.0, 0, 1, "merge", "flag", help="an angle a row, not a tensor"),),
+    parents=(2, None),
+    base="required",
+    paper="Jang et al. 2024, arXiv 2403.19522",
+)
