@@ -328,12 +328,12 @@ def _print_standings(history: Any, objectives: Any) -> None:
                 cells.append(terminal.percent(item.value, item.low, item.high) if item else "-")
         rows.append(cells)
     terminal.print_table(headers, rows, title="standings, in % with 95 % intervals")
-    for label, item in table.comparisons.items():
-        gain = item.difference
+    for label, comparison in table.comparisons.items():
+        gain = comparison.difference
         terminal.say(
             f"searched - {label} on {table.compared_on}: {100 * gain.value:+.1f} points "
             f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}], better with probability "
-            f"{item.probability:.3f}"
+            f"{comparison.probability:.3f}"
         )
 
 

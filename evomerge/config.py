@@ -54,6 +54,13 @@ def _range(value: Any) -> Any:
 KnobRange = Annotated[float | tuple[float, float], BeforeValidator(_range)]
 
 
+class OutsideConfig(_Section):
+    """Which parents give what is not a layer."""
+
+    embeddings: str | None = None
+    head: str | None = None
+
+
 class SpaceConfig(_Section):
     """What is searched."""
 
@@ -73,7 +80,33 @@ class SpaceConfig(_Section):
         default_factory=dict, description="a range is searched, a number is fixed"
     )
     variant: Literal["sakana", "structured", "frankenmerge", "swaps", "dropping"] = Field(
-        "sakana", description="which paths a data-flow space holds"
+        "sakana", description="dataflow: how a path is coded"
+    )
+    host: str | None = Field(
+        None, description="dataflow, joint: parent that gives config and ends; null: the first"
+    )
+    repeats: int | None = Field(
+        None, ge=1, le=16, description="how often the layers are laid out; null: 2, joint 1"
+    )
+    scales: KnobRange = Field(
+        (0.5, 1.5), description="factor on the hidden state at a hop: a range, or a fixed number"
+    )
+    scale_coding: Literal["auto", "matrix", "network"] = Field(
+        "auto", description="sakana: W, pi_theta, or W where it is small enough"
+    )
+    scale_hidden: int = Field(8, ge=1, le=64, description="sakana: hidden units of pi_theta")
+    ends: Literal["fixed", "free"] = Field(
+        "fixed", description="whether the host's first and last layer stay the ends"
+    )
+    start: tuple[float, float] = Field(
+        (1.0, -1.0), description="sakana: [in, out], where indicators start, in sigmas"
+    )
+    layers: tuple[int, int | None] = Field(
+        (1, None), description="[min, max] layers of a path; null is no limit"
+    )
+    slices: tuple[int, int] = Field((2, 4), description="frankenmerge: [min, max] slices")
+    outside: OutsideConfig | None = Field(
+        None, description="dataflow: which parents give embeddings and head; null: the host"
     )
 
     @field_validator("groups")

@@ -176,7 +176,7 @@ class Search:
         """Score candidates on a split, each once."""
         for candidate in candidates:
             if split not in candidate.outcomes:
-                job = Job(candidate.number, self.recipe(candidate), split)
+                job = Job(candidate.number, recipe_of(candidate, self.space), split)
                 self.executor.submit(job)
                 outcome = self.executor.next()[1]
                 event: Event = {"event": "score", "candidate": candidate.number, "split": split}
@@ -198,9 +198,11 @@ class Search:
             if event["event"] == "ask":
                 if candidate.origin != OPTIMIZER:
                     self.optimizer.suggest(candidate.genome)
-                genome = self.optimizer.ask()[1]
-                pairs = zip(genome, candidate.genome, strict=True)
-                drift = max(drift, *(abs(new - old) for new, old in pairs))
+                trial, genome = self.optimizer.ask()
+                if genome != candidate.genome:
+                    pairs = zip(genome, candidate.genome, strict=True)
+                    drift = max(drift, *(abs(new - old) for new, old in pairs))
+                    self.optimizer.amend(trial, candidate.genome)
             else:
                 value = candidate.fitness
                 self.optimizer.tell(candidate.trial, None if value is None else (value,))
@@ -213,27 +215,10 @@ class Search:
         if self.history.best() is not None:
             self.publish_best()
 
-    def recipe(self, candidate: Candidate) -> Recipe:
-        """Return a candidate's recipe.
-
-        Raises:
-            SearchError: it is not the recipe that was journaled.
-        """
-        if candidate.genome is not None:
-            recipe = self.space.decode(candidate.genome)
-        else:
-            recipe = self.landmarks[candidate.origin]
-        if recipe.digest != candidate.digest:
-            raise SearchError(
-                f"Candidate {candidate.number} of {self.run.path} no longer decodes to the recipe "
-                f"it was scored with; use the evomerge version named in its search.yaml."
-            )
-        return recipe
-
     def job(self, candidate: Candidate) -> Job:
         """Return the job that scores a candidate on the search documents."""
         subset = candidate.generation if self.plan.rotating else None
-        recipe = self.recipe(candidate)
+        recipe = recipe_of(candidate, self.space)
         return Job(candidate.number, recipe, subset=subset, against=self.elite(candidate))
 
     def elite(self, candidate: Candidate) -> Scores | None:
@@ -272,7 +257,7 @@ class Search:
         """Hand on the best candidate and its recipe."""
         best = self.history.best()
         if best is not None:
-            self.publish(best, self.recipe(best))
+            self.publish(best, recipe_of(best, self.space))
 
     def record(self, event: Event, outcome: Outcome | None = None) -> None:
         """Journal an event, take it into the history, note what it cost, tell the observer."""
@@ -284,3 +269,21 @@ class Search:
             place = {"session": self.session, "elapsed": elapsed}
             self.run.note_timing(place | {"candidate": event["candidate"], "seconds": seconds})
         self.observe(self.history, event)
+
+
+def recipe_of(candidate: Candidate, space: Space) -> Recipe:
+    """Return a candidate's recipe.
+
+    Raises:
+        SearchError: it is not the recipe that was journaled.
+    """
+    if candidate.genome is not None:
+        recipe = space.decode(candidate.genome)
+    else:
+        recipe = space.landmarks()[candidate.origin]
+    if recipe.digest != candidate.digest:
+        raise SearchError(
+            f"Candidate {candidate.number} no longer decodes to the recipe it was scored with; "
+            "use the evomerge version named in the run's search.yaml."
+        )
+    return recipe

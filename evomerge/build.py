@@ -1,0 +1,472 @@
+"""The composition root: a search file becomes checkpoints, space, tasks, optimizer, worker.
+
+`prepare` does everything that can be known without compute and raises the first mistake; what it
+returns can start a search, continue one, export a candidate or score any model.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evomerge.checkpoint import Checkpoint
+from evomerge.confidence import Estimate, interval
+from evomerge.config import SearchConfig, parse
+from evomerge.errors import CheckpointError, ConfigError, RunFolderError, did_you_mean
+from evomerge.fit import check_fit
+from evomerge.references import open_parent
+from evomerge.run.folder import CONFIG, RunFolder
+from evomerge.run.history import Candidate, History
+from evomerge.run.journal import Event, Journal
+from evomerge.scores import Objective, Scores, Split
+from evomerge.space.genes import Space
+from evomerge.spaces import host_of, make_space
+
+if TYPE_CHECKING:
+    from evomerge.evaluate.evaluator import Evaluator
+    from evomerge.evaluate.facts import Facts
+    from evomerge.evaluate.functions import Function
+    from evomerge.evaluate.harness import Harness
+    from evomerge.optimize.protocol import Optimizer
+    from evomerge.recipe import Recipe
+    from evomerge.worker import Worker
+
+log = logging.getLogger(__name__)
+
+Documents = Mapping[str, tuple[int, ...]]
+SPLITS: tuple[Split, ...] = ("search", "validation", "test")
+PACKAGES = ("evomerge", "torch", "transformers", "lm_eval", "nevergrad", "numpy")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A checked search, ready to run.
+
+    Attributes:
+        config: the search file, references to local folders made absolute.
+        checkpoints: every parent and the base by reference, opened but not loaded.
+        host: reference of the parent that gives config and tokenizer.
+        space: what is searched.
+        harness: the lm-eval tasks, or None where all objectives are functions.
+        functions: own objectives.
+        objectives: what is maximised, metric names completed and directions known.
+        splits: the documents of every split, by task.
+    """
+
+    config: SearchConfig
+    checkpoints: Mapping[str, Checkpoint]
+    host: str
+    space: Space
+    harness: Harness | None
+    functions: tuple[Function, ...]
+    objectives: tuple[Objective, ...]
+    splits: Mapping[Split, Documents]
+
+    @property
+    def tasks(self) -> Facts:
+        """What the objectives' tasks offer."""
+        return _evaluator(self.config, self.harness, self.functions).facts
+
+    def optimizer(self) -> Optimizer:
+        """Return a new optimizer of the run's seed.
+
+        Raises:
+            ConfigError: an option does not suit the optimizer.
+        """
+        from evomerge.optimize import create
+
+        wanted = self.config.optimizer
+        population = None if wanted.population == "auto" else wanted.population
+        genes, budget = list(self.space.genes), self.config.budget.candidates
+        return create(wanted.name, genes, self.config.seed, population, wanted.sigma, budget)
+
+    def worker(self) -> Worker:
+        """Load the tokenizer, build the resident model, prepare the documents."""
+        from evomerge.evaluate.device import choose_device
+        from evomerge.merge.assemble import resident, tokenizer
+        from evomerge.worker import Worker
+
+        first = next(iter(self.space.landmarks().values()))
+        device = choose_device(self.config.evaluation.device)
+        return Worker(
+            resident(self.checkpoints, first, device),
+            _evaluator(self.config, self.harness, self.functions),
+            tokenizer(self.checkpoints, first),
+            self.splits,
+            first,
+        )
+
+    def search(
+        self,
+        run: RunFolder,
+        raised: Mapping[str, float],
+        observe: Callable[[History, Event], None],
+    ) -> Candidate:
+        """Start or continue the search of a run folder and return the winner.
+
+        Args:
+            run: the folder.
+            raised: new bounds of the budget (`candidates`, `hours`), kept in the journal.
+            observe: called after every event.
+
+        Raises:
+            RunFolderError: another process writes the run.
+            SearchError: no candidate could be scored.
+        """
+        from evomerge.execute.inline import InlineExecutor
+        from evomerge.search import Plan, Search
+
+        with run.writing(), Journal(run.journal_path) as journal, _logging(run):
+            if raised:
+                journal.append({"event": "budget", **raised})
+            budget = self.config.budget.model_dump() | History(journal.events).budget
+            optimizer = self.optimizer()
+            plan = Plan(
+                **budget,
+                population=optimizer.population,
+                finalists=self.config.evaluation.validation.finalists,
+            )
+            executor = InlineExecutor(self.worker())
+            try:
+                return Search(
+                    run,
+                    journal,
+                    self.space,
+                    optimizer,
+                    executor,
+                    self.objectives,
+                    plan,
+                    lambda candidate, recipe: self.publish(run, recipe),
+                    observe,
+                ).go()
+            finally:
+                executor.close()
+
+    def publish(self, run: RunFolder, recipe: Recipe) -> None:
+        """Write `best.yaml`, and `best.mergekit.yaml` where mergekit can express the recipe."""
+        from evomerge.interop import to_mergekit
+
+        run.write("best.yaml", recipe.to_yaml())
+        text = to_mergekit(recipe, self.checkpoints)
+        if text is not None:
+            run.write("best.mergekit.yaml", text)
+        else:
+            (run.path / "best.mergekit.yaml").unlink(missing_ok=True)
+
+    def recipe(self, candidate: Candidate) -> Recipe:
+        """Return the recipe of a candidate of this search.
+
+        Raises:
+            SearchError: it is not the recipe that was journaled.
+        """
+        from evomerge.search import recipe_of
+
+        return recipe_of(candidate, self.space)
+
+    def export(
+        self, run: RunFolder, out: Path, which: str, dtype: str | None, shard_size: str
+    ) -> int:
+        """Write a candidate of a run as a Hugging Face checkpoint and return its number.
+
+        Raises:
+            InputError: no such candidate, the folder exists, the disk is too small.
+        """
+        from evomerge.interop import to_mergekit
+        from evomerge.merge.assemble import write
+        from evomerge.report.card import model_card
+
+        history = History(run.events())
+        candidate = _choose(history, which, run)
+        recipe = self.recipe(candidate)
+        if dtype is not None:
+            recipe = replace(recipe, dtype=dtype)
+        texts = {
+            "README.md": model_card(self.config, history, candidate, recipe, self.objectives),
+            "evomerge_recipe.yaml": recipe.to_yaml(),
+        }
+        mergekit = to_mergekit(recipe, self.checkpoints)
+        if mergekit is not None:
+            texts["mergekit_config.yml"] = mergekit
+        write(recipe, self.checkpoints, out, shard_size=shard_size, texts=texts)
+        return candidate.number
+
+    def evaluate(self, model: str, split: str) -> Scores:
+        """Score any model on this search's documents of a split.
+
+        Raises:
+            InputError: there is no such split or model.
+        """
+        from evomerge.evaluate.device import choose_device
+        from evomerge.merge.assemble import load, tokenizer_of
+
+        chosen = next((known for known in SPLITS if known == split), None)
+        if chosen is None:
+            raise ConfigError(
+                f"--split is {split!r}; allowed are {', '.join(SPLITS)}."
+                f"{did_you_mean(split, SPLITS)}"
+            )
+        checkpoint = open_parent(model, Path.cwd())
+        loaded = load(checkpoint, choose_device(self.config.evaluation.device))
+        evaluator = _evaluator(self.config, self.harness, self.functions)
+        evaluator.prepare(loaded, tokenizer_of(checkpoint), {chosen: self.splits[chosen]})
+        return evaluator.score(loaded, chosen)
+
+    def frozen(self) -> dict[str, Any]:
+        """Return the search file that a run keeps: resolved, with all that must not change."""
+        plain = self.config.model_dump(mode="json", exclude={"frozen"})
+        plain["frozen"] = {
+            "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+            "parents": {name: item.fingerprint for name, item in self.checkpoints.items()},
+            "documents": {
+                split: {task: list(ids) for task, ids in documents.items()}
+                for split, documents in self.splits.items()
+            },
+            "lower_is_better": [o.key for o in self.objectives if not o.higher_is_better],
+        }
+        return plain
+
+    def facts(self) -> dict[str, Any]:
+        """Return what `evomerge validate` prints: sizes, dimension, documents, memory, disk."""
+        host = self.checkpoints[self.host]
+        genes = list(self.space.genes)
+        width = {"float32": 4}.get(self.config.dtype, 2)
+        weights = sum(prod(info.shape) for info in host.tensors.values()) * width
+        return {
+            "parents": {name: _size(item.nbytes) for name, item in self.checkpoints.items()},
+            "host": self.host,
+            "architecture": (host.config.get("architectures") or ["unknown"])[0],
+            "layers": len(host.main),
+            "space": self.config.space.kind,
+            "dimension": len(genes),
+            "population": self.optimizer().population,
+            "candidates": self.config.budget.candidates,
+            "documents": {
+                split: sum(len(ids) for ids in documents.values())
+                for split, documents in self.splits.items()
+            },
+            "objectives": [
+                f"{o.key} (weight {o.weight:g}, {'higher' if o.higher_is_better else 'lower'} is "
+                "better)"
+                for o in self.objectives
+            ],
+            "resident_model": _size(weights),
+            "export": _size(weights),
+        }
+
+    def warnings(self, allow_benchmarks: bool) -> list[str]:
+        """Return what a person should know before starting."""
+        from evomerge.evaluate.benchmarks import benchmark_warning
+
+        if allow_benchmarks:
+            return []
+        facts = self.tasks
+        leaves = {task for item in self.objectives for task in facts.leaves(item.task)}
+        found = (benchmark_warning(facts.tasks[task]) for task in sorted(leaves))
+        return [warning for warning in found if warning]
+
+    def estimates(self, scores: Scores) -> dict[str, Estimate]:
+        """Return every objective's score with its interval."""
+        return {
+            item.key: interval(scores.values.get(item.key, ()), scores.aggregates[item.key])
+            for item in self.objectives
+        }
+
+
+def prepare(config: SearchConfig, relative_to: Path, *, allow_pickle: bool = False) -> Setup:
+    """Check a search file against the world: parents, shapes, tasks, metrics, documents.
+
+    Args:
+        config: a parsed search file, or a run's frozen one.
+        relative_to: folder that relative paths start from; where nothing is there, the working
+            folder is tried.
+        allow_pickle: accept parents whose weights are pickles.
+
+    Raises:
+        InputError: the first mistake.
+    """
+    _check_supported(config)
+    config = _anchored(config, relative_to)
+    names = dict.fromkeys([*config.parents, *([config.base] if config.base else [])])
+    checkpoints = {
+        name: open_parent(name, relative_to, allow_pickle=allow_pickle) for name in names
+    }
+    host = host_of(config)
+    check_fit(
+        checkpoints[host], list(checkpoints.values()), vocabularies=config.tokenizer != "union"
+    )
+    if config.frozen is not None:
+        _check_unchanged(checkpoints, config.frozen.parents)
+    space = make_space(config, checkpoints)
+    harness, functions = _tasks(config)
+    facts = _evaluator(config, harness, functions).facts
+    objectives = []
+    for item in config.objectives:
+        metric, about = facts.metric(item.task, item.metric)
+        objectives.append(Objective(item.task, metric, item.weight, about.higher_is_better))
+    splits = _splits(config, facts, harness)
+    setup = Setup(config, checkpoints, host, space, harness, functions, tuple(objectives), splits)
+    setup.optimizer()
+    return setup
+
+
+def reopen(run: RunFolder) -> Setup:
+    """Return the setup of an existing run, after checking that its parents are unchanged.
+
+    Raises:
+        InputError: the frozen search file is damaged, or a parent is gone or has changed.
+    """
+    config = parse(run.config(), str(run.path / CONFIG))
+    if config.frozen is None:
+        raise RunFolderError(f"{run.path / CONFIG} was not written by a run: it has no `frozen`.")
+    return prepare(config, run.path)
+
+
+def _check_supported(config: SearchConfig) -> None:
+    if config.mode == "pareto":
+        raise ConfigError("`mode` is 'pareto', which this version cannot search; use 'weighted'.")
+    if config.executor.kind != "inline":
+        raise ConfigError(
+            f"`executor.kind` is {config.executor.kind!r}, which this version does not have; use "
+            "'inline'."
+        )
+    if config.executor.workers != 1:
+        raise ConfigError(
+            f"`executor.workers` is {config.executor.workers}; the inline executor has exactly 1."
+        )
+    if config.executor.timeout is not None:
+        raise ConfigError(
+            "`executor.timeout` needs candidates in processes of their own, which this version "
+            "does not have; remove it."
+        )
+
+
+def _anchored(config: SearchConfig, relative_to: Path) -> SearchConfig:
+    """Make references to local folders absolute, so that a run can be resumed from anywhere."""
+
+    def place(path: str) -> str:
+        for folder in (relative_to, Path.cwd()):
+            found = folder / Path(path).expanduser()
+            if found.is_dir():
+                return str(found.resolve())
+        return path
+
+    def parent(reference: str) -> str:
+        model, plus, adapter = reference.partition("+")
+        return place(model) + plus + (place(adapter) if adapter else "")
+
+    special = ("base", "union")
+    tokenizer = config.tokenizer if config.tokenizer in special else parent(config.tokenizer)
+    update: dict[str, Any] = {
+        "parents": [parent(item) for item in config.parents],
+        "base": None if config.base is None else parent(config.base),
+        "tokenizer": tokenizer,
+        "evaluation": config.evaluation.model_copy(
+            update={"include": [place(item) for item in config.evaluation.include]}
+        ),
+    }
+    if config.space.host is not None:
+        update["space"] = config.space.model_copy(update={"host": parent(config.space.host)})
+    return config.model_copy(update=update)
+
+
+def _check_unchanged(checkpoints: Mapping[str, Checkpoint], known: Mapping[str, str]) -> None:
+    for name, fingerprint in known.items():
+        if name in checkpoints and checkpoints[name].fingerprint != fingerprint:
+            raise CheckpointError(
+                f"Parent {name!r} has changed since the run was started; put the old weights back, "
+                "or start a new run."
+            )
+
+
+def _tasks(config: SearchConfig) -> tuple[Harness | None, tuple[Function, ...]]:
+    from evomerge import zoo
+    from evomerge.evaluate.functions import find, is_function
+    from evomerge.evaluate.harness import Harness
+
+    evaluation = config.evaluation
+    names = list(dict.fromkeys(item.task for item in config.objectives))
+    tasks = [name for name in names if not is_function(name)]
+    functions = tuple(find(name) for name in names if is_function(name))
+    include = [
+        zoo.tasks_path() if folder == "zoo:tasks" else Path(folder) for folder in evaluation.include
+    ]
+    if not tasks:
+        return None, functions
+    return Harness(tasks, include, evaluation.fewshot, evaluation.chat_template), functions
+
+
+def _evaluator(
+    config: SearchConfig, harness: Harness | None, functions: tuple[Function, ...]
+) -> Evaluator:
+    from evomerge.evaluate.evaluator import Evaluator
+
+    return Evaluator(harness, functions, config.evaluation.batch_size)
+
+
+def _splits(
+    config: SearchConfig, facts: Facts, harness: Harness | None
+) -> Mapping[Split, Documents]:
+    """Return the frozen documents of a run, or split every task's documents anew."""
+    from evomerge.evaluate.subsets import split_documents
+
+    if config.frozen is not None:
+        frozen = config.frozen.documents
+        return {
+            split: {task: tuple(ids) for task, ids in frozen[split].items()} for split in SPLITS
+        }
+    evaluation = config.evaluation
+    sizes = {split: getattr(evaluation, split).documents for split in SPLITS}
+    leaves = [task for item in config.objectives for task in facts.leaves(item.task)]
+    parts: dict[Split, dict[str, tuple[int, ...]]] = {split: {} for split in SPLITS}
+    for task in dict.fromkeys(leaves):
+        strata = None
+        if evaluation.stratify is not None and harness is not None:
+            strata = harness.field(task, evaluation.stratify)
+        chosen = split_documents(facts.tasks[task].documents, sizes, config.seed, strata, task=task)
+        for split in SPLITS:
+            parts[split][task] = tuple(chosen[split])
+    return parts
+
+
+def _choose(history: History, which: str, run: RunFolder) -> Candidate:
+    if which == "best":
+        best = history.best()
+        if best is None:
+            raise RunFolderError(f"{run.path} has no scored candidate yet.")
+        return best
+    if not which.isdigit() or int(which) >= len(history.candidates):
+        raise RunFolderError(
+            f"--candidate is {which!r}; it must be `best` or a number from 0 to "
+            f"{len(history.candidates) - 1}."
+        )
+    return history.candidates[int(which)]
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+@contextmanager
+def _logging(run: RunFolder) -> Iterator[None]:
+    """Write what the search says into the run's `log.txt` too."""
+    handler = logging.FileHandler(run.path / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("evomerge")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

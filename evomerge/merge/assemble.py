@@ -1,0 +1,102 @@
+"""From parents on disk to what a search and an export need: resident model, tokenizer, writer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evomerge.checkpoint import Checkpoint
+from evomerge.errors import CheckpointError, InputError
+from evomerge.merge.resident import Resident
+from evomerge.merge.stream import write_model
+from evomerge.recipe import Recipe
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def bytes_of(text: str, option: str) -> int:
+    """Return the bytes that a text such as `5GB` stands for.
+
+    Raises:
+        InputError: it is not a size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B?)", text.strip().upper())
+    size = int(float(match[1]) * _UNITS.get(match[2], 0)) if match else 0
+    if size <= 0:
+        raise InputError(f"{option} is {text!r}; it must be a size such as 500MB or 5GB.")
+    return size
+
+
+def resident(checkpoints: Mapping[str, Checkpoint], recipe: Recipe, device: str) -> Resident:
+    """Return the model in memory for recipes that share host and dtype with this one.
+
+    Raises:
+        CheckpointError: transformers cannot build the host.
+    """
+    return Resident(checkpoints, recipe.host, recipe.dtype, device)
+
+
+def tokenizer(checkpoints: Mapping[str, Checkpoint], recipe: Recipe) -> Any:
+    """Return the tokenizer of a recipe's model."""
+    wanted = recipe.host if recipe.tokenizer == "base" else recipe.tokenizer
+    return tokenizer_of(checkpoints[wanted])
+
+
+def write(
+    recipe: Recipe,
+    checkpoints: Mapping[str, Checkpoint],
+    out: Path,
+    *,
+    memory: str = "8GB",
+    shard_size: str = "5GB",
+    texts: Mapping[str, str] | None = None,
+) -> None:
+    """Write a recipe's model as a checkpoint, tokenizer included; see `write_model`."""
+    write_model(
+        recipe,
+        checkpoints,
+        out,
+        memory=bytes_of(memory, "--memory"),
+        shard_size=bytes_of(shard_size, "--shard-size"),
+        extra_files=texts,
+    )
+
+
+def tokenizer_of(checkpoint: Checkpoint) -> Any:
+    """Load a parent's tokenizer; code in the folder is never run.
+
+    Raises:
+        CheckpointError: there is none that transformers can load.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
+    except Exception as error:  # transformers raises many unrelated kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"Parent {checkpoint.reference!r} has no tokenizer that transformers can load "
+            f"({reason}); put tokenizer.json and tokenizer_config.json beside its weights."
+        ) from error
+
+
+def load(checkpoint: Checkpoint, device: str) -> Any:
+    """Load a causal language model as transformers does, in the dtype it is stored in.
+
+    Raises:
+        CheckpointError: transformers cannot load it.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            checkpoint.folder, trust_remote_code=False, dtype="auto"
+        )
+    except Exception as error:  # transformers raises many unrelated kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"{checkpoint.reference!r} cannot be loaded as a causal language model ({reason})."
+        ) from error
+    return model.to(device).requires_grad_(False).train(False)
