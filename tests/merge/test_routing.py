@@ -269,3 +269,33 @@ def test_olmo_folds_positive_scales_only(tmp_path: Path) -> None:
     check_foldable(host, host.main.prefix)
     with pytest.raises(CheckpointError, match="range above 0"):
         check_foldable(host, host.main.prefix, negative=True)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "key", "changes", "wanted"),
+    [
+        ("gemma3", "layer_types", {}, ["full_attention", "sliding_attention", "full_attention"]),
+        ("smollm3", "no_rope_layers", {"no_rope_layers": [1, 0, 1]}, [0, 1, 0]),
+        (
+            "qwen2",
+            "layer_types",  # as older configs have it: to be derived from the layer's position
+            {
+                **{"use_sliding_window": True, "sliding_window": 4},
+                **{"max_window_layers": 1, "layer_types": None},
+            },
+            ["sliding_attention", "full_attention", "sliding_attention"],
+        ),
+    ],
+)
+def test_a_block_keeps_its_kind_wherever_it_stands(
+    architecture: str, key: str, changes: dict[str, Any], wanted: list[Any], tmp_path: Path
+) -> None:
+    folder = tiny.make(tmp_path / "a", architecture, sliding_window=4)
+    tiny.edit_config(folder, **changes)
+    checkpoints = {"a": Checkpoint.open(folder, "a")}
+    path = recipe("A1 A0 A1", checkpoints)
+    model: Any = RoutedResident(checkpoints, "a", "float32").apply(path)
+    write_model(path, checkpoints, tmp_path / "out")
+    loaded: Any = tiny.load(tmp_path / "out")
+    assert getattr(loaded.config, key) == wanted == getattr(model.config, key)
+    assert torch.equal(tiny.logits(model), tiny.logits(loaded))
