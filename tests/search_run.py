@@ -1,0 +1,57 @@
+"""What the tests of whole searches share: a small search file, and the command as a process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+SMALL = {
+    "seed": 1,
+    "parents": ["zoo:language", "zoo:maths"],
+    "base": "zoo:base",
+    "dtype": "float32",
+    "space": {
+        "kind": "parameters",
+        "method": "task_arithmetic",
+        "groups": 2,
+        "knobs": {"weight": [0.0, 2.0]},
+    },
+    "optimizer": {"name": "cma"},
+    "objectives": [{"task": "zoo_l2_maths", "metric": "exact_match"}],
+    "evaluation": {
+        "include": ["zoo:tasks"],
+        "search": {"documents": 24},
+        "validation": {"documents": 16, "finalists": 2},
+        "test": {"documents": 32},
+    },
+    "budget": {"candidates": 22},
+}
+
+
+def write_search(folder: Path, **changes) -> Path:
+    path = folder / "search.yaml"
+    path.write_text(yaml.safe_dump(SMALL | changes))
+    return path
+
+
+def command(*arguments) -> list[str]:
+    return [sys.executable, "-m", "evomerge", *map(str, arguments)]
+
+
+def environment(**more) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
+
+
+def evomerge(*arguments, code: int = 0, **more) -> subprocess.CompletedProcess:
+    done = subprocess.run(
+        command(*arguments), capture_output=True, text=True, env=environment(**more), timeout=250
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def evomerge_json(*arguments):
+    return json.loads(evomerge(*arguments, "--json").stdout)
