@@ -218,6 +218,17 @@ class Checkpoint:
                 return name
         return None
 
+    @cached_property
+    def token_tensors(self) -> tuple[str, ...]:
+        """Names of the tensors with one row a token: embeddings, head, the head's bias."""
+        return tuple(
+            name
+            for name, place in self.places.items()
+            if place in ("before", "after")
+            and self.tensors[name].shape[:1] == (self.vocabulary,)
+            and (name in (self.embedding, self.head) or _HEAD.search(name))
+        )
+
     @property
     def text_config(self) -> Mapping[str, Any]:
         """The language model's part of the config (all of it, in a text model)."""

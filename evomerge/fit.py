@@ -203,7 +203,7 @@ def _check_tensor(
     other = parent.tensors[own].shape
     if other == shape:
         return
-    rows = name in (host.embedding, host.head) and other[1:] == shape[1:]
+    rows = name in host.token_tensors and other[1:] == shape[1:]
     if rows and not vocabularies:
         return
     advice = (

@@ -20,7 +20,6 @@ from evomerge.checkpoint import Checkpoint
 from evomerge.errors import RecipeError, did_you_mean
 from evomerge.fit import Fit
 from evomerge.interop.mergekit_file import MAIN, Input, MergekitFile, Module, Slice, read
-from evomerge.interop.names import knob_name
 from evomerge.interop.values import EVERY, Rule, Rules, resolve
 from evomerge.merge.method import Knob as Declared
 from evomerge.merge.method import Method
@@ -237,7 +236,7 @@ class _Resolver:
     def _check_names(self, parameters: Mapping[str, Rules], per: str | None, where: str) -> None:
         known = {knob.name: knob for knob in self.method.knobs}
         for name in parameters:
-            knob = known.get(knob_name(self.method.name, name))
+            knob = known.get(name)
             if knob is None:
                 raise RecipeError(
                     f"`{where}.{name}`: {self.method.name} has no such parameter; it has "
@@ -259,13 +258,7 @@ class _Resolver:
         found = {}
         for knob in self.method.knobs:
             if knob.per == per:
-                rules = [
-                    rule
-                    for level in levels
-                    for name, given in level.items()
-                    if knob_name(self.method.name, name) == knob.name
-                    for rule in given
-                ]
+                rules = [rule for level in levels for rule in level.get(knob.name, ())]
                 if rules:
                     found[knob.name] = self._resolve(knob, rules, depth, names)
         return found

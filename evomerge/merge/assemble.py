@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from evomerge.checkpoint import Checkpoint
 from evomerge.errors import CheckpointError, InputError
+from evomerge.merge.adapters import adapter_patches
 from evomerge.merge.resident import Resident
+from evomerge.merge.routing import RoutedResident
 from evomerge.merge.stream import write_model
+from evomerge.merge.tokenizer import plan_tokenizer
 from evomerge.recipe import Recipe
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -29,19 +34,45 @@ def bytes_of(text: str, option: str) -> int:
     return size
 
 
-def resident(checkpoints: Mapping[str, Checkpoint], recipe: Recipe, device: str) -> Resident:
-    """Return the model in memory for recipes that share host and dtype with this one.
+def resident(
+    checkpoints: Mapping[str, Checkpoint], recipe: Recipe, device: str, *, routed: bool = False
+) -> Resident:
+    """Return the model in memory for recipes that share host, dtype and tokenizer with this one.
+
+    Args:
+        checkpoints: every parent by reference.
+        recipe: any of the recipes.
+        device: where the model lives.
+        routed: whether blocks mostly come from the parents as they are, in any order.
 
     Raises:
-        CheckpointError: transformers cannot build the host.
+        CheckpointError: transformers cannot build the host, or an adapter cannot be added.
     """
-    return Resident(checkpoints, recipe.host, recipe.dtype, device)
+    rows = plan_tokenizer(recipe, checkpoints).rows
+    patches = adapter_patches(checkpoints)
+    kind = RoutedResident if routed else Resident
+    return kind(checkpoints, recipe.host, recipe.dtype, device, patches=patches, rows=rows)
 
 
 def tokenizer(checkpoints: Mapping[str, Checkpoint], recipe: Recipe) -> Any:
-    """Return the tokenizer of a recipe's model."""
-    wanted = recipe.host if recipe.tokenizer == "base" else recipe.tokenizer
-    return tokenizer_of(checkpoints[wanted])
+    """Return the tokenizer of a recipe's model.
+
+    Raises:
+        CheckpointError: transformers cannot load it.
+    """
+    plan = plan_tokenizer(recipe, checkpoints)
+    host = checkpoints[recipe.host]
+    if not plan.files:
+        return tokenizer_of(host)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        for file in host.companions:
+            if file.parent == host.folder and file.name not in plan.dropped:
+                shutil.copyfile(file, folder / file.name)
+        shutil.copyfile(host.folder / "config.json", folder / "config.json")
+        for file_name, text in plan.files.items():
+            (folder / file_name).write_text(text, encoding="utf-8")
+        return load_tokenizer(folder, recipe.tokenizer)
 
 
 def write(
@@ -52,16 +83,25 @@ def write(
     memory: str = "8GB",
     shard_size: str = "5GB",
     texts: Mapping[str, str] | None = None,
-) -> None:
-    """Write a recipe's model as a checkpoint, tokenizer included; see `write_model`."""
+) -> tuple[str, ...]:
+    """Write a recipe's model as a checkpoint, tokenizer included; see `write_model`.
+
+    Returns:
+        What was decided where the parents' tokenizers disagree, one sentence each.
+    """
+    plan = plan_tokenizer(recipe, checkpoints)
     write_model(
         recipe,
         checkpoints,
         out,
         memory=bytes_of(memory, "--memory"),
         shard_size=bytes_of(shard_size, "--shard-size"),
-        extra_files=texts,
+        extra_files={**plan.files, **(texts or {})},
+        dropped=plan.dropped,
+        patches=adapter_patches(checkpoints),
+        rows=plan.rows,
     )
+    return plan.notes
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> Any:
@@ -70,14 +110,23 @@ def tokenizer_of(checkpoint: Checkpoint) -> Any:
     Raises:
         CheckpointError: there is none that transformers can load.
     """
+    return load_tokenizer(checkpoint.folder, checkpoint.reference)
+
+
+def load_tokenizer(folder: Path, reference: str) -> Any:
+    """Load the tokenizer in a folder; code in the folder is never run.
+
+    Raises:
+        CheckpointError: there is none that transformers can load.
+    """
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers raises many unrelated kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"Parent {checkpoint.reference!r} has no tokenizer that transformers can load "
+            f"{reference!r} has no tokenizer that transformers can load "
             f"({reason}); put tokenizer.json and tokenizer_config.json beside its weights."
         ) from error
 

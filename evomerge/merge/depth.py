@@ -15,6 +15,7 @@ from typing import Any
 from evomerge.checkpoint import Checkpoint
 from evomerge.errors import RecipeError
 from evomerge.fit import Fit
+from evomerge.merge.plan import Vocabulary
 from evomerge.recipe import Layer, Recipe
 
 _COUNTS = (
@@ -30,14 +31,14 @@ _DTYPE_KEYS = ("torch_dtype", "dtype")
 
 
 def merged_config(
-    recipe: Recipe, checkpoints: Mapping[str, Checkpoint], *, vocabulary: int | None = None
+    recipe: Recipe, checkpoints: Mapping[str, Checkpoint], *, vocabulary: Vocabulary | None = None
 ) -> dict[str, Any]:
     """Return `config.json` of the merged model.
 
     Args:
         recipe: what is built.
         checkpoints: every parent the recipe names, by reference.
-        vocabulary: rows of the merged embedding matrix where they are not the host's.
+        vocabulary: the merged vocabulary where rows are matched by token.
 
     Raises:
         RecipeError: the depth of a stack changes and the config does not show how to say so.
@@ -54,9 +55,11 @@ def merged_config(
     if not any(key in config for key in _DTYPE_KEYS):
         config["torch_dtype"] = recipe.dtype
     if vocabulary is not None:
-        _text(config, host)["vocab_size"] = vocabulary
-        if "vocab_size" in config:
-            config["vocab_size"] = vocabulary
+        values = {"vocab_size": vocabulary.size, **vocabulary.special_ids}
+        text = _text(config, host)
+        for key, value in values.items():
+            for section in [part for part in (config, text) if key in part] or [text]:
+                section[key] = value
     return config
 
 

@@ -78,13 +78,17 @@ class TensorPlan:
 
 
 class Vocabulary(Protocol):
-    """The tokens of a merged model whose rows are matched by token (`tokenizer: union`).
+    """The tokens of a merged model whose rows are matched by token (`tokenizer: union`)."""
 
-    Attributes:
-        size: rows of the merged embedding matrix and head, padding included.
-    """
+    @property
+    def size(self) -> int:
+        """Rows of the merged embedding matrix and head, padding included."""
+        ...
 
-    size: int
+    @property
+    def special_ids(self) -> Mapping[str, object]:
+        """Token ids of the merged config by key, where they are not the host's."""
+        ...
 
 
 def plan(
@@ -245,7 +249,7 @@ class _Maker:
     def _shape(self, name: str, inputs: Sequence[SourceTensor]) -> tuple[int, ...]:
         shapes = {item.parent: self._info(item).shape for item in inputs}
         host = self.planner.host
-        if self.vocabulary is not None and name in (host.embedding, host.head):
+        if self.vocabulary is not None and name in host.token_tensors:
             return (self.vocabulary.size, *self._info(inputs[0]).shape[1:])
         if len(set(shapes.values())) > 1:
             told = ", ".join(f"{list(shape)} in {parent!r}" for parent, shape in shapes.items())

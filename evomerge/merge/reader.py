@@ -41,8 +41,8 @@ DTYPES = {
 }
 
 Patch: TypeAlias = Callable[[str, Tensor], Tensor]
-"""Gets the name of a parent's tensor and the tensor; returns it, or a new one in its place. The
-tensor it gets is mapped from a file and must not be written."""
+"""Gets the name on disk of a parent's tensor and the tensor; returns it, or a new one in its
+place (float32, say). The tensor it gets is mapped from a file and must not be written."""
 
 
 class Rows(Vocabulary, Protocol):
@@ -84,9 +84,7 @@ class Reader:
             CheckpointError: the file changed or vanished since it was opened.
         """
         info = self.checkpoints[source.parent].tensors[source.name]
-        tensor = self._stored(info, source.name)
-        patch = self.patches.get(source.parent)
-        return patch(source.name, tensor) if patch else tensor
+        return self._patched(info, source.name, self.patches.get(source.parent))
 
     def release(self, source: SourceTensor) -> None:
         """Give back the memory that holds a tensor's pages; it can be read again."""
@@ -105,11 +103,15 @@ class Reader:
         for mapped in list(self._maps.values()):
             mapped.madvise(mmap.MADV_DONTNEED)
 
+    def _patched(self, info: TensorInfo, name: str, patch: Patch | None) -> Tensor:
+        if info.parts:
+            return self._assemble(info, patch)
+        tensor = self._stored(info, name)
+        return patch(name, tensor) if patch else tensor
+
     def _stored(self, info: TensorInfo, name: str) -> Tensor:
         if not prod(info.shape):
             return torch.empty(info.shape, dtype=DTYPES[info.dtype])
-        if info.parts:
-            return self._assemble(info)
         if info.end == 0:
             return self._pickle(info.file)[name].contiguous()
         dtype = DTYPES[info.dtype]
@@ -122,16 +124,17 @@ class Reader:
                 mapped, dtype=dtype, count=prod(info.shape), offset=info.begin
             ).view(info.shape)
 
-    def _assemble(self, info: TensorInfo) -> Tensor:
+    def _assemble(self, info: TensorInfo, patch: Patch | None) -> Tensor:
         """Put a tensor together from the boxes that the file has of it (a view, if one is all)."""
         out: Tensor | None = None
         for part in info.parts:
-            stored = _in_order(self._stored(part.info, part.name), part.axes)
+            stored = _in_order(self._patched(part.info, part.name, patch), part.axes)
             box = _cut(stored, part.start, part.size)
             if part.size == _ordered_shape(info.shape, part.target_axes):
                 return _out_of_order(box, part.target_axes)
             if out is None:
-                out = torch.empty(info.shape, dtype=DTYPES[info.dtype])
+                exact = patch and info.floating
+                out = torch.empty(info.shape, dtype=torch.float32 if exact else DTYPES[info.dtype])
             _cut(_in_order(out, part.target_axes), part.target, part.size).copy_(box)
         if out is None:
             raise ValueError("a tensor without parts")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from evomerge.checkpoint import Checkpoint
-from evomerge.errors import CheckpointError
+from evomerge.errors import RecipeError
 from evomerge.merge.depth import merged_config
 from evomerge.merge.layout import Skeleton, build
 from evomerge.merge.method import Merge
@@ -26,6 +26,9 @@ from evomerge.merge.plan import STORED, Planner, TensorPlan
 from evomerge.merge.reader import DTYPES, Patch, Reader, Rows
 from evomerge.merge.tensor import TensorMaker
 from evomerge.recipe import Recipe
+
+_BESIDE = 2048
+"""Bytes of Python objects that a kept merge takes, about."""
 
 
 class Resident:
@@ -92,7 +95,7 @@ class Resident:
             CandidateError: a merged weight is not finite. The next `apply` is right all the same.
         """
         if recipe.dtype != self.dtype or recipe.host != self.planner.host.reference:
-            raise CheckpointError(
+            raise RecipeError(
                 f"The resident model is {self.planner.host.reference!r} in {self.dtype}; the "
                 f"recipe wants {recipe.host!r} in {recipe.dtype}."
             )
@@ -132,16 +135,22 @@ class Resident:
         key = (plan.method, plan.sources, plan.base, plan.seed, plan.name)
         merge = self._kept.get(key)
         if merge is None:
-            size = int(get_method(plan.method or "").held * prod(plan.shape) * len(plan.sources))
+            size = self._size(plan)
             room = self._kept.make_room(size)
             merge = self.maker.prepare(plan, reuse=room)
             if room:
                 self._kept.put(key, merge, size)
         return merge
 
+    def _size(self, plan: TensorPlan) -> int:
+        """Return the bytes that keeping a merge takes, sources that are not mapped included."""
+        elements = prod(plan.shape)
+        held = get_method(plan.method or "").held * elements * len(plan.sources)
+        copies = sum(self.maker.is_copied(plan, item) for item in plan.inputs)
+        return int(held) + copies * elements * DTYPES[plan.dtype].itemsize + _BESIDE
+
     def _skeleton(self, recipe: Recipe, plans: list[TensorPlan]) -> Skeleton:
-        size = None if self.rows is None else self.rows.size
-        data = merged_config(recipe, self.checkpoints, vocabulary=size)
+        data = merged_config(recipe, self.checkpoints, vocabulary=self.rows)
         key = json.dumps(data, sort_keys=True)
         if key not in self._skeletons:
             skeleton = self._build(data, plans)

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +38,7 @@ def write_model(
     shard_size: int = 5_000_000_000,
     dtype: str | None = None,
     extra_files: Mapping[str, str] | None = None,
+    dropped: Collection[str] = (),
     patches: Mapping[str, Patch] | None = None,
     rows: Rows | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -57,6 +58,7 @@ def write_model(
         dtype: another dtype than the recipe's.
         extra_files: further text files (a model card, a tokenizer's) by name; they replace the
             host's of the same name.
+        dropped: names of files that are not taken over from the host.
         patches: see `Reader`.
         rows: the merged vocabulary where rows are matched by token.
         progress: called with (bytes written, bytes in all) after every tensor.
@@ -69,9 +71,10 @@ def write_model(
     recipe = replace(recipe, dtype=dtype) if dtype else recipe
     planner = Planner(checkpoints, recipe.host)
     plans = list(planner.plan(recipe, rows))
-    config = merged_config(recipe, checkpoints, vocabulary=rows.size if rows else None)
+    config = merged_config(recipe, checkpoints, vocabulary=rows)
     extra = {"config.json": json.dumps(config, indent=2) + "\n", **(extra_files or {})}
-    companions = [file for file in planner.host.companions if file.name not in extra]
+    left_out = {*extra, *dropped}
+    companions = [file for file in planner.host.companions if file.name not in left_out]
     _check_room(out, sum(map(nbytes, plans)), companions)
     _check_memory(memory)
     reader = Reader(checkpoints, patches)

@@ -12,7 +12,7 @@ from evomerge.merge.method import Merge
 from evomerge.merge.methods import get_method
 from evomerge.merge.noise import Noise
 from evomerge.merge.plan import Planner, SourceTensor, TensorPlan
-from evomerge.merge.reader import Reader, Rows
+from evomerge.merge.reader import DTYPES, Reader, Rows
 
 
 class TensorMaker:
@@ -34,7 +34,7 @@ class TensorMaker:
             CheckpointError: an adapter or a vocabulary gives another shape than planned.
         """
         host = self.planner.host
-        if self.rows is not None and plan.name in (host.embedding, host.head):
+        if self.rows is not None and plan.name in host.token_tensors:
             tensor = self.rows.rows(
                 source.parent, plan.name, lambda parent: self._counterpart(plan.name, parent)
             )
@@ -45,7 +45,14 @@ class TensorMaker:
                 f"Tensor {source.name!r} of {source.parent!r} has shape {list(tensor.shape)}; "
                 f"the merged model needs {list(plan.shape)}."
             )
+        if plan.method is None:
+            return tensor.to(DTYPES[plan.dtype])  # an adapter's change comes in float32
         return tensor
+
+    def is_copied(self, plan: TensorPlan, source: SourceTensor) -> bool:
+        """Whether `read` returns memory of its own instead of a mapped file."""
+        by_token = self.rows is not None and plan.name in self.planner.host.token_tensors
+        return by_token or source.parent in self.reader.patches
 
     def prepare(self, plan: TensorPlan, *, reuse: bool) -> Merge:
         """Read the sources and compute what no knob changes (see `Method.prepare`).
