@@ -25,7 +25,7 @@ from evomerge.merge.shards import MAPPED, Shard, ShardWriter, companion_index, l
 from evomerge.merge.tensor import TensorMaker
 from evomerge.recipe import Recipe
 
-LEAST_MEMORY = 3 << 28
+LEAST_MEMORY = 1 << 29
 """Bytes that merging itself takes at least, beside the interpreter and torch."""
 
 
@@ -166,7 +166,7 @@ def _bounded(reader: Reader, memory: int) -> Iterator[None]:
     costs little and changes nothing else. It matters for tensors that do not fit with their
     sources (embeddings of a large vocabulary); others are released one by one.
     """
-    limit = memory - LEAST_MEMORY // 3
+    limit = memory - LEAST_MEMORY // 2
     stop = threading.Event()
 
     def watch() -> None:
