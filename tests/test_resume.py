@@ -1,0 +1,80 @@
+"""A search killed at any instant and resumed is the search that was never killed, bit for bit."""
+
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+from search_run import command, environment, evomerge, evomerge_json, write_search
+
+FILES = ("journal.jsonl", "best.yaml", "search.yaml")
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    evomerge("search", write_search(folder), "--run", folder / "run")
+    return folder / "run"
+
+
+def kill_when(arguments, journal, lines: int, delay: float) -> int:
+    """Start a command and kill it soon after the journal has so many lines."""
+    process = subprocess.Popen(
+        command(*arguments), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        while process.poll() is None:
+            if journal.exists() and journal.read_bytes().count(b"\n") >= lines:
+                time.sleep(delay)
+                break
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.communicate()
+    return process.returncode
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_at_random_and_resumed(unbroken, tmp_path, seed):
+    generator = random.Random(seed)
+    run = tmp_path / "run"
+    journal = run / "journal.jsonl"
+    whole = (unbroken / "journal.jsonl").read_bytes().count(b"\n")
+    first, second = sorted(generator.sample(range(2, whole - 1), 2))
+    delays = [generator.uniform(0, 0.1) for _ in range(2)]
+    file = write_search(tmp_path)
+    killed = kill_when(["search", file, "--run", run], journal, first, delays[0])
+    assert killed == -signal.SIGKILL
+    with journal.open("ab") as torn:
+        torn.write(b'5d1e9f00 {"event":"tell","cand')
+    killed = kill_when(["resume", run], journal, second, delays[1])
+    assert killed == -signal.SIGKILL
+    evomerge("resume", run)
+    for name in FILES:
+        assert (run / name).read_bytes() == (unbroken / name).read_bytes(), name
+
+
+def test_a_raised_budget_continues_the_same_trajectory(unbroken, tmp_path):
+    run = tmp_path / "run"
+    evomerge("search", write_search(tmp_path), "--run", run, "--candidates", "9")
+    evomerge("resume", run, "--candidates", "22")
+    ours = evomerge_json("results", run)["candidates"]
+    theirs = evomerge_json("results", unbroken)["candidates"]
+    assert [row["digest"] for row in ours] == [row["digest"] for row in theirs]
+    assert [row["fitness"] for row in ours] == [row["fitness"] for row in theirs]
+    status = evomerge_json("status", run)
+    assert status["state"] == "done"
+    assert status["candidates"] == 22
+
+
+def test_resuming_a_finished_run_changes_nothing(unbroken):
+    before = (unbroken / "journal.jsonl").read_bytes()
+    evomerge("resume", unbroken)
+    assert (unbroken / "journal.jsonl").read_bytes() == before
+
+
+def test_parents_and_uniform_come_first(unbroken):
+    rows = evomerge_json("results", unbroken)["candidates"]
+    assert [row["origin"] for row in rows[:3]] == ["zoo:language", "zoo:maths", "uniform"]
+    assert len(rows) == 22
