@@ -25,6 +25,10 @@ its bounds lie two steps apart from it, which found hidden layer paths best amon
 """
 
 
+NEAR = 1e-6
+"""Share of a gene's range below which values count as the same."""
+
+
 class Cube:
     """Maps genomes to points of the unit cube and back.
 
@@ -59,6 +63,11 @@ class Cube:
     def genome(self, point: Vector) -> Genome:
         """Return the genome of a point; what lies outside of the cube is clipped into it."""
         return tuple(_value(gene, x) for gene, x in zip(self.genes, point.tolist(), strict=True))
+
+    def is_near(self, genome: Genome, other: Genome) -> bool:
+        """Return whether genomes differ by less than a recipe resolves, in every gene."""
+        triples = zip(self.genes, genome, other, strict=True)
+        return all(abs(a - b) <= NEAR * (gene.high - gene.low) for gene, a, b in triples)
 
 
 def levels(gene: Gene) -> int | None:

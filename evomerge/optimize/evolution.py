@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -46,8 +47,7 @@ class Nevergrad(Trials):
         parameter.random_state = np.random.RandomState(seed % 2**32)
         if bounded:
             low, high = _bounds(cube)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # bounds two steps apart are meant for binary genes
+            with _quiet():
                 parameter.set_bounds(low, high, method="clipping", full_range_sampling=False)
         self._inner = configured(parameter, budget=None, num_workers=1)
 
@@ -64,7 +64,8 @@ class Nevergrad(Trials):
             z = np.zeros(padded(self.cube))
             z[: len(point)] = (point - self.cube.start) / self.cube.step
             candidate = self._inner.parametrization.spawn_child(new_value=z)
-        self._inner.tell(candidate, max(-LARGEST_LOSS, min(LARGEST_LOSS, loss)))
+        with _quiet():
+            self._inner.tell(candidate, max(-LARGEST_LOSS, min(LARGEST_LOSS, loss)))
 
 
 class CMA(Nevergrad):
@@ -93,8 +94,7 @@ class CMA(Nevergrad):
             scale=1.0, popsize=population, diagonal=diagonal, inopts=options
         )
         super().__init__(cube, seed, configured, population, bounded=False)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             self._inner.es.stop = dict
         self._samples = self._losses = self._generations = 0
 
@@ -161,13 +161,20 @@ def _bounds(cube: Cube) -> tuple[Vector, Vector]:
 
 
 def _nevergrad() -> Any:
+    try:
+        with _quiet():
+            import nevergrad
+    except ImportError as error:
+        raise ConfigError(
+            f"This optimizer needs nevergrad, which cannot be imported here ({error}); "
+            "reinstall evomerge, or set optimizer.name to `random` or `cma-margin`."
+        ) from error
+    return nevergrad
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep warnings of nevergrad and pycma (plots, bounds, long steps) from the terminal."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            import nevergrad
-        except ImportError as error:
-            raise ConfigError(
-                f"This optimizer needs nevergrad, which cannot be imported here ({error}); "
-                "reinstall evomerge, or set optimizer.name to `random` or `cma-margin`."
-            ) from error
-    return nevergrad
+        yield

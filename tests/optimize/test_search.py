@@ -1,0 +1,232 @@
+"""Optimizers find what they should, CMA-ES is the paper's, and nothing restarts silently."""
+
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+from evomerge.errors import ConfigError
+from evomerge.optimize import create, optimizer_names
+from evomerge.space.genes import Gene
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import cma
+
+TARGET = np.array([0.2, 1.4, 0.9, 0.4, 1.7, 1.0])
+REAL = [Gene(f"g{i}", "real", 0.0, 2.0, 1.0) for i in range(len(TARGET))]
+
+
+def search(optimizer, loss, trials):
+    """Return the best loss and its genome."""
+    best = (np.inf, ())
+    for _ in range(trials):
+        trial, genome = optimizer.ask()
+        best = min(best, (loss(genome), genome))
+        optimizer.tell(trial, [-loss(genome)])
+    return best
+
+
+def sphere(genome):
+    return float(((np.array(genome) - TARGET) ** 2).sum())
+
+
+@pytest.mark.parametrize(
+    ("name", "reached"),
+    [
+        ("auto", 1e-5),
+        ("cma", 1e-5),
+        ("diagonal-cma", 1e-5),
+        ("cma-margin", 1e-5),
+        ("one-plus-one", 1e-5),
+        ("de", 0.15),
+        ("two-points-de", 0.15),
+        ("pso", 0.15),
+        ("discrete-lengler", 0.15),
+        ("random", 0.6),
+        ("sobol", 0.6),
+    ],
+)
+def test_a_sphere_is_searched_to_its_middle(name, reached):
+    losses = [search(create(name, REAL, seed), sphere, 500)[0] for seed in range(3)]
+    assert sorted(losses)[1] < reached
+
+
+@pytest.mark.parametrize("name", ["cma", "diagonal-cma", "cma-margin"])
+def test_a_mixed_genome_is_searched(name):
+    genes = [
+        Gene("weight", "real", 0.0, 1.0, 0.5),
+        Gene("count", "integer", 0, 9, 4),
+        *(Gene(f"in{i}", "binary", 0, 1, i % 2) for i in range(8)),
+    ]
+    wanted = np.array([0.8, 7, 1, 1, 0, 0, 1, 0, 1, 0])
+    weights = np.array([1.0, 0.02] + [0.2] * 8)
+
+    def loss(genome):
+        return float((weights * (np.array(genome) - wanted) ** 2).sum())
+
+    losses = [search(create(name, genes, seed), loss, 700)[0] for seed in range(3)]
+    assert sorted(losses)[1] < 1e-3
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_cma_is_pycma_as_the_paper_used_it(diagonal):
+    """x0 = 0.5, sigma = 1/6, population 4 + floor(3 ln n); pycma in steps, bounds 3 steps off."""
+    genes = [Gene(f"g{i}", "real", 0.0, 1.0, 0.5) for i in range(12)]
+    target = np.linspace(-0.1, 1.1, 12)
+    optimizer = create("diagonal-cma" if diagonal else "cma", genes, seed=7)
+    raw = cma.CMAEvolutionStrategy(
+        [0.0] * 12,
+        1.0,
+        {
+            "bounds": [-3.0, 3.0],
+            "seed": np.nan,
+            "randn": np.random.RandomState(7).randn,
+            "CMA_diagonal": diagonal,
+            "verbose": -9,
+        },
+    )
+    assert optimizer.population == raw.popsize == 4 + int(3 * np.log(12))
+    for _ in range(40):
+        steps = raw.ask()
+        points = [0.5 + step / 6 for step in steps]
+        losses = [float((np.arange(1, 13) * (point - target) ** 2).sum()) for point in points]
+        for point, loss in zip(points, losses, strict=True):
+            trial, genome = optimizer.ask()
+            assert np.abs(np.array(genome) - point).max() < 1e-9
+            optimizer.tell(trial, [-loss])
+        raw.tell(steps, losses)
+
+
+@pytest.mark.parametrize("name", ["cma", "diagonal-cma"])
+def test_a_plateau_is_no_reason_to_begin_anew(name):
+    """Accuracies in steps of 1/50: the search keeps the distribution that it has learned.
+
+    After a restart the samples would be scattered around the start again.
+    """
+    genes = [Gene(f"g{i}", "real", 0.0, 1.0, 0.5) for i in range(6)]
+    target = np.array([0.15, 0.85, 0.2, 0.8, 0.1, 0.9])
+
+    def accuracy(genome):
+        return np.floor(50 * (1 - np.abs(np.array(genome) - target).mean())) / 50
+
+    optimizer, distances = create(name, genes, seed=2), []
+    for _ in range(1500):
+        trial, genome = optimizer.ask()
+        distances.append(np.abs(np.array(genome) - target).mean())
+        optimizer.tell(trial, [float(accuracy(genome))])
+    assert np.mean(distances[:9]) > 0.25
+    assert max(distances[-600:]) < 0.2
+
+
+def test_many_suggestions_and_early_asks_lose_no_generation():
+    """pycma refuses two updates in a row, and nevergrad would then drop a generation."""
+    for suggested, batch in ((25, 1), (0, 30)):
+        optimizer = create("cma", REAL, seed=0)
+        for i in range(suggested):
+            optimizer.suggest((i / suggested,) * len(REAL))
+        best = np.inf
+        for _ in range(600 // batch):
+            trials = [optimizer.ask() for _ in range(batch)]
+            for trial, genome in trials:
+                best = min(best, sphere(genome))
+                optimizer.tell(trial, [-sphere(genome)])
+        assert best < (1e-4 if batch == 1 else 1e-2)
+
+
+def test_a_suggestion_pulls_cma_towards_it():
+    def mean_distance(suggest):
+        optimizer = create("cma", REAL, seed=0)
+        if suggest:
+            optimizer.suggest(tuple(TARGET))
+        genomes = []
+        for _ in range(5 * optimizer.population):
+            trial, genome = optimizer.ask()
+            genomes.append(genome)
+            optimizer.tell(trial, [-sphere(genome)])
+        return np.mean([sphere(genome) for genome in genomes[-optimizer.population :]])
+
+    assert mean_distance(True) < mean_distance(False)
+
+
+@pytest.mark.parametrize("name", ["cma", "cma-margin", "de", "one-plus-one"])
+def test_amended_trials_bring_another_optimizer_to_the_same_place(name):
+    """What was tried stays the truth: an optimizer of another seed learns it all the same."""
+    first, calls = create(name, REAL, seed=1), []
+    for _ in range(400):
+        trial, genome = first.ask()
+        first.tell(trial, [-sphere(genome)])
+        calls.append(genome)
+    other = create(name, REAL, seed=2)
+    for genome in calls:
+        trial, _ = other.ask()
+        other.amend(trial, genome)
+        other.tell(trial, [-sphere(genome)])
+    going_on = search(other, sphere, 100)[0]
+    assert going_on <= 20 * max(1e-7, min(map(sphere, calls)))
+    assert going_on < search(create(name, REAL, seed=2), sphere, 100)[0] / 5
+
+
+@pytest.mark.parametrize("name", ["cma", "cma-margin", "de", "pso"])
+def test_amending_by_less_than_a_recipe_shows_changes_nothing(name):
+    def run(shift):
+        optimizer, genomes = create(name, REAL, seed=1), []
+        for _ in range(120):
+            trial, genome = optimizer.ask()
+            genomes.append(genome)
+            optimizer.amend(trial, tuple(min(2.0, value + shift) for value in genome))
+            optimizer.tell(trial, [-sphere(genome)])
+        return genomes
+
+    assert run(0.0) == run(1e-9)
+
+
+def test_many_genes_get_the_diagonal_by_default():
+    genes = [Gene(f"g{i}", "real", 0.0, 1.0, 0.5) for i in range(201)]
+    for count, name in ((200, "cma"), (201, "diagonal-cma")):
+        chosen, named = create("auto", genes[:count], 0), create(name, genes[:count], 0)
+        for _ in range(60):
+            (trial, one), (_, other) = chosen.ask(), named.ask()
+            assert one == other
+            for optimizer in (chosen, named):
+                optimizer.tell(trial, [-sum(one)])
+
+
+def test_a_grid_gets_finer_and_never_repeats_itself():
+    genes = [Gene("x", "real", 0.0, 1.0, 0.5), Gene("m", "choice", 0, 2, 0)]
+    optimizer = create("grid", genes, seed=0, budget=6)
+    points = [optimizer.ask()[1] for _ in range(2 * 3 + 3 + 2 * 3)]
+    assert len(set(points)) == len(points)
+    assert {x for x, _ in points[:6]} == {0.0, 1.0}
+    assert {x for x, _ in points[6:9]} == {0.5}
+    assert {x for x, _ in points[9:]} == {0.25, 0.75}
+
+
+def test_names_are_listed_without_importing_what_they_need():
+    code = (
+        "import sys; from evomerge.optimize import optimizer_names; assert len(optimizer_names()) "
+        "> 10; print(*[m for m in ('nevergrad', 'numpy', 'cma', 'cmaes') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+    assert all(line and "\n" not in line for line in optimizer_names().values())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"name": "cmaa"}, "optimizer.name is 'cmaa'; available are .*Did you mean 'cma'"),
+        ({"sigma": 0.0}, "optimizer.sigma is 0.0; it must be above 0 and at most 1"),
+        ({"sigma": 1.5}, "optimizer.sigma is 1.5"),
+        ({"sigma": float("nan")}, "optimizer.sigma is nan"),
+        ({"population": 3}, "optimizer.population is 3; it must be 4 or more"),
+        ({"name": "random", "population": 20}, "'random' has no population; set it to auto"),
+        ({"name": "grid", "budget": 63}, "corners alone are 64 candidates, but the budget is 63"),
+        ({"genes": []}, "no genes"),
+    ],
+)
+def test_options_that_do_not_suit_are_one_sentence(options, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        create(**({"name": "cma", "genes": REAL, "seed": 0} | options))
