@@ -205,8 +205,9 @@ def _value(method: Method, knob: Knob, given: float | None, where: str) -> float
     whole = knob.kind == "real" or value.is_integer()
     if not (knob.low <= value <= knob.high and whole):
         kinds = {"real": "a number", "integer": "a whole number", "flag": "true or false,"}
+        allowed = f"{kinds[knob.kind]} from {knob.low:g} to {knob.high:g}"
         raise RecipeError(
-            f"{method.name}: {knob.name!r} of {where} is {value:g}; it must be {kinds[knob.kind]} "
-            f"from {knob.low:g} to {knob.high:g}."
+            f"{method.name}: {knob.name!r} of {where} is {value:g}; it must be "
+            f"{f'{knob.low:g}' if knob.low == knob.high else allowed}."
         )
     return value

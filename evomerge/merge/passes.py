@@ -2,7 +2,10 @@
 
 Arithmetic is float32. An elementwise operation gives an element the same bits wherever a span
 begins and however many threads share it. A sum does not, so every sum is taken here: over blocks
-too small for torch to share among threads, added up in order in Python's float64.
+that torch leaves to one thread each, added up in order in Python's float64.
+
+What torch spends on a call beside the arithmetic is a tenth of a pass. So spans are cut by one
+`split`, buffers are reused, and factors are tensors (a Python number costs a conversion a call).
 """
 
 from __future__ import annotations
@@ -19,30 +22,45 @@ SPAN = 1 << 16
 SPAN_OFF_CPU = 1 << 24
 
 BLOCK = 1 << 14
-"""Elements summed at once on a CPU; torch shares work among threads from 2^15 on."""
+"""Elements summed at once on a CPU; torch shares one sum among threads from 2^15 on."""
 
 
 class _Buffers(threading.local):
     def __init__(self) -> None:
-        self.held: dict[tuple[int | str, torch.device, torch.dtype], Tensor] = {}
+        self.held: dict[object, Tensor] = {}
 
 
 _buffers = _Buffers()
 
 
 def spans(tensor: Tensor, *, rows_of: int = 1) -> Iterator[tuple[int, int]]:
-    """Yield (start, stop) of every span of a flat tensor; spans hold whole rows of `rows_of`."""
-    step = SPAN if tensor.device.type == "cpu" else SPAN_OFF_CPU
-    step = max(step // rows_of, 1) * rows_of
+    """Yield (start, stop) of every span of a tensor; spans hold whole rows of `rows_of`."""
+    step = _step(tensor, rows_of)
     for start in range(0, tensor.numel(), step):
         yield start, min(start + step, tensor.numel())
 
 
+def pieces(tensors: Sequence[Tensor], *, rows_of: int = 1) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the same span of every tensor, as flat views, span after span."""
+    step = _step(tensors[0], rows_of)
+    return zip(*(torch.split(flat(tensor), step) for tensor in tensors), strict=True)
+
+
+def _step(tensor: Tensor, rows_of: int) -> int:
+    return max((SPAN if tensor.is_cpu else SPAN_OFF_CPU) // rows_of, 1) * rows_of
+
+
 def scratch(like: Tensor, slot: int | str, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return a reused buffer of `like`'s size and device: one a thread, slot and dtype."""
-    key = (slot, like.device, dtype)
-    held = _buffers.held.get(key)
+    """Return a reused buffer of `like`'s size and device.
+
+    Args:
+        like: gives size and device.
+        slot: a thread has one buffer for each; what it held is lost.
+        dtype: always the same for the same slot.
+    """
     size = like.numel()
+    key = slot if like.is_cpu else (slot, like.device)
+    held = _buffers.held.get(key)
     if held is None or held.numel() < size:
         held = torch.empty(max(size, SPAN), dtype=dtype, device=like.device)
         _buffers.held[key] = held
@@ -59,14 +77,18 @@ def load(span: Tensor, slot: int | str) -> Tensor:
     return scratch(span, slot).copy_(span)
 
 
+def scalar(value: float) -> Tensor:
+    """Return a number as a float32 tensor without dimensions, a factor for tensors anywhere."""
+    return torch.tensor(value, dtype=torch.float32)
+
+
 def total(values: Tensor) -> float:
     """Return the sum of a flat float32 tensor; its bits do not depend on the threads."""
-    if values.device.type != "cpu":
+    if not values.is_cpu:
         return float(values.sum(dtype=torch.float64))
-    result = 0.0
-    for start in range(0, values.numel(), BLOCK):
-        result += float(values[start : start + BLOCK].sum())
-    return result
+    whole = values.numel() // BLOCK * BLOCK
+    blocks = values[:whole].view(-1, BLOCK).sum(1)
+    return sum(blocks.tolist(), float(values[whole:].sum()))
 
 
 def products(tensors: Sequence[Tensor], base: Tensor | None = None) -> list[list[float]]:
@@ -75,20 +97,17 @@ def products(tensors: Sequence[Tensor], base: Tensor | None = None) -> list[list
     Returns:
         a symmetric matrix, a row a tensor, to about 1e-8 of the tensors' lengths.
     """
-    rows = [flat(tensor) for tensor in tensors]
-    origin = None if base is None else flat(base)
-    count = len(rows)
-    sums = [[0.0] * count for _ in rows]
-    for a, b in spans(rows[0]):
-        loaded = [load(row[a:b], slot) for slot, row in enumerate(rows)]
-        if origin is not None:
-            start = load(origin[a:b], "base")
-            for values in loaded:
-                values.sub_(start)
-        product = scratch(loaded[0], "product")
-        for i, left in enumerate(loaded):
+    count = len(tensors)
+    sums = [[0.0] * count for _ in tensors]
+    for parts in pieces([*tensors, *(() if base is None else (base,))]):
+        loaded = [load(part, slot) for slot, part in enumerate(parts)]
+        if base is not None:
+            for values in loaded[:count]:
+                values.sub_(loaded[count])
+        product = scratch(parts[0], "product")
+        for i in range(count):
             for j in range(i, count):
-                sums[i][j] += total(torch.mul(left, loaded[j], out=product))
+                sums[i][j] += total(torch.mul(loaded[i], loaded[j], out=product))
     return [[sums[min(i, j)][max(i, j)] for j in range(count)] for i in range(count)]
 
 
@@ -96,27 +115,27 @@ def write_sum(
     tensors: Sequence[Tensor], weights: Sequence[float], out: Tensor, base: Tensor | None = None
 ) -> None:
     """Write sum_i w_i x_i, or base + sum_i w_i (x_i - base); where w_i is 0, x_i is not read."""
-    used = [(flat(x), w) for x, w in zip(tensors, weights, strict=True) if w != 0]
-    target = flat(out)
-    origin = None if base is None else flat(base)
+    used = [(x, w) for x, w in zip(tensors, weights, strict=True) if w != 0]
     if not used:
-        target.zero_() if origin is None else target.copy_(origin)
+        out.zero_() if base is None else out.copy_(base)
         return
-    for a, b in spans(used[0][0]):
-        if origin is None:
-            (first, weight), rest = used[0], used[1:]
-            result = load(first[a:b], "sum")
-            if weight != 1:
-                result.mul_(weight)
-            for row, factor in rest:
-                result.add_(load(row[a:b], "next"), alpha=factor)
-        else:
-            result = load(origin[a:b], "base")
-            change = scratch(result, "sum").zero_()
-            for row, factor in used:
-                change.add_(load(row[a:b], "next").sub_(result), alpha=factor)
-            result.add_(change)
-        target[a:b].copy_(result)
+    sources, factors = [x for x, _ in used], [w for _, w in used]
+    if base is not None:
+        for origin, target, *parts in pieces([base, out, *sources]):
+            start = load(origin, "base")
+            change = scratch(start, "sum").zero_()
+            for part, factor in zip(parts, factors, strict=True):
+                change.add_(load(part, "next").sub_(start), alpha=factor)
+            target.copy_(start.add_(change))
+        return
+    first = scalar(factors[0])
+    for part, target, *others in pieces([sources[0], out, *sources[1:]]):
+        result = load(part, "sum")
+        if factors[0] != 1:
+            result.mul_(first)
+        for other, factor in zip(others, factors[1:], strict=True):
+            result.add_(load(other, "next"), alpha=factor)
+        target.copy_(result)
 
 
 def as_matrix(tensor: Tensor) -> Tensor:
@@ -165,18 +184,20 @@ def write_row_sum(
         base: what the sources are measured from, if anything.
         columns: whether a weight is for a column.
     """
-    width = as_matrix(tensors[0]).shape[1]
-    used = [(flat(x), w.float()) for x, w in zip(tensors, weights, strict=True)]
-    target = flat(out)
-    origin = None if base is None else flat(base)
-    for a, b in spans(used[0][0], rows_of=max(width, 1)):
-        result = scratch(used[0][0][a:b], "sum").zero_()
-        start = None if origin is None else load(origin[a:b], "base")
-        for row, weight in used:
-            values = load(row[a:b], "next")
+    width = max(as_matrix(tensors[0]).shape[1], 1)
+    factors = [weight.float() for weight in weights]
+    top = 0
+    more = [out] if base is None else [out, base]
+    for parts in pieces([*tensors, *more], rows_of=width):
+        target = parts[len(tensors)]
+        start = None if base is None else load(parts[-1], "base")
+        result = scratch(parts[0], "sum").zero_()
+        rows = target.numel() // width
+        for part, factor in zip(parts, factors, strict=False):
+            values = load(part, "next")
             if start is not None:
                 values.sub_(start)
-            factors = weight if columns else weight[a // width : b // width].unsqueeze(1)
-            values.view(-1, width).mul_(factors)
+            values.view(-1, width).mul_(factor if columns else factor[top : top + rows, None])
             result.add_(values)
-        target[a:b].copy_(result if start is None else start.add_(result))
+        target.copy_(result if start is None else start.add_(result))
+        top += rows

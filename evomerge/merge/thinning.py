@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from evomerge.merge.noise import LOWEST, STEPS, Noise, chance
-from evomerge.merge.passes import BLOCK, flat, load, scratch, spans, total
+from evomerge.merge.passes import BLOCK, flat, load, scalar, scratch, spans, total
 from evomerge.merge.selection import Cut, Order, find_cut
 
 Thin = Callable[[Tensor, int], None]
@@ -42,10 +42,6 @@ class TaskVector:
         self.source, self.base = flat(source), flat(base)
         self.size = self.source.numel()
         self.row = max(source.shape[-1] if source.dim() else 1, 1)
-
-    def load(self, a: int, b: int, base: Tensor, slot: int | str) -> Tensor:
-        """Return elements `a` to `b` in a scratch buffer, given the base's."""
-        return load(self.source[a:b], slot).sub_(base)
 
     def magnitudes(self, part: slice) -> Tensor:
         """Return the magnitudes of a slice, in a scratch buffer."""
@@ -142,12 +138,12 @@ class RandomShare:
         probability = chance(knobs["density"])
         if probability in (0, 1):
             return WHOLE if probability else DROPPED
-        bound = LOWEST + round(probability * STEPS)
+        limit = torch.tensor(LOWEST + round(probability * STEPS), dtype=torch.int16)
 
         def thin(values: Tensor, start: int) -> None:
             lanes = self._lanes.span(values, start)
-            stays = torch.lt(lanes, bound, out=scratch(values, "lanes", torch.int16))
-            values.mul_(scratch(values, "lanes").copy_(stays))
+            stays = torch.lt(lanes, limit, out=scratch(values, "stays", torch.int16))
+            values.mul_(scratch(values, "mask").copy_(stays))
 
         return (1 / probability if rescale else 1.0), thin
 
@@ -177,12 +173,12 @@ class RankedShare:
         if density in (0, 1):
             return WHOLE if density else DROPPED
         epsilon = min(knobs["epsilon"], density, 1 - density)
-        lowest = LOWEST + (density - epsilon) * STEPS
+        slope, middle = scalar(2 * epsilon), scalar(LOWEST + density * STEPS)
 
         def thin(values: Tensor, start: int) -> None:
             ranks, lean = self._rows(start, values)
             bounds = scratch(values, "chances").copy_(ranks)
-            bounds.mul_(2 * epsilon).add_(lowest + epsilon * STEPS)
+            bounds.mul_(slope).add_(middle)
             lanes = scratch(values, "lanes").copy_(self._lanes.span(values, start))
             values.mul_(torch.lt(lanes, bounds, out=lanes))
             if rescale:
@@ -240,17 +236,17 @@ def _ranks(magnitudes: Tensor) -> Tensor:
 
 def _lean(magnitudes: Tensor, ranks: Tensor) -> Tensor:
     """Return the mean rank (0 to 1) of each row, weighted by magnitude; 1/2 for a row of zeros."""
-    width = magnitudes.shape[1]
-    weighted = scratch(magnitudes.view(-1), "lanes").view_as(magnitudes).copy_(ranks)
-    weighted.add_(-LOWEST).div_(STEPS - 1).mul_(magnitudes)
-    tall = max(BLOCK // width, 1)
-    result = []
-    for top in range(0, len(magnitudes), tall):
-        part = slice(top, top + tall)
-        if width <= BLOCK or magnitudes.device.type != "cpu":
-            upper, lower = weighted[part].sum(1), magnitudes[part].sum(1)
-        else:
-            upper = torch.tensor([total(weighted[top])])
-            lower = torch.tensor([total(magnitudes[top])])
-        result.append(torch.where(lower > 0, upper / lower, 0.5))
-    return torch.cat(result)
+    weighted = scratch(magnitudes, "weighted").view_as(magnitudes).copy_(ranks).mul_(magnitudes)
+    whole = _row_totals(magnitudes)
+    mean = (_row_totals(weighted) / whole).sub_(LOWEST).div_(STEPS - 1)
+    return torch.where(whole > 0, mean, 0.5)
+
+
+def _row_totals(matrix: Tensor) -> Tensor:
+    """Return the sum of each row, float32; the bits do not depend on the threads."""
+    width = matrix.shape[1]
+    if not matrix.is_cpu:
+        return matrix.sum(1)
+    if width > BLOCK:
+        return torch.tensor([total(row) for row in matrix])
+    return torch.cat([part.sum(1) for part in torch.split(matrix, max(BLOCK // width, 1))])

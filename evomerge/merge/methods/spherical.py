@@ -208,7 +208,7 @@ def _weigh_karcher(
             step[i] += pull
             step = [s - pull * cosine * p for s, p in zip(step, place, strict=True)]
         size = math.sqrt(max(_square(cosines, step), 0.0))
-        if size < knobs["tol"]:
+        if size <= knobs["tol"]:
             break
         moved = [
             p * math.cos(size) + s * math.sin(size) / size for p, s in zip(place, step, strict=True)

@@ -58,7 +58,7 @@ def mean_cosine(gram: Sequence[Sequence[float]]) -> float:
 def ratio(cosine: float, count: int) -> float:
     """Return t for `count` sources with this mean cosine."""
     denominator = 1 + (count - 1) * cosine
-    return count * cosine / denominator if abs(denominator) > 1e-8 else 0.0
+    return 0.0 if abs(denominator) <= 1e-8 else count * cosine / denominator
 
 
 def _row_ratios(tensors: Sequence[Tensor], base: Tensor) -> Tensor:

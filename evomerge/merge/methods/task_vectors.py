@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 ThinningName = Literal["Keep", "Largest", "Band", "RandomShare", "RankedShare"]
 
+_RANDOM = ("RandomShare", "RankedShare")
+
 _SIGN_BIT = -(1 << 31)
 
 
@@ -45,17 +47,16 @@ def prepare_task_vectors(
         elect: whether the signs are elected (TIES), else the task vectors are summed.
     """
     from evomerge.merge import thinning as thinnings
-    from evomerge.merge.passes import flat, load, scratch, spans
+    from evomerge.merge.passes import load, pieces, scalar, scratch
 
     assert base is not None
     kind: type[thinnings.Thinning] = getattr(thinnings, thinning)
-    origin = flat(base)
     vectors = [thinnings.TaskVector(tensor, base) for tensor in tensors]
     thins = [
-        kind(vector, noise[i] if thinning.startswith("Ran") else None, reuse=reuse)
+        kind(vector, noise[i] if thinning in _RANDOM else None, reuse=reuse)
         for i, vector in enumerate(vectors)
     ]
-    row = vectors[0].row if thinning == "RankedShare" else 1
+    rows_of = vectors[0].row if thinning == "RankedShare" else 1
 
     def merge(
         sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
@@ -67,32 +68,34 @@ def prepare_task_vectors(
             thin.plan(source, rescale=bool(knobs["rescale"])) if weight else thinnings.DROPPED
             for thin, source, weight in zip(thins, sources, weights, strict=True)
         ]
-        used = [
-            (vector, weight, factor, step)
-            for vector, weight, (factor, step) in zip(vectors, weights, plans, strict=True)
-            if weight * factor
-        ]
-        shares = [abs(weight) for _, weight, _, _ in used] if knobs["normalize"] else None
-        target = flat(out)
+        used = [i for i, (factor, _) in enumerate(plans) if factor]
         if not used:
-            target.copy_(origin)
+            out.copy_(base)
             return
-        for a, b in spans(origin, rows_of=row):
-            result = load(origin[a:b], "base")
-            change = scratch(result, "change").zero_()
+        steps = [plans[i][1] for i in used]
+        factors = [weights[i] * plans[i][0] for i in used]
+        scalars = [scalar(factor) for factor in factors]
+        shares = [abs(weights[i]) for i in used] if knobs["normalize"] else None
+        begin = 0
+        for origin, target, *parts in pieces(
+            [base, out, *(tensors[i] for i in used)], rows_of=rows_of
+        ):
+            start = load(origin, "base")
+            change = scratch(start, "change").zero_()
             changes = []
-            for slot, (vector, weight, factor, step) in enumerate(used):
-                delta = vector.load(a, b, result, slot if elect else 0)
+            for i, (part, step) in enumerate(zip(parts, steps, strict=True)):
+                delta = load(part, i if elect else 0).sub_(start)
                 if step is not None:
-                    step(delta, a)
+                    step(delta, begin)
                 if elect:
-                    changes.append(delta.mul_(weight * factor))
+                    changes.append(delta.mul_(scalars[i]))
                     change.add_(delta)
                 else:
-                    change.add_(delta, alpha=weight * factor)
+                    change.add_(delta, alpha=factors[i])
             if elect:
                 elect_(change, changes, shares)
-            target[a:b].copy_(result.add_(change, alpha=knobs["lambda"]))
+            target.copy_(start.add_(change, alpha=knobs["lambda"]))
+            begin += target.numel()
 
     return merge
 
@@ -118,20 +121,25 @@ def elect_(
     """
     import torch
 
-    from evomerge.merge.passes import scratch
+    from evomerge.merge.passes import scalar, scratch
 
-    sign = scratch(change, "sign", torch.int32)
-    torch.bitwise_and(change.view(torch.int32), _SIGN_BIT, out=sign)
+    zero = scalar(0.0)
+    bits = change.view(torch.int32)
+    sign = torch.bitwise_and(bits, _SIGN_BIT, out=scratch(change, "sign", torch.int32))
+    divisor = scratch(change, "divisor")
     change.zero_()
-    divisor = scratch(change, "divisor").zero_() if shares else None
     for i, values in enumerate(changes):
         values.view(torch.int32).bitwise_xor_(sign)
         change.add_(values.clamp_min_(0), alpha=factors[i] if factors else 1)
-        if shares and divisor is not None:
-            divisor.add_(torch.gt(values, 0, out=values), alpha=shares[i])
-    if shares and divisor is not None:
+        if shares:
+            agrees = torch.gt(values, zero, out=values)
+            if i:
+                divisor.add_(agrees, alpha=shares[i])
+            else:
+                torch.mul(agrees, scalar(shares[0]), out=divisor)
+    if shares:
         change.div_(divisor.clamp_min_(min(shares) / 2))
-    change.view(torch.int32).bitwise_xor_(sign)
+    bits.bitwise_xor_(sign)
 
 
 def _method(
@@ -196,7 +204,7 @@ def _method(
         parents=(1, None),
         base="required",
         paper=paper,
-        random=thinning in ("RandomShare", "RankedShare"),
+        random=thinning in _RANDOM,
         held=held,
     )
 
