@@ -242,7 +242,7 @@ def merge(
 ) -> None:
     """Build one merged model on disk, out of core."""
     from evomerge import terminal
-    from evomerge.build import merge_recipe
+    from evomerge.materialize import merge_recipe
 
     merge_recipe(recipe, out, memory, shard_size, allow_pickle=allow_pickle)
     terminal.say(f"wrote {out}")
