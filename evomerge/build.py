@@ -11,6 +11,7 @@ import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
@@ -28,20 +29,24 @@ from evomerge.run.journal import Event, Journal
 from evomerge.scores import Objective, Scores, Split
 from evomerge.space.genes import Space
 from evomerge.spaces import host_of, make_space
+from evomerge.tasks import (
+    SPLITS,
+    Documents,
+    find_objectives,
+    find_splits,
+    frozen_objectives,
+    frozen_splits,
+    load_tasks,
+)
 
 if TYPE_CHECKING:
     from evomerge.evaluate.evaluator import Evaluator
-    from evomerge.evaluate.facts import Facts
-    from evomerge.evaluate.functions import Function
-    from evomerge.evaluate.harness import Harness
     from evomerge.optimize.protocol import Optimizer
     from evomerge.recipe import Recipe
     from evomerge.worker import Worker
 
 log = logging.getLogger(__name__)
 
-Documents = Mapping[str, tuple[int, ...]]
-SPLITS: tuple[Split, ...] = ("search", "validation", "test")
 PACKAGES = ("evomerge", "torch", "transformers", "lm_eval", "nevergrad", "numpy")
 
 
@@ -54,25 +59,23 @@ class Setup:
         checkpoints: every parent and the base by reference, opened but not loaded.
         host: reference of the parent that gives config and tokenizer.
         space: what is searched.
-        harness: the lm-eval tasks, or None where all objectives are functions.
-        functions: own objectives.
         objectives: what is maximised, metric names completed and directions known.
         splits: the documents of every split, by task.
+        allow_pickle: parents' weights may be pickles.
     """
 
     config: SearchConfig
     checkpoints: Mapping[str, Checkpoint]
     host: str
     space: Space
-    harness: Harness | None
-    functions: tuple[Function, ...]
     objectives: tuple[Objective, ...]
     splits: Mapping[Split, Documents]
+    allow_pickle: bool = False
 
-    @property
-    def tasks(self) -> Facts:
-        """What the objectives' tasks offer."""
-        return _evaluator(self.config, self.harness, self.functions).facts
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """The objectives' tasks, loaded when they are first needed."""
+        return load_tasks(self.config)
 
     def optimizer(self) -> Optimizer:
         """Return a new optimizer of the run's seed.
@@ -96,8 +99,10 @@ class Setup:
         first = next(iter(self.space.landmarks().values()))
         device = choose_device(self.config.evaluation.device)
         return Worker(
-            resident(self.checkpoints, first, device),
-            _evaluator(self.config, self.harness, self.functions),
+            resident(
+                self.checkpoints, first, device, routed=self.config.space.kind != "parameters"
+            ),
+            self.evaluator,
             tokenizer(self.checkpoints, first),
             self.splits,
             first,
@@ -214,13 +219,15 @@ class Setup:
             )
         checkpoint = open_parent(model, Path.cwd())
         loaded = load(checkpoint, choose_device(self.config.evaluation.device))
-        evaluator = _evaluator(self.config, self.harness, self.functions)
+        evaluator = self.evaluator
         evaluator.prepare(loaded, tokenizer_of(checkpoint), {chosen: self.splits[chosen]})
         return evaluator.score(loaded, chosen)
 
     def frozen(self) -> dict[str, Any]:
         """Return the search file that a run keeps: resolved, with all that must not change."""
         plain = self.config.model_dump(mode="json", exclude={"frozen"})
+        for item, objective in zip(plain["objectives"], self.objectives, strict=True):
+            item["metric"] = objective.metric
         plain["frozen"] = {
             "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
             "parents": {name: item.fingerprint for name, item in self.checkpoints.items()},
@@ -228,6 +235,7 @@ class Setup:
                 split: {task: list(ids) for task, ids in documents.items()}
                 for split, documents in self.splits.items()
             },
+            "allow_pickle": self.allow_pickle,
             "lower_is_better": [o.key for o in self.objectives if not o.higher_is_better],
         }
         return plain
@@ -266,7 +274,7 @@ class Setup:
 
         if allow_benchmarks:
             return []
-        facts = self.tasks
+        facts = self.evaluator.facts
         leaves = {task for item in self.objectives for task in facts.leaves(item.task)}
         found = (benchmark_warning(facts.tasks[task]) for task in sorted(leaves))
         return [warning for warning in found if warning]
@@ -292,26 +300,15 @@ def prepare(config: SearchConfig, relative_to: Path, *, allow_pickle: bool = Fal
         InputError: the first mistake.
     """
     _check_supported(config)
-    config = _anchored(config, relative_to)
-    names = dict.fromkeys([*config.parents, *([config.base] if config.base else [])])
-    checkpoints = {
-        name: open_parent(name, relative_to, allow_pickle=allow_pickle) for name in names
-    }
-    host = host_of(config)
-    check_fit(
-        checkpoints[host], list(checkpoints.values()), vocabularies=config.tokenizer != "union"
-    )
     if config.frozen is not None:
-        _check_unchanged(checkpoints, config.frozen.parents)
+        return _frozen_setup(config, relative_to)
+    config, checkpoints, host = _open_parents(config, relative_to, allow_pickle=allow_pickle)
     space = make_space(config, checkpoints)
-    harness, functions = _tasks(config)
-    facts = _evaluator(config, harness, functions).facts
-    objectives = []
-    for item in config.objectives:
-        metric, about = facts.metric(item.task, item.metric)
-        objectives.append(Objective(item.task, metric, item.weight, about.higher_is_better))
-    splits = _splits(config, facts, harness)
-    setup = Setup(config, checkpoints, host, space, harness, functions, tuple(objectives), splits)
+    evaluator = load_tasks(config)
+    objectives = find_objectives(config, evaluator.facts)
+    splits = find_splits(config, evaluator)
+    setup = Setup(config, checkpoints, host, space, objectives, splits, allow_pickle)
+    setup.__dict__["evaluator"] = evaluator
     setup.optimizer()
     return setup
 
@@ -325,7 +322,16 @@ def reopen(run: RunFolder) -> Setup:
     config = parse(run.config(), str(run.path / CONFIG))
     if config.frozen is None:
         raise RunFolderError(f"{run.path / CONFIG} was not written by a run: it has no `frozen`.")
-    return prepare(config, run.path)
+    return _frozen_setup(config, run.path)
+
+
+def _frozen_setup(config: SearchConfig, relative_to: Path) -> Setup:
+    assert config.frozen is not None
+    allow_pickle = config.frozen.allow_pickle
+    config, checkpoints, host = _open_parents(config, relative_to, allow_pickle=allow_pickle)
+    space = make_space(config, checkpoints)
+    objectives, splits = frozen_objectives(config), frozen_splits(config)
+    return Setup(config, checkpoints, host, space, objectives, splits, allow_pickle)
 
 
 def _check_supported(config: SearchConfig) -> None:
@@ -345,6 +351,23 @@ def _check_supported(config: SearchConfig) -> None:
             "`executor.timeout` needs candidates in processes of their own, which this version "
             "does not have; remove it."
         )
+
+
+def _open_parents(
+    config: SearchConfig, relative_to: Path, *, allow_pickle: bool = False
+) -> tuple[SearchConfig, dict[str, Checkpoint], str]:
+    config = _anchored(config, relative_to)
+    names = dict.fromkeys([*config.parents, *([config.base] if config.base else [])])
+    checkpoints = {
+        name: open_parent(name, relative_to, allow_pickle=allow_pickle) for name in names
+    }
+    host = host_of(config)
+    check_fit(
+        checkpoints[host], list(checkpoints.values()), vocabularies=config.tokenizer != "union"
+    )
+    if config.frozen is not None:
+        _check_unchanged(checkpoints, config.frozen.parents)
+    return config, checkpoints, host
 
 
 def _anchored(config: SearchConfig, relative_to: Path) -> SearchConfig:
@@ -383,56 +406,6 @@ def _check_unchanged(checkpoints: Mapping[str, Checkpoint], known: Mapping[str, 
                 f"Parent {name!r} has changed since the run was started; put the old weights back, "
                 "or start a new run."
             )
-
-
-def _tasks(config: SearchConfig) -> tuple[Harness | None, tuple[Function, ...]]:
-    from evomerge import zoo
-    from evomerge.evaluate.functions import find, is_function
-    from evomerge.evaluate.harness import Harness
-
-    evaluation = config.evaluation
-    names = list(dict.fromkeys(item.task for item in config.objectives))
-    tasks = [name for name in names if not is_function(name)]
-    functions = tuple(find(name) for name in names if is_function(name))
-    include = [
-        zoo.tasks_path() if folder == "zoo:tasks" else Path(folder) for folder in evaluation.include
-    ]
-    if not tasks:
-        return None, functions
-    return Harness(tasks, include, evaluation.fewshot, evaluation.chat_template), functions
-
-
-def _evaluator(
-    config: SearchConfig, harness: Harness | None, functions: tuple[Function, ...]
-) -> Evaluator:
-    from evomerge.evaluate.evaluator import Evaluator
-
-    return Evaluator(harness, functions, config.evaluation.batch_size)
-
-
-def _splits(
-    config: SearchConfig, facts: Facts, harness: Harness | None
-) -> Mapping[Split, Documents]:
-    """Return the frozen documents of a run, or split every task's documents anew."""
-    from evomerge.evaluate.subsets import split_documents
-
-    if config.frozen is not None:
-        frozen = config.frozen.documents
-        return {
-            split: {task: tuple(ids) for task, ids in frozen[split].items()} for split in SPLITS
-        }
-    evaluation = config.evaluation
-    sizes = {split: getattr(evaluation, split).documents for split in SPLITS}
-    leaves = [task for item in config.objectives for task in facts.leaves(item.task)]
-    parts: dict[Split, dict[str, tuple[int, ...]]] = {split: {} for split in SPLITS}
-    for task in dict.fromkeys(leaves):
-        strata = None
-        if evaluation.stratify is not None and harness is not None:
-            strata = harness.field(task, evaluation.stratify)
-        chosen = split_documents(facts.tasks[task].documents, sizes, config.seed, strata, task=task)
-        for split in SPLITS:
-            parts[split][task] = tuple(chosen[split])
-    return parts
 
 
 def _choose(history: History, which: str, run: RunFolder) -> Candidate:

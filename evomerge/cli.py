@@ -167,14 +167,15 @@ def results(
     """One row a candidate, and the standings of parents, uniform merge and winner."""
     from evomerge import terminal
     from evomerge.config import parse
-    from evomerge.report.rows import candidate_rows, objectives_of, write_csv
+    from evomerge.report.rows import candidate_rows, write_csv
     from evomerge.report.standings import standings
     from evomerge.run.folder import RunFolder
     from evomerge.run.history import History
+    from evomerge.tasks import frozen_objectives
 
     run = RunFolder(directory)
     history = History(run.events())
-    objectives = objectives_of(parse(run.config(), str(run.path / "search.yaml")))
+    objectives = frozen_objectives(parse(run.config(), str(run.path / "search.yaml")))
     rows = candidate_rows(history, objectives)
     if csv is not None:
         write_csv(rows, csv)

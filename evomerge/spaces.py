@@ -55,10 +55,20 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
     stack = checkpoints[host].main
     if config.space.kind == "parameters":
         return _parameters(config, checkpoints[host], host)
+    _check_scales(config, checkpoints[host], stack.prefix)
     depths = {name: len(checkpoints[name].main) for name in config.parents}
     frame = _frame(config, host)
     build = _joint if config.space.kind == "joint" else _dataflow
     return build(config, depths, frame, stack.prefix)
+
+
+def _check_scales(config: SearchConfig, host: Checkpoint, stack: str) -> None:
+    scales = config.space.scales
+    lowest = scales if isinstance(scales, float) else scales[0]
+    if scales != 1.0:
+        from evomerge.merge.folding import check_foldable
+
+        check_foldable(host, stack, negative=lowest < 0)
 
 
 def _check_keys(config: SearchConfig) -> None:

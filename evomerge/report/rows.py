@@ -7,21 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge.config import SearchConfig
 from evomerge.errors import InputError
 from evomerge.run.history import Candidate, History
 from evomerge.scores import Failure, Objective, Split
 
 FINAL_SPLITS: tuple[Split, ...] = ("validation", "test")
-
-
-def objectives_of(config: SearchConfig) -> tuple[Objective, ...]:
-    """Return a run's objectives, with the directions that were found when it was frozen."""
-    lower = set(config.frozen.lower_is_better) if config.frozen else set()
-    plain = (Objective(item.task, item.metric, item.weight) for item in config.objectives)
-    return tuple(
-        Objective(item.task, item.metric, item.weight, item.key not in lower) for item in plain
-    )
 
 
 def candidate_rows(history: History, objectives: Sequence[Objective]) -> list[dict[str, Any]]:
