@@ -170,7 +170,7 @@ def measure(
     evaluator = Evaluator(Harness([task], [folder]))
     evaluator.prepare(model, tokenizer, {"search": {task: ids}})
     evaluator.score(model)
-    sheets = list(evaluator.sheets["search", task].values())
+    sheets = list(evaluator.sheets("search", task).values())
     prompts = [request.prompt for sheet in sheets for request in sheet if request.prompt]
     if prompts:
         forward = evaluator.forward

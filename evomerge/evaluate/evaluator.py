@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import CandidateError
 from evomerge.evaluate.facts import Facts
 from evomerge.evaluate.forward import Forward
 from evomerge.evaluate.functions import Function
-from evomerge.evaluate.harness import Harness, Stock
+from evomerge.evaluate.harness import Harness, Row, Stock
 from evomerge.evaluate.request import Request
 from evomerge.scores import Scores, Split
 
 Documents: TypeAlias = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The metrics of a model's answers, document by document.
+
+    Attributes:
+        rows: task -> document id -> metric key -> value as lm-eval gives it.
+    """
+
+    rows: Mapping[str, Mapping[int, Row]]
+
+    def __or__(self, other: Answers) -> Answers:
+        """Return the answers to the documents of both."""
+        tasks = [*self.rows, *(task for task in other.rows if task not in self.rows)]
+        return Answers({t: {**self.rows.get(t, {}), **other.rows.get(t, {})} for t in tasks})
 
 
 class Evaluator:
@@ -38,7 +56,7 @@ class Evaluator:
         self.harness = harness
         self.functions = {function.facts.name: function for function in functions}
         self.batch_size = batch_size
-        self.sheets: dict[tuple[Split, str], dict[int, list[Request]]] = {}
+        self._sheets: dict[tuple[Split, str], dict[int, list[Request]]] = {}
 
     @property
     def facts(self) -> Facts:
@@ -48,7 +66,10 @@ class Evaluator:
         return Facts({**known.tasks, **own}, known.groups)
 
     def prepare(self, model: Any, tokenizer: Any, splits: Mapping[Split, Documents]) -> None:
-        """Build the prompts and tokens of all documents, and find the fastest right way to run.
+        """Set the documents and find the fastest right way to run.
+
+        The prompts and tokens of the first split are built here, those of another when it is first
+        scored.
 
         Args:
             model: a loaded model of the architecture that will be scored, on its device, with
@@ -61,14 +82,13 @@ class Evaluator:
             ConfigError: a task asks for more than the model can read.
         """
         self.tokenizer, self.splits = tokenizer, splits
-        stock = Stock(model, tokenizer)
-        for split, documents in splits.items():
-            for task, ids in documents.items():
-                if task not in self.functions:
-                    self.sheets[split, task] = self._build(task, sorted(ids), stock)
-        everything = [sheet for sheets in self.sheets.values() for sheet in sheets.values()]
-        self.forward = Forward(model, tokenizer, stock, self.batch_size)
-        self.forward.check(model, everything)
+        self._sheets = {}
+        if self.harness is not None:
+            self._stock = Stock(model, tokenizer)
+            self.forward = Forward(model, tokenizer, self._stock, self.batch_size)
+            first, documents = next(iter(splits.items()))
+            tasks = [task for task in documents if task not in self.functions]
+            self.forward.check(model, [list(self.sheets(first, t).values()) for t in tasks])
 
     def score(
         self, model: Any, split: Split = "search", documents: Documents | None = None
@@ -79,63 +99,89 @@ class Evaluator:
             CandidateError: the model cannot be run on them.
         """
         began = time.perf_counter()
+        answers = self.answer(model, split, documents)
+        return self.scores(answers, time.perf_counter() - began)
+
+    def answer(
+        self, model: Any, split: Split = "search", documents: Documents | None = None
+    ) -> Answers:
+        """Return a model's answers on a split, or on some of its documents.
+
+        Raises:
+            CandidateError: the model cannot be run on them.
+        """
         chosen = documents if documents is not None else self.splits[split]
         asked = {task: tuple(sorted(ids)) for task, ids in chosen.items() if len(ids)}
-        sheets = {
-            task: [self.sheets[split, task][i] for i in ids]
-            for task, ids in asked.items()
-            if task not in self.functions
-        }
-        self._answer(model, split, asked, sheets)
+        rows: dict[str, dict[int, Row]] = {}
+        with _failures():
+            if self.harness is not None:
+                sheets = {
+                    task: [self.sheets(split, task)[i] for i in ids]
+                    for task, ids in asked.items()
+                    if task not in self.functions
+                }
+                requests = [sheet for of_task in sheets.values() for sheet in of_task]
+                self.forward(model, (split, tuple(asked.items())), requests)
+                for task, of_task in sheets.items():
+                    instances = [[request.instance for request in sheet] for sheet in of_task]
+                    measured = self.harness.measure(task, instances)
+                    rows[task] = dict(zip(asked[task], measured, strict=True))
+            for task in asked.keys() & self.functions.keys():
+                results = self.functions[task](model, self.tokenizer, asked[task])
+                rows[task] = {
+                    document: {metric: values[place] for metric, values in results.items()}
+                    for place, document in enumerate(asked[task])
+                }
+        return Answers({task: rows[task] for task in asked})
+
+    def scores(self, answers: Answers, seconds: float) -> Scores:
+        """Return the scores that answers amount to.
+
+        Args:
+            seconds: what the answers took.
+        """
         values: dict[str, tuple[float, ...]] = {}
         aggregates: dict[str, dict[str, float]] = {}
-        for task, requests in sheets.items():
-            assert self.harness is not None
-            raw = self.harness.measure(task, [[r.instance for r in sheet] for sheet in requests])
-            aggregates[task] = self.harness.aggregate(task, raw)
-            for key, items in raw.items():
-                figures = [self.harness.per_document(task, key, item) for item in items]
-                if None not in figures and len(figures) == len(asked[task]):
-                    values[f"{task}/{key}"] = tuple(f for f in figures if f is not None)
-        for task in asked.keys() & self.functions.keys():
-            results = self.functions[task](model, self.tokenizer, asked[task])
-            values |= {f"{task}/{metric}": items for metric, items in results.items()}
-            aggregates[task] = {key: sum(items) / len(items) for key, items in results.items()}
+        documents = {task: tuple(sorted(rows)) for task, rows in answers.rows.items()}
+        for task, ids in documents.items():
+            rows = [answers.rows[task][i] for i in ids]
+            keys = dict.fromkeys(key for row in rows for key in row)
+            if task in self.functions:
+                columns: dict[str, tuple[float, ...] | None] = {
+                    key: tuple(row[key] for row in rows) for key in keys
+                }
+                aggregates[task] = {key: sum(row[key] for row in rows) / len(rows) for key in keys}
+            else:
+                assert self.harness is not None
+                columns = {key: self.harness.per_document(task, key, rows) for key in keys}
+                aggregates[task] = self.harness.aggregate(task, rows)
+            values |= {f"{task}/{key}": items for key, items in columns.items() if items}
         if self.harness is not None:
-            sizes = {task: len(ids) for task, ids in asked.items()}
+            sizes = {task: len(ids) for task, ids in documents.items()}
             aggregates |= self.harness.aggregate_groups(aggregates, sizes)
-        return Scores(
-            documents=asked,
-            values=values,
-            aggregates={
-                f"{task}/{key}": value
-                for task, figures in aggregates.items()
-                for key, value in figures.items()
-            },
-            seconds={"evaluate": time.perf_counter() - began},
-        )
-
-    def _build(self, task: str, ids: Sequence[int], stock: Stock) -> dict[int, list[Request]]:
-        assert self.harness is not None
-        sheets = self.harness.build(task, ids, stock)
-        return {
-            document: [stock.request(instance) for instance in instances]
-            for document, instances in zip(ids, sheets, strict=True)
+        flat = {
+            f"{task}/{key}": v for task, figures in aggregates.items() for key, v in figures.items()
         }
+        return Scores(documents, values, flat, {"evaluate": seconds})
 
-    def _answer(
-        self,
-        model: Any,
-        split: Split,
-        asked: Mapping[str, tuple[int, ...]],
-        sheets: Mapping[str, Sequence[Sequence[Request]]],
-    ) -> None:
-        """Put the model's answers into the instances."""
-        documents = [sheet for task_sheets in sheets.values() for sheet in task_sheets]
-        if not documents:
-            return
-        try:
-            self.forward(model, (split, tuple(asked.items())), documents)
-        except (RuntimeError, ValueError, IndexError) as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise CandidateError(f"The model could not be run: {reason[0]}") from error
+    def sheets(self, split: Split, task: str) -> dict[int, list[Request]]:
+        """Return the requests of a split's documents by id, built when first asked for."""
+        if (split, task) not in self._sheets:
+            assert self.harness is not None
+            ids = sorted(self.splits[split][task])
+            sheets = self.harness.build(task, ids, self._stock)
+            self._sheets[split, task] = {
+                document: [self._stock.request(instance) for instance in instances]
+                for document, instances in zip(ids, sheets, strict=True)
+            }
+        return self._sheets[split, task]
+
+
+@contextlib.contextmanager
+def _failures() -> Iterator[None]:
+    """Turn what a broken model raises into a failed candidate."""
+    try:
+        yield
+    except (RuntimeError, ValueError, IndexError, ArithmeticError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CandidateError(f"The model could not be scored: {reason[0]}") from error

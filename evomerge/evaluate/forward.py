@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -86,14 +87,18 @@ class Forward:
                     raise
                 self._shrink(documents, error)
 
-    def check(self, model: Any, documents: Sequence[Sheet]) -> None:
-        """Choose the ways that are right for this model, by trying them on a few documents."""
-        samples = _samples([sheet for sheet in documents if sheet and sheet[0].questions])
-        if samples:
-            self._check_scoring(model, samples)
-        prompts = [sheet for sheet in documents if sheet and sheet[0].prompt is not None]
+    def check(self, model: Any, tasks: Sequence[Sequence[Sheet]]) -> None:
+        """Choose the ways that are right for this model, by trying them on a few documents.
+
+        Args:
+            tasks: the documents of each task.
+        """
+        samples = [sheet for documents in tasks for sheet in _samples(documents)]
+        if any(sheet[0].questions for sheet in samples):
+            self._check_scoring(model, [sheet for sheet in samples if sheet[0].questions])
+        prompts = [sheet for sheet in samples if sheet[0].prompt is not None]
         if prompts and self.greedy:
-            self._check_generation(model, _samples(prompts))
+            self._check_generation(model, prompts)
 
     def _check_scoring(self, model: Any, samples: Sequence[Sheet]) -> None:
         questions = [q for sheet in samples for request in sheet for q in request.questions]
@@ -163,7 +168,10 @@ class Forward:
         return [Batch.of([rows[i] for i in group], self.pad, device) for group in groups]
 
     def _score(self, model: Any, plan: _Plan) -> None:
-        answers = iter(likelihood.score(model, plan.batches, plan.questions, self.gather))
+        scores = likelihood.score(model, plan.batches, plan.questions, self.gather)
+        if any(math.isnan(total) for total, _ in scores):
+            raise CandidateError("The model's log-likelihoods are not numbers (NaN).")
+        answers = iter(scores)
         for request in plan.scored:
             parts: list[Answer] = [next(answers) for _ in request.questions]
             if request.kind == "loglikelihood_rolling":

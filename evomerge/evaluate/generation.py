@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from evomerge.errors import CandidateError
 from evomerge.evaluate.batches import Batching
 
 _WIDER = 4  # times the tokens of a scoring batch: most steps read one token a row
@@ -130,7 +131,10 @@ def continue_greedily(
                 use_cache=True,
                 **options,
             )
-            following = output.logits[:, -1].float().argmax(-1)
+            logits = output.logits[:, -1].float()
+            if step == 0 and bool(logits.isnan().any()):
+                raise CandidateError("The model's logits are not numbers (NaN).")
+            following = logits.argmax(-1)
             for row, token in zip(rows, following.tolist(), strict=True):
                 if row in open_rows:
                     said[row].append(token)

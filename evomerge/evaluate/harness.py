@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import torch
 
 Instance: TypeAlias = Any
-Values: TypeAlias = dict[str, list[Any]]
+Row: TypeAlias = dict[str, Any]
 
 _FEWSHOT_SEED = 1234  # simple_evaluate's own
 
@@ -112,50 +112,59 @@ class Harness:
             requests.sort(key=lambda instance: instance.idx)
         return documents
 
-    def measure(self, task: str, documents: Sequence[Sequence[Instance]]) -> Values:
-        """Return metric key -> one value a document, from the answers in the instances.
+    def measure(self, task: str, documents: Sequence[Sequence[Instance]]) -> list[Row]:
+        """Return the metrics of each document, from the answers in its requests.
 
         Args:
             documents: requests of each document, with `resps` set.
+
+        Returns:
+            metric key -> value as `process_results` gives it, for each document.
         """
         subject = self._tasks[task]
         subject._instances = [instance for requests in documents for instance in requests]
         for instance in subject._instances:
             instance.filtered_resps = {}
-        with quiet():
+        rows: list[Row] = [{} for _ in documents]
+        with quiet(), self._remembering(subject):
             subject.apply_filters()
             filters = list(subject._instances[0].filtered_resps)
-            values: Values = {}
-            with self._remembering(subject):
-                for name in filters:
-                    suffix = f",{name}" if len(filters) > 1 else ""
-                    for requests in documents:
-                        answers = [instance.filtered_resps[name] for instance in requests]
-                        results = subject.process_results(requests[0].doc, answers)
-                        for metric, value in results.items():
-                            values.setdefault(f"{metric}{suffix}", []).append(value)
-        return values
+            for name in filters:
+                suffix = f",{name}" if len(filters) > 1 else ""
+                for row, requests in zip(rows, documents, strict=True):
+                    answers = [instance.filtered_resps[name] for instance in requests]
+                    results = subject.process_results(requests[0].doc, answers)
+                    row |= {f"{metric}{suffix}": value for metric, value in results.items()}
+        return rows
 
-    def aggregate(self, task: str, values: Values) -> dict[str, float]:
-        """Return metric key -> what the metric's own aggregation makes of the values."""
+    def aggregate(self, task: str, rows: Sequence[Row]) -> dict[str, float]:
+        """Return metric key -> what the metric's own aggregation makes of the documents."""
         aggregation = self._tasks[task].aggregation()
+        columns: dict[str, list[Any]] = {}
+        for row in rows:
+            for key, value in row.items():
+                columns.setdefault(key, []).append(value)
         with quiet():
             return {
                 key: float(aggregation.get(key.split(",")[0], _mean)(items))
-                for key, items in values.items()
+                for key, items in columns.items()
             }
 
-    def per_document(self, task: str, key: str, value: Any) -> float | None:
-        """Return a document's own figure, None where the metric has none.
+    def per_document(self, task: str, key: str, rows: Sequence[Row]) -> tuple[float, ...] | None:
+        """Return a metric's figure for each document, None where it has none.
 
-        A perplexity's value is a pair (log-likelihood, length); its figure is the perplexity of
-        that document alone.
+        The value of a perplexity is a pair (log-likelihood, length); its figure is the perplexity
+        of that document alone.
         """
-        if isinstance(value, (bool, int, float)) or hasattr(value, "item"):
-            return float(value)
+        if any(key not in row for row in rows):
+            return None
+        items = [row[key] for row in rows]
         if self.facts.tasks[task].kind == "loglikelihood_rolling":
-            return float(self._tasks[task].aggregation()[key.split(",")[0]]([value]))
-        return None
+            own = self._tasks[task].aggregation()[key.split(",")[0]]
+            return tuple(float(own([item])) for item in items)
+        if any(isinstance(item, (tuple, list)) for item in items):
+            return None
+        return tuple(map(float, items))
 
     def aggregate_groups(
         self, aggregates: Mapping[str, Mapping[str, float]], sizes: Mapping[str, int]

@@ -65,7 +65,7 @@ def assert_equal(evaluator: Evaluator, scores: Scores, expected: dict[str, Any])
                     assert values is not None
                     np.testing.assert_allclose(values, [rows[i][metric] for i in ids], rtol=1e-5)
         answers = {s["doc_id"]: s["resps"] for s in samples}
-        sheets = evaluator.sheets["search", task]
+        sheets = evaluator.sheets("search", task)
         for i in ids:
             for request, (theirs,) in zip(sheets[i], answers[i], strict=True):
                 mine = request.instance.resps[0]
