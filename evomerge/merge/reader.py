@@ -19,6 +19,7 @@ from torch import Tensor
 
 from evomerge.checkpoint import Checkpoint
 from evomerge.errors import CheckpointError
+from evomerge.merge.pages import Pages
 from evomerge.merge.plan import SourceTensor, Vocabulary
 from evomerge.tensorfile import TensorInfo
 
@@ -74,6 +75,7 @@ class Reader:
     ) -> None:
         self.checkpoints = checkpoints
         self.patches = dict(patches or {})
+        self.pages = Pages()
         self._maps: dict[Path, mmap.mmap] = {}
         self._pickles: dict[Path, dict[str, Tensor]] = {}
 
@@ -97,11 +99,6 @@ class Reader:
                 stop = stored.end if last else stored.end // mmap.PAGESIZE * mmap.PAGESIZE
                 if stop > start:
                     mapped.madvise(mmap.MADV_DONTNEED, start, stop - start)
-
-    def release_all(self) -> None:
-        """Give back the memory of all pages, whoever uses them; they are read again as needed."""
-        for mapped in list(self._maps.values()):
-            mapped.madvise(mmap.MADV_DONTNEED)
 
     def _patched(self, info: TensorInfo, name: str, patch: Patch | None) -> Tensor:
         if info.parts:
@@ -147,6 +144,7 @@ class Reader:
                     self._maps[file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
             except (OSError, ValueError) as error:
                 raise CheckpointError(f"{file} cannot be read: {error}.") from error
+            self.pages.add(self._maps[file])
         return self._maps[file]
 
     def _pickle(self, file: Path) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from evomerge.merge.pages import Pages
 from evomerge.merge.plan import TensorPlan
 from evomerge.merge.reader import DTYPES
 from evomerge.tensorfile import INDEX, SINGLE, TensorInfo
@@ -109,12 +110,14 @@ class ShardWriter:
     Args:
         shard: what goes where.
         folder: folder of the file.
+        pages: told of the file's maps, whose pages may be given back.
 
     Raises:
         OSError: the disk is full or cannot be written.
     """
 
-    def __init__(self, shard: Shard, folder: Path) -> None:
+    def __init__(self, shard: Shard, folder: Path, pages: Pages) -> None:
+        self._pages = pages
         self._shard = shard
         self._descriptor = os.open(folder / shard.name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         # Space that is promised now cannot be missing when a mapped page is written out.
@@ -142,8 +145,11 @@ class ShardWriter:
         start = info.begin // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
         mapped = mmap.mmap(self._descriptor, info.end - start, offset=start)
         out = torch.frombuffer(mapped, dtype=dtype, offset=info.begin - start, count=-1)
-        yield out.view(plan.shape)
-        del out
+        self._pages.add(mapped)
+        try:
+            yield out.view(plan.shape)
+        finally:
+            self._pages.drop(mapped)
 
     def put(self, plan: TensorPlan, tensor: Tensor) -> None:
         """Write a tensor that is ready."""

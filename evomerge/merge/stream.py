@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +17,7 @@ from evomerge.checkpoint import Checkpoint
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.merge.atomic import appearing
 from evomerge.merge.depth import merged_config
+from evomerge.merge.pages import resident_bytes
 from evomerge.merge.plan import Planner, TensorPlan
 from evomerge.merge.reader import Patch, Reader, Rows
 from evomerge.merge.shards import MAPPED, Shard, ShardWriter, companion_index, lay_out, nbytes
@@ -86,7 +85,7 @@ def write_model(
             target = folder / file.relative_to(planner.host.folder)
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(file, target)
-        with _bounded(reader, memory):
+        with reader.pages.bounded(memory - LEAST_MEMORY // 2):
             _write_shards(shards, folder, TensorMaker(planner, reader, rows), progress)
 
 
@@ -101,7 +100,7 @@ def _write_shards(
     buffered = [nbytes(plan) for plan in plans if nbytes(plan) < MAPPED]
     buffer = torch.empty(max(buffered, default=0), dtype=torch.uint8)
     for shard in shards:
-        writer = ShardWriter(shard, folder)
+        writer = ShardWriter(shard, folder, maker.reader.pages)
         try:
             for plan in shard.plans:
                 _write_tensor(plan, writer, maker, buffer)
@@ -156,37 +155,3 @@ def _disk_errors(out: Path) -> Iterator[None]:
             f"Writing {out} failed: {error.strerror or error}; {advice}nothing is left under "
             "that name."
         ) from error
-
-
-@contextmanager
-def _bounded(reader: Reader, memory: int) -> Iterator[None]:
-    """Keep the process under `memory` by giving mapped pages back whenever it comes near.
-
-    Pages of parents are read again from the system's cache when they are needed again, so this
-    costs little and changes nothing else. It matters for tensors that do not fit with their
-    sources (embeddings of a large vocabulary); others are released one by one.
-    """
-    limit = memory - LEAST_MEMORY // 2
-    stop = threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(0.02):
-            if resident_bytes() > limit:
-                reader.release_all()
-
-    watcher = threading.Thread(target=watch, name="evomerge-memory", daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        watcher.join()
-
-
-def resident_bytes() -> int:
-    """Return the resident set of this process in bytes (0 where the system does not tell)."""
-    try:
-        text = Path("/proc/self/statm").read_text(encoding="ascii")
-    except OSError:
-        return 0
-    return int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -80,9 +80,7 @@ def test_filters_choose_knobs_by_the_merged_name(checkpoints):
 
 def test_seeds_and_bases_that_a_method_does_not_use_are_left_out(checkpoints):
     block = Layer("linear", [Source("a", 0)], Source("b", 0))
-    one, two = (
-        plan(recipe([block], seed=seed), checkpoints)[1:10] for seed in (1, 2)
-    )
+    one, two = (plan(recipe([block], seed=seed), checkpoints)[1:10] for seed in (1, 2))
     assert one == two
     assert all(item.base is None for item in one)
     dare = Layer("dare_linear", [Source("a", 0)], Source("b", 0))

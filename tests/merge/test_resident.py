@@ -1,4 +1,4 @@
-"""The resident model: right after every history of candidates, and untouched where nothing changed."""
+"""The resident model: right after any history of candidates, untouched where nothing changed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,13 @@ def checkpoints(folders) -> dict[str, Checkpoint]:
 def layer_of(method: str, layer: int | None, weight: float = 0.5) -> Layer:
     """Return a layer of any method with knobs that say something."""
     found = get_method(method)
-    values = {"weight": weight, "lambda": 0.5, "density": 0.4 + 0.2 * weight, "t": weight, "scale": 1.0}
+    values = {
+        "weight": weight,
+        "lambda": 0.5,
+        "density": 0.4 + 0.2 * weight,
+        "t": weight,
+        "scale": 1.0,
+    }
     given = {
         per: {
             knob.name: min(max(values[knob.name], knob.low), knob.high)
@@ -53,7 +59,9 @@ def layer_of(method: str, layer: int | None, weight: float = 0.5) -> Layer:
 
 
 def recipe_of(methods, weights, path=(0, 1, 2), dtype="bfloat16") -> Recipe:
-    blocks = [layer_of(methods[i % len(methods)], layer, weights[i]) for i, layer in enumerate(path)]
+    blocks = [
+        layer_of(methods[i % len(methods)], layer, weights[i]) for i, layer in enumerate(path)
+    ]
     return Recipe(
         "base",
         {"model.layers": blocks},
@@ -122,9 +130,7 @@ def failing(recipe: Recipe) -> Recipe:
     layers = dict(recipe.layers)
     last = Layer("linear", [Source("a", 0, zero), Source("b", 0, zero)])
     layers["model.layers"] = (*layers["model.layers"][:-1], last)
-    return Recipe(
-        recipe.host, layers, recipe.before, recipe.after, recipe.dtype, recipe.tokenizer
-    )
+    return Recipe(recipe.host, layers, recipe.before, recipe.after, recipe.dtype, recipe.tokenizer)
 
 
 def test_what_does_not_change_is_not_touched(checkpoints):
@@ -196,7 +202,7 @@ def test_overflow_of_the_dtype_is_named(checkpoints):
     loud = {"weight": 100.0}
     huge = Layer("linear", [Source("a", None, loud)] * 5000, None, {"normalize": 0})
     over = Recipe("base", recipe.layers, recipe.before, huge, dtype="float16")
-    with pytest.raises(CandidateError, match="from finite sources.*F16"):
+    with pytest.raises(CandidateError, match=r"from finite sources.*F16"):
         Resident(checkpoints, "base", "float16").apply(over)
 
 
