@@ -1,0 +1,257 @@
+"""Contract suites for your own optimizer, space or merge method.
+
+Call them from a test of your package; each raises `AssertionError` with a sentence that says
+which law was broken::
+
+    from evomerge.testing import check_method
+
+    def test_my_method():
+        check_method(MY_METHOD)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from evomerge.errors import CandidateError, RecipeError
+from evomerge.merge.method import Knob, Method
+from evomerge.optimize.protocol import Optimizer
+from evomerge.recipe import Recipe
+from evomerge.space.genes import Gene, Genome, Space
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+GENES = (
+    Gene("weight", "real", 0.0, 2.0, 1.0),
+    Gene("narrow", "real", -1e-3, 1e-3, 0.0, sigma=1e-5),
+    Gene("count", "integer", 2, 9, 5),
+    Gene("method", "choice", 0, 2, 0, choices=("a", "b", "c")),
+    Gene("flag", "binary", 0, 1, 0.5),
+)
+"""Genes of every kind, for optimizers to be checked with."""
+
+
+def check_optimizer(
+    create: Callable[[Sequence[Gene], int], Optimizer],
+    genes: Sequence[Gene] = GENES,
+    trials: int = 200,
+) -> None:
+    """Check the laws of `evomerge.optimize.protocol.Optimizer`.
+
+    Args:
+        create: returns a new optimizer for genes and a seed.
+        genes: what it searches.
+        trials: how many trials each law is checked over.
+
+    Raises:
+        AssertionError: a law is broken.
+    """
+    genes = tuple(genes)
+    assert create(genes, 3).population >= 1, "The population is below 1."
+    kept = np.random.get_state()
+    for failures in (0.0, 0.2, 1.0):
+        np.random.seed(1)
+        first = _play(create(genes, 3), genes, trials, failures)
+        drawn = np.random.uniform()
+        np.random.seed(1)
+        assert drawn == np.random.uniform(), "The optimizer draws from numpy's global generator."
+        again = _play(create(genes, 3), genes, trials, failures)
+        assert first == again, "The same calls gave other genomes, so a run could not be resumed."
+    np.random.set_state(kept)
+
+
+def _play(
+    optimizer: Optimizer, genes: Sequence[Gene], trials: int, failures: float
+) -> list[Genome]:
+    """Search with four trials open, told out of order, some lost, some failed, some suggested."""
+    order = np.random.RandomState(trials)
+    genomes: list[Genome] = []
+    waiting: list[tuple[int, Genome]] = []
+    for number in range(trials):
+        suggestion = tuple(gene.high if order.rand() < 0.5 else gene.low for gene in genes)
+        if number % 50 == 0:
+            optimizer.suggest(suggestion)
+        trial, genome = optimizer.ask()
+        assert trial == number, f"Trial {number} was numbered {trial}."
+        assert number % 50 or genome == suggestion, "A suggestion was not what was asked next."
+        _check_range(genes, genome)
+        genomes.append(genome)
+        waiting.append((trial, genome))
+        if number % 50 == 25:
+            optimizer.amend(trial, genomes[0])
+        if len(waiting) > 4:
+            trial, genome = waiting.pop(order.randint(len(waiting)))
+            if order.rand() < 0.05:
+                continue
+            values = [-sum((x - gene.low) ** 2 for gene, x in zip(genes, genome, strict=True))]
+            failed = order.rand() < failures
+            optimizer.tell(trial, None if failed else values)
+    return genomes
+
+
+def _check_range(genes: Sequence[Gene], genome: Genome) -> None:
+    for gene, value in zip(genes, genome, strict=True):
+        assert gene.low <= value <= gene.high, f"Gene {gene.name} is {value}, out of its range."
+        assert gene.kind == "real" or value == int(value), f"Gene {gene.name} is {value}."
+
+
+def check_space(space: Space, samples: int = 100, seed: int = 0) -> None:
+    """Check the laws of `evomerge.space.genes.Space`.
+
+    Raises:
+        AssertionError: a law is broken.
+    """
+    genes = tuple(space.genes)
+    assert genes, "The space has no genes."
+    names = [gene.name for gene in genes]
+    assert len(set(names)) == len(names), "Two genes have the same name."
+    for gene in genes:
+        assert gene.low < gene.high, f"Gene {gene.name} has no range."
+        assert gene.low <= gene.start <= gene.high, f"Gene {gene.name} starts out of its range."
+        assert gene.kind != "choice" or len(gene.choices) == gene.high + 1, f"{gene.name}: labels."
+    generator = np.random.RandomState(seed)
+    for number in range(samples):
+        recipe = space.decode(_genome(genes, generator, number))
+        encoded = space.encode(recipe)
+        _check_range(genes, encoded)
+        assert space.decode(encoded) == recipe, "decode(encode(recipe)) is another recipe."
+        assert Recipe.from_dict(recipe.to_dict()) == recipe, "A recipe does not survive its YAML."
+    for label, recipe in space.landmarks().items():
+        assert isinstance(recipe, Recipe), f"Landmark {label} is no recipe."
+    try:
+        space.encode(Recipe.from_dict({**recipe.to_dict(), "host": "no such parent"}))
+    except RecipeError:
+        return
+    raise AssertionError("A recipe of another host was encoded; it must raise RecipeError.")
+
+
+def _genome(genes: Sequence[Gene], generator: np.random.RandomState, number: int) -> Genome:
+    """Return the lowest corner, the highest corner, then random genomes."""
+    genome = []
+    for gene in genes:
+        share = (0.0, 1.0)[number] if number < 2 else float(generator.uniform())
+        value = gene.low + share * (gene.high - gene.low)
+        value = value if gene.kind == "real" else round(value)
+        genome.append(min(gene.high, max(gene.low, value)))
+    return tuple(genome)
+
+
+def check_method(method: Method, samples: int = 20, seed: int = 0) -> None:
+    """Check the laws of a merge method (`evomerge.merge.method`) on small random tensors.
+
+    Raises:
+        AssertionError: a law is broken.
+    """
+    import torch
+
+    for knob in method.knobs:
+        _check_knob(knob)
+    generator = np.random.RandomState(seed)
+    torch_generator = torch.Generator().manual_seed(seed)
+    fewest, most = method.parents
+    for number in range(samples):
+        count = int(generator.randint(fewest, (most or fewest + 2) + 1))
+        shape = ((), (7,), (5, 6), (2, 3, 4))[number % 4]
+        dtype = (torch.float32, torch.bfloat16)[number // 4 % 2]
+        tensors = [
+            torch.randn(shape, generator=torch_generator).to(dtype) for _ in range(count + 1)
+        ]
+        base = None if method.base == "none" else tensors[-1]
+        sources = [_knobs(method, "source", generator) for _ in range(count)]
+        _check_tensor(method, tensors[:count], base, sources, _knobs(method, "merge", generator))
+
+
+def _check_tensor(
+    method: Method,
+    tensors: list[Tensor],
+    base: Tensor | None,
+    sources: list[dict[str, float]],
+    knobs: dict[str, float],
+) -> None:
+    import torch
+
+    from evomerge.merge.noise import Noise
+
+    noise = [Noise(0, f"parent{i}", "weight") for i in range(len(tensors))]
+    copies = [tensor.clone() for tensor in (*tensors, *([] if base is None else [base]))]
+
+    def run(dtype: torch.dtype, *, reuse: bool, before: Sequence[float] = ()) -> Tensor | None:
+        merge = method.prepare(tensors, base, noise, reuse=reuse)
+        out = torch.full(tensors[0].shape, math.nan, dtype=dtype)
+        try:
+            for share in before:
+                merge(_between(method, "source", sources, share), knobs, out.clone())
+            merge(sources, knobs, out)
+        except CandidateError:
+            return None
+        return out
+
+    once = run(torch.float32, reuse=False)
+    for copy, tensor in zip(copies, (*tensors, *([] if base is None else [base])), strict=True):
+        assert torch.equal(copy, tensor), f"{method.name} writes into the tensors it merges."
+    results = {
+        "reuse=True gives other bits than reuse=False": run(torch.float32, reuse=True),
+        "what was merged before changes the bits": run(
+            torch.float32, reuse=True, before=(0.0, 1.0)
+        ),
+    }
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if threads > 1 else 2)
+    results["the number of threads changes the bits"] = run(torch.float32, reuse=False)
+    torch.set_num_threads(threads)
+    for sentence, result in results.items():
+        if once is None or result is None:
+            continue
+        assert torch.equal(once, result), f"{method.name}: {sentence}."
+    if once is not None:
+        assert torch.isfinite(once).all(), (
+            f"{method.name}: knobs {sources} {knobs} give numbers that are not finite; raise "
+            "CandidateError instead."
+        )
+        rounded = run(torch.bfloat16, reuse=False)
+        assert rounded is None or torch.equal(rounded, once.to(torch.bfloat16)), (
+            f"{method.name}: a bfloat16 result is not the float32 result rounded once."
+        )
+
+
+def _check_knob(knob: Knob) -> None:
+    inside = [knob.default, *(knob.search or ())]
+    for value in inside:
+        assert value is None or knob.low <= value <= knob.high, (
+            f"Knob {knob.name}: {value} is outside of {knob.low} to {knob.high}."
+        )
+    if knob.search is not None:
+        low, high = knob.search
+        assert low < high, f"Knob {knob.name}: nothing lies in the range {knob.search}."
+        assert knob.start is None or low <= knob.start <= high, (
+            f"Knob {knob.name} starts at {knob.start}, outside of the range {knob.search}."
+        )
+
+
+def _knobs(method: Method, per: str, generator: np.random.RandomState) -> dict[str, float]:
+    return {
+        knob.name: _pick(knob, float(generator.uniform()))
+        for knob in method.knobs
+        if knob.per == per
+    }
+
+
+def _between(
+    method: Method, per: str, given: Sequence[Mapping[str, float]], share: float
+) -> list[dict[str, float]]:
+    knobs = [knob for knob in method.knobs if knob.per == per]
+    return [{knob.name: _pick(knob, share) for knob in knobs} for _ in given]
+
+
+def _pick(knob: Knob, share: float) -> float:
+    """Return a value of the knob's search range, or its default where there is none."""
+    if knob.search is None:
+        assert knob.default is not None, f"Knob {knob.name} has neither a default nor a range."
+        return knob.default
+    value = knob.search[0] + share * (knob.search[1] - knob.search[0])
+    return value if knob.kind == "real" else float(round(value))

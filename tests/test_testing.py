@@ -1,0 +1,163 @@
+"""The contract suites pass for what ships, and catch what breaks each law."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from evomerge.merge.method import Knob, Method
+from evomerge.merge.methods import get_method, method_names
+from evomerge.optimize import create, optimizer_names
+from evomerge.space.genes import Gene
+from evomerge.space.parameters import ParameterSpace
+from evomerge.testing import check_method, check_optimizer, check_space
+
+
+@pytest.mark.parametrize("name", optimizer_names())
+def test_every_optimizer_keeps_the_contract(name):
+    check_optimizer(lambda genes, seed: create(name, genes, seed))
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_merge_method_keeps_the_contract(name):
+    check_method(get_method(name))
+
+
+def space():
+    return ParameterSpace(
+        parents=["a", "b"],
+        base="base",
+        host="base",
+        stack="model.layers",
+        layers=4,
+        methods=[get_method("ties"), get_method("slerp")],
+        groups=2,
+        smooth=True,
+    )
+
+
+def test_the_parameter_space_keeps_the_contract():
+    check_space(space())
+
+
+class Flawed:
+    """Random search with one flaw."""
+
+    population = 1
+
+    def __init__(self, genes, flaw):
+        self.genes, self.flaw, self.count, self.queue = genes, flaw, 0, []
+        self.generator = np.random if flaw == "global" else np.random.RandomState(0)
+        if flaw == "unseeded":
+            self.generator = np.random.RandomState()
+
+    def ask(self):
+        self.count += 1
+        share = 1.5 if self.flaw == "range" else self.generator.uniform()
+        genome = tuple(gene.low + share * (gene.high - gene.low) for gene in self.genes)
+        if self.queue:
+            genome = self.queue.pop() if self.flaw != "deaf" else genome
+        return self.count - (self.flaw != "numbers"), genome
+
+    def tell(self, trial, values):
+        if self.flaw == "fragile" and values is None:
+            raise ValueError("no value")
+
+    def suggest(self, genome):
+        self.queue.append(genome)
+
+    def amend(self, trial, genome):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("flaw", "error", "sentence"),
+    [
+        ("global", AssertionError, "global generator"),
+        ("unseeded", AssertionError, "could not be resumed"),
+        ("range", AssertionError, "out of its range"),
+        ("deaf", AssertionError, "suggestion"),
+        ("numbers", AssertionError, "numbered"),
+        ("fragile", ValueError, "no value"),
+    ],
+)
+def test_a_flawed_optimizer_is_caught(flaw, error, sentence):
+    genes = [Gene("x", "real", 0.0, 1.0, 0.5), Gene("y", "real", -1.0, 1.0, 0.5)]
+    check_optimizer(lambda genes, seed: Flawed(genes, None), genes)
+    with pytest.raises(error, match=sentence):
+        check_optimizer(lambda genes, seed: Flawed(genes, flaw), genes)
+
+
+class Leaky:
+    """A space that forgets a part of a recipe on the way back."""
+
+    def __init__(self):
+        self.inner = space()
+        self.genes, self.decode = self.inner.genes, self.inner.decode
+        self.landmarks = self.inner.landmarks
+
+    def encode(self, recipe):
+        return (*self.inner.encode(recipe)[:-1], self.genes[-1].start)
+
+
+def test_a_flawed_space_is_caught():
+    with pytest.raises(AssertionError, match=r"decode\(encode\(recipe\)\)"):
+        check_space(Leaky())
+
+
+def flawed_method(flaw):
+    calls = []
+
+    def prepare(tensors, base, noise, *, reuse):
+        def merge(sources, knobs, out):
+            calls.append(sources)
+            total = sum(
+                source["weight"] * tensor.float()
+                for source, tensor in zip(sources, tensors, strict=True)
+            )
+            if flaw == "reuse":
+                total = total + reuse
+            if flaw == "memory":
+                total = total + len(calls)
+            if flaw == "infinite":
+                total = total / 0
+            if flaw == "writes":
+                tensors[0].zero_()
+            if flaw == "rounds":
+                total = total.to(out.dtype) + 1
+            out.copy_(total)
+
+        return merge
+
+    weight = Knob("weight", 1.0, 0, 1, "source", search=(0.1, 0.9))
+    return Method("flawed", "", prepare, (weight,), (1, None), "none")
+
+
+@pytest.mark.parametrize(
+    ("flaw", "sentence"),
+    [
+        ("reuse", "reuse=True gives other bits"),
+        ("memory", "bits"),
+        ("infinite", "not finite"),
+        ("writes", "writes into"),
+        ("rounds", "rounded once"),
+    ],
+)
+def test_a_flawed_method_is_caught(flaw, sentence):
+    check_method(flawed_method(None))
+    with pytest.raises(AssertionError, match=sentence):
+        check_method(flawed_method(flaw))
+
+
+@pytest.mark.parametrize(
+    "knob",
+    [
+        Knob("weight", 2.0, 0, 1, "source"),
+        Knob("weight", 1.0, 0, 1, "source", search=(0.0, 2.0)),
+        Knob("weight", 1.0, 0, 1, "source", search=(0.5, 0.5)),
+        Knob("weight", 1.0, 0, 1, "source", search=(0.0, 0.5), start=0.7),
+    ],
+)
+def test_a_knob_that_contradicts_itself_is_caught(knob):
+    with pytest.raises(AssertionError, match="Knob weight"):
+        check_method(replace(flawed_method(None), knobs=(knob,)))
