@@ -26,7 +26,7 @@ from evomerge.merge.method import Method
 from evomerge.merge.methods import get_method
 from evomerge.recipe import DTYPES, Knob, Layer, Recipe, Source
 
-_BASE_IS_FIRST = ("slerp",)
+BASE_IS_FIRST = ("slerp",)
 """Methods without a base of their own that take mergekit's `base_model` as their first source."""
 
 _STORED = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
@@ -134,12 +134,12 @@ class _Resolver:
             )
         if self.method.base != "none":
             return self._split(item, whole, base)
-        if base and not named and (module.whole or self.method.name in _BASE_IS_FIRST):
+        if base and not named and (module.whole or self.method.name in BASE_IS_FIRST):
             raise RecipeError(
                 f"`base_model` is {base!r}, which is not among the models of `{item.where}`; "
                 f"{self.method.name} uses no other base, so list it there or leave it out."
             )
-        if self.method.name in _BASE_IS_FIRST:
+        if self.method.name in BASE_IS_FIRST:
             if base is None:
                 raise RecipeError(
                     f"`base_model` is missing; {self.method.name} starts from it at t = 0."
