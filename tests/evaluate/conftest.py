@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return made
 
 
-def make_model(kind: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.nn.Module:
+def tiny(kind: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.nn.Module:
     torch.manual_seed(seed)
     shape = {k: v for k, v in {**SHAPE, **ARCHITECTURES[kind]}.items() if v is not None}
     config = AutoConfig.for_model(kind, **shape)
@@ -82,14 +83,19 @@ def make_model(kind: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> 
     return model
 
 
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., torch.nn.Module]:
+    return tiny
+
+
 @pytest.fixture(scope="session", params=list(ARCHITECTURES))
 def any_model(request: pytest.FixtureRequest) -> torch.nn.Module:
-    return make_model(request.param)
+    return tiny(request.param)
 
 
 @pytest.fixture(scope="session")
 def llama() -> torch.nn.Module:
-    return make_model("llama")
+    return tiny("llama")
 
 
 @pytest.fixture(scope="session")

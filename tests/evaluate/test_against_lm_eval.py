@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -101,4 +102,47 @@ def test_every_architecture_gives_lm_evals_scores(
     names = ("t_choice", "t_letter", "t_rolling", "t_generate")
     expected = stock(any_model, tokenizer, tasks, names)
     evaluator, scores = ours(any_model, tokenizer, tasks, names)
+    assert_equal(evaluator, scores, expected)
+
+
+@pytest.mark.parametrize("name", ["g_sizes", "g_plain"])
+def test_groups_average_as_lm_evals_groups(
+    llama: torch.nn.Module, tokenizer: Any, tasks: Path, name: str
+) -> None:
+    samples = {"t_choice": list(IDS), "t_letter": [1, 2, 3]}
+    expected = lm_eval.simple_evaluate(
+        model=HFLM(pretrained=llama, tokenizer=tokenizer, batch_size=1),
+        tasks=[name],
+        task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
+        samples=samples,
+        bootstrap_iters=0,
+    )
+    evaluator = Evaluator(Harness([name], [tasks]))
+    evaluator.prepare(llama, tokenizer, {"search": samples})
+    scores = evaluator.score(llama)
+    assert scores.aggregates[f"{name}/acc"] == pytest.approx(expected["results"][name]["acc,none"])
+
+
+def test_sampled_generation_is_lm_evals_own(
+    llama: torch.nn.Module, tokenizer: Any, tasks: Path
+) -> None:
+    expected = stock(llama, tokenizer, tasks, ["t_sample"])
+    evaluator, scores = ours(llama, tokenizer, tasks, ["t_sample"])
+    assert_equal(evaluator, scores, expected)
+    assert evaluator.score(llama).values == scores.values
+
+
+@pytest.mark.parametrize("stop", ["<|user|>", "</s>", "e", " the"])
+def test_stop_sequences_end_texts_as_in_lm_eval_row_by_row(
+    make_model: Any, tokenizer: Any, tasks: Path, tmp_path: Path, stop: str
+) -> None:
+    body = json.loads((tasks / "t_generate.yaml").read_text())
+    body["generation_kwargs"] = {"until": [stop], "max_gen_toks": 20}
+    (tmp_path / "t_generate.yaml").write_text(json.dumps(body))
+    talkative = make_model("llama", seed=5)
+    with torch.no_grad():  # special tokens come up often
+        talkative.lm_head.weight[2:5] *= 2.0
+    expected = stock(talkative, tokenizer, tmp_path, ["t_generate"])
+    evaluator, scores = ours(talkative, tokenizer, tmp_path, ["t_generate"])
+    assert evaluator.forward.greedy
     assert_equal(evaluator, scores, expected)
