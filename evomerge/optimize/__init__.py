@@ -1,15 +1,26 @@
-"""Optimizers by name; importing this imports neither nevergrad nor numpy."""
+"""Optimizers by name; importing this imports neither nevergrad nor numpy.
+
+Another package adds one by an entry point of the group `evomerge.optimizers` that leads to a
+function with the arguments of `create`, the name left out; `evomerge.testing.check_optimizer`
+tests that it can be resumed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from evomerge.errors import ConfigError, did_you_mean
+from evomerge.registry import Registry
 
 if TYPE_CHECKING:
     from evomerge.optimize.protocol import Optimizer
     from evomerge.space.genes import Gene
+
+Factory: TypeAlias = "Callable[[Sequence[Gene], int, int | None, float, int | None], Optimizer]"
+
+ADDED: Registry[Factory] = Registry("optimizer", "evomerge.optimizers", {})
+"""Optimizers that other packages add."""
 
 MANY_GENES = 200
 """Above as many genes `auto` learns variances only: full covariance costs more than it finds."""
@@ -33,7 +44,8 @@ _WITH_POPULATION = ("auto", "cma", "diagonal-cma", "cma-margin", "de", "two-poin
 
 def optimizer_names() -> dict[str, str]:
     """Return every optimizer's name with a line about it."""
-    return dict(_NAMES)
+    added = {name: "added by another package" for name in ADDED.names() if name not in _NAMES}
+    return {**_NAMES, **added}
 
 
 def create(
@@ -58,10 +70,11 @@ def create(
     Raises:
         ConfigError: the name is unknown, or an option does not suit the optimizer.
     """
-    if name not in _NAMES:
+    names = optimizer_names()
+    if name not in names:
         raise ConfigError(
-            f"optimizer.name is {name!r}; available are {', '.join(_NAMES)}."
-            f"{did_you_mean(name, _NAMES)}"
+            f"optimizer.name is {name!r}; available are {', '.join(names)}."
+            f"{did_you_mean(name, names)}"
         )
     if not genes:
         raise ConfigError("The space has no genes, so there is nothing to search.")
@@ -70,6 +83,8 @@ def create(
             f"optimizer.sigma is {sigma!r}; it must be above 0 and at most 1, a share of a gene's "
             "range, for example 0.1667."
         )
+    if name not in _NAMES:
+        return ADDED.get(name)(genes, seed, population, sigma, budget)
     if population is not None and name not in _WITH_POPULATION:
         raise ConfigError(
             f"optimizer.population is {population}, but {name!r} has no population; set it to auto."

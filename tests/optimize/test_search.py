@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from importlib.metadata import EntryPoint
 
 import numpy as np
 import pytest
@@ -212,6 +213,18 @@ def test_names_are_listed_without_importing_what_they_need():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
     assert all(line and "\n" not in line for line in optimizer_names().values())
+
+
+def test_another_package_adds_an_optimizer(monkeypatch):
+    def made(genes, seed, population, sigma, budget):
+        return create("random", genes, seed, None, sigma, budget)
+
+    point = EntryPoint("mine", "tests:made", "evomerge.optimizers")
+    monkeypatch.setattr(EntryPoint, "load", lambda self: made)
+    monkeypatch.setattr("evomerge.registry.entry_points", lambda group: [point])
+    assert "mine" in optimizer_names()
+    mine, random = create("mine", REAL, 4, population=9), create("random", REAL, 4)
+    assert mine.ask() == random.ask()
 
 
 @pytest.mark.parametrize(
