@@ -21,6 +21,7 @@ from evomerge.checkpoint import Checkpoint
 from evomerge.confidence import Estimate, interval
 from evomerge.config import SearchConfig, parse
 from evomerge.errors import CheckpointError, ConfigError, RunFolderError, did_you_mean
+from evomerge.evaluate.device import choose_device
 from evomerge.fit import check_fit
 from evomerge.references import open_parent
 from evomerge.run.folder import CONFIG, RunFolder
@@ -92,7 +93,6 @@ class Setup:
 
     def worker(self) -> Worker:
         """Load the tokenizer, build the resident model, prepare the documents."""
-        from evomerge.evaluate.device import choose_device
         from evomerge.merge.assemble import resident, tokenizer
         from evomerge.worker import Worker
 
@@ -208,7 +208,6 @@ class Setup:
         Raises:
             InputError: there is no such split or model.
         """
-        from evomerge.evaluate.device import choose_device
         from evomerge.merge.assemble import load, tokenizer_of
 
         chosen = next((known for known in SPLITS if known == split), None)
@@ -305,6 +304,7 @@ def prepare(config: SearchConfig, relative_to: Path, *, allow_pickle: bool = Fal
     config, checkpoints, host = _open_parents(config, relative_to, allow_pickle=allow_pickle)
     space = make_space(config, checkpoints)
     evaluator = load_tasks(config)
+    choose_device(config.evaluation.device)
     objectives = find_objectives(config, evaluator.facts)
     splits = find_splits(config, evaluator)
     setup = Setup(config, checkpoints, host, space, objectives, splits, allow_pickle)
@@ -394,8 +394,14 @@ def _anchored(config: SearchConfig, relative_to: Path) -> SearchConfig:
             update={"include": [place(item) for item in config.evaluation.include]}
         ),
     }
-    if config.space.host is not None:
-        update["space"] = config.space.model_copy(update={"host": parent(config.space.host)})
+    space = config.space
+    outside = space.outside and space.outside.model_copy(
+        update={
+            name: None if value is None else parent(value) for name, value in space.outside
+        }
+    )
+    host = None if space.host is None else parent(space.host)
+    update["space"] = space.model_copy(update={"host": host, "outside": outside})
     return config.model_copy(update=update)
 
 

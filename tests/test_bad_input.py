@@ -1,0 +1,139 @@
+"""Every mistake a person can make is one sentence before any compute, exit code 2."""
+
+import copy
+import json
+import subprocess
+import sys
+
+import pytest
+from search_run import SMALL, environment, evomerge, write_search
+from tiny import make
+
+from evomerge.build import prepare
+from evomerge.config import load
+from evomerge.errors import EvomergeError
+
+DOCUMENTS = {"search": {"documents": 5}, "validation": {"documents": 5}, "test": {"documents": 5}}
+
+
+def evaluation(**changes):
+    return {"evaluation": {"include": ["zoo:tasks"], **DOCUMENTS, **changes}}
+
+
+def objective(**changes):
+    return {"objectives": [SMALL["objectives"][0] | changes]}
+
+
+def space(**changes):
+    return {"space": SMALL["space"] | changes}
+
+
+BAD = {
+    "unknown parent": ({"parents": ["zoo:mathz"]}, ["zoo:mathz", "zoo:maths"]),
+    "missing folder": ({"parents": ["./nowhere", "zoo:maths"]}, ["./nowhere", "folder"]),
+    "unknown method": (space(method="tie"), ["'tie'", "Did you mean 'ties'"]),
+    "unknown knob": (space(knobs={"wieght": [0, 1]}), ["wieght", "Did you mean 'weight'"]),
+    "range too wide": (space(knobs={"density": [0.0, 2.0]}), ["density", "2"]),
+    "no base": ({"base": None} | space(method="ties"), ["ties", "base"]),
+    "slerp of three": (
+        {"parents": ["zoo:language", "zoo:maths", "zoo:facts"]} | space(method="slerp", knobs={}),
+        ["slerp", "2"],
+    ),
+    "too many groups": (space(groups=7), ["groups", "7", "6"]),
+    "unknown component": (space(components=["atention"]), ["atention", "Did you mean 'attention'"]),
+    "nothing to search": (space(knobs={"weight": 1.0}), ["nothing to search"]),
+    "unknown optimizer": ({"optimizer": {"name": "cmaes"}}, ["cmaes", "Did you mean 'cma'"]),
+    "unknown task": (objective(task="zoo_math"), ["'zoo_math'", "Did you mean 'zoo_maths'"]),
+    "unknown metric": (objective(metric="exact_mach"), ["exact_mach", "Did you mean 'exact_match'"]),
+    "unknown include": (evaluation(include=["./none"]), ["evaluation.include", "none"]),
+    "too many documents": (evaluation(search={"documents": 99999}), ["99999", "zoo_l2_maths"]),
+    "two splits take all": (
+        evaluation(search={"documents": "all"}, test={"documents": "all"}),
+        ["all", "share"],
+    ),
+    "no such field": (evaluation(stratify="kindd"), ["kindd", "field"]),
+    "no such device": (evaluation(device="gpu"), ["evaluation.device", "gpu"]),
+    "pareto": ({"mode": "pareto"}, ["mode", "weighted"]),
+    "wrong kind of key": (space(kind="dataflow", method="ties"), ["space.", "dataflow"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_one_sentence(tmp_path, name):
+    change, words = BAD[name]
+    file = write_search(tmp_path, **copy.deepcopy(change))
+    with pytest.raises(EvomergeError) as caught:
+        prepare(load(file), tmp_path)
+    message = str(caught.value)
+    assert caught.value.exit_code == 2
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_parents_of_another_shape(tmp_path):
+    make(tmp_path / "a", hidden_size=16)
+    make(tmp_path / "b", hidden_size=32)
+    file = write_search(tmp_path, parents=["./a", "./b"], base=None, **space(method="linear"))
+    with pytest.raises(EvomergeError, match=r"shape|differ") as caught:
+        prepare(load(file), tmp_path)
+    assert "16" in str(caught.value)
+    assert "32" in str(caught.value)
+
+
+def test_parents_of_another_vocabulary(tmp_path):
+    make(tmp_path / "a")
+    make(tmp_path / "b", vocab_size=80)
+    file = write_search(tmp_path, parents=["./a", "./b"], base=None, **space(method="linear"))
+    with pytest.raises(EvomergeError, match="tokenizer: union"):
+        prepare(load(file), tmp_path)
+
+
+def test_exit_code_two_no_traceback_no_run(tmp_path):
+    file = write_search(tmp_path, **space(method="tie"))
+    done = evomerge("search", file, "--run", tmp_path / "run", code=2)
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+    done = evomerge("validate", file, code=2)
+    assert done.stderr.startswith("evomerge: ")
+
+
+def test_run_folders_that_exist_or_are_none(tmp_path):
+    file = write_search(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("")
+    assert "not a run" in evomerge("search", file, "--run", tmp_path / "full", code=2).stderr
+    for name in ("resume", "status", "results"):
+        assert "does not exist" in evomerge(name, tmp_path / "nowhere", code=2).stderr
+
+
+def test_a_good_file_is_valid_and_says_what_it_will_do(tmp_path):
+    facts = json.loads(evomerge("validate", write_search(tmp_path), "--json").stdout)
+    assert facts["valid"] is True
+    assert facts["dimension"] == 8
+    assert facts["documents"] == {"search": 24, "validation": 16, "test": 32}
+
+
+@pytest.mark.parametrize("preset", ["parameters", "multi", "dataflow", "joint"])
+def test_presets_are_valid(tmp_path, preset):
+    evomerge("init", tmp_path / "s.yaml", "--preset", preset)
+    prepare(load(tmp_path / "s.yaml"), tmp_path)
+    assert "exists" in evomerge("init", tmp_path / "s.yaml", code=2).stderr
+
+
+HEAVY = ("torch", "lm_eval", "nevergrad", "transformers")
+LIGHT = [["--help"], ["schema"], ["list", "methods"], ["list", "optimizers"], ["list", "parents"]]
+
+
+@pytest.mark.parametrize("arguments", LIGHT, ids=" ".join)
+def test_light_commands_import_nothing_heavy(arguments):
+    code = (
+        "import sys; from evomerge.__main__ import run; code = run(sys.argv[1:]);"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr);"
+        "sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment()
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip().endswith("[]")
