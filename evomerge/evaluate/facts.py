@@ -15,12 +15,12 @@ class MetricFacts:
 
     Attributes:
         higher_is_better: the metric's own direction.
-        per_document: whether every document has a value of its own (`acc` has, `f1` over the
-            whole set has not).
+        is_mean: whether the score is the mean of one value a document, so that some documents
+            tell about all (`acc` is; `f1`, a perplexity, a group's average are not).
     """
 
     higher_is_better: bool
-    per_document: bool
+    is_mean: bool
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class GroupFacts:
     Attributes:
         tasks: names of all tasks below it.
         averages: metric key -> whether the tasks count by their number of documents.
-        metrics: metric key -> facts (per_document is False: a group has no documents).
+        metrics: metric key -> facts (never a mean: a group has no documents).
     """
 
     name: str
@@ -112,13 +112,22 @@ def _task_facts(name: str, task: Any) -> TaskFacts:
     metrics = {
         key: MetricFacts(
             higher_is_better=bool(direction.get(key.split(",")[0], True)),
-            per_document=kind == "loglikelihood_rolling" or not isinstance(value, (tuple, list)),
+            is_mean=_is_mean(task.aggregation().get(key.split(",")[0]), value),
         )
         for key, value in _probe(task).items()
     }
     part = task.get_config("test_split") or task.get_config("validation_split") or ""
     source = (str(task.get_config("dataset_path") or ""), str(part))
     return TaskFacts(name, kind, len(task.eval_docs), metrics, source)
+
+
+def _is_mean(aggregation: Any, value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return False
+    try:
+        return aggregation is None or bool(aggregation([0.0, 0.0, 1.5]) == 0.5)
+    except Exception:  # made for other values
+        return False
 
 
 def _probe(task: Any) -> dict[str, Any]:
@@ -159,5 +168,5 @@ def _group_facts(name: str, group: Any, tasks: Mapping[str, TaskFacts]) -> Group
             wanted = item.get("filter_list")
             if metric == item["metric"] and (wanted is None or (label or "none") in wanted):
                 averages[key] = bool(item.get("weight_by_size"))
-                metrics[key] = MetricFacts(facts.higher_is_better, per_document=False)
+                metrics[key] = MetricFacts(facts.higher_is_better, is_mean=False)
     return GroupFacts(name, below, averages, metrics)

@@ -92,5 +92,5 @@ def find(name: str) -> Function:
             f"of documents it can score (at least 1), not {body!r} with documents = {count!r}."
         )
     metrics = getattr(body, "metrics", {"score": True})
-    facts = {metric: MetricFacts(bool(up), per_document=True) for metric, up in metrics.items()}
+    facts = {metric: MetricFacts(bool(up), is_mean=True) for metric, up in metrics.items()}
     return Function(body, TaskFacts(name, "function", count, facts))

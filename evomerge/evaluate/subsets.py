@@ -40,8 +40,9 @@ def split_documents(
     asked = " + ".join(f"{split} {size}" for split, size in sizes.items())
     if len(greedy) > 1:
         raise ConfigError(
-            f"`evaluation.{greedy[1]}.documents` is 'all', and so is {greedy[0]}'s: the splits would "
-            f"share the documents of task {task!r}; give numbers, and `all` to one split at most."
+            f"`evaluation.{greedy[1]}.documents` is 'all', and so is {greedy[0]}'s: the splits "
+            f"would share the documents of task {task!r}; give numbers, and `all` to one split at "
+            f"most."
         )
     needed = sum(wanted.values()) + len(greedy)
     if needed > count:
@@ -79,3 +80,26 @@ def in_order(count: int, key: str, strata: Sequence[str] | None = None) -> list[
         for rank, document in enumerate(group)
     }
     return sorted(order, key=place.__getitem__)
+
+
+def rotating(
+    ids: Sequence[int], size: int, turn: int, key: str, strata: Sequence[str] | None = None
+) -> list[int]:
+    """Return the subset of a turn: every document comes once before any comes again.
+
+    A search that ranks each generation on other documents cannot fit itself to any of them.
+
+    Args:
+        ids: the documents to choose from.
+        size: documents in a subset, 1 .. len(ids).
+        turn: number of the generation, from 0.
+        key: decides the choice, together with the turn.
+        strata: a label for each of the ids; every subset holds the labels about in proportion.
+
+    Returns:
+        ascending ids.
+    """
+    turns = len(ids) // size  # until all have come; what is left over comes in the next round
+    order = in_order(len(ids), f"{key}/{turn // turns}", strata)
+    start = turn % turns * size
+    return sorted(ids[i] for i in order[start : start + size])

@@ -16,10 +16,11 @@ def test_facts_tell_documents_metrics_directions(tasks: Path) -> None:
     facts = Harness(["t_letter", "t_rolling", "t_filters", "g_sizes"], [tasks]).facts
     letter = facts.tasks["t_letter"]
     assert letter.documents == 40 and letter.kind == "multiple_choice"
-    assert letter.metrics["acc"].per_document and letter.metrics["acc"].higher_is_better
-    assert not letter.metrics["f1"].per_document
+    assert letter.metrics["acc"].is_mean and letter.metrics["acc"].higher_is_better
+    assert not letter.metrics["f1"].is_mean
     assert not letter.metrics["brier_score"].higher_is_better
-    assert not facts.metric("t_rolling", "word_perplexity")[1].higher_is_better
+    perplexity = facts.metric("t_rolling", "word_perplexity")[1]
+    assert not perplexity.higher_is_better and not perplexity.is_mean
     assert set(facts.tasks["t_filters"].metrics) == {
         "exact_match,strict",
         "exact_match,first-word",
