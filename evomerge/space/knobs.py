@@ -135,11 +135,14 @@ def plan_knobs(methods: Sequence[MethodSpec], settings: Mapping[str, Setting]) -
                 f"space.knobs.{name} is no knob of {_list(methods)}; allowed are "
                 f"{', '.join(sorted(names))}.{did_you_mean(name, names)}"
             )
+    varying = {knob.name for method in methods for knob in method.knobs if knob.low < knob.high}
     shared: dict[tuple[str, str, str, float, float, float], list[str]] = {}
     fixed: dict[tuple[str, str, str], float] = {}
     for method in methods:
         for knob in method.knobs:
             setting = settings.get(knob.name, knob.search)
+            if knob.low == knob.high and knob.name in varying:
+                continue  # the setting is meant for another of the methods
             if setting is None:
                 if knob.default is None:
                     raise ConfigError(
@@ -180,9 +183,11 @@ def _check(method: MethodSpec, knob: KnobSpec, setting: object, values: Sequence
         if not (math.isfinite(value) and knob.low <= value <= knob.high and whole):
             shown = list(setting) if isinstance(setting, tuple) else setting
             kind = {"real": "", "integer": " in whole numbers", "flag": " (off or on)"}[knob.kind]
+            allowed = f"goes from {knob.low:g} to {knob.high:g}{kind}"
+            if knob.low == knob.high:
+                allowed = f"is always {knob.low:g}; remove the key"
             raise ConfigError(
-                f"space.knobs.{knob.name} is {shown}, but {knob.name} of {method.name} goes from "
-                f"{knob.low:g} to {knob.high:g}{kind}."
+                f"space.knobs.{knob.name} is {shown}, but {knob.name} of {method.name} {allowed}."
             )
 
 

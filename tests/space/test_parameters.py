@@ -214,6 +214,17 @@ def test_methods_share_a_gene_only_where_they_search_the_same_range():
     assert {"before.a.linear.weight", "before.a.odd.weight"} <= apart
 
 
+def test_a_setting_is_for_the_methods_that_can_vary_the_knob():
+    space = make(("task_arithmetic", "ties"), knobs={"density": (0.2, 0.9), "weight": 1.0})
+    recipe = space.decode((0.0, 0.5, 0.5) * 3)
+    assert (recipe.before.method, recipe.before.sources[0].knobs) == (
+        "task_arithmetic",
+        {"weight": 1.0},
+    )
+    recipe = space.decode((1.0, 0.5, 0.5) * 3)
+    assert recipe.before.sources[0].knobs == {"density": 0.5, "weight": 1.0}
+
+
 def test_the_base_is_no_source_of_methods_that_use_it():
     recipe = make(("ties",), ("base", "a", "b")).decode((0.5,) * 12)
     assert [source.parent for source in recipe.before.sources] == ["a", "b"]
@@ -307,8 +318,12 @@ def test_landmarks_in_genome_form_where_the_space_can_express_them():
         ({"components": ["mlp", "mlp"]}, "names 'mlp' twice"),
         ({"knobs": {"wieght": 1.0}}, "space.knobs.wieght is no knob.*Did you mean 'weight'"),
         ({"knobs": {"t": (0.0, 1.0)}}, "space.knobs.t is no knob of task_arithmetic; allowed"),
-        ({"knobs": {"density": (0.1, 1.5)}}, r"density is \[0.1, 1.5\], .* goes from 0 to 1"),
-        ({"knobs": {"density": -0.5}}, "density is -0.5, .* goes from 0 to 1"),
+        (
+            {"names": ("ties",), "knobs": {"density": (0.1, 1.5)}},
+            r"density is \[0.1, 1.5\], .* goes from 0 to 1",
+        ),
+        ({"names": ("ties",), "knobs": {"density": -0.5}}, "density is -0.5, .* from 0 to 1"),
+        ({"knobs": {"density": (0.1, 1.0)}}, "density of task_arithmetic is always 1; remove"),
         ({"knobs": {"weight": math.inf}}, "weight is inf"),
         ({"knobs": {"weight": (0.5, 0.5)}}, "low < high"),
         ({"knobs": {"normalize": (0.0, 0.5)}}, r"goes from 0 to 1 \(off or on\)"),
