@@ -283,9 +283,14 @@ def convert(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="a mergekit-evolve config")],
 ) -> None:
     """Print the search file that stands for a mergekit-evolve config."""
-    from evomerge.build import convert_evolve
+    from evomerge.errors import ConfigError
+    from evomerge.interop import convert as converted
 
-    typer.echo(convert_evolve(file), nl=False)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}.") from error
+    typer.echo(converted(text), nl=False)
 
 
 @app.command()

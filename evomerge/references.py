@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from evomerge.checkpoint import TOKENIZER_FILES, Checkpoint
 from evomerge.errors import CheckpointError
+from evomerge.tensorfile import read_json
 
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _WANTED = ["*.safetensors", "*.json", "*.jinja", *TOKENIZER_FILES]
@@ -56,6 +58,26 @@ def resolve(reference: str, relative_to: Path, *, allow_pickle: bool = False) ->
             "id `org/name` or `zoo:NAME`."
         )
     return _fetch(reference, [*_WANTED, *(_PICKLES if allow_pickle else ())])
+
+
+def read_config(reference: str, relative_to: Path) -> dict[str, Any]:
+    """Return a model's `config.json`; of a model on the Hub nothing else is fetched.
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
+    model = reference.partition("+")[0]
+    if _is_on_hub(model, relative_to):
+        return read_json(_fetch(model, ["config.json"]) / "config.json")
+    return read_json(resolve(model, relative_to) / "config.json")
+
+
+def _is_on_hub(reference: str, relative_to: Path) -> bool:
+    return (
+        not reference.startswith((".", "/", "~", "zoo:"))
+        and _HUB.fullmatch(reference) is not None
+        and not (relative_to / reference).is_dir()
+    )
 
 
 def _fetch(reference: str, wanted: list[str]) -> Path:

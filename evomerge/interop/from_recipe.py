@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,9 +179,11 @@ class _Writer:
         return self.recipe.tokenizer != "base" and len(self.recipe.parents) > 2
 
     def _check_configs(self) -> None:
+        ignored = _PERSONAL if self.recipe.tokenizer == "base" else (*_PERSONAL, "vocab_size")
+
         def plain(name: str) -> dict[str, Any]:
             config = self.checkpoints[name].config
-            return {key: value for key, value in config.items() if key not in _PERSONAL}
+            return {key: value for key, value in config.items() if key not in ignored}
 
         for name in self.recipe.parents:
             if plain(name) != plain(self.recipe.host):

@@ -158,7 +158,7 @@ def read(text: str) -> MergekitFile:
         RecipeError: a key is unknown, missing or cannot be honoured; the message names it.
     """
     data = load_yaml(text, "The mergekit file")
-    _check_keys(data, _TOP, "the mergekit file")
+    check_keys(data, _TOP, "the mergekit file")
     method = data.get("merge_method")
     if not isinstance(method, str):
         raise RecipeError(f"`merge_method` is {method!r}; it must name a merge method.")
@@ -189,7 +189,7 @@ def _modules(data: Mapping[str, Any]) -> tuple[Module, ...]:
     found = []
     for name, content in modules.items():
         where = f"modules.{name}"
-        _check_keys(content, ("slices", "models", "parameters"), where)
+        check_keys(content, ("slices", "models", "parameters"), where)
         if (content.get("slices") is None) == (content.get("models") is None):
             raise RecipeError(f"`{where}` needs either `slices` or `models`.")
         found.append(_module(str(name), content, content.get("parameters"), f"{where}."))
@@ -215,7 +215,7 @@ def _module(name: str | None, content: Mapping[str, Any], parameters: Any, prefi
 
 
 def _slice(data: Any, where: str) -> Slice:
-    _check_keys(data, ("sources", "base_model", "parameters"), where)
+    check_keys(data, ("sources", "base_model", "parameters"), where)
     keys = ("model", "layer_range", "parameters")
     inputs = tuple(
         _input(item, keys, f"{where}.sources[{i}]")
@@ -231,7 +231,7 @@ def _slice(data: Any, where: str) -> Slice:
 
 
 def _input(data: Any, keys: tuple[str, ...], where: str) -> Input:
-    _check_keys(data, keys, where)
+    check_keys(data, keys, where)
     if "model" not in data:
         raise RecipeError(f"`{where}.model` is missing.")
     layers = None
@@ -267,7 +267,7 @@ def _tokenizer(data: Mapping[str, Any]) -> tuple[str | None, dict[str, str]]:
     content = data.get("tokenizer")
     if content is None:
         return None, {}
-    _check_keys(content, ("source", "tokens", "pad_to_multiple_of"), "tokenizer")
+    check_keys(content, ("source", "tokens", "pad_to_multiple_of"), "tokenizer")
     options: dict[str, str] = {}
     if content.get("tokens"):
         options["tokens"] = json.dumps(content["tokens"], sort_keys=True, separators=(",", ":"))
@@ -315,7 +315,12 @@ def _list(data: Any, where: str) -> list[Any]:
     return data
 
 
-def _check_keys(data: Any, allowed: tuple[str, ...], where: str) -> None:
+def check_keys(data: Any, allowed: tuple[str, ...], where: str) -> None:
+    """Check that `data` is a mapping with none but these keys.
+
+    Raises:
+        RecipeError: it is not; an unknown key is named and guessed at.
+    """
     if not isinstance(data, Mapping):
         raise RecipeError(f"`{where}` is {data!r}; it must be a mapping of keys.")
     for key in data:

@@ -3,7 +3,7 @@
 A token that a parent does not have takes, in this order (as mergekit documents it): what the
 recipe's `tokens` says; the base's row; the only row there is; the average of the rows there are.
 Rows without a token (padding to a multiple, gaps) are the parent's own where its rows keep their
-places, else the average of the parent's rows: a head's score for such a row is then the average of
+places, else the average of its other rows: a head's score for such a row is then the average of
 its scores, which is never the highest.
 """
 
@@ -79,10 +79,11 @@ class MatchedRows:
         out[present] = matrix[index[present]]
         absent = torch.nonzero(~present).flatten().tolist()
         empty = [i for i in absent if i not in self.filling]
-        if empty:
-            used = matrix[index[present]].float()
-            out[empty] = used.mean(0).to(matrix.dtype)
         self._fill(out, [i for i in absent if i in self.filling] + forced, read)
+        if empty:
+            tokens = torch.ones(self.size, dtype=torch.bool)
+            tokens[empty] = False
+            out[empty] = out[tokens].float().mean(0).to(out.dtype)
         return out
 
     def _fill(self, out: Tensor, ids: Sequence[int], read: Read) -> None:
