@@ -285,12 +285,14 @@ def convert(
     """Print the search file that stands for a mergekit-evolve config."""
     from evomerge.errors import ConfigError
     from evomerge.interop import convert as converted
+    from evomerge.references import open_parent
 
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}.") from error
-    typer.echo(converted(text), nl=False)
+    layers = lambda name: len(open_parent(name, file.parent).main)  # noqa: E731
+    typer.echo(converted(text, layers), nl=False)
 
 
 @app.command()
