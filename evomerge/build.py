@@ -234,6 +234,7 @@ class Setup:
                 split: {task: list(ids) for task, ids in documents.items()}
                 for split, documents in self.splits.items()
             },
+            "genes": [gene.name for gene in self.space.genes],
             "allow_pickle": self.allow_pickle,
             "lower_is_better": [o.key for o in self.objectives if not o.higher_is_better],
         }
@@ -396,9 +397,7 @@ def _anchored(config: SearchConfig, relative_to: Path) -> SearchConfig:
     }
     space = config.space
     outside = space.outside and space.outside.model_copy(
-        update={
-            name: None if value is None else parent(value) for name, value in space.outside
-        }
+        update={name: None if value is None else parent(value) for name, value in space.outside}
     )
     host = None if space.host is None else parent(space.host)
     update["space"] = space.model_copy(update={"host": host, "outside": outside})

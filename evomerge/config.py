@@ -211,6 +211,7 @@ class Frozen(_Section):
     parents: dict[str, str] = Field(default_factory=dict)
     documents: dict[str, dict[str, list[int]]] = Field(default_factory=dict)
     lower_is_better: list[str] = Field(default_factory=list)
+    genes: list[str] = Field(default_factory=list)
     allow_pickle: bool = False
 
 

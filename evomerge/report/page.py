@@ -1,0 +1,144 @@
+"""A run as one HTML page that needs nothing else: standings, progress, winner, candidates."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evomerge.config import parse
+from evomerge.errors import InputError
+from evomerge.report.pictures import best_so_far, genome_bars, standings_chart
+from evomerge.report.progress import progress
+from evomerge.report.rows import candidate_rows
+from evomerge.report.standings import SPLITS, standings
+from evomerge.run.folder import CONFIG, RunFolder
+from evomerge.run.history import History
+from evomerge.tasks import frozen_objectives
+
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem;
+  color: #1d2733; background: #fff; }
+h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+p.lead { color: #51606f; margin-top: 0; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: .3rem .8rem; border-bottom: 1px solid #e1e6eb; }
+th:first-child, td:first-child { text-align: left; }
+tr.searched td { font-weight: 600; } small { color: #6b7987; font-weight: 400; }
+figure { margin: 0; } svg { max-width: 100%; height: auto; }
+details table { font-size: .85rem; } .scroll { overflow-x: auto; }
+pre { background: #f5f7f9; padding: .8rem; overflow-x: auto; font-size: .8rem; }
+@media (prefers-color-scheme: dark) { body { color: #1d2733; background: #fff; } }
+"""
+
+
+def write_page(run: RunFolder, target: Path) -> None:
+    """Write the page of a run.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    try:
+        target.write_text(page(run), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--out {target} cannot be written: {error.strerror}.") from error
+
+
+def page(run: RunFolder) -> str:
+    """Return the page's HTML."""
+    config = parse(run.config(), str(run.path / CONFIG))
+    objectives, history = frozen_objectives(config), History(run.events())
+    facts = progress(run)
+    table = standings(history, objectives)
+    best = history.best()
+    lead = (
+        f"{facts['candidates']} candidates, {facts['failed']} failed, {facts['state']}; "
+        f"{config.space.kind} space, optimizer {config.optimizer.name}, seed {config.seed}."
+    )
+    parts = [
+        f"<h1>{html.escape(run.path.absolute().name)}</h1>",
+        f'<p class="lead">{html.escape(lead)}</p>',
+        "<h2>Standings</h2>",
+        "<p>In per cent with 95&nbsp;% intervals. Candidates were compared on the search "
+        "documents, the winner was chosen on the validation documents, nothing on the test "
+        "documents.</p>",
+        _standings(table),
+        *(
+            f"<p>Searched merge against {html.escape(label)} on {table.compared_on}: "
+            f"{100 * item.difference.value:+.1f} points "
+            f"[{100 * item.difference.low:+.1f}, {100 * item.difference.high:+.1f}], better with "
+            f"probability {item.probability:.3f}.</p>"
+            for label, item in table.comparisons.items()
+        ),
+        _figure(standings_chart(table)),
+        "<h2>Progress</h2>",
+        _figure(best_so_far(history)),
+    ]
+    if best is not None and best.genome is not None:
+        names = config.frozen.genes if config.frozen else []
+        parts += ["<h2>The winner's genes</h2>", _figure(genome_bars(names, best.genome))]
+    parts += [
+        "<h2>Candidates</h2>",
+        "<details><summary>all rows</summary>",
+        _rows(candidate_rows(history, objectives)),
+        "</details>",
+        "<h2>Search file</h2>",
+        f"<pre>{html.escape(_search_file(run))}</pre>",
+    ]
+    title = html.escape(run.path.absolute().name)
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>'
+        f"<body>{''.join(parts)}</body></html>\n"
+    )
+
+
+def _standings(table: Any) -> str:
+    heads = [f"{column} <small>{split}</small>" for column in table.columns for split in SPLITS]
+    lines = ["<tr><th>model</th>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr>"]
+    for row in table.rows:
+        cells = []
+        for column in table.columns:
+            for split in SPLITS:
+                item = row.estimates.get((split, column))
+                cells.append(
+                    f"<td>{100 * item.value:.1f} <small>[{100 * item.low:.1f}, "
+                    f"{100 * item.high:.1f}]</small></td>"
+                    if item
+                    else "<td>-</td>"
+                )
+        mark = ' class="searched"' if row.label == "searched" else ""
+        lines.append(f"<tr{mark}><td>{html.escape(row.label)}</td>{''.join(cells)}</tr>")
+    return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
+
+
+def _rows(rows: Sequence[dict[str, Any]]) -> str:
+    if not rows:
+        return "<p>none</p>"
+    names = [name for name in rows[0] if name != "digest"]
+    lines = ["<tr>" + "".join(f"<th>{html.escape(name)}</th>" for name in names) + "</tr>"]
+    for row in rows:
+        cells = (f"<td>{html.escape(_cell(row[name]))}</td>" for name in names)
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
+
+
+def _cell(value: Any) -> str:
+    if value is None or value is False:
+        return ""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _figure(figure: Any) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight")
+    text = buffer.getvalue()
+    return f"<figure>{text[text.index('<svg') :]}</figure>"
+
+
+def _search_file(run: RunFolder) -> str:
+    text = (run.path / CONFIG).read_text(encoding="utf-8")
+    return text.split("\nfrozen:")[0]

@@ -1,0 +1,115 @@
+"""The pictures of a report, as matplotlib figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from evomerge.report.standings import SPLITS, Standings
+from evomerge.run.history import OPTIMIZER, History
+
+_INK, _GREY, _ACCENT, _WARM = "#1d2733", "#9aa7b4", "#1f6feb", "#d9822b"
+_SPLIT_COLOURS = {"search": "#b8c4d0", "validation": "#7aa7e8", "test": _ACCENT}
+
+
+def _axes(width: float, height: float) -> tuple[Any, Any]:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    mpl.rcParams["svg.hashsalt"] = "evomerge"
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=_INK, labelsize=9)
+    axes.grid(axis="y", color="#e6ebf0", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def best_so_far(history: History) -> Any:
+    """Fitness of every candidate on the search documents, and the best so far."""
+    figure, axes = _axes(9, 3.4)
+    told = [item for item in history.candidates if item.fitness is not None]
+    searched = [item for item in told if item.origin == OPTIMIZER]
+    axes.plot(
+        [item.number for item in searched],
+        [item.fitness for item in searched],
+        "o",
+        color=_GREY,
+        markersize=3,
+        label="candidate",
+    )
+    landmarks = [item for item in told if item.origin != OPTIMIZER]
+    axes.plot(
+        [item.number for item in landmarks],
+        [item.fitness for item in landmarks],
+        "D",
+        color=_WARM,
+        markersize=5,
+        label="parents, uniform merge",
+    )
+    best, line = -math.inf, []
+    for item in told:
+        best = max(best, item.fitness or 0.0)
+        line.append(best)
+    axes.step(
+        [item.number for item in told], line, where="post", color=_ACCENT, label="best so far"
+    )
+    failed = [item.number for item in history.candidates if item.status == "failed"]
+    if failed:
+        floor = min((item.fitness or 0.0 for item in told), default=0.0)
+        axes.plot(failed, [floor] * len(failed), "x", color="#c0392b", label="failed")
+    if history.winner is not None and history.winner.fitness is not None:
+        axes.plot(
+            [history.winner.number],
+            [history.winner.fitness],
+            "*",
+            color=_ACCENT,
+            markersize=14,
+            label="winner",
+        )
+    axes.set_xlabel("candidate", color=_INK)
+    axes.set_ylabel("fitness on search documents", color=_INK)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def standings_chart(table: Standings) -> Any:
+    """Bars with intervals: every row, the last column (the fitness, or the only metric)."""
+    figure, axes = _axes(9, 3.2)
+    column = table.columns[-1]
+    labels = [row.label for row in table.rows]
+    width = 0.8 / len(SPLITS)
+    for offset, split in enumerate(SPLITS):
+        for index, row in enumerate(table.rows):
+            item = row.estimates.get((split, column))
+            if item is None or not math.isfinite(item.value):
+                continue
+            x = index + (offset - 1) * width
+            axes.bar(x, item.value, width * 0.92, color=_SPLIT_COLOURS[split])
+            if math.isfinite(item.low) and math.isfinite(item.high):
+                axes.plot([x, x], [item.low, item.high], color=_INK, linewidth=1)
+    for split in SPLITS:
+        axes.bar(0, 0, color=_SPLIT_COLOURS[split], label=split)
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_ylabel(column, color=_INK)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def genome_bars(names: Sequence[str], genome: Sequence[float]) -> Any:
+    """The genes' values, one bar each; more than 80 genes as a plain line."""
+    if len(genome) > 80:
+        figure, axes = _axes(9, 3)
+        axes.plot(range(len(genome)), genome, ".", color=_ACCENT)
+        axes.set_xlabel("gene", color=_INK)
+        return figure
+    figure, axes = _axes(9, 0.6 + 0.22 * len(genome))
+    labels = [names[index] if index < len(names) else str(index) for index in range(len(genome))]
+    axes.grid(visible=False)
+    axes.grid(axis="x", color="#e6ebf0", linewidth=0.8)
+    axes.barh(range(len(genome)), genome, color=_ACCENT, height=0.7)
+    axes.set_yticks(range(len(genome)), labels, fontsize=8)
+    axes.invert_yaxis()
+    return figure
