@@ -12,6 +12,7 @@ from evomerge.errors import ConfigError
 from evomerge.evaluate.evaluator import Evaluator
 from evomerge.evaluate.facts import MetricFacts, TaskFacts
 from evomerge.evaluate.functions import Function
+from evomerge.evaluate.halving import Halving
 from evomerge.evaluate.harness import Harness
 from evomerge.evaluate.racing import Race, chance
 from evomerge.scores import Objective, Scores, fitness, paired_fitness
@@ -131,3 +132,16 @@ def test_a_real_model_is_raced(llama: Any, tokenizer: Any, tasks: Path) -> None:
     same = Race(minimum=10).run(evaluator, llama, "search", elite, objective)
     assert same.values["t_letter/acc"] == elite.values["t_letter/acc"]
     assert fitness(objective, same) == fitness(objective, elite)
+
+
+def test_halving_takes_the_better_half_up(evaluator: Evaluator) -> None:
+    halving = Halving(first=50, eta=2.0)
+    documents = {"t": range(COUNT)}
+    rivals: list[Scores] = []
+    spent: dict[float, int] = {}
+    for seed, skill in enumerate([0.5, 0.6, 0.4, 0.55, 0.45, 0.5, 0.9, 0.1]):
+        got = halving.run(evaluator, answering(skill, seed), "search", documents, rivals, [ACC])
+        rivals.append(got)
+        spent[skill] = got.fidelity["t"]
+    assert spent[0.9] == COUNT and spent[0.1] == 50
+    assert set(spent.values()) <= {50, 100, 200, COUNT}
