@@ -119,6 +119,9 @@ def write_sum(
     if not used:
         out.zero_() if base is None else out.copy_(base)
         return
+    if base is None and len(used) == 1 and used[0][1] == 1:
+        out.copy_(used[0][0])
+        return
     sources, factors = [x for x, _ in used], [w for _, w in used]
     if base is not None:
         for origin, target, *parts in pieces([base, out, *sources]):
