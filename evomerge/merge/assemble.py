@@ -7,16 +7,17 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evomerge.checkpoint import Checkpoint
 from evomerge.errors import CheckpointError, InputError
 from evomerge.merge.adapters import adapter_patches
-from evomerge.merge.resident import Resident
-from evomerge.merge.routing import RoutedResident
 from evomerge.merge.stream import write_model
 from evomerge.merge.tokenizer import plan_tokenizer
 from evomerge.recipe import Recipe
+
+if TYPE_CHECKING:
+    from evomerge.merge.resident import Resident
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
@@ -48,6 +49,10 @@ def resident(
     Raises:
         CheckpointError: transformers cannot build the host, or an adapter cannot be added.
     """
+    # These two bring transformers' models along, which `evomerge merge` can do without.
+    from evomerge.merge.resident import Resident
+    from evomerge.merge.routing import RoutedResident
+
     rows = plan_tokenizer(recipe, checkpoints).rows
     patches = adapter_patches(checkpoints)
     kind = RoutedResident if routed else Resident

@@ -12,14 +12,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from evomerge.checkpoint import Checkpoint
 from evomerge.errors import CheckpointError
 from evomerge.fit import has_counterparts
-from evomerge.merge.layout import Spot, build
 from evomerge.tensorfile import Part, TensorInfo
+
+if TYPE_CHECKING:
+    from evomerge.merge.layout import Spot
 
 
 def in_names_of(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
@@ -49,6 +50,10 @@ def in_names_of(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
 
 
 def _spots(checkpoint: Checkpoint) -> Mapping[str, Spot]:
+    import torch
+
+    from evomerge.merge.layout import build
+
     shapes = {name: info.shape for name, info in checkpoint.tensors.items() if info.floating}
     return build(checkpoint.config, checkpoint.folder, shapes, {}, torch.float32).spots
 
