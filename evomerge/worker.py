@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -48,15 +49,23 @@ class Worker:
         self.builder, self.evaluator = builder, evaluator
         evaluator.prepare(builder.apply(first), tokenizer, splits)
 
-    def __call__(self, job: Job) -> Outcome:
-        """Run one job."""
+    def __call__(
+        self, job: Job, around: Callable[[Any], AbstractContextManager[None]] = nullcontext
+    ) -> Outcome:
+        """Run one job.
+
+        Args:
+            job: what to build and score.
+            around: gets the model; the scoring runs inside of what it returns.
+        """
         stage = "merge"
         began = time.perf_counter()
         try:
             model = self.builder.apply(job.recipe)
             merged = time.perf_counter() - began
             stage = "evaluate"
-            scores = self.evaluator.score(model, job.split)
+            with around(model):
+                scores = self.evaluator.score(model, job.split)
         except CandidateError as error:
             return Failure(stage, str(error))
         except Exception as error:

@@ -114,7 +114,8 @@ class Forks:
             visit: its turn.
             depth: its number of blocks.
         """
-        self._drop(visit)
+        # What lies deeper is of another path, also where a candidate before this one has failed.
+        self._retain(lambda at: at <= visit.start)
         blocks = find_blocks(model, depth)
         if blocks is None:
             yield
@@ -122,24 +123,19 @@ class Forks:
         call = _Call(self, visit)
         handle = model.register_forward_pre_hook(call.begin, with_kwargs=True)
         own: list[Callable[..., Any]] = [block.forward for block in blocks]
+        patched = {index for index, block in enumerate(blocks) if "forward" in vars(block)}
         for index, block in enumerate(blocks):
             block.forward = call.stand_in(index, own[index])
         try:
             yield
         finally:
             handle.remove()
-            for block, forward in zip(blocks, own, strict=True):
-                if getattr(forward, "__self__", None) is block:
-                    del block.forward
+            for index, block in enumerate(blocks):
+                if index in patched:
+                    block.forward = own[index]
                 else:
-                    block.forward = forward
-            self._states = {
-                batch: {at: state for at, state in states.items() if at in visit.needed}
-                for batch, states in self._states.items()
-            }
-            self._held = sum(
-                _size(state) for states in self._states.values() for state in states.values()
-            )
+                    del block.forward
+            self._retain(lambda at: at in visit.needed)
 
     def states(self, batch: Tensor) -> dict[int, Any]:
         """Return the states held for a batch."""
@@ -152,11 +148,18 @@ class Forks:
             states[at] = state
             self._held += _size(state)
 
-    def _drop(self, visit: Visit) -> None:
-        if not visit.start:
+    def _retain(self, wanted: Callable[[int], bool]) -> None:
+        """Let go of the states at other numbers of blocks than these."""
+        self._states = {
+            batch: {at: state for at, state in states.items() if wanted(at)}
+            for batch, states in self._states.items()
+        }
+        if not any(self._states.values()):
             self._states.clear()
             self._batches.clear()
-            self._held = 0
+        self._held = sum(
+            _size(state) for states in self._states.values() for state in states.values()
+        )
 
 
 @dataclass
