@@ -19,6 +19,7 @@ from evomerge.tensorfile import read_json
 
 _PIPELINE = ("normalizer", "pre_tokenizer", "decoder")
 _CUTTING = ("type", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")
+_FIRST = {"BPE": ", the first one's merges before the others'"}
 _FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
 
 
@@ -140,8 +141,9 @@ def unite(tokens: Sequence[Tokens]) -> tuple[dict[str, Any], list[str]]:
             pieces[text] = (other.reference, other.model[text])
         if new:
             notes.append(
-                f"{len(new)} tokens come from {other.reference!r}; where the merges or scores of "
-                f"{first.reference!r} cut a text otherwise, they go first."
+                f"{len(new)} tokens come from {other.reference!r}; text is cut by what all parents "
+                f"know{_FIRST.get(first.data['model'].get('type'), '')}, so not always as either "
+                "parent does alone."
             )
     for other in tokens[1:]:
         for text in other.added:
