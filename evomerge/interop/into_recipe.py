@@ -85,7 +85,7 @@ class _Resolver:
                 last = self._outside(module, parts[-1], "after")
         assert first is not None
         return Recipe(
-            host=self.host.reference,
+            host=self.file.parents[0],
             layers=layers,
             before=first,
             after=last,
@@ -290,7 +290,7 @@ class _Resolver:
         wanted = self.file.tokenizer
         if wanted is None:
             return "base"
-        return self.host.reference if wanted == "base" else wanted
+        return self.file.parents[0] if wanted == "base" else wanted
 
 
 def _start(entry: Input) -> int:
