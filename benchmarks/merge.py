@@ -1,0 +1,290 @@
+"""What merging costs: on disk, in place, beside the machine's limit and beside mergekit.
+
+    python benchmarks/merge.py [--quick] [--methods linear,ties] [--mergekit PATH/TO/python]
+
+Makes a family of Llama models in bfloat16 in a temporary folder (0.45 B parameters each, with
+--quick 0.03 B: a base and two models tuned from it) and, for every method, in child processes on
+one thread, the least of a few rounds:
+
+- out of core: `evomerge merge` as a whole command; `net` is without what its imports cost;
+- limit: reading all sources and writing the output once with plain system calls;
+- in place: one more candidate in the resident model, all knobs changed, nothing else;
+- pass: reading all sources and writing the output once in memory (from the time of a copy);
+- mergekit's own command on the same file, where --mergekit names a Python that has it.
+
+Times are CPU seconds, memory is the peak resident set. The last line is one JSON object of
+ratios: net/limit (wanted: at most 1.5 for linear and slerp, 3 for dare_linear, 5 for ties), in
+place/pass (wanted: at most 2), and, with --mergekit, mergekit's cost over ours (wanted: at least
+3 for linear, slerp and task_arithmetic, 8 for the others; memory at least 3).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+METHODS = (
+    *("passthrough", "linear", "slerp", "task_arithmetic", "dare_linear", "dare_ties", "ties"),
+    *("breadcrumbs", "sce", "model_stock", "della"),
+)
+BASED = frozenset(METHODS) - {"passthrough", "linear", "slerp"}
+THINNED = frozenset({"dare_linear", "dare_ties", "ties", "breadcrumbs", "della"})
+READ_AND_WRITE = """
+import os, sys
+buffer = memoryview(bytearray(1 << 22))
+*sources, out = sys.argv[1:]
+size = os.stat(sources[0]).st_size
+for name in sources:
+    file = os.open(name, os.O_RDONLY)
+    while os.readv(file, [buffer]):
+        pass
+file = os.open(out, os.O_WRONLY | os.O_CREAT)
+while size > 0:
+    size -= os.write(file, buffer[:size])
+os.fsync(file)
+"""
+IMPORTS = """
+import evomerge.__main__, evomerge.cli, evomerge.interop, evomerge.materialize
+import evomerge.merge.stream, evomerge.merge.tokenizer, evomerge.merge.adapters
+"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """CPU seconds and peak bytes of a process."""
+
+    seconds: float
+    peak: int
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a family of 0.03 B parameters")
+    parser.add_argument("--methods", default=",".join(METHODS), help="names, joined by commas")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--mergekit", type=Path, help="a Python that has mergekit installed")
+    parser.add_argument("--folder", type=Path, help="where the family is, or will be, kept")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder and options.folder.parent) as scratch:
+        family = options.folder or Path(scratch) / "family"
+        if not family.exists():
+            child([sys.executable, __file__, "make", family, int(options.quick)])
+        ratios = table(options, family, Path(scratch))
+    print(json.dumps({name: round(value, 3) for name, value in ratios.items()}))
+
+
+def table(options: argparse.Namespace, family: Path, scratch: Path) -> dict[str, float]:
+    """Measure and print one row a method; return the ratios."""
+    imports = least([sys.executable, "-c", IMPORTS], options.rounds)
+    size = (family / "base" / "model.safetensors").stat().st_size
+    print(f"models of {size / 1e9:.2f} GB; imports {imports.seconds:.2f} s, {gb(imports.peak)}")
+    columns = (
+        "command  net limit ratio |  peak  net | place  pass ratio | mergekit peak  x CPU x peak"
+    )
+    print(f"{'method':16} {columns}")
+    ratios: dict[str, float] = {}
+    for method in options.methods.split(","):
+        recipe = scratch / f"{method}.yaml"
+        recipe.write_text(recipe_text(method, family))
+        sources = [family / name / "model.safetensors" for name in names(method)]
+        out = scratch / "out"
+        command = [sys.executable, "-m", "evomerge", "merge", recipe, "--out", out]
+        ours = least(command, options.rounds, out)
+        limit = least([sys.executable, "-c", READ_AND_WRITE, *sources, out], options.rounds, out)
+        place, one_pass = in_place(method, family)
+        net = ours.seconds - imports.seconds
+        ratios[f"{method} net/limit"] = net / limit.seconds
+        ratios[f"{method} in place/pass"] = place / one_pass
+        row = (
+            f"{method:16} {ours.seconds:6.2f} {net:5.2f} {limit.seconds:5.2f} "
+            f"{net / limit.seconds:5.2f} | {gb(ours.peak)} {(ours.peak - imports.peak) / 1e9:4.2f}"
+            f" | {place:5.2f} {one_pass:5.2f} {place / one_pass:5.2f} |"
+        )
+        if options.mergekit:
+            run = [options.mergekit, "-m", "mergekit.scripts.run_yaml", recipe, out]
+            theirs = least(run, 1, out)
+            ratios[f"{method} mergekit/ours seconds"] = theirs.seconds / ours.seconds
+            ratios[f"{method} mergekit/ours peak"] = theirs.peak / ours.peak
+            row += (
+                f" {theirs.seconds:7.2f} {gb(theirs.peak)} {theirs.seconds / ours.seconds:5.1f}"
+                f" {theirs.peak / ours.peak:5.1f}"
+            )
+        print(row, flush=True)
+    return ratios
+
+
+def gb(number: int) -> str:
+    return f"{number / 1e9:.2f}GB"
+
+
+def names(method: str) -> tuple[str, ...]:
+    """The models that a method reads."""
+    if method == "passthrough":
+        return ("one",)
+    return ("base", "one", "two") if method in BASED else ("one", "two")
+
+
+def recipe_text(method: str, family: Path) -> str:
+    """A merge as mergekit's YAML says it (JSON is YAML)."""
+    weight = {} if method in ("passthrough", "slerp", "sce", "model_stock") else {"weight": 0.6}
+    density = {"density": 0.5} if method in THINNED else {}
+    models = [
+        {"model": str(family / name), "parameters": {**weight, **density}}
+        for name in names(method)
+        if name != "base"
+    ]
+    recipe: dict[str, object] = {"merge_method": method, "dtype": "bfloat16", "models": models}
+    if method == "slerp":
+        recipe["parameters"] = {"t": 0.4}
+    if method in BASED or method == "slerp":
+        recipe["base_model"] = str(family / ("one" if method == "slerp" else "base"))
+    return json.dumps(recipe)
+
+
+def in_place(method: str, family: Path) -> tuple[float, float]:
+    """Seconds of one more candidate in a resident model, and of one pass over its bytes."""
+    command = [sys.executable, __file__, "place", method, family]
+    told = subprocess.run(
+        list(map(str, command)), env=environment(), check=True, capture_output=True, text=True
+    )
+    place, one_pass = told.stdout.split()[-2:]
+    return float(place), float(one_pass)
+
+
+def least(command: Sequence[object], rounds: int, out: Path | None = None) -> Cost:
+    """Run a command a few times, removing what it writes; return its least cost."""
+    costs = []
+    for _ in range(rounds):
+        costs.append(child(command))
+        if out is not None:
+            subprocess.run(["rm", "-rf", str(out)], check=True)
+    return Cost(min(cost.seconds for cost in costs), min(cost.peak for cost in costs))
+
+
+def child(command: Sequence[object]) -> Cost:
+    """Run a command on one thread and return what it cost."""
+    with tempfile.TemporaryFile() as told:
+        process = subprocess.Popen(
+            list(map(str, command)), env=environment(), stdout=told, stderr=subprocess.STDOUT
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if status:
+            told.seek(0)
+            raise SystemExit(f"{' '.join(map(str, command))} failed:\n{told.read().decode()}")
+    return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+
+
+def environment() -> dict[str, str]:
+    one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    root = str(Path(__file__).resolve().parents[1])
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, **one, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
+
+
+def make(family: Path, quick: bool) -> None:
+    """Write a base and two models near it."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=32000,
+        hidden_size=256 if quick else 1024,
+        intermediate_size=1024 if quick else 3840,
+        num_hidden_layers=12 if quick else 24,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        dtype="bfloat16",
+        architectures=["LlamaForCausalLM"],
+    )
+    with torch.device("meta"):
+        shapes = {name: item.shape for name, item in LlamaForCausalLM(config).state_dict().items()}
+    for seed, name in enumerate(("base", "one", "two")):
+        tensors = {}
+        for position, (tensor_name, shape) in enumerate(shapes.items()):
+            shared = torch.Generator().manual_seed(position)
+            tensor = torch.randn(shape, generator=shared) * 0.02
+            if seed:
+                own = torch.Generator().manual_seed(position + 1000 * seed)
+                tensor += torch.randn(shape, generator=own) * 0.001
+            tensors[tensor_name] = tensor.bfloat16()
+        folder = family / name
+        config.save_pretrained(folder)
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def place(method: str, family: Path) -> None:
+    """Print CPU seconds of one more candidate, and of one pass over the bytes it involves."""
+    import time
+    from dataclasses import replace
+
+    import torch
+
+    from evomerge.checkpoint import Checkpoint
+    from evomerge.interop import from_mergekit
+    from evomerge.merge.resident import Resident
+
+    opened = {
+        str(family / name): Checkpoint.open(family / name, str(family / name))
+        for name in {*names(method), "base"}
+    }
+    recipe = from_mergekit(recipe_text(method, family), opened)
+    resident = Resident(opened, recipe.host, recipe.dtype, memory=16 << 30)
+    resident.apply(recipe)
+
+    def other(number: int) -> object:
+        def nudge(layer):  # type: ignore[no-untyped-def]
+            def moved(knobs):  # type: ignore[no-untyped-def]
+                return {
+                    k: v - 0.01 * number if k in ("weight", "t") else v for k, v in knobs.items()
+                }
+
+            sources = [
+                replace(item, knobs={"scale": 1 - 0.01 * number})
+                if layer.method == "passthrough"
+                else replace(item, knobs=moved(item.knobs))
+                for item in layer.sources
+            ]
+            return replace(layer, sources=sources, knobs=moved(layer.knobs))
+
+        return replace(
+            recipe,
+            seed=recipe.seed,
+            before=nudge(recipe.before),
+            after=nudge(recipe.after),
+            layers={key: tuple(map(nudge, stack)) for key, stack in recipe.layers.items()},
+        )
+
+    times = []
+    for number in range(1, 4):
+        candidate = other(number)
+        resident._written.clear()  # sce and model_stock have no knob to move
+        start = time.process_time()
+        resident.apply(candidate)
+        times.append(time.process_time() - start)
+    weights = [weight.detach() for weight in resident.module.parameters()]
+    copies = [torch.empty_like(weight) for weight in weights]
+    copying = []
+    for _ in range(3):
+        start = time.process_time()
+        for weight, copy in zip(weights, copies, strict=True):
+            copy.copy_(weight)
+        copying.append(time.process_time() - start)
+    print(min(times), min(copying) / 2 * (len(names(method)) + 1))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["make"]:
+        make(Path(sys.argv[2]), bool(int(sys.argv[3])))
+    elif sys.argv[1:2] == ["place"]:
+        place(sys.argv[2], Path(sys.argv[3]))
+    else:
+        main()
