@@ -120,8 +120,11 @@ def chance(objectives: Sequence[Objective], scores: Scores, elite: Scores) -> fl
         count, everything = len(differences), len(known)
         mean += objective.weight * fmean(differences)
         if 1 < count < everything:
+            # one more document, on which the two differ as two documents do: where all answers
+            # were alike so far, the next ones need not be
+            spread_of_one = ((count - 1) * variance(differences) + variance(known.values())) / count
             unknown = (1 - count / everything) / count
-            spread += objective.weight**2 * variance(differences) * unknown
+            spread += objective.weight**2 * spread_of_one * unknown
         elif count < everything:
             return 0.5
     if spread == 0.0:
