@@ -272,12 +272,31 @@ class Setup:
         """Return what a person should know before starting."""
         from evomerge.evaluate.benchmarks import benchmark_warning
 
+        notes = self.tokenizer_notes()
         if allow_benchmarks:
-            return []
+            return notes
         facts = self.evaluator.facts
         leaves = {task for item in self.objectives for task in facts.leaves(item.task)}
         found = (benchmark_warning(facts.tasks[task]) for task in sorted(leaves))
-        return [warning for warning in found if warning]
+        return notes + [warning for warning in found if warning]
+
+    def tokenizer_notes(self) -> list[str]:
+        """Return what was decided where the parents' tokenizers disagree.
+
+        Raises:
+            InputError: a tokenizer or adapter is damaged, or does not fit.
+        """
+        from evomerge.merge.adapters import adapter_patches
+        from evomerge.merge.tokenizer import plan_tokenizer
+
+        adapter_patches(self.checkpoints)
+        recipes = list(self.space.landmarks().values())
+        if self.config.tokenizer != "base":
+            recipes = recipes[:1]  # all candidates have one vocabulary
+        notes = [
+            note for recipe in recipes for note in plan_tokenizer(recipe, self.checkpoints).notes
+        ]
+        return list(dict.fromkeys(notes))
 
     def estimates(self, scores: Scores) -> dict[str, Estimate]:
         """Return every objective's score with its interval."""
@@ -311,6 +330,7 @@ def prepare(config: SearchConfig, relative_to: Path, *, allow_pickle: bool = Fal
     setup = Setup(config, checkpoints, host, space, objectives, splits, allow_pickle)
     setup.__dict__["evaluator"] = evaluator
     setup.optimizer()
+    setup.tokenizer_notes()
     return setup
 
 
@@ -364,7 +384,7 @@ def _open_parents(
     }
     host = host_of(config)
     check_fit(
-        checkpoints[host], list(checkpoints.values()), vocabularies=config.tokenizer != "union"
+        checkpoints[host], list(checkpoints.values()), vocabularies=config.tokenizer == "base"
     )
     if config.frozen is not None:
         _check_unchanged(checkpoints, config.frozen.parents)

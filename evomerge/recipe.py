@@ -129,6 +129,9 @@ class Recipe:
         tokenizer: `base` (the host's), `union`, or a parent reference.
         seed: seed of the random methods (DARE, DELLA).
         options: rare switches by name (`chat_template`, `pad_to_multiple_of`, ...), as strings.
+        vocabulary: parents whose tokens a `union` unites and a named tokenizer is matched with,
+            in order, where they shall not depend on which parents are merged (all candidates of
+            a search have one vocabulary); empty for the parents that the recipe merges.
     """
 
     host: str
@@ -139,8 +142,10 @@ class Recipe:
     tokenizer: str = "base"
     seed: int = 0
     options: Mapping[str, str] = field(default_factory=dict)
+    vocabulary: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
         object.__setattr__(
             self, "layers", {name: tuple(self.layers[name]) for name in sorted(self.layers)}
         )
@@ -167,7 +172,7 @@ class Recipe:
         for layer in self.every_layer():
             for source in (*layer.sources, *((layer.base,) if layer.base else ())):
                 seen.setdefault(source.parent)
-        return tuple(seen)
+        return tuple(seen | dict.fromkeys(self.vocabulary))
 
     def map_parents(self, rename: Callable[[str], str]) -> Recipe:
         """Return the same recipe with every parent reference replaced by `rename(reference)`."""
@@ -190,6 +195,7 @@ class Recipe:
             after=layer(self.after),
             layers={name: tuple(map(layer, stack)) for name, stack in self.layers.items()},
             tokenizer=self.tokenizer if kept else rename(self.tokenizer),
+            vocabulary=tuple(map(rename, self.vocabulary)),
         )
 
     def to_dict(self) -> dict[str, Any]:

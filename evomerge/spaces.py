@@ -110,8 +110,16 @@ def _parameters(config: SearchConfig, host: Checkpoint, reference: str) -> Space
         knobs=space.knobs,
         dtype=config.dtype,
         tokenizer=config.tokenizer,
+        vocabulary=_vocabulary(config),
         seed=config.seed,
     )
+
+
+def _vocabulary(config: SearchConfig) -> tuple[str, ...]:
+    """Return the parents whose tokens all candidates know, where rows are matched by token."""
+    if config.tokenizer == "base":
+        return ()
+    return tuple(dict.fromkeys([*([config.base] if config.base else []), *config.parents]))
 
 
 def _frame(config: SearchConfig, host: str) -> Recipe:
@@ -129,6 +137,7 @@ def _frame(config: SearchConfig, host: str) -> Recipe:
         after=whole(head),
         dtype=config.dtype,
         tokenizer=config.tokenizer,
+        vocabulary=_vocabulary(config),
         seed=config.seed,
     )
 

@@ -176,7 +176,10 @@ class _Writer:
 
     def _fills_otherwise(self) -> bool:
         """Whether a base would change what goes into the rows of tokens that parents lack."""
-        return self.recipe.tokenizer != "base" and len(self.recipe.parents) > 2
+        recipe = self.recipe
+        if recipe.tokenizer == "base" or recipe.vocabulary:
+            return False
+        return len(recipe.parents) > 2
 
     def _check_configs(self) -> None:
         ignored = _PERSONAL if self.recipe.tokenizer == "base" else (*_PERSONAL, "vocab_size")
@@ -268,6 +271,7 @@ class _Writer:
         options = self.recipe.options
         found: dict[str, Any] = {}
         if self.recipe.tokenizer != "base":
+            self._check_vocabulary()
             named = self.recipe.tokenizer != "union"
             source = self._reference(self.recipe.tokenizer) if named else "union"
             found["tokenizer"] = {"source": source}
@@ -281,6 +285,14 @@ class _Writer:
 
             template = template_of(self.checkpoints[template]) or ""
         return found | ({"chat_template": template} if template else {})
+
+    def _check_vocabulary(self) -> None:
+        merged = {s.parent for layer in self.recipe.every_layer() for s in _all(layer)}
+        for name in self.recipe.vocabulary:
+            if name not in merged:
+                raise RecipeError(
+                    f"its vocabulary has the tokens of {name!r}, which it does not merge."
+                )
 
     def _renamed(self, tokens: Any) -> Any:
         if isinstance(tokens, dict):

@@ -145,7 +145,7 @@ def load(checkpoint: Checkpoint, device: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint.folder, trust_remote_code=False, dtype="auto"
         )
     except Exception as error:  # transformers raises many unrelated kinds

@@ -30,6 +30,7 @@ def fill(
         RecipeError: `tokens` cannot be honoured.
     """
     base = recipe.before.base.parent if recipe.before.base else None
+    base = recipe.host if recipe.vocabulary else base
     found: dict[int, Filling] = {}
     for i in merged.ids.values():
         if any(rows[i] < 0 for rows in index.values()):

@@ -1,7 +1,7 @@
 """Rows of embeddings and heads, matched by token: one parent's matrix in the merged order.
 
 A token that a parent does not have takes, in this order (as mergekit documents it): what the
-recipe's `tokens` says; the base's row; the only row there is; the average of the rows there are.
+recipe's `tokens` says; the base's row (the host's, where the recipe names its vocabulary); the only row there is; the average of the rows there are.
 Rows without a token (padding to a multiple, gaps) are the parent's own where its rows keep their
 places, else the average of its other rows: a head's score for such a row is then the average of
 its scores, which is never the highest.

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.checkpoint import TOKENIZER_FILES, Checkpoint
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 GENERATION = "generation_config.json"
 _ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token")
 _STAY = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-_OPTIONS = ("chat_template", "pad_to_multiple_of", "tokens")
+_OPTIONS = ("chat_template", "pad_to_multiple_of", "tokens", "scale_network")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,10 @@ def plan_tokenizer(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Tok
                 f"Unknown option {name!r}; allowed are {', '.join(_OPTIONS)}."
                 f"{did_you_mean(name, _OPTIONS)}"
             )
-    parents = [checkpoints[name] for name in recipe.parents]
+    names = (
+        dict.fromkeys((recipe.host, *recipe.vocabulary)) if recipe.vocabulary else recipe.parents
+    )
+    parents = [checkpoints[name] for name in names]
     host = parents[0]
     if recipe.tokenizer == "base":
         for name in ("pad_to_multiple_of", "tokens"):
@@ -136,20 +140,27 @@ def _named(recipe: Recipe, parents: Sequence[Checkpoint]) -> Checkpoint:
 
 def _check_ids(host: Checkpoint, parents: Sequence[Checkpoint]) -> None:
     """Refuse parents in which a token of the host has another id."""
-    if not (host.folder / "tokenizer.json").is_file():
+    file = host.folder / "tokenizer.json"
+    others = [item for item in parents[1:] if (item.folder / file.name).is_file()]
+    others = [
+        item for item in others if file.is_file() and not _same(file, item.folder / file.name)
+    ]
+    if not others:
         return
     mine = Tokens.of(host)
-    for parent in parents[1:]:
-        if (parent.folder / "tokenizer.json").is_file():
-            theirs = Tokens.of(parent).ids
-            for text, i in mine.ids.items():
-                if theirs.get(text, i) != i:
-                    raise CheckpointError(
-                        f"Tokenizers do not fit: token {text!r} has the id {i} in "
-                        f"{host.reference!r} and {theirs[text]} in {parent.reference!r}; set "
-                        f"`tokenizer: union`, or `tokenizer: {host.reference}` to match rows by "
-                        "token."
-                    )
+    for parent in others:
+        theirs = Tokens.of(parent).ids
+        for text, i in mine.ids.items():
+            if theirs.get(text, i) != i:
+                raise CheckpointError(
+                    f"Tokenizers do not fit: token {text!r} has the id {i} in "
+                    f"{host.reference!r} and {theirs[text]} in {parent.reference!r}; set "
+                    f"`tokenizer: union`, or `tokenizer: {host.reference}` to match rows by token."
+                )
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.stat().st_size == other.stat().st_size and one.read_bytes() == other.read_bytes()
 
 
 def _rows(

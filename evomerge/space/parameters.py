@@ -49,6 +49,7 @@ class ParameterSpace:
             stay at its default.
         dtype: dtype of the merged model.
         tokenizer: `base`, `union` or a parent.
+        vocabulary: parents whose tokens are matched (see `Recipe`).
         seed: seed of random methods.
 
     Raises:
@@ -73,11 +74,15 @@ class ParameterSpace:
         knobs: Mapping[str, Setting] | None = None,
         dtype: str = "bfloat16",
         tokenizer: str = "base",
+        vocabulary: Sequence[str] = (),
         seed: int = 0,
     ) -> None:
         self.parents, self.base = tuple(parents), base
         self._stack, self._blocks = stack, layers
-        self._frame = Recipe(host, {}, Layer("", ()), Layer("", ()), dtype, tokenizer, seed)
+        nothing = Layer("", ())
+        self._frame = Recipe(
+            host, {}, nothing, nothing, dtype, tokenizer, seed, vocabulary=tuple(vocabulary)
+        )
         ingredients = _ingredients(methods, self.parents, base)
         plan = plan_knobs(methods, knobs or {})
         self._inner = Panel(ingredients, plan, _components(components, filters or {}))

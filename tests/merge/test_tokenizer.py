@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -407,3 +408,20 @@ def test_rows_follow_tokens(data: st.DataObject) -> None:
             assert rows[i, 1] == pytest.approx(sum(wanted) / len(wanted))
         mean = rows[: len(merged)].mean(0).expand(padding, -1)
         torch.testing.assert_close(rows[len(merged) :], mean)
+
+
+def test_a_searchs_candidates_share_one_vocabulary_whatever_they_merge(tmp_path: Path) -> None:
+    cores = (bpe(ENGLISH, 290), bpe(FRENCH, 285), bpe(FRENCH + ENGLISH, 300))
+    a, b, c = (save(tmp_path / name, core) for name, core in zip("abc", cores, strict=True))
+    plans = []
+    for parents in ([a, b, c], [c, b], [a], [c]):
+        recipe = replace(mix(parents, [1.0] * len(parents)), host="a", vocabulary=("a", "b", "c"))
+        assert set(recipe.parents) == {"a", "b", "c"}
+        assert Recipe.from_dict(recipe.to_dict()) == recipe
+        plans.append(plan_tokenizer(recipe, named(a, b, c)))
+    first = plans[0].rows
+    assert first is not None
+    for plan in plans[1:]:
+        assert plan.files == plans[0].files
+        assert plan.rows is not None
+        assert (plan.rows.index, plan.rows.filling) == (first.index, first.filling)
