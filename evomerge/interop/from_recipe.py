@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -287,12 +287,15 @@ class _Writer:
         return found | ({"chat_template": template} if template else {})
 
     def _check_vocabulary(self) -> None:
-        merged = {s.parent for layer in self.recipe.every_layer() for s in _all(layer)}
-        for name in self.recipe.vocabulary:
-            if name not in merged:
-                raise RecipeError(
-                    f"its vocabulary has the tokens of {name!r}, which it does not merge."
-                )
+        from evomerge.merge.tokenizer import plan_tokenizer
+
+        ours = plan_tokenizer(self.recipe, self.checkpoints)
+        theirs = plan_tokenizer(replace(self.recipe, vocabulary=()), self.checkpoints)
+        assert ours.rows is not None
+        assert theirs.rows is not None
+        alike = all(ours.rows.index[name] == index for name, index in theirs.rows.index.items())
+        if not alike or ours.files != theirs.files or ours.rows.filling != theirs.rows.filling:
+            raise RecipeError("its vocabulary has tokens of parents that it does not merge.")
 
     def _renamed(self, tokens: Any) -> Any:
         if isinstance(tokens, dict):

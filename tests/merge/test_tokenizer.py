@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from evomerge.checkpoint import Checkpoint
 from evomerge.errors import CheckpointError, RecipeError
+from evomerge.interop import express
 from evomerge.merge.assemble import resident, tokenizer, write
 from evomerge.merge.rows import Filling, MatchedRows
 from evomerge.merge.tokenizer import plan_tokenizer
@@ -425,3 +426,13 @@ def test_a_searchs_candidates_share_one_vocabulary_whatever_they_merge(tmp_path:
         assert plan.files == plans[0].files
         assert plan.rows is not None
         assert (plan.rows.index, plan.rows.filling) == (first.index, first.filling)
+
+
+def test_mergekit_can_say_a_vocabulary_only_of_merged_parents(tmp_path: Path) -> None:
+    a, b = (save(tmp_path / name, core) for name, core in zip("ab", PAIRS["bpe"], strict=True))
+    c = save(tmp_path / "c", PAIRS["bpe"][0])
+    fixed = replace(mix([c], [1.0]), host="a", vocabulary=("a", "c"))
+    assert "source: union" in express(fixed, named(a, c))
+    wider = replace(mix([c], [1.0]), host="a", vocabulary=("a", "b", "c"))
+    with pytest.raises(RecipeError, match="parents that it does not merge"):
+        express(wider, named(a, b, c))
