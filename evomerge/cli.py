@@ -245,7 +245,9 @@ def merge(
     from evomerge import terminal
     from evomerge.materialize import merge_recipe
 
-    merge_recipe(recipe, out, memory, shard_size, allow_pickle=allow_pickle)
+    notes = merge_recipe(recipe, out, memory, shard_size, allow_pickle=allow_pickle)
+    for note in notes:
+        terminal.say(note)
     terminal.say(f"wrote {out}")
 
 

@@ -16,10 +16,13 @@ from evomerge.references import open_parent
 
 def merge_recipe(
     file: Path, out: Path, memory: str, shard_size: str, *, allow_pickle: bool = False
-) -> None:
+) -> tuple[str, ...]:
     """Build the model of a recipe file, out of core.
 
     Paths in the file start from the working folder or, where nothing is there, from the file's.
+
+    Returns:
+        What was decided where the parents' tokenizers disagree, one sentence each.
 
     Raises:
         InputError: file, parents or options are wrong, or `out` exists.
@@ -38,7 +41,7 @@ def merge_recipe(
     host = checkpoints[recipe.host]
     check_fit(host, list(checkpoints.values()), vocabularies=recipe.tokenizer == "base")
     extra = {"evomerge_recipe.yaml": recipe.to_yaml()}
-    write(recipe, checkpoints, out, memory=memory, shard_size=shard_size, texts=extra)
+    return write(recipe, checkpoints, out, memory=memory, shard_size=shard_size, texts=extra)
 
 
 def _read(file: Path) -> str:
@@ -67,6 +70,4 @@ def _open(
         model = Path(reference.partition("+")[0]).expanduser()
         return Path.cwd() if model.is_dir() else file.parent
 
-    return {
-        name: open_parent(name, folder(name), allow_pickle=allow_pickle) for name in references
-    }
+    return {name: open_parent(name, folder(name), allow_pickle=allow_pickle) for name in references}

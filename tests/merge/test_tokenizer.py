@@ -52,6 +52,17 @@ def unigram(texts: list[str], size: int) -> Tokenizer:
     return found
 
 
+def wordpiece(texts: list[str], size: int) -> Tokenizer:
+    found = Tokenizer(models.WordPiece(unk_token="<unk>"))
+    found.pre_tokenizer = pre_tokenizers.Whitespace()
+    found.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size, special_tokens=SPECIAL, show_progress=False
+    )
+    found.train_from_iterator(texts, trainer)
+    return found
+
+
 def words(texts: list[str], size: int) -> Tokenizer:
     every = dict.fromkeys([*SPECIAL, *(word for text in texts for word in text.split())])
     vocabulary = {word: i for i, word in enumerate(list(every)[:size])}
@@ -61,7 +72,9 @@ def words(texts: list[str], size: int) -> Tokenizer:
     return found
 
 
-def save(folder: Path, core: Tokenizer, *, rows: int = 0, **more: Any) -> Checkpoint:
+def save(
+    folder: Path, core: Tokenizer, *, rows: int = 0, tied: bool = False, **more: Any
+) -> Checkpoint:
     """Save a tiny random Llama with a tokenizer."""
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=core,
@@ -81,7 +94,7 @@ def save(folder: Path, core: Tokenizer, *, rows: int = 0, **more: Any) -> Checkp
         eos_token_id=core.token_to_id("</s>"),
         pad_token_id=core.token_to_id("<pad>"),
         initializer_range=0.3,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
     )
     torch.manual_seed(len(folder.name) + size)
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
@@ -129,16 +142,19 @@ def vocabulary(folder: Path) -> dict[str, int]:
 PAIRS = {
     "bpe": (bpe(ENGLISH, 290), bpe(FRENCH, 285)),
     "unigram": (unigram(ENGLISH, 40), unigram(FRENCH, 45)),
+    "wordpiece": (wordpiece(ENGLISH, 50), wordpiece(FRENCH, 55)),
     "words": (words(ENGLISH, 30), words(FRENCH, 30)),
 }
 
 
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize(("kind", "tied"), [*((kind, False) for kind in PAIRS), ("bpe", True)])
 @pytest.mark.parametrize("which", [0, 1])
 def test_union_with_weights_1_and_0_gives_each_parent_its_own_logits(
-    kind: str, which: int, tmp_path: Path
+    kind: str, tied: bool, which: int, tmp_path: Path
 ) -> None:
-    parents = [save(tmp_path / name, core) for name, core in zip("ab", PAIRS[kind], strict=True)]
+    parents = [
+        save(tmp_path / name, core, tied=tied) for name, core in zip("ab", PAIRS[kind], strict=True)
+    ]
     weights = [float(which == 0), float(which == 1)]
     write(mix(parents, weights), named(*parents), tmp_path / "out")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
