@@ -18,6 +18,7 @@ standard error. The last line is one JSON object of the shares and differences.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import math
@@ -30,10 +31,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 from evomerge.build import prepare
 from evomerge.config import parse
-from evomerge.errors import CandidateError
+from evomerge.errors import CandidateError, RecipeError
 from evomerge.evaluate.evaluator import Evaluator
 from evomerge.evaluate.facts import MetricFacts, TaskFacts
 from evomerge.evaluate.functions import Function
@@ -308,10 +310,13 @@ def zoo_world(candidates: int) -> World:
                   validation: {{documents: {VALIDATION}}}, test: {{documents: all}}}}
     budget: {{candidates: {candidates}}}
     """
-    setup = prepare(parse(text, "benchmark"), Path.cwd())
+    setup = prepare(parse(yaml.safe_load(text), "benchmark"), Path.cwd())
     worker = setup.worker()
     space = setup.space
-    landmarks = [space.encode(recipe) for recipe in space.landmarks().values()]
+    landmarks = []
+    for recipe in space.landmarks().values():
+        with contextlib.suppress(RecipeError):  # the uniform merge is of another method
+            landmarks.append(space.encode(recipe))
     return World(
         "zoo",
         worker.evaluator,

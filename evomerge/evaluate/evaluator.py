@@ -14,6 +14,7 @@ from evomerge.evaluate.forward import Forward
 from evomerge.evaluate.functions import Function
 from evomerge.evaluate.harness import Harness, Row, Stock
 from evomerge.evaluate.request import Request
+from evomerge.evaluate.vllm import Served, VllmEngine
 from evomerge.scores import Scores, Split
 
 Documents: TypeAlias = Mapping[str, Sequence[int]]
@@ -45,6 +46,7 @@ class Evaluator:
         harness: the lm-eval tasks, None where there are own functions only.
         functions: own objectives.
         batch_size: most rows in a batch, or `auto`: as many as the memory of the device allows.
+        backend: `hf` runs the models themselves, `vllm` puts their weights into an engine.
     """
 
     def __init__(
@@ -52,10 +54,11 @@ class Evaluator:
         harness: Harness | None,
         functions: Sequence[Function] = (),
         batch_size: int | Literal["auto"] = "auto",
+        backend: Literal["hf", "vllm"] = "hf",
     ) -> None:
         self.harness = harness
         self.functions = {function.facts.name: function for function in functions}
-        self.batch_size = batch_size
+        self.batch_size, self.backend = batch_size, backend
         self._sheets: dict[tuple[Split, str], dict[int, list[Request]]] = {}
 
     @property
@@ -85,7 +88,11 @@ class Evaluator:
         self._sheets = {}
         if self.harness is not None:
             self._stock = Stock(model, tokenizer)
-            self.forward = Forward(model, tokenizer, self._stock, self.batch_size)
+            self.forward: Forward | Served
+            if self.backend == "vllm":
+                self.forward = Served(self._stock, VllmEngine(model, tokenizer))
+            else:
+                self.forward = Forward(model, tokenizer, self._stock, self.batch_size)
             first, documents = next(iter(splits.items()))
             tasks = [task for task in documents if task not in self.functions]
             self.forward.check(model, [list(self.sheets(first, t).values()) for t in tasks])

@@ -91,7 +91,7 @@ def test_together_gives_the_bits_of_one_by_one(setup: Any, worker: Any, memory: 
     todo = jobs(setup)
     alone = {job.number: answers(worker(job)) for job in todo}
     forks = Forks(memory)
-    found = {job.number: answers(out) for job, out in run_together(worker, todo, memory, forks)}
+    found = {job.number: answers(out) for job, out in run_together(worker, todo, forks)}
     assert found == alone
     distinct = {trail(job.recipe)[: n + 1] for job in todo for n in range(len(trail(job.recipe)))}
     blocks = sum(len(trail(job.recipe)) for job in todo)
@@ -106,7 +106,7 @@ def test_together_gives_the_bits_of_one_by_one(setup: Any, worker: Any, memory: 
 
 def test_models_are_left_as_they_were(setup: Any, worker: Any) -> None:
     todo = jobs(setup)
-    list(run_together(worker, todo, 10**9))
+    list(run_together(worker, todo, Forks(10**9)))
     model = worker.builder.apply(todo[0].recipe)
     assert all("forward" not in vars(module) for module in model.modules())
     assert not model._forward_pre_hooks
@@ -117,6 +117,6 @@ def test_one_failed_candidate_fails_alone(setup: Any, worker: Any) -> None:
     broken = replace(todo[1].recipe, layers={"model.layers": layers_of(
         parse_path("A0-3 B4x0.0000001", {"A": "zoo:language", "B": "zoo:maths"}))})  # fmt: skip
     todo[1] = Job(1, broken)
-    found = {job.number: outcome for job, outcome in run_together(worker, todo, 10**9)}
+    found = {job.number: outcome for job, outcome in run_together(worker, todo, Forks(10**9))}
     assert isinstance(found.pop(1), Failure)
     assert all(isinstance(outcome, Scores) for outcome in found.values())
