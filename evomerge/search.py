@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from evomerge.errors import RecipeError, SearchError
+from evomerge.errors import SearchError
 from evomerge.execute.protocol import Executor, Job
 from evomerge.optimize.protocol import Optimizer
 from evomerge.recipe import Recipe
@@ -100,15 +100,14 @@ class Search:
     def propose(self) -> Iterator[Candidate]:
         """Yield new candidates, landmarks first, each journaled before it is yielded."""
         known = {item.origin for item in self.history.candidates}
+        genomes = self.space.landmark_genomes()
         for label, recipe in self.landmarks.items():
             if label not in known and not self.is_spent():
-                try:
-                    genome = self.space.encode(recipe)
-                except RecipeError:
-                    yield self.ask(label, recipe, None, None)
-                    continue
-                self.optimizer.suggest(genome)
-                yield self.ask(label, recipe, self.optimizer.ask()[0], genome)
+                trial = None
+                if label in genomes:
+                    self.optimizer.suggest(genomes[label])
+                    trial, _ = self.optimizer.ask()
+                yield self.ask(label, recipe, trial, genomes.get(label))
         while not self.is_spent():
             trial, genome = self.optimizer.ask()
             yield self.ask(OPTIMIZER, self.space.decode(genome), trial, genome)
@@ -277,8 +276,8 @@ def recipe_of(candidate: Candidate, space: Space) -> Recipe:
     Raises:
         SearchError: it is not the recipe that was journaled.
     """
-    if candidate.genome is not None:
-        recipe = space.decode(candidate.genome)
+    if candidate.origin == OPTIMIZER:
+        recipe = space.decode(candidate.genome or ())
     else:
         recipe = space.landmarks()[candidate.origin]
     if recipe.digest != candidate.digest:

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from evomerge.errors import ConfigError, RecipeError
 from evomerge.recipe import Recipe
 from evomerge.space.dataflow import check_depth, check_scales, landmarks_of, path_in
-from evomerge.space.genes import Gene, Genome
+from evomerge.space.genes import Gene, Genome, expressed
 from evomerge.space.path import Hop, Path, layers_of
 from evomerge.space.scales import within
 
@@ -126,6 +126,10 @@ class SliceSpace:
     def landmarks(self) -> dict[str, Recipe]:
         """Every parent as it is."""
         return landmarks_of(self._parents, self._stack, self._frame)
+
+    def landmark_genomes(self) -> dict[str, Genome]:
+        """Genomes of the landmarks that are paths of this space."""
+        return expressed(self)
 
     def _make_genes(self, host_depth: int) -> tuple[Gene, ...]:
         fewest, most = self._count
@@ -283,3 +287,7 @@ class SwapSpace:
     def landmarks(self) -> dict[str, Recipe]:
         """Every parent as it is."""
         return landmarks_of(self._parents, self._stack, self._frame)
+
+    def landmark_genomes(self) -> dict[str, Genome]:
+        """Genomes of the landmarks that are paths of this space."""
+        return expressed(self)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
+from evomerge.errors import RecipeError
 from evomerge.recipe import Recipe
 
 Genome: TypeAlias = tuple[float, ...]
@@ -64,3 +66,16 @@ class Space(Protocol):
     def landmarks(self) -> dict[str, Recipe]:
         """Recipes every search scores first: each parent, and the uniform merge, by label."""
         ...
+
+    def landmark_genomes(self) -> dict[str, Genome]:
+        """Genomes that build landmarks, or come nearest, by label; suggestions for an optimizer."""
+        ...
+
+
+def expressed(space: Space) -> dict[str, Genome]:
+    """Return genomes of the landmarks that a space holds exactly, by label."""
+    found = {}
+    for label, recipe in space.landmarks().items():
+        with contextlib.suppress(RecipeError):
+            found[label] = space.encode(recipe)
+    return found

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 from evomerge.errors import ConfigError, RecipeError
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.space.dataflow import landmarks_of, uniform_recipe
-from evomerge.space.genes import Gene, Genome
+from evomerge.space.genes import Gene, Genome, expressed
 from evomerge.space.path import Hop
 from evomerge.space.slots import SlotSpace
 
@@ -142,6 +142,10 @@ class JointSpace:
         found = landmarks_of(self._parents, self._stack, self._frame)
         uniform = uniform_recipe(self._parents, self._stack, self._frame)
         return {**found, "uniform": uniform} if uniform else found
+
+    def landmark_genomes(self) -> dict[str, Genome]:
+        """Genomes of the landmarks that are paths of this space."""
+        return expressed(self)
 
     def _searched(self) -> list[tuple[str | None, str, tuple[float, float, float]]]:
         """(parent or None, knob, range) of one merge, in the genome's order."""

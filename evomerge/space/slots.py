@@ -15,7 +15,7 @@ from typing import Literal
 from evomerge.errors import ConfigError, RecipeError
 from evomerge.recipe import Recipe
 from evomerge.space.dataflow import check_depth, check_scales, landmarks_of, path_in
-from evomerge.space.genes import Gene, Genome
+from evomerge.space.genes import Gene, Genome, expressed
 from evomerge.space.path import Hop, Path, layers_of
 from evomerge.space.scales import HopMatrix, HopNetwork, NoScales, ScaleCoding, Slot, SlotScales
 
@@ -152,6 +152,10 @@ class SlotSpace:
     def landmarks(self) -> dict[str, Recipe]:
         """Every parent as it is."""
         return landmarks_of(self._parents, self._stack, self._frame)
+
+    def landmark_genomes(self) -> dict[str, Genome]:
+        """Genomes of the landmarks that are paths of this space."""
+        return expressed(self)
 
     def _choose(self, strengths: Sequence[float]) -> list[int]:
         """Slots of the path, in order, after repair."""
