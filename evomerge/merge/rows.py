@@ -1,7 +1,8 @@
 """Rows of embeddings and heads, matched by token: one parent's matrix in the merged order.
 
 A token that a parent does not have takes, in this order (as mergekit documents it): what the
-recipe's `tokens` says; the base's row (the host's, where the recipe names its vocabulary); the only row there is; the average of the rows there are.
+recipe's `tokens` says; the base's row (the host's, where the recipe names its vocabulary); the
+only row there is; the average of the rows there are.
 Rows without a token (padding to a multiple, gaps) are the parent's own where its rows keep their
 places, else the average of its other rows: a head's score for such a row is then the average of
 its scores, which is never the highest.
@@ -75,15 +76,13 @@ class MatchedRows:
         if own == self.size and not forced and torch.equal(index, torch.arange(own)):
             return matrix
         out = matrix.new_empty((self.size, *matrix.shape[1:]))
-        present = index >= 0
-        out[present] = matrix[index[present]]
-        absent = torch.nonzero(~present).flatten().tolist()
+        torch.index_select(matrix, 0, index.clamp(min=0), out=out)
+        absent = torch.nonzero(index < 0).flatten().tolist()
         empty = [i for i in absent if i not in self.filling]
         self._fill(out, [i for i in absent if i in self.filling] + forced, read)
         if empty:
-            tokens = torch.ones(self.size, dtype=torch.bool)
-            tokens[empty] = False
-            out[empty] = out[tokens].float().mean(0).to(out.dtype)
+            out[empty] = 0
+            out[empty] = (_sum(out) / (self.size - len(empty))).to(out.dtype)
         return out
 
     def _fill(self, out: Tensor, ids: Sequence[int], read: Read) -> None:
@@ -99,3 +98,11 @@ class MatchedRows:
                 out[alike] = 0
             else:
                 out[alike] = (total / len(parents) if len(parents) > 1 else total).to(out.dtype)
+
+
+def _sum(matrix: Tensor) -> Tensor:
+    """Return the sum of the rows, over fixed blocks in float64, the same on any thread count."""
+    total = torch.zeros(matrix.shape[1:], dtype=torch.float64)
+    for block in matrix.split(4096):  # type: ignore[no-untyped-call]
+        total += block.double().sum(0)
+    return total
