@@ -131,7 +131,7 @@ def continue_greedily(
                 use_cache=True,
                 **options,
             )
-            logits = output.logits[:, -1].float()
+            logits = output.logits[:, -1].to(device).float()
             if step == 0 and bool(logits.isnan().any()):
                 raise CandidateError("The model's logits are not numbers (NaN).")
             following = logits.argmax(-1)

@@ -68,7 +68,7 @@ class Harness:
         for folder in include:
             if not Path(folder).is_dir():
                 raise ConfigError(f"evaluation.include: {str(folder)!r} is not a folder.")
-        with quiet(), seeded():
+        with quiet(bars=True), seeded():
             manager = _manager([str(folder) for folder in include], tasks)
             self._tasks: dict[str, Any] = {}
             self._groups: dict[str, Any] = {}
@@ -95,7 +95,7 @@ class Harness:
             ids: document ids, ascending and unique, at least one.
         """
         subject = self._tasks[task]
-        with quiet(), seeded():
+        with quiet(bars=True), seeded():
             subject.set_fewshot_seed(seed=_FEWSHOT_SEED)
             subject.build_all_requests(
                 samples=dict.fromkeys(ids),  # membership is asked once per document
@@ -390,5 +390,5 @@ class Stock:
     def generate(self, model: torch.nn.Module, instances: Sequence[Instance]) -> list[str]:
         """Return lm-eval's own generations, sampled ones from the seed of `simple_evaluate`."""
         self._lm._model = model
-        with quiet(), seeded():
+        with quiet(bars=True), seeded():
             return list(self._lm.generate_until(list(instances), disable_tqdm=True))

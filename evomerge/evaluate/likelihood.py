@@ -189,7 +189,7 @@ def score(model: Any, batches: Sequence[Batch], count: int, gather: bool = True)
     greedy = np.zeros(count, dtype=bool)
     with torch.inference_mode():
         for batch in batches:
-            logits = _logits(model, batch, gather)
+            logits = _logits(model, batch, gather).to(batch.index.device)
             scores = torch.log_softmax(logits, dim=-1)
             picked = scores[batch.index, batch.targets]
             hit = scores.argmax(dim=-1)[batch.index] == batch.targets

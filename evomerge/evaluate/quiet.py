@@ -10,13 +10,17 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep lm-eval's progress bars and notes off the terminal."""
+def quiet(*, bars: bool = False) -> Iterator[None]:
+    """Keep lm-eval's notes off the terminal.
+
+    Args:
+        bars: its progress bars, too; nothing else reaches stderr meanwhile.
+    """
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()) if bars else contextlib.nullcontext():
             yield
     finally:
         logger.setLevel(level)
