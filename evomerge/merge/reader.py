@@ -8,6 +8,7 @@ merged vocabulary.
 from __future__ import annotations
 
 import mmap
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from math import prod
@@ -76,11 +77,14 @@ class Reader:
         self.checkpoints = checkpoints
         self.patches = dict(patches or {})
         self.pages = Pages()
+        self._lock = threading.Lock()
         self._maps: dict[Path, mmap.mmap] = {}
         self._pickles: dict[Path, dict[str, Tensor]] = {}
 
     def read(self, source: SourceTensor) -> Tensor:
         """Return a tensor, patched; unpatched ones share memory with the file: do not write.
+
+        Threads may read at the same time.
 
         Raises:
             CheckpointError: the file changed or vanished since it was opened.
@@ -138,21 +142,23 @@ class Reader:
         return out
 
     def _map(self, file: Path) -> mmap.mmap:
-        if file not in self._maps:
-            try:
-                with file.open("rb") as stream:
-                    self._maps[file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-            except (OSError, ValueError) as error:
-                raise CheckpointError(f"{file} cannot be read: {error}.") from error
-            self.pages.add(self._maps[file])
-        return self._maps[file]
+        with self._lock:
+            if file not in self._maps:
+                try:
+                    with file.open("rb") as stream:
+                        self._maps[file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+                except (OSError, ValueError) as error:
+                    raise CheckpointError(f"{file} cannot be read: {error}.") from error
+                self.pages.add(self._maps[file])
+            return self._maps[file]
 
     def _pickle(self, file: Path) -> dict[str, Tensor]:
-        if file not in self._pickles:
-            from evomerge.picklefile import load
+        with self._lock:
+            if file not in self._pickles:
+                from evomerge.picklefile import load
 
-            self._pickles[file] = load(file)
-        return self._pickles[file]
+                self._pickles[file] = load(file)
+            return self._pickles[file]
 
 
 def _in_order(tensor: Tensor, axes: tuple[int, ...]) -> Tensor:

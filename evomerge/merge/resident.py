@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -19,12 +18,14 @@ from torch import Tensor, nn
 from evomerge.checkpoint import Checkpoint
 from evomerge.errors import RecipeError
 from evomerge.merge.depth import merged_config
+from evomerge.merge.kept import Kept
 from evomerge.merge.layout import Skeleton, build
 from evomerge.merge.method import Merge
 from evomerge.merge.methods import get_method
 from evomerge.merge.plan import STORED, Planner, TensorPlan
 from evomerge.merge.reader import DTYPES, Patch, Reader, Rows
 from evomerge.merge.tensor import TensorMaker
+from evomerge.merge.threads import share
 from evomerge.recipe import Recipe
 
 _BESIDE = 2048
@@ -40,7 +41,7 @@ class Resident:
         dtype: dtype of the merged model; recipes must have the same.
         device: where the model lives. Merging runs on the CPU, so that its bits do not depend on
             where a model is scored; changed tensors are copied over.
-        memory: bytes that may be kept from candidate to candidate (see `_Kept`); None is a
+        memory: bytes that may be kept from candidate to candidate (see `Kept`); None is a
             quarter of the memory that is available now.
         patches: see `Reader`.
         rows: the merged vocabulary where rows are matched by token, or None.
@@ -66,7 +67,7 @@ class Resident:
         self.device = torch.device(device)
         self.planner = Planner(checkpoints, host)
         self.maker = TensorMaker(self.planner, Reader(checkpoints, patches), rows)
-        self._kept = _Kept(_quarter() if memory is None else memory)
+        self._kept = Kept(_quarter() if memory is None else memory)
         self._memory: dict[str, Tensor] = {}
         self._skeletons: dict[str, Skeleton] = {}
         self._written: dict[str, TensorPlan] = {}
@@ -113,12 +114,20 @@ class Resident:
 
     def _fill(self, skeleton: Skeleton, plans: list[TensorPlan]) -> None:
         """Write the tensors whose plans have changed."""
-        for plan in plans:
-            if plan.name in skeleton.spots and self._written.get(plan.name) != plan:
-                self._written.pop(plan.name, None)
-                spot = skeleton.spots[plan.name]
-                self._write(plan, spot.view(self._memory[spot.parameter], plan.shape))
-                self._written[plan.name] = plan
+
+        def write(plan: TensorPlan) -> None:
+            spot = skeleton.spots[plan.name]
+            self._write(plan, spot.view(self._memory[spot.parameter], plan.shape))
+            self._written[plan.name] = plan
+
+        changed = [
+            plan
+            for plan in plans
+            if plan.name in skeleton.spots and self._written.get(plan.name) != plan
+        ]
+        for plan in changed:
+            self._written.pop(plan.name, None)
+        share(write, changed)
 
     def _write(self, plan: TensorPlan, target: Tensor) -> None:
         if plan.method is None:
@@ -133,14 +142,9 @@ class Resident:
 
     def _merge(self, plan: TensorPlan) -> Merge:
         key = (plan.method, plan.sources, plan.base, plan.seed, plan.name)
-        merge = self._kept.get(key)
-        if merge is None:
-            size = self._size(plan)
-            room = self._kept.make_room(size)
-            merge = self.maker.prepare(plan, reuse=room)
-            if room:
-                self._kept.put(key, merge, size)
-        return merge
+        return self._kept.get(
+            key, self._size(plan), lambda reuse: self.maker.prepare(plan, reuse=reuse)
+        )
 
     def _size(self, plan: TensorPlan) -> int:
         """Return the bytes that keeping a merge takes, sources that are not mapped included."""
@@ -193,50 +197,6 @@ class Resident:
         for name, spot in skeleton.spots.items():
             if spot.parameter == parameter:
                 self._written.pop(name, None)
-
-
-@dataclass
-class _Kept:
-    """Knob-independent parts of merges, within a bound.
-
-    The rule: what is needed is kept while there is room. When there is none, parts that the
-    current candidate has not used are dropped, the longest unused first; parts it has used never
-    are, so candidates of one shape keep the same parts. What does not fit is computed each time.
-
-    Attributes:
-        room: bytes that may be kept.
-    """
-
-    room: int
-    _parts: dict[object, tuple[Merge, int, int]] = field(default_factory=dict)
-    _held: int = 0
-    _turn: int = 0
-
-    def begin(self) -> None:
-        """Start the next candidate."""
-        self._turn += 1
-
-    def get(self, key: object) -> Merge | None:
-        """Return what is kept under a key."""
-        found = self._parts.pop(key, None)
-        if found is None:
-            return None
-        self._parts[key] = (found[0], found[1], self._turn)
-        return found[0]
-
-    def make_room(self, size: int) -> bool:
-        """Drop what may be dropped until `size` bytes fit; return whether they do."""
-        for key, (_, held, turn) in list(self._parts.items()):
-            if self._held + size <= self.room or turn == self._turn:
-                break
-            del self._parts[key]
-            self._held -= held
-        return self._held + size <= self.room
-
-    def put(self, key: object, merge: Merge, size: int) -> None:
-        """Keep a part of `size` bytes."""
-        self._parts[key] = (merge, size, self._turn)
-        self._held += size
 
 
 def digest(module: nn.Module) -> str:

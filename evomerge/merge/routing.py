@@ -20,6 +20,7 @@ from evomerge.merge.layout import Skeleton, Spot
 from evomerge.merge.plan import TensorPlan
 from evomerge.merge.resident import Resident
 from evomerge.merge.tensor import is_finite
+from evomerge.merge.threads import share
 
 Piece: TypeAlias = tuple[TensorPlan, Spot]
 
@@ -86,8 +87,7 @@ class RoutedResident(Resident):
 
     def _make(self, weight: Tensor, parts: list[Piece]) -> Tensor:
         made = torch.empty(weight.shape, dtype=weight.dtype, device=self.device)
-        for plan, spot in parts:
-            self._write(plan, spot.view(made, plan.shape))
+        share(lambda part: self._write(part[0], part[1].view(made, part[0].shape)), parts)
         return made
 
     def _content(self, plan: TensorPlan, spot: Spot) -> Hashable:

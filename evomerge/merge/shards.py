@@ -6,6 +6,7 @@ import json
 import mmap
 import os
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from evomerge.merge.plan import TensorPlan
 from evomerge.merge.reader import DTYPES
 from evomerge.tensorfile import INDEX, SINGLE, TensorInfo
 
-MAPPED = 1 << 26
+MAPPED = 1 << 25
 """Tensors of this many bytes or more are written through a map of the file, whose pages the
 system can write out while the tensor is still being made; smaller ones go through a buffer."""
 
@@ -105,7 +106,7 @@ def _shard(file: Path, plans: Sequence[TensorPlan]) -> Shard:
 
 
 class ShardWriter:
-    """Writes one shard.
+    """Writes one shard; threads may write different tensors of it at the same time.
 
     Args:
         shard: what goes where.
@@ -118,6 +119,7 @@ class ShardWriter:
 
     def __init__(self, shard: Shard, folder: Path, pages: Pages) -> None:
         self._pages = pages
+        self._buffers = threading.local()
         self._shard = shard
         self._descriptor = os.open(folder / shard.name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         # Space that is promised now cannot be missing when a mapped page is written out.
@@ -128,17 +130,16 @@ class ShardWriter:
         _write(self._descriptor, memoryview(shard.header), 0)
 
     @contextmanager
-    def tensor(self, plan: TensorPlan, buffer: Tensor) -> Iterator[Tensor]:
+    def tensor(self, plan: TensorPlan) -> Iterator[Tensor]:
         """Yield a tensor to be filled; it is in the file when the block ends.
 
         Args:
             plan: one of the shard's.
-            buffer: bytes to use, at least `nbytes(plan)`, unless the tensor is mapped.
         """
         info = self._shard.places[plan.name]
         dtype = DTYPES[plan.dtype]
         if info.nbytes < MAPPED:
-            out = buffer[: info.nbytes].view(dtype).view(plan.shape)
+            out = self._buffer(info.nbytes).view(dtype).view(plan.shape)
             yield out
             self.put(plan, out)
             return
@@ -150,6 +151,13 @@ class ShardWriter:
             yield out.view(plan.shape)
         finally:
             self._pages.drop(mapped)
+
+    def _buffer(self, size: int) -> Tensor:
+        """Return this thread's buffer, which the next tensor uses again."""
+        held: Tensor | None = getattr(self._buffers, "held", None)
+        if held is None or held.numel() < size:
+            held = self._buffers.held = torch.empty(size, dtype=torch.uint8)
+        return held[:size]
 
     def put(self, plan: TensorPlan, tensor: Tensor) -> None:
         """Write a tensor that is ready."""

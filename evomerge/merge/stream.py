@@ -5,13 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from evomerge.checkpoint import Checkpoint
 from evomerge.errors import CheckpointError, RecipeError
@@ -20,8 +18,9 @@ from evomerge.merge.depth import merged_config
 from evomerge.merge.pages import resident_bytes
 from evomerge.merge.plan import Planner, TensorPlan
 from evomerge.merge.reader import Patch, Reader, Rows
-from evomerge.merge.shards import MAPPED, Shard, ShardWriter, companion_index, lay_out, nbytes
+from evomerge.merge.shards import Shard, ShardWriter, companion_index, lay_out, nbytes
 from evomerge.merge.tensor import TensorMaker
+from evomerge.merge.threads import share
 from evomerge.recipe import Recipe
 
 LEAST_MEMORY = 1 << 29
@@ -95,30 +94,31 @@ def _write_shards(
     maker: TensorMaker,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    plans = [plan for shard in shards for plan in shard.plans]
-    total, done = sum(map(nbytes, plans)), 0
-    buffered = [nbytes(plan) for plan in plans if nbytes(plan) < MAPPED]
-    buffer = torch.empty(max(buffered, default=0), dtype=torch.uint8)
+    total, done = sum(nbytes(plan) for shard in shards for plan in shard.plans), 0
+    lock = threading.Lock()
     for shard in shards:
         writer = ShardWriter(shard, folder, maker.reader.pages)
-        try:
-            for plan in shard.plans:
-                _write_tensor(plan, writer, maker, buffer)
+
+        def write(plan: TensorPlan, writer: ShardWriter = writer) -> None:
+            nonlocal done
+            _write_tensor(plan, writer, maker)
+            with lock:
                 done += nbytes(plan)
                 if progress:
                     progress(done, total)
+
+        try:
+            share(write, shard.plans)
         finally:
             writer.close()
 
 
-def _write_tensor(
-    plan: TensorPlan, writer: ShardWriter, maker: TensorMaker, buffer: Tensor
-) -> None:
+def _write_tensor(plan: TensorPlan, writer: ShardWriter, maker: TensorMaker) -> None:
     if plan.method is None:
         writer.put(plan, maker.read(plan, plan.sources[0]))
     else:
         merge = maker.prepare(plan, reuse=False)
-        with writer.tensor(plan, buffer) as out:
+        with writer.tensor(plan) as out:
             maker.write(plan, merge, out)
     for source in plan.inputs:
         maker.reader.release(source)

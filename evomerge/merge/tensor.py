@@ -14,6 +14,14 @@ from evomerge.merge.noise import Noise
 from evomerge.merge.plan import Planner, SourceTensor, TensorPlan
 from evomerge.merge.reader import DTYPES, Reader, Rows
 
+_INFINITY = {
+    torch.float16: (torch.int16, 0x7C00),
+    torch.bfloat16: (torch.int16, 0x7F80),
+    torch.float32: (torch.int32, 0x7F80_0000),
+    torch.float64: (torch.int64, 0x7FF0_0000_0000_0000),
+}
+"""Integer type of the same width, and the bits of infinity, by dtype."""
+
 
 class TensorMaker:
     """Makes tensors by their plans.
@@ -111,11 +119,20 @@ class TensorMaker:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no weight is NaN or infinite (NaN goes through minimum and maximum)."""
+    """Whether no weight is NaN or infinite.
+
+    Read as integers, the bits of such numbers are larger than those of all others of their sign,
+    and two integer maxima cost less than anything that computes with the numbers.
+    """
     if not tensor.is_floating_point() or not tensor.numel():
         return True
-    low, high = torch.aminmax(tensor)
-    return bool(torch.isfinite(low) & torch.isfinite(high))
+    if tensor.dtype not in _INFINITY or not tensor.is_cpu:
+        return count_bad(tensor) == 0
+    integer, infinity = _INFINITY[tensor.dtype]
+    bits = tensor.detach().contiguous().view(integer).numpy()
+    sign = 1 << (8 * bits.itemsize - 1)
+    unsigned = bits.view(f"u{bits.itemsize}")
+    return bool(bits.max() < infinity and unsigned.max() < infinity + sign)
 
 
 def count_bad(tensor: Tensor) -> int:
