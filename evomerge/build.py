@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from evomerge.checkpoint import Checkpoint
 from evomerge.confidence import Estimate, interval
 from evomerge.config import SearchConfig, parse
 from evomerge.errors import CheckpointError, ConfigError, RunFolderError, did_you_mean
-from evomerge.evaluate.device import choose_device
+from evomerge.evaluate.device import choose_device, choose_threads
 from evomerge.fit import check_fit
 from evomerge.references import open_parent
 from evomerge.run.folder import CONFIG, RunFolder
@@ -98,6 +97,7 @@ class Setup:
 
         first = next(iter(self.space.landmarks().values()))
         device = choose_device(self.config.evaluation.device)
+        choose_threads(self.checkpoints[self.host].parameters, device)
         return Worker(
             resident(
                 self.checkpoints, first, device, routed=self.config.space.kind != "parameters"
@@ -217,7 +217,9 @@ class Setup:
                 f"{did_you_mean(split, SPLITS)}"
             )
         checkpoint = open_parent(model, Path.cwd())
-        loaded = load(checkpoint, choose_device(self.config.evaluation.device))
+        device = choose_device(self.config.evaluation.device)
+        choose_threads(checkpoint.parameters, device)
+        loaded = load(checkpoint, device)
         evaluator = self.evaluator
         evaluator.prepare(loaded, tokenizer_of(checkpoint), {chosen: self.splits[chosen]})
         return evaluator.score(loaded, chosen)
@@ -245,7 +247,7 @@ class Setup:
         host = self.checkpoints[self.host]
         genes = list(self.space.genes)
         width = {"float32": 4}.get(self.config.dtype, 2)
-        weights = sum(prod(info.shape) for info in host.tensors.values()) * width
+        weights = host.parameters * width
         return {
             "parents": {name: _size(item.nbytes) for name, item in self.checkpoints.items()},
             "host": self.host,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
 from typing import Any
 
 from evomerge.errors import InputError, did_you_mean
@@ -87,7 +86,7 @@ def _parents() -> list[dict[str, Any]]:
                 "name": opened.reference,
                 "architecture": (opened.config.get("architectures") or ["?"])[0],
                 "layers": len(opened.main),
-                "parameters": sum(prod(info.shape) for info in opened.tensors.values()),
+                "parameters": opened.parameters,
             }
         )
     return rows

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -136,6 +137,11 @@ class Checkpoint:
                 "the full-precision checkpoint it was made from."
             )
         return cls(reference, folder, config, _tensors(folder, allow_pickle), adapter)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights in all tensors."""
+        return sum(prod(info.shape) for info in self.tensors.values())
 
     @cached_property
     def stacks(self) -> dict[str, Stack]:

@@ -25,3 +25,20 @@ def choose_device(wanted: str) -> str:
             "cpu, cuda, cuda:0 or mps."
         ) from error
     return wanted
+
+
+SMALL = 30_000_000
+"""Parameters below which a CPU scores a model on one thread."""
+
+
+def choose_threads(parameters: int, device: str) -> None:
+    """Score small models on one thread.
+
+    Two threads wait for each other longer than they compute there, and on a machine that is busy
+    otherwise many times longer. The choice depends on the model alone, not on a measurement, since
+    the number of threads shows in the last bits of a score.
+    """
+    import torch
+
+    if device == "cpu" and parameters < SMALL:
+        torch.set_num_threads(1)
