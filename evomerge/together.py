@@ -37,19 +37,15 @@ def trail(recipe: Recipe) -> Trail:
     return (json.dumps(data, sort_keys=True) + blocks[0], *blocks[1:])
 
 
-def run_together(
-    worker: Runs, jobs: Sequence[Job], memory: int, forks: Forks | None = None
-) -> Iterator[tuple[Job, Outcome]]:
+def run_together(worker: Runs, jobs: Sequence[Job], forks: Forks) -> Iterator[tuple[Job, Outcome]]:
     """Yield every job with its outcome, in the order of the trie of their paths.
 
     Args:
         worker: runs one job.
         jobs: candidates to score on the same split.
-        memory: bytes of hidden states that may be held.
-        forks: what counts the blocks applied and spared; a new one where None.
+        forks: holds hidden states within its bound of memory.
     """
-    held = Forks(memory) if forks is None else forks
     for visit in visits([trail(job.recipe) for job in jobs]):
         job = jobs[visit.number]
         depth = sum(map(len, job.recipe.layers.values()))
-        yield job, worker(job, partial(held.visit, visit=visit, depth=depth))
+        yield job, worker(job, partial(forks.visit, visit=visit, depth=depth))

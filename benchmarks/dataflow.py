@@ -1,0 +1,155 @@
+"""What scoring a generation of paths as a trie saves, and what routing costs a candidate.
+
+    python benchmarks/dataflow.py [--quick]
+
+Runs real searches over paths through the embedded models and records what each generation has to
+score (a recipe that was scored before is not). Every generation is then scored twice on a
+multiple-choice task: one candidate after the other, and together. Prints CPU seconds and applied
+blocks beside the least possible (one application for every distinct beginning of a path), and
+what building a candidate costs beside scoring it. The last line is one JSON object of ratios. Two
+minutes on one core; --quick half a minute.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from evomerge.build import prepare
+from evomerge.config import parse
+from evomerge.evaluate.tree import Forks
+from evomerge.execute.protocol import Job
+from evomerge.recipe import Recipe
+from evomerge.scores import fitness
+from evomerge.together import run_together, trail
+
+HOST = {
+    "kind": "dataflow",
+    "host": "zoo:maths",
+    "outside": {"embeddings": "zoo:language", "head": "zoo:language"},
+}
+SPACES: dict[str, tuple[dict[str, Any], str]] = {
+    "swaps": ({"variant": "swaps", "scales": 1.0}, "cma-margin"),
+    "slots": (
+        {"variant": "structured", "scales": 1.0, "ends": "free", "layers": [4, 14]},
+        "cma-margin",
+    ),
+    "slots, scaled": (
+        {"variant": "structured", "scales": [0.5, 1.5], "ends": "free", "layers": [4, 14]},
+        "cma-margin",
+    ),
+    "slices": ({"variant": "frankenmerge", "scales": 1.0, "layers": [4, 14]}, "cma-margin"),
+}
+
+
+def setup_of(space: dict[str, Any], optimizer: str, documents: int) -> Any:
+    search = {
+        "parents": ["zoo:language", "zoo:maths"],
+        "dtype": "float32",
+        "space": {**HOST, **space},
+        "optimizer": {"name": optimizer},
+        "objectives": [{"task": "zoo_l2_maths_mc", "metric": "acc"}],
+        "evaluation": {
+            "include": ["zoo:tasks"],
+            "search": {"documents": documents},
+            "validation": {"documents": 10, "finalists": 1},
+            "test": {"documents": 10},
+        },
+    }
+    return prepare(parse(search, "the benchmark's search"), Path.cwd())
+
+
+def record(setup: Any, worker: Any, generations: int) -> list[list[Recipe]]:
+    """Run a search and return every generation's recipes that were not scored before."""
+    optimizer = setup.optimizer()
+    known: dict[str, float] = {}
+    recorded = []
+    for _ in range(generations):
+        asked = [optimizer.ask() for _ in range(optimizer.population)]
+        recipes = [setup.space.decode(genome) for _, genome in asked]
+        fresh = []
+        for (trial, _), recipe in zip(asked, recipes, strict=True):
+            if recipe.digest not in known:
+                outcome = worker(Job(trial, recipe))
+                known[recipe.digest] = fitness(setup.objectives, outcome)
+                fresh.append(recipe)
+            optimizer.tell(trial, (known[recipe.digest],))
+        if fresh:
+            recorded.append(fresh)
+    return recorded
+
+
+def compare(setup: Any, worker: Any, generations: list[list[Recipe]]) -> dict[str, float]:
+    """Score generations one by one and together; check that the scores are the same."""
+    alone = together = merge = evaluate = 0.0
+    forks = Forks(2**30)
+    distinct = blocks = 0
+    for recipes in generations:
+        jobs = [Job(number, recipe) for number, recipe in enumerate(recipes)]
+        began = time.process_time()
+        one_by_one = {job.number: worker(job) for job in jobs}
+        alone += time.process_time() - began
+        began = time.process_time()
+        found = {job.number: out for job, out in run_together(worker, jobs, forks)}
+        together += time.process_time() - began
+        for number, outcome in one_by_one.items():
+            assert outcome.values == found[number].values, "scores differ"
+            merge += outcome.seconds["merge"]
+            evaluate += outcome.seconds["evaluate"]
+        trails = [trail(recipe) for recipe in recipes]
+        blocks += sum(map(len, trails))
+        distinct += len({t[: n + 1] for t in trails for n in range(len(t))})
+    count = sum(map(len, generations))
+    return {
+        "candidates": count,
+        "depth": blocks / count,
+        "distinct": distinct / blocks,
+        "applied": forks.applied / (forks.applied + forks.spared),
+        "seconds": together / alone,
+        "alone": alone / count,
+        "together": together / count,
+        "build": merge / (merge + evaluate),
+    }
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--quick", action="store_true", help="fewer generations and documents")
+    quick = options.parse_args().quick
+    torch.set_num_threads(1)
+    generations, documents = (4, 60) if quick else (16, 200)
+    print(
+        f"{generations} generations on {documents} documents, 1 thread; blocks and seconds as "
+        "shares of one by one"
+    )
+    print(
+        f"{'space':15} {'cand.':>5} {'depth':>5} {'least':>7} {'applied':>8} {'seconds':>8} "
+        f"{'ms alone':>9} {'ms together':>12} {'building':>9}"
+    )
+    ratios: dict[str, float] = {}
+    for name, (space, optimizer) in SPACES.items():
+        setup = setup_of(space, optimizer, documents)
+        worker = setup.worker()
+        recorded = record(setup, worker, generations)
+        row = compare(setup, worker, recorded)
+        print(
+            f"{name:15} {row['candidates']:5} {row['depth']:5.1f} {row['distinct']:7.3f} "
+            f"{row['applied']:8.3f} {row['seconds']:8.3f} {1e3 * row['alone']:9.1f} "
+            f"{1e3 * row['together']:12.1f} {row['build']:9.3f}"
+        )
+        late = compare(setup, worker, recorded[len(recorded) // 2 :])
+        key = name.replace(", ", "_")
+        ratios[f"{key}_seconds"] = row["seconds"]
+        ratios[f"{key}_blocks_over_least"] = row["applied"] / row["distinct"]
+        ratios[f"{key}_seconds_second_half"] = late["seconds"]
+        ratios[f"{key}_building_share"] = row["build"]
+    print(json.dumps({name: round(value, 4) for name, value in ratios.items()}))
+
+
+if __name__ == "__main__":
+    main()
