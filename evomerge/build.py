@@ -11,7 +11,7 @@ import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,8 @@ from evomerge.tasks import (
 
 if TYPE_CHECKING:
     from evomerge.evaluate.evaluator import Evaluator
+    from evomerge.evaluate.racing import Race
+    from evomerge.execute.protocol import Executor
     from evomerge.optimize.protocol import Optimizer
     from evomerge.recipe import Recipe
     from evomerge.worker import Worker
@@ -98,6 +100,7 @@ class Setup:
         first = next(iter(self.space.landmarks().values()))
         device = choose_device(self.config.evaluation.device)
         choose_threads(self.checkpoints[self.host].parameters, device)
+        search = self.config.evaluation.search
         return Worker(
             resident(
                 self.checkpoints, first, device, routed=self.config.space.kind != "parameters"
@@ -106,7 +109,44 @@ class Setup:
             tokenizer(self.checkpoints, first),
             self.splits,
             first,
+            objectives=self.objectives,
+            race=self.race,
+            subset=int(search.documents) if search.order == "rotating" else None,
+            seed=self.config.seed,
         )
+
+    @property
+    def race(self) -> Race | None:
+        """How candidates are raced, None where each is scored on all documents."""
+        from evomerge.evaluate.racing import Race
+
+        wanted = self.config.evaluation.racing
+        if not wanted.enabled:
+            return None
+        return Race(wanted.confidence, wanted.minimum, self.config.seed)
+
+    @property
+    def together(self) -> bool:
+        """Whether a generation's candidates are scored together."""
+        wanted, space = self.config.executor.together, self.config.space
+        plain = space.kind == "dataflow" and isinstance(space.scales, float)
+        return plain if wanted is None else wanted
+
+    def executor(self, generation: int) -> Executor:
+        """Return what builds and scores candidates.
+
+        Args:
+            generation: how many candidates the optimizer asks for before it learns.
+        """
+        from evomerge.execute.inline import InlineExecutor
+        from evomerge.execute.together import TogetherExecutor
+
+        worker = self.worker()
+        if not self.together:
+            return InlineExecutor(worker)
+        from evomerge.together import forks, run_together
+
+        return TogetherExecutor(partial(run_together, worker, forks=forks()), generation)
 
     def search(
         self,
@@ -125,7 +165,6 @@ class Setup:
             RunFolderError: another process writes the run.
             SearchError: no candidate could be scored.
         """
-        from evomerge.execute.inline import InlineExecutor
         from evomerge.search import Plan, Search
 
         with run.writing(), Journal(run.journal_path) as journal, _logging(run):
@@ -137,8 +176,11 @@ class Setup:
                 **budget,
                 population=optimizer.population,
                 finalists=self.config.evaluation.validation.finalists,
+                racing=self.config.evaluation.racing.enabled,
+                rotating=self.config.evaluation.search.order == "rotating",
+                together=self.together,
             )
-            executor = InlineExecutor(self.worker())
+            executor = self.executor(plan.population)
             try:
                 return Search(
                     run,

@@ -142,7 +142,22 @@ class SearchSplit(_Section):
     """Documents that candidates are scored on."""
 
     documents: Documents = 200
-    order: Literal["fixed", "rotating"] = "fixed"
+    order: Literal["fixed", "rotating"] = Field(
+        "fixed", description="rotating: every generation has documents of its own"
+    )
+    pool: Documents | None = Field(
+        None, description="rotating: documents to choose from; null: four times `documents`"
+    )
+
+    @model_validator(mode="after")
+    def _pool_holds_the_documents(self) -> SearchSplit:
+        if self.order == "fixed" and self.pool is not None:
+            raise ValueError("has a `pool`, which has a meaning only with order: rotating")
+        if self.order == "rotating" and not isinstance(self.documents, int):
+            raise ValueError("has order: rotating, which needs a number of `documents`")
+        if isinstance(self.pool, int) and self.pool < int(self.documents):
+            raise ValueError("has a `pool` that is smaller than its `documents`")
+        return self
 
 
 class ValidationSplit(_Section):
@@ -202,6 +217,11 @@ class ExecutorConfig(_Section):
     kind: Literal["inline", "processes", "ray"] = "inline"
     workers: int = Field(1, ge=1)
     timeout: float | None = Field(None, gt=0, description="seconds a candidate may take")
+    together: bool | None = Field(
+        None,
+        description="inline: score a generation's paths together, what they share once; null: "
+        "for data-flow spaces without scales",
+    )
 
 
 class Frozen(_Section):

@@ -33,6 +33,7 @@ class Plan:
         finalists: how many of the best are scored on the validation documents.
         racing: score a candidate against the leader and stop early.
         rotating: give every generation its own subset of the search documents.
+        together: open no trial of a generation while one of the generation before is open.
     """
 
     candidates: int | None
@@ -42,6 +43,7 @@ class Plan:
     finalists: int
     racing: bool = False
     rotating: bool = False
+    together: bool = False
 
 
 class Search:
@@ -83,6 +85,8 @@ class Search:
         in_flight = 0
         while True:
             while in_flight < self.executor.capacity:
+                if in_flight and not waiting and self.is_between_generations():
+                    break
                 candidate = waiting.pop(0) if waiting else next(proposals, None)
                 if candidate is None:
                     break
@@ -109,8 +113,28 @@ class Search:
                     trial, _ = self.optimizer.ask()
                 yield self.ask(label, recipe, trial, genomes.get(label))
         while not self.is_spent():
+            self.rescore_leader()
             trial, genome = self.optimizer.ask()
             yield self.ask(OPTIMIZER, self.space.decode(genome), trial, genome)
+
+    def rescore_leader(self) -> None:
+        """Score the leader on the documents of a new generation, where they rotate.
+
+        Candidates of different generations saw different documents; the leader stays leader only
+        if its mean over all that it saw stays the best.
+        """
+        trials = sum(item.trial is not None for item in self.history.candidates)
+        generation, leader = trials // self.plan.population, self.history.leader
+        known = {0, *self.history.rescored}
+        if not self.plan.rotating or generation in known or leader is None:
+            return
+        job = Job(leader.number, recipe_of(leader, self.space), subset=generation)
+        self.executor.submit(job)
+        outcome = self.executor.next()[1]
+        if not isinstance(outcome, Failure):
+            event: Event = {"event": "rescore", "candidate": leader.number, "subset": generation}
+            value = fitness(self.objectives, outcome)
+            self.record(event | outcome_fields(outcome) | {"fitness": value}, outcome)
 
     def ask(
         self, origin: str, recipe: Recipe, trial: int | None, genome: Genome | None
@@ -224,7 +248,10 @@ class Search:
         """Return the scores that a candidate is raced against."""
         if candidate.against is None:
             return None
-        return self.history.candidates[candidate.against].scores("search")
+        elite = self.history.candidates[candidate.against]
+        if self.plan.rotating and candidate.generation != elite.generation:
+            return elite.subsets.get(candidate.generation)
+        return elite.scores("search")
 
     def twin(self, candidate: Candidate) -> Candidate | None:
         """Return a scored candidate of the same recipe and the same documents."""
@@ -240,6 +267,11 @@ class Search:
         scores = candidate.scores(split)
         value = fitness(self.objectives, scores) if scores else math.nan
         return value if math.isfinite(value) else -math.inf
+
+    def is_between_generations(self) -> bool:
+        """Whether the next trial must wait for those that are open."""
+        trials = sum(candidate.trial is not None for candidate in self.history.candidates)
+        return self.plan.together and trials % self.plan.population == 0
 
     def is_spent(self) -> bool:
         """Whether the plan allows no further candidate."""

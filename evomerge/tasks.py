@@ -38,7 +38,7 @@ def load_tasks(config: SearchConfig) -> Evaluator:
     harness = None
     if tasks:
         harness = Harness(tasks, include, evaluation.fewshot, evaluation.chat_template)
-    return Evaluator(harness, functions, evaluation.batch_size)
+    return Evaluator(harness, functions, evaluation.batch_size, evaluation.backend)
 
 
 def find_objectives(config: SearchConfig, facts: Facts) -> tuple[Objective, ...]:
@@ -82,6 +82,8 @@ def find_splits(config: SearchConfig, evaluator: Evaluator) -> Mapping[Split, Do
 
     evaluation, facts = config.evaluation, evaluator.facts
     sizes = {split: getattr(evaluation, split).documents for split in SPLITS}
+    if evaluation.search.order == "rotating":
+        sizes["search"] = evaluation.search.pool or 4 * sizes["search"]
     leaves = [task for item in config.objectives for task in facts.leaves(item.task)]
     parts: dict[Split, dict[str, tuple[int, ...]]] = {split: {} for split in SPLITS}
     for task in dict.fromkeys(leaves):

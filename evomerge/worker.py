@@ -10,9 +10,11 @@ from typing import Any, Protocol
 
 from evomerge.errors import CandidateError
 from evomerge.evaluate.evaluator import Evaluator
+from evomerge.evaluate.racing import Race
+from evomerge.evaluate.subsets import rotating
 from evomerge.execute.protocol import Job
 from evomerge.recipe import Recipe
-from evomerge.scores import Failure, Outcome, Split
+from evomerge.scores import Failure, Objective, Outcome, Scores, Split
 
 
 class Builder(Protocol):
@@ -36,6 +38,10 @@ class Worker:
         tokenizer: the merged model's tokenizer.
         splits: split -> task -> document ids.
         first: a recipe with sensible weights, on which the fastest right way to score is found.
+        objectives: what candidates are raced on.
+        race: how a job that names a candidate to race against is raced.
+        subset: documents of each task in a rotating subset, for jobs that name one.
+        seed: decides the rotating subsets.
     """
 
     def __init__(
@@ -45,8 +51,14 @@ class Worker:
         tokenizer: Any,
         splits: Mapping[Split, Mapping[str, Sequence[int]]],
         first: Recipe,
+        *,
+        objectives: Sequence[Objective] = (),
+        race: Race | None = None,
+        subset: int | None = None,
+        seed: int = 0,
     ) -> None:
-        self.builder, self.evaluator = builder, evaluator
+        self.builder, self.evaluator, self.splits = builder, evaluator, splits
+        self.objectives, self.race, self.subset, self.seed = objectives, race, subset, seed
         evaluator.prepare(builder.apply(first), tokenizer, splits)
 
     def __call__(
@@ -65,10 +77,23 @@ class Worker:
             merged = time.perf_counter() - began
             stage = "evaluate"
             with around(model):
-                scores = self.evaluator.score(model, job.split)
+                scores = self.score(job, model)
         except CandidateError as error:
             return Failure(stage, str(error))
         except Exception as error:
             lines = str(error).strip().splitlines() or ["no message"]
             return Failure(stage, f"{type(error).__name__}: {lines[0]}")
         return replace(scores, seconds={"merge": merged, **scores.seconds})
+
+    def score(self, job: Job, model: Any) -> Scores:
+        """Score a model on the documents a job asks for."""
+        if job.against is not None and self.race is not None:
+            return self.race.run(self.evaluator, model, job.split, job.against, self.objectives)
+        if job.subset is None or self.subset is None:
+            return self.evaluator.score(model, job.split)
+        size, turn = self.subset, job.subset
+        chosen = {
+            task: rotating(ids, min(size, len(ids)), turn, f"{self.seed}/{task}")
+            for task, ids in self.splits[job.split].items()
+        }
+        return self.evaluator.score(model, job.split, chosen)

@@ -78,3 +78,28 @@ def test_parents_and_uniform_come_first(unbroken):
     rows = evomerge_json("results", unbroken)["candidates"]
     assert [row["origin"] for row in rows[:3]] == ["zoo:language", "zoo:maths", "uniform"]
     assert len(rows) == 22
+
+
+def test_racing_on_rotating_documents_survives_a_kill_too(tmp_path):
+    changes = {
+        "evaluation": {
+            "include": ["zoo:tasks"],
+            "search": {"documents": 24, "order": "rotating"},
+            "validation": {"documents": 16, "finalists": 2},
+            "test": {"documents": 32},
+            "racing": {"enabled": True, "minimum": 8, "confidence": 0.9},
+        }
+    }
+    file = write_search(tmp_path, **changes)
+    evomerge("search", file, "--run", tmp_path / "whole")
+    whole = (tmp_path / "whole" / "journal.jsonl").read_bytes()
+    arguments = ["search", file, "--run", tmp_path / "broken"]
+    journal = tmp_path / "broken" / "journal.jsonl"
+    lines = whole[: whole.index(b'"event":"rescore"')].count(b"\n")
+    assert kill_when(arguments, journal, lines, 0.05) == -signal.SIGKILL
+    evomerge("resume", tmp_path / "broken")
+    assert journal.read_bytes() == whole
+    rows = evomerge_json("results", tmp_path / "whole")["candidates"]
+    raced = [row["documents"] for row in rows if row["origin"] == "optimizer"]
+    assert min(raced) < 24, "no candidate was stopped early, so nothing was raced"
+    assert max(raced) == 24

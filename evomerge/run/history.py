@@ -28,7 +28,9 @@ class Candidate:
         generation: the optimizer's generation it belongs to.
         against: number of the candidate it was raced against, if any.
         outcomes: what came out, by split.
-        fitness: what the optimizer was told (search split), None while open or if failed.
+        fitness: what the optimizer was told (search split), None while open or if failed; where
+            subsets of documents rotate, the mean over those it was scored on.
+        subsets: scores by rotating subset.
     """
 
     number: int
@@ -40,6 +42,16 @@ class Candidate:
     against: int | None = None
     outcomes: dict[Split, Outcome] = field(default_factory=dict)
     fitness: float | None = None
+    subsets: dict[int, Scores] = field(default_factory=dict)
+    _told: list[float] = field(default_factory=list)
+
+    def score_again(self, subset: int, scores: Scores, fitness: float) -> None:
+        """Take in scores on another rotating subset."""
+        self.subsets[subset] = scores
+        self._told.append(fitness)
+        first = [] if self.fitness is None or len(self._told) > 1 else [self.fitness]
+        self._told[:0] = first
+        self.fitness = sum(self._told) / len(self._told)
 
     @property
     def status(self) -> str:
@@ -61,6 +73,7 @@ class History:
         leader: the best so far on the search documents, the first told among equals.
         winner: what the validation documents chose, once they did.
         budget: the latest bounds set by `resume`, by name.
+        rescored: generations whose documents the leader of then was scored on again.
     """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
@@ -68,6 +81,7 @@ class History:
         self.leader: Candidate | None = None
         self.winner: Candidate | None = None
         self.budget: dict[str, Any] = {}
+        self.rescored: set[int] = set()
         for event in events:
             self.apply(event)
 
@@ -99,6 +113,12 @@ class History:
                     self.leader is None or candidate.fitness > (self.leader.fitness or 0.0)
                 ):
                     self.leader = candidate
+            case "rescore":
+                candidate = self.candidates[event["candidate"]]
+                scores = Scores.from_dict(event["scores"])
+                candidate.score_again(event["subset"], scores, event["fitness"])
+                self.rescored.add(event["subset"])
+                self.leader = self.ranked()[0]
             case "score":
                 candidate = self.candidates[event["candidate"]]
                 candidate.outcomes[event["split"]] = outcome_of(event)
