@@ -49,3 +49,10 @@ def run_together(worker: Runs, jobs: Sequence[Job], forks: Forks) -> Iterator[tu
         job = jobs[visit.number]
         depth = sum(map(len, job.recipe.layers.values()))
         yield job, worker(job, partial(forks.visit, visit=visit, depth=depth))
+
+
+def forks() -> Forks:
+    """Return a holder of hidden states that may take an eighth of the memory available now."""
+    import psutil
+
+    return Forks(int(psutil.virtual_memory().available // 8))

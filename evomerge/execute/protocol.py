@@ -31,7 +31,10 @@ class Job:
 class Executor(Protocol):
     """Runs jobs; keeps up to `capacity` of them open."""
 
-    capacity: int
+    @property
+    def capacity(self) -> int:
+        """How many jobs may be open at the moment."""
+        ...
 
     def submit(self, job: Job) -> None:
         """Start a job. At most `capacity` may be open."""
