@@ -1,0 +1,118 @@
+"""Where a candidate's time goes in a real search: merging, evaluation, everything else.
+
+    python benchmarks/candidate.py [--quick]
+
+Runs the search of configs/quickstart.yaml (journal, optimizer, best recipe and all) and splits its
+time, first candidate to last, into merging, scoring and the rest. Beside it, in the same process,
+the bare forward passes of the same documents: prompts in the best of several batch sizes, then one
+token after the other through the cache, as many as the model really said. CPU milliseconds a
+candidate on one thread. The last line is one JSON object of ratios to the bare passes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from evaluation import bare_generation, least
+
+from evomerge.build import Setup, prepare
+from evomerge.config import load
+from evomerge.execute.protocol import Job
+from evomerge.run.folder import RunFolder
+from evomerge.run.history import History
+from evomerge.scores import Outcome
+from evomerge.worker import Worker
+
+CONFIG = Path(__file__).resolve().parent.parent / "configs" / "quickstart.yaml"
+
+
+class Timed:
+    """A worker that adds up the CPU time it takes to merge and to score."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker, self.spent = worker, {"merge": 0.0, "evaluate": 0.0}
+        worker.builder.apply = self.timed(worker.builder.apply, "merge")  # type: ignore[method-assign]
+        worker.score = self.timed(worker.score, "evaluate")  # type: ignore[method-assign]
+
+    def timed(self, call: Callable[..., Any], phase: str) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            began = time.process_time()
+            try:
+                return call(*arguments)
+            finally:
+                self.spent[phase] += time.process_time() - began
+
+        return run
+
+    def __call__(self, job: Job) -> Outcome:
+        return self.worker(job)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer candidates")
+    count = 20 if parser.parse_args().quick else 100
+    setup = prepare(load(CONFIG, [f"budget.candidates={count}"]), CONFIG.parent)
+    worker = setup.worker()
+    times = search(setup, worker, count)
+    times["bare"] = bare(setup, worker)
+    print(f"a candidate of {count}, CPU ms on one thread; {CONFIG.name}, 200 documents")
+    for name, value in times.items():
+        print(f"{name:10}{value:8.1f}")
+    ours = ("merge", "evaluate", "rest", "total")
+    print(json.dumps({f"{name}/bare": round(times[name] / times["bare"], 3) for name in ours}))
+
+
+def search(setup: Setup, worker: Worker, count: int) -> dict[str, float]:
+    """Run the search and return CPU milliseconds a candidate by phase."""
+    timed = Timed(worker)
+    finished: list[float] = []
+
+    def observe(history: History, event: dict[str, Any]) -> None:
+        if event["event"] == "tell":
+            finished.append(time.process_time())
+            if len(finished) == count:
+                timed.spent = {**timed.spent, **{f"told {k}": v for k, v in timed.spent.items()}}
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunFolder.create(Path(folder) / "run", setup.frozen())
+        setup.__dict__["worker"] = lambda: timed
+        began = time.process_time()
+        setup.search(run, {}, observe)
+    total = 1000 * (finished[count - 1] - began) / count
+    merge = 1000 * timed.spent["told merge"] / count
+    evaluate = 1000 * timed.spent["told evaluate"] / count
+    rest = total - merge - evaluate
+    return {"merge": merge, "evaluate": evaluate, "rest": rest, "total": total}
+
+
+def bare(setup: Setup, worker: Worker) -> float:
+    """CPU milliseconds of the bare forward passes, averaged over a few candidates' models."""
+    evaluator = worker.evaluator
+    found = []
+    for recipe in list(setup.space.landmarks().values()):
+        model = worker.builder.apply(recipe)
+        (task,) = {objective.task for objective in setup.objectives}
+        sheets = list(evaluator.sheets("search", task).values())
+        prompts = [request.prompt for sheet in sheets for request in sheet if request.prompt]
+        forward = evaluator.forward
+        said = [
+            len(tokens)
+            for tokens in forward.continue_all(model, prompts, forward.generation_groups(prompts))
+        ]
+        tokens = [prompt.tokens for prompt in prompts]
+        runs = {str(size): bare_generation(model, tokens, said, size) for size in (16, 32, 64, 128)}
+        found.append(min(least(runs, 3).values()))
+    return sum(found) / len(found)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
