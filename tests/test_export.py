@@ -26,8 +26,12 @@ def run(tmp_path_factory):
         {"task": "zoo_facts", "metric": "acc"},
     ]
     evomerge(
-        "search", write_search(folder, objectives=objectives), "--run", folder / "run",
-        "--candidates", "14",
+        "search",
+        write_search(folder, objectives=objectives),
+        "--run",
+        folder / "run",
+        "--candidates",
+        "14",
     )
     return folder / "run"
 
@@ -133,7 +137,8 @@ def test_a_killed_export_leaves_nothing_half_written(run, exported, tmp_path):
         out.parent.mkdir(exist_ok=True)
         process = subprocess.Popen(
             command("export", run, "--out", out, "--shard-size", "1MB"),
-            env=environment(), stderr=subprocess.DEVNULL,
+            env=environment(),
+            stderr=subprocess.DEVNULL,
         )
         while process.poll() is None and not list(out.parent.glob(f".*{out.name}*")):
             time.sleep(0.0005)

@@ -54,8 +54,12 @@ def test_a_merge_that_has_no_result_is_a_row(tmp_path):
     file = write_search(
         tmp_path,
         base=None,
-        space={"kind": "parameters", "method": "linear", "knobs": {"weight": [0.0, 1.0]},
-               "embeddings": False},
+        space={
+            "kind": "parameters",
+            "method": "linear",
+            "knobs": {"weight": [0.0, 1.0]},
+            "embeddings": False,
+        },
         optimizer={"name": "grid"},
         budget={"candidates": 9},
     )

@@ -202,9 +202,7 @@ def randomize(model: torch.nn.Module, seed: int, *, around: bool = False) -> Non
 def save_tokenizer(folder: Path, words: list[str] | None = None) -> None:
     """Save a word-level tokenizer that splits at whitespace."""
     words = WORDS if words is None else words
-    core = Tokenizer(
-        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
-    )
+    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(
         tokenizer_object=core,
