@@ -52,7 +52,8 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: st
         return
     table = Table(title=title or None, title_justify="left")
     for index, header in enumerate(headers):
-        table.add_column(header, justify="left" if index == 0 else "right", no_wrap=index == 0)
+        figures = all(row[index][:1] in "-+.0123456789" for row in rows)
+        table.add_column(header, justify="right" if figures else "left", no_wrap=index == 0)
     for row in rows:
         table.add_row(*row)
     out.print(table)
