@@ -82,24 +82,32 @@ class Search:
         """
         self.replay()
         waiting, proposals = self.history.open, self.propose()
-        in_flight = 0
+        flying: list[Candidate] = []
+        held: list[Candidate] = []  # their recipe is flying already
         while True:
-            while in_flight < self.executor.capacity:
-                if in_flight and not waiting and self.is_between_generations():
+            while len(flying) < self.executor.capacity:
+                if flying and not waiting and self.is_between_generations():
                     break
                 candidate = waiting.pop(0) if waiting else next(proposals, None)
                 if candidate is None:
                     break
                 if (twin := self.twin(candidate)) is not None:
                     self.tell(candidate, twin.outcomes["search"], twin)
-                    continue
-                self.executor.submit(self.job(candidate))
-                in_flight += 1
-            if not in_flight:
+                elif any(self.are_twins(candidate, other) for other in flying):
+                    held.append(candidate)
+                else:
+                    self.executor.submit(self.job(candidate))
+                    flying.append(candidate)
+            if not flying:
                 return self.conclude()
             job, outcome = self.executor.next()
-            in_flight -= 1
-            self.tell(self.history.candidates[job.number], outcome)
+            landed = self.history.candidates[job.number]
+            flying.remove(landed)
+            self.tell(landed, outcome)
+            for candidate in [item for item in held if self.are_twins(item, landed)]:
+                held.remove(candidate)
+                twin = landed if landed.status == "scored" else None
+                self.tell(candidate, outcome, twin)
 
     def propose(self) -> Iterator[Candidate]:
         """Yield new candidates, landmarks first, each journaled before it is yielded."""
@@ -256,11 +264,15 @@ class Search:
     def twin(self, candidate: Candidate) -> Candidate | None:
         """Return a scored candidate of the same recipe and the same documents."""
         for other in self.history.candidates[: candidate.number]:
-            if other.digest == candidate.digest and other.status == "scored":
-                same = not self.plan.rotating or other.generation == candidate.generation
-                if same and (other.against is None or other.against == candidate.against):
-                    return other
+            if other.status == "scored" and self.are_twins(candidate, other):
+                return other
         return None
+
+    def are_twins(self, candidate: Candidate, other: Candidate) -> bool:
+        """Whether the scores of `other` are those that `candidate` would get."""
+        same = not self.plan.rotating or other.generation == candidate.generation
+        alike = other.against is None or other.against == candidate.against
+        return other.digest == candidate.digest and same and alike
 
     def value(self, candidate: Candidate, split: Split) -> float:
         """Return a candidate's fitness on a split, -inf without scores."""

@@ -11,7 +11,7 @@ Prompts that are generated from are left alone: there every candidate reads its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-Trail: TypeAlias = tuple[Hashable, ...]
+Trail: TypeAlias = tuple[str, ...]
 """What tells the blocks of a model apart, in order; equal beginnings compute the same."""
 
 
@@ -44,9 +44,10 @@ class Visit:
 def visits(trails: Sequence[Trail]) -> list[Visit]:
     """Return the order in which every distinct block is applied once.
 
-    The sum of `len(trail) - start` over the visits is the number of nodes of the trie.
+    Of two trails, which comes first does not depend on the others. The sum of
+    `len(trail) - start` over the visits is the number of nodes of the trie.
     """
-    order = _trie_order(trails, list(range(len(trails))), 0)
+    order = sorted(range(len(trails)), key=lambda number: (trails[number], number))
     starts = [0] + [_common(trails[a], trails[b]) for a, b in pairwise(order)]
     turns: list[Visit] = []
     for turn, number in enumerate(order):
@@ -61,20 +62,6 @@ def visits(trails: Sequence[Trail]) -> list[Visit]:
         keep = frozenset(depth for depth in ahead if depth > starts[turn])
         turns.append(Visit(number, starts[turn], keep, frozenset(ahead)))
     return turns
-
-
-def _trie_order(trails: Sequence[Trail], numbers: list[int], depth: int) -> list[int]:
-    """Return numbers so that equal beginnings stand together, otherwise as they come."""
-    while len(numbers) > 1:
-        groups: dict[Hashable, list[int]] = {}
-        for number in numbers:
-            trail = trails[number]
-            key = trail[depth] if depth < len(trail) else ("end", number)
-            groups.setdefault(key, []).append(number)
-        if len(groups) > 1:
-            return [n for group in groups.values() for n in _trie_order(trails, group, depth + 1)]
-        depth += 1
-    return numbers
 
 
 def _common(one: Trail, other: Trail) -> int:
