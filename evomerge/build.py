@@ -22,7 +22,7 @@ from evomerge.config import SearchConfig, parse
 from evomerge.errors import CheckpointError, ConfigError, RunFolderError, did_you_mean
 from evomerge.evaluate.device import choose_device, choose_threads
 from evomerge.fit import check_fit
-from evomerge.references import open_parent
+from evomerge.lineage import PREFIX, open_model
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Event, Journal
@@ -132,12 +132,8 @@ class Setup:
         plain = space.kind == "dataflow" and isinstance(space.scales, float)
         return plain if wanted is None else wanted
 
-    def executor(self, generation: int) -> Executor:
-        """Return what builds and scores candidates.
-
-        Args:
-            generation: how many candidates the optimizer asks for before it learns.
-        """
+    def executor(self) -> Executor:
+        """Return what builds and scores candidates."""
         from evomerge.execute.inline import InlineExecutor
         from evomerge.execute.together import TogetherExecutor
 
@@ -146,7 +142,7 @@ class Setup:
             return InlineExecutor(worker)
         from evomerge.together import forks, run_together
 
-        return TogetherExecutor(partial(run_together, worker, forks=forks()), generation)
+        return TogetherExecutor(partial(run_together, worker, forks=forks()))
 
     def search(
         self,
@@ -180,7 +176,7 @@ class Setup:
                 rotating=self.config.evaluation.search.order == "rotating",
                 together=self.together,
             )
-            executor = self.executor(plan.population)
+            executor = self.executor()
             try:
                 return Search(
                     run,
@@ -258,7 +254,7 @@ class Setup:
                 f"--split is {split!r}; allowed are {', '.join(SPLITS)}."
                 f"{did_you_mean(split, SPLITS)}"
             )
-        checkpoint = open_parent(model, Path.cwd())
+        checkpoint = open_model(model, Path.cwd())
         device = choose_device(self.config.evaluation.device)
         choose_threads(checkpoint.parameters, device)
         loaded = load(checkpoint, device)
@@ -399,6 +395,16 @@ def _frozen_setup(config: SearchConfig, relative_to: Path) -> Setup:
     return Setup(config, checkpoints, host, space, objectives, splits, allow_pickle)
 
 
+def best_recipe(run: RunFolder) -> tuple[Recipe, Mapping[str, Checkpoint]]:
+    """Return the recipe of a run's best candidate, and the parents it is made of.
+
+    Raises:
+        RunFolderError: the run has no scored candidate yet.
+    """
+    setup = reopen(run)
+    return setup.recipe(_choose(History(run.events()), "best", run)), setup.checkpoints
+
+
 def _check_supported(config: SearchConfig) -> None:
     if config.mode == "pareto":
         raise ConfigError("`mode` is 'pareto', which this version cannot search; use 'weighted'.")
@@ -423,9 +429,7 @@ def _open_parents(
 ) -> tuple[SearchConfig, dict[str, Checkpoint], str]:
     config = _anchored(config, relative_to)
     names = dict.fromkeys([*config.parents, *([config.base] if config.base else [])])
-    checkpoints = {
-        name: open_parent(name, relative_to, allow_pickle=allow_pickle) for name in names
-    }
+    checkpoints = {name: open_model(name, relative_to, allow_pickle=allow_pickle) for name in names}
     host = host_of(config)
     check_fit(
         checkpoints[host], list(checkpoints.values()), vocabularies=config.tokenizer == "base"
@@ -446,6 +450,8 @@ def _anchored(config: SearchConfig, relative_to: Path) -> SearchConfig:
         return path
 
     def parent(reference: str) -> str:
+        if reference.startswith(PREFIX):
+            return PREFIX + place(reference.removeprefix(PREFIX))
         model, plus, adapter = reference.partition("+")
         return place(model) + plus + (place(adapter) if adapter else "")
 

@@ -65,10 +65,16 @@ def validate(
     as_json: JsonOption = False,
 ) -> None:
     """Check everything that can be known without compute."""
-    from evomerge import terminal
+    from evomerge import stages, terminal
     from evomerge.build import prepare
-    from evomerge.config import load
+    from evomerge.config import load, read
 
+    if stages.is_staged(data := read(file, set_)):
+        checked = [setup.facts() for setup in stages.check(data, file)]
+        if as_json:
+            terminal.print_json({"valid": True, "stages": checked})
+        terminal.say(f"{file} is valid: {len(checked)} stages")
+        return
     setup = prepare(load(file, set_), file.parent, allow_pickle=allow_pickle)
     facts = setup.facts()
     if as_json:
@@ -90,13 +96,18 @@ def search(
     allow_pickle: AllowPickleOption = False,
 ) -> None:
     """Start a search."""
-    from evomerge import terminal
+    from evomerge import stages, terminal
     from evomerge.build import prepare
-    from evomerge.config import load
+    from evomerge.config import load, read
     from evomerge.run.folder import RunFolder
 
     RunFolder.check_free(run)
     overrides = [*(set_ or []), *([f"budget.candidates={candidates}"] if candidates else [])]
+    data = read(file, overrides)
+    if stages.is_staged(data):
+        stages.start(data, file, run)
+        stages.go(run, lambda stage, setup: _go(stage, setup, {}))
+        return
     setup = prepare(load(file, overrides), file.parent, allow_pickle=allow_pickle)
     for warning in setup.warnings(allow_benchmarks):
         terminal.say(f"warning: {warning}")
@@ -110,9 +121,19 @@ def resume(
     hours: Annotated[float | None, typer.Option(min=0.0, help="working time in all")] = None,
 ) -> None:
     """Continue a search, with a larger budget if you give one."""
+    from evomerge import stages
     from evomerge.build import reopen
-    from evomerge.run.folder import RunFolder
+    from evomerge.errors import InputError
+    from evomerge.run.folder import STAGES, RunFolder
 
+    if (directory / STAGES).is_file():
+        if candidates or hours:
+            raise InputError(
+                "--candidates and --hours belong to one run; name a stage, for example "
+                f"{directory / 'stage-1'}."
+            )
+        stages.go(directory, lambda stage, setup: _go(stage, setup, {}))
+        return
     run = RunFolder(directory)
     raised = {"candidates": candidates, "hours": hours}
     _go(run, reopen(run), {name: value for name, value in raised.items() if value is not None})

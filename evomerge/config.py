@@ -281,10 +281,24 @@ def load(path: Path, overrides: list[str] | None = None) -> SearchConfig:
     Raises:
         ConfigError: the file cannot be read, or says something that is not allowed.
     """
+    data = read(path, overrides)
+    if "stages" in data:
+        raise ConfigError(
+            f"{path} has `stages`; only `evomerge search` and `evomerge resume` run stages."
+        )
+    return parse(data, str(path))
+
+
+def read(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
+    """Read a search file's mapping, with `key.path=value` overrides.
+
+    Raises:
+        ConfigError: the file cannot be read, or an override leads nowhere.
+    """
     data = read_yaml(path)
     for item in overrides or []:
         _override(data, item)
-    return parse(data, str(path))
+    return data
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import yaml
 from evomerge.checkpoint import Checkpoint
 from evomerge.errors import RecipeError
 from evomerge.fit import check_fit
+from evomerge.lineage import open_model
 from evomerge.recipe import Recipe
-from evomerge.references import open_parent
 
 
 def merge_recipe(
@@ -70,4 +70,4 @@ def _open(
         model = Path(reference.partition("+")[0]).expanduser()
         return Path.cwd() if model.is_dir() else file.parent
 
-    return {name: open_parent(name, folder(name), allow_pickle=allow_pickle) for name in references}
+    return {name: open_model(name, folder(name), allow_pickle=allow_pickle) for name in references}

@@ -19,6 +19,7 @@ from evomerge.run.lock import exclusive, is_held
 
 CONFIG = "search.yaml"
 JOURNAL = "journal.jsonl"
+STAGES = "stages.yaml"
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -45,15 +46,39 @@ def _sync_folder(path: Path) -> None:
         os.close(handle)
 
 
+def create_whole(path: Path, texts: Mapping[str, str]) -> None:
+    """Create a folder with its files, all at once; an empty folder of that name is replaced."""
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        for name, text in texts.items():
+            replace_text(staging / name, text)
+        staging.chmod(0o755)
+        staging.rename(path)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def stage_folder(path: Path, number: int) -> Path:
+    """Return the run folder of a stage, counted from 1."""
+    return path / f"stage-{number}"
+
+
 class RunFolder:
     """A folder that holds one search for ever."""
 
     def __init__(self, path: Path) -> None:
-        """Open an existing run.
+        """Open an existing run; of a search in stages, the latest stage.
 
         Raises:
             RunFolderError: the folder is missing or is not a run.
         """
+        if (path / STAGES).is_file():
+            begun = [number for number in range(1, 100) if stage_folder(path, number).exists()]
+            path = stage_folder(path, begun[-1] if begun else 1)
         self.path = path
         if not path.is_dir():
             raise RunFolderError(
@@ -70,7 +95,7 @@ class RunFolder:
         Raises:
             RunFolderError: something is there already, or the place cannot be written.
         """
-        if (path / JOURNAL).exists():
+        if (path / JOURNAL).exists() or (path / STAGES).exists():
             raise RunFolderError(
                 f"{path} already holds a run; continue it with `evomerge resume {path}`, "
                 f"or give another folder to --run."
@@ -91,19 +116,9 @@ class RunFolder:
             RunFolderError: as for `check_free`.
         """
         cls.check_free(path)
-        path = path.absolute()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        try:
-            replace_text(staging / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, width=110))
-            header = encode({"event": "header", "format": FORMAT})
-            replace_text(staging / JOURNAL, header.decode())
-            staging.chmod(0o755)
-            staging.rename(path)
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
-        _sync_folder(path.parent)
+        header = encode({"event": "header", "format": FORMAT})
+        text = yaml.safe_dump(dict(config), sort_keys=False, width=110)
+        create_whole(path, {CONFIG: text, JOURNAL: header.decode()})
         return cls(path)
 
     @property
