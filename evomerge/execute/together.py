@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from evomerge.execute.protocol import Job
@@ -9,32 +10,31 @@ from evomerge.scores import Outcome
 
 
 class TogetherExecutor:
-    """Takes a generation of jobs; then delivers their outcomes, one by one as they come.
+    """Takes as many jobs as it is given; then delivers their outcomes, one by one as they come.
+
+    How many run together is for the search to say (`Plan.together`).
 
     Args:
         run: yields every job of several with its outcome, in an order of its own.
-        generation: most jobs that run together.
     """
 
-    def __init__(
-        self, run: Callable[[Sequence[Job]], Iterator[tuple[Job, Outcome]]], generation: int
-    ) -> None:
-        self._run, self._generation = run, generation
+    def __init__(self, run: Callable[[Sequence[Job]], Iterator[tuple[Job, Outcome]]]) -> None:
+        self._run = run
         self._taken: list[Job] = []
         self._found: Iterator[tuple[Job, Outcome]] = iter(())
         self._owed = 0
 
     @property
     def capacity(self) -> int:
-        """As many jobs as a generation has, none while outcomes are owed."""
-        return 0 if self._owed else self._generation
+        """No bound, but none while outcomes are owed."""
+        return 0 if self._owed else sys.maxsize
 
     def submit(self, job: Job) -> None:
-        """Take a job into the next generation."""
+        """Take a job."""
         self._taken.append(job)
 
     def next(self) -> tuple[Job, Outcome]:
-        """Return the next outcome of the generation, starting it if it is new."""
+        """Return the next outcome; the first one starts all jobs that were taken."""
         if not self._owed:
             self._found, self._owed = self._run(tuple(self._taken)), len(self._taken)
             self._taken = []
