@@ -194,8 +194,11 @@ def make(family: Path, quick: bool) -> None:
     """Write a base and two models near it."""
     import torch
     from safetensors.torch import save_file
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from tokenizers import Tokenizer, models
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(32000)}, unk_token="w0"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0")
     config = LlamaConfig(
         vocab_size=32000,
         hidden_size=256 if quick else 1024,
@@ -219,6 +222,7 @@ def make(family: Path, quick: bool) -> None:
             tensors[tensor_name] = tensor.bfloat16()
         folder = family / name
         config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 

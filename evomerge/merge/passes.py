@@ -123,6 +123,9 @@ def write_sum(
         out.copy_(used[0][0])
         return
     sources, factors = [x for x, _ in used], [w for _, w in used]
+    if base is None and _is_interpolation(sources, factors, out):
+        torch.lerp(*sources, factors[1], out=out)
+        return
     if base is not None:
         for origin, target, *parts in pieces([base, out, *sources]):
             start = load(origin, "base")
@@ -139,6 +142,17 @@ def write_sum(
         for other, factor in zip(others, factors[1:], strict=True):
             result.add_(load(other, "next"), alpha=factor)
         target.copy_(result)
+
+
+def _is_interpolation(sources: Sequence[Tensor], factors: Sequence[float], out: Tensor) -> bool:
+    """Whether a weighted sum is what `torch.lerp` does in one pass, in float32, rounding once."""
+    dtypes = {tensor.dtype for tensor in (*sources, out)}
+    return (
+        len(sources) == 2
+        and abs(sum(factors) - 1) < 1e-12
+        and len(dtypes) == 1
+        and dtypes <= {torch.float32, torch.bfloat16, torch.float16}
+    )
 
 
 def as_matrix(tensor: Tensor) -> Tensor:

@@ -18,13 +18,15 @@ from evomerge.merge.depth import merged_config
 from evomerge.merge.pages import resident_bytes
 from evomerge.merge.plan import Planner, TensorPlan
 from evomerge.merge.reader import Patch, Reader, Rows
-from evomerge.merge.shards import Shard, ShardWriter, companion_index, lay_out, nbytes
+from evomerge.merge.shards import Buffers, Shard, ShardWriter, companion_index, lay_out, nbytes
 from evomerge.merge.tensor import TensorMaker
-from evomerge.merge.threads import share
+from evomerge.merge.threads import count_threads, share
 from evomerge.recipe import Recipe
 
 LEAST_MEMORY = 1 << 29
 """Bytes that merging itself takes at least, beside the interpreter and torch."""
+
+_SMALL_BUFFER = 1 << 25
 
 
 def write_model(
@@ -85,19 +87,21 @@ def write_model(
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(file, target)
         with reader.pages.bounded(memory - LEAST_MEMORY // 2):
-            _write_shards(shards, folder, TensorMaker(planner, reader, rows), progress)
+            maker = TensorMaker(planner, reader, rows)
+            _write_shards(shards, folder, maker, _buffers(memory), progress)
 
 
 def _write_shards(
     shards: Sequence[Shard],
     folder: Path,
     maker: TensorMaker,
+    buffers: Buffers,
     progress: Callable[[int, int], None] | None,
 ) -> None:
     total, done = sum(nbytes(plan) for shard in shards for plan in shard.plans), 0
     lock = threading.Lock()
     for shard in shards:
-        writer = ShardWriter(shard, folder, maker.reader.pages)
+        writer = ShardWriter(shard, folder, buffers, maker.reader.pages)
 
         def write(plan: TensorPlan, writer: ShardWriter = writer) -> None:
             nonlocal done
@@ -122,6 +126,12 @@ def _write_tensor(plan: TensorPlan, writer: ShardWriter, maker: TensorMaker) -> 
             maker.write(plan, merge, out)
     for source in plan.inputs:
         maker.reader.release(source)
+
+
+def _buffers(memory: int) -> Buffers:
+    """Return buffers that take half of what is left of `memory`, all threads together."""
+    left = memory - LEAST_MEMORY - resident_bytes()
+    return Buffers(max(left // (2 * count_threads()), _SMALL_BUFFER))
 
 
 def _check_room(out: Path, weights: int, companions: Sequence[Path]) -> None:

@@ -20,6 +20,11 @@ MOST = 8
 """More threads than this only wait for memory and for each other."""
 
 
+def count_threads() -> int:
+    """Return how many threads `share` uses."""
+    return min(torch.get_num_threads(), MOST)
+
+
 def share(work: Callable[[T], None], items: Iterable[T]) -> None:
     """Call `work` on every item, in as many threads as torch is set to, at most `MOST`.
 
