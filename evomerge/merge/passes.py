@@ -124,7 +124,7 @@ def write_sum(
         return
     sources, factors = [x for x, _ in used], [w for _, w in used]
     if base is None and _is_interpolation(sources, factors, out):
-        torch.lerp(*sources, factors[1], out=out)
+        torch.lerp(sources[0], sources[1], factors[1], out=out)
         return
     if base is not None:
         for origin, target, *parts in pieces([base, out, *sources]):
