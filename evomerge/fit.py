@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from evomerge.checkpoint import Checkpoint, Stack, is_buffer
 from evomerge.errors import CheckpointError
@@ -85,6 +85,13 @@ class Fit:
             for prefix, stack in self.stacks.items()
         }
 
+    @cached_property
+    def _known(self) -> dict[str, dict[str, str]]:
+        return {
+            prefix: {_renewed(rest): rest for block in stack.blocks for rest in block}
+            for prefix, stack in self.host.stacks.items()
+        }
+
     def inside(self, prefix: str, layer: int, rest: str) -> str | None:
         """Return the parent's name of a block tensor, or None where it has none.
 
@@ -106,9 +113,7 @@ class Fit:
         Raises:
             CheckpointError: the parent's block has a tensor that no block of the host has.
         """
-        known = {
-            _renewed(rest): rest for block in self.host.stacks[prefix].blocks for rest in block
-        }
+        known = self._known[prefix]
         stack = self.stacks[prefix]
         names = []
         for rest in stack.blocks[layer]:
@@ -120,6 +125,7 @@ class Fit:
         return tuple(names)
 
 
+@lru_cache(maxsize=1 << 14)
 def _renewed(rest: str) -> str:
     for old, new in _RENEWED:
         rest = old.sub(new, rest)
