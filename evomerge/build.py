@@ -23,6 +23,7 @@ from evomerge.errors import CheckpointError, ConfigError, RunFolderError, did_yo
 from evomerge.evaluate.device import choose_device, choose_threads
 from evomerge.fit import check_fit
 from evomerge.lineage import PREFIX, open_model
+from evomerge.merge.rename import matched
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Event, Journal
@@ -431,6 +432,7 @@ def _open_parents(
     names = dict.fromkeys([*config.parents, *([config.base] if config.base else [])])
     checkpoints = {name: open_model(name, relative_to, allow_pickle=allow_pickle) for name in names}
     host = host_of(config)
+    checkpoints = matched(checkpoints, host)
     check_fit(
         checkpoints[host], list(checkpoints.values()), vocabularies=config.tokenizer == "base"
     )

@@ -30,6 +30,7 @@ def merge_recipe(
     """
     from evomerge.interop import from_mergekit, mergekit_parents
     from evomerge.merge.assemble import write
+    from evomerge.merge.rename import matched
 
     text = _read(file)
     if _is_ours(text, file):
@@ -38,6 +39,7 @@ def merge_recipe(
     else:
         checkpoints = _open(mergekit_parents(text), file, allow_pickle=allow_pickle)
         recipe = from_mergekit(text, checkpoints)
+    checkpoints = matched(checkpoints, recipe.host)
     host = checkpoints[recipe.host]
     check_fit(host, list(checkpoints.values()), vocabularies=recipe.tokenizer == "base")
     extra = {"evomerge_recipe.yaml": recipe.to_yaml()}

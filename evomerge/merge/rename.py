@@ -23,6 +23,16 @@ if TYPE_CHECKING:
     from evomerge.merge.layout import Spot
 
 
+def matched(checkpoints: Mapping[str, Checkpoint], host: str) -> dict[str, Checkpoint]:
+    """Return all parents with their tensors described in the names of the host, where needed.
+
+    Args:
+        checkpoints: the parents by reference.
+        host: reference of the one that gives the names.
+    """
+    return {name: in_names_of(checkpoints[host], item) for name, item in checkpoints.items()}
+
+
 def in_names_of(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
     """Return the parent with its tensors described in the host's names.
 

@@ -13,7 +13,7 @@ import torch
 from evomerge.checkpoint import Checkpoint
 from evomerge.errors import CheckpointError
 from evomerge.fit import check_fit
-from evomerge.merge.rename import in_names_of
+from evomerge.merge.rename import matched
 from evomerge.merge.resident import Resident, digest
 from evomerge.merge.stream import write_model
 from evomerge.recipe import Layer, Recipe, Source
@@ -224,7 +224,7 @@ def test_experts_saved_one_by_one_match_fused_ones(architecture, host, tmp_path)
     with pytest.raises(CheckpointError, match="no counterpart"):
         check_fit(checkpoints[host], list(checkpoints.values()))
     fingerprint = checkpoints[other].fingerprint
-    checkpoints[other] = in_names_of(checkpoints[host], checkpoints[other])
+    checkpoints = matched(checkpoints, host)
     check_fit(checkpoints[host], list(checkpoints.values()))
     assert checkpoints[other].fingerprint == fingerprint
     layers = [Layer("passthrough", [Source(other, i)]) for i in range(3)]
