@@ -12,6 +12,7 @@ from evomerge.recipe import Recipe
 from evomerge.report.standings import SPLITS, standings
 from evomerge.run.history import Candidate, History
 from evomerge.scores import Objective
+from evomerge.space.path import describe
 
 
 def model_card(
@@ -53,9 +54,21 @@ def model_card(
         "",
         *(f"- `{name}`" for name in recipe.parents),
         "",
+        *_path(config, recipe),
         *_table(history, candidate, objectives),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _path(config: SearchConfig, recipe: Recipe) -> list[str]:
+    """Say which layers follow each other, where that was searched."""
+    if config.space.kind == "parameters":
+        return []
+    return [
+        "Path through the layers (`B8-15x0.9`: layers 8 to 15 of parent B, the hidden state "
+        f"multiplied by 0.9 where it enters; folded into the weights): `{describe(recipe)}`",
+        "",
+    ]
 
 
 def _table(history: History, candidate: Candidate, objectives: Sequence[Objective]) -> list[str]:

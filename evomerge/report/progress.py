@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from evomerge.config import parse
+from evomerge.recipe import Recipe
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import History
+from evomerge.space.path import describe
 
 
 def progress(run: RunFolder) -> dict[str, Any]:
@@ -40,6 +42,8 @@ def progress(run: RunFolder) -> dict[str, Any]:
         else {"candidate": best.number, "origin": best.origin, "fitness": best.fitness},
         "winner": None if winner is None else winner.number,
     }
+    if config.space.kind != "parameters" and (run.path / "best.yaml").exists():
+        facts["path"] = describe(Recipe.from_yaml((run.path / "best.yaml").read_text("utf-8")))
     told = scored + failed
     if running and budget["candidates"] and told:
         left = max(0, int(budget["candidates"]) - told)
