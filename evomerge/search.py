@@ -235,7 +235,8 @@ class Search:
                     drift = max(drift, *(abs(new - old) for new, old in pairs))
                     self.optimizer.amend(trial, candidate.genome)
             else:
-                value = candidate.fitness
+                # What it was told then: a leader's fitness moves when it is scored again.
+                value = event.get("fitness")
                 self.optimizer.tell(candidate.trial, None if value is None else (value,))
         if drift:
             log.warning(
