@@ -316,6 +316,11 @@ class Checkpoint:
         return total.hexdigest()
 
 
+def is_other_modality(name: str) -> bool:
+    """Whether a tensor or stack belongs to vision or sound rather than to the language model."""
+    return bool(_OTHER_MODALITY.search(name))
+
+
 def is_buffer(name: str, info: TensorInfo) -> bool:
     """Whether a tensor follows from the config (old checkpoints store some of these)."""
     return bool(_BUFFER.search(name)) or (len(info.shape) == 4 and bool(_MASK.search(name)))

@@ -9,7 +9,7 @@ leads position i. Lists that transformers derives from a rule (`sliding_window_p
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 
 from evomerge.checkpoint import Checkpoint
@@ -87,7 +87,7 @@ def _lay_out(
 ) -> None:
     old, new = len(host.stacks[prefix]), len(layers)
     section = _text(config, host)
-    keys = _count_keys(section, prefix, old, host)
+    keys = count_keys(section, prefix, old, host.stacks)
     if old != new and not keys:
         raise RecipeError(
             f"layers.{prefix} has {new} blocks and the host {old}, but no key of its config.json "
@@ -126,11 +126,12 @@ def per_layer(checkpoint: Checkpoint, prefix: str) -> dict[str, list[Any]]:
     return {
         key: list(value)
         for key, value in {**derived, **section}.items()
-        if isinstance(value, (list, tuple)) and len(value) == len(stack) and _is_per_layer(key)
+        if isinstance(value, (list, tuple)) and len(value) == len(stack) and is_per_layer(key)
     }
 
 
-def _is_per_layer(key: str) -> bool:
+def is_per_layer(key: str) -> bool:
+    """Whether a list of the config that is as long as the stack has an entry a layer."""
     return "layer" in key and not key.endswith("_only_layers") and "index" not in key
 
 
@@ -152,10 +153,19 @@ def _text(config: dict[str, Any], host: Checkpoint) -> MutableMapping[str, Any]:
     return config
 
 
-def _count_keys(section: Mapping[str, Any], prefix: str, count: int, host: Checkpoint) -> list[str]:
-    both = any("encoder" in name for name in host.stacks) and any(
-        "decoder" in name for name in host.stacks
-    )
+def count_keys(
+    section: Mapping[str, Any], prefix: str, count: int, stacks: Iterable[str]
+) -> list[str]:
+    """Return the keys of a config that say how many blocks a stack has.
+
+    Args:
+        section: the language model's part of the config.
+        prefix: the stack.
+        count: how many blocks it has.
+        stacks: prefixes of all stacks.
+    """
+    words = " ".join(stacks)
+    both = "encoder" in words and "decoder" in words
     keys = [key for key in _COUNTS if section.get(key) == count]
     if not both:
         return keys

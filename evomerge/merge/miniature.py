@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from evomerge.checkpoint import Checkpoint, Stack
-from evomerge.merge.layout import build, model_class, quiet, transformers_config
+from evomerge.merge.layout import build
+from evomerge.merge.loading import model_class, quiet, transformers_config
 
 _SIZES = {
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "word_embed_proj_dim"), 32),

@@ -20,7 +20,7 @@ from evomerge.fit import has_counterparts
 from evomerge.tensorfile import Part, TensorInfo
 
 if TYPE_CHECKING:
-    from evomerge.merge.layout import Spot
+    from evomerge.merge.probe import Spot
 
 
 def matched(checkpoints: Mapping[str, Checkpoint], host: str) -> dict[str, Checkpoint]:

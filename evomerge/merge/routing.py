@@ -16,8 +16,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from evomerge.merge.layout import Skeleton, Spot
+from evomerge.merge.layout import Skeleton
 from evomerge.merge.plan import TensorPlan
+from evomerge.merge.probe import Spot
 from evomerge.merge.resident import Resident
 from evomerge.merge.tensor import is_finite
 from evomerge.merge.threads import share

@@ -1,0 +1,125 @@
+"""Building a model with transformers from tensors in memory, without running foreign code."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from evomerge.errors import CheckpointError
+
+
+def transformers_config(data: Mapping[str, Any]) -> Any:
+    """Return the config object that transformers makes of `config.json`.
+
+    Raises:
+        CheckpointError: the installed transformers does not know the model type.
+    """
+    kind = str(data.get("model_type"))
+    if kind not in transformers.CONFIG_MAPPING:
+        raise CheckpointError(
+            f"The installed transformers {transformers.__version__} does not know the model_type "
+            f"{kind!r}; install a version that does. Code that comes with a model is not run."
+        )
+    try:
+        return transformers.CONFIG_MAPPING[kind].from_dict(dict(data))
+    except Exception as error:  # config classes validate with many kinds of exception
+        raise CheckpointError(f"config.json is refused by transformers: {_line(error)}") from error
+
+
+def model_class(config: Any) -> Any:
+    """Return the transformers class of a config's architecture (a causal LM where none is named).
+
+    Raises:
+        CheckpointError: transformers has no such class (custom code is never run).
+    """
+    names = getattr(config, "architectures", None) or []
+    for name in names:
+        if name.isidentifier() and hasattr(transformers, name):
+            return getattr(transformers, name)
+    if not names and type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        return transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    raise CheckpointError(
+        f"The installed transformers {transformers.__version__} has no model class for "
+        f"architectures {names} (model_type {getattr(config, 'model_type', None)!r}); install a "
+        "version that has it. Code that comes with a model is not run."
+    )
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Loads a model from tensors in memory, the way `from_pretrained` loads files.
+
+    Attributes:
+        config: transformers config.
+        kind: transformers model class.
+        constants: tensors that every checkpoint has (integers, which no probe can stand for).
+    """
+
+    config: Any
+    kind: Any
+    constants: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any], constants: Mapping[str, Tensor]) -> Loader:
+        """Return the loader of a `config.json`."""
+        config = transformers_config(data)
+        return cls(config, model_class(config), constants)
+
+    def load(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> nn.Module:
+        """Return the model that a checkpoint of these tensors gives, in evaluation mode.
+
+        Raises:
+            CheckpointError: transformers cannot make one of them.
+        """
+        state = {**self.constants, **tensors}
+        try:
+            with quiet():
+                module: nn.Module = self.kind.from_pretrained(
+                    None, config=self.config, state_dict=state, dtype=dtype
+                )
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"transformers cannot build {self.kind.__name__} from this checkpoint: "
+                f"{_line(error)}"
+            ) from error
+        return module.eval()
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def weights_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield parameters and persistent buffers by name, tied ones once."""
+    stored = set(module.state_dict())
+    for name, parameter in module.named_parameters():
+        yield name, parameter.detach()
+    for name, buffer in module.named_buffers():
+        if name in stored and buffer.is_floating_point():
+            yield name, buffer
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence progress bars and reports; what matters of them is checked here."""
+    from transformers.utils import logging as reports
+
+    level, bars = reports.get_verbosity(), reports.is_progress_bar_enabled()
+    reports.set_verbosity(logging.CRITICAL)
+    reports.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        reports.set_verbosity(level)
+        if bars:
+            reports.enable_progress_bar()  # type: ignore[no-untyped-call]
