@@ -145,8 +145,12 @@ def _go(run: Any, setup: Any, raised: dict[str, float]) -> None:
 
     total = raised.get("candidates") or setup.config.budget.candidates
     display = terminal.SearchDisplay(int(total) if total else None, 0)
-    with display.shown():
-        winner = setup.search(run, raised, display.observe)
+    try:
+        with display.shown():
+            winner = setup.search(run, raised, display.observe)
+    except KeyboardInterrupt:
+        terminal.say(f"interrupted; nothing is lost, `evomerge resume {run.path}` goes on")
+        raise
     history = History(run.events())
     _print_standings(history, setup.objectives)
     terminal.say(

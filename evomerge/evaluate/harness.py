@@ -25,7 +25,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluate.facts import describe
@@ -333,12 +333,25 @@ class Stock:
         return Request(instance, tuple(Question.of(*pair, self.max_length) for pair in pairs))
 
     def pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Return the tokens of a context and of its continuation, as `loglikelihood` has them."""
+        """Return the tokens of a context and of its continuation, as `loglikelihood` has them.
+
+        Raises:
+            ConfigError: the tokenizer makes nothing of one of them.
+        """
         if context:
-            return cast("tuple[list[int], list[int]]", self._lm._encode_pair(context, continuation))
-        tokens = self._lm.tok_encode(continuation, add_special_tokens=False)
-        prefix = self._lm.prefix_token_id
-        return ([prefix], tokens) if prefix != tokens[0] else (tokens[:1], tokens[1:])
+            before, after = self._lm._encode_pair(context, continuation)
+        else:
+            tokens = self._lm.tok_encode(continuation, add_special_tokens=False)
+            prefix = self._lm.prefix_token_id
+            begins = tokens[:1] == [prefix]
+            before, after = (tokens[:1], tokens[1:]) if begins else ([prefix], tokens)
+        if not before or not after:
+            text = continuation if before else context
+            raise ConfigError(
+                f"objectives: the tokenizer makes no tokens of {text[:40]!r}, so nothing can be "
+                "scored; check that tokenizer.json belongs to the model's architecture."
+            )
+        return before, after
 
     def windows(self, text: str) -> list[tuple[list[int], list[int]]]:
         """Return the (context, continuation) windows over which `loglikelihood_rolling` sums."""

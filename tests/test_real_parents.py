@@ -1,0 +1,145 @@
+"""Whole searches on checkpoints as people have them: any architecture, layout, dtype, adapters."""
+
+import json
+import signal
+import subprocess
+import time
+
+import peft
+import pytest
+import torch
+import yaml
+from search_run import command, environment, evomerge, evomerge_json
+from tiny import WORDS, make
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+
+def save_byte_level(folder):
+    """A tokenizer of single bytes, of the kind that transformers expects of Qwen."""
+    specials = ["<pad>", "<bos>", "<eos>", "<unk>"]
+    words = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    core = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, []))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    names = dict(zip(("pad_token", "bos_token", "eos_token", "unk_token"), specials, strict=True))
+    PreTrainedTokenizerFast(tokenizer_object=core, **names).save_pretrained(folder)
+
+
+def write_task(folder):
+    """A multiple-choice task over the tiny tokenizer's words."""
+    folder.mkdir()
+    words = [word for word in WORDS if word.isalnum()]
+    with (folder / "docs.jsonl").open("w") as file:
+        for i in range(60):
+            line = [words[(i + k) % len(words)] for k in range(4)]
+            choices = [words[(3 * i + 5 * k) % len(words)] for k in range(3)]
+            document = {"prompt": " ".join(line), "choices": choices, "gold": i % 3}
+            file.write(json.dumps(document) + "\n")
+    task = {
+        "task": "tiny_words",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(folder / "docs.jsonl")}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "prompt",
+        "doc_to_choice": "choices",
+        "doc_to_target": "gold",
+        "metric_list": [{"metric": "acc"}],
+    }
+    (folder / "tiny_words.yaml").write_text(yaml.safe_dump(task))
+
+
+def search_file(folder, parents, **changes):
+    write_task(folder / "tasks")
+    search = {
+        "parents": parents,
+        "base": "./base",
+        "dtype": "bfloat16",
+        "space": {"kind": "parameters", "method": ["dare_ties", "task_arithmetic"], "groups": 2},
+        "objectives": [{"task": "tiny_words", "metric": "acc"}],
+        "evaluation": {
+            "include": ["./tasks"],
+            "search": {"documents": 20},
+            "validation": {"documents": 20, "finalists": 2},
+            "test": {"documents": 20},
+        },
+        "budget": {"candidates": 8},
+    }
+    (folder / "search.yaml").write_text(yaml.safe_dump(search | changes))
+    return folder / "search.yaml"
+
+
+def check_run(folder, file):
+    """Search, export, and score the export: every row scored, the score the recorded one."""
+    evomerge("search", file, "--run", folder / "run")
+    answer = evomerge_json("results", folder / "run")
+    assert [row["status"] for row in answer["candidates"]] == ["scored"] * 8
+    evomerge("export", folder / "run", "--out", folder / "model")
+    winner = answer["candidates"][answer["winner"]]
+    scored = evomerge_json("evaluate", folder / "model", "--config", file, "--split", "test")
+    assert scored["scores"]["tiny_words/acc"]["value"] == winner["test tiny_words/acc"]
+    return AutoModelForCausalLM.from_pretrained(folder / "model", dtype="auto")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layout"),
+    [
+        ("llama", {"tied": False}),
+        ("mistral", {"dtype": "bfloat16", "shards": True}),
+        ("qwen2", {"dtype": "bfloat16", "tied": True, "tokenizer": False, "vocab_size": 260}),
+        ("qwen3", {"shards": True}),
+        ("gemma2", {"dtype": "bfloat16", "tied": True, "shards": True}),
+        ("gpt_neox", {}),
+    ],
+)
+def test_search_and_export(tmp_path, architecture, layout):
+    base = make(tmp_path / "base", architecture, **layout)
+    for seed, name in ((1, "one"), (2, "two")):
+        make(tmp_path / name, architecture, seed=seed, near=base, **layout)
+    if architecture == "qwen2":
+        for name in ("base", "one", "two"):
+            save_byte_level(tmp_path / name)
+    model = check_run(tmp_path, search_file(tmp_path, ["./one", "./two"]))
+    assert model.dtype == torch.bfloat16
+
+
+def test_a_tokenizer_that_reads_nothing_is_one_sentence(tmp_path):
+    """transformers reads a qwen2 folder's tokenizer as byte-level BPE, which this one is not."""
+    base = make(tmp_path / "base", "qwen2")
+    make(tmp_path / "one", "qwen2", seed=1, near=base)
+    file = search_file(tmp_path, ["./one"])
+    done = evomerge("search", file, "--run", tmp_path / "run", code=2)
+    assert "the tokenizer makes no tokens of" in done.stderr
+
+
+def test_a_lora_adapter_is_a_parent(tmp_path):
+    base = make(tmp_path / "base")
+    make(tmp_path / "one", seed=1, near=base)
+    torch.manual_seed(0)
+    settings = peft.LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    adapted = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), settings)
+    adapted.save_pretrained(tmp_path / "adapter")
+    check_run(tmp_path, search_file(tmp_path, ["./one", "./base+./adapter"]))
+
+
+def test_an_interrupt_says_how_to_go_on(tmp_path):
+    make(tmp_path / "base")
+    make(tmp_path / "one", seed=1, near=tmp_path / "base")
+    file = search_file(tmp_path, ["./one"], budget={"candidates": 100_000})
+    process = subprocess.Popen(
+        command("search", file, "--run", tmp_path / "run"),
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    journal = tmp_path / "run" / "journal.jsonl"
+    while process.poll() is None and not (
+        journal.exists() and journal.read_bytes().count(b"\n") > 10
+    ):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert f"evomerge resume {tmp_path / 'run'}" in said
+    assert "Traceback" not in said
