@@ -186,7 +186,10 @@ class Search:
             self.publish_best()
 
     def conclude(self) -> Candidate:
-        """Choose the winner among the finalists on validation documents, then test it."""
+        """Choose the winner on validation documents, then test it.
+
+        Parents and the uniform merge take part: a search that does not beat them says so.
+        """
         finalists = self.history.finalists(self.plan.finalists)
         if not finalists:
             outcomes = [item.outcomes.get("search") for item in self.history.candidates]
@@ -195,8 +198,11 @@ class Search:
                 f"None of the {len(outcomes)} candidates could be scored; the last failed with: "
                 f"{reasons[-1] if reasons else 'nothing, for none was asked'}"
             )
-        self.score([*finalists, *self.history.landmarks], "validation")
-        winner = max(finalists, key=lambda item: (self.value(item, "validation"), -item.number))
+        contenders = list(
+            {item.number: item for item in [*finalists, *self.history.landmarks]}.values()
+        )
+        self.score(contenders, "validation")
+        winner = max(contenders, key=lambda item: (self.value(item, "validation"), -item.number))
         if self.history.winner is not winner:
             self.record({"event": "winner", "candidate": winner.number})
             self.publish_best()
