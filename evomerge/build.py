@@ -33,11 +33,13 @@ from evomerge.spaces import host_of, make_space
 from evomerge.tasks import (
     SPLITS,
     Documents,
+    check_sources,
     find_objectives,
     find_splits,
     frozen_objectives,
     frozen_splits,
     load_tasks,
+    sources,
 )
 
 if TYPE_CHECKING:
@@ -77,8 +79,14 @@ class Setup:
 
     @cached_property
     def evaluator(self) -> Evaluator:
-        """The objectives' tasks, loaded when they are first needed."""
-        return load_tasks(self.config)
+        """The objectives' tasks, loaded when they are first needed.
+
+        Raises:
+            ConfigError: a task is gone, or its documents are not those that the run has used.
+        """
+        evaluator = load_tasks(self.config)
+        check_sources(self.config, evaluator)
+        return evaluator
 
     def optimizer(self) -> Optimizer:
         """Return a new optimizer of the run's seed.
@@ -275,6 +283,7 @@ class Setup:
                 split: {task: list(ids) for task, ids in documents.items()}
                 for split, documents in self.splits.items()
             },
+            "sources": sources(self.config, self.evaluator),
             "genes": [gene.name for gene in self.space.genes],
             "allow_pickle": self.allow_pickle,
             "lower_is_better": [o.key for o in self.objectives if not o.higher_is_better],
@@ -300,6 +309,10 @@ class Setup:
                 split: sum(len(ids) for ids in documents.values())
                 for split, documents in self.splits.items()
             },
+            "sources": {
+                split: list(dict.fromkeys(of_split.values()))
+                for split, of_split in sources(self.config, self.evaluator).items()
+            },
             "objectives": [
                 f"{o.key} (weight {o.weight:g}, {'higher' if o.higher_is_better else 'lower'} is "
                 "better)"
@@ -316,7 +329,7 @@ class Setup:
         notes = self.tokenizer_notes()
         if allow_benchmarks:
             return notes
-        facts = self.evaluator.facts
+        facts = self.evaluator.asked("search").facts
         leaves = {task for item in self.objectives for task in facts.leaves(item.task)}
         found = (benchmark_warning(facts.tasks[task]) for task in sorted(leaves))
         return notes + [warning for warning in found if warning]
@@ -366,7 +379,7 @@ def prepare(config: SearchConfig, relative_to: Path, *, allow_pickle: bool = Fal
     space = make_space(config, checkpoints)
     evaluator = load_tasks(config)
     choose_device(config.evaluation.device)
-    objectives = find_objectives(config, evaluator.facts)
+    objectives = find_objectives(config, evaluator)
     splits = find_splits(config, evaluator)
     setup = Setup(config, checkpoints, host, space, objectives, splits, allow_pickle)
     setup.__dict__["evaluator"] = evaluator

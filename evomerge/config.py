@@ -138,7 +138,22 @@ class ObjectiveConfig(_Section):
     weight: float = Field(1.0, gt=0)
 
 
-class SearchSplit(_Section):
+TaskSplit = Literal["training", "validation", "test"]
+
+
+class _Split(_Section):
+    tasks: dict[str, str] = Field(
+        default_factory=dict,
+        description="task of an objective: task whose documents take the place of its own here",
+    )
+    task_split: TaskSplit | dict[str, TaskSplit] | None = Field(
+        None,
+        description="which of lm-eval's splits the documents come from, for all tasks or by task; "
+        "null: the one that lm-eval evaluates on",
+    )
+
+
+class SearchSplit(_Split):
     """Documents that candidates are scored on."""
 
     documents: Documents = 200
@@ -160,14 +175,14 @@ class SearchSplit(_Section):
         return self
 
 
-class ValidationSplit(_Section):
+class ValidationSplit(_Split):
     """Documents that the finalists are scored on; the winner is chosen here."""
 
     documents: Documents = 200
     finalists: int = Field(5, ge=1)
 
 
-class TestSplit(_Section):
+class TestSplit(_Split):
     """Documents that only the winner, the parents and the uniform merge are scored on."""
 
     documents: Documents = "all"
@@ -230,6 +245,9 @@ class Frozen(_Section):
     versions: dict[str, str] = Field(default_factory=dict)
     parents: dict[str, str] = Field(default_factory=dict)
     documents: dict[str, dict[str, list[int]]] = Field(default_factory=dict)
+    sources: dict[str, dict[str, str]] = Field(
+        default_factory=dict, description="split -> task -> where its document ids count"
+    )
     lower_is_better: list[str] = Field(default_factory=list)
     genes: list[str] = Field(default_factory=list)
     allow_pickle: bool = False

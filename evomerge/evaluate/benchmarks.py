@@ -16,13 +16,14 @@ _KNOWN = re.compile(
 
 def benchmark_warning(task: TaskFacts) -> str | None:
     """Return a warning if a search would optimize on a public benchmark's own test documents."""
-    part = task.source[1].lower()
+    part = task.parts.get(task.part, task.part).lower()
     if not _KNOWN.match(task.name.lower()) or not part.startswith(("test", "val")):
         return None
+    own = "a task of your own in evaluation.include (a translation of it, or your own questions)"
+    if "training" in task.parts:
+        own = f"its training documents (evaluation.search.task_split: training), or {own}"
     return (
         f"the search optimizes on the {part} documents of the public benchmark {task.name!r}, so "
-        "its score on that benchmark will say nothing about other models' scores on it; take "
-        "documents of another source (the benchmark's training split, or a translation of it) as "
-        "a task of your own in evaluation.include, and keep the benchmark for the very end "
-        "(--allow-benchmarks silences this)."
+        "its score on that benchmark will say nothing about other models' scores on it; search on "
+        f"{own}, and keep the benchmark for the test (--allow-benchmarks silences this)."
     )

@@ -36,6 +36,25 @@ class Answers:
         return Answers({t: {**self.rows.get(t, {}), **other.rows.get(t, {})} for t in tasks})
 
 
+@dataclass(frozen=True)
+class Questions:
+    """Where documents come from: the lm-eval tasks, None where there are none, and functions.
+
+    Attributes:
+        functions: by the name that objectives know them by.
+    """
+
+    harness: Harness | None
+    functions: Mapping[str, Function]
+
+    @property
+    def facts(self) -> Facts:
+        """What the tasks and functions offer."""
+        known = self.harness.facts if self.harness else Facts({}, {})
+        own = {name: function.facts for name, function in self.functions.items()}
+        return Facts({**known.tasks, **own}, known.groups)
+
+
 class Evaluator:
     """Scores models on the documents of a search.
 
@@ -47,6 +66,7 @@ class Evaluator:
         functions: own objectives.
         batch_size: most rows in a batch, or `auto`: as many as the memory of the device allows.
         backend: `hf` runs the models themselves, `vllm` puts their weights into an engine.
+        elsewhere: what asks instead in some of the splits, under the same names.
     """
 
     def __init__(
@@ -55,18 +75,21 @@ class Evaluator:
         functions: Sequence[Function] = (),
         batch_size: int | Literal["auto"] = "auto",
         backend: Literal["hf", "vllm"] = "hf",
+        elsewhere: Mapping[Split, Questions] | None = None,
     ) -> None:
-        self.harness = harness
-        self.functions = {function.facts.name: function for function in functions}
+        self.questions = Questions(harness, {item.facts.name: item for item in functions})
+        self.elsewhere = elsewhere or {}
         self.batch_size, self.backend = batch_size, backend
         self._sheets: dict[tuple[Split, str], dict[int, list[Request]]] = {}
 
     @property
     def facts(self) -> Facts:
         """What the tasks and functions offer."""
-        known = self.harness.facts if self.harness else Facts({}, {})
-        own = {name: function.facts for name, function in self.functions.items()}
-        return Facts({**known.tasks, **own}, known.groups)
+        return self.questions.facts
+
+    def asked(self, split: Split) -> Questions:
+        """Return what asks in a split."""
+        return self.elsewhere.get(split, self.questions)
 
     def prepare(self, model: Any, tokenizer: Any, splits: Mapping[Split, Documents]) -> None:
         """Set the documents and find the fastest right way to run.
@@ -86,15 +109,16 @@ class Evaluator:
         """
         self.tokenizer, self.splits = tokenizer, splits
         self._sheets = {}
-        if self.harness is not None:
+        first, documents = next(iter(splits.items()))
+        if any(self.asked(split).harness is not None for split in splits):
             self._stock = Stock(model, tokenizer)
             self.forward: Forward | Served
             if self.backend == "vllm":
                 self.forward = Served(self._stock, VllmEngine(model, tokenizer))
             else:
                 self.forward = Forward(model, tokenizer, self._stock, self.batch_size)
-            first, documents = next(iter(splits.items()))
-            tasks = [task for task in documents if task not in self.functions]
+            functions = self.asked(first).functions
+            tasks = [task for task in documents if task not in functions]
             self.forward.check(model, [list(self.sheets(first, t).values()) for t in tasks])
 
     def score(
@@ -107,7 +131,7 @@ class Evaluator:
         """
         began = time.perf_counter()
         answers = self.answer(model, split, documents)
-        return self.scores(answers, time.perf_counter() - began)
+        return self.scores(answers, time.perf_counter() - began, split)
 
     def answer(
         self, model: Any, split: Split = "search", documents: Documents | None = None
@@ -120,52 +144,54 @@ class Evaluator:
         chosen = documents if documents is not None else self.splits[split]
         asked = {task: tuple(sorted(ids)) for task, ids in chosen.items() if len(ids)}
         rows: dict[str, dict[int, Row]] = {}
+        harness, functions = self.asked(split).harness, self.asked(split).functions
         with _failures():
-            if self.harness is not None:
+            if harness is not None:
                 sheets = {
                     task: [self.sheets(split, task)[i] for i in ids]
                     for task, ids in asked.items()
-                    if task not in self.functions
+                    if task not in functions
                 }
                 requests = [sheet for of_task in sheets.values() for sheet in of_task]
                 self.forward(model, (split, tuple(asked.items())), requests)
                 for task, of_task in sheets.items():
                     instances = [[request.instance for request in sheet] for sheet in of_task]
-                    measured = self.harness.measure(task, instances)
+                    measured = harness.measure(task, instances)
                     rows[task] = dict(zip(asked[task], measured, strict=True))
-            for task in asked.keys() & self.functions.keys():
-                results = self.functions[task](model, self.tokenizer, asked[task])
+            for task in asked.keys() & functions.keys():
+                results = functions[task](model, self.tokenizer, asked[task])
                 rows[task] = {
                     document: {metric: values[place] for metric, values in results.items()}
                     for place, document in enumerate(asked[task])
                 }
         return Answers({task: rows[task] for task in asked})
 
-    def scores(self, answers: Answers, seconds: float) -> Scores:
-        """Return the scores that answers amount to.
+    def scores(self, answers: Answers, seconds: float, split: Split = "search") -> Scores:
+        """Return the scores that answers on a split amount to.
 
         Args:
             seconds: what the answers took.
         """
+        harness, functions = self.asked(split).harness, self.asked(split).functions
         values: dict[str, tuple[float, ...]] = {}
         aggregates: dict[str, dict[str, float]] = {}
         documents = {task: tuple(sorted(rows)) for task, rows in answers.rows.items()}
         for task, ids in documents.items():
             rows = [answers.rows[task][i] for i in ids]
             keys = dict.fromkeys(key for row in rows for key in row)
-            if task in self.functions:
+            if task in functions:
                 columns: dict[str, tuple[float, ...] | None] = {
                     key: tuple(row[key] for row in rows) for key in keys
                 }
                 aggregates[task] = {key: sum(row[key] for row in rows) / len(rows) for key in keys}
             else:
-                assert self.harness is not None
-                columns = {key: self.harness.per_document(task, key, rows) for key in keys}
-                aggregates[task] = self.harness.aggregate(task, rows)
+                assert harness is not None
+                columns = {key: harness.per_document(task, key, rows) for key in keys}
+                aggregates[task] = harness.aggregate(task, rows)
             values |= {f"{task}/{key}": items for key, items in columns.items() if items}
-        if self.harness is not None:
+        if harness is not None:
             sizes = {task: len(ids) for task, ids in documents.items()}
-            aggregates |= self.harness.aggregate_groups(aggregates, sizes)
+            aggregates |= harness.aggregate_groups(aggregates, sizes)
         flat = {
             f"{task}/{key}": v for task, figures in aggregates.items() for key, v in figures.items()
         }
@@ -174,9 +200,10 @@ class Evaluator:
     def sheets(self, split: Split, task: str) -> dict[int, list[Request]]:
         """Return the requests of a split's documents by id, built when first asked for."""
         if (split, task) not in self._sheets:
-            assert self.harness is not None
+            harness = self.asked(split).harness
+            assert harness is not None
             ids = sorted(self.splits[split][task])
-            sheets = self.harness.build(task, ids, self._stock)
+            sheets = harness.build(task, ids, self._stock)
             self._sheets[split, task] = {
                 document: [self._stock.request(instance) for instance in instances]
                 for document, instances in zip(ids, sheets, strict=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge.errors import ConfigError, did_you_mean
+
+PARTS = ("training", "validation", "test")
+"""What lm-eval calls the splits of a task."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +37,24 @@ class TaskFacts:
         documents: how many documents it has; their ids are 0 .. documents - 1.
         metrics: metric key -> facts. The key is the metric's name, with its filter
             (`exact_match,strict-match`) where the task has several filters.
-        source: the data set and its part that the documents come from, as the task names them.
+        dataset: the data set that the documents come from.
+        parts: lm-eval's splits (`training`, `validation`, `test`) that the task has -> what its
+            data set calls them.
+        part: which of them the documents come from.
     """
 
     name: str
     kind: str
     documents: int
     metrics: Mapping[str, MetricFacts]
-    source: tuple[str, str] = ("", "")
+    dataset: str = ""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    part: str = ""
+
+    @property
+    def source(self) -> str:
+        """Task and split that the documents come from; equal sources have equal ids."""
+        return f"{self.name}:{self.part}" if self.part else self.name
 
 
 @dataclass(frozen=True)
@@ -72,8 +85,13 @@ class Facts:
     tasks: Mapping[str, TaskFacts]
     groups: Mapping[str, GroupFacts]
 
-    def metric(self, task: str, metric: str) -> tuple[str, MetricFacts]:
+    def metric(self, task: str, metric: str, where: str = "objectives") -> tuple[str, MetricFacts]:
         """Return a metric's key and its facts.
+
+        Args:
+            task: a task or group.
+            metric: the metric's name or key.
+            where: the key of the search file that asks for it.
 
         Raises:
             ConfigError: the task has no such metric, or has it under several filters.
@@ -87,11 +105,11 @@ class Facts:
         filtered = [key for key in offered if key.split(",")[0] == metric]
         if filtered:
             raise ConfigError(
-                f"objectives: metric {metric!r} of task {task!r} comes with several filters; "
+                f"{where}: metric {metric!r} of task {task!r} comes with several filters; "
                 f"name one of {', '.join(filtered)}."
             )
         raise ConfigError(
-            f"objectives: task {task!r} has no metric {metric!r}; it has "
+            f"{where}: task {task!r} has no metric {metric!r}; it has "
             f"{', '.join(sorted(offered)) or 'none'}.{did_you_mean(metric, offered)}"
         )
 
@@ -101,7 +119,12 @@ class Facts:
 
 
 def describe(tasks: Mapping[str, Any], groups: Mapping[str, Any]) -> Facts:
-    """Return the facts of lm-eval's loaded tasks and groups."""
+    """Return the facts of lm-eval's loaded tasks and groups.
+
+    Args:
+        tasks: by the name that objectives know them by, which need not be lm-eval's.
+        groups: the same.
+    """
     facts = {name: _task_facts(name, task) for name, task in tasks.items()}
     return Facts(facts, {name: _group_facts(name, group, facts) for name, group in groups.items()})
 
@@ -116,9 +139,17 @@ def _task_facts(name: str, task: Any) -> TaskFacts:
         )
         for key, value in _probe(task).items()
     }
-    part = task.get_config("test_split") or task.get_config("validation_split") or ""
-    source = (str(task.get_config("dataset_path") or ""), str(part))
-    return TaskFacts(name, kind, len(task.eval_docs), metrics, source)
+    named = {part: task.get_config(f"{part}_split") for part in PARTS}
+    parts = {part: str(own) for part, own in named.items() if own}
+    return TaskFacts(
+        name=str(task.get_config("task") or name),
+        kind=kind,
+        documents=len(task.eval_docs),
+        metrics=metrics,
+        dataset=str(task.get_config("dataset_path") or ""),
+        parts=parts,
+        part=next((part for part in ("test", "validation") if part in parts), ""),
+    )
 
 
 def _is_mean(aggregation: Any, value: Any) -> bool:

@@ -3,7 +3,8 @@
 Relied on, of lm-eval 0.4.10 and newer:
 
 - `TaskManager(include_path, include_defaults)`, `.all_tasks`, and to load tasks
-  `TaskManager.load(names)` (from 0.4.12) or `lm_eval.tasks.get_task_dict(names, manager)` (before);
+  `TaskManager.load(names)` (from 0.4.12) or `lm_eval.tasks.get_task_dict(names, manager)` (before),
+  both by name or as `{"task": name, "test_split": part}`;
 - of a `Task`: `get_config`, `set_config`, `set_fewshot_seed`, `eval_docs`, `build_all_requests`,
   `instances`, `apply_filters`, `process_results`, `aggregation`, `higher_is_better`,
   `doc_to_target`, `doc_to_choice`; private: `_instances` (what `apply_filters` works on);
@@ -23,12 +24,15 @@ Relied on, of lm-eval 0.4.10 and newer:
 from __future__ import annotations
 
 import contextlib
+import copy
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from evomerge.errors import ConfigError, did_you_mean
-from evomerge.evaluate.facts import describe
+from evomerge.evaluate.facts import TaskFacts, describe
 from evomerge.evaluate.generation import Prompt
 from evomerge.evaluate.likelihood import Question
 from evomerge.evaluate.quiet import quiet, seeded
@@ -65,25 +69,109 @@ class Harness:
         apply_chat_template: bool = False,
     ) -> None:
         self.apply_chat_template = apply_chat_template
+        self._fewshot = fewshot
         for folder in include:
             if not Path(folder).is_dir():
                 raise ConfigError(f"evaluation.include: {str(folder)!r} is not a folder.")
-        with quiet(bars=True), seeded():
-            manager = _manager([str(folder) for folder in include], tasks)
-            self._tasks: dict[str, Any] = {}
-            self._groups: dict[str, Any] = {}
-            for name in dict.fromkeys(tasks):
-                loaded, groups = _load(manager, name)
-                self._tasks = loaded | self._tasks
-                self._groups |= groups
-            for task in self._tasks.values():
-                _refuse_unsupported(task)
-                if fewshot is not None and task.get_config("num_fewshot") != 0:
-                    task.set_config(key="num_fewshot", value=fewshot)
-                elif task.get_config("num_fewshot") is None:
-                    task.set_config(key="num_fewshot", value=0)
-            self.facts = describe(self._tasks, self._groups)
+        self._include = [str(folder) for folder in include]
+        self._tasks: dict[str, Any] = {}
+        self._groups: dict[str, Any] = {}
         self._memo: dict[tuple[str, int], tuple[Any, Any]] = {}
+        with quiet(bars=True), seeded():
+            self._manager = _manager(self._include, tasks, "objectives")
+            for name in dict.fromkeys(tasks):
+                self._open(name, name, "objectives")
+        self.facts = describe(self._tasks, self._groups)
+
+    def elsewhere(
+        self, instead: Mapping[str, str], parts: Mapping[str, str], where: str
+    ) -> Harness:
+        """Return the same tasks and groups with other documents.
+
+        A part is asked for as by `{"task": name, "test_split": part}` in lm-eval's list of tasks;
+        few-shot examples out of the same part never are the document itself.
+
+        Args:
+            instead: task or group -> the one that stands in its place.
+            parts: task or group -> `training`, `validation` or `test`: which of its documents.
+            where: the section of the search file that wants it.
+
+        Raises:
+            ConfigError: there is no such task, or it has no such part.
+        """
+        other = copy.copy(self)
+        other._tasks, other._groups = dict(self._tasks), dict(self._groups)
+        with quiet(bars=True), seeded():
+            if not all(name in self._manager.all_tasks for name in instead.values()):
+                other._manager = _manager(self._include, list(instead.values()), f"{where}.tasks")
+            for name, source in instead.items():
+                other._open(name, source, f"{where}.tasks")
+            other.facts = describe(other._tasks, other._groups)
+            turned = {
+                leaf: other._turn(leaf, part, f"{where}.task_split")
+                for name, part in parts.items()
+                for leaf in other.facts.leaves(name)
+            }
+        other.facts = replace(other.facts, tasks={**other.facts.tasks, **turned})
+        return other
+
+    def _open(self, name: str, source: str, where: str) -> None:
+        """Load a task or group, to be known by a name."""
+        tasks, groups = _load(self._manager, source, where)
+        if source not in tasks and source not in groups:
+            raise ConfigError(
+                f"{where}: {source!r} stands for several tasks without an average of their own; "
+                f"name them one by one: {', '.join(sorted(tasks))}."
+            )
+        if name != source:
+            if (name in self._groups) != (source in groups):
+                raise ConfigError(
+                    f"{where}: {source!r} cannot stand for {name!r}: one is a group, the other a "
+                    "single task; name two tasks, or two groups."
+                )
+            top = groups if source in groups else tasks
+            top[name] = top.pop(source)
+        for task in tasks.values():
+            self._suit(task, where)
+        self._tasks |= tasks
+        self._groups |= groups
+
+    def _turn(self, name: str, part: str, where: str) -> TaskFacts:
+        """Let a task ask the documents of another of its splits; return its facts."""
+        facts = self.facts.tasks[name]
+        if part not in facts.parts:
+            raise ConfigError(
+                f"{where}: task {facts.name!r} has no {part} split; it has "
+                f"{', '.join(facts.parts) or 'none that lm-eval can turn to'}. Choose another, or "
+                f"name a task with such documents in `tasks` beside it."
+            )
+        if part == facts.part:
+            return facts
+        if facts.name not in self._manager.all_tasks:
+            raise ConfigError(
+                f"{where}: task {facts.name!r} has no YAML of its own, so its {part} split cannot "
+                "be asked for; write one into a folder named in evaluation.include."
+            )
+        split = facts.parts[part]
+        spec = {"task": facts.name, "test_split": split}
+        shots = self._tasks[name].get_config("fewshot_config")
+        examples = facts.parts.get("training") or facts.parts.get("validation")
+        drawn = getattr(shots, "split", None) is None and getattr(shots, "samples", None) is None
+        if drawn and examples == split:  # said outright, lm-eval leaves the document itself out
+            spec["fewshot_split"] = split
+        tasks, _ = _load(self._manager, spec, where)
+        task = tasks[facts.name]
+        self._suit(task, where)
+        self._tasks[name] = task
+        return replace(facts, documents=len(task.eval_docs), part=part)
+
+    def _suit(self, task: Any, where: str) -> None:
+        """Refuse a task that cannot be used; set the number of its few-shot examples."""
+        _refuse_unsupported(task, where)
+        if self._fewshot is not None and task.get_config("num_fewshot") != 0:
+            task.set_config(key="num_fewshot", value=self._fewshot)
+        elif task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
 
     def build(self, task: str, ids: Sequence[int], stock: Stock) -> list[list[Instance]]:
         """Return the requests of each document, as `simple_evaluate(samples={task: ids})` would.
@@ -203,6 +291,23 @@ class Harness:
             )
         return [str(document[name]) for document in documents]
 
+    def forms(self, task: str, document: int, *, rendered: bool) -> list[str]:
+        """Return what a document says, in forms to be compared with other documents.
+
+        Args:
+            rendered: whether to give its question, choices and answer too, in which documents of
+                different tasks or data sets can be compared.
+        """
+        subject = self._tasks[task]
+        content = subject.eval_docs[document]
+        found = [json.dumps(dict(content), sort_keys=True, default=str)]
+        if rendered:
+            parts = [subject.doc_to_text(content), subject.doc_to_target(content)]
+            if subject.get_config("doc_to_choice"):
+                parts.append(subject.doc_to_choice(content))
+            found.append(" ".join(str(parts).casefold().split()))
+        return found
+
     @contextlib.contextmanager
     def _remembering(self, task: Any) -> Iterator[None]:
         """Let a document's target and choices be rendered once, not once a candidate."""
@@ -234,7 +339,7 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _manager(include: list[str], tasks: Sequence[str]) -> Any:
+def _manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
     """Return a task manager that knows the tasks; reading the built-in ones takes seconds."""
     from lm_eval.tasks import TaskManager
 
@@ -246,29 +351,32 @@ def _manager(include: list[str], tasks: Sequence[str]) -> Any:
     for name in tasks:
         if name not in manager.all_tasks:
             raise ConfigError(
-                f"objectives: there is no task {name!r} in lm-eval"
+                f"{where}: there is no task {name!r} in lm-eval"
                 f"{' or in ' + ', '.join(include) if include else ''}; put its YAML into a folder "
                 f"named in evaluation.include.{did_you_mean(name, manager.all_tasks)}"
             )
     return manager
 
 
-def _load(manager: Any, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the tasks and the groups that a name stands for."""
+def _load(
+    manager: Any, spec: str | dict[str, str], where: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the tasks and the groups that a name, or a task with changes to it, stands for."""
+    name = spec if isinstance(spec, str) else spec["task"]
     try:
         if hasattr(manager, "load"):
-            loaded = manager.load([name])
+            loaded = manager.load([spec])
             return dict(loaded["tasks"]), dict(loaded.get("groups", {}))
         from lm_eval.tasks import get_task_dict
 
         tasks: dict[str, Any] = {}
         groups: dict[str, Any] = {}
-        _flatten(get_task_dict([name], manager), tasks, groups)
+        _flatten(get_task_dict([spec], manager), tasks, groups)
         return tasks, groups
     except Exception as error:
         reason = str(error).strip().splitlines()
         raise ConfigError(
-            f"objectives: task {name!r} could not be loaded: {type(error).__name__}"
+            f"{where}: task {name!r} could not be loaded: {type(error).__name__}"
             f"{': ' + reason[0] if reason else ''}. Check its YAML and that its data set can be "
             f"reached from here."
         ) from error
@@ -292,13 +400,13 @@ def _flatten(tree: Mapping[Any, Any], tasks: dict[str, Any], groups: dict[str, A
     return names
 
 
-def _refuse_unsupported(task: Any) -> None:
+def _refuse_unsupported(task: Any, where: str) -> None:
     name = task.get_config("task")
     if getattr(task, "MULTIMODAL", False):
-        raise ConfigError(f"objectives: task {name!r} needs images or sound; only text is scored.")
+        raise ConfigError(f"{where}: task {name!r} needs images or sound; only text is scored.")
     if getattr(task, "UNSAFE_CODE", False):
         raise ConfigError(
-            f"objectives: task {name!r} runs code that the model writes, which a search would do "
+            f"{where}: task {name!r} runs code that the model writes, which a search would do "
             f"thousands of times unwatched; choose a task that only compares text."
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from evomerge.evaluate.benchmarks import benchmark_warning
@@ -9,7 +11,15 @@ from evomerge.evaluate.facts import TaskFacts
 
 
 def facts(name: str, part: str) -> TaskFacts:
-    return TaskFacts(name, "generate_until", 100, {}, ("some/data", part))
+    parts = {"test": part}
+    return TaskFacts(name, "generate_until", 100, {}, "some/data", parts, "test")
+
+
+def test_where_there_are_training_documents_they_are_named() -> None:
+    parts = {"training": "train", "test": "test"}
+    task = TaskFacts("gsm8k", "generate_until", 100, {}, "openai/gsm8k", parts, "test")
+    assert "evaluation.search.task_split: training" in str(benchmark_warning(task))
+    assert benchmark_warning(replace(task, part="training")) is None
 
 
 @pytest.mark.parametrize(
