@@ -1,11 +1,9 @@
 """Passes over tensors in spans that fit the cache, so that no float32 copy of them is made.
 
-Arithmetic is float32. An elementwise operation gives an element the same bits wherever a span
-begins and however many threads share it. A sum does not, so every sum is taken here: over blocks
-that torch leaves to one thread each, added up in order in Python's float64.
-
-What torch spends on a call beside the arithmetic is a tenth of a pass. So spans are cut by one
-`split`, buffers are reused, and factors are tensors (a Python number costs a conversion a call).
+What a method does with a span is a row of compiled loops over float32 buffers, which stay in the
+cache; the sources are read once and the output is written once. An element has the same bits
+wherever a span begins. Sums are taken by `dot` over blocks that do not depend on spans or threads,
+and added up in float64.
 """
 
 from __future__ import annotations
@@ -13,82 +11,139 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 
-import torch
+import numpy as np
 from torch import Tensor
 
+from evomerge.merge.compiled import LANES, Array, compiled, dot, fma, narrow, stored, widen
+
 SPAN = 1 << 16
-"""Elements a pass works on at once on a CPU: some float32 buffers of it fit the L2 cache."""
+"""Elements a pass works on at once: some float32 buffers of it fit the L2 cache."""
 
-SPAN_OFF_CPU = 1 << 24
+BLOCK = 1 << 11
+"""Elements that one `dot` sums, or that buffers of the L1 cache hold."""
 
-BLOCK = 1 << 14
-"""Elements summed at once on a CPU; torch shares one sum among threads from 2^15 on."""
+ONE = np.float32(1)
 
 
 class _Buffers(threading.local):
     def __init__(self) -> None:
-        self.held: dict[object, Tensor] = {}
+        self.held: dict[object, Array] = {}
 
 
 _buffers = _Buffers()
 
 
-def spans(tensor: Tensor, *, rows_of: int = 1) -> Iterator[tuple[int, int]]:
-    """Yield (start, stop) of every span of a tensor; spans hold whole rows of `rows_of`."""
-    step = _step(tensor, rows_of)
-    for start in range(0, tensor.numel(), step):
-        yield start, min(start + step, tensor.numel())
+def spans(size: int, *, rows_of: int = 1) -> Iterator[slice]:
+    """Yield the spans of `size` elements; they hold whole rows of `rows_of`."""
+    step = max(SPAN // rows_of, 1) * rows_of
+    for start in range(0, size, step):
+        yield slice(start, min(start + step, size))
 
 
-def pieces(tensors: Sequence[Tensor], *, rows_of: int = 1) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the same span of every tensor, as flat views, span after span."""
-    step = _step(tensors[0], rows_of)
-    return zip(*(torch.split(flat(tensor), step) for tensor in tensors), strict=True)
+def scratch(size: int, slot: int | str) -> Array:
+    """Return a reused float32 buffer; a thread has one for each slot, and what it held is lost."""
+    held = _buffers.held.get(slot)
+    if held is None or len(held) < size:
+        held = np.empty(max(size, SPAN), dtype=np.float32)
+        _buffers.held[slot] = held
+    return held[:size]
 
 
-def _step(tensor: Tensor, rows_of: int) -> int:
-    return max((SPAN if tensor.is_cpu else SPAN_OFF_CPU) // rows_of, 1) * rows_of
+@compiled
+def load(source: Array, out: Array) -> None:
+    """Write a stored span as float32."""
+    for i in range(len(out)):
+        out[i] = widen(source[i])
 
 
-def scratch(like: Tensor, slot: int | str, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return a reused buffer of `like`'s size and device.
-
-    Args:
-        like: gives size and device.
-        slot: a thread has one buffer for each; what it held is lost.
-        dtype: always the same for the same slot.
-    """
-    size = like.numel()
-    key = slot if like.is_cpu else (slot, like.device)
-    held = _buffers.held.get(key)
-    if held is None or held.numel() < size:
-        held = torch.empty(max(size, SPAN), dtype=dtype, device=like.device)
-        _buffers.held[key] = held
-    return held if held.numel() == size else held[:size]
+@compiled
+def load_scaled(source: Array, factor: np.float32, out: Array) -> None:
+    """Write the factor times a stored span as float32."""
+    for i in range(len(out)):
+        out[i] = widen(source[i]) * factor
 
 
-def flat(tensor: Tensor) -> Tensor:
-    """Return the tensor as one row (a view where it is contiguous)."""
-    return tensor.detach().reshape(-1)
+@compiled
+def load_change(source: Array, base: Array, out: Array) -> None:
+    """Write what a stored span adds to a base's as float32."""
+    for i in range(len(out)):
+        out[i] = widen(source[i]) - widen(base[i])
 
 
-def load(span: Tensor, slot: int | str) -> Tensor:
-    """Return a span's values as float32 in a scratch buffer that may be written."""
-    return scratch(span, slot).copy_(span)
+@compiled
+def add_scaled(source: Array, factor: np.float32, total: Array) -> None:
+    """Add the factor times a stored span to a float32 span."""
+    for i in range(len(total)):
+        total[i] = fma(widen(source[i]), factor, total[i])
 
 
-def scalar(value: float) -> Tensor:
-    """Return a number as a float32 tensor without dimensions, a factor for tensors anywhere."""
-    return torch.tensor(value, dtype=torch.float32)
+@compiled
+def add_change(source: Array, base: Array, factor: np.float32, total: Array) -> None:
+    """Add the factor times what a stored span adds to a base's."""
+    for i in range(len(total)):
+        total[i] = fma(widen(source[i]) - widen(base[i]), factor, total[i])
 
 
-def total(values: Tensor) -> float:
-    """Return the sum of a flat float32 tensor; its bits do not depend on the threads."""
-    if not values.is_cpu:
-        return float(values.sum(dtype=torch.float64))
-    whole = values.numel() // BLOCK * BLOCK
-    blocks = values[:whole].view(-1, BLOCK).sum(1)
-    return sum(blocks.tolist(), float(values[whole:].sum()))
+@compiled
+def store(values: Array, out: Array) -> None:
+    """Round a float32 span into a stored one."""
+    for i in range(len(out)):
+        out[i] = narrow(values[i], out)
+
+
+@compiled
+def store_changed(base: Array, change: Array, factor: np.float32, out: Array) -> None:
+    """Round base + factor * change into a stored span; the change is float32."""
+    for i in range(len(out)):
+        out[i] = narrow(fma(change[i], factor, widen(base[i])), out)
+
+
+@compiled
+def interpolate(one: Array, two: Array, weight: np.float32, out: Array) -> None:
+    """Round (1 - weight) one + weight two into a stored span, exact at both ends."""
+    if abs(weight) < np.float32(0.5):
+        for i in range(len(out)):
+            start = widen(one[i])
+            out[i] = narrow(fma(weight, widen(two[i]) - start, start), out)
+    else:
+        rest = weight - np.float32(1)
+        for i in range(len(out)):
+            end = widen(two[i])
+            out[i] = narrow(fma(rest, end - widen(one[i]), end), out)
+
+
+def write_sum(
+    tensors: Sequence[Tensor],
+    weights: Sequence[float],
+    out: Tensor,
+    base: Tensor | None = None,
+    scale: float = 1.0,
+) -> None:
+    """Write sum_i w_i x_i, or base + scale sum_i w_i (x_i - base); x_i is not read if w_i is 0."""
+    used = [(x, np.float32(w)) for x, w in zip(tensors, weights, strict=True) if w != 0]
+    if not used:
+        out.zero_() if base is None else out.copy_(base)
+        return
+    if base is None and len(used) == 1 and used[0][1] == 1:
+        out.copy_(used[0][0])
+        return
+    target, sources, factors = stored(out), [stored(x) for x, _ in used], [w for _, w in used]
+    if base is None and len(used) == 2 and abs(sum(weights) - 1) < 1e-12:
+        interpolate(sources[0], sources[1], factors[1], target)
+        return
+    start = None if base is None else stored(base)
+    for span in spans(len(target)):
+        total = scratch(span.stop - span.start, "sum")
+        if start is None:
+            load_scaled(sources[0][span], factors[0], total)
+            for source, factor in zip(sources[1:], factors[1:], strict=True):
+                add_scaled(source[span], factor, total)
+            store(total, target[span])
+        else:
+            total[:] = 0
+            for source, factor in zip(sources, factors, strict=True):
+                add_change(source[span], start[span], factor, total)
+            store_changed(start[span], total, np.float32(scale), target[span])
 
 
 def products(tensors: Sequence[Tensor], base: Tensor | None = None) -> list[list[float]]:
@@ -98,123 +153,47 @@ def products(tensors: Sequence[Tensor], base: Tensor | None = None) -> list[list
         a symmetric matrix, a row a tensor, to about 1e-8 of the tensors' lengths.
     """
     count = len(tensors)
-    sums = [[0.0] * count for _ in tensors]
-    for parts in pieces([*tensors, *(() if base is None else (base,))]):
-        loaded = [load(part, slot) for slot, part in enumerate(parts)]
-        if base is not None:
-            for values in loaded[:count]:
-                values.sub_(loaded[count])
-        product = scratch(parts[0], "product")
+    sources = [stored(tensor) for tensor in tensors]
+    start = None if base is None else stored(base)
+    sums = np.zeros((count, count))
+    for span in spans(len(sources[0])):
+        size = span.stop - span.start
+        values = scratch(count * size, "products").reshape(count, size)
+        for row, source in zip(values, sources, strict=True):
+            if start is None:
+                load(source[span], row)
+            else:
+                load_change(source[span], start[span], row)
+        add_products(values, sums)
+    return [[float(sums[min(i, j), max(i, j)]) for j in range(count)] for i in range(count)]
+
+
+@compiled
+def add_products(values: Array, sums: Array) -> None:
+    """Add the dot products of every two float32 rows to the upper half of a float64 matrix."""
+    count, size = values.shape
+    lanes = np.empty(LANES, dtype=np.float32)
+    for at in range(0, size, BLOCK):
+        end = min(at + BLOCK, size)
         for i in range(count):
             for j in range(i, count):
-                sums[i][j] += total(torch.mul(loaded[i], loaded[j], out=product))
-    return [[sums[min(i, j)][max(i, j)] for j in range(count)] for i in range(count)]
+                sums[i, j] += dot(values[i, at:end], values[j, at:end], lanes)
 
 
-def write_sum(
-    tensors: Sequence[Tensor], weights: Sequence[float], out: Tensor, base: Tensor | None = None
-) -> None:
-    """Write sum_i w_i x_i, or base + sum_i w_i (x_i - base); where w_i is 0, x_i is not read."""
-    used = [(x, w) for x, w in zip(tensors, weights, strict=True) if w != 0]
-    if not used:
-        out.zero_() if base is None else out.copy_(base)
-        return
-    if base is None and len(used) == 1 and used[0][1] == 1:
-        out.copy_(used[0][0])
-        return
-    sources, factors = [x for x, _ in used], [w for _, w in used]
-    if base is None and _is_interpolation(sources, factors, out):
-        torch.lerp(sources[0], sources[1], factors[1], out=out)
-        return
-    if base is not None:
-        for origin, target, *parts in pieces([base, out, *sources]):
-            start = load(origin, "base")
-            change = scratch(start, "sum").zero_()
-            for part, factor in zip(parts, factors, strict=True):
-                change.add_(load(part, "next").sub_(start), alpha=factor)
-            target.copy_(start.add_(change))
-        return
-    first = scalar(factors[0])
-    for part, target, *others in pieces([sources[0], out, *sources[1:]]):
-        result = load(part, "sum")
-        if factors[0] != 1:
-            result.mul_(first)
-        for other, factor in zip(others, factors[1:], strict=True):
-            result.add_(load(other, "next"), alpha=factor)
-        target.copy_(result)
+@compiled
+def store_moved(source: Array, base: Array, most: np.float32, out: Array) -> None:
+    """Round a base moved towards a source, by `most` at most, into a stored span."""
+    for i in range(len(out)):
+        start = widen(base[i])
+        change = widen(source[i]) - start
+        change = most if change > most else (-most if change < -most else change)
+        out[i] = narrow(start + change, out)
 
 
-def _is_interpolation(sources: Sequence[Tensor], factors: Sequence[float], out: Tensor) -> bool:
-    """Whether a weighted sum is what `torch.lerp` does in one pass, in float32, rounding once."""
-    dtypes = {tensor.dtype for tensor in (*sources, out)}
-    return (
-        len(sources) == 2
-        and abs(sum(factors) - 1) < 1e-12
-        and len(dtypes) == 1
-        and dtypes <= {torch.float32, torch.bfloat16, torch.float16}
-    )
-
-
-def as_matrix(tensor: Tensor) -> Tensor:
-    """Return a tensor of one dimension or more as a matrix: its first dimension by the rest."""
-    return tensor.detach().reshape(tensor.shape[0], -1)
-
-
-def row_products(
-    left: Tensor, right: Tensor, base: Tensor | None = None, *, columns: bool = False
-) -> Tensor:
-    """Return the dot products of matching rows (or columns) of two matrices, less a base.
-
-    Returns:
-        float64, one a row (column).
-    """
-    height, width = left.shape
-    result = torch.zeros(width if columns else height, dtype=torch.float64, device=left.device)
-    step = min(max(width, 1), BLOCK)
-    tall = max(BLOCK // step, 1)
-    for top in range(0, height, tall):
-        for at in range(0, width, step):
-            tile = (slice(top, top + tall), slice(at, at + step))
-            product, other = left[tile].float(), right[tile].float()
-            if base is not None:
-                start = base[tile].float()
-                product, other = product - start, other - start
-            product = product * other
-            result[tile[1] if columns else tile[0]] += product.sum(0 if columns else 1).double()
-    return result
-
-
-def write_row_sum(
-    tensors: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    out: Tensor,
-    base: Tensor | None = None,
-    *,
-    columns: bool = False,
-) -> None:
-    """`write_sum` with a weight for each row (or column) of the sources as matrices.
-
-    Args:
-        tensors: sources of two dimensions or more.
-        weights: one a source: a number for each row (column).
-        out: where the sum goes.
-        base: what the sources are measured from, if anything.
-        columns: whether a weight is for a column.
-    """
-    width = max(as_matrix(tensors[0]).shape[1], 1)
-    factors = [weight.float() for weight in weights]
-    top = 0
-    more = [out] if base is None else [out, base]
-    for parts in pieces([*tensors, *more], rows_of=width):
-        target = parts[len(tensors)]
-        start = None if base is None else load(parts[-1], "base")
-        result = scratch(parts[0], "sum").zero_()
-        rows = target.numel() // width
-        for part, factor in zip(parts, factors, strict=False):
-            values = load(part, "next")
-            if start is not None:
-                values.sub_(start)
-            values.view(-1, width).mul_(factor if columns else factor[top : top + rows, None])
-            result.add_(values)
-        target.copy_(result if start is None else start.add_(result))
-        top += rows
+@compiled
+def store_chosen(source: Array, base: Array, chosen: Array, out: Array) -> None:
+    """Write a source where `chosen` (bool) is true, and a base elsewhere and where it is NaN."""
+    for i in range(len(out)):
+        start = widen(base[i])
+        taken = chosen[i] and start == start
+        out[i] = narrow(widen(source[i]) if taken else start, out)

@@ -11,18 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from evomerge.merge.passes import SPAN, scratch
+from evomerge.merge.compiled import Array, compiled, widen
+from evomerge.merge.passes import SPAN, spans
 
-Magnitudes = Callable[[slice], Tensor]
-"""Gives the magnitudes (float32, not negative) of a slice of a flat tensor."""
-
-_Array = np.ndarray[Any, Any]
+Magnitudes = Callable[[slice], Array]
+"""Gives the magnitudes (float32, not negative) of a slice of a flat tensor, in a buffer."""
 
 _SAMPLE = 1 << 15
 
@@ -38,33 +34,62 @@ class Cut:
     magnitude: float
     index: int
 
-    def trim_(self, values: Tensor, start: int) -> Tensor:
-        """Set to 0, in place, every element of a float32 span that is not before the cut.
+    def load_before(self, source: Array, base: Array, start: int, out: Array) -> None:
+        """Write what a stored span adds to a base's, with 0 for all that is not before the cut.
 
         Args:
-            values: elements `start` to `start + len(values)` of the flat tensor. A NaN stays.
+            source: elements `start` to `start + len(source)` of the flat tensor. A NaN stays.
+            base: as long.
             start: index of the first of them.
+            out: float32.
         """
-        for part, bound in self._parts(values, start):
-            if bound >= 0:
-                torch.ops.aten.hardshrink.out(part, bound, out=part)
-        return values
+        _load_before(source, base, *self._bounds(start), out)
 
-    def mask(self, magnitudes: Tensor, start: int, slot: int | str) -> Tensor:
-        """Return 1 where an element is before the cut and 0 elsewhere, in a scratch buffer."""
-        result = scratch(magnitudes, slot)
-        done = 0
-        for part, bound in self._parts(magnitudes, start):
-            torch.gt(part, bound, out=result[done : done + part.numel()])
-            done += part.numel()
-        return result
+    def drop_before(self, values: Array, start: int) -> None:
+        """Set to 0 the elements of a float32 span that are before the cut; a NaN stays."""
+        _drop_before(values, *self._bounds(start))
 
-    def _parts(self, values: Tensor, start: int) -> list[tuple[Tensor, float]]:
-        """Split a span at `index`; an element of a part is before the cut if above its bound."""
-        split = min(max(self.index - start, 0), values.numel())
-        below = float(np.nextafter(np.float32(self.magnitude), np.float32(-1)))
-        parts = [(values[:split], below), (values[split:], self.magnitude)]
-        return [(part, bound) for part, bound in parts if part.numel()]
+    def keep_before(self, values: Array, magnitudes: Array, start: int) -> None:
+        """Set to 0 the elements of a float32 span whose magnitudes are not before the cut."""
+        _keep_before(values, magnitudes, *self._bounds(start))
+
+    def _bounds(self, start: int) -> tuple[np.float32, np.float32, int]:
+        """Return the bound below `index`, the bound from there on, and where that is in a span."""
+        bound = np.float32(self.magnitude)
+        return np.nextafter(bound, np.float32(-1)), bound, max(self.index - start, 0)
+
+
+@compiled
+def _load_before(
+    source: Array, base: Array, first: np.float32, rest: np.float32, split: int, out: Array
+) -> None:
+    split = min(split, len(out))
+    for i in range(split):
+        change = widen(source[i]) - widen(base[i])
+        out[i] = np.float32(0) if abs(change) <= first else change
+    for i in range(split, len(out)):
+        change = widen(source[i]) - widen(base[i])
+        out[i] = np.float32(0) if abs(change) <= rest else change
+
+
+@compiled
+def _drop_before(values: Array, first: np.float32, rest: np.float32, split: int) -> None:
+    split = min(split, len(values))
+    for i in range(split):
+        values[i] = np.float32(0) if abs(values[i]) > first else values[i]
+    for i in range(split, len(values)):
+        values[i] = np.float32(0) if abs(values[i]) > rest else values[i]
+
+
+@compiled
+def _keep_before(
+    values: Array, magnitudes: Array, first: np.float32, rest: np.float32, split: int
+) -> None:
+    split = min(split, len(values))
+    for i in range(split):
+        values[i] = np.float32(0) if magnitudes[i] <= first else values[i]
+    for i in range(split, len(values)):
+        values[i] = np.float32(0) if magnitudes[i] <= rest else values[i]
 
 
 class Order:
@@ -74,19 +99,17 @@ class Order:
         """Sort the `size` magnitudes (fewer than 2^32)."""
         self._magnitudes = magnitudes
         keys = np.empty(size, dtype=np.uint64)
-        for a in range(0, size, SPAN):
-            bits = _numpy(magnitudes(slice(a, a + SPAN))).view(np.uint32)
-            b = a + len(bits)
-            falling = np.uint32(0xFFFFFFFF) - bits
-            keys[a:b] = falling.astype(np.uint64) << np.uint64(32)
-            keys[a:b] |= np.arange(a, b, dtype=np.uint64)
+        for span in spans(size):
+            falling = np.uint32(0xFFFFFFFF) - magnitudes(span).view(np.uint32)
+            keys[span] = falling.astype(np.uint64) << np.uint64(32)
+            keys[span] |= np.arange(span.start, span.stop, dtype=np.uint64)
         keys.sort()
         self._order = keys.astype(np.uint32)
 
     def cut(self, count: int) -> Cut:
         """Return the cut that has `count` (1 or more) elements before it."""
         last = int(self._order[count - 1])
-        return _cut(float(self._magnitudes(slice(last, last + 1))), last)
+        return _cut(float(self._magnitudes(slice(last, last + 1))[0]), last)
 
 
 def find_cut(magnitudes: Magnitudes, size: int, count: int) -> Cut:
@@ -105,7 +128,7 @@ def find_cut(magnitudes: Magnitudes, size: int, count: int) -> Cut:
             return _cut(magnitude, int(places[place]))
         if wanted > 0 and low == 0:
             return Cut(0.0, _nth_zero(magnitudes, size, wanted - len(values)) + 1)
-    everything = [_numpy(magnitudes(slice(a, a + SPAN))).copy() for a in range(0, size, SPAN)]
+    everything = [magnitudes(span).copy() for span in spans(size)]
     return _cut(*_nth(np.concatenate(everything), count))
 
 
@@ -116,7 +139,7 @@ def _cut(magnitude: float, last: int) -> Cut:
 def _bracket(magnitudes: Magnitudes, size: int, count: int) -> tuple[float, float]:
     """Guess a low and a high magnitude with the cut between them, wide by 4 deviations."""
     stride = (size // _SAMPLE) | 1
-    sample = np.sort(_numpy(magnitudes(slice(0, size, stride))))
+    sample = np.sort(magnitudes(slice(0, size, stride)))
     share = 1 - count / size
     slack = 4 * math.sqrt(share * (1 - share) / len(sample)) + 2 / len(sample)
     first = math.floor((share - slack) * len(sample))
@@ -128,22 +151,35 @@ def _bracket(magnitudes: Magnitudes, size: int, count: int) -> tuple[float, floa
 
 def _collect(
     magnitudes: Magnitudes, size: int, low: float, high: float
-) -> tuple[int, _Array, _Array]:
+) -> tuple[int, Array, Array]:
     """Count magnitudes above `high`; return the others down to `low` (not 0) and their places."""
+    lowest = np.float32(low) if low > 0 else np.nextafter(np.float32(0), np.float32(1))
     above = 0
     places, values = [], []
-    for a in range(0, size, SPAN):
-        span = _numpy(magnitudes(slice(a, a + SPAN)))
-        inside = span <= high
-        above += len(span) - int(np.count_nonzero(inside))
-        inside &= span >= low if low > 0 else span > 0
-        found = np.flatnonzero(inside)
-        places.append(found + a)
-        values.append(span[found])
+    found = np.empty(SPAN, dtype=np.uint32)
+    for span in spans(size):
+        some = magnitudes(span)
+        larger, inside = _sift(some, lowest, np.float32(high), found)
+        above += larger
+        places.append(found[:inside].astype(np.int64) + span.start)
+        values.append(some[found[:inside]])
     return above, np.concatenate(places), np.concatenate(values)
 
 
-def _nth(values: _Array, count: int) -> tuple[float, int]:
+@compiled
+def _sift(magnitudes: Array, low: np.float32, high: np.float32, found: Array) -> tuple[int, int]:
+    """Count what is above `high`, NaN included, and list where low .. high is; return both."""
+    larger = np.uint32(0)
+    for i in range(len(magnitudes)):
+        larger += np.uint32(not magnitudes[i] <= high)
+    inside = 0
+    for i in range(len(magnitudes)):
+        found[inside] = i
+        inside += (magnitudes[i] >= low) & (magnitudes[i] <= high)
+    return int(larger), inside
+
+
+def _nth(values: Array, count: int) -> tuple[float, int]:
     """Return the magnitude that is `count`-th from the top, and where its element lies."""
     at = len(values) - count
     magnitude = np.partition(values, at)[at]
@@ -155,14 +191,9 @@ def _nth(values: _Array, count: int) -> tuple[float, int]:
 
 def _nth_zero(magnitudes: Magnitudes, size: int, count: int) -> int:
     """Return the index of the `count`-th element whose magnitude is 0."""
-    for a in range(0, size, SPAN):
-        zeros = np.flatnonzero(_numpy(magnitudes(slice(a, a + SPAN))) == 0)
+    for span in spans(size):
+        zeros = np.flatnonzero(magnitudes(span) == 0)
         if count <= len(zeros):
-            return a + int(zeros[count - 1])
+            return int(span.start) + int(zeros[count - 1])
         count -= len(zeros)
     raise AssertionError("fewer zeros than counted")
-
-
-def _numpy(values: Tensor) -> _Array:
-    array: _Array = values.cpu().numpy()
-    return array

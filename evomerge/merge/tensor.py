@@ -8,19 +8,12 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import CandidateError, CheckpointError
+from evomerge.merge.compiled import are_finite, stored
 from evomerge.merge.method import Merge
 from evomerge.merge.methods import get_method
 from evomerge.merge.noise import Noise
 from evomerge.merge.plan import Planner, SourceTensor, TensorPlan
 from evomerge.merge.reader import DTYPES, Reader, Rows
-
-_INFINITY = {
-    torch.float16: (torch.int16, 0x7C00),
-    torch.bfloat16: (torch.int16, 0x7F80),
-    torch.float32: (torch.int32, 0x7F80_0000),
-    torch.float64: (torch.int64, 0x7FF0_0000_0000_0000),
-}
-"""Integer type of the same width, and the bits of infinity, by dtype."""
 
 
 class TensorMaker:
@@ -119,20 +112,12 @@ class TensorMaker:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no weight is NaN or infinite.
-
-    Read as integers, the bits of such numbers are larger than those of all others of their sign,
-    and two integer maxima cost less than anything that computes with the numbers.
-    """
-    if not tensor.is_floating_point() or not tensor.numel():
+    """Whether no weight is NaN or infinite."""
+    if not tensor.is_floating_point():
         return True
-    if tensor.dtype not in _INFINITY or not tensor.is_cpu:
-        return count_bad(tensor) == 0
-    integer, infinity = _INFINITY[tensor.dtype]
-    bits = tensor.detach().contiguous().view(integer).numpy()
-    sign = 1 << (8 * bits.itemsize - 1)
-    unsigned = bits.view(f"u{bits.itemsize}")
-    return bool(bits.max() < infinity and unsigned.max() < infinity + sign)
+    if tensor.is_cpu and tensor.dtype in (torch.bfloat16, torch.float16, torch.float32):
+        return are_finite(stored(tensor))
+    return count_bad(tensor) == 0
 
 
 def count_bad(tensor: Tensor) -> int:

@@ -1,7 +1,7 @@
 """Thinning a task vector: which of its elements stay, and what makes up for the others.
 
 A thinning is made for one task vector and asked for a plan whenever the knobs change. The plan is
-a factor on the whole task vector and a step that sets elements of a span to 0.
+a factor on the whole task vector and a step that writes a span of it, thinned.
 
 `rescale` keeps the expected L1 norm of the task vector: the factor is the sum of magnitudes over
 the expected sum of kept magnitudes. For a random share (DARE) that is 1 / density, as in its paper.
@@ -13,39 +13,52 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from evomerge.merge.compiled import LANES, Array, compiled, stored, widen
 from evomerge.merge.noise import LOWEST, STEPS, Noise, chance
-from evomerge.merge.passes import BLOCK, flat, load, scalar, scratch, spans, total
+from evomerge.merge.passes import BLOCK, load_change, scratch, spans
 from evomerge.merge.selection import Cut, Order, find_cut
 
-Thin = Callable[[Tensor, int], None]
-"""Sets dropped elements of a float32 span (given with its start) to 0, in place."""
+Thin = Callable[[slice, Array], None]
+"""Writes a span of the task vector as float32, what is dropped as 0."""
 
-Plan = tuple[float, Thin | None]
-"""Factor on the task vector (0: nothing stays) and the step, or None where everything stays."""
-
-DROPPED: Plan = (0.0, None)
-WHOLE: Plan = (1.0, None)
+Plan = tuple[float, Thin] | None
+"""Factor on the task vector and the step, or None where nothing stays."""
 
 
 class TaskVector:
     """The difference of a source from the base, computed span by span.
 
     Attributes:
-        size: number of elements.
+        source: the stored source, flat.
+        base: the stored base, flat.
         row: number of elements of a row (the last dimension); the whole of a vector.
     """
 
     def __init__(self, source: Tensor, base: Tensor) -> None:
-        self.source, self.base = flat(source), flat(base)
-        self.size = self.source.numel()
+        self.source, self.base = stored(source), stored(base)
         self.row = max(source.shape[-1] if source.dim() else 1, 1)
 
-    def magnitudes(self, part: slice) -> Tensor:
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def load(self, part: slice, out: Array) -> None:
+        """Write a slice as float32."""
+        load_change(self.source[part], self.base[part], out)
+
+    def magnitudes(self, part: slice) -> Array:
         """Return the magnitudes of a slice, in a scratch buffer."""
-        return load(self.source[part], "delta").sub_(load(self.base[part], "base of delta")).abs_()
+        source, base = (np.ascontiguousarray(x[part]) for x in (self.source, self.base))
+        result = scratch(len(source), "magnitudes")
+        _load_magnitudes(source, base, result)
+        return result
+
+
+@compiled
+def _load_magnitudes(source: Array, base: Array, out: Array) -> None:
+    for i in range(len(out)):
+        out[i] = abs(widen(source[i]) - widen(base[i]))
 
 
 class Thinning(Protocol):
@@ -62,11 +75,11 @@ class Keep:
     """Everything stays, whatever the density."""
 
     def __init__(self, vector: TaskVector, noise: Noise | None, *, reuse: bool) -> None:
-        pass
+        self._vector = vector
 
     def plan(self, knobs: Mapping[str, float], *, rescale: bool) -> Plan:
         """Return what these `source` knobs do."""
-        return WHOLE
+        return 1.0, self._vector.load
 
 
 class Largest:
@@ -74,43 +87,61 @@ class Largest:
 
     def __init__(self, vector: TaskVector, noise: Noise | None, *, reuse: bool) -> None:
         self.vector = vector
-        self._order = Order(vector.magnitudes, vector.size) if reuse else None
+        self._order = Order(vector.magnitudes, len(vector)) if reuse else None
 
     def plan(self, knobs: Mapping[str, float], *, rescale: bool) -> Plan:
         """Return what these `source` knobs do."""
-        return self._band(0, int(knobs["density"] * self.vector.size), rescale)
+        return self._band(0, int(knobs["density"] * len(self.vector)), rescale)
 
     def _band(self, skipped: int, count: int, rescale: bool) -> Plan:
         """Keep `count` elements after the `skipped` largest."""
         if count <= 0:
-            return DROPPED
-        if not skipped and count >= self.vector.size:
-            return WHOLE
+            return None
+        if not skipped and count >= len(self.vector):
+            return 1.0, self.vector.load
         lower = self._cut(skipped + count)
         upper = self._cut(skipped) if skipped else None
+        source, base = self.vector.source, self.vector.base
 
-        def thin(values: Tensor, start: int) -> None:
+        def thin(span: slice, out: Array) -> None:
+            lower.load_before(source[span], base[span], span.start, out)
             if upper is not None:
-                largest = upper.trim_(scratch(values, "upper").copy_(values), start)
-                lower.trim_(values, start).sub_(largest)
-            else:
-                lower.trim_(values, start)
+                upper.drop_before(out, span.start)
 
         return (self._rescaled(thin) if rescale else 1.0), thin
 
     def _cut(self, count: int) -> Cut:
         if self._order is not None:
             return self._order.cut(count)
-        return find_cut(self.vector.magnitudes, self.vector.size, count)
+        return find_cut(self.vector.magnitudes, len(self.vector), count)
 
     def _rescaled(self, thin: Thin) -> float:
         whole = kept = 0.0
-        for a, b in spans(self.vector.source):
-            magnitudes = self.vector.magnitudes(slice(a, b))
-            whole += total(magnitudes)
-            thin(magnitudes, a)
-            kept += total(magnitudes)
+        for span in spans(len(self.vector)):
+            values = scratch(span.stop - span.start, "rescaled")
+            whole += _length(self.vector.magnitudes(span))
+            thin(span, values)
+            kept += _length(values)
         return whole / kept if kept else 1.0
+
+
+@compiled
+def _length(values: Array) -> float:
+    """Return the sum of magnitudes (L1 norm) of a float32 row."""
+    result = 0.0
+    lanes = np.empty(LANES, dtype=np.float32)
+    for at in range(0, len(values), BLOCK):
+        end = min(at + BLOCK, len(values))
+        whole = at + (end - at) // LANES * LANES
+        lanes[:] = np.float32(0)
+        for start in range(at, whole, LANES):
+            for lane in range(LANES):
+                lanes[lane] += abs(values[start + lane])
+        for i in range(whole, end):
+            lanes[i - whole] += abs(values[i])
+        for lane in range(LANES):
+            result += np.float64(lanes[lane])
+    return result
 
 
 class Band(Largest):
@@ -121,7 +152,7 @@ class Band(Largest):
 
     def plan(self, knobs: Mapping[str, float], *, rescale: bool) -> Plan:
         """Return what these `source` knobs do."""
-        size = self.vector.size
+        size = len(self.vector)
         count = int(knobs["density"] * size)
         return self._band(min(int(knobs["gamma"] * size), size - count), count, rescale)
 
@@ -131,21 +162,28 @@ class RandomShare:
 
     def __init__(self, vector: TaskVector, noise: Noise | None, *, reuse: bool) -> None:
         assert noise is not None
-        self._lanes = _Lanes(noise, vector, reuse=reuse)
+        self._vector, self._field = vector, _Field(noise, vector, reuse=reuse)
 
     def plan(self, knobs: Mapping[str, float], *, rescale: bool) -> Plan:
         """Return what these `source` knobs do."""
         probability = chance(knobs["density"])
         if probability in (0, 1):
-            return WHOLE if probability else DROPPED
-        limit = torch.tensor(LOWEST + round(probability * STEPS), dtype=torch.int16)
+            return (1.0, self._vector.load) if probability else None
+        source, base, field = self._vector.source, self._vector.base, self._field
+        limit = np.int32(LOWEST + round(probability * STEPS))
 
-        def thin(values: Tensor, start: int) -> None:
-            lanes = self._lanes.span(values, start)
-            stays = torch.lt(lanes, limit, out=scratch(values, "stays", torch.int16))
-            values.mul_(scratch(values, "mask").copy_(stays))
+        def thin(span: slice, out: Array) -> None:
+            _load_random(source[span], base[span], field.lanes(span), limit, out)
 
         return (1 / probability if rescale else 1.0), thin
+
+
+@compiled
+def _load_random(source: Array, base: Array, lanes: Array, limit: np.int32, out: Array) -> None:
+    """Write a task vector where lanes are below a limit, and 0 (of a NaN, NaN) elsewhere."""
+    for i in range(len(out)):
+        stays = np.float32(1) if lanes[i] < limit else np.float32(0)
+        out[i] = (widen(source[i]) - widen(base[i])) * stays
 
 
 class RankedShare:
@@ -160,93 +198,113 @@ class RankedShare:
 
     def __init__(self, vector: TaskVector, noise: Noise | None, *, reuse: bool) -> None:
         assert noise is not None
-        self.vector = vector
-        self._lanes = _Lanes(noise, vector, reuse=reuse)
-        self._held: dict[int, tuple[Tensor, Tensor]] | None = {} if reuse else None
+        self.vector, self._field = vector, _Field(noise, vector, reuse=reuse)
+        self._held: tuple[Array, Array] | None = None
         if reuse:
-            for a, b in spans(vector.source, rows_of=vector.row):
-                self._rows(a, vector.magnitudes(slice(a, b)))
+            ranks = np.empty(len(vector), dtype=np.int16)
+            leans = np.empty(len(vector) // vector.row, dtype=np.float32)
+            for span in spans(len(vector), rows_of=vector.row):
+                rows = slice(span.start // vector.row, span.stop // vector.row)
+                ranks[span], leans[rows] = self._ranks(span)
+            self._held = ranks, leans
 
     def plan(self, knobs: Mapping[str, float], *, rescale: bool) -> Plan:
         """Return what these `source` knobs do."""
-        density = knobs["density"]
+        density, row = knobs["density"], self.vector.row
         if density in (0, 1):
-            return WHOLE if density else DROPPED
+            return (1.0, self.vector.load) if density else None
         epsilon = min(knobs["epsilon"], density, 1 - density)
-        slope, middle = scalar(2 * epsilon), scalar(LOWEST + density * STEPS)
+        slope, middle = np.float32(2 * epsilon), np.float32(LOWEST + density * STEPS)
+        least, spread = np.float32(density - epsilon), np.float32(2 * epsilon)
+        source, base, field = self.vector.source, self.vector.base, self._field
 
-        def thin(values: Tensor, start: int) -> None:
-            ranks, lean = self._rows(start, values)
-            bounds = scratch(values, "chances").copy_(ranks)
-            bounds.mul_(slope).add_(middle)
-            lanes = scratch(values, "lanes").copy_(self._lanes.span(values, start))
-            values.mul_(torch.lt(lanes, bounds, out=lanes))
-            if rescale:
-                factors = 1 / ((density - epsilon) + 2 * epsilon * lean)
-                values.view(-1, self.vector.row).mul_(factors.unsqueeze(1))
+        def thin(span: slice, out: Array) -> None:
+            ranks, leans = self._ranks(span)
+            factors = 1 / (least + spread * leans) if rescale else np.ones_like(leans)
+            lanes = field.lanes(span)
+            _load_ranked(source[span], base[span], lanes, ranks, slope, middle, factors, row, out)
 
         return 1.0, thin
 
-    def _rows(self, start: int, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return rank of each element, and each row's mean rank weighted by magnitude.
+    def _ranks(self, span: slice) -> tuple[Array, Array]:
+        """Return the rank of each element, and each row's mean rank weighted by magnitude.
 
         Returns:
             int16 of -32768 (lowest) to 32767 (highest), and float32 of 0 to 1, one a row.
         """
-        if self._held is not None and start in self._held:
-            return self._held[start]
-        magnitudes = scratch(values, "chances").copy_(values).abs_().view(-1, self.vector.row)
-        ranks = _ranks(magnitudes)
-        result = ranks.view(-1), _lean(magnitudes, ranks)
+        row = self.vector.row
         if self._held is not None:
-            self._held[start] = result
-        return result
+            ranks, leans = self._held
+            return ranks[span], leans[span.start // row : span.stop // row]
+        magnitudes = self.vector.magnitudes(span).reshape(-1, row)
+        ranks = np.empty(magnitudes.shape, dtype=np.int16)
+        leans = np.empty(len(magnitudes), dtype=np.float32)
+        _rank(magnitudes, _sorted_keys(magnitudes), _codes(row), ranks, leans)
+        return ranks.reshape(-1), leans
 
 
-class _Lanes:
+@compiled
+def _load_ranked(
+    source: Array,
+    base: Array,
+    lanes: Array,
+    ranks: Array,
+    slope: np.float32,
+    middle: np.float32,
+    factors: Array,
+    row: int,
+    out: Array,
+) -> None:
+    """Write a task vector where a lane is below what the rank allows, times the row's factor."""
+    for top in range(len(factors)):
+        for i in range(top * row, (top + 1) * row):
+            bound = np.float32(ranks[i]) * slope + middle
+            stays = np.float32(1) if np.float32(lanes[i]) < bound else np.float32(0)
+            out[i] = (widen(source[i]) - widen(base[i])) * stays * factors[top]
+
+
+def _sorted_keys(magnitudes: Array) -> Array:
+    """Return, row by row, the columns in the order of rising magnitude, in the lower bits."""
+    bits = magnitudes.view(np.uint32) >> 15
+    column = np.arange(magnitudes.shape[1], dtype=np.uint32)
+    if len(column) <= 1 << 16:
+        return np.sort((bits << 16) | column, axis=1) & np.uint32(0xFFFF)
+    keys = np.sort((bits.astype(np.uint64) << 32) | column, axis=1) & np.uint64(0xFFFFFFFF)
+    return keys.astype(np.uint32)
+
+
+def _codes(width: int) -> Array:
+    """Return the rank of every place of a sorted row, int16 from -32768 to 32767."""
+    if width == 1:
+        return np.zeros(1, dtype=np.int16)
+    steps = np.arange(width, dtype=np.float64) * ((STEPS - 1) / (width - 1))
+    return (np.round(steps) + LOWEST).astype(np.int16)
+
+
+@compiled
+def _rank(magnitudes: Array, order: Array, codes: Array, ranks: Array, leans: Array) -> None:
+    """Write the rank of each element, and each row's mean rank weighted by magnitude, 0 to 1."""
+    for row in range(len(magnitudes)):
+        whole = weighted = 0.0
+        for place in range(len(codes)):
+            column = order[row, place]
+            ranks[row, column] = codes[place]
+            magnitude = np.float64(magnitudes[row, column])
+            whole += magnitude
+            weighted += magnitude * codes[place]
+        mean = (weighted / whole - LOWEST) / (STEPS - 1) if whole > 0 else 0.5
+        leans[row] = np.float32(mean)
+
+
+class _Field:
     """The random field of a task vector: held, or drawn again for every span."""
 
     def __init__(self, noise: Noise, vector: TaskVector, *, reuse: bool) -> None:
         self._noise = noise
-        self._held = noise.lanes(0, vector.size).to(vector.source.device) if reuse else None
+        self._held = noise.lanes(0, len(vector)).numpy() if reuse else None
 
-    def span(self, values: Tensor, start: int) -> Tensor:
-        """Return the lanes (int16) of a span that begins at `start`."""
-        stop = start + values.numel()
+    def lanes(self, span: slice) -> Array:
+        """Return the lanes (int16) of a span."""
         if self._held is not None:
-            return self._held[start:stop]
-        return self._noise.lanes(start, stop).to(values.device)
-
-
-def _ranks(magnitudes: Tensor) -> Tensor:
-    """Return the rank of each element within its row, from -32768 to 32767."""
-    rows, width = magnitudes.shape
-    bits = magnitudes.cpu().numpy().view(np.uint32) >> 15
-    column = np.arange(width, dtype=np.uint32)
-    if width <= 1 << 16:
-        keys = np.sort((bits << 16) | column, axis=1) & np.uint32(0xFFFF)
-    else:
-        keys = np.sort((bits.astype(np.uint64) << 32) | column, axis=1) & np.uint64(0xFFFFFFFF)
-    steps = np.round(column * ((STEPS - 1) / max(width - 1, 1))) + LOWEST
-    codes = torch.from_numpy((steps if width > 1 else np.zeros(1)).astype(np.int16))
-    order = torch.from_numpy(keys.astype(np.int64))
-    ranks = torch.empty(rows, width, dtype=torch.int16)
-    return ranks.scatter_(1, order, codes.expand(rows, width)).to(magnitudes.device)
-
-
-def _lean(magnitudes: Tensor, ranks: Tensor) -> Tensor:
-    """Return the mean rank (0 to 1) of each row, weighted by magnitude; 1/2 for a row of zeros."""
-    weighted = scratch(magnitudes, "weighted").view_as(magnitudes).copy_(ranks).mul_(magnitudes)
-    whole = _row_totals(magnitudes)
-    mean = (_row_totals(weighted) / whole).sub_(LOWEST).div_(STEPS - 1)
-    return torch.where(whole > 0, mean, 0.5)
-
-
-def _row_totals(matrix: Tensor) -> Tensor:
-    """Return the sum of each row, float32; the bits do not depend on the threads."""
-    width = matrix.shape[1]
-    if not matrix.is_cpu:
-        return matrix.sum(1)
-    if width > BLOCK:
-        return torch.tensor([total(row) for row in matrix])
-    return torch.cat([part.sum(1) for part in torch.split(matrix, max(BLOCK // width, 1))])
+            return self._held[span]
+        return self._noise.lanes(span.start, span.stop).numpy()

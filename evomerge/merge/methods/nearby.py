@@ -10,7 +10,11 @@ from evomerge.merge.method import Knob, Merge, Method
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from evomerge.merge.compiled import Array
     from evomerge.merge.noise import Noise
+
+_AT_ONCE = 1 << 14
+"""Elements summed at once; torch shares one sum among threads from 2^15 on."""
 
 
 def prepare_nearswap(
@@ -20,19 +24,18 @@ def prepare_nearswap(
 
     out = base + clamp(x - base, -t, t): where the two are within t of each other, the source's.
     """
-    from evomerge.merge.passes import flat, load, spans
+    import numpy as np
+
+    from evomerge.merge.compiled import stored
+    from evomerge.merge.passes import store_moved
 
     assert base is not None
-    source, origin = flat(tensors[0]), flat(base)
+    source, origin = stored(tensors[0]), stored(base)
 
     def merge(
         sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
     ) -> None:
-        target = flat(out)
-        for a, b in spans(origin):
-            start = load(origin[a:b], "base")
-            change = load(source[a:b], "source").sub_(start).clamp_(-knobs["t"], knobs["t"])
-            target[a:b].copy_(start.add_(change))
+        store_moved(source, origin, np.float32(knobs["t"]), stored(out))
 
     return merge
 
@@ -46,41 +49,32 @@ def prepare_arcee_fusion(
     softmax(base row)). Important is what lies above the median by more than 1.5 times the range
     between the quartiles of all importances (each the lower one, where it falls between two).
     """
-    import torch
-
-    from evomerge.merge.passes import flat, load, spans
+    from evomerge.merge.compiled import stored
+    from evomerge.merge.passes import store_chosen
 
     assert base is not None
-    source, origin = flat(tensors[0]), flat(base)
-    chosen: list[Tensor] = []
+    chosen: list[Array] = []
 
     def merge(
         sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
     ) -> None:
-        if not chosen:
-            chosen.append(important(tensors[0], base))
-        target = flat(out)
-        for a, b in spans(origin):
-            start, end = load(origin[a:b], "base"), load(source[a:b], "source")
-            picks = load(chosen[0][a:b], "picks")
-            target[a:b].copy_(torch.lerp(start, end, picks))
-        if not reuse:
-            chosen.clear()
+        picks = chosen[0] if chosen else important(tensors[0], base)
+        if reuse and not chosen:
+            chosen.append(picks)
+        store_chosen(stored(tensors[0]), stored(base), picks, stored(out))
 
     return merge
 
 
-def important(source: Tensor, base: Tensor) -> Tensor:
+def important(source: Tensor, base: Tensor) -> Array:
     """Return whether each weight of a source is important, as one flat row of booleans."""
     import numpy as np
     import torch
 
-    from evomerge.merge.passes import BLOCK, flat
-
     width = max(source.shape[-1] if source.dim() else 1, 1)
-    ends, starts = flat(source).view(-1, width), flat(base).view(-1, width)
+    ends, starts = source.detach().reshape(-1, width), base.detach().reshape(-1, width)
     importance = torch.empty(ends.shape, dtype=torch.float32)
-    tall = max(BLOCK // width, 1)
+    tall = max(_AT_ONCE // width, 1)
     for top in range(0, len(ends), tall):
         end, start = ends[top : top + tall].float(), starts[top : top + tall].float()
         # 1e-8 keeps the logarithm finite where softmax underflows.
@@ -90,16 +84,15 @@ def important(source: Tensor, base: Tensor) -> Tensor:
     last = len(values) - 1
     ranks = [int(last * share) for share in (0.25, 0.5, 0.75)]
     low, middle, high = (float(np.partition(values, rank)[rank]) for rank in ranks)
-    return torch.from_numpy(values > middle + 1.5 * (high - low)).to(source.device)
+    result: Array = ~(values <= middle + 1.5 * (high - low))  # a NaN counts as important
+    return result
 
 
 def _row_sums(values: Tensor) -> Tensor:
     """Return the sum of every row, as a column; long rows go block by block."""
-    from evomerge.merge.passes import BLOCK
-
-    sums = values[:, :BLOCK].sum(1, keepdim=True)
-    for at in range(BLOCK, values.shape[1], BLOCK):
-        sums += values[:, at : at + BLOCK].sum(1, keepdim=True)
+    sums = values[:, :_AT_ONCE].sum(1, keepdim=True)
+    for at in range(_AT_ONCE, values.shape[1], _AT_ONCE):
+        sums += values[:, at : at + _AT_ONCE].sum(1, keepdim=True)
     return sums
 
 

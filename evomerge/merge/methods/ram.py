@@ -11,6 +11,7 @@ from evomerge.merge.method import Knob, Merge, Method
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from evomerge.merge.compiled import Array
     from evomerge.merge.noise import Noise
 
 
@@ -29,70 +30,36 @@ def prepare_ram(
     changes that source i makes alone by 1 + r min(overlap_i / alone_i, alpha): the number of
     elements it shares with others over the number it changes alone.
     """
-    from evomerge.merge.passes import flat, load, scratch, spans, total
+    import numpy as np
+
+    from evomerge.merge.compiled import stored
+    from evomerge.merge.overlap import changes, count_overlap, store_mean_change
 
     assert base is not None
-    origin = flat(base)
-    rows = [flat(tensor) for tensor in tensors]
-    stretches: dict[tuple[float, float, float], list[float]] = {}
+    origin, rows = stored(base), [stored(tensor) for tensor in tensors]
+    counts: dict[float, tuple[Array, Array]] = {}
 
-    def changed(values: Tensor, epsilon: float) -> Tensor:
-        import torch
-
-        result = scratch(values, "changed")
-        return torch.gt(torch.abs(values, out=result), epsilon, out=result)
-
-    def count(a: int, b: int, epsilon: float) -> tuple[list[Tensor], Tensor]:
-        """Return the changes of a span that count (0 elsewhere), and how many do."""
-        start = load(origin[a:b], "base")
-        changes = [load(row[a:b], slot).sub_(start) for slot, row in enumerate(rows)]
-        number = scratch(start, "number").zero_()
-        for change in changes:
-            mask = changed(change, epsilon)
-            number.add_(mask)
-            change.mul_(mask)
-        return changes, number
-
-    def stretch(epsilon: float, r: float, alpha: float) -> list[float]:
-        import torch
-
-        key = (epsilon, r, alpha)
-        if key not in stretches:
-            alone, shared = [0.0] * len(rows), [0.0] * len(rows)
-            for a, b in spans(origin):
-                changes, number = count(a, b, epsilon)
-                single = torch.eq(number, 1, out=scratch(number, "single"))
-                for i, change in enumerate(changes):
-                    mask = torch.ne(change, 0, out=scratch(number, "changed"))
-                    all_of_it = total(mask)
-                    mine = total(mask.mul_(single))
-                    alone[i] += mine
-                    shared[i] += all_of_it - mine
-            stretches.clear()
-            stretches[key] = [
-                1 + r * min(s / max(n, 1.0), alpha) for s, n in zip(shared, alone, strict=True)
-            ]
-        return stretches[key]
+    def overlap(epsilon: float) -> tuple[Array, Array]:
+        """Return how many elements each source changes alone, and how many with others."""
+        if epsilon not in counts:
+            alone, shared = np.zeros(len(rows)), np.zeros(len(rows))
+            for _, values in changes(rows, origin):
+                count_overlap(values, np.float32(epsilon), alone, shared)
+            counts.clear()
+            counts[epsilon] = alone, shared
+        return counts[epsilon]
 
     def merge(
         sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
     ) -> None:
-        import torch
-
-        epsilon = knobs["epsilon"]
-        extra = [x - 1 for x in stretch(epsilon, knobs["r"], knobs["alpha"])] if plus else None
-        target = flat(out)
-        for a, b in spans(origin):
-            changes, number = count(a, b, epsilon)
-            result = scratch(number, "sum").zero_()
-            for change in changes:
-                result.add_(change)
-            if extra:
-                single = torch.eq(number, 1, out=scratch(number, "single"))
-                for factor, change in zip(extra, changes, strict=True):
-                    result.addcmul_(change, single, value=factor)
-            result.div_(number.clamp_min_(1))
-            target[a:b].copy_(result.add_(load(origin[a:b], "base")))
+        epsilon, target = knobs["epsilon"], stored(out)
+        stretch = np.ones(len(rows), dtype=np.float32)
+        if plus:
+            alone, shared = overlap(epsilon)
+            ratios = np.minimum(shared / np.maximum(alone, 1), knobs["alpha"])
+            stretch = (1 + knobs["r"] * ratios).astype(np.float32)
+        for span, values in changes(rows, origin):
+            store_mean_change(origin[span], values, np.float32(epsilon), stretch, target[span])
 
     return merge
 

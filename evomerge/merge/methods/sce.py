@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from evomerge.merge.method import Knob, Merge, Method
-from evomerge.merge.methods.task_vectors import elect_
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from evomerge.merge.compiled import Array
     from evomerge.merge.noise import Noise
-    from evomerge.merge.selection import Cut
 
 
 def prepare_sce(
@@ -25,69 +24,74 @@ def prepare_sce(
     the sum of squares of what stayed. Erase: at each element the sign of the plain sum is
     elected, and the weighted mean of the changes of that sign goes in.
     """
-    from evomerge.merge.passes import flat, load, scratch, spans, total
+    import numpy as np
+
+    from evomerge.merge import agreement
+    from evomerge.merge.compiled import stored
+    from evomerge.merge.passes import load_change, scratch, spans
     from evomerge.merge.selection import Order, find_cut
+    from evomerge.merge.variance import add_energies, load_variance
 
     assert base is not None
-    origin = flat(base)
-    rows = [flat(tensor) for tensor in tensors]
-    count, size = len(rows), origin.numel()
+    origin = stored(base)
+    rows = [stored(tensor) for tensor in tensors]
+    count, size = len(rows), len(origin)
 
-    def deltas(part: slice) -> list[Tensor]:
-        start = load(origin[part], "base")
-        return [load(row[part], slot).sub_(start) for slot, row in enumerate(rows)]
+    def load(part: slice, values: Array) -> None:
+        start = np.ascontiguousarray(origin[part])
+        for row, change in zip(rows, values, strict=True):
+            load_change(np.ascontiguousarray(row[part]), start, change)
 
-    def variances(part: slice) -> Tensor:
-        changes = deltas(part)
-        mean = scratch(changes[0], "mean").zero_()
-        for change in changes:
-            mean.add_(change, alpha=1 / count)
-        variance = scratch(mean, "variance").zero_()
-        for change in changes:
-            change.sub_(mean)
-            variance.addcmul_(change, change)
-        return variance
+    def variances(part: slice) -> Array:
+        width = len(origin[part])
+        changes = scratch(count * width, "varying").reshape(count, width)
+        load(part, changes)
+        result = scratch(width, "variance")
+        load_variance(changes, result)
+        return result
 
     order = Order(variances, size) if reuse else None
 
-    def selected(share: float) -> Cut | None:
-        """Return the cut of a share that is not all."""
+    def selected(share: float) -> Callable[[slice, Array], None]:
+        """Return what writes a span of every change, of the elements that vary most."""
         kept = int(share * size)
         if kept >= size:
-            return None
-        return order.cut(kept) if order else find_cut(variances, size, kept)
+            return load
+        cut = order.cut(kept) if order else find_cut(variances, size, kept)
 
-    def select(a: int, b: int, cut: Cut | None) -> list[Tensor]:
-        mask = cut.mask(variances(slice(a, b)), a, "mask") if cut else None
-        changes = deltas(slice(a, b))
-        return changes if mask is None else [change.mul_(mask) for change in changes]
+        def select(span: slice, values: Array) -> None:
+            load(span, values)
+            variance = scratch(values.shape[1], "variance")
+            load_variance(values, variance)
+            for change in values:
+                cut.keep_before(change, variance, span.start)
+
+        return select
 
     def merge(
         sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
     ) -> None:
-        target = flat(out)
         if int(knobs["select_topk"] * size) == 0:
-            target.copy_(origin)
+            out.copy_(base)
             return
-        cut = selected(knobs["select_topk"])
-        energies = [0.0] * count
-        for a, b in spans(origin):
-            for i, change in enumerate(select(a, b, cut)):
-                energies[i] += total(change.square_())
-        everything = sum(energies)
-        if everything == 0:
-            target.copy_(origin)
+        select, energies = selected(knobs["select_topk"]), np.zeros(count)
+        for span in spans(size):
+            values = scratch(count * (span.stop - span.start), "changes").reshape(count, -1)
+            select(span, values)
+            add_energies(values, energies)
+        if energies.sum() == 0:
+            out.copy_(base)
             return
-        weights = [energy / everything for energy in energies]
-        counted = [i for i, weight in enumerate(weights) if weight != 0]
-        shares = [weights[i] for i in counted]
-        for a, b in spans(origin):
-            changes = select(a, b, cut)
-            change = scratch(changes[0], "change").zero_()
-            for item in changes:
-                change.add_(item)
-            elect_(change, [changes[i] for i in counted], shares, factors=shares)
-            target[a:b].copy_(change.add_(load(origin[a:b], "base")))
+        weights = (energies / energies.sum()).tolist()
+        agreement.write(
+            select,
+            out,
+            base,
+            factors=[1.0] * count,
+            elect=True,
+            shares=weights,
+            counted=weights,
+        )
 
     return merge
 

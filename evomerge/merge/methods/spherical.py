@@ -16,6 +16,7 @@ from evomerge.merge.methods.linear import normalized
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from evomerge.merge.compiled import Array
     from evomerge.merge.noise import Noise
 
     Gram = Sequence[Sequence[float]]
@@ -75,16 +76,11 @@ def prepare_nuslerp(
     tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
     """Slerp by weights, of the sources or of their task vectors, whole or row by row."""
-    from evomerge.merge.passes import (
-        as_matrix,
-        products,
-        row_products,
-        write_row_sum,
-        write_sum,
-    )
+    from evomerge.merge.passes import products, write_sum
+    from evomerge.merge.rowwise import as_matrix, row_products, write_row_sum
 
     whole: list[float] = []
-    parts: dict[bool, list[Tensor]] = {}
+    parts: dict[bool, list[Array]] = {}
 
     def merge(
         sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
@@ -110,18 +106,19 @@ def prepare_nuslerp(
     return merge
 
 
-def _row_arc_weights(t: float, xx: Tensor, xy: Tensor, yy: Tensor) -> tuple[Tensor, Tensor]:
+def _row_arc_weights(t: float, xx: Array, xy: Array, yy: Array) -> tuple[Array, Array]:
     """`arc_weights` for many arcs at once, given the dot products of their ends."""
-    import torch
+    import numpy as np
 
-    cosine = (xy / (xx.sqrt() * yy.sqrt())).clamp(-1, 1)
-    angle = cosine.acos()
-    sine = angle.sin()
-    straight = (sine < 1e-6) | (xx * yy == 0)
-    sine = torch.where(straight, 1.0, sine)
+    lengths = np.sqrt(xx) * np.sqrt(yy)
+    cosine = np.clip(xy / np.where(lengths == 0, 1.0, lengths), -1, 1)
+    angle = np.arccos(cosine)
+    sine = np.sin(angle)
+    straight = (sine < 1e-6) | (lengths == 0)
+    sine = np.where(straight, 1.0, sine)
     return (
-        torch.where(straight, 1 - t, ((1 - t) * angle).sin() / sine),
-        torch.where(straight, t, (t * angle).sin() / sine),
+        np.where(straight, 1 - t, np.sin((1 - t) * angle) / sine),
+        np.where(straight, t, np.sin(t * angle) / sine),
     )
 
 

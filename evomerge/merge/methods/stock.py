@@ -11,6 +11,7 @@ from evomerge.merge.method import Knob, Merge, Method
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from evomerge.merge.compiled import Array
     from evomerge.merge.noise import Noise
 
 
@@ -23,12 +24,13 @@ def prepare_model_stock(
     `filter_wise`, of each row. Where the denominator vanishes, the task vectors cancel and the
     base is left.
     """
-    from evomerge.merge.passes import products, write_row_sum, write_sum
+    from evomerge.merge.passes import products, write_sum
+    from evomerge.merge.rowwise import write_row_sum
 
     assert base is not None
     count = len(tensors)
     whole: list[float] = []
-    rows: list[Tensor] = []
+    rows: list[Array] = []
 
     def merge(
         sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
@@ -61,26 +63,27 @@ def ratio(cosine: float, count: int) -> float:
     return 0.0 if abs(denominator) <= 1e-8 else count * cosine / denominator
 
 
-def _row_ratios(tensors: Sequence[Tensor], base: Tensor) -> Tensor:
+def _row_ratios(tensors: Sequence[Tensor], base: Tensor) -> Array:
     """Return t of every row, float64."""
-    import torch
+    import numpy as np
 
-    from evomerge.merge.passes import as_matrix, row_products
+    from evomerge.merge.rowwise import as_matrix, row_products
 
     start = as_matrix(base)
     matrices = [as_matrix(tensor) for tensor in tensors]
-    lengths = [row_products(matrix, matrix, start).sqrt() for matrix in matrices]
+    lengths = [np.sqrt(row_products(matrix, matrix, start)) for matrix in matrices]
     pairs = [(i, j) for i in range(len(matrices)) for j in range(i)]
-    cosine = torch.zeros(len(start), dtype=torch.float64, device=base.device)
+    cosine = np.zeros(len(start))
     for i, j in pairs:
         product = lengths[i] * lengths[j]
-        dot = row_products(matrices[i], matrices[j], start)
-        cosine += torch.where(product == 0, 0.0, dot / torch.where(product == 0, 1.0, product))
+        dots = row_products(matrices[i], matrices[j], start)
+        cosine += np.where(product == 0, 0.0, dots / np.where(product == 0, 1.0, product))
     cosine /= len(pairs)
     count = len(tensors)
     denominator = 1 + (count - 1) * cosine
-    gone = denominator.abs() <= 1e-8
-    return torch.where(gone, 0.0, count * cosine / torch.where(gone, 1.0, denominator))
+    gone = np.abs(denominator) <= 1e-8
+    result: Array = np.where(gone, 0.0, count * cosine / np.where(gone, 1.0, denominator))
+    return result
 
 
 MODEL_STOCK = Method(

@@ -18,13 +18,12 @@ from evomerge.merge.methods.linear import normalized
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from evomerge.merge.compiled import Array
     from evomerge.merge.noise import Noise
 
 ThinningName = Literal["Keep", "Largest", "Band", "RandomShare", "RankedShare"]
 
 _RANDOM = ("RandomShare", "RankedShare")
-
-_SIGN_BIT = -(1 << 31)
 
 
 def prepare_task_vectors(
@@ -46,8 +45,9 @@ def prepare_task_vectors(
         thinning: class of `merge/thinning.py`.
         elect: whether the signs are elected (TIES), else the task vectors are summed.
     """
+    from evomerge.merge import agreement
     from evomerge.merge import thinning as thinnings
-    from evomerge.merge.passes import load, pieces, scalar, scratch
+    from evomerge.merge.passes import write_sum
 
     assert base is not None
     kind: type[thinnings.Thinning] = getattr(thinnings, thinning)
@@ -64,82 +64,34 @@ def prepare_task_vectors(
         weights = [source["weight"] for source in sources]
         if knobs["normalize"] and not elect:
             weights = normalized(weights)
+        if thinning == "Keep":
+            write_sum(tensors, weights, out, base, knobs["lambda"])
+            return
         plans = [
-            thin.plan(source, rescale=bool(knobs["rescale"])) if weight else thinnings.DROPPED
+            thin.plan(source, rescale=bool(knobs["rescale"])) if weight else None
             for thin, source, weight in zip(thins, sources, weights, strict=True)
         ]
-        used = [i for i, (factor, _) in enumerate(plans) if factor]
+        used = [(plan, weight) for plan, weight in zip(plans, weights, strict=True) if plan]
         if not used:
             out.copy_(base)
             return
-        steps = [plans[i][1] for i in used]
-        factors = [weights[i] * plans[i][0] for i in used]
-        scalars = [scalar(factor) for factor in factors]
-        shares = [abs(weights[i]) for i in used] if knobs["normalize"] else None
-        begin = 0
-        for origin, target, *parts in pieces(
-            [base, out, *(tensors[i] for i in used)], rows_of=rows_of
-        ):
-            start = load(origin, "base")
-            change = scratch(start, "change").zero_()
-            changes = []
-            for i, (part, step) in enumerate(zip(parts, steps, strict=True)):
-                delta = load(part, i if elect else 0).sub_(start)
-                if step is not None:
-                    step(delta, begin)
-                if elect:
-                    changes.append(delta.mul_(scalars[i]))
-                    change.add_(delta)
-                else:
-                    change.add_(delta, alpha=factors[i])
-            if elect:
-                elect_(change, changes, shares)
-            target.copy_(start.add_(change, alpha=knobs["lambda"]))
-            begin += target.numel()
+
+        def changes(span: slice, values: Array) -> None:
+            for ((_, thin), _), row in zip(used, values, strict=True):
+                thin(span, row)
+
+        agreement.write(
+            changes,
+            out,
+            base,
+            factors=[weight * factor for (factor, _), weight in used],
+            scale=knobs["lambda"],
+            elect=elect,
+            shares=[abs(weight) for _, weight in used] if knobs["normalize"] else None,
+            rows_of=rows_of,
+        )
 
     return merge
-
-
-def elect_(
-    change: Tensor,
-    changes: Sequence[Tensor],
-    shares: Sequence[float] | None,
-    *,
-    factors: Sequence[float] | None = None,
-) -> None:
-    """Keep what agrees with the elected sign (TIES); overwrite `change` with its sum.
-
-    The sign of `change` is elected, at 0 the positive one. A change of the other sign, or a
-    change of 0, does not count. With `shares`, the sum is divided by the shares of those that
-    count.
-
-    Args:
-        change: float32, the sum of `changes`.
-        changes: float32, one a source; overwritten.
-        shares: one a source, above 0.
-        factors: one a source: factor on its change once the sign is elected.
-    """
-    import torch
-
-    from evomerge.merge.passes import scalar, scratch
-
-    zero = scalar(0.0)
-    bits = change.view(torch.int32)
-    sign = torch.bitwise_and(bits, _SIGN_BIT, out=scratch(change, "sign", torch.int32))
-    divisor = scratch(change, "divisor")
-    change.zero_()
-    for i, values in enumerate(changes):
-        values.view(torch.int32).bitwise_xor_(sign)
-        change.add_(values.clamp_min_(0), alpha=factors[i] if factors else 1)
-        if shares:
-            agrees = torch.gt(values, zero, out=values)
-            if i:
-                divisor.add_(agrees, alpha=shares[i])
-            else:
-                torch.mul(agrees, scalar(shares[0]), out=divisor)
-    if shares:
-        change.div_(divisor.clamp_min_(min(shares) / 2))
-    bits.bitwise_xor_(sign)
 
 
 def _method(

@@ -1,0 +1,146 @@
+"""Loops over weights, compiled when they are first called (numba).
+
+A merge in torch is a row of passes over memory, one an operation. A compiled loop does all the
+operations on a weight while it is in a register. The rules that keep a result the same on any
+number of threads, in memory and on disk:
+
+- arithmetic is float32; `fma` rounds once; nothing is reordered (numba's `fastmath` stays off);
+- a sum is taken by `dot` alone, whose order depends on nothing but the length.
+
+Weights come as numpy arrays of their bits (`stored`), since numpy has no bfloat16: `widen` makes
+the float32 of one, `narrow` puts a float32 back, rounded once to nearest even.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+from torch import Tensor
+
+Array = np.ndarray[Any, Any]
+
+_Loop = TypeVar("_Loop", bound=Callable[..., Any])
+
+_STORED = {
+    torch.bfloat16: (torch.uint16, np.uint16),
+    torch.float16: (torch.int16, np.int16),
+    torch.float32: (torch.float32, np.float32),
+    torch.float64: (torch.float64, np.float64),
+}
+"""What stands for a dtype in compiled loops: uint16 is bfloat16, int16 is float16."""
+
+
+_LARGEST = np.finfo(np.float32).max
+
+LANES = 64
+"""Partial sums that `dot` keeps; a length that several vector registers share."""
+
+
+def compiled(loop: _Loop) -> _Loop:
+    """Compile a function on its first call and keep the machine code on disk; it drops the GIL."""
+    try:
+        return cast(_Loop, numba.njit(nogil=True, cache=True)(loop))
+    except RuntimeError:  # there is no folder to keep it in
+        return cast(_Loop, numba.njit(nogil=True)(loop))
+
+
+def stored(tensor: Tensor) -> Array:
+    """Return a tensor's bits as a flat array for compiled loops (no copy if contiguous).
+
+    Raises:
+        KeyError: the dtype is none of bfloat16, float16, float32, float64.
+    """
+    bits, _ = _STORED[tensor.dtype]
+    array: Array = tensor.detach().reshape(-1).view(bits).numpy()
+    return array
+
+
+_F32, _I16, _I32 = ir.FloatType(), ir.IntType(16), ir.IntType(32)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def widen(context: Any, value: Any) -> Any:
+    """Return a stored weight as float32."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        (bits,) = arguments
+        if value == types.uint16:
+            high = builder.shl(builder.zext(bits, _I32), ir.Constant(_I32, 16))
+            return builder.bitcast(high, _F32)
+        if value == types.int16:
+            return builder.fpext(builder.bitcast(bits, ir.HalfType()), _F32)
+        return builder.fptrunc(bits, _F32) if value == types.float64 else bits
+
+    return types.float32(value), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def narrow(context: Any, value: Any, like: Any) -> Any:
+    """Return a float32 as it is stored in an array like `like`."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        number = arguments[0]
+        if like.dtype == types.uint16:
+            bits = builder.bitcast(number, _I32)
+            sixteen, one = ir.Constant(_I32, 16), ir.Constant(_I32, 1)
+            odd = builder.and_(builder.lshr(bits, sixteen), one)
+            half = builder.add(builder.add(bits, ir.Constant(_I32, 0x7FFF)), odd)
+            nan = builder.fcmp_unordered("uno", number, number)
+            rounded = builder.select(nan, ir.Constant(_I32, 0x7FC0), builder.lshr(half, sixteen))
+            return builder.trunc(rounded, _I16)
+        if like.dtype == types.int16:
+            return builder.bitcast(builder.fptrunc(number, ir.HalfType()), _I16)
+        return builder.fpext(number, ir.DoubleType()) if like.dtype == types.float64 else number
+
+    return like.dtype(types.float32, like), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
+    """Return a b + c, rounded once."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        function = ir.FunctionType(_F32, [_F32] * 3)
+        return builder.call(
+            builder.module.declare_intrinsic("llvm.fma", [_F32], function), arguments
+        )
+
+    return types.float32(types.float32, types.float32, types.float32), generate
+
+
+@compiled
+def dot(left: Array, right: Array, lanes: Array) -> float:
+    """Return the dot product of two float32 rows, as float64.
+
+    Args:
+        left: float32.
+        right: float32, as long.
+        lanes: `LANES` float32 to work in.
+    """
+    lanes[:] = np.float32(0)
+    whole = len(left) // LANES * LANES
+    for at in range(0, whole, LANES):
+        for lane in range(LANES):
+            lanes[lane] = fma(left[at + lane], right[at + lane], lanes[lane])
+    for i in range(whole, len(left)):
+        lanes[i - whole] = fma(left[i], right[i], lanes[i - whole])
+    total = 0.0
+    for lane in range(LANES):
+        total += np.float64(lanes[lane])
+    return total
+
+
+@compiled
+def are_finite(values: Array) -> bool:
+    """Whether none of a row of stored weights is NaN or, as float32, infinite."""
+    bad = np.uint32(0)
+    for i in range(len(values)):
+        bad |= np.uint32(not abs(widen(values[i])) <= _LARGEST)
+    return bool(bad == 0)
