@@ -108,8 +108,9 @@ class Facts:
                 f"{where}: metric {metric!r} of task {task!r} comes with several filters; "
                 f"name one of {', '.join(filtered)}."
             )
+        name = task if task in self.groups else self.tasks[task].name
         raise ConfigError(
-            f"{where}: task {task!r} has no metric {metric!r}; it has "
+            f"{where}: task {name!r} has no metric {metric!r}; it has "
             f"{', '.join(sorted(offered)) or 'none'}.{did_you_mean(metric, offered)}"
         )
 

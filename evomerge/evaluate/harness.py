@@ -4,7 +4,8 @@ Relied on, of lm-eval 0.4.10 and newer:
 
 - `TaskManager(include_path, include_defaults)`, `.all_tasks`, and to load tasks
   `TaskManager.load(names)` (from 0.4.12) or `lm_eval.tasks.get_task_dict(names, manager)` (before),
-  both by name or as `{"task": name, "test_split": part}`;
+  both by name, or a group of tasks changed in `test_split` (only in a group do all versions take
+  a dictionary as changes to the task of that name);
 - of a `Task`: `get_config`, `set_config`, `set_fewshot_seed`, `eval_docs`, `build_all_requests`,
   `instances`, `apply_filters`, `process_results`, `aggregation`, `higher_is_better`,
   `doc_to_target`, `doc_to_choice`; private: `_instances` (what `apply_filters` works on);
@@ -88,8 +89,8 @@ class Harness:
     ) -> Harness:
         """Return the same tasks and groups with other documents.
 
-        A part is asked for as by `{"task": name, "test_split": part}` in lm-eval's list of tasks;
-        few-shot examples out of the same part never are the document itself.
+        A part is asked for as by a task of one's own that includes the task's YAML and sets
+        `test_split`; few-shot examples out of the same part never are the document itself.
 
         Args:
             instead: task or group -> the one that stands in its place.
@@ -159,7 +160,7 @@ class Harness:
         drawn = getattr(shots, "split", None) is None and getattr(shots, "samples", None) is None
         if drawn and examples == split:  # said outright, lm-eval leaves the document itself out
             spec["fewshot_split"] = split
-        tasks, _ = _load(self._manager, spec, where)
+        tasks, _ = _load(self._manager, {"group": "turned", "task": [spec]}, where)
         task = tasks[facts.name]
         self._suit(task, where)
         self._tasks[name] = task
@@ -359,10 +360,10 @@ def _manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
 
 
 def _load(
-    manager: Any, spec: str | dict[str, str], where: str
+    manager: Any, spec: str | dict[str, Any], where: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the tasks and the groups that a name, or a task with changes to it, stands for."""
-    name = spec if isinstance(spec, str) else spec["task"]
+    """Return the tasks and the groups that a name, or a group of changed tasks, stands for."""
+    name = spec if isinstance(spec, str) else spec["task"][0]["task"]
     try:
         if hasattr(manager, "load"):
             loaded = manager.load([spec])
