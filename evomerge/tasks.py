@@ -24,7 +24,8 @@ def load_tasks(config: SearchConfig) -> Evaluator:
     """Load the objectives' tasks and functions; this imports lm_eval.
 
     Raises:
-        ConfigError: a folder, a task or a function does not exist or cannot be loaded.
+        ConfigError: a folder, a task or a function does not exist or cannot be loaded, or the
+            backend is not there.
     """
     from evomerge import zoo
     from evomerge.evaluate.evaluator import Evaluator, Questions
@@ -32,6 +33,8 @@ def load_tasks(config: SearchConfig) -> Evaluator:
     from evomerge.evaluate.harness import Harness
 
     evaluation = config.evaluation
+    if evaluation.backend == "vllm":
+        _check_served(config)
     names = list(dict.fromkeys(item.task for item in config.objectives))
     tasks = [name for name in names if not is_function(name)]
     functions = {name: find(name) for name in names if is_function(name)}
@@ -58,6 +61,17 @@ def load_tasks(config: SearchConfig) -> Evaluator:
         evaluation.backend,
         elsewhere,
     )
+
+
+def _check_served(config: SearchConfig) -> None:
+    from evomerge.evaluate.vllm import check_vllm
+
+    if config.space.kind != "parameters":
+        raise ConfigError(
+            f"`evaluation.backend` is 'vllm', whose engine has one number of layers, but "
+            f"`space.kind` is {config.space.kind!r}, where it changes; use the backend 'hf'."
+        )
+    check_vllm()
 
 
 def _turned(

@@ -53,6 +53,11 @@ BAD = {
     ),
     "no such field": (evaluation(stratify="kindd"), ["kindd", "field"]),
     "no such device": (evaluation(device="gpu"), ["evaluation.device", "gpu"]),
+    "vllm is not there": (evaluation(backend="vllm"), ["vllm", "pip install 'evomerge[vllm]'"]),
+    "vllm for paths": (
+        evaluation(backend="vllm") | {"space": {"kind": "dataflow"}},
+        ["evaluation.backend", "dataflow", "'hf'"],
+    ),
     "pareto": ({"mode": "pareto"}, ["mode", "weighted"]),
     "wrong kind of key": (space(kind="dataflow", method="ties"), ["space.", "dataflow"]),
 }

@@ -108,7 +108,7 @@ def continue_greedily(
     from transformers import DynamicCache
 
     device = model.device
-    ends = _end_tokens(model)
+    ends = end_tokens(model)
     length = max(len(prompt.tokens) for prompt in prompts)
     tokens = torch.tensor(
         [[pad] * (length - len(prompt.tokens)) + list(prompt.tokens) for prompt in prompts],
@@ -154,7 +154,8 @@ def continue_greedily(
     return said
 
 
-def _end_tokens(model: Any) -> set[int]:
+def end_tokens(model: Any) -> set[int]:
+    """Return the tokens that end a text by the model's generation settings."""
     ends = model.generation_config.eos_token_id
     return set() if ends is None else set(ends) if isinstance(ends, (list, tuple)) else {ends}
 

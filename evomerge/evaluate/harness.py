@@ -501,13 +501,10 @@ class Stock:
 
     def text(self, tokens: Sequence[int], stops: Sequence[str]) -> str:
         """Return generated tokens as text, cut at the first stop sequence."""
-        return self.cut(self._lm.tok_decode(list(tokens)), stops)
-
-    def cut(self, text: str, stops: Sequence[str]) -> str:
-        """Return a generated text up to the first stop sequence."""
         from lm_eval.models.utils import postprocess_generated_text
 
-        return str(postprocess_generated_text(text, stop=list(stops), think_end_token=None))
+        said = self._lm.tok_decode(list(tokens))
+        return str(postprocess_generated_text(said, stop=list(stops), think_end_token=None))
 
     def generate(self, model: torch.nn.Module, instances: Sequence[Instance]) -> list[str]:
         """Return lm-eval's own generations, sampled ones from the seed of `simple_evaluate`."""
