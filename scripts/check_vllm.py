@@ -1,15 +1,18 @@
-"""Check the vLLM backend on a machine with a GPU: scores beside the hf backend's, weights reloaded.
+"""Check the vLLM backend on a machine with a GPU: answers beside the hf backend's, weights reloaded.
 
     pip install 'evomerge[vllm]'
-    python scripts/check_vllm.py
+    python scripts/check_vllm.py [FOLDER ...]
 
-Scores three embedded models through one engine, one after the other and the first one again, and
-compares every metric with the hf backend's on the same documents. Exit 0 if all agree.
+Puts models of one architecture (the embedded ones, or the given checkpoints: a mixture of experts
+is worth a try) through one engine, one after the other and the first one again, and compares every
+log-likelihood, every text and every metric with the hf backend's. Exit 0 if all agree.
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -19,35 +22,66 @@ from evomerge.evaluate.evaluator import Evaluator
 from evomerge.evaluate.harness import Harness
 
 TASKS = ("zoo_facts", "zoo_l2_maths_mc", "zoo_maths")
-MODELS = ("base", "maths", "language", "base")
-TOLERANCE = 0.01  # kernels differ in their last bits, so that near ties may fall the other way
+DOCUMENTS = 400
+DTYPE = torch.bfloat16  # vLLM's fast kernels have no float32
+METRIC = 0.02  # kernels differ in their last bits, so that near ties may fall the other way
+LIKELIHOOD = 0.05  # mean difference of two log-likelihoods, bfloat16
+TEXTS = 0.03  # share of texts that part at a near tie
 
 
-def main() -> int:
-    tokenizer = AutoTokenizer.from_pretrained(zoo.path("base"))
-    models = {
-        name: AutoModelForCausalLM.from_pretrained(zoo.path(name), dtype=torch.float32)
-        .eval()
-        .to("cuda")
-        for name in set(MODELS)
-    }
+def main(folders: list[str]) -> int:
+    paths = [Path(folder) for folder in folders] or [
+        zoo.path(n) for n in ("base", "maths", "language")
+    ]
+    tokenizer = AutoTokenizer.from_pretrained(paths[0])
+    models = [
+        AutoModelForCausalLM.from_pretrained(path, dtype=DTYPE).eval().to("cuda") for path in paths
+    ]
     evaluators = {}
     for backend in ("hf", "vllm"):
         evaluator = Evaluator(Harness(TASKS, [zoo.tasks_path()]), backend=backend)
-        evaluator.prepare(models["base"], tokenizer, {"search": dict.fromkeys(TASKS, range(400))})
+        documents = dict.fromkeys(TASKS, range(DOCUMENTS))
+        evaluator.prepare(models[0], tokenizer, {"search": documents})
         evaluators[backend] = evaluator
-    worst = 0.0
-    for name in MODELS:
-        scores = {backend: e.score(models[name]) for backend, e in evaluators.items()}
+    faults = []
+    seen: dict[str, Any] = {}
+    for path, model in [*zip(paths, models, strict=True), (paths[0], models[0])]:
+        scores = {backend: e.score(model) for backend, e in evaluators.items()}
+        name = path.name
         for key, value in scores["hf"].aggregates.items():
             served = scores["vllm"].aggregates[key]
-            worst = max(worst, abs(served - value))
-            print(f"{name:10}{key:30}{value:10.4f}{served:10.4f}")
+            print(f"{name:20}{key:34}{value:10.4f}{served:10.4f}")
+            if abs(served - value) > METRIC:
+                faults.append(f"{name}: {key} differs by {abs(served - value):.4f}")
+        likelihood, texts = differences(*evaluators.values())
+        print(f"{name:20}{'log-likelihoods, mean difference':34}{likelihood:10.5f}")
+        print(f"{name:20}{'texts that differ':34}{texts:10.4f}")
+        if likelihood > LIKELIHOOD or texts > TEXTS:
+            faults.append(f"{name}: answers differ ({likelihood:.4f}, {texts:.4f})")
         times = [scores[backend].seconds["evaluate"] for backend in ("hf", "vllm")]
-        print(f"{name:10}{'seconds':30}{times[0]:10.3f}{times[1]:10.3f}")
-    print("agrees" if worst <= TOLERANCE else f"differs by up to {worst:.4f}")
-    return int(worst > TOLERANCE)
+        print(f"{name:20}{'seconds':34}{times[0]:10.3f}{times[1]:10.3f}")
+        again = seen.setdefault(str(path), scores["vllm"].aggregates)
+        if any(
+            abs(again[key] - value) > METRIC for key, value in scores["vllm"].aggregates.items()
+        ):
+            faults.append(f"{name}: scored again, it has other scores (weights or cache are stale)")
+    print("\n".join(faults) or "agrees")
+    return int(bool(faults))
+
+
+def differences(one: Evaluator, other: Evaluator) -> tuple[float, float]:
+    """Return the mean difference of log-likelihoods, and the share of texts that differ."""
+    likelihoods, texts = [], []
+    for task in TASKS:
+        for document, requests in one.sheets("search", task).items():
+            for mine, theirs in zip(requests, other.sheets("search", task)[document], strict=True):
+                (a,), (b,) = mine.instance.resps, theirs.instance.resps
+                if isinstance(a, str):
+                    texts.append(a != b)
+                else:
+                    likelihoods.append(abs(a[0] - b[0]))
+    return sum(likelihoods) / len(likelihoods), sum(texts) / len(texts)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
