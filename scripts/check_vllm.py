@@ -1,4 +1,4 @@
-"""Check the vLLM backend on a machine with a GPU: answers beside the hf backend's, weights reloaded.
+"""Check the vLLM backend on a machine with a GPU: its answers beside the hf backend's.
 
     pip install 'evomerge[vllm]'
     python scripts/check_vllm.py [FOLDER ...]
