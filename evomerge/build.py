@@ -44,7 +44,7 @@ from evomerge.tasks import (
 
 if TYPE_CHECKING:
     from evomerge.evaluate.evaluator import Evaluator
-    from evomerge.evaluate.racing import Race
+    from evomerge.evaluate.fidelity import Fidelity
     from evomerge.execute.protocol import Executor
     from evomerge.optimize.protocol import Optimizer
     from evomerge.recipe import Recipe
@@ -119,26 +119,63 @@ class Setup:
             self.splits,
             first,
             objectives=self.objectives,
-            race=self.race,
+            fidelity=self.fidelity,
             subset=int(search.documents) if search.order == "rotating" else None,
             seed=self.config.seed,
         )
 
     @property
-    def race(self) -> Race | None:
-        """How candidates are raced, None where each is scored on all documents."""
+    def fidelity(self) -> Fidelity | None:
+        """How many documents a candidate is scored on, None where it is all of them."""
+        from evomerge.evaluate.halving import Halving
+        from evomerge.evaluate.prediction import Prediction
         from evomerge.evaluate.racing import Race
 
-        wanted = self.config.evaluation.racing
-        if not wanted.enabled:
-            return None
-        return Race(wanted.confidence, wanted.minimum, self.config.seed)
+        wanted, seed = self.config.evaluation, self.config.seed
+        match wanted.saving:
+            case "racing":
+                return Race(wanted.racing.confidence, wanted.racing.minimum, seed)
+            case "halving":
+                return Halving(wanted.halving.first, wanted.halving.factor, seed)
+            case "irt":
+                irt = wanted.irt
+                return Prediction(irt.documents, irt.calibration, max(60, irt.calibration))
+        return None
+
+    def check_saving(self) -> None:
+        """Refuse to score on fewer documents where that cannot work.
+
+        Raises:
+            ConfigError: a metric is not a mean over documents, or there are too few documents.
+        """
+        from evomerge.evaluate.fidelity import check_means
+
+        wanted = self.config.evaluation
+        if wanted.saving is None:
+            return
+        check_means(f"evaluation.{wanted.saving}", self.objectives, self.evaluator.facts)
+        per_task, tasks = wanted.search.documents, len(self.splits["search"])
+        total = sum(map(len, self.splits["search"].values()))
+        if wanted.search.order == "rotating":
+            total = int(per_task) * tasks
+        key, least = {
+            "racing": ("racing.minimum", wanted.racing.minimum),
+            "halving": ("halving.first", wanted.halving.first),
+            "irt": ("irt.documents", wanted.irt.documents * tasks),
+        }[wanted.saving]
+        if least >= total:
+            raise ConfigError(
+                f"`evaluation.{key}` is {least}, but a candidate has only {total} search documents "
+                f"in all, so that none could be left out; lower it, or give "
+                f"`evaluation.search.documents` a larger number."
+            )
 
     @property
     def together(self) -> bool:
         """Whether a generation's candidates are scored together."""
         wanted, space = self.config.executor.together, self.config.space
         plain = space.kind == "dataflow" and isinstance(space.scales, float)
+        plain = plain and self.config.evaluation.saving is None
         return plain if wanted is None else wanted
 
     def executor(self) -> Executor:
@@ -170,18 +207,18 @@ class Setup:
             RunFolderError: another process writes the run.
             SearchError: no candidate could be scored.
         """
-        from evomerge.search import Plan, Search
+        from evomerge.search import Plan, Saving, Search
 
         with run.writing(), Journal(run.journal_path) as journal, _logging(run):
             if raised:
                 journal.append({"event": "budget", **raised})
             budget = self.config.budget.model_dump() | History(journal.events).budget
-            optimizer = self.optimizer()
+            optimizer, fidelity = self.optimizer(), self.fidelity
             plan = Plan(
                 **budget,
                 population=optimizer.population,
                 finalists=self.config.evaluation.validation.finalists,
-                racing=self.config.evaluation.racing.enabled,
+                saving=None if fidelity is None else Saving(fidelity.recent, fidelity.whole),
                 rotating=self.config.evaluation.search.order == "rotating",
                 together=self.together,
             )
@@ -384,6 +421,7 @@ def prepare(config: SearchConfig, relative_to: Path, *, allow_pickle: bool = Fal
     setup = Setup(config, checkpoints, host, space, objectives, splits, allow_pickle)
     setup.__dict__["evaluator"] = evaluator
     setup.optimizer()
+    setup.check_saving()
     setup.tokenizer_notes()
     return setup
 

@@ -196,6 +196,26 @@ class RacingConfig(_Section):
     minimum: int = Field(50, ge=2, description="documents scored before a candidate may stop")
 
 
+class HalvingConfig(_Section):
+    """Successive halving: only the better ones are scored on more documents."""
+
+    enabled: bool = False
+    first: int = Field(50, ge=1, description="documents that every candidate is scored on")
+    factor: float = Field(
+        2.0, gt=1, description="documents grow by it from rung to rung; the best 1 / factor climb"
+    )
+
+
+class IrtConfig(_Section):
+    """Item-response theory: predict the score on all documents from a few informative ones."""
+
+    enabled: bool = False
+    documents: int = Field(40, ge=2, description="documents of each task that are scored")
+    calibration: int = Field(
+        20, ge=2, description="models scored on all documents first, parents included"
+    )
+
+
 class EvaluationConfig(_Section):
     """How a candidate is scored."""
 
@@ -208,8 +228,32 @@ class EvaluationConfig(_Section):
     chat_template: bool = False
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     racing: RacingConfig = RacingConfig()
+    halving: HalvingConfig = HalvingConfig()
+    irt: IrtConfig = IrtConfig()
     backend: Literal["hf", "vllm"] = "hf"
     device: str = "auto"
+
+    @property
+    def saving(self) -> Literal["racing", "halving", "irt"] | None:
+        """The section that lets candidates be scored on fewer documents, if any is enabled."""
+        if self.racing.enabled:
+            return "racing"
+        return "halving" if self.halving.enabled else "irt" if self.irt.enabled else None
+
+    @model_validator(mode="after")
+    def _one_way_to_save_documents(self) -> EvaluationConfig:
+        enabled = [key for key in ("racing", "halving", "irt") if getattr(self, key).enabled]
+        if len(enabled) > 1:
+            raise ValueError(
+                f"enables {' and '.join(enabled)}, which are different ways to score on fewer "
+                "documents; enable one of them"
+            )
+        if self.search.order == "rotating" and enabled in (["halving"], ["irt"]):
+            raise ValueError(
+                f"enables {enabled[0]}, which compares candidates on the same documents, together "
+                "with search.order: rotating; set the order to fixed, or use racing"
+            )
+        return self
 
 
 class BudgetConfig(_Section):
@@ -235,7 +279,7 @@ class ExecutorConfig(_Section):
     together: bool | None = Field(
         None,
         description="inline: score a generation's paths together, what they share once; null: "
-        "for data-flow spaces without scales",
+        "for data-flow spaces without scales that are scored on all documents",
     )
 
 

@@ -11,6 +11,14 @@ Split: TypeAlias = Literal["search", "validation", "test"]
 
 
 @dataclass(frozen=True)
+class Expected:
+    """A score on all documents, as some of them let expect it, and one standard error of it."""
+
+    value: float
+    error: float
+
+
+@dataclass(frozen=True)
 class Scores:
     """Per-document scores of one model on one split.
 
@@ -21,12 +29,15 @@ class Scores:
         aggregates: `"task/metric"` -> what the metric's own aggregation makes of the values
             (the figure that lm_eval prints).
         seconds: wall-clock seconds by phase (`merge`, `evaluate`).
+        expected: `"task/metric"` -> what the aggregate is expected to be on all documents, where
+            only some were scored and the rest was estimated; empty where nothing was.
     """
 
     documents: Mapping[str, tuple[int, ...]]
     values: Mapping[str, tuple[float, ...]]
     aggregates: Mapping[str, float]
     seconds: Mapping[str, float] = field(default_factory=dict)
+    expected: Mapping[str, Expected] = field(default_factory=dict)
 
     @property
     def fidelity(self) -> dict[str, int]:
@@ -35,12 +46,18 @@ class Scores:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {
+        plain = {
             "documents": {task: list(ids) for task, ids in self.documents.items()},
             "values": {key: list(values) for key, values in self.values.items()},
             "aggregates": dict(self.aggregates),
             "seconds": dict(self.seconds),
         }
+        if self.expected:
+            plain["expected"] = {
+                key: {"value": item.value, "error": item.error}
+                for key, item in self.expected.items()
+            }
+        return plain
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Scores:
@@ -50,6 +67,7 @@ class Scores:
             values={key: tuple(values) for key, values in data["values"].items()},
             aggregates=dict(data["aggregates"]),
             seconds=dict(data.get("seconds", {})),
+            expected={key: Expected(**item) for key, item in data.get("expected", {}).items()},
         )
 
 
@@ -91,8 +109,9 @@ class Objective:
         return f"{self.task}/{self.metric}"
 
     def value(self, scores: Scores) -> float:
-        """Return the aggregate, turned so that higher is better."""
-        raw = scores.aggregates[self.key]
+        """Return the aggregate, or the expected one, turned so that higher is better."""
+        known = scores.expected.get(self.key)
+        raw = scores.aggregates[self.key] if known is None else known.value
         return raw if self.higher_is_better else -raw
 
 
@@ -103,29 +122,18 @@ def fitness(objectives: Sequence[Objective], scores: Scores) -> float:
     return value if math.isfinite(value) else math.nan
 
 
-def paired_fitness(objectives: Sequence[Objective], scores: Scores, reference: Scores) -> float:
-    """Estimate the fitness of a candidate that was scored on fewer documents than a reference.
+def fitness_error(objectives: Sequence[Objective], scores: Scores) -> float | None:
+    """Return one standard error of an estimated fitness, None where all documents were scored.
 
-    For each objective: the reference's value plus the mean difference over the documents that
-    both were scored on; then the weighted mean. Holds for metrics that are means over documents.
-
-    Raises:
-        ValueError: an objective has no document in common.
+    Different tasks ask different documents, so their errors are independent; metrics of one task
+    share the documents, and their errors are added.
     """
-    total = 0.0
+    if not scores.expected:
+        return None
+    total = sum(objective.weight for objective in objectives)
+    by_task: dict[str, float] = {}
     for objective in objectives:
-        key = objective.key
-        known = dict(zip(reference.documents[objective.task], reference.values[key], strict=True))
-        pairs = [
-            (value, known[document])
-            for document, value in zip(
-                scores.documents[objective.task], scores.values[key], strict=True
-            )
-            if document in known
-        ]
-        if not pairs:
-            raise ValueError(f"{objective.task}: no document in common with the reference")
-        difference = sum(value - other for value, other in pairs) / len(pairs)
-        sign = 1.0 if objective.higher_is_better else -1.0
-        total += objective.weight * (objective.value(reference) + sign * difference)
-    return total / sum(objective.weight for objective in objectives)
+        known = scores.expected.get(objective.key)
+        error = 0.0 if known is None else objective.weight / total * known.error
+        by_task[objective.task] = by_task.get(objective.task, 0.0) + error
+    return math.hypot(*by_task.values())

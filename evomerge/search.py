@@ -15,10 +15,23 @@ from evomerge.recipe import Recipe
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import OPTIMIZER, Candidate, History, outcome_fields
 from evomerge.run.journal import Event, Journal
-from evomerge.scores import Failure, Objective, Outcome, Scores, Split, fitness, paired_fitness
+from evomerge.scores import Failure, Objective, Outcome, Scores, Split, fitness
 from evomerge.space.genes import Genome, Space
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What is to be known of earlier candidates where some are scored on fewer documents.
+
+    Attributes:
+        recent: how many of the latest.
+        whole: only those that were scored on all documents.
+    """
+
+    recent: int
+    whole: bool
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,8 @@ class Plan:
         target: fitness on the search documents that is good enough; None is no bound.
         population: candidates in a generation.
         finalists: how many of the best are scored on the validation documents.
-        racing: score a candidate against the leader and stop early.
+        saving: candidates need not be scored on all documents, compared with the leader and with
+            earlier ones; None where each is.
         rotating: give every generation its own subset of the search documents.
         together: open no trial of a generation while one of the generation before is open.
     """
@@ -41,7 +55,7 @@ class Plan:
     target: float | None
     population: int
     finalists: int
-    racing: bool = False
+    saving: Saving | None = None
     rotating: bool = False
     together: bool = False
 
@@ -159,7 +173,7 @@ class Search:
             event["generation"] = trial // self.plan.population
             event |= {"trial": trial, "genome": list(genome)}
         leader = self.history.leader
-        if self.plan.racing and leader is not None and origin == OPTIMIZER:
+        if self.plan.saving and leader is not None and origin == OPTIMIZER:
             event["against"] = leader.number
         self.record(event)
         return self.history.candidates[number]
@@ -170,9 +184,6 @@ class Search:
         value = None
         if not isinstance(outcome, Failure):
             value = fitness(self.objectives, outcome)
-            elite = self.elite(candidate)
-            if elite is not None and outcome.fidelity != elite.fidelity:
-                value = paired_fitness(self.objectives, outcome, elite)
             if not math.isfinite(value):
                 outcome, value = Failure("evaluate", "The fitness is not a finite number."), None
         event |= {"same_as": twin.number} if twin else outcome_fields(outcome)
@@ -188,9 +199,14 @@ class Search:
     def conclude(self) -> Candidate:
         """Choose the winner on validation documents, then test it.
 
-        Parents and the uniform merge take part: a search that does not beat them says so.
+        Parents and the uniform merge take part: a search that does not beat them says so. No
+        finalist rests on an estimate: whoever stands among the best by one is scored on all search
+        documents, until nobody does.
         """
         finalists = self.history.finalists(self.plan.finalists)
+        while estimated := [item for item in finalists if item.is_estimate]:
+            self.complete(estimated[0])
+            finalists = self.history.finalists(self.plan.finalists)
         if not finalists:
             outcomes = [item.outcomes.get("search") for item in self.history.candidates]
             reasons = [item.reason for item in outcomes if isinstance(item, Failure)]
@@ -218,6 +234,16 @@ class Search:
                 outcome = self.executor.next()[1]
                 event: Event = {"event": "score", "candidate": candidate.number, "split": split}
                 self.record(event | outcome_fields(outcome), outcome)
+
+    def complete(self, candidate: Candidate) -> None:
+        """Score a candidate of estimated fitness on all search documents."""
+        subset = candidate.generation if self.plan.rotating else None
+        self.executor.submit(Job(candidate.number, recipe_of(candidate, self.space), subset=subset))
+        outcome = self.executor.next()[1]
+        event: Event = {"event": "complete", "candidate": candidate.number}
+        if not isinstance(outcome, Failure):
+            event["fitness"] = fitness(self.objectives, outcome)
+        self.record(event | outcome_fields(outcome), outcome)
 
     def replay(self) -> None:
         """Put the journaled calls into the new optimizer, so that it goes on where it was.
@@ -257,10 +283,20 @@ class Search:
         """Return the job that scores a candidate on the search documents."""
         subset = candidate.generation if self.plan.rotating else None
         recipe = recipe_of(candidate, self.space)
-        return Job(candidate.number, recipe, subset=subset, against=self.elite(candidate))
+        elite, earlier = self.elite(candidate), self.earlier(candidate)
+        return Job(candidate.number, recipe, subset=subset, against=elite, earlier=earlier)
+
+    def earlier(self, candidate: Candidate) -> tuple[Scores, ...]:
+        """Return the scores, known when a candidate was asked, that its own may build on."""
+        saving = self.plan.saving
+        if saving is None or candidate.against is None:
+            return ()
+        told = [item for item in self.history.told[: candidate.known] if isinstance(item, Scores)]
+        wanted = [item for item in told if not (saving.whole and item.expected)]
+        return tuple(wanted[-saving.recent :])
 
     def elite(self, candidate: Candidate) -> Scores | None:
-        """Return the scores that a candidate is raced against."""
+        """Return the scores of the leader that a candidate is compared with."""
         if candidate.against is None:
             return None
         elite = self.history.candidates[candidate.against]
@@ -278,8 +314,7 @@ class Search:
     def are_twins(self, candidate: Candidate, other: Candidate) -> bool:
         """Whether the scores of `other` are those that `candidate` would get."""
         same = not self.plan.rotating or other.generation == candidate.generation
-        alike = other.against is None or other.against == candidate.against
-        return other.digest == candidate.digest and same and alike
+        return other.digest == candidate.digest and same
 
     def value(self, candidate: Candidate, split: Split) -> float:
         """Return a candidate's fitness on a split, -inf without scores."""

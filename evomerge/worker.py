@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from evomerge.errors import CandidateError
 from evomerge.evaluate.evaluator import Evaluator
-from evomerge.evaluate.racing import Race
+from evomerge.evaluate.fidelity import Fidelity
 from evomerge.evaluate.subsets import rotating
 from evomerge.execute.protocol import Job
 from evomerge.recipe import Recipe
@@ -38,8 +38,8 @@ class Worker:
         tokenizer: the merged model's tokenizer.
         splits: split -> task -> document ids.
         first: a recipe with sensible weights, on which the fastest right way to score is found.
-        objectives: what candidates are raced on.
-        race: how a job that names a candidate to race against is raced.
+        objectives: what candidates are compared on.
+        fidelity: how many documents a job gets that names a leader to be compared with.
         subset: documents of each task in a rotating subset, for jobs that name one.
         seed: decides the rotating subsets.
     """
@@ -53,12 +53,13 @@ class Worker:
         first: Recipe,
         *,
         objectives: Sequence[Objective] = (),
-        race: Race | None = None,
+        fidelity: Fidelity | None = None,
         subset: int | None = None,
         seed: int = 0,
     ) -> None:
         self.builder, self.evaluator, self.splits = builder, evaluator, splits
-        self.objectives, self.race, self.subset, self.seed = objectives, race, subset, seed
+        self.objectives, self.fidelity = objectives, fidelity
+        self.subset, self.seed = subset, seed
         evaluator.prepare(builder.apply(first), tokenizer, splits)
 
     def __call__(
@@ -87,8 +88,10 @@ class Worker:
 
     def score(self, job: Job, model: Any) -> Scores:
         """Score a model on the documents a job asks for."""
-        if job.against is not None and self.race is not None:
-            return self.race.run(self.evaluator, model, job.split, job.against, self.objectives)
+        if job.against is not None and self.fidelity is not None:
+            return self.fidelity.run(
+                self.evaluator, model, job.split, job.against, job.earlier, self.objectives
+            )
         if job.subset is None or self.subset is None:
             return self.evaluator.score(model, job.split)
         size, turn = self.subset, job.subset

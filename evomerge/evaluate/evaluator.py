@@ -30,6 +30,10 @@ class Answers:
 
     rows: Mapping[str, Mapping[int, Row]]
 
+    def has(self, task: str, document: int) -> bool:
+        """Whether a document was answered."""
+        return document in self.rows.get(task, {})
+
     def __or__(self, other: Answers) -> Answers:
         """Return the answers to the documents of both."""
         tasks = [*self.rows, *(task for task in other.rows if task not in self.rows)]

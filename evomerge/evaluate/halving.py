@@ -1,7 +1,7 @@
 """Successive halving without waiting: only the better half goes on to twice as many documents.
 
-At each rung a candidate's score on the documents so far is ranked among those of all candidates
-before it on the same documents; it climbs on while it is in the best 1 / eta of them (Li et al.,
+At each rung a candidate's score on the documents so far is ranked among those of the candidates
+before it on the same documents; it climbs on while it is in the best 1 / factor of them (Li et al.,
 A System for Massively Parallel Hyperparameter Tuning, 2020: asynchronous successive halving).
 """
 
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from evomerge.evaluate.evaluator import Answers, Evaluator
-from evomerge.evaluate.subsets import in_order
+from evomerge.evaluate.strata import expectations, sample, stratify
 from evomerge.scores import Objective, Scores, Split
 
 
@@ -24,62 +26,59 @@ class Halving:
 
     Attributes:
         first: documents on the first rung.
-        eta: factor from rung to rung, and the share that climbs is 1 / eta; above 1.
-        seed: seed of the order of the documents.
+        factor: documents grow by it from rung to rung, and the best 1 / factor climb; above 1.
+        seed: decides the order of the documents.
+        recent: earlier candidates that a candidate is ranked among.
     """
 
-    first: int = 25
-    eta: float = 2.0
+    first: int = 50
+    factor: float = 2.0
     seed: int = 0
+    recent: int = 20
+    whole: bool = False
 
     def run(
         self,
         evaluator: Evaluator,
         model: Any,
         split: Split,
-        documents: Mapping[str, Sequence[int]],
-        rivals: Sequence[Scores],
+        leader: Scores,
+        earlier: Sequence[Scores],
         objectives: Sequence[Objective],
     ) -> Scores:
         """Return a model's scores on the documents of the rungs it has climbed.
-
-        Args:
-            documents: all documents, by task.
-            rivals: scores of the candidates before, on as many rungs as they climbed.
 
         Raises:
             CandidateError: the model cannot be run.
         """
         began = time.perf_counter()
-        answers, below = Answers({}), 0.0
+        documents = leader.documents
+        alike = {task: np.ones(len(ids)) for task, ids in documents.items()}
+        order = stratify(alike, documents, f"{self.seed}/halving", 1)
         total = sum(map(len, documents.values()))
-        orders = {
-            task: [sorted(ids)[i] for i in in_order(len(ids), f"{self.seed}/{task}/halving")]
-            for task, ids in documents.items()
-        }
-        share = min(1.0, self.first / total)
+        answers, count = Answers({}), self.first
         while True:
-            rung = {task: _share(ids, below, share) for task, ids in orders.items()}
-            answers = answers | evaluator.answer(model, split, rung)
-            scores = evaluator.scores(answers, time.perf_counter() - began)
-            if share == 1.0 or not self._climbs(scores, rivals, objectives):
+            asked = sample(order, documents, min(count, total))
+            fresh = {
+                task: [i for i in ids if not answers.has(task, i)] for task, ids in asked.items()
+            }
+            answers = answers | evaluator.answer(model, split, fresh)
+            scores = evaluator.scores(answers, time.perf_counter() - began, split)
+            if scores.fidelity == leader.fidelity:
                 return scores
-            below, share = share, min(1.0, share * self.eta)
+            if not self._climbs(scores, earlier, objectives):
+                found = expectations(order, objectives, scores, leader, earlier)
+                return replace(scores, expected=found)
+            count = math.ceil(count * self.factor)
 
     def _climbs(
-        self, scores: Scores, rivals: Sequence[Scores], objectives: Sequence[Objective]
+        self, scores: Scores, earlier: Sequence[Scores], objectives: Sequence[Objective]
     ) -> bool:
         own = _mean_on(scores, scores, objectives)
-        others = [_mean_on(rival, scores, objectives) for rival in rivals]
+        others = [_mean_on(other, scores, objectives) for other in earlier]
         reached = [value for value in others if not math.isnan(value)]
         ahead = sum(value > own for value in reached)
-        return ahead < math.ceil((len(reached) + 1) / self.eta)
-
-
-def _share(ids: Sequence[int], start: float, end: float) -> list[int]:
-    """Return the stretch of an order between two shares of it."""
-    count = len(ids)
-    return list(ids[math.ceil(start * count - 1e-9) : math.ceil(end * count - 1e-9)])
+        return ahead < math.ceil((len(reached) + 1) / self.factor)
 
 
 def _mean_on(scores: Scores, rung: Scores, objectives: Sequence[Objective]) -> float:

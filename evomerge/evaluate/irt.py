@@ -21,19 +21,13 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from evomerge.scores import Expected
+
 Floats: TypeAlias = NDArray[np.float64]
 
 _ABILITIES = np.linspace(-5.0, 5.0, 101)
 _SPREAD = (1.0, 0.5, 2.0)  # prior deviations of ability, log discrimination, difficulty
 _STEPS = 400
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A predicted score on all documents, and one standard error of it."""
-
-    score: float
-    error: float
 
 
 @dataclass(frozen=True)
@@ -96,7 +90,7 @@ class Items:
             chosen.append(best)
         return sorted(chosen)
 
-    def predict(self, documents: Sequence[int], values: Sequence[float]) -> Prediction:
+    def predict(self, documents: Sequence[int], values: Sequence[float]) -> Expected:
         """Return the score on all documents that answers to some of them let expect.
 
         Args:
@@ -118,7 +112,7 @@ class Items:
         mean = float(weights @ expected)
         variance = float(weights @ (expected - mean) ** 2 + weights @ chance)
         count = len(self.difficulty)
-        return Prediction((float(known.sum()) + mean) / count, math.sqrt(variance) / count)
+        return Expected((float(known.sum()) + mean) / count, math.sqrt(variance) / count)
 
 
 def _start(answers: Floats) -> tuple[Floats, Floats, Floats]:

@@ -18,7 +18,8 @@ class Job:
         recipe: what to build.
         split: which documents to score it on.
         subset: which rotating subset of the search documents, or None for all of them.
-        against: scores of the candidate to race against, or None to score every document.
+        against: scores of the leader on them, or None to score every document.
+        earlier: scores of candidates before, which tell how many documents this one is worth.
     """
 
     number: int
@@ -26,6 +27,7 @@ class Job:
     split: Split = "search"
     subset: int | None = None
     against: Scores | None = None
+    earlier: tuple[Scores, ...] = ()
 
 
 class Executor(Protocol):

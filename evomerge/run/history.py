@@ -26,7 +26,8 @@ class Candidate:
         trial: the optimizer's own number, or None where the optimizer never saw it.
         genome: the genome, or None where the space cannot express the recipe.
         generation: the optimizer's generation it belongs to.
-        against: number of the candidate it was raced against, if any.
+        against: number of the leader it was compared with while it was scored, if any.
+        known: how many candidates had been told when it was asked.
         outcomes: what came out, by split.
         fitness: what the optimizer was told (search split), None while open or if failed; where
             subsets of documents rotate, the mean over those it was scored on.
@@ -40,6 +41,7 @@ class Candidate:
     genome: tuple[float, ...] | None = None
     generation: int = 0
     against: int | None = None
+    known: int = 0
     outcomes: dict[Split, Outcome] = field(default_factory=dict)
     fitness: float | None = None
     subsets: dict[int, Scores] = field(default_factory=dict)
@@ -52,6 +54,12 @@ class Candidate:
         first = [] if self.fitness is None or len(self._told) > 1 else [self.fitness]
         self._told[:0] = first
         self.fitness = sum(self._told) / len(self._told)
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether its fitness was estimated from some of the search documents."""
+        scores = self.scores("search")
+        return scores is not None and bool(scores.expected)
 
     @property
     def status(self) -> str:
@@ -70,7 +78,9 @@ class History:
 
     Attributes:
         candidates: all of them, by number.
-        leader: the best so far on the search documents, the first told among equals.
+        told: what came out of the candidates when it was told, in that order.
+        leader: the best so far of those scored on all search documents, the first told among
+            equals.
         winner: what the validation documents chose, once they did.
         budget: the latest bounds set by `resume`, by name.
         rescored: generations whose documents the leader of then was scored on again.
@@ -78,6 +88,7 @@ class History:
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self.candidates: list[Candidate] = []
+        self.told: list[Outcome] = []
         self.leader: Candidate | None = None
         self.winner: Candidate | None = None
         self.budget: dict[str, Any] = {}
@@ -99,6 +110,7 @@ class History:
                         genome=None if genome is None else tuple(genome),
                         generation=event.get("generation", 0),
                         against=event.get("against"),
+                        known=len(self.told),
                     )
                 )
             case "tell":
@@ -109,16 +121,18 @@ class History:
                 else:
                     candidate.outcomes["search"] = outcome_of(event)
                 candidate.fitness = event.get("fitness")
-                if candidate.fitness is not None and (
-                    self.leader is None or candidate.fitness > (self.leader.fitness or 0.0)
-                ):
-                    self.leader = candidate
+                self.told.append(candidate.outcomes["search"])
+                self.take_lead(candidate)
+            case "complete":
+                candidate = self.candidates[event["candidate"]]
+                candidate.outcomes["search"] = outcome_of(event)
+                candidate.fitness = event.get("fitness")
             case "rescore":
                 candidate = self.candidates[event["candidate"]]
                 scores = Scores.from_dict(event["scores"])
                 candidate.score_again(event["subset"], scores, event["fitness"])
                 self.rescored.add(event["subset"])
-                self.leader = self.ranked()[0]
+                self.leader = next(item for item in self.ranked() if not item.is_estimate)
             case "score":
                 candidate = self.candidates[event["candidate"]]
                 candidate.outcomes[event["split"]] = outcome_of(event)
@@ -126,6 +140,13 @@ class History:
                 self.winner = self.candidates[event["candidate"]]
             case "budget":
                 self.budget.update({k: v for k, v in event.items() if k != "event"})
+
+    def take_lead(self, candidate: Candidate) -> None:
+        """Make a candidate the leader if it is better and no estimate."""
+        if candidate.fitness is None or candidate.is_estimate:
+            return
+        if self.leader is None or candidate.fitness > (self.leader.fitness or 0.0):
+            self.leader = candidate
 
     @property
     def open(self) -> list[Candidate]:

@@ -32,8 +32,8 @@ def test_predictions_from_forty_documents_beat_their_mean_and_know_their_error(k
     naive, predicted, scaled = [], [], []
     for row in answers[known:]:
         guess = items.predict(chosen, row[chosen])
-        predicted.append(guess.score - row.mean())
-        scaled.append((guess.score - row.mean()) / guess.error)
+        predicted.append(guess.value - row.mean())
+        scaled.append((guess.value - row.mean()) / guess.error)
         naive.append(row[rng.choice(400, 40, replace=False)].mean() - row.mean())
     assert np.std(predicted) < np.std(naive)
     if known == 40:
@@ -43,7 +43,7 @@ def test_predictions_from_forty_documents_beat_their_mean_and_know_their_error(k
 def test_all_documents_leave_no_error() -> None:
     answers, _ = drawn(10, 50, 3)
     guess = Items.fit(answers).predict(range(50), answers[0])
-    assert guess.score == pytest.approx(answers[0].mean()) and guess.error == 0
+    assert guess.value == pytest.approx(answers[0].mean()) and guess.error == 0
 
 
 @pytest.mark.parametrize("answers", [[[0.0, 1.0]], [[0.0, 2.0], [1.0, 1.0]]])

@@ -1,7 +1,8 @@
-"""Races stop those that are behind, and only those."""
+"""Races stop those that are behind, and only those; halving takes the better half up."""
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import pytest
 from evomerge.errors import ConfigError
 from evomerge.evaluate.evaluator import Evaluator
 from evomerge.evaluate.facts import MetricFacts, TaskFacts
+from evomerge.evaluate.fidelity import check_means
 from evomerge.evaluate.functions import Function
 from evomerge.evaluate.halving import Halving
 from evomerge.evaluate.harness import Harness
 from evomerge.evaluate.racing import Race, chance
-from evomerge.scores import Objective, Scores, fitness, paired_fitness
+from evomerge.scores import Objective, Scores, fitness, fitness_error
 
 ACC = Objective("t", "acc")
 COUNT = 400
@@ -37,111 +39,143 @@ def answering(skill: float, seed: int) -> list[float]:
     ]
 
 
-def test_chance_is_what_a_simulation_finds() -> None:
-    elite = answering(0.6, 0)
-    draws = random.Random(1)
-    ids = sorted(draws.sample(range(COUNT), 60))
-    candidate = [value if draws.random() < 0.8 else 1 - value for value in elite]
-    part = scores([candidate[i] for i in ids], ids)
-    found = chance([ACC], part, scores(elite))
-    differences = [candidate[i] - elite[i] for i in ids]
-    ahead = 0
-    for _ in range(4000):  # what the others may be, judged by a sample of the sample
-        sample = draws.choices(differences, k=60)
-        others = draws.choices(sample, k=COUNT - 60)
-        ahead += sum(differences) + sum(others) > 0
-    assert found == pytest.approx(ahead / 4000, abs=0.03)
+def near(leader: list[float], behind: float, seed: int) -> list[float]:
+    """A model that differs from the leader on a quarter of the documents only."""
+    luck = random.Random(seed)
+    return [
+        float(luck.random() < 0.5 - behind) if i % 4 == 0 else value
+        for i, value in enumerate(leader)
+    ]
 
 
-class Answering:
+def evaluator_of() -> Evaluator:
     """An evaluator of models that are lists of values."""
-
-    def __init__(self) -> None:
-        facts = TaskFacts("t", "function", COUNT, {"acc": MetricFacts(True, True)})
-        body = lambda model, tokenizer, ids: {"acc": [model[i] for i in ids]}  # noqa: E731
-        self.evaluator = Evaluator(None, [Function(body, facts)])
-        self.evaluator.prepare(None, None, {"search": {"t": range(COUNT)}})
+    facts = TaskFacts("t", "function", COUNT, {"acc": MetricFacts(True, True)})
+    body = lambda model, tokenizer, ids: {"acc": [model[i] for i in ids]}  # noqa: E731
+    evaluator = Evaluator(None, [Function(body, facts)])
+    evaluator.prepare(None, None, {"search": {"t": range(COUNT)}})
+    return evaluator
 
 
 @pytest.fixture(scope="module")
 def evaluator() -> Evaluator:
-    return Answering().evaluator
+    return evaluator_of()
+
+
+def raced(
+    evaluator: Evaluator, model: Any, leader: Scores, earlier: Any = (), **options: Any
+) -> Scores:
+    objective = options.pop("objective", ACC)
+    return Race(**options).run(evaluator, model, "search", leader, earlier, [objective])
 
 
 def test_the_better_is_scored_on_everything_and_the_worse_is_not(evaluator: Evaluator) -> None:
-    elite = scores(answering(0.6, 0))
-    race = Race(confidence=0.98, minimum=50)
-    better = race.run(evaluator, answering(0.8, 1), "search", elite, [ACC])
-    worse = race.run(evaluator, answering(0.3, 2), "search", elite, [ACC])
-    assert better.fidelity == {"t": COUNT}
+    leader = scores(answering(0.6, 0))
+    better = raced(evaluator, answering(0.8, 1), leader)
+    worse = raced(evaluator, answering(0.3, 2), leader)
+    assert better.fidelity == {"t": COUNT} and not better.expected
     assert better == evaluator.scores(
         evaluator.answer(answering(0.8, 1)), better.seconds["evaluate"]
     )
     assert 50 <= worse.fidelity["t"] < 150
+    truth, found = sum(answering(0.3, 2)) / COUNT, worse.expected["t/acc"]
+    assert fitness([ACC], worse) == found.value == pytest.approx(truth, abs=3 * found.error)
+    assert fitness_error([ACC], worse) == found.error > 0
 
 
-def test_those_as_good_are_seldom_stopped_and_the_estimate_is_unbiased(
+def test_those_ahead_are_seldom_stopped_and_estimates_know_their_error(
     evaluator: Evaluator,
 ) -> None:
-    elite_values = answering(0.6, 0)
-    elite = scores(elite_values)
-    race = Race(confidence=0.98, minimum=50)
-    stopped_ahead, errors = 0, []
-    for seed in range(60):
-        values = answering(0.62, seed + 10)
-        got = race.run(evaluator, values, "search", elite, [ACC])
-        if got.fidelity["t"] < COUNT:
-            stopped_ahead += sum(values) > sum(elite_values)
-            errors.append(paired_fitness([ACC], got, elite) - sum(values) / COUNT)
-    assert stopped_ahead <= 4
-    assert all(abs(error) < 0.2 for error in errors)
+    values = answering(0.6, 0)
+    leader = scores(values)
+    earlier = [scores(answering(0.55, seed)) for seed in range(500, 510)]
+    stopped_ahead, scaled = 0, []
+    for seed in range(150):
+        model = answering(0.6, seed + 10)
+        got = raced(evaluator, model, leader, earlier)
+        if got.expected:
+            stopped_ahead += sum(model) > sum(values)
+            found = got.expected["t/acc"]
+            scaled.append((found.value - sum(model) / COUNT) / found.error)
+    assert stopped_ahead <= 8
+    # each stopped when it looked worst, so the estimates are a little low
+    assert len(scaled) > 10 and -1.5 < sum(scaled) / len(scaled) < 0.1
+    assert max(map(abs, scaled)) < 4
+
+
+def test_the_contested_documents_are_asked_first_and_few_are_enough(evaluator: Evaluator) -> None:
+    values = near(answering(0.6, 0), 0.0, 0)
+    leader = scores(values)
+    earlier = [scores(near(values, 0.0, seed)) for seed in range(900, 920)]
+    blind = informed = contested = 0
+    for seed in range(20):
+        model = near(values, 0.3, seed + 1)
+        blind += raced(evaluator, model, leader).fidelity["t"]
+        got = raced(evaluator, model, leader, earlier)
+        informed += got.fidelity["t"]
+        contested += sum(i % 4 == 0 for i in got.documents["t"])
+    assert informed < 0.8 * blind
+    assert contested > 0.4 * informed
 
 
 def test_lower_is_better_turns_the_race_round(evaluator: Evaluator) -> None:
-    elite = scores(answering(0.6, 0))
+    leader = scores(answering(0.6, 0))
     loss = Objective("t", "acc", higher_is_better=False)
-    race = Race(minimum=50)
-    assert race.run(evaluator, answering(0.9, 1), "search", elite, [loss]).fidelity["t"] < COUNT
-    assert race.run(evaluator, answering(0.3, 1), "search", elite, [loss]).fidelity["t"] == COUNT
+    assert raced(evaluator, answering(0.9, 1), leader, objective=loss).fidelity["t"] < COUNT
+    assert raced(evaluator, answering(0.3, 1), leader, objective=loss).fidelity["t"] == COUNT
 
 
-def test_stretches_hold_every_document_once_and_tasks_in_proportion() -> None:
-    race = Race(minimum=50)
-    documents = {"a": range(300), "b": range(1000, 1100)}
-    stretches = race.stretches(documents)
-    for task, ids in documents.items():
-        assert sorted(i for stretch in stretches for i in stretch[task]) == list(ids)
-    assert sum(map(len, stretches[0].values())) in (50, 51)
-    for stretch in stretches:
-        assert len(stretch["a"]) == pytest.approx(3 * len(stretch["b"]), abs=3)
+def test_a_race_repeats_itself(evaluator: Evaluator) -> None:
+    leader, model = scores(answering(0.6, 0)), answering(0.4, 3)
+    earlier = [scores(answering(0.5, seed)) for seed in range(5)]
+    first, second = (raced(evaluator, model, leader, earlier, seed=4) for _ in range(2))
+    assert first.to_dict() | {"seconds": {}} == second.to_dict() | {"seconds": {}}
+    other = raced(evaluator, model, leader, earlier, seed=5)
+    assert other.documents != first.documents
 
 
-def test_a_race_needs_means_over_documents(tasks: Path) -> None:
+def test_chance() -> None:
+    assert chance(0.0, 0.0) == 0.5 and chance(-1.0, 0.0) == 0.0
+    assert chance(1.96, 1.0) == pytest.approx(0.975, abs=1e-3)
+
+
+def test_looks_grow_from_the_minimum_to_all() -> None:
+    looks = Race(minimum=50).looks(400)
+    assert looks[0] == 50 and looks[-1] == 400 and looks == sorted(set(looks))
+    assert Race(minimum=50).looks(40) == [40]
+
+
+def test_fewer_documents_need_means_over_documents(tasks: Path) -> None:
     facts = Harness(["t_letter", "g_sizes"], [tasks]).facts
-    Race().check([Objective("t_letter", "acc")], facts)
+    check_means("evaluation.racing", [Objective("t_letter", "acc")], facts)
     for task, metric in (("t_letter", "f1"), ("g_sizes", "acc")):
-        with pytest.raises(ConfigError, match=r"racing.*not a mean"):
-            Race().check([Objective(task, metric)], facts)
+        with pytest.raises(ConfigError, match=r"evaluation\.racing.*not a mean"):
+            check_means("evaluation.racing", [Objective(task, metric)], facts)
 
 
 def test_a_real_model_is_raced(llama: Any, tokenizer: Any, tasks: Path) -> None:
     evaluator = Evaluator(Harness(["t_letter"], [tasks]))
     evaluator.prepare(llama, tokenizer, {"search": {"t_letter": range(40)}})
-    objective = [Objective("t_letter", "acc")]
-    elite = evaluator.score(llama)
-    same = Race(minimum=10).run(evaluator, llama, "search", elite, objective)
-    assert same.values["t_letter/acc"] == elite.values["t_letter/acc"]
-    assert fitness(objective, same) == fitness(objective, elite)
+    objective = Objective("t_letter", "acc")
+    leader = evaluator.score(llama)
+    same = raced(evaluator, llama, leader, minimum=10, objective=objective)
+    assert same.values["t_letter/acc"] == leader.values["t_letter/acc"]
+    assert fitness([objective], same) == fitness([objective], leader)
 
 
 def test_halving_takes_the_better_half_up(evaluator: Evaluator) -> None:
-    halving = Halving(first=50, eta=2.0)
-    documents = {"t": range(COUNT)}
-    rivals: list[Scores] = []
+    halving = Halving(first=50, factor=2.0)
+    leader = scores(answering(0.6, 99))
+    earlier: list[Scores] = []
     spent: dict[float, int] = {}
     for seed, skill in enumerate([0.5, 0.6, 0.4, 0.55, 0.45, 0.5, 0.9, 0.1]):
-        got = halving.run(evaluator, answering(skill, seed), "search", documents, rivals, [ACC])
-        rivals.append(got)
+        model = answering(skill, seed)
+        got = halving.run(evaluator, model, "search", leader, earlier, [ACC])
+        earlier.append(got)
         spent[skill] = got.fidelity["t"]
+        if got.fidelity["t"] < COUNT:
+            found = got.expected["t/acc"]
+            assert found.value == pytest.approx(sum(model) / COUNT, abs=4 * found.error)
+            assert math.isfinite(found.error)
     assert spent[0.9] == COUNT and spent[0.1] == 50
     assert set(spent.values()) <= {50, 100, 200, COUNT}
