@@ -144,7 +144,7 @@ def continue_greedily(
                 break
             kept = [line for line, row in enumerate(rows) if row in open_rows]
             if len(kept) < len(rows):
-                chosen = torch.tensor(kept, device=device)
+                chosen = torch.tensor(kept)  # on the host: layers may lie on several devices
                 cache.batch_select_indices(chosen)
                 following, mask, positions = following[chosen], mask[chosen], positions[chosen]
                 rows = [rows[line] for line in kept]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from evomerge.checkpoint import Checkpoint
 from evomerge.errors import CheckpointError, InputError
 from evomerge.merge.adapters import adapter_patches
+from evomerge.merge.placement import Placement
 from evomerge.merge.stream import write_model
 from evomerge.merge.tokenizer import plan_tokenizer
 from evomerge.recipe import Recipe
@@ -36,14 +37,18 @@ def bytes_of(text: str, option: str) -> int:
 
 
 def resident(
-    checkpoints: Mapping[str, Checkpoint], recipe: Recipe, device: str, *, routed: bool = False
+    checkpoints: Mapping[str, Checkpoint],
+    recipe: Recipe,
+    place: str | Placement,
+    *,
+    routed: bool = False,
 ) -> Resident:
     """Return the model in memory for recipes that share host, dtype and tokenizer with this one.
 
     Args:
         checkpoints: every parent by reference.
         recipe: any of the recipes.
-        device: where the model lives.
+        place: where the model lives, a device or more.
         routed: whether blocks mostly come from the parents as they are, in any order.
 
     Raises:
@@ -56,7 +61,7 @@ def resident(
     rows = plan_tokenizer(recipe, checkpoints).rows
     patches = adapter_patches(checkpoints)
     kind = RoutedResident if routed else Resident
-    return kind(checkpoints, recipe.host, recipe.dtype, device, patches=patches, rows=rows)
+    return kind(checkpoints, recipe.host, recipe.dtype, place, patches=patches, rows=rows)
 
 
 def tokenizer(checkpoints: Mapping[str, Checkpoint], recipe: Recipe) -> Any:
@@ -136,7 +141,7 @@ def load_tokenizer(folder: Path, reference: str) -> Any:
         ) from error
 
 
-def load(checkpoint: Checkpoint, device: str) -> Any:
+def load(checkpoint: Checkpoint, place: str | Placement) -> Any:
     """Load a causal language model as transformers does, in the dtype it is stored in.
 
     Raises:
@@ -153,4 +158,6 @@ def load(checkpoint: Checkpoint, device: str) -> Any:
         raise CheckpointError(
             f"{checkpoint.reference!r} cannot be loaded as a causal language model ({reason})."
         ) from error
-    return model.to(device).requires_grad_(False).train(False)
+    placement = Placement(place) if isinstance(place, str) else place
+    placement.settle(model)
+    return model.requires_grad_(False).train(False)

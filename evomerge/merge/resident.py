@@ -22,6 +22,7 @@ from evomerge.merge.kept import Kept
 from evomerge.merge.layout import Skeleton, build
 from evomerge.merge.method import Merge
 from evomerge.merge.methods import get_method
+from evomerge.merge.placement import Placement, device_of
 from evomerge.merge.plan import STORED, Planner, TensorPlan
 from evomerge.merge.reader import DTYPES, Patch, Reader, Rows
 from evomerge.merge.tensor import TensorMaker
@@ -39,8 +40,8 @@ class Resident:
         checkpoints: every parent by reference.
         host: reference of the host.
         dtype: dtype of the merged model; recipes must have the same.
-        device: where the model lives. Merging runs on the CPU, so that its bits do not depend on
-            where a model is scored; changed tensors are copied over.
+        place: where the model lives, a device or more. Merging runs on the CPU, so that its bits
+            do not depend on where a model is scored; changed tensors are copied over.
         memory: bytes that may be kept from candidate to candidate (see `Kept`); None is a
             quarter of the memory that is available now.
         patches: see `Reader`.
@@ -57,14 +58,14 @@ class Resident:
         checkpoints: Mapping[str, Checkpoint],
         host: str,
         dtype: str = "bfloat16",
-        device: str = "cpu",
+        place: str | Placement = "cpu",
         *,
         memory: int | None = None,
         patches: Mapping[str, Patch] | None = None,
         rows: Rows | None = None,
     ) -> None:
         self.checkpoints, self.dtype, self.rows = checkpoints, dtype, rows
-        self.device = torch.device(device)
+        self.placement = Placement(place) if isinstance(place, str) else place
         self.planner = Planner(checkpoints, host)
         self.maker = TensorMaker(self.planner, Reader(checkpoints, patches), rows)
         self._kept = Kept(_quarter() if memory is None else memory)
@@ -88,7 +89,7 @@ class Resident:
         """Make the model that a recipe describes; the last one's weights are overwritten.
 
         Returns:
-            the model, in evaluation mode, on `device`. The same object serves all recipes of the
+            the model, in evaluation mode, in its place. The same object serves all recipes of the
             same depth.
 
         Raises:
@@ -174,21 +175,23 @@ class Resident:
             data, self.planner.host.folder, shapes, constants, DTYPES[STORED[self.dtype]]
         )
         self._furnish(skeleton)
-        skeleton.module.to(self.device)
+        self.placement.settle(skeleton.module)
         return skeleton
 
     def _furnish(self, skeleton: Skeleton) -> None:
         """Give the placeholders memory, the same for all depths."""
         module = skeleton.module
+        plan = self.placement.plan(module)
         wanted = {spot.parameter for spot in skeleton.spots.values()}
         weights = dict(module.named_parameters())
         for name, buffer in module.named_buffers():
             if name in wanted:
                 weights[name] = buffer  # type: ignore[assignment]
         for name in wanted:
-            held, weight = self._memory.get(name), weights[name]
-            if held is None or held.shape != weight.shape or held.dtype != weight.dtype:
-                held = torch.empty(weight.shape, dtype=weight.dtype, device=self.device)
+            held, weight, device = self._memory.get(name), weights[name], device_of(name, plan)
+            like = (weight.shape, weight.dtype, device)
+            if held is None or (held.shape, held.dtype, held.device) != like:
+                held = torch.empty(weight.shape, dtype=weight.dtype, device=device)
                 self._memory[name] = held
                 self._forget(name, skeleton)
             weight.data = held

@@ -49,7 +49,8 @@ class RoutedResident(Resident):
         weights = _weights(skeleton.module)
         made: dict[Hashable, Tensor] = {}
         for name, parts in pieces.items():
-            key = tuple(self._content(plan, spot) for plan, spot in parts)
+            content = tuple(self._content(plan, spot) for plan, spot in parts)
+            key = (content, weights[name].device)
             tensor = self._own.get(key, self._made.get(key, made.get(key)))
             if tensor is None:
                 tensor = self._parents_own(weights[name], parts)
@@ -84,10 +85,10 @@ class RoutedResident(Resident):
             and spot.size == tuple(weight.shape)
             and spot.axes == tuple(range(weight.dim()))
         )
-        return source.to(self.device) if fits and is_finite(source) else None
+        return source.to(weight.device) if fits and is_finite(source) else None
 
     def _make(self, weight: Tensor, parts: list[Piece]) -> Tensor:
-        made = torch.empty(weight.shape, dtype=weight.dtype, device=self.device)
+        made = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
         share(lambda part: self._write(part[0], part[1].view(made, part[0].shape)), parts)
         return made
 
