@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from evomerge.evaluate.evaluator import Evaluator
     from evomerge.evaluate.fidelity import Fidelity
     from evomerge.execute.protocol import Executor
+    from evomerge.merge.placement import Placement
     from evomerge.optimize.protocol import Optimizer
     from evomerge.recipe import Recipe
     from evomerge.worker import Worker
@@ -101,19 +102,33 @@ class Setup:
         genes, budget = list(self.space.genes), self.config.budget.candidates
         return create(wanted.name, genes, self.config.seed, population, wanted.sigma, budget)
 
+    def placement(self, model: Checkpoint) -> Placement:
+        """Return where a model of this size is run, and with which attention."""
+        from evomerge.merge.assemble import bytes_of
+        from evomerge.merge.placement import Placement
+
+        wanted = self.config.evaluation
+        device = choose_device(wanted.device)
+        choose_threads(model.parameters, device)
+        memory = None
+        if wanted.max_memory is not None:
+            memory = {
+                number: bytes_of(size, f"evaluation.max_memory.{number}")
+                for number, size in wanted.max_memory.items()
+            }
+        attention = None if wanted.attention == "auto" else wanted.attention
+        return Placement(device, wanted.device_map, memory, attention)
+
     def worker(self) -> Worker:
         """Load the tokenizer, build the resident model, prepare the documents."""
         from evomerge.merge.assemble import resident, tokenizer
         from evomerge.worker import Worker
 
         first = next(iter(self.space.landmarks().values()))
-        device = choose_device(self.config.evaluation.device)
-        choose_threads(self.checkpoints[self.host].parameters, device)
+        place = self.placement(self.checkpoints[self.host])
         search = self.config.evaluation.search
         return Worker(
-            resident(
-                self.checkpoints, first, device, routed=self.config.space.kind != "parameters"
-            ),
+            resident(self.checkpoints, first, place, routed=self.config.space.kind != "parameters"),
             self.evaluator,
             tokenizer(self.checkpoints, first),
             self.splits,
@@ -301,9 +316,7 @@ class Setup:
                 f"{did_you_mean(split, SPLITS)}"
             )
         checkpoint = open_model(model, Path.cwd())
-        device = choose_device(self.config.evaluation.device)
-        choose_threads(checkpoint.parameters, device)
-        loaded = load(checkpoint, device)
+        loaded = load(checkpoint, self.placement(checkpoint))
         evaluator = self.evaluator
         evaluator.prepare(loaded, tokenizer_of(checkpoint), {chosen: self.splits[chosen]})
         return evaluator.score(loaded, chosen)
@@ -415,11 +428,11 @@ def prepare(config: SearchConfig, relative_to: Path, *, allow_pickle: bool = Fal
     config, checkpoints, host = _open_parents(config, relative_to, allow_pickle=allow_pickle)
     space = make_space(config, checkpoints)
     evaluator = load_tasks(config)
-    choose_device(config.evaluation.device)
     objectives = find_objectives(config, evaluator)
     splits = find_splits(config, evaluator)
     setup = Setup(config, checkpoints, host, space, objectives, splits, allow_pickle)
     setup.__dict__["evaluator"] = evaluator
+    setup.placement(checkpoints[host])
     setup.optimizer()
     setup.check_saving()
     setup.tokenizer_notes()

@@ -232,6 +232,26 @@ class EvaluationConfig(_Section):
     irt: IrtConfig = IrtConfig()
     backend: Literal["hf", "vllm"] = "hf"
     device: str = "auto"
+    device_map: Literal["auto", "balanced", "sequential"] | None = Field(
+        None, description="spread the model over all accelerators; null: one device"
+    )
+    max_memory: dict[int, str] | None = Field(
+        None, description="device_map: accelerator -> what weights may take there, e.g. {0: 20GB}"
+    )
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"] = Field(
+        "auto", description="transformers' attention; auto: the model's own choice"
+    )
+
+    @model_validator(mode="after")
+    def _one_device_or_many(self) -> EvaluationConfig:
+        if self.device_map is not None and self.device != "auto":
+            raise ValueError(
+                f"has a `device` ({self.device}) and a `device_map`, which is for all devices; "
+                "remove one of them"
+            )
+        if self.max_memory is not None and self.device_map is None:
+            raise ValueError("has `max_memory`, which has a meaning only with a `device_map`")
+        return self
 
     @property
     def saving(self) -> Literal["racing", "halving", "irt"] | None:

@@ -53,6 +53,23 @@ BAD = {
     ),
     "no such field": (evaluation(stratify="kindd"), ["kindd", "field"]),
     "no such device": (evaluation(device="gpu"), ["evaluation.device", "gpu"]),
+    "a device and a device map": (
+        evaluation(device="cpu", device_map="auto"),
+        ["evaluation", "device_map", "remove one"],
+    ),
+    "no such device map": (
+        evaluation(device_map="balance"),
+        ["evaluation.device_map", "Did you mean 'balanced'"],
+    ),
+    "memory of one device": (evaluation(max_memory={0: "1GB"}), ["max_memory", "device_map"]),
+    "no amount of memory": (
+        evaluation(device_map="auto", max_memory={0: "much"}),
+        ["evaluation.max_memory.0", "'much'", "5GB"],
+    ),
+    "no such attention": (
+        evaluation(attention="spda"),
+        ["evaluation.attention", "Did you mean 'sdpa'"],
+    ),
     "vllm is not there": (evaluation(backend="vllm"), ["vllm", "pip install 'evomerge[vllm]'"]),
     "vllm for paths": (
         evaluation(backend="vllm") | {"space": {"kind": "dataflow"}},
