@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from evomerge.merge.compiled import Array, compiled, fma, narrow, stored, widen
-from evomerge.merge.passes import BLOCK, scratch, spans
+from evomerge.merge.passes import BLOCK, add_scaled, scratch, spans, store_changed
 
 Changes = Callable[[slice, Array], None]
 """Writes a span of every source's change as float32, a row a source."""
@@ -58,16 +58,14 @@ def write(
 
 @compiled
 def _add(base: Array, changes: Array, factors: Array, scale: np.float32, out: Array) -> None:
+    size = len(out)
     total = np.empty(BLOCK, dtype=np.float32)
-    for at in range(0, len(out), BLOCK):
-        size = min(BLOCK, len(out) - at)
+    for at in range(0, size, BLOCK):
+        stop = min(at + BLOCK, size)
         total[:] = np.float32(0)
         for k in range(len(changes)):
-            change, factor = changes[k, at : at + size], factors[k]
-            for i in range(size):
-                total[i] = fma(change[i], factor, total[i])
-        for i in range(size):
-            out[at + i] = narrow(fma(total[i], scale, widen(base[at + i])), out)
+            add_scaled(changes[k][at:stop], factors[k], total[: stop - at])
+        store_changed(base[at:stop], total, scale, out[at:stop])
 
 
 @compiled
@@ -80,31 +78,75 @@ def _elect(
     scale: np.float32,
     out: Array,
 ) -> None:
-    zero, one = np.float32(0), np.float32(1)
+    size = len(out)
     sign = np.empty(BLOCK, dtype=np.float32)
     total = np.empty(BLOCK, dtype=np.float32)
     divisor = np.empty(BLOCK, dtype=np.float32)
-    least = np.float32(0.5) * shares.min() if len(shares) else one
-    for at in range(0, len(out), BLOCK):
-        size = min(BLOCK, len(out) - at)
-        total[:] = zero
-        divisor[:] = zero if len(shares) else one
+    for at in range(0, size, BLOCK):
+        stop = min(at + BLOCK, size)
+        total[:] = np.float32(0)
         for k in range(len(changes)):
-            change, factor = changes[k, at : at + size], factors[k]
-            for i in range(size):
-                total[i] += change[i] * factor
-        for i in range(size):
-            sign[i] = np.copysign(one, total[i])
-        total[:] = zero
+            _add_product(changes[k][at:stop], factors[k], total)
+        _signs(total, sign)
+        total[:] = np.float32(0)
+        divisor[:] = np.float32(0)
         for k in range(len(changes)):
-            change, factor, more = changes[k, at : at + size], factors[k], counted[k]
-            for i in range(size):
-                along = change[i] * factor * sign[i]
-                total[i] = fma(zero if along <= zero else along, more, total[i])
+            change, factor = changes[k][at:stop], factors[k]
             if len(shares):
-                for i in range(size):
-                    along = change[i] * factor * sign[i]
-                    divisor[i] += shares[k] if along > zero else zero
-        for i in range(size):
-            agreed = sign[i] * total[i] / max(divisor[i], least)
-            out[at + i] = narrow(fma(agreed, scale, widen(base[at + i])), out)
+                _add_along_shared(change, factor, sign, counted[k], total, shares[k], divisor)
+            else:
+                _add_along(change, factor, sign, counted[k], total)
+        if len(shares):
+            _divide(total, divisor, np.float32(0.5) * shares.min())
+        _store_along(base[at:stop], total, sign, scale, out[at:stop])
+
+
+@compiled
+def _add_product(change: Array, factor: np.float32, total: Array) -> None:
+    """Add a product that is rounded by itself, so that equal changes of both signs cancel."""
+    for i in range(len(change)):
+        total[i] += change[i] * factor
+
+
+@compiled
+def _signs(values: Array, out: Array) -> None:
+    for i in range(len(out)):
+        out[i] = np.float32(-1) if values[i] < np.float32(0) else np.float32(1)
+
+
+@compiled
+def _add_along(
+    change: Array, factor: np.float32, sign: Array, more: np.float32, total: Array
+) -> None:
+    """Add what goes along with a sign; a NaN stays."""
+    for i in range(len(change)):
+        along = change[i] * factor * sign[i]
+        total[i] = fma(np.float32(0) if along <= np.float32(0) else along, more, total[i])
+
+
+@compiled
+def _add_along_shared(
+    change: Array,
+    factor: np.float32,
+    sign: Array,
+    more: np.float32,
+    total: Array,
+    share: np.float32,
+    divisor: Array,
+) -> None:
+    for i in range(len(change)):
+        along = change[i] * factor * sign[i]
+        total[i] = fma(np.float32(0) if along <= np.float32(0) else along, more, total[i])
+        divisor[i] += share if along > np.float32(0) else np.float32(0)
+
+
+@compiled
+def _divide(total: Array, divisor: Array, least: np.float32) -> None:
+    for i in range(len(total)):
+        total[i] /= divisor[i] if divisor[i] > least else least
+
+
+@compiled
+def _store_along(base: Array, total: Array, sign: Array, scale: np.float32, out: Array) -> None:
+    for i in range(len(out)):
+        out[i] = narrow(fma(total[i] * sign[i], scale, widen(base[i])), out)

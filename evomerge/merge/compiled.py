@@ -13,7 +13,11 @@ the float32 of one, `narrow` puts a float32 back, rounded once to nearest even.
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
@@ -37,18 +41,39 @@ _STORED = {
 """What stands for a dtype in compiled loops: uint16 is bfloat16, int16 is float16."""
 
 
-_LARGEST = np.finfo(np.float32).max
-
 LANES = 64
 """Partial sums that `dot` keeps; a length that several vector registers share."""
 
 
 def compiled(loop: _Loop) -> _Loop:
-    """Compile a function on its first call and keep the machine code on disk; it drops the GIL."""
+    """Compile a function on its first call and keep the machine code on disk; it drops the GIL.
+
+    A division by 0 gives what IEEE 754 says, since a check of each would keep it from the vector
+    registers.
+    """
+    options = {"nogil": True, "error_model": "numpy"}
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = _machine_code()
     try:
-        return cast(_Loop, numba.njit(nogil=True, cache=True)(loop))
+        return cast(_Loop, numba.njit(cache=True, **options)(loop))
     except RuntimeError:  # there is no folder to keep it in
-        return cast(_Loop, numba.njit(nogil=True)(loop))
+        return cast(_Loop, numba.njit(**options)(loop))
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+@cache
+def _machine_code() -> str:
+    """Return the folder of machine code, one for each version of the code it comes from.
+
+    numba looks only at the age of the file a loop is in, not of those it calls.
+    """
+    version = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        version.update(file.read_bytes())
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    place = numba.config.CACHE_DIR or Path(home, "evomerge", "loops")
+    return str(Path(place, version.hexdigest()[:16]))
 
 
 def stored(tensor: Tensor) -> Array:
@@ -140,7 +165,11 @@ def dot(left: Array, right: Array, lanes: Array) -> float:
 @compiled
 def are_finite(values: Array) -> bool:
     """Whether none of a row of stored weights is NaN or, as float32, infinite."""
-    bad = np.uint32(0)
-    for i in range(len(values)):
-        bad |= np.uint32(not abs(widen(values[i])) <= _LARGEST)
-    return bool(bad == 0)
+    lanes = np.zeros(LANES, dtype=np.float32)
+    whole = len(values) // LANES * LANES
+    for at in range(0, whole, LANES):
+        for lane in range(LANES):  # infinity times 0 is NaN, and NaN stays
+            lanes[lane] = fma(widen(values[at + lane]), np.float32(0), lanes[lane])
+    for i in range(whole, len(values)):
+        lanes[i - whole] = fma(widen(values[i]), np.float32(0), lanes[i - whole])
+    return bool((lanes == np.float32(0)).all())

@@ -20,7 +20,10 @@ from evomerge.merge.passes import SPAN, spans
 Magnitudes = Callable[[slice], Array]
 """Gives the magnitudes (float32, not negative) of a slice of a flat tensor, in a buffer."""
 
-_SAMPLE = 1 << 15
+_SAMPLE = 1 << 16
+
+_GROUP = 16
+"""Elements that `_sift` looks at together."""
 
 
 @dataclass(frozen=True)
@@ -43,53 +46,45 @@ class Cut:
             start: index of the first of them.
             out: float32.
         """
-        _load_before(source, base, *self._bounds(start), out)
+        for part, bound in self._parts(len(out), start):
+            _load_above(source[part], base[part], bound, out[part])
 
     def drop_before(self, values: Array, start: int) -> None:
         """Set to 0 the elements of a float32 span that are before the cut; a NaN stays."""
-        _drop_before(values, *self._bounds(start))
+        for part, bound in self._parts(len(values), start):
+            _drop_above(values[part], bound)
 
     def keep_before(self, values: Array, magnitudes: Array, start: int) -> None:
         """Set to 0 the elements of a float32 span whose magnitudes are not before the cut."""
-        _keep_before(values, magnitudes, *self._bounds(start))
+        for part, bound in self._parts(len(values), start):
+            _keep_above(values[part], magnitudes[part], bound)
 
-    def _bounds(self, start: int) -> tuple[np.float32, np.float32, int]:
-        """Return the bound below `index`, the bound from there on, and where that is in a span."""
+    def _parts(self, size: int, start: int) -> list[tuple[slice, np.float32]]:
+        """Split a span at `index`; an element of a part is before the cut if above its bound."""
+        split = min(max(self.index - start, 0), size)
         bound = np.float32(self.magnitude)
-        return np.nextafter(bound, np.float32(-1)), bound, max(self.index - start, 0)
+        below = np.nextafter(bound, np.float32(-1))
+        parts = [(slice(0, split), below), (slice(split, size), bound)]
+        return [(part, bound) for part, bound in parts if part.stop > part.start]
 
 
 @compiled
-def _load_before(
-    source: Array, base: Array, first: np.float32, rest: np.float32, split: int, out: Array
-) -> None:
-    split = min(split, len(out))
-    for i in range(split):
+def _load_above(source: Array, base: Array, bound: np.float32, out: Array) -> None:
+    for i in range(len(out)):
         change = widen(source[i]) - widen(base[i])
-        out[i] = np.float32(0) if abs(change) <= first else change
-    for i in range(split, len(out)):
-        change = widen(source[i]) - widen(base[i])
-        out[i] = np.float32(0) if abs(change) <= rest else change
+        out[i] = np.float32(0) if abs(change) <= bound else change
 
 
 @compiled
-def _drop_before(values: Array, first: np.float32, rest: np.float32, split: int) -> None:
-    split = min(split, len(values))
-    for i in range(split):
-        values[i] = np.float32(0) if abs(values[i]) > first else values[i]
-    for i in range(split, len(values)):
-        values[i] = np.float32(0) if abs(values[i]) > rest else values[i]
+def _drop_above(values: Array, bound: np.float32) -> None:
+    for i in range(len(values)):
+        values[i] = np.float32(0) if abs(values[i]) > bound else values[i]
 
 
 @compiled
-def _keep_before(
-    values: Array, magnitudes: Array, first: np.float32, rest: np.float32, split: int
-) -> None:
-    split = min(split, len(values))
-    for i in range(split):
-        values[i] = np.float32(0) if magnitudes[i] <= first else values[i]
-    for i in range(split, len(values)):
-        values[i] = np.float32(0) if magnitudes[i] <= rest else values[i]
+def _keep_above(values: Array, magnitudes: Array, bound: np.float32) -> None:
+    for i in range(len(values)):
+        values[i] = np.float32(0) if magnitudes[i] <= bound else values[i]
 
 
 class Order:
@@ -169,13 +164,23 @@ def _collect(
 @compiled
 def _sift(magnitudes: Array, low: np.float32, high: np.float32, found: Array) -> tuple[int, int]:
     """Count what is above `high`, NaN included, and list where low .. high is; return both."""
+    size = len(magnitudes)
     larger = np.uint32(0)
-    for i in range(len(magnitudes)):
+    for i in range(size):
         larger += np.uint32(not magnitudes[i] <= high)
+    # Most groups hold nothing, and to see that takes a few vector operations.
+    hits = np.zeros(size // _GROUP + 1, dtype=np.uint8)
+    for group in range(size // _GROUP):
+        for i in range(_GROUP):
+            value = magnitudes[group * _GROUP + i]
+            hits[group] |= (value >= low) & (value <= high)
+    hits[size // _GROUP] = 1
     inside = 0
-    for i in range(len(magnitudes)):
-        found[inside] = i
-        inside += (magnitudes[i] >= low) & (magnitudes[i] <= high)
+    for group in range(len(hits)):
+        if hits[group]:
+            for i in range(group * _GROUP, min((group + 1) * _GROUP, size)):
+                found[inside] = i
+                inside += (magnitudes[i] >= low) & (magnitudes[i] <= high)
     return int(larger), inside
 
 
