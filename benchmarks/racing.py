@@ -1,18 +1,25 @@
 """How many documents a search needs: all of them, subsets, racing, halving, item response.
 
-    python benchmarks/racing.py [--quick] [--seeds N]
+    python benchmarks/racing.py [--quick] [--seeds N] [--first SEED]
 
-Closed-loop CMA-ES searches, each policy with the same seeds, in two worlds:
+Searches by CMA-ES, every policy with the same seeds, in two worlds; a seed decides the world's
+documents, their split and the optimizer:
 
 - `zoo`: real merges of the embedded family (a task-arithmetic weight for every layer), scored on
   400 search documents of the composition task;
 - `simulated`: models whose skill depends on 16 weights, on 400 documents of their own hardness,
   each with its own liking for some weights (so that a search can fit itself to documents).
 
-A search's five best (by what the optimizer was told) are scored on 400 validation documents, the
-best of these on the test documents; only search documents are counted as spent. The table gives
-the share of documents spent and the tested score in points, beside full scoring with its paired
-standard error. The last line is one JSON object of the shares and differences.
+`replayed` puts every policy on the candidates that the full-scoring searches of the zoo proposed:
+what it would have spent on them and whom it would have chosen, without the chance of another
+course of the search.
+
+As in `evomerge search`, parents come first and are scored on all documents, a finalist whose
+fitness is an estimate is scored on all (and counted), the finalists are scored on 400 validation
+documents, and the best of these on the test documents. The table gives the share of search
+documents spent, that of the processor time, and the tested score in points beside full scoring
+with the standard error of the paired difference. The last line is one JSON object of the shares
+and differences.
 """
 
 from __future__ import annotations
@@ -24,8 +31,9 @@ import logging
 import math
 import random
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,268 +46,195 @@ from evomerge.config import parse
 from evomerge.errors import CandidateError, RecipeError
 from evomerge.evaluate.evaluator import Evaluator
 from evomerge.evaluate.facts import MetricFacts, TaskFacts
+from evomerge.evaluate.fidelity import Fidelity
 from evomerge.evaluate.functions import Function
 from evomerge.evaluate.halving import Halving
-from evomerge.evaluate.irt import Items
+from evomerge.evaluate.prediction import Prediction
 from evomerge.evaluate.racing import Race
 from evomerge.evaluate.subsets import in_order, rotating
 from evomerge.optimize import create
-from evomerge.scores import Objective, Scores, fitness, paired_fitness
-from evomerge.space.genes import Gene
+from evomerge.scores import Objective, Scores, fitness
+from evomerge.space.genes import Gene, Genome
 
 SEARCH, VALIDATION = 400, 400
 FINALISTS = 5
 SUBSET = 100
 
-
-@dataclass
-class World:
-    """Something to search in."""
-
-    name: str
-    evaluator: Evaluator
-    objective: Objective
-    genes: Sequence[Gene]
-    landmarks: Sequence[tuple[float, ...]]
-    build: Callable[[tuple[float, ...]], Any]
-    candidates: int
-
-    @property
-    def documents(self) -> dict[str, list[int]]:
-        """The search documents by task."""
-        task = self.objective.task
-        return {task: sorted(self.evaluator.splits["search"][task])}
-
-    def score(self, model: Any, documents: dict[str, list[int]] | None = None) -> Scores:
-        """Score a model on search documents."""
-        return self.evaluator.score(model, "search", documents)
+Rows = list[Scores | None]
 
 
+@dataclass(frozen=True)
 class Policy:
-    """Scores candidates one by one; keeps what it needs of those before."""
+    """How many documents a candidate is scored on.
 
-    def __init__(self, world: World, seed: int) -> None:
-        self.world, self.seed, self.objectives = world, seed, [world.objective]
-        self.elite: Scores | None = None
-        self.known: list[Scores] = []
-
-    def score(self, model: Any, number: int, generation: int) -> tuple[float, int]:
-        """Return what the optimizer is told, and how many documents that took."""
-        scores = self.scores(model, generation)
-        self.known.append(scores)
-        spent = sum(scores.fidelity.values())
-        if self.elite is None or spent == sum(self.elite.fidelity.values()):
-            value = fitness(self.objectives, scores)
-            if self.elite is None or value > fitness(self.objectives, self.elite):
-                self.elite = scores
-            return value, spent
-        return paired_fitness(self.objectives, scores, self.elite), spent
-
-    def scores(self, model: Any, generation: int) -> Scores:
-        """Score a model on as many documents as this policy gives it."""
-        return self.world.score(model)
-
-
-class Fixed(Policy):
-    """The same quarter of the documents for all."""
-
-    def scores(self, model: Any, generation: int) -> Scores:
-        """Score a model on as many documents as this policy gives it."""
-        (task, ids), *_ = self.world.documents.items()
-        chosen = [ids[i] for i in in_order(len(ids), f"{self.seed}/fixed")[:SUBSET]]
-        return self.world.score(model, {task: chosen})
-
-
-class Rotating(Policy):
-    """Another quarter of the documents for every generation."""
-
-    def score(self, model: Any, number: int, generation: int) -> tuple[float, int]:
-        """Return what the optimizer is told, and how many documents that took."""
-        (task, ids), *_ = self.world.documents.items()
-        chosen = rotating(ids, SUBSET, generation, str(self.seed))
-        return fitness(self.objectives, self.world.score(model, {task: chosen})), SUBSET
-
-
-class Racing(Policy):
-    """Stopped as soon as it is improbable that it beats the elite."""
-
-    confidence, minimum = 0.98, 50
-
-    def scores(self, model: Any, generation: int) -> Scores:
-        """Score a model on as many documents as this policy gives it."""
-        if self.elite is None:
-            return self.world.score(model)
-        race = Race(self.confidence, self.minimum, self.seed)
-        return race.run(self.world.evaluator, model, "search", self.elite, self.objectives)
-
-
-class Racing95(Racing):
-    """The same at five per cent."""
-
-    confidence = 0.95
-
-
-class Racing95Short(Racing):
-    """The same at five per cent, after 25 documents."""
-
-    confidence, minimum = 0.95, 25
-
-
-class Racing90Short(Racing):
-    """The same at ten per cent, after 25 documents."""
-
-    confidence, minimum = 0.9, 25
-
-
-class RotatingRacing(Policy):
-    """A generation is ranked on its own quarter; who leads it there is raced against the elite."""
-
-    def __init__(self, world: World, seed: int) -> None:
-        super().__init__(world, seed)
-        self.turn, self.best = -1, -math.inf
-
-    def score(self, model: Any, number: int, generation: int) -> tuple[float, int]:
-        """Return what the optimizer is told, and how many documents that took."""
-        (task, ids), *_ = self.world.documents.items()
-        chosen = rotating(ids, SUBSET, generation, str(self.seed))
-        value = fitness(self.objectives, self.world.score(model, {task: chosen}))
-        if generation != self.turn:
-            self.turn, self.best = generation, -math.inf
-        if value <= self.best:
-            return value, SUBSET
-        self.best = value
-        race = Race(0.98, minimum=50, seed=self.seed)
-        if self.elite is None:
-            full = self.world.score(model)
-        else:
-            full = race.run(self.world.evaluator, model, "search", self.elite, self.objectives)
-        spent = sum(full.fidelity.values())
-        if self.elite is None or (
-            spent == SEARCH
-            and fitness(self.objectives, full) > fitness(self.objectives, self.elite)
-        ):
-            self.elite = full
-        self.finals.append((number, full, spent == SEARCH))
-        return value, SUBSET + spent
-
-    finals: list[tuple[int, Scores, bool]]
-
-    def finalists(self, told: Sequence[float]) -> list[int]:
-        """Return the best of those that won their race."""
-        complete = [(fitness(self.objectives, s), n) for n, s, whole in self.finals if whole]
-        return [number for _, number in sorted(complete, reverse=True)[:FINALISTS]]
-
-
-class Halves(Policy):
-    """Successive halving from 50 documents, among the latest candidates."""
-
-    recent = 20
-
-    def scores(self, model: Any, generation: int) -> Scores:
-        """Score a model on as many documents as this policy gives it."""
-        halving = Halving(first=50, eta=2.0, seed=self.seed)
-        return halving.run(
-            self.world.evaluator,
-            model,
-            "search",
-            self.world.documents,
-            self.known[-self.recent :],
-            self.objectives,
-        )
-
-
-class Responses(Policy):
-    """Full scores for the first 20; then 40 informative documents and a prediction.
-
-    Who is predicted within an error of the best is scored on all documents, and the items are
-    fitted anew on the latest that were.
+    Attributes:
+        fidelity: makes what decides it, for a seed; None scores every candidate on all that are
+            asked in its generation.
+        subset: what is asked: all documents, the same quarter, or another one each generation.
     """
 
-    calibration, asked, latest = 20, 40, 60
-
-    def score(self, model: Any, number: int, generation: int) -> tuple[float, int]:
-        """Return what the optimizer is told, and how many documents that took."""
-        (task, ids), *_ = self.world.documents.items()
-        key = self.world.objective.key
-        if number < self.calibration:
-            self.known.append(self.world.score(model))
-            return fitness(self.objectives, self.known[-1]), SEARCH
-        if number == self.calibration:
-            self.fit()
-        scores = self.world.score(model, {task: [ids[i] for i in self.chosen]})
-        predicted = self.items.predict(self.chosen, scores.values[key])
-        best = max(fitness(self.objectives, known) for known in self.known)
-        if predicted.score + predicted.error < best:
-            return predicted.score, self.asked
-        self.known.append(self.world.score(model))
-        self.fit()
-        return fitness(self.objectives, self.known[-1]), SEARCH
-
-    def fit(self) -> None:
-        """Fit the items and choose the most informative ones."""
-        key = self.world.objective.key
-        self.items = Items.fit([scores.values[key] for scores in self.known[-self.latest :]])
-        self.chosen = self.items.choose(self.asked)
+    fidelity: Callable[[int], Fidelity] | None = None
+    subset: str = "all"
 
 
-POLICIES: dict[str, type[Policy]] = {
-    "full": Policy,
-    "fixed quarter": Fixed,
-    "rotating quarter": Rotating,
-    "race 2 %": Racing,
-    "race 5 %": Racing95,
-    "race 5 %, 25": Racing95Short,
-    "race 10 %, 25": Racing90Short,
-    "rotating + race": RotatingRacing,
-    "halving": Halves,
-    "irt": Responses,
+POLICIES: dict[str, Policy] = {
+    "full": Policy(),
+    "race 2 %": Policy(lambda seed: Race(0.98, 50, seed)),
+    "race 5 %": Policy(lambda seed: Race(0.95, 50, seed)),
+    "race 2 %, from 25": Policy(lambda seed: Race(0.98, 25, seed)),
+    "race 10 %, from 25": Policy(lambda seed: Race(0.9, 25, seed)),
+    "race 2 %, plain sample": Policy(lambda seed: Race(0.98, 50, seed, strata=1)),
+    "fixed quarter": Policy(subset="fixed"),
+    "rotating quarter": Policy(subset="rotating"),
+    "halving": Policy(lambda seed: Halving(25, 4.0, seed)),
+    "irt": Policy(lambda seed: Prediction(40, 20)),
 }
 
 
-def search(world: World, kind: type[Policy], seed: int) -> tuple[float, float]:
-    """Run one search; return the share of documents spent and the tested score in points."""
-    policy = kind(world, seed)
-    if isinstance(policy, RotatingRacing):
-        policy.finals = []
-    optimizer = create("cma", list(world.genes), seed, budget=world.candidates)
-    genomes: list[tuple[float, ...]] = []
-    told: list[float] = []
-    spent = 0
-    for number in range(world.candidates):
-        if number < len(world.landmarks):
-            optimizer.suggest(world.landmarks[number])
-        trial, genome = optimizer.ask()
-        try:
-            generation = number // optimizer.population
-            value, documents = policy.score(world.build(genome), number, generation)
-        except CandidateError:
-            optimizer.tell(trial, None)
-            value, documents = -math.inf, 0
-        else:
-            optimizer.tell(trial, (value,))
-        genomes.append(genome)
-        told.append(value)
-        spent += documents
-    if isinstance(policy, RotatingRacing):
-        finalists = policy.finalists(told)
-    else:
-        finalists = sorted(range(len(told)), key=lambda n: -told[n])[:FINALISTS]
-    validated = [
-        (
-            fitness(
-                [world.objective], world.evaluator.score(world.build(genomes[n]), "validation")
-            ),
-            n,
+@dataclass
+class World:
+    """Something to search in.
+
+    Attributes:
+        build: genome -> model.
+        finals: tested and validated fitness by genome, filled when asked for.
+    """
+
+    evaluator: Evaluator
+    objective: Objective
+    genes: Sequence[Gene]
+    landmarks: Sequence[Genome]
+    build: Callable[[Genome], Any]
+    candidates: int
+    finals: dict[tuple[str, Genome], float] = field(default_factory=dict)
+
+    @property
+    def documents(self) -> list[int]:
+        """The search documents."""
+        return sorted(self.evaluator.splits["search"][self.objective.task])
+
+    def final(self, split: Any, genome: Genome) -> float:
+        """Return a candidate's fitness on validation or test documents."""
+        if (split, genome) not in self.finals:
+            scores = self.evaluator.score(self.build(genome), split)
+            self.finals[split, genome] = fitness([self.objective], scores)
+        return self.finals[split, genome]
+
+
+class Proposals:
+    """What a search proposes: CMA-ES, the landmarks first."""
+
+    def __init__(self, world: World, seed: int) -> None:
+        self.world = world
+        self.optimizer = create("cma", list(world.genes), seed, budget=world.candidates)
+        self.population = self.optimizer.population
+
+    def __iter__(self) -> Iterator[tuple[Genome, Any, Callable[[float | None], None]]]:
+        """Yield genome, model and what to call with the outcome."""
+        for number in range(self.world.candidates):
+            if number < len(self.world.landmarks):
+                self.optimizer.suggest(self.world.landmarks[number])
+            trial, genome = self.optimizer.ask()
+            yield (
+                genome,
+                self.world.build(genome),
+                lambda value, trial=trial: self.optimizer.tell(
+                    trial, None if value is None else (value,)
+                ),
+            )
+
+
+class Recorded:
+    """What a search of full scoring proposed, and how it answered."""
+
+    def __init__(self, world: World, genomes: Sequence[Genome], rows: Rows) -> None:
+        self.genomes, self.rows = genomes, rows
+        task, key, ids = world.objective.task, world.objective.key, world.documents
+        place = {document: at for at, document in enumerate(ids)}
+        facts = TaskFacts(
+            task, "function", len(ids), {world.objective.metric: MetricFacts(True, True)}
         )
-        for n in finalists
-    ]
-    winner = world.build(genomes[max(validated)[1]])
-    tested = fitness([world.objective], world.evaluator.score(winner, "test"))
-    return spent / (world.candidates * SEARCH), 100 * tested
+
+        def body(model: Scores, tokenizer: Any, asked: Sequence[int]) -> dict[str, list[float]]:
+            return {world.objective.metric: [model.values[key][place[i]] for i in asked]}
+
+        self.evaluator = Evaluator(None, [Function(body, facts)])
+        self.evaluator.prepare(None, None, {"search": {task: ids}})
+        self.population = create("cma", list(world.genes), 0).population
+
+    def __iter__(self) -> Iterator[tuple[Genome, Any, Callable[[float | None], None]]]:
+        """Yield genome, recorded answers and a call that does nothing."""
+        for genome, scores in zip(self.genomes, self.rows, strict=True):
+            yield genome, scores, lambda value: None
 
 
-def zoo_world(candidates: int) -> World:
+@dataclass
+class Run:
+    """What came of a search."""
+
+    share: float
+    tested: float
+    seconds: float
+    genomes: list[Genome]
+    rows: Rows
+
+
+def search(world: World, policy: Policy, seed: int, proposals: Proposals | Recorded) -> Run:
+    """Run one search as `evomerge search` would."""
+    began = time.process_time()
+    evaluator = proposals.evaluator if isinstance(proposals, Recorded) else world.evaluator
+    fidelity = policy.fidelity(seed) if policy.fidelity else None
+    task, ids, objectives = world.objective.task, world.documents, [world.objective]
+    genomes: list[Genome] = []
+    models: list[Any] = []
+    rows: Rows = []
+    leader: Scores | None = None
+    spent = 0
+    for number, (genome, model, tell) in enumerate(proposals):
+        asked = ids
+        if policy.subset == "fixed":
+            asked = [ids[i] for i in in_order(len(ids), f"{seed}/fixed")[:SUBSET]]
+        elif policy.subset == "rotating":
+            asked = rotating(ids, SUBSET, number // proposals.population, str(seed))
+        scores: Scores | None = None
+        with contextlib.suppress(CandidateError):
+            if model is None:
+                pass
+            elif fidelity is None or leader is None or number < len(world.landmarks):
+                scores = evaluator.score(model, "search", {task: asked})
+            else:
+                known = [r for r in rows if r and not (fidelity.whole and r.expected)]
+                earlier = known[-fidelity.recent :]
+                scores = fidelity.run(evaluator, model, "search", leader, earlier, objectives)
+        tell(None if scores is None else fitness(objectives, scores))
+        genomes.append(genome)
+        models.append(model if isinstance(proposals, Recorded) else None)
+        rows.append(scores)
+        spent += sum(scores.fidelity.values()) if scores else 0
+        ahead = scores is not None and not scores.expected
+        if ahead and (leader is None or fitness(objectives, scores) > fitness(objectives, leader)):
+            leader = scores
+    told = [-math.inf if row is None else fitness(objectives, row) for row in rows]
+    whole = [row is not None and not row.expected for row in rows]
+    while True:
+        finalists = sorted(range(len(told)), key=lambda n: -told[n])[:FINALISTS]
+        estimated = next((n for n in finalists if not whole[n]), None)
+        if estimated is None:
+            break
+        recorded = isinstance(proposals, Recorded)
+        model = models[estimated] if recorded else world.build(genomes[estimated])
+        told[estimated] = fitness(objectives, evaluator.score(model, "search", {task: ids}))
+        whole[estimated] = True
+        spent += len(ids)
+    seconds = time.process_time() - began
+    winner = max(finalists, key=lambda n: (world.final("validation", genomes[n]), -n))
+    tested = 100 * world.final("test", genomes[winner])
+    return Run(spent / (len(genomes) * len(ids)), tested, seconds, genomes, rows)
+
+
+def zoo_world(seed: int, candidates: int) -> World:
     text = f"""
+    seed: {seed}
     parents: [zoo:language, zoo:maths]
     base: zoo:base
     dtype: float32
@@ -311,14 +246,12 @@ def zoo_world(candidates: int) -> World:
     budget: {{candidates: {candidates}}}
     """
     setup = prepare(parse(yaml.safe_load(text), "benchmark"), Path.cwd())
-    worker = setup.worker()
-    space = setup.space
+    worker, space = setup.worker(), setup.space
     landmarks = []
     for recipe in space.landmarks().values():
         with contextlib.suppress(RecipeError):  # the uniform merge is of another method
             landmarks.append(space.encode(recipe))
     return World(
-        "zoo",
         worker.evaluator,
         setup.objectives[0],
         list(space.genes),
@@ -328,16 +261,16 @@ def zoo_world(candidates: int) -> World:
     )
 
 
-def simulated_world(candidates: int) -> World:
+def simulated_world(seed: int, candidates: int) -> World:
     """Models that are lists of answers: right where skill and liking exceed the hardness."""
     dimension, count = 16, SEARCH + VALIDATION + 5000
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     best = rng.uniform(0.3, 0.7, dimension)
     hardness = rng.normal(0.0, 1.0, count)
     liking = rng.normal(0.0, 1.0, (count, dimension))
     genes = [Gene(f"w{i}", "real", 0.0, 1.0, 0.5) for i in range(dimension)]
 
-    def build(genome: tuple[float, ...]) -> np.ndarray:
+    def build(genome: Genome) -> np.ndarray:
         away = np.asarray(genome) - best
         skill = 1.5 - 6.0 * float(away @ away)
         return (skill + 1.2 * liking @ away > hardness).astype(float)
@@ -347,7 +280,7 @@ def simulated_world(candidates: int) -> World:
 
     facts = TaskFacts("simulated", "function", count, {"acc": MetricFacts(True, True)})
     evaluator = Evaluator(None, [Function(body, facts)])
-    order = random.Random(0).sample(range(count), count)
+    order = random.Random(seed).sample(range(count), count)
     parts = {
         "search": {"simulated": order[:SEARCH]},
         "validation": {"simulated": order[SEARCH : SEARCH + VALIDATION]},
@@ -356,43 +289,81 @@ def simulated_world(candidates: int) -> World:
     evaluator.prepare(None, None, parts)
     landmarks = [(0.1,) * dimension, (0.9,) * dimension, (0.5,) * dimension]
     objective = Objective("simulated", "acc")
-    return World("simulated", evaluator, objective, genes, landmarks, build, candidates)
+    return World(evaluator, objective, genes, landmarks, build, candidates)
+
+
+class Table:
+    """Runs by world and policy, printed seed by seed as they come and summed up at the end."""
+
+    def __init__(self) -> None:
+        self.runs: dict[tuple[str, str], list[Run]] = {}
+
+    def add(self, world: str, policy: str, run: Run) -> None:
+        self.runs.setdefault((world, policy), []).append(run)
+
+    def show(self, world: str) -> dict[str, float]:
+        """Print a world's rows and return its ratios."""
+        ratios: dict[str, float] = {}
+        full = self.runs[world, "full"]
+        for (name, policy), runs in self.runs.items():
+            if name != world:
+                continue
+            share = statistics.fmean(run.share for run in runs)
+            clock = sum(run.seconds for run in runs) / sum(run.seconds for run in full)
+            tested = statistics.fmean(run.tested for run in runs)
+            pairs = [run.tested - other.tested for run, other in zip(runs, full, strict=True)]
+            error = statistics.stdev(pairs) / math.sqrt(len(pairs)) if len(pairs) > 1 else math.nan
+            mean = statistics.fmean(pairs)
+            same = sum(pair == 0.0 for pair in pairs) / len(pairs)
+            print(
+                f"{world:10} {policy:23}{share:8.1%}{clock:8.0%}{tested:8.2f}"
+                f"{mean:+8.2f} +- {error:4.2f}{same:7.0%}",
+                flush=True,
+            )
+            ratios[f"{world} {policy} documents"] = round(share, 3)
+            ratios[f"{world} {policy} points to full"] = round(mean, 2)
+            ratios[f"{world} {policy} standard error"] = round(error, 2)
+        return ratios
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two seeds, short searches")
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--policies", nargs="*", default=list(POLICIES), help="`full` first")
-    parser.add_argument("--worlds", nargs="*", default=["simulated", "zoo"])
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--policies", nargs="*", default=list(POLICIES), help="besides `full`")
+    parser.add_argument("--worlds", nargs="*", default=["simulated", "zoo", "replayed"])
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    seeds = range(2 if options.quick else options.seeds)
-    worlds = {
-        "simulated": lambda: simulated_world(100 if options.quick else 480),
-        "zoo": lambda: zoo_world(40 if options.quick else 200),
+    seeds = range(options.first, options.first + (2 if options.quick else options.seeds))
+    policies = [name for name in options.policies if name != "full"]
+    worlds: dict[str, Callable[[int], World]] = {
+        "simulated": lambda seed: simulated_world(seed, 100 if options.quick else 480),
+        "zoo": lambda seed: zoo_world(seed, 40 if options.quick else 240),
     }
-    ratios: dict[str, float] = {}
-    print(f"{'world':12}{'policy':20}{'documents':>10}{'tested':>10}{'to full':>18}")
-    for name in options.worlds:
-        world = worlds[name]()
-        full: list[float] = []
-        for policy in options.policies:
-            runs = [search(world, POLICIES[policy], seed) for seed in seeds]
-            share = statistics.fmean(share for share, _ in runs)
-            tested = [score for _, score in runs]
-            full = full or tested
-            differences = [one - other for one, other in zip(tested, full, strict=True)]
-            mean = statistics.fmean(differences)
-            error = statistics.stdev(differences) / math.sqrt(len(differences))
-            print(
-                f"{name:12}{policy:20}{share:10.1%}{statistics.fmean(tested):10.2f}"
-                f"{mean:+10.2f} +- {error:4.2f}",
-                flush=True,
-            )
-            ratios[f"{name} {policy} documents"] = round(share, 3)
-            ratios[f"{name} {policy} points to full"] = round(mean, 2)
+    wanted = {"zoo" if name == "replayed" else name for name in options.worlds}
+    table, ratios = Table(), {}
+    print(
+        f"{'world':11}{'policy':23}{'spent':>8}{'time':>8}{'tested':>8}{'to full':>16}{'same':>7}"
+    )
+    for name in [name for name in worlds if name in wanted]:
+        for seed in seeds:
+            world = worlds[name](seed)
+            full = search(world, POLICIES["full"], seed, Proposals(world, seed))
+            table.add(name, "full", full)
+            recorded = Recorded(world, full.genomes, full.rows)
+            if name == "zoo" and "replayed" in options.worlds:
+                table.add("replayed", "full", full)
+            for policy in policies:
+                if name in options.worlds:
+                    found = search(world, POLICIES[policy], seed, Proposals(world, seed))
+                    table.add(name, policy, found)
+                if name == "zoo" and "replayed" in options.worlds:
+                    table.add("replayed", policy, search(world, POLICIES[policy], seed, recorded))
+        ratios |= table.show(name)
+    if "replayed" in options.worlds:
+        ratios |= table.show("replayed")
     print(json.dumps(ratios))
 
 

@@ -200,9 +200,9 @@ class HalvingConfig(_Section):
     """Successive halving: only the better ones are scored on more documents."""
 
     enabled: bool = False
-    first: int = Field(50, ge=1, description="documents that every candidate is scored on")
+    first: int = Field(25, ge=1, description="documents that every candidate is scored on")
     factor: float = Field(
-        2.0, gt=1, description="documents grow by it from rung to rung; the best 1 / factor climb"
+        4.0, gt=1, description="documents grow by it from rung to rung; the best 1 / factor climb"
     )
 
 

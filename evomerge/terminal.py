@@ -103,6 +103,9 @@ class SearchDisplay:
             return
         if event["event"] == "tell":
             say(f"{describe(history.candidates[event['candidate']])}; {best}".rstrip("; "))
+        elif event["event"] == "complete":
+            candidate = history.candidates[event["candidate"]]
+            say(f"{describe(candidate)} on all search documents, as a finalist must")
         elif event["event"] == "score":
             candidate = history.candidates[event["candidate"]]
             say(f"candidate {candidate.number} ({candidate.origin}) scored on {event['split']}")
@@ -117,7 +120,9 @@ def describe(candidate: Candidate) -> str:
     if isinstance(outcome, Failure):
         return f"{head} failed in {outcome.stage}: {outcome.reason}"
     if isinstance(outcome, Scores) and candidate.fitness is not None:
-        return f"{head} {candidate.fitness:.4f}"
+        spent = sum(outcome.fidelity.values())
+        source = f", estimated from {spent} documents" if candidate.is_estimate else ""
+        return f"{head} {candidate.fitness:.4f}{source}"
     return f"{head} open"
 
 

@@ -1,4 +1,4 @@
-"""Successive halving without waiting: only the better half goes on to twice as many documents.
+"""Successive halving without waiting: only the better ones go on to more documents.
 
 At each rung a candidate's score on the documents so far is ranked among those of the candidates
 before it on the same documents; it climbs on while it is in the best 1 / factor of them (Li et al.,
@@ -31,8 +31,8 @@ class Halving:
         recent: earlier candidates that a candidate is ranked among.
     """
 
-    first: int = 50
-    factor: float = 2.0
+    first: int = 25
+    factor: float = 4.0
     seed: int = 0
     recent: int = 20
     whole: bool = False

@@ -23,7 +23,6 @@ from evomerge.evaluate.strata import difference, expectations, gaps, sample, str
 from evomerge.scores import Objective, Scores, Split
 
 _GROWTH = 1.4  # from one look to the next
-_STRATA = 4
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class Race:
         minimum: documents asked before it may be stopped.
         seed: decides the order of the documents.
         recent: earlier candidates that tell which documents differ.
+        strata: into how many the documents are cut; 1 is a plain random sample.
     """
 
     confidence: float = 0.98
@@ -42,6 +42,7 @@ class Race:
     seed: int = 0
     recent: int = 40
     whole: bool = False
+    strata: int = 4
 
     def run(
         self,
@@ -60,7 +61,7 @@ class Race:
         began = time.perf_counter()
         documents = leader.documents
         expected = unrest(objectives, leader, earlier)
-        strata = stratify(expected, documents, f"{self.seed}/race", _STRATA)
+        strata = stratify(expected, documents, f"{self.seed}/race", self.strata)
         answers = Answers({})
         for count in self.looks(sum(map(len, documents.values()))):
             asked = sample(strata, documents, count)

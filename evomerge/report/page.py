@@ -34,6 +34,12 @@ pre { background: #f5f7f9; padding: .8rem; overflow-x: auto; font-size: .8rem; }
 @media (prefers-color-scheme: dark) { body { color: #1d2733; background: #fff; } }
 """
 
+_ESTIMATES = (
+    "<p>{} candidates were scored on some of the search documents. Their fitness is an estimate, "
+    "with its standard error in the table of candidates; neither the best nor a finalist is one of "
+    "them.</p>"
+)
+
 
 def write_page(run: RunFolder, target: Path) -> None:
     """Write the page of a run.
@@ -54,6 +60,7 @@ def page(run: RunFolder) -> str:
     facts = progress(run)
     table = standings(history, objectives)
     best = history.best()
+    estimates = sum(item.is_estimate for item in history.candidates)
     lead = (
         f"{facts['candidates']} candidates, {facts['failed']} failed, {facts['state']}; "
         f"{config.space.kind} space, optimizer {config.optimizer.name}, seed {config.seed}."
@@ -75,6 +82,7 @@ def page(run: RunFolder) -> str:
         ),
         _figure(standings_chart(table)),
         "<h2>Progress</h2>",
+        *([_ESTIMATES.format(estimates)] if estimates else []),
         _figure(best_so_far(history)),
     ]
     if best is not None and best.genome is not None:

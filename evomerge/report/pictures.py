@@ -32,14 +32,26 @@ def best_so_far(history: History) -> Any:
     figure, axes = _axes(9, 3.4)
     told = [item for item in history.candidates if item.fitness is not None]
     searched = [item for item in told if item.origin == OPTIMIZER]
+    estimates = [item for item in searched if item.is_estimate]
+    scored = [item for item in searched if not item.is_estimate]
     axes.plot(
-        [item.number for item in searched],
-        [item.fitness for item in searched],
+        [item.number for item in scored],
+        [item.fitness for item in scored],
         "o",
         color=_GREY,
         markersize=3,
         label="candidate",
     )
+    if estimates:
+        axes.plot(
+            [item.number for item in estimates],
+            [item.fitness for item in estimates],
+            "o",
+            color=_GREY,
+            markersize=3,
+            fillstyle="none",
+            label="candidate, estimated",
+        )
     landmarks = [item for item in told if item.origin != OPTIMIZER]
     axes.plot(
         [item.number for item in landmarks],
@@ -51,7 +63,7 @@ def best_so_far(history: History) -> Any:
     )
     best, line = -math.inf, []
     for item in told:
-        best = max(best, item.fitness or 0.0)
+        best = best if item.is_estimate else max(best, item.fitness or 0.0)
         line.append(best)
     axes.step(
         [item.number for item in told], line, where="post", color=_ACCENT, label="best so far"

@@ -35,6 +35,7 @@ def progress(run: RunFolder) -> dict[str, Any]:
         "scored": scored,
         "failed": failed,
         "open": len(history.open),
+        "estimated": sum(item.is_estimate for item in history.candidates),
         "budget": {name: value for name, value in budget.items() if value is not None},
         "hours": round(hours, 4),
         "best": None

@@ -9,13 +9,17 @@ from typing import Any
 
 from evomerge.errors import InputError
 from evomerge.run.history import Candidate, History
-from evomerge.scores import Failure, Objective, Split
+from evomerge.scores import Failure, Objective, Scores, Split, fitness_error
 
 FINAL_SPLITS: tuple[Split, ...] = ("validation", "test")
 
 
 def candidate_rows(history: History, objectives: Sequence[Objective]) -> list[dict[str, Any]]:
-    """Return one mapping a candidate, with the same keys in each."""
+    """Return one mapping a candidate, with the same keys in each.
+
+    `error` is one standard error of a fitness that was estimated from some of the search
+    documents, None where all were scored; the search scores of such a row are estimates too.
+    """
     return [_row(item, history, objectives) for item in history.candidates]
 
 
@@ -28,9 +32,10 @@ def _row(candidate: Candidate, history: History, objectives: Sequence[Objective]
         "generation": candidate.generation if candidate.trial is not None else None,
         "status": candidate.status,
         "fitness": candidate.fitness,
+        "error": fitness_error(objectives, scores) if scores else None,
     }
     for item in objectives:
-        row[f"search {item.key}"] = scores.aggregates[item.key] if scores else None
+        row[f"search {item.key}"] = _score(scores, item) if scores else None
     for split in FINAL_SPLITS:
         final = candidate.scores(split)
         for item in objectives:
@@ -40,6 +45,12 @@ def _row(candidate: Candidate, history: History, objectives: Sequence[Objective]
     row["digest"] = candidate.digest
     row["failure"] = f"{outcome.stage}: {outcome.reason}" if isinstance(outcome, Failure) else None
     return row
+
+
+def _score(scores: Scores, objective: Objective) -> float:
+    """Return an objective's score, or what it is expected to be, in its own direction."""
+    known = scores.expected.get(objective.key)
+    return scores.aggregates[objective.key] if known is None else known.value
 
 
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
