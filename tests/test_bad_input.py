@@ -75,6 +75,30 @@ BAD = {
         evaluation(backend="vllm") | {"space": {"kind": "dataflow"}},
         ["evaluation.backend", "dataflow", "'hf'"],
     ),
+    "two ways to save documents": (
+        evaluation(racing={"enabled": True, "minimum": 2}, irt={"enabled": True, "documents": 2}),
+        ["evaluation", "racing and irt", "enable one"],
+    ),
+    "halving on rotating documents": (
+        evaluation(halving={"enabled": True}, search={"documents": 5, "order": "rotating"}),
+        ["evaluation", "halving", "order: rotating", "fixed"],
+    ),
+    "nothing to leave out in a race": (
+        evaluation(racing={"enabled": True}),
+        ["evaluation.racing.minimum", "50", "5 search documents"],
+    ),
+    "nothing to leave out on the first rung": (
+        evaluation(halving={"enabled": True, "first": 5}),
+        ["evaluation.halving.first", "5 search documents"],
+    ),
+    "nothing to predict": (
+        evaluation(irt={"enabled": True, "documents": 9}),
+        ["evaluation.irt.documents", "9", "5 search documents"],
+    ),
+    "halving by one": (
+        evaluation(halving={"enabled": True, "factor": 1}),
+        ["evaluation.halving.factor", "above 1"],
+    ),
     "pareto": ({"mode": "pareto"}, ["mode", "weighted"]),
     "wrong kind of key": (space(kind="dataflow", method="ties"), ["space.", "dataflow"]),
 }

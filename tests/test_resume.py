@@ -6,7 +6,7 @@ import subprocess
 import time
 
 import pytest
-from search_run import command, environment, evomerge, evomerge_json, write_search
+from search_run import SMALL, command, environment, evomerge, evomerge_json, write_search
 
 FILES = ("journal.jsonl", "best.yaml", "search.yaml")
 
@@ -78,6 +78,41 @@ def test_parents_and_uniform_come_first(unbroken):
     rows = evomerge_json("results", unbroken)["candidates"]
     assert [row["origin"] for row in rows[:3]] == ["zoo:language", "zoo:maths", "uniform"]
     assert len(rows) == 22
+
+
+@pytest.mark.parametrize(
+    "fewer",
+    [
+        {"racing": {"enabled": True, "minimum": 6, "confidence": 0.9}},
+        {"halving": {"enabled": True, "first": 6, "factor": 2}},
+        {"irt": {"enabled": True, "documents": 6, "calibration": 4}},
+    ],
+    ids=lambda fewer: next(iter(fewer)),
+)
+def test_estimates_survive_a_kill_and_never_lead(tmp_path, fewer):
+    changes = {"evaluation": SMALL["evaluation"] | fewer}
+    file = write_search(tmp_path, **changes)
+    evomerge("search", file, "--run", tmp_path / "whole")
+    whole = (tmp_path / "whole" / "journal.jsonl").read_bytes()
+    journal = tmp_path / "broken" / "journal.jsonl"
+    arguments = ["search", file, "--run", tmp_path / "broken"]
+    tells = whole[: whole.rindex(b'"event":"tell"')].count(b"\n")
+    for lines in (tells - 12, tells + 1):  # among the candidates, among the finalists
+        assert kill_when(arguments, journal, lines, 0.02) == -signal.SIGKILL
+        arguments = ["resume", tmp_path / "broken"]
+    evomerge("resume", tmp_path / "broken")
+    assert journal.read_bytes() == whole
+    answer = evomerge_json("results", tmp_path / "whole")
+    rows = answer["candidates"]
+    estimates = [row for row in rows if row["error"] is not None]
+    assert estimates and all(row["documents"] < 24 and row["error"] > 0 for row in estimates)
+    assert all(row["documents"] == 24 for row in rows if row["error"] is None)
+    assert all(row["origin"] == "optimizer" for row in estimates)
+    validated = [row for row in rows if row["validation zoo_l2_maths/exact_match"] is not None]
+    assert all(row["error"] is None for row in validated)
+    assert evomerge_json("status", tmp_path / "whole")["estimated"] == len(estimates)
+    best = max(row["fitness"] for row in rows if row["error"] is None)
+    assert all(row["fitness"] <= best for row in estimates)
 
 
 def test_racing_on_rotating_documents_survives_a_kill_too(tmp_path):
