@@ -238,7 +238,7 @@ class EvaluationConfig(_Section):
     max_memory: dict[int, str] | None = Field(
         None, description="device_map: accelerator -> what weights may take there, e.g. {0: 20GB}"
     )
-    attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"] = Field(
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
         "auto", description="transformers' attention; auto: the model's own choice"
     )
 

@@ -86,7 +86,7 @@ def main() -> int:
             faults.append(label)
 
     host = run(checkpoints, Placement())
-    for attention in ("eager", "sdpa", "flex_attention", "flash_attention_2"):
+    for attention in ("eager", "sdpa", "flash_attention_2"):
         place = Placement(str(accelerator or "cpu"), attention=attention)
         try:
             check(f"{place.device}, {attention}", host, run(checkpoints, place), ROUNDING)
