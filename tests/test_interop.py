@@ -514,3 +514,23 @@ def test_evolve_counts_the_layers_of_local_models(
     assert yaml.safe_load(convert_file(file))["space"]["groups"] == 3
     with pytest.raises(EvomergeError, match="cannot be read"):
         convert_file(tmp_path / "nothing.yml")
+
+
+def test_a_file_says_that_mergekit_cuts_rows_of_padding(tmp_path: Path) -> None:
+    parents = {}
+    for name, words in (("a", tiny.WORDS[:40]), ("b", [*tiny.WORDS[:40], "w60", "w61"])):
+        folder = tiny.make(tmp_path / name, "llama", seed=len(words), tokenizer=False)
+        tiny.save_tokenizer(folder, words)
+        parents[name] = Checkpoint.open(folder, name)
+    text = """
+        merge_method: linear
+        models: [{model: a}, {model: b}]
+        parameters: {weight: 0.5}
+        tokenizer: {source: union%s}
+        dtype: float32
+        """
+    first, *rest = str(to_mergekit(from_mergekit(text % "", parents), parents)).splitlines()
+    assert first.startswith("# mergekit cuts the embeddings to the 42 tokens")
+    assert "48 rows" in first and not any(line.startswith("#") for line in rest)
+    padded = from_mergekit(text % ", pad_to_multiple_of: 16", parents)
+    assert not str(to_mergekit(padded, parents)).startswith("#")

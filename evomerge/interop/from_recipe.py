@@ -34,7 +34,8 @@ def to_mergekit(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str | 
     """Return mergekit's YAML for a recipe, or None (with the reason in the log) without one.
 
     Methods that draw at random (DARE, DELLA) draw otherwise in mergekit: the file then makes a
-    model of the same distribution, and says so in its first line.
+    model of the same distribution. Rows of padding are cut by mergekit where the tokenizer is not
+    the host's own. The file says so in its first lines.
 
     Args:
         recipe: what to express.
@@ -129,9 +130,21 @@ class _Writer:
             data["out_dtype"] = self.recipe.dtype
         data |= self._tokenizer()
         text = yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=100)
+        return "".join(f"# {remark}\n" for remark in self._remarks()) + text
+
+    def _remarks(self) -> Iterator[str]:
+        """Yield what mergekit's model does not share with the recipe's."""
         if self.frame.method.random:
-            return f"# mergekit draws at random: same distribution, not the same numbers.\n{text}"
-        return text
+            yield "mergekit draws at random: same distribution, not the same numbers."
+        if self.recipe.tokenizer != "base" and "pad_to_multiple_of" not in self.recipe.options:
+            from evomerge.merge.tokenizer import plan_tokenizer
+
+            rows = plan_tokenizer(self.recipe, self.checkpoints).rows
+            if rows is not None and rows.size > rows.tokens:
+                yield (
+                    f"mergekit cuts the embeddings to the {rows.tokens} tokens; the recipe keeps "
+                    f"{rows.size} rows, padding included. Every token's row is the same."
+                )
 
     def _only_stack(self) -> str:
         host, layers = self.host, self.recipe.layers

@@ -164,6 +164,7 @@ def test_an_adapted_host_keeps_its_dtype_in_copied_blocks(tmp_path: Path) -> Non
     [
         ({"peft_type": "IA3"}, "peft_type 'IA3'"),
         ({"layer_replication": [[0, 1]]}, "layer_replication"),
+        ({"target_parameters": ["mlp.experts.gate_up_proj"]}, "target_parameters"),
         ({"trainable_token_indices": [1]}, "trainable_token_indices"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa'"),
     ],
@@ -205,3 +206,48 @@ def test_pickled_and_missing_adapters_are_refused(tmp_path: Path) -> None:
     (tmp_path / "adapter" / "adapter_config.json").unlink()
     with pytest.raises(CheckpointError, match=r"has no adapter_config.json"):
         adapter_patches({parent.reference: parent})
+
+
+def test_an_adapter_on_single_experts_changes_those_of_the_checkpoint(tmp_path: Path) -> None:
+    """As PEFT wrote it while experts were modules of their own (transformers 4)."""
+    import tiny
+
+    folder = tiny.make(tmp_path / "model", "mixtral")
+    before = load_file(folder / "model.safetensors")
+    name = next(name for name in before if ".experts.1." in name)
+    up, down = torch.randn(before[name].shape[0], 2), torch.randn(2, before[name].shape[1])
+    module = name.removesuffix(".weight")
+    (tmp_path / "adapter").mkdir()
+    save_file(
+        {
+            f"base_model.model.{module}.lora_A.weight": down,
+            f"base_model.model.{module}.lora_B.weight": up,
+        },
+        tmp_path / "adapter" / "adapter_model.safetensors",
+    )
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 3, "target_modules": ["w1"]}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
+    parent = Checkpoint.open(folder, "model+adapter", adapter=tmp_path / "adapter")
+    parents = {parent.reference: parent}
+    reader = Reader(parents, adapter_patches(parents))
+    for other, tensor in before.items():
+        wanted = tensor + 1.5 * up @ down if other == name else tensor
+        torch.testing.assert_close(reader.read(SourceTensor(parent.reference, other)), wanted)
+    recipe = Recipe(
+        parent.reference,
+        {
+            "model.layers": tuple(
+                Layer("passthrough", (Source(parent.reference, i),)) for i in range(3)
+            )
+        },
+        Layer("passthrough", (Source(parent.reference),)),
+        Layer("passthrough", (Source(parent.reference),)),
+        dtype="float32",
+    )
+    write(recipe, parents, tmp_path / "out")
+    model = resident(parents, recipe, "cpu").apply(recipe)
+    stock = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    for (_, one), (_, other_one) in zip(
+        model.named_parameters(), stock.named_parameters(), strict=True
+    ):
+        assert torch.equal(one, other_one)
