@@ -79,26 +79,26 @@ def _elect(
     out: Array,
 ) -> None:
     size = len(out)
-    sign = np.empty(BLOCK, dtype=np.float32)
+    plain = np.empty(BLOCK, dtype=np.float32)
     total = np.empty(BLOCK, dtype=np.float32)
     divisor = np.empty(BLOCK, dtype=np.float32)
     for at in range(0, size, BLOCK):
         stop = min(at + BLOCK, size)
-        total[:] = np.float32(0)
+        plain[:] = np.float32(0)
         for k in range(len(changes)):
-            _add_product(changes[k][at:stop], factors[k], total)
-        _signs(total, sign)
+            _add_product(changes[k][at:stop], factors[k], plain)
         total[:] = np.float32(0)
-        divisor[:] = np.float32(0)
-        for k in range(len(changes)):
-            change, factor = changes[k][at:stop], factors[k]
-            if len(shares):
-                _add_along_shared(change, factor, sign, counted[k], total, shares[k], divisor)
-            else:
-                _add_along(change, factor, sign, counted[k], total)
         if len(shares):
-            _divide(total, divisor, np.float32(0.5) * shares.min())
-        _store_along(base[at:stop], total, sign, scale, out[at:stop])
+            divisor[:] = np.float32(0)
+            for k in range(len(changes)):
+                change = changes[k][at:stop]
+                _add_shared(change, factors[k], plain, counted[k], total, shares[k], divisor)
+            least = np.float32(0.5) * shares.min()
+            _store_mean(base[at:stop], plain, total, divisor, least, scale, out[at:stop])
+        else:
+            for k in range(len(changes)):
+                _add_along(changes[k][at:stop], factors[k], plain, counted[k], total)
+            _store_sum(base[at:stop], plain, total, scale, out[at:stop])
 
 
 @compiled
@@ -109,44 +109,52 @@ def _add_product(change: Array, factor: np.float32, total: Array) -> None:
 
 
 @compiled
-def _signs(values: Array, out: Array) -> None:
-    for i in range(len(out)):
-        out[i] = np.float32(-1) if values[i] < np.float32(0) else np.float32(1)
-
-
-@compiled
 def _add_along(
-    change: Array, factor: np.float32, sign: Array, more: np.float32, total: Array
+    change: Array, factor: np.float32, plain: Array, more: np.float32, total: Array
 ) -> None:
-    """Add what goes along with a sign; a NaN stays."""
+    """Add the size of what goes along with the plain sum's sign; a NaN stays."""
     for i in range(len(change)):
-        along = change[i] * factor * sign[i]
+        product = change[i] * factor
+        along = -product if plain[i] < np.float32(0) else product
         total[i] = fma(np.float32(0) if along <= np.float32(0) else along, more, total[i])
 
 
 @compiled
-def _add_along_shared(
+def _add_shared(
     change: Array,
     factor: np.float32,
-    sign: Array,
+    plain: Array,
     more: np.float32,
     total: Array,
     share: np.float32,
     divisor: Array,
 ) -> None:
+    """`_add_along`, with the share of the change where it counts."""
     for i in range(len(change)):
-        along = change[i] * factor * sign[i]
+        product = change[i] * factor
+        along = -product if plain[i] < np.float32(0) else product
         total[i] = fma(np.float32(0) if along <= np.float32(0) else along, more, total[i])
         divisor[i] += share if along > np.float32(0) else np.float32(0)
 
 
 @compiled
-def _divide(total: Array, divisor: Array, least: np.float32) -> None:
-    for i in range(len(total)):
-        total[i] /= divisor[i] if divisor[i] > least else least
+def _store_sum(base: Array, plain: Array, total: Array, scale: np.float32, out: Array) -> None:
+    for i in range(len(out)):
+        agreed = -total[i] if plain[i] < np.float32(0) else total[i]
+        out[i] = narrow(fma(agreed, scale, widen(base[i])), out)
 
 
 @compiled
-def _store_along(base: Array, total: Array, sign: Array, scale: np.float32, out: Array) -> None:
+def _store_mean(
+    base: Array,
+    plain: Array,
+    total: Array,
+    divisor: Array,
+    least: np.float32,
+    scale: np.float32,
+    out: Array,
+) -> None:
     for i in range(len(out)):
-        out[i] = narrow(fma(total[i] * sign[i], scale, widen(base[i])), out)
+        mean = total[i] / (divisor[i] if divisor[i] > least else least)
+        agreed = -mean if plain[i] < np.float32(0) else mean
+        out[i] = narrow(fma(agreed, scale, widen(base[i])), out)

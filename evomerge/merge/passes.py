@@ -99,6 +99,13 @@ def store_changed(base: Array, change: Array, factor: np.float32, out: Array) ->
 
 
 @compiled
+def store_added(total: Array, source: Array, factor: np.float32, out: Array) -> None:
+    """Round a float32 span plus the factor times a stored one into a stored span."""
+    for i in range(len(out)):
+        out[i] = narrow(fma(widen(source[i]), factor, total[i]), out)
+
+
+@compiled
 def interpolate(one: Array, two: Array, weight: np.float32, out: Array) -> None:
     """Round (1 - weight) one + weight two into a stored span, exact at both ends."""
     if abs(weight) < np.float32(0.5):
@@ -136,9 +143,12 @@ def write_sum(
         total = scratch(span.stop - span.start, "sum")
         if start is None:
             load_scaled(sources[0][span], factors[0], total)
-            for source, factor in zip(sources[1:], factors[1:], strict=True):
+            for source, factor in zip(sources[1:-1], factors[1:-1], strict=True):
                 add_scaled(source[span], factor, total)
-            store(total, target[span])
+            if len(sources) > 1:
+                store_added(total, sources[-1][span], factors[-1], target[span])
+            else:
+                store(total, target[span])
         else:
             total[:] = 0
             for source, factor in zip(sources, factors, strict=True):

@@ -10,7 +10,7 @@ the expected sum of kept magnitudes. For a random share (DARE) that is 1 / densi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -49,9 +49,8 @@ class TaskVector:
 
     def magnitudes(self, part: slice) -> Array:
         """Return the magnitudes of a slice, in a scratch buffer."""
-        source, base = (np.ascontiguousarray(x[part]) for x in (self.source, self.base))
-        result = scratch(len(source), "magnitudes")
-        _load_magnitudes(source, base, result)
+        result = scratch(part.stop - part.start, "magnitudes")
+        _load_magnitudes(self.source[part], self.base[part], result)
         return result
 
 
@@ -256,21 +255,43 @@ def _load_ranked(
     out: Array,
 ) -> None:
     """Write a task vector where a lane is below what the rank allows, times the row's factor."""
-    for top in range(len(factors)):
-        for i in range(top * row, (top + 1) * row):
-            bound = np.float32(ranks[i]) * slope + middle
-            stays = np.float32(1) if np.float32(lanes[i]) < bound else np.float32(0)
-            out[i] = (widen(source[i]) - widen(base[i])) * stays * factors[top]
+    for r in range(len(factors)):
+        a, b = r * row, (r + 1) * row
+        bounds = slope, middle
+        _load_row(source[a:b], base[a:b], lanes[a:b], ranks[a:b], bounds, factors[r], out[a:b])
+
+
+@compiled
+def _load_row(
+    source: Array,
+    base: Array,
+    lanes: Array,
+    ranks: Array,
+    bounds: tuple[np.float32, np.float32],
+    factor: np.float32,
+    out: Array,
+) -> None:
+    slope, middle = bounds
+    for i in range(len(out)):
+        bound = np.float32(ranks[i]) * slope + middle
+        stays = np.float32(1) if np.float32(lanes[i]) < bound else np.float32(0)
+        out[i] = (widen(source[i]) - widen(base[i])) * stays * factor
 
 
 def _sorted_keys(magnitudes: Array) -> Array:
-    """Return, row by row, the columns in the order of rising magnitude, in the lower bits."""
-    bits = magnitudes.view(np.uint32) >> 15
-    column = np.arange(magnitudes.shape[1], dtype=np.uint32)
-    if len(column) <= 1 << 16:
-        return np.sort((bits << 16) | column, axis=1) & np.uint32(0xFFFF)
-    keys = np.sort((bits.astype(np.uint64) << 32) | column, axis=1) & np.uint64(0xFFFFFFFF)
-    return keys.astype(np.uint32)
+    """Return, row by row, keys in the order of rising magnitude; their lower half is the column."""
+    narrow_rows = magnitudes.shape[1] <= 1 << 16
+    keys = np.empty(magnitudes.shape, dtype=np.uint32 if narrow_rows else np.uint64)
+    _write_keys(magnitudes.view(np.uint32), keys.dtype.type(16 if narrow_rows else 32), keys)
+    keys.sort(axis=1)
+    return keys
+
+
+@compiled
+def _write_keys(bits: Array, shift: Any, keys: Array) -> None:
+    for row in range(len(bits)):
+        for column in range(bits.shape[1]):
+            keys[row, column] = (bits[row, column] >> np.uint32(15)) << shift | column
 
 
 def _codes(width: int) -> Array:
@@ -284,10 +305,11 @@ def _codes(width: int) -> Array:
 @compiled
 def _rank(magnitudes: Array, order: Array, codes: Array, ranks: Array, leans: Array) -> None:
     """Write the rank of each element, and each row's mean rank weighted by magnitude, 0 to 1."""
+    mask = order.dtype.type((1 << (order.itemsize * 4)) - 1)
     for row in range(len(magnitudes)):
         whole = weighted = 0.0
         for place in range(len(codes)):
-            column = order[row, place]
+            column = order[row, place] & mask
             ranks[row, column] = codes[place]
             magnitude = np.float64(magnitudes[row, column])
             whole += magnitude

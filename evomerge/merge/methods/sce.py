@@ -38,12 +38,11 @@ def prepare_sce(
     count, size = len(rows), len(origin)
 
     def load(part: slice, values: Array) -> None:
-        start = np.ascontiguousarray(origin[part])
         for row, change in zip(rows, values, strict=True):
-            load_change(np.ascontiguousarray(row[part]), start, change)
+            load_change(row[part], origin[part], change)
 
     def variances(part: slice) -> Array:
-        width = len(origin[part])
+        width = part.stop - part.start
         changes = scratch(count * width, "varying").reshape(count, width)
         load(part, changes)
         result = scratch(width, "variance")
