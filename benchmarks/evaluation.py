@@ -5,7 +5,7 @@
 Each row times, in turn and in one process, the same documents through
 
 - `lm_eval.simple_evaluate` on a ready HFLM with a ready task manager (batch size 16),
-- ours, after `prepare`,
+- ours, after `prepare` (where documents share a beginning, also without sharing it),
 - the bare forward passes: the same rows of tokens (choices behind a shared context once), sorted
   by length, in whichever of several batch sizes is fastest, the head on one position a row; for
   generation, the prompts and then the new tokens one by one, through the cache.
@@ -60,7 +60,7 @@ def middle_model() -> Any:
 
 
 def made_tasks(folder: Path, tokenizer: Any) -> None:
-    """Write multiple-choice, five-shot-like and running-text tasks of random words."""
+    """Write multiple-choice, five-shot and running-text tasks of random words."""
     rng = random.Random(0)
     words = [word for word in tokenizer.get_vocab() if word.isalnum()]
 
@@ -68,6 +68,7 @@ def made_tasks(folder: Path, tokenizer: Any) -> None:
         return " ".join(rng.choice(words) for _ in range(rng.randint(low, high)))
 
     lengths = {"made_choice": (20, 60), "made_long_choice": (250, 350), "made_rolling": (150, 400)}
+    lengths["made_fewshot"] = lengths["made_choice"]
     for name, (low, high) in lengths.items():
         rows = [
             {
@@ -98,6 +99,9 @@ def made_tasks(folder: Path, tokenizer: Any) -> None:
                 "doc_to_choice": "choices",
                 "doc_to_target": "gold",
             }
+        if name == "made_fewshot":  # the same five examples before every document, as in MMLU
+            task |= {"num_fewshot": 5, "fewshot_config": {"sampler": "first_n"}}
+            task |= {"fewshot_split": "test"}
         (folder / f"{name}.yaml").write_text(json.dumps(task))
 
 
@@ -193,14 +197,17 @@ def measure(
         )
 
     quickest = min(best := least(bare, 1), key=lambda name: best[name])
-    return least(
-        {
-            "lm_eval": simple_evaluate,
-            "ours": lambda: evaluator.score(model),
-            "bare": bare[quickest],
-        },
-        rounds,
-    )
+    runs = {
+        "lm_eval": simple_evaluate,
+        "ours": lambda: evaluator.score(model),
+        "bare": bare[quickest],
+    }
+    if not prompts and evaluator.forward.shared:
+        apart = Evaluator(Harness([task], [folder]))
+        apart.prepare(model, tokenizer, {"search": {task: ids}})
+        apart.forward.shared = False
+        runs["ours, prefix not shared"] = lambda: apart.score(model)
+    return least(runs, rounds)
 
 
 def main() -> None:
@@ -227,11 +234,17 @@ def main() -> None:
             ("50M", middle, "made_choice", 10 if quick else 40, Path(made)),
             ("50M", middle, "made_long_choice", 4 if quick else 12, Path(made)),
             ("50M", middle, "made_rolling", 6 if quick else 20, Path(made)),
+            ("tiny", tiny, "made_fewshot", few // 2, Path(made)),
+            ("50M", middle, "made_fewshot", 10 if quick else 40, Path(made)),
         ]
         print(f"{'model':6}{'task':20}{'documents':>10}{'lm_eval':>10}{'ours':>10}{'bare':>10}")
         for size, model, task, count, where in cases:
             times = measure(model, tokenizer, task, count, where, rounds)
             figures = "".join(f"{times[name]:10.0f}" for name in ("lm_eval", "ours", "bare"))
+            if len(times) > 3:
+                unshared = times["ours, prefix not shared"]
+                figures += f"   ({unshared:.0f} with the shared beginning read for every document)"
+                ratios[f"{size} {task} unshared/ours"] = round(unshared / times["ours"], 2)
             print(f"{size:6}{task:20}{count:10}{figures}", flush=True)
             ratios[f"{size} {task} ours/bare"] = round(times["ours"] / times["bare"], 3)
             ratios[f"{size} {task} lm_eval/ours"] = round(times["lm_eval"] / times["ours"], 2)

@@ -16,6 +16,7 @@ from evomerge.evaluate.generation import Prompt, Stops
 from evomerge.evaluate.harness import Stock
 from evomerge.evaluate.likelihood import Answer, Batch, Row, pack, separate
 from evomerge.evaluate.memory import batching, is_exhausted
+from evomerge.evaluate.prefix import by_prefix
 from evomerge.evaluate.request import Request
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 Sheet: TypeAlias = Sequence[Request]
 
 _KEPT_PLANS = 8
+_KEPT = 4  # tokens whose keys and values take about the memory of one that is computed
 _CHECKED = 4  # documents of each kind that are scored in two ways at the start
 
 
@@ -52,6 +54,7 @@ class Forward:
 
     Attributes:
         packed: the questions of a document share a row.
+        shared: a beginning that documents share is read once.
         gather: the head sees scored positions only.
         greedy: generation by our own loop.
         batching: how large batches are; halved when memory runs out, and remembered.
@@ -62,6 +65,7 @@ class Forward:
     ) -> None:
         self.stock, self.tokenizer = stock, tokenizer
         self.packed, self.gather, self.greedy = True, True, generation.is_greedy(model)
+        self.shared = False
         self.batching = batching(model, batch_size)
         self.pad = int(tokenizer.pad_token_id or 0)
         self._plans: dict[Hashable, _Plan] = {}
@@ -107,22 +111,25 @@ class Forward:
         ]
         truth = likelihood.score(model, single, len(questions), gather=False)
 
-        def right(packed: bool, gather: bool) -> bool:
-            rows = question_rows(samples, packed)
-            batches = self._lay_out(rows, model.device)
+        def right(packed: bool, gather: bool, shared: bool) -> bool:
+            batches = self._lay_out(question_rows(samples, packed), model.device, shared)
+            if shared and not any(batch.prefix for batch in batches):
+                return False
             try:
                 answers = likelihood.score(model, batches, len(questions), gather)
             except Exception as error:
-                log.debug("packed=%s gather=%s: %s", packed, gather, error)
+                log.debug("packed=%s gather=%s shared=%s: %s", packed, gather, shared, error)
                 return False
             pairs = zip(answers, truth, questions, strict=True)
             return all(_agree(a, b, len(q.targets), model.dtype) for a, b, q in pairs)
 
-        for packed, gather in ((True, True), (True, False), (False, True), (False, False)):
-            self.packed, self.gather = packed, gather
-            if right(packed, gather):
-                break
-        log.debug("log-likelihoods: packed=%s, gather=%s", self.packed, self.gather)
+        ways = ((True, True), (True, False), (False, True), (False, False))
+        self.packed, self.gather = next((way for way in ways if right(*way, False)), ways[-1])
+        self.shared = right(self.packed, self.gather, True)
+        log.debug(
+            "log-likelihoods: packed=%s, gather=%s, shared=%s",
+            *(self.packed, self.gather, self.shared),
+        )
 
     def _check_generation(self, model: Any, samples: Sequence[Sheet]) -> None:
         requests = [r for sheet in samples for r in sheet if r.prompt is not None]
@@ -149,7 +156,7 @@ class Forward:
         plan = _Plan(
             scored=[r for r in requests if r.kind != "generate_until"],
             questions=sum(len(request.questions) for request in requests),
-            batches=self._lay_out(rows, model.device),
+            batches=self._lay_out(rows, model.device, self.shared),
             prompted=prompted,
             groups=self.generation_groups([r.prompt for r in prompted if r.prompt is not None]),
             others=[
@@ -163,9 +170,13 @@ class Forward:
         self._plans[key] = plan
         return plan
 
-    def _lay_out(self, rows: Sequence[Row], device: torch.device) -> list[Batch]:
-        groups = self.batching.cut([len(row) for row in rows])
-        return [Batch.of([rows[i] for i in group], self.pad, device) for group in groups]
+    def _lay_out(self, rows: Sequence[Row], device: torch.device, shared: bool) -> list[Batch]:
+        batches = []
+        for prefix, behind in by_prefix(rows) if shared else [((), rows)]:
+            kept = len(prefix) // _KEPT
+            for group in self.batching.cut([kept + len(row) for row in behind]):
+                batches.append(Batch.of([behind[i] for i in group], self.pad, device, prefix))
+        return batches
 
     def _score(self, model: Any, plan: _Plan) -> None:
         scores = likelihood.score(model, plan.batches, plan.questions, self.gather)

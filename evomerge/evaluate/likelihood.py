@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
+from evomerge.evaluate.prefix import Prefix, Prefixes
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -132,6 +134,7 @@ class Batch:
         targets: (targets,) int64.
         starts: (questions,) where the targets of each question start.
         numbers: numbers of the questions.
+        prefix: tokens that stand before every row; columns count behind them.
     """
 
     tokens: torch.Tensor
@@ -142,12 +145,13 @@ class Batch:
     targets: torch.Tensor
     starts: NDArray[np.intp]
     numbers: list[int]
+    prefix: Prefix = ()
 
     @classmethod
-    def of(cls, rows: Sequence[Row], pad: int, device: torch.device) -> Batch:
-        """Lay out rows."""
+    def of(cls, rows: Sequence[Row], pad: int, device: torch.device, prefix: Prefix = ()) -> Batch:
+        """Lay out rows, which stand behind a prefix."""
         length = max(len(row) for row in rows)
-        packed = any(row.branch[-1] for row in rows)
+        packed = bool(prefix) or any(row.branch[-1] for row in rows)
 
         def table(name: str, fill: int) -> torch.Tensor:
             cells = [getattr(row, name) + [fill] * (length - len(row)) for row in rows]
@@ -173,6 +177,7 @@ class Batch:
             targets=torch.tensor(targets, dtype=torch.int64, device=device),
             starts=np.array(starts, dtype=np.intp),
             numbers=numbers,
+            prefix=prefix,
         )
 
 
@@ -187,9 +192,10 @@ def score(model: Any, batches: Sequence[Batch], count: int, gather: bool = True)
     """
     totals = np.full(count, np.nan)
     greedy = np.zeros(count, dtype=bool)
+    prefixes = Prefixes(model)
     with torch.inference_mode():
         for batch in batches:
-            logits = _logits(model, batch, gather).to(batch.index.device)
+            logits = _logits(model, batch, gather, prefixes).to(batch.index.device)
             scores = torch.log_softmax(logits, dim=-1)
             picked = scores[batch.index, batch.targets]
             hit = scores.argmax(dim=-1)[batch.index] == batch.targets
@@ -200,9 +206,11 @@ def score(model: Any, batches: Sequence[Batch], count: int, gather: bool = True)
     return list(zip(totals.tolist(), greedy.tolist(), strict=True))
 
 
-def _logits(model: Any, batch: Batch, gather: bool) -> torch.Tensor:
+def _logits(model: Any, batch: Batch, gather: bool, prefixes: Prefixes) -> torch.Tensor:
     """Return the logits at the scored positions, (scored, vocabulary)."""
     inputs: dict[str, Any] = {"input_ids": batch.tokens, "use_cache": False}
+    if batch.prefix:
+        inputs["past_key_values"] = prefixes.cache(batch.prefix, len(batch.tokens))
     if batch.branch is not None:
         inputs["position_ids"] = batch.positions
         inputs["attention_mask"] = attention_mask(model, batch)
@@ -237,14 +245,20 @@ def _head_on(model: Any, where: torch.Tensor) -> Iterator[None]:
 
 
 def attention_mask(model: Any, batch: Batch) -> Any:
-    """Return the additive mask(s) of a packed batch, (rows, 1, length, length), model's dtype.
+    """Return the additive mask(s) of a batch, (rows, 1, length, prefix + length), model's dtype.
 
     A token sees tokens of its own branch and of the prefix at no later position, and within the
     window where the layer has one. Models whose layers differ take a mask for each layer type.
     """
     assert batch.branch is not None and batch.positions is not None
-    seen_by, seen = batch.branch[:, :, None], batch.branch[:, None, :]
-    distance = batch.positions[:, :, None] - batch.positions[:, None, :]
+    branch, positions = batch.branch, batch.positions
+    if batch.prefix:
+        before = torch.arange(len(batch.prefix), device=positions.device)
+        before = before.expand(len(positions), -1)
+        branch = torch.cat([torch.zeros_like(before), branch], dim=1)
+        positions = torch.cat([before, positions], dim=1)
+    seen_by, seen = batch.branch[:, :, None], branch[:, None, :]
+    distance = batch.positions[:, :, None] - positions[:, None, :]
     allowed = ((seen == 0) | (seen == seen_by)) & (distance >= 0)
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)

@@ -146,3 +146,29 @@ def test_stop_sequences_end_texts_as_in_lm_eval_row_by_row(
     evaluator, scores = ours(talkative, tokenizer, tmp_path, ["t_generate"])
     assert evaluator.forward.greedy
     assert_equal(evaluator, scores, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_beginning_that_documents_share_changes_no_score(
+    make_model: Any, tokenizer: Any, tasks: Path, tmp_path: Path, kind_that_shares: str, dtype: str
+) -> None:
+    names = ["t_choice", "t_letter", "t_continue"]
+    for name in names:
+        body = json.loads((tasks / f"{name}.yaml").read_text())
+        body["fewshot_config"] = {"sampler": "first_n"}
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(body))
+    model = make_model(kind_that_shares, getattr(torch, dtype))
+    expected = stock(model, tokenizer, tmp_path, names, num_fewshot=3)
+    evaluator, scores = ours(model, tokenizer, tmp_path, names, fewshot=3)
+    shares = kind_that_shares not in ("mamba", "bloom")
+    assert evaluator.forward.shared == shares
+    plans = evaluator.forward._plans.values()
+    assert any(batch.prefix for plan in plans for batch in plan.batches) == shares
+    if dtype == "float32":
+        assert_equal(evaluator, scores, expected)
+    assert evaluator.score(model).values == scores.values
+
+
+@pytest.fixture(params=["llama", "mistral", "qwen3", "gemma2", "gpt_neox", "bloom", "mamba"])
+def kind_that_shares(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
