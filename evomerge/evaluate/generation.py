@@ -160,10 +160,16 @@ def end_tokens(model: Any) -> set[int]:
     return set() if ends is None else set(ends) if isinstance(ends, (list, tuple)) else {ends}
 
 
+def cache_argument(model: Any) -> str:
+    """Return what this version of transformers calls the cache of keys and values."""
+    known = inspect.signature(model.forward).parameters
+    return "cache" if "cache" in known else "past_key_values"
+
+
 def _options(model: Any, cache: Any) -> dict[str, Any]:
     """Return the cache, and that only the last position is wanted, as this model takes them."""
     known = inspect.signature(model.forward).parameters
-    options: dict[str, Any] = {"cache" if "cache" in known else "past_key_values": cache}
+    options: dict[str, Any] = {cache_argument(model): cache}
     if "logits_to_keep" in known:
         options["logits_to_keep"] = 1
     return options

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import torch
 
+from evomerge.evaluate.generation import cache_argument
 from evomerge.evaluate.prefix import Prefix, Prefixes
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def _logits(model: Any, batch: Batch, gather: bool, prefixes: Prefixes) -> torch
     """Return the logits at the scored positions, (scored, vocabulary)."""
     inputs: dict[str, Any] = {"input_ids": batch.tokens, "use_cache": False}
     if batch.prefix:
-        inputs["past_key_values"] = prefixes.cache(batch.prefix, len(batch.tokens))
+        inputs[cache_argument(model)] = prefixes.cache(batch.prefix, len(batch.tokens))
     if batch.branch is not None:
         inputs["position_ids"] = batch.positions
         inputs["attention_mask"] = attention_mask(model, batch)

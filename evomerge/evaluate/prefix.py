@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor
 
+from evomerge.evaluate.generation import cache_argument
+
 if TYPE_CHECKING:
     from evomerge.evaluate.likelihood import Row
 
@@ -124,9 +126,10 @@ class Prefixes:
         self._prefix, self._layers = (), []
         cache: Any = DynamicCache()
         known = inspect.signature(self.model.forward).parameters
-        few = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
+        options: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
+        options[cache_argument(self.model)] = cache
         tokens = torch.tensor([prefix], device=self.model.device)
-        self.model(input_ids=tokens, past_key_values=cache, use_cache=True, **few)
+        self.model(input_ids=tokens, use_cache=True, **options)
         self._layers = [(layer.keys, layer.values) for layer in cache.layers]
         if not self._layers:
             raise ValueError("this model keeps no keys and values")
