@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evomerge import zoo
 from evomerge.build import prepare
 from evomerge.config import parse
 from evomerge.evaluate.tree import Forks, visits
@@ -120,3 +122,32 @@ def test_one_failed_candidate_fails_alone(setup: Any, worker: Any) -> None:
     found = {job.number: outcome for job, outcome in run_together(worker, todo, Forks(10**9))}
     assert isinstance(found.pop(1), Failure)
     assert all(isinstance(outcome, Scores) for outcome in found.values())
+
+
+def test_a_beginning_that_documents_share_is_no_fork_and_spoils_none(tmp_path: Path) -> None:
+    """Its keys and values are every candidate's own, whatever blocks are spared behind it."""
+    body = yaml.safe_load(
+        (zoo.tasks_path() / "zoo_facts.yaml").read_text().replace("!function ", "")
+    )
+    rows = (zoo.tasks_path() / "zoo_facts.jsonl").read_text().splitlines()
+    files = {name: str(tmp_path / f"{name}.jsonl") for name in ("shots", "test")}
+    for path, lines in zip(files.values(), (rows[:6], rows[6:60]), strict=True):
+        Path(path).write_text("\n".join(lines))
+    del body["custom_dataset"]
+    body |= {
+        "task": "t_facts",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": files},
+        "fewshot_split": "shots",
+        "fewshot_config": {"sampler": "first_n"},
+    }
+    (tmp_path / "t_facts.yaml").write_text(yaml.safe_dump(body))
+    evaluation = {**SEARCH["evaluation"], "include": [str(tmp_path)], "fewshot": 6}
+    search = {"objectives": [{"task": "t_facts", "metric": "acc"}], "evaluation": evaluation}
+    setup = prepare(parse(SEARCH | search, "search.yaml"), tmp_path)
+    worker = setup.worker()
+    assert worker.evaluator.forward.shared
+    todo, forks = jobs(setup), Forks(10**9)
+    alone = {job.number: answers(worker(job)) for job in todo}
+    found = {job.number: answers(out) for job, out in run_together(worker, todo, forks)}
+    assert found == alone and forks.spared > 0
