@@ -27,6 +27,7 @@ from evomerge.merge.rename import matched
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Event, Journal
+from evomerge.saving import check_saving, make_fidelity, settle_racing
 from evomerge.scores import Objective, Scores, Split
 from evomerge.space.genes import Space
 from evomerge.spaces import host_of, make_space
@@ -142,48 +143,7 @@ class Setup:
     @property
     def fidelity(self) -> Fidelity | None:
         """How many documents a candidate is scored on, None where it is all of them."""
-        from evomerge.evaluate.halving import Halving
-        from evomerge.evaluate.prediction import Prediction
-        from evomerge.evaluate.racing import Race
-
-        wanted, seed = self.config.evaluation, self.config.seed
-        match wanted.saving:
-            case "racing":
-                return Race(wanted.racing.confidence, wanted.racing.minimum, seed)
-            case "halving":
-                return Halving(wanted.halving.first, wanted.halving.factor, seed)
-            case "irt":
-                irt = wanted.irt
-                return Prediction(irt.documents, irt.calibration, max(60, irt.calibration))
-        return None
-
-    def check_saving(self) -> None:
-        """Refuse to score on fewer documents where that cannot work.
-
-        Raises:
-            ConfigError: a metric is not a mean over documents, or there are too few documents.
-        """
-        from evomerge.evaluate.fidelity import check_means
-
-        wanted = self.config.evaluation
-        if wanted.saving is None:
-            return
-        check_means(f"evaluation.{wanted.saving}", self.objectives, self.evaluator.facts)
-        per_task, tasks = wanted.search.documents, len(self.splits["search"])
-        total = sum(map(len, self.splits["search"].values()))
-        if wanted.search.order == "rotating":
-            total = int(per_task) * tasks
-        key, least = {
-            "racing": ("racing.minimum", wanted.racing.minimum),
-            "halving": ("halving.first", wanted.halving.first),
-            "irt": ("irt.documents", wanted.irt.documents * tasks),
-        }[wanted.saving]
-        if least >= total:
-            raise ConfigError(
-                f"`evaluation.{key}` is {least}, but a candidate has only {total} search documents "
-                f"in all, so that none could be left out; lower it, or give "
-                f"`evaluation.search.documents` a larger number."
-            )
+        return make_fidelity(self.config)
 
     @property
     def together(self) -> bool:
@@ -363,6 +323,7 @@ class Setup:
                 split: list(dict.fromkeys(of_split.values()))
                 for split, of_split in sources(self.config, self.evaluator).items()
             },
+            "fewer_documents": self.config.evaluation.saving or "off",
             "objectives": [
                 f"{o.key} (weight {o.weight:g}, {'higher' if o.higher_is_better else 'lower'} is "
                 "better)"
@@ -430,11 +391,12 @@ def prepare(config: SearchConfig, relative_to: Path, *, allow_pickle: bool = Fal
     evaluator = load_tasks(config)
     objectives = find_objectives(config, evaluator)
     splits = find_splits(config, evaluator)
+    config = settle_racing(config, objectives, evaluator.facts, splits["search"])
+    check_saving(config, objectives, evaluator.facts, splits["search"])
     setup = Setup(config, checkpoints, host, space, objectives, splits, allow_pickle)
     setup.__dict__["evaluator"] = evaluator
     setup.placement(checkpoints[host])
     setup.optimizer()
-    setup.check_saving()
     setup.tokenizer_notes()
     return setup
 

@@ -191,7 +191,11 @@ class TestSplit(_Split):
 class RacingConfig(_Section):
     """When to stop scoring a candidate that cannot beat the best one."""
 
-    enabled: bool = False
+    enabled: bool | Literal["auto"] = Field(
+        "auto",
+        description="auto: in parameter spaces, where every metric is a mean over documents and a "
+        "candidate has at least four times `minimum` of them",
+    )
     confidence: float = Field(0.98, gt=0.5, lt=1)
     minimum: int = Field(50, ge=2, description="documents scored before a candidate may stop")
 
@@ -256,13 +260,15 @@ class EvaluationConfig(_Section):
     @property
     def saving(self) -> Literal["racing", "halving", "irt"] | None:
         """The section that lets candidates be scored on fewer documents, if any is enabled."""
-        if self.racing.enabled:
+        if self.racing.enabled is True:
             return "racing"
         return "halving" if self.halving.enabled else "irt" if self.irt.enabled else None
 
     @model_validator(mode="after")
     def _one_way_to_save_documents(self) -> EvaluationConfig:
-        enabled = [key for key in ("racing", "halving", "irt") if getattr(self, key).enabled]
+        enabled = [
+            key for key in ("racing", "halving", "irt") if getattr(self, key).enabled is True
+        ]
         if len(enabled) > 1:
             raise ValueError(
                 f"enables {' and '.join(enabled)}, which are different ways to score on fewer "
