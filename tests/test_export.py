@@ -123,6 +123,8 @@ def test_any_candidate_can_be_exported(run, tmp_path):
     evomerge("export", run, "--out", tmp_path / "m", "--candidate", "4", "--dtype", "bfloat16")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype="auto")
     assert model.dtype == torch.bfloat16
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert "Written in bfloat16; the scores are those of the float32 weights." in card
     refused = evomerge("export", run, "--out", tmp_path / "n", "--candidate", "99", code=2)
     assert "--candidate" in refused.stderr
     refused = evomerge("export", run, "--out", tmp_path / "m", code=2)

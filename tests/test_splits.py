@@ -185,6 +185,8 @@ def test_the_run_says_where_its_documents_come_from(run):
 
 def test_stock_lm_eval_gives_the_winners_scores_on_every_split(run, tasks, tmp_path):
     evomerge("export", run, "--out", tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "search: `t_maths:training`" in card and "test: `t_maths:test`" in card
     setup, winner = reopen(RunFolder(run)), History(RunFolder(run).events()).winner
     lm = HFLM(
         pretrained=AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype="auto"),

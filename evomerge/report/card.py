@@ -55,6 +55,8 @@ def model_card(
         *(f"- `{name}`" for name in recipe.parents),
         "",
         *_path(config, recipe),
+        *_dtype(config, recipe),
+        *_sources(config),
         *_table(history, candidate, objectives),
     ]
     return "\n".join(lines).rstrip() + "\n"
@@ -69,6 +71,24 @@ def _path(config: SearchConfig, recipe: Recipe) -> list[str]:
         f"multiplied by 0.9 where it enters; folded into the weights): `{describe(recipe)}`",
         "",
     ]
+
+
+def _dtype(config: SearchConfig, recipe: Recipe) -> list[str]:
+    """Say where the weights are not those that were scored."""
+    if recipe.dtype == config.dtype:
+        return []
+    return [f"Written in {recipe.dtype}; the scores are those of the {config.dtype} weights.", ""]
+
+
+def _sources(config: SearchConfig) -> list[str]:
+    """Say which tasks and splits the documents are of."""
+    known = config.frozen.sources if config.frozen else {}
+    told = [
+        f"{split}: {', '.join(f'`{source}`' for source in dict.fromkeys(known[split].values()))}"
+        for split in SPLITS
+        if split in known
+    ]
+    return [f"Documents by task and split ({'; '.join(told)}).", ""] if told else []
 
 
 def _table(history: History, candidate: Candidate, objectives: Sequence[Objective]) -> list[str]:
