@@ -1,16 +1,18 @@
 """What merging costs: on disk, in place, beside the machine's limit and beside mergekit.
 
-    python benchmarks/merge.py [--quick] [--methods linear,ties] [--mergekit PATH/TO/python]
+    python benchmarks/merge.py [--quick | --large] [--methods linear,ties] [--mergekit PYTHON]
 
 Makes a family of Llama models in bfloat16 in a temporary folder (0.45 B parameters each, with
---quick 0.03 B: a base and two models tuned from it) and, for every method, in child processes on
-one thread, the least of a few rounds:
+--quick 0.03 B, with --large 1 B and so 2 GB: a base and two models tuned from it) and, for every
+method, in child processes on one thread, the least of a few rounds:
 
-- out of core: `evomerge merge` as a whole command; `net` is without what its imports cost;
+- out of core: `evomerge merge` as a whole command; `net` is without what it costs to import its
+  modules and to ready compiled loops (numba's own start);
 - limit: reading all sources and writing the output once with plain system calls;
 - in place: one more candidate in the resident model, all knobs changed, nothing else;
-- pass: one fused pass over memory, that reads as many bytes as the sources have and writes the
-  output (from the time of `torch.add(one, two, out=three)`);
+- pass: one fused pass over memory, that reads as many bytes as the sources and what is kept of
+  them from candidate to candidate (random fields, ranks) have, and writes the output (from the
+  time of `torch.add(one, two, out=three)`);
 - mergekit's own command on the same file, where --mergekit names a Python that has it.
 
 Times are CPU seconds, memory is the peak resident set. The last line is one JSON object of
@@ -36,6 +38,9 @@ METHODS = (
     *("breadcrumbs", "sce", "model_stock", "della"),
 )
 BASED = frozenset(METHODS) - {"passthrough", "linear", "slerp"}
+KEPT = {"dare_linear": 1, "dare_ties": 1, "della": 2}
+"""Fields of 16 bits that a merge in place reads beside each source."""
+
 THINNED = frozenset({"dare_linear", "dare_ties", "ties", "breadcrumbs", "della"})
 READ_AND_WRITE = """
 import os, sys
@@ -54,6 +59,11 @@ os.fsync(file)
 IMPORTS = """
 import evomerge.__main__, evomerge.cli, evomerge.interop, evomerge.materialize
 import evomerge.merge.stream, evomerge.merge.tokenizer, evomerge.merge.adapters
+import evomerge.merge.agreement, evomerge.merge.overlap, evomerge.merge.rowwise
+import evomerge.merge.thinning, evomerge.merge.variance
+import pydantic.main, rich.console, typer.main
+import numpy
+evomerge.merge.compiled.are_finite(numpy.zeros(1, dtype=numpy.uint16))
 """
 
 
@@ -67,7 +77,9 @@ class Cost:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a family of 0.03 B parameters")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="a family of 0.03 B parameters")
+    size.add_argument("--large", action="store_true", help="a family of 1 B parameters")
     parser.add_argument("--methods", default=",".join(METHODS), help="names, joined by commas")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--mergekit", type=Path, help="a Python that has mergekit installed")
@@ -76,7 +88,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder and options.folder.parent) as scratch:
         family = options.folder or Path(scratch) / "family"
         if not family.exists():
-            child([sys.executable, __file__, "make", family, int(options.quick)])
+            size = "quick" if options.quick else "large" if options.large else "usual"
+            child([sys.executable, __file__, "make", family, size])
         ratios = table(options, family, Path(scratch))
     print(json.dumps({name: round(value, 3) for name, value in ratios.items()}))
 
@@ -190,7 +203,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, **one, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
 
 
-def make(family: Path, quick: bool) -> None:
+def make(family: Path, size: str) -> None:
     """Write a base and two models near it."""
     import torch
     from safetensors.torch import save_file
@@ -201,9 +214,9 @@ def make(family: Path, quick: bool) -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0")
     config = LlamaConfig(
         vocab_size=32000,
-        hidden_size=256 if quick else 1024,
-        intermediate_size=1024 if quick else 3840,
-        num_hidden_layers=12 if quick else 24,
+        hidden_size={"quick": 256, "usual": 1024, "large": 1536}[size],
+        intermediate_size={"quick": 1024, "usual": 3840, "large": 6144}[size],
+        num_hidden_layers=12 if size == "quick" else 24,
         num_attention_heads=8,
         num_key_value_heads=8,
         dtype="bfloat16",
@@ -283,12 +296,14 @@ def place(method: str, family: Path) -> None:
         for weight, (other_weight, out) in zip(weights, others, strict=True):
             torch.add(weight, other_weight, alpha=0.5, out=out)
         fused.append(time.process_time() - start)
-    print(min(times), min(fused) / 3 * (len(names(method)) + 1))
+    sources = len(names(method)) - (method in BASED)
+    tensors = len(names(method)) + 1 + KEPT.get(method, 0) * sources
+    print(min(times), min(fused) / 3 * tensors)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["make"]:
-        make(Path(sys.argv[2]), bool(int(sys.argv[3])))
+        make(Path(sys.argv[2]), sys.argv[3])
     elif sys.argv[1:2] == ["place"]:
         place(sys.argv[2], Path(sys.argv[3]))
     else:

@@ -17,16 +17,14 @@ import numpy as np
 from evomerge.merge.compiled import Array, compiled, widen
 from evomerge.merge.passes import SPAN, spans
 
-Magnitudes = Callable[[slice], Array]
-"""Gives the magnitudes (float32, not negative) of a slice of a flat tensor, in a buffer."""
+Magnitudes = Callable[["slice | Array"], Array]
+"""Gives the magnitudes (float32, not negative) of elements of a flat tensor, in a buffer: of a
+slice, or of an array of indices."""
 
 _SAMPLE = 1 << 15
 
 _RUN = 16
 """Neighbours that are sampled together: they come from memory together."""
-
-_FEW = 6
-"""Values that are counted sooner than everything near them is collected."""
 
 _GROUP = 16
 """Elements that `_sift` looks at together."""
@@ -117,20 +115,18 @@ def find_cut(magnitudes: Magnitudes, size: int, count: int) -> Cut:
     """Return the cut that has `count` (1 or more) of `size` elements before it, without a sort.
 
     Floyd and Rivest 1975 (doi 10.1145/360680.360691): a sample brackets the magnitude, one pass
-    counts what is above the bracket and collects what is inside. Differences of bf16 weights have
-    few values: where the sample has few inside the bracket, it is enough to count those. A sample
-    that misleads costs time, never exactness.
+    counts what is above the bracket and collects what is inside. A sample that misleads costs
+    time, never exactness.
     """
     if size > 4 * _SAMPLE:
-        inside, low, high = _bracket(magnitudes, size, count)
-        cut = _counted(magnitudes, size, count, inside)
-        if cut is not None:
-            return cut
+        low, high = _bracket(magnitudes, size, count)
         above, places, values = _collect(magnitudes, size, low, high)
         wanted = count - above
         if 0 < wanted <= len(values):
             magnitude, place = _nth(values, wanted)
             return _cut(magnitude, int(places[place]))
+        if wanted > 0 and low == 0:
+            return Cut(0.0, _nth_zero(magnitudes, size, wanted - len(values)) + 1)
     everything = [magnitudes(span).copy() for span in spans(size)]
     return _cut(*_nth(np.concatenate(everything), count))
 
@@ -139,67 +135,30 @@ def _cut(magnitude: float, last: int) -> Cut:
     return Cut(math.inf if math.isnan(magnitude) else magnitude, last + 1)
 
 
-def _bracket(magnitudes: Magnitudes, size: int, count: int) -> tuple[Array, float, float]:
-    """Guess a low and a high magnitude with the cut between them, wide by 4 deviations.
-
-    Returns:
-        the different magnitudes of a sample from low to high, and low and high.
-    """
-    stride = size // (_SAMPLE // _RUN)
-    starts = range(0, size - _RUN + 1, stride)
-    sample = np.concatenate([magnitudes(slice(a, a + _RUN)).copy() for a in starts])
-    sample.sort()
+def _bracket(magnitudes: Magnitudes, size: int, count: int) -> tuple[float, float]:
+    """Guess a low and a high magnitude with the cut between them, wide by 4 deviations."""
+    starts = np.arange(0, size - _RUN, size // (_SAMPLE // _RUN))
+    sample = np.sort(magnitudes((starts[:, None] + np.arange(_RUN)).ravel()))
     share = 1 - count / size
     slack = 4 * math.sqrt(share * (1 - share) / len(sample)) + 2 / len(sample)
-    first = max(math.floor((share - slack) * len(sample)), -1)
+    first = math.floor((share - slack) * len(sample))
     last = math.ceil((share + slack) * len(sample))
     low = float(sample[first]) if first >= 0 else 0.0
     high = float(sample[last]) if last < len(sample) else math.inf
-    low, high = (0.0 if math.isnan(low) else low), (math.inf if math.isnan(high) else high)
-    return np.unique(sample[max(first, 0) : last + 1]), low, high
-
-
-def _counted(magnitudes: Magnitudes, size: int, count: int, values: Array) -> Cut | None:
-    """Return the cut if its magnitude is one of a few values, else None."""
-    if len(values) > _FEW or np.isnan(values[-1]):
-        return None
-    above = np.zeros((-(-size // SPAN), len(values)), dtype=np.int64)
-    equal = np.zeros_like(above)
-    for number, span in enumerate(spans(size)):
-        some = magnitudes(span)
-        for k, value in enumerate(values):
-            above[number, k], equal[number, k] = _count(some, value)
-    for k, value in enumerate(values):
-        wanted = count - int(above[:, k].sum())
-        if 0 < wanted <= equal[:, k].sum():
-            number = int(np.searchsorted(equal[:, k].cumsum(), wanted))
-            wanted -= int(equal[:number, k].sum())
-            some = magnitudes(slice(number * SPAN, min((number + 1) * SPAN, size)))
-            last = number * SPAN + int(np.flatnonzero(some == value)[wanted - 1])
-            return _cut(float(value), last)
-    return None
-
-
-@compiled
-def _count(magnitudes: Array, value: np.float32) -> tuple[int, int]:
-    """Return how many magnitudes are above a value, NaN included, and how many equal it."""
-    above = equal = np.uint32(0)
-    for i in range(len(magnitudes)):
-        above += np.uint32(not magnitudes[i] <= value)
-        equal += np.uint32(magnitudes[i] == value)
-    return int(above), int(equal)
+    return (0.0 if math.isnan(low) else low), (math.inf if math.isnan(high) else high)
 
 
 def _collect(
     magnitudes: Magnitudes, size: int, low: float, high: float
 ) -> tuple[int, Array, Array]:
-    """Count magnitudes above `high`; return the others down to `low` and their places."""
+    """Count magnitudes above `high`; return the others down to `low` (not 0) and their places."""
+    lowest = np.float32(low) if low > 0 else np.nextafter(np.float32(0), np.float32(1))
     above = 0
     places, values = [], []
     found = np.empty(SPAN, dtype=np.uint32)
     for span in spans(size):
         some = magnitudes(span)
-        larger, inside = _sift(some, np.float32(low), np.float32(high), found)
+        larger, inside = _sift(some, lowest, np.float32(high), found)
         above += larger
         places.append(found[:inside].astype(np.int64) + span.start)
         values.append(some[found[:inside]])
@@ -237,3 +196,13 @@ def _nth(values: Array, count: int) -> tuple[float, int]:
         return math.nan, int(np.flatnonzero(np.isnan(values))[count - 1])
     above = len(values) - int(np.count_nonzero(values <= magnitude))
     return float(magnitude), int(np.flatnonzero(values == magnitude)[count - above - 1])
+
+
+def _nth_zero(magnitudes: Magnitudes, size: int, count: int) -> int:
+    """Return the index of the `count`-th element whose magnitude is 0."""
+    for span in spans(size):
+        zeros = np.flatnonzero(magnitudes(span) == 0)
+        if count <= len(zeros):
+            return int(span.start) + int(zeros[count - 1])
+        count -= len(zeros)
+    raise AssertionError("fewer zeros than counted")

@@ -47,10 +47,11 @@ class TaskVector:
         """Write a slice as float32."""
         load_change(self.source[part], self.base[part], out)
 
-    def magnitudes(self, part: slice) -> Array:
-        """Return the magnitudes of a slice, in a scratch buffer."""
-        result = scratch(part.stop - part.start, "magnitudes")
-        _load_magnitudes(self.source[part], self.base[part], result)
+    def magnitudes(self, part: slice | Array) -> Array:
+        """Return the magnitudes of a slice, or of indices, in a scratch buffer."""
+        source = self.source[part]
+        result = scratch(len(source), "magnitudes")
+        _load_magnitudes(source, self.base[part], result)
         return result
 
 

@@ -37,12 +37,12 @@ def prepare_sce(
     rows = [stored(tensor) for tensor in tensors]
     count, size = len(rows), len(origin)
 
-    def load(part: slice, values: Array) -> None:
+    def load(part: slice | Array, values: Array) -> None:
         for row, change in zip(rows, values, strict=True):
             load_change(row[part], origin[part], change)
 
-    def variances(part: slice) -> Array:
-        width = part.stop - part.start
+    def variances(part: slice | Array) -> Array:
+        width = len(origin[part])
         changes = scratch(count * width, "varying").reshape(count, width)
         load(part, changes)
         result = scratch(width, "variance")
