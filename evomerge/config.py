@@ -6,12 +6,10 @@ parents exist, does the method take so many) is checked by `evomerge.build`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -22,7 +20,9 @@ from pydantic import (
     model_validator,
 )
 
-from evomerge.errors import ConfigError, did_you_mean
+from evomerge.errors import ConfigError
+from evomerge.wording import sentence
+from evomerge.yamlfile import read as read
 
 
 class _Section(BaseModel):
@@ -360,7 +360,7 @@ def parse(data: Any, source: str) -> SearchConfig:
     try:
         return SearchConfig.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {_sentence(error, data)}") from None
+        raise ConfigError(f"{source}: {sentence(error, data, SearchConfig)}") from None
 
 
 def load(path: Path, overrides: list[str] | None = None) -> SearchConfig:
@@ -375,187 +375,3 @@ def load(path: Path, overrides: list[str] | None = None) -> SearchConfig:
             f"{path} has `stages`; only `evomerge search` and `evomerge resume` run stages."
         )
     return parse(data, str(path))
-
-
-def read(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
-    """Read a search file's mapping, with `key.path=value` overrides.
-
-    Raises:
-        ConfigError: the file cannot be read, or an override leads nowhere.
-    """
-    data = read_yaml(path)
-    for item in overrides or []:
-        _override(data, item)
-    return data
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping, refusing keys that stand twice.
-
-    Raises:
-        ConfigError: the file is missing, is not YAML, or is not a mapping.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path} does not exist; `evomerge init {path}` writes one to start from."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}.") from None
-    try:
-        data = yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f" in line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path} is not valid YAML{where}: {error.problem}.") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}.") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path} is not a search file: it must be a YAML mapping of keys.")
-    return data
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """A safe loader that refuses a key that stands twice in one mapping."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen and key.value != "<<":
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} stands twice", key.start_mark
-                )
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-
-def _override(data: dict[str, Any], item: str) -> None:
-    path, separator, text = item.partition("=")
-    if not separator or not path:
-        raise ConfigError(f"--set {item!r} is not of the form key.path=value.")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {item!r}: {text!r} is not a YAML value.") from None
-    target: Any = data
-    *parents, last = path.split(".")
-    for key in parents:
-        target = _descend(target, key, item)
-    if isinstance(target, list):
-        target[_index(target, last, item)] = value
-    elif isinstance(target, dict):
-        target[last] = value
-    else:
-        raise ConfigError(f"--set {item!r}: {path!r} leads through a plain value.")
-
-
-def _descend(target: Any, key: str, item: str) -> Any:
-    if isinstance(target, list):
-        return target[_index(target, key, item)]
-    if isinstance(target, dict):
-        return target.setdefault(key, {})
-    raise ConfigError(f"--set {item!r}: {key!r} leads through a plain value.")
-
-
-def _index(target: list[Any], key: str, item: str) -> int:
-    if not key.isdigit() or int(key) >= len(target):
-        raise ConfigError(
-            f"--set {item!r}: {key!r} must be an index from 0 to {len(target) - 1} of a list."
-        )
-    return int(key)
-
-
-def _section_at(location: tuple[int | str, ...]) -> list[str]:
-    model: Any = SearchConfig
-    for part in location:
-        if isinstance(part, int):
-            continue
-        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
-        if field is None:
-            return []
-        model = field.annotation
-        for inner in getattr(model, "__args__", ()):
-            if hasattr(inner, "model_fields"):
-                model = inner
-    return list(model.model_fields) if hasattr(model, "model_fields") else []
-
-
-def _sentence(error: ValidationError, data: Any) -> str:
-    problems = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-    first = problems[0]
-    location = first["loc"]
-    kind = first["type"]
-    if kind == "extra_forbidden":
-        *above, key = location
-        allowed = _section_at(tuple(above))
-        place = f" in `{_dotted(tuple(above))}`" if above else ""
-        return (
-            f"unknown key `{key}`{place}; allowed are {', '.join(allowed)}."
-            f"{did_you_mean(str(key), allowed)}"
-        )
-    location = _known_part(location, data)
-    key = _dotted(location)
-    if kind == "missing":
-        return f"the key `{_dotted(first['loc'])}` is missing and has no default."
-    related = [item for item in problems if item["loc"][: len(location)] == location]
-    message = " or ".join(dict.fromkeys(_expectation(item) for item in related))
-    message = message.replace(" or must be ", " or ")
-    value = first["input"] if len(related) == 1 else _at(data, location)
-    near = ""
-    if isinstance(value, str) and kind == "literal_error":
-        near = did_you_mean(value, re.findall(r"'([^']*)'", message))
-    return f"`{key}` is {value!r}; it {message}.{near}"
-
-
-def _expectation(item: Any) -> str:
-    kind, context = item["type"], item.get("ctx", {})
-    if kind == "value_error":
-        return str(context["error"])
-    if kind == "literal_error":
-        return f"must be {context['expected']}"
-    bounds = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt"}
-    words = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
-    name = {**bounds, "less_than_equal": "le"}.get(kind)
-    if name:
-        return f"must be {words[name]} {context[name]}"
-    if kind == "too_short":
-        return "must have at least one entry"
-    types = {
-        "int": "a whole number",
-        "float": "a number",
-        "bool": "true or false",
-        "string": "text",
-        "list": "a list",
-        "dict": "a mapping of keys",
-        "model": "a mapping of keys",
-    }
-    for prefix, words_for in types.items():
-        if kind.startswith(prefix):
-            return f"must be {words_for}"
-    return str(item["msg"]).lower()
-
-
-def _known_part(location: tuple[int | str, ...], data: Any) -> tuple[int | str, ...]:
-    """Drop what pydantic adds to a location for the members of a union."""
-    known: list[int | str] = []
-    for part in location:
-        try:
-            data = data[part]
-        except (KeyError, IndexError, TypeError):
-            break
-        known.append(part)
-    return tuple(known) or location
-
-
-def _at(data: Any, location: tuple[int | str, ...]) -> Any:
-    for part in location:
-        data = data[part]
-    return data
-
-
-def _dotted(location: tuple[int | str, ...]) -> str:
-    text = ""
-    for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text
