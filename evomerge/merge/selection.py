@@ -115,18 +115,24 @@ def find_cut(magnitudes: Magnitudes, size: int, count: int) -> Cut:
     """Return the cut that has `count` (1 or more) of `size` elements before it, without a sort.
 
     Floyd and Rivest 1975 (doi 10.1145/360680.360691): a sample brackets the magnitude, one pass
-    counts what is above the bracket and collects what is inside. A sample that misleads costs
+    counts what is above the bracket and collects what is inside. What equals an end of the
+    bracket is counted too, since ends are where many elements tie. A sample that misleads costs
     time, never exactness.
     """
     if size > 4 * _SAMPLE:
         low, high = _bracket(magnitudes, size, count)
-        above, places, values = _collect(magnitudes, size, low, high)
+        counts, places, values = _collect(magnitudes, size, low, high)
+        above, highest, lowest = (int(number) for number in counts.sum(0))
         wanted = count - above
+        if 0 < wanted <= highest:
+            return _cut(high, _nth_equal(magnitudes, size, high, counts[:, 1], wanted))
+        wanted -= highest
         if 0 < wanted <= len(values):
             magnitude, place = _nth(values, wanted)
             return _cut(magnitude, int(places[place]))
-        if wanted > 0 and low == 0:
-            return Cut(0.0, _nth_zero(magnitudes, size, wanted - len(values)) + 1)
+        wanted -= len(values)
+        if 0 < wanted <= lowest:
+            return _cut(low, _nth_equal(magnitudes, size, low, counts[:, 2], wanted))
     everything = [magnitudes(span).copy() for span in spans(size)]
     return _cut(*_nth(np.concatenate(everything), count))
 
@@ -150,42 +156,48 @@ def _bracket(magnitudes: Magnitudes, size: int, count: int) -> tuple[float, floa
 
 def _collect(
     magnitudes: Magnitudes, size: int, low: float, high: float
-) -> tuple[int, Array, Array]:
-    """Count magnitudes above `high`; return the others down to `low` (not 0) and their places."""
-    lowest = np.float32(low) if low > 0 else np.nextafter(np.float32(0), np.float32(1))
-    above = 0
+) -> tuple[Array, Array, Array]:
+    """Count magnitudes at and above a bracket's ends, and collect what lies between them.
+
+    Returns:
+        how many of each span are above `high` (NaN included), equal `high`, and equal `low` where
+        that is lower; indices and magnitudes of what lies between.
+    """
+    counts = np.zeros((-(-size // SPAN), 3), dtype=np.int64)
     places, values = [], []
     found = np.empty(SPAN, dtype=np.uint32)
-    for span in spans(size):
+    for number, span in enumerate(spans(size)):
         some = magnitudes(span)
-        larger, inside = _sift(some, lowest, np.float32(high), found)
-        above += larger
+        inside = _sift(some, np.float32(low), np.float32(high), counts[number], found)
         places.append(found[:inside].astype(np.int64) + span.start)
         values.append(some[found[:inside]])
-    return above, np.concatenate(places), np.concatenate(values)
+    return counts, np.concatenate(places), np.concatenate(values)
 
 
 @compiled
-def _sift(magnitudes: Array, low: np.float32, high: np.float32, found: Array) -> tuple[int, int]:
-    """Count what is above `high`, NaN included, and list where low .. high is; return both."""
+def _sift(magnitudes: Array, low: np.float32, high: np.float32, counts: Array, found: Array) -> int:
+    """Count as `_collect` says, list where magnitudes lie between, and return how many do."""
     size = len(magnitudes)
-    larger = np.uint32(0)
+    above = highest = lowest = np.uint32(0)
     for i in range(size):
-        larger += np.uint32(not magnitudes[i] <= high)
+        above += np.uint32(not magnitudes[i] <= high)
+        highest += np.uint32(magnitudes[i] == high)
+        lowest += np.uint32(magnitudes[i] == low)
+    counts[0], counts[1], counts[2] = above, highest, lowest if low < high else np.uint32(0)
     # Most groups hold nothing, and to see that takes a few vector operations.
     hits = np.zeros(size // _GROUP + 1, dtype=np.uint8)
     for group in range(size // _GROUP):
         for i in range(_GROUP):
             value = magnitudes[group * _GROUP + i]
-            hits[group] |= (value >= low) & (value <= high)
+            hits[group] |= (value > low) & (value < high)
     hits[size // _GROUP] = 1
     inside = 0
     for group in range(len(hits)):
         if hits[group]:
             for i in range(group * _GROUP, min((group + 1) * _GROUP, size)):
                 found[inside] = i
-                inside += (magnitudes[i] >= low) & (magnitudes[i] <= high)
-    return int(larger), inside
+                inside += (magnitudes[i] > low) & (magnitudes[i] < high)
+    return inside
 
 
 def _nth(values: Array, count: int) -> tuple[float, int]:
@@ -198,11 +210,10 @@ def _nth(values: Array, count: int) -> tuple[float, int]:
     return float(magnitude), int(np.flatnonzero(values == magnitude)[count - above - 1])
 
 
-def _nth_zero(magnitudes: Magnitudes, size: int, count: int) -> int:
-    """Return the index of the `count`-th element whose magnitude is 0."""
-    for span in spans(size):
-        zeros = np.flatnonzero(magnitudes(span) == 0)
-        if count <= len(zeros):
-            return int(span.start) + int(zeros[count - 1])
-        count -= len(zeros)
-    raise AssertionError("fewer zeros than counted")
+def _nth_equal(magnitudes: Magnitudes, size: int, value: float, counts: Array, wanted: int) -> int:
+    """Return the index of the `wanted`-th element of a magnitude, given their number by span."""
+    number = int(np.searchsorted(counts.cumsum(), wanted))
+    start = number * SPAN
+    some = magnitudes(slice(start, min(start + SPAN, size)))
+    equal = np.flatnonzero(some == np.float32(value))
+    return start + int(equal[wanted - int(counts[:number].sum()) - 1])
