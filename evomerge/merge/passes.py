@@ -106,6 +106,17 @@ def store_added(total: Array, source: Array, factor: np.float32, out: Array) -> 
 
 
 @compiled
+def store_last_change(
+    base: Array, total: Array, source: Array, factor: np.float32, scale: np.float32, out: Array
+) -> None:
+    """`add_change` and `store_changed` at once."""
+    for i in range(len(out)):
+        start = widen(base[i])
+        change = fma(widen(source[i]) - start, factor, total[i])
+        out[i] = narrow(fma(change, scale, start), out)
+
+
+@compiled
 def interpolate(one: Array, two: Array, weight: np.float32, out: Array) -> None:
     """Round (1 - weight) one + weight two into a stored span, exact at both ends."""
     if abs(weight) < np.float32(0.5):
@@ -151,9 +162,10 @@ def write_sum(
                 store(total, target[span])
         else:
             total[:] = 0
-            for source, factor in zip(sources, factors, strict=True):
+            for source, factor in zip(sources[:-1], factors[:-1], strict=True):
                 add_change(source[span], start[span], factor, total)
-            store_changed(start[span], total, np.float32(scale), target[span])
+            last = sources[-1][span], factors[-1], np.float32(scale)
+            store_last_change(start[span], total, *last, target[span])
 
 
 def products(tensors: Sequence[Tensor], base: Tensor | None = None) -> list[list[float]]:
