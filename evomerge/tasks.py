@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -182,7 +182,7 @@ def _pools(config: SearchConfig, evaluator: Evaluator, split: Split) -> dict[str
             pools[task] = Pool(facts.source, facts.documents)
             continue
         # Documents of one source are compared as they are, those of several by what they ask.
-        forms = cache(partial(harness.forms, task, rendered=bool(evaluator.elsewhere)))
+        forms = cache(harness.forms(task, rendered=bool(evaluator.elsewhere)))
         strata = None if field is None else harness.field(task, field)
         pools[task] = Pool(facts.source, facts.documents, forms, strata)
     return pools

@@ -292,22 +292,27 @@ class Harness:
             )
         return [str(document[name]) for document in documents]
 
-    def forms(self, task: str, document: int, *, rendered: bool) -> list[str]:
-        """Return what a document says, in forms to be compared with other documents.
+    def forms(self, task: str, *, rendered: bool) -> Callable[[int], list[str]]:
+        """Return what says a document in forms that can be compared with other documents'.
 
         Args:
             rendered: whether to give its question, choices and answer too, in which documents of
                 different tasks or data sets can be compared.
         """
         subject = self._tasks[task]
-        content = subject.eval_docs[document]
-        found = [json.dumps(dict(content), sort_keys=True, default=str)]
-        if rendered:
-            parts = [subject.doc_to_text(content), subject.doc_to_target(content)]
-            if subject.get_config("doc_to_choice"):
-                parts.append(subject.doc_to_choice(content))
-            found.append(" ".join(str(parts).casefold().split()))
-        return found
+        documents = subject.eval_docs  # once: lm-eval makes them anew each time
+
+        def said(document: int) -> list[str]:
+            content = documents[document]
+            found = [json.dumps(dict(content), sort_keys=True, default=str)]
+            if rendered:
+                parts = [subject.doc_to_text(content), subject.doc_to_target(content)]
+                if subject.get_config("doc_to_choice"):
+                    parts.append(subject.doc_to_choice(content))
+                found.append(" ".join(str(parts).casefold().split()))
+            return found
+
+        return said
 
     @contextlib.contextmanager
     def _remembering(self, task: Any) -> Iterator[None]:

@@ -48,6 +48,19 @@ def test_a_metric_that_is_not_there_is_one_sentence(
     assert all(word in str(error.value) for word in words)
 
 
+def test_documents_are_made_once_to_be_compared(tasks: Path) -> None:
+    harness, made = Harness(["t_letter"], [tasks]), []
+
+    def process(documents: Any) -> Any:
+        made.append(len(documents))
+        return documents
+
+    harness._tasks["t_letter"].set_config(key="process_docs", value=process)
+    say = harness.forms("t_letter", rendered=True)
+    assert len({form for document in range(40) for form in say(document)}) > 40
+    assert made == [40]
+
+
 def test_an_unknown_task_names_the_nearest_one(tasks: Path) -> None:
     with pytest.raises(ConfigError, match=r"'t_chioce'.*evaluation\.include.*'t_choice'"):
         Harness(["t_chioce"], [tasks])
