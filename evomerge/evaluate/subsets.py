@@ -159,7 +159,7 @@ def rotating(
     Returns:
         ascending ids.
     """
-    turns = len(ids) // size  # until all have come; what is left over comes in the next round
+    turns = len(ids) // size  # until all have come, but for what is left over
     order = in_order(len(ids), f"{key}/{turn // turns}", strata)
     start = turn % turns * size
     return sorted(ids[i] for i in order[start : start + size])
