@@ -99,6 +99,13 @@ def store_changed(base: Array, change: Array, factor: np.float32, out: Array) ->
 
 
 @compiled
+def store_scaled(source: Array, factor: np.float32, out: Array) -> None:
+    """Round the factor times a stored span into another."""
+    for i in range(len(out)):
+        out[i] = narrow(widen(source[i]) * factor, out)
+
+
+@compiled
 def store_added(total: Array, source: Array, factor: np.float32, out: Array) -> None:
     """Round a float32 span plus the factor times a stored one into a stored span."""
     for i in range(len(out)):
@@ -153,13 +160,13 @@ def write_sum(
     for span in spans(len(target)):
         total = scratch(span.stop - span.start, "sum")
         if start is None:
+            if len(sources) == 1:
+                store_scaled(sources[0][span], factors[0], target[span])
+                continue
             load_scaled(sources[0][span], factors[0], total)
             for source, factor in zip(sources[1:-1], factors[1:-1], strict=True):
                 add_scaled(source[span], factor, total)
-            if len(sources) > 1:
-                store_added(total, sources[-1][span], factors[-1], target[span])
-            else:
-                store(total, target[span])
+            store_added(total, sources[-1][span], factors[-1], target[span])
         else:
             total[:] = 0
             for source, factor in zip(sources[:-1], factors[:-1], strict=True):
