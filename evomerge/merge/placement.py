@@ -61,13 +61,36 @@ class Placement:
                 force_hooks=True,
             )
 
+    def check(self, data: Mapping[str, Any], dtype: torch.dtype) -> None:
+        """Try attention and plan on a model without weights, before there is one with them.
+
+        Args:
+            data: `config.json` of the model.
+            dtype: of its weights.
+
+        Raises:
+            CheckpointError: transformers has no class for the model.
+            ConfigError: the model has no such attention, the devices are too small for it, or one
+                of them is not there.
+        """
+        if self.attention is None and self.spread is None:
+            return
+        from evomerge.merge.loading import model_class, transformers_config
+
+        config = transformers_config(data)
+        with torch.device("meta"):
+            module = model_class(config)(config).to(dtype)
+        if self.attention is not None:
+            _set_attention(module, self.attention)
+        self.plan(module)
+
     def plan(self, module: Any) -> dict[str, torch.device]:
         """Return the device of every part of a model, by the name of its module.
 
         Only shapes and dtypes of the weights count, so that they need no memory yet.
 
         Raises:
-            ConfigError: the devices are too small for the model.
+            ConfigError: the devices are too small for the model, or one of them is not there.
         """
         if self.spread is None:
             return {"": torch.empty(0, device=self.device).device}  # with its number
@@ -106,8 +129,13 @@ def device_of(parameter: str, plan: Mapping[str, torch.device]) -> torch.device:
 
 
 def _accelerator(number: int) -> torch.device:
-    kind = torch.accelerator.current_accelerator()
-    return torch.device("cuda" if kind is None else kind.type, number)
+    kind, count = torch.accelerator.current_accelerator(), torch.accelerator.device_count()
+    if kind is None or number >= count:
+        raise ConfigError(
+            f"`evaluation.max_memory` names accelerator {number}, but this machine has {count}, "
+            "counted from 0; name those that are there, or remove `max_memory` to use all."
+        )
+    return torch.device(kind.type, number)
 
 
 def _room() -> dict[int, int]:

@@ -74,6 +74,12 @@ def halves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(placement, "_accelerator", lambda number: torch.device("cpu"))
 
 
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name accelerators that need not be there."""
+    monkeypatch.setattr(placement, "_accelerator", lambda number: torch.device("cuda", number))
+
+
 def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         found: torch.Tensor = model(input_ids=PROMPT).logits
@@ -83,7 +89,7 @@ def logits(model: Any) -> torch.Tensor:
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral", "gemma2"])
 @pytest.mark.parametrize("spread", ["auto", "sequential"])
 def test_blocks_stay_whole_and_devices_hold_what_they_can(
-    parents: Any, architecture: str, spread: Any
+    parents: Any, architecture: str, spread: Any, two: None
 ) -> None:
     model = load(parents(architecture)["a"], "cpu")
     room = {0: int(0.8 * weight_of(model)), 1: int(0.8 * weight_of(model))}
@@ -108,6 +114,24 @@ def test_a_model_that_does_not_fit_is_refused(parents: Any) -> None:
     tight = Placement(spread="auto", memory={0: weight_of(model) // 3, 1: weight_of(model) // 3})
     with pytest.raises(ConfigError, match=r"evaluation\.device_map.*evaluation\.max_memory"):
         tight.plan(model)
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        (Placement(attention="flash_attention_2"), r"evaluation\.attention.*'flash_attention_2'"),
+        (Placement(spread="auto", memory={0: 1000, 1: 1000}), r"evaluation\.device_map"),
+        (Placement(spread="auto", memory={99: 10**9}), r"evaluation\.max_memory.* 99, but"),
+    ],
+    ids=["attention", "too small", "not there"],
+)
+def test_what_cannot_be_is_refused_without_weights(parents: Any, place: Any, words: str) -> None:
+    data = parents("llama")["a"].config
+    for fine in (Placement(), Placement(attention="eager")):
+        fine.check(data, torch.float32)
+    with pytest.raises(ConfigError, match=words) as error:
+        place.check(data, torch.float32)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
