@@ -54,6 +54,17 @@ def _range(value: Any) -> Any:
 KnobRange = Annotated[float | tuple[float, float], BeforeValidator(_range)]
 
 
+def _memory(value: Any) -> Any:
+    if isinstance(value, dict) and all(
+        str(number).isdigit() and isinstance(size, str) for number, size in value.items()
+    ):
+        return value
+    raise ValueError("must map numbers of accelerators to sizes, such as {0: 20GB, 1: 40GB}")
+
+
+Memory = Annotated[dict[int, str], BeforeValidator(_memory)]
+
+
 class OutsideConfig(_Section):
     """Which parents give what is not a layer."""
 
@@ -239,7 +250,7 @@ class EvaluationConfig(_Section):
     device_map: Literal["auto", "balanced", "sequential"] | None = Field(
         None, description="spread the model over all accelerators; null: one device"
     )
-    max_memory: dict[int, str] | None = Field(
+    max_memory: Memory | None = Field(
         None, description="device_map: accelerator -> what weights may take there, e.g. {0: 20GB}"
     )
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(

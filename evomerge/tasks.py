@@ -160,10 +160,12 @@ def find_splits(config: SearchConfig, evaluator: Evaluator) -> Mapping[Split, Do
 
     evaluation = config.evaluation
     sizes = {split: getattr(evaluation, split).documents for split in SPLITS}
+    keys: dict[Split, str] = {}
     if evaluation.search.order == "rotating":
         sizes["search"] = evaluation.search.pool or 4 * sizes["search"]
+        keys["search"] = "search.pool"
     pools = {split: _pools(config, evaluator, split) for split in SPLITS}
-    chosen = choose_documents(sizes, pools, config.seed)
+    chosen = choose_documents(sizes, pools, config.seed, keys)
     return {
         split: {task: tuple(ids) for task, ids in of_split.items()}
         for split, of_split in chosen.items()

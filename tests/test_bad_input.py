@@ -47,6 +47,10 @@ BAD = {
     "unknown metric": (objective(metric="exact_mach"), ["exact_mach", "mean 'exact_match'"]),
     "unknown include": (evaluation(include=["./none"]), ["evaluation.include", "none"]),
     "too many documents": (evaluation(search={"documents": 99999}), ["99999", "zoo_l2_maths"]),
+    "too many documents that rotate": (
+        evaluation(search={"documents": 600, "order": "rotating"}),
+        ["search.pool 2400", "validation.documents 5", "zoo_l2_maths"],
+    ),
     "two splits take all": (
         evaluation(search={"documents": "all"}, test={"documents": "all"}),
         ["all", "share"],
@@ -65,6 +69,14 @@ BAD = {
     "no amount of memory": (
         evaluation(device_map="auto", max_memory={0: "much"}),
         ["evaluation.max_memory.0", "'much'", "5GB"],
+    ),
+    "memory without a unit": (
+        evaluation(device_map="auto", max_memory={0: 20}),
+        ["evaluation.max_memory", "{0: 20}", "20GB"],
+    ),
+    "memory of no device's number": (
+        evaluation(device_map="auto", max_memory={"gpu": "20GB"}),
+        ["evaluation.max_memory", "'gpu'", "20GB"],
     ),
     "no such attention": (
         evaluation(attention="spda"),

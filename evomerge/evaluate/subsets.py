@@ -38,7 +38,10 @@ class Pool:
 
 
 def choose_documents(
-    sizes: Mapping[Split, Size], pools: Mapping[Split, Mapping[str, Pool]], seed: int
+    sizes: Mapping[Split, Size],
+    pools: Mapping[Split, Mapping[str, Pool]],
+    seed: int,
+    keys: Mapping[Split, str] | None = None,
 ) -> dict[Split, dict[str, list[int]]]:
     """Choose the documents of every split, so that no two splits share one.
 
@@ -48,6 +51,7 @@ def choose_documents(
         sizes: documents wanted of each task, by split; `all` takes what the others leave.
         pools: split -> task -> what to choose from.
         seed: decides the choice, together with the names of the tasks.
+        keys: where the search file has the sizes, for errors; `SPLIT.documents` where not given.
 
     Returns:
         split -> task -> ascending ids.
@@ -55,8 +59,9 @@ def choose_documents(
     Raises:
         ConfigError: the splits would share documents, or one would be empty.
     """
+    keys = {split: f"{split}.documents" for split in sizes} | dict(keys or {})
     for task in dict.fromkeys(task for of_split in pools.values() for task in of_split):
-        _check_sizes(task, sizes, {s: pools[s][task] for s in sizes if task in pools[s]})
+        _check_sizes(task, sizes, {s: pools[s][task] for s in sizes if task in pools[s]}, keys)
     chosen: dict[Split, dict[str, list[int]]] = {split: {} for split in sizes}
     owners: dict[str, Split] = {}
     for split in sorted(sizes, key=lambda split: sizes[split] == "all"):
@@ -66,7 +71,7 @@ def choose_documents(
             wanted = 1 if sizes[split] == "all" else int(sizes[split])
             if len(ids) < wanted:
                 raise ConfigError(
-                    f"`evaluation.{split}.documents` is {sizes[split]!r}, but only {len(ids)} of "
+                    f"`evaluation.{keys[split]}` is {sizes[split]!r}, but only {len(ids)} of "
                     f"the {pool.count} documents of {pool.source!r} are in no other split; lower "
                     "the numbers, or take documents of another source."
                 )
@@ -101,22 +106,27 @@ def _take(
     return sorted(free, key=lambda document: not has_owner(document, other=False))[:size]
 
 
-def _check_sizes(task: str, sizes: Mapping[Split, Size], pools: Mapping[Split, Pool]) -> None:
+def _check_sizes(
+    task: str,
+    sizes: Mapping[Split, Size],
+    pools: Mapping[Split, Pool],
+    keys: Mapping[Split, str],
+) -> None:
     """Refuse sizes that no choice can have."""
     for pool in {pool.source: pool for pool in pools.values()}.values():
         here = {split: sizes[split] for split in pools if pools[split].source == pool.source}
         greedy = [split for split, size in here.items() if size == "all"]
         if len(greedy) > 1:
             raise ConfigError(
-                f"`evaluation.{greedy[1]}.documents` is 'all', and so is {greedy[0]}'s: the splits "
+                f"`evaluation.{keys[greedy[1]]}` is 'all', and so is {keys[greedy[0]]}: the splits "
                 f"would share the documents of task {task!r}; give numbers, and `all` to one split "
                 f"at most, or let them take documents of different sources (`task_split`, `tasks`)."
             )
         needed = sum(size for size in here.values() if isinstance(size, int)) + len(greedy)
         if needed > pool.count:
-            asked = " + ".join(f"{split} {size}" for split, size in here.items())
+            asked = " + ".join(f"{keys[split]} {size}" for split, size in here.items())
             raise ConfigError(
-                f"`evaluation` asks for {asked} documents of {pool.source!r}, at least {needed}, "
+                f"`evaluation` asks for {asked}, at least {needed} documents of {pool.source!r}, "
                 f"but it has {pool.count}; the splits never share a document, so lower the numbers."
             )
 
