@@ -82,7 +82,7 @@ class Harness:
             self._manager = _manager(self._include, tasks, "objectives")
             for name in dict.fromkeys(tasks):
                 self._open(name, name, "objectives")
-        self.facts = describe(self._tasks, self._groups)
+            self.facts = describe(self._tasks, self._groups)
 
     def elsewhere(
         self, instead: Mapping[str, str], parts: Mapping[str, str], where: str

@@ -66,6 +66,13 @@ def test_an_unknown_task_names_the_nearest_one(tasks: Path) -> None:
         Harness(["t_chioce"], [tasks])
 
 
+def test_lm_eval_says_nothing_meanwhile(tasks: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    Harness(["t_letter", "g_sizes"], [tasks]).elsewhere(
+        {"g_sizes": "g_sizes"}, {"t_letter": "test"}, "evaluation.test"
+    )
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"evaluation\.include.*nowhere"):
         Harness(["t_choice"], [tmp_path / "nowhere"])
