@@ -68,20 +68,21 @@ def validate(
     from evomerge import stages, terminal
     from evomerge.build import prepare
     from evomerge.config import load, read
+    from evomerge.preflight import facts, warnings
 
     if stages.is_staged(data := read(file, set_)):
-        checked = [setup.facts() for setup in stages.check(data, file)]
+        checked = [facts(setup) for setup in stages.check(data, file)]
         if as_json:
             terminal.print_json({"valid": True, "stages": checked})
         terminal.say(f"{file} is valid: {len(checked)} stages")
         return
     setup = prepare(load(file, set_), file.parent, allow_pickle=allow_pickle)
-    facts = setup.facts()
+    found, notes = facts(setup), warnings(setup, allow_benchmarks)
     if as_json:
-        terminal.print_json({"valid": True, **facts, "warnings": setup.warnings(allow_benchmarks)})
+        terminal.print_json({"valid": True, **found, "warnings": notes})
         return
-    terminal.print_table(("what", "value"), [(key, _text(facts[key])) for key in facts])
-    for warning in setup.warnings(allow_benchmarks):
+    terminal.print_table(("what", "value"), [(key, _text(found[key])) for key in found])
+    for warning in notes:
         terminal.say(f"warning: {warning}")
     terminal.say(f"{file} is valid")
 
@@ -99,6 +100,7 @@ def search(
     from evomerge import stages, terminal
     from evomerge.build import prepare
     from evomerge.config import load, read
+    from evomerge.preflight import warnings
     from evomerge.run.folder import RunFolder
 
     RunFolder.check_free(run)
@@ -109,7 +111,7 @@ def search(
         stages.go(run, lambda stage, setup: _go(stage, setup, {}))
         return
     setup = prepare(load(file, overrides), file.parent, allow_pickle=allow_pickle)
-    for warning in setup.warnings(allow_benchmarks):
+    for warning in warnings(setup, allow_benchmarks):
         terminal.say(f"warning: {warning}")
     _go(RunFolder.create(run, setup.frozen()), setup, {})
 
@@ -226,11 +228,10 @@ def export(
 ) -> None:
     """Write a candidate as an ordinary Hugging Face checkpoint."""
     from evomerge import terminal
-    from evomerge.build import reopen
+    from evomerge.export import export_candidate
     from evomerge.run.folder import RunFolder
 
-    run = RunFolder(directory)
-    number = reopen(run).export(run, out, candidate, dtype, shard_size)
+    number = export_candidate(RunFolder(directory), out, candidate, dtype, shard_size)
     terminal.say(f"wrote candidate {number} to {out}")
 
 
@@ -244,11 +245,12 @@ def evaluate(
     """Score any model on a search's own documents."""
     from evomerge import terminal
     from evomerge.build import prepare
+    from evomerge.confidence import intervals
     from evomerge.config import load
 
     setup = prepare(load(config), config.parent)
     scores = setup.evaluate(model, split)
-    estimates = setup.estimates(scores)
+    estimates = intervals(setup.objectives, scores)
     if as_json:
         facts = {key: item.to_dict() for key, item in estimates.items()}
         answer = {"model": model, "split": split, "documents": scores.fidelity, "scores": facts}

@@ -62,6 +62,14 @@ def interval(values: Sequence[float], aggregate: float) -> Estimate:
     return Estimate(aggregate, float(low), float(high))
 
 
+def intervals(objectives: Sequence[Objective], scores: Scores) -> dict[str, Estimate]:
+    """Return every objective's score with its interval."""
+    return {
+        item.key: interval(scores.values.get(item.key, ()), scores.aggregates[item.key])
+        for item in objectives
+    }
+
+
 def fitness_interval(objectives: Sequence[Objective], scores: Scores) -> Estimate:
     """Return the weighted fitness of a model with its interval (documents resampled by task)."""
     if len(objectives) == 1 and objectives[0].higher_is_better:

@@ -21,13 +21,15 @@ def open_model(reference: str, relative_to: Path, *, allow_pickle: bool = False)
     """
     if not reference.startswith(PREFIX):
         return open_parent(reference, relative_to, allow_pickle=allow_pickle)
-    from evomerge.build import best_recipe
+    from evomerge.build import reopen
     from evomerge.merge.assemble import write
     from evomerge.run.folder import RunFolder
+    from evomerge.run.history import History
 
     run = RunFolder(relative_to / Path(reference.removeprefix(PREFIX)).expanduser())
-    recipe, checkpoints = best_recipe(run)
+    setup = reopen(run)
+    recipe = setup.recipe(History(run.events()).chosen("best", run.path))
     folder = run.path / "models" / recipe.digest[:16]
     if not folder.exists():
-        write(recipe, checkpoints, folder)
+        write(recipe, setup.checkpoints, folder)
     return Checkpoint.open(folder, reference)

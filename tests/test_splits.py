@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 
 import lm_eval
 import pytest
@@ -14,6 +15,8 @@ from evomerge import zoo
 from evomerge.build import prepare, reopen
 from evomerge.config import load
 from evomerge.errors import EvomergeError
+from evomerge.execute.protocol import Job
+from evomerge.preflight import facts
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 
@@ -119,7 +122,7 @@ def test_another_task_may_give_the_documents(tmp_path, tasks):
         test={"documents": "all", "tasks": {"t_maths": "t_new"}},
     )
     setup = prepare(load(file), tmp_path)
-    assert setup.facts()["sources"] == {
+    assert facts(setup)["sources"] == {
         "search": ["t_maths:test"],
         "validation": ["t_maths:test"],
         "test": ["t_new:test"],
@@ -167,6 +170,20 @@ def test_functions_may_stand_for_functions(tmp_path, tasks, monkeypatch):
     assert setup.evaluate("zoo:maths", "search").aggregates == {"own_scores:ours/score": 0.25}
     assert setup.evaluate("zoo:maths", "test").aggregates == {"own_scores:ours/score": 0.75}
     sys.modules.pop("own_scores")
+
+
+def test_rotating_subsets_hold_a_field_in_proportion(tmp_path):
+    changes = {"search": {"documents": 40, "order": "rotating"}, "stratify": "kind"}
+    evaluation = {"include": ["zoo:tasks"], "test": {"documents": 20}, **changes}
+    setup = prepare(load(write_search(tmp_path, evaluation=evaluation)), tmp_path)
+    worker, recipe = setup.worker(), setup.space.landmarks()["uniform"]
+    kinds = setup.evaluator.asked("search").harness.field("zoo_l2_maths", "kind")
+    shares = Counter(kinds[i] for i in setup.splits["search"]["zoo_l2_maths"])
+    assert len(shares) > 1
+    for turn in range(4):
+        (ids,) = worker(Job(0, recipe, subset=turn)).documents.values()
+        found = Counter(kinds[i] for i in ids)
+        assert all(abs(found[kind] - count / 4) <= 1 for kind, count in shares.items())
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -162,6 +163,20 @@ class RunFolder:
     def write(self, name: str, text: str) -> None:
         """Replace a file of the run as a whole."""
         replace_text(self.path / name, text)
+
+    @contextmanager
+    def logged(self) -> Iterator[None]:
+        """Write what evomerge logs into the run's `log.txt` too while the block runs."""
+        handler = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger = logging.getLogger("evomerge")
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            handler.close()
 
     def note_timing(self, entry: Mapping[str, Any]) -> None:
         """Append to `timings.jsonl`; what is lost in a kill is missed by nothing."""

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from evomerge.errors import RunFolderError
 from evomerge.run.journal import Event
 from evomerge.scores import Failure, Outcome, Scores, Split
 
@@ -166,6 +168,28 @@ class History:
     def best(self) -> Candidate | None:
         """Return the winner if it was chosen, else the leader."""
         return self.winner or self.leader
+
+    def chosen(self, which: str, source: Path) -> Candidate:
+        """Return the candidate that a person names.
+
+        Args:
+            which: `best` or a number.
+            source: the run folder, for the message.
+
+        Raises:
+            RunFolderError: there is no such candidate, or none is scored yet.
+        """
+        if which == "best":
+            best = self.best()
+            if best is None:
+                raise RunFolderError(f"{source} has no scored candidate yet.")
+            return best
+        if not which.isdigit() or int(which) >= len(self.candidates):
+            raise RunFolderError(
+                f"--candidate is {which!r}; it must be `best` or a number from 0 to "
+                f"{len(self.candidates) - 1}."
+            )
+        return self.candidates[int(which)]
 
     def finalists(self, count: int) -> list[Candidate]:
         """Return the `count` best candidates of distinct recipes, best first."""

@@ -1,0 +1,68 @@
+"""What a person is told before a search begins: its size, its documents, its pitfalls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evomerge.build import Setup
+from evomerge.parents import tokenizer_notes
+from evomerge.tasks import sources
+
+
+def facts(setup: Setup) -> dict[str, Any]:
+    """Return what `evomerge validate` prints: sizes, dimension, documents, memory, disk."""
+    config = setup.config
+    host = setup.checkpoints[setup.host]
+    weights = host.parameters * {"float32": 4}.get(config.dtype, 2)
+    return {
+        "parents": {name: _size(item.nbytes) for name, item in setup.checkpoints.items()},
+        "host": setup.host,
+        "architecture": (host.config.get("architectures") or ["unknown"])[0],
+        "layers": len(host.main),
+        "space": config.space.kind,
+        "dimension": len(setup.space.genes),
+        "population": setup.optimizer().population,
+        "candidates": config.budget.candidates,
+        "documents": {
+            split: sum(len(ids) for ids in documents.values())
+            for split, documents in setup.splits.items()
+        },
+        "sources": {
+            split: list(dict.fromkeys(of_split.values()))
+            for split, of_split in sources(config, setup.evaluator).items()
+        },
+        "fewer_documents": config.evaluation.saving or "off",
+        "objectives": [
+            f"{o.key} (weight {o.weight:g}, {'higher' if o.higher_is_better else 'lower'} is "
+            "better)"
+            for o in setup.objectives
+        ],
+        "resident_model": _size(weights),
+        "export": _size(weights),
+    }
+
+
+def warnings(setup: Setup, allow_benchmarks: bool) -> list[str]:
+    """Return what a person should know before starting.
+
+    Args:
+        setup: a checked search.
+        allow_benchmarks: say nothing of searching on a well-known benchmark.
+    """
+    from evomerge.evaluate.benchmarks import benchmark_warning
+
+    notes = tokenizer_notes(setup.config, setup.space.landmarks().values(), setup.checkpoints)
+    if allow_benchmarks:
+        return notes
+    asked = setup.evaluator.asked("search").facts
+    leaves = {task for item in setup.objectives for task in asked.leaves(item.task)}
+    found = (benchmark_warning(asked.tasks[task]) for task in sorted(leaves))
+    return notes + [warning for warning in found if warning]
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
