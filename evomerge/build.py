@@ -19,6 +19,7 @@ from evomerge.config import SearchConfig, parse
 from evomerge.errors import ConfigError, RunFolderError, did_you_mean
 from evomerge.evaluate.device import choose_device, choose_threads
 from evomerge.executors import check_executor, is_together, make_executor
+from evomerge.jobs import Saving, recipe_of
 from evomerge.lineage import open_model
 from evomerge.parents import open_parents, tokenizer_notes
 from evomerge.run.folder import CONFIG, RunFolder
@@ -150,7 +151,7 @@ class Setup:
             RunFolderError: another process writes the run.
             SearchError: no candidate could be scored.
         """
-        from evomerge.search import Plan, Saving, Search
+        from evomerge.search import Plan, Search
 
         with run.writing(), Journal(run.journal_path) as journal, run.logged():
             if raised:
@@ -198,8 +199,6 @@ class Setup:
         Raises:
             SearchError: it is not the recipe that was journaled.
         """
-        from evomerge.search import recipe_of
-
         return recipe_of(candidate, self.space)
 
     def evaluate(self, model: str, split: str) -> Scores:
