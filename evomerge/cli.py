@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from evomerge.build import Setup
+    from evomerge.run.folder import RunFolder
 
 app = typer.Typer(
     name="evomerge",
@@ -81,7 +85,7 @@ def validate(
     if as_json:
         terminal.print_json({"valid": True, **found, "warnings": notes})
         return
-    terminal.print_table(("what", "value"), [(key, _text(found[key])) for key in found])
+    terminal.print_facts(found)
     for warning in notes:
         terminal.say(f"warning: {warning}")
     terminal.say(f"{file} is valid")
@@ -141,8 +145,9 @@ def resume(
     _go(run, reopen(run), {name: value for name, value in raised.items() if value is not None})
 
 
-def _go(run: Any, setup: Any, raised: dict[str, float]) -> None:
+def _go(run: RunFolder, setup: Setup, raised: dict[str, float]) -> None:
     from evomerge import terminal
+    from evomerge.report.standings import standings
     from evomerge.run.history import History
 
     total = raised.get("candidates") or setup.config.budget.candidates
@@ -153,8 +158,7 @@ def _go(run: Any, setup: Any, raised: dict[str, float]) -> None:
     except KeyboardInterrupt:
         terminal.say(f"interrupted; nothing is lost, `evomerge resume {run.path}` goes on")
         raise
-    history = History(run.events())
-    _print_standings(history, setup.objectives)
+    terminal.print_standings(standings(History(run.events()), setup.objectives))
     terminal.say(
         f"candidate {winner.number} won; export it with `evomerge export {run.path} --out MODEL`"
     )
@@ -179,7 +183,7 @@ def status(
         if as_json:
             terminal.print_json(facts)
         else:
-            terminal.print_table(("what", "value"), [(k, _text(v)) for k, v in facts.items()])
+            terminal.print_facts(facts)
         if not watch or facts["state"] != "running":
             return
         time.sleep(2)
@@ -212,10 +216,9 @@ def results(
         table = standings(history, objectives).to_dict()
         terminal.print_json({"candidates": rows, "winner": winner, "standings": table})
     else:
-        headers = list(rows[0]) if rows else ["candidate"]
-        terminal.print_table(headers, [[_text(row[name]) for name in headers] for row in rows])
+        terminal.print_rows(rows, "candidate")
         if terminal.out.is_terminal:
-            _print_standings(history, objectives)
+            terminal.print_standings(standings(history, objectives))
 
 
 @app.command()
@@ -346,41 +349,4 @@ def list_(
     if as_json:
         terminal.print_json(rows)
         return
-    headers = list(rows[0]) if rows else ["name"]
-    terminal.print_table(headers, [[_text(row[name]) for name in headers] for row in rows])
-
-
-def _print_standings(history: Any, objectives: Any) -> None:
-    from evomerge import terminal
-    from evomerge.report.standings import SPLITS, standings
-
-    table = standings(history, objectives)
-    headers = ["model", *(f"{column} {split}" for column in table.columns for split in SPLITS)]
-    rows = []
-    for row in table.rows:
-        cells = [row.label]
-        for column in table.columns:
-            for split in SPLITS:
-                item = row.estimates.get((split, column))
-                cells.append(terminal.percent(item.value, item.low, item.high) if item else "-")
-        rows.append(cells)
-    terminal.print_table(headers, rows, title="standings, in % with 95 % intervals")
-    for label, comparison in table.comparisons.items():
-        gain = comparison.difference
-        terminal.say(
-            f"searched - {label} on {table.compared_on}: {100 * gain.value:+.1f} points "
-            f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}], better with probability "
-            f"{comparison.probability:.3f}"
-        )
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, dict):
-        return ", ".join(f"{key}: {_text(item)}" for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_text(item) for item in value)
-    return str(value)
+    terminal.print_rows(rows, "name")

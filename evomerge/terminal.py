@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -24,6 +24,9 @@ from rich.table import Table
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Event
 from evomerge.scores import Failure, Scores
+
+if TYPE_CHECKING:
+    from evomerge.report.standings import Standings
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
@@ -57,6 +60,57 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: st
     for row in rows:
         table.add_row(*row)
     out.print(table)
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Print named values, one a line."""
+    print_table(("what", "value"), [(name, _text(value)) for name, value in facts.items()])
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], first: str) -> None:
+    """Print records with the same keys as a table.
+
+    Args:
+        rows: the records.
+        first: the only header where there are none.
+    """
+    headers = list(rows[0]) if rows else [first]
+    print_table(headers, [[_text(row[name]) for name in headers] for row in rows])
+
+
+def print_standings(table: Standings) -> None:
+    """Print the scores of parents, uniform merge and winner, and how far the winner is ahead."""
+    from evomerge.report.standings import SPLITS
+
+    headers = ["model", *(f"{column} {split}" for column in table.columns for split in SPLITS)]
+    rows = []
+    for row in table.rows:
+        cells = [row.label]
+        for column in table.columns:
+            for split in SPLITS:
+                item = row.estimates.get((split, column))
+                cells.append(percent(item.value, item.low, item.high) if item else "-")
+        rows.append(cells)
+    print_table(headers, rows, title="standings, in % with 95 % intervals")
+    for label, comparison in table.comparisons.items():
+        gain = comparison.difference
+        say(
+            f"searched - {label} on {table.compared_on}: {100 * gain.value:+.1f} points "
+            f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}], better with probability "
+            f"{comparison.probability:.3f}"
+        )
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_text(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_text(item) for item in value)
+    return str(value)
 
 
 def say(message: str) -> None:
