@@ -132,6 +132,7 @@ class Setup:
             fidelity=make_fidelity(self.config),
             subset=int(search.documents) if search.order == "rotating" else None,
             seed=self.config.seed,
+            stratify=self.config.evaluation.stratify,
         )
 
     def search(

@@ -42,6 +42,7 @@ class Worker:
         fidelity: how many documents a job gets that names a leader to be compared with.
         subset: documents of each task in a rotating subset, for jobs that name one.
         seed: decides the rotating subsets.
+        stratify: document field that rotating subsets hold in proportion.
     """
 
     def __init__(
@@ -56,10 +57,17 @@ class Worker:
         fidelity: Fidelity | None = None,
         subset: int | None = None,
         seed: int = 0,
+        stratify: str | None = None,
     ) -> None:
         self.builder, self.evaluator, self.splits = builder, evaluator, splits
         self.objectives, self.fidelity = objectives, fidelity
         self.subset, self.seed = subset, seed
+        self.strata: dict[str, list[str]] = {}
+        if stratify is not None and subset is not None:
+            asked = evaluator.asked("search")
+            self.strata = {
+                task: asked.labels(task, stratify, ids) for task, ids in splits["search"].items()
+            }
         evaluator.prepare(builder.apply(first), tokenizer, splits)
 
     def __call__(
@@ -96,7 +104,9 @@ class Worker:
             return self.evaluator.score(model, job.split)
         size, turn = self.subset, job.subset
         chosen = {
-            task: rotating(ids, min(size, len(ids)), turn, f"{self.seed}/{task}")
+            task: rotating(
+                ids, min(size, len(ids)), turn, f"{self.seed}/{task}", self.strata.get(task)
+            )
             for task, ids in self.splits[job.split].items()
         }
         return self.evaluator.score(model, job.split, chosen)

@@ -58,6 +58,17 @@ class Questions:
         own = {name: function.facts for name, function in self.functions.items()}
         return Facts({**known.tasks, **own}, known.groups)
 
+    def labels(self, task: str, field: str, documents: Sequence[int]) -> list[str]:
+        """Return a field of some documents, to stratify by; a function's are all alike.
+
+        Raises:
+            ConfigError: the task's documents have no such field.
+        """
+        if self.harness is None or task in self.functions:
+            return [""] * len(documents)
+        values = self.harness.field(task, field)
+        return [values[document] for document in documents]
+
 
 class Evaluator:
     """Scores models on the documents of a search.
