@@ -268,7 +268,7 @@ def prepare(config: SearchConfig, relative_to: Path, *, allow_pickle: bool = Fal
     check_saving(config, objectives, evaluator.facts, splits["search"])
     setup = Setup(config, checkpoints, host, space, objectives, splits, allow_pickle)
     setup.__dict__["evaluator"] = evaluator
-    setup.placement(checkpoints[host])
+    setup.placement(checkpoints[host]).check(checkpoints[host].config, config.dtype)
     setup.optimizer()
     tokenizer_notes(config, space.landmarks().values(), checkpoints)
     return setup

@@ -82,6 +82,14 @@ BAD = {
         evaluation(attention="spda"),
         ["evaluation.attention", "Did you mean 'sdpa'"],
     ),
+    "attention that is not installed": (
+        evaluation(attention="flash_attention_2"),
+        ["evaluation.attention", "'flash_attention_2'", "sdpa or eager"],
+    ),
+    "memory of an accelerator that is not there": (
+        evaluation(device_map="auto", max_memory={99: "20GB"}),
+        ["evaluation.max_memory", "99", "remove `max_memory`"],
+    ),
     "vllm is not there": (evaluation(backend="vllm"), ["vllm", "pip install 'evomerge[vllm]'"]),
     "vllm for paths": (
         evaluation(backend="vllm") | {"space": {"kind": "dataflow"}},

@@ -61,12 +61,12 @@ class Placement:
                 force_hooks=True,
             )
 
-    def check(self, data: Mapping[str, Any], dtype: torch.dtype) -> None:
+    def check(self, data: Mapping[str, Any], dtype: str) -> None:
         """Try attention and plan on a model without weights, before there is one with them.
 
         Args:
             data: `config.json` of the model.
-            dtype: of its weights.
+            dtype: of its weights, as a search file names it.
 
         Raises:
             CheckpointError: transformers has no class for the model.
@@ -79,7 +79,7 @@ class Placement:
 
         config = transformers_config(data)
         with torch.device("meta"):
-            module = model_class(config)(config).to(dtype)
+            module = model_class(config)(config).to(getattr(torch, dtype))
         if self.attention is not None:
             _set_attention(module, self.attention)
         self.plan(module)
