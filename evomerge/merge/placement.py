@@ -131,9 +131,10 @@ def device_of(parameter: str, plan: Mapping[str, torch.device]) -> torch.device:
 def _accelerator(number: int) -> torch.device:
     kind, count = torch.accelerator.current_accelerator(), torch.accelerator.device_count()
     if kind is None or number >= count:
+        have = f"{count}, counted from 0" if count else "none"
         raise ConfigError(
-            f"`evaluation.max_memory` names accelerator {number}, but this machine has {count}, "
-            "counted from 0; name those that are there, or remove `max_memory` to use all."
+            f"`evaluation.max_memory` names accelerator {number}, but this machine has {have}; "
+            "name those that are there, or remove `max_memory` to use all."
         )
     return torch.device(kind.type, number)
 
