@@ -128,17 +128,18 @@ class Search:
     def rescore_leader(self) -> None:
         """Score the leader on the documents of a new generation, where they rotate.
 
-        Candidates of different generations saw different documents; the leader stays leader only
-        if its mean over all that it saw stays the best.
+        Candidates of different generations saw different documents; a leader stays leader only if
+        its mean over all that it saw stays the best, and who comes to lead instead is scored too.
         """
         trials = sum(item.trial is not None for item in self.history.candidates)
-        generation, leader = trials // self.plan.population, self.history.leader
-        known = {0, *self.history.rescored}
-        if not self.plan.rotating or generation in known or leader is None:
-            return
-        self.executor.submit(self.jobs.again(leader, generation))
-        outcome = self.executor.next()[1]
-        if not isinstance(outcome, Failure):
+        generation = trials // self.plan.population
+        while self.plan.rotating and (leader := self.history.leader) is not None:
+            if generation in {leader.generation, *leader.subsets}:
+                return
+            self.executor.submit(self.jobs.again(leader, generation))
+            outcome = self.executor.next()[1]
+            if isinstance(outcome, Failure):
+                return
             event: Event = {"event": "rescore", "candidate": leader.number, "subset": generation}
             value = fitness(self.objectives, outcome)
             self.logbook.write(event | outcome_fields(outcome) | {"fitness": value}, outcome)

@@ -8,6 +8,9 @@ import time
 import pytest
 from search_run import SMALL, command, environment, evomerge, evomerge_json, write_search
 
+from evomerge.run.folder import RunFolder
+from evomerge.run.history import History
+
 FILES = ("journal.jsonl", "best.yaml", "search.yaml")
 
 
@@ -117,13 +120,14 @@ def test_estimates_survive_a_kill_and_never_lead(tmp_path, fewer):
 
 def test_racing_on_rotating_documents_survives_a_kill_too(tmp_path):
     changes = {
+        "seed": 4,  # leaders fall back on the documents of a later generation
         "evaluation": {
             "include": ["zoo:tasks"],
             "search": {"documents": 24, "order": "rotating"},
             "validation": {"documents": 16, "finalists": 2},
             "test": {"documents": 32},
             "racing": {"enabled": True, "minimum": 8, "confidence": 0.9},
-        }
+        },
     }
     file = write_search(tmp_path, **changes)
     evomerge("search", file, "--run", tmp_path / "whole")
@@ -134,6 +138,12 @@ def test_racing_on_rotating_documents_survives_a_kill_too(tmp_path):
     assert kill_when(arguments, journal, lines, 0.05) == -signal.SIGKILL
     evomerge("resume", tmp_path / "broken")
     assert journal.read_bytes() == whole
+    history = History()
+    for event in RunFolder(tmp_path / "whole").events():
+        if "against" in event:  # a leader that was scored on the same documents
+            leader = history.candidates[event["against"]]
+            assert event["generation"] in {leader.generation, *leader.subsets}
+        history.apply(event)
     rows = evomerge_json("results", tmp_path / "whole")["candidates"]
     raced = [row["documents"] for row in rows if row["origin"] == "optimizer"]
     assert min(raced) < 24, "no candidate was stopped early, so nothing was raced"

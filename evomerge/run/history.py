@@ -85,7 +85,6 @@ class History:
             equals.
         winner: what the validation documents chose, once they did.
         budget: the latest bounds set by `resume`, by name.
-        rescored: generations whose documents the leader of then was scored on again.
     """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
@@ -94,7 +93,6 @@ class History:
         self.leader: Candidate | None = None
         self.winner: Candidate | None = None
         self.budget: dict[str, Any] = {}
-        self.rescored: set[int] = set()
         for event in events:
             self.apply(event)
 
@@ -133,7 +131,6 @@ class History:
                 candidate = self.candidates[event["candidate"]]
                 scores = Scores.from_dict(event["scores"])
                 candidate.score_again(event["subset"], scores, event["fitness"])
-                self.rescored.add(event["subset"])
                 self.leader = next(item for item in self.ranked() if not item.is_estimate)
             case "score":
                 candidate = self.candidates[event["candidate"]]
