@@ -204,8 +204,8 @@ class RacingConfig(_Section):
 
     enabled: bool | Literal["auto"] = Field(
         "auto",
-        description="auto: in parameter spaces, where every metric is a mean over documents and a "
-        "candidate has at least four times `minimum` of them",
+        description="auto: in parameter spaces with fixed documents and backend hf, where every "
+        "metric is a mean over documents and a candidate has at least four times `minimum` of them",
     )
     confidence: float = Field(0.98, gt=0.5, lt=1)
     minimum: int = Field(50, ge=2, description="documents scored before a candidate may stop")

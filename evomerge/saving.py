@@ -52,6 +52,8 @@ def settle_racing(
         wanted.saving is None
         and config.space.kind == "parameters"
         and config.mode == "weighted"
+        and wanted.search.order == "fixed"
+        and wanted.backend == "hf"  # vLLM reloads a candidate's weights for every look of a race
         and all(facts.metric(item.task, item.metric)[1].is_mean for item in objectives)
         and _each(wanted, search) >= 4 * wanted.racing.minimum
     )
