@@ -85,9 +85,7 @@ def check_run(folder, file):
     ("architecture", "layout"),
     [
         ("llama", {"tied": False}),
-        ("mistral", {"dtype": "bfloat16", "shards": True}),
         ("qwen2", {"dtype": "bfloat16", "tied": True, "tokenizer": False, "vocab_size": 260}),
-        ("qwen3", {"shards": True}),
         ("gemma2", {"dtype": "bfloat16", "tied": True, "shards": True}),
         ("gpt_neox", {}),
     ],
