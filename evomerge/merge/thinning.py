@@ -10,7 +10,7 @@ the expected sum of kept magnitudes. For a random share (DARE) that is 1 / densi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from evomerge.merge.compiled import LANES, Array, compiled, stored, widen
 from evomerge.merge.noise import LOWEST, STEPS, Noise, chance
 from evomerge.merge.passes import BLOCK, load_change, scratch, spans
+from evomerge.merge.ranks import row_ranks
 from evomerge.merge.selection import Cut, Order, find_cut
 
 Thin = Callable[[slice, Array], None]
@@ -236,10 +237,7 @@ class RankedShare:
         if self._held is not None:
             ranks, leans = self._held
             return ranks[span], leans[span.start // row : span.stop // row]
-        magnitudes = self.vector.magnitudes(span).reshape(-1, row)
-        ranks = np.empty(magnitudes.shape, dtype=np.int16)
-        leans = np.empty(len(magnitudes), dtype=np.float32)
-        _rank(magnitudes, _sorted_keys(magnitudes), _codes(row), ranks, leans)
+        ranks, leans = row_ranks(self.vector.magnitudes(span).reshape(-1, row))
         return ranks.reshape(-1), leans
 
 
@@ -277,46 +275,6 @@ def _load_row(
         bound = np.float32(ranks[i]) * slope + middle
         stays = np.float32(1) if np.float32(lanes[i]) < bound else np.float32(0)
         out[i] = (widen(source[i]) - widen(base[i])) * stays * factor
-
-
-def _sorted_keys(magnitudes: Array) -> Array:
-    """Return, row by row, keys in the order of rising magnitude; their lower half is the column."""
-    narrow_rows = magnitudes.shape[1] <= 1 << 16
-    keys = np.empty(magnitudes.shape, dtype=np.uint32 if narrow_rows else np.uint64)
-    _write_keys(magnitudes.view(np.uint32), keys.dtype.type(16 if narrow_rows else 32), keys)
-    keys.sort(axis=1)
-    return keys
-
-
-@compiled
-def _write_keys(bits: Array, shift: Any, keys: Array) -> None:
-    for row in range(len(bits)):
-        for column in range(bits.shape[1]):
-            keys[row, column] = (bits[row, column] >> np.uint32(15)) << shift | column
-
-
-def _codes(width: int) -> Array:
-    """Return the rank of every place of a sorted row, int16 from -32768 to 32767."""
-    if width == 1:
-        return np.zeros(1, dtype=np.int16)
-    steps = np.arange(width, dtype=np.float64) * ((STEPS - 1) / (width - 1))
-    return (np.round(steps) + LOWEST).astype(np.int16)
-
-
-@compiled
-def _rank(magnitudes: Array, order: Array, codes: Array, ranks: Array, leans: Array) -> None:
-    """Write the rank of each element, and each row's mean rank weighted by magnitude, 0 to 1."""
-    mask = order.dtype.type((1 << (order.itemsize * 4)) - 1)
-    for row in range(len(magnitudes)):
-        whole = weighted = 0.0
-        for place in range(len(codes)):
-            column = order[row, place] & mask
-            ranks[row, column] = codes[place]
-            magnitude = np.float64(magnitudes[row, column])
-            whole += magnitude
-            weighted += magnitude * codes[place]
-        mean = (weighted / whole - LOWEST) / (STEPS - 1) if whole > 0 else 0.5
-        leans[row] = np.float32(mean)
 
 
 class _Field:
