@@ -22,13 +22,13 @@ from typing import Any
 import torch
 from evaluation import bare_generation, least
 
-from evomerge.build import Setup, prepare
-from evomerge.config import load
+from evomerge.config.schema import load
 from evomerge.execute.protocol import Job
+from evomerge.execute.worker import Worker
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.scores import Outcome
-from evomerge.worker import Worker
+from evomerge.setup.problem import Setup, prepare
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "quickstart.yaml"
 
@@ -97,7 +97,7 @@ def bare(setup: Setup, worker: Worker) -> float:
     """CPU milliseconds of the bare forward passes, averaged over a few candidates' models."""
     evaluator = worker.evaluator
     found = []
-    for recipe in list(setup.space.landmarks().values()):
+    for recipe in list(setup.space.baselines().values()):
         model = worker.builder.apply(recipe)
         (task,) = {objective.task for objective in setup.objectives}
         sheets = list(evaluator.sheets("search", task).values())

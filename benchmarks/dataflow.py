@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 
-from evomerge.build import prepare
-from evomerge.config import parse
-from evomerge.evaluate.tree import Forks
+from evomerge.config.schema import parse
+from evomerge.evaluate.inference.tree import Forks
 from evomerge.execute.protocol import Job
+from evomerge.execute.tree import run_together, trail
 from evomerge.recipe import Recipe
 from evomerge.scores import fitness
-from evomerge.together import run_together, trail
+from evomerge.setup.problem import prepare
 
 HOST = {
     "kind": "dataflow",

@@ -34,8 +34,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, Llam
 
 from evomerge import zoo
 from evomerge.evaluate.evaluator import Evaluator
-from evomerge.evaluate.forward import question_rows
-from evomerge.evaluate.harness import Harness
+from evomerge.evaluate.inference.forward import continuation_rows
+from evomerge.evaluate.tasks.harness import Harness
 
 BATCHES = (1, 4, 8, 16, 32, 64, 128)
 
@@ -185,7 +185,7 @@ def measure(
             for size in BATCHES
         }
     else:
-        rows = [row.tokens for row in question_rows(sheets, packed=True)]
+        rows = [row.tokens for row in continuation_rows(sheets, packed=True)]
         bare = {f"bare {size}": bare_scoring(model, rows, size) for size in BATCHES}
     bare = {name: run for name, run in bare.items() if int(name.split()[1]) <= max(16, count)}
     manager = TaskManager(include_path=str(folder), include_defaults=False)

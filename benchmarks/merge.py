@@ -35,7 +35,7 @@ from pathlib import Path
 
 METHODS = (
     *("passthrough", "linear", "slerp", "task_arithmetic", "dare_linear", "dare_ties", "ties"),
-    *("breadcrumbs", "sce", "model_stock", "della"),
+    *("breadcrumbs", "sce", "model_reference", "della"),
 )
 BASED = frozenset(METHODS) - {"passthrough", "linear", "slerp"}
 KEPT = {"dare_linear": 1, "dare_ties": 1, "della": 2}
@@ -57,13 +57,14 @@ while size > 0:
 os.fsync(file)
 """
 IMPORTS = """
-import evomerge.__main__, evomerge.cli, evomerge.interop, evomerge.materialize
-import evomerge.merge.stream, evomerge.merge.tokenizer, evomerge.merge.adapters
-import evomerge.merge.agreement, evomerge.merge.overlap, evomerge.merge.rowwise
-import evomerge.merge.thinning, evomerge.merge.variance
+import evomerge.__main__, evomerge.cli.commands, evomerge.mergekit, evomerge.export.recipe
+import evomerge.merge.writer, evomerge.merge.tokenizers.plan, evomerge.merge.tensors.adapters
+import evomerge.merge.kernels.consensus, evomerge.merge.kernels.overlap
+import evomerge.merge.kernels.rowwise
+import evomerge.merge.kernels.sparsify, evomerge.merge.kernels.variance
 import pydantic.main, rich.console, typer.main
 import numpy
-evomerge.merge.compiled.are_finite(numpy.zeros(1, dtype=numpy.uint16))
+evomerge.merge.kernels.compiled.are_finite(numpy.zeros(1, dtype=numpy.uint16))
 """
 
 
@@ -147,7 +148,7 @@ def names(method: str) -> tuple[str, ...]:
 
 def recipe_text(method: str, family: Path) -> str:
     """A merge as mergekit's YAML says it (JSON is YAML)."""
-    weight = {} if method in ("passthrough", "slerp", "sce", "model_stock") else {"weight": 0.6}
+    weight = {} if method in ("passthrough", "slerp", "sce", "model_reference") else {"weight": 0.6}
     density = {"density": 0.5} if method in THINNED else {}
     models = [
         {"model": str(family / name), "parameters": {**weight, **density}}
@@ -246,9 +247,9 @@ def place(method: str, family: Path) -> None:
 
     import torch
 
-    from evomerge.checkpoint import Checkpoint
-    from evomerge.interop import from_mergekit
     from evomerge.merge.resident import Resident
+    from evomerge.mergekit import from_mergekit
+    from evomerge.models.checkpoint import Checkpoint
 
     opened = {
         str(family / name): Checkpoint.open(family / name, str(family / name))
@@ -284,7 +285,7 @@ def place(method: str, family: Path) -> None:
     times = []
     for number in range(1, 4):
         candidate = other(number)
-        resident._written.clear()  # sce and model_stock have no knob to move
+        resident._written.clear()  # sce and model_reference have no knob to move
         start = time.process_time()
         resident.apply(candidate)
         times.append(time.process_time() - start)

@@ -41,20 +41,20 @@ import numpy as np
 import torch
 import yaml
 
-from evomerge.build import prepare
-from evomerge.config import parse
+from evomerge.config.schema import parse
 from evomerge.errors import CandidateError, RecipeError
 from evomerge.evaluate.evaluator import Evaluator
-from evomerge.evaluate.facts import MetricFacts, TaskFacts
-from evomerge.evaluate.fidelity import Fidelity
-from evomerge.evaluate.functions import Function
-from evomerge.evaluate.halving import Halving
-from evomerge.evaluate.prediction import Prediction
-from evomerge.evaluate.racing import Race
-from evomerge.evaluate.subsets import in_order, rotating
+from evomerge.evaluate.fidelity.halving import Halving
+from evomerge.evaluate.fidelity.prediction import Prediction
+from evomerge.evaluate.fidelity.protocol import Fidelity
+from evomerge.evaluate.fidelity.racing import Race
+from evomerge.evaluate.tasks.documents import in_order, rotating
+from evomerge.evaluate.tasks.functions import Function
+from evomerge.evaluate.tasks.info import MetricFacts, TaskFacts
 from evomerge.optimize import create
 from evomerge.scores import Objective, Scores, fitness
-from evomerge.space.genes import Gene, Genome
+from evomerge.setup.problem import prepare
+from evomerge.space.protocol import Gene, Genome
 
 SEARCH, VALIDATION = 400, 400
 FINALISTS = 5
@@ -103,7 +103,7 @@ class World:
     evaluator: Evaluator
     objective: Objective
     genes: Sequence[Gene]
-    landmarks: Sequence[Genome]
+    baselines: Sequence[Genome]
     build: Callable[[Genome], Any]
     candidates: int
     finals: dict[tuple[str, Genome], float] = field(default_factory=dict)
@@ -122,7 +122,7 @@ class World:
 
 
 class Proposals:
-    """What a search proposes: CMA-ES, the landmarks first."""
+    """What a search proposes: CMA-ES, the baselines first."""
 
     def __init__(self, world: World, seed: int) -> None:
         self.world = world
@@ -132,8 +132,8 @@ class Proposals:
     def __iter__(self) -> Iterator[tuple[Genome, Any, Callable[[float | None], None]]]:
         """Yield genome, model and what to call with the outcome."""
         for number in range(self.world.candidates):
-            if number < len(self.world.landmarks):
-                self.optimizer.suggest(self.world.landmarks[number])
+            if number < len(self.world.baselines):
+                self.optimizer.enqueue(self.world.baselines[number])
             trial, genome = self.optimizer.ask()
             yield (
                 genome,
@@ -188,7 +188,7 @@ def search(world: World, policy: Policy, seed: int, proposals: Proposals | Recor
     genomes: list[Genome] = []
     models: list[Any] = []
     rows: Rows = []
-    leader: Scores | None = None
+    incumbent: Scores | None = None
     spent = 0
     for number, (genome, model, tell) in enumerate(proposals):
         asked = ids
@@ -200,20 +200,22 @@ def search(world: World, policy: Policy, seed: int, proposals: Proposals | Recor
         with contextlib.suppress(CandidateError):
             if model is None:
                 pass
-            elif fidelity is None or leader is None or number < len(world.landmarks):
+            elif fidelity is None or incumbent is None or number < len(world.baselines):
                 scores = evaluator.score(model, "search", {task: asked})
             else:
                 known = [r for r in rows if r and not (fidelity.whole and r.expected)]
                 earlier = known[-fidelity.recent :]
-                scores = fidelity.run(evaluator, model, "search", leader, earlier, objectives)
+                scores = fidelity.run(evaluator, model, "search", incumbent, earlier, objectives)
         tell(None if scores is None else fitness(objectives, scores))
         genomes.append(genome)
         models.append(model if isinstance(proposals, Recorded) else None)
         rows.append(scores)
         spent += sum(scores.fidelity.values()) if scores else 0
         ahead = scores is not None and not scores.expected
-        if ahead and (leader is None or fitness(objectives, scores) > fitness(objectives, leader)):
-            leader = scores
+        if ahead and (
+            incumbent is None or fitness(objectives, scores) > fitness(objectives, incumbent)
+        ):
+            incumbent = scores
     told = [-math.inf if row is None else fitness(objectives, row) for row in rows]
     whole = [row is not None and not row.expected for row in rows]
     while True:
@@ -247,15 +249,15 @@ def zoo_world(seed: int, candidates: int) -> World:
     """
     setup = prepare(parse(yaml.safe_load(text), "benchmark"), Path.cwd())
     worker, space = setup.worker(), setup.space
-    landmarks = []
-    for recipe in space.landmarks().values():
+    baselines = []
+    for recipe in space.baselines().values():
         with contextlib.suppress(RecipeError):  # the uniform merge is of another method
-            landmarks.append(space.encode(recipe))
+            baselines.append(space.encode(recipe))
     return World(
         worker.evaluator,
         setup.objectives[0],
         list(space.genes),
-        landmarks,
+        baselines,
         lambda genome: worker.builder.apply(space.decode(genome)),
         candidates,
     )
@@ -287,9 +289,9 @@ def simulated_world(seed: int, candidates: int) -> World:
         "test": {"simulated": order[SEARCH + VALIDATION :]},
     }
     evaluator.prepare(None, None, parts)
-    landmarks = [(0.1,) * dimension, (0.9,) * dimension, (0.5,) * dimension]
+    baselines = [(0.1,) * dimension, (0.9,) * dimension, (0.5,) * dimension]
     objective = Objective("simulated", "acc")
-    return World(evaluator, objective, genes, landmarks, build, candidates)
+    return World(evaluator, objective, genes, baselines, build, candidates)
 
 
 class Table:

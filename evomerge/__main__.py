@@ -39,7 +39,7 @@ def run(arguments: list[str]) -> int:
     from typer import Abort
     from typer.main import get_command
 
-    from evomerge.cli import app
+    from evomerge.cli.commands import app
 
     try:
         result = get_command(app).main(arguments, prog_name="evomerge", standalone_mode=False)

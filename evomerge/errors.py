@@ -52,6 +52,28 @@ class SearchError(EvomergeError):
     """The search as a whole cannot go on."""
 
 
+LONGEST = 500
+"""Characters of a message that came from elsewhere."""
+
+
+def one_line(error: object) -> str:
+    """Return the first line of what an error says, fit for a journal, a table and a terminal.
+
+    Whatever foreign code raised: control characters and halves of surrogate pairs are replaced,
+    and what is longer than `LONGEST` characters is cut. An error that says nothing is named by its
+    type.
+    """
+    try:
+        text = str(error)
+    except Exception:  # a message that cannot even be made
+        text = ""
+    lines = text[: 20 * LONGEST].strip().splitlines()
+    line = lines[0].strip() if lines else type(error).__name__
+    line = line.encode("utf-8", "replace").decode("utf-8", "replace")
+    line = "".join(letter if letter.isprintable() else " " for letter in line)
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
+
+
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the nearest allowed name, or an empty string."""
     near = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)

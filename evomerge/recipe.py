@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
 import yaml
@@ -173,30 +173,6 @@ class Recipe:
             for source in (*layer.sources, *((layer.base,) if layer.base else ())):
                 seen.setdefault(source.parent)
         return tuple(seen | dict.fromkeys(self.vocabulary))
-
-    def map_parents(self, rename: Callable[[str], str]) -> Recipe:
-        """Return the same recipe with every parent reference replaced by `rename(reference)`."""
-
-        def source(old: Source) -> Source:
-            return replace(old, parent=rename(old.parent))
-
-        def layer(old: Layer) -> Layer:
-            return replace(
-                old,
-                sources=tuple(source(item) for item in old.sources),
-                base=source(old.base) if old.base else None,
-            )
-
-        kept = self.tokenizer in ("base", "union")
-        return replace(
-            self,
-            host=rename(self.host),
-            before=layer(self.before),
-            after=layer(self.after),
-            layers={name: tuple(map(layer, stack)) for name, stack in self.layers.items()},
-            tokenizer=self.tokenizer if kept else rename(self.tokenizer),
-            vocabulary=tuple(map(rename, self.vocabulary)),
-        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, dicts and numbers, fields at their default left out."""

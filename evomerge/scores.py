@@ -7,7 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from evomerge.errors import one_line
+
 Split: TypeAlias = Literal["search", "validation", "test"]
+
+SPLITS: tuple[Split, ...] = ("search", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Scores:
         seconds: wall-clock seconds by phase (`merge`, `evaluate`).
         expected: `"task/metric"` -> what the aggregate is expected to be on all documents, where
             only some were scored and the rest was estimated; empty where nothing was.
+        halvings: how often batches had been halved, since memory ran out; it shows in last bits.
     """
 
     documents: Mapping[str, tuple[int, ...]]
@@ -38,6 +43,7 @@ class Scores:
     aggregates: Mapping[str, float]
     seconds: Mapping[str, float] = field(default_factory=dict)
     expected: Mapping[str, Expected] = field(default_factory=dict)
+    halvings: int = 0
 
     @property
     def fidelity(self) -> dict[str, int]:
@@ -77,11 +83,14 @@ class Failure:
 
     Attributes:
         stage: `merge`, `evaluate`, `timeout` or `lost`.
-        reason: one sentence.
+        reason: one line.
     """
 
     stage: str
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", one_line(self.reason))
 
 
 Outcome: TypeAlias = Scores | Failure

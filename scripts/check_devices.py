@@ -17,12 +17,12 @@ import torch
 from transformers import AutoTokenizer
 
 from evomerge import zoo
-from evomerge.checkpoint import Checkpoint
 from evomerge.errors import ConfigError
 from evomerge.evaluate.evaluator import Evaluator
-from evomerge.evaluate.harness import Harness
-from evomerge.merge.placement import Placement
+from evomerge.evaluate.tasks.harness import Harness
+from evomerge.merge.architecture.placement import Placement
 from evomerge.merge.resident import Resident
+from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.scores import Scores
 

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge import zoo
 from evomerge.evaluate.evaluator import Evaluator
-from evomerge.evaluate.harness import Harness
+from evomerge.evaluate.tasks.harness import Harness
 
 TASKS = ("zoo_facts", "zoo_l2_maths_mc", "zoo_maths")
 DOCUMENTS = 400

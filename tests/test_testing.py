@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evomerge.merge.method import Knob, Method
 from evomerge.merge.methods import get_method, method_names
+from evomerge.merge.methods.method import Knob, Method
 from evomerge.optimize import create, optimizer_names
-from evomerge.space.genes import Gene
 from evomerge.space.parameters import ParameterSpace
+from evomerge.space.protocol import Gene
 from evomerge.testing import check_method, check_optimizer, check_space
 
 
@@ -63,7 +63,7 @@ class Flawed:
         if self.flaw == "fragile" and values is None:
             raise ValueError("no value")
 
-    def suggest(self, genome):
+    def enqueue(self, genome):
         self.queue.append(genome)
 
     def amend(self, trial, genome):
@@ -94,7 +94,7 @@ class Leaky:
     def __init__(self):
         self.inner = space()
         self.genes, self.decode = self.inner.genes, self.inner.decode
-        self.landmarks = self.inner.landmarks
+        self.baselines = self.inner.baselines
 
     def encode(self, recipe):
         return (*self.inner.encode(recipe)[:-1], self.genes[-1].start)

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import CandidateError
-from evomerge.evaluate.facts import Facts
-from evomerge.evaluate.forward import Forward
-from evomerge.evaluate.functions import Function
-from evomerge.evaluate.harness import Harness, Row, Stock
-from evomerge.evaluate.request import Request
-from evomerge.evaluate.vllm import Served, VllmEngine
+from evomerge.evaluate.inference.forward import Forward
+from evomerge.evaluate.inference.reference import ReferenceLM
+from evomerge.evaluate.inference.request import Request
+from evomerge.evaluate.inference.vllm import Served, VllmEngine
+from evomerge.evaluate.tasks.functions import Function
+from evomerge.evaluate.tasks.harness import Harness, Row
+from evomerge.evaluate.tasks.info import Facts
 from evomerge.scores import Scores, Split
 
 Documents: TypeAlias = Mapping[str, Sequence[int]]
@@ -126,15 +127,27 @@ class Evaluator:
         self._sheets = {}
         first, documents = next(iter(splits.items()))
         if any(self.asked(split).harness is not None for split in splits):
-            self._stock = Stock(model, tokenizer)
+            self._reference = ReferenceLM(model, tokenizer)
             self.forward: Forward | Served
             if self.backend == "vllm":
-                self.forward = Served(self._stock, VllmEngine(model, tokenizer))
+                self.forward = Served(self._reference, VllmEngine(model, tokenizer))
             else:
-                self.forward = Forward(model, tokenizer, self._stock, self.batch_size)
+                self.forward = Forward(model, tokenizer, self._reference, self.batch_size)
             functions = self.asked(first).functions
             tasks = [task for task in documents if task not in functions]
             self.forward.check(model, [list(self.sheets(first, t).values()) for t in tasks])
+
+    @property
+    def halvings(self) -> int:
+        """How often batches were halved, since memory ran out."""
+        forward = getattr(self, "forward", None)
+        return forward.halvings if isinstance(forward, Forward) else 0
+
+    def halve_batches(self, halvings: int) -> None:
+        """Halve batches so often, as a candidate before had to."""
+        forward = getattr(self, "forward", None)
+        if isinstance(forward, Forward):
+            forward.halve(halvings)
 
     def score(
         self, model: Any, split: Split = "search", documents: Documents | None = None
@@ -218,9 +231,9 @@ class Evaluator:
             harness = self.asked(split).harness
             assert harness is not None
             ids = sorted(self.splits[split][task])
-            sheets = harness.build(task, ids, self._stock)
+            sheets = harness.build(task, ids, self._reference)
             self._sheets[split, task] = {
-                document: [self._stock.request(instance) for instance in instances]
+                document: [self._reference.request(instance) for instance in instances]
                 for document, instances in zip(ids, sheets, strict=True)
             }
         return self._sheets[split, task]

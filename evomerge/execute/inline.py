@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
-from evomerge.execute.protocol import Job
+from evomerge.execute.protocol import Job, RunJobs
 from evomerge.scores import Outcome
 
 
 class InlineExecutor:
-    """Runs each job when its outcome is waited for."""
+    """Runs jobs when their outcomes are waited for.
 
-    capacity = 1
+    Args:
+        run: runs the jobs of one submission.
+    """
 
-    def __init__(self, run: Callable[[Job], Outcome]) -> None:
+    width = 1
+
+    def __init__(self, run: RunJobs) -> None:
         self._run = run
-        self._open: deque[Job] = deque()
+        self._running: deque[Iterator[tuple[Job, Outcome]]] = deque()
 
-    def submit(self, job: Job) -> None:
-        """Queue a job."""
-        self._open.append(job)
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Queue jobs."""
+        self._running.append(self._run(tuple(jobs)))
 
     def next(self) -> tuple[Job, Outcome]:
-        """Run the oldest queued job."""
-        job = self._open.popleft()
-        return job, self._run(job)
+        """Run until one more job is done.
+
+        Raises:
+            EvomergeError: the search cannot go on.
+        """
+        while True:
+            found = next(self._running[0], None)
+            if found is not None:
+                return found
+            self._running.popleft()
 
     def close(self) -> None:
         """Forget what is queued."""
-        self._open.clear()
+        self._running.clear()
+
+
+def one_by_one(run: Callable[[Job], Outcome]) -> RunJobs:
+    """Return what runs jobs in the order in which they were submitted."""
+    return lambda jobs: ((job, run(job)) for job in jobs)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from evomerge.recipe import Recipe
 from evomerge.scores import Outcome, Scores, Split
@@ -11,41 +12,56 @@ from evomerge.scores import Outcome, Scores, Split
 
 @dataclass(frozen=True)
 class Job:
-    """A candidate to build and score.
+    """A recipe to build and score.
 
     Attributes:
-        number: the candidate's number.
+        id: tells the jobs of one session apart, whatever they are for.
+        candidate: number of the candidate it belongs to, for people and logs.
         recipe: what to build.
         split: which documents to score it on.
-        subset: which rotating subset of the search documents, or None for all of them.
-        against: scores of the leader on them, or None to score every document.
-        earlier: scores of candidates before, which tell how many documents this one is worth.
+        incumbent: scores of the candidate it is compared with, or None to score every document.
+        earlier: scores of earlier candidates, which a fidelity policy builds on.
+        halvings: how often batches are halved, since memory ran out before.
     """
 
-    number: int
+    id: int
+    candidate: int
     recipe: Recipe
     split: Split = "search"
-    subset: int | None = None
-    against: Scores | None = None
+    incumbent: Scores | None = None
     earlier: tuple[Scores, ...] = ()
+    halvings: int = 0
+
+
+RunJobs: TypeAlias = Callable[[Sequence[Job]], Iterator[tuple[Job, Outcome]]]
+"""Runs jobs that belong together; yields each with its outcome, in an order of its own."""
 
 
 class Executor(Protocol):
-    """Runs jobs; keeps up to `capacity` of them open."""
+    """Runs jobs, here or elsewhere.
+
+    Laws: every job that was submitted comes out of `next` exactly once, in any order; what is
+    wrong with a candidate comes out as a `Failure`; what is wrong with the world (a disk, a
+    device, a missing parent) is raised by `next` as an `EvomergeError`.
+    """
 
     @property
-    def capacity(self) -> int:
-        """How many jobs may be open at the moment."""
+    def width(self) -> int:
+        """How many jobs it can run at a time; a search without generations keeps so many open."""
         ...
 
-    def submit(self, job: Job) -> None:
-        """Start a job. At most `capacity` may be open."""
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Take jobs that were made together, a generation say; it may share work among them."""
         ...
 
     def next(self) -> tuple[Job, Outcome]:
-        """Wait for one open job; a job never raises, it ends as a `Failure`."""
+        """Wait for one of the jobs that were submitted.
+
+        Raises:
+            EvomergeError: the search cannot go on.
+        """
         ...
 
     def close(self) -> None:
-        """Stop and free everything."""
+        """Stop and free everything; jobs that have not come out are forgotten."""
         ...

@@ -15,18 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evomerge.checkpoint import Checkpoint
 from evomerge.errors import RecipeError
-from evomerge.merge.depth import merged_config
-from evomerge.merge.kept import Kept
-from evomerge.merge.layout import Skeleton, build
-from evomerge.merge.method import Merge
+from evomerge.merge.architecture.depth import merged_config
+from evomerge.merge.architecture.layout import Skeleton, build
+from evomerge.merge.architecture.placement import Placement, device_of
 from evomerge.merge.methods import get_method
-from evomerge.merge.placement import Placement, device_of
-from evomerge.merge.plan import STORED, Planner, TensorPlan
-from evomerge.merge.reader import DTYPES, Patch, Reader, Rows
-from evomerge.merge.tensor import TensorMaker
-from evomerge.merge.threads import share
+from evomerge.merge.methods.method import Merge
+from evomerge.merge.prepared import Kept
+from evomerge.merge.tensors.maker import TensorMaker
+from evomerge.merge.tensors.plan import STORED, Planner, TensorPlan
+from evomerge.merge.tensors.reader import DTYPES, Patch, Reader, Rows
+from evomerge.merge.tensors.threads import share
+from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
 
 _BESIDE = 2048
@@ -42,8 +42,7 @@ class Resident:
         dtype: dtype of the merged model; recipes must have the same.
         place: where the model lives, a device or more. Merging runs on the CPU, so that its bits
             do not depend on where a model is scored; changed tensors are copied over.
-        memory: bytes that may be kept from candidate to candidate (see `Kept`); None is a
-            quarter of the memory that is available now.
+        memory: bytes that may be kept from candidate to candidate (see `Kept`).
         patches: see `Reader`.
         rows: the merged vocabulary where rows are matched by token, or None.
 
@@ -60,7 +59,7 @@ class Resident:
         dtype: str = "bfloat16",
         place: str | Placement = "cpu",
         *,
-        memory: int | None = None,
+        memory: int = 0,
         patches: Mapping[str, Patch] | None = None,
         rows: Rows | None = None,
     ) -> None:
@@ -68,7 +67,7 @@ class Resident:
         self.placement = Placement(place) if isinstance(place, str) else place
         self.planner = Planner(checkpoints, host)
         self.maker = TensorMaker(self.planner, Reader(checkpoints, patches), rows)
-        self._kept = Kept(_quarter() if memory is None else memory)
+        self._kept = Kept(memory)
         self._memory: dict[str, Tensor] = {}
         self._skeletons: dict[str, Skeleton] = {}
         self._written: dict[str, TensorPlan] = {}
@@ -210,9 +209,3 @@ def digest(module: nn.Module) -> str:
         flat = parameter.detach().cpu().contiguous().reshape(-1)
         total.update(flat.view(torch.uint8).numpy().data)
     return total.hexdigest()
-
-
-def _quarter() -> int:
-    import psutil
-
-    return int(psutil.virtual_memory().available // 4)

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from evomerge.merge.pages import Pages
-from evomerge.merge.plan import TensorPlan
-from evomerge.merge.reader import DTYPES
-from evomerge.tensorfile import INDEX, SINGLE, TensorInfo
+from evomerge.merge.tensors.pages import Pages
+from evomerge.merge.tensors.plan import TensorPlan
+from evomerge.merge.tensors.reader import DTYPES
+from evomerge.models.safetensors import INDEX, SINGLE, TensorInfo
 
 _AT_ONCE = 1 << 18
 """Bytes in one call: for larger ones Linux looks for runs of free memory that may not be there

@@ -15,7 +15,7 @@ from evomerge.registry import Registry
 
 if TYPE_CHECKING:
     from evomerge.optimize.protocol import Optimizer
-    from evomerge.space.genes import Gene
+    from evomerge.space.protocol import Gene
 
 Factory: TypeAlias = "Callable[[Sequence[Gene], int, int | None, float, int | None], Optimizer]"
 
@@ -94,7 +94,8 @@ def create(
     if name == "auto":
         name = "cma" if len(genes) <= MANY_GENES else "diagonal-cma"
 
-    from evomerge.optimize import evolution, fixed
+    from evomerge.optimize import evolution
+    from evomerge.optimize import sampling as fixed
     from evomerge.optimize.cube import Cube
     from evomerge.optimize.margin import MarginCMA
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.space.genes import Gene, Genome
+from evomerge.space.protocol import Gene, Genome
 
 Vector = NDArray[np.float64]
 

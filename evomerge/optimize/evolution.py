@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from evomerge.errors import ConfigError
+from evomerge.optimize.base import Trials
 from evomerge.optimize.cube import Cube, Vector
-from evomerge.optimize.trials import Trials
 
 SMALLEST_STEP = 1e-7
 """Floor of CMA-ES's standard deviations in first steps: far below what a recipe resolves, and

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from evomerge.optimize.base import Trials
 from evomerge.optimize.cube import Cube, Vector, levels
 from evomerge.optimize.evolution import LARGEST_LOSS, default_population
-from evomerge.optimize.trials import Trials
 
 
 class MarginCMA(Trials):

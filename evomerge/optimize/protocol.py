@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from evomerge.space.genes import Genome
+from evomerge.space.protocol import Genome
 
 
 class Optimizer(Protocol):
@@ -36,7 +36,7 @@ class Optimizer(Protocol):
         """
         ...
 
-    def suggest(self, genome: Genome) -> None:
+    def enqueue(self, genome: Genome) -> None:
         """Make the next `ask` propose this genome (a parent, the uniform merge, a past best).
 
         Several suggestions are proposed in the order they were made.

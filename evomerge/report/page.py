@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge.config import parse
+from evomerge.config.frozen import frozen_objectives
+from evomerge.config.schema import parse
 from evomerge.errors import InputError
 from evomerge.report.pictures import best_so_far, genome_bars, standings_chart
 from evomerge.report.progress import progress
 from evomerge.report.rows import candidate_rows
-from evomerge.report.standings import SPLITS, standings
+from evomerge.report.standings import standings
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import History
-from evomerge.tasks import frozen_objectives
+from evomerge.scores import SPLITS
+from evomerge.search.ranking import WeightedSum, best_of
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -59,7 +61,7 @@ def page(run: RunFolder) -> str:
     objectives, history = frozen_objectives(config), History(run.events())
     facts = progress(run)
     table = standings(history, objectives)
-    best = history.best()
+    best = best_of(history, WeightedSum(objectives))
     estimates = sum(item.is_estimate for item in history.candidates)
     lead = (
         f"{facts['candidates']} candidates, {facts['failed']} failed, {facts['state']}; "
@@ -85,9 +87,9 @@ def page(run: RunFolder) -> str:
         *([_ESTIMATES.format(estimates)] if estimates else []),
         _figure(best_so_far(history)),
     ]
-    if best is not None and best.genome is not None:
+    if best is not None and "genome" in best.origin:
         names = config.frozen.genes if config.frozen else []
-        parts += ["<h2>The winner's genes</h2>", _figure(genome_bars(names, best.genome))]
+        parts += ["<h2>The winner's genes</h2>", _figure(genome_bars(names, best.origin["genome"]))]
     parts += [
         "<h2>Candidates</h2>",
         "<details><summary>all rows</summary>",

@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from evomerge.report.standings import SPLITS, Standings
-from evomerge.run.history import OPTIMIZER, History
+from evomerge.report.standings import Standings
+from evomerge.run.history import History
+from evomerge.scores import SPLITS
 
 _INK, _GREY, _ACCENT, _WARM = "#1d2733", "#9aa7b4", "#1f6feb", "#d9822b"
 _SPLIT_COLOURS = {"search": "#b8c4d0", "validation": "#7aa7e8", "test": _ACCENT}
@@ -31,7 +32,7 @@ def best_so_far(history: History) -> Any:
     """Fitness of every candidate on the search documents, and the best so far."""
     figure, axes = _axes(9, 3.4)
     told = [item for item in history.candidates if item.fitness is not None]
-    searched = [item for item in told if item.origin == OPTIMIZER]
+    searched = [item for item in told if item.label is None]
     estimates = [item for item in searched if item.is_estimate]
     scored = [item for item in searched if not item.is_estimate]
     axes.plot(
@@ -52,10 +53,10 @@ def best_so_far(history: History) -> Any:
             fillstyle="none",
             label="candidate, estimated",
         )
-    landmarks = [item for item in told if item.origin != OPTIMIZER]
+    baselines = [item for item in told if item.label is not None]
     axes.plot(
-        [item.number for item in landmarks],
-        [item.fitness for item in landmarks],
+        [item.number for item in baselines],
+        [item.fitness for item in baselines],
         "D",
         color=_WARM,
         markersize=5,

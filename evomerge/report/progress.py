@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from evomerge.config import parse
+from evomerge.config.frozen import frozen_objectives
+from evomerge.config.schema import parse
 from evomerge.recipe import Recipe
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import History
-from evomerge.space.path import describe
+from evomerge.search.ranking import WeightedSum
+from evomerge.space.paths.path import describe
 
 
 def progress(run: RunFolder) -> dict[str, Any]:
@@ -22,7 +24,9 @@ def progress(run: RunFolder) -> dict[str, Any]:
     budget = {**config.budget.model_dump(), **history.budget}
     scored = sum(item.status == "scored" for item in history.candidates)
     failed = sum(item.status == "failed" for item in history.candidates)
-    best, winner = history.leader, history.winner
+    ranking = WeightedSum(frozen_objectives(config))
+    best = next(iter(ranking.incumbents(history.candidates)), None)
+    winner = history.winner
     done = winner is not None and "test" in winner.outcomes
     running = run.is_running
     if done and budget["candidates"] and len(history.candidates) < budget["candidates"]:
@@ -40,7 +44,7 @@ def progress(run: RunFolder) -> dict[str, Any]:
         "hours": round(hours, 4),
         "best": None
         if best is None
-        else {"candidate": best.number, "origin": best.origin, "fitness": best.fitness},
+        else {"candidate": best.number, "origin": best.name, "fitness": best.fitness},
         "winner": None if winner is None else winner.number,
     }
     if config.space.kind != "parameters" and (run.path / "best.yaml").exists():

@@ -28,8 +28,8 @@ def _row(candidate: Candidate, history: History, objectives: Sequence[Objective]
     scores = candidate.scores("search")
     row: dict[str, Any] = {
         "candidate": candidate.number,
-        "origin": candidate.origin,
-        "generation": candidate.generation if candidate.trial is not None else None,
+        "origin": candidate.name,
+        "generation": candidate.generation,
         "status": candidate.status,
         "fitness": candidate.fitness,
         "error": fitness_error(objectives, scores) if scores else None,

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from evomerge.confidence import Comparison, Estimate, compare, fitness_interval, interval
+from evomerge.report.confidence import Comparison, Estimate, compare, fitness_interval, interval
 from evomerge.run.history import Candidate, History
-from evomerge.scores import Objective, Scores, Split
+from evomerge.scores import SPLITS, Objective, Scores, Split
+from evomerge.search.ranking import WeightedSum, best_of
 
-SPLITS: tuple[Split, ...] = ("search", "validation", "test")
 FITNESS = "fitness"
 
 
@@ -34,7 +34,7 @@ class Standings:
     """The table of a run, and what the winner is worth beside the others.
 
     Attributes:
-        rows: landmarks in their order, the searched merge last.
+        rows: baselines in their order, the searched merge last.
         columns: `task/metric` in the order of the objectives, then `fitness` if they are several.
         comparisons: label of another row -> paired comparison of the searched merge with it, on
             the last split that both were scored on.
@@ -74,14 +74,14 @@ def standings(history: History, objectives: Sequence[Objective]) -> Standings:
     columns = list(dict.fromkeys(item.key for item in objectives))
     if len(objectives) > 1:
         columns.append(FITNESS)
-    rows = [_row(item, item.origin, columns, objectives) for item in history.landmarks]
-    best = history.best()
+    rows = [_row(item, item.name, columns, objectives) for item in history.baselines]
+    best = best_of(history, WeightedSum(objectives))
     if best is None:
         return Standings(rows, columns)
     rows.append(_row(best, "searched", columns, objectives))
     for split in reversed(SPLITS):
         own = best.scores(split)
-        others = {item.origin: item.scores(split) for item in history.landmarks}
+        others = {item.name: item.scores(split) for item in history.baselines}
         if own is not None and any(others.values()):
             found = {
                 label: compare(objectives, own, scores)

@@ -1,20 +1,19 @@
-"""What a journal says: candidates, their outcomes, the best, the finalists, the winner.
+"""What a journal says: candidates, their outcomes, the winner.
 
-Computed from the events alone, so a reader, a resumed search and a report see the same run.
+Folded from the events alone, so a reader, a resumed search and a report see the same run. Who
+leads is not decided here (see `evomerge.search.ranking`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from evomerge.errors import RunFolderError
 from evomerge.run.journal import Event
 from evomerge.scores import Failure, Outcome, Scores, Split
-
-OPTIMIZER = "optimizer"
 
 
 @dataclass
@@ -23,43 +22,45 @@ class Candidate:
 
     Attributes:
         number: 0, 1, 2, ... in the order they were asked.
-        origin: `optimizer`, or the label of a landmark (a parent's reference, `uniform`).
+        label: label of a baseline (a parent's reference, `uniform`), or None for what the
+            strategy proposed.
         digest: digest of its recipe.
-        trial: the optimizer's own number, or None where the optimizer never saw it.
-        genome: the genome, or None where the space cannot express the recipe.
-        generation: the optimizer's generation it belongs to.
-        against: number of the leader it was compared with while it was scored, if any.
-        known: how many candidates had been told when it was asked.
+        origin: where the recipe came from, in the strategy's own terms (a genome, say).
+        generation: number of the generation it was proposed in; None for a baseline.
+        incumbent: number of the candidate it is compared with while it is scored, if any.
+        known: how many outcomes the journal had when its generation began; what a fidelity policy
+            may build on.
         outcomes: what came out, by split.
-        fitness: what the optimizer was told (search split), None while open or if failed; where
-            subsets of documents rotate, the mean over those it was scored on.
-        subsets: scores by rotating subset.
+        told: the first outcome on the search split, as the strategy was told it: an estimate
+            stays one here when it is completed later.
+        values: what the objectives came to on the search split, higher is better; None while open
+            or if failed.
     """
 
     number: int
-    origin: str
+    label: str | None
     digest: str
-    trial: int | None = None
-    genome: tuple[float, ...] | None = None
-    generation: int = 0
-    against: int | None = None
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    generation: int | None = None
+    incumbent: int | None = None
     known: int = 0
     outcomes: dict[Split, Outcome] = field(default_factory=dict)
-    fitness: float | None = None
-    subsets: dict[int, Scores] = field(default_factory=dict)
-    _told: list[float] = field(default_factory=list)
+    told: Outcome | None = None
+    values: tuple[float, ...] | None = None
 
-    def score_again(self, subset: int, scores: Scores, fitness: float) -> None:
-        """Take in scores on another rotating subset."""
-        self.subsets[subset] = scores
-        self._told.append(fitness)
-        first = [] if self.fitness is None or len(self._told) > 1 else [self.fitness]
-        self._told[:0] = first
-        self.fitness = sum(self._told) / len(self._told)
+    @property
+    def name(self) -> str:
+        """The baseline's label, or `optimizer` for what the strategy proposed."""
+        return "optimizer" if self.label is None else self.label
+
+    @property
+    def fitness(self) -> float | None:
+        """The only value, None where there is none or are several."""
+        return self.values[0] if self.values is not None and len(self.values) == 1 else None
 
     @property
     def is_estimate(self) -> bool:
-        """Whether its fitness was estimated from some of the search documents."""
+        """Whether its values were estimated from some of the search documents."""
         scores = self.scores("search")
         return scores is not None and bool(scores.expected)
 
@@ -80,133 +81,136 @@ class History:
 
     Attributes:
         candidates: all of them, by number.
-        told: what came out of the candidates when it was told, in that order.
-        leader: the best so far of those scored on all search documents, the first told among
-            equals.
+        told: those with an outcome, in the order in which the outcomes came.
         winner: what the validation documents chose, once they did.
         budget: the latest bounds set by `resume`, by name.
+        halvings: how often batches have been halved, since memory ran out.
     """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         self.candidates: list[Candidate] = []
-        self.told: list[Outcome] = []
-        self.leader: Candidate | None = None
+        self.told: list[Candidate] = []
         self.winner: Candidate | None = None
         self.budget: dict[str, Any] = {}
+        self.halvings = 0
+        self._open: dict[int, Candidate] = {}
+        self._alike: dict[str, list[Candidate]] = {}
         for event in events:
             self.apply(event)
 
     def apply(self, event: Event) -> None:
-        """Take in the next event."""
+        """Take in the next event.
+
+        Raises:
+            RunFolderError: it does not follow from the events before.
+        """
+        try:
+            self._apply(event)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise RunFolderError(
+                f"The journal has an event {event.get('event')!r} that does not follow from those "
+                f"before it ({type(error).__name__}: {error}); restore the journal from a copy."
+            ) from error
+
+    def _apply(self, event: Event) -> None:
         match event.get("event"):
             case "ask":
-                genome = event.get("genome")
-                self.candidates.append(
-                    Candidate(
-                        number=event["candidate"],
-                        origin=event["origin"],
-                        digest=event["digest"],
-                        trial=event.get("trial"),
-                        genome=None if genome is None else tuple(genome),
-                        generation=event.get("generation", 0),
-                        against=event.get("against"),
-                        known=len(self.told),
-                    )
+                if event["candidate"] != len(self.candidates):
+                    raise ValueError(f"candidate {event['candidate']} is out of turn")
+                candidate = Candidate(
+                    number=event["candidate"],
+                    label=event.get("label"),
+                    digest=event["digest"],
+                    origin=event.get("origin", {}),
+                    generation=event.get("generation"),
+                    incumbent=event.get("incumbent"),
+                    known=event.get("known", 0),
                 )
+                self.candidates.append(candidate)
+                self._open[candidate.number] = candidate
+                self._alike.setdefault(candidate.digest, []).append(candidate)
             case "tell":
-                candidate = self.candidates[event["candidate"]]
+                candidate = self._candidate(event)
                 if "same_as" in event:
                     known = self.candidates[event["same_as"]]
                     candidate.outcomes["search"] = known.outcomes["search"]
                 else:
                     candidate.outcomes["search"] = outcome_of(event)
-                candidate.fitness = event.get("fitness")
-                self.told.append(candidate.outcomes["search"])
-                self.take_lead(candidate)
+                candidate.values = _values(event)
+                candidate.told = candidate.outcomes["search"]
+                self.told.append(candidate)
+                self._open.pop(candidate.number, None)
             case "complete":
-                candidate = self.candidates[event["candidate"]]
+                candidate = self._candidate(event)
                 candidate.outcomes["search"] = outcome_of(event)
-                candidate.fitness = event.get("fitness")
-            case "rescore":
-                candidate = self.candidates[event["candidate"]]
-                scores = Scores.from_dict(event["scores"])
-                candidate.score_again(event["subset"], scores, event["fitness"])
-                self.leader = next(item for item in self.ranked() if not item.is_estimate)
+                candidate.values = _values(event)
             case "score":
-                candidate = self.candidates[event["candidate"]]
-                candidate.outcomes[event["split"]] = outcome_of(event)
+                self._candidate(event).outcomes[event["split"]] = outcome_of(event)
             case "winner":
-                self.winner = self.candidates[event["candidate"]]
+                self.winner = self._candidate(event)
             case "budget":
                 self.budget.update({k: v for k, v in event.items() if k != "event"})
+            case "memory":
+                self.halvings = int(event["halvings"])
 
-    def take_lead(self, candidate: Candidate) -> None:
-        """Make a candidate the leader if it is better and no estimate."""
-        if candidate.fitness is None or candidate.is_estimate:
-            return
-        if self.leader is None or candidate.fitness > (self.leader.fitness or 0.0):
-            self.leader = candidate
+    def _candidate(self, event: Event) -> Candidate:
+        number = event["candidate"]
+        if not isinstance(number, int) or not 0 <= number < len(self.candidates):
+            raise ValueError(f"there is no candidate {number!r}")
+        return self.candidates[number]
 
     @property
     def open(self) -> list[Candidate]:
-        """Candidates asked and not told yet."""
-        return [item for item in self.candidates if item.status == "open"]
+        """Candidates asked and not told yet, by number."""
+        return list(self._open.values())
 
     @property
-    def landmarks(self) -> list[Candidate]:
+    def baselines(self) -> list[Candidate]:
         """Parents and the uniform merge."""
-        return [item for item in self.candidates if item.origin != OPTIMIZER]
+        return [item for item in self.candidates if item.label is not None]
 
-    def ranked(self) -> list[Candidate]:
-        """Scored candidates, best fitness first, the earlier first among equals."""
-        scored = [item for item in self.candidates if item.fitness is not None]
-        return sorted(scored, key=lambda item: (-(item.fitness or 0.0), item.number))
+    def alike(self, candidate: Candidate) -> list[Candidate]:
+        """Return the candidates before this one that have the same recipe."""
+        return [item for item in self._alike[candidate.digest] if item.number < candidate.number]
 
-    def best(self) -> Candidate | None:
-        """Return the winner if it was chosen, else the leader."""
-        return self.winner or self.leader
-
-    def chosen(self, which: str, source: Path) -> Candidate:
+    def chosen(self, which: str, best: Candidate | None) -> Candidate:
         """Return the candidate that a person names.
 
         Args:
             which: `best` or a number.
-            source: the run folder, for the message.
+            best: what `best` stands for.
 
         Raises:
             RunFolderError: there is no such candidate, or none is scored yet.
         """
         if which == "best":
-            best = self.best()
             if best is None:
-                raise RunFolderError(f"{source} has no scored candidate yet.")
+                raise RunFolderError("The run has no scored candidate yet.")
             return best
-        if not which.isdigit() or int(which) >= len(self.candidates):
+        if not (which.isascii() and which.isdigit()) or int(which) >= len(self.candidates):
             raise RunFolderError(
                 f"--candidate is {which!r}; it must be `best` or a number from 0 to "
                 f"{len(self.candidates) - 1}."
             )
         return self.candidates[int(which)]
 
-    def finalists(self, count: int) -> list[Candidate]:
-        """Return the `count` best candidates of distinct recipes, best first."""
-        chosen: dict[str, Candidate] = {}
-        for item in self.ranked():
-            if len(chosen) == count:
-                break
-            chosen.setdefault(item.digest, item)
-        return list(chosen.values())
+
+def _values(event: Event) -> tuple[float, ...] | None:
+    """Return the values of an event; None where one is not a finite number."""
+    values = event.get("values")
+    found = None if values is None else tuple(float(value) for value in values)
+    return found if found and all(map(math.isfinite, found)) else None
 
 
 def outcome_of(event: Event) -> Outcome:
-    """Return the outcome a `tell` or `score` event carries."""
+    """Return the outcome a `tell`, `complete` or `score` event carries."""
     if "failure" in event:
         return Failure(**event["failure"])
     return Scores.from_dict(event["scores"])
 
 
 def outcome_fields(outcome: Outcome) -> Event:
-    """Return the part of a `tell` or `score` event that carries an outcome, without times."""
+    """Return the part of an event that carries an outcome, without times."""
     if isinstance(outcome, Failure):
         return {"failure": {"stage": outcome.stage, "reason": outcome.reason}}
     plain = outcome.to_dict()

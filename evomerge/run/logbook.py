@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.journal import Event, Journal
 from evomerge.scores import Failure, Outcome
+
+log = logging.getLogger(__name__)
+
+Follower: TypeAlias = Callable[[History, Event], None]
+"""Is told every event once it is in the journal: a display, a tracker."""
 
 
 class Logbook:
@@ -17,19 +24,22 @@ class Logbook:
     Args:
         run: the run's folder.
         journal: its journal, open for writing.
-        observe: called after every event, with the history and the event.
+        followers: who else is told; one that raises is told no more, and the search goes on.
 
     Attributes:
         history: what the journal says, always up to date.
     """
 
-    def __init__(
-        self, run: RunFolder, journal: Journal, observe: Callable[[History, Event], None]
-    ) -> None:
+    def __init__(self, run: RunFolder, journal: Journal, followers: Sequence[Follower]) -> None:
         self.history = History(journal.events)
-        self._run, self._journal, self._observe = run, journal, observe
+        self._run, self._journal, self._followers = run, journal, list(followers)
         self._session, self._began = time.time(), time.monotonic()
         self._hours_before = run.hours()
+
+    @property
+    def events(self) -> Sequence[Event]:
+        """The whole journal."""
+        return self._journal.events
 
     @property
     def hours(self) -> float:
@@ -37,7 +47,7 @@ class Logbook:
         return self._hours_before + (time.monotonic() - self._began) / 3600
 
     def write(self, event: Event, outcome: Outcome | None = None) -> None:
-        """Journal an event, take it into the history, note what it cost, tell the observer."""
+        """Journal an event, take it into the history, note what it cost, tell the followers."""
         self._journal.append(event)
         self.history.apply(event)
         if outcome is not None:
@@ -45,4 +55,14 @@ class Logbook:
             elapsed = round(time.monotonic() - self._began, 3)
             place = {"session": self._session, "elapsed": elapsed}
             self._run.note_timing(place | {"candidate": event["candidate"], "seconds": seconds})
-        self._observe(self.history, event)
+        for follower in list(self._followers):
+            try:
+                follower(self.history, event)
+            except Exception as error:
+                self._followers.remove(follower)
+                log.warning(
+                    "%s failed (%s: %s) and is told no more; the search goes on.",
+                    getattr(follower, "__qualname__", type(follower).__name__),
+                    type(error).__name__,
+                    error,
+                )

@@ -14,7 +14,7 @@ Setting: TypeAlias = float | tuple[float, float]
 
 
 class KnobSpec(Protocol):
-    """What a space must know of a knob; `evomerge.merge.method.Knob` is one."""
+    """What a space must know of a knob; `evomerge.merge.methods.method.Knob` is one."""
 
     @property
     def name(self) -> str:
@@ -58,7 +58,7 @@ class KnobSpec(Protocol):
 
 
 class MethodSpec(Protocol):
-    """What a space must know of a merge method; `evomerge.merge.method.Method` is one."""
+    """What a space must know of a merge method; `evomerge.merge.methods.method.Method` is one."""
 
     @property
     def name(self) -> str:

@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evomerge.errors import RecipeError
 from evomerge.recipe import Knob, Layer, Source
-from evomerge.space.genes import Gene
 from evomerge.space.knobs import KnobPlan, MethodSpec, SearchedKnob
+from evomerge.space.protocol import Gene
 
 _KINDS = {"real": "real", "integer": "integer", "flag": "binary"}
 
@@ -115,29 +114,6 @@ class Panel:
             base=None if used.base is None else Source(used.base, block),
             knobs=knobs(None),
         )
-
-    def values(self, layer: Layer) -> list[float]:
-        """Return values that stand for a layer; genes that it does not use are at their start.
-
-        Raises:
-            RecipeError: the layer lacks what a gene stands for.
-        """
-        values = [rounded(gene, gene.start) for gene in self.genes]
-        if layer.method not in self._names:
-            raise RecipeError(f"the method {layer.method!r} is not searched")
-        number = self._names.index(layer.method)
-        values[: self._choices] = [float(number)] * self._choices
-        owners: dict[str | None, Mapping[str, Knob]] = {None: layer.knobs}
-        owners |= {source.parent: source.knobs for source in layer.sources}
-        for index, slot in enumerate(self._slots, self._choices):
-            if slot.is_of(self._ingredients[number]):
-                knob = owners.get(slot.parent, {}).get(slot.knob.name)
-                if isinstance(knob, tuple) and self._components:
-                    knob = dict(knob).get(self._components[slot.component].patterns[0])
-                if not isinstance(knob, float):
-                    raise RecipeError(f"there is no number for {self.genes[index].name}")
-                values[index] = knob
-        return values
 
     def blend(self, near: list[float], far: list[float], share: float) -> list[float]:
         """Return the values `share` of the way from one place to another, 0 <= share < 1.

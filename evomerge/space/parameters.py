@@ -4,9 +4,7 @@ Every block of the merged model is merged from the same block of all parents. Ge
 method (where there are several) and its knobs, by place (embeddings, groups of blocks, head), by
 component (attention, mlp, ..., the rest) and by parent.
 
-The two-way map is exact: a recipe's numbers are genes rounded to 6 decimals or finer (so recipes
-stay readable), and every gene in use stands unchanged somewhere in the recipe; interpolation over
-depth passes through blocks, its anchors.
+A recipe's numbers are genes rounded to 6 decimals or finer, so that recipes stay readable.
 """
 
 from __future__ import annotations
@@ -16,10 +14,11 @@ from dataclasses import replace
 from typing import Literal
 
 from evomerge.errors import ConfigError, RecipeError, did_you_mean
-from evomerge.recipe import Layer, Recipe, Source
-from evomerge.space.genes import Gene, Genome
+from evomerge.recipe import Layer, Recipe
+from evomerge.space.baselines import uniform_recipe
 from evomerge.space.knobs import MethodSpec, Setting, plan_knobs
 from evomerge.space.panel import Component, Ingredients, Panel, rounded
+from evomerge.space.protocol import Gene, Genome
 
 REST = "rest"
 """Name of the component that holds every tensor that no named component holds."""
@@ -129,43 +128,25 @@ class ParameterSpace:
             after=outer.layer(chunks[-1], None),
         )
 
-    def encode(self, recipe: Recipe) -> Genome:
-        """Return a genome that decodes to `recipe`; genes it does not use are at their start.
-
-        Raises:
-            RecipeError: the recipe lies outside of this space.
-        """
-        blocks = recipe.layers.get(self._stack, ())
-        try:
-            if len(blocks) != self._blocks:
-                raise RecipeError(f"it has {len(blocks)} blocks in {self._stack}")
-            groups = [self._inner.values(blocks[start]) for start in self._starts]
-            ends = [self._outer.values(item) for item in (recipe.before, recipe.after)]
-            chunks = [ends[0], *groups, ends[1]] if self._embeddings else groups
-            genome = tuple(value for chunk in chunks for value in chunk)
-            if self.decode(genome) != recipe:
-                raise RecipeError("no values of its genes give exactly this recipe")
-        except RecipeError as error:
-            raise RecipeError(
-                f"The recipe lies outside of this space: {str(error).rstrip('.')}."
-            ) from None
-        return genome
-
-    def landmarks(self) -> dict[str, Recipe]:
+    def baselines(self) -> dict[str, Recipe]:
         """Return each parent alone and the uniform merge, by parent reference and `uniform`.
 
         The uniform merge is the plain average of the weights of all parents but the base (a model
         soup; Wortsman et al. 2022, arXiv 2203.05482). These are recipes of `linear` whatever the
         method of this space, so that a parent's recipe builds exactly that parent.
         """
-        alone = {parent: self._average([parent]) for parent in self.parents}
-        return alone | {"uniform": self._average(self._experts())}
 
-    def landmark_genomes(self) -> dict[str, Genome]:
-        """Return genomes for the landmarks that this space can express, as suggestions.
+        def average(parents: Sequence[str]) -> Recipe:
+            return uniform_recipe(parents, self._blocks, self._stack, self._frame)
+
+        alone = {parent: average([parent]) for parent in self.parents}
+        return alone | {"uniform": average(self._experts())}
+
+    def baseline_genomes(self) -> dict[str, Genome]:
+        """Return genomes for the baselines that this space can express, as suggestions.
 
         A parent has weight 1 and the others 0, the uniform merge weights of 1/n, at density 1 and
-        lambda 1. They decode to recipes of their own, which build the landmarks up to rounding
+        lambda 1. They decode to recipes of their own, which build the baselines up to rounding
         (with a sign consensus, as in `ties`, only near the uniform merge).
         """
         experts = self._experts()
@@ -205,15 +186,6 @@ class ParameterSpace:
 
     def _experts(self) -> list[str]:
         return [parent for parent in self.parents if parent != self.base] or list(self.parents)
-
-    def _average(self, parents: Sequence[str]) -> Recipe:
-        def layer(block: int | None) -> Layer:
-            return Layer("linear", tuple(Source(item, block, {"weight": 1.0}) for item in parents))
-
-        blocks = tuple(layer(block) for block in range(self._blocks))
-        return replace(
-            self._frame, before=layer(None), layers={self._stack: blocks}, after=layer(None)
-        )
 
 
 def _ingredients(

@@ -15,13 +15,13 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from evomerge.evaluate.evaluator import Evaluator
-from evomerge.evaluate.harness import Harness
+from evomerge.evaluate.tasks.harness import Harness
 from evomerge.scores import Scores
 
 IDS = (0, 3, 4, 7, 11, 12, 20, 25, 26, 31, 38, 39)
 
 
-def stock(
+def reference(
     model: Any, tokenizer: Any, tasks: Path, names: Sequence[str], **options: Any
 ) -> dict[str, Any]:
     manager = TaskManager(include_path=str(tasks), include_defaults=False)
@@ -86,7 +86,7 @@ def test_every_request_type_gives_lm_evals_scores(
     llama: torch.nn.Module, tokenizer: Any, tasks: Path, shots: int, chat: bool
 ) -> None:
     names = (*SCORED, *GENERATED)
-    expected = stock(
+    expected = reference(
         llama, tokenizer, tasks, names, num_fewshot=shots or None, apply_chat_template=chat
     )
     evaluator, scores = ours(
@@ -100,7 +100,7 @@ def test_every_architecture_gives_lm_evals_scores(
     any_model: torch.nn.Module, tokenizer: Any, tasks: Path
 ) -> None:
     names = ("t_choice", "t_letter", "t_rolling", "t_generate")
-    expected = stock(any_model, tokenizer, tasks, names)
+    expected = reference(any_model, tokenizer, tasks, names)
     evaluator, scores = ours(any_model, tokenizer, tasks, names)
     assert_equal(evaluator, scores, expected)
 
@@ -126,7 +126,7 @@ def test_groups_average_as_lm_evals_groups(
 def test_sampled_generation_is_lm_evals_own(
     llama: torch.nn.Module, tokenizer: Any, tasks: Path
 ) -> None:
-    expected = stock(llama, tokenizer, tasks, ["t_sample"])
+    expected = reference(llama, tokenizer, tasks, ["t_sample"])
     evaluator, scores = ours(llama, tokenizer, tasks, ["t_sample"])
     assert_equal(evaluator, scores, expected)
     assert evaluator.score(llama).values == scores.values
@@ -142,7 +142,7 @@ def test_stop_sequences_end_texts_as_in_lm_eval_row_by_row(
     talkative = make_model("llama", seed=5)
     with torch.no_grad():  # special tokens come up often
         talkative.lm_head.weight[2:5] *= 2.0
-    expected = stock(talkative, tokenizer, tmp_path, ["t_generate"])
+    expected = reference(talkative, tokenizer, tmp_path, ["t_generate"])
     evaluator, scores = ours(talkative, tokenizer, tmp_path, ["t_generate"])
     assert evaluator.forward.greedy
     assert_equal(evaluator, scores, expected)
@@ -158,7 +158,7 @@ def test_a_beginning_that_documents_share_changes_no_score(
         body["fewshot_config"] = {"sampler": "first_n"}
         (tmp_path / f"{name}.yaml").write_text(json.dumps(body))
     model = make_model(kind_that_shares, getattr(torch, dtype))
-    expected = stock(model, tokenizer, tmp_path, names, num_fewshot=3)
+    expected = reference(model, tokenizer, tmp_path, names, num_fewshot=3)
     evaluator, scores = ours(model, tokenizer, tmp_path, names, fewshot=3)
     shares = kind_that_shares not in ("mamba", "bloom")
     assert evaluator.forward.shared == shares

@@ -10,8 +10,8 @@ import torch
 
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluate.evaluator import Evaluator
-from evomerge.evaluate.functions import find
-from evomerge.evaluate.harness import Harness
+from evomerge.evaluate.tasks.functions import find
+from evomerge.evaluate.tasks.harness import Harness
 
 ALL = dict.fromkeys(("t_choice", "t_rolling", "t_generate"), range(40))
 

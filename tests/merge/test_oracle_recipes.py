@@ -16,14 +16,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from evomerge.checkpoint import Checkpoint
 from evomerge.errors import RecipeError
-from evomerge.interop import express, from_mergekit, mergekit_parents
-from evomerge.merge.assemble import write
-from evomerge.merge.plan import plan
-from evomerge.merge.tokenizer import plan_tokenizer
+from evomerge.merge.backend import write
+from evomerge.merge.tensors.plan import plan
+from evomerge.merge.tokenizers.plan import plan_tokenizer
+from evomerge.mergekit import express, from_mergekit, mergekit_parents
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.references import open_parent
 from evomerge.recipe import Recipe
-from evomerge.references import open_parent
 
 DATA = Path(__file__).parents[1] / "data"
 WHOLE = Path(__file__).parents[3] / "shared" / "oracle"

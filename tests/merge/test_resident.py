@@ -10,11 +10,11 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from evomerge.checkpoint import Checkpoint
 from evomerge.errors import CandidateError, RecipeError
 from evomerge.merge.methods import get_method, method_names
 from evomerge.merge.resident import Resident, digest
-from evomerge.merge.stream import write_model
+from evomerge.merge.writer import write_model
+from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 
 

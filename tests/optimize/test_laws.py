@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.optimize import create, optimizer_names
-from evomerge.space.genes import Gene
+from evomerge.space.protocol import Gene
 
 REAL = [Gene(f"real{i}", "real", -1.0, 3.0, 0.5) for i in range(3)]
 MIXED = [
@@ -55,7 +55,7 @@ def play(optimizer, genes, script):
     for call, argument in script:
         if call == "suggest":
             genome = corner(genes, argument)
-            optimizer.suggest(genome)
+            optimizer.enqueue(genome)
             suggested.append(genome)
         elif call == "ask" or not open_trials:
             trial, genome = optimizer.ask()
@@ -94,7 +94,7 @@ def test_a_long_asynchronous_search_is_replayed_bit_for_bit(name):
         genomes, waiting = [], []
         for number in range(400):
             if number in (0, 1, 150):
-                optimizer.suggest(corner(MIXED, number))
+                optimizer.enqueue(corner(MIXED, number))
             waiting.append(optimizer.ask())
             genomes.append(waiting[-1][1])
             if len(waiting) > 3:
@@ -188,4 +188,4 @@ def test_a_trial_is_told_once_and_only_after_it_was_asked(name):
 def test_a_genome_outside_of_the_space_is_no_suggestion(genome):
     optimizer = create("cma", REAL, seed=0)
     with pytest.raises(ValueError, match=r"(?i)gene"):
-        optimizer.suggest(genome)
+        optimizer.enqueue(genome)

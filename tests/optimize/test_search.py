@@ -10,7 +10,7 @@ import pytest
 
 from evomerge.errors import ConfigError
 from evomerge.optimize import create, optimizer_names
-from evomerge.space.genes import Gene
+from evomerge.space.protocol import Gene
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -127,7 +127,7 @@ def test_many_suggestions_and_early_asks_lose_no_generation():
     for suggested, batch in ((25, 1), (0, 30)):
         optimizer = create("cma", REAL, seed=0)
         for i in range(suggested):
-            optimizer.suggest((i / suggested,) * len(REAL))
+            optimizer.enqueue((i / suggested,) * len(REAL))
         best = np.inf
         for _ in range(600 // batch):
             trials = [optimizer.ask() for _ in range(batch)]
@@ -141,7 +141,7 @@ def test_a_suggestion_pulls_cma_towards_it():
     def mean_distance(suggest):
         optimizer = create("cma", REAL, seed=0)
         if suggest:
-            optimizer.suggest(tuple(TARGET))
+            optimizer.enqueue(tuple(TARGET))
         genomes = []
         for _ in range(5 * optimizer.population):
             trial, genome = optimizer.ask()

@@ -1,4 +1,4 @@
-"""The parameter space: its two laws, its genes, its landmarks, its error sentences."""
+"""The parameter space: its two laws, its genes, its baselines, its error sentences."""
 
 import math
 from dataclasses import replace
@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.errors import ConfigError, RecipeError
-from evomerge.merge.method import Knob, Method
 from evomerge.merge.methods import get_method
+from evomerge.merge.methods.method import Knob, Method
 from evomerge.recipe import Recipe, knob_at
 from evomerge.space.parameters import ParameterSpace
 
@@ -258,7 +258,7 @@ def test_a_foreign_recipe_is_refused(data):
                 replace(recipe, before=replace(recipe.before, knobs={"lambda": 2.0})),
                 replace(recipe, before=make(("ties",), ("a", "c")).decode((0.5,) * 12).before),
                 make(("ties",), groups=6).decode(tuple(i / 50 + 0.1 for i in range(32))),
-                space.landmarks()["uniform"],
+                space.baselines()["uniform"],
             ]
         )
     )
@@ -273,34 +273,34 @@ def test_a_foreign_genome_is_refused(genome):
 
 
 def test_landmarks_are_each_parent_alone_and_the_average_of_the_experts():
-    landmarks = make(("ties",), ("base", "a", "b"), tokenizer="a", dtype="float32").landmarks()
-    assert list(landmarks) == ["base", "a", "b", "uniform"]
-    alone = landmarks["a"]
+    baselines = make(("ties",), ("base", "a", "b"), tokenizer="a", dtype="float32").baselines()
+    assert list(baselines) == ["base", "a", "b", "uniform"]
+    alone = baselines["a"]
     assert (alone.host, alone.tokenizer, alone.dtype) == ("base", "a", "float32")
     for layer in alone.every_layer():
         assert layer.method == "linear"
         assert [(source.parent, source.knobs) for source in layer.sources] == [
             ("a", {"weight": 1.0})
         ]
-    for layer in landmarks["uniform"].every_layer():
+    for layer in baselines["uniform"].every_layer():
         assert [source.parent for source in layer.sources] == ["a", "b"]
     assert [layer.sources[0].layer for layer in alone.layers["model.layers"]] == list(range(6))
 
 
 def test_landmarks_in_genome_form_where_the_space_can_express_them():
-    genomes = make(("task_arithmetic",), ("a", "b", "c")).landmark_genomes()
+    genomes = make(("task_arithmetic",), ("a", "b", "c")).baseline_genomes()
     assert set(genomes) == {"a", "b", "c", "uniform"}
     assert genomes["b"] == (0.0, 1.0, 0.0) * 3
     assert genomes["uniform"] == (0.333333,) * 9
-    slerp = make(("slerp",)).landmark_genomes()
+    slerp = make(("slerp",)).baseline_genomes()
     assert slerp == {"a": (0.0,) * 3, "b": (1.0,) * 3, "uniform": (0.5,) * 3}
-    assert make(("ties",)).landmark_genomes()["a"] == (1.0, 1.0, 0.0, 1.0) * 3
-    low = make(("ties",), knobs={"weight": (0.2, 1.0)}).landmark_genomes()
+    assert make(("ties",)).baseline_genomes()["a"] == (1.0, 1.0, 0.0, 1.0) * 3
+    low = make(("ties",), knobs={"weight": (0.2, 1.0)}).baseline_genomes()
     assert list(low) == ["uniform"]
-    assert make(("ties",), knobs={"lambda": 0.5}).landmark_genomes() == {}
-    assert make(("ties",), knobs={"density": (0.1, 0.9)}).landmark_genomes() == {}
-    assert set(make(("slerp", "linear")).landmark_genomes()) == {"a", "b", "uniform"}
-    assert make(("ties",), ("base", "a")).landmark_genomes()["base"] == (0.0, 1.0) * 3
+    assert make(("ties",), knobs={"lambda": 0.5}).baseline_genomes() == {}
+    assert make(("ties",), knobs={"density": (0.1, 0.9)}).baseline_genomes() == {}
+    assert set(make(("slerp", "linear")).baseline_genomes()) == {"a", "b", "uniform"}
+    assert make(("ties",), ("base", "a")).baseline_genomes()["base"] == (0.0, 1.0) * 3
 
 
 @pytest.mark.parametrize(

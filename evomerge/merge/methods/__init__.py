@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evomerge.errors import RecipeError
-from evomerge.merge.method import Method
+from evomerge.merge.methods.method import Method
 from evomerge.registry import Registry
 
 _HERE = "evomerge.merge.methods"

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from evomerge.errors import CandidateError
-from evomerge.merge.method import Knob, Merge, Method
+from evomerge.merge.methods.method import Knob, Merge, Method
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evomerge.merge.noise import Noise
+    from evomerge.merge.kernels.noise import Noise
 
 
 def normalized(weights: Sequence[float]) -> list[float]:
@@ -34,7 +34,7 @@ def prepare_linear(
 ) -> Merge:
     """out = sum_i w_i x_i, with w divided by its sum where `normalize` is set."""
 
-    from evomerge.merge.passes import write_sum
+    from evomerge.merge.kernels.passes import write_sum
 
     def merge(
         sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
@@ -50,7 +50,7 @@ def prepare_passthrough(
 ) -> Merge:
     """out = scale x."""
 
-    from evomerge.merge.passes import write_sum
+    from evomerge.merge.kernels.passes import write_sum
 
     def merge(
         sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from evomerge.merge.method import Knob, Merge, Method
+from evomerge.merge.methods.method import Knob, Merge, Method
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evomerge.merge.compiled import Array
-    from evomerge.merge.noise import Noise
+    from evomerge.merge.kernels.compiled import Array
+    from evomerge.merge.kernels.noise import Noise
 
 _AT_ONCE = 1 << 14
 """Elements summed at once; torch shares one sum among threads from 2^15 on."""
@@ -26,8 +26,8 @@ def prepare_nearswap(
     """
     import numpy as np
 
-    from evomerge.merge.compiled import stored
-    from evomerge.merge.passes import store_moved
+    from evomerge.merge.kernels.compiled import stored
+    from evomerge.merge.kernels.passes import store_moved
 
     assert base is not None
     source, origin = stored(tensors[0]), stored(base)
@@ -49,8 +49,8 @@ def prepare_arcee_fusion(
     softmax(base row)). Important is what lies above the median by more than 1.5 times the range
     between the quartiles of all importances (each the lower one, where it falls between two).
     """
-    from evomerge.merge.compiled import stored
-    from evomerge.merge.passes import store_chosen
+    from evomerge.merge.kernels.compiled import stored
+    from evomerge.merge.kernels.passes import store_chosen
 
     assert base is not None
     chosen: list[Array] = []

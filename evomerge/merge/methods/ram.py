@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from evomerge.merge.method import Knob, Merge, Method
+from evomerge.merge.methods.method import Knob, Merge, Method
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evomerge.merge.compiled import Array
-    from evomerge.merge.noise import Noise
+    from evomerge.merge.kernels.compiled import Array
+    from evomerge.merge.kernels.noise import Noise
 
 
 def prepare_ram(
@@ -32,8 +32,8 @@ def prepare_ram(
     """
     import numpy as np
 
-    from evomerge.merge.compiled import stored
-    from evomerge.merge.overlap import changes, count_overlap, store_mean_change
+    from evomerge.merge.kernels.compiled import stored
+    from evomerge.merge.kernels.overlap import changes, count_overlap, store_mean_change
 
     assert base is not None
     origin, rows = stored(base), [stored(tensor) for tensor in tensors]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from evomerge.merge.method import Knob, Merge, Method
+from evomerge.merge.methods.method import Knob, Merge, Method
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evomerge.merge.compiled import Array
-    from evomerge.merge.noise import Noise
+    from evomerge.merge.kernels.compiled import Array
+    from evomerge.merge.kernels.noise import Noise
 
 
 def prepare_sce(
@@ -26,11 +26,11 @@ def prepare_sce(
     """
     import numpy as np
 
-    from evomerge.merge import agreement
-    from evomerge.merge.compiled import stored
-    from evomerge.merge.passes import load_change, scratch, spans
-    from evomerge.merge.selection import Order, find_cut
-    from evomerge.merge.variance import add_energies, load_variance
+    from evomerge.merge.kernels import consensus as agreement
+    from evomerge.merge.kernels.compiled import stored
+    from evomerge.merge.kernels.passes import load_change, scratch, spans
+    from evomerge.merge.kernels.selection import Order, find_cut
+    from evomerge.merge.kernels.variance import add_energies, load_variance
 
     assert base is not None
     origin = stored(base)

@@ -10,14 +10,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from evomerge.merge.method import Knob, Merge, Method
 from evomerge.merge.methods.linear import normalized
+from evomerge.merge.methods.method import Knob, Merge, Method
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evomerge.merge.compiled import Array
-    from evomerge.merge.noise import Noise
+    from evomerge.merge.kernels.compiled import Array
+    from evomerge.merge.kernels.noise import Noise
 
     Gram = Sequence[Sequence[float]]
     """Dot products of every two vectors."""
@@ -30,7 +30,7 @@ PARALLEL = 0.9995
 
 
 def _weighted(weigh: Weigh, tensors: Sequence[Tensor], base: Tensor | None) -> Merge:
-    from evomerge.merge.passes import products, write_sum
+    from evomerge.merge.kernels.passes import products, write_sum
 
     gram = products(tensors, base)
 
@@ -76,8 +76,8 @@ def prepare_nuslerp(
     tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
     """Slerp by weights, of the sources or of their task vectors, whole or row by row."""
-    from evomerge.merge.passes import products, write_sum
-    from evomerge.merge.rowwise import as_matrix, row_products, write_row_sum
+    from evomerge.merge.kernels.passes import products, write_sum
+    from evomerge.merge.kernels.rowwise import as_matrix, row_products, write_row_sum
 
     whole: list[float] = []
     parts: dict[bool, list[Array]] = {}

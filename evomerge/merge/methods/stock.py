@@ -1,4 +1,4 @@
-"""Model Stock: how far from the base the centre of the fine-tuned models lies."""
+"""Model ReferenceLM: how far from the base the centre of the fine-tuned models lies."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from evomerge.merge.method import Knob, Merge, Method
+from evomerge.merge.methods.method import Knob, Merge, Method
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evomerge.merge.compiled import Array
-    from evomerge.merge.noise import Noise
+    from evomerge.merge.kernels.compiled import Array
+    from evomerge.merge.kernels.noise import Noise
 
 
 def prepare_model_stock(
@@ -24,8 +24,8 @@ def prepare_model_stock(
     `filter_wise`, of each row. Where the denominator vanishes, the task vectors cancel and the
     base is left.
     """
-    from evomerge.merge.passes import products, write_sum
-    from evomerge.merge.rowwise import write_row_sum
+    from evomerge.merge.kernels.passes import products, write_sum
+    from evomerge.merge.kernels.rowwise import write_row_sum
 
     assert base is not None
     count = len(tensors)
@@ -67,7 +67,7 @@ def _row_ratios(tensors: Sequence[Tensor], base: Tensor) -> Array:
     """Return t of every row, float64."""
     import numpy as np
 
-    from evomerge.merge.rowwise import as_matrix, row_products
+    from evomerge.merge.kernels.rowwise import as_matrix, row_products
 
     start = as_matrix(base)
     matrices = [as_matrix(tensor) for tensor in tensors]

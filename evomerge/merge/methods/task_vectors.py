@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from evomerge.merge.method import Knob, Merge, Method
 from evomerge.merge.methods.linear import normalized
+from evomerge.merge.methods.method import Knob, Merge, Method
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from evomerge.merge.compiled import Array
-    from evomerge.merge.noise import Noise
+    from evomerge.merge.kernels.compiled import Array
+    from evomerge.merge.kernels.noise import Noise
 
 ThinningName = Literal["Keep", "Largest", "Band", "RandomShare", "RankedShare"]
 
@@ -45,9 +45,9 @@ def prepare_task_vectors(
         thinning: class of `merge/thinning.py`.
         elect: whether the signs are elected (TIES), else the task vectors are summed.
     """
-    from evomerge.merge import agreement
-    from evomerge.merge import thinning as thinnings
-    from evomerge.merge.passes import write_sum
+    from evomerge.merge.kernels import consensus as agreement
+    from evomerge.merge.kernels import sparsify as thinnings
+    from evomerge.merge.kernels.passes import write_sum
 
     assert base is not None
     kind: type[thinnings.Thinning] = getattr(thinnings, thinning)

@@ -1,0 +1,92 @@
+"""What this installation knows, as rows for `evomerge list`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from evomerge.errors import InputError, did_you_mean
+
+SPACES = {
+    "parameters": "merge knobs by layer group and component (PS)",
+    "dataflow": "the path through the parents' layers, with scales (DFS)",
+    "joint": "a weighted merge of parents in every slot of the path",
+}
+
+
+def rows_of(what: str) -> list[dict[str, Any]]:
+    """Return the rows of one list.
+
+    Raises:
+        InputError: there is no such list.
+    """
+    lists: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "methods": _methods,
+        "optimizers": _optimizers,
+        "spaces": lambda: [{"name": name, "about": about} for name, about in SPACES.items()],
+        "parents": _parents,
+    }
+    if what not in lists:
+        raise InputError(
+            f"There is no list {what!r}; allowed are {', '.join(lists)}.{did_you_mean(what, lists)}"
+        )
+    return lists[what]()
+
+
+def _methods() -> list[dict[str, Any]]:
+    from evomerge.merge.methods import get_method, method_names
+
+    rows = []
+    for name in method_names():
+        method = get_method(name)
+        fewest, most = method.parents
+        count = (
+            f"{fewest}+"
+            if most is None
+            else str(fewest)
+            if fewest == most
+            else (f"{fewest}-{most}")
+        )
+        rows.append(
+            {
+                "name": name,
+                "title": method.title,
+                "parents": count,
+                "base": method.base,
+                "knobs": [_knob(knob) for knob in method.knobs],
+                "paper": method.paper,
+            }
+        )
+    return rows
+
+
+def _knob(knob: Any) -> str:
+    default = "required" if knob.default is None else f"{knob.default:g}"
+    bounds = f"{knob.low:g}..{knob.high:g}"
+    return (
+        f"{knob.name} ({'each parent' if knob.per == 'source' else 'merge'}, {bounds}, {default})"
+    )
+
+
+def _optimizers() -> list[dict[str, Any]]:
+    from evomerge.optimize import optimizer_names
+
+    return [{"name": name, "about": about} for name, about in optimizer_names().items()]
+
+
+def _parents() -> list[dict[str, Any]]:
+    from evomerge import zoo
+    from evomerge.models.checkpoint import Checkpoint
+
+    rows = []
+    for name in zoo.names():
+        opened = Checkpoint.open(zoo.path(name), f"zoo:{name}")
+        rows.append(
+            {
+                "name": opened.reference,
+                "architecture": (opened.config.get("architectures") or ["?"])[0],
+                "layers": len(opened.main),
+                "parameters": opened.parameters,
+            }
+        )
+    return rows

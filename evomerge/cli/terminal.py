@@ -1,0 +1,198 @@
+"""What the commands print: Rich for people on a terminal, plain lines in a pipe."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from evomerge.run.history import Candidate, History
+from evomerge.run.journal import Event
+from evomerge.scores import SPLITS, Failure, Scores
+
+if TYPE_CHECKING:
+    from evomerge.report.standings import Standings
+    from evomerge.search.ranking import Ranking
+
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """Print strict JSON (nan and infinities become null)."""
+    sys.stdout.write(json.dumps(_strict(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+    """Print a table: Rich on a terminal, tab-separated lines in a pipe."""
+    if not out.is_terminal:
+        for row in (headers, *rows):
+            sys.stdout.write("\t".join(row) + "\n")
+        return
+    table = Table(title=title or None, title_justify="left")
+    for index, header in enumerate(headers):
+        figures = all(row[index][:1] in "-+.0123456789" for row in rows)
+        table.add_column(header, justify="right" if figures else "left", no_wrap=index == 0)
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Print named values, one a line."""
+    print_table(("what", "value"), [(name, _text(value)) for name, value in facts.items()])
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], first: str) -> None:
+    """Print records with the same keys as a table.
+
+    Args:
+        rows: the records.
+        first: the only header where there are none.
+    """
+    headers = list(rows[0]) if rows else [first]
+    print_table(headers, [[_text(row[name]) for name in headers] for row in rows])
+
+
+def print_standings(table: Standings) -> None:
+    """Print the scores of parents, uniform merge and winner, and how far the winner is ahead."""
+    headers = ["model", *(f"{column} {split}" for column in table.columns for split in SPLITS)]
+    rows = []
+    for row in table.rows:
+        cells = [row.label]
+        for column in table.columns:
+            for split in SPLITS:
+                item = row.estimates.get((split, column))
+                cells.append(percent(item.value, item.low, item.high) if item else "-")
+        rows.append(cells)
+    print_table(headers, rows, title="standings, in % with 95 % intervals")
+    for label, comparison in table.comparisons.items():
+        gain = comparison.difference
+        say(
+            f"searched - {label} on {table.compared_on}: {100 * gain.value:+.1f} points "
+            f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}], better with probability "
+            f"{comparison.probability:.3f}"
+        )
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_text(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_text(item) for item in value)
+    return str(value)
+
+
+def say(message: str) -> None:
+    """Tell a person on standard error; standard output stays for answers."""
+    err.print(message, markup=False, highlight=False)
+
+
+class SearchDisplay:
+    """Shows a running search: a progress bar on a terminal, a line an event in a pipe."""
+
+    def __init__(self, total: int | None, ranking: Ranking) -> None:
+        self._ranking = ranking
+        self._leading: list[Candidate] | None = None
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[best]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=err,
+        )
+        self._task: TaskID = self._progress.add_task("searching", total=total, best="")
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Keep the bar on the screen while the block runs."""
+        if not err.is_terminal:
+            yield
+            return
+        with self._progress:
+            yield
+
+    def _best(self, history: History, event: Event) -> str:
+        """Return who leads, kept up to date event by event."""
+        told = history.candidates[event["candidate"]] if "candidate" in event else None
+        for item in history.candidates if self._leading is None else [told] if told else []:
+            self._leading = self._ranking.incumbents([*(self._leading or []), item])
+        if not self._leading:
+            return ""
+        return f"best {self._leading[0].fitness:.4f} (candidate {self._leading[0].number})"
+
+    def observe(self, history: History, event: Event) -> None:
+        """Take in one event of the search."""
+        if event["event"] == "ask":
+            return
+        best = self._best(history, event)
+        if err.is_terminal:
+            done = sum(item.status != "open" for item in history.candidates)
+            stage = "searching" if event["event"] == "tell" else "final scores"
+            self._progress.update(self._task, completed=done, best=best, description=stage)
+            return
+        if event["event"] == "tell":
+            say(f"{describe(history.candidates[event['candidate']])}; {best}".rstrip("; "))
+        elif event["event"] == "complete":
+            candidate = history.candidates[event["candidate"]]
+            say(f"{describe(candidate)} on all search documents, as a finalist must")
+        elif event["event"] == "score":
+            candidate = history.candidates[event["candidate"]]
+            say(f"candidate {candidate.number} ({candidate.name}) scored on {event['split']}")
+        elif event["event"] == "winner":
+            say(f"candidate {event['candidate']} wins on the validation documents")
+
+
+def describe(candidate: Candidate) -> str:
+    """Return one line on a candidate's search outcome."""
+    outcome = candidate.outcomes.get("search")
+    head = f"candidate {candidate.number} ({candidate.name})"
+    if isinstance(outcome, Failure):
+        return f"{head} failed in {outcome.stage}: {outcome.reason}"
+    if isinstance(outcome, Scores) and candidate.fitness is not None:
+        spent = sum(outcome.fidelity.values())
+        source = f", estimated from {spent} documents" if candidate.is_estimate else ""
+        return f"{head} {candidate.fitness:.4f}{source}"
+    return f"{head} open"
+
+
+def percent(value: float, low: float = math.nan, high: float = math.nan) -> str:
+    """Return `87.0 [84.8, 88.9]`, in per cent for shares and as it is for larger figures."""
+    if not math.isfinite(value):
+        return "-"
+    factor = 100.0 if 0.0 <= value <= 1.0 else 1.0
+    text = f"{value * factor:.1f}"
+    if math.isfinite(low) and math.isfinite(high):
+        text += f" [{low * factor:.1f}, {high * factor:.1f}]"
+    return text

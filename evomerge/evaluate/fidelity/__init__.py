@@ -1,0 +1,1 @@
+"""How many documents a candidate is scored on."""

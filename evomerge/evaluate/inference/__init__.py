@@ -1,0 +1,1 @@
+"""How a model answers: log-likelihoods and greedy generation at the cost of the forward passes."""

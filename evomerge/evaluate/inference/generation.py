@@ -1,0 +1,193 @@
+"""Greedy generation that lets finished rows go, with the texts that lm-eval's HFLM gives.
+
+What ends a row is what ends it in lm-eval at batch size 1: an end token of the model's generation
+settings, a stop sequence among the last tokens, or the limit of new tokens. (In larger batches
+lm-eval lets a row run on until its neighbours end, and cuts the text afterwards: the same text,
+unless a stop sequence is a special token, which the text does not show.)
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from evomerge.errors import CandidateError
+from evomerge.evaluate.inference.batches import Batching
+
+_WIDER = 4  # times the tokens of a scoring batch: most steps read one token a row
+_LOOK_BACK = 2  # tokens that a stop sequence may be longer than its own encoding, as in lm-eval
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What to continue, and when to stop.
+
+    Attributes:
+        tokens: the prompt, cut from the left to leave room for the limit.
+        stops: texts that end the continuation; the end token's text among them.
+        limit: most new tokens.
+    """
+
+    tokens: tuple[int, ...]
+    stops: tuple[str, ...]
+    limit: int
+
+
+class Stops:
+    """Whether a row has just said a stop sequence; remembers every ending it has looked at."""
+
+    def __init__(self, tokenizer: Any, stops: Sequence[str]) -> None:
+        self._tokenizer, self._stops = tokenizer, stops
+        encoded = [len(tokenizer.encode(stop, add_special_tokens=False)) for stop in stops]
+        self._width = max(encoded, default=0) + _LOOK_BACK
+        self._known: dict[tuple[int, ...], bool] = {}
+
+    def __call__(self, tokens: Sequence[int]) -> bool:
+        """Tell whether the last of these tokens contain a stop sequence."""
+        ending = tuple(tokens[-self._width :])
+        if ending not in self._known:
+            text = self._tokenizer.decode(ending)
+            self._known[ending] = any(stop in text for stop in self._stops)
+        return self._known[ending]
+
+
+def is_greedy(model: Any) -> bool:
+    """Tell whether `model.generate` adds nothing to plain greedy decoding, and takes positions."""
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return False
+    settings = model.generation_config
+    idle: dict[str, tuple[Any, ...]] = {
+        "repetition_penalty": (None, 1.0),
+        "encoder_repetition_penalty": (None, 1.0),
+        "no_repeat_ngram_size": (None, 0),
+        "min_length": (None, 0),
+        "min_new_tokens": (None,),
+        "num_beams": (None, 1),
+        "guidance_scale": (None, 1, 1.0),
+        "penalty_alpha": (None,),
+        "bad_words_ids": (None,),
+        "forced_bos_token_id": (None,),
+        "forced_eos_token_id": (None,),
+        "suppress_tokens": (None,),
+        "begin_suppress_tokens": (None,),
+        "sequence_bias": (None,),
+        "exponential_decay_length_penalty": (None,),
+        "stop_strings": (None,),
+        "prompt_lookup_num_tokens": (None,),
+        "max_time": (None,),
+        "watermarking_config": (None,),
+        "cache_implementation": (None,),
+    }
+    return all(getattr(settings, name, None) in values for name, values in idle.items())
+
+
+def plan(prompts: Sequence[Prompt], batching: Batching) -> list[list[int]]:
+    """Return batches of prompt numbers with equal stops and limits, of similar length."""
+    wide = replace(batching, tokens=_WIDER * batching.tokens)
+    kinds: dict[tuple[tuple[str, ...], int], list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        kinds.setdefault((prompt.stops, prompt.limit), []).append(number)
+    return [
+        [numbers[i] for i in group]
+        for (_, limit), numbers in kinds.items()
+        for group in wide.cut([len(prompts[n].tokens) + limit for n in numbers])
+    ]
+
+
+def continue_greedily(
+    model: Any, prompts: Sequence[Prompt], stops: Stops, pad: int
+) -> list[list[int]]:
+    """Return the new tokens of each prompt, the ending token included.
+
+    Args:
+        prompts: one batch, of equal limit.
+    """
+    import torch
+    from transformers import DynamicCache
+
+    device = model.device
+    ends = end_tokens(model)
+    length = max(len(prompt.tokens) for prompt in prompts)
+    tokens = torch.tensor(
+        [[pad] * (length - len(prompt.tokens)) + list(prompt.tokens) for prompt in prompts],
+        device=device,
+    )
+    lengths = torch.tensor([len(prompt.tokens) for prompt in prompts], device=device)
+    mask = (torch.arange(length, device=device) >= length - lengths[:, None]).long()
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    said: list[list[int]] = [[] for _ in prompts]
+    rows = list(range(len(prompts)))  # which prompt each line of the tensors belongs to
+    open_rows = set(rows)
+    cache = DynamicCache(config=model.config.get_text_config())
+    options = _options(model, cache)
+    with torch.inference_mode():
+        for step in range(prompts[0].limit):
+            output = model(
+                input_ids=tokens,
+                attention_mask=mask,
+                position_ids=positions,
+                use_cache=True,
+                **options,
+            )
+            logits = output.logits[:, -1].to(device).float()
+            if step == 0 and bool(logits.isnan().any()):
+                raise CandidateError("The model's logits are not numbers (NaN).")
+            following = logits.argmax(-1)
+            for row, token in zip(rows, following.tolist(), strict=True):
+                if row in open_rows:
+                    said[row].append(token)
+                    if token in ends or stops(said[row]):
+                        open_rows.discard(row)
+            if not open_rows or step + 1 == prompts[0].limit:
+                break
+            kept = [line for line, row in enumerate(rows) if row in open_rows]
+            if len(kept) < len(rows):
+                chosen = torch.tensor(kept)  # on the host: layers may lie on several devices
+                cache.batch_select_indices(chosen)
+                following, mask, positions = following[chosen], mask[chosen], positions[chosen]
+                rows = [rows[line] for line in kept]
+            tokens = following[:, None]
+            positions = positions[:, -1:] + 1
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+    return said
+
+
+def end_tokens(model: Any) -> set[int]:
+    """Return the tokens that end a text by the model's generation settings."""
+    ends = model.generation_config.eos_token_id
+    return set() if ends is None else set(ends) if isinstance(ends, (list, tuple)) else {ends}
+
+
+def cache_argument(model: Any) -> str:
+    """Return what this version of transformers calls the cache of keys and values."""
+    known = inspect.signature(model.forward).parameters
+    return "cache" if "cache" in known else "past_key_values"
+
+
+def _options(model: Any, cache: Any) -> dict[str, Any]:
+    """Return the cache, and that only the last position is wanted, as this model takes them."""
+    known = inspect.signature(model.forward).parameters
+    options: dict[str, Any] = {cache_argument(model): cache}
+    if "logits_to_keep" in known:
+        options["logits_to_keep"] = 1
+    return options
+
+
+def is_nearly_best(model: Any, prompt: Prompt, said: Sequence[int]) -> bool:
+    """Tell whether each new token is, but for rounding, what one uncached pass would choose.
+
+    Two runs of the same model may part where two tokens are as likely as each other; from there
+    on their texts cannot be compared.
+    """
+    import torch
+
+    tokens = torch.tensor([[*prompt.tokens, *said]], device=model.device)
+    with torch.inference_mode():
+        logits = model(input_ids=tokens, use_cache=False).logits[0, len(prompt.tokens) - 1 : -1]
+    logits = logits.float()
+    chosen = logits.gather(-1, tokens[0, len(prompt.tokens) :, None])[:, 0]
+    tolerance = 1e-4 if model.dtype == torch.float32 else 0.02
+    gap = logits.max(-1).values - chosen
+    return bool((gap <= tolerance * logits.abs().amax(-1)).all())

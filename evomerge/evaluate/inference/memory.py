@@ -1,0 +1,46 @@
+"""How many tokens a batch may hold on a device."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+
+from evomerge.evaluate.inference.batches import Batching
+
+_CACHE = 24 * 2**20  # bytes of activations that a CPU still handles near its cores
+_CPU_LEAST, _CPU_MOST = 256, 1024  # tokens
+_SHARE = 0.25  # of a GPU's memory, for what a batch needs besides the weights
+_GPU_LEAST, _GPU_MOST = 256, 2**17  # tokens
+_CPU_BATCH, _GPU_BATCH = 48, 512  # tokens of padding that cost about what one more batch costs
+
+
+def batching(model: Any, batch_size: int | Literal["auto"]) -> Batching:
+    """Return how large batches may be on the model's device.
+
+    Set by the model's shape and the device's total memory, not by what is free at the moment, so
+    that a resumed search makes the same batches.
+    """
+    rows = None if batch_size == "auto" else batch_size
+    config = model.config.get_text_config()
+    width = int(config.hidden_size)
+    inner = int(getattr(config, "intermediate_size", None) or 4 * width)
+    activations = model.dtype.itemsize * (8 * width + 3 * inner)
+    if model.device.type == "cpu":
+        tokens = max(_CPU_LEAST, min(_CPU_MOST, _CACHE // activations))
+        return Batching(tokens, rows, _CPU_BATCH)
+    kept = model.dtype.itemsize * 2 * width * int(config.num_hidden_layers)
+    total = 8 * 2**30
+    if model.device.type == "cuda":
+        total = torch.cuda.get_device_properties(model.device).total_memory
+    per_token = activations + kept + 12 * int(config.vocab_size)
+    tokens = max(_GPU_LEAST, min(_GPU_MOST, int(total * _SHARE / per_token)))
+    return Batching(tokens, rows, _GPU_BATCH)
+
+
+def is_exhausted(error: RuntimeError) -> bool:
+    """Tell whether an error says that memory ran out."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text

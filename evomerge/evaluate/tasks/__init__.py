@@ -1,0 +1,1 @@
+"""What is asked: lm-eval tasks, own functions, and the documents of each split."""

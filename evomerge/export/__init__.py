@@ -1,0 +1,1 @@
+"""What leaves a run: checkpoints, model cards, uploads."""

@@ -1,0 +1,1 @@
+"""What a block is, where tensors lie in a model, how depth and scales change."""

@@ -1,0 +1,167 @@
+"""From parents on disk to what a search and an export need: resident model, tokenizer, writer."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from evomerge.errors import CheckpointError, InputError
+from evomerge.merge.architecture.placement import Placement
+from evomerge.merge.tensors.adapters import adapter_patches
+from evomerge.merge.tokenizers.plan import plan_tokenizer
+from evomerge.merge.writer import write_model
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.recipe import Recipe
+
+if TYPE_CHECKING:
+    from evomerge.merge.resident import Resident
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def bytes_of(text: str, option: str) -> int:
+    """Return the bytes that a text such as `5GB` stands for.
+
+    Raises:
+        InputError: it is not a size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B?)", text.strip().upper())
+    size = int(float(match[1]) * _UNITS.get(match[2], 0)) if match else 0
+    if size <= 0:
+        raise InputError(f"{option} is {text!r}; it must be a size such as 500MB or 5GB.")
+    return size
+
+
+def resident(
+    checkpoints: Mapping[str, Checkpoint],
+    recipe: Recipe,
+    place: str | Placement,
+    *,
+    routed: bool = False,
+    memory: int = 0,
+) -> Resident:
+    """Return the model in memory for recipes that share host, dtype and tokenizer with this one.
+
+    Args:
+        checkpoints: every parent by reference.
+        recipe: any of the recipes.
+        place: where the model lives, a device or more.
+        routed: whether blocks mostly come from the parents as they are, in any order.
+        memory: bytes that may be kept from candidate to candidate.
+
+    Raises:
+        CheckpointError: transformers cannot build the host, or an adapter cannot be added.
+    """
+    # These two bring transformers' models along, which `evomerge merge` can do without.
+    from evomerge.merge.resident import Resident
+    from evomerge.merge.routed import RoutedResident
+
+    rows = plan_tokenizer(recipe, checkpoints).rows
+    patches = adapter_patches(checkpoints)
+    kind = RoutedResident if routed else Resident
+    return kind(
+        checkpoints, recipe.host, recipe.dtype, place, memory=memory, patches=patches, rows=rows
+    )
+
+
+def tokenizer(checkpoints: Mapping[str, Checkpoint], recipe: Recipe) -> Any:
+    """Return the tokenizer of a recipe's model.
+
+    Raises:
+        CheckpointError: transformers cannot load it.
+    """
+    plan = plan_tokenizer(recipe, checkpoints)
+    host = checkpoints[recipe.host]
+    if not plan.files:
+        return tokenizer_of(host)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        for file in host.companions:
+            if file.parent == host.folder and file.name not in plan.dropped:
+                shutil.copyfile(file, folder / file.name)
+        shutil.copyfile(host.folder / "config.json", folder / "config.json")
+        for file_name, text in plan.files.items():
+            (folder / file_name).write_text(text, encoding="utf-8")
+        return load_tokenizer(folder, recipe.tokenizer)
+
+
+def write(
+    recipe: Recipe,
+    checkpoints: Mapping[str, Checkpoint],
+    out: Path,
+    *,
+    memory: str = "8GB",
+    shard_size: str = "5GB",
+    texts: Mapping[str, str] | None = None,
+) -> tuple[str, ...]:
+    """Write a recipe's model as a checkpoint, tokenizer included; see `write_model`.
+
+    Returns:
+        What was decided where the parents' tokenizers disagree, one sentence each.
+    """
+    plan = plan_tokenizer(recipe, checkpoints)
+    write_model(
+        recipe,
+        checkpoints,
+        out,
+        memory=bytes_of(memory, "--memory"),
+        shard_size=bytes_of(shard_size, "--shard-size"),
+        extra_files={**plan.files, **(texts or {})},
+        dropped=plan.dropped,
+        patches=adapter_patches(checkpoints),
+        rows=plan.rows,
+    )
+    return plan.notes
+
+
+def tokenizer_of(checkpoint: Checkpoint) -> Any:
+    """Load a parent's tokenizer; code in the folder is never run.
+
+    Raises:
+        CheckpointError: there is none that transformers can load.
+    """
+    return load_tokenizer(checkpoint.folder, checkpoint.reference)
+
+
+def load_tokenizer(folder: Path, reference: str) -> Any:
+    """Load the tokenizer in a folder; code in the folder is never run.
+
+    Raises:
+        CheckpointError: there is none that transformers can load.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # transformers raises many unrelated kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"{reference!r} has no tokenizer that transformers can load "
+            f"({reason}); put tokenizer.json and tokenizer_config.json beside its weights."
+        ) from error
+
+
+def load(checkpoint: Checkpoint, place: str | Placement) -> Any:
+    """Load a causal language model as transformers does, in the dtype it is stored in.
+
+    Raises:
+        CheckpointError: transformers cannot load it.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            checkpoint.folder, trust_remote_code=False, dtype="auto"
+        )
+    except Exception as error:  # transformers raises many unrelated kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"{checkpoint.reference!r} cannot be loaded as a causal language model ({reason})."
+        ) from error
+    placement = Placement(place) if isinstance(place, str) else place
+    placement.settle(model)
+    return model.requires_grad_(False).train(False)

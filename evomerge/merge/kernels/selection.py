@@ -1,0 +1,219 @@
+"""Choosing by magnitude: exactly k elements, the largest, lowest index first among equals.
+
+bf16 differences tie massively, so a threshold alone would keep a different number. A choice is a
+`Cut`: a magnitude and, for the elements of just that magnitude, an index. For one merge the cut
+is found without a sort (`find_cut`), for many it is looked up in an `Order`; both give the same.
+A NaN counts as larger than every number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from evomerge.merge.kernels.compiled import Array, compiled, widen
+from evomerge.merge.kernels.passes import SPAN, spans
+
+Magnitudes = Callable[["slice | Array"], Array]
+"""Gives the magnitudes (float32, not negative) of elements of a flat tensor, in a buffer: of a
+slice, or of an array of indices."""
+
+_SAMPLE = 1 << 15
+
+_RUN = 16
+"""Neighbours that are sampled together: they come from memory together."""
+
+_GROUP = 16
+"""Elements that `_sift` looks at together."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A place in the order of falling magnitude; lowest index first among equals.
+
+    An element is before the cut if its magnitude is above `magnitude`, or equals it at an index
+    below `index`.
+    """
+
+    magnitude: float
+    index: int
+
+    def load_before(self, source: Array, base: Array, start: int, out: Array) -> None:
+        """Write what a stored span adds to a base's, with 0 for all that is not before the cut.
+
+        Args:
+            source: elements `start` to `start + len(source)` of the flat tensor. A NaN stays.
+            base: as long.
+            start: index of the first of them.
+            out: float32.
+        """
+        for part, bound in self._parts(len(out), start):
+            _load_above(source[part], base[part], bound, out[part])
+
+    def drop_before(self, values: Array, start: int) -> None:
+        """Set to 0 the elements of a float32 span that are before the cut; a NaN stays."""
+        for part, bound in self._parts(len(values), start):
+            _drop_above(values[part], bound)
+
+    def keep_before(self, values: Array, magnitudes: Array, start: int) -> None:
+        """Set to 0 the elements of a float32 span whose magnitudes are not before the cut."""
+        for part, bound in self._parts(len(values), start):
+            _keep_above(values[part], magnitudes[part], bound)
+
+    def _parts(self, size: int, start: int) -> list[tuple[slice, np.float32]]:
+        """Split a span at `index`; an element of a part is before the cut if above its bound."""
+        split = min(max(self.index - start, 0), size)
+        bound = np.float32(self.magnitude)
+        below = np.nextafter(bound, np.float32(-1))
+        parts = [(slice(0, split), below), (slice(split, size), bound)]
+        return [(part, bound) for part, bound in parts if part.stop > part.start]
+
+
+@compiled
+def _load_above(source: Array, base: Array, bound: np.float32, out: Array) -> None:
+    for i in range(len(out)):
+        change = widen(source[i]) - widen(base[i])
+        out[i] = np.float32(0) if abs(change) <= bound else change
+
+
+@compiled
+def _drop_above(values: Array, bound: np.float32) -> None:
+    for i in range(len(values)):
+        values[i] = np.float32(0) if abs(values[i]) > bound else values[i]
+
+
+@compiled
+def _keep_above(values: Array, magnitudes: Array, bound: np.float32) -> None:
+    for i in range(len(values)):
+        values[i] = np.float32(0) if magnitudes[i] <= bound else values[i]
+
+
+class Order:
+    """Every cut of one tensor, from one sort; holds 4 bytes an element."""
+
+    def __init__(self, magnitudes: Magnitudes, size: int):
+        """Sort the `size` magnitudes (fewer than 2^32)."""
+        self._magnitudes = magnitudes
+        keys = np.empty(size, dtype=np.uint64)
+        for span in spans(size):
+            falling = np.uint32(0xFFFFFFFF) - magnitudes(span).view(np.uint32)
+            keys[span] = falling.astype(np.uint64) << np.uint64(32)
+            keys[span] |= np.arange(span.start, span.stop, dtype=np.uint64)
+        keys.sort()
+        self._order = keys.astype(np.uint32)
+
+    def cut(self, count: int) -> Cut:
+        """Return the cut that has `count` (1 or more) elements before it."""
+        last = int(self._order[count - 1])
+        return _cut(float(self._magnitudes(slice(last, last + 1))[0]), last)
+
+
+def find_cut(magnitudes: Magnitudes, size: int, count: int) -> Cut:
+    """Return the cut that has `count` (1 or more) of `size` elements before it, without a sort.
+
+    Floyd and Rivest 1975 (doi 10.1145/360680.360691): a sample brackets the magnitude, one pass
+    counts what is above the bracket and collects what is inside. What equals an end of the
+    bracket is counted too, since ends are where many elements tie. A sample that misleads costs
+    time, never exactness.
+    """
+    if size > 4 * _SAMPLE:
+        low, high = _bracket(magnitudes, size, count)
+        counts, places, values = _collect(magnitudes, size, low, high)
+        above, highest, lowest = (int(number) for number in counts.sum(0))
+        wanted = count - above
+        if 0 < wanted <= highest:
+            return _cut(high, _nth_equal(magnitudes, size, high, counts[:, 1], wanted))
+        wanted -= highest
+        if 0 < wanted <= len(values):
+            magnitude, place = _nth(values, wanted)
+            return _cut(magnitude, int(places[place]))
+        wanted -= len(values)
+        if 0 < wanted <= lowest:
+            return _cut(low, _nth_equal(magnitudes, size, low, counts[:, 2], wanted))
+    everything = [magnitudes(span).copy() for span in spans(size)]
+    return _cut(*_nth(np.concatenate(everything), count))
+
+
+def _cut(magnitude: float, last: int) -> Cut:
+    return Cut(math.inf if math.isnan(magnitude) else magnitude, last + 1)
+
+
+def _bracket(magnitudes: Magnitudes, size: int, count: int) -> tuple[float, float]:
+    """Guess a low and a high magnitude with the cut between them, wide by 4 deviations."""
+    starts = np.arange(0, size - _RUN, size // (_SAMPLE // _RUN))
+    sample = np.sort(magnitudes((starts[:, None] + np.arange(_RUN)).ravel()))
+    share = 1 - count / size
+    slack = 4 * math.sqrt(share * (1 - share) / len(sample)) + 2 / len(sample)
+    first = math.floor((share - slack) * len(sample))
+    last = math.ceil((share + slack) * len(sample))
+    low = float(sample[first]) if first >= 0 else 0.0
+    high = float(sample[last]) if last < len(sample) else math.inf
+    return (0.0 if math.isnan(low) else low), (math.inf if math.isnan(high) else high)
+
+
+def _collect(
+    magnitudes: Magnitudes, size: int, low: float, high: float
+) -> tuple[Array, Array, Array]:
+    """Count magnitudes at and above a bracket's ends, and collect what lies between them.
+
+    Returns:
+        how many of each span are above `high` (NaN included), equal `high`, and equal `low` where
+        that is lower; indices and magnitudes of what lies between.
+    """
+    counts = np.zeros((-(-size // SPAN), 3), dtype=np.int64)
+    places, values = [], []
+    found = np.empty(SPAN, dtype=np.uint32)
+    for number, span in enumerate(spans(size)):
+        some = magnitudes(span)
+        inside = _sift(some, np.float32(low), np.float32(high), counts[number], found)
+        places.append(found[:inside].astype(np.int64) + span.start)
+        values.append(some[found[:inside]])
+    return counts, np.concatenate(places), np.concatenate(values)
+
+
+@compiled
+def _sift(magnitudes: Array, low: np.float32, high: np.float32, counts: Array, found: Array) -> int:
+    """Count as `_collect` says, list where magnitudes lie between, and return how many do."""
+    size = len(magnitudes)
+    above = highest = lowest = np.uint32(0)
+    for i in range(size):
+        above += np.uint32(not magnitudes[i] <= high)
+        highest += np.uint32(magnitudes[i] == high)
+        lowest += np.uint32(magnitudes[i] == low)
+    counts[0], counts[1], counts[2] = above, highest, lowest if low < high else np.uint32(0)
+    # Most groups hold nothing, and to see that takes a few vector operations.
+    hits = np.zeros(size // _GROUP + 1, dtype=np.uint8)
+    for group in range(size // _GROUP):
+        for i in range(_GROUP):
+            value = magnitudes[group * _GROUP + i]
+            hits[group] |= (value > low) & (value < high)
+    hits[size // _GROUP] = 1
+    inside = 0
+    for group in range(len(hits)):
+        if hits[group]:
+            for i in range(group * _GROUP, min((group + 1) * _GROUP, size)):
+                found[inside] = i
+                inside += (magnitudes[i] > low) & (magnitudes[i] < high)
+    return inside
+
+
+def _nth(values: Array, count: int) -> tuple[float, int]:
+    """Return the magnitude that is `count`-th from the top, and where its element lies."""
+    at = len(values) - count
+    magnitude = np.partition(values, at)[at]
+    if np.isnan(magnitude):
+        return math.nan, int(np.flatnonzero(np.isnan(values))[count - 1])
+    above = len(values) - int(np.count_nonzero(values <= magnitude))
+    return float(magnitude), int(np.flatnonzero(values == magnitude)[count - above - 1])
+
+
+def _nth_equal(magnitudes: Magnitudes, size: int, value: float, counts: Array, wanted: int) -> int:
+    """Return the index of the `wanted`-th element of a magnitude, given their number by span."""
+    number = int(np.searchsorted(counts.cumsum(), wanted))
+    start = number * SPAN
+    some = magnitudes(slice(start, min(start + SPAN, size)))
+    equal = np.flatnonzero(some == np.float32(value))
+    return start + int(equal[wanted - int(counts[:number].sum()) - 1])

@@ -1,0 +1,1 @@
+"""From a recipe to tensors: what is read, how it is merged."""

@@ -1,0 +1,125 @@
+"""Making one merged tensor; the resident model and the out-of-core writer share every step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from evomerge.errors import CandidateError, CheckpointError
+from evomerge.merge.kernels.compiled import are_finite, stored
+from evomerge.merge.kernels.noise import Noise
+from evomerge.merge.methods import get_method
+from evomerge.merge.methods.method import Merge
+from evomerge.merge.tensors.plan import Planner, SourceTensor, TensorPlan
+from evomerge.merge.tensors.reader import DTYPES, Reader, Rows
+
+
+class TensorMaker:
+    """Makes tensors by their plans.
+
+    Args:
+        planner: knows which tensors of the parents answer to each other.
+        reader: reads them.
+        rows: the merged vocabulary where rows are matched by token, or None.
+    """
+
+    def __init__(self, planner: Planner, reader: Reader, rows: Rows | None = None) -> None:
+        self.planner, self.reader, self.rows = planner, reader, rows
+
+    def read(self, plan: TensorPlan, source: SourceTensor) -> Tensor:
+        """Return a source in the merged tensor's shape; do not write it.
+
+        Raises:
+            CheckpointError: an adapter or a vocabulary gives another shape than planned.
+        """
+        host = self.planner.host
+        if self.rows is not None and plan.name in host.token_tensors:
+            tensor = self.rows.rows(
+                source.parent, plan.name, lambda parent: self._counterpart(plan.name, parent)
+            )
+        else:
+            tensor = self.reader.read(source)
+        if tuple(tensor.shape) != plan.shape:
+            raise CheckpointError(
+                f"Tensor {source.name!r} of {source.parent!r} has shape {list(tensor.shape)}; "
+                f"the merged model needs {list(plan.shape)}."
+            )
+        if plan.method is None:
+            return tensor.to(DTYPES[plan.dtype])  # an adapter's change comes in float32
+        return tensor
+
+    def is_copied(self, plan: TensorPlan, source: SourceTensor) -> bool:
+        """Whether `read` returns memory of its own instead of a mapped file."""
+        by_token = self.rows is not None and plan.name in self.planner.host.token_tensors
+        return by_token or source.parent in self.reader.patches
+
+    def prepare(self, plan: TensorPlan, *, reuse: bool) -> Merge:
+        """Read the sources and compute what no knob changes (see `Method.prepare`).
+
+        Raises:
+            ValueError: the plan is a copy.
+        """
+        if plan.method is None:
+            raise ValueError(f"{plan.name} is copied, not merged")
+        method = get_method(plan.method)
+        noise = [Noise(plan.seed, item.parent, item.name) for item in plan.sources]
+        return method.prepare(
+            [self.read(plan, item) for item in plan.sources],
+            self.read(plan, plan.base) if plan.base else None,
+            noise if method.random else (),
+            reuse=reuse,
+        )
+
+    def write(self, plan: TensorPlan, merge: Merge, out: Tensor) -> None:
+        """Write the merged tensor into `out`, contiguous and of the plan's shape and dtype.
+
+        Raises:
+            CandidateError: the knobs have no finite result; the tensor is named.
+        """
+        knobs = plan.merge_knobs or {}
+        try:
+            if plan.factor == 1:
+                merge(plan.knobs, knobs, out)
+            else:
+                exact = torch.empty(out.shape, dtype=torch.float32, device=out.device)
+                merge(plan.knobs, knobs, exact)
+                out.copy_(exact.add_(plan.offset).mul_(plan.factor).sub_(plan.offset))
+        except CandidateError as error:
+            raise CandidateError(f"{plan.name}: {error}") from error
+        if not is_finite(out):
+            raise CandidateError(self._blame(plan, out))
+
+    def _counterpart(self, name: str, parent: str) -> Tensor:
+        own = self.planner.fit(parent).outside[name]
+        return self.reader.read(SourceTensor(parent, own))
+
+    def _blame(self, plan: TensorPlan, out: Tensor) -> str:
+        """Say whose fault it is that a merged tensor is not finite."""
+        for source in plan.inputs:
+            bad = count_bad(self.read(plan, source))
+            if bad:
+                return (
+                    f"{plan.name}: {bad} of {math.prod(plan.shape)} weights of {source.parent!r} "
+                    "are NaN or infinite, and so is the merge."
+                )
+        return (
+            f"{plan.name}: {plan.method} gave {count_bad(out)} NaN or infinite weights of "
+            f"{math.prod(plan.shape)} from finite sources; the knobs are too large for "
+            f"{plan.dtype} or have no finite result."
+        )
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no weight is NaN or infinite."""
+    if not tensor.is_floating_point():
+        return True
+    if tensor.is_cpu and tensor.dtype in (torch.bfloat16, torch.float16, torch.float32):
+        return are_finite(stored(tensor))
+    return count_bad(tensor) == 0
+
+
+def count_bad(tensor: Tensor) -> int:
+    """Return how many elements are NaN or infinite."""
+    return int((~torch.isfinite(tensor)).sum())

@@ -1,0 +1,293 @@
+"""From a recipe to what has to be done for every tensor of the merged model; torch is not needed.
+
+The plan covers every tensor that the merged checkpoint has: those of the blocks a recipe lists
+(renumbered where layers are added or left out), embeddings, norms, head, and what only the host
+has a say in (other modalities, buffers, integer tensors, stacks the recipe does not name).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from evomerge.errors import RecipeError, did_you_mean
+from evomerge.merge.methods import get_method
+from evomerge.merge.methods.method import Method, check_knobs, is_merged
+from evomerge.merge.tokenizers.protocol import Vocabulary
+from evomerge.models.checkpoint import Checkpoint, is_buffer
+from evomerge.models.correspondence import Fit
+from evomerge.models.safetensors import TensorInfo
+from evomerge.recipe import Knob, Layer, Recipe, Source, knob_at
+
+if TYPE_CHECKING:
+    from evomerge.merge.architecture.folding import Fold
+
+_Find: TypeAlias = Callable[[Source], "SourceTensor"]
+
+STORED = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
+"""A recipe's dtypes as safetensors headers spell them."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTensor:
+    """One tensor of one parent.
+
+    Attributes:
+        parent: the parent's reference.
+        name: the tensor's name there.
+    """
+
+    parent: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlan:
+    """How one tensor of the merged model is made.
+
+    Attributes:
+        name: in the merged model, in the host's naming.
+        shape: its shape.
+        dtype: its dtype on disk, as safetensors headers spell it.
+        method: name of the merge method, or None for a bit-for-bit copy of the only source.
+        sources: what is merged.
+        knobs: every `source` knob of every source.
+        base: what task vectors are measured from, or None.
+        merge_knobs: every `merge` knob.
+        seed: of the random methods.
+        factor: multiplies the result before it is rounded (scale folding of layer routing).
+        offset: is added before the factor and taken off behind it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    method: str | None
+    sources: tuple[SourceTensor, ...]
+    knobs: tuple[Mapping[str, float], ...] = ()
+    base: SourceTensor | None = None
+    merge_knobs: Mapping[str, float] | None = None
+    seed: int = 0
+    factor: float = 1.0
+    offset: float = 0.0
+
+    @property
+    def inputs(self) -> tuple[SourceTensor, ...]:
+        """Sources and base."""
+        return (*self.sources, self.base) if self.base else self.sources
+
+
+def plan(
+    recipe: Recipe,
+    checkpoints: Mapping[str, Checkpoint],
+    vocabulary: Vocabulary | None = None,
+) -> list[TensorPlan]:
+    """Return the plan of every tensor, blocks in order, embeddings first.
+
+    Args:
+        recipe: what to build.
+        checkpoints: every parent the recipe names, by reference.
+        vocabulary: set where rows of embeddings and head are matched by token.
+
+    Raises:
+        RecipeError: it names a parent, stack, block, method or knob that does not exist, or
+            sources whose tensors do not have one shape.
+        CheckpointError: a parent has tensors the host knows nothing of.
+    """
+    return list(Planner(checkpoints, recipe.host).plan(recipe, vocabulary))
+
+
+class Planner:
+    """Plans recipes over the same parents; what only depends on the parents is found once."""
+
+    def __init__(self, checkpoints: Mapping[str, Checkpoint], host: str) -> None:
+        self.checkpoints = checkpoints
+        self.host = self._parent(host)
+        self._fits = {name: Fit(self.host, item) for name, item in checkpoints.items()}
+
+    def plan(self, recipe: Recipe, vocabulary: Vocabulary | None = None) -> Iterator[TensorPlan]:
+        """Yield the plan of every tensor; see the function `plan`."""
+        for prefix in recipe.layers:
+            if prefix not in self.host.stacks:
+                raise RecipeError(
+                    f"layers.{prefix}: the host {self.host.reference!r} has no such block stack; "
+                    f"it has {', '.join(self.host.stacks)}."
+                    f"{did_you_mean(prefix, self.host.stacks)}"
+                )
+        maker = _Maker(self, recipe, vocabulary, _folds(recipe, self.host))
+        places = self.host.places
+        for name, place in places.items():
+            if place == "before":
+                yield maker.outside(name, recipe.before)
+        for prefix in self.host.stacks:
+            yield from maker.stack(prefix)
+        for name, place in places.items():
+            if place in ("kept", "buffer"):
+                yield maker.copy(name, SourceTensor(recipe.host, name))
+            elif place == "after" and not (name == self.host.head and self.host.tied):
+                yield maker.outside(name, recipe.after)
+
+    def fit(self, reference: str) -> Fit:
+        """Return how a parent's tensors answer to the host's."""
+        self._parent(reference)
+        return self._fits[reference]
+
+    def _parent(self, reference: str) -> Checkpoint:
+        if reference not in self.checkpoints:
+            raise RecipeError(
+                f"The recipe names the parent {reference!r}, which is not opened; opened are "
+                f"{', '.join(self.checkpoints)}."
+            )
+        return self.checkpoints[reference]
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes the plans of one recipe."""
+
+    planner: Planner
+    recipe: Recipe
+    vocabulary: Vocabulary | None
+    folds: Mapping[str, Fold]
+
+    def copy(self, name: str, source: SourceTensor) -> TensorPlan:
+        info = self.planner.checkpoints[source.parent].tensors[source.name]
+        return TensorPlan(name, info.shape, info.dtype, None, (source,))
+
+    def outside(self, name: str, layer: Layer) -> TensorPlan:
+        """Plan a tensor outside of the blocks."""
+
+        def find(source: Source) -> SourceTensor:
+            own = self.planner.fit(source.parent).outside.get(name)
+            return SourceTensor(source.parent, _found(own, name, source.parent))
+
+        return self._make(name, layer, find, _Knobs(layer))
+
+    def stack(self, prefix: str) -> Iterator[TensorPlan]:
+        """Plan the blocks of one stack."""
+        host = self.planner.host
+        stack = host.stacks[prefix]
+        if prefix not in self.recipe.layers:
+            for index, block in enumerate(stack.blocks):
+                for rest in block:
+                    name = stack.name(index, rest)
+                    yield self.copy(name, SourceTensor(host.reference, name))
+            return
+        for position, layer in enumerate(self.recipe.layers[prefix]):
+            yield from self._block(prefix, position, layer)
+
+    def _block(self, prefix: str, position: int, layer: Layer) -> Iterator[TensorPlan]:
+        where = f"layers.{prefix}[{position}]"
+        for source in (*layer.sources, *((layer.base,) if layer.base else ())):
+            self._check_index(prefix, source, where)
+        if not layer.sources:
+            raise RecipeError(f"{where} has no sources; name at least one.")
+        lead = layer.sources[0]
+        knobs = _Knobs(layer)
+        for rest in self.planner.fit(lead.parent).block(prefix, lead.layer or 0):
+            name = self.planner.host.stacks[prefix].name(position, rest)
+
+            def find(source: Source, rest: str = rest) -> SourceTensor:
+                index = source.layer or 0
+                own = self.planner.fit(source.parent).inside(prefix, index, rest)
+                shown = f"{prefix}.{index}.{rest}"
+                return SourceTensor(source.parent, _found(own, shown, source.parent))
+
+            if is_buffer(rest, self._info(find(lead))):
+                yield self.copy(name, find(lead))
+            else:
+                yield self._make(name, layer, find, knobs)
+
+    def _check_index(self, prefix: str, source: Source, where: str) -> None:
+        stack = self.planner.fit(source.parent).stacks.get(prefix)
+        if stack is None:
+            raise RecipeError(f"{where}: parent {source.parent!r} has no blocks {prefix!r}.")
+        if source.layer is None or not 0 <= source.layer < len(stack):
+            raise RecipeError(
+                f"{where}: layer of {source.parent!r} is {source.layer}; allowed are 0 to "
+                f"{len(stack) - 1}."
+            )
+
+    def _make(self, name: str, layer: Layer, find: _Find, knobs: _Knobs) -> TensorPlan:
+        if not layer.sources:
+            raise RecipeError(f"Tensor {name!r} has no sources; name at least one.")
+        sources = tuple(find(source) for source in layer.sources)
+        base = find(layer.base) if layer.base else None
+        inputs = (*sources, base) if base else sources
+        if not is_merged(self._info(item).dtype for item in inputs):
+            return self.copy(name, base or sources[0])
+        own, shared = knobs.at(name)
+        fold = self.folds.get(name)
+        return TensorPlan(
+            name=name,
+            shape=self._shape(name, inputs),
+            dtype=STORED[self.recipe.dtype],
+            method=layer.method,
+            sources=sources,
+            knobs=own,
+            base=base if knobs.method.base != "none" else None,
+            merge_knobs=shared,
+            seed=self.recipe.seed if knobs.method.random else 0,
+            factor=fold.factor if fold else 1.0,
+            offset=fold.offset if fold else 0.0,
+        )
+
+    def _shape(self, name: str, inputs: Sequence[SourceTensor]) -> tuple[int, ...]:
+        shapes = {item.parent: self._info(item).shape for item in inputs}
+        host = self.planner.host
+        if self.vocabulary is not None and name in host.token_tensors:
+            return (self.vocabulary.size, *self._info(inputs[0]).shape[1:])
+        if len(set(shapes.values())) > 1:
+            told = ", ".join(f"{list(shape)} in {parent!r}" for parent, shape in shapes.items())
+            raise RecipeError(
+                f"Tensor {name!r} has different shapes: {told}; merge parents of one size (or set "
+                "`tokenizer: union` where only the vocabularies differ)."
+            )
+        return self._info(inputs[0]).shape
+
+    def _info(self, source: SourceTensor) -> TensorInfo:
+        return self.planner.checkpoints[source.parent].tensors[source.name]
+
+
+class _Knobs:
+    """A layer's knobs, checked once where no filter makes them differ from tensor to tensor."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.method: Method = get_method(layer.method)
+        self._layer = layer
+        given = [layer.knobs, *(source.knobs for source in layer.sources)]
+        plain = all(isinstance(knob, float) for knobs in given for knob in knobs.values())
+        self._fixed = self._resolve("") if plain else None
+
+    def at(self, name: str) -> tuple[tuple[Mapping[str, float], ...], Mapping[str, float]]:
+        """Return the `source` knobs of every source and the `merge` knobs for one tensor."""
+        return self._fixed or self._resolve(name)
+
+    def _resolve(self, name: str) -> tuple[tuple[Mapping[str, float], ...], Mapping[str, float]]:
+        def numbers(knobs: Mapping[str, Knob]) -> dict[str, float]:
+            return {key: knob_at(knob, name) for key, knob in knobs.items()}
+
+        sources, shared = check_knobs(
+            self.method,
+            [numbers(source.knobs) for source in self._layer.sources],
+            numbers(self._layer.knobs),
+            has_base=self._layer.base is not None,
+        )
+        return tuple(sources), shared
+
+
+def _found(own: str | None, name: str, parent: str) -> str:
+    if own is None:
+        raise RecipeError(
+            f"Tensor {name!r} has no counterpart in {parent!r}; merge parents of one architecture."
+        )
+    return own
+
+
+def _folds(recipe: Recipe, host: Checkpoint) -> Mapping[str, Fold]:
+    if all(layer.scale == 1 for layer in recipe.every_layer()):
+        return {}
+    from evomerge.merge.architecture.folding import fold
+
+    return fold(recipe, host)

@@ -1,0 +1,1 @@
+"""The tokenizer and vocabulary of a merged model, and the rows that belong to its tokens."""

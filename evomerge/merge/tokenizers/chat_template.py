@@ -1,0 +1,65 @@
+"""Which chat template a merged model gets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from evomerge.errors import RecipeError
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.safetensors import read_json
+
+CHATML = (
+    "{%- for message in messages -%}\n"
+    "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' -}}\n"
+    "{%- endfor -%}\n"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}\n"
+)
+
+
+def template_of(checkpoint: Checkpoint) -> str | None:
+    """Return a parent's (default) chat template, or None."""
+    file = checkpoint.folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        if (checkpoint.folder / name).is_file():
+            found = read_json(checkpoint.folder / name).get("chat_template")
+            if isinstance(found, list):
+                named = {item.get("name"): item.get("template") for item in found}
+                found = named.get("default")
+            if isinstance(found, str):
+                return found
+    return None
+
+
+def choose_template(wanted: str, parents: Sequence[Checkpoint], giver: Checkpoint) -> str | None:
+    """Return the text of the template that `chat_template` asks for.
+
+    Args:
+        wanted: `auto` (the one most parents have; among equals the tokenizer's own, then the
+            earliest parent's), `chatml`, a parent's reference, or the text of a Jinja template.
+        parents: all parents.
+        giver: the parent that gives the tokenizer.
+
+    Raises:
+        RecipeError: it is none of these, or the named parent has no template.
+    """
+    if wanted == "auto":
+        order = [giver, *(parent for parent in parents if parent is not giver)]
+        found = [text for parent in order if (text := template_of(parent)) is not None]
+        return Counter(found).most_common(1)[0][0] if found else None
+    if wanted == "chatml":
+        return CHATML
+    for parent in parents:
+        if parent.reference == wanted:
+            text = template_of(parent)
+            if text is None:
+                raise RecipeError(f"`chat_template`: {wanted!r} has no chat template.")
+            return text
+    if "{%" in wanted or "{{" in wanted:
+        return wanted
+    raise RecipeError(
+        f"`chat_template` is {wanted!r}; allowed are auto, chatml, a parent, or the text of a "
+        "Jinja template."
+    )

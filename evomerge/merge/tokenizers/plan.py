@@ -1,0 +1,292 @@
+"""The tokenizer of a merged model, and how the rows of embeddings and heads follow it.
+
+`tokenizer: base`    the host's tokenizer; parents' rows are merged id by id. Parents in which a
+                     token of the host has another id are refused.
+`tokenizer: PARENT`  that parent's tokenizer; rows are matched by token (`PARENT` may be the host).
+`tokenizer: union`   the tokens of all parents, the host's ids unchanged; rows matched by token.
+
+Where parents disagree on special tokens, the parent that gives the tokenizer (the host, for a
+union) decides; `TokenizerPlan.notes` tells where.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evomerge.errors import CheckpointError, RecipeError, did_you_mean
+from evomerge.merge.tokenizers.chat_template import choose_template, template_of
+from evomerge.merge.tokenizers.union import Tokens, check_alphabet, prove, unite
+from evomerge.models.checkpoint import TOKENIZER_FILES, Checkpoint
+from evomerge.models.safetensors import read_json
+from evomerge.recipe import Recipe
+
+if TYPE_CHECKING:
+    from evomerge.merge.tokenizers.rows import MatchedRows
+
+GENERATION = "generation_config.json"
+_ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token")
+_STAY = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+_OPTIONS = ("chat_template", "pad_to_multiple_of", "tokens", "scale_network")
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizerPlan:
+    """The tokenizer of a merged model.
+
+    Attributes:
+        files: tokenizer files (and generation config) that differ from the host's, by name.
+        dropped: names of files that the merged model must not take over from the host.
+        rows: how rows are matched by token, or None where they are merged id by id.
+        notes: what was decided where parents disagree, one sentence each.
+    """
+
+    files: Mapping[str, str] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+    rows: MatchedRows | None = None
+    notes: tuple[str, ...] = ()
+
+
+def plan_tokenizer(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> TokenizerPlan:
+    """Plan the tokenizer of a recipe's model; no weight is read.
+
+    Args:
+        recipe: names tokenizer, host and parents; its options may hold `chat_template`,
+            `pad_to_multiple_of` and `tokens` (mergekit's `tokenizer.tokens`, as JSON).
+        checkpoints: every parent the recipe names, by reference.
+
+    Raises:
+        RecipeError: an option or the tokenizer's name cannot be honoured.
+        CheckpointError: a tokenizer is missing or damaged, or the tokenizers do not fit.
+    """
+    for name in recipe.options:
+        if name not in _OPTIONS:
+            raise RecipeError(
+                f"Unknown option {name!r}; allowed are {', '.join(_OPTIONS)}."
+                f"{did_you_mean(name, _OPTIONS)}"
+            )
+    names = (
+        dict.fromkeys((recipe.host, *recipe.vocabulary)) if recipe.vocabulary else recipe.parents
+    )
+    parents = [checkpoints[name] for name in names]
+    host = parents[0]
+    if recipe.tokenizer == "base":
+        for name in ("pad_to_multiple_of", "tokens"):
+            if name in recipe.options:
+                raise RecipeError(
+                    f"The option {name!r} needs rows matched by token; set `tokenizer` to `union` "
+                    "or a parent."
+                )
+        _check_ids(host, parents)
+        return TokenizerPlan(*_template(recipe, parents, host))
+    return _matched(recipe, parents)
+
+
+def _matched(recipe: Recipe, parents: Sequence[Checkpoint]) -> TokenizerPlan:
+    host = parents[0]
+    giver = host if recipe.tokenizer == "union" else _named(recipe, parents)
+    tokens = [Tokens.of(parent) for parent in parents]
+    check_alphabet(tokens)
+    lead = next(item for item in tokens if item.reference == giver.reference)
+    others = [item for item in tokens if item is not lead]
+    notes: list[str] = []
+    data: Mapping[str, Any] = lead.data
+    if recipe.tokenizer == "union":
+        data, notes = unite([lead, *others])
+    else:
+        for item in others:
+            lost = [text for text in item.ids if text not in lead.ids]
+            if lost:
+                notes.append(
+                    f"{len(lost)} tokens of {item.reference!r} (such as {lost[0]!r}) are not in "
+                    f"the tokenizer of {lead.reference!r} and are lost."
+                )
+    merged = Tokens(lead.reference, data, lead.rows)
+    prove(data, merged.ids)
+    notes += _roles(giver, parents)
+    notes += [
+        f"{count} tokens of {item.reference!r} have ids beyond its {item.rows} rows; their rows "
+        "are filled as if it did not have them."
+        for item in tokens
+        if (count := sum(i >= item.rows for i in item.ids.values()))
+    ]
+    united = data is not lead.data
+    template, outdated = _template(recipe, parents, giver)
+    files = {**_files(merged, giver, host, united), **template}
+    if united or giver is not host:
+        stay = _STAY if giver is host else ()
+        outdated += tuple(name for name in TOKENIZER_FILES if name not in (*files, *stay))
+    return TokenizerPlan(
+        files,
+        outdated,
+        _rows(recipe, merged, lead, tokens, _special_ids(merged, giver, host)),
+        tuple(notes),
+    )
+
+
+def _named(recipe: Recipe, parents: Sequence[Checkpoint]) -> Checkpoint:
+    for parent in parents:
+        if parent.reference == recipe.tokenizer:
+            return parent
+    known = ("base", "union", *(parent.reference for parent in parents))
+    raise RecipeError(
+        f"`tokenizer` is {recipe.tokenizer!r}; allowed are {', '.join(known)}."
+        f"{did_you_mean(recipe.tokenizer, known)}"
+    )
+
+
+def _check_ids(host: Checkpoint, parents: Sequence[Checkpoint]) -> None:
+    """Refuse parents in which a token of the host has another id."""
+    file = host.folder / "tokenizer.json"
+    others = [item for item in parents[1:] if (item.folder / file.name).is_file()]
+    others = [
+        item for item in others if file.is_file() and not _same(file, item.folder / file.name)
+    ]
+    if not others:
+        return
+    mine = Tokens.of(host)
+    for parent in others:
+        theirs = Tokens.of(parent).ids
+        for text, i in mine.ids.items():
+            if theirs.get(text, i) != i:
+                raise CheckpointError(
+                    f"Tokenizers do not fit: token {text!r} has the id {i} in "
+                    f"{host.reference!r} and {theirs[text]} in {parent.reference!r}; set "
+                    f"`tokenizer: union`, or `tokenizer: {host.reference}` to match rows by token."
+                )
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.stat().st_size == other.stat().st_size and one.read_bytes() == other.read_bytes()
+
+
+def _rows(
+    recipe: Recipe,
+    merged: Tokens,
+    lead: Tokens,
+    tokens: Sequence[Tokens],
+    special_ids: Mapping[str, Any],
+) -> MatchedRows:
+    from evomerge.merge.tokenizers.filling import fill
+    from evomerge.merge.tokenizers.rows import MatchedRows
+
+    texts: list[str | None] = [None] * merged.size
+    for text, i in merged.ids.items():
+        texts[i] = text
+    index = {
+        item.reference: tuple(
+            item.row(text) if text is not None else i if item is lead and i < item.rows else -1
+            for i, text in enumerate(texts)
+        )
+        for item in tokens
+    }
+    multiple = _multiple(recipe)
+    size = -(-merged.size // multiple) * multiple if multiple else max(merged.size, lead.rows)
+    return MatchedRows(
+        size=size,
+        tokens=merged.size,
+        index=index,
+        filling=fill(recipe, merged, tokens, index),
+        keeper=lead.reference,
+        special_ids=special_ids,
+    )
+
+
+def _multiple(recipe: Recipe) -> int:
+    text = recipe.options.get("pad_to_multiple_of", "0")
+    if not text.isdigit():
+        raise RecipeError(f"`pad_to_multiple_of` is {text!r}; it must be a whole number above 0.")
+    return int(text)
+
+
+def _special_ids(merged: Tokens, giver: Checkpoint, host: Checkpoint) -> dict[str, Any]:
+    """Return the token ids of the merged config, by key, where they are not the host's."""
+    if giver is host:
+        return {}
+    old = {i: text for text, i in Tokens.of(host).ids.items()}
+
+    def renumber(value: Any) -> Any:
+        if isinstance(value, list):
+            return [item for item in map(renumber, value) if item is not None]
+        return merged.ids.get(old.get(value, ""))
+
+    found = {}
+    for section in (host.config, host.text_config, giver.config, giver.text_config):
+        for key, value in section.items():
+            if key.endswith(("_token_id", "_token_index")) and value is not None:
+                own = giver.text_config.get(key, giver.config.get(key))
+                found[key] = renumber(value) if own is None else own
+    return found
+
+
+def _files(merged: Tokens, giver: Checkpoint, host: Checkpoint, united: bool) -> dict[str, str]:
+    found: dict[str, str] = {}
+    if giver is not host:
+        for name in TOKENIZER_FILES:
+            if (giver.folder / name).is_file() and not name.endswith(".model"):
+                found[name] = (giver.folder / name).read_text(encoding="utf-8")
+    if united:
+        found["tokenizer.json"] = json.dumps(merged.data, ensure_ascii=False, indent=2) + "\n"
+        config = giver.folder / "tokenizer_config.json"
+        if config.is_file():
+            data = read_json(config)
+            if "added_tokens_decoder" in data:
+                data["added_tokens_decoder"] = {
+                    str(item["id"]): {key: item[key] for key in item if key != "id"}
+                    for item in merged.data["added_tokens"]
+                }
+                found["tokenizer_config.json"] = _json(data)
+    generation = host.folder / GENERATION
+    special = _special_ids(merged, giver, host)
+    if special and generation.is_file():
+        data = read_json(generation)
+        found[GENERATION] = _json({**data, **{k: v for k, v in special.items() if k in data}})
+    return found
+
+
+def _roles(giver: Checkpoint, parents: Sequence[Checkpoint]) -> list[str]:
+    mine = _tokenizer_config(giver)
+    notes = []
+    for parent in parents:
+        theirs = _tokenizer_config(parent)
+        for role in _ROLES:
+            a, b = _content(mine.get(role)), _content(theirs.get(role))
+            if b is not None and a != b:
+                notes.append(
+                    f"{role} is {a!r} in {giver.reference!r} and {b!r} in {parent.reference!r}; "
+                    f"{giver.reference!r} decides."
+                )
+    return notes
+
+
+def _tokenizer_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    file = checkpoint.folder / "tokenizer_config.json"
+    return read_json(file) if file.is_file() else {}
+
+
+def _content(token: Any) -> Any:
+    return token.get("content") if isinstance(token, Mapping) else token
+
+
+def _template(
+    recipe: Recipe, parents: Sequence[Checkpoint], giver: Checkpoint
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the files that carry the chat template a recipe asks for, and those to leave out."""
+    wanted = recipe.options.get("chat_template")
+    if wanted is None:
+        return {}, ()
+    text = choose_template(wanted, parents, giver)
+    if text is None or text == template_of(giver):
+        return {}, ()
+    files = {"chat_template.jinja": text}
+    config = dict(_tokenizer_config(giver))
+    if config.pop("chat_template", None) is not None:
+        files["tokenizer_config.json"] = _json(config)
+    return files, ("chat_template.json",)
+
+
+def _json(data: Mapping[str, Any]) -> str:
+    return json.dumps(data, ensure_ascii=False, indent=2) + "\n"

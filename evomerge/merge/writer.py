@@ -1,0 +1,167 @@
+"""Writing a merged model to disk without ever holding it: one tensor and its sources at a time."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from evomerge.errors import CheckpointError, RecipeError
+from evomerge.merge.architecture.depth import merged_config
+from evomerge.merge.shards import Buffers, Shard, ShardWriter, companion_index, lay_out, nbytes
+from evomerge.merge.tensors.maker import TensorMaker
+from evomerge.merge.tensors.pages import resident_bytes
+from evomerge.merge.tensors.plan import Planner, TensorPlan
+from evomerge.merge.tensors.reader import Patch, Reader, Rows
+from evomerge.merge.tensors.threads import count_threads, share
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.recipe import Recipe
+from evomerge.run.atomic import appearing
+
+LEAST_MEMORY = 1 << 29
+"""Bytes that merging itself takes at least, beside the interpreter and torch."""
+
+_SMALL_BUFFER = 1 << 25
+
+
+def write_model(
+    recipe: Recipe,
+    checkpoints: Mapping[str, Checkpoint],
+    out: Path,
+    *,
+    memory: int = 8 << 30,
+    shard_size: int = 5_000_000_000,
+    dtype: str | None = None,
+    extra_files: Mapping[str, str] | None = None,
+    dropped: Collection[str] = (),
+    patches: Mapping[str, Patch] | None = None,
+    rows: Rows | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Write the model that a recipe describes, as a Hugging Face checkpoint.
+
+    The weights are bit for bit those of the resident model. The folder appears under its name
+    when it is complete.
+
+    Args:
+        recipe: what to build.
+        checkpoints: every parent it names, by reference.
+        out: folder to make; must not exist.
+        memory: bytes of memory the process may take (resident set, pages of mapped files
+            included).
+        shard_size: bytes of weights a file.
+        dtype: another dtype than the recipe's.
+        extra_files: further text files (a model card, a tokenizer's) by name; they replace the
+            host's of the same name.
+        dropped: names of files that are not taken over from the host.
+        patches: see `Reader`.
+        rows: the merged vocabulary where rows are matched by token.
+        progress: called with (bytes written, bytes in all) after every tensor.
+
+    Raises:
+        CheckpointError: `out` exists, the disk has not enough room, or a parent is damaged.
+        RecipeError: the recipe does not fit the parents.
+        CandidateError: a merged weight is not finite.
+    """
+    recipe = replace(recipe, dtype=dtype) if dtype else recipe
+    planner = Planner(checkpoints, recipe.host)
+    plans = list(planner.plan(recipe, rows))
+    config = merged_config(recipe, checkpoints, vocabulary=rows)
+    extra = {"config.json": json.dumps(config, indent=2) + "\n", **(extra_files or {})}
+    left_out = {*extra, *dropped}
+    companions = [file for file in planner.host.companions if file.name not in left_out]
+    _check_room(out, sum(map(nbytes, plans)), companions)
+    _check_memory(memory)
+    reader = Reader(checkpoints, patches)
+    with appearing(out) as folder, _disk_errors(out):
+        shards = lay_out(plans, shard_size, folder)
+        for name, text in {**extra, **companion_index(shards)}.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        for file in companions:
+            target = folder / file.relative_to(planner.host.folder)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, target)
+        with reader.pages.bounded(memory - LEAST_MEMORY // 2):
+            maker = TensorMaker(planner, reader, rows)
+            _write_shards(shards, folder, maker, _buffers(memory), progress)
+
+
+def _write_shards(
+    shards: Sequence[Shard],
+    folder: Path,
+    maker: TensorMaker,
+    buffers: Buffers,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    total, done = sum(nbytes(plan) for shard in shards for plan in shard.plans), 0
+    lock = threading.Lock()
+    for shard in shards:
+        writer = ShardWriter(shard, folder, buffers, maker.reader.pages)
+
+        def write(plan: TensorPlan, writer: ShardWriter = writer) -> None:
+            nonlocal done
+            _write_tensor(plan, writer, maker)
+            with lock:
+                done += nbytes(plan)
+                if progress:
+                    progress(done, total)
+
+        try:
+            share(write, shard.plans)
+        finally:
+            writer.close()
+
+
+def _write_tensor(plan: TensorPlan, writer: ShardWriter, maker: TensorMaker) -> None:
+    if plan.method is None:
+        writer.put(plan, maker.read(plan, plan.sources[0]))
+    else:
+        merge = maker.prepare(plan, reuse=False)
+        with writer.tensor(plan) as out:
+            maker.write(plan, merge, out)
+    for source in plan.inputs:
+        maker.reader.release(source)
+
+
+def _buffers(memory: int) -> Buffers:
+    """Return buffers that take half of what is left of `memory`, all threads together."""
+    left = memory - LEAST_MEMORY - resident_bytes()
+    return Buffers(max(left // (2 * count_threads()), _SMALL_BUFFER))
+
+
+def _check_room(out: Path, weights: int, companions: Sequence[Path]) -> None:
+    place = next(folder for folder in out.absolute().parents if folder.exists())
+    needed = weights + sum(file.stat().st_size for file in companions) + (1 << 20)
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise CheckpointError(
+            f"{out} would take {needed / 1e9:.2f} GB and {place} has {free / 1e9:.2f} GB free; "
+            "make room or name a folder on another disk."
+        )
+
+
+def _check_memory(memory: int) -> None:
+    needed = resident_bytes() + LEAST_MEMORY
+    if memory < needed:
+        raise RecipeError(
+            f"--memory is {memory / 1e9:.2f} GB; at least {needed / 1e9:.2f} GB is needed, of "
+            f"which the process has {resident_bytes() / 1e9:.2f} GB already."
+        )
+
+
+@contextmanager
+def _disk_errors(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = "make room or name a folder on another disk; " if full else ""
+        raise CheckpointError(
+            f"Writing {out} failed: {error.strerror or error}; {advice}nothing is left under "
+            "that name."
+        ) from error

@@ -1,0 +1,331 @@
+"""mergekit's YAML, checked key by key and brought into one form: modules that hold slices."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from evomerge.errors import RecipeError, did_you_mean
+from evomerge.mergekit.values import Rules, read_parameters
+from evomerge.recipe import DTYPES
+
+MAIN = "default"
+"""mergekit's name of the only module of a plain language model."""
+
+_TOP = (
+    "merge_method",
+    "models",
+    "slices",
+    "modules",
+    "base_model",
+    "parameters",
+    "dtype",
+    "out_dtype",
+    "tokenizer_source",
+    "tokenizer",
+    "chat_template",
+)
+
+
+@dataclass(frozen=True)
+class Input:
+    """A model of a slice.
+
+    Attributes:
+        model: reference.
+        layers: first and one past the last block, or None for all of the model's.
+        parameters: the model's own.
+        where: address in the file, for errors.
+    """
+
+    model: str
+    layers: tuple[int, int] | None
+    parameters: Mapping[str, Rules]
+    where: str
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Blocks that are merged alike.
+
+    Attributes:
+        inputs: the models, in order.
+        base: the slice's own base model, or None.
+        parameters: of the slice.
+        where: address in the file, for errors.
+    """
+
+    inputs: tuple[Input, ...]
+    base: str | None
+    parameters: Mapping[str, Rules]
+    where: str
+
+
+@dataclass(frozen=True)
+class Module:
+    """A stack of blocks.
+
+    Attributes:
+        name: mergekit's name, or None where the file names no modules (then: every stack).
+        slices: in order.
+        parameters: of the module.
+        whole: whether it was given as `models`, of which all blocks are taken.
+    """
+
+    name: str | None
+    slices: tuple[Slice, ...]
+    parameters: Mapping[str, Rules]
+    whole: bool
+
+
+@dataclass(frozen=True)
+class MergekitFile:
+    """A mergekit file.
+
+    Attributes:
+        method: `merge_method`.
+        modules: at least one.
+        base: `base_model`.
+        parameters: of the whole merge.
+        dtype: of the written weights, or None where the file names none.
+        tokenizer: `base`, `union`, a model, or None where the file names none.
+        options: the recipe's options (`tokens`, `pad_to_multiple_of`, `chat_template`).
+    """
+
+    method: str
+    modules: tuple[Module, ...]
+    base: str | None
+    parameters: Mapping[str, Rules]
+    dtype: str | None
+    tokenizer: str | None
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """Every model that is named, the one that gives the config first."""
+        seen = {self.base: None} if self.base else {}
+        for item in self._slices():
+            if item.base:
+                seen.setdefault(item.base)
+            for model in item.inputs:
+                seen.setdefault(model.model)
+        named = [self.tokenizer] if self.tokenizer not in (None, "base", "union") else []
+        return tuple(dict.fromkeys([*seen, *(name for name in named if name)]))
+
+    def _slices(self) -> Iterator[Slice]:
+        for module in self.modules:
+            yield from module.slices
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A safe loader that refuses a key that stands twice in one mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen and key.value != "<<":
+                raise RecipeError(
+                    f"The key {key.value!r} stands twice (line {key.start_mark.line + 1})."
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(text: str, what: str) -> dict[str, Any]:
+    """Return the mapping that a YAML text holds.
+
+    Raises:
+        RecipeError: it is not YAML, holds several documents, or is no mapping.
+    """
+    try:
+        data = yaml.load(text, Loader=_UniqueKeys)
+    except yaml.YAMLError as error:
+        line = " ".join(str(error).split())
+        raise RecipeError(f"{what} is not one valid YAML document: {line}.") from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"{what} must be a YAML mapping of keys.")
+    return data
+
+
+def read(text: str) -> MergekitFile:
+    """Read and check a mergekit file.
+
+    Raises:
+        RecipeError: a key is unknown, missing or cannot be honoured; the message names it.
+    """
+    data = load_yaml(text, "The mergekit file")
+    check_keys(data, _TOP, "the mergekit file")
+    method = data.get("merge_method")
+    if not isinstance(method, str):
+        raise RecipeError(f"`merge_method` is {method!r}; it must name a merge method.")
+    tokenizer, options = _tokenizer(data)
+    if data.get("chat_template") is not None:
+        options["chat_template"] = _text(data["chat_template"], "chat_template")
+    return MergekitFile(
+        method=method,
+        modules=_modules(data),
+        base=_model(data["base_model"], "base_model") if data.get("base_model") else None,
+        parameters=read_parameters(data.get("parameters"), "parameters"),
+        dtype=_dtype(data),
+        tokenizer=tokenizer,
+        options=options,
+    )
+
+
+def _modules(data: Mapping[str, Any]) -> tuple[Module, ...]:
+    given = [key for key in ("models", "slices", "modules") if data.get(key) is not None]
+    if len(given) != 1:
+        told = " and ".join(f"`{key}`" for key in given) or "none of them"
+        raise RecipeError(f"Exactly one of `models`, `slices` and `modules` is needed; got {told}.")
+    if given != ["modules"]:
+        return (_module(None, data, {}, ""),)
+    modules = data["modules"]
+    if not isinstance(modules, dict) or not modules:
+        raise RecipeError("`modules` must be a mapping from module name to its slices or models.")
+    found = []
+    for name, content in modules.items():
+        where = f"modules.{name}"
+        check_keys(content, ("slices", "models", "parameters"), where)
+        if (content.get("slices") is None) == (content.get("models") is None):
+            raise RecipeError(f"`{where}` needs either `slices` or `models`.")
+        found.append(_module(str(name), content, content.get("parameters"), f"{where}."))
+    return tuple(found)
+
+
+def _module(name: str | None, content: Mapping[str, Any], parameters: Any, prefix: str) -> Module:
+    own = read_parameters(parameters, f"{prefix}parameters")
+    if content.get("models") is not None:
+        where = f"{prefix}models"
+        keys = ("model", "parameters")
+        inputs = tuple(
+            _input(item, keys, f"{where}[{i}]")
+            for i, item in enumerate(_list(content["models"], where))
+        )
+        _check_distinct(inputs, where)
+        return Module(name, (Slice(inputs, None, {}, where),), own, whole=True)
+    where = f"{prefix}slices"
+    slices = (
+        _slice(item, f"{where}[{i}]") for i, item in enumerate(_list(content["slices"], where))
+    )
+    return Module(name, tuple(slices), own, whole=False)
+
+
+def _slice(data: Any, where: str) -> Slice:
+    check_keys(data, ("sources", "base_model", "parameters"), where)
+    keys = ("model", "layer_range", "parameters")
+    inputs = tuple(
+        _input(item, keys, f"{where}.sources[{i}]")
+        for i, item in enumerate(_list(data.get("sources"), f"{where}.sources"))
+    )
+    base = data.get("base_model")
+    return Slice(
+        inputs,
+        _model(base, f"{where}.base_model") if base else None,
+        read_parameters(data.get("parameters"), f"{where}.parameters"),
+        where,
+    )
+
+
+def _input(data: Any, keys: tuple[str, ...], where: str) -> Input:
+    check_keys(data, keys, where)
+    if "model" not in data:
+        raise RecipeError(f"`{where}.model` is missing.")
+    layers = None
+    if "layer_range" in keys:
+        layers = data.get("layer_range")
+        if not (
+            isinstance(layers, list)
+            and len(layers) == 2
+            and all(type(item) is int for item in layers)
+            and 0 <= layers[0] < layers[1]
+        ):
+            raise RecipeError(
+                f"`{where}.layer_range` is {layers!r}; it must be [first, one past the last], "
+                "counted from 0."
+            )
+        layers = (layers[0], layers[1])
+    parameters = read_parameters(data.get("parameters"), f"{where}.parameters")
+    return Input(_model(data["model"], f"{where}.model"), layers, parameters, where)
+
+
+def _check_distinct(inputs: tuple[Input, ...], where: str) -> None:
+    names = [item.model for item in inputs]
+    for name in names:
+        if names.count(name) > 1:
+            raise RecipeError(f"`{where}` names {name!r} twice; each model must stand once.")
+
+
+def _tokenizer(data: Mapping[str, Any]) -> tuple[str | None, dict[str, str]]:
+    if data.get("tokenizer_source") is not None and data.get("tokenizer") is not None:
+        raise RecipeError("Give either `tokenizer_source` or `tokenizer`, not both.")
+    if data.get("tokenizer_source") is not None:
+        return _text(data["tokenizer_source"], "tokenizer_source"), {}
+    content = data.get("tokenizer")
+    if content is None:
+        return None, {}
+    check_keys(content, ("source", "tokens", "pad_to_multiple_of"), "tokenizer")
+    options: dict[str, str] = {}
+    if content.get("tokens"):
+        options["tokens"] = json.dumps(content["tokens"], sort_keys=True, separators=(",", ":"))
+    multiple = content.get("pad_to_multiple_of")
+    if multiple is not None:
+        if type(multiple) is not int or multiple < 1:
+            raise RecipeError(
+                f"`tokenizer.pad_to_multiple_of` is {multiple!r}; it must be a whole number "
+                "above 0."
+            )
+        options["pad_to_multiple_of"] = str(multiple)
+    source = content.get("source", "union")
+    return _text(source, "tokenizer.source"), options
+
+
+def _dtype(data: Mapping[str, Any]) -> str | None:
+    for key in ("dtype", "out_dtype"):
+        value = data.get(key)
+        if value is not None and value not in DTYPES:
+            raise RecipeError(
+                f"`{key}` is {value!r}; allowed are {', '.join(DTYPES)}."
+                f"{did_you_mean(str(value), DTYPES)}"
+            )
+    return data.get("out_dtype") or data.get("dtype")
+
+
+def _model(data: Any, where: str) -> str:
+    if not isinstance(data, str) or not data:
+        raise RecipeError(
+            f"`{where}` is {data!r}; it must be a model reference such as org/name@revision, a "
+            "folder, or model+adapter."
+        )
+    return data
+
+
+def _text(data: Any, where: str) -> str:
+    if not isinstance(data, str) or not data:
+        raise RecipeError(f"`{where}` is {data!r}; it must be text.")
+    return data
+
+
+def _list(data: Any, where: str) -> list[Any]:
+    if not isinstance(data, list) or not data:
+        raise RecipeError(f"`{where}` must be a list with at least one entry.")
+    return data
+
+
+def check_keys(data: Any, allowed: tuple[str, ...], where: str) -> None:
+    """Check that `data` is a mapping with none but these keys.
+
+    Raises:
+        RecipeError: it is not; an unknown key is named and guessed at.
+    """
+    if not isinstance(data, Mapping):
+        raise RecipeError(f"`{where}` is {data!r}; it must be a mapping of keys.")
+    for key in data:
+        if key not in allowed:
+            raise RecipeError(
+                f"Unknown key {key!r} in {where}; allowed are {', '.join(allowed)}."
+                f"{did_you_mean(str(key), allowed)}"
+            )

@@ -1,0 +1,141 @@
+"""The knobs of a slice, written as mergekit's `parameters`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evomerge.errors import RecipeError
+from evomerge.merge.methods.method import Method
+from evomerge.models.correspondence import Fit
+from evomerge.recipe import Knob, Layer, knob_at
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What all slices of a file share.
+
+    Attributes:
+        method: the merge method.
+        prefix: the host's stack of blocks.
+        fits: how each parent's tensors answer to the host's, by reference.
+        factors: factors that layer routing puts on merged tensors.
+    """
+
+    method: Method
+    prefix: str
+    fits: Mapping[str, Fit]
+    factors: Mapping[str, float]
+
+    def block_names(self, layer: Layer, position: int) -> dict[str, str]:
+        """Return the merged names of a block's tensors, by their name within the block."""
+        lead = layer.sources[0]
+        fit = self.fits[lead.parent]
+        stack = fit.host.stacks[self.prefix]
+        return {r: stack.name(position, r) for r in fit.block(self.prefix, lead.layer or 0)}
+
+
+@dataclass(frozen=True)
+class SliceKnobs:
+    """The knobs of one source of a slice, or of the slice as a whole.
+
+    Attributes:
+        frame: the model the slice belongs to.
+        start: position of the slice's first block in the merged model.
+        layers: the slice's blocks.
+        outside: tensors outside of the blocks that the slice makes, with their layer.
+        source: position of the source, or None for the slice.
+    """
+
+    frame: Frame
+    start: int
+    layers: Sequence[Layer]
+    outside: Sequence[tuple[str, Layer]]
+    source: int | None
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what mergekit's `parameters` must hold; defaults are left out."""
+        per = "merge" if self.source is None else "source"
+        found = {}
+        for knob in self.frame.method.knobs:
+            if knob.per == per:
+                default = None if knob.name == "weight" else knob.default
+                value = self._parameter(knob.name, knob.default)
+                if value != default:
+                    found[knob.name] = (
+                        bool(value) if knob.kind == "flag" and isinstance(value, float) else value
+                    )
+        return found
+
+    def _parameter(self, name: str, default: float | None) -> Any:
+        blocks: dict[str, tuple[str, float]] = {}  # merged name -> (name for filters, value)
+        for offset, layer in enumerate(self.layers):
+            knob = self._given(layer, name, default)
+            names = self.frame.block_names(layer, self.start + offset)
+            for rest, merged in names.items():
+                blocks[merged] = (self._shown(layer, rest, merged), self._at(knob, name, merged))
+        wanted = {
+            item: self._at(self._given(layer, name, default), name, item)
+            for item, layer in self.outside
+        }
+        rules = self._block_rules(name, default, blocks)
+        exact = [(item, value) for item, value in wanted.items() if _look_up(rules, item) != value]
+        rules = [*exact, *rules]
+        for shown, value in [*blocks.values(), *wanted.items()]:
+            if _look_up(rules, shown) != value:
+                raise RecipeError(
+                    f"no filter of mergekit can give {name!r} of {shown!r} its own value."
+                )
+        if len(rules) == 1:
+            return rules[0][1]
+        entries: list[dict[str, Any]] = [{"filter": p, "value": v} for p, v in rules[:-1]]
+        return [*entries, {"value": rules[-1][1]}]
+
+    def _block_rules(
+        self, name: str, default: float | None, blocks: Mapping[str, tuple[str, float]]
+    ) -> list[tuple[str, float]]:
+        """Return filters that give every block tensor its value, the last one for all tensors."""
+        values = [value for _, value in blocks.values()]
+        common = max(values, key=values.count)
+        if all(value == common for value in values):
+            return [("", common)]
+        knob = self._given(self.layers[0], name, default)
+        if not isinstance(knob, float):
+            given = [("" if pattern == "*" else pattern, value) for pattern, value in knob]
+            if given[-1][0]:
+                given.append(("", common))
+            if all(_look_up(given, shown) == value for shown, value in blocks.values()):
+                return given
+        rests = {
+            shown.split(".", len(self.frame.prefix.split(".")) + 1)[-1]: value
+            for shown, value in blocks.values()
+        }
+        longest = sorted(rests, key=len, reverse=True)
+        return [
+            *((f".{rest}", rests[rest]) for rest in longest if rests[rest] != common),
+            ("", common),
+        ]
+
+    def _given(self, layer: Layer, name: str, default: float | None) -> Knob:
+        knobs = layer.knobs if self.source is None else layer.sources[self.source].knobs
+        knob = knobs.get(name, default)
+        if knob is None:
+            raise RecipeError(f"the knob {name!r} is missing.")
+        return knob
+
+    def _at(self, knob: Knob, name: str, tensor: str) -> float:
+        value = knob_at(knob, tensor)
+        return value * self.frame.factors.get(tensor, 1.0) if name == "scale" else value
+
+    def _shown(self, layer: Layer, rest: str, merged: str) -> str:
+        """Return the name that mergekit compares filters with."""
+        if self.source is None:
+            return merged
+        source = layer.sources[self.source]
+        fit = self.frame.fits[source.parent]
+        return fit.inside(self.frame.prefix, source.layer or 0, rest) or merged
+
+
+def _look_up(rules: Sequence[tuple[str, float]], name: str) -> float:
+    return next(value for pattern, value in rules if pattern in name)

@@ -1,0 +1,1 @@
+"""The search loop: strategy asks, executor runs, journal remembers, strategy is told."""

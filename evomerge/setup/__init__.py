@@ -1,0 +1,1 @@
+"""From a search file to the objects of a search."""

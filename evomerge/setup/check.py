@@ -1,0 +1,99 @@
+"""From a search file to a problem, and from a problem to the frozen search file of a run.
+
+`check_search` does everything that can be known without compute and raises the first mistake. What
+it returns is frozen into a run (`freeze`) and found again in it (`restore`).
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from evomerge.config.frozen import frozen_objectives, frozen_splits
+from evomerge.config.schema import SearchConfig
+from evomerge.errors import ConfigError
+from evomerge.models.references import RUN
+from evomerge.setup.executor import check_executor, settle_order
+from evomerge.setup.fidelity import check_saving, settle_racing
+from evomerge.setup.optimizer import make_optimizer
+from evomerge.setup.parents import Opener, open_parents, tokenizer_notes
+from evomerge.setup.problem import Problem
+from evomerge.setup.space import make_space
+from evomerge.setup.tasks import find_objectives, find_splits, load_tasks, sources
+from evomerge.setup.worker import check_placement
+
+PACKAGES = (
+    "evomerge", "torch", "transformers", "lm_eval", "nevergrad", "cma", "cmaes", "numba", "numpy",
+)  # fmt: skip
+"""Packages whose versions a trajectory or a model's bits may depend on."""
+
+
+def check_search(
+    config: SearchConfig, relative_to: Path, opener: Opener, *, allow_pickle: bool = False
+) -> Problem:
+    """Check a search file against the world: parents, shapes, tasks, metrics, documents.
+
+    Args:
+        config: a parsed search file.
+        relative_to: folder that relative paths start from; where nothing is there, the working
+            folder is tried.
+        opener: opens a parent.
+        allow_pickle: accept parents whose weights are pickles.
+
+    Raises:
+        InputError: the first mistake.
+    """
+    if config.mode == "pareto":
+        raise ConfigError("`mode` is 'pareto', which this version cannot search; use 'weighted'.")
+    check_executor(config)
+    config, checkpoints, host = open_parents(config, relative_to, opener, allow_pickle=allow_pickle)
+    space = make_space(config, checkpoints)
+    evaluator = load_tasks(config)
+    objectives = find_objectives(config, evaluator)
+    splits = find_splits(config, evaluator)
+    config = settle_racing(config, objectives, evaluator.facts, splits["search"])
+    check_saving(config, objectives, evaluator.facts, splits["search"])
+    check_placement(config, checkpoints[host])
+    config = settle_order(config, make_optimizer(config, space).population)
+    tokenizer_notes(config, space.baselines().values(), checkpoints)
+    return Problem(config, checkpoints, host, space, objectives, splits, allow_pickle, evaluator)
+
+
+def restore(config: SearchConfig, relative_to: Path, opener: Opener) -> Problem:
+    """Return the problem of a run's frozen search file; no task is loaded.
+
+    Raises:
+        InputError: a parent is gone or has changed.
+    """
+    allow_pickle = config.frozen is not None and config.frozen.allow_pickle
+    config, checkpoints, host = open_parents(config, relative_to, opener, allow_pickle=allow_pickle)
+    space = make_space(config, checkpoints)
+    objectives, splits = frozen_objectives(config), frozen_splits(config)
+    return Problem(config, checkpoints, host, space, objectives, splits, allow_pickle)
+
+
+def freeze(problem: Problem) -> dict[str, Any]:
+    """Return the search file that a run keeps: resolved, with all that must not change."""
+    plain = problem.config.model_dump(mode="json", exclude={"frozen"})
+    for item, objective in zip(plain["objectives"], problem.objectives, strict=True):
+        item["metric"] = objective.metric
+    plain["frozen"] = {
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+        "parents": {name: item.fingerprint for name, item in problem.checkpoints.items()},
+        "models": {
+            name: item.folder.name
+            for name, item in problem.checkpoints.items()
+            if name.startswith(RUN)
+        },
+        "documents": {
+            split: {task: list(ids) for task, ids in documents.items()}
+            for split, documents in problem.splits.items()
+        },
+        "sources": sources(problem.config, problem.evaluator),
+        "genes": [gene.name for gene in problem.space.genes],
+        "allow_pickle": problem.allow_pickle,
+        "lower_is_better": [o.key for o in problem.objectives if not o.higher_is_better],
+    }
+    return plain

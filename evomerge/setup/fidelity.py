@@ -1,0 +1,94 @@
+"""From a search file's `evaluation` to how many documents a candidate is scored on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from evomerge.config.schema import SearchConfig
+from evomerge.errors import ConfigError
+from evomerge.scores import Objective
+
+if TYPE_CHECKING:
+    from evomerge.evaluate.fidelity.protocol import Fidelity
+    from evomerge.evaluate.tasks.info import Facts
+
+
+def make_fidelity(config: SearchConfig) -> Fidelity | None:
+    """Return what decides how many documents a candidate gets, None where it is all of them."""
+    from evomerge.evaluate.fidelity.halving import Halving
+    from evomerge.evaluate.fidelity.prediction import Prediction
+    from evomerge.evaluate.fidelity.racing import Race
+
+    wanted, seed = config.evaluation, config.seed
+    match wanted.saving:
+        case "racing":
+            return Race(wanted.racing.confidence, wanted.racing.minimum, seed)
+        case "halving":
+            return Halving(wanted.halving.first, wanted.halving.factor, seed)
+        case "irt":
+            irt = wanted.irt
+            return Prediction(irt.documents, irt.calibration, max(60, irt.calibration))
+    return None
+
+
+def settle_racing(
+    config: SearchConfig,
+    objectives: Sequence[Objective],
+    facts: Facts,
+    search: Mapping[str, Sequence[int]],
+) -> SearchConfig:
+    """Return a search file that says yes or no where `evaluation.racing.enabled` was `auto`.
+
+    Yes where it was measured to save documents at no loss (docs/evaluation.md).
+
+    Args:
+        search: the search documents by task.
+    """
+    wanted = config.evaluation
+    if wanted.racing.enabled != "auto":
+        return config
+    enabled = (
+        wanted.saving is None
+        and config.space.kind == "parameters"
+        and config.mode == "weighted"
+        and wanted.backend == "hf"  # vLLM reloads a candidate's weights for every look of a race
+        and all(facts.metric(item.task, item.metric)[1].is_mean for item in objectives)
+        and sum(map(len, search.values())) >= 4 * wanted.racing.minimum
+    )
+    racing = wanted.racing.model_copy(update={"enabled": enabled})
+    return config.model_copy(update={"evaluation": wanted.model_copy(update={"racing": racing})})
+
+
+def check_saving(
+    config: SearchConfig,
+    objectives: Sequence[Objective],
+    facts: Facts,
+    search: Mapping[str, Sequence[int]],
+) -> None:
+    """Refuse to score on fewer documents where that cannot work.
+
+    Args:
+        search: the search documents by task.
+
+    Raises:
+        ConfigError: a metric is not a mean over documents, or there are too few documents.
+    """
+    from evomerge.evaluate.fidelity.protocol import check_means
+
+    wanted = config.evaluation
+    if wanted.saving is None:
+        return
+    check_means(f"evaluation.{wanted.saving}", objectives, facts)
+    total = sum(map(len, search.values()))
+    key, least = {
+        "racing": ("racing.minimum", wanted.racing.minimum),
+        "halving": ("halving.first", wanted.halving.first),
+        "irt": ("irt.documents", wanted.irt.documents * len(search)),
+    }[wanted.saving]
+    if least >= total:
+        raise ConfigError(
+            f"`evaluation.{key}` is {least}, but a candidate has only {total} search documents in "
+            "all, so that none could be left out; lower it, or give "
+            "`evaluation.search.documents` a larger number."
+        )

@@ -1,0 +1,25 @@
+"""From a search file's `optimizer` to an optimizer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from evomerge.config.schema import SearchConfig
+from evomerge.space.protocol import Space
+
+if TYPE_CHECKING:
+    from evomerge.optimize.protocol import Optimizer
+
+
+def make_optimizer(config: SearchConfig, space: Space) -> Optimizer:
+    """Return a new optimizer of the search's seed.
+
+    Raises:
+        ConfigError: an option does not suit the optimizer.
+    """
+    from evomerge.optimize import create
+
+    wanted = config.optimizer
+    population = None if wanted.population == "auto" else wanted.population
+    genes, budget = list(space.genes), config.budget.candidates
+    return create(wanted.name, genes, config.seed, population, wanted.sigma, budget)

@@ -1,0 +1,138 @@
+"""From a search file's references to opened parents that fit each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from evomerge.config.schema import SearchConfig
+from evomerge.errors import CheckpointError
+from evomerge.merge.architecture.naming import matched
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.correspondence import check_fit
+from evomerge.models.references import RUN
+from evomerge.recipe import Recipe
+from evomerge.setup.space import host_of
+
+
+class Opener(Protocol):
+    """Opens what a reference names; `evomerge.setup.runs.open_model` does."""
+
+    def __call__(
+        self, reference: str, relative_to: Path, *, allow_pickle: bool, digest: str | None
+    ) -> Checkpoint:
+        """Return the checkpoint.
+
+        Args:
+            reference: a parent as in a search file.
+            relative_to: folder that relative paths start from.
+            allow_pickle: accept weights in pickles.
+            digest: which recipe a `run:` reference stood for when it was frozen, if it was.
+        """
+        ...
+
+
+def open_parents(
+    config: SearchConfig, relative_to: Path, opener: Opener, *, allow_pickle: bool = False
+) -> tuple[SearchConfig, dict[str, Checkpoint], str]:
+    """Open the parents and the base, without their weights, and check that they fit.
+
+    Args:
+        config: a parsed search file, or a run's frozen one.
+        relative_to: folder that relative paths start from; where nothing is there, the working
+            folder is tried.
+        opener: opens a reference.
+        allow_pickle: accept parents whose weights are pickles.
+
+    Returns:
+        The search file with references to local folders made absolute, the checkpoints by
+        reference, and the reference of the parent that gives config and tokenizer.
+
+    Raises:
+        InputError: a parent is not there, is damaged, does not fit the host, or has changed since
+            the run was started.
+    """
+    config = _anchored(config, relative_to)
+    names = dict.fromkeys([*config.parents, *([config.base] if config.base else [])])
+    digests = config.frozen.models if config.frozen else {}
+    checkpoints = {
+        name: opener(name, relative_to, allow_pickle=allow_pickle, digest=digests.get(name))
+        for name in names
+    }
+    host = host_of(config)
+    checkpoints = matched(checkpoints, host)
+    check_fit(
+        checkpoints[host], list(checkpoints.values()), vocabularies=config.tokenizer == "base"
+    )
+    if config.frozen is not None:
+        _check_unchanged(checkpoints, config.frozen.parents)
+    return config, checkpoints, host
+
+
+def tokenizer_notes(
+    config: SearchConfig, baselines: Iterable[Recipe], checkpoints: Mapping[str, Checkpoint]
+) -> list[str]:
+    """Return what was decided where the parents' tokenizers disagree.
+
+    Args:
+        config: the search file.
+        baselines: recipes of the search, one for every vocabulary that a candidate can have.
+        checkpoints: the parents by reference.
+
+    Raises:
+        InputError: a tokenizer or adapter is damaged, or does not fit.
+    """
+    from evomerge.merge.tensors.adapters import adapter_patches
+    from evomerge.merge.tokenizers.plan import plan_tokenizer
+
+    adapter_patches(checkpoints)
+    recipes = list(baselines)
+    if config.tokenizer != "base":
+        recipes = recipes[:1]  # all candidates have one vocabulary
+    notes = [note for recipe in recipes for note in plan_tokenizer(recipe, checkpoints).notes]
+    return list(dict.fromkeys(notes))
+
+
+def _anchored(config: SearchConfig, relative_to: Path) -> SearchConfig:
+    """Make references to local folders absolute, so that a run can be resumed from anywhere."""
+
+    def place(path: str) -> str:
+        for folder in (relative_to, Path.cwd()):
+            found = folder / Path(path).expanduser()
+            if found.is_dir():
+                return str(found.resolve())
+        return path
+
+    def parent(reference: str) -> str:
+        if reference.startswith(RUN):
+            return RUN + place(reference.removeprefix(RUN))
+        model, plus, adapter = reference.partition("+")
+        return place(model) + plus + (place(adapter) if adapter else "")
+
+    special = ("base", "union")
+    tokenizer = config.tokenizer if config.tokenizer in special else parent(config.tokenizer)
+    update: dict[str, Any] = {
+        "parents": [parent(item) for item in config.parents],
+        "base": None if config.base is None else parent(config.base),
+        "tokenizer": tokenizer,
+        "evaluation": config.evaluation.model_copy(
+            update={"include": [place(item) for item in config.evaluation.include]}
+        ),
+    }
+    space = config.space
+    outside = space.outside and space.outside.model_copy(
+        update={name: None if value is None else parent(value) for name, value in space.outside}
+    )
+    host = None if space.host is None else parent(space.host)
+    update["space"] = space.model_copy(update={"host": host, "outside": outside})
+    return config.model_copy(update=update)
+
+
+def _check_unchanged(checkpoints: Mapping[str, Checkpoint], known: Mapping[str, str]) -> None:
+    for name, fingerprint in known.items():
+        if name in checkpoints and checkpoints[name].fingerprint != fingerprint:
+            raise CheckpointError(
+                f"Parent {name!r} has changed since the run was started; put the old weights back, "
+                "or start a new run."
+            )

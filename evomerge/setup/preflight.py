@@ -1,0 +1,69 @@
+"""What a person is told before a search begins: its size, its documents, its pitfalls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evomerge.setup.optimizer import make_optimizer
+from evomerge.setup.parents import tokenizer_notes
+from evomerge.setup.problem import Problem
+from evomerge.setup.tasks import sources
+
+
+def facts(problem: Problem) -> dict[str, Any]:
+    """Return what `evomerge validate` prints: sizes, dimension, documents, memory, disk."""
+    config = problem.config
+    host = problem.checkpoints[problem.host]
+    weights = host.parameters * {"float32": 4}.get(config.dtype, 2)
+    return {
+        "parents": {name: _size(item.nbytes) for name, item in problem.checkpoints.items()},
+        "host": problem.host,
+        "architecture": (host.config.get("architectures") or ["unknown"])[0],
+        "layers": len(host.main),
+        "space": config.space.kind,
+        "dimension": len(problem.space.genes),
+        "population": make_optimizer(config, problem.space).population,
+        "candidates": config.budget.candidates,
+        "documents": {
+            split: sum(len(ids) for ids in documents.values())
+            for split, documents in problem.splits.items()
+        },
+        "sources": {
+            split: list(dict.fromkeys(of_split.values()))
+            for split, of_split in sources(config, problem.evaluator).items()
+        },
+        "fewer_documents": config.evaluation.saving or "off",
+        "objectives": [
+            f"{o.key} (weight {o.weight:g}, {'higher' if o.higher_is_better else 'lower'} is "
+            "better)"
+            for o in problem.objectives
+        ],
+        "resident_model": _size(weights),
+        "export": _size(weights),
+    }
+
+
+def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
+    """Return what a person should know before starting.
+
+    Args:
+        problem: a checked search.
+        allow_benchmarks: say nothing of searching on a well-known benchmark.
+    """
+    from evomerge.evaluate.tasks.benchmarks import benchmark_warning
+
+    notes = tokenizer_notes(problem.config, problem.space.baselines().values(), problem.checkpoints)
+    if allow_benchmarks:
+        return notes
+    asked = problem.evaluator.asked("search").facts
+    leaves = {task for item in problem.objectives for task in asked.leaves(item.task)}
+    found = (benchmark_warning(asked.tasks[task]) for task in sorted(leaves))
+    return notes + [warning for warning in found if warning]
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

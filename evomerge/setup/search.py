@@ -1,0 +1,116 @@
+"""From a problem and a run folder to a search that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from evomerge.errors import ConfigError, did_you_mean
+from evomerge.execute.protocol import Executor
+from evomerge.run.attempts import Attempts
+from evomerge.run.folder import RunFolder
+from evomerge.run.history import Candidate, History
+from evomerge.run.journal import Journal
+from evomerge.run.logbook import Follower, Logbook
+from evomerge.scores import SPLITS, Scores
+from evomerge.search.loop import Plan, Search
+from evomerge.search.ranking import WeightedSum
+from evomerge.search.session import Session, Window
+from evomerge.setup.executor import make_executor
+from evomerge.setup.fidelity import make_fidelity
+from evomerge.setup.problem import Problem
+from evomerge.setup.runs import open_model
+from evomerge.setup.strategy import make_strategy, recipe_of
+from evomerge.setup.worker import place
+
+
+def run_search(
+    problem: Problem,
+    run: RunFolder,
+    raised: Mapping[str, float],
+    followers: Sequence[Follower] = (),
+) -> Candidate:
+    """Start or continue the search of a run folder and return the winner.
+
+    Args:
+        problem: of this run.
+        run: the folder.
+        raised: new bounds of the budget (`candidates`, `hours`), kept in the journal.
+        followers: are told every event.
+
+    Raises:
+        RunFolderError: another process writes the run.
+        SearchError: no candidate could be scored, or the search cannot go on.
+    """
+    ranking, fidelity = WeightedSum(problem.objectives), make_fidelity(problem.config)
+    with run.writing(), Journal(run.journal_path) as journal, run.logged():
+        if {**History(journal.events).budget, **raised} != History(journal.events).budget:
+            journal.append({"event": "budget", **raised})
+        attempts = Attempts(run.path / "attempts.jsonl")
+        logbook = Logbook(run, journal, followers)
+
+        def executor() -> Executor:
+            return make_executor(problem, attempts)
+
+        session = Session(
+            logbook,
+            executor,
+            lambda candidate: recipe_of(problem.space, candidate),
+            ranking,
+            None if fidelity is None else Window(fidelity.recent, fidelity.whole),
+            attempts,
+            lambda leading: publish(problem, run, leading[0]),
+        )
+        search = Search(
+            session,
+            lambda: make_strategy(problem, ranking),
+            problem.space.baselines(),
+            plan_of(problem, logbook.history),
+        )
+        try:
+            return search.go()
+        finally:
+            session.close()
+
+
+def plan_of(problem: Problem, history: History) -> Plan:
+    """Return how long a search goes on, with the bounds that were raised since it began."""
+    config = problem.config
+    return Plan(
+        **(config.budget.model_dump() | history.budget),
+        finalists=config.evaluation.validation.finalists,
+        order="arrival" if config.executor.order == "arrival" else "generation",
+    )
+
+
+def publish(problem: Problem, run: RunFolder, candidate: Candidate) -> None:
+    """Write `best.yaml`, and `best.mergekit.yaml` where mergekit can express the recipe."""
+    from evomerge.mergekit import to_mergekit
+
+    recipe = recipe_of(problem.space, candidate)
+    run.write("best.yaml", recipe.to_yaml())
+    text = to_mergekit(recipe, problem.checkpoints)
+    if text is not None:
+        run.write("best.mergekit.yaml", text)
+    else:
+        (run.path / "best.mergekit.yaml").unlink(missing_ok=True)
+
+
+def evaluate(problem: Problem, model: str, split: str) -> Scores:
+    """Score any model on a search's documents of a split.
+
+    Raises:
+        InputError: there is no such split or model.
+    """
+    from evomerge.merge.backend import load, tokenizer_of
+
+    chosen = next((known for known in SPLITS if known == split), None)
+    if chosen is None:
+        raise ConfigError(
+            f"--split is {split!r}; allowed are {', '.join(SPLITS)}.{did_you_mean(split, SPLITS)}"
+        )
+    checkpoint = open_model(model, Path.cwd())
+    loaded = load(checkpoint, place(problem.config, checkpoint))
+    evaluator = problem.evaluator
+    evaluator.prepare(loaded, tokenizer_of(checkpoint), {chosen: problem.splits[chosen]})
+    return evaluator.score(loaded, chosen)

@@ -1,0 +1,237 @@
+"""From a search file's `space` and the opened parents to a `Space`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from evomerge.config.schema import OutsideConfig, SearchConfig
+from evomerge.errors import ConfigError, RecipeError, did_you_mean
+from evomerge.merge.methods import get_method
+from evomerge.merge.methods.method import Method
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.recipe import Layer, Recipe, Source
+from evomerge.space.knobs import plan_knobs
+from evomerge.space.protocol import Space
+
+_OWN_KEYS = {
+    "parameters": {"method", "groups", "components", "embeddings", "smooth", "knobs"},
+    "dataflow": {"variant", "host", "scales", "layers", "outside"},
+    "joint": {
+        *("method", "knobs", "embeddings", "host", "repeats", "scales", "ends", "layers"),
+    },
+}
+_VARIANT_KEYS = {
+    "sakana": {"repeats", "scale_coding", "scale_hidden", "ends", "start"},
+    "structured": {"repeats", "ends"},
+    "frankenmerge": {"slices"},
+    "swaps": set[str](),
+    "dropping": {"ends"},
+}
+
+
+def host_of(config: SearchConfig) -> str:
+    """Return the parent that gives config and tokenizer.
+
+    Raises:
+        ConfigError: `space.host` is no parent.
+    """
+    wanted = config.space.host
+    if wanted is None:
+        in_order = config.parents[0]
+        return in_order if config.space.kind != "parameters" else config.base or in_order
+    return _parent("space.host", wanted, config)
+
+
+def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> Space:
+    """Return the space a search file asks for.
+
+    Raises:
+        ConfigError: a key does not belong to this kind of space, or the settings do not fit each
+            other or the parents.
+    """
+    _check_keys(config)
+    host = host_of(config)
+    stack = checkpoints[host].main
+    if config.space.kind == "parameters":
+        return _parameters(config, checkpoints[host], host)
+    _check_scales(config, checkpoints[host], stack.prefix)
+    depths = {name: len(checkpoints[name].main) for name in config.parents}
+    frame = _frame(config, host)
+    build = _joint if config.space.kind == "joint" else _dataflow
+    return build(config, depths, frame, stack.prefix)
+
+
+def _check_scales(config: SearchConfig, host: Checkpoint, stack: str) -> None:
+    scales = config.space.scales
+    lowest = scales if isinstance(scales, float) else scales[0]
+    if scales != 1.0:
+        from evomerge.merge.architecture.folding import check_foldable
+
+        check_foldable(host, stack, negative=lowest < 0)
+
+
+def _check_keys(config: SearchConfig) -> None:
+    kind, variant = config.space.kind, config.space.variant
+    allowed = {"kind", *_OWN_KEYS[kind]}
+    where = f"space.kind {kind!r}"
+    if kind == "dataflow":
+        allowed |= _VARIANT_KEYS[variant]
+        where += f", variant {variant!r}"
+    given = {
+        name
+        for name, value in config.space
+        if name in config.space.model_fields_set
+        and value != type(config.space).model_fields[name].get_default(call_default_factory=True)
+    }
+    for name in sorted(given - allowed):
+        raise ConfigError(
+            f"`space.{name}` has no meaning for {where}; remove it. "
+            f"Allowed are {', '.join(sorted(allowed))}."
+        )
+
+
+def _parameters(config: SearchConfig, host: Checkpoint, reference: str) -> Space:
+    from evomerge.space.parameters import ParameterSpace
+
+    space = config.space
+    return ParameterSpace(
+        parents=config.parents,
+        base=config.base,
+        host=reference,
+        stack=host.main.prefix,
+        layers=len(host.main),
+        methods=[_method(name) for name in space.methods],
+        groups=space.groups,
+        components=space.components,
+        filters=host.filters(),
+        embeddings=space.embeddings,
+        smooth=space.smooth,
+        knobs=space.knobs,
+        dtype=config.dtype,
+        tokenizer=config.tokenizer,
+        vocabulary=_vocabulary(config),
+        seed=config.seed,
+    )
+
+
+def _vocabulary(config: SearchConfig) -> tuple[str, ...]:
+    """Return the parents whose tokens all candidates know, where rows are matched by token."""
+    if config.tokenizer == "base":
+        return ()
+    return tuple(dict.fromkeys([*([config.base] if config.base else []), *config.parents]))
+
+
+def _frame(config: SearchConfig, host: str) -> Recipe:
+    outside = config.space.outside or OutsideConfig()
+    embeddings = _parent("space.outside.embeddings", outside.embeddings, config)
+    head = _parent("space.outside.head", outside.head, config)
+
+    def whole(parent: str) -> Layer:
+        return Layer("passthrough", (Source(parent or host),))
+
+    return Recipe(
+        host=host,
+        layers={},
+        before=whole(embeddings),
+        after=whole(head),
+        dtype=config.dtype,
+        tokenizer=config.tokenizer,
+        vocabulary=_vocabulary(config),
+        seed=config.seed,
+    )
+
+
+def _dataflow(config: SearchConfig, depths: Mapping[str, int], frame: Recipe, stack: str) -> Space:
+    from evomerge.space.paths.slices import SliceSpace, SwapSpace
+    from evomerge.space.paths.slots import SlotSpace, dropping
+
+    space = config.space
+    fixed_ends = space.ends == "fixed"
+    match space.variant:
+        case "frankenmerge":
+            return SliceSpace(
+                depths,
+                frame,
+                stack=stack,
+                slices=space.slices,
+                scales=space.scales,
+                layers=space.layers,
+            )
+        case "swaps":
+            return SwapSpace(depths, frame, stack=stack, scales=space.scales)
+        case "dropping":
+            return dropping(
+                frame.host,
+                depths[frame.host],
+                frame,
+                stack=stack,
+                scales=space.scales,
+                fixed_ends=fixed_ends,
+                layers=space.layers,
+            )
+        case _:
+            structured = space.variant == "structured"
+            return SlotSpace(
+                depths,
+                frame,
+                stack=stack,
+                repeats=space.repeats or 2,
+                indicators="binary" if structured else "threshold",
+                scales=space.scales,
+                coding="slot" if structured else space.scale_coding,
+                hidden=space.scale_hidden,
+                fixed_ends=fixed_ends,
+                layers=space.layers,
+                start=space.start,
+            )
+
+
+def _joint(config: SearchConfig, depths: Mapping[str, int], frame: Recipe, stack: str) -> Space:
+    from evomerge.space.paths.joint import JointSpace
+
+    space = config.space
+    if len(space.methods) != 1:
+        raise ConfigError("`space.method` is a list; a joint space takes one merge method.")
+    method = _method(space.methods[0])
+    if method.base == "required" and config.base is None:
+        raise ConfigError(
+            f"`space.method` is {method.name!r}, which measures task vectors from a base; "
+            "name it with the key `base`."
+        )
+    plan = plan_knobs([method], space.knobs)
+    ranges: dict[str, dict[str, Any]] = {"source": {}, "merge": {}}
+    for (_, per, name), value in plan.fixed.items():
+        ranges[per][name] = value
+    for knob in plan.searched:
+        ranges[knob.per][knob.name] = (knob.low, knob.high, knob.start)
+    return JointSpace(
+        depths,
+        frame,
+        method=method.name,
+        source_knobs=ranges["source"],
+        merge_knobs=ranges["merge"],
+        base=config.base if method.base != "none" else None,
+        outside=space.embeddings,
+        stack=stack,
+        repeats=space.repeats or 1,
+        scales=space.scales,
+        fixed_ends=space.ends == "fixed",
+        layers=space.layers,
+    )
+
+
+def _method(name: str) -> Method:
+    try:
+        return get_method(name)
+    except RecipeError as error:
+        raise ConfigError(f"`space.method`: {error}") from error
+
+
+def _parent(key: str, name: str | None, config: SearchConfig) -> str:
+    if name is not None and name not in config.parents:
+        raise ConfigError(
+            f"`{key}` is {name!r}; it must be one of the parents {', '.join(config.parents)}."
+            f"{did_you_mean(name, config.parents)}"
+        )
+    return name or ""

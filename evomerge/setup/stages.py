@@ -1,0 +1,146 @@
+"""Searches that build on one another: a search file with `stages`.
+
+Keys outside of `stages` hold for every stage; a stage's own keys replace them. In a stage,
+`stage:N` names the winner of stage N as a parent (or base, or host). The folder of such a search
+holds `stages.yaml` and the runs `stage-1`, `stage-2`, ..., each an ordinary run folder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evomerge.config.schema import SearchConfig, parse
+from evomerge.errors import ConfigError
+from evomerge.models.references import RUN
+from evomerge.run.folder import STAGES, RunFolder, create_whole, stage_folder
+from evomerge.setup.check import freeze
+from evomerge.setup.problem import Problem
+from evomerge.setup.runs import prepare, reopen
+
+_STAGE = re.compile(r"stage:(\d+)")
+
+
+def is_staged(data: Mapping[str, Any]) -> bool:
+    """Return whether a search file has stages."""
+    return "stages" in data
+
+
+def check(data: Mapping[str, Any], source: Path, *, allow_pickle: bool = False) -> list[Problem]:
+    """Check every stage; an earlier stage's winner is stood for by a parent of its shape.
+
+    Raises:
+        InputError: the first mistake.
+    """
+    problems = []
+    for number in range(1, count(data) + 1):
+        stand_ins = {
+            f"stage:{earlier}": host(data, earlier, source) for earlier in range(1, number)
+        }
+        config = stage(data, number, stand_ins, f"{source}, stage {number}")
+        problems.append(prepare(config, source.parent, allow_pickle=allow_pickle))
+    return problems
+
+
+def start(
+    data: Mapping[str, Any], source: Path, folder: Path, *, allow_pickle: bool = False
+) -> list[Problem]:
+    """Check every stage and create the folder; `go` runs the stages.
+
+    Raises:
+        InputError: a stage is wrong.
+    """
+    problems = check(data, source, allow_pickle=allow_pickle)
+    origin = str(source.parent.resolve())
+    plain = {**data, "origin": origin, "allow_pickle": allow_pickle}
+    create_whole(folder, {STAGES: yaml.safe_dump(plain, sort_keys=False)})
+    return problems
+
+
+def with_candidates(data: Mapping[str, Any], candidates: int) -> dict[str, Any]:
+    """Return a search file each of whose stages has this budget of candidates."""
+    stages = [
+        {
+            **own,
+            "budget": {**(own.get("budget") or data.get("budget") or {}), "candidates": candidates},
+        }
+        for own in data["stages"][: count(data)]
+    ]
+    return {**data, "stages": stages}
+
+
+def go(folder: Path, each: Callable[[RunFolder, Problem], None]) -> None:
+    """Run the stages one after the other; those that have begun are continued.
+
+    Args:
+        folder: the folder that `start` made.
+        each: runs one stage.
+    """
+    data = yaml.safe_load((folder / STAGES).read_text(encoding="utf-8"))
+    origin, allow_pickle = Path(data.pop("origin")), bool(data.pop("allow_pickle", False))
+    for number in range(1, count(data) + 1):
+        path = stage_folder(folder, number)
+        if path.exists():
+            run = RunFolder(path)
+            each(run, reopen(run))
+            continue
+        winners = {
+            f"stage:{earlier}": f"{RUN}{stage_folder(folder, earlier).resolve()}"
+            for earlier in range(1, number)
+        }
+        config = stage(data, number, winners, f"{folder}, stage {number}")
+        problem = prepare(config, origin, allow_pickle=allow_pickle)
+        each(RunFolder.create(path, freeze(problem)), problem)
+
+
+def count(data: Mapping[str, Any]) -> int:
+    """Return the number of stages.
+
+    Raises:
+        ConfigError: `stages` is not a list of mappings.
+    """
+    stages = data["stages"]
+    if not isinstance(stages, list) or not stages or not all(isinstance(s, dict) for s in stages):
+        raise ConfigError("`stages` must be a list with one mapping of keys for each stage.")
+    return len(stages)
+
+
+def stage(
+    data: Mapping[str, Any], number: int, names: Mapping[str, str], source: str
+) -> SearchConfig:
+    """Return one stage as a search of its own.
+
+    Args:
+        names: what stands for `stage:N`, for every earlier stage.
+
+    Raises:
+        ConfigError: the stage is wrong, or names a stage that does not come before it.
+    """
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: replaced(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [replaced(item) for item in value]
+        if isinstance(value, str) and _STAGE.fullmatch(value):
+            if value not in names:
+                raise ConfigError(
+                    f"{source}: {value!r} is not an earlier stage; allowed are "
+                    f"{', '.join(names) or 'none in the first stage'}."
+                )
+            return names[value]
+        return value
+
+    common = {key: value for key, value in data.items() if key != "stages"}
+    return parse(replaced({**common, **data["stages"][number - 1]}), source)
+
+
+def host(data: Mapping[str, Any], number: int, source: Path) -> str:
+    """Return a parent of the shape that a stage's winner will have."""
+    names = {f"stage:{n}": host(data, n, source) for n in range(1, number)}
+    config = stage(data, number, names, str(source))
+    return config.space.host or config.base or config.parents[0]

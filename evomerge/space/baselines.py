@@ -1,0 +1,27 @@
+"""What a search is compared with, as recipes: the uniform merge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from evomerge.recipe import Layer, Recipe, Source
+
+
+def uniform_recipe(parents: Sequence[str], layers: int, stack: str, like: Recipe) -> Recipe:
+    """Return the plain average of the parents' weights (Wortsman et al. 2022, arXiv 2203.05482).
+
+    Args:
+        parents: what is averaged.
+        layers: number of their blocks.
+        stack: prefix of the block stack.
+        like: gives everything else.
+    """
+
+    def average(layer: int | None) -> Layer:
+        return Layer("linear", tuple(Source(item, layer, {"weight": 1.0}) for item in parents))
+
+    blocks = tuple(average(layer) for layer in range(layers))
+    return replace(
+        like, layers={stack: blocks}, before=average(None), after=average(None), options={}
+    )

@@ -1,0 +1,1 @@
+"""Spaces of paths through the layers of the parents (data-flow space)."""

@@ -1,0 +1,152 @@
+"""A path through the layers of several parents, as data and as a line that a person can read.
+
+`A0-11 B8-15x0.9 A12-31` reads: blocks 0 to 11 of parent A, then 8 to 15 of parent B with the hidden
+state multiplied by 0.9 where it enters block 8, then 12 to 31 of A. A legend says who A and B are.
+A merged block reads `[A4*0.7+B4*0.3]`, its method being named once for the whole line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from evomerge.errors import RecipeError
+from evomerge.recipe import Layer, Recipe, Source, number
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One block of a path.
+
+    Attributes:
+        parent: reference of the parent.
+        layer: index of the block in that parent, from 0.
+        scale: factor on the hidden state that enters the block.
+    """
+
+    parent: str
+    layer: int
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", number(self.scale))
+
+    def follows(self, other: Hop) -> bool:
+        """Say whether this block comes right after `other` in the same parent."""
+        return self.parent == other.parent and self.layer == other.layer + 1
+
+
+Path: TypeAlias = tuple[Hop, ...]
+
+
+def layers_of(path: Iterable[Hop]) -> tuple[Layer, ...]:
+    """Return the blocks of a recipe for a path: each one parent's own, unmerged."""
+    return tuple(
+        Layer("passthrough", (Source(hop.parent, hop.layer),), scale=hop.scale) for hop in path
+    )
+
+
+def path_of(layers: Iterable[Layer]) -> Path:
+    """Return the path that `layers_of` turns into these blocks.
+
+    Raises:
+        RecipeError: a block is merged, so that the blocks are no path.
+    """
+    hops = []
+    for position, layer in enumerate(layers):
+        source = layer.sources[0] if len(layer.sources) == 1 else None
+        layer_index = source.layer if source else None
+        if source is None or layer_index is None or layer.method != "passthrough":
+            raise RecipeError(
+                f"Block {position} is made by {layer.method!r} from {len(layer.sources)} sources; "
+                "on a path every block is one block of one parent (method 'passthrough')."
+            )
+        if source.knobs or layer.knobs or layer.base:
+            raise RecipeError(f"Block {position} has knobs or a base; a path has only scales.")
+        hops.append(Hop(source.parent, layer_index, layer.scale))
+    return tuple(hops)
+
+
+def legend_of(parents: Iterable[str]) -> dict[str, str]:
+    """Return letter -> parent: A to Z in the order given, then AA, AB, ..."""
+    legend: dict[str, str] = {}
+    for index, parent in enumerate(dict.fromkeys(parents)):
+        letters = ""
+        rest = index + 1
+        while rest:
+            rest, digit = divmod(rest - 1, 26)
+            letters = chr(ord("A") + digit) + letters
+        legend[letters] = parent
+    return legend
+
+
+def format_path(path: Sequence[Hop], legend: Mapping[str, str], *, exact: bool = False) -> str:
+    """Write a path as one line, `A0-11 B8-15x0.9 A12-31`.
+
+    Args:
+        path: the hops.
+        legend: letter -> parent; has every parent of the path.
+        exact: write scales in full; otherwise with three significant digits.
+    """
+    letter = {parent: key for key, parent in legend.items()}
+    words: list[str] = []
+    start = 0
+    for stop in range(1, len(path) + 1):
+        if stop < len(path) and path[stop].scale == 1.0 and path[stop].follows(path[stop - 1]):
+            continue
+        first, last = path[start], path[stop - 1]
+        word = f"{letter[first.parent]}{first.layer}"
+        word += f"-{last.layer}" if last.layer != first.layer else ""
+        words.append(word + _scale_text(first.scale, exact))
+        start = stop
+    return " ".join(words)
+
+
+def describe(recipe: Recipe, stack: str | None = None) -> str:
+    """Write the blocks of a recipe as one readable line, merged ones included.
+
+    Args:
+        recipe: any recipe.
+        stack: the block stack; may be left out where the recipe has only one.
+
+    Returns:
+        `A0-3 B4-5x0.9 (A = zoo:language, B = zoo:maths)`, and for merged blocks
+        `[A0*0.7+B0*0.3] A1 (linear; A = ..., B = ...)`.
+    """
+    layers = recipe.layers[stack] if stack else next(iter(recipe.layers.values()), ())
+    legend = legend_of(
+        [recipe.host, *(source.parent for layer in layers for source in layer.sources)]
+    )
+    letter = {parent: key for key, parent in legend.items()}
+    words: list[str] = []
+    methods: dict[str, None] = {}
+    plain: list[Layer] = []
+    for layer in (*layers, None):
+        if layer is not None and layer.method == "passthrough" and len(layer.sources) == 1:
+            plain.append(layer)
+            continue
+        if plain:
+            words.append(format_path(path_of(plain), legend))
+            plain = []
+        if layer is not None:
+            methods.setdefault(layer.method)
+            terms = "+".join(
+                f"{letter[source.parent]}{source.layer}{_weight_text(source)}"
+                for source in layer.sources
+            )
+            words.append(f"[{terms}]{_scale_text(layer.scale, False)}")
+    used = {source.parent for layer in layers for source in layer.sources}
+    notes = ", ".join(f"{key} = {parent}" for key, parent in legend.items() if parent in used)
+    return f"{' '.join(words)} ({'; '.join([*methods, notes])})"
+
+
+def _scale_text(scale: float, exact: bool) -> str:
+    if scale == 1.0:
+        return ""
+    return f"x{scale!r}" if exact else f"x{scale:.3g}"
+
+
+def _weight_text(source: Source) -> str:
+    weight = source.knobs.get("weight")
+    return f"*{weight:.3g}" if isinstance(weight, float) else ""

@@ -1,0 +1,293 @@
+"""Contiguous slices of parents stacked on each other, and one choice a depth.
+
+`SliceSpace` is the frankenmerge (Goliath-120B and the like): a few slices (parent, first, last),
+possibly overlapping, one after the other. `SwapSpace` keeps the depth: each block is one parent's
+block of the same depth. Keys of the search file: see evomerge.space.paths.frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TypeAlias
+
+from evomerge.errors import ConfigError, RecipeError
+from evomerge.recipe import Recipe
+from evomerge.space.paths.frame import baselines_of, check_depth, check_scales, genomes_of, path_in
+from evomerge.space.paths.path import Hop, Path, layers_of
+from evomerge.space.paths.scales import within
+from evomerge.space.protocol import Gene, Genome
+
+Slice: TypeAlias = tuple[str, int, int, float]
+"""Parent, first and last block, scale where it is entered."""
+
+
+class SliceSpace:
+    """Paths of contiguous slices.
+
+    Genome: how many slices; then for each slice its parent, first and last block (integers, in
+    either order), and the scale where it is entered. Only the first `slices` slices count. A path
+    that is too short grows its slices to their parents' ends, last slice first, and then takes
+    further slices; one that is too long shortens them, last slice first, each to its first block.
+
+    Args:
+        parents: parent -> number of its blocks.
+        frame: recipe that gives everything but the blocks of `stack`; its host is the start.
+        stack: name of the block stack.
+        slices: fewest and most slices.
+        scales: range of the scales, or a number that all entries have.
+        layers: fewest and most blocks of a path; None for no limit.
+
+    Raises:
+        ConfigError: an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        parents: Mapping[str, int],
+        frame: Recipe,
+        *,
+        stack: str = "model.layers",
+        slices: tuple[int, int] = (2, 4),
+        scales: tuple[float, float] | float = (0.5, 1.5),
+        layers: tuple[int, int | None] = (1, None),
+    ) -> None:
+        host_depth = parents.get(frame.host, 0)
+        if not 1 <= slices[0] <= slices[1] <= host_depth:
+            raise ConfigError(
+                f"space.slices is {list(slices)}; it must be [min, max] with 1 <= min <= max, and "
+                f"at most {host_depth}, the blocks of the host {frame.host!r}."
+            )
+        self._parents, self._names = dict(parents), tuple(parents)
+        self._frame, self._stack = replace(frame, layers={}), stack
+        self._count = slices
+        # Every genome can be grown to the fewest blocks, whatever parents it names.
+        check_depth((layers[0], None), (slices[0], slices[1] * min(parents.values())))
+        self._fewest, self._most = check_depth(
+            layers, (slices[0], slices[1] * max(parents.values()))
+        )
+        checked = check_scales(scales)
+        self._bounds = (checked, checked) if isinstance(checked, (int, float)) else checked
+        self._scaled = self._bounds[0] < self._bounds[1]
+        self._width = 4 if self._scaled else 3
+        self.genes: Sequence[Gene] = self._make_genes(host_depth)
+
+    def decode(self, genome: Genome) -> Recipe:
+        """Return the recipe of a genome."""
+        count = min(max(round(genome[0]), self._count[0]), self._count[1], self._most)
+        named = [self._slice(genome, index) for index in range(self._count[1])]
+        slices = self._shorten(self._grow(named, count))
+        path = [
+            Hop(parent, layer, scale if layer == first and index else 1.0)
+            for index, (parent, first, last, scale) in enumerate(slices)
+            for layer in range(first, last + 1)
+        ]
+        return replace(self._frame, layers={self._stack: layers_of(path)})
+
+    def encode(self, recipe: Recipe) -> Genome:
+        """Return a genome of this path: its longest contiguous slices, split if too few.
+
+        Raises:
+            RecipeError: the path has too many slices or blocks, or a scale inside of a slice.
+        """
+        path = path_in(recipe, self._frame, self._stack)
+        if not self._fewest <= len(path) <= self._most:
+            raise RecipeError(
+                f"The path has {len(path)} blocks; this space allows {self._fewest} to "
+                f"{self._most}."
+            )
+        for hop in path:
+            if hop.layer >= self._parents.get(hop.parent, 0):
+                raise RecipeError(
+                    f"The path uses block {hop.layer} of {hop.parent!r}, which is not among this "
+                    "space's parents' blocks."
+                )
+        runs = self._runs(path)
+        if len(runs) > self._count[1]:
+            raise RecipeError(
+                f"The path has {len(runs)} slices; this space allows {self._count[0]} to "
+                f"{self._count[1]}."
+            )
+        genome = [gene.start for gene in self.genes]
+        genome[0] = float(len(runs))
+        for index, run in enumerate(runs):
+            at = 1 + self._width * index
+            genome[at : at + 3] = [
+                float(self._names.index(run[0].parent)),
+                float(run[0].layer),
+                float(run[-1].layer),
+            ]
+            if index:
+                scale = within(run[0].scale, self._bounds)
+                if self._scaled:
+                    genome[at + 3] = scale
+        return tuple(genome)
+
+    def baselines(self) -> dict[str, Recipe]:
+        """Every parent as it is."""
+        return baselines_of(self._parents, self._stack, self._frame)
+
+    def baseline_genomes(self) -> dict[str, Genome]:
+        """Genomes of the baselines that are paths of this space."""
+        return genomes_of(self)
+
+    def _make_genes(self, host_depth: int) -> tuple[Gene, ...]:
+        fewest, most = self._count
+        host = float(self._names.index(self._frame.host))
+        deepest = float(max(self._parents.values()) - 1)
+        genes = [Gene("slices", "integer", fewest, most, start=most)]
+        for index in range(most):
+            first = host_depth * index // most
+            last = host_depth * (index + 1) // most - 1
+            choices = float(len(self._names) - 1)
+            genes += [
+                Gene(f"slice{index}.parent", "choice", 0.0, choices, host, choices=self._names),
+                Gene(f"slice{index}.first", "integer", 0.0, deepest, float(first)),
+                Gene(f"slice{index}.last", "integer", 0.0, deepest, float(last)),
+            ]
+            if self._scaled:
+                low, high = self._bounds
+                start = min(max(1.0, low), high)
+                name = f"slice{index}.scale"
+                genes.append(Gene(name, "real", low, high, start, (high - low) / 6))
+        return tuple(genes)
+
+    def _slice(self, genome: Genome, index: int) -> Slice:
+        at = 1 + self._width * index
+        parent = self._names[min(max(round(genome[at]), 0), len(self._names) - 1)]
+        deepest = self._parents[parent] - 1
+        one, two = (min(max(round(value), 0), deepest) for value in genome[at + 1 : at + 3])
+        scale = genome[at + 3] if self._scaled else self._bounds[0]
+        return parent, min(one, two), max(one, two), scale
+
+    def _grow(self, slices: list[Slice], count: int) -> list[Slice]:
+        """Return the first `count` slices, or as many more and longer as the fewest blocks need."""
+        missing = self._fewest - sum(last - first + 1 for _, first, last, _ in slices[:count])
+        for index in [*reversed(range(count)), *range(count, len(slices))]:
+            if missing <= 0:
+                break
+            parent, first, last, scale = slices[index]
+            if index >= count:
+                missing -= last - first + 1
+                count = index + 1
+            up = max(min(missing, self._parents[parent] - 1 - last), 0)
+            down = max(min(missing - up, first), 0)
+            slices[index] = (parent, first - down, last + up, scale)
+            missing -= up + down
+        return slices[:count]
+
+    def _shorten(self, slices: list[Slice]) -> list[Slice]:
+        """Return the slices with as many last blocks taken off as the most blocks need."""
+        excess = sum(last - first + 1 for _, first, last, _ in slices) - self._most
+        for index in reversed(range(len(slices))):
+            parent, first, last, scale = slices[index]
+            cut = max(min(excess, last - first), 0)
+            slices[index] = (parent, first, last - cut, scale)
+            excess -= cut
+        return slices
+
+    def _runs(self, path: Path) -> list[Path]:
+        plain = self._bounds[0] <= 1.0 <= self._bounds[1]
+        runs: list[list[Hop]] = []
+        for hop in path:
+            joined = runs and hop.scale == 1.0 and hop.follows(runs[-1][-1])
+            if joined:
+                runs[-1].append(hop)
+            else:
+                runs.append([hop])
+        if runs[0][0].scale != 1.0:
+            raise RecipeError("The path scales its first block; no hop leads there, it must be 1.")
+        while len(runs) < self._count[0]:
+            longest = max(range(len(runs)), key=lambda index: len(runs[index]))
+            run = runs[longest]
+            if len(run) < 2 or not plain:
+                raise RecipeError(
+                    f"The path has {len(runs)} slices; this space allows {self._count[0]} to "
+                    f"{self._count[1]}."
+                )
+            runs[longest : longest + 1] = [run[:1], run[1:]]
+        return [tuple(run) for run in runs]
+
+
+class SwapSpace:
+    """One parent a depth: a choice gene for each block of the host, and a scale if wanted.
+
+    Args:
+        parents: parent -> number of its blocks; those shallower than the host give only as many.
+        frame: recipe that gives everything but the blocks of `stack`; its host is the start.
+        stack: name of the block stack.
+        scales: range of the scales, or a number that all hops have.
+
+    Raises:
+        ConfigError: a parent has fewer blocks than the host, or the scales hold 0.
+    """
+
+    def __init__(
+        self,
+        parents: Mapping[str, int],
+        frame: Recipe,
+        *,
+        stack: str = "model.layers",
+        scales: tuple[float, float] | float = 1.0,
+    ) -> None:
+        self._names, self._depth = tuple(parents), parents[frame.host]
+        for parent, depth in parents.items():
+            if depth < self._depth:
+                raise ConfigError(
+                    f"space.variant is 'swaps', but {parent!r} has {depth} blocks and the host "
+                    f"{frame.host!r} has {self._depth}; take the shallowest parent as host."
+                )
+        self._parents = dict(parents)
+        self._frame, self._stack = replace(frame, layers={}), stack
+        checked = check_scales(scales)
+        self._bounds = (checked, checked) if isinstance(checked, (int, float)) else checked
+        low, high = self._bounds
+        host, last = float(self._names.index(frame.host)), float(len(self._names) - 1)
+        choices = [
+            Gene(f"block{index}", "choice", 0.0, last, host, choices=self._names)
+            for index in range(self._depth)
+        ]
+        start = min(max(1.0, low), high)
+        scale_genes = [
+            Gene(f"scale.block{index}", "real", low, high, start, (high - low) / 6)
+            for index in range(1, self._depth)
+            if low < high
+        ]
+        self.genes: Sequence[Gene] = (*choices, *scale_genes)
+
+    def decode(self, genome: Genome) -> Recipe:
+        """Return the recipe of a genome."""
+        top = len(self._names) - 1
+        scales = (1.0, *(genome[self._depth :] or [self._bounds[0]] * (self._depth - 1)))
+        path = (
+            Hop(self._names[min(max(round(genome[layer]), 0), top)], layer, scales[layer])
+            for layer in range(self._depth)
+        )
+        return replace(self._frame, layers={self._stack: layers_of(path)})
+
+    def encode(self, recipe: Recipe) -> Genome:
+        """Return the genome of this path.
+
+        Raises:
+            RecipeError: the path does not keep the depth, or names another parent or scale.
+        """
+        path = path_in(recipe, self._frame, self._stack)
+        if [hop.layer for hop in path] != list(range(self._depth)):
+            raise RecipeError("The path moves blocks to another depth; this space only swaps them.")
+        for hop in path:
+            if hop.parent not in self._parents:
+                raise RecipeError(f"The path uses {hop.parent!r}, which this space does not have.")
+        if path[0].scale != 1.0:
+            raise RecipeError("The path scales its first block; no hop leads there, it must be 1.")
+        scales = tuple(within(hop.scale, self._bounds) for hop in path[1:])
+        searched = self._bounds[0] < self._bounds[1]
+        choices = (float(self._names.index(hop.parent)) for hop in path)
+        return (*choices, *(scales if searched else ()))
+
+    def baselines(self) -> dict[str, Recipe]:
+        """Every parent as it is."""
+        return baselines_of(self._parents, self._stack, self._frame)
+
+    def baseline_genomes(self) -> dict[str, Genome]:
+        """Genomes of the baselines that are paths of this space."""
+        return genomes_of(self)

@@ -1,0 +1,1 @@
+"""Search strategies: they propose recipes and are told outcomes."""

@@ -1,0 +1,205 @@
+"""Every mistake a person can make is one sentence before any compute, exit code 2."""
+
+import copy
+import json
+import subprocess
+import sys
+
+import pytest
+from search_run import SMALL, environment, evomerge, write_search
+from tiny import make
+
+from evomerge.config.schema import load
+from evomerge.errors import EvomergeError
+from evomerge.setup.problem import prepare
+
+DOCUMENTS = {"search": {"documents": 5}, "validation": {"documents": 5}, "test": {"documents": 5}}
+
+
+def evaluation(**changes):
+    return {"evaluation": {"include": ["zoo:tasks"], **DOCUMENTS, **changes}}
+
+
+def objective(**changes):
+    return {"objectives": [SMALL["objectives"][0] | changes]}
+
+
+def space(**changes):
+    return {"space": SMALL["space"] | changes}
+
+
+BAD = {
+    "unknown parent": ({"parents": ["zoo:mathz"]}, ["zoo:mathz", "zoo:maths"]),
+    "missing folder": ({"parents": ["./nowhere", "zoo:maths"]}, ["./nowhere", "folder"]),
+    "unknown method": (space(method="tie"), ["'tie'", "Did you mean 'ties'"]),
+    "unknown knob": (space(knobs={"wieght": [0, 1]}), ["wieght", "Did you mean 'weight'"]),
+    "range too wide": (space(knobs={"density": [0.0, 2.0]}), ["density", "2"]),
+    "no base": ({"base": None} | space(method="ties"), ["ties", "base"]),
+    "slerp of three": (
+        {"parents": ["zoo:language", "zoo:maths", "zoo:facts"]} | space(method="slerp", knobs={}),
+        ["slerp", "2"],
+    ),
+    "too many groups": (space(groups=7), ["groups", "7", "6"]),
+    "unknown component": (space(components=["atention"]), ["atention", "Did you mean 'attention'"]),
+    "nothing to search": (space(knobs={"weight": 1.0}), ["nothing to search"]),
+    "unknown optimizer": ({"optimizer": {"name": "cmaes"}}, ["cmaes", "Did you mean 'cma'"]),
+    "unknown task": (objective(task="zoo_math"), ["'zoo_math'", "Did you mean 'zoo_maths'"]),
+    "unknown metric": (objective(metric="exact_mach"), ["exact_mach", "mean 'exact_match'"]),
+    "unknown include": (evaluation(include=["./none"]), ["evaluation.include", "none"]),
+    "too many documents": (evaluation(search={"documents": 99999}), ["99999", "zoo_l2_maths"]),
+    "too many documents that rotate": (
+        evaluation(search={"documents": 600, "order": "rotating"}),
+        ["search.pool 2400", "validation.documents 5", "zoo_l2_maths"],
+    ),
+    "two splits take all": (
+        evaluation(search={"documents": "all"}, test={"documents": "all"}),
+        ["all", "share"],
+    ),
+    "no such field": (evaluation(stratify="kindd"), ["kindd", "field"]),
+    "no such device": (evaluation(device="gpu"), ["evaluation.device", "gpu"]),
+    "a device and a device map": (
+        evaluation(device="cpu", device_map="auto"),
+        ["evaluation", "device_map", "remove one"],
+    ),
+    "no such device map": (
+        evaluation(device_map="balance"),
+        ["evaluation.device_map", "Did you mean 'balanced'"],
+    ),
+    "memory of one device": (evaluation(max_memory={0: "1GB"}), ["max_memory", "device_map"]),
+    "no amount of memory": (
+        evaluation(device_map="auto", max_memory={0: "much"}),
+        ["evaluation.max_memory.0", "'much'", "5GB"],
+    ),
+    "memory without a unit": (
+        evaluation(device_map="auto", max_memory={0: 20}),
+        ["evaluation.max_memory", "{0: 20}", "20GB"],
+    ),
+    "memory of no device's number": (
+        evaluation(device_map="auto", max_memory={"gpu": "20GB"}),
+        ["evaluation.max_memory", "'gpu'", "20GB"],
+    ),
+    "no such attention": (
+        evaluation(attention="spda"),
+        ["evaluation.attention", "Did you mean 'sdpa'"],
+    ),
+    "attention that is not installed": (
+        evaluation(attention="flash_attention_2"),
+        ["evaluation.attention", "'flash_attention_2'", "sdpa or eager"],
+    ),
+    "memory of an accelerator that is not there": (
+        evaluation(device_map="auto", max_memory={99: "20GB"}),
+        ["evaluation.max_memory", "99", "remove `max_memory`"],
+    ),
+    "vllm is not there": (evaluation(backend="vllm"), ["vllm", "pip install 'evomerge[vllm]'"]),
+    "vllm for paths": (
+        evaluation(backend="vllm") | {"space": {"kind": "dataflow"}},
+        ["evaluation.backend", "dataflow", "'hf'"],
+    ),
+    "two ways to save documents": (
+        evaluation(racing={"enabled": True, "minimum": 2}, irt={"enabled": True, "documents": 2}),
+        ["evaluation", "racing and irt", "enable one"],
+    ),
+    "halving on rotating documents": (
+        evaluation(halving={"enabled": True}, search={"documents": 5, "order": "rotating"}),
+        ["evaluation", "halving", "order: rotating", "fixed"],
+    ),
+    "nothing to leave out in a race": (
+        evaluation(racing={"enabled": True}),
+        ["evaluation.racing.minimum", "50", "5 search documents"],
+    ),
+    "nothing to leave out on the first rung": (
+        evaluation(halving={"enabled": True, "first": 5}),
+        ["evaluation.halving.first", "5 search documents"],
+    ),
+    "nothing to predict": (
+        evaluation(irt={"enabled": True, "documents": 9}),
+        ["evaluation.irt.documents", "9", "5 search documents"],
+    ),
+    "halving by one": (
+        evaluation(halving={"enabled": True, "factor": 1}),
+        ["evaluation.halving.factor", "above 1"],
+    ),
+    "pareto": ({"mode": "pareto"}, ["mode", "weighted"]),
+    "wrong kind of key": (space(kind="dataflow", method="ties"), ["space.", "dataflow"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_one_sentence(tmp_path, name):
+    change, words = BAD[name]
+    file = write_search(tmp_path, **copy.deepcopy(change))
+    with pytest.raises(EvomergeError) as caught:
+        prepare(load(file), tmp_path)
+    message = str(caught.value)
+    assert caught.value.exit_code == 2
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_parents_of_another_shape(tmp_path):
+    make(tmp_path / "a", hidden_size=16)
+    make(tmp_path / "b", hidden_size=32)
+    file = write_search(tmp_path, parents=["./a", "./b"], base=None, **space(method="linear"))
+    with pytest.raises(EvomergeError, match=r"shape|differ") as caught:
+        prepare(load(file), tmp_path)
+    assert "16" in str(caught.value)
+    assert "32" in str(caught.value)
+
+
+def test_parents_of_another_vocabulary(tmp_path):
+    make(tmp_path / "a")
+    make(tmp_path / "b", vocab_size=80)
+    file = write_search(tmp_path, parents=["./a", "./b"], base=None, **space(method="linear"))
+    with pytest.raises(EvomergeError, match="tokenizer: union"):
+        prepare(load(file), tmp_path)
+
+
+def test_exit_code_two_no_traceback_no_run(tmp_path):
+    file = write_search(tmp_path, **space(method="tie"))
+    done = evomerge("search", file, "--run", tmp_path / "run", code=2)
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+    done = evomerge("validate", file, code=2)
+    assert done.stderr.startswith("evomerge: ")
+
+
+def test_run_folders_that_exist_or_are_none(tmp_path):
+    file = write_search(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("")
+    assert "not a run" in evomerge("search", file, "--run", tmp_path / "full", code=2).stderr
+    for name in ("resume", "status", "results"):
+        assert "does not exist" in evomerge(name, tmp_path / "nowhere", code=2).stderr
+
+
+def test_a_good_file_is_valid_and_says_what_it_will_do(tmp_path):
+    facts = json.loads(evomerge("validate", write_search(tmp_path), "--json").stdout)
+    assert facts["valid"] is True
+    assert facts["dimension"] == 8
+    assert facts["documents"] == {"search": 24, "validation": 16, "test": 32}
+
+
+@pytest.mark.parametrize("preset", ["parameters", "multi", "dataflow", "joint"])
+def test_presets_are_valid(tmp_path, preset):
+    evomerge("init", tmp_path / "s.yaml", "--preset", preset)
+    prepare(load(tmp_path / "s.yaml"), tmp_path)
+    assert "exists" in evomerge("init", tmp_path / "s.yaml", code=2).stderr
+
+
+HEAVY = ("torch", "lm_eval", "nevergrad", "transformers")
+LIGHT = [["--help"], ["schema"], ["list", "methods"], ["list", "optimizers"], ["list", "parents"]]
+
+
+@pytest.mark.parametrize("arguments", LIGHT, ids=" ".join)
+def test_light_commands_import_nothing_heavy(arguments):
+    code = (
+        "import sys; from evomerge.__main__ import run; code = run(sys.argv[1:]);"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr);"
+        "sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment()
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip().endswith("[]")

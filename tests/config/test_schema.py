@@ -1,0 +1,105 @@
+"""Every mistake the file itself shows is one sentence that names key, value and what is allowed."""
+
+import copy
+
+import pytest
+
+from evomerge.config.schema import load, parse
+from evomerge.errors import ConfigError
+
+GOOD = {
+    "parents": ["zoo:maths", "zoo:language"],
+    "objectives": [{"task": "zoo_maths", "metric": "exact_match"}],
+    "budget": {"candidates": 3},
+}
+
+BAD = [
+    ({"sede": 1}, ["`sede`", "Did you mean 'seed'"]),
+    ({"space": {"kynd": "x"}}, ["`kynd`", "`space`", "Did you mean 'kind'"]),
+    ({"space": {"kind": "paramters"}}, ["`space.kind`", "'paramters'", "Did you mean"]),
+    ({"space": {"groups": 0}}, ["`space.groups`", "0", "1 or more"]),
+    ({"space": {"groups": "eech"}}, ["`space.groups`", "'eech'", "'each'"]),
+    ({"space": {"knobs": {"weight": [1, 0]}}}, ["`space.knobs.weight`", "[1, 0]", "low < high"]),
+    ({"space": {"knobs": {"weight": [0, 1, 2]}}}, ["`space.knobs.weight`", "low, high"]),
+    ({"space": 3}, ["`space`", "mapping"]),
+    ({"optimizer": {"population": 1}}, ["`optimizer.population`", "at least 2", "auto"]),
+    ({"optimizer": {"sigma": 0}}, ["`optimizer.sigma`", "above 0"]),
+    ({"budget": {}}, ["`budget`", "candidates, hours or target"]),
+    ({"budget": {"candidates": 0}}, ["`budget.candidates`", "at least 1"]),
+    ({"objectives": []}, ["`objectives`", "at least one"]),
+    ({"objectives": [{"metric": "acc"}]}, ["`objectives[0].task`", "missing"]),
+    ({"objectives": [{"task": "t", "wight": 1}]}, ["`wight`", "`objectives[0]`", "'weight'"]),
+    ({"objectives": [{"task": "t", "weight": -1}]}, ["`objectives[0].weight`", "-1", "above 0"]),
+    ({"parents": "zoo:maths"}, ["`parents`", "a list"]),
+    ({"parents": []}, ["`parents`", "at least one"]),
+    ({"parents": ["zoo:maths", "zoo:maths"]}, ["`parents`", "twice"]),
+    ({"evaluation": {"search": {"documents": 0}}}, ["`evaluation.search.documents`", "above 0"]),
+    ({"evaluation": {"search": {"documents": "al"}}}, ["`evaluation.search.documents`", "`all`"]),
+    ({"evaluation": {"fewshot": -1}}, ["`evaluation.fewshot`", "at least 0"]),
+    ({"evaluation": {"batch_size": "big"}}, ["`evaluation.batch_size`", "'auto'"]),
+    ({"dtype": "bf16"}, ["`dtype`", "'bf16'", "'bfloat16'"]),
+    ({"seed": "x"}, ["`seed`", "whole number"]),
+    ({"mode": "paretto"}, ["`mode`", "Did you mean 'pareto'"]),
+    ({"executor": {"workers": 0}}, ["`executor.workers`", "at least 1"]),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), BAD, ids=[str(change) for change, _ in BAD])
+def test_a_mistake_is_one_sentence(change, words):
+    with pytest.raises(ConfigError) as caught:
+        parse(copy.deepcopy(GOOD) | change, "search.yaml")
+    message = str(caught.value)
+    assert message.startswith("search.yaml: ")
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def test_the_good_file_is_good():
+    config = parse(copy.deepcopy(GOOD), "search.yaml")
+    assert config.budget.candidates == 3
+    assert config.optimizer.sigma == 1 / 6
+
+
+def test_what_is_resolved_reads_back_as_itself():
+    config = parse(copy.deepcopy(GOOD), "search.yaml")
+    assert parse(config.model_dump(mode="json"), "again") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("parents: [a\nseed: 1", "line"),
+        ("seed: 1\nseed: 2", "stands twice"),
+        ("- a", "mapping"),
+        ("", "mapping"),
+    ],
+)
+def test_unreadable_files(tmp_path, text, word):
+    path = tmp_path / "search.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=word):
+        load(path)
+
+
+def test_a_missing_file_names_init(tmp_path):
+    with pytest.raises(ConfigError, match="evomerge init"):
+        load(tmp_path / "nothing.yaml")
+
+
+def test_overrides(tmp_path):
+    path = tmp_path / "search.yaml"
+    path.write_text(
+        "seed: 1\nparents: [a, b]\nobjectives: [{task: t, metric: acc}]\nbudget: {candidates: 3}\n"
+    )
+    config = load(path, ["objectives.0.metric=f1", "space.groups=each", "seed=7"])
+    assert config.objectives[0].metric == "f1"
+    assert config.space.groups == "each"
+    assert config.seed == 7
+    for wrong, word in (
+        ("seed", "key.path=value"),
+        ("objectives.5.metric=x", "from 0 to 0"),
+        ("seed.x=1", "plain value"),
+    ):
+        with pytest.raises(ConfigError, match=word):
+            load(path, [wrong])

@@ -1,0 +1,181 @@
+"""Races stop those that are behind, and only those; halving takes the better half up."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge.errors import ConfigError
+from evomerge.evaluate.evaluator import Evaluator
+from evomerge.evaluate.fidelity.halving import Halving
+from evomerge.evaluate.fidelity.protocol import check_means
+from evomerge.evaluate.fidelity.racing import Race, chance
+from evomerge.evaluate.tasks.functions import Function
+from evomerge.evaluate.tasks.harness import Harness
+from evomerge.evaluate.tasks.info import MetricFacts, TaskFacts
+from evomerge.scores import Objective, Scores, fitness, fitness_error
+
+ACC = Objective("t", "acc")
+COUNT = 400
+
+
+def scores(values: list[float], ids: list[int] | None = None) -> Scores:
+    ids = list(range(len(values))) if ids is None else ids
+    mean = sum(values) / len(values)
+    return Scores({"t": tuple(ids)}, {"t/acc": tuple(values)}, {"t/acc": mean})
+
+
+def answering(skill: float, seed: int) -> list[float]:
+    """Whether a model of that skill answers: documents differ in how hard they are."""
+    hardness = random.Random("hardness")
+    luck = random.Random(seed)
+    return [
+        float(luck.random() < min(1, max(0, skill + hardness.uniform(-0.4, 0.4))))
+        for _ in range(COUNT)
+    ]
+
+
+def near(incumbent: list[float], behind: float, seed: int) -> list[float]:
+    """A model that differs from the incumbent on a quarter of the documents only."""
+    luck = random.Random(seed)
+    return [
+        float(luck.random() < 0.5 - behind) if i % 4 == 0 else value
+        for i, value in enumerate(incumbent)
+    ]
+
+
+def evaluator_of() -> Evaluator:
+    """An evaluator of models that are lists of values."""
+    facts = TaskFacts("t", "function", COUNT, {"acc": MetricFacts(True, True)})
+    body = lambda model, tokenizer, ids: {"acc": [model[i] for i in ids]}  # noqa: E731
+    evaluator = Evaluator(None, [Function(body, facts)])
+    evaluator.prepare(None, None, {"search": {"t": range(COUNT)}})
+    return evaluator
+
+
+@pytest.fixture(scope="module")
+def evaluator() -> Evaluator:
+    return evaluator_of()
+
+
+def raced(
+    evaluator: Evaluator, model: Any, incumbent: Scores, earlier: Any = (), **options: Any
+) -> Scores:
+    objective = options.pop("objective", ACC)
+    return Race(**options).run(evaluator, model, "search", incumbent, earlier, [objective])
+
+
+def test_the_better_is_scored_on_everything_and_the_worse_is_not(evaluator: Evaluator) -> None:
+    incumbent = scores(answering(0.6, 0))
+    better = raced(evaluator, answering(0.8, 1), incumbent)
+    worse = raced(evaluator, answering(0.3, 2), incumbent)
+    assert better.fidelity == {"t": COUNT} and not better.expected
+    assert better == evaluator.scores(
+        evaluator.answer(answering(0.8, 1)), better.seconds["evaluate"]
+    )
+    assert 50 <= worse.fidelity["t"] < 150
+    truth, found = sum(answering(0.3, 2)) / COUNT, worse.expected["t/acc"]
+    assert fitness([ACC], worse) == found.value == pytest.approx(truth, abs=3 * found.error)
+    assert fitness_error([ACC], worse) == found.error > 0
+
+
+def test_those_ahead_are_seldom_stopped_and_estimates_know_their_error(
+    evaluator: Evaluator,
+) -> None:
+    values = answering(0.6, 0)
+    incumbent = scores(values)
+    earlier = [scores(answering(0.55, seed)) for seed in range(500, 510)]
+    stopped_ahead, scaled = 0, []
+    for seed in range(150):
+        model = answering(0.6, seed + 10)
+        got = raced(evaluator, model, incumbent, earlier)
+        if got.expected:
+            stopped_ahead += sum(model) > sum(values)
+            found = got.expected["t/acc"]
+            scaled.append((found.value - sum(model) / COUNT) / found.error)
+    assert stopped_ahead <= 8
+    # each stopped when it looked worst, so the estimates are a little low
+    assert len(scaled) > 10 and -1.5 < sum(scaled) / len(scaled) < 0.1
+    assert max(map(abs, scaled)) < 4
+
+
+def test_the_contested_documents_are_asked_first_and_few_are_enough(evaluator: Evaluator) -> None:
+    values = near(answering(0.6, 0), 0.0, 0)
+    incumbent = scores(values)
+    earlier = [scores(near(values, 0.0, seed)) for seed in range(900, 920)]
+    blind = informed = contested = 0
+    for seed in range(20):
+        model = near(values, 0.3, seed + 1)
+        blind += raced(evaluator, model, incumbent).fidelity["t"]
+        got = raced(evaluator, model, incumbent, earlier)
+        informed += got.fidelity["t"]
+        contested += sum(i % 4 == 0 for i in got.documents["t"])
+    assert informed < 0.8 * blind
+    assert contested > 0.4 * informed
+
+
+def test_lower_is_better_turns_the_race_round(evaluator: Evaluator) -> None:
+    incumbent = scores(answering(0.6, 0))
+    loss = Objective("t", "acc", higher_is_better=False)
+    assert raced(evaluator, answering(0.9, 1), incumbent, objective=loss).fidelity["t"] < COUNT
+    assert raced(evaluator, answering(0.3, 1), incumbent, objective=loss).fidelity["t"] == COUNT
+
+
+def test_a_race_repeats_itself(evaluator: Evaluator) -> None:
+    incumbent, model = scores(answering(0.6, 0)), answering(0.4, 3)
+    earlier = [scores(answering(0.5, seed)) for seed in range(5)]
+    first, second = (raced(evaluator, model, incumbent, earlier, seed=4) for _ in range(2))
+    assert first.to_dict() | {"seconds": {}} == second.to_dict() | {"seconds": {}}
+    other = raced(evaluator, model, incumbent, earlier, seed=5)
+    assert other.documents != first.documents
+
+
+def test_chance() -> None:
+    assert chance(0.0, 0.0) == 0.5 and chance(-1.0, 0.0) == 0.0
+    assert chance(1.96, 1.0) == pytest.approx(0.975, abs=1e-3)
+
+
+def test_looks_grow_from_the_minimum_to_all() -> None:
+    looks = Race(minimum=50).looks(400)
+    assert looks[0] == 50 and looks[-1] == 400 and looks == sorted(set(looks))
+    assert Race(minimum=50).looks(40) == [40]
+
+
+def test_fewer_documents_need_means_over_documents(tasks: Path) -> None:
+    facts = Harness(["t_letter", "g_sizes"], [tasks]).facts
+    check_means("evaluation.racing", [Objective("t_letter", "acc")], facts)
+    for task, metric in (("t_letter", "f1"), ("g_sizes", "acc")):
+        with pytest.raises(ConfigError, match=r"evaluation\.racing.*not a mean"):
+            check_means("evaluation.racing", [Objective(task, metric)], facts)
+
+
+def test_a_real_model_is_raced(llama: Any, tokenizer: Any, tasks: Path) -> None:
+    evaluator = Evaluator(Harness(["t_letter"], [tasks]))
+    evaluator.prepare(llama, tokenizer, {"search": {"t_letter": range(40)}})
+    objective = Objective("t_letter", "acc")
+    incumbent = evaluator.score(llama)
+    same = raced(evaluator, llama, incumbent, minimum=10, objective=objective)
+    assert same.values["t_letter/acc"] == incumbent.values["t_letter/acc"]
+    assert fitness([objective], same) == fitness([objective], incumbent)
+
+
+def test_halving_takes_the_better_half_up(evaluator: Evaluator) -> None:
+    halving = Halving(first=50, factor=2.0)
+    incumbent = scores(answering(0.6, 99))
+    earlier: list[Scores] = []
+    spent: dict[float, int] = {}
+    for seed, skill in enumerate([0.5, 0.6, 0.4, 0.55, 0.45, 0.5, 0.9, 0.1]):
+        model = answering(skill, seed)
+        got = halving.run(evaluator, model, "search", incumbent, earlier, [ACC])
+        earlier.append(got)
+        spent[skill] = got.fidelity["t"]
+        if got.fidelity["t"] < COUNT:
+            found = got.expected["t/acc"]
+            assert found.value == pytest.approx(sum(model) / COUNT, abs=4 * found.error)
+            assert math.isfinite(found.error)
+    assert spent[0.9] == COUNT and spent[0.1] == 50
+    assert set(spent.values()) <= {50, 100, 200, COUNT}

@@ -1,0 +1,154 @@
+"""What was scored is what you get: bitwise the same weights, and stock lm_eval's score."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from search_run import command, environment, evomerge, evomerge_json, write_search
+from transformers import AutoModelForCausalLM
+
+from evomerge.run.folder import RunFolder
+from evomerge.run.history import History
+from evomerge.setup.problem import reopen
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run over a multiple-choice and a generation task."""
+    folder = tmp_path_factory.mktemp("export")
+    objectives = [
+        {"task": "zoo_l2_maths", "metric": "exact_match"},
+        {"task": "zoo_facts", "metric": "acc"},
+    ]
+    evomerge(
+        "search",
+        write_search(folder, objectives=objectives),
+        "--run",
+        folder / "run",
+        "--candidates",
+        "14",
+    )
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def exported(run):
+    evomerge("export", run, "--out", run / "model", "--shard-size", "1MB")
+    return run / "model"
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_bitwise(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert tensor.dtype == theirs[name].dtype, name
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def test_the_export_is_bitwise_the_scored_model(run, exported):
+    setup, history = reopen(RunFolder(run)), History(RunFolder(run).events())
+    builder = setup.worker().builder
+    # The winner is built after other candidates, as in the search: nothing of them may be left.
+    for candidate in (history.candidates[-1], history.candidates[3], history.winner):
+        resident = builder.apply(setup.recipe(candidate))
+    loaded = AutoModelForCausalLM.from_pretrained(exported, dtype="auto")
+    assert_bitwise(weights(resident), weights(loaded))
+
+
+def test_the_export_is_sharded_and_complete(exported):
+    names = {item.name for item in exported.iterdir()}
+    assert {"config.json", "tokenizer.json", "generation_config.json", "README.md"} <= names
+    assert {"evomerge_recipe.yaml", "mergekit_config.yml", "model.safetensors.index.json"} <= names
+    assert sum(name.endswith(".safetensors") for name in names) > 1
+
+
+def test_merging_the_best_recipe_gives_the_same_model(run, exported, tmp_path):
+    evomerge("merge", run / "best.yaml", "--out", tmp_path / "again")
+    loaded = [
+        weights(AutoModelForCausalLM.from_pretrained(path, dtype="auto"))
+        for path in (exported, tmp_path / "again")
+    ]
+    assert_bitwise(*loaded)
+
+
+def test_stock_lm_eval_gives_exactly_the_recorded_scores(run, exported, tmp_path):
+    setup, history = reopen(RunFolder(run)), History(RunFolder(run).events())
+    for split in ("search", "test"):
+        recorded = history.winner.scores(split)
+        samples = {task: list(ids) for task, ids in setup.splits[split].items()}
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "lm_eval", "--model", "hf"),
+                *("--model_args", f"pretrained={exported},dtype=float32"),
+                *("--tasks", ",".join(samples), "--include_path", zoo_tasks()),
+                *("--samples", json.dumps(samples), "--output_path", str(tmp_path / split)),
+                *("--device", "cpu"),
+            ],
+            env=environment(),
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        (report,) = (tmp_path / split).rglob("results_*.json")
+        results = json.loads(report.read_text())["results"]
+        for objective in setup.objectives:
+            stock = results[objective.task][f"{objective.metric},none"]
+            assert stock == recorded.aggregates[objective.key], objective
+
+
+def zoo_tasks():
+    from evomerge import zoo
+
+    return str(zoo.tasks_path())
+
+
+def test_evaluate_scores_the_export_and_a_parent_as_the_run_did(run, exported):
+    history = History(RunFolder(run).events())
+    for model, candidate in ((exported, history.winner), ("zoo:maths", history.candidates[1])):
+        answer = evomerge_json("evaluate", model, "--config", run / "search.yaml")
+        recorded = candidate.scores("test")
+        for key, value in answer["scores"].items():
+            assert value["value"] == recorded.aggregates[key]
+
+
+def test_any_candidate_can_be_exported(run, tmp_path):
+    evomerge("export", run, "--out", tmp_path / "m", "--candidate", "4", "--dtype", "bfloat16")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "m", dtype="auto")
+    assert model.dtype == torch.bfloat16
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert "Written in bfloat16; the scores are those of the float32 weights." in card
+    refused = evomerge("export", run, "--out", tmp_path / "n", "--candidate", "99", code=2)
+    assert "--candidate" in refused.stderr
+    refused = evomerge("export", run, "--out", tmp_path / "m", code=2)
+    assert "exists" in refused.stderr
+
+
+def test_a_killed_export_leaves_nothing_half_written(run, exported, tmp_path):
+    generator = random.Random(0)
+    complete = {item.name: item.read_bytes() for item in exported.iterdir()}
+    for attempt in range(3):
+        out = tmp_path / "models" / f"m{attempt}"
+        out.parent.mkdir(exist_ok=True)
+        process = subprocess.Popen(
+            command("export", run, "--out", out, "--shard-size", "1MB"),
+            env=environment(),
+            stderr=subprocess.DEVNULL,
+        )
+        while process.poll() is None and not list(out.parent.glob(f".*{out.name}*")):
+            time.sleep(0.0005)
+        time.sleep(generator.uniform(0, 0.01))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if out.exists():
+            assert {item.name: item.read_bytes() for item in out.iterdir()} == complete
+        else:
+            evomerge("export", run, "--out", out, "--shard-size", "1MB")
+            assert {item.name: item.read_bytes() for item in out.iterdir()} == complete

@@ -1,0 +1,536 @@
+"""mergekit's files read as recipes: what is spread over which tensor, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from evomerge.config.schema import parse
+from evomerge.errors import EvomergeError, RecipeError
+from evomerge.merge.backend import write
+from evomerge.merge.tensors.plan import plan
+from evomerge.mergekit import (
+    convert,
+    convert_file,
+    express,
+    from_mergekit,
+    mergekit_parents,
+    to_mergekit,
+)
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.recipe import Layer, Recipe, Source, knob_at
+
+STACK = "model.layers"
+
+
+@pytest.fixture(scope="module")
+def llamas(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
+    """Three Llamas of three blocks, called by their folders' names."""
+    root = tmp_path_factory.mktemp("llamas")
+    return {
+        name: Checkpoint.open(tiny.make(root / name, "llama", seed=seed), name)
+        for seed, name in enumerate("abc")
+    }
+
+
+def read(text: str, parents: dict[str, Checkpoint]) -> Recipe:
+    return from_mergekit(text, {name: parents[name] for name in mergekit_parents(text)})
+
+
+def weights(recipe: Recipe, rest: str = "mlp.up_proj.weight", knob: str = "weight") -> list[float]:
+    """The first source's knob for one tensor of every block."""
+    return [
+        knob_at(layer.sources[0].knobs[knob], f"{STACK}.{i}.{rest}")
+        for i, layer in enumerate(recipe.layers[STACK])
+    ]
+
+
+def test_gradients_run_over_the_slice_and_start_outside(llamas: Any) -> None:
+    recipe = read(
+        """
+        merge_method: linear
+        models:
+        - {model: a, parameters: {weight: [10, 20, 40]}}
+        - {model: b, parameters: {weight: 0}}
+        """,
+        llamas,
+    )
+    assert weights(recipe) == [10, 20, 40]
+    assert recipe.before.sources[0].knobs["weight"] == 10
+    assert recipe.after.sources[0].knobs["weight"] == 10
+    two = read(
+        """
+        merge_method: linear
+        models: [{model: a, parameters: {weight: [0, 1]}}, {model: b, parameters: {weight: 0}}]
+        """,
+        llamas,
+    )
+    assert weights(two) == [0, 0.5, 1]
+
+
+def test_slices_stack_blocks_and_own_the_ends(llamas: Any) -> None:
+    recipe = read(
+        """
+        merge_method: passthrough
+        parameters: {scale: [1, 2]}
+        slices:
+        - sources: [{model: a, layer_range: [1, 3], parameters: {scale: [3, 5]}}]
+        - sources: [{model: b, layer_range: [0, 1]}]
+        - sources: [{model: b, layer_range: [0, 3]}]
+        """,
+        llamas,
+    )
+    blocks = recipe.layers[STACK]
+    taken = [(layer.sources[0].parent, layer.sources[0].layer) for layer in blocks]
+    assert taken == [("a", 1), ("a", 2), ("b", 0), ("b", 0), ("b", 1), ("b", 2)]
+    assert weights(recipe, knob="scale") == [3, 5, 2, 1, 1.5, 2]  # one block: the last number
+    assert (recipe.before.sources[0].parent, recipe.before.sources[0].knobs["scale"]) == ("a", 3)
+    assert (recipe.after.sources[0].parent, recipe.after.sources[0].knobs["scale"]) == ("b", 1)
+    assert recipe.host == "a"
+
+
+def test_the_nearest_level_wins_and_filters_fall_through(llamas: Any) -> None:
+    recipe = read(
+        """
+        merge_method: linear
+        parameters: {weight: 5, normalize: false}
+        slices:
+        - sources:
+          - {model: a, layer_range: [0, 1], parameters: {weight: 1}}
+          - {model: b, layer_range: [0, 1]}
+          parameters: {weight: 2}
+        - sources: [{model: a, layer_range: [1, 2]}, {model: b, layer_range: [1, 2]}]
+          parameters: {weight: [{filter: mlp, value: 3}]}
+        - sources:
+          - {model: a, layer_range: [2, 3], parameters: {weight: [{filter: self_attn, value: 7}]}}
+          - {model: b, layer_range: [2, 3]}
+          parameters: {weight: [{filter: mlp, value: 3}]}
+        """,
+        llamas,
+    )
+    assert weights(recipe, "mlp.up_proj.weight") == [1, 3, 3]
+    assert weights(recipe, "self_attn.q_proj.weight") == [1, 5, 7]
+    assert weights(recipe, "input_layernorm.weight") == [1, 5, 5]
+    assert recipe.layers[STACK][0].sources[1].knobs["weight"] == 2
+    assert recipe.after.sources[0].knobs["weight"] == 5
+    assert recipe.layers[STACK][0].knobs == {"normalize": 0.0}
+
+
+def test_source_filters_see_the_sources_names_and_merge_filters_the_merged_ones(
+    llamas: Any,
+) -> None:
+    recipe = read(
+        """
+        merge_method: task_arithmetic
+        base_model: b
+        slices:
+        - sources:
+          - model: a
+            layer_range: [1, 3]
+            parameters: {weight: [{filter: layers.2., value: 4}, {filter: layers.0, value: 1},
+                                  {value: 0}]}
+          - {model: b, layer_range: [0, 2]}
+        parameters: {lambda: [{filter: layers.0., value: 3}, {value: 1}]}
+        """,
+        llamas,
+    )
+    assert weights(recipe) == [0, 4]
+    assert [layer.knobs["lambda"] for layer in recipe.layers[STACK]] == [3, 1]
+    assert [layer.base for layer in recipe.layers[STACK]] == [Source("b", 0), Source("b", 1)]
+
+
+@pytest.mark.parametrize(
+    ("models", "base", "sources"),
+    [
+        ("[{model: a}, {model: b}]", "a", ["a", "b"]),
+        ("[{model: a}, {model: b}]", "b", ["b", "a"]),
+    ],
+)
+def test_slerp_starts_at_the_base(models: str, base: str, sources: list[str], llamas: Any) -> None:
+    text = f"merge_method: slerp\nmodels: {models}\nbase_model: {base}\nparameters: {{t: 0.2}}"
+    recipe = read(text, llamas)
+    assert [source.parent for source in recipe.before.sources] == sources
+    assert recipe.host == base
+
+
+def test_a_base_among_the_models_is_not_merged_with_itself(llamas: Any) -> None:
+    text = """
+        merge_method: ties
+        models: [{model: b}, {model: a, parameters: {weight: 1}}, {model: c}]
+        base_model: b
+        parameters: {weight: 0.5, density: 0.5, int8_mask: true}
+        """
+    recipe = read(text, llamas)
+    assert [source.parent for source in recipe.before.sources] == ["a", "c"]
+    assert recipe.before.base == Source("b")
+    assert recipe.host == "b"
+
+
+@pytest.mark.parametrize(
+    ("extra", "dtype", "tokenizer"),
+    [
+        ("", "float32", "base"),
+        ("dtype: float16", "float16", "base"),
+        ("dtype: float32\nout_dtype: bfloat16", "bfloat16", "base"),
+        ("tokenizer_source: union", "float32", "union"),
+        ("tokenizer_source: base", "float32", "a"),
+        ("tokenizer: {source: b}", "float32", "b"),
+    ],
+)
+def test_dtypes_and_tokenizers(extra: str, dtype: str, tokenizer: str, llamas: Any) -> None:
+    text = "merge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1}"
+    recipe = read(f"{text}\n{extra}", llamas)
+    assert (recipe.dtype, recipe.tokenizer) == (dtype, tokenizer)
+
+
+GOOD = {
+    "merge_method": "ties",
+    "base_model": "a",
+    "models": [{"model": "b", "parameters": {"weight": 1, "density": 0.5}}],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"merge_methd": "ties"}, "'merge_methd' .* Did you mean 'merge_method'"),
+        ({"merge_method": "tise"}, "Did you mean 'ties'"),
+        ({"merge_method": None}, "`merge_method` is None"),
+        ({"slices": []}, "Exactly one of `models`, `slices` and `modules`"),
+        ({"models": None}, "got none of them"),
+        ({"parameters": {"densty": 1}}, r"`parameters.densty`.* Did you mean 'density'"),
+        ({"parameters": {"weight": "much"}}, r"`parameters.weight` is 'much'"),
+        ({"parameters": {"weight": [1, {"value": 2}]}}, r"`parameters.weight`"),
+        ({"parameters": {"weight": [{"value": 2}, 1]}}, r"weight\[1\]` is 1"),
+        ({"parameters": {"weight": [{"filer": "mlp", "value": 1}]}}, "Did you mean 'filter'"),
+        ({"parameters": {"weight": float("nan")}}, "must be finite"),
+        ({"models": [{"model": "b", "parameters": {"lambda": 1}}]}, "merge as a whole"),
+        (
+            {"models": [{"model": "b", "parameters": {"weight": [{"filter": "mlp", "value": 1}]}}]},
+            "No value of `weight` is for tensor",
+        ),
+        ({"models": [{"model": "b"}, {"model": "b"}]}, "names 'b' twice"),
+        (
+            {"models": [{"model": "a", "parameters": {"weight": 1}}, {"model": "b"}]},
+            r"models\[0\].parameters.weight` would change nothing",
+        ),
+        ({"models": [{"modle": "b"}]}, "Did you mean 'model'"),
+        ({"models": [{"model": {"path": "b"}}]}, "must be a model reference"),
+        ({"dtype": "bf16"}, "`dtype` is 'bf16'"),
+        ({"out_dtype": "int8"}, "`out_dtype` is 'int8'"),
+        ({"tokenizer": {"source": "union", "pad_to_multiple_of": 0}}, "pad_to_multiple_of` is 0"),
+        ({"tokenizer": {"sorce": "union"}}, "Did you mean 'source'"),
+        ({"tokenizer": {}, "tokenizer_source": "union"}, "not both"),
+        ({"residual_weight": 1}, "Unknown key 'residual_weight'"),
+        ({"models": None, "modules": {"default": {}}}, "either `slices` or `models`"),
+        (
+            {"models": None, "modules": {"defalt": {"models": GOOD["models"]}}},
+            r"modules.defalt` must be part of the name",
+        ),
+        (
+            {"models": None, "slices": [{"sources": [{"model": "b", "layer_range": [0, 9]}]}]},
+            r"layer_range` is \[0, 9\]; 'b' has 3 blocks",
+        ),
+        (
+            {"models": None, "slices": [{"sources": [{"model": "b", "layer_range": [2, 1]}]}]},
+            "must be .first, one past the last",
+        ),
+        ({"models": None, "slices": [{"sources": [{"model": "b"}]}]}, "layer_range` is None"),
+        (
+            {"models": None, "slices": [{"sources": [{"model": "b", "layer_range": [0, 1]}]}]},
+            "`base_model` 'a' is not among the sources of `slices.0.`",
+        ),
+        (
+            {
+                "models": None,
+                "slices": [
+                    {
+                        "sources": [
+                            {"model": "b", "layer_range": [0, 1]},
+                            {"model": "a", "layer_range": [0, 2]},
+                        ]
+                    }
+                ],
+            },
+            "different numbers of them: 1 of b, 2 of a",
+        ),
+        (
+            {
+                "merge_method": "slerp",
+                "parameters": {"t": 1},
+                "base_model": None,
+                "models": [{"model": "a"}, {"model": "b"}],
+            },
+            "`base_model` is missing",
+        ),
+        ({"merge_method": "linear", "base_model": "c"}, "`base_model` is 'c', which is not among"),
+    ],
+)
+def test_what_cannot_be_honoured_is_named(change: dict[str, Any], told: str, llamas: Any) -> None:
+    data = {key: value for key, value in {**GOOD, **change}.items() if value is not None}
+    if "merge_method" in change and change["merge_method"] is None:
+        data["merge_method"] = None
+    with pytest.raises(RecipeError, match=told):
+        plan(read(yaml.safe_dump(data), llamas), llamas)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: [", "not one valid YAML document"),
+        ("- a", "must be a YAML mapping"),
+        ("dtype: float32\ndtype: float16", "'dtype' stands twice .line 2"),
+        ("merge_method: ties\n---\nmerge_method: ties", "not one valid YAML document"),
+    ],
+)
+def test_broken_files_are_refused(text: str, told: str) -> None:
+    with pytest.raises(RecipeError, match=told):
+        mergekit_parents(text)
+
+
+def test_parents_are_named_with_their_adapters_host_first() -> None:
+    text = """
+        merge_method: ties
+        base_model: org/base@v1
+        models: [{model: org/one+org/lora}, {model: org/base@v1}, {model: ./two}]
+        tokenizer_source: union
+        """
+    assert mergekit_parents(text) == ("org/base@v1", "org/one+org/lora", "./two")
+
+
+def test_a_language_model_goes_into_the_tower_of_a_vision_model(tmp_path: Path) -> None:
+    parents = {
+        "vlm": Checkpoint.open(tiny.make(tmp_path / "vlm", "llava", seed=0), "vlm"),
+        "text": Checkpoint.open(tiny.make(tmp_path / "text", "llama", seed=1), "text"),
+    }
+    text = """
+        merge_method: linear
+        models: [{model: vlm}, {model: text}]
+        base_model: vlm
+        parameters: {weight: [{filter: self_attn, value: 1}, {value: 0.5}]}
+        dtype: float32
+        """
+    recipe = from_mergekit(text, parents)
+    assert list(recipe.layers) == [parents["vlm"].main.prefix]
+    write(recipe, parents, tmp_path / "out")
+    ours = load_file(tmp_path / "out" / "model.safetensors")
+    theirs = load_file(tmp_path / "vlm" / "model.safetensors")
+    changed = {name for name in ours if not torch.equal(ours[name], theirs[name].float())}
+    assert len(changed) > 20
+    assert not [name for name in changed if "vision" in name or "projector" in name]
+    assert to_mergekit(recipe, parents) is None
+
+
+def test_an_encoder_decoder_is_merged_whole_or_by_module(tmp_path: Path) -> None:
+    parents = {
+        name: Checkpoint.open(tiny.make(tmp_path / name, "t5", seed=seed), name)
+        for seed, name in enumerate("ab")
+    }
+    models = "[{model: a, parameters: {weight: %s}}, {model: b, parameters: {weight: 1}}]"
+    whole = from_mergekit(f"merge_method: linear\nmodels: {models % 1}", parents)
+    assert sorted(whole.layers) == ["decoder.block", "encoder.block"]
+    assert len(plan(whole, parents)) == len(parents["a"].tensors)
+    parts = f"{{encoder: {{models: {models % 0}}}, decoder: {{models: {models % 2}}}}}"
+    split = from_mergekit(f"merge_method: linear\nmodules: {parts}", parents)
+    assert split.layers["encoder.block"][0].sources[0].knobs["weight"] == 0
+    assert split.layers["decoder.block"][0].sources[0].knobs["weight"] == 2
+    slices = "[{sources: [{model: a, layer_range: [0, 1]}]}]"
+    with pytest.raises(RecipeError, match=r"block stacks .*give each under `modules`"):
+        from_mergekit(f"merge_method: passthrough\nslices: {slices}", parents)
+
+
+number = st.floats(-2, 2, allow_subnormal=False).map(lambda value: round(value, 3))
+knob = st.one_of(
+    number,
+    st.lists(
+        st.tuples(st.sampled_from(["self_attn", "mlp", "norm", "q_proj", "layers.1"]), number),
+        min_size=1,
+        max_size=3,
+        unique_by=lambda pair: pair[0],
+    ).flatmap(lambda pairs: number.map(lambda rest: (*pairs, ("*", rest)))),
+)
+
+
+@st.composite
+def recipes(draw: st.DrawFn) -> Recipe:
+    method = draw(st.sampled_from(["linear", "task_arithmetic", "passthrough", "slerp"]))
+    names = {"passthrough": "a", "slerp": "ab"}.get(method, draw(st.sampled_from(["ab", "abc"])))
+
+    def layer(block: bool) -> Layer:
+        position = st.integers(0, 2) if block else st.none()
+        per = {"passthrough": "scale", "slerp": None}.get(method, "weight")
+        merged = [name for name in names if not (method == "task_arithmetic" and name == "a")]
+        shared: dict[str, Any] = {}
+        if method == "slerp":
+            shared = {"t": draw(st.floats(0, 1).map(lambda value: round(value, 2)))}
+        if method == "task_arithmetic" and draw(st.booleans()):
+            shared = {"lambda": draw(knob)}
+        return Layer(
+            method,
+            [Source(n, draw(position), {per: draw(knob)} if per else {}) for n in merged],
+            Source("a", draw(position)) if method == "task_arithmetic" else None,
+            shared,
+        )
+
+    distinct = [layer(True) for _ in range(draw(st.integers(1, 3)))]
+    blocks = draw(st.lists(st.sampled_from(distinct), min_size=1, max_size=4))
+    return Recipe(
+        "a",
+        {STACK: blocks},
+        layer(False),
+        layer(False),
+        draw(st.sampled_from(["float32", "bfloat16"])),
+    )
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(recipes())
+def test_recipes_come_back_from_mergekits_form(llamas: Any, recipe: Recipe) -> None:
+    names = {str(parent.folder): name for name, parent in llamas.items()}
+    try:
+        text = express(recipe, llamas)
+    except RecipeError as error:
+        assert "no filter" in str(error)
+        return
+    parents = {path: llamas[names[path]] for path in mergekit_parents(text)}
+    renamed = {
+        path: Checkpoint(path, parent.folder, parent.config, parent.tensors)
+        for path, parent in parents.items()
+    }
+    again = from_mergekit(text, renamed).map_parents(names.__getitem__)
+    assert plan(again, llamas) == plan(recipe, llamas)
+
+
+def path_recipe(scales: list[float]) -> Recipe:
+    blocks = [Layer("passthrough", [Source("a", i)], scale=s) for i, s in enumerate(scales)]
+    ends = Layer("passthrough", [Source("a")])
+    return Recipe("a", {STACK: blocks}, ends, ends, "float32")
+
+
+def test_scales_of_layer_routing_become_filters(llamas: Any) -> None:
+    recipe = path_recipe([1, 0.8, 1.5])
+    text = express(recipe, llamas)
+    data = yaml.safe_load(text)
+    assert len(data["slices"]) == 3
+    parents = dict.fromkeys(mergekit_parents(text), llamas["a"])
+    again = from_mergekit(text, parents).map_parents(lambda _: "a")
+    ours, theirs = plan(recipe, llamas), plan(again, llamas)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.knobs[0]["scale"] * one.factor == pytest.approx(other.knobs[0]["scale"])
+
+
+def test_what_mergekit_has_no_form_for_is_said_with_the_reason(
+    llamas: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = path_recipe([1, 1, 1])
+    mixed = Recipe(
+        "a",
+        {STACK: [Layer("linear", [Source("a", 0)])]},
+        plain.before,
+        plain.after,
+    )
+    elsewhere = Recipe(
+        "a", plain.layers, plain.before, Layer("passthrough", [Source("b")]), "float32"
+    )
+    for recipe, told in ((mixed, "one method a file"), (elsewhere, "`after` has other parents")):
+        with pytest.raises(RecipeError, match=told):
+            express(recipe, llamas)
+        with caplog.at_level("INFO"):
+            assert to_mergekit(recipe, llamas) is None
+        assert told in caplog.text
+
+
+EVOLVE = """
+genome:
+  models: [org/one, org/two]
+  base_model: org/base
+  merge_method: dare_ties
+  layer_granularity: 8
+  normalize: true
+  allow_negative_weights: true
+  smooth: true
+  filters: [self_attn, mlp]
+  tokenizer_source: union
+tasks:
+- {name: maths, weight: 2.0, metric: "exact_match,strict"}
+- {name: text, weight: -1, metric: "word_perplexity,none"}
+limit: 64
+num_fewshot: 3
+"""
+
+
+def test_a_mergekit_evolve_config_becomes_a_search_file() -> None:
+    text = convert(EVOLVE, {"org/base": 32}.__getitem__)
+    config = parse(yaml.safe_load(text), "converted")
+    assert config.parents == ["org/one", "org/two"]
+    assert (config.base, config.tokenizer) == ("org/base", "union")
+    space = config.space
+    assert (space.method, space.groups, space.smooth) == ("dare_ties", 4, True)
+    assert space.components == ["attention", "mlp"]
+    assert space.knobs == {"weight": (-1.0, 1.0), "normalize": 1.0}
+    found = [(item.task, item.metric, item.weight) for item in config.objectives]
+    assert found == [("maths", "exact_match,strict", 2.0), ("text", "word_perplexity", 1.0)]
+    assert config.evaluation.search.documents == 64
+    assert config.evaluation.fewshot == 3
+    assert config.budget.candidates == 100
+    assert "# text had the weight -1" in text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("genome:", "genom:", "Did you mean 'genome'"),
+        ("layer_granularity", "layer_granulrity", "Did you mean 'layer_granularity'"),
+        ("granularity: 8", "granularity: 7", "must divide the number of layers, 32"),
+        ("dare_ties", "dare_tise", "Did you mean 'dare_ties'"),
+        ("self_attn", "self_atn", "Did you mean 'self_attn'"),
+        ("weight: 2.0", "weigth: 2.0", "Did you mean 'weight'"),
+        ("weight: 2.0", "weight: 0", "a number but 0"),
+        ("limit: 64", "limit: 0", "`limit` is 0"),
+        ("limit: 64", "shuffle: true", "`shuffle` is set"),
+    ],
+)
+def test_evolve_configs_that_cannot_be_honoured(old: str, new: str, told: str) -> None:
+    with pytest.raises(RecipeError, match=told):
+        convert(EVOLVE.replace(old, new), {"org/base": 32}.__getitem__)
+
+
+def test_evolve_counts_the_layers_of_local_models(
+    llamas: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = llamas["a"].folder
+    monkeypatch.chdir(folder.parent)
+    file = tmp_path / "evolve.yml"
+    text = EVOLVE.replace("org/base", "./a").replace("granularity: 8", "granularity: 1")
+    file.write_text(text)
+    assert yaml.safe_load(convert_file(file))["space"]["groups"] == 3
+    with pytest.raises(EvomergeError, match="cannot be read"):
+        convert_file(tmp_path / "nothing.yml")
+
+
+def test_a_file_says_that_mergekit_cuts_rows_of_padding(tmp_path: Path) -> None:
+    parents = {}
+    for name, words in (("a", tiny.WORDS[:40]), ("b", [*tiny.WORDS[:40], "w60", "w61"])):
+        folder = tiny.make(tmp_path / name, "llama", seed=len(words), tokenizer=False)
+        tiny.save_tokenizer(folder, words)
+        parents[name] = Checkpoint.open(folder, name)
+    text = """
+        merge_method: linear
+        models: [{model: a}, {model: b}]
+        parameters: {weight: 0.5}
+        tokenizer: {source: union%s}
+        dtype: float32
+        """
+    first, *rest = str(to_mergekit(from_mergekit(text % "", parents), parents)).splitlines()
+    assert first.startswith("# mergekit cuts the embeddings to the 42 tokens")
+    assert "48 rows" in first and not any(line.startswith("#") for line in rest)
+    padded = from_mergekit(text % ", pad_to_multiple_of: 16", parents)
+    assert not str(to_mergekit(padded, parents)).startswith("#")

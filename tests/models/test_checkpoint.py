@@ -1,0 +1,339 @@
+"""What a parent is: headers that lie are found out, block stacks are found in the names."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evomerge.errors import CheckpointError
+from evomerge.models.checkpoint import Checkpoint, find_stacks
+from evomerge.models.correspondence import check_fit
+from evomerge.models.references import open_parent
+from evomerge.models.safetensors import read_folder, read_header
+
+
+def write(file: Path, header: object, data: bytes = b"") -> Path:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return file
+
+
+def entry(dtype: str, shape: list[int], begin: int, end: int) -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+DAMAGED = {
+    "empty file": (b"", "not a complete"),
+    "three bytes": (b"abc", "not a complete"),
+    "header longer than the file": (struct.pack("<Q", 10**6) + b"{}", "not a complete"),
+    "header of a size that no memory has": (struct.pack("<Q", 2**62) + b"{}", "not a complete"),
+}
+
+LYING = {
+    "truncated": ({"a": entry("F32", [2], 0, 8)}, b"1234", "truncated.*'a'"),
+    "no JSON": (b"{'a': 1}", b"", "damaged"),
+    "a list": ([1, 2], b"", "no JSON object"),
+    "overlap": (
+        {"a": entry("F32", [2], 0, 8), "b": entry("F32", [2], 4, 12)},
+        b"x" * 12,
+        "'b' overlaps 'a'",
+    ),
+    "gap": (
+        {"a": entry("F32", [1], 0, 4), "b": entry("F32", [1], 8, 12)},
+        b"x" * 12,
+        "'b' leaves a gap",
+    ),
+    "bytes behind the end": ({"a": entry("F32", [1], 0, 4)}, b"x" * 9, "5 bytes behind"),
+    "size is not the shape's": ({"a": entry("F32", [3], 0, 8)}, b"x" * 8, "8 bytes.*takes 12"),
+    "negative offset": ({"a": entry("F32", [2], -8, 0)}, b"", "malformed"),
+    "negative size": ({"a": entry("F32", [-2, -1], 0, 8)}, b"x" * 8, "malformed"),
+    "unknown dtype": ({"a": entry("F12", [2], 0, 3)}, b"xyz", "dtype 'F12'"),
+    "no offsets": ({"a": {"dtype": "F32", "shape": [1]}}, b"xxxx", "malformed"),
+    "text for a shape": ({"a": entry("F32", "12", 0, 8)}, b"x" * 8, "malformed"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_damaged_files_are_refused_by_name(case, tmp_path):
+    content, message = DAMAGED[case]
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_folder(tmp_path)
+    assert "model.safetensors" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("case", LYING)
+def test_lying_headers_are_refused_by_name(case, tmp_path):
+    header, data, message = LYING[case]
+    file = write(tmp_path / "model.safetensors", header, data)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_header(file)
+    assert str(file) in str(caught.value)
+
+
+@given(st.binary(max_size=200))
+def test_no_header_does_worse_than_a_checkpoint_error(tmp_path_factory, content):
+    file = tmp_path_factory.mktemp("fuzz") / "x.safetensors"
+    write(file, content, b"data")
+    with pytest.raises(CheckpointError):
+        read_header(file)
+
+
+def test_header_agrees_with_the_safetensors_library(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    tensors = {
+        "a": torch.zeros(2, 3, dtype=torch.bfloat16),
+        "b": torch.zeros(()),
+        "c": torch.zeros(0, 4),
+        "d": torch.zeros(5, dtype=torch.int64),
+        "e": torch.zeros(3, dtype=torch.bool),
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    found = read_folder(tmp_path)
+    assert {name: info.shape for name, info in found.items()} == {
+        name: tuple(item.shape) for name, item in load_file(tmp_path / "model.safetensors").items()
+    }
+    assert {name: info.dtype for name, info in found.items()} == {
+        "a": "BF16", "b": "F32", "c": "F32", "d": "I64", "e": "BOOL"
+    }  # fmt: skip
+
+
+INDEXES = {
+    "missing shard": ("model-00009.safetensors", "missing"),
+    "outside of the folder": ("../evil.safetensors", "plain file name"),
+    "absolute": ("/etc/passwd", "plain file name"),
+    "a number": (3, "plain file name"),
+}
+
+
+@pytest.mark.parametrize("case", INDEXES)
+def test_indexes_that_lead_astray_are_refused(case, tmp_path):
+    shard, message = INDEXES[case]
+    folder = tiny.make(tmp_path / "a", shards=True)
+    index = folder / "model.safetensors.index.json"
+    data = json.loads(index.read_text())
+    data["weight_map"]["model.norm.weight"] = shard
+    index.write_text(json.dumps(data))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        Checkpoint.open(folder, "a")
+    assert "index.json" in str(caught.value)
+
+
+def test_index_and_shards_that_disagree_are_refused(tmp_path):
+    folder = tiny.make(tmp_path / "a", shards=True)
+    index = folder / "model.safetensors.index.json"
+    data = json.loads(index.read_text())
+    data["weight_map"]["model.extra"] = data["weight_map"]["model.norm.weight"]
+    index.write_text(json.dumps(data))
+    with pytest.raises(CheckpointError, match=r"'model\.extra' is in .* but it is not"):
+        Checkpoint.open(folder, "a")
+
+
+def test_pickles_are_refused_unless_allowed_and_then_cannot_run_code(tmp_path):
+    folder = tiny.make(tmp_path / "a")
+    tensors: dict[str, torch.Tensor] = {}
+    tiny.rewrite(folder, tensors.update)
+    (folder / "model.safetensors").unlink()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="--allow-pickle"):
+        Checkpoint.open(folder, "a")
+    opened = Checkpoint.open(folder, "a", allow_pickle=True)
+    assert {name: info.shape for name, info in opened.tensors.items()} == {
+        name: tuple(item.shape) for name, item in tensors.items()
+    }
+
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"model.norm.weight": Evil()}, folder / "pytorch_model.bin")
+    with pytest.raises(
+        CheckpointError, match=r"pytorch_model\.bin cannot be read as plain weights"
+    ):
+        Checkpoint.open(folder, "a", allow_pickle=True)
+    assert not (tmp_path / "ran").exists()
+
+
+FOLDERS = {
+    "no config": (lambda folder: (folder / "config.json").unlink(), r"no config\.json"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "no safetensors"),
+    "bad config": (lambda folder: (folder / "config.json").write_text("{"), "cannot be read as"),
+    "two files": (
+        lambda folder: (
+            shutil.copy(folder / "model.safetensors", folder / "two.safetensors")
+            and (folder / "model.safetensors").rename(folder / "one.safetensors")
+        ),
+        "2 safetensors files and no",
+    ),
+    "quantised": (
+        lambda folder: tiny.edit_config(folder, quantization_config={"quant_method": "fp8"}),
+        "quantised",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_folders_that_are_no_parents(case, tmp_path):
+    break_it, message = FOLDERS[case]
+    folder = tiny.make(tmp_path / "a")
+    break_it(folder)
+    with pytest.raises(CheckpointError, match=message):
+        Checkpoint.open(folder, "a")
+
+
+REFERENCES = {
+    "./nowhere": "no folder",
+    "nowhere": "no folder",
+    "a/b/c": "no folder",
+    "made-up-org/made-up-model": "cannot be fetched",
+    "model+": "no adapter behind",
+    "model+./nowhere": "no folder",
+}
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_references_that_lead_nowhere(reference, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    tiny.make(tmp_path / "model")
+    with pytest.raises(CheckpointError, match=REFERENCES[reference]) as caught:
+        open_parent(reference, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_reference_of_a_folder_with_an_adapter(tmp_path):
+    tiny.make(tmp_path / "model")
+    (tmp_path / "adapter").mkdir()
+    opened = open_parent("./model+./adapter", tmp_path)
+    assert opened.reference == "./model+./adapter"
+    assert opened.adapter == tmp_path / "adapter"
+    assert len(opened.main) == 3
+
+
+def test_stacks_are_found_in_any_names():
+    names = [f"net.h.{i}.{part}.weight" for i in range(3) for part in "abcd"]
+    names += [f"net.h.1.experts.{e}.w.weight" for e in range(9)]
+    names += [f"proj.{i}.{kind}" for i in (0, 1) for kind in ("weight", "bias")]
+    names += [f"gap.{i}.{part}" for i in (0, 2) for part in "abcde"]
+    stacks = find_stacks(names)
+    assert {prefix: len(stack) for prefix, stack in stacks.items()} == {"net.h": 3}
+    assert len(stacks["net.h"].blocks[1]) == 13
+
+
+@pytest.mark.parametrize("architecture", tiny.CONFIGS)
+def test_every_block_tensor_has_a_component_and_filters_tell_them_apart(architecture, tmp_path):
+    opened = Checkpoint.open(tiny.make(tmp_path / "a", architecture, tokenizer=False), "a")
+    assert len(opened.main) == 3
+    filters = opened.filters()
+    assert set(filters) >= {"attention", "mlp"}
+    for rest in opened.main.blocks[0]:
+        name = opened.main.name(0, rest)
+        first = next(
+            (key for key, words in filters.items() if any(word in name for word in words)), None
+        )
+        assert first is not None, name
+        if "norm" in name.lower().rsplit(".", 2)[-2] and "mlp" in first:
+            assert architecture == "bert"
+        if any(word in name for word in ("q_proj", "qkv", "query", ".q.", "c_attn")):
+            assert first == "attention"
+        if any(word in name for word in ("down_proj", "w2", "wo.", "dense_4h_to_h")):
+            assert first == "mlp"
+
+
+def test_heads_tied_absent_and_copied(tmp_path):
+    tied = Checkpoint.open(tiny.make(tmp_path / "tied", tied=True), "tied")
+    assert tied.tied and tied.head is None
+    own = Checkpoint.open(tiny.make(tmp_path / "own", tied=False), "own")
+    assert not own.tied and own.head == "lm_head.weight"
+    assert own.embedding == "model.embed_tokens.weight"
+
+    def copy_head(tensors):
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+
+    tiny.rewrite(tmp_path / "tied", copy_head)
+    copied = Checkpoint.open(tmp_path / "tied", "tied")
+    assert copied.tied and copied.head == "lm_head.weight"
+
+
+def test_tokenizer_facts(tmp_path):
+    opened = Checkpoint.open(tiny.make(tmp_path / "a"), "a")
+    assert opened.vocabulary == opened.tokenizer_size == tiny.VOCABULARY
+    assert {"tokenizer.json", "tokenizer_config.json", "generation_config.json"} <= {
+        file.name for file in opened.companions
+    }
+
+
+def test_fingerprint_names_content_not_place(tmp_path):
+    folder = tiny.make(tmp_path / "a")
+    first = Checkpoint.open(folder, "a").fingerprint
+    shutil.copytree(folder, tmp_path / "b")
+    assert Checkpoint.open(tmp_path / "b", "b").fingerprint == first
+
+    def nudge(tensors):
+        tensors["model.layers.1.mlp.up_proj.weight"][3, 4] += 1e-3
+
+    tiny.rewrite(tmp_path / "b", nudge)
+    assert Checkpoint.open(tmp_path / "b", "b").fingerprint != first
+    tiny.edit_config(folder, rms_norm_eps=0.1)
+    assert Checkpoint.open(folder, "a").fingerprint != first
+
+
+MISFITS = {
+    "wider": ({"hidden_size": 32}, r"\[48, 16\].*\[48, 32\].*one architecture and size"),
+    "vocabulary": ({"vocab_size": 50}, r"\[48, 16\].*\[50, 16\].*tokenizer: union"),
+    "more heads": ({"num_key_value_heads": 2}, r"k_proj.*\[8, 16\].*\[16, 16\]"),
+    "biases": ({"attention_bias": True}, "'model.layers.0.self_attn.k_proj.bias'.*no counterpart"),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_parents_that_do_not_fit_are_told_apart(case, tmp_path):
+    changes, message = MISFITS[case]
+    host = Checkpoint.open(tiny.make(tmp_path / "a"), "one")
+    other = Checkpoint.open(tiny.make(tmp_path / "b", **changes), "two")
+    with pytest.raises(CheckpointError, match=message) as caught:
+        check_fit(host, [host, other])
+    assert "'one'" in str(caught.value) and "'two'" in str(caught.value)
+    if case == "biases":
+        with pytest.raises(CheckpointError, match="no counterpart"):
+            check_fit(other, [host])
+
+
+def test_vocabularies_may_differ_where_rows_are_matched(tmp_path):
+    host = Checkpoint.open(tiny.make(tmp_path / "a"), "a")
+    other = Checkpoint.open(tiny.make(tmp_path / "b", vocab_size=50), "b")
+    check_fit(host, [host, other], vocabularies=False)
+
+
+def test_another_architecture_is_refused(tmp_path):
+    host = Checkpoint.open(tiny.make(tmp_path / "a"), "a")
+    other = Checkpoint.open(tiny.make(tmp_path / "b", "gpt2"), "b")
+    with pytest.raises(
+        CheckpointError,
+        match=r"no counterpart in 'b'; their architectures differ \(llama and gpt2\)",
+    ):
+        check_fit(host, [host, other])
+
+
+def test_an_own_head_needs_a_host_with_one(tmp_path):
+    tied = Checkpoint.open(tiny.make(tmp_path / "tied", tied=True), "tied")
+    own = Checkpoint.open(tiny.make(tmp_path / "own", tied=False), "own")
+    check_fit(own, [own, tied])
+    with pytest.raises(CheckpointError, match="make 'own' the host"):
+        check_fit(tied, [tied, own])
+
+
+def test_depths_may_differ(tmp_path):
+    host = Checkpoint.open(tiny.make(tmp_path / "a"), "a")
+    deeper = Checkpoint.open(tiny.make(tmp_path / "b", num_hidden_layers=5), "b")
+    check_fit(host, [host, deeper])
+    check_fit(deeper, [host, deeper])

@@ -1,0 +1,49 @@
+"""Racing is on by default where it was measured to lose nothing, and only there."""
+
+import copy
+
+import pytest
+
+from evomerge.config.schema import parse
+from evomerge.evaluate.tasks.info import Facts, MetricFacts, TaskFacts
+from evomerge.scores import Objective
+from evomerge.setup.fidelity import make_fidelity, settle_racing
+
+FACTS = Facts(
+    {
+        "t": TaskFacts(
+            "t",
+            "generate_until",
+            900,
+            {"acc": MetricFacts(True, is_mean=True), "f1": MetricFacts(True, is_mean=False)},
+        )
+    },
+    {},
+)
+PLAIN = {"parents": ["a", "b"], "objectives": [{"task": "t", "metric": "acc"}]}
+
+
+@pytest.mark.parametrize(
+    ("change", "metric", "documents", "raced"),
+    [
+        ({}, "acc", 200, True),
+        ({}, "acc", 199, False),
+        ({}, "f1", 400, False),
+        ({"evaluation": {"racing": {"minimum": 10}}}, "acc", 40, True),
+        ({"evaluation": {"racing": {"enabled": False}}}, "acc", 400, False),
+        ({"evaluation": {"racing": {"enabled": True}}}, "acc", 60, True),
+        ({"evaluation": {"search": {"order": "rotating"}}}, "acc", 400, False),
+        ({"evaluation": {"backend": "vllm"}}, "acc", 400, False),
+        ({"evaluation": {"halving": {"enabled": True}}}, "acc", 400, False),
+        ({"evaluation": {"search": {"documents": 100, "order": "rotating"}}}, "acc", 400, False),
+        ({"space": {"kind": "dataflow"}}, "acc", 400, False),
+    ],
+)
+def test_racing_is_settled(change, metric, documents, raced):
+    config = parse(copy.deepcopy(PLAIN) | change, "search.yaml")
+    objectives = [Objective("t", metric)]
+    settled = settle_racing(config, objectives, FACTS, {"t": range(documents)})
+    assert settled.evaluation.racing.enabled is raced
+    assert (settled.evaluation.saving == "racing") is raced
+    again = parse(settled.model_dump(mode="json"), "frozen")
+    assert again == settled and make_fidelity(again) == make_fidelity(settled)

@@ -1,0 +1,341 @@
+"""Search, validation and test documents from different splits of a task, or different tasks."""
+
+import json
+import sys
+from collections import Counter
+
+import lm_eval
+import pytest
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from search_run import evomerge, evomerge_json, write_search
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from evomerge import zoo
+from evomerge.config.schema import load
+from evomerge.errors import EvomergeError
+from evomerge.execute.protocol import Job
+from evomerge.run.folder import RunFolder
+from evomerge.run.history import History
+from evomerge.setup.preflight import facts
+from evomerge.setup.problem import prepare, reopen
+
+OBJECTIVE = {"task": "t_maths", "metric": "exact_match"}
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory):
+    """A task with a training and a test split of 60 documents each, eight of them in both."""
+    folder = tmp_path_factory.mktemp("tasks")
+    lines = (zoo.tasks_path() / "zoo_l2_maths.jsonl").read_text().splitlines()[:200]
+    rows = [{"prompt": row["prompt"], "answer": row["answer"]} for row in map(json.loads, lines)]
+    parts = {"train": rows[:60], "test": rows[52:112], "new": rows[112:142]}
+    files = {}
+    for part, documents in parts.items():
+        files[part] = str(folder / f"{part}.jsonl")
+        numbered = ({"id": f"{part}-{i}", **row} for i, row in enumerate(documents))
+        (folder / f"{part}.jsonl").write_text("".join(json.dumps(d) + "\n" for d in numbered))
+    common = {
+        "dataset_path": "json",
+        "output_type": "generate_until",
+        "doc_to_text": "prompt",
+        "doc_to_target": "answer",
+        "generation_kwargs": {"until": ["<eos>"], "do_sample": False, "max_gen_toks": 3},
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+    }
+    made = {
+        "t_maths": {
+            "dataset_kwargs": {"data_files": files},
+            "training_split": "train",
+            "test_split": "test",
+        },
+        "t_new": {
+            "dataset_kwargs": {"data_files": files},
+            "test_split": "new",
+            "doc_to_text": "{{prompt}}",
+        },
+        "t_other": {
+            "dataset_kwargs": {"data_files": files},
+            "test_split": "new",
+            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        },
+    }
+    for name, body in made.items():
+        (folder / f"{name}.yaml").write_text(json.dumps({"task": name, **common, **body}))
+    for name, member in (("g_maths", "t_maths"), ("g_new", "t_new")):
+        average = [{"metric": "exact_match", "aggregation": "mean", "weight_by_size": True}]
+        group = {"group": name, "task": [member], "aggregate_metric_list": average}
+        (folder / f"{name}.yaml").write_text(json.dumps(group))
+    return folder
+
+
+def search_file(folder, tasks, objective=OBJECTIVE, *, include=(), **sections):
+    evaluation = {"include": [str(tasks), *include], **sections}
+    changes = {"objectives": [objective], "evaluation": evaluation, "budget": {"candidates": 6}}
+    return write_search(folder, **changes)
+
+
+HONEST = {
+    "search": {"documents": 24, "task_split": "training"},
+    "validation": {"documents": 10, "finalists": 1, "task_split": "training"},
+    "test": {"documents": "all", "task_split": "test"},
+}
+
+
+def turned(**changes):
+    """Return how to ask stock lm-eval for a task with other splits."""
+    return {"group": "any", "task": [{"task": "t_maths", **changes}]}
+
+
+def said(setup):
+    """Return the prompts of each split."""
+    texts = {}
+    for split, documents in setup.splits.items():
+        harness = setup.evaluator.asked(split).harness
+        texts[split] = {
+            harness._tasks[task].eval_docs[i]["prompt"]
+            for task, ids in documents.items()
+            for i in ids
+        }
+    return texts
+
+
+def test_splits_of_a_task_share_no_text(tmp_path, tasks):
+    setup = prepare(load(search_file(tmp_path, tasks, **HONEST)), tmp_path)
+    texts = said(setup)
+    assert [len(texts[s]) for s in ("search", "validation")] == [24, 10]
+    assert not texts["search"] & texts["validation"]
+    assert not texts["test"] & (texts["search"] | texts["validation"])
+    everything = {
+        row["prompt"] for row in setup.evaluator.asked("test").harness._tasks["t_maths"].eval_docs
+    }
+    assert len(everything) == 60
+    assert everything - texts["test"] == everything & (texts["search"] | texts["validation"])
+
+
+def test_another_task_may_give_the_documents(tmp_path, tasks):
+    file = search_file(
+        tmp_path,
+        tasks,
+        search={"documents": 30},
+        validation={"documents": 20},
+        test={"documents": "all", "tasks": {"t_maths": "t_new"}},
+    )
+    setup = prepare(load(file), tmp_path)
+    assert facts(setup)["sources"] == {
+        "search": ["t_maths:test"],
+        "validation": ["t_maths:test"],
+        "test": ["t_new:test"],
+    }
+    assert len(setup.splits["test"]["t_maths"]) == 30
+    scores = setup.evaluate("zoo:maths", "test")
+    assert scores.fidelity == {"t_maths": 30}
+    assert set(scores.aggregates) == {"t_maths/exact_match"}
+
+
+def test_a_group_may_stand_for_a_group_and_turn_to_a_split(tmp_path, tasks):
+    file = search_file(
+        tmp_path,
+        tasks,
+        {"task": "g_maths", "metric": "exact_match"},
+        search={"documents": 30, "task_split": "training"},
+        validation={"documents": 20, "task_split": {"g_maths": "training"}},
+        test={"documents": "all", "tasks": {"g_maths": "g_new"}},
+    )
+    setup = prepare(load(file), tmp_path)
+    assert set(setup.splits["search"]) == {"t_maths"}
+    assert set(setup.splits["test"]) == {"t_new"}
+    scores = setup.evaluate("zoo:maths", "test")
+    assert scores.aggregates["g_maths/exact_match"] == scores.aggregates["t_new/exact_match"]
+
+
+def test_functions_may_stand_for_functions(tmp_path, tasks, monkeypatch):
+    (tmp_path / "own_scores.py").write_text(
+        "def ours(model, tokenizer, documents): return [0.25] * len(documents)\n"
+        "def theirs(model, tokenizer, documents): return [0.75] * len(documents)\n"
+        "ours.documents, theirs.documents = 50, 9\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    objective = {"task": "own_scores:ours", "metric": "score"}
+    test = {"documents": "all", "tasks": {"own_scores:ours": "own_scores:theirs"}}
+    file = search_file(
+        tmp_path,
+        tasks,
+        objective,
+        search={"documents": 30},
+        validation={"documents": 20},
+        test=test,
+    )
+    setup = prepare(load(file), tmp_path)
+    assert setup.evaluate("zoo:maths", "search").aggregates == {"own_scores:ours/score": 0.25}
+    assert setup.evaluate("zoo:maths", "test").aggregates == {"own_scores:ours/score": 0.75}
+    sys.modules.pop("own_scores")
+
+
+def test_rotating_subsets_hold_a_field_in_proportion(tmp_path):
+    changes = {"search": {"documents": 40, "order": "rotating"}, "stratify": "kind"}
+    evaluation = {"include": ["zoo:tasks"], "test": {"documents": 20}, **changes}
+    setup = prepare(load(write_search(tmp_path, evaluation=evaluation)), tmp_path)
+    worker, recipe = setup.worker(), setup.space.baselines()["uniform"]
+    kinds = setup.evaluator.asked("search").harness.field("zoo_l2_maths", "kind")
+    shares = Counter(kinds[i] for i in setup.splits["search"]["zoo_l2_maths"])
+    assert len(shares) > 1
+    for turn in range(4):
+        (ids,) = worker(Job(0, recipe, subset=turn)).documents.values()
+        found = Counter(kinds[i] for i in ids)
+        assert all(abs(found[kind] - count / 4) <= 1 for kind, count in shares.items())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tasks):
+    folder = tmp_path_factory.mktemp("split")
+    evomerge("search", search_file(folder, tasks, **HONEST), "--run", folder / "run")
+    return folder / "run"
+
+
+def test_the_run_says_where_its_documents_come_from(run):
+    frozen = RunFolder(run).config()["frozen"]
+    assert frozen["sources"]["search"] == {"t_maths": "t_maths:training"}
+    assert frozen["sources"]["test"] == {"t_maths": "t_maths:test"}
+    assert set(frozen["documents"]["test"]["t_maths"]) <= set(range(60))
+
+
+def test_stock_lm_eval_gives_the_winners_scores_on_every_split(run, tasks, tmp_path):
+    evomerge("export", run, "--out", tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "search: `t_maths:training`" in card and "test: `t_maths:test`" in card
+    setup, winner = reopen(RunFolder(run)), History(RunFolder(run).events()).winner
+    lm = HFLM(
+        pretrained=AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype="auto"),
+        tokenizer=AutoTokenizer.from_pretrained(tmp_path / "model"),
+    )
+    for split, part in (("search", "train"), ("validation", "train"), ("test", "test")):
+        stock = lm_eval.simple_evaluate(
+            model=lm,
+            tasks=[turned(test_split=part)],
+            task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
+            samples={"t_maths": list(setup.splits[split]["t_maths"])},
+            bootstrap_iters=0,
+        )
+        recorded = winner.scores(split).aggregates["t_maths/exact_match"]
+        assert stock["results"]["t_maths"]["exact_match,none"] == recorded
+
+
+def test_evaluate_results_and_report_know_the_splits(run, tmp_path):
+    answer = evomerge_json(
+        "evaluate", "zoo:maths", "--config", run / "search.yaml", "--split", "search"
+    )
+    history = History(RunFolder(run).events())
+    recorded = history.candidates[1].scores("search").aggregates["t_maths/exact_match"]
+    assert answer["scores"]["t_maths/exact_match"]["value"] == recorded
+    rows = evomerge_json("results", run)["standings"]["rows"]
+    assert all(set(row["splits"]) == {"search", "validation", "test"} for row in rows)
+    evomerge("report", run, "--out", tmp_path / "report.html")
+    assert "task_split: training" in (tmp_path / "report.html").read_text()
+
+
+def test_a_run_whose_task_has_changed_is_refused(run, tasks, tmp_path):
+    config = RunFolder(run).config()
+    config["evaluation"]["search"]["task_split"] = "test"
+    from evomerge.config.schema import parse
+
+    setup = prepare(parse(config, "search.yaml"), tmp_path)
+    with pytest.raises(EvomergeError, match=r"t_maths:training.*t_maths:test"):
+        setup.evaluate("zoo:maths", "search")
+
+
+def test_few_shot_examples_are_not_the_document_itself(tasks, tmp_path):
+    """Out of the split that is asked, as from stock lm-eval with `fewshot_split` set."""
+    from evomerge.evaluate.evaluator import Evaluator
+    from evomerge.evaluate.tasks.harness import Harness
+
+    harness = Harness(["t_maths"], [tasks], fewshot=20).elsewhere(
+        {}, {"t_maths": "training"}, "evaluation.search"
+    )
+    evaluator = Evaluator(harness)
+    tokenizer = AutoTokenizer.from_pretrained(zoo.path("maths"))
+    model = AutoModelForCausalLM.from_pretrained(zoo.path("maths"), dtype="auto")
+    ids = list(range(0, 60, 6))
+    evaluator.prepare(model, tokenizer, {"search": {"t_maths": ids}})
+    for requests in evaluator.sheets("search", "t_maths").values():
+        (context, _), document = requests[0].instance.args, requests[0].instance.doc
+        assert context.count(document["prompt"]) == 1
+    stock = lm_eval.simple_evaluate(
+        model=HFLM(pretrained=model, tokenizer=tokenizer),
+        tasks=[turned(test_split="train", fewshot_split="train")],
+        num_fewshot=20,
+        task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
+        samples={"t_maths": ids},
+        bootstrap_iters=0,
+        log_samples=True,
+    )
+    contexts = [
+        requests[0].instance.args[0] for requests in evaluator.sheets("search", "t_maths").values()
+    ]
+    assert contexts == [sample["arguments"][0][0] for sample in stock["samples"]["t_maths"]]
+
+
+BAD = {
+    "no such split": (
+        {"search": {"task_split": "validation"}},
+        ["evaluation.search.task_split", "t_maths", "no validation split", "training, test"],
+    ),
+    "not a split's name": (
+        {"search": {"task_split": "trainig"}},
+        ["evaluation.search.task_split", "trainig", "'training'", "Did you mean"],
+    ),
+    "no objective's task": (
+        {"test": {"task_split": {"t_math": "test"}}},
+        ["evaluation.test.task_split", "'t_math'", "Did you mean 't_maths'"],
+    ),
+    "no such task": (
+        {"test": {"tasks": {"t_maths": "t_neww"}}},
+        ["evaluation.test.tasks", "'t_neww'", "Did you mean 't_new'"],
+    ),
+    "another metric": (
+        {"test": {"tasks": {"t_maths": "t_other"}}},
+        ["evaluation.test.tasks", "'t_other'", "exact_match"],
+    ),
+    "a group for a task": (
+        {"test": {"tasks": {"t_maths": "g_new"}}},
+        ["evaluation.test.tasks", "group"],
+    ),
+    "a function for a task": (
+        {"test": {"tasks": {"t_maths": "module:function"}}},
+        ["evaluation.test.tasks", "function"],
+    ),
+    "too few that are not elsewhere": (
+        {
+            "search": {"documents": 60, "task_split": "training"},
+            "validation": {"documents": 52, "task_split": "test"},
+            "test": {"documents": 1, "task_split": "test"},
+        },
+        ["evaluation.test.documents", "t_maths:test", "in no other split"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_mistake_is_one_sentence_that_names_the_key(tmp_path, tasks, name):
+    sections, words = BAD[name]
+    defaults = {
+        "search": {"documents": 5},
+        "validation": {"documents": 5},
+        "test": {"documents": 5},
+    }
+    merged = {split: {**defaults[split], **sections.get(split, {})} for split in defaults}
+    with pytest.raises(EvomergeError) as caught:
+        prepare(load(search_file(tmp_path, tasks, **merged)), tmp_path)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message, message
+
+
+def test_a_tag_is_refused_with_the_names_of_its_tasks(tmp_path, tasks):
+    for name in ("t_one", "t_two"):
+        body = json.loads((tasks / "t_maths.yaml").read_text())
+        (tmp_path / f"{name}.yaml").write_text(json.dumps({**body, "task": name, "tag": "t_tag"}))
+    file = search_file(tmp_path, tmp_path, {"task": "t_tag", "metric": "exact_match"})
+    with pytest.raises(EvomergeError, match=r"'t_tag'.*t_one, t_two"):
+        prepare(load(file), tmp_path)

@@ -1,0 +1,247 @@
+"""The data-flow and joint spaces: laws, start, repair, and refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evomerge.errors import ConfigError, RecipeError
+from evomerge.recipe import Layer, Recipe, Source
+from evomerge.space.paths.joint import JointSpace
+from evomerge.space.paths.path import Hop, Path, describe, layers_of, path_of
+from evomerge.space.paths.slices import SliceSpace, SwapSpace
+from evomerge.space.paths.slots import SlotSpace, dropping
+from evomerge.space.protocol import Gene, Space
+
+HOST, OTHER = "zoo:language", "zoo:maths"
+DEPTHS = {HOST: 4, OTHER: 5}
+WHOLE = Layer("passthrough", (Source(HOST),))
+FRAME = Recipe(host=HOST, layers={}, before=WHOLE, after=WHOLE)
+KNOBS = {"weight": (0.0, 1.5, 1.0)}
+
+
+def own_pass(parent: str = HOST, depth: int = 4) -> Recipe:
+    return replace(FRAME, layers={"model.layers": layers_of(Hop(parent, i) for i in range(depth))})
+
+
+def path(space: Space, genome: tuple[float, ...]) -> Path:
+    return path_of(space.decode(genome).layers["model.layers"])
+
+
+def start(space: Space) -> tuple[float, ...]:
+    return tuple(gene.start for gene in space.genes)
+
+
+SPACES: dict[str, Callable[[], Space]] = {
+    "matrix": lambda: SlotSpace(
+        DEPTHS, FRAME, indicators="threshold", coding="matrix", layers=(3, 9)
+    ),
+    "network": lambda: SlotSpace(
+        DEPTHS, FRAME, indicators="threshold", coding="network", hidden=3, start=(2.0, 0.0)
+    ),
+    "structured": lambda: SlotSpace(DEPTHS, FRAME, layers=(5, 8)),
+    "structured, free ends": lambda: SlotSpace(DEPTHS, FRAME, fixed_ends=False, repeats=3),
+    "plain": lambda: SlotSpace(DEPTHS, FRAME, scales=1.0, layers=(2, 6)),
+    "one block": lambda: SlotSpace({HOST: 1, OTHER: 2}, FRAME, fixed_ends=False, repeats=1),
+    "dropping": lambda: dropping(HOST, 4, FRAME, layers=(2, 3)),
+    "slices": lambda: SliceSpace(DEPTHS, FRAME, slices=(2, 4), layers=(4, 7)),
+    "slices, as they come": lambda: SliceSpace(DEPTHS, FRAME, slices=(1, 3)),
+    "slices, plain": lambda: SliceSpace(DEPTHS, FRAME, slices=(3, 3), scales=1.0, layers=(6, 6)),
+    "slices, always scaled": lambda: SliceSpace(
+        DEPTHS, FRAME, slices=(2, 3), scales=(0.5, 0.9), layers=(3, 5)
+    ),
+    "swaps": lambda: SwapSpace(DEPTHS, FRAME, scales=(-1.5, -0.5)),
+    "swaps, plain": lambda: SwapSpace(DEPTHS, FRAME),
+    "joint": lambda: JointSpace(
+        {HOST: 4, OTHER: 4}, FRAME, method="linear", source_knobs=KNOBS,
+        merge_knobs={"normalize": 1.0}, repeats=2,
+    ),
+    "joint, based": lambda: JointSpace(
+        {HOST: 3, OTHER: 3}, FRAME, method="ties", base="zoo:base", outside=False,
+        source_knobs={**KNOBS, "density": (0.1, 1.0, 0.5)}, merge_knobs={"lambda": (0.5, 2.0, 1.0)},
+        indicators="binary", layers=(2, 3),
+    ),
+}  # fmt: skip
+
+
+def values(gene: Gene) -> st.SearchStrategy[float]:
+    if gene.kind == "real":
+        edges = st.sampled_from((gene.low, gene.high, gene.start))
+        return edges | st.floats(gene.low, gene.high, allow_nan=False)
+    return st.integers(int(gene.low), int(gene.high)).map(float)
+
+
+@pytest.mark.parametrize("name", SPACES)
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_every_genome_decodes_and_comes_back(name: str, data: Any) -> None:
+    space = SPACES[name]()
+    genome = data.draw(st.tuples(*map(values, space.genes)))
+    recipe = space.decode(genome)
+    again = space.encode(recipe)
+    assert len(again) == len(space.genes)
+    assert all(g.low <= v <= g.high for g, v in zip(space.genes, again, strict=True))
+    assert space.decode(again) == recipe
+    assert space.decode(again).digest == recipe.digest
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+@pytest.mark.parametrize("name", [name for name in SPACES if "always" not in name])
+def test_genes_are_sound_and_names_unique(name: str) -> None:
+    space = SPACES[name]()
+    assert len({gene.name for gene in space.genes}) == len(space.genes)
+    for gene in space.genes:
+        assert gene.low <= gene.start <= gene.high
+
+
+@pytest.mark.parametrize(
+    "name", ["matrix", "network", "structured, free ends", "plain", "slices, as they come"]
+)
+def test_search_starts_at_the_hosts_own_pass(name: str) -> None:
+    space = SPACES[name]()
+    assert space.decode(start(space)) == own_pass()
+    assert space.decode(space.encode(own_pass())) == own_pass()
+
+
+def test_start_is_repaired_to_the_depth_that_is_asked() -> None:
+    space = SlotSpace(DEPTHS, FRAME, layers=(6, 6))
+    found = path(space, start(space))
+    # The host's own pass is there; what is missing comes from the earliest slots.
+    assert [(hop.parent, hop.layer) for hop in found] == [
+        (HOST, 0), (HOST, 1), (HOST, 2), (HOST, 3), (OTHER, 0), (HOST, 3)
+    ]  # fmt: skip
+
+
+def test_layout_is_host_first_and_ends_are_fixed() -> None:
+    space = SlotSpace({OTHER: 2, HOST: 3}, FRAME, repeats=2)
+    genes = [gene.name for gene in space.genes if gene.kind == "binary"]
+    a, b = HOST, OTHER
+    assert genes == [
+        f"in.{slot}"
+        for slot in (
+            f"{a}[1]", f"{a}[2]", f"{b}[0]", f"{b}[1]",
+            f"{a}[0]#2", f"{a}[1]#2", f"{a}[2]#2", f"{b}[0]#2", f"{b}[1]#2",
+        )
+    ]  # fmt: skip
+    nothing = path(space, tuple(gene.low for gene in space.genes))
+    assert [(hop.parent, hop.layer) for hop in nothing] == [(HOST, 0), (HOST, 2)]
+
+
+def test_paper_space_has_the_papers_size() -> None:
+    two = {"A": 32, "B": 32}
+    frame = replace(FRAME, host="A", before=Layer("passthrough", (Source("A"),)))
+    free = SlotSpace(two, frame, repeats=3, indicators="threshold", coding="matrix",
+                     fixed_ends=False)  # fmt: skip
+    assert len(free.genes) == 64 * 3 + 64 * 64
+    auto = SlotSpace(two, frame, repeats=3, indicators="threshold", coding="auto")
+    assert len(auto.genes) < 64 * 3 + 64
+
+
+def test_scales_exist_only_where_a_hop_is() -> None:
+    space = SlotSpace(DEPTHS, FRAME, repeats=2, indicators="threshold", coding="matrix")
+    genome = tuple(0.7 if gene.name.startswith("scale") else gene.start for gene in space.genes)
+    assert [hop.scale for hop in path(space, genome)] == [1.0, 0.7, 0.7, 0.7]
+
+
+def test_weakest_slots_go_first_where_a_path_is_too_long() -> None:
+    space = SlotSpace(DEPTHS, FRAME, repeats=1, indicators="threshold", scales=1.0, layers=(1, 4))
+    strengths = {f"in.{HOST}[2]": 1.5, f"in.{OTHER}[0]": 0.5, f"in.{OTHER}[4]": 0.6}
+    genome = tuple(strengths.get(gene.name, -1.0) for gene in space.genes)
+    assert [(h.parent, h.layer) for h in path(space, genome)] == [
+        (HOST, 0), (HOST, 2), (OTHER, 4), (HOST, 3)
+    ]  # fmt: skip
+
+
+def test_goliath_is_a_path_of_the_slice_space() -> None:
+    depths = {"X": 80, "E": 80}
+    slices = [("X", 0, 16), ("E", 8, 24), ("X", 17, 32), ("E", 25, 40), ("X", 33, 48)]
+    whole = Layer("passthrough", (Source("X"),))
+    frame = Recipe(host="X", layers={}, before=whole, after=whole)
+    space = SliceSpace(depths, frame, slices=(5, 5), scales=1.0)
+    hops = [Hop(parent, layer) for parent, a, b in slices for layer in range(a, b + 1)]
+    recipe = replace(frame, layers={"model.layers": layers_of(hops)})
+    assert space.decode(space.encode(recipe)) == recipe
+    assert describe(recipe) == "A0-16 B8-24 A17-32 B25-40 A33-48 (A = X, B = E)"
+
+
+def test_reversed_slice_counts_from_its_smaller_end() -> None:
+    space = SliceSpace(DEPTHS, FRAME, slices=(1, 1), scales=1.0)
+    assert [hop.layer for hop in path(space, (1.0, 1.0, 3.0, 1.0))] == [1, 2, 3]
+
+
+def test_landmarks_are_the_parents_themselves() -> None:
+    marks = SlotSpace(DEPTHS, FRAME).baselines()
+    assert list(marks) == [HOST, OTHER]
+    other = marks[OTHER]
+    sources = {source.parent for layer in other.every_layer() for source in layer.sources}
+    assert sources == {OTHER} and len(other.layers["model.layers"]) == 5
+
+
+def test_joint_repeats_a_depth_with_other_weights() -> None:
+    space = JointSpace(
+        {HOST: 2, OTHER: 2}, FRAME, method="linear", source_knobs=KNOBS, merge_knobs={},
+        repeats=2, scales=1.0, fixed_ends=False,
+    )  # fmt: skip
+    genes = {gene.name: gene.start for gene in space.genes}
+    genes |= {"in.zoo:language[1]#2": 1.0, "block[1]#2.zoo:maths.weight": 0.25}
+    recipe = space.decode(tuple(genes.values()))
+    assert describe(recipe) == (
+        "[A0*1+B0*1] [A1*1+B1*1] [A1*1+B1*0.25] (linear; A = zoo:language, B = zoo:maths)"
+    )
+
+
+REFUSED: dict[str, tuple[Callable[[], object], str]] = {
+    "scale 0": (lambda: SlotSpace(DEPTHS, FRAME, scales=(-1.0, 1.0)), "space.scales"),
+    "no repeats": (lambda: SlotSpace(DEPTHS, FRAME, repeats=0), "space.repeats"),
+    "unknown host": (lambda: SlotSpace({OTHER: 2}, FRAME), "space.host"),
+    "start": (lambda: SlotSpace(DEPTHS, FRAME, start=(0.0, -1.0)), "space.start"),
+    "too deep": (lambda: dropping(HOST, 4, FRAME, layers=(5, 6)), "space.layers"),
+    "upside down": (lambda: SlotSpace(DEPTHS, FRAME, layers=(5, 4)), "space.layers"),
+    "slices": (lambda: SliceSpace(DEPTHS, FRAME, slices=(3, 2)), "space.slices"),
+    "slices cannot reach": (
+        lambda: SliceSpace(DEPTHS, FRAME, slices=(1, 2), layers=(9, 9)), "space.layers",
+    ),
+    "shallow": (lambda: SwapSpace({HOST: 4, OTHER: 3}, FRAME), "shallowest"),
+    "depths": (
+        lambda: JointSpace(DEPTHS, FRAME, method="linear", source_knobs={}, merge_knobs={}),
+        "depths differ",
+    ),
+    "network away from 1": (
+        lambda: SlotSpace(DEPTHS, FRAME, scales=(0.5, 0.9), coding="network"), "contain 1",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_wrong_arguments_are_one_sentence_that_names_the_key(name: str) -> None:
+    build, key = REFUSED[name]
+    with pytest.raises(ConfigError, match=key):
+        build()
+
+
+FOREIGN: dict[str, Recipe] = {
+    "another host": replace(own_pass(), host=OTHER),
+    "another head": replace(own_pass(), after=Layer("passthrough", (Source(OTHER),))),
+    "a merged block": replace(
+        own_pass(),
+        layers={"model.layers": (Layer("linear", (Source(HOST, 0), Source(OTHER, 0))),)},
+    ),
+    "an unknown parent": own_pass("zoo:nobody"),
+    "a first block that is scaled": replace(
+        own_pass(),
+        layers={"model.layers": layers_of([Hop(HOST, 0, 0.8), Hop(HOST, 3)])},
+    ),
+    "another stack": replace(own_pass(), layers={"blocks": layers_of([Hop(HOST, 0)])}),
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+@pytest.mark.parametrize("name", ["matrix", "structured", "slices", "swaps", "joint"])
+def test_recipes_from_elsewhere_are_refused(name: str, what: str) -> None:
+    with pytest.raises(RecipeError):
+        SPACES[name]().encode(FOREIGN[what])
