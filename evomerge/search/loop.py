@@ -109,10 +109,10 @@ class Search:
             while told < len(self.history.told):
                 tell_all(self.strategy, self.history.told[told : told + 1])
                 told += 1
-            if not waiting and not self.is_spent:
-                waiting.append(self.ask(self.session.leading, told))
-            if waiting and self.session.in_flight < self.session.executor.width:
-                self.session.submit([waiting.pop(0)])
+            wanted = bool(waiting) or not self.is_spent
+            if wanted and self.session.in_flight < self.session.executor.width:
+                candidate = waiting.pop(0) if waiting else self.ask(self.session.leading, told)
+                self.session.submit([candidate])
             elif self.session.in_flight:
                 self.session.wait()
             else:

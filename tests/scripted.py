@@ -1,0 +1,147 @@
+"""A search over made-up outcomes: everything is real but the building and scoring of models."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import SearchError
+from evomerge.execute.protocol import Job
+from evomerge.merge.methods import get_method
+from evomerge.optimize import create
+from evomerge.run.attempts import Attempts
+from evomerge.run.folder import RunFolder
+from evomerge.run.history import Candidate, History
+from evomerge.run.journal import Journal
+from evomerge.run.logbook import Logbook
+from evomerge.scores import Expected, Failure, Objective, Outcome, Scores
+from evomerge.search.loop import Plan, Search
+from evomerge.search.ranking import WeightedSum
+from evomerge.search.session import Session, Window
+from evomerge.setup.strategy import recipe_of
+from evomerge.space.parameters import ParameterSpace
+from evomerge.strategy.genome import GenomeStrategy
+
+OBJECTIVES = (Objective("task", "acc"),)
+DOCUMENTS = 8
+
+
+def space() -> ParameterSpace:
+    return ParameterSpace(
+        parents=["a", "b"],
+        base=None,
+        host="a",
+        stack="model.layers",
+        layers=2,
+        methods=[get_method("linear")],
+        knobs={"weight": (0.0, 1.0)},
+        embeddings=False,
+        groups=2,
+    )
+
+
+def unit(*parts: object) -> float:
+    """Return a number in [0, 1) that the parts alone decide."""
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def outcome_of(job: Job, failing: float) -> Outcome:
+    """Return what a job comes to: decided by all that the job says, and nothing else."""
+    known = [sorted(item.aggregates.items()) for item in job.earlier]
+    against = job.incumbent and sorted(job.incumbent.aggregates.items())
+    key = (job.recipe.digest, job.split, against, known)
+    if unit("fails", job.recipe.digest, job.split) < failing:
+        return Failure("evaluate", f"made to fail: {job.recipe.digest[:8]}")
+    weights = [s.knobs["weight"] for s in job.recipe.every_layer().__next__().sources]
+    right = round((1 - abs(weights[0] - 0.7) + 0.2 * unit(*key)) * DOCUMENTS) / DOCUMENTS
+    scores = Scores({"task": tuple(range(DOCUMENTS))}, {}, {"task/acc": right})
+    if job.incumbent is not None and right < job.incumbent.aggregates["task/acc"] - 0.2:
+        fewer = {"task": tuple(range(DOCUMENTS // 2))}
+        return Scores(fewer, {}, {"task/acc": right}, {}, {"task/acc": Expected(right, 0.1)})
+    return scores
+
+
+class ScriptedExecutor:
+    """Runs up to `width` jobs at a time, which end in any order.
+
+    Args:
+        ends: which of the running jobs ends next.
+        failing: share of the recipes that fail.
+        dies_after: how many outcomes come out before the process is as good as killed.
+    """
+
+    def __init__(
+        self, width: int, ends: random.Random, failing: float = 0.0, dies_after: int | None = None
+    ) -> None:
+        self.width, self.ends, self.failing, self.dies_after = width, ends, failing, dies_after
+        self.queue: list[Job] = []
+        self.ids: set[int] = set()
+        self.scored: list[tuple[int, str, bool]] = []
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            assert job.id not in self.ids
+            self.ids.add(job.id)
+        self.queue += jobs
+
+    def next(self) -> tuple[Job, Outcome]:
+        if self.dies_after == 0:
+            raise SearchError("killed")
+        if self.dies_after is not None:
+            self.dies_after -= 1
+        running = self.queue[: self.width]
+        job = running[self.ends.randrange(len(running))]
+        self.queue.remove(job)
+        self.scored.append((job.candidate, job.split, job.incumbent is None))
+        return job, outcome_of(job, self.failing)
+
+    def close(self) -> None:
+        self.queue.clear()
+
+
+def search(
+    path: Path,
+    executor: ScriptedExecutor,
+    *,
+    optimizer: str = "cma",
+    order: str = "generation",
+    candidates: int = 30,
+    window: Window | None = Window(recent=5, whole=False),
+    followers: Sequence[Any] = (),
+) -> History:
+    """Start or continue a search in a folder; return its history at the end, or at its death."""
+    ranking = WeightedSum(OBJECTIVES)
+    run = RunFolder(path) if path.exists() else RunFolder.create(path, {"made": "up"})
+    with Journal(run.journal_path) as journal:
+        logbook = Logbook(run, journal, followers)
+        session = Session(
+            logbook,
+            lambda: executor,
+            lambda candidate: recipe_of(space(), candidate),
+            ranking,
+            window,
+            Attempts(run.path / "attempts.jsonl"),
+            lambda leading: None,
+        )
+        Search(
+            session,
+            lambda: GenomeStrategy(space(), create(optimizer, space().genes, 3), ranking.values),
+            space().baselines(),
+            Plan(candidates, None, None, finalists=3, order=order),
+        ).go()
+    return History(run.events())
+
+
+def trajectory(history: History) -> list[tuple[Any, ...]]:
+    """Return all that the law of width promises to be the same."""
+
+    def of(item: Candidate) -> tuple[Any, ...]:
+        place = (item.number, item.label, item.digest, item.origin, item.generation)
+        return (*place, item.incumbent, item.known, item.told, item.outcomes, item.values)
+
+    winner = None if history.winner is None else history.winner.number
+    return [*map(of, history.candidates), (winner,)]
