@@ -15,6 +15,7 @@ import argparse
 import json
 import tempfile
 import time
+import unittest.mock
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,15 @@ import torch
 from evaluation import bare_generation, least
 
 from evomerge.config.schema import load
-from evomerge.execute.protocol import Job
 from evomerge.execute.worker import Worker
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.scores import Outcome
-from evomerge.setup.problem import Setup, prepare
+from evomerge.setup.check import freeze
+from evomerge.setup.problem import Problem
+from evomerge.setup.runs import prepare
+from evomerge.setup.search import run_search
+from evomerge.setup.worker import MemoryShare, make_worker
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "quickstart.yaml"
 
@@ -51,18 +55,18 @@ class Timed:
 
         return run
 
-    def __call__(self, job: Job) -> Outcome:
-        return self.worker(job)
+    def __call__(self, *arguments: Any) -> Outcome:
+        return self.worker(*arguments)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer candidates")
     count = 20 if parser.parse_args().quick else 100
-    setup = prepare(load(CONFIG, [f"budget.candidates={count}"]), CONFIG.parent)
-    worker = setup.worker()
-    times = search(setup, worker, count)
-    times["bare"] = bare(setup, worker)
+    problem = prepare(load(CONFIG, [f"budget.candidates={count}"]), CONFIG.parent)
+    worker = make_worker(problem, MemoryShare.of_machine(1))
+    times = search(problem, worker, count)
+    times["bare"] = bare(problem, worker)
     print(f"a candidate of {count}, CPU ms on one thread; {CONFIG.name}, 200 documents")
     for name, value in times.items():
         print(f"{name:10}{value:8.1f}")
@@ -70,7 +74,7 @@ def main() -> None:
     print(json.dumps({f"{name}/bare": round(times[name] / times["bare"], 3) for name in ours}))
 
 
-def search(setup: Setup, worker: Worker, count: int) -> dict[str, float]:
+def search(problem: Problem, worker: Worker, count: int) -> dict[str, float]:
     """Run the search and return CPU milliseconds a candidate by phase."""
     timed = Timed(worker)
     finished: list[float] = []
@@ -82,10 +86,10 @@ def search(setup: Setup, worker: Worker, count: int) -> dict[str, float]:
                 timed.spent = {**timed.spent, **{f"told {k}": v for k, v in timed.spent.items()}}
 
     with tempfile.TemporaryDirectory() as folder:
-        run = RunFolder.create(Path(folder) / "run", setup.frozen())
-        setup.__dict__["worker"] = lambda: timed
-        began = time.process_time()
-        setup.search(run, {}, observe)
+        run = RunFolder.create(Path(folder) / "run", freeze(problem))
+        with unittest.mock.patch("evomerge.setup.executor.make_worker", lambda *_: timed):
+            began = time.process_time()
+            run_search(problem, run, {}, [observe])
     total = 1000 * (finished[count - 1] - began) / count
     merge = 1000 * timed.spent["told merge"] / count
     evaluate = 1000 * timed.spent["told evaluate"] / count
@@ -93,13 +97,13 @@ def search(setup: Setup, worker: Worker, count: int) -> dict[str, float]:
     return {"merge": merge, "evaluate": evaluate, "rest": rest, "total": total}
 
 
-def bare(setup: Setup, worker: Worker) -> float:
+def bare(problem: Problem, worker: Worker) -> float:
     """CPU milliseconds of the bare forward passes, averaged over a few candidates' models."""
     evaluator = worker.evaluator
     found = []
-    for recipe in list(setup.space.baselines().values()):
+    for recipe in list(problem.space.baselines().values()):
         model = worker.builder.apply(recipe)
-        (task,) = {objective.task for objective in setup.objectives}
+        (task,) = {objective.task for objective in problem.objectives}
         sheets = list(evaluator.sheets("search", task).values())
         prompts = [request.prompt for sheet in sheets for request in sheet if request.prompt]
         forward = evaluator.forward

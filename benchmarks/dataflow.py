@@ -23,10 +23,13 @@ import torch
 from evomerge.config.schema import parse
 from evomerge.evaluate.inference.tree import Forks
 from evomerge.execute.protocol import Job
-from evomerge.execute.tree import run_together, trail
+from evomerge.execute.tree import as_tree, trail
 from evomerge.recipe import Recipe
 from evomerge.scores import fitness
-from evomerge.setup.problem import prepare
+from evomerge.setup.optimizer import make_optimizer
+from evomerge.setup.problem import Problem
+from evomerge.setup.runs import prepare
+from evomerge.setup.worker import MemoryShare, make_worker
 
 HOST = {
     "kind": "dataflow",
@@ -47,7 +50,7 @@ SPACES: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def setup_of(space: dict[str, Any], optimizer: str, documents: int) -> Any:
+def problem_of(space: dict[str, Any], optimizer: str, documents: int) -> Problem:
     search = {
         "parents": ["zoo:language", "zoo:maths"],
         "dtype": "float32",
@@ -64,19 +67,19 @@ def setup_of(space: dict[str, Any], optimizer: str, documents: int) -> Any:
     return prepare(parse(search, "the benchmark's search"), Path.cwd())
 
 
-def record(setup: Any, worker: Any, generations: int) -> list[list[Recipe]]:
+def record(problem: Problem, worker: Any, generations: int) -> list[list[Recipe]]:
     """Run a search and return every generation's recipes that were not scored before."""
-    optimizer = setup.optimizer()
+    optimizer = make_optimizer(problem.config, problem.space)
     known: dict[str, float] = {}
     recorded = []
     for _ in range(generations):
         asked = [optimizer.ask() for _ in range(optimizer.population)]
-        recipes = [setup.space.decode(genome) for _, genome in asked]
+        recipes = [problem.space.decode(genome) for _, genome in asked]
         fresh = []
         for (trial, _), recipe in zip(asked, recipes, strict=True):
             if recipe.digest not in known:
-                outcome = worker(Job(trial, recipe))
-                known[recipe.digest] = fitness(setup.objectives, outcome)
+                outcome = worker(Job(trial, trial, recipe))
+                known[recipe.digest] = fitness(problem.objectives, outcome)
                 fresh.append(recipe)
             optimizer.tell(trial, (known[recipe.digest],))
         if fresh:
@@ -84,18 +87,18 @@ def record(setup: Any, worker: Any, generations: int) -> list[list[Recipe]]:
     return recorded
 
 
-def compare(setup: Any, worker: Any, generations: list[list[Recipe]]) -> dict[str, float]:
+def compare(problem: Problem, worker: Any, generations: list[list[Recipe]]) -> dict[str, float]:
     """Score generations one by one and together; check that the scores are the same."""
     alone = together = merge = evaluate = 0.0
     forks = Forks(2**30)
     distinct = blocks = 0
     for recipes in generations:
-        jobs = [Job(number, recipe) for number, recipe in enumerate(recipes)]
+        jobs = [Job(number, number, recipe) for number, recipe in enumerate(recipes)]
         began = time.process_time()
-        one_by_one = {job.number: worker(job) for job in jobs}
+        one_by_one = {job.id: worker(job) for job in jobs}
         alone += time.process_time() - began
         began = time.process_time()
-        found = {job.number: out for job, out in run_together(worker, jobs, forks)}
+        found = {job.id: out for job, out in as_tree(worker, forks)(jobs)}
         together += time.process_time() - began
         for number, outcome in one_by_one.items():
             assert outcome.values == found[number].values, "scores differ"
@@ -133,16 +136,16 @@ def main() -> None:
     )
     ratios: dict[str, float] = {}
     for name, (space, optimizer) in SPACES.items():
-        setup = setup_of(space, optimizer, documents)
-        worker = setup.worker()
-        recorded = record(setup, worker, generations)
-        row = compare(setup, worker, recorded)
+        problem = problem_of(space, optimizer, documents)
+        worker = make_worker(problem, MemoryShare.of_machine(1))
+        recorded = record(problem, worker, generations)
+        row = compare(problem, worker, recorded)
         print(
             f"{name:15} {row['candidates']:5} {row['depth']:5.1f} {row['distinct']:7.3f} "
             f"{row['applied']:8.3f} {row['seconds']:8.3f} {1e3 * row['alone']:9.1f} "
             f"{1e3 * row['together']:12.1f} {row['build']:9.3f}"
         )
-        late = compare(setup, worker, recorded[len(recorded) // 2 :])
+        late = compare(problem, worker, recorded[len(recorded) // 2 :])
         key = name.replace(", ", "_")
         ratios[f"{key}_seconds"] = row["seconds"]
         ratios[f"{key}_blocks_over_least"] = row["applied"] / row["distinct"]

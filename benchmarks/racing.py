@@ -1,4 +1,4 @@
-"""How many documents a search needs: all of them, subsets, racing, halving, item response.
+"""How many documents a search needs: all of them, a subset, racing, halving, item response.
 
     python benchmarks/racing.py [--quick] [--seeds N] [--first SEED]
 
@@ -14,7 +14,8 @@ documents, their split and the optimizer:
 what it would have spent on them and whom it would have chosen, without the chance of another
 course of the search.
 
-As in `evomerge search`, parents come first and are scored on all documents, a finalist whose
+As in `evomerge search`, parents come first and are scored on all documents, a generation is asked
+for as a whole, compared with whoever led at its start and told at its end, a finalist whose
 fitness is an estimate is scored on all (and counted), the finalists are scored on 400 validation
 documents, and the best of these on the test documents. The table gives the share of search
 documents spent, that of the processor time, and the tested score in points beside full scoring
@@ -34,6 +35,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +44,19 @@ import torch
 import yaml
 
 from evomerge.config.schema import parse
-from evomerge.errors import CandidateError, RecipeError
+from evomerge.errors import CandidateError
 from evomerge.evaluate.evaluator import Evaluator
 from evomerge.evaluate.fidelity.halving import Halving
 from evomerge.evaluate.fidelity.prediction import Prediction
 from evomerge.evaluate.fidelity.protocol import Fidelity
 from evomerge.evaluate.fidelity.racing import Race
-from evomerge.evaluate.tasks.documents import in_order, rotating
+from evomerge.evaluate.tasks.documents import in_order
 from evomerge.evaluate.tasks.functions import Function
 from evomerge.evaluate.tasks.info import MetricFacts, TaskFacts
 from evomerge.optimize import create
 from evomerge.scores import Objective, Scores, fitness
-from evomerge.setup.problem import prepare
+from evomerge.setup.runs import prepare
+from evomerge.setup.worker import MemoryShare, make_worker
 from evomerge.space.protocol import Gene, Genome
 
 SEARCH, VALIDATION = 400, 400
@@ -69,8 +72,8 @@ class Policy:
 
     Attributes:
         fidelity: makes what decides it, for a seed; None scores every candidate on all that are
-            asked in its generation.
-        subset: what is asked: all documents, the same quarter, or another one each generation.
+            asked.
+        subset: what is asked: all documents, or the same quarter of them.
     """
 
     fidelity: Callable[[int], Fidelity] | None = None
@@ -85,7 +88,6 @@ POLICIES: dict[str, Policy] = {
     "race 10 %, from 25": Policy(lambda seed: Race(0.9, 25, seed)),
     "race 2 %, plain sample": Policy(lambda seed: Race(0.98, 50, seed, strata=1)),
     "fixed quarter": Policy(subset="fixed"),
-    "rotating quarter": Policy(subset="rotating"),
     "halving": Policy(lambda seed: Halving(25, 4.0, seed)),
     "irt": Policy(lambda seed: Prediction(40, 20)),
 }
@@ -128,20 +130,31 @@ class Proposals:
         self.world = world
         self.optimizer = create("cma", list(world.genes), seed, budget=world.candidates)
         self.population = self.optimizer.population
+        self.open: list[int] = []
+        self.values: list[float | None] = []
 
-    def __iter__(self) -> Iterator[tuple[Genome, Any, Callable[[float | None], None]]]:
-        """Yield genome, model and what to call with the outcome."""
-        for number in range(self.world.candidates):
-            if number < len(self.world.baselines):
-                self.optimizer.enqueue(self.world.baselines[number])
-            trial, genome = self.optimizer.ask()
-            yield (
-                genome,
-                self.world.build(genome),
-                lambda value, trial=trial: self.optimizer.tell(
-                    trial, None if value is None else (value,)
-                ),
-            )
+    def __iter__(self) -> Iterator[list[tuple[Genome, Any]]]:
+        """Yield the baselines, then generations: genomes and what builds their models."""
+        asked = 0
+        while asked < self.world.candidates:
+            if asked == 0:
+                size = len(self.world.baselines)
+                for genome in self.world.baselines:
+                    self.optimizer.enqueue(genome)
+            else:
+                size = min(self.population - asked % self.population, self.world.candidates - asked)
+            trials = [self.optimizer.ask() for _ in range(size)]
+            self.open += [trial for trial, _ in trials]
+            asked += size
+            yield [(genome, partial(self.world.build, genome)) for _, genome in trials]
+            if asked % self.population == 0:
+                for trial, value in zip(self.open, self.values, strict=True):
+                    self.optimizer.tell(trial, None if value is None else (value,))
+                self.open, self.values = [], []
+
+    def tell(self, value: float | None) -> None:
+        """Take in what came out of the next candidate."""
+        self.values.append(value)
 
 
 class Recorded:
@@ -160,12 +173,27 @@ class Recorded:
 
         self.evaluator = Evaluator(None, [Function(body, facts)])
         self.evaluator.prepare(None, None, {"search": {task: ids}})
+        self.baselines = len(world.baselines)
         self.population = create("cma", list(world.genes), 0).population
 
-    def __iter__(self) -> Iterator[tuple[Genome, Any, Callable[[float | None], None]]]:
-        """Yield genome, recorded answers and a call that does nothing."""
-        for genome, scores in zip(self.genomes, self.rows, strict=True):
-            yield genome, scores, lambda value: None
+    def __iter__(self) -> Iterator[list[tuple[Genome, Any]]]:
+        """Yield the baselines, then generations: genomes and what gives their answers."""
+        start, stop = 0, self.baselines
+        while start < len(self.genomes):
+            yield [
+                (genome, partial(self.answers, scores))
+                for genome, scores in zip(
+                    self.genomes[start:stop], self.rows[start:stop], strict=True
+                )
+            ]
+            start, stop = stop, stop + self.population - stop % self.population
+
+    def answers(self, scores: Scores | None) -> Scores | None:
+        """Return recorded answers, which stand for a model."""
+        return scores
+
+    def tell(self, value: float | None) -> None:
+        """Forget it: the course of the search is given."""
 
 
 @dataclass
@@ -186,36 +214,37 @@ def search(world: World, policy: Policy, seed: int, proposals: Proposals | Recor
     fidelity = policy.fidelity(seed) if policy.fidelity else None
     task, ids, objectives = world.objective.task, world.documents, [world.objective]
     genomes: list[Genome] = []
-    models: list[Any] = []
+    builds: list[Callable[[], Any]] = []
     rows: Rows = []
     incumbent: Scores | None = None
     spent = 0
-    for number, (genome, model, tell) in enumerate(proposals):
-        asked = ids
-        if policy.subset == "fixed":
-            asked = [ids[i] for i in in_order(len(ids), f"{seed}/fixed")[:SUBSET]]
-        elif policy.subset == "rotating":
-            asked = rotating(ids, SUBSET, number // proposals.population, str(seed))
-        scores: Scores | None = None
-        with contextlib.suppress(CandidateError):
-            if model is None:
-                pass
-            elif fidelity is None or incumbent is None or number < len(world.baselines):
-                scores = evaluator.score(model, "search", {task: asked})
-            else:
-                known = [r for r in rows if r and not (fidelity.whole and r.expected)]
-                earlier = known[-fidelity.recent :]
-                scores = fidelity.run(evaluator, model, "search", incumbent, earlier, objectives)
-        tell(None if scores is None else fitness(objectives, scores))
-        genomes.append(genome)
-        models.append(model if isinstance(proposals, Recorded) else None)
-        rows.append(scores)
-        spent += sum(scores.fidelity.values()) if scores else 0
-        ahead = scores is not None and not scores.expected
-        if ahead and (
-            incumbent is None or fitness(objectives, scores) > fitness(objectives, incumbent)
-        ):
-            incumbent = scores
+    for number, generation in enumerate(proposals):
+        known = [r for r in rows if r and not (fidelity and fidelity.whole and r.expected)]
+        led = incumbent
+        for genome, build in generation:
+            asked = ids
+            if policy.subset == "fixed":
+                asked = [ids[i] for i in in_order(len(ids), f"{seed}/fixed")[:SUBSET]]
+            scores: Scores | None = None
+            with contextlib.suppress(CandidateError):
+                model = build()
+                if model is None:
+                    pass
+                elif fidelity is None or led is None or number == 0:
+                    scores = evaluator.score(model, "search", {task: asked})
+                else:
+                    earlier = known[-fidelity.recent :]
+                    scores = fidelity.run(evaluator, model, "search", led, earlier, objectives)
+            proposals.tell(None if scores is None else fitness(objectives, scores))
+            genomes.append(genome)
+            builds.append(build)
+            rows.append(scores)
+            spent += sum(scores.fidelity.values()) if scores else 0
+            ahead = scores is not None and not scores.expected
+            if ahead and (
+                incumbent is None or fitness(objectives, scores) > fitness(objectives, incumbent)
+            ):
+                incumbent = scores
     told = [-math.inf if row is None else fitness(objectives, row) for row in rows]
     whole = [row is not None and not row.expected for row in rows]
     while True:
@@ -223,9 +252,8 @@ def search(world: World, policy: Policy, seed: int, proposals: Proposals | Recor
         estimated = next((n for n in finalists if not whole[n]), None)
         if estimated is None:
             break
-        recorded = isinstance(proposals, Recorded)
-        model = models[estimated] if recorded else world.build(genomes[estimated])
-        told[estimated] = fitness(objectives, evaluator.score(model, "search", {task: ids}))
+        scores = evaluator.score(builds[estimated](), "search", {task: ids})
+        told[estimated] = fitness(objectives, scores)
         whole[estimated] = True
         spent += len(ids)
     seconds = time.process_time() - began
@@ -247,17 +275,13 @@ def zoo_world(seed: int, candidates: int) -> World:
                   validation: {{documents: {VALIDATION}}}, test: {{documents: all}}}}
     budget: {{candidates: {candidates}}}
     """
-    setup = prepare(parse(yaml.safe_load(text), "benchmark"), Path.cwd())
-    worker, space = setup.worker(), setup.space
-    baselines = []
-    for recipe in space.baselines().values():
-        with contextlib.suppress(RecipeError):  # the uniform merge is of another method
-            baselines.append(space.encode(recipe))
+    problem = prepare(parse(yaml.safe_load(text), "benchmark"), Path.cwd())
+    worker, space = make_worker(problem, MemoryShare.of_machine(1)), problem.space
     return World(
         worker.evaluator,
-        setup.objectives[0],
+        problem.objectives[0],
         list(space.genes),
-        baselines,
+        list(space.baseline_genomes().values()),
         lambda genome: worker.builder.apply(space.decode(genome)),
         candidates,
     )

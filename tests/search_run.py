@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import yaml
@@ -55,3 +57,20 @@ def evomerge(*arguments, code: int = 0, **more) -> subprocess.CompletedProcess:
 
 def evomerge_json(*arguments):
     return json.loads(evomerge(*arguments, "--json").stdout)
+
+
+def kill_when(arguments, journal, lines: int, delay: float) -> int:
+    """Start a command and kill it soon after the journal has so many lines."""
+    process = subprocess.Popen(
+        command(*arguments), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        while process.poll() is None:
+            if journal.exists() and journal.read_bytes().count(b"\n") >= lines:
+                time.sleep(delay)
+                break
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.communicate()
+    return process.returncode

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 from evomerge.errors import RunFolderError
 
-FORMAT = 1
+FORMAT = 2
 
 Event: TypeAlias = dict[str, Any]
 

@@ -3,8 +3,7 @@
 import signal
 
 import yaml
-from search_run import SMALL, evomerge, evomerge_json
-from test_resume import kill_when
+from search_run import SMALL, evomerge, evomerge_json, kill_when
 
 STAGED = {
     "dtype": "float32",
