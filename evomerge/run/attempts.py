@@ -31,12 +31,12 @@ class Attempts:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._begun: Counter[str] = Counter()
-        for line in self._lines():
-            self._begun[line["job"]] += 1 if line["begins"] else -self._begun[line["job"]]
+        for job, what in self._lines():
+            self._begun[job] += {"begins": 1, "withdrawn": -1}.get(what, -self._begun[job])
         left = [job for job, count in self._begun.items() for _ in range(count)]
         with suppress(OSError):
             if left:
-                path.write_text("".join(_line(job, True) for job in left), encoding="utf-8")
+                path.write_text("".join(_line(job, "begins") for job in left), encoding="utf-8")
             else:
                 path.unlink(missing_ok=True)
 
@@ -46,18 +46,20 @@ class Attempts:
 
     @contextmanager
     def trying(self, job: str) -> Iterator[None]:
-        """Hold a job as begun while the block runs, however it ends."""
-        self._write(job, begins=True)
+        """Hold a job as begun while the block runs; one that is interrupted does not count."""
+        self._write(job, "begins")
         try:
             yield
-        finally:
-            self._write(job, begins=False)
+        except BaseException:
+            self._write(job, "withdrawn")
+            raise
+        self._write(job, "ends")
 
-    def _write(self, job: str, *, begins: bool) -> None:
+    def _write(self, job: str, what: str) -> None:
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(_line(job, begins))
+            file.write(_line(job, what))
 
-    def _lines(self) -> Iterator[dict[str, str]]:
+    def _lines(self) -> Iterator[tuple[str, str]]:
         try:
             lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
@@ -65,9 +67,9 @@ class Attempts:
         for text in lines:
             with suppress(ValueError, RecursionError):
                 line = json.loads(text)
-                if isinstance(line, dict) and isinstance(line.get("job"), str) and "begins" in line:
-                    yield line
+                if isinstance(line, dict) and isinstance(line.get("job"), str):
+                    yield line["job"], str(line.get("what"))
 
 
-def _line(job: str, begins: bool) -> str:
-    return json.dumps({"job": job, "begins": begins}) + "\n"
+def _line(job: str, what: str) -> str:
+    return json.dumps({"job": job, "what": what}) + "\n"

@@ -61,7 +61,7 @@ def test_resuming_a_finished_run_loads_neither_model_nor_tasks(unbroken):
     code = (
         "import sys; from evomerge.__main__ import run; "
         f"run(['resume', {str(unbroken)!r}]); "
-        "sys.exit(' '.join({'lm_eval', 'nevergrad', 'transformers'} & set(sys.modules)))"
+        "sys.exit(' '.join({'lm_eval', 'nevergrad', 'transformers'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment()

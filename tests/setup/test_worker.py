@@ -1,0 +1,48 @@
+"""A worker is built from a run folder alone, in any process, and scores what the search scored."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from search_run import environment, evomerge, write_search
+
+from evomerge.run.folder import RunFolder
+from evomerge.run.history import History, outcome_fields
+
+CODE = """
+import json, sys
+from pathlib import Path
+from evomerge.execute.protocol import Job
+from evomerge.run.folder import RunFolder
+from evomerge.run.history import History, outcome_fields
+from evomerge.setup.runs import reopen
+from evomerge.setup.strategy import recipe_of
+from evomerge.setup.worker import MemoryShare, make_worker
+
+run = RunFolder(Path(sys.argv[1]))
+problem = reopen(run)
+worker = make_worker(problem, MemoryShare(prepared=2**20, states=0))
+for number in (5, 1, 8):
+    recipe = recipe_of(problem.space, History(run.events()).candidates[number])
+    print(json.dumps([number, outcome_fields(worker(Job(1, number, recipe)))]))
+"""
+
+
+def test_a_worker_of_a_run_folder_gives_the_same_scores(tmp_path):
+    evomerge("search", write_search(tmp_path), "--run", tmp_path / "run", "--candidates", "9")
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    history = History(RunFolder(tmp_path / "run").events())
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [number for number, _ in lines] == [5, 1, 8]
+    for number, fields in lines:
+        told = history.candidates[number].told
+        assert fields == json.loads(json.dumps(outcome_fields(told)))
