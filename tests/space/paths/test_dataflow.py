@@ -174,10 +174,10 @@ def test_reversed_slice_counts_from_its_smaller_end() -> None:
     assert [hop.layer for hop in path(space, (1.0, 1.0, 3.0, 1.0))] == [1, 2, 3]
 
 
-def test_landmarks_are_the_parents_themselves() -> None:
-    marks = SlotSpace(DEPTHS, FRAME).baselines()
-    assert list(marks) == [HOST, OTHER]
-    other = marks[OTHER]
+def test_baselines_are_the_parents_themselves() -> None:
+    baselines = SlotSpace(DEPTHS, FRAME).baselines()
+    assert list(baselines) == [HOST, OTHER]
+    other = baselines[OTHER]
     sources = {source.parent for layer in other.every_layer() for source in layer.sources}
     assert sources == {OTHER} and len(other.layers["model.layers"]) == 5
 
