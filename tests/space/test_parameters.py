@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from evomerge.errors import ConfigError, RecipeError
 from evomerge.merge.methods import get_method
-from evomerge.merge.methods.method import Knob, Method
+from evomerge.merge.methods.method import Knob, Method, check_knobs
 from evomerge.recipe import Recipe, knob_at
 from evomerge.space.panel import rounded
 from evomerge.space.parameters import ParameterSpace
@@ -86,37 +86,22 @@ def genomes(space):
 
 @settings(deadline=None)
 @given(st.data())
-def test_every_genome_decodes_and_equal_genomes_decode_to_equal_recipes(data):
+def test_every_genome_decodes_to_a_recipe_whose_knobs_the_methods_take(data):
     space = data.draw(spaces())
     genome = data.draw(genomes(space))
     recipe = space.decode(genome)
-    twin = tuple(-0.0 if value == 0 else int(value) if value == 1 else value for value in genome)
-    assert twin == genome
-    assert space.decode(twin) == recipe
-    assert space.decode(twin).digest == recipe.digest
+    assert space.decode(genome).digest == recipe.digest
     assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+    for layer in recipe.every_layer():
+        for name in ("self_attn.weight", "mlp.weight", "other.weight"):
 
+            def at(knobs, name=name):
+                return {knob: knob_at(value, name) for knob, value in knobs.items()}
 
-@settings(deadline=None)
-@given(st.data())
-def test_a_genome_rounded_to_the_numbers_of_its_recipe_is_the_same_candidate(data):
-    space = data.draw(spaces())
-    genome = data.draw(genomes(space))
-    short = tuple(rounded(gene, value) for gene, value in zip(space.genes, genome, strict=True))
-    assert space.decode(short) == space.decode(genome)
-
-
-def test_numbers_in_a_recipe_are_genes_with_few_digits():
-    space = make(("linear",), groups=2, knobs={"weight": (0.0, 2 / 3)})
-    genome = (1 / 7, 2 / 3, 2e-9, 0.123456789, 0.5, 0.25, 1e-6, 1 / 3)
-    recipe = space.decode(genome)
-    blocks = recipe.layers["model.layers"]
-    found = [
-        tuple(source.knobs["weight"] for source in layer.sources)
-        for layer in (recipe.before, blocks[0], blocks[5], recipe.after)
-    ]
-    # The range is narrower than 1, so there are 7 decimals; 2 / 3 is its end, and stays that.
-    assert found == [(0.1428571, 2 / 3), (0.0, 0.1234568), (0.5, 0.25), (1e-6, 0.3333333)]
+            sources = [at(source.knobs) for source in layer.sources]
+            check_knobs(
+                method(layer.method), sources, at(layer.knobs), has_base=layer.base is not None
+            )
 
 
 @settings(deadline=None)
@@ -149,6 +134,40 @@ def test_a_gene_changes_nothing_outside_of_its_place(data):
     ends = {"layers[0:2]": {"before"}, "layers[4:6]": {"after"}}.get(place, set())
     shared = set() if any(gene.name.startswith("before") for gene in space.genes) else ends
     assert set(changed) == {place} | shared
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_equal_genomes_decode_to_equal_recipes(data):
+    space = data.draw(spaces())
+    genome = data.draw(genomes(space))
+    recipe = space.decode(genome)
+    twin = tuple(-0.0 if value == 0 else int(value) if value == 1 else value for value in genome)
+    assert twin == genome
+    assert space.decode(twin) == recipe
+    assert space.decode(twin).digest == recipe.digest
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_genome_rounded_to_the_numbers_of_its_recipe_is_the_same_candidate(data):
+    space = data.draw(spaces())
+    genome = data.draw(genomes(space))
+    short = tuple(rounded(gene, value) for gene, value in zip(space.genes, genome, strict=True))
+    assert space.decode(short) == space.decode(genome)
+
+
+def test_numbers_in_a_recipe_are_genes_with_few_digits():
+    space = make(("linear",), groups=2, knobs={"weight": (0.0, 2 / 3)})
+    genome = (1 / 7, 2 / 3, 2e-9, 0.123456789, 0.5, 0.25, 1e-6, 1 / 3)
+    recipe = space.decode(genome)
+    blocks = recipe.layers["model.layers"]
+    found = [
+        tuple(source.knobs["weight"] for source in layer.sources)
+        for layer in (recipe.before, blocks[0], blocks[5], recipe.after)
+    ]
+    # The range is narrower than 1, so there are 7 decimals; 2 / 3 is its end, and stays that.
+    assert found == [(0.1428571, 2 / 3), (0.0, 0.1234568), (0.5, 0.25), (1e-6, 0.3333333)]
 
 
 def test_genes_have_readable_names_in_a_fixed_order():

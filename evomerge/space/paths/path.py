@@ -82,7 +82,7 @@ def legend_of(parents: Iterable[str]) -> dict[str, str]:
 
 
 def format_path(path: Sequence[Hop], legend: Mapping[str, str]) -> str:
-    """Write a path as one line, `A0-11 B8-15x0.9 A12-31`, scales with three significant digits.
+    """Write a path as one line, `A0-11 B8-15x0.9 A12-31`; scales have three significant digits.
 
     Args:
         path: the hops.

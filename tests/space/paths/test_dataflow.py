@@ -175,9 +175,9 @@ def test_reversed_slice_counts_from_its_smaller_end() -> None:
 
 
 def test_baselines_are_the_parents_themselves() -> None:
-    baselines = SlotSpace(DEPTHS, FRAME).baselines()
-    assert list(baselines) == [HOST, OTHER]
-    other = baselines[OTHER]
+    marks = SlotSpace(DEPTHS, FRAME).baselines()
+    assert list(marks) == [HOST, OTHER]
+    other = marks[OTHER]
     sources = {source.parent for layer in other.every_layer() for source in layer.sources}
     assert sources == {OTHER} and len(other.layers["model.layers"]) == 5
 
