@@ -88,21 +88,54 @@ def test_a_flawed_optimizer_is_caught(flaw, error, sentence):
         check_optimizer(lambda genes, seed: Flawed(genes, flaw), genes)
 
 
-class Leaky:
-    """A space that forgets a part of a recipe on the way back."""
+class FlawedSpace:
+    """The parameter space with one flaw."""
 
-    def __init__(self):
-        self.inner = space()
-        self.genes, self.decode = self.inner.genes, self.inner.decode
-        self.baselines = self.inner.baselines
+    def __init__(self, flaw):
+        self.inner, self.flaw, self.decoded = space(), flaw, 0
+        first, *rest = self.inner.genes
+        changes = {
+            "twice": {"name": rest[0].name},
+            "narrow": {"low": first.high},
+            "start": {"start": first.high + 1},
+        }
+        self.genes = (replace(first, **changes.get(flaw, {})), *rest)
+        if flaw == "empty":
+            self.genes = ()
 
-    def encode(self, recipe):
-        return (*self.inner.encode(recipe)[:-1], self.genes[-1].start)
+    def decode(self, genome):
+        self.decoded += 1
+        recipe = self.inner.decode(genome)
+        return replace(recipe, seed=self.decoded) if self.flaw == "moody" else recipe
+
+    def baselines(self):
+        return self.inner.baselines() | ({"odd": "a"} if self.flaw == "no recipe" else {})
+
+    def baseline_genomes(self):
+        genomes = self.inner.baseline_genomes()
+        start = tuple(gene.start for gene in self.inner.genes)
+        if self.flaw == "outside":
+            genomes["a"] = (self.genes[0].high + 1, *start[1:])
+        return genomes | ({"nobody": start} if self.flaw == "stray" else {})
 
 
-def test_a_flawed_space_is_caught():
-    with pytest.raises(AssertionError, match=r"decode\(encode\(recipe\)\)"):
-        check_space(Leaky())
+@pytest.mark.parametrize(
+    ("flaw", "sentence"),
+    [
+        ("empty", "no genes"),
+        ("twice", "same name"),
+        ("narrow", "no range"),
+        ("start", "starts out of its range"),
+        ("moody", "decoded to two recipes"),
+        ("no recipe", "odd is no recipe"),
+        ("stray", "nobody, which is no baseline"),
+        ("outside", "out of its range"),
+    ],
+)
+def test_a_flawed_space_is_caught(flaw, sentence):
+    check_space(FlawedSpace(None))
+    with pytest.raises(AssertionError, match=sentence):
+        check_space(FlawedSpace(flaw))
 
 
 def flawed_method(flaw):

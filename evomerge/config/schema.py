@@ -1,7 +1,7 @@
 """The search file: its schema, its defaults, and errors a person understands.
 
 This is the only place with defaults. Everything that needs more than the file itself (do the
-parents exist, does the method take so many) is checked by `evomerge.setup.problem`.
+parents exist, does the method take so many) is checked by `evomerge.setup.check`.
 """
 
 from __future__ import annotations

@@ -5,10 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from evomerge.errors import CheckpointError, RecipeError
@@ -36,12 +35,10 @@ def write_model(
     *,
     memory: int = 8 << 30,
     shard_size: int = 5_000_000_000,
-    dtype: str | None = None,
     extra_files: Mapping[str, str] | None = None,
     dropped: Collection[str] = (),
     patches: Mapping[str, Patch] | None = None,
     rows: Rows | None = None,
-    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write the model that a recipe describes, as a Hugging Face checkpoint.
 
@@ -55,20 +52,17 @@ def write_model(
         memory: bytes of memory the process may take (resident set, pages of mapped files
             included).
         shard_size: bytes of weights a file.
-        dtype: another dtype than the recipe's.
         extra_files: further text files (a model card, a tokenizer's) by name; they replace the
             host's of the same name.
         dropped: names of files that are not taken over from the host.
         patches: see `Reader`.
         rows: the merged vocabulary where rows are matched by token.
-        progress: called with (bytes written, bytes in all) after every tensor.
 
     Raises:
         CheckpointError: `out` exists, the disk has not enough room, or a parent is damaged.
         RecipeError: the recipe does not fit the parents.
         CandidateError: a merged weight is not finite.
     """
-    recipe = replace(recipe, dtype=dtype) if dtype else recipe
     planner = Planner(checkpoints, recipe.host)
     plans = list(planner.plan(recipe, rows))
     config = merged_config(recipe, checkpoints, vocabulary=rows)
@@ -88,31 +82,16 @@ def write_model(
             shutil.copyfile(file, target)
         with reader.pages.bounded(memory - LEAST_MEMORY // 2):
             maker = TensorMaker(planner, reader, rows)
-            _write_shards(shards, folder, maker, _buffers(memory), progress)
+            _write_shards(shards, folder, maker, _buffers(memory))
 
 
 def _write_shards(
-    shards: Sequence[Shard],
-    folder: Path,
-    maker: TensorMaker,
-    buffers: Buffers,
-    progress: Callable[[int, int], None] | None,
+    shards: Sequence[Shard], folder: Path, maker: TensorMaker, buffers: Buffers
 ) -> None:
-    total, done = sum(nbytes(plan) for shard in shards for plan in shard.plans), 0
-    lock = threading.Lock()
     for shard in shards:
         writer = ShardWriter(shard, folder, buffers, maker.reader.pages)
-
-        def write(plan: TensorPlan, writer: ShardWriter = writer) -> None:
-            nonlocal done
-            _write_tensor(plan, writer, maker)
-            with lock:
-                done += nbytes(plan)
-                if progress:
-                    progress(done, total)
-
         try:
-            share(write, shard.plans)
+            share(partial(_write_tensor, writer=writer, maker=maker), shard.plans)
         finally:
             writer.close()
 

@@ -256,18 +256,6 @@ class Checkpoint:
         """Rows of the embedding matrix (padding included), 0 where there is none."""
         return self.tensors[self.embedding].shape[0] if self.embedding else 0
 
-    @cached_property
-    def tokenizer_size(self) -> int | None:
-        """Number of tokens in `tokenizer.json` (1 + the largest id), or None without that file."""
-        file = self.folder / "tokenizer.json"
-        if not file.is_file():
-            return None
-        data = read_json(file)
-        vocabulary = data.get("model", {}).get("vocab", {})
-        ids = [item["id"] for item in data.get("added_tokens", ())]
-        ids += vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
-        return 1 + max(ids, default=-1)
-
     @property
     def companions(self) -> tuple[Path, ...]:
         """Tokenizer, chat template, generation and processor files that exist."""

@@ -11,7 +11,7 @@ from tiny import make
 
 from evomerge.config.schema import load
 from evomerge.errors import EvomergeError
-from evomerge.setup.problem import prepare
+from evomerge.setup.runs import prepare
 
 DOCUMENTS = {"search": {"documents": 5}, "validation": {"documents": 5}, "test": {"documents": 5}}
 
@@ -47,10 +47,6 @@ BAD = {
     "unknown metric": (objective(metric="exact_mach"), ["exact_mach", "mean 'exact_match'"]),
     "unknown include": (evaluation(include=["./none"]), ["evaluation.include", "none"]),
     "too many documents": (evaluation(search={"documents": 99999}), ["99999", "zoo_l2_maths"]),
-    "too many documents that rotate": (
-        evaluation(search={"documents": 600, "order": "rotating"}),
-        ["search.pool 2400", "validation.documents 5", "zoo_l2_maths"],
-    ),
     "two splits take all": (
         evaluation(search={"documents": "all"}, test={"documents": "all"}),
         ["all", "share"],
@@ -98,10 +94,6 @@ BAD = {
     "two ways to save documents": (
         evaluation(racing={"enabled": True, "minimum": 2}, irt={"enabled": True, "documents": 2}),
         ["evaluation", "racing and irt", "enable one"],
-    ),
-    "halving on rotating documents": (
-        evaluation(halving={"enabled": True}, search={"documents": 5, "order": "rotating"}),
-        ["evaluation", "halving", "order: rotating", "fixed"],
     ),
     "nothing to leave out in a race": (
         evaluation(racing={"enabled": True}),

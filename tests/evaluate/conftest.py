@@ -124,7 +124,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "dataset_kwargs": {"data_files": {"test": str(data), "train": str(data)}},
         "test_split": "test",
         "fewshot_split": "train",
-        "doc_to_text": "Continuation: {{question}}\nAnswer:",
+        "doc_to_text": "Question: {{question}}\nAnswer:",
     }
     choice = {
         **common,

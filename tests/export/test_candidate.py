@@ -14,7 +14,9 @@ from transformers import AutoModelForCausalLM
 
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.setup.problem import reopen
+from evomerge.setup.runs import reopen
+from evomerge.setup.strategy import recipe_of
+from evomerge.setup.worker import MemoryShare, make_worker
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +56,11 @@ def assert_bitwise(ours, theirs):
 
 
 def test_the_export_is_bitwise_the_scored_model(run, exported):
-    setup, history = reopen(RunFolder(run)), History(RunFolder(run).events())
-    builder = setup.worker().builder
+    problem, history = reopen(RunFolder(run)), History(RunFolder(run).events())
+    builder = make_worker(problem, MemoryShare.of_machine(2)).builder
     # The winner is built after other candidates, as in the search: nothing of them may be left.
     for candidate in (history.candidates[-1], history.candidates[3], history.winner):
-        resident = builder.apply(setup.recipe(candidate))
+        resident = builder.apply(recipe_of(problem.space, candidate))
     loaded = AutoModelForCausalLM.from_pretrained(exported, dtype="auto")
     assert_bitwise(weights(resident), weights(loaded))
 
@@ -80,10 +82,10 @@ def test_merging_the_best_recipe_gives_the_same_model(run, exported, tmp_path):
 
 
 def test_stock_lm_eval_gives_exactly_the_recorded_scores(run, exported, tmp_path):
-    setup, history = reopen(RunFolder(run)), History(RunFolder(run).events())
+    problem, history = reopen(RunFolder(run)), History(RunFolder(run).events())
     for split in ("search", "test"):
         recorded = history.winner.scores(split)
-        samples = {task: list(ids) for task, ids in setup.splits[split].items()}
+        samples = {task: list(ids) for task, ids in problem.splits[split].items()}
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "lm_eval", "--model", "hf"),
@@ -99,7 +101,7 @@ def test_stock_lm_eval_gives_exactly_the_recorded_scores(run, exported, tmp_path
         assert done.returncode == 0, done.stderr
         (report,) = (tmp_path / split).rglob("results_*.json")
         results = json.loads(report.read_text())["results"]
-        for objective in setup.objectives:
+        for objective in problem.objectives:
             stock = results[objective.task][f"{objective.metric},none"]
             assert stock == recorded.aggregates[objective.key], objective
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from evomerge.errors import RecipeError
 from evomerge.merge.backend import write
-from evomerge.merge.tensors.plan import plan
+from evomerge.merge.tensors.plan import Planner
 from evomerge.merge.tokenizers.plan import plan_tokenizer
 from evomerge.mergekit import express, from_mergekit, mergekit_parents
 from evomerge.models.checkpoint import Checkpoint
@@ -182,4 +182,5 @@ def effect(recipe: Recipe, parents: dict[str, Checkpoint]) -> Any:
     if recipe.tokenizer == "base" and len({p.vocabulary for p in parents.values()}) > 1:
         return recipe
     rows = plan_tokenizer(recipe, parents).rows
-    return plan(recipe, parents, rows), rows and (rows.index, rows.filling, rows.size)
+    plans = list(Planner(parents, recipe.host).plan(recipe, rows))
+    return plans, rows and (rows.index, rows.filling, rows.size)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from paths import parse_path
 
 from evomerge.errors import CandidateError, CheckpointError, RecipeError
 from evomerge.merge.architecture.folding import check_foldable
@@ -19,7 +20,7 @@ from evomerge.merge.routed import RoutedResident
 from evomerge.merge.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
-from evomerge.space.paths.path import layers_of, parse_path
+from evomerge.space.paths.path import layers_of
 
 LEGEND = {"A": "a", "B": "b"}
 ARCHITECTURES = (

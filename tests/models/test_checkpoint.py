@@ -264,9 +264,9 @@ def test_heads_tied_absent_and_copied(tmp_path):
     assert copied.tied and copied.head == "lm_head.weight"
 
 
-def test_tokenizer_facts(tmp_path):
+def test_vocabulary_and_the_files_beside_the_weights(tmp_path):
     opened = Checkpoint.open(tiny.make(tmp_path / "a"), "a")
-    assert opened.vocabulary == opened.tokenizer_size == tiny.VOCABULARY
+    assert opened.vocabulary == tiny.VOCABULARY
     assert {"tokenizer.json", "tokenizer_config.json", "generation_config.json"} <= {
         file.name for file in opened.companions
     }

@@ -7,6 +7,7 @@ import pytest
 
 from evomerge.errors import RunFolderError
 from evomerge.run.folder import RunFolder
+from evomerge.run.journal import FORMAT
 
 HOLD = """
 import sys, time
@@ -22,7 +23,7 @@ def test_create_then_open(tmp_path):
     RunFolder.create(tmp_path / "deep" / "run", {"seed": 3})
     run = RunFolder(tmp_path / "deep" / "run")
     assert run.config() == {"seed": 3}
-    assert run.events() == [{"event": "header", "format": 1}]
+    assert run.events() == [{"event": "header", "format": FORMAT}]
     assert sorted(item.name for item in (tmp_path / "deep").iterdir()) == ["run"]
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.errors import RunFolderError
-from evomerge.run.journal import Journal, encode, read
+from evomerge.run.journal import FORMAT, Journal, encode, read
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 events = st.lists(
@@ -30,7 +30,7 @@ def test_cut_at_any_byte_it_opens_and_continues(tmp_path_factory, events, data):
     with Journal(path) as journal:
         kept = list(journal.events)
         journal.append({"event": "after"})
-    header = [{"event": "header", "format": 1}]
+    header = [{"event": "header", "format": FORMAT}]
     assert kept == (header + events)[: max(complete, 1)]
     assert read(path) == [*kept, {"event": "after"}]
 
@@ -50,7 +50,7 @@ def test_a_flipped_byte_is_never_read_as_an_event(tmp_path_factory, events, data
         found = read(path)
     except RunFolderError:
         return
-    original = [{"event": "header", "format": 1}, *events]
+    original = [{"event": "header", "format": FORMAT}, *events]
     assert found == original[: len(found)]
 
 
@@ -64,10 +64,11 @@ def test_damage_in_the_middle_is_reported_with_its_line(tmp_path):
         read(path)
 
 
-def test_another_format_is_refused(tmp_path):
+@pytest.mark.parametrize("format", [FORMAT - 1, FORMAT + 1, 99])
+def test_another_format_is_refused(tmp_path, format):
     path = tmp_path / "journal.jsonl"
-    path.write_bytes(encode({"event": "header", "format": 99}))
-    with pytest.raises(RunFolderError, match="format 99"):
+    path.write_bytes(encode({"event": "header", "format": format}))
+    with pytest.raises(RunFolderError, match=f"has journal format {format}; .* reads format"):
         Journal(path)
 
 

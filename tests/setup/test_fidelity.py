@@ -32,10 +32,8 @@ PLAIN = {"parents": ["a", "b"], "objectives": [{"task": "t", "metric": "acc"}]}
         ({"evaluation": {"racing": {"minimum": 10}}}, "acc", 40, True),
         ({"evaluation": {"racing": {"enabled": False}}}, "acc", 400, False),
         ({"evaluation": {"racing": {"enabled": True}}}, "acc", 60, True),
-        ({"evaluation": {"search": {"order": "rotating"}}}, "acc", 400, False),
         ({"evaluation": {"backend": "vllm"}}, "acc", 400, False),
         ({"evaluation": {"halving": {"enabled": True}}}, "acc", 400, False),
-        ({"evaluation": {"search": {"documents": 100, "order": "rotating"}}}, "acc", 400, False),
         ({"space": {"kind": "dataflow"}}, "acc", 400, False),
     ],
 )

@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evomerge import zoo
 from evomerge.config.schema import load
 from evomerge.errors import EvomergeError
-from evomerge.execute.protocol import Job
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.setup.preflight import facts
-from evomerge.setup.problem import prepare, reopen
+from evomerge.setup.runs import prepare, reopen
+from evomerge.setup.search import evaluate
 
 OBJECTIVE = {"task": "t_maths", "metric": "exact_match"}
 
@@ -87,11 +87,11 @@ def turned(**changes):
     return {"group": "any", "task": [{"task": "t_maths", **changes}]}
 
 
-def said(setup):
+def said(problem):
     """Return the prompts of each split."""
     texts = {}
-    for split, documents in setup.splits.items():
-        harness = setup.evaluator.asked(split).harness
+    for split, documents in problem.splits.items():
+        harness = problem.evaluator.asked(split).harness
         texts[split] = {
             harness._tasks[task].eval_docs[i]["prompt"]
             for task, ids in documents.items()
@@ -101,13 +101,13 @@ def said(setup):
 
 
 def test_splits_of_a_task_share_no_text(tmp_path, tasks):
-    setup = prepare(load(search_file(tmp_path, tasks, **HONEST)), tmp_path)
-    texts = said(setup)
+    problem = prepare(load(search_file(tmp_path, tasks, **HONEST)), tmp_path)
+    texts = said(problem)
     assert [len(texts[s]) for s in ("search", "validation")] == [24, 10]
     assert not texts["search"] & texts["validation"]
     assert not texts["test"] & (texts["search"] | texts["validation"])
     everything = {
-        row["prompt"] for row in setup.evaluator.asked("test").harness._tasks["t_maths"].eval_docs
+        row["prompt"] for row in problem.evaluator.asked("test").harness._tasks["t_maths"].eval_docs
     }
     assert len(everything) == 60
     assert everything - texts["test"] == everything & (texts["search"] | texts["validation"])
@@ -121,14 +121,14 @@ def test_another_task_may_give_the_documents(tmp_path, tasks):
         validation={"documents": 20},
         test={"documents": "all", "tasks": {"t_maths": "t_new"}},
     )
-    setup = prepare(load(file), tmp_path)
-    assert facts(setup)["sources"] == {
+    problem = prepare(load(file), tmp_path)
+    assert facts(problem)["sources"] == {
         "search": ["t_maths:test"],
         "validation": ["t_maths:test"],
         "test": ["t_new:test"],
     }
-    assert len(setup.splits["test"]["t_maths"]) == 30
-    scores = setup.evaluate("zoo:maths", "test")
+    assert len(problem.splits["test"]["t_maths"]) == 30
+    scores = evaluate(problem, "zoo:maths", "test")
     assert scores.fidelity == {"t_maths": 30}
     assert set(scores.aggregates) == {"t_maths/exact_match"}
 
@@ -142,10 +142,10 @@ def test_a_group_may_stand_for_a_group_and_turn_to_a_split(tmp_path, tasks):
         validation={"documents": 20, "task_split": {"g_maths": "training"}},
         test={"documents": "all", "tasks": {"g_maths": "g_new"}},
     )
-    setup = prepare(load(file), tmp_path)
-    assert set(setup.splits["search"]) == {"t_maths"}
-    assert set(setup.splits["test"]) == {"t_new"}
-    scores = setup.evaluate("zoo:maths", "test")
+    problem = prepare(load(file), tmp_path)
+    assert set(problem.splits["search"]) == {"t_maths"}
+    assert set(problem.splits["test"]) == {"t_new"}
+    scores = evaluate(problem, "zoo:maths", "test")
     assert scores.aggregates["g_maths/exact_match"] == scores.aggregates["t_new/exact_match"]
 
 
@@ -166,24 +166,28 @@ def test_functions_may_stand_for_functions(tmp_path, tasks, monkeypatch):
         validation={"documents": 20},
         test=test,
     )
-    setup = prepare(load(file), tmp_path)
-    assert setup.evaluate("zoo:maths", "search").aggregates == {"own_scores:ours/score": 0.25}
-    assert setup.evaluate("zoo:maths", "test").aggregates == {"own_scores:ours/score": 0.75}
+    problem = prepare(load(file), tmp_path)
+    assert evaluate(problem, "zoo:maths", "search").aggregates == {"own_scores:ours/score": 0.25}
+    assert evaluate(problem, "zoo:maths", "test").aggregates == {"own_scores:ours/score": 0.75}
     sys.modules.pop("own_scores")
 
 
-def test_rotating_subsets_hold_a_field_in_proportion(tmp_path):
-    changes = {"search": {"documents": 40, "order": "rotating"}, "stratify": "kind"}
-    evaluation = {"include": ["zoo:tasks"], "test": {"documents": 20}, **changes}
-    setup = prepare(load(write_search(tmp_path, evaluation=evaluation)), tmp_path)
-    worker, recipe = setup.worker(), setup.space.baselines()["uniform"]
-    kinds = setup.evaluator.asked("search").harness.field("zoo_l2_maths", "kind")
-    shares = Counter(kinds[i] for i in setup.splits["search"]["zoo_l2_maths"])
-    assert len(shares) > 1
-    for turn in range(4):
-        (ids,) = worker(Job(0, recipe, subset=turn)).documents.values()
-        found = Counter(kinds[i] for i in ids)
-        assert all(abs(found[kind] - count / 4) <= 1 for kind, count in shares.items())
+def test_splits_hold_a_field_in_proportion(tmp_path):
+    sizes = {
+        "search": {"documents": 40},
+        "validation": {"documents": 30},
+        "test": {"documents": 20},
+    }
+    evaluation = {"include": ["zoo:tasks"], "stratify": "kind", **sizes}
+    problem = prepare(load(write_search(tmp_path, evaluation=evaluation)), tmp_path)
+    kinds = problem.evaluator.asked("search").harness.field("zoo_l2_maths", "kind")
+    everywhere = Counter(kinds)
+    assert len(everywhere) > 1
+    for documents in problem.splits.values():
+        found = Counter(kinds[i] for i in documents["zoo_l2_maths"])
+        for kind, count in everywhere.items():
+            wanted = found.total() * count / len(kinds)
+            assert abs(found[kind] - wanted) <= 1.5, (kind, found)
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +208,7 @@ def test_stock_lm_eval_gives_the_winners_scores_on_every_split(run, tasks, tmp_p
     evomerge("export", run, "--out", tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text()
     assert "search: `t_maths:training`" in card and "test: `t_maths:test`" in card
-    setup, winner = reopen(RunFolder(run)), History(RunFolder(run).events()).winner
+    problem, winner = reopen(RunFolder(run)), History(RunFolder(run).events()).winner
     lm = HFLM(
         pretrained=AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype="auto"),
         tokenizer=AutoTokenizer.from_pretrained(tmp_path / "model"),
@@ -214,7 +218,7 @@ def test_stock_lm_eval_gives_the_winners_scores_on_every_split(run, tasks, tmp_p
             model=lm,
             tasks=[turned(test_split=part)],
             task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
-            samples={"t_maths": list(setup.splits[split]["t_maths"])},
+            samples={"t_maths": list(problem.splits[split]["t_maths"])},
             bootstrap_iters=0,
         )
         recorded = winner.scores(split).aggregates["t_maths/exact_match"]
@@ -239,9 +243,9 @@ def test_a_run_whose_task_has_changed_is_refused(run, tasks, tmp_path):
     config["evaluation"]["search"]["task_split"] = "test"
     from evomerge.config.schema import parse
 
-    setup = prepare(parse(config, "search.yaml"), tmp_path)
+    problem = prepare(parse(config, "search.yaml"), tmp_path)
     with pytest.raises(EvomergeError, match=r"t_maths:training.*t_maths:test"):
-        setup.evaluate("zoo:maths", "search")
+        evaluate(problem, "zoo:maths", "search")
 
 
 def test_few_shot_examples_are_not_the_document_itself(tasks, tmp_path):

@@ -62,7 +62,7 @@ def test_the_package_stays_small() -> None:
 
 @pytest.fixture(scope="module")
 def harness(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """ReferenceLM lm_eval on 40 documents a task, from a working directory that is not the package."""
+    """Stock lm_eval on 40 documents a task, from a working directory that is not the package."""
     lm_eval = pytest.importorskip("lm_eval")
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager

@@ -1,9 +1,9 @@
 """Scoring a candidate on a few informative documents and predicting the rest.
 
-Item-response theory (`evomerge.evaluate.fidelity.irt`) is fitted on the answers of models that were scored
-on all documents: the parents, the uniform merge, the first candidates, and whoever was promising
-since. It says which documents to ask and what they let expect (MERGE3, Mencattini et al. 2025, of
-tinyBenchmarks, Maia Polo et al. 2024). A candidate that may be the best is scored on all.
+Item-response theory (`evomerge.evaluate.fidelity.irt`) is fitted on the answers of models that
+were scored on all documents: the parents, the uniform merge, the first candidates, and whoever was
+promising since. It says which documents to ask and what they let expect (MERGE3, Mencattini et al.
+2025, of tinyBenchmarks, Maia Polo et al. 2024). A candidate that may be the best is scored on all.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Prediction:
         earlier: Sequence[Scores],
         objectives: Sequence[Objective],
     ) -> Scores:
-        """Return a model's scores on the incumbent's documents, or on a few and what they let expect.
+        """Return a model's scores on the incumbent's documents, or a few and what they let expect.
 
         Raises:
             CandidateError: the model cannot be run.

@@ -38,7 +38,7 @@ class Fidelity(Protocol):
         earlier: Sequence[Scores],
         objectives: Sequence[Objective],
     ) -> Scores:
-        """Return a model's scores on the incumbent's documents, or on some and what they let expect.
+        """Return a model's scores on the incumbent's documents, or some and what they let expect.
 
         Args:
             incumbent: of the best candidate so far, on all documents; these are asked.

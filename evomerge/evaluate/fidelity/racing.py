@@ -3,10 +3,10 @@
 Documents are asked in ever larger samples. After each the candidate is compared with the incumbent
 document by document; once the chance that it would be ahead on all documents falls below
 1 - confidence, the rest is left out. The pairing removes how hard the documents are; stratifying
-them by how much is to be learned from each (`evomerge.evaluate.fidelity.strata`) leaves few to be asked.
-The chance is that of a normal distribution with the correction for a finite population, for the
-documents not yet asked are the only thing unknown (racing: Maron and Moore, Hoeffding Races, 1994;
-paired: Birattari et al., F-Race, 2002).
+them by how much is to be learned from each (`evomerge.evaluate.fidelity.strata`) leaves few to be
+asked. The chance is that of a normal distribution with the correction for a finite population, for
+the documents not yet asked are the only thing unknown (racing: Maron and Moore, Hoeffding Races,
+1994; paired: Birattari et al., F-Race, 2002).
 """
 
 from __future__ import annotations

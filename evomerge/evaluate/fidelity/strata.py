@@ -1,7 +1,7 @@
 """Which documents tell a candidate from the incumbent, and what a stratified sample of them says.
 
-Late in a search most documents are settled: every candidate answers them as the incumbent does. Their
-share is known, so asking a few of them is enough; what there is to learn lies in the others.
+Late in a search most documents are settled: every candidate answers them as the incumbent does.
+Their share is known, so asking a few of them is enough; what there is to learn lies in the others.
 Documents are sorted by their unrest, the mean squared difference between earlier candidates and
 the incumbent, and cut into strata by equal shares of its square root (the cumulative root rule of
 Dalenius and Hodges, 1959); a sample then takes equally many of each (Neyman, 1934, nearly), in a

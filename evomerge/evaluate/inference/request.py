@@ -15,8 +15,8 @@ class Request:
 
     Attributes:
         instance: lm-eval's request; the answer goes into its `resps`.
-        continuations: what is scored: one continuation, or the windows of a text; empty for a request
-            to generate.
+        continuations: what is scored: one continuation, or the windows of a text; empty for a
+            request to generate.
         prompt: what is continued; None for a request to score, and where lm-eval must generate.
     """
 

@@ -114,9 +114,10 @@ def _check_sizes(
         greedy = [split for split, size in here.items() if size == "all"]
         if len(greedy) > 1:
             raise ConfigError(
-                f"`evaluation.{greedy[1]}.documents` is 'all', and so is {greedy[0]}.documents: the splits "
-                f"would share the documents of task {task!r}; give numbers, and `all` to one split "
-                f"at most, or let them take documents of different sources (`task_split`, `tasks`)."
+                f"`evaluation.{greedy[1]}.documents` is 'all', and so is {greedy[0]}.documents: "
+                f"the splits would share the documents of task {task!r}; give numbers, and `all` "
+                "to one split at most, or let them take documents of different sources "
+                "(`task_split`, `tasks`)."
             )
         needed = sum(size for size in here.values() if isinstance(size, int)) + len(greedy)
         if needed > pool.count:

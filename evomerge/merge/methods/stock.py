@@ -1,4 +1,4 @@
-"""Model ReferenceLM: how far from the base the centre of the fine-tuned models lies."""
+"""Model Stock: how far from the base the centre of the fine-tuned models lies."""
 
 from __future__ import annotations
 

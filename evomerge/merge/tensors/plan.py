@@ -78,28 +78,16 @@ class TensorPlan:
         return (*self.sources, self.base) if self.base else self.sources
 
 
-def plan(
-    recipe: Recipe,
-    checkpoints: Mapping[str, Checkpoint],
-    vocabulary: Vocabulary | None = None,
-) -> list[TensorPlan]:
-    """Return the plan of every tensor, blocks in order, embeddings first.
+class Planner:
+    """Plans recipes over the same parents; what only depends on the parents is found once.
 
     Args:
-        recipe: what to build.
-        checkpoints: every parent the recipe names, by reference.
-        vocabulary: set where rows of embeddings and head are matched by token.
+        checkpoints: every parent the recipes name, by reference.
+        host: reference of the parent that all of the recipes have as their host.
 
     Raises:
-        RecipeError: it names a parent, stack, block, method or knob that does not exist, or
-            sources whose tensors do not have one shape.
         CheckpointError: a parent has tensors the host knows nothing of.
     """
-    return list(Planner(checkpoints, recipe.host).plan(recipe, vocabulary))
-
-
-class Planner:
-    """Plans recipes over the same parents; what only depends on the parents is found once."""
 
     def __init__(self, checkpoints: Mapping[str, Checkpoint], host: str) -> None:
         self.checkpoints = checkpoints
@@ -107,7 +95,16 @@ class Planner:
         self._fits = {name: Fit(self.host, item) for name, item in checkpoints.items()}
 
     def plan(self, recipe: Recipe, vocabulary: Vocabulary | None = None) -> Iterator[TensorPlan]:
-        """Yield the plan of every tensor; see the function `plan`."""
+        """Yield the plan of every tensor, embeddings first, blocks in order.
+
+        Args:
+            recipe: what to build.
+            vocabulary: set where rows of embeddings and head are matched by token.
+
+        Raises:
+            RecipeError: it names a parent, stack, block, method or knob that does not exist, or
+                sources whose tensors do not have one shape.
+        """
         for prefix in recipe.layers:
             if prefix not in self.host.stacks:
                 raise RecipeError(

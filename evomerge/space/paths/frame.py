@@ -1,27 +1,9 @@
-"""The data-flow space: which blocks of which parents, in which order, how often, how scaled.
+"""What the spaces of paths share: limits, baselines, and the frame around a path.
 
-Keys of a search file under `space:` with `kind: dataflow`:
-
-| key | type | default | variants | meaning |
-|---|---|---|---|---|
-| variant | sakana, structured, frankenmerge, swaps, dropping | sakana | | coding of the path |
-| host | a parent | the first | all | parent A: config, tokenizer, start, fixed ends |
-| repeats | integer 1 to 16 | 2 | sakana, structured | how often the layout is laid out (r) |
-| scales | number or [low, high], not across 0 | [0.5, 1.5] | all | a range is searched |
-| scale_coding | matrix, network, auto | auto | sakana | W, pi_theta, or W up to 1024 genes |
-| scale_hidden | integer 1 to 64 | 8 | sakana | hidden units of pi_theta |
-| ends | fixed, free | fixed | sakana, structured | A's first and last block stay the ends |
-| start | [in, out] in sigmas | [1, -1] | sakana | indicators at the start; the paper: [2, 0] |
-| layers | [min, max], max may be null | [1, null] | not swaps | how many blocks a path may have |
-| slices | [min, max] | [2, 4] | frankenmerge | how many contiguous slices |
-| outside | {embeddings: parent, head: parent} | host | all | who gives what is not a block |
-
-With `kind: joint` (evomerge.space.paths.joint) every block of the path is a merge: `method`, `knobs`
-and `embeddings` as for `kind: parameters`, and `repeats` (default 1), `scales`, `ends`, `layers`,
-`host` as above.
-
-Here is what those spaces share: limits, baselines, and the frame around a path. The spaces are
-`SlotSpace` (sakana, structured, dropping), `SliceSpace` (frankenmerge), `SwapSpace`, `JointSpace`.
+The data-flow space searches which blocks of which parents a model has, in which order, how often
+and how scaled: `SlotSpace` (sakana, structured, dropping), `SliceSpace` (frankenmerge),
+`SwapSpace`; `JointSpace` merges at every depth of a path. docs/dataflow.md has the keys of the
+search file.
 """
 
 from __future__ import annotations

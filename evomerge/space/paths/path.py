@@ -81,13 +81,12 @@ def legend_of(parents: Iterable[str]) -> dict[str, str]:
     return legend
 
 
-def format_path(path: Sequence[Hop], legend: Mapping[str, str], *, exact: bool = False) -> str:
-    """Write a path as one line, `A0-11 B8-15x0.9 A12-31`.
+def format_path(path: Sequence[Hop], legend: Mapping[str, str]) -> str:
+    """Write a path as one line, `A0-11 B8-15x0.9 A12-31`; scales have three significant digits.
 
     Args:
         path: the hops.
         legend: letter -> parent; has every parent of the path.
-        exact: write scales in full; otherwise with three significant digits.
     """
     letter = {parent: key for key, parent in legend.items()}
     words: list[str] = []
@@ -98,7 +97,7 @@ def format_path(path: Sequence[Hop], legend: Mapping[str, str], *, exact: bool =
         first, last = path[start], path[stop - 1]
         word = f"{letter[first.parent]}{first.layer}"
         word += f"-{last.layer}" if last.layer != first.layer else ""
-        words.append(word + _scale_text(first.scale, exact))
+        words.append(word + _scale_text(first.scale))
         start = stop
     return " ".join(words)
 
@@ -135,16 +134,14 @@ def describe(recipe: Recipe, stack: str | None = None) -> str:
                 f"{letter[source.parent]}{source.layer}{_weight_text(source)}"
                 for source in layer.sources
             )
-            words.append(f"[{terms}]{_scale_text(layer.scale, False)}")
+            words.append(f"[{terms}]{_scale_text(layer.scale)}")
     used = {source.parent for layer in layers for source in layer.sources}
     notes = ", ".join(f"{key} = {parent}" for key, parent in legend.items() if parent in used)
     return f"{' '.join(words)} ({'; '.join([*methods, notes])})"
 
 
-def _scale_text(scale: float, exact: bool) -> str:
-    if scale == 1.0:
-        return ""
-    return f"x{scale!r}" if exact else f"x{scale:.3g}"
+def _scale_text(scale: float) -> str:
+    return "" if scale == 1.0 else f"x{scale:.3g}"
 
 
 def _weight_text(source: Source) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evomerge.evaluate.inference.likelihood import Continuation, Row, pack, separate
 from evomerge.evaluate.inference.prefix import FEWEST, SHORTEST, by_prefix
+from evomerge.evaluate.inference.rows import Continuation, Row, pack, separate
 
 EXAMPLES = [tuple(range(k, k + SHORTEST + 3 * k)) for k in range(4)]
 

@@ -1,4 +1,4 @@
-"""Splits and rotating subsets: disjoint, in proportion, always the same."""
+"""Splits: disjoint, in proportion, always the same."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.errors import ConfigError
-from evomerge.evaluate.tasks.documents import Pool, choose_documents, in_order, rotating
+from evomerge.evaluate.tasks.documents import Pool, choose_documents, in_order
 
 
 def split_documents(count, sizes, seed, strata=None, *, task="t"):
@@ -123,19 +123,6 @@ def test_documents_that_other_splits_have_are_not_counted() -> None:
     }
     with pytest.raises(ConfigError, match=r"evaluation\.test\.documents.*'z' are in no other"):
         choose_documents({"search": 4, "validation": 4, "test": 4}, pools, 0)
-
-
-@given(st.integers(1, 100), st.integers(1, 100), st.integers(0, 50))
-def test_rotating_subsets_use_every_document_before_any_again(
-    count: int, size: int, first: int
-) -> None:
-    ids = [3 * i for i in range(count)]
-    size = min(size, count)
-    turns = count // size
-    start = first // turns * turns
-    seen = [i for turn in range(turns) for i in rotating(ids, size, start + turn, "k")]
-    assert len(seen) == len(set(seen)) == turns * size
-    assert set(seen) <= set(ids)
 
 
 @given(st.integers(0, 60), st.text(max_size=3))

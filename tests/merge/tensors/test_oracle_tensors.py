@@ -16,9 +16,9 @@ from evomerge.merge.kernels.noise import Noise
 from evomerge.merge.methods import get_method
 from evomerge.merge.methods.method import check_knobs
 
-ROOT = Path(__file__).parents[2]
-WHOLE = ROOT.parent / "shared" / "oracle"
-RECIPES: dict[str, dict[str, Any]] = json.loads((ROOT / "tests/data/oracle.json").read_text())
+DATA = Path(__file__).parents[2] / "data"
+WHOLE = Path(__file__).parents[4] / "shared" / "oracle"
+RECIPES: dict[str, dict[str, Any]] = json.loads((DATA / "oracle.json").read_text())
 
 BF16 = [name for name in RECIPES if name.endswith("bf16")]
 RANDOM = [name for name, recipe in RECIPES.items() if recipe["random"]]
@@ -34,7 +34,7 @@ def model(name: str) -> Tensors:
     folder = WHOLE / ("merged" if name in RECIPES else "parents") / name
     if folder.is_dir():
         return load_file(folder / "model.safetensors")
-    with safe_open(ROOT / "tests/data/oracle.safetensors", "pt") as file:
+    with safe_open(DATA / "oracle.safetensors", "pt") as file:
         keys = [key for key in file.keys() if key.startswith(f"{name}/")]  # noqa: SIM118
         return {key.removeprefix(f"{name}/"): file.get_tensor(key) for key in keys}
 

@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from evomerge.errors import RecipeError
-from evomerge.merge.tensors.plan import SourceTensor, plan
+from evomerge.merge.tensors.plan import Planner, SourceTensor, TensorPlan
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 
@@ -19,6 +19,10 @@ def checkpoints(tmp_path_factory) -> dict[str, Checkpoint]:
     made = {name: tiny.make(root / name, seed=i) for i, name in enumerate("abc")}
     made["wide"] = tiny.make(root / "wide", vocab_size=52)
     return {name: Checkpoint.open(folder, name) for name, folder in made.items()}
+
+
+def plan(recipe: Recipe, checkpoints: dict[str, Checkpoint]) -> list[TensorPlan]:
+    return list(Planner(checkpoints, recipe.host).plan(recipe))
 
 
 def layer(index: int | None, method: str = "linear", **knobs) -> Layer:

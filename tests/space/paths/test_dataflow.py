@@ -174,7 +174,7 @@ def test_reversed_slice_counts_from_its_smaller_end() -> None:
     assert [hop.layer for hop in path(space, (1.0, 1.0, 3.0, 1.0))] == [1, 2, 3]
 
 
-def test_landmarks_are_the_parents_themselves() -> None:
+def test_baselines_are_the_parents_themselves() -> None:
     marks = SlotSpace(DEPTHS, FRAME).baselines()
     assert list(marks) == [HOST, OTHER]
     other = marks[OTHER]

@@ -9,36 +9,16 @@ import pytest
 import tiny
 import torch
 import yaml
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from evomerge.config.schema import parse
-from evomerge.errors import EvomergeError, RecipeError
+from evomerge.errors import RecipeError
 from evomerge.merge.backend import write
-from evomerge.merge.tensors.plan import plan
-from evomerge.mergekit import (
-    convert,
-    convert_file,
-    express,
-    from_mergekit,
-    mergekit_parents,
-    to_mergekit,
-)
+from evomerge.merge.tensors.plan import Planner
+from evomerge.mergekit import from_mergekit, mergekit_parents, to_mergekit
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.recipe import Layer, Recipe, Source, knob_at
+from evomerge.recipe import Recipe, Source, knob_at
 
 STACK = "model.layers"
-
-
-@pytest.fixture(scope="module")
-def llamas(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
-    """Three Llamas of three blocks, called by their folders' names."""
-    root = tmp_path_factory.mktemp("llamas")
-    return {
-        name: Checkpoint.open(tiny.make(root / name, "llama", seed=seed), name)
-        for seed, name in enumerate("abc")
-    }
 
 
 def read(text: str, parents: dict[str, Checkpoint]) -> Recipe:
@@ -279,7 +259,8 @@ def test_what_cannot_be_honoured_is_named(change: dict[str, Any], told: str, lla
     if "merge_method" in change and change["merge_method"] is None:
         data["merge_method"] = None
     with pytest.raises(RecipeError, match=told):
-        plan(read(yaml.safe_dump(data), llamas), llamas)
+        recipe = read(yaml.safe_dump(data), llamas)
+        list(Planner(llamas, recipe.host).plan(recipe))
 
 
 @pytest.mark.parametrize(
@@ -337,7 +318,8 @@ def test_an_encoder_decoder_is_merged_whole_or_by_module(tmp_path: Path) -> None
     models = "[{model: a, parameters: {weight: %s}}, {model: b, parameters: {weight: 1}}]"
     whole = from_mergekit(f"merge_method: linear\nmodels: {models % 1}", parents)
     assert sorted(whole.layers) == ["decoder.block", "encoder.block"]
-    assert len(plan(whole, parents)) == len(parents["a"].tensors)
+    plans = list(Planner(parents, whole.host).plan(whole))
+    assert len(plans) == len(parents["a"].tensors)
     parts = f"{{encoder: {{models: {models % 0}}}, decoder: {{models: {models % 2}}}}}"
     split = from_mergekit(f"merge_method: linear\nmodules: {parts}", parents)
     assert split.layers["encoder.block"][0].sources[0].knobs["weight"] == 0
@@ -345,192 +327,3 @@ def test_an_encoder_decoder_is_merged_whole_or_by_module(tmp_path: Path) -> None
     slices = "[{sources: [{model: a, layer_range: [0, 1]}]}]"
     with pytest.raises(RecipeError, match=r"block stacks .*give each under `modules`"):
         from_mergekit(f"merge_method: passthrough\nslices: {slices}", parents)
-
-
-number = st.floats(-2, 2, allow_subnormal=False).map(lambda value: round(value, 3))
-knob = st.one_of(
-    number,
-    st.lists(
-        st.tuples(st.sampled_from(["self_attn", "mlp", "norm", "q_proj", "layers.1"]), number),
-        min_size=1,
-        max_size=3,
-        unique_by=lambda pair: pair[0],
-    ).flatmap(lambda pairs: number.map(lambda rest: (*pairs, ("*", rest)))),
-)
-
-
-@st.composite
-def recipes(draw: st.DrawFn) -> Recipe:
-    method = draw(st.sampled_from(["linear", "task_arithmetic", "passthrough", "slerp"]))
-    names = {"passthrough": "a", "slerp": "ab"}.get(method, draw(st.sampled_from(["ab", "abc"])))
-
-    def layer(block: bool) -> Layer:
-        position = st.integers(0, 2) if block else st.none()
-        per = {"passthrough": "scale", "slerp": None}.get(method, "weight")
-        merged = [name for name in names if not (method == "task_arithmetic" and name == "a")]
-        shared: dict[str, Any] = {}
-        if method == "slerp":
-            shared = {"t": draw(st.floats(0, 1).map(lambda value: round(value, 2)))}
-        if method == "task_arithmetic" and draw(st.booleans()):
-            shared = {"lambda": draw(knob)}
-        return Layer(
-            method,
-            [Source(n, draw(position), {per: draw(knob)} if per else {}) for n in merged],
-            Source("a", draw(position)) if method == "task_arithmetic" else None,
-            shared,
-        )
-
-    distinct = [layer(True) for _ in range(draw(st.integers(1, 3)))]
-    blocks = draw(st.lists(st.sampled_from(distinct), min_size=1, max_size=4))
-    return Recipe(
-        "a",
-        {STACK: blocks},
-        layer(False),
-        layer(False),
-        draw(st.sampled_from(["float32", "bfloat16"])),
-    )
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(recipes())
-def test_recipes_come_back_from_mergekits_form(llamas: Any, recipe: Recipe) -> None:
-    names = {str(parent.folder): name for name, parent in llamas.items()}
-    try:
-        text = express(recipe, llamas)
-    except RecipeError as error:
-        assert "no filter" in str(error)
-        return
-    parents = {path: llamas[names[path]] for path in mergekit_parents(text)}
-    renamed = {
-        path: Checkpoint(path, parent.folder, parent.config, parent.tensors)
-        for path, parent in parents.items()
-    }
-    again = from_mergekit(text, renamed).map_parents(names.__getitem__)
-    assert plan(again, llamas) == plan(recipe, llamas)
-
-
-def path_recipe(scales: list[float]) -> Recipe:
-    blocks = [Layer("passthrough", [Source("a", i)], scale=s) for i, s in enumerate(scales)]
-    ends = Layer("passthrough", [Source("a")])
-    return Recipe("a", {STACK: blocks}, ends, ends, "float32")
-
-
-def test_scales_of_layer_routing_become_filters(llamas: Any) -> None:
-    recipe = path_recipe([1, 0.8, 1.5])
-    text = express(recipe, llamas)
-    data = yaml.safe_load(text)
-    assert len(data["slices"]) == 3
-    parents = dict.fromkeys(mergekit_parents(text), llamas["a"])
-    again = from_mergekit(text, parents).map_parents(lambda _: "a")
-    ours, theirs = plan(recipe, llamas), plan(again, llamas)
-    for one, other in zip(ours, theirs, strict=True):
-        assert one.knobs[0]["scale"] * one.factor == pytest.approx(other.knobs[0]["scale"])
-
-
-def test_what_mergekit_has_no_form_for_is_said_with_the_reason(
-    llamas: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    plain = path_recipe([1, 1, 1])
-    mixed = Recipe(
-        "a",
-        {STACK: [Layer("linear", [Source("a", 0)])]},
-        plain.before,
-        plain.after,
-    )
-    elsewhere = Recipe(
-        "a", plain.layers, plain.before, Layer("passthrough", [Source("b")]), "float32"
-    )
-    for recipe, told in ((mixed, "one method a file"), (elsewhere, "`after` has other parents")):
-        with pytest.raises(RecipeError, match=told):
-            express(recipe, llamas)
-        with caplog.at_level("INFO"):
-            assert to_mergekit(recipe, llamas) is None
-        assert told in caplog.text
-
-
-EVOLVE = """
-genome:
-  models: [org/one, org/two]
-  base_model: org/base
-  merge_method: dare_ties
-  layer_granularity: 8
-  normalize: true
-  allow_negative_weights: true
-  smooth: true
-  filters: [self_attn, mlp]
-  tokenizer_source: union
-tasks:
-- {name: maths, weight: 2.0, metric: "exact_match,strict"}
-- {name: text, weight: -1, metric: "word_perplexity,none"}
-limit: 64
-num_fewshot: 3
-"""
-
-
-def test_a_mergekit_evolve_config_becomes_a_search_file() -> None:
-    text = convert(EVOLVE, {"org/base": 32}.__getitem__)
-    config = parse(yaml.safe_load(text), "converted")
-    assert config.parents == ["org/one", "org/two"]
-    assert (config.base, config.tokenizer) == ("org/base", "union")
-    space = config.space
-    assert (space.method, space.groups, space.smooth) == ("dare_ties", 4, True)
-    assert space.components == ["attention", "mlp"]
-    assert space.knobs == {"weight": (-1.0, 1.0), "normalize": 1.0}
-    found = [(item.task, item.metric, item.weight) for item in config.objectives]
-    assert found == [("maths", "exact_match,strict", 2.0), ("text", "word_perplexity", 1.0)]
-    assert config.evaluation.search.documents == 64
-    assert config.evaluation.fewshot == 3
-    assert config.budget.candidates == 100
-    assert "# text had the weight -1" in text
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "told"),
-    [
-        ("genome:", "genom:", "Did you mean 'genome'"),
-        ("layer_granularity", "layer_granulrity", "Did you mean 'layer_granularity'"),
-        ("granularity: 8", "granularity: 7", "must divide the number of layers, 32"),
-        ("dare_ties", "dare_tise", "Did you mean 'dare_ties'"),
-        ("self_attn", "self_atn", "Did you mean 'self_attn'"),
-        ("weight: 2.0", "weigth: 2.0", "Did you mean 'weight'"),
-        ("weight: 2.0", "weight: 0", "a number but 0"),
-        ("limit: 64", "limit: 0", "`limit` is 0"),
-        ("limit: 64", "shuffle: true", "`shuffle` is set"),
-    ],
-)
-def test_evolve_configs_that_cannot_be_honoured(old: str, new: str, told: str) -> None:
-    with pytest.raises(RecipeError, match=told):
-        convert(EVOLVE.replace(old, new), {"org/base": 32}.__getitem__)
-
-
-def test_evolve_counts_the_layers_of_local_models(
-    llamas: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = llamas["a"].folder
-    monkeypatch.chdir(folder.parent)
-    file = tmp_path / "evolve.yml"
-    text = EVOLVE.replace("org/base", "./a").replace("granularity: 8", "granularity: 1")
-    file.write_text(text)
-    assert yaml.safe_load(convert_file(file))["space"]["groups"] == 3
-    with pytest.raises(EvomergeError, match="cannot be read"):
-        convert_file(tmp_path / "nothing.yml")
-
-
-def test_a_file_says_that_mergekit_cuts_rows_of_padding(tmp_path: Path) -> None:
-    parents = {}
-    for name, words in (("a", tiny.WORDS[:40]), ("b", [*tiny.WORDS[:40], "w60", "w61"])):
-        folder = tiny.make(tmp_path / name, "llama", seed=len(words), tokenizer=False)
-        tiny.save_tokenizer(folder, words)
-        parents[name] = Checkpoint.open(folder, name)
-    text = """
-        merge_method: linear
-        models: [{model: a}, {model: b}]
-        parameters: {weight: 0.5}
-        tokenizer: {source: union%s}
-        dtype: float32
-        """
-    first, *rest = str(to_mergekit(from_mergekit(text % "", parents), parents)).splitlines()
-    assert first.startswith("# mergekit cuts the embeddings to the 42 tokens")
-    assert "48 rows" in first and not any(line.startswith("#") for line in rest)
-    padded = from_mergekit(text % ", pad_to_multiple_of: 16", parents)
-    assert not str(to_mergekit(padded, parents)).startswith("#")

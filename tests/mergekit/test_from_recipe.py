@@ -1,0 +1,154 @@
+"""Recipes written as mergekit's files: they read back as the same merge, or the reason is said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from evomerge.errors import RecipeError
+from evomerge.merge.tensors.plan import Planner, TensorPlan
+from evomerge.mergekit import express, from_mergekit, mergekit_parents, to_mergekit
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.recipe import Layer, Recipe, Source
+
+STACK = "model.layers"
+
+
+def plan(recipe: Recipe, parents: Mapping[str, Checkpoint]) -> list[TensorPlan]:
+    return list(Planner(parents, recipe.host).plan(recipe))
+
+
+def read_back(text: str, parents: Mapping[str, Checkpoint]) -> Recipe:
+    """Read a written file, in which parents are folders, and call them by their references."""
+    names = {str(parent.folder): name for name, parent in parents.items()}
+    found = {path: replace(parents[names[path]], reference=path) for path in mergekit_parents(text)}
+    data = from_mergekit(text, found).to_dict()
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: renamed(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [renamed(item) for item in value]
+        return names.get(value, value) if isinstance(value, str) else value
+
+    return Recipe.from_dict(renamed(data))
+
+
+number = st.floats(-2, 2, allow_subnormal=False).map(lambda value: round(value, 3))
+knob = st.one_of(
+    number,
+    st.lists(
+        st.tuples(st.sampled_from(["self_attn", "mlp", "norm", "q_proj", "layers.1"]), number),
+        min_size=1,
+        max_size=3,
+        unique_by=lambda pair: pair[0],
+    ).flatmap(lambda pairs: number.map(lambda rest: (*pairs, ("*", rest)))),
+)
+
+
+@st.composite
+def recipes(draw: st.DrawFn) -> Recipe:
+    method = draw(st.sampled_from(["linear", "task_arithmetic", "passthrough", "slerp"]))
+    names = {"passthrough": "a", "slerp": "ab"}.get(method, draw(st.sampled_from(["ab", "abc"])))
+
+    def layer(block: bool) -> Layer:
+        position = st.integers(0, 2) if block else st.none()
+        per = {"passthrough": "scale", "slerp": None}.get(method, "weight")
+        merged = [name for name in names if not (method == "task_arithmetic" and name == "a")]
+        shared: dict[str, Any] = {}
+        if method == "slerp":
+            shared = {"t": draw(st.floats(0, 1).map(lambda value: round(value, 2)))}
+        if method == "task_arithmetic" and draw(st.booleans()):
+            shared = {"lambda": draw(knob)}
+        return Layer(
+            method,
+            [Source(n, draw(position), {per: draw(knob)} if per else {}) for n in merged],
+            Source("a", draw(position)) if method == "task_arithmetic" else None,
+            shared,
+        )
+
+    distinct = [layer(True) for _ in range(draw(st.integers(1, 3)))]
+    blocks = draw(st.lists(st.sampled_from(distinct), min_size=1, max_size=4))
+    return Recipe(
+        "a",
+        {STACK: blocks},
+        layer(False),
+        layer(False),
+        draw(st.sampled_from(["float32", "bfloat16"])),
+    )
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(recipes())
+def test_recipes_come_back_from_mergekits_form(llamas: Any, recipe: Recipe) -> None:
+    try:
+        text = express(recipe, llamas)
+    except RecipeError as error:
+        assert "no filter" in str(error)
+        return
+    assert plan(read_back(text, llamas), llamas) == plan(recipe, llamas)
+
+
+def path_recipe(scales: list[float]) -> Recipe:
+    blocks = [Layer("passthrough", [Source("a", i)], scale=s) for i, s in enumerate(scales)]
+    ends = Layer("passthrough", [Source("a")])
+    return Recipe("a", {STACK: blocks}, ends, ends, "float32")
+
+
+def test_scales_of_layer_routing_become_filters(llamas: Any) -> None:
+    recipe = path_recipe([1, 0.8, 1.5])
+    text = express(recipe, llamas)
+    data = yaml.safe_load(text)
+    assert len(data["slices"]) == 3
+    ours, theirs = plan(recipe, llamas), plan(read_back(text, llamas), llamas)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.knobs[0]["scale"] * one.factor == pytest.approx(other.knobs[0]["scale"])
+
+
+def test_what_mergekit_has_no_form_for_is_said_with_the_reason(
+    llamas: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = path_recipe([1, 1, 1])
+    mixed = Recipe(
+        "a",
+        {STACK: [Layer("linear", [Source("a", 0)])]},
+        plain.before,
+        plain.after,
+    )
+    elsewhere = Recipe(
+        "a", plain.layers, plain.before, Layer("passthrough", [Source("b")]), "float32"
+    )
+    for recipe, told in ((mixed, "one method a file"), (elsewhere, "`after` has other parents")):
+        with pytest.raises(RecipeError, match=told):
+            express(recipe, llamas)
+        with caplog.at_level("INFO"):
+            assert to_mergekit(recipe, llamas) is None
+        assert told in caplog.text
+
+
+def test_a_file_says_that_mergekit_cuts_rows_of_padding(tmp_path: Path) -> None:
+    parents = {}
+    for name, words in (("a", tiny.WORDS[:40]), ("b", [*tiny.WORDS[:40], "w60", "w61"])):
+        folder = tiny.make(tmp_path / name, "llama", seed=len(words), tokenizer=False)
+        tiny.save_tokenizer(folder, words)
+        parents[name] = Checkpoint.open(folder, name)
+    text = """
+        merge_method: linear
+        models: [{model: a}, {model: b}]
+        parameters: {weight: 0.5}
+        tokenizer: {source: union%s}
+        dtype: float32
+        """
+    first, *rest = str(to_mergekit(from_mergekit(text % "", parents), parents)).splitlines()
+    assert first.startswith("# mergekit cuts the embeddings to the 42 tokens")
+    assert "48 rows" in first and not any(line.startswith("#") for line in rest)
+    padded = from_mergekit(text % ", pad_to_multiple_of: 16", parents)
+    assert not str(to_mergekit(padded, parents)).startswith("#")

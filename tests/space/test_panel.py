@@ -1,0 +1,31 @@
+"""Canonical values of genes."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evomerge.space.panel import rounded
+from evomerge.space.protocol import Gene
+
+ranges = st.tuples(st.floats(-100, 100), st.floats(1e-9, 100)).map(lambda x: (x[0], x[0] + x[1]))
+
+
+@given(ranges.filter(lambda x: x[0] < x[1]), st.floats(0, 1))
+def test_real_values_are_rounded_once_within_their_range(bounds, share):
+    low, high = bounds
+    gene = Gene("x", "real", low, high, low)
+    value = min(high, low + share * (high - low))
+    short = rounded(gene, value)
+    assert low <= short <= high
+    assert rounded(gene, short) == short
+    assert abs(short - value) <= 1e-6 * min(1.0, high - low)
+
+
+@given(st.integers(-5, 5), st.integers(1, 9), st.floats(0, 1))
+def test_discrete_values_are_the_whole_number_at_or_below(low, width, share):
+    gene = Gene("x", "integer", low, low + width, low)
+    value = low + share * width
+    assert rounded(gene, value) == int(value // 1)
+
+
+def test_zero_has_one_sign():
+    assert str(rounded(Gene("x", "real", -1, 1, 0), -1e-12)) == "0.0"
