@@ -48,7 +48,7 @@ from evomerge.errors import CandidateError
 from evomerge.evaluate.evaluator import Evaluator
 from evomerge.evaluate.fidelity.halving import Halving
 from evomerge.evaluate.fidelity.prediction import Prediction
-from evomerge.evaluate.fidelity.protocol import Fidelity
+from evomerge.evaluate.fidelity.protocol import Fidelity, score_by
 from evomerge.evaluate.fidelity.racing import Race
 from evomerge.evaluate.tasks.documents import in_order
 from evomerge.evaluate.tasks.functions import Function
@@ -234,7 +234,9 @@ def search(world: World, policy: Policy, seed: int, proposals: Proposals | Recor
                     scores = evaluator.score(model, "search", {task: asked})
                 else:
                     earlier = known[-fidelity.recent :]
-                    scores = fidelity.run(evaluator, model, "search", led, earlier, objectives)
+                    scores = score_by(
+                        fidelity, evaluator, model, "search", led, earlier, objectives
+                    )
             proposals.tell(None if scores is None else fitness(objectives, scores))
             genomes.append(genome)
             builds.append(build)

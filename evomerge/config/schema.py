@@ -253,7 +253,7 @@ class EvaluationConfig(_Section):
         return self
 
     @property
-    def saving(self) -> Literal["racing", "halving", "irt"] | None:
+    def fidelity_policy(self) -> Literal["racing", "halving", "irt"] | None:
         """The section that lets candidates be scored on fewer documents, if any is enabled."""
         if self.racing.enabled is True:
             return "racing"

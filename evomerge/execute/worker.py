@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from evomerge.errors import CandidateError, CheckpointError, ConfigError, SearchError, one_line
 from evomerge.evaluate.evaluator import Evaluator
-from evomerge.evaluate.fidelity.protocol import Fidelity
+from evomerge.evaluate.fidelity.protocol import Fidelity, score_by
 from evomerge.execute.protocol import Job
 from evomerge.recipe import Recipe
 from evomerge.scores import Failure, Objective, Outcome, Scores, Split
@@ -95,8 +95,14 @@ class Worker:
         if job.incumbent is None or self.fidelity is None:
             scores = self.evaluator.score(model, job.split)
         else:
-            scores = self.fidelity.run(
-                self.evaluator, model, job.split, job.incumbent, job.earlier, self.objectives
+            scores = score_by(
+                self.fidelity,
+                self.evaluator,
+                model,
+                job.split,
+                job.incumbent,
+                job.earlier,
+                self.objectives,
             )
         return replace(scores, halvings=self.evaluator.halvings)
 

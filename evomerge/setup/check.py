@@ -16,7 +16,7 @@ from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.models.references import RUN
 from evomerge.setup.executor import check_executor, settle_order
-from evomerge.setup.fidelity import check_saving, settle_racing
+from evomerge.setup.fidelity import check_fidelity, settle_racing
 from evomerge.setup.optimizer import make_optimizer
 from evomerge.setup.parents import Opener, open_parents, tokenizer_notes
 from evomerge.setup.problem import Problem
@@ -54,7 +54,7 @@ def check_search(
     objectives = find_objectives(config, evaluator)
     splits = find_splits(config, evaluator)
     config = settle_racing(config, objectives, evaluator.facts, splits["search"])
-    check_saving(config, objectives, evaluator.facts, splits["search"])
+    check_fidelity(config, objectives, evaluator.facts, splits["search"])
     check_placement(config, checkpoints[host])
     config = settle_order(config, make_optimizer(config, space).population)
     tokenizer_notes(config, space.baselines().values(), checkpoints)

@@ -59,7 +59,9 @@ def is_together(config: SearchConfig) -> bool:
     """Return whether a generation's paths are scored as a tree."""
     wanted, space = config.executor.together, config.space
     plain = space.kind == "dataflow" and isinstance(space.scales, float)
-    plain = plain and config.evaluation.saving is None and config.executor.order != "arrival"
+    plain = (
+        plain and config.evaluation.fidelity_policy is None and config.executor.order != "arrival"
+    )
     return plain if wanted is None else wanted
 
 

@@ -21,7 +21,7 @@ def make_fidelity(config: SearchConfig) -> Fidelity | None:
     from evomerge.evaluate.fidelity.racing import Race
 
     wanted, seed = config.evaluation, config.seed
-    match wanted.saving:
+    match wanted.fidelity_policy:
         case "racing":
             return Race(wanted.racing.confidence, wanted.racing.minimum, seed)
         case "halving":
@@ -49,7 +49,7 @@ def settle_racing(
     if wanted.racing.enabled != "auto":
         return config
     enabled = (
-        wanted.saving is None
+        wanted.fidelity_policy is None
         and config.space.kind == "parameters"
         and config.mode == "weighted"
         and wanted.backend == "hf"  # vLLM reloads a candidate's weights for every look of a race
@@ -60,7 +60,7 @@ def settle_racing(
     return config.model_copy(update={"evaluation": wanted.model_copy(update={"racing": racing})})
 
 
-def check_saving(
+def check_fidelity(
     config: SearchConfig,
     objectives: Sequence[Objective],
     facts: Facts,
@@ -77,15 +77,15 @@ def check_saving(
     from evomerge.evaluate.fidelity.protocol import check_means
 
     wanted = config.evaluation
-    if wanted.saving is None:
+    if wanted.fidelity_policy is None:
         return
-    check_means(f"evaluation.{wanted.saving}", objectives, facts)
+    check_means(f"evaluation.{wanted.fidelity_policy}", objectives, facts)
     total = sum(map(len, search.values()))
     key, least = {
         "racing": ("racing.minimum", wanted.racing.minimum),
         "halving": ("halving.first", wanted.halving.first),
         "irt": ("irt.documents", wanted.irt.documents * len(search)),
-    }[wanted.saving]
+    }[wanted.fidelity_policy]
     if least >= total:
         raise ConfigError(
             f"`evaluation.{key}` is {least}, but a candidate has only {total} search documents in "

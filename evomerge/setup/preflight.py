@@ -32,7 +32,7 @@ def facts(problem: Problem) -> dict[str, Any]:
             split: list(dict.fromkeys(of_split.values()))
             for split, of_split in sources(config, problem.evaluator).items()
         },
-        "fewer_documents": config.evaluation.saving or "off",
+        "fewer_documents": config.evaluation.fidelity_policy or "off",
         "objectives": [
             f"{o.key} (weight {o.weight:g}, {'higher' if o.higher_is_better else 'lower'} is "
             "better)"

@@ -42,6 +42,6 @@ def test_racing_is_settled(change, metric, documents, raced):
     objectives = [Objective("t", metric)]
     settled = settle_racing(config, objectives, FACTS, {"t": range(documents)})
     assert settled.evaluation.racing.enabled is raced
-    assert (settled.evaluation.saving == "racing") is raced
+    assert (settled.evaluation.fidelity_policy == "racing") is raced
     again = parse(settled.model_dump(mode="json"), "frozen")
     assert again == settled and make_fidelity(again) == make_fidelity(settled)

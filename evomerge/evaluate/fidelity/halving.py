@@ -8,16 +8,14 @@ A System for Massively Parallel Hyperparameter Tuning, 2020: asynchronous succes
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from evomerge.evaluate.evaluator import Answers, Evaluator
+from evomerge.evaluate.fidelity.protocol import Steps
 from evomerge.evaluate.fidelity.strata import expectations, sample, stratify
-from evomerge.scores import Objective, Scores, Split
+from evomerge.scores import Objective, Scores
 
 
 @dataclass(frozen=True)
@@ -37,38 +35,18 @@ class Halving:
     recent: int = 20
     whole: bool = False
 
-    def run(
-        self,
-        evaluator: Evaluator,
-        model: Any,
-        split: Split,
-        incumbent: Scores,
-        earlier: Sequence[Scores],
-        objectives: Sequence[Objective],
-    ) -> Scores:
-        """Return a model's scores on the documents of the rungs it has climbed.
-
-        Raises:
-            CandidateError: the model cannot be run.
-        """
-        began = time.perf_counter()
+    def steps(
+        self, incumbent: Scores, earlier: Sequence[Scores], objectives: Sequence[Objective]
+    ) -> Steps:
+        """Ask for the documents of one rung after the other while the candidate climbs."""
         documents = incumbent.documents
         alike = {task: np.ones(len(ids)) for task, ids in documents.items()}
         order = stratify(alike, documents, f"{self.seed}/halving", 1)
-        total = sum(map(len, documents.values()))
-        answers, count = Answers({}), self.first
+        total, count = sum(map(len, documents.values())), self.first
         while True:
-            asked = sample(order, documents, min(count, total))
-            fresh = {
-                task: [i for i in ids if not answers.has(task, i)] for task, ids in asked.items()
-            }
-            answers = answers | evaluator.answer(model, split, fresh)
-            scores = evaluator.scores(answers, time.perf_counter() - began, split)
-            if scores.fidelity == incumbent.fidelity:
-                return scores
+            scores = yield sample(order, documents, min(count, total))
             if not self._climbs(scores, earlier, objectives):
-                found = expectations(order, objectives, scores, incumbent, earlier)
-                return replace(scores, expected=found)
+                return expectations(order, objectives, scores, incumbent, earlier)
             count = math.ceil(count * self.factor)
 
     def _climbs(

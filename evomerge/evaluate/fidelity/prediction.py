@@ -8,15 +8,14 @@ promising since. It says which documents to ask and what they let expect (MERGE3
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from evomerge.evaluate.evaluator import Evaluator
 from evomerge.evaluate.fidelity.irt import Items
-from evomerge.scores import Expected, Objective, Scores, Split, fitness, fitness_error
+from evomerge.evaluate.fidelity.protocol import Steps
+from evomerge.scores import Expected, Objective, Scores, fitness, fitness_error
 
 Table: TypeAlias = tuple[tuple[float, ...], ...]
 
@@ -36,24 +35,13 @@ class Prediction:
     recent: int = 60
     whole: bool = True
 
-    def run(
-        self,
-        evaluator: Evaluator,
-        model: Any,
-        split: Split,
-        incumbent: Scores,
-        earlier: Sequence[Scores],
-        objectives: Sequence[Objective],
-    ) -> Scores:
-        """Return a model's scores on the incumbent's documents, or a few and what they let expect.
-
-        Raises:
-            CandidateError: the model cannot be run.
-        """
-        began = time.perf_counter()
+    def steps(
+        self, incumbent: Scores, earlier: Sequence[Scores], objectives: Sequence[Objective]
+    ) -> Steps:
+        """Ask for the documents that tell most; for the rest if the candidate may be the best."""
         known = [item for item in earlier if item.documents == incumbent.documents]
         if len(known) < self.calibration:
-            return evaluator.score(model, split, incumbent.documents)
+            yield incumbent.documents
         scales = {
             item.key: Scale.of([scores.values[item.key] for scores in known]) for item in objectives
         }
@@ -61,25 +49,18 @@ class Prediction:
         for item in objectives:
             if item.task not in places:
                 places[item.task] = scales[item.key].items.choose(self.documents)
-        asked = {
+        scores = yield {
             task: [incumbent.documents[task][i] for i in chosen] for task, chosen in places.items()
         }
-        answers = evaluator.answer(model, split, asked)
-        scores = evaluator.scores(answers, time.perf_counter() - began, split)
         expected = {
             item.key: scales[item.key].predict(places[item.task], scores.values[item.key])
             for item in objectives
         }
         predicted = replace(scores, expected=expected)
         error = fitness_error(objectives, predicted) or 0.0
-        if fitness(objectives, predicted) + error < fitness(objectives, incumbent):
-            return predicted
-        rest = {
-            task: [i for i in ids if not answers.has(task, i)]
-            for task, ids in incumbent.documents.items()
-        }
-        answers = answers | evaluator.answer(model, split, rest)
-        return evaluator.scores(answers, time.perf_counter() - began, split)
+        if fitness(objectives, predicted) + error >= fitness(objectives, incumbent):
+            yield incumbent.documents
+        return expected
 
 
 @dataclass(frozen=True)

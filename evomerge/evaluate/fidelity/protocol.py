@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+import time
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol, TypeAlias
 
 from evomerge.errors import ConfigError
-from evomerge.evaluate.evaluator import Evaluator
+from evomerge.evaluate.evaluator import Answers, Documents, Evaluator
 from evomerge.evaluate.tasks.info import Facts
-from evomerge.scores import Objective, Scores, Split
+from evomerge.scores import Expected, Objective, Scores, Split
+
+Steps: TypeAlias = Generator[Documents, Scores, Mapping[str, Expected]]
+"""Yields the documents that are to be scored so far, is sent the scores on them, and returns what
+they let expect of all documents, by `task/metric`."""
 
 
 class Fidelity(Protocol):
-    """Scores candidates on as many documents as each is worth.
+    """Decides on how many documents a candidate is scored.
 
-    Laws: what it does with a candidate follows from the arguments of `run` and its own settings
-    alone, so that a resumed search repeats it; where it leaves documents out, the scores say what
-    is expected of all of them (`Scores.expected`); who may be the best is scored on all.
+    Laws: what it asks for follows from the arguments of `steps`, the scores it is sent and its own
+    settings alone, so that a resumed search repeats it; who may be the best is scored on all.
     """
 
     @property
@@ -29,25 +34,47 @@ class Fidelity(Protocol):
         """Whether of these it wants only such as were scored on all documents."""
         ...
 
-    def run(
-        self,
-        evaluator: Evaluator,
-        model: Any,
-        split: Split,
-        incumbent: Scores,
-        earlier: Sequence[Scores],
-        objectives: Sequence[Objective],
-    ) -> Scores:
-        """Return a model's scores on the incumbent's documents, or some and what they let expect.
+    def steps(
+        self, incumbent: Scores, earlier: Sequence[Scores], objectives: Sequence[Objective]
+    ) -> Steps:
+        """Score one candidate step by step.
 
         Args:
-            incumbent: of the best candidate so far, on all documents; these are asked.
-            earlier: of the `recent` candidates before, the latest last.
-
-        Raises:
-            CandidateError: the model cannot be run.
+            incumbent: scores of the best candidate on all documents.
+            earlier: scores of the `recent` candidates before, the latest last.
+            objectives: what candidates are compared on.
         """
         ...
+
+
+def score_by(
+    fidelity: Fidelity,
+    evaluator: Evaluator,
+    model: Any,
+    split: Split,
+    incumbent: Scores,
+    earlier: Sequence[Scores],
+    objectives: Sequence[Objective],
+) -> Scores:
+    """Return a model's scores on the incumbent's documents, or on some and what they let expect.
+
+    Raises:
+        CandidateError: the model cannot be run.
+    """
+    began = time.perf_counter()
+    answers = Answers({})
+    steps = fidelity.steps(incumbent, earlier, objectives)
+    asked = next(steps)
+    while True:
+        fresh = {task: [i for i in ids if not answers.has(task, i)] for task, ids in asked.items()}
+        answers = answers | evaluator.answer(model, split, fresh)
+        scores = evaluator.scores(answers, time.perf_counter() - began, split)
+        if scores.fidelity == incumbent.fidelity:
+            return scores
+        try:
+            asked = steps.send(scores)
+        except StopIteration as stop:
+            return replace(scores, expected=stop.value)
 
 
 def check_means(section: str, objectives: Sequence[Objective], facts: Facts) -> None:

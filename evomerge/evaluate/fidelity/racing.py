@@ -12,13 +12,11 @@ the documents not yet asked are the only thing unknown (racing: Maron and Moore,
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
-from evomerge.evaluate.evaluator import Answers, Evaluator
+from evomerge.evaluate.fidelity.protocol import Steps
 from evomerge.evaluate.fidelity.strata import (
     difference,
     expectations,
@@ -27,9 +25,9 @@ from evomerge.evaluate.fidelity.strata import (
     stratify,
     unrest,
 )
-from evomerge.scores import Objective, Scores, Split
+from evomerge.scores import Objective, Scores
 
-_GROWTH = 1.4  # from one look to the next
+_GROWTH = 1.4  # of the sample, from one check to the next
 
 
 @dataclass(frozen=True)
@@ -51,46 +49,26 @@ class Race:
     whole: bool = False
     strata: int = 4
 
-    def run(
-        self,
-        evaluator: Evaluator,
-        model: Any,
-        split: Split,
-        incumbent: Scores,
-        earlier: Sequence[Scores],
-        objectives: Sequence[Objective],
-    ) -> Scores:
-        """Return a model's scores on the incumbent's documents, or on as many as were needed.
-
-        Raises:
-            CandidateError: the model cannot be run.
-        """
-        began = time.perf_counter()
+    def steps(
+        self, incumbent: Scores, earlier: Sequence[Scores], objectives: Sequence[Objective]
+    ) -> Steps:
+        """Ask for larger and larger samples until the candidate is unlikely to be ahead."""
         documents = incumbent.documents
         expected = unrest(objectives, incumbent, earlier)
         strata = stratify(expected, documents, f"{self.seed}/race", self.strata)
-        answers = Answers({})
-        for count in self.looks(sum(map(len, documents.values()))):
-            asked = sample(strata, documents, count)
-            fresh = {
-                task: [i for i in ids if not answers.has(task, i)] for task, ids in asked.items()
-            }
-            answers = answers | evaluator.answer(model, split, fresh)
-            scores = evaluator.scores(answers, time.perf_counter() - began, split)
-            if scores.fidelity == incumbent.fidelity:
-                break
+        for count in self.sizes(sum(map(len, documents.values()))):
+            scores = yield sample(strata, documents, count)
             mean, variance = difference(strata, gaps(objectives, scores, incumbent))
             if chance(mean, variance) < 1 - self.confidence:
-                found = expectations(strata, objectives, scores, incumbent, earlier)
-                return replace(scores, expected=found)
-        return scores
+                break
+        return expectations(strata, objectives, scores, incumbent, earlier)
 
-    def looks(self, total: int) -> list[int]:
-        """Return after how many documents it is looked who is ahead, the last after all."""
-        looks = [self.minimum]
-        while looks[-1] < total:
-            looks.append(math.ceil(looks[-1] * _GROWTH))
-        return [*looks[:-1], total]
+    def sizes(self, total: int) -> list[int]:
+        """Sample sizes at which the race is checked; the last is all documents."""
+        sizes = [self.minimum]
+        while sizes[-1] < total:
+            sizes.append(math.ceil(sizes[-1] * _GROWTH))
+        return [*sizes[:-1], total]
 
 
 def chance(mean: float, variance: float) -> float:

@@ -10,6 +10,7 @@ import pytest
 
 from evomerge.evaluate.evaluator import Evaluator
 from evomerge.evaluate.fidelity.prediction import Prediction
+from evomerge.evaluate.fidelity.protocol import score_by
 from evomerge.evaluate.tasks.functions import Function
 from evomerge.evaluate.tasks.info import MetricFacts, TaskFacts
 from evomerge.scores import Objective, Scores, fitness, fitness_error
@@ -40,7 +41,9 @@ def drawn(ability: float, seed: int) -> Any:
 def test_models_are_scored_on_all_until_there_are_enough(evaluator: Evaluator) -> None:
     known: list[Scores] = [evaluator.score(drawn(1.0, 0))]
     for seed in range(1, 8):
-        got = Prediction(20, 5).run(evaluator, drawn(-1.0, seed), "search", known[0], known, [GAIN])
+        got = score_by(
+            Prediction(20, 5), evaluator, drawn(-1.0, seed), "search", known[0], known, [GAIN]
+        )
         if seed < 5:
             assert got.fidelity == {"t": COUNT} and not got.expected
             known.append(got)
@@ -56,7 +59,7 @@ def test_predictions_hold_within_their_error_and_the_promising_are_scored(
     scaled = []
     for seed in range(100, 130):
         model = drawn(-0.5, seed)
-        got = Prediction(40, 20).run(evaluator, model, "search", incumbent, known, [GAIN])
+        got = score_by(Prediction(40, 20), evaluator, model, "search", incumbent, known, [GAIN])
         if got.expected:
             error = fitness_error([GAIN], got)
             assert error is not None and error > 0
@@ -64,6 +67,6 @@ def test_predictions_hold_within_their_error_and_the_promising_are_scored(
     assert len(scaled) > 20
     assert np.mean(np.abs(scaled) < 2) > 0.75
     better = drawn(2.5, 999)
-    got = Prediction(40, 20).run(evaluator, better, "search", incumbent, known, [GAIN])
+    got = score_by(Prediction(40, 20), evaluator, better, "search", incumbent, known, [GAIN])
     assert got.fidelity == {"t": COUNT} and not got.expected
     assert fitness([GAIN], got) == pytest.approx(better.mean())

@@ -12,7 +12,7 @@ import pytest
 from evomerge.errors import ConfigError
 from evomerge.evaluate.evaluator import Evaluator
 from evomerge.evaluate.fidelity.halving import Halving
-from evomerge.evaluate.fidelity.protocol import check_means
+from evomerge.evaluate.fidelity.protocol import check_means, score_by
 from evomerge.evaluate.fidelity.racing import Race, chance
 from evomerge.evaluate.tasks.functions import Function
 from evomerge.evaluate.tasks.harness import Harness
@@ -66,7 +66,7 @@ def raced(
     evaluator: Evaluator, model: Any, incumbent: Scores, earlier: Any = (), **options: Any
 ) -> Scores:
     objective = options.pop("objective", ACC)
-    return Race(**options).run(evaluator, model, "search", incumbent, earlier, [objective])
+    return score_by(Race(**options), evaluator, model, "search", incumbent, earlier, [objective])
 
 
 def test_the_better_is_scored_on_everything_and_the_worse_is_not(evaluator: Evaluator) -> None:
@@ -139,10 +139,10 @@ def test_chance() -> None:
     assert chance(1.96, 1.0) == pytest.approx(0.975, abs=1e-3)
 
 
-def test_looks_grow_from_the_minimum_to_all() -> None:
-    looks = Race(minimum=50).looks(400)
-    assert looks[0] == 50 and looks[-1] == 400 and looks == sorted(set(looks))
-    assert Race(minimum=50).looks(40) == [40]
+def test_sizes_grow_from_the_minimum_to_all() -> None:
+    sizes = Race(minimum=50).sizes(400)
+    assert sizes[0] == 50 and sizes[-1] == 400 and sizes == sorted(set(sizes))
+    assert Race(minimum=50).sizes(40) == [40]
 
 
 def test_fewer_documents_need_means_over_documents(tasks: Path) -> None:
@@ -170,7 +170,7 @@ def test_halving_takes_the_better_half_up(evaluator: Evaluator) -> None:
     spent: dict[float, int] = {}
     for seed, skill in enumerate([0.5, 0.6, 0.4, 0.55, 0.45, 0.5, 0.9, 0.1]):
         model = answering(skill, seed)
-        got = halving.run(evaluator, model, "search", incumbent, earlier, [ACC])
+        got = score_by(halving, evaluator, model, "search", incumbent, earlier, [ACC])
         earlier.append(got)
         spent[skill] = got.fidelity["t"]
         if got.fidelity["t"] < COUNT:
