@@ -80,7 +80,7 @@ def test_parents_and_uniform_come_first(unbroken):
     "fewer",
     [
         {"racing": {"enabled": True, "minimum": 6, "confidence": 0.9}},
-        {"halving": {"enabled": True, "first": 6, "factor": 2}},
+        {"halving": {"enabled": True, "first": 6, "factor": 4}},
         {"irt": {"enabled": True, "documents": 6, "calibration": 4}},
     ],
     ids=lambda fewer: next(iter(fewer)),
