@@ -81,10 +81,10 @@ def replace_text(path: Path, text: str) -> None:
     Raises:
         OSError: the disk refuses.
     """
-    path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file() and not path.is_dir():
         path.write_text(text, encoding="utf-8")
         return
+    path = Path(os.path.realpath(path))
     partial, lock = _begin(path, folder=False)
     with _finished(partial, lock):
         with open(lock, "w", encoding="utf-8", closefd=False) as file:
