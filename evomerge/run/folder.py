@@ -38,7 +38,12 @@ class RunFolder:
         """
         if (path / STAGES).is_file():
             begun = [number for number in range(1, 100) if stage_folder(path, number).exists()]
-            path = stage_folder(path, begun[-1] if begun else 1)
+            if not begun:
+                raise RunFolderError(
+                    f"{path} has begun none of its stages yet; wait for it, or go on with "
+                    f"`evomerge resume {path}`."
+                )
+            path = stage_folder(path, begun[-1])
         self.path = path
         if not path.is_dir():
             raise RunFolderError(
