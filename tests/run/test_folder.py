@@ -56,7 +56,7 @@ def test_opening_what_is_no_run(tmp_path, name):
 
 def test_a_search_in_stages_that_has_begun_none_names_resume(tmp_path):
     create_whole(tmp_path / "run", {"stages.yaml": "stages: [{}]"})
-    with pytest.raises(RunFolderError, match="none of its stages yet.*evomerge resume"):
+    with pytest.raises(RunFolderError, match=r"none of its stages yet.*evomerge resume"):
         RunFolder(tmp_path / "run")
     RunFolder.create(tmp_path / "run" / "stage-1", {"seed": 4})
     assert RunFolder(tmp_path / "run").config() == {"seed": 4}
