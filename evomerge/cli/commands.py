@@ -263,7 +263,7 @@ def evaluate(
     """Score any model on a search's own documents."""
     from evomerge.cli import terminal
     from evomerge.config.schema import load
-    from evomerge.report.confidence import intervals
+    from evomerge.report.confidence import factor_of, intervals
     from evomerge.setup.runs import prepare
     from evomerge.setup.search import evaluate as scored
 
@@ -275,7 +275,7 @@ def evaluate(
         answer = {"model": model, "split": split, "documents": scores.fidelity, "scores": facts}
         terminal.print_json(answer)
         return
-    rows = [(k, terminal.percent(v.value, v.low, v.high)) for k, v in estimates.items()]
+    rows = [(k, terminal.estimate(v, factor_of([v.value]))) for k, v in estimates.items()]
     terminal.print_table(("score", f"{split} [95 %]"), rows)
 
 

@@ -26,6 +26,7 @@ from evomerge.run.journal import Event
 from evomerge.scores import SPLITS, Failure, Scores
 
 if TYPE_CHECKING:
+    from evomerge.report.confidence import Estimate
     from evomerge.report.standings import Standings
     from evomerge.search.ranking import Ranking
 
@@ -88,16 +89,11 @@ def print_standings(table: Standings) -> None:
         for column in table.columns:
             for split in SPLITS:
                 item = row.estimates.get((split, column))
-                cells.append(percent(item.value, item.low, item.high) if item else "-")
+                cells.append(estimate(item, table.factor(column)) if item else "-")
         rows.append(cells)
-    print_table(headers, rows, title="standings, in % with 95 % intervals")
+    print_table(headers, rows, title="standings, shares in %, with 95 % intervals")
     for label, comparison in table.comparisons.items():
-        gain = comparison.difference
-        say(
-            f"searched - {label} on {table.compared_on}: {100 * gain.value:+.1f} points "
-            f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}], better with probability "
-            f"{comparison.probability:.3f}"
-        )
+        say(f"searched - {label} on {table.compared_on}: {comparison.text}")
 
 
 def _text(value: Any) -> str:
@@ -187,12 +183,6 @@ def describe(candidate: Candidate) -> str:
     return f"{head} open"
 
 
-def percent(value: float, low: float = math.nan, high: float = math.nan) -> str:
-    """Return `87.0 [84.8, 88.9]`, in per cent for shares and as it is for larger figures."""
-    if not math.isfinite(value):
-        return "-"
-    factor = 100.0 if 0.0 <= value <= 1.0 else 1.0
-    text = f"{value * factor:.1f}"
-    if math.isfinite(low) and math.isfinite(high):
-        text += f" [{low * factor:.1f}, {high * factor:.1f}]"
-    return text
+def estimate(item: Estimate, factor: float) -> str:
+    """Return `87.0 [84.8, 88.9]`, or the value alone where the interval is unknown."""
+    return " ".join(filter(None, item.texts(factor)))

@@ -36,12 +36,17 @@ def export_candidate(
     recipe = recipe_of(problem.space, candidate)
     if dtype is not None:
         recipe = replace(recipe, dtype=dtype)
-    texts = {
-        "README.md": model_card(problem.config, history, candidate, recipe, problem.objectives),
-        "evomerge_recipe.yaml": recipe.to_yaml(),
-    }
+    texts = {"evomerge_recipe.yaml": recipe.to_yaml()}
     mergekit = to_mergekit(recipe, problem.checkpoints)
     if mergekit is not None:
         texts["mergekit_config.yml"] = mergekit
+    texts["README.md"] = model_card(
+        problem.config,
+        history,
+        candidate,
+        recipe,
+        problem.objectives,
+        mergekit=mergekit is not None,
+    )
     write(recipe, problem.checkpoints, out, shard_size=shard_size, texts=texts)
     return candidate.number

@@ -1,13 +1,17 @@
-"""The model card of an exported merge: what it is made of, how it was found, how good it is."""
+"""The model card of an exported merge: what it is made of, how it was found, how good it is.
+
+It is made to be published: of a folder on this machine it tells the name, not the path.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import yaml
 
 from evomerge import __version__
 from evomerge.config.schema import SearchConfig
+from evomerge.models.references import RUN, hub_id
 from evomerge.recipe import Recipe
 from evomerge.report.standings import standings
 from evomerge.run.history import Candidate, History
@@ -22,17 +26,28 @@ def model_card(
     candidate: Candidate,
     recipe: Recipe,
     objectives: Sequence[Objective],
+    *,
+    mergekit: bool,
 ) -> str:
-    """Return the card as Markdown with the Hub's metadata in front."""
-    hub = [name for name in recipe.parents if not name.startswith((".", "/", "~", "zoo:"))]
+    """Return the card as Markdown with the Hub's metadata in front.
+
+    Args:
+        config: the run's search file.
+        history: the run.
+        candidate: what is exported.
+        recipe: how it is built; its dtype may be another than was scored.
+        objectives: what was searched for.
+        mergekit: whether `mergekit_config.yml` is written beside the card.
+    """
     metadata: dict[str, object] = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["merge", "evomerge", *(["mergekit"] if config.space.kind == "parameters" else [])],
+        "tags": ["merge", "evomerge", *(["mergekit"] if mergekit else [])],
     }
-    if hub:
-        models = [name.split("@")[0] for name in hub]
-        metadata |= {"base_model": models, "base_model_relation": "merge"}
+    models = dict.fromkeys(filter(None, map(hub_id, recipe.parents)))
+    if models:
+        metadata |= {"base_model": list(models), "base_model_relation": "merge"}
+    names = public_names([*recipe.parents, *(item.name for item in history.baselines)])
     methods = sorted({layer.method for layer in recipe.every_layer()})
     lines = [
         "---",
@@ -45,31 +60,56 @@ def model_card(
         f"{len(history.candidates)} candidates (optimizer {config.optimizer.name}, seed "
         f"{config.seed}). Merge method: {', '.join(methods)}. The exact recipe is in "
         "`evomerge_recipe.yaml`"
-        + (
-            "."
-            if config.space.kind != "parameters"
-            else ", and for mergekit in `mergekit_config.yml`."
-        ),
+        + (", and for mergekit in `mergekit_config.yml`." if mergekit else "."),
         "",
         "Parents:",
         "",
-        *(f"- `{name}`" for name in recipe.parents),
+        *(f"- `{names[reference]}`" for reference in recipe.parents),
         "",
-        *_path(config, recipe),
+        *_path(config, recipe, names),
         *_dtype(config, recipe),
         *_sources(config),
-        *_table(history, candidate, objectives),
+        *_table(history, candidate, objectives, names),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _path(config: SearchConfig, recipe: Recipe) -> list[str]:
+def public_names(references: Iterable[str]) -> dict[str, str]:
+    """Return reference -> what a card calls it.
+
+    Hub ids, `zoo:` names and labels stay; of a local folder, an adapter's or a run's too, the last
+    names of its path are left, as many as tell all of them apart.
+    """
+    every = list(dict.fromkeys(references))
+    longest = max((reference.count("/") for reference in every), default=0) + 1
+    for count in range(1, longest + 1):
+        names = {reference: _shortened(reference, count) for reference in every}
+        if len(set(names.values())) == len(every):
+            return names
+    return names
+
+
+def _shortened(reference: str, count: int) -> str:
+    """Return a reference with the last names of each local path in it alone."""
+
+    def short(path: str) -> str:
+        local = path.startswith(("/", "~", "."))
+        return "/".join(path.rstrip("/").split("/")[-count:]) if local else path
+
+    kind = RUN if reference.startswith(RUN) else ""
+    return kind + "+".join(map(short, reference.removeprefix(kind).split("+")))
+
+
+def _path(config: SearchConfig, recipe: Recipe, names: Mapping[str, str]) -> list[str]:
     """Say which layers follow each other, where that was searched."""
     if config.space.kind == "parameters":
         return []
+    text = describe(recipe)
+    for reference in sorted(names, key=len, reverse=True):
+        text = text.replace(f"= {reference}", f"= {names[reference]}")
     return [
         "Path through the layers (`B8-15x0.9`: layers 8 to 15 of parent B, the hidden state "
-        f"multiplied by 0.9 where it enters; folded into the weights): `{describe(recipe)}`",
+        f"multiplied by 0.9 where it enters; folded into the weights): `{text}`",
         "",
     ]
 
@@ -92,14 +132,20 @@ def _sources(config: SearchConfig) -> list[str]:
     return [f"Documents by task and split ({'; '.join(told)}).", ""] if told else []
 
 
-def _table(history: History, candidate: Candidate, objectives: Sequence[Objective]) -> list[str]:
+def _table(
+    history: History,
+    candidate: Candidate,
+    objectives: Sequence[Objective],
+    names: Mapping[str, str],
+) -> list[str]:
     if best_of(history, WeightedSum(objectives)) is not candidate:
         return ["This candidate is not the run's winner; its scores are in the run."]
     table = standings(history, objectives)
     columns = [(split, column) for column in table.columns for split in SPLITS]
     lines = [
-        "Scores with 95 % intervals. Candidates were compared on the search documents, the winner "
-        "was chosen on the validation documents, and nothing was chosen on the test documents.",
+        "Scores with 95 % intervals, where they are known. Candidates were compared on the search "
+        "documents, the winner was chosen on the validation documents, and nothing was chosen on "
+        "the test documents.",
         "",
         "| model | " + " | ".join(f"{column} ({split})" for split, column in columns) + " |",
         "|---" * (len(columns) + 1) + "|",
@@ -108,6 +154,7 @@ def _table(history: History, candidate: Candidate, objectives: Sequence[Objectiv
         cells = []
         for key in columns:
             item = row.estimates.get(key)
-            cells.append(f"{item.value:.4f} [{item.low:.4f}, {item.high:.4f}]" if item else "-")
-        lines.append(f"| {row.label} | " + " | ".join(cells) + " |")
+            cells.append(" ".join(item.texts(1.0, ".4f")).strip() if item else "-")
+        label = names.get(row.label, row.label).replace("|", "\\|")
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return lines

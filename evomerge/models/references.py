@@ -63,6 +63,18 @@ def resolve(reference: str, relative_to: Path, *, allow_pickle: bool = False) ->
     return _fetch(reference, [*_WANTED, *(_PICKLES if allow_pickle else ())])
 
 
+def hub_id(reference: str) -> str | None:
+    """Return the Hub id of a parent's model, without revision and adapter; None of any other.
+
+    Args:
+        reference: as a run has it, in which a local folder is an absolute path.
+    """
+    model = reference.partition("+")[0]
+    if model.startswith(".") or not _HUB.fullmatch(model):
+        return None
+    return model.partition("@")[0]
+
+
 def read_config(reference: str, relative_to: Path) -> dict[str, Any]:
     """Return a model's `config.json`; of a model on the Hub nothing else is fetched.
 

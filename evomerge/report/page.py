@@ -14,7 +14,8 @@ from evomerge.errors import InputError
 from evomerge.report.pictures import best_so_far, genome_bars, standings_chart
 from evomerge.report.progress import progress
 from evomerge.report.rows import candidate_rows
-from evomerge.report.standings import standings
+from evomerge.report.standings import Standings, standings
+from evomerge.run.atomic import replace_text
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import History
 from evomerge.scores import SPLITS
@@ -44,13 +45,14 @@ _ESTIMATES = (
 
 
 def write_page(run: RunFolder, target: Path) -> None:
-    """Write the page of a run.
+    """Write the page of a run; a kill leaves no part of it under that name.
 
     Raises:
         InputError: the file cannot be written.
     """
+    text = page(run)
     try:
-        target.write_text(page(run), encoding="utf-8")
+        replace_text(target, text)
     except OSError as error:
         raise InputError(f"--out {target} cannot be written: {error.strerror}.") from error
 
@@ -71,15 +73,13 @@ def page(run: RunFolder) -> str:
         f"<h1>{html.escape(run.path.absolute().name)}</h1>",
         f'<p class="lead">{html.escape(lead)}</p>',
         "<h2>Standings</h2>",
-        "<p>In per cent with 95&nbsp;% intervals. Candidates were compared on the search "
+        "<p>Shares in per cent, with 95&nbsp;% intervals. Candidates were compared on the search "
         "documents, the winner was chosen on the validation documents, nothing on the test "
         "documents.</p>",
         _standings(table),
         *(
             f"<p>Searched merge against {html.escape(label)} on {table.compared_on}: "
-            f"{100 * item.difference.value:+.1f} points "
-            f"[{100 * item.difference.low:+.1f}, {100 * item.difference.high:+.1f}], better with "
-            f"probability {item.probability:.3f}.</p>"
+            f"{item.text}.</p>"
             for label, item in table.comparisons.items()
         ),
         _figure(standings_chart(table)),
@@ -106,20 +106,20 @@ def page(run: RunFolder) -> str:
     )
 
 
-def _standings(table: Any) -> str:
-    heads = [f"{column} <small>{split}</small>" for column in table.columns for split in SPLITS]
+def _standings(table: Standings) -> str:
+    heads = [
+        f"{html.escape(column)} <small>{split}</small>"
+        for column in table.columns
+        for split in SPLITS
+    ]
     lines = ["<tr><th>model</th>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr>"]
     for row in table.rows:
         cells = []
         for column in table.columns:
             for split in SPLITS:
                 item = row.estimates.get((split, column))
-                cells.append(
-                    f"<td>{100 * item.value:.1f} <small>[{100 * item.low:.1f}, "
-                    f"{100 * item.high:.1f}]</small></td>"
-                    if item
-                    else "<td>-</td>"
-                )
+                value, bounds = item.texts(table.factor(column)) if item else ("-", "")
+                cells.append(f"<td>{value}{f' <small>{bounds}</small>' if bounds else ''}</td>")
         mark = ' class="searched"' if row.label == "searched" else ""
         lines.append(f"<tr{mark}><td>{html.escape(row.label)}</td>{''.join(cells)}</tr>")
     return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
@@ -144,7 +144,7 @@ def _cell(value: Any) -> str:
 
 def _figure(figure: Any) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight")
+    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     text = buffer.getvalue()
     return f"<figure>{text[text.index('<svg') :]}</figure>"
 

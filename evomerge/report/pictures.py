@@ -92,7 +92,7 @@ def standings_chart(table: Standings) -> Any:
     """Bars with intervals: every row, the last column (the fitness, or the only metric)."""
     figure, axes = _axes(9, 3.2)
     column = table.columns[-1]
-    labels = [row.label for row in table.rows]
+    labels = [_plain(row.label) for row in table.rows]
     width = 0.8 / len(SPLITS)
     for offset, split in enumerate(SPLITS):
         for index, row in enumerate(table.rows):
@@ -106,7 +106,7 @@ def standings_chart(table: Standings) -> Any:
     for split in SPLITS:
         axes.bar(0, 0, color=_SPLIT_COLOURS[split], label=split)
     axes.set_xticks(range(len(labels)), labels)
-    axes.set_ylabel(column, color=_INK)
+    axes.set_ylabel(_plain(column), color=_INK)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
@@ -119,10 +119,17 @@ def genome_bars(names: Sequence[str], genome: Sequence[float]) -> Any:
         axes.set_xlabel("gene", color=_INK)
         return figure
     figure, axes = _axes(9, 0.6 + 0.22 * len(genome))
-    labels = [names[index] if index < len(names) else str(index) for index in range(len(genome))]
+    labels = [
+        _plain(names[index]) if index < len(names) else str(index) for index in range(len(genome))
+    ]
     axes.grid(visible=False)
     axes.grid(axis="x", color="#e6ebf0", linewidth=0.8)
     axes.barh(range(len(genome)), genome, color=_ACCENT, height=0.7)
     axes.set_yticks(range(len(genome)), labels, fontsize=8)
     axes.invert_yaxis()
     return figure
+
+
+def _plain(text: str) -> str:
+    """Return a name as matplotlib shows it unchanged: two dollar signs would begin a formula."""
+    return text.replace("$", r"\$")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import InputError
+from evomerge.run.atomic import replace_text
 from evomerge.run.history import Candidate, History
 from evomerge.scores import Failure, Objective, Scores, Split, fitness_error
 
@@ -54,15 +56,16 @@ def _score(scores: Scores, objective: Objective) -> float:
 
 
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write rows as CSV with a header line.
+    """Write rows as CSV with a header line; a kill leaves no part of a file.
 
     Raises:
         InputError: the file cannot be written.
     """
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["candidate"])
+    writer.writeheader()
+    writer.writerows(rows)
     try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else ["candidate"])
-            writer.writeheader()
-            writer.writerows(rows)
+        replace_text(path, text.getvalue())
     except OSError as error:
         raise InputError(f"--csv {path} cannot be written: {error.strerror}.") from error

@@ -6,9 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from evomerge.report.confidence import Comparison, Estimate, compare, fitness_interval, interval
+from evomerge.report.confidence import (
+    Comparison,
+    Estimate,
+    compare,
+    factor_of,
+    fitness_interval,
+    intervals,
+)
 from evomerge.run.history import Candidate, History
-from evomerge.scores import SPLITS, Objective, Scores, Split
+from evomerge.scores import SPLITS, Objective, Split
 from evomerge.search.ranking import WeightedSum, best_of
 
 FITNESS = "fitness"
@@ -45,6 +52,15 @@ class Standings:
     columns: list[str]
     comparisons: dict[str, Comparison] = field(default_factory=dict)
     compared_on: Split | None = None
+
+    def factor(self, column: str) -> float:
+        """Return what a column's figures are multiplied by when shown; see `factor_of`."""
+        return factor_of(
+            item.value
+            for row in self.rows
+            for (_, key), item in row.estimates.items()
+            if key == column
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -100,12 +116,8 @@ def _row(
     for split in SPLITS:
         scores = candidate.scores(split)
         if scores is not None:
-            for column in columns:
-                estimates[split, column] = _estimate(scores, column, objectives)
+            found = intervals(objectives, scores)
+            if FITNESS in columns:
+                found[FITNESS] = fitness_interval(objectives, scores)
+            estimates |= {(split, column): found[column] for column in columns}
     return Standing(label, candidate.number, estimates)
-
-
-def _estimate(scores: Scores, column: str, objectives: Sequence[Objective]) -> Estimate:
-    if column == FITNESS:
-        return fitness_interval(objectives, scores)
-    return interval(scores.values[column], scores.aggregates[column])

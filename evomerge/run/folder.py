@@ -1,12 +1,10 @@
-"""The files of a run and how each is written: created as a whole, replaced as a whole."""
+"""The files of a run: created as a whole, replaced as a whole, written by one process."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,52 +13,13 @@ from typing import Any
 import yaml
 
 from evomerge.errors import RunFolderError
+from evomerge.run.atomic import create_whole, remove_abandoned, replace_text
 from evomerge.run.journal import FORMAT, Event, encode, read
 from evomerge.run.lock import exclusive, is_held
 
 CONFIG = "search.yaml"
 JOURNAL = "journal.jsonl"
 STAGES = "stages.yaml"
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a kill, sees the old text or the new, never a part."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # noqa: PTH101 - mkstemp gave a private file
-        os.replace(name, path)  # noqa: PTH105
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def create_whole(path: Path, texts: Mapping[str, str]) -> None:
-    """Create a folder with its files, all at once; an empty folder of that name is replaced."""
-    path = path.absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
-        for name, text in texts.items():
-            replace_text(staging / name, text)
-        staging.chmod(0o755)
-        staging.rename(path)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    _sync_folder(path.parent)
 
 
 def stage_folder(path: Path, number: int) -> Path:
@@ -79,7 +38,12 @@ class RunFolder:
         """
         if (path / STAGES).is_file():
             begun = [number for number in range(1, 100) if stage_folder(path, number).exists()]
-            path = stage_folder(path, begun[-1] if begun else 1)
+            if not begun:
+                raise RunFolderError(
+                    f"{path} has begun none of its stages yet; wait for it, or go on with "
+                    f"`evomerge resume {path}`."
+                )
+            path = stage_folder(path, begun[-1])
         self.path = path
         if not path.is_dir():
             raise RunFolderError(
@@ -114,12 +78,16 @@ class RunFolder:
         """Create a run with its frozen configuration, all at once.
 
         Raises:
-            RunFolderError: as for `check_free`.
+            RunFolderError: as for `check_free`, or another process makes the same folder.
         """
         cls.check_free(path)
         header = encode({"event": "header", "format": FORMAT})
         text = yaml.safe_dump(dict(config), sort_keys=False, width=110)
-        create_whole(path, {CONFIG: text, JOURNAL: header.decode()})
+        try:
+            create_whole(path, {CONFIG: text, JOURNAL: header.decode()})
+        except OSError as error:
+            cls.check_free(path)
+            raise RunFolderError(f"{path} cannot be created: {error.strerror}.") from error
         return cls(path)
 
     @property
@@ -147,12 +115,13 @@ class RunFolder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the run's lock.
+        """Hold the run's lock; what killed writers left half-written is removed first.
 
         Raises:
             RunFolderError: another process writes this run.
         """
         with exclusive(self.path / "lock"):
+            remove_abandoned(self.path)
             yield
 
     @property

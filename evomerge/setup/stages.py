@@ -17,7 +17,8 @@ import yaml
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import ConfigError
 from evomerge.models.references import RUN
-from evomerge.run.folder import STAGES, RunFolder, create_whole, stage_folder
+from evomerge.run.atomic import create_whole
+from evomerge.run.folder import STAGES, RunFolder, stage_folder
 from evomerge.setup.check import freeze
 from evomerge.setup.problem import Problem
 from evomerge.setup.runs import prepare, reopen

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from evomerge.errors import RunFolderError
+from evomerge.run.atomic import create_whole
 from evomerge.run.folder import RunFolder
 from evomerge.run.journal import FORMAT
 
@@ -51,6 +52,31 @@ def test_opening_what_is_no_run(tmp_path, name):
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunFolderError, match=name):
         RunFolder(tmp_path / name)
+
+
+def test_a_search_in_stages_that_has_begun_none_names_resume(tmp_path):
+    create_whole(tmp_path / "run", {"stages.yaml": "stages: [{}]"})
+    with pytest.raises(RunFolderError, match=r"none of its stages yet.*evomerge resume"):
+        RunFolder(tmp_path / "run")
+    RunFolder.create(tmp_path / "run" / "stage-1", {"seed": 4})
+    assert RunFolder(tmp_path / "run").config() == {"seed": 4}
+
+
+def test_two_processes_that_create_one_run(tmp_path, monkeypatch):
+    """Both found the place free; the later one is told of the earlier, and mixes nothing."""
+    check, checked = RunFolder.check_free, []
+
+    def check_then_meet(path):
+        check(path)
+        checked.append(path)
+        if len(checked) == 1:
+            RunFolder.create(path, {"seed": 1})
+
+    monkeypatch.setattr(RunFolder, "check_free", staticmethod(check_then_meet))
+    with pytest.raises(RunFolderError, match="already holds a run"):
+        RunFolder.create(tmp_path / "run", {"seed": 2})
+    assert RunFolder(tmp_path / "run").config() == {"seed": 1}
+    assert [item.name for item in tmp_path.iterdir()] == ["run"]
 
 
 def test_one_writer_and_a_kill_frees_the_lock(tmp_path):

@@ -1,0 +1,156 @@
+"""status, results and export say what a run is, whatever state it is in."""
+
+import csv
+import json
+import subprocess
+
+import pytest
+from run_folders import FAILED, KEY, STATES, asked, scores, told, write_run
+from search_run import command, environment, evomerge
+
+from evomerge.__main__ import run as call
+from evomerge.errors import EvomergeError, InputError
+from evomerge.run.folder import RunFolder
+from evomerge.run.journal import encode
+
+
+def answer(capsys, *arguments):
+    assert call([*map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+FACTS = {
+    "empty": {"candidates": 0, "scored": 0, "failed": 0, "open": 0, "best": None},
+    "asked only": {"candidates": 1, "scored": 0, "failed": 0, "open": 1, "best": None},
+    "failed only": {"candidates": 2, "scored": 0, "failed": 2, "open": 0, "best": None},
+    "being written": {
+        "candidates": 2,
+        "scored": 1,
+        "failed": 0,
+        "open": 1,
+        "best": {"candidate": 0, "origin": "zoo:language", "fitness": 3 / 24},
+    },
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_status_and_results_of_an_unfinished_run(tmp_path, capsys, state):
+    events, torn = STATES[state]
+    run = write_run(tmp_path / "run", events, torn)
+    facts = answer(capsys, "status", run.path)
+    assert facts | FACTS[state] == facts
+    assert facts["state"] == "stopped"
+    found = answer(capsys, "results", run.path)
+    assert found["winner"] is None
+    assert len(found["candidates"]) == FACTS[state]["candidates"]
+    with run.writing():
+        assert answer(capsys, "status", run.path)["state"] == "running"
+    assert call(["results", str(run.path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + FACTS[state]["candidates"]
+    assert lines[0].split("\t")[0] == "candidate"
+    assert call(["status", str(run.path)]) == 0
+    assert "state\tstopped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("state", ["empty", "asked only", "failed only"])
+def test_export_of_a_run_without_scores_says_so(tmp_path, state):
+    """The run is a real one, frozen by a search that was killed before its first event."""
+    from search_run import write_search
+
+    from evomerge.config.schema import load
+    from evomerge.setup.check import freeze
+    from evomerge.setup.runs import prepare
+
+    problem = prepare(load(write_search(tmp_path)), tmp_path)
+    run = RunFolder.create(tmp_path / "run", freeze(problem))
+    with run.journal_path.open("ab") as file:
+        file.write(b"".join(map(encode, STATES[state][0])))
+    with pytest.raises(InputError, match="no scored candidate yet"):
+        call(["export", str(run.path), "--out", str(tmp_path / "model")])
+    with pytest.raises(EvomergeError, match="--candidate is '7'"):
+        call(["export", str(run.path), "--out", str(tmp_path / "model"), "--candidate", "7"])
+    assert not (tmp_path / "model").exists()
+
+
+def finished(folder):
+    events = [
+        *(asked(0, 'a "quoted", label'), told(0, scores(6))),
+        *(asked(1, genome=[0.25]), told(1, FAILED)),
+        *(asked(2, genome=[0.75]), told(2, scores(21))),
+        told(2, scores(20)) | {"event": "score", "split": "test"},
+        {"event": "winner", "candidate": 2},
+    ]
+    return write_run(folder, events)
+
+
+def test_csv_has_the_rows_of_json(tmp_path, capsys):
+    run = finished(tmp_path / "run")
+    assert call(["results", str(run.path), "--csv", str(tmp_path / "rows.csv")]) == 0
+    assert "wrote 3 rows to" in capsys.readouterr().err
+    with (tmp_path / "rows.csv").open(newline="", encoding="utf-8") as file:
+        written = list(csv.DictReader(file))
+    rows = answer(capsys, "results", run.path)["candidates"]
+    assert [list(row) for row in written] == [list(row) for row in rows]
+    for ours, theirs in zip(written, rows, strict=True):
+        assert ours == {key: "" if value is None else str(value) for key, value in theirs.items()}
+    assert written[0]["origin"] == 'a "quoted", label'
+    assert float(written[2][f"test {KEY}"]) == 20 / 24
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["rows.csv", "run"]
+
+
+def test_csv_of_an_empty_run_and_to_a_place_that_is_none(tmp_path):
+    run = write_run(tmp_path / "run", [])
+    call(["results", str(run.path), "--csv", str(tmp_path / "rows.csv")])
+    assert (tmp_path / "rows.csv").read_text().split() == ["candidate"]
+    with pytest.raises(InputError, match=r"--csv .* cannot be written: No such file"):
+        call(["results", str(run.path), "--csv", str(tmp_path / "no" / "rows.csv")])
+
+
+def test_csv_may_go_into_a_pipe(tmp_path):
+    run = finished(tmp_path / "run")
+    done = evomerge("results", run.path, "--csv", "/dev/stdout")
+    assert len(done.stdout.splitlines()) == 4
+
+
+def test_the_standings_have_wilsons_intervals(tmp_path, capsys):
+    searched = answer(capsys, "results", finished(tmp_path / "run").path)["standings"]["rows"][-1]
+    assert searched["splits"]["search"][KEY] == pytest.approx(
+        {"value": 0.875, "low": 0.6900, "high": 0.9566}, abs=1e-4
+    )
+
+
+def test_watch_follows_a_run_until_its_writer_ends(tmp_path):
+    run = write_run(tmp_path / "run", STATES["being written"][0])
+    with run.writing():
+        watching = subprocess.Popen(
+            command("status", run.path, "--watch"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
+        try:
+            assert watching.stdout is not None
+            seen = ""
+            while "state\trunning" not in seen or "scored\t1" not in seen:
+                seen += watching.stdout.readline()
+            with run.journal_path.open("ab") as file:
+                file.write(encode(told(1, scores(5))))
+            seen = ""
+            while "scored\t2" not in seen:
+                line = watching.stdout.readline()
+                assert line, watching.communicate()
+                seen += line
+        except BaseException:
+            watching.kill()
+            raise
+    told_last, said = watching.communicate(timeout=60)
+    assert watching.returncode == 0, said
+    assert "state\tstopped" in told_last
+
+
+def test_watch_of_a_run_that_nobody_writes_ends_at_once(tmp_path, capsys):
+    run = finished(tmp_path / "run")
+    assert call(["status", str(run.path), "--watch"]) == 0
+    assert capsys.readouterr().out.count("state\t") == 1

@@ -1,0 +1,71 @@
+"""`evomerge convert`: what it prints is a search file that a search takes as it is."""
+
+import pytest
+import yaml
+from search_run import evomerge
+
+from evomerge import zoo
+from evomerge.__main__ import run as call
+from evomerge.config.schema import load
+from evomerge.errors import InputError
+from evomerge.setup.runs import prepare
+
+NAMES = ("language", "maths", "base")
+
+
+def config(**genome):
+    language, maths, base = (str(zoo.path(name)) for name in NAMES)
+    return {
+        "genome": {
+            "models": [language, maths],
+            "base_model": base,
+            "merge_method": "ties",
+            "layer_granularity": 2,
+            "filters": ["self_attn", "mlp"],
+        }
+        | genome,
+        "tasks": [{"name": "zoo_l2_maths", "metric": "exact_match,none", "weight": 2.0}],
+        "limit": 20,
+    }
+
+
+def test_what_is_printed_is_a_search_file_for_the_same_search(tmp_path):
+    (tmp_path / "evolve.yaml").write_text(yaml.safe_dump(config()))
+    done = evomerge("convert", tmp_path / "evolve.yaml")
+    search = yaml.safe_load(done.stdout)
+    assert (
+        search["space"] | {"method": "ties", "components": ["attention", "mlp"]}
+        == (search["space"])
+    )
+    assert search["evaluation"]["search"] == {"documents": 20}
+    search["evaluation"] |= {
+        "include": ["zoo:tasks"],
+        "validation": {"documents": 5},
+        "test": {"documents": 5},
+    }
+    (tmp_path / "search.yaml").write_text(yaml.safe_dump(search))
+    problem = prepare(load(tmp_path / "search.yaml"), tmp_path)
+    assert list(problem.checkpoints) == [str(zoo.path(name)) for name in NAMES]
+    assert [item.key for item in problem.objectives] == ["zoo_l2_maths/exact_match"]
+    layers = 2 * search["space"]["groups"]
+    assert layers == len(next(iter(problem.space.baselines().values())).layers["model.layers"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "does not exist|cannot be read"),
+        ("tasks: []", "`genome` is missing"),
+        (yaml.safe_dump(config(merge_method="tie")), "Did you mean 'ties'"),
+        (yaml.safe_dump(config(layer_granularity=5)), "`genome.layer_granularity` is 5"),
+        (yaml.safe_dump(config() | {"shuffle": True}), "`shuffle` is set"),
+    ],
+)
+def test_what_it_cannot_say_is_one_sentence(tmp_path, capsys, text, words):
+    file = tmp_path / "evolve.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(InputError, match=words) as caught:
+        call(["convert", str(file)])
+    assert "\n" not in str(caught.value)
+    assert capsys.readouterr().out == ""

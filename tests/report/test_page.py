@@ -1,0 +1,151 @@
+"""The report: a page that parses, with every table, figure and candidate, written as a whole."""
+
+import signal
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+from run_folders import FAILED, STATES, asked, scores, told, write_run
+from search_run import environment, evomerge
+
+from evomerge.errors import InputError
+from evomerge.report.page import page, write_page
+from evomerge.scores import Expected, Scores
+
+VOID = {"meta", "br", "link"}
+NASTY = "/models/<script>alert(1)</script> & $x^{$ | co"
+
+
+class Page(HTMLParser):
+    """Text by table, and every start tag; an element that is not closed in its place fails."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.tables, self.texts = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag in VOID:
+            return
+        self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.texts.append(data)
+        if "td" in self.open or "th" in self.open:
+            self.tables[-1][-1][-1] += data
+
+    @property
+    def text(self):
+        return "".join(self.texts)
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A run with a winner, a failure and an estimate; a parent's name is full of signs."""
+    estimate = scores(5, 8)
+    key = next(iter(estimate.values))
+    estimate = Scores(
+        estimate.documents, estimate.values, estimate.aggregates, expected={key: Expected(0.3, 0.1)}
+    )
+    events = [
+        *(asked(0, NASTY), told(0, scores(6))),
+        *(asked(1, "uniform"), told(1, scores(3))),
+        *(asked(2, genome=[0.25, 1.5]), told(2, FAILED)),
+        *(asked(3, genome=[0.75, 0.5]), told(3, scores(21))),
+        *(asked(4, genome=[1.75, 0.5]), told(4, estimate)),
+    ]
+    for split in ("validation", "test"):
+        for number, right in ((0, 5), (1, 3), (3, 20)):
+            final = told(number, scores(right)) | {"event": "score", "split": split}
+            events.append(final)
+    events.append({"event": "winner", "candidate": 3})
+    return write_run(tmp_path / "a <run> & $", events)
+
+
+def test_every_table_and_figure_is_there_and_names_are_text(finished):
+    parsed = Page(page(finished))
+    standings, candidates = parsed.tables
+    assert [row[0] for row in standings] == ["model", NASTY, "uniform", "searched"]
+    assert standings[3][1:] == ["87.5 [69.0, 95.7]", "83.3 [64.1, 93.3]", "83.3 [64.1, 93.3]"]
+    header, *rows = candidates
+    assert [row[0] for row in rows] == ["0", "1", "2", "3", "4"]
+    cells = [dict(zip(header, row, strict=True)) for row in rows]
+    assert [cell["status"] for cell in cells] == ["scored"] * 2 + ["failed"] + ["scored"] * 2
+    assert [cell["winner"] for cell in cells] == ["", "", "", "True", ""]
+    assert cells[2]["failure"] == "merge: no <finite> weights"
+    assert cells[4]["error"] == "0.1000"
+    assert parsed.tags.count("svg") == 3  # standings, progress, the winner's genes
+    assert parsed.tags.count("figure") == 3
+    assert "script" not in parsed.tags
+    assert f"Searched merge against {NASTY} on test: +62.5 points [" in parsed.text
+    assert "1 candidates were scored on some of the search documents." in parsed.text
+    assert "a <run> & $" in parsed.text
+    assert "exact_match" in parsed.text.split("Search file")[1]
+    assert "nan" not in parsed.text
+
+
+def test_the_same_run_gives_the_same_page(finished):
+    assert page(finished) == page(finished)
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_runs_without_a_winner_have_a_page_too(tmp_path, state):
+    events, torn = STATES[state]
+    parsed = Page(page(write_run(tmp_path / "run", events, torn)))
+    asks = sum(event["event"] == "ask" for event in events)
+    assert f"{asks} candidates" in parsed.text
+    assert sum(map(len, parsed.tables[1:])) == (asks + 1 if asks else 0)
+    assert parsed.tags.count("svg") == 2
+
+
+def test_a_killed_report_leaves_the_old_page_whole(finished):
+    target = finished.path / "report.html"
+    target.write_text("the old page")
+    code = (
+        "import os, sys, time\n"
+        "from evomerge.__main__ import run\n"
+        "def stop(*arguments):\n"
+        "    print('written', flush=True)\n"
+        "    time.sleep(100)\n"
+        "os.fsync = stop\n"
+        "run(['report', sys.argv[1]])\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(finished.path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "written\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert target.read_text() == "the old page"
+    assert any(item.name.startswith(".report.html.") for item in finished.path.iterdir())
+    evomerge("report", finished.path)
+    Page(target.read_text())
+    assert not [item.name for item in finished.path.iterdir() if item.name.startswith(".")]
+
+
+def test_a_page_that_cannot_be_written_is_one_sentence(finished, tmp_path):
+    for out in (tmp_path / "no" / "page.html", tmp_path):
+        with pytest.raises(InputError, match=r"--out .* cannot be written") as caught:
+            write_page(finished, out)
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,131 @@
+"""A file or folder appears complete or not at all; what a kill leaves is gone at the next start."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from evomerge.run.atomic import appearing, create_whole, replace_text
+from evomerge.run.folder import RunFolder
+
+STOPPED = """
+import os, sys, time
+from pathlib import Path
+from evomerge.run.atomic import create_whole, replace_text
+from evomerge.run.folder import RunFolder
+
+def stop(*arguments):
+    print("written", flush=True)
+    time.sleep(100)
+
+Path.replace = Path.rename = stop
+{}
+"""
+"""A process that stands still when all is written and only the rename is missing."""
+
+WRITERS = {
+    "file": 'replace_text(Path(sys.argv[1]) / "name", "new" * 9999)',
+    "folder": 'create_whole(Path(sys.argv[1]) / "name", {"a": "1", "b": "2"})',
+    "run": 'RunFolder.create(Path(sys.argv[1]) / "name", {"seed": 1})',
+}
+
+
+def stopped(code, folder):
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPED.format(code), str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "written\n"
+    return process
+
+
+def kill(process):
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def names(folder):
+    return sorted(item.name for item in folder.iterdir())
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_killed_writer_leaves_nothing_that_the_next_does_not_remove(tmp_path, kind):
+    process = stopped(WRITERS[kind], tmp_path)
+    assert len(names(tmp_path)) == 1
+    assert not (tmp_path / "name").exists()
+    if kind == "file":
+        replace_text(tmp_path / "other", "x")
+        replace_text(tmp_path / "name", "second")
+    else:
+        create_whole(tmp_path / "other", {"a": "x"})
+        create_whole(tmp_path / "name", {"a": "second"})
+    assert len(names(tmp_path)) == 3, "what a living process writes was removed"
+    kill(process)
+    (tmp_path / "name").rename(tmp_path / "moved")
+    if kind == "file":
+        replace_text(tmp_path / "name", "third")
+    elif kind == "run":
+        RunFolder.create(tmp_path / "name", {"seed": 2})
+    else:
+        create_whole(tmp_path / "name", {"a": "third"})
+    assert names(tmp_path) == ["moved", "name", "other"]
+
+
+def test_a_run_that_is_opened_for_writing_is_cleaned(tmp_path):
+    """`best.yaml` may never be replaced again; its leftovers go all the same."""
+    run = RunFolder.create(tmp_path / "run", {})
+    run.write("best.yaml", "old")
+    process = stopped('RunFolder(Path(sys.argv[1])).write("best.yaml", "new")', run.path)
+    with run.writing():
+        assert any(name.startswith(".best.yaml.") for name in names(run.path))
+    kill(process)
+    with run.writing():
+        assert names(run.path) == ["best.yaml", "journal.jsonl", "lock", "search.yaml"]
+    assert (run.path / "best.yaml").read_text() == "old"
+
+
+def test_leftovers_of_a_name_with_signs_are_found(tmp_path):
+    process = stopped('replace_text(Path(sys.argv[1]) / "a[1]*", "new")', tmp_path)
+    kill(process)
+    replace_text(tmp_path / "a[1]*", "second")
+    assert names(tmp_path) == ["a[1]*"]
+
+
+def test_what_fails_leaves_nothing(tmp_path):
+    (tmp_path / "name").mkdir()
+    with pytest.raises(IsADirectoryError):
+        replace_text(tmp_path / "name", "text")
+    with pytest.raises(UnicodeEncodeError):
+        create_whole(tmp_path / "run", {"a": "fine", "b": "\ud800"})
+    with pytest.raises(ZeroDivisionError), appearing(tmp_path / "model") as folder:
+        (folder / "x").write_text("")
+        raise ZeroDivisionError
+    assert names(tmp_path) == ["name"]
+
+
+def test_a_link_stays_a_link_and_a_pipe_a_pipe(tmp_path):
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    replace_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    reader = subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE, text=True)
+    replace_text(tmp_path / "pipe", "said")
+    assert reader.communicate()[0] == "said"
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_files_have_the_rights_that_the_person_wants(tmp_path):
+    before = os.umask(0o027)
+    try:
+        replace_text(tmp_path / "file", "x")
+        create_whole(tmp_path / "folder", {"a": "x"})
+    finally:
+        os.umask(before)
+    rights = {name: (tmp_path / name).stat().st_mode & 0o777 for name in ("file", "folder")}
+    assert rights == {"file": 0o640, "folder": 0o750}

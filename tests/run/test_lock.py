@@ -1,0 +1,122 @@
+"""A run has one writer at a time; readers may look at any moment and are in nobody's way."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from evomerge.errors import RunFolderError
+from evomerge.run import lock
+from evomerge.run.folder import RunFolder
+
+LOOK = """
+import sys
+from pathlib import Path
+from evomerge.run.folder import RunFolder
+run = RunFolder(Path(sys.argv[1]))
+print(run.is_running, flush=True)
+while True:
+    run.is_running
+"""
+
+HOLD_WITH_CHILD = """
+import os, sys, time
+from pathlib import Path
+from evomerge.run.folder import RunFolder
+with RunFolder(Path(sys.argv[1])).writing():
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+    time.sleep(100)
+"""
+
+
+def start(code, run):
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(run.path)], stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_readers_that_look_all_the_time_refuse_no_writer(tmp_path):
+    run = RunFolder.create(tmp_path / "run", {})
+    with run.writing():
+        readers = [start(LOOK, run) for _ in range(4)]
+        try:
+            for reader in readers:
+                assert reader.stdout is not None
+                assert reader.stdout.readline() == "True\n"
+        except BaseException:
+            for reader in readers:
+                reader.kill()
+            raise
+    try:
+        for _ in range(1000):
+            with run.writing():
+                pass
+    finally:
+        for reader in readers:
+            reader.kill()
+            reader.communicate()
+
+
+def test_the_lock_is_not_handed_to_a_forked_child(tmp_path):
+    """A search that is killed can be resumed though a process that it forked lives on."""
+    run = RunFolder.create(tmp_path / "run", {})
+    holder = start(HOLD_WITH_CHILD, run)
+    assert holder.stdout is not None
+    child = int(holder.stdout.readline())
+    try:
+        assert run.is_running
+        holder.kill()
+        holder.wait()
+        assert not run.is_running
+        with run.writing():
+            os.kill(child, 0)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        holder.stdout.close()
+
+
+def test_looking_at_the_own_run_does_not_let_it_go(tmp_path):
+    run = RunFolder.create(tmp_path / "run", {})
+    with run.writing():
+        assert run.is_running
+        (run.path / "lock").read_text()
+        with pytest.raises(RunFolderError, match=f"process {os.getpid()}"), run.writing():
+            pass
+        assert run.is_running
+    assert not run.is_running
+
+
+def test_a_process_that_is_gone_is_not_named_as_the_writer(tmp_path):
+    run = RunFolder.create(tmp_path / "run", {})
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    with run.writing():
+        (run.path / "lock").write_text(f"{gone.pid}\n")
+        with pytest.raises(RunFolderError, match="another process"), run.writing():
+            pass
+
+
+def test_where_locks_cannot_be_asked_about_a_writer_waits_for_readers(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "CAN_ASK", False)
+    run = RunFolder.create(tmp_path / "run", {})
+    code = LOOK.replace("import sys", "import sys\nfrom evomerge.run import lock\nlock.CAN_ASK = 0")
+    readers = [start(code, run) for _ in range(2)]
+    try:
+        for reader in readers:
+            assert reader.stdout is not None
+            reader.stdout.readline()
+        for _ in range(20):
+            with run.writing():
+                assert run.is_running
+            time.sleep(0.001)
+        with run.writing(), pytest.raises(RunFolderError, match="written by"), run.writing():
+            pass
+    finally:
+        for reader in readers:
+            reader.kill()
+            reader.communicate()

@@ -1,0 +1,67 @@
+"""A group of tasks as objective: its average has no documents, so no interval, in every answer."""
+
+import csv
+
+import pytest
+import yaml
+from search_run import evomerge, evomerge_json, write_search
+
+KEY = "both/exact_match"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A whole search for the average of two embedded tasks."""
+    folder = tmp_path_factory.mktemp("group")
+    group = {
+        "group": "both",
+        "task": ["zoo_l2_maths", "zoo_maths"],
+        "aggregate_metric_list": [{"metric": "exact_match", "weight_by_size": False}],
+        "metadata": {"version": 1.0},
+    }
+    (folder / "tasks").mkdir()
+    (folder / "tasks" / "both.yaml").write_text(yaml.safe_dump(group))
+    file = write_search(
+        folder,
+        objectives=[{"task": "both", "metric": "exact_match"}],
+        evaluation={
+            "include": ["zoo:tasks", "./tasks"],
+            "search": {"documents": 6},
+            "validation": {"documents": 6, "finalists": 1},
+            "test": {"documents": 6},
+        },
+    )
+    done = evomerge("search", file, "--run", folder / "run", "--candidates", "5")
+    assert "won; export it with" in done.stderr
+    assert "both/exact_match test" in done.stdout
+    return folder / "run"
+
+
+def test_results_have_the_value_and_no_interval(run, tmp_path):
+    answer = evomerge_json("results", run)
+    searched = answer["standings"]["rows"][-1]
+    for split in ("search", "validation", "test"):
+        estimate = searched["splits"][split][KEY]
+        assert 0.0 <= estimate["value"] <= 1.0
+        assert estimate["low"] is None
+        assert estimate["high"] is None
+    assert answer["standings"]["comparisons"] == {}
+    rows = answer["candidates"]
+    assert searched["splits"]["search"][KEY]["value"] == rows[answer["winner"]]["fitness"]
+    evomerge("results", run, "--csv", tmp_path / "rows.csv")
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        written = [float(row[f"search {KEY}"]) for row in csv.DictReader(file)]
+    assert written == [row["fitness"] for row in rows]
+
+
+def test_report_and_model_card_show_the_value_alone(run, tmp_path):
+    value = evomerge_json("results", run)["standings"]["rows"][-1]["splits"]["test"][KEY]["value"]
+    evomerge("report", run, "--out", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert f"<td>{100 * value:.1f}</td>" in page
+    assert "nan" not in page
+    evomerge("export", run, "--out", tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    searched = next(line for line in card.splitlines() if line.startswith("| searched"))
+    assert searched.endswith(f"| {value:.4f} |")
+    assert "nan" not in card
