@@ -13,6 +13,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit
 from evomerge.models.references import RUN
 from evomerge.recipe import Recipe
+from evomerge.run.folder import STAGES, RunFolder
 from evomerge.setup.space import host_of
 
 if TYPE_CHECKING:
@@ -108,7 +109,10 @@ def _anchored(config: SearchConfig, relative_to: Path) -> SearchConfig:
 
     def parent(reference: str) -> str:
         if reference.startswith(RUN):
-            return RUN + place(reference.removeprefix(RUN))
+            found = place(reference.removeprefix(RUN))
+            # Of a search in stages the latest is meant, which may be another one tomorrow.
+            staged = (Path(found) / STAGES).is_file()
+            return RUN + (str(RunFolder(Path(found)).path) if staged else found)
         model, plus, adapter = reference.partition("+")
         return place(model) + plus + (place(adapter) if adapter else "")
 
