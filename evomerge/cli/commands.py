@@ -78,11 +78,16 @@ def validate(
 
     if stages.is_staged(data := read(file, set_)):
         problems = stages.check(data, file, allow_pickle=allow_pickle)
-        checked = [facts(problem) for problem in problems]
+        told = [warnings(problem, allow_benchmarks) for problem in problems]
         if as_json:
+            checked = [
+                {**facts(problem), "warnings": notes}
+                for problem, notes in zip(problems, told, strict=True)
+            ]
             terminal.print_json({"valid": True, "stages": checked})
-        _warn([note for problem in problems for note in warnings(problem, allow_benchmarks)])
-        terminal.say(f"{file} is valid: {len(checked)} stages")
+            return
+        _warn([note for notes in told for note in notes])
+        terminal.say(f"{file} is valid: {len(problems)} stages")
         return
     problem = prepare(load(file, set_), file.parent, allow_pickle=allow_pickle)
     found, notes = facts(problem), warnings(problem, allow_benchmarks)

@@ -15,7 +15,7 @@ from evomerge.merge.tensors.adapters import adapter_patches
 from evomerge.merge.tokenizers.plan import plan_tokenizer
 from evomerge.merge.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.recipe import Recipe
+from evomerge.recipe import Layer, Recipe, Source
 
 if TYPE_CHECKING:
     from evomerge.merge.resident import Resident
@@ -145,12 +145,21 @@ def load_tokenizer(folder: Path, reference: str) -> Any:
         ) from error
 
 
-def load(checkpoint: Checkpoint, place: str | Placement) -> Any:
-    """Load a causal language model as transformers does, in the dtype it is stored in.
+def load(checkpoint: Checkpoint, place: str | Placement, dtype: str = "bfloat16") -> Any:
+    """Load a causal language model to be scored.
+
+    Args:
+        checkpoint: any parent.
+        place: where it runs.
+        dtype: of a model with an adapter, which is built as a search builds it from this parent;
+            without one it is loaded as transformers does, in the dtype it is stored in.
 
     Raises:
-        CheckpointError: transformers cannot load it.
+        CheckpointError: transformers cannot load it, or the adapter does not fit.
     """
+    if checkpoint.adapter is not None:
+        recipe = _alone(checkpoint, dtype)
+        return resident({checkpoint.reference: checkpoint}, recipe, place).apply(recipe)
     from transformers import AutoModelForCausalLM
 
     try:
@@ -165,3 +174,13 @@ def load(checkpoint: Checkpoint, place: str | Placement) -> Any:
     placement = Placement(place) if isinstance(place, str) else place
     placement.settle(model)
     return model.requires_grad_(False).train(False)
+
+
+def _alone(checkpoint: Checkpoint, dtype: str) -> Recipe:
+    """Return the recipe that builds a parent as it is."""
+    whole = Layer("passthrough", (Source(checkpoint.reference),))
+    stack = checkpoint.main
+    blocks = tuple(
+        Layer("passthrough", (Source(checkpoint.reference, layer),)) for layer in range(len(stack))
+    )
+    return Recipe(checkpoint.reference, {stack.prefix: blocks}, whole, whole, dtype)

@@ -18,8 +18,9 @@ from evomerge.models.references import RUN
 from evomerge.setup.executor import check_executor, settle_order
 from evomerge.setup.fidelity import check_fidelity, settle_racing
 from evomerge.setup.optimizer import make_optimizer
-from evomerge.setup.parents import Opener, open_parents, tokenizer_notes
+from evomerge.setup.parents import Opener, open_parents, plan_tokenizers
 from evomerge.setup.problem import Problem
+from evomerge.setup.recipes import check_recipes, sample_recipes
 from evomerge.setup.space import make_space
 from evomerge.setup.tasks import find_objectives, find_splits, load_tasks, sources
 from evomerge.setup.worker import check_placement
@@ -57,7 +58,11 @@ def check_search(
     check_fidelity(config, objectives, evaluator.facts, splits["search"])
     check_placement(config, checkpoints[host])
     config = settle_order(config, make_optimizer(config, space).population)
-    tokenizer_notes(config, space.baselines().values(), checkpoints)
+    recipes = sample_recipes(space)
+    tokenizers = plan_tokenizers(
+        config, [*space.baselines().values(), *recipes.values()], checkpoints
+    )
+    check_recipes(recipes, checkpoints, host, tokenizers[0].rows)
     return Problem(config, checkpoints, host, space, objectives, splits, allow_pickle, evaluator)
 
 

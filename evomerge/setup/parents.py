@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import CheckpointError
@@ -13,7 +13,11 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit
 from evomerge.models.references import RUN
 from evomerge.recipe import Recipe
+from evomerge.run.folder import STAGES, RunFolder
 from evomerge.setup.space import host_of
+
+if TYPE_CHECKING:
+    from evomerge.merge.tokenizers.plan import TokenizerPlan
 
 
 class Opener(Protocol):
@@ -70,14 +74,14 @@ def open_parents(
     return config, checkpoints, host
 
 
-def tokenizer_notes(
-    config: SearchConfig, baselines: Iterable[Recipe], checkpoints: Mapping[str, Checkpoint]
-) -> list[str]:
-    """Return what was decided where the parents' tokenizers disagree.
+def plan_tokenizers(
+    config: SearchConfig, recipes: Iterable[Recipe], checkpoints: Mapping[str, Checkpoint]
+) -> list[TokenizerPlan]:
+    """Return the plans of the tokenizers that a search's candidates can have; at least one.
 
     Args:
         config: the search file.
-        baselines: recipes of the search, one for every vocabulary that a candidate can have.
+        recipes: some of the search's recipes, of all combinations of parents.
         checkpoints: the parents by reference.
 
     Raises:
@@ -87,11 +91,10 @@ def tokenizer_notes(
     from evomerge.merge.tokenizers.plan import plan_tokenizer
 
     adapter_patches(checkpoints)
-    recipes = list(baselines)
+    different = list({recipe.parents: recipe for recipe in recipes}.values())
     if config.tokenizer != "base":
-        recipes = recipes[:1]  # all candidates have one vocabulary
-    notes = [note for recipe in recipes for note in plan_tokenizer(recipe, checkpoints).notes]
-    return list(dict.fromkeys(notes))
+        different = different[:1]  # all candidates have one vocabulary
+    return [plan_tokenizer(recipe, checkpoints) for recipe in different]
 
 
 def _anchored(config: SearchConfig, relative_to: Path) -> SearchConfig:
@@ -106,7 +109,10 @@ def _anchored(config: SearchConfig, relative_to: Path) -> SearchConfig:
 
     def parent(reference: str) -> str:
         if reference.startswith(RUN):
-            return RUN + place(reference.removeprefix(RUN))
+            found = place(reference.removeprefix(RUN))
+            # Of a search in stages the latest is meant, which may be another one tomorrow.
+            staged = (Path(found) / STAGES).is_file()
+            return RUN + (str(RunFolder(Path(found)).path) if staged else found)
         model, plus, adapter = reference.partition("+")
         return place(model) + plus + (place(adapter) if adapter else "")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from evomerge.setup.optimizer import make_optimizer
-from evomerge.setup.parents import tokenizer_notes
+from evomerge.setup.parents import plan_tokenizers
 from evomerge.setup.problem import Problem
 from evomerge.setup.tasks import sources
 
@@ -52,7 +52,9 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
     """
     from evomerge.evaluate.tasks.benchmarks import benchmark_warning
 
-    notes = tokenizer_notes(problem.config, problem.space.baselines().values(), problem.checkpoints)
+    recipes = problem.space.baselines().values()
+    tokenizers = plan_tokenizers(problem.config, recipes, problem.checkpoints)
+    notes = list(dict.fromkeys(note for plan in tokenizers for note in plan.notes))
     if allow_benchmarks:
         return notes
     asked = problem.evaluator.asked("search").facts

@@ -74,7 +74,10 @@ def open_model(
         return open_parent(reference, relative_to, allow_pickle=allow_pickle)
     from evomerge.merge.backend import write
 
-    run = RunFolder(relative_to / Path(reference.removeprefix(RUN)).expanduser())
+    try:
+        run = RunFolder(relative_to / Path(reference.removeprefix(RUN)).expanduser())
+    except RunFolderError as error:
+        raise RunFolderError(f"Parent {reference!r}: {error}") from error
     known = None if digest is None else run.path / "models" / digest
     if known is not None and known.is_dir():
         return Checkpoint.open(known, reference)

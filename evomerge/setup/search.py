@@ -110,7 +110,7 @@ def evaluate(problem: Problem, model: str, split: str) -> Scores:
             f"--split is {split!r}; allowed are {', '.join(SPLITS)}.{did_you_mean(split, SPLITS)}"
         )
     checkpoint = open_model(model, Path.cwd())
-    loaded = load(checkpoint, place(problem.config, checkpoint))
+    loaded = load(checkpoint, place(problem.config, checkpoint), problem.config.dtype)
     evaluator = problem.evaluator
     evaluator.prepare(loaded, tokenizer_of(checkpoint), {chosen: problem.splits[chosen]})
     return evaluator.score(loaded, chosen)

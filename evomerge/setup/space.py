@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from evomerge.config.schema import OutsideConfig, SearchConfig
 from evomerge.errors import ConfigError, RecipeError, did_you_mean
@@ -11,23 +10,25 @@ from evomerge.merge.methods import get_method
 from evomerge.merge.methods.method import Method
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
-from evomerge.space.knobs import plan_knobs
 from evomerge.space.protocol import Space
 
 _OWN_KEYS = {
     "parameters": {"method", "groups", "components", "embeddings", "smooth", "knobs"},
-    "dataflow": {"variant", "host", "scales", "layers", "outside"},
+    "dataflow": {"variant", "host", "scales", "outside"},
     "joint": {
         *("method", "knobs", "embeddings", "host", "repeats", "scales", "ends", "layers"),
     },
 }
+"""Kind of space -> the keys of `space` that have a meaning for it."""
+
 _VARIANT_KEYS = {
-    "sakana": {"repeats", "scale_coding", "scale_hidden", "ends", "start"},
-    "structured": {"repeats", "ends"},
-    "frankenmerge": {"slices"},
+    "sakana": {"layers", "repeats", "scale_coding", "scale_hidden", "ends", "start"},
+    "structured": {"layers", "repeats", "ends"},
+    "frankenmerge": {"layers", "slices"},
     "swaps": set[str](),
-    "dropping": {"ends"},
+    "dropping": {"layers", "ends"},
 }
+"""Variant of a data-flow space -> the keys that only some variants have."""
 
 
 def host_of(config: SearchConfig) -> str:
@@ -86,9 +87,14 @@ def _check_keys(config: SearchConfig) -> None:
     }
     for name in sorted(given - allowed):
         raise ConfigError(
-            f"`space.{name}` has no meaning for {where}; remove it. "
-            f"Allowed are {', '.join(sorted(allowed))}."
+            f"`space.{name}` is {_shown(getattr(config.space, name))}, but has no meaning for "
+            f"{where}, whose keys are {', '.join(sorted(allowed))}; remove it."
         )
+
+
+def _shown(value: object) -> str:
+    plain = value.model_dump(exclude_none=True) if isinstance(value, OutsideConfig) else value
+    return repr(list(plain) if isinstance(plain, tuple) else plain)
 
 
 def _parameters(config: SearchConfig, host: Checkpoint, reference: str) -> Space:
@@ -192,26 +198,16 @@ def _joint(config: SearchConfig, depths: Mapping[str, int], frame: Recipe, stack
 
     space = config.space
     if len(space.methods) != 1:
-        raise ConfigError("`space.method` is a list; a joint space takes one merge method.")
-    method = _method(space.methods[0])
-    if method.base == "required" and config.base is None:
         raise ConfigError(
-            f"`space.method` is {method.name!r}, which measures task vectors from a base; "
-            "name it with the key `base`."
+            f"`space.method` is {list(space.methods)}, but `space.kind` 'joint' takes exactly one "
+            "merge method; name one, or set the kind to parameters."
         )
-    plan = plan_knobs([method], space.knobs)
-    ranges: dict[str, dict[str, Any]] = {"source": {}, "merge": {}}
-    for (_, per, name), value in plan.fixed.items():
-        ranges[per][name] = value
-    for knob in plan.searched:
-        ranges[knob.per][knob.name] = (knob.low, knob.high, knob.start)
     return JointSpace(
         depths,
         frame,
-        method=method.name,
-        source_knobs=ranges["source"],
-        merge_knobs=ranges["merge"],
-        base=config.base if method.base != "none" else None,
+        method=_method(space.methods[0]),
+        knobs=space.knobs,
+        base=config.base,
         outside=space.embeddings,
         stack=stack,
         repeats=space.repeats or 1,

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from evomerge.config.schema import SearchConfig, parse
-from evomerge.errors import ConfigError
+from evomerge.config.schema import SearchConfig, parse, read
+from evomerge.errors import ConfigError, RunFolderError
+from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import RUN
 from evomerge.run.atomic import create_whole
 from evomerge.run.folder import STAGES, RunFolder, stage_folder
-from evomerge.setup.check import freeze
+from evomerge.setup.check import check_search, freeze
 from evomerge.setup.problem import Problem
-from evomerge.setup.runs import prepare, reopen
+from evomerge.setup.runs import open_model, prepare, reopen
+from evomerge.setup.space import host_of
 
 _STAGE = re.compile(r"stage:(\d+)")
 
@@ -37,13 +40,22 @@ def check(data: Mapping[str, Any], source: Path, *, allow_pickle: bool = False) 
     Raises:
         InputError: the first mistake.
     """
+    stand_ins: dict[str, str] = {}
+
+    def stand_in(
+        reference: str, relative_to: Path, *, allow_pickle: bool, digest: str | None
+    ) -> Checkpoint:
+        where = stand_ins.get(reference, reference)
+        opened = open_model(where, relative_to, allow_pickle=allow_pickle, digest=digest)
+        return replace(opened, reference=reference)
+
     problems = []
     for number in range(1, count(data) + 1):
-        stand_ins = {
-            f"stage:{earlier}": host(data, earlier, source) for earlier in range(1, number)
-        }
-        config = stage(data, number, stand_ins, f"{source}, stage {number}")
-        problems.append(prepare(config, source.parent, allow_pickle=allow_pickle))
+        names = {name: name for name in stand_ins}
+        config = stage(data, number, names, f"{source}, stage {number}")
+        problems.append(check_search(config, source.parent, stand_in, allow_pickle=allow_pickle))
+        host = host_of(config)
+        stand_ins[f"stage:{number}"] = stand_ins.get(host, host)
     return problems
 
 
@@ -63,14 +75,16 @@ def start(
 
 
 def with_candidates(data: Mapping[str, Any], candidates: int) -> dict[str, Any]:
-    """Return a search file each of whose stages has this budget of candidates."""
-    stages = [
-        {
-            **own,
-            "budget": {**(own.get("budget") or data.get("budget") or {}), "candidates": candidates},
-        }
-        for own in data["stages"][: count(data)]
-    ]
+    """Return a search file each of whose stages has this budget of candidates.
+
+    A stage's other bounds stay: its own, or those that hold for all.
+    """
+    stages = []
+    for own in data["stages"][: count(data)]:
+        budget = own.get("budget", data.get("budget"))
+        if isinstance(budget, Mapping) or budget is None:  # else the check says what is wrong
+            budget = {**(budget or {}), "candidates": candidates}
+        stages.append({**own, "budget": budget})
     return {**data, "stages": stages}
 
 
@@ -80,8 +94,17 @@ def go(folder: Path, each: Callable[[RunFolder, Problem], None]) -> None:
     Args:
         folder: the folder that `start` made.
         each: runs one stage.
+
+    Raises:
+        InputError: a file of the folder is damaged, or a stage is wrong.
     """
-    data = yaml.safe_load((folder / STAGES).read_text(encoding="utf-8"))
+    data = read(folder / STAGES)
+    if not is_staged(data) or not isinstance(data.get("origin"), str):
+        raise RunFolderError(
+            f"{folder / STAGES} was not written by a search in stages, for it has no `stages` or "
+            "no `origin`; put the file back, or go on with a stage alone "
+            f"(`evomerge resume {stage_folder(folder, 1)}`)."
+        )
     origin, allow_pickle = Path(data.pop("origin")), bool(data.pop("allow_pickle", False))
     for number in range(1, count(data) + 1):
         path = stage_folder(folder, number)
@@ -138,10 +161,3 @@ def stage(
 
     common = {key: value for key, value in data.items() if key != "stages"}
     return parse(replaced({**common, **data["stages"][number - 1]}), source)
-
-
-def host(data: Mapping[str, Any], number: int, source: Path) -> str:
-    """Return a parent of the shape that a stage's winner will have."""
-    names = {f"stage:{n}": host(data, n, source) for n in range(1, number)}
-    config = stage(data, number, names, str(source))
-    return config.space.host or config.base or config.parents[0]

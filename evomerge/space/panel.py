@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from evomerge.errors import ConfigError
 from evomerge.recipe import Knob, Layer, Source
 from evomerge.space.knobs import KnobPlan, MethodSpec, SearchedKnob
 from evomerge.space.protocol import Gene
@@ -39,6 +40,39 @@ class Ingredients:
     method: MethodSpec
     sources: tuple[str, ...]
     base: str | None
+
+
+def ingredients_of(
+    methods: Sequence[MethodSpec], parents: Sequence[str], base: str | None
+) -> list[Ingredients]:
+    """Return what each method of a search merges; a base that it uses is not one of its sources.
+
+    Raises:
+        ConfigError: a method is named twice, needs a base that is not set, or takes another number
+            of parents.
+    """
+    ingredients: list[Ingredients] = []
+    for method in methods:
+        if any(item.method.name == method.name for item in ingredients):
+            raise ConfigError(f"space.method names {method.name!r} twice; name each method once.")
+        if method.base == "required" and base is None:
+            raise ConfigError(
+                f"space.method is {method.name!r}, which measures task vectors from a base, but "
+                "`base` is not set; name the model that the parents were fine-tuned from."
+            )
+        used = base if method.base != "none" else None
+        sources = tuple(parent for parent in parents if parent != used)
+        fewest, most = method.parents
+        if len(sources) < fewest or (most is not None and len(sources) > most):
+            allowed = f"{fewest} or more" if most is None else f"{fewest} to {most}"
+            allowed = f"exactly {fewest}" if most == fewest else allowed
+            raise ConfigError(
+                f"space.method is {method.name!r}, which takes {allowed} parents, but `parents` "
+                f"names {len(sources)}{' beside the base' if used else ''}: "
+                f"{', '.join(sources) or 'none'}; change `parents`, or take another method."
+            )
+        ingredients.append(Ingredients(method, sources, used))
+    return ingredients
 
 
 @dataclass(frozen=True)

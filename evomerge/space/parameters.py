@@ -17,7 +17,7 @@ from evomerge.errors import ConfigError, RecipeError, did_you_mean
 from evomerge.recipe import Layer, Recipe
 from evomerge.space.baselines import uniform_recipe
 from evomerge.space.knobs import MethodSpec, Setting, plan_knobs
-from evomerge.space.panel import Component, Ingredients, Panel, rounded
+from evomerge.space.panel import Component, Panel, ingredients_of, rounded
 from evomerge.space.protocol import Gene, Genome
 
 REST = "rest"
@@ -82,7 +82,7 @@ class ParameterSpace:
         self._frame = Recipe(
             host, {}, nothing, nothing, dtype, tokenizer, seed, vocabulary=tuple(vocabulary)
         )
-        ingredients = _ingredients(methods, self.parents, base)
+        ingredients = ingredients_of(methods, self.parents, base)
         plan = plan_knobs(methods, knobs or {})
         self._inner = Panel(ingredients, plan, _components(components, filters or {}))
         self._outer = Panel(ingredients, plan, ())
@@ -186,33 +186,6 @@ class ParameterSpace:
 
     def _experts(self) -> list[str]:
         return [parent for parent in self.parents if parent != self.base] or list(self.parents)
-
-
-def _ingredients(
-    methods: Sequence[MethodSpec], parents: tuple[str, ...], base: str | None
-) -> list[Ingredients]:
-    ingredients: list[Ingredients] = []
-    for method in methods:
-        if any(item.method.name == method.name for item in ingredients):
-            raise ConfigError(f"space.method names {method.name!r} twice; name each method once.")
-        if method.base == "required" and base is None:
-            raise ConfigError(
-                f"space.method is {method.name!r}, which measures task vectors from a base, but "
-                "`base` is not set; name the model that the parents were fine-tuned from."
-            )
-        used = base if method.base != "none" else None
-        sources = tuple(parent for parent in parents if parent != used)
-        fewest, most = method.parents
-        if len(sources) < fewest or (most is not None and len(sources) > most):
-            allowed = f"{fewest} or more" if most is None else f"{fewest} to {most}"
-            allowed = f"exactly {fewest}" if most == fewest else allowed
-            raise ConfigError(
-                f"space.method is {method.name!r}, which takes {allowed} parents, but `parents` "
-                f"names {len(sources)}{' beside the base' if used else ''}: "
-                f"{', '.join(sources) or 'none'}."
-            )
-        ingredients.append(Ingredients(method, sources, used))
-    return ingredients
 
 
 def _components(

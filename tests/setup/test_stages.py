@@ -1,9 +1,24 @@
 """A search in stages: the winner of one is a parent of the next; killed, it continues."""
 
+import json
+import os
+import shutil
 import signal
 
+import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 from search_run import SMALL, evomerge, evomerge_json, kill_when
+from tiny import make
+
+from evomerge.config.schema import parse
+from evomerge.errors import InputError
+from evomerge.run.folder import RunFolder
+from evomerge.run.history import History
+from evomerge.setup import stages
+from evomerge.setup.runs import prepare
+from evomerge.setup.search import run_search
 
 STAGED = {
     "dtype": "float32",
@@ -23,6 +38,23 @@ STAGED = {
             "budget": {"candidates": 8},
         },
     ],
+}
+
+COUNTING = """
+def count(model, tokenizer, documents):
+    return [float(sum(p.detach().double().sum() for p in model.parameters()))] * len(documents)
+
+count.documents = 6
+"""
+
+BENCHMARK = {
+    "dataset_path": "json",
+    "test_split": "test",
+    "output_type": "generate_until",
+    "doc_to_text": "q",
+    "doc_to_target": "a",
+    "generation_kwargs": {"until": ["b"], "max_gen_toks": 1},
+    "metric_list": [{"metric": "exact_match"}],
 }
 
 
@@ -47,6 +79,9 @@ def test_stages_run_in_turn_and_survive_a_kill(tmp_path):
     assert rows[0]["test zoo_l2_maths/exact_match"] == winner["test zoo_l2_maths/exact_match"]
     evomerge("export", run, "--out", tmp_path / "model")
     assert (tmp_path / "model" / "config.json").exists()
+    # As a parent, a search in stages is its latest stage, and stays that one.
+    built_on = parse({**SMALL, "parents": [f"run:{run}", "zoo:maths"]}, "search.yaml")
+    assert prepare(built_on, tmp_path).config.parents[0] == f"run:{run / 'stage-2'}"
 
 
 def test_a_mistake_in_a_later_stage_is_found_first(tmp_path):
@@ -59,3 +94,102 @@ def test_a_mistake_in_a_later_stage_is_found_first(tmp_path):
     wrong["stages"][1] = {**STAGED["stages"][1], "parents": ["stage:2", "zoo:maths"]}
     done = evomerge("validate", write(tmp_path, wrong), code=2)
     assert "'stage:2' is not an earlier stage" in done.stderr
+
+
+def test_a_winner_is_a_parent_beside_the_model_it_stands_for(tmp_path):
+    """Stage 1's winner has the shape of zoo:base, which is a parent of stage 2 too."""
+    second = {
+        "parents": ["stage:1", "zoo:base"],
+        "space": {"kind": "parameters", "method": "slerp"},
+        "budget": {"candidates": 2},
+    }
+    data = {**STAGED, "stages": [STAGED["stages"][0], second]}
+    problem = stages.check(data, write(tmp_path, data))[1]
+    assert list(problem.checkpoints) == ["stage:1", "zoo:base"]
+    assert len(problem.space.genes) == 3
+
+
+def test_candidates_hold_for_every_stage_and_other_bounds_stay(tmp_path):
+    with_hours = {**STAGED["stages"][1], "budget": {"candidates": 8, "hours": 5}}
+    data = {**STAGED, "stages": [STAGED["stages"][0], with_hours]}
+    run = tmp_path / "run"
+    evomerge("search", write(tmp_path, data), "--run", run, "--candidates", 4)
+    for stage, hours in (("stage-1", None), ("stage-2", 5)):
+        assert len(History(RunFolder(run / stage).events()).candidates) == 4
+        budget = yaml.safe_load((run / stage / "search.yaml").read_text())["budget"]
+        assert (budget["candidates"], budget["hours"]) == (4, hours)
+
+
+@pytest.mark.parametrize("budget", [7, "much", ["candidates"]])
+def test_a_budget_that_is_none_is_refused_with_candidates_too(tmp_path, budget):
+    data = {**STAGED, "stages": [{**STAGED["stages"][0], "budget": budget}]}
+    for given in (data, stages.with_candidates(data, 3)):
+        with pytest.raises(InputError, match="budget"):
+            stages.start(given, write(tmp_path, data), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_pickles_are_allowed_to_all_stages_or_to_none(tmp_path, monkeypatch):
+    """Also where a stage begins later, by `resume`, which has no such option."""
+    folder = make(tmp_path / "pickled")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    make(tmp_path / "one", seed=1)
+    (tmp_path / "counting.py").write_text(COUNTING)
+    monkeypatch.syspath_prepend(tmp_path)
+    space = {"kind": "parameters", "method": "linear"}
+    data = {
+        "dtype": "float32",
+        "objectives": [{"task": "counting:count", "metric": "score"}],
+        "evaluation": {split: {"documents": 2} for split in ("search", "validation", "test")},
+        "budget": {"candidates": 3},
+        "stages": [
+            {"parents": ["./one"], "space": space},
+            {"parents": ["stage:1", "./pickled"], "space": space},
+        ],
+    }
+    file, run = write(tmp_path, data), tmp_path / "run"
+    with pytest.raises(InputError, match="--allow-pickle"):
+        stages.start(data, file, run)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    evomerge("validate", file, "--allow-pickle", PYTHONPATH=path)
+    evomerge("search", file, "--run", run, "--allow-pickle", PYTHONPATH=path)
+    shutil.rmtree(run / "stage-2")
+    stages.go(run, lambda stage, problem: run_search(problem, stage, {}))
+    assert len(History(RunFolder(run / "stage-2").events()).candidates) == 3
+
+
+def test_every_stage_is_warned_of_its_benchmark(tmp_path):
+    questions = "".join(json.dumps({"q": f"w{i} b", "a": "b"}) + "\n" for i in range(120))
+    (tmp_path / "documents.jsonl").write_text(questions)
+    for name in ("gsm8k_own", "mbpp_own"):
+        (tmp_path / f"{name}.yaml").write_text(
+            yaml.safe_dump(
+                {**BENCHMARK, "task": name}
+                | {
+                    "dataset_kwargs": {"data_files": {"test": str(tmp_path / "documents.jsonl")}},
+                }
+            )
+        )
+    data = {
+        **STAGED,
+        "evaluation": {**SMALL["evaluation"], "include": [str(tmp_path)]},
+        "stages": [
+            {**stage, "objectives": [{"task": name, "metric": "exact_match"}]}
+            for stage, name in zip(STAGED["stages"], ("gsm8k_own", "mbpp_own"), strict=True)
+        ],
+    }
+    checked = evomerge_json("validate", write(tmp_path, data))["stages"]
+    for stage, name in zip(checked, ("gsm8k_own", "mbpp_own"), strict=True):
+        assert [f"public benchmark {name!r}" in note for note in stage["warnings"]] == [True]
+    said = evomerge(
+        "search", tmp_path / "staged.yaml", "--run", tmp_path / "run", "--candidates", 2
+    ).stderr
+    assert "benchmark 'gsm8k_own'" in said and "benchmark 'mbpp_own'" in said
+
+
+@pytest.mark.parametrize("text", ["origin: 3", "stages: []\norigin: /", "stages: [", "- 1"])
+def test_damaged_stages_are_one_sentence(tmp_path, text):
+    (tmp_path / "stages.yaml").write_text(text)
+    with pytest.raises(InputError, match="stages"):
+        stages.go(tmp_path, lambda stage, problem: None)

@@ -322,7 +322,10 @@ def test_baselines_in_genome_form_where_the_space_can_express_them():
     [
         ({"names": ("slerp",), "parents": ("a", "b", "c")}, "'slerp', which takes exactly 2"),
         ({"names": ("ties",), "base": None}, "'ties', which measures .* `base` is not set"),
-        ({"names": ("ties",), "parents": ("base",)}, "takes 1 or more .* names 0 beside the base"),
+        (
+            {"names": ("ties",), "parents": ("base",)},
+            "names 0 beside the base: none; change `parents`",
+        ),
         ({"names": ("ties", "ties")}, "names 'ties' twice"),
         ({"groups": 7}, "space.groups is 7, but the model has 6 blocks"),
         ({"groups": 0}, "space.groups is 0"),

@@ -14,11 +14,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.errors import CheckpointError, RecipeError, did_you_mean
+from evomerge.errors import RecipeError, did_you_mean
 from evomerge.merge.tokenizers.chat_template import choose_template, template_of
+from evomerge.merge.tokenizers.ids import check_ids
 from evomerge.merge.tokenizers.union import Tokens, check_alphabet, prove, unite
 from evomerge.models.checkpoint import TOKENIZER_FILES, Checkpoint
 from evomerge.models.safetensors import read_json
@@ -80,7 +80,7 @@ def plan_tokenizer(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Tok
                     f"The option {name!r} needs rows matched by token; set `tokenizer` to `union` "
                     "or a parent."
                 )
-        _check_ids(host, parents)
+        check_ids(parents)
         return TokenizerPlan(*_template(recipe, parents, host))
     return _matched(recipe, parents)
 
@@ -136,31 +136,6 @@ def _named(recipe: Recipe, parents: Sequence[Checkpoint]) -> Checkpoint:
         f"`tokenizer` is {recipe.tokenizer!r}; allowed are {', '.join(known)}."
         f"{did_you_mean(recipe.tokenizer, known)}"
     )
-
-
-def _check_ids(host: Checkpoint, parents: Sequence[Checkpoint]) -> None:
-    """Refuse parents in which a token of the host has another id."""
-    file = host.folder / "tokenizer.json"
-    others = [item for item in parents[1:] if (item.folder / file.name).is_file()]
-    others = [
-        item for item in others if file.is_file() and not _same(file, item.folder / file.name)
-    ]
-    if not others:
-        return
-    mine = Tokens.of(host)
-    for parent in others:
-        theirs = Tokens.of(parent).ids
-        for text, i in mine.ids.items():
-            if theirs.get(text, i) != i:
-                raise CheckpointError(
-                    f"Tokenizers do not fit: token {text!r} has the id {i} in "
-                    f"{host.reference!r} and {theirs[text]} in {parent.reference!r}; set "
-                    f"`tokenizer: union`, or `tokenizer: {host.reference}` to match rows by token."
-                )
-
-
-def _same(one: Path, other: Path) -> bool:
-    return one.stat().st_size == other.stat().st_size and one.read_bytes() == other.read_bytes()
 
 
 def _rows(

@@ -2,7 +2,7 @@
 
 `SliceSpace` is the frankenmerge (Goliath-120B and the like): a few slices (parent, first, last),
 possibly overlapping, one after the other. `SwapSpace` keeps the depth: each block is one parent's
-block of the same depth. Keys of the search file: see evomerge.space.paths.frame.
+block of the same depth.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 All blocks of all parents are laid out in order, r times; every slot has an indicator, and scales
 sit on the hops between the slots that are in. Sources: arXiv 2403.13187 section 3.2 (layout,
-indicators, W), arXiv 2605.12326 (binary indicators, scales conditional on them). Keys of the
-search file: see evomerge.space.paths.frame.
+indicators, W), arXiv 2605.12326 (binary indicators, scales conditional on them).
 """
 
 from __future__ import annotations

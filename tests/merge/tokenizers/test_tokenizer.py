@@ -330,7 +330,7 @@ def test_tokenizers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     a = save(tmp_path / "a", PAIRS["bpe"][0])
     other = bpe(FRENCH, 290)
     b = save(tmp_path / "b", other)
-    with pytest.raises(CheckpointError, match=r"has the id .* set `tokenizer: union`"):
+    with pytest.raises(CheckpointError, match=r"id \d+ is the token .* set `tokenizer: union`"):
         plan_tokenizer(mix([a, b], [1, 1], name="base"), named(a, b))
     other.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     c = save(tmp_path / "c", other)
@@ -344,6 +344,67 @@ def test_tokenizers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         plan_tokenizer(mix([a, b], [1, 1]), named(a, b))
     with pytest.raises(RecipeError, match="`tokenizer` is 'z'; allowed are base, union, a"):
         plan_tokenizer(mix([a, c], [1, 1], name="z"), named(a, c))
+
+
+def listed(folder: Path, names: list[str]) -> Checkpoint:
+    """Save a model whose tokens are these and some special ones, in this order."""
+    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate([*SPECIAL, *names])}, "<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    core.add_special_tokens(SPECIAL)
+    return save(folder, core, rows=16)
+
+
+@pytest.mark.parametrize(
+    ("host", "first", "second", "told"),
+    [
+        (
+            ["cat", "on"],
+            ["cat", "on"],
+            ["cat", "mat"],
+            "id 5 is .* 'on' in 'host' and 'mat' in 'y'",
+        ),
+        (["cat", "on"], ["on", "cat"], [], "id 4 is the token 'cat' in 'host' and 'on' in 'x'"),
+        # The host knows neither, but the row would be a mixture of two tokens all the same.
+        (
+            ["cat"],
+            ["cat", "<a>"],
+            ["cat", "<b>"],
+            "id 5 is .* '<a>' in 'x' and '<b>' in 'y'",
+        ),
+        (["cat"], ["le", "cat"], [], "id 4 is the token 'cat' in 'host' and 'le' in 'x'"),
+        (["[unused1]", "cat"], ["cat"], [], "token 'cat' has the id 5 in 'host' and 4 in 'x'"),
+        (["cat"], ["cat", "<tool>"], ["cat"], None),
+        (["cat", "<|reserved_special_token_7|>"], ["cat", "<|im_start|>"], ["cat"], None),
+        (["cat", "[unused0]"], ["cat", "<a>"], ["cat", "[control_12]", "on"], None),
+    ],
+)
+def test_rows_merged_id_by_id_must_mean_one_token(
+    host: list[str], first: list[str], second: list[str], told: str | None, tmp_path: Path
+) -> None:
+    parents = [
+        listed(tmp_path / name, names)
+        for name, names in (("host", host), ("x", first), ("y", second))
+    ]
+    bare = listed(tmp_path / "bare", ["nothing", "alike"])
+    (bare.folder / "tokenizer.json").unlink()
+    parents = [*parents, bare]
+    recipe = mix(parents, [1, 1, 1, 1], name="base")
+    if told is None:
+        assert plan_tokenizer(recipe, named(*parents)).rows is None
+        return
+    with pytest.raises(CheckpointError, match=f"{told}.*`tokenizer: union`.*`tokenizer: host`"):
+        plan_tokenizer(recipe, named(*parents))
+
+
+def test_an_added_token_on_a_models_own_id_is_another_name_for_it(tmp_path: Path) -> None:
+    plain = listed(tmp_path / "plain", ["cat"])
+    renamed = listed(tmp_path / "renamed", ["cat"])
+    file = renamed.folder / "tokenizer.json"
+    data = json.loads(file.read_text())
+    data["added_tokens"].append({**data["added_tokens"][0], "id": 4, "content": "<|cat|>"})
+    file.write_text(json.dumps(data))
+    recipe = mix([plain, renamed], [1, 1], name="base")
+    assert plan_tokenizer(recipe, named(plain, renamed)).rows is None
 
 
 def test_flags_of_a_token_are_the_hosts(tmp_path: Path) -> None:

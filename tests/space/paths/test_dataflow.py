@@ -11,18 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.errors import ConfigError, RecipeError
-from evomerge.recipe import Layer, Recipe, Source
+from evomerge.merge.methods import get_method
+from evomerge.merge.methods.method import check_knobs
+from evomerge.recipe import Layer, Recipe, Source, knob_at
 from evomerge.space.paths.joint import JointSpace
 from evomerge.space.paths.path import Hop, Path, describe, layers_of, path_of
 from evomerge.space.paths.slices import SliceSpace, SwapSpace
 from evomerge.space.paths.slots import SlotSpace, dropping
 from evomerge.space.protocol import Gene, Space
+from evomerge.testing import check_space
 
 HOST, OTHER = "zoo:language", "zoo:maths"
 DEPTHS = {HOST: 4, OTHER: 5}
 WHOLE = Layer("passthrough", (Source(HOST),))
 FRAME = Recipe(host=HOST, layers={}, before=WHOLE, after=WHOLE)
-KNOBS = {"weight": (0.0, 1.5, 1.0)}
 
 
 def own_pass(parent: str = HOST, depth: int = 4) -> Recipe:
@@ -57,13 +59,19 @@ SPACES: dict[str, Callable[[], Space]] = {
     ),
     "swaps": lambda: SwapSpace(DEPTHS, FRAME, scales=(-1.5, -0.5)),
     "swaps, plain": lambda: SwapSpace(DEPTHS, FRAME),
+}  # fmt: skip
+JOINT: dict[str, Callable[[], JointSpace]] = {
     "joint": lambda: JointSpace(
-        {HOST: 4, OTHER: 4}, FRAME, method="linear", source_knobs=KNOBS,
-        merge_knobs={"normalize": 1.0}, repeats=2,
+        {HOST: 4, OTHER: 4}, FRAME, method=get_method("linear"),
+        knobs={"weight": (0.0, 1.5), "normalize": 1.0}, repeats=2,
+    ),
+    "joint, with a switch": lambda: JointSpace(
+        {HOST: 2, OTHER: 2}, FRAME, method=get_method("linear"),
+        knobs={"weight": 0.5, "normalize": (0.0, 1.0)}, scales=1.0,
     ),
     "joint, based": lambda: JointSpace(
-        {HOST: 3, OTHER: 3}, FRAME, method="ties", base="zoo:base", outside=False,
-        source_knobs={**KNOBS, "density": (0.1, 1.0, 0.5)}, merge_knobs={"lambda": (0.5, 2.0, 1.0)},
+        {HOST: 3, OTHER: 3}, FRAME, method=get_method("ties"), base="zoo:base", outside=False,
+        knobs={"weight": (0.0, 1.5), "density": (0.1, 1.0), "lambda": (0.5, 2.0)},
         indicators="binary", layers=(2, 3),
     ),
 }  # fmt: skip
@@ -89,6 +97,30 @@ def test_every_genome_decodes_and_comes_back(name: str, data: Any) -> None:
     assert space.decode(again) == recipe
     assert space.decode(again).digest == recipe.digest
     assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+@pytest.mark.parametrize("name", JOINT)
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_every_merge_of_a_joint_recipe_has_knobs_that_its_method_takes(
+    name: str, data: Any
+) -> None:
+    space = JOINT[name]()
+    recipe = space.decode(data.draw(st.tuples(*map(values, space.genes))))
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    for layer in recipe.every_layer():
+        check_knobs(
+            get_method(layer.method),
+            [{knob: knob_at(value, "") for knob, value in item.knobs.items()}
+             for item in layer.sources],
+            {knob: knob_at(value, "") for knob, value in layer.knobs.items()},
+            has_base=layer.base is not None,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_joint_spaces_keep_the_laws(name: str) -> None:
+    check_space(JOINT[name]())
 
 
 @pytest.mark.parametrize("name", [name for name in SPACES if "always" not in name])
@@ -184,7 +216,7 @@ def test_baselines_are_the_parents_themselves() -> None:
 
 def test_joint_repeats_a_depth_with_other_weights() -> None:
     space = JointSpace(
-        {HOST: 2, OTHER: 2}, FRAME, method="linear", source_knobs=KNOBS, merge_knobs={},
+        {HOST: 2, OTHER: 2}, FRAME, method=get_method("linear"), knobs={"weight": (0.0, 2.0)},
         repeats=2, scales=1.0, fixed_ends=False,
     )  # fmt: skip
     genes = {gene.name: gene.start for gene in space.genes}
@@ -193,6 +225,26 @@ def test_joint_repeats_a_depth_with_other_weights() -> None:
     assert describe(recipe) == (
         "[A0*1+B0*1] [A1*1+B1*1] [A1*1+B1*0.25] (linear; A = zoo:language, B = zoo:maths)"
     )
+
+
+def test_a_joint_space_suggests_its_parents_and_their_mean() -> None:
+    """At every depth once, by the knobs that stand for a parent's share."""
+    genomes = JOINT["joint"]().baseline_genomes()
+    assert set(genomes) == {HOST, OTHER, "uniform"}
+    recipe = JOINT["joint"]().decode(genomes[OTHER])
+    assert [layer.sources[0].layer for layer in recipe.layers["model.layers"]] == [0, 1, 2, 3]
+    for layer in recipe.every_layer():
+        assert [item.knobs["weight"] for item in layer.sources] == [0.0, 1.0]
+    shallow = JointSpace({HOST: 4, OTHER: 4}, FRAME, method=get_method("linear"), layers=(2, 3))
+    assert shallow.baseline_genomes() == {}
+
+
+def test_a_base_among_the_parents_is_no_source_of_a_joint_merge() -> None:
+    space = JointSpace({HOST: 2, "zoo:base": 2}, FRAME, method=get_method("task_arithmetic"),
+                       base="zoo:base")  # fmt: skip
+    for layer in space.decode(start(space)).every_layer():
+        assert [source.parent for source in layer.sources] == [HOST]
+        assert layer.base is not None and layer.base.parent == "zoo:base"
 
 
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
@@ -208,8 +260,19 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "shallow": (lambda: SwapSpace({HOST: 4, OTHER: 3}, FRAME), "shallowest"),
     "depths": (
-        lambda: JointSpace(DEPTHS, FRAME, method="linear", source_knobs={}, merge_knobs={}),
-        "depths differ",
+        lambda: JointSpace(DEPTHS, FRAME, method=get_method("linear")), "depths differ",
+    ),
+    "number of parents": (
+        lambda: JointSpace({HOST: 2, OTHER: 2, "c": 2}, FRAME, method=get_method("slerp")),
+        "'slerp', which takes exactly 2 parents, but `parents` names 3: .*; change `parents`",
+    ),
+    "no base": (
+        lambda: JointSpace({HOST: 2, OTHER: 2}, FRAME, method=get_method("ties")), "`base`",
+    ),
+    "half a switch": (
+        lambda: JointSpace({HOST: 2, OTHER: 2}, FRAME, method=get_method("linear"),
+                           knobs={"normalize": 0.303}),
+        "normalize is 0.303.*off or on",
     ),
     "network away from 1": (
         lambda: SlotSpace(DEPTHS, FRAME, scales=(0.5, 0.9), coding="network"), "contain 1",
@@ -241,7 +304,7 @@ FOREIGN: dict[str, Recipe] = {
 
 
 @pytest.mark.parametrize("what", FOREIGN)
-@pytest.mark.parametrize("name", ["matrix", "structured", "slices", "swaps", "joint"])
+@pytest.mark.parametrize("name", ["matrix", "structured", "slices", "swaps"])
 def test_recipes_from_elsewhere_are_refused(name: str, what: str) -> None:
     with pytest.raises(RecipeError):
         SPACES[name]().encode(FOREIGN[what])

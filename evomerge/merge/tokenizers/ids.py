@@ -1,0 +1,80 @@
+"""Whether parents whose rows are merged id by id mean the same token by an id."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from evomerge.errors import CheckpointError
+from evomerge.merge.tokenizers.union import Tokens
+from evomerge.models.checkpoint import Checkpoint
+
+_RESERVED = re.compile(
+    r"[<\[{]\W?\w*?(reserved|unused|placeholder|dummy|extra|filler|special|control)\w*?\d+\W?[>\]}]",
+    re.IGNORECASE,
+)
+"""Names of rows kept free for later: `<|reserved_special_token_7|>`, `[unused7]`, `[control_7]`."""
+
+
+def check_ids(parents: Sequence[Checkpoint]) -> None:
+    """Refuse parents in which an id stands for different tokens, or a token for different ids.
+
+    An id that a parent has no token for, or a reserved one, says nothing: such rows are padding,
+    or what another parent's added token took. Parents without a `tokenizer.json` are passed over.
+
+    Args:
+        parents: the host first.
+
+    Raises:
+        CheckpointError: two parents contradict each other, or a tokenizer is damaged.
+    """
+    different: list[Checkpoint] = []
+    for parent in parents:
+        file = _file(parent)
+        if file.is_file() and not any(_same(file, _file(other)) for other in different):
+            different.append(parent)
+    if len(different) < 2:
+        return
+    tokens = [Tokens.of(parent) for parent in different]
+    for one, other in itertools.combinations(tokens, 2):
+        _check_pair(one, other, parents[0].reference)
+
+
+def _file(parent: Checkpoint) -> Path:
+    return parent.folder / "tokenizer.json"
+
+
+def _check_pair(one: Tokens, other: Tokens, host: str) -> None:
+    advice = (
+        f"set `tokenizer: union`, or name a parent (`tokenizer: {host}`), to match rows by token"
+    )
+    theirs = _by_id(other)
+    for i, texts in _by_id(one).items():
+        meant = theirs.get(i, texts)
+        if meant.isdisjoint(texts) and not any(map(_RESERVED.fullmatch, {*texts, *meant})):
+            raise CheckpointError(
+                f"Tokenizers do not fit: id {i} is the token {min(texts)!r} in {one.reference!r} "
+                f"and {min(meant)!r} in {other.reference!r}; {advice}."
+            )
+    if one.reference != host:
+        return
+    for text, i in one.ids.items():
+        if other.ids.get(text, i) != i:
+            raise CheckpointError(
+                f"Tokenizers do not fit: token {text!r} has the id {i} in {one.reference!r} and "
+                f"{other.ids[text]} in {other.reference!r}; {advice}."
+            )
+
+
+def _by_id(tokens: Tokens) -> dict[int, set[str]]:
+    """Return the texts of every id; an added token may share the id of one of the model's."""
+    found: dict[int, set[str]] = {}
+    for text, i in tokens.ids.items():
+        found.setdefault(i, set()).add(text)
+    return found
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.stat().st_size == other.stat().st_size and one.read_bytes() == other.read_bytes()

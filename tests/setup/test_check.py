@@ -1,0 +1,98 @@
+"""What can be known without compute is known at `validate`, as one sentence that names the key."""
+
+import pytest
+from search_run import SMALL
+from tiny import make
+
+from evomerge.config.schema import parse
+from evomerge.errors import InputError
+from evomerge.setup.runs import prepare
+
+
+def prepared(folder, **changes):
+    return prepare(parse(SMALL | changes, "search.yaml"), folder)
+
+
+def refused(folder, sentence, **changes):
+    with pytest.raises(InputError, match=sentence) as caught:
+        prepared(folder, **changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_parents_of_different_depth_are_refused_in_a_parameter_space(tmp_path):
+    """Their tensors fit one by one, but no candidate has a block 2 of every parent."""
+    make(tmp_path / "deep")
+    make(tmp_path / "shallow", num_hidden_layers=2)
+    refused(
+        tmp_path,
+        r"`space` holds recipes .* where the search starts: layers.model.layers\[2\]: layer of "
+        r".*shallow' is 2; allowed are 0 to 1",
+        parents=["./deep", "./shallow"],
+        base=None,
+        space={"kind": "parameters", "method": "linear"},
+    )
+
+
+def test_a_base_that_lacks_the_blocks_of_a_joint_space_is_refused(tmp_path):
+    for name, seed, layers in (("one", 0, 3), ("two", 1, 3), ("base", 2, 2)):
+        make(tmp_path / name, seed=seed, num_hidden_layers=layers)
+    refused(
+        tmp_path,
+        r"`space` holds recipes .*base' is 2; allowed are 0 to 1",
+        parents=["./one", "./two"],
+        base="./base",
+        space={"kind": "joint", "method": "task_arithmetic", "scales": 1.0},
+    )
+
+
+def test_scales_that_no_weight_can_carry_are_refused(tmp_path):
+    space = {"kind": "dataflow", "repeats": 1, "scales": 20.0}
+    refused(tmp_path, r"`space.scales` must be nearer to 1.*multiply to", base=None, space=space)
+
+
+def test_scales_that_only_some_paths_cannot_carry_are_no_matter_of_the_space(tmp_path):
+    """Every block of the longest path scaled by 3 is too much; the start is not scaled at all."""
+    space = {"kind": "dataflow", "variant": "structured", "repeats": 4, "scales": [0.5, 3.0]}
+    assert prepared(tmp_path, base=None, space=space).space.genes
+
+
+def test_a_switch_of_a_joint_space_is_a_binary_gene(tmp_path):
+    space = {
+        "kind": "joint",
+        "method": "linear",
+        "knobs": {"normalize": [0, 1]},
+        "scales": 1.0,
+    }
+    genes = prepared(tmp_path, space=space).space.genes
+    assert {g.kind for g in genes if g.name.endswith("normalize")} == {"binary"}
+
+
+@pytest.mark.parametrize("kind", ["parameters", "joint"])
+@pytest.mark.parametrize(
+    ("method", "parents", "sentence"),
+    [
+        ("slerp", ["zoo:language", "zoo:maths", "zoo:base"], "takes exactly 2 parents, .* names 3"),
+        ("nosuch", ["zoo:language"], "`space.method`"),
+    ],
+)
+def test_a_method_that_cannot_take_the_parents_is_refused(
+    tmp_path, kind, method, parents, sentence
+):
+    refused(tmp_path, sentence, parents=parents, base=None, space={"kind": kind, "method": method})
+
+
+@pytest.mark.parametrize(
+    ("space", "sentence"),
+    [
+        ({"kind": "dataflow", "variant": "swaps", "layers": [2, 4]}, r"`space.layers` is \[2, 4\]"),
+        ({"kind": "joint", "groups": 3}, "`space.groups` is 3, but has no meaning .* 'joint'"),
+        (
+            {"kind": "parameters", "outside": {"head": "zoo:maths"}},
+            r"`space.outside` is \{'head': 'zoo:maths'\}, .* remove it",
+        ),
+        ({"kind": "joint", "method": ["linear", "ties"]}, r"\['linear', 'ties'\].* exactly one"),
+        ({"kind": "dataflow", "host": "zoo:mathx"}, "`space.host` is 'zoo:mathx'.* Did you mean"),
+    ],
+)
+def test_keys_of_other_spaces_are_refused_with_their_value(tmp_path, space, sentence):
+    refused(tmp_path, sentence, space=space)

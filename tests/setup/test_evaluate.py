@@ -1,0 +1,115 @@
+"""`evomerge evaluate`: any model, an adapted one too, scored as a search scores it as a parent."""
+
+import warnings
+
+import peft
+import pytest
+import torch
+import yaml
+from search_run import SMALL, evomerge
+from tiny import make, save_tokenizer
+from transformers import AutoModelForCausalLM
+
+from evomerge.config.schema import parse
+from evomerge.run.folder import RunFolder
+from evomerge.run.history import History
+from evomerge.setup.check import freeze
+from evomerge.setup.runs import prepare
+from evomerge.setup.search import evaluate, run_search
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A base, a model near to it, a strong adapter on the base, and what PEFT makes of the two."""
+    folder = tmp_path_factory.mktemp("models")
+    base = make(folder / "base")
+    make(folder / "one", seed=1, near=base)
+    torch.manual_seed(3)
+    settings = peft.LoraConfig(
+        r=4, lora_alpha=64, target_modules=["q_proj", "down_proj"], init_lora_weights=False
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adapted = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), settings)
+        adapted.save_pretrained(folder / "adapter")
+        plain = AutoModelForCausalLM.from_pretrained(base)
+        merged = peft.PeftModel.from_pretrained(plain, folder / "adapter").merge_and_unload()
+    merged.save_pretrained(folder / "merged")
+    save_tokenizer(folder / "merged")
+    return folder
+
+
+SOURCE = """
+import hashlib
+import torch
+
+def probe(model, tokenizer, documents):
+    '''A number for the weights' bits, and one that is near where the weights are near.'''
+    total = hashlib.sha256()
+    for name, weight in sorted(model.named_parameters()):
+        flat = weight.detach().reshape(-1).view(torch.uint8)
+        total.update(name.encode() + flat.numpy().tobytes())
+    bits = int(total.hexdigest()[:12], 16) / 2**48
+    with torch.no_grad():
+        logits = [model(torch.tensor([[1, 4 + i, 9, 30]])).logits.float().std() for i in documents]
+    return {"bits": [bits] * len(documents), "spread": [float(item) for item in logits]}
+
+probe.documents = 12
+probe.metrics = {"bits": True, "spread": True}
+"""
+
+
+def problem_of(folder, space, dtype):
+    """A search over a model and an adapted one, scored by what its weights are."""
+    data = {
+        "parents": [f"{folder}/one", f"{folder}/base+{folder}/adapter"],
+        "base": f"{folder}/base",
+        "dtype": dtype,
+        "space": space,
+        "objectives": [
+            {"task": "weight_probe:probe", "metric": metric} for metric in ("bits", "spread")
+        ],
+        "evaluation": {
+            "search": {"documents": 4},
+            "validation": {"documents": 4},
+            "test": {"documents": 4},
+        },
+        "budget": {"candidates": 3},
+    }
+    return prepare(parse(data, "search.yaml"), folder)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"kind": "parameters", "method": "task_arithmetic"},
+        {"kind": "dataflow", "variant": "swaps", "scales": 1.0},
+    ],
+    ids=lambda space: space["kind"],
+)
+def test_an_adapted_model_is_scored_as_a_search_scores_it(
+    models, tmp_path, monkeypatch, space, dtype
+):
+    (tmp_path / "weight_probe.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(tmp_path)
+    problem = problem_of(models, space, dtype)
+    run = RunFolder.create(tmp_path / "run", freeze(problem))
+    run_search(problem, run, {})
+    adapted = f"{models}/base+{models}/adapter"
+    row = next(item for item in History(run.events()).candidates if item.label == adapted)
+    scores = evaluate(problem, adapted, "search")
+    assert dict(scores.values) == dict(row.outcomes["search"].values)
+    if dtype == "float32":
+        spread = "weight_probe:probe/spread"
+        of = {name: evaluate(problem, f"{models}/{name}", "search") for name in ("base", "merged")}
+        assert scores.values[spread] == pytest.approx(of["merged"].values[spread], rel=1e-4)
+        assert scores.values[spread] != pytest.approx(of["base"].values[spread], rel=1e-2)
+
+
+def test_an_adapter_that_is_gone_is_one_sentence(models, tmp_path):
+    file = tmp_path / "search.yaml"
+    file.write_text(yaml.safe_dump(SMALL))
+    for adapter, told in ((tmp_path / "gone", "is no folder"), (tmp_path, "has no adapter_config")):
+        done = evomerge("evaluate", f"{models}/base+{adapter}", "--config", file, code=2)
+        assert told in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,105 @@
+"""A run is a parent of another: what it stood for is frozen, whatever that run finds later."""
+
+import shutil
+
+import pytest
+import yaml
+from search_run import SMALL
+
+from evomerge.config.schema import parse
+from evomerge.errors import InputError
+from evomerge.export.candidate import export_candidate
+from evomerge.recipe import Recipe
+from evomerge.run.folder import RunFolder
+from evomerge.run.history import History
+from evomerge.setup.check import freeze
+from evomerge.setup.runs import prepare, reopen
+from evomerge.setup.search import run_search
+
+
+def search(folder, name, candidates, **changes):
+    problem = prepare(
+        parse({**SMALL, **changes, "budget": {"candidates": candidates}}, name), folder
+    )
+    run = RunFolder.create(folder / name, freeze(problem))
+    run_search(problem, run, {})
+    return run
+
+
+def go_on(run, candidates):
+    run_search(reopen(run), run, {"candidates": candidates})
+
+
+def best(run):
+    return Recipe.from_yaml((run.path / "best.yaml").read_text()).digest
+
+
+def trajectory(run):
+    return [(item.digest, item.values) for item in History(run.events()).candidates]
+
+
+def weights(run, out):
+    export_candidate(run, out, "best", None, "5GB")
+    return (out / "model.safetensors").read_bytes()
+
+
+BUILT_ON = {"parents": ["run:./first", "zoo:maths"]}
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory):
+    """A run that has found something better since two others were built on it.
+
+    One of the two was searched to its end before, the other was stopped half-way.
+    """
+    folder = tmp_path_factory.mktemp("runs")
+    first = search(folder, "first", 3)
+    whole = search(folder, "whole", 9, **BUILT_ON)
+    search(folder, "half", 5, **BUILT_ON)
+    exported = weights(whole, folder / "exported")
+    before = best(first)
+    go_on(first, 22)
+    assert best(first) != before, "nothing better was found, so nothing is tested"
+    return folder, exported
+
+
+@pytest.mark.parametrize("models", ["kept", "lost"])
+def test_a_run_built_on_another_goes_on_as_if_that_had_stood_still(family, tmp_path, models):
+    folder, exported = family
+    if models == "lost":
+        shutil.rmtree(folder / "first" / "models")
+    shutil.copytree(folder / "half", folder / f"half-{models}")
+    half = RunFolder(folder / f"half-{models}")
+    assert len(trajectory(half)) == 5
+    go_on(half, 9)
+    assert trajectory(half) == trajectory(RunFolder(folder / "whole"))
+    assert weights(half, tmp_path / "model") == exported
+    assert weights(RunFolder(folder / "whole"), tmp_path / "again") == exported
+
+
+def test_a_new_search_takes_what_is_best_now(family):
+    folder, _ = family
+    problem = prepare(parse({**SMALL, **BUILT_ON}, "new"), folder)
+    found = problem.checkpoints[problem.config.parents[0]].folder.name
+    frozen = yaml.safe_load((folder / "half" / "search.yaml").read_text())["frozen"]["models"]
+    assert best(RunFolder(folder / "first")).startswith(found)
+    assert found not in frozen.values()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("another run", r"stood for the recipe [0-9a-f]{16}, which that run does not have"),
+        ("nothing", "Parent 'run:.*first': .*first does not exist"),
+    ],
+)
+def test_what_is_not_to_be_found_any_more_is_one_sentence(family, tmp_path, change, told):
+    folder, _ = family
+    shutil.copytree(folder / "half", tmp_path / "half")
+    frozen = tmp_path / "half" / "search.yaml"
+    frozen.write_text(frozen.read_text().replace(str(folder / "first"), str(tmp_path / "first")))
+    if change == "another run":
+        search(tmp_path, "first", 3, seed=7)
+    with pytest.raises(InputError, match=told) as caught:
+        reopen(RunFolder(tmp_path / "half"))
+    assert "\n" not in str(caught.value)
