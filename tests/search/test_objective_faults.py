@@ -113,5 +113,3 @@ def test_every_fault_is_one_row(tmp_path):
     before = rows_of(run)
     evomerge("resume", run, PYTHONPATH=str(tmp_path))
     assert rows_of(run) == before
-
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from types import FunctionType
 from typing import Any, TypeAlias
 
 import torch
@@ -13,7 +14,8 @@ Facts: TypeAlias = Any
 """Nested tuples that are equal as long as nothing was changed."""
 
 _PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, type(None))
-_NOTES = frozenset({"warnings_issued"})  # what transformers writes down while a model is just used
+_NOTES = frozenset({"warnings_issued", "_output_capturing_hooks_installed"})
+"""Attributes that transformers sets while a model is just used."""
 
 
 class Fingerprint:
@@ -71,14 +73,26 @@ class _Structure:
             memory = (value.shape, value.stride(), value.dtype, value.device, value.data_ptr())
             return (id(value), type(value), *own, *memory)
         if isinstance(value, dict):
-            pairs = ((self.of(key), self.of(item)) for key, item in value.items())
-            return (type(value), *pairs)
+            pairs = [pair for pair in value.items() if not _is_own_hook(*pair)]
+            return (type(value), *((self.of(key), self.of(item)) for key, item in pairs))
         if isinstance(value, (list, tuple, set, frozenset)):
             return (type(value), *map(self.of, value))
         if isinstance(value, nn.Module) or hasattr(value, "to_dict"):
             attributes = {name: item for name, item in vars(value).items() if name not in _NOTES}
             return (id(value), type(value), self.of(attributes))
         return (id(value), type(value))
+
+
+def _is_own_hook(key: Any, item: Any) -> bool:
+    """Tell whether a dictionary's item is a hook of transformers' own.
+
+    With `output_hidden_states=True` it registers some on first use, which do nothing otherwise.
+    """
+    return (
+        isinstance(key, int)
+        and isinstance(item, FunctionType)
+        and item.__module__.startswith("transformers.")
+    )
 
 
 def _tokenizer_facts(tokenizer: Any) -> Facts:
