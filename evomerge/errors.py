@@ -8,6 +8,9 @@ EvomergeError            exit 1   one sentence for a person, shown without a tra
 │   └── RunFolderError            a run folder that exists, is none, or is busy
 ├── CandidateError       -        one candidate could not be built or scored; it becomes a row
 └── SearchError          exit 1   the search as a whole cannot go on
+    └── DeviceError               an accelerator no longer works in this process
+
+Terminated is no EvomergeError: it is the KeyboardInterrupt that SIGTERM becomes (exit 143).
 """
 
 from __future__ import annotations
@@ -52,6 +55,14 @@ class SearchError(EvomergeError):
     """The search as a whole cannot go on."""
 
 
+class DeviceError(SearchError):
+    """An accelerator no longer works in this process, perhaps for what a candidate did to it."""
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end by SIGTERM."""
+
+
 LONGEST = 500
 """Characters of a message that came from elsewhere."""
 
@@ -65,7 +76,9 @@ def one_line(error: object) -> str:
     """
     try:
         text = str(error)
-    except Exception:  # a message that cannot even be made
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a message that cannot even be made
         text = ""
     lines = text[: 20 * LONGEST].strip().splitlines()
     line = lines[0].strip() if lines else type(error).__name__

@@ -164,6 +164,7 @@ def _warn(notes: Iterable[str]) -> None:
 
 def _go(run: RunFolder, problem: Problem, raised: dict[str, float]) -> None:
     from evomerge.cli import terminal
+    from evomerge.errors import Terminated
     from evomerge.report.standings import standings
     from evomerge.run.history import History
     from evomerge.search.ranking import WeightedSum
@@ -175,8 +176,9 @@ def _go(run: RunFolder, problem: Problem, raised: dict[str, float]) -> None:
     try:
         with display.shown():
             winner = run_search(problem, run, raised, [display.observe])
-    except KeyboardInterrupt:
-        terminal.say(f"interrupted; nothing is lost, `evomerge resume {run.path}` goes on")
+    except KeyboardInterrupt as signal:
+        how = "terminated" if isinstance(signal, Terminated) else "interrupted"
+        terminal.say(f"{how}; nothing is lost, `evomerge resume {run.path}` goes on")
         raise
     terminal.print_standings(standings(History(run.events()), problem.objectives))
     terminal.say(

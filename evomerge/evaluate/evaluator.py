@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from evomerge.errors import CandidateError
+from evomerge.errors import CandidateError, one_line
+from evomerge.evaluate.inference.fingerprint import Fingerprint
 from evomerge.evaluate.inference.forward import Forward
+from evomerge.evaluate.inference.memory import is_device_failure
 from evomerge.evaluate.inference.reference import ReferenceLM
 from evomerge.evaluate.inference.request import Request
 from evomerge.evaluate.inference.vllm import Served, VllmEngine
@@ -17,6 +20,8 @@ from evomerge.evaluate.tasks.functions import Function
 from evomerge.evaluate.tasks.harness import Harness, Row
 from evomerge.evaluate.tasks.info import Facts
 from evomerge.scores import Scores, Split
+
+log = logging.getLogger(__name__)
 
 Documents: TypeAlias = Mapping[str, Sequence[int]]
 
@@ -77,12 +82,19 @@ class Evaluator:
     Call `prepare` once, then `score` for each candidate. For one model and one choice of documents
     the scores are the same bits every time, whatever was scored before.
 
+    A function may do to the model what it likes. Where `lend` has said how a model is built anew,
+    model and tokenizer are compared with what they were before each call of a function, and if
+    they differ nothing else is scored on them.
+
     Args:
         harness: the lm-eval tasks, None where there are own functions only.
         functions: own objectives.
         batch_size: most rows in a batch, or `auto`: as many as the memory of the device allows.
         backend: `hf` runs the models themselves, `vllm` puts their weights into an engine.
         elsewhere: what asks instead in some of the splits, under the same names.
+
+    Attributes:
+        is_spoilt: whether a function has changed the model, and it was not built anew since.
     """
 
     def __init__(
@@ -97,6 +109,9 @@ class Evaluator:
         self.elsewhere = elsewhere or {}
         self.batch_size, self.backend = batch_size, backend
         self._sheets: dict[tuple[Split, str], dict[int, list[Request]]] = {}
+        self._engine: VllmEngine | None = None
+        self.is_spoilt = False
+        self.lend(None)
 
     @property
     def facts(self) -> Facts:
@@ -124,18 +139,40 @@ class Evaluator:
             ConfigError: a task asks for more than the model can read.
         """
         self.tokenizer, self.splits = tokenizer, splits
-        self._sheets = {}
+        self._sheets, self.is_spoilt = {}, False
         first, documents = next(iter(splits.items()))
         if any(self.asked(split).harness is not None for split in splits):
             self._reference = ReferenceLM(model, tokenizer)
             self.forward: Forward | Served
             if self.backend == "vllm":
-                self.forward = Served(self._reference, VllmEngine(model, tokenizer))
+                self._engine = self._engine or VllmEngine(model, tokenizer)
+                self.forward = Served(self._reference, self._engine)
             else:
                 self.forward = Forward(model, tokenizer, self._reference, self.batch_size)
             functions = self.asked(first).functions
             tasks = [task for task in documents if task not in functions]
             self.forward.check(model, [list(self.sheets(first, t).values()) for t in tasks])
+
+    def lend(
+        self,
+        renew: Callable[[], Any] | None,
+        around: Callable[[Any], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """Say how to treat the model that is scored next.
+
+        Args:
+            renew: builds it anew after a function has changed it, and calls `prepare` first; None
+                leaves it as the function left it.
+            around: gets the model; lm-eval's tasks are scored inside of what it returns. Functions
+                are not, so that they see the model as it is.
+        """
+        self._renew, self._around, self._instead = renew, around, None
+
+    def release(self) -> None:
+        """Forget the model that `prepare` was given, and its memory with it."""
+        for name in ("forward", "_reference"):
+            vars(self).pop(name, None)
+        self._instead = None
 
     @property
     def halvings(self) -> int:
@@ -175,24 +212,52 @@ class Evaluator:
         harness, functions = self.asked(split).harness, self.asked(split).functions
         with _failures():
             if harness is not None:
+                model = self._intact(model)
                 sheets = {
                     task: [self.sheets(split, task)[i] for i in ids]
                     for task, ids in asked.items()
                     if task not in functions
                 }
                 requests = [sheet for of_task in sheets.values() for sheet in of_task]
-                self.forward(model, (split, tuple(asked.items())), requests)
+                with self._around(model):
+                    self.forward(model, (split, tuple(asked.items())), requests)
                 for task, of_task in sheets.items():
                     instances = [[request.instance for request in sheet] for sheet in of_task]
                     measured = harness.measure(task, instances)
                     rows[task] = dict(zip(asked[task], measured, strict=True))
-            for task in asked.keys() & functions.keys():
-                results = functions[task](model, self.tokenizer, asked[task])
-                rows[task] = {
-                    document: {metric: values[place] for metric, values in results.items()}
-                    for place, document in enumerate(asked[task])
-                }
+            for task in asked:
+                if task in functions:
+                    model = self._intact(model)
+                    results = self._call(functions[task], model, asked[task])
+                    rows[task] = {
+                        document: {metric: values[place] for metric, values in results.items()}
+                        for place, document in enumerate(asked[task])
+                    }
         return Answers({task: rows[task] for task in asked})
+
+    def _intact(self, model: Any) -> Any:
+        """Return the model that is scored, built anew if a function has changed it."""
+        if self.is_spoilt and self._renew is not None:
+            self._instead = self._renew()
+        return model if self._instead is None else self._instead
+
+    def _call(
+        self, function: Function, model: Any, documents: Sequence[int]
+    ) -> dict[str, tuple[float, ...]]:
+        """Call a function and take note if it changes the model."""
+        if self._renew is None:
+            return function(model, self.tokenizer, documents)
+        before = Fingerprint(model, self.tokenizer)
+        try:
+            return function(model, self.tokenizer, documents)
+        finally:
+            if not before.fits(model, self.tokenizer):
+                self.is_spoilt = True
+                log.warning(
+                    "Objective %s changed the model or the tokenizer; both are built anew. Let it "
+                    "work on copy.deepcopy(model) to save the time.",
+                    function.facts.name,
+                )
 
     def scores(self, answers: Answers, seconds: float, split: Split = "search") -> Scores:
         """Return the scores that answers on a split amount to.
@@ -239,11 +304,12 @@ class Evaluator:
         return self._sheets[split, task]
 
 
-@contextlib.contextmanager
+@contextmanager
 def _failures() -> Iterator[None]:
     """Turn what a broken model raises into a failed candidate."""
     try:
         yield
     except (RuntimeError, ValueError, IndexError, ArithmeticError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise CandidateError(f"The model could not be scored: {reason[0]}") from error
+        if is_device_failure(error):
+            raise
+        raise CandidateError(f"The model could not be scored: {one_line(error)}") from error

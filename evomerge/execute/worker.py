@@ -8,9 +8,18 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, Protocol
 
-from evomerge.errors import CandidateError, CheckpointError, ConfigError, SearchError, one_line
+from evomerge.errors import (
+    CandidateError,
+    CheckpointError,
+    ConfigError,
+    DeviceError,
+    SearchError,
+    one_line,
+)
 from evomerge.evaluate.evaluator import Evaluator
 from evomerge.evaluate.fidelity.protocol import Fidelity, score_by
+from evomerge.evaluate.inference.fingerprint import hollow
+from evomerge.evaluate.inference.memory import is_device_failure
 from evomerge.execute.protocol import Job
 from evomerge.recipe import Recipe
 from evomerge.scores import Failure, Objective, Outcome, Scores, Split
@@ -34,10 +43,12 @@ class Worker:
     What is wrong with a candidate becomes a `Failure`, whatever its code raises. What is wrong
     with the world is raised: a file or a device that is gone would fail every candidate after it.
 
+    Where an objective function has changed the model, everything is made again from the parents,
+    as a new process would, before anything else is scored.
+
     Args:
-        builder: the resident model.
+        make: makes the resident model and the merged model's tokenizer.
         evaluator: the scoring of documents.
-        tokenizer: the merged model's tokenizer.
         splits: split -> task -> document ids.
         first: a recipe with sensible weights, on which the fastest right way to score is found.
         objectives: what candidates are compared on.
@@ -46,18 +57,19 @@ class Worker:
 
     def __init__(
         self,
-        builder: Builder,
+        make: Callable[[], tuple[Builder, Any]],
         evaluator: Evaluator,
-        tokenizer: Any,
         splits: Mapping[Split, Mapping[str, Sequence[int]]],
         first: Recipe,
         *,
         objectives: Sequence[Objective] = (),
         fidelity: Fidelity | None = None,
     ) -> None:
-        self.builder, self.evaluator = builder, evaluator
-        self.objectives, self.fidelity = objectives, fidelity
-        evaluator.prepare(builder.apply(first), tokenizer, splits)
+        self.evaluator, self.objectives, self.fidelity = evaluator, objectives, fidelity
+        self._make, self._splits, self._first = make, splits, first
+        self._builder: Builder | None = None
+        self._model: Any = None
+        self._prepare()
 
     def __call__(
         self, job: Job, around: Callable[[Any], AbstractContextManager[None]] = nullcontext
@@ -66,19 +78,21 @@ class Worker:
 
         Args:
             job: what to build and score.
-            around: gets the model; the scoring runs inside of what it returns.
+            around: gets the model; lm-eval's tasks are scored inside of what it returns.
 
         Raises:
             EvomergeError: something outside of the candidate is wrong.
         """
         stage = "merge"
-        began = time.perf_counter()
         try:
-            model = self.builder.apply(job.recipe)
+            if self.evaluator.is_spoilt:
+                self._renew()
+            began = time.perf_counter()
+            model = self._build(job.recipe)
             merged = time.perf_counter() - began
             stage = "evaluate"
-            with around(model):
-                scores = self.score(job, model)
+            self.evaluator.lend(lambda: self._renew(job.recipe), around)
+            scores = self.score(job, model)
         except CandidateError as error:
             return Failure(stage, one_line(error))
         except (KeyboardInterrupt, CheckpointError, ConfigError, SearchError):
@@ -86,8 +100,44 @@ class Worker:
         except OSError as error:
             raise SearchError(_what_is_gone(error, stage, job)) from error
         except BaseException as error:  # SystemExit and the like must not end a search either
+            if is_device_failure(error):
+                raise DeviceError(_what_is_broken(error, stage, job)) from error
             return Failure(stage, f"{type(error).__name__}: {one_line(error)}")
         return replace(scores, seconds={"merge": merged, **scores.seconds})
+
+    def _prepare(self) -> None:
+        self._builder, tokenizer = self._make()
+        self.evaluator.prepare(self._build(self._first), tokenizer, self._splits)
+
+    def _build(self, recipe: Recipe) -> Any:
+        assert self._builder is not None
+        self._model = self._builder.apply(recipe)
+        return self._model
+
+    def _renew(self, recipe: Recipe | None = None) -> Any:
+        """Make everything again that a function may have changed, and build a recipe, if any.
+
+        Raises:
+            EvomergeError: that is not possible, though it was before.
+        """
+        halvings = self.evaluator.halvings
+        self.evaluator.release()
+        # Whoever still holds the old model holds no memory with it: there may not be room for two.
+        hollow(self._model)
+        self._builder = self._model = None
+        try:
+            self._prepare()
+            self.evaluator.halve_batches(halvings)
+            return None if recipe is None else self._build(recipe)
+        except (CheckpointError, ConfigError, SearchError, OSError):
+            raise
+        except Exception as error:
+            if is_device_failure(error):
+                raise
+            raise SearchError(  # not the candidate's fault, which was built before
+                f"The model could not be built anew after an objective had changed it "
+                f"({type(error).__name__}: {one_line(error)}); go on with `evomerge resume`."
+            ) from error
 
     def score(self, job: Job, model: Any) -> Scores:
         """Score a model on the documents a job asks for."""
@@ -114,4 +164,12 @@ def _what_is_gone(error: OSError, stage: str, job: Job) -> str:
         f"Candidate {job.candidate} could not be handled in the stage {stage!r}, for a reason "
         f"outside of it: {reason}{place}. See that disks, mounts and devices are there and have "
         "room, then go on with `evomerge resume`."
+    )
+
+
+def _what_is_broken(error: BaseException, stage: str, job: Job) -> str:
+    return (
+        f"The device failed in the stage {stage!r} of candidate {job.candidate} "
+        f"({one_line(error).rstrip('.')}). Go on with `evomerge resume`; a candidate with which "
+        "this happens again and again is given up."
     )

@@ -51,6 +51,8 @@ class Resident:
     """
 
     most_skeletons = 8
+    shows_parents = False
+    """Whether parameters may be the parents' mapped tensors themselves."""
 
     def __init__(
         self,
@@ -66,7 +68,8 @@ class Resident:
         self.checkpoints, self.dtype, self.rows = checkpoints, dtype, rows
         self.placement = Placement(place) if isinstance(place, str) else place
         self.planner = Planner(checkpoints, host)
-        self.maker = TensorMaker(self.planner, Reader(checkpoints, patches), rows)
+        reader = Reader(checkpoints, patches, writable=self.shows_parents)
+        self.maker = TensorMaker(self.planner, reader, rows)
         self._kept = Kept(memory)
         self._memory: dict[str, Tensor] = {}
         self._skeletons: dict[str, Skeleton] = {}

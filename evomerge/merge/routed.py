@@ -35,6 +35,7 @@ class RoutedResident(Resident):
     """
 
     most_skeletons = 64  # they hold no weights
+    shows_parents = True  # an objective function may write into them: no file changes
 
     def _furnish(self, skeleton: Skeleton) -> None:
         """Leave the placeholders: every candidate points its parameters anew."""

@@ -6,7 +6,8 @@ of processes that take too much memory. A resumed search would try it again, for
 candidate whose job has begun `MOST` times and never ended is given up.
 
 Nothing else depends on this file. A search that is interrupted or terminated by a signal says that
-its job has ended; only a process that is killed outright does not.
+its job has ended; a process that is killed outright does not, nor one whose accelerator has failed,
+for a candidate can do that too.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from evomerge.errors import DeviceError
 
 MOST = 3
 """Processes that may end while they score one candidate, before it counts as failed."""
@@ -46,10 +49,15 @@ class Attempts:
 
     @contextmanager
     def trying(self, job: str) -> Iterator[None]:
-        """Hold a job as begun while the block runs; one that is interrupted does not count."""
+        """Hold a job as begun while the block runs; one that is interrupted does not count.
+
+        One that raises DeviceError counts as if the process had ended in it.
+        """
         self._write(job, "begins")
         try:
             yield
+        except DeviceError:
+            raise
         except BaseException:
             self._write(job, "withdrawn")
             raise

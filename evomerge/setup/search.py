@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from evomerge.errors import ConfigError, did_you_mean
+from evomerge.errors import ConfigError, SearchError, did_you_mean
 from evomerge.execute.protocol import Executor
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import RunFolder
@@ -42,6 +42,22 @@ def run_search(
         RunFolderError: another process writes the run.
         SearchError: no candidate could be scored, or the search cannot go on.
     """
+    try:
+        return _run_search(problem, run, raised, followers)
+    except OSError as error:
+        reason = f"{error.strerror or error}: {error.filename or run.path}"
+        raise SearchError(
+            f"The run {run.path} could not be read or written ({reason}); make room or mend the "
+            f"disk, then go on with `evomerge resume {run.path}`."
+        ) from error
+
+
+def _run_search(
+    problem: Problem,
+    run: RunFolder,
+    raised: Mapping[str, float],
+    followers: Sequence[Follower],
+) -> Candidate:
     ranking, fidelity = WeightedSum(problem.objectives), make_fidelity(problem.config)
     with run.writing(), Journal(run.journal_path) as journal, run.logged():
         if {**History(journal.events).budget, **raised} != History(journal.events).budget:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evomerge.config.schema import SearchConfig
 from evomerge.models.checkpoint import Checkpoint
@@ -13,6 +13,7 @@ from evomerge.setup.problem import Problem
 if TYPE_CHECKING:
     from evomerge.execute.worker import Worker
     from evomerge.merge.architecture.placement import Placement
+    from evomerge.merge.resident import Resident
 
 
 @dataclass(frozen=True)
@@ -83,17 +84,20 @@ def make_worker(problem: Problem, share: MemoryShare) -> Worker:
 
     config = problem.config
     first = next(iter(problem.space.baselines().values()))
-    model = resident(
-        problem.checkpoints,
-        first,
-        place(config, problem.checkpoints[problem.host]),
-        routed=config.space.kind != "parameters",
-        memory=share.prepared,
-    )
+
+    def make() -> tuple[Resident, Any]:
+        model = resident(
+            problem.checkpoints,
+            first,
+            place(config, problem.checkpoints[problem.host]),
+            routed=config.space.kind != "parameters",
+            memory=share.prepared,
+        )
+        return model, tokenizer(problem.checkpoints, first)
+
     return Worker(
-        model,
+        make,
         problem.evaluator,
-        tokenizer(problem.checkpoints, first),
         problem.splits,
         first,
         objectives=problem.objectives,

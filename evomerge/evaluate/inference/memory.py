@@ -1,4 +1,4 @@
-"""How many tokens a batch may hold on a device."""
+"""How many tokens a batch may hold on a device, and what errors of a device mean."""
 
 from __future__ import annotations
 
@@ -12,6 +12,21 @@ _CACHE = 24 * 2**20  # bytes of activations that a CPU still handles near its co
 _CPU_LEAST, _CPU_MOST = 256, 1024  # tokens
 _SHARE = 0.25  # of a GPU's memory, for what a batch needs besides the weights
 _GPU_LEAST, _GPU_MOST = 256, 2**17  # tokens
+_EXHAUSTED = (
+    "out of memory",
+    "can't allocate memory",
+    "_status_alloc_failed",  # cuBLAS, cuDNN and their like
+)
+_BROKEN = (
+    "cuda error",
+    "hip error",
+    "cublas_status_",
+    "cudnn_status_",
+    "cudnn error",
+    "nccl error",
+    "device-side assert",
+)
+_READ = 10_000  # characters of an error's message
 _CPU_BATCH, _GPU_BATCH = 48, 512  # tokens of padding that cost about what one more batch costs
 
 
@@ -38,9 +53,28 @@ def batching(model: Any, batch_size: int | Literal["auto"]) -> Batching:
     return Batching(tokens, rows, _GPU_BATCH)
 
 
-def is_exhausted(error: RuntimeError) -> bool:
+def is_exhausted(error: BaseException) -> bool:
     """Tell whether an error says that memory ran out."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
-    text = str(error).lower()
-    return "out of memory" in text or "can't allocate memory" in text
+    text = _text(error)
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _EXHAUSTED)
+
+
+def is_device_failure(error: BaseException) -> bool:
+    """Tell whether an error says that an accelerator no longer works in this process.
+
+    Running out of memory is none of these: the device goes on.
+    """
+    if not isinstance(error, RuntimeError) or is_exhausted(error):
+        return False
+    # AcceleratorError is newer than the oldest torch that is supported.
+    kind = getattr(torch, "AcceleratorError", ())
+    return isinstance(error, kind) or any(sign in _text(error) for sign in _BROKEN)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)[:_READ].lower()
+    except Exception:  # foreign errors may have no message that can be made
+        return ""

@@ -1,4 +1,4 @@
-"""Keeping a process within a bound while it works on files that are mapped into its memory.
+"""Files mapped into memory, and keeping a process within a bound while it works on them.
 
 Pages of a mapped file can be given back at any time, even while they are in use: they are found
 again in the system's cache, or read again from disk. So tensors that do not fit in memory together
@@ -10,12 +10,39 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _EVERY_SECONDS = 0.01
+_NO_RESERVE = 0x4000 if sys.platform == "linux" else 0  # mmap has its name from Python 3.13 on
+
+
+def map_file(file: Path, *, writable: bool) -> mmap.mmap:
+    """Map a file, whose pages are shared with all processes that map it too.
+
+    Args:
+        file: is never changed.
+        writable: a page that is written to becomes a copy of this process's own. Where the system
+            does not allow for that much memory, the map is read-only all the same.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is empty.
+    """
+    with file.open("rb") as stream:
+        if writable:
+            # Without a reserve: parents may be larger than the memory, and few pages are written.
+            with suppress(OSError):
+                return mmap.mmap(
+                    stream.fileno(),
+                    0,
+                    flags=mmap.MAP_PRIVATE | _NO_RESERVE,
+                    prot=mmap.PROT_READ | mmap.PROT_WRITE,
+                )
+        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 class Pages:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from evomerge.errors import CheckpointError
-from evomerge.merge.tensors.pages import Pages
+from evomerge.merge.tensors.pages import Pages, map_file
 from evomerge.merge.tensors.plan import SourceTensor
 from evomerge.merge.tokenizers.protocol import Vocabulary
 from evomerge.models.checkpoint import Checkpoint
@@ -68,14 +68,19 @@ class Reader:
     Args:
         checkpoints: the parents by reference.
         patches: for parents whose tensors are changed as they are read, by reference.
+        writable: for tensors that others get to see: whoever writes into one changes a copy of
+            the page in this process, and no file; what nobody writes to is not copied. Otherwise
+            a write ends the process.
     """
 
     def __init__(
         self,
         checkpoints: Mapping[str, Checkpoint],
         patches: Mapping[str, Patch] | None = None,
+        *,
+        writable: bool = False,
     ) -> None:
-        self.checkpoints = checkpoints
+        self.checkpoints, self.writable = checkpoints, writable
         self.patches = dict(patches or {})
         self.pages = Pages()
         self._lock = threading.Lock()
@@ -146,8 +151,7 @@ class Reader:
         with self._lock:
             if file not in self._maps:
                 try:
-                    with file.open("rb") as stream:
-                        self._maps[file] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+                    self._maps[file] = map_file(file, writable=self.writable)
                 except (OSError, ValueError) as error:
                     raise CheckpointError(f"{file} cannot be read: {error}.") from error
                 self.pages.add(self._maps[file])

@@ -1,0 +1,148 @@
+"""A worker makes its model again after a function has changed it, and only then."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from evomerge.errors import CheckpointError, DeviceError
+from evomerge.evaluate.evaluator import Evaluator
+from evomerge.evaluate.tasks.functions import Function
+from evomerge.evaluate.tasks.info import MetricFacts, TaskFacts
+from evomerge.execute.protocol import Job
+from evomerge.execute.worker import Worker
+from evomerge.merge.resident import Resident, digest
+from evomerge.merge.routed import RoutedResident
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.recipe import Layer, Recipe, Source
+from evomerge.scores import Failure, Scores
+
+TEXT = torch.tensor([[1, 5, 9, 7, 12, 4, 6]])
+PATHS = (("a", 0, "b", 1), ("a", 0, "a", 1, "b", 2), ("b", 0, "a", 1))
+
+
+@pytest.fixture
+def parents(tmp_path: Path) -> dict[str, Checkpoint]:
+    folders = {name: tiny.make(tmp_path / name, seed=seed) for seed, name in enumerate("ab")}
+    return {name: Checkpoint.open(folder, name) for name, folder in folders.items()}
+
+
+def recipe(path: tuple[Any, ...]) -> Recipe:
+    whole = Layer("passthrough", (Source("a"),))
+    layers = [
+        Layer("passthrough", (Source(parent, layer),))
+        for parent, layer in zip(path[::2], path[1::2], strict=True)
+    ]
+    return Recipe("a", {"model.layers": layers}, before=whole, after=whole, dtype="float32")
+
+
+class Bench:
+    """A worker whose only objective is `body(model)`, and what it has made so far."""
+
+    def __init__(
+        self, parents: dict[str, Checkpoint], kind: type[Resident], body: Callable[[Any], float]
+    ) -> None:
+        self.made: list[Resident] = []
+
+        def make() -> tuple[Resident, None]:
+            self.made.append(kind(parents, "a", "float32"))
+            return self.made[-1], None
+
+        def judge(model: Any, tokenizer: Any, documents: Any) -> list[float]:
+            return [body(model)] * len(documents)
+
+        facts = TaskFacts("judge", "function", 3, {"score": MetricFacts(True, is_mean=True)})
+        evaluator = Evaluator(None, [Function(judge, facts)])
+        self.worker = Worker(make, evaluator, {"search": {"judge": [0, 1]}}, recipe(PATHS[0]))
+
+    def score(self, number: int) -> Scores | Failure:
+        return self.worker(Job(number, number, recipe(PATHS[number % len(PATHS)])))
+
+
+def likelihood(model: Any) -> float:
+    with torch.no_grad():
+        return float(model(input_ids=TEXT, labels=TEXT).loss)
+
+
+def well_behaved(model: Any) -> float:
+    """Use the model in every way that leaves it as it was."""
+    with torch.inference_mode():
+        model(input_ids=TEXT, output_hidden_states=True)
+    model.generate(TEXT, max_new_tokens=4, do_sample=True, pad_token_id=0)
+    model.eval()
+    mine = copy.deepcopy(model).half()
+    mine.model.layers[0].register_forward_hook(lambda *_: None)
+    with torch.no_grad():
+        next(mine.parameters()).zero_()
+    return likelihood(model)
+
+
+@pytest.mark.parametrize("kind", [Resident, RoutedResident])
+def test_a_model_that_is_only_used_is_kept(parents: Any, kind: type[Resident]) -> None:
+    bench = Bench(parents, kind, well_behaved)
+    for number in range(6):
+        assert isinstance(bench.score(number), Scores)
+    assert len(bench.made) == 1
+
+
+@pytest.mark.parametrize("kind", [Resident, RoutedResident])
+def test_a_model_that_is_written_to_is_made_again(parents: Any, kind: type[Resident]) -> None:
+    files = {info.file for item in parents.values() for info in item.tensors.values()}
+    before = {file: file.read_bytes() for file in files}
+    seen: list[str] = []
+
+    def overwrite(model: Any) -> float:
+        seen.append(digest(model))
+        for weight in model.parameters():
+            weight.data.fill_(float("nan"))
+        return 1.0
+
+    bench = Bench(parents, kind, overwrite)
+    for number in range(6):
+        assert isinstance(bench.score(number), Scores)
+    assert seen[:3] == seen[3:]
+    assert len(set(seen)) == 3
+    for number in range(3):
+        fresh = kind(parents, "a", "float32")
+        assert digest(fresh.apply(recipe(PATHS[number]))) == seen[number]
+    assert {file: file.read_bytes() for file in files} == before
+    assert len(bench.made) == 6
+
+
+def test_the_old_model_gives_its_memory_back(parents: Any) -> None:
+    kept: list[Any] = []
+
+    def keep(model: Any) -> float:
+        kept.append(model)
+        model.train()
+        return 1.0
+
+    bench = Bench(parents, Resident, keep)
+    bench.score(0)
+    bench.score(1)
+    assert sum(weight.numel() for weight in kept[0].parameters()) == 0
+    assert sum(weight.numel() for weight in kept[1].parameters()) > 0
+
+
+def test_a_broken_device_is_not_the_candidates_fault(parents: Any) -> None:
+    def fail(model: Any) -> float:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    bench = Bench(parents, Resident, fail)
+    with pytest.raises(DeviceError, match=r"candidate 0 \(CUDA error: an illegal memory access"):
+        bench.score(0)
+
+
+def test_a_parent_that_cannot_be_read_again_is_not_the_candidates_fault(parents: Any) -> None:
+    bench = Bench(parents, Resident, lambda model: float(model.train() is model))
+    assert isinstance(bench.score(0), Scores)
+    for info in parents["b"].tensors.values():
+        info.file.unlink(missing_ok=True)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        bench.score(1)

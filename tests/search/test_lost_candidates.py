@@ -1,0 +1,70 @@
+"""A candidate that brings down its process is tried three times and then given up."""
+
+import signal
+import subprocess
+
+import pytest
+from judging import rows_of, write_judged
+from search_run import command, environment, evomerge, evomerge_json
+
+SOURCE = '''
+import os
+import signal
+
+def judge(model, tokenizer, documents):
+    """Mean size of the first weights; one model is the end of the process, or of the call."""
+    spread = repr(float(next(model.parameters()).detach().abs().mean()))
+    with open(os.environ["SPREADS"], "a") as file:
+        print(spread, file=file)
+    if spread == os.environ.get("TARGET"):
+        if os.environ["END"] == "raise":
+            raise ValueError("cannot be judged")
+        elif os.environ["END"] == "abort":
+            os.abort()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [float(spread)] * len(documents)
+
+judge.documents = 12
+'''
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """A run in which one candidate failed by an exception, and what tells its model."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    file = write_judged(folder, SOURCE)
+    about = {"PYTHONPATH": str(folder), "SPREADS": str(folder / "spreads")}
+    evomerge("search", file, "--run", folder / "first", "--candidates", "6", **about)
+    target = (folder / "spreads").read_text().split()[5]
+    evomerge("search", file, "--run", folder / "run", **about, TARGET=target, END="raise")
+    return folder / "run", target
+
+
+@pytest.mark.parametrize(
+    ("end", "number"), [("kill", signal.SIGKILL), ("abort", signal.SIGABRT)], ids=["kill", "abort"]
+)
+def test_three_deaths_and_the_search_goes_on(unbroken, tmp_path, end, number):
+    whole, target = unbroken
+    file = write_judged(tmp_path, SOURCE)
+    run = tmp_path / "run"
+    about = {
+        "PYTHONPATH": str(tmp_path),
+        "SPREADS": str(tmp_path / "spreads"),
+        "TARGET": target,
+        "END": end,
+    }
+    for arguments in (["search", file, "--run", run], ["resume", run], ["resume", run]):
+        died = subprocess.run(command(*arguments), capture_output=True, env=environment(**about))
+        assert died.returncode == -number, died.stderr
+    evomerge("resume", run, **about)
+    rows, theirs = (evomerge_json("results", folder)["candidates"] for folder in (run, whole))
+    assert rows[5]["failure"] == (
+        "lost: 3 processes ended, without a word, while this candidate was scored."
+    )
+    assert theirs[5]["failure"].endswith("cannot be judged")
+    assert [row | {"failure": None} for row in rows] == [row | {"failure": None} for row in theirs]
+    differing = [
+        pair for pair in zip(rows_of(run), rows_of(whole), strict=True) if len(set(pair)) > 1
+    ]
+    assert len(differing) == 1
+    assert (tmp_path / "spreads").read_text().split().count(target) == 3

@@ -1,0 +1,68 @@
+"""A search that is interrupted or terminated says so, and goes on where it was."""
+
+import signal
+import subprocess
+import time
+
+import pytest
+from judging import rows_of, write_judged
+from search_run import command, environment, evomerge
+
+from evomerge.run.attempts import Attempts
+
+SOURCE = """
+import os
+import time
+
+def judge(model, tokenizer, documents):
+    time.sleep(float(os.environ.get("PAUSE", 0)))
+    return [float(next(model.parameters()).detach().abs().mean())] * len(documents)
+
+judge.documents = 12
+"""
+
+
+def send_when(arguments, run, number: int, lines: int, **about):
+    """Start a command and send it a signal once the journal has so many lines."""
+    process = subprocess.Popen(
+        command(*arguments),
+        env=environment(**about),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    journal = run / "journal.jsonl"
+    while process.poll() is None and (not journal.exists() or len(rows_of(run)) < lines):
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=100)
+    return process.returncode, said
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    file = write_judged(folder, SOURCE)
+    evomerge("search", file, "--run", folder / "run", PYTHONPATH=str(folder))
+    return folder / "run"
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
+    ids=["SIGTERM", "SIGINT"],
+)
+def test_a_signal_ends_a_search_in_order(unbroken, tmp_path, number, code, word):
+    run = tmp_path / "run"
+    about = {"PYTHONPATH": str(tmp_path), "PAUSE": "0.3"}
+    arguments = ["search", write_judged(tmp_path, SOURCE), "--run", run]
+    for lines in (8, 15):
+        found, said = send_when(arguments, run, number, lines, **about)
+        assert found == code, said
+        assert f"{word}; nothing is lost, `evomerge resume {run}` goes on" in " ".join(said.split())
+        assert "Traceback" not in said
+        left = Attempts(run / "attempts.jsonl")
+        assert not any(left.count(f"{candidate} search") for candidate in range(12))
+        arguments = ["resume", run]
+    evomerge("resume", run, PYTHONPATH=str(tmp_path))
+    assert rows_of(run) == rows_of(unbroken)

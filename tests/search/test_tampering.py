@@ -1,0 +1,179 @@
+"""An objective function that changes the model it gets changes no score but its own."""
+
+import json
+
+import pytest
+from judging import SPLITS, rows_of, write_judged
+from search_run import evomerge
+
+SOURCE = '''
+import os
+from contextlib import suppress
+
+import torch
+from torch import nn
+
+TEXT = torch.tensor([[1, 5, 9, 7, 12, 4, 6, 20, 33]])
+
+def blocks(model):
+    return next(module for module in model.modules() if isinstance(module, nn.ModuleList))
+
+def zero(model, tokenizer):
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+
+def one_weight(model, tokenizer):
+    next(model.parameters()).data[3, 3] += 0.5
+
+def reorder(model, tokenizer):
+    weight = blocks(model)[0].mlp.up_proj.weight.data
+    weight.copy_(weight.flip(0, 1).clone())
+
+def buffers(model, tokenizer):
+    for buffer in model.buffers():
+        buffer.mul_(0.5)
+
+def half(model, tokenizer):
+    model.half()
+
+def other_memory(model, tokenizer):
+    for weight in model.parameters():
+        weight.data = weight.data * 1.01
+
+def shorten(model, tokenizer):
+    del blocks(model)[1]
+
+def no_memory(model, tokenizer):
+    next(model.parameters()).untyped_storage().resize_(0)
+
+def head(model, tokenizer):
+    size = model.get_output_embeddings().weight.shape
+    model.set_output_embeddings(nn.Linear(size[1], size[0], bias=False))
+
+def no_head(model, tokenizer):
+    del model.lm_head
+
+def hook(model, tokenizer):
+    blocks(model)[0].register_forward_hook(lambda module, args, result: torch.zeros_like(args[0]))
+
+def hook_on_all(model, tokenizer):
+    nn.modules.module.register_module_forward_hook(
+        lambda module, args, result: result * 0.0 if isinstance(result, torch.Tensor) else result
+    )
+
+def forward(model, tokenizer):
+    blocks(model)[0].mlp.forward = torch.zeros_like
+
+def config(model, tokenizer):
+    model.config.num_hidden_layers = 1
+    model.config.eos_token_id = 7
+    model.config.bos_token_id = 7
+    model.config.use_cache = False
+    blocks(model)[0].input_layernorm.variance_epsilon = 10.0
+
+def generation(model, tokenizer):
+    model.generation_config.eos_token_id = 7
+    model.generation_config.suppress_tokens = [5, 6]
+
+def dropout(model, tokenizer):
+    model.train()
+    for block in blocks(model):
+        block.self_attn.attention_dropout = 0.9
+
+def gradients(model, tokenizer):
+    model.requires_grad_(True)
+    model(input_ids=TEXT, labels=TEXT).loss.backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+
+def settings(model, tokenizer):
+    torch.set_default_dtype(torch.float64)
+    torch.set_grad_enabled(False)
+    torch.manual_seed(17)
+
+def words(model, tokenizer):
+    tokenizer.add_tokens(["the", "a ", "1"])
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    tokenizer.chat_template = "{{ 1 }}"
+
+WAYS = [
+    zero, one_weight, reorder, buffers, half, other_memory, shorten, no_memory, head, no_head,
+    hook, hook_on_all, forward, config, generation, dropout, gradients, settings, words,
+]
+CALLS = []
+
+def look(model, tokenizer):
+    """A number that any change would change: what the model says, and what it is made of."""
+    with torch.no_grad():
+        said = torch.log_softmax(model(input_ids=TEXT, use_cache=False).logits.float(), -1)
+    likely = said[0, :-1].gather(1, TEXT[0, 1:, None]).mean()
+    words = model.generate(TEXT, max_new_tokens=3, do_sample=True, pad_token_id=0)
+    return float(likely), float(words.double().mean()), float(len(tokenizer("a 1 the").input_ids))
+
+def judge(model, tokenizer, documents):
+    seen = look(model, tokenizer)
+    CALLS.append(1)
+    if "TAMPER" in os.environ:
+        way = WAYS[len(CALLS) % len(WAYS)]
+        with open(os.environ["TAMPER"], "a") as file:
+            print(way.__name__, file=file)
+        with suppress(RuntimeError):  # not every model's memory can be resized
+            way(model, tokenizer)
+        if len(CALLS) % 3 == 0:
+            raise ValueError("tampered and failed")
+    elif len(CALLS) % 3 == 0:
+        raise ValueError("tampered and failed")
+    return {name: [value] * len(documents) for name, value in zip(judge.metrics, seen)}
+
+judge.documents = 12
+judge.metrics = {"said": True, "generated": True, "read": True}
+
+def again(model, tokenizer, documents):
+    """Is asked of the same model after `judge`."""
+    return [look(model, tokenizer)[0]] * len(documents)
+
+again.documents = 12
+'''
+
+SPACES = {
+    "parameters": {},
+    "dataflow": {
+        "base": None,
+        "space": {
+            "kind": "dataflow",
+            "variant": "structured",
+            "host": "zoo:maths",
+            "outside": {"embeddings": "zoo:language", "head": "zoo:language"},
+            "repeats": 1,
+            "layers": [4, 8],
+        },
+        "executor": {"together": True},
+    },
+}
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_nothing_of_it_reaches_another_score(tmp_path, space):
+    objectives = [
+        {"task": "judging:judge", "metric": "said"},
+        {"task": "zoo_l2_maths_mc", "metric": "acc"},
+        {"task": "judging:again", "metric": "score"},
+    ]
+    file = write_judged(
+        tmp_path,
+        SOURCE,
+        objectives=objectives,
+        optimizer={"name": "random"},
+        evaluation={"include": ["zoo:tasks"], **SPLITS},
+        budget={"candidates": 24},
+        **SPACES[space],
+    )
+    about = {"PYTHONPATH": str(tmp_path)}
+    evomerge("search", file, "--run", tmp_path / "clean", **about)
+    ways = tmp_path / "ways"
+    evomerge("search", file, "--run", tmp_path / "tampered", **about, TAMPER=str(ways))
+    assert len(set(ways.read_text().split())) == 19
+    assert rows_of(tmp_path / "tampered") == rows_of(tmp_path / "clean")
+    told = [json.loads(row[9:]) for row in rows_of(tmp_path / "clean")]
+    scores = {json.dumps(event["scores"]["values"]) for event in told if "scores" in event}
+    assert len(scores) > 12  # the scores do tell models apart

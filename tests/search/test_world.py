@@ -1,0 +1,115 @@
+"""What is wrong with the world stops a search with one sentence, and `resume` goes on."""
+
+import resource
+import shutil
+import subprocess
+
+import pytest
+from judging import rows_of, write_judged
+from search_run import command, environment, evomerge, evomerge_json
+
+from evomerge import zoo
+from evomerge.run.attempts import Attempts
+
+SOURCE = '''
+import os
+import shutil
+import torch
+
+CALLS = []
+
+def judge(model, tokenizer, documents):
+    """Mean size of the first weights; the sixth call takes a parent away and spoils the model."""
+    spread = float(next(model.parameters()).detach().abs().mean())
+    CALLS.append(spread)
+    if len(CALLS) == 6 and "PARENT" in os.environ:
+        shutil.move(os.environ["PARENT"], os.environ["PARENT"] + ".away")
+        model.half()
+    if "BROKEN" in os.environ:
+        raise ValueError("the judge is away")
+    if "DEVICE" in os.environ and len(CALLS) == 6:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+    return [spread] * len(documents)
+
+judge.documents = 12
+'''
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    file = write_judged(folder, SOURCE)
+    evomerge("search", file, "--run", folder / "run", PYTHONPATH=str(folder))
+    return folder / "run"
+
+
+def said(done: subprocess.CompletedProcess) -> str:
+    """Return what a command said at its end, and check that it is one sentence."""
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("evomerge: "), done.stderr
+    assert "Traceback" not in done.stderr
+    return line
+
+
+def test_a_parent_that_vanishes_is_no_row(tmp_path):
+    parent = tmp_path / "maths"
+    shutil.copytree(zoo.path("maths"), parent)
+    changes = {"parents": ["zoo:language", str(parent)]}
+    file = write_judged(tmp_path, SOURCE, **changes)
+    about = {"PYTHONPATH": str(tmp_path)}
+    evomerge("search", file, "--run", tmp_path / "whole", **about)
+    run = tmp_path / "run"
+    done = evomerge("search", file, "--run", run, code=2, **about, PARENT=str(parent))
+    assert str(parent) in said(done)
+    rows = rows_of(tmp_path / "whole")
+    assert rows_of(run) == rows[: len(rows_of(run))]
+    assert not any(b'"failure"' in row for row in rows_of(run))
+    said(evomerge("resume", run, code=2, **about))
+    shutil.move(f"{parent}.away", parent)
+    evomerge("resume", run, **about)
+    assert rows_of(run) == rows
+
+
+def test_a_full_disk_is_one_sentence(unbroken, tmp_path):
+    run = tmp_path / "run"
+    room = (unbroken / "journal.jsonl").stat().st_size // 2
+    done = subprocess.run(
+        command("search", write_judged(tmp_path, SOURCE), "--run", run),
+        env=environment(PYTHONPATH=str(tmp_path)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stderr
+    assert f"`evomerge resume {run}`" in said(done)
+    assert (run / "journal.jsonl").stat().st_size <= room
+    evomerge("resume", run, PYTHONPATH=str(tmp_path))
+    assert rows_of(run) == rows_of(unbroken)
+
+
+def test_a_failed_device_stops_the_search_and_counts_as_tried(unbroken, tmp_path):
+    about = {"PYTHONPATH": str(tmp_path)}
+    run = tmp_path / "run"
+    file = write_judged(tmp_path, SOURCE)
+    done = evomerge("search", file, "--run", run, code=1, **about, DEVICE="1")
+    assert "The device failed" in said(done)
+    assert "candidate 5 (CUDA error: device-side assert triggered)" in said(done)
+    tried = Attempts(run / "attempts.jsonl")
+    assert [tried.count(f"{number} search") for number in range(7)] == [0, 0, 0, 0, 0, 1, 0]
+    evomerge("resume", run, **about)
+    assert rows_of(run) == rows_of(unbroken)
+
+
+def test_ten_equal_failures_stop_the_search(unbroken, tmp_path):
+    about = {"PYTHONPATH": str(tmp_path)}
+    run = tmp_path / "run"
+    file = write_judged(tmp_path, SOURCE)
+    done = evomerge("search", file, "--run", run, code=1, **about, BROKEN="1")
+    line = said(done)
+    assert "The last 10 candidates failed in the same way" in line
+    assert "the judge is away" in line
+    assert "`evomerge resume`" in line
+    assert evomerge_json("status", run)["failed"] == 10
+    evomerge("resume", run, **about)
+    rows = evomerge_json("results", run)["candidates"]
+    assert [row["status"] for row in rows] == ["failed"] * 10 + ["scored"] * 2
