@@ -60,37 +60,37 @@ def check_optimizer(
     genes = tuple(genes)
     require(create(genes, 3).population >= 1, "The population is below 1.")
     kept = np.random.get_state()
-    for failures in (0.0, 0.2, 1.0):
+    for width, failures in ((1, 0.0), (4, 0.0), (4, 0.2), (4, 1.0), (50, 0.2)):
         np.random.seed(1)
-        first = _play(create(genes, 3), genes, trials, failures)
+        first = _play(create(genes, 3), genes, trials, width, failures)
         drawn = np.random.uniform()
         np.random.seed(1)
         require(drawn == np.random.uniform(), "The optimizer draws from numpy's global generator.")
-        again = _play(create(genes, 3), genes, trials, failures)
+        again = _play(create(genes, 3), genes, trials, width, failures)
         require(first == again, "The same calls gave other genomes, so a run could not be resumed.")
     np.random.set_state(kept)
 
 
 def _play(
-    optimizer: Optimizer, genes: Sequence[Gene], trials: int, failures: float
+    optimizer: Optimizer, genes: Sequence[Gene], trials: int, width: int, failures: float
 ) -> list[Genome]:
-    """Search with four trials open, told out of order, some lost, some failed, some suggested."""
+    """Search with `width` trials open, told out of order, some lost, failed or enqueued."""
     order = np.random.RandomState(trials)
     genomes: list[Genome] = []
     waiting: list[tuple[int, Genome]] = []
     for number in range(trials):
-        suggestion = tuple(gene.high if order.rand() < 0.5 else gene.low for gene in genes)
+        corner = tuple(gene.high if order.rand() < 0.5 else gene.low for gene in genes)
         if number % 50 == 0:
-            optimizer.enqueue(suggestion)
+            optimizer.enqueue(corner)
         trial, genome = optimizer.ask()
         require(trial == number, f"Trial {number} was numbered {trial}.")
-        require(number % 50 or genome == suggestion, "A suggestion was not what was asked next.")
+        require(number % 50 or genome == corner, "An enqueued genome was not asked next.")
         _check_range(genes, genome)
         genomes.append(genome)
         waiting.append((trial, genome))
         if number % 50 == 25:
             optimizer.amend(trial, genomes[0])
-        if len(waiting) > 4:
+        if len(waiting) >= width:
             trial, genome = waiting.pop(order.randint(len(waiting)))
             if order.rand() < 0.05:
                 continue

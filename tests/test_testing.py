@@ -76,7 +76,7 @@ class Flawed:
         ("global", AssertionError, "global generator"),
         ("unseeded", AssertionError, "could not be resumed"),
         ("range", AssertionError, "out of its range"),
-        ("deaf", AssertionError, "suggestion"),
+        ("deaf", AssertionError, "enqueued genome"),
         ("numbers", AssertionError, "numbered"),
         ("fragile", ValueError, "no value"),
     ],

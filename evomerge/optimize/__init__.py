@@ -1,13 +1,14 @@
-"""Optimizers by name; importing this imports neither nevergrad nor numpy.
+"""Optimizers by name; importing this imports neither numpy nor any optimizer.
 
-Another package adds one by an entry point of the group `evomerge.optimizers` that leads to a
-function with the arguments of `create`, the name left out; `evomerge.testing.check_optimizer`
-tests that it can be resumed.
+A new optimizer is a new file and a row of `BUILTIN`. Another package adds one by an entry point of
+the group `evomerge.optimizers` that leads to a function of the type `Factory`;
+`evomerge.testing.check_optimizer` tests that it can be resumed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from evomerge.errors import ConfigError, did_you_mean
@@ -18,34 +19,93 @@ if TYPE_CHECKING:
     from evomerge.space.protocol import Gene
 
 Factory: TypeAlias = "Callable[[Sequence[Gene], int, int | None, float, int | None], Optimizer]"
+"""Makes an optimizer from genes, seed, population, sigma and budget, as `create` describes them."""
 
-ADDED: Registry[Factory] = Registry("optimizer", "evomerge.optimizers", {})
-"""Optimizers that other packages add."""
 
-MANY_GENES = 200
-"""Above as many genes `auto` learns variances only: full covariance costs more than it finds."""
+@dataclass(frozen=True)
+class Row:
+    """An optimizer that evomerge brings.
 
-_NAMES: Mapping[str, str] = {
-    "auto": f"cma up to {MANY_GENES} genes, diagonal-cma above",
-    "cma": "CMA-ES with full covariance, as evolutionary model merge used it",
-    "diagonal-cma": "CMA-ES that learns variances only; for many genes",
-    "cma-margin": "CMA-ES with margin; for many binary or choice genes",
-    "de": "differential evolution",
-    "two-points-de": "differential evolution with two-point crossover",
-    "pso": "particle swarm optimization",
-    "one-plus-one": "(1+1) evolution strategy; cheap to run, local",
-    "discrete-lengler": "(1+1) with a falling mutation rate; for choices rather than numbers",
-    "random": "uniform random search; a baseline",
-    "sobol": "Sobol sequence; an evener random search",
-    "grid": "all corners, then ever finer; for two or three genes",
+    Attributes:
+        about: one line about it.
+        factory: where its `Factory` lives, `module:function`.
+        has_population: whether it takes `optimizer.population`.
+    """
+
+    about: str
+    factory: str
+    has_population: bool = False
+
+
+BUILTIN: Mapping[str, Row] = {
+    "auto": Row(
+        "cma up to 200 genes, diagonal-cma above",
+        "evomerge.optimize.cma:create_auto",
+        has_population=True,
+    ),
+    "cma": Row(
+        "CMA-ES with full covariance, as evolutionary model merge used it",
+        "evomerge.optimize.cma:create_full",
+        has_population=True,
+    ),
+    "diagonal-cma": Row(
+        "CMA-ES that learns variances only; for many genes",
+        "evomerge.optimize.cma:create_diagonal",
+        has_population=True,
+    ),
+    "cma-margin": Row(
+        "CMA-ES with margin; for many binary or choice genes",
+        "evomerge.optimize.margin:create",
+        has_population=True,
+    ),
+    "de": Row(
+        "differential evolution",
+        "evomerge.optimize.evolution:create_de",
+        has_population=True,
+    ),
+    "two-points-de": Row(
+        "differential evolution with two-point crossover",
+        "evomerge.optimize.evolution:create_two_points_de",
+        has_population=True,
+    ),
+    "pso": Row(
+        "particle swarm optimization",
+        "evomerge.optimize.evolution:create_pso",
+        has_population=True,
+    ),
+    "one-plus-one": Row(
+        "(1+1) evolution strategy; cheap to run, local",
+        "evomerge.optimize.evolution:create_one_plus_one",
+    ),
+    "discrete-lengler": Row(
+        "(1+1) with a falling mutation rate; for choices rather than numbers",
+        "evomerge.optimize.evolution:create_discrete_lengler",
+    ),
+    "random": Row(
+        "uniform random search; a baseline",
+        "evomerge.optimize.sampling:create_random",
+    ),
+    "sobol": Row(
+        "Sobol sequence; an evener random search",
+        "evomerge.optimize.sampling:create_sobol",
+    ),
+    "grid": Row(
+        "all corners, then ever finer; for two or three genes",
+        "evomerge.optimize.sampling:create_grid",
+    ),
 }
-_WITH_POPULATION = ("auto", "cma", "diagonal-cma", "cma-margin", "de", "two-points-de", "pso")
+
+OPTIMIZERS: Registry[Factory] = Registry(
+    "optimizer", "evomerge.optimizers", {name: row.factory for name, row in BUILTIN.items()}
+)
 
 
 def optimizer_names() -> dict[str, str]:
     """Return every optimizer's name with a line about it."""
-    added = {name: "added by another package" for name in ADDED.names() if name not in _NAMES}
-    return {**_NAMES, **added}
+    return {
+        name: BUILTIN[name].about if name in BUILTIN else "added by another package"
+        for name in OPTIMIZERS.names()
+    }
 
 
 def create(
@@ -68,9 +128,10 @@ def create(
             can be raised later.
 
     Raises:
-        ConfigError: the name is unknown, or an option does not suit the optimizer.
+        ConfigError: the name is unknown, an option does not suit the optimizer, or the package
+            that it needs cannot be imported.
     """
-    names = optimizer_names()
+    names = OPTIMIZERS.names()
     if name not in names:
         raise ConfigError(
             f"optimizer.name is {name!r}; available are {', '.join(names)}."
@@ -83,40 +144,22 @@ def create(
             f"optimizer.sigma is {sigma!r}; it must be above 0 and at most 1, a share of a gene's "
             "range, for example 0.1667."
         )
-    if name not in _NAMES:
-        return ADDED.get(name)(genes, seed, population, sigma, budget)
-    if population is not None and name not in _WITH_POPULATION:
+    if name in BUILTIN and population is not None:
+        _check_population(name, population)
+    try:
+        factory = OPTIMIZERS.get(name)
+    except ImportError as error:
+        raise ConfigError(
+            f"optimizer.name is {name!r}, which needs a package that cannot be imported here "
+            f"({error}); reinstall evomerge, or set it to `random`."
+        ) from error
+    return factory(genes, seed, population, sigma, budget)
+
+
+def _check_population(name: str, population: int) -> None:
+    if not BUILTIN[name].has_population:
         raise ConfigError(
             f"optimizer.population is {population}, but {name!r} has no population; set it to auto."
         )
-    if population is not None and population < 4:
+    if population < 4:
         raise ConfigError(f"optimizer.population is {population}; it must be 4 or more, or auto.")
-    if name == "auto":
-        name = "cma" if len(genes) <= MANY_GENES else "diagonal-cma"
-
-    from evomerge.optimize import evolution
-    from evomerge.optimize import sampling as fixed
-    from evomerge.optimize.cube import Cube
-    from evomerge.optimize.margin import MarginCMA
-
-    cube = Cube(genes, sigma)
-    match name:
-        case "cma" | "diagonal-cma":
-            return evolution.CMA(cube, seed, population, diagonal=name == "diagonal-cma")
-        case "cma-margin":
-            return MarginCMA(cube, seed, population)
-        case "de" | "two-points-de":
-            crossover = 0.5 if name == "de" else "twopoints"
-            return evolution.differential(cube, seed, population, crossover)
-        case "pso":
-            return evolution.swarm(cube, seed, population)
-        case "one-plus-one":
-            return evolution.one_plus_one(cube, seed, "gaussian")
-        case "discrete-lengler":
-            return evolution.one_plus_one(cube, seed, "lengler")
-        case "random":
-            return fixed.random_search(cube, seed)
-        case "sobol":
-            return fixed.sobol_search(cube, seed)
-        case _:
-            return fixed.grid_search(cube, budget)

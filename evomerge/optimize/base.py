@@ -1,4 +1,4 @@
-"""What all optimizers of one number share: trial numbers, suggestions, failures."""
+"""What all optimizers of one objective share: trial numbers, enqueued genomes, failures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from evomerge.optimize.cube import Cube, Vector
 from evomerge.space.protocol import Genome
 
 Move = tuple[object, Vector]
-"""What the algorithm knows an open trial by (None: not its own proposal), and the point tried."""
+"""The algorithm's handle of an open trial (None if it did not propose it), and the point tried."""
+
+LARGEST_LOSS = 1e20
+"""Losses are cut off at plus and minus this, so that an optimizer can add and square them."""
 
 
 class Trials(ABC):
@@ -37,9 +40,9 @@ class Trials(ABC):
 
     @abstractmethod
     def learn(self, handle: object, point: Vector, loss: float) -> None:
-        """Take in the finite loss (lower is better) of a point.
+        """Learn the loss of a point: finite, lower is better.
 
-        `handle` is None where the point is not the one that the algorithm proposed.
+        `handle` is None if the algorithm did not propose this point.
         """
 
     @property
@@ -74,7 +77,7 @@ class Trials(ABC):
         if values is None or not math.isfinite(values[0]):
             self._failed.append(move)
         else:
-            loss = -float(values[0])
+            loss = max(-LARGEST_LOSS, min(LARGEST_LOSS, -float(values[0])))
             self._worst = max(self._worst, loss)
             self.learn(*move, loss)
         if self._worst > -math.inf:
@@ -94,8 +97,8 @@ class Trials(ABC):
     def amend(self, trial: int, genome: Genome) -> None:
         """Say that what an open trial really tried is `genome`.
 
-        A difference that no recipe shows is left alone: learning from its own samples, with the
-        recorded losses, an algorithm stays as near to its old course as floating point allows.
+        A difference too small to matter (`Cube.is_near`) is ignored: an algorithm that learns from
+        its own samples stays as close to its recorded course as floating point allows.
 
         Raises:
             ValueError: no such trial is open, or the genome does not belong to the space.
@@ -105,3 +108,8 @@ class Trials(ABC):
         point = self.cube.point(genome)
         if not self.cube.is_near(genome, self.cube.genome(self._open[trial][1])):
             self._open[trial] = (None, point)
+
+
+def default_population(genes: int) -> int:
+    """Return CMA-ES's population for a number of genes: 4 + floor(3 ln n)."""
+    return 4 + int(3 * math.log(max(2, genes)))

@@ -1,7 +1,7 @@
 """The unit cube: the one coordinate system in which optimizers see genes.
 
 A real gene maps linearly to [0, 1]. A gene with k values (integer, choice, binary) cuts [0, 1]
-into k equal cells; a point means the cell it lies in, and a value is sent to its cell's middle.
+into k equal cells: every point of a cell stands for its value, and the value maps to the middle.
 So an optimizer of real vectors searches mixed genomes, and a binary gene is a threshold at 0.5.
 """
 
@@ -18,15 +18,15 @@ from evomerge.space.protocol import Gene, Genome
 Vector = NDArray[np.float64]
 
 UNORDERED_SHARE = 1.5
-"""Steps of choice and binary genes, in units of `optimizer.sigma`: their values have no middle.
+"""First steps of choice and binary genes, in units of `optimizer.sigma`.
 
-At sigma = 1/6 a binary gene that starts in a cell's middle lies one step from the threshold and
-its bounds lie two steps apart from it, which found hidden layer paths best among all tried.
+They are longer because a step within a value's cell changes nothing. At sigma = 1/6 the threshold
+of a binary gene lies one step from where the gene starts, and two steps from either bound: of the
+settings that were tried, this one found hidden layer paths best.
 """
 
-
 NEAR = 1e-6
-"""Share of a gene's range below which values count as the same."""
+"""Values that differ by at most this share of their gene's range count as the same."""
 
 
 class Cube:
@@ -47,10 +47,10 @@ class Cube:
         self.step: Vector = np.array([_step(gene, sigma) for gene in genes])
 
     def point(self, genome: Genome) -> Vector:
-        """Return the point a genome is sent to.
+        """Return the point that a genome maps to.
 
         Raises:
-            ValueError: the genome has another length than the space, or leaves a gene's range.
+            ValueError: the genome has not as many values as the space genes, or one out of range.
         """
         if len(genome) != len(self.genes):
             raise ValueError(f"The genome has {len(genome)} genes, the space {len(self.genes)}.")
@@ -65,7 +65,7 @@ class Cube:
         return tuple(_value(gene, x) for gene, x in zip(self.genes, point.tolist(), strict=True))
 
     def is_near(self, genome: Genome, other: Genome) -> bool:
-        """Return whether genomes differ by less than a recipe resolves, in every gene."""
+        """Return whether two genomes are the same up to `NEAR` in every gene."""
         triples = zip(self.genes, genome, other, strict=True)
         return all(abs(a - b) <= NEAR * (gene.high - gene.low) for gene, a, b in triples)
 

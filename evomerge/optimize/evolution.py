@@ -1,4 +1,4 @@
-"""nevergrad's optimizers behind the protocol: CMA-ES, DE, PSO, (1+1).
+"""nevergrad's optimizers behind the protocol: differential evolution, particle swarm, (1+1).
 
 nevergrad sees z = (point of the cube - start) / step, so that every coordinate starts at 0 with
 a standard deviation of 1. It always gets one worker and no budget: both would change what it
@@ -7,24 +7,17 @@ proposes, and how many trials are open is the search's business.
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
+import nevergrad
 import numpy as np
+from nevergrad.optimization.utils import UidQueue
 
-from evomerge.errors import ConfigError
 from evomerge.optimize.base import Trials
 from evomerge.optimize.cube import Cube, Vector
-
-SMALLEST_STEP = 1e-7
-"""Floor of CMA-ES's standard deviations in first steps: far below what a recipe resolves, and
-far enough from rounding that a converged search never degenerates."""
-
-LARGEST_LOSS = 1e20
-"""Losses are cut off here; nevergrad clips larger ones itself, with a warning."""
+from evomerge.space.protocol import Gene
 
 
 class Nevergrad(Trials):
@@ -32,149 +25,96 @@ class Nevergrad(Trials):
 
     Args:
         cube: the genes' coordinate system.
-        seed: seed of all its random numbers.
+        seed: seed of all its random numbers, 0 or more.
         configured: nevergrad's `ConfiguredOptimizer`.
         population: trials in a generation.
-        bounded: whether nevergrad itself clips (CMA-ES has bounds of its own).
     """
 
-    def __init__(
-        self, cube: Cube, seed: int, configured: Any, population: int, bounded: bool = True
-    ) -> None:
+    def __init__(self, cube: Cube, seed: int, configured: Any, population: int) -> None:
         super().__init__(cube, population)
-        ng = _nevergrad()
-        parameter = ng.p.Array(shape=(padded(cube),))
+        low, high = -cube.start / cube.step, (1 - cube.start) / cube.step
+        parameter = nevergrad.p.Array(shape=(len(cube.genes),))
         parameter.random_state = np.random.RandomState(seed % 2**32)
-        if bounded:
-            low, high = _bounds(cube)
-            with _quiet():
-                parameter.set_bounds(low, high, method="clipping", full_range_sampling=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # nevergrad warns of any sigma above a third
+            parameter.set_bounds(low, high, method="clipping", full_range_sampling=False)
         self._inner = configured(parameter, budget=None, num_workers=1)
+        if hasattr(self._inner, "_uid_queue"):
+            self._inner._uid_queue = Parents()
 
     def propose(self) -> tuple[object, Vector]:
         """Return nevergrad's candidate and its point."""
         candidate = self._inner.ask()
-        z: Vector = candidate.value[: len(self.cube.genes)]
-        return candidate, self.cube.start + self.cube.step * z
+        return candidate, self.cube.start + self.cube.step * candidate.value
 
     def learn(self, handle: object, point: Vector, loss: float) -> None:
-        """Tell nevergrad, a stranger's point as one that it did not ask for."""
+        """Tell nevergrad a loss, also of a point that it did not propose."""
         candidate: Any = handle
         if candidate is None:
-            z = np.zeros(padded(self.cube))
-            z[: len(point)] = (point - self.cube.start) / self.cube.step
+            z = (point - self.cube.start) / self.cube.step
             candidate = self._inner.parametrization.spawn_child(new_value=z)
-        with _quiet():
-            self._inner.tell(candidate, max(-LARGEST_LOSS, min(LARGEST_LOSS, loss)))
+        self._inner.tell(candidate, loss)
 
 
-class CMA(Nevergrad):
-    """CMA-ES (Hansen & Ostermeier 2001) as evolutionary model merge used it (arXiv 2403.13187).
+class Parents(UidQueue):  # type: ignore[misc]
+    """The order in which members of a population get children, each member in it once.
 
-    Population 4 + floor(3 ln n), the first mean at the genes' start, no restarts: pycma's stop
-    criteria, at which nevergrad would begin anew without a word, are off, since accuracies come
-    in steps and a plateau is no convergence. Bounds are pycma's own (a piecewise quadratic
-    transformation), which settles best on optima that lie on the bounds.
-
-    Args:
-        cube: the genes' coordinate system.
-        seed: seed of all its random numbers.
-        population: trials in a generation, 4 or more, or None for 4 + floor(3 ln n).
-        diagonal: learn variances only (Ros & Hansen 2008): less to learn in many dimensions.
+    nevergrad's own adds a member for every child that is told. One with two open children is then
+    in it twice, and when a better point takes its place in the population, only once removed:
+    the next `ask` fails.
     """
 
-    def __init__(self, cube: Cube, seed: int, population: int | None, diagonal: bool) -> None:
-        population = population or default_population(len(cube.genes))
-        options: Mapping[str, Any] = {
-            "bounds": [bound.tolist() for bound in _bounds(cube)],
-            "minstd": SMALLEST_STEP,
-            "signals_filename": None,
-        }
-        configured = _nevergrad().optimizers.ParametrizedCMA(
-            scale=1.0, popsize=population, diagonal=diagonal, inopts=options
-        )
-        super().__init__(cube, seed, configured, population, bounded=False)
-        with _quiet():
-            self._inner.es.stop = dict
-        self._samples = self._losses = self._generations = 0
-
-    def propose(self) -> tuple[object, Vector]:
-        """Return nevergrad's candidate and its point."""
-        if self._samples % self.population == 0:
-            self._generations += 1
-        self._samples += 1
-        return super().propose()
-
-    def learn(self, handle: object, point: Vector, loss: float) -> None:
-        """Tell nevergrad; every `population` losses pycma updates its distribution.
-
-        pycma refuses a second update without a sample in between, and nevergrad would drop such
-        a generation silently. It happens when many points were suggested, or two generations
-        were asked before the first was told; one extra sample opens pycma's next iteration.
-        """
-        self._losses += 1
-        if self._losses % self.population == 0:
-            if self._generations == 0:
-                self._inner.es.ask(1)
-            self._generations = 0
-        super().learn(handle, point, loss)
+    def tell(self, uid: str) -> None:
+        """Put a member last, unless it waits already."""
+        if uid not in self.told:
+            super().tell(uid)
 
 
-def default_population(genes: int) -> int:
-    """Return CMA-ES's population for a number of genes: 4 + floor(3 ln n)."""
-    return 4 + int(3 * math.log(max(2, genes)))
-
-
-def differential(cube: Cube, seed: int, population: int | None, crossover: float | str) -> Trials:
+def create_de(
+    genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
+) -> Nevergrad:
     """Return differential evolution (Storn & Price 1997; curr-to-best, F = 0.8)."""
-    size = population or 30
-    configured = _nevergrad().optimizers.DifferentialEvolution(popsize=size, crossover=crossover)
-    return Nevergrad(cube, seed, configured, size)
+    return _differential(Cube(genes, sigma), seed, population, crossover=0.5)
 
 
-def swarm(cube: Cube, seed: int, population: int | None) -> Trials:
+def create_two_points_de(
+    genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
+) -> Nevergrad:
+    """Return differential evolution whose children inherit one stretch of neighbouring genes."""
+    return _differential(Cube(genes, sigma), seed, population, crossover="twopoints")
+
+
+def create_pso(
+    genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
+) -> Nevergrad:
     """Return particle swarm optimization (Clerc 2011's constants) in real coordinates."""
     size = population or 40
-    configured = _nevergrad().optimizers.ConfPSO(transform="identity", popsize=size)
+    configured = nevergrad.optimizers.ConfPSO(transform="identity", popsize=size)
+    return Nevergrad(Cube(genes, sigma), seed, configured, size)
+
+
+def create_one_plus_one(
+    genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
+) -> Nevergrad:
+    """Return the (1+1) evolution strategy: one parent, one child, the better one stays."""
+    return _one_plus_one(Cube(genes, sigma), seed, "gaussian")
+
+
+def create_discrete_lengler(
+    genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
+) -> Nevergrad:
+    """Return (1+1) that redraws ever fewer genes at a time (Einarsson et al. 2018)."""
+    return _one_plus_one(Cube(genes, sigma), seed, "lengler")
+
+
+def _differential(
+    cube: Cube, seed: int, population: int | None, crossover: float | str
+) -> Nevergrad:
+    size = population or 30
+    configured = nevergrad.optimizers.DifferentialEvolution(popsize=size, crossover=crossover)
     return Nevergrad(cube, seed, configured, size)
 
 
-def one_plus_one(cube: Cube, seed: int, mutation: str) -> Trials:
-    """Return the (1+1) evolution strategy: one parent, one child, the better one stays."""
-    configured = _nevergrad().optimizers.ParametrizedOnePlusOne(mutation=mutation)
+def _one_plus_one(cube: Cube, seed: int, mutation: str) -> Nevergrad:
+    configured = nevergrad.optimizers.ParametrizedOnePlusOne(mutation=mutation)
     return Nevergrad(cube, seed, configured, population=1)
-
-
-def padded(cube: Cube) -> int:
-    """Return the number of coordinates nevergrad sees: a lone gene gets an idle companion.
-
-    nevergrad swaps CMA-ES for another package in one dimension.
-    """
-    return max(2, len(cube.genes))
-
-
-def _bounds(cube: Cube) -> tuple[Vector, Vector]:
-    low, high = -np.ones(padded(cube)), np.ones(padded(cube))
-    low[: len(cube.genes)] = -cube.start / cube.step
-    high[: len(cube.genes)] = (1 - cube.start) / cube.step
-    return low, high
-
-
-def _nevergrad() -> Any:
-    try:
-        with _quiet():
-            import nevergrad
-    except ImportError as error:
-        raise ConfigError(
-            f"This optimizer needs nevergrad, which cannot be imported here ({error}); "
-            "reinstall evomerge, or set optimizer.name to `random` or `cma-margin`."
-        ) from error
-    return nevergrad
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep warnings of nevergrad and pycma (plots, bounds, long steps) from the terminal."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

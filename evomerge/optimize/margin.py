@@ -6,13 +6,15 @@ for genomes with many binary or choice genes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from cmaes import CMAwM
 
-from evomerge.optimize.base import Trials
+from evomerge.optimize.base import Trials, default_population
 from evomerge.optimize.cube import Cube, Vector, levels
-from evomerge.optimize.evolution import LARGEST_LOSS, default_population
+from evomerge.space.protocol import Gene
 
 
 class MarginCMA(Trials):
@@ -25,8 +27,6 @@ class MarginCMA(Trials):
     """
 
     def __init__(self, cube: Cube, seed: int, population: int | None) -> None:
-        from cmaes import CMAwM
-
         super().__init__(cube, population or default_population(len(cube.genes)))
         cells = [levels(gene) for gene in cube.genes]
         edges = [(0.5 / k, 1 - 0.5 / k) if k else (0.0, 1.0) for k in cells]
@@ -59,7 +59,14 @@ class MarginCMA(Trials):
         sample: Any = handle
         if sample is None:
             sample = np.concatenate([point / self.cube.step, np.zeros(self._idle)])
-        self._generation.append((sample, max(-LARGEST_LOSS, min(LARGEST_LOSS, loss))))
+        self._generation.append((sample, loss))
         if len(self._generation) == self.population:
             self._inner.tell(self._generation)
             self._generation = []
+
+
+def create(
+    genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
+) -> MarginCMA:
+    """Return CMA-ES with margin."""
+    return MarginCMA(Cube(genes, sigma), seed, population)

@@ -11,9 +11,12 @@ from evomerge.space.protocol import Genome
 class Optimizer(Protocol):
     """Proposes genomes and is told how good they were.
 
-    Laws: a new instance put through the same calls proposes the same genomes, bit for bit; `ask`
-    never waits for a `tell`; several trials may be open and told in any order; a lost trial, a
-    failure, a repeated genome never break it. State has no other home than the calls.
+    Laws, which `evomerge.testing.check_optimizer` checks:
+
+    - A new instance put through the same calls proposes the same genomes, bit for bit, in another
+      process too, and leaves Python's and numpy's global random generators alone.
+    - `ask` never waits for a `tell`: any number of trials may be open, and told in any order.
+    - Trials that are never told, failures, NaN and repeated genomes do not break it.
     """
 
     @property
@@ -39,7 +42,7 @@ class Optimizer(Protocol):
     def enqueue(self, genome: Genome) -> None:
         """Make the next `ask` propose this genome (a parent, the uniform merge, a past best).
 
-        Several suggestions are proposed in the order they were made.
+        Several are proposed in the order they were enqueued.
 
         Raises:
             ValueError: the genome does not belong to the space.

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import qmc
 
 from evomerge.errors import ConfigError
 from evomerge.optimize.base import Trials
 from evomerge.optimize.cube import Cube, Vector, levels
+from evomerge.space.protocol import Gene
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Handle of a point that nothing will be learned from."""
+    """Handle of every point: nothing is learned, so there is nothing to tell apart."""
 
 
 class Fixed(Trials):
@@ -31,35 +33,42 @@ class Fixed(Trials):
         return _Drawn(), next(self._points)
 
     def learn(self, handle: object, point: Vector, loss: float) -> None:
-        """Forget it."""
+        """Ignore it."""
 
 
-def random_search(cube: Cube, seed: int) -> Fixed:
+def create_random(
+    genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
+) -> Fixed:
     """Return uniform random search (Bergstra & Bengio 2012)."""
     generator = np.random.RandomState(seed % 2**32)
-    return Fixed(cube, (generator.uniform(size=len(cube.genes)) for _ in itertools.count()))
+    return Fixed(
+        Cube(genes, sigma), (generator.uniform(size=len(genes)) for _ in itertools.count())
+    )
 
 
-def sobol_search(cube: Cube, seed: int) -> Fixed:
+def create_sobol(
+    genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
+) -> Fixed:
     """Return a Sobol sequence, shifted at random modulo 1 (Cranley & Patterson 1976).
 
     Raises:
         ConfigError: the space has more dimensions than the sequence is tabulated for.
     """
-    from scipy.stats import qmc
-
-    genes = len(cube.genes)
-    if genes > qmc.Sobol.MAXDIM:
+    count = len(genes)
+    if count > qmc.Sobol.MAXDIM:
         raise ConfigError(
             f"optimizer.name is 'sobol', which reaches {qmc.Sobol.MAXDIM} genes, but the space has "
-            f"{genes}; use `random`."
+            f"{count}; use `random`."
         )
-    shift = np.random.RandomState(seed % 2**32).uniform(size=genes)
-    sequence = qmc.Sobol(genes, scramble=False)
-    return Fixed(cube, ((sequence.random(1)[0] + shift) % 1.0 for _ in itertools.count()))
+    shift = np.random.RandomState(seed % 2**32).uniform(size=count)
+    sequence = qmc.Sobol(count, scramble=False)
+    points = ((sequence.random(1)[0] + shift) % 1.0 for _ in itertools.count())
+    return Fixed(Cube(genes, sigma), points)
 
 
-def grid_search(cube: Cube, budget: int | None) -> Fixed:
+def create_grid(
+    genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
+) -> Fixed:
     """Return a grid over all genes that gets ever finer.
 
     First every corner (both ends of real genes, all values of discrete ones), then the corners
@@ -69,13 +78,14 @@ def grid_search(cube: Cube, budget: int | None) -> Fixed:
     Raises:
         ConfigError: the corners alone are more than the budget.
     """
-    corners = math.prod(levels(gene) or 2 for gene in cube.genes)
+    corners = math.prod(levels(gene) or 2 for gene in genes)
     if budget is not None and corners > budget:
         raise ConfigError(
-            f"optimizer.name is 'grid' over {len(cube.genes)} genes, whose corners alone are "
+            f"optimizer.name is 'grid' over {len(genes)} genes, whose corners alone are "
             f"{corners} candidates, but the budget is {budget}; fix knobs, use fewer groups, "
             f"or use `sobol`."
         )
+    cube = Cube(genes, sigma)
     return Fixed(cube, _grid(cube))
 
 

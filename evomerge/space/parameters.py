@@ -143,7 +143,7 @@ class ParameterSpace:
         return alone | {"uniform": average(self._experts())}
 
     def baseline_genomes(self) -> dict[str, Genome]:
-        """Return genomes for the baselines that this space can express, as suggestions.
+        """Return genomes of the baselines that this space can express, to be enqueued.
 
         A parent has weight 1 and the others 0, the uniform merge weights of 1/n, at density 1 and
         lambda 1. They decode to recipes of their own, which build the baselines up to rounding

@@ -45,7 +45,7 @@ class GenomeStrategy:
         return self.generation - self._asked % self.generation
 
     def take(self, number: int, label: str) -> Origin:
-        """Suggest a baseline's genome to the optimizer, where the space has one for it."""
+        """Enqueue a baseline's genome, where the space has one for it, and open its trial."""
         genome = self._baselines.get(label)
         if genome is None:
             return {}

@@ -1,26 +1,27 @@
 """The laws of the protocol, for every optimizer that ships."""
 
+import json
 import math
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
+import optimizer_runs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optimizer_runs import MIXED, NAMES, WIDTHS, check_range, corner
 
-from evomerge.optimize import create, optimizer_names
+from evomerge.optimize import create
 from evomerge.space.protocol import Gene
 
 REAL = [Gene(f"real{i}", "real", -1.0, 3.0, 0.5) for i in range(3)]
-MIXED = [
-    Gene("weight", "real", 0.0, 2.0, 1.0),
-    Gene("narrow", "real", 0.0, 1.0, 0.0, sigma=0.01),
-    Gene("count", "integer", 2, 9, 5),
-    Gene("method", "choice", 0, 2, 0, choices=("a", "b", "c")),
-    Gene("flag", "binary", 0, 1, 0.5),
-]
 LONE = [Gene("lone", "real", 0.0, 1.0, 1.0)]
+MANY = [Gene(f"gene{i}", "real", 0.0, 1.0, 0.5) for i in range(310)]
 SPACES = {"real": REAL, "mixed": MIXED, "lone": LONE}
-NAMES = list(optimizer_names())
 
 values = st.one_of(
     st.none(),
@@ -29,41 +30,36 @@ values = st.one_of(
 )
 calls = st.lists(
     st.one_of(
-        st.tuples(st.just("ask"), st.just(0)),
-        st.tuples(st.just("suggest"), st.integers(0, 99)),
+        st.tuples(st.just("ask"), st.one_of(st.just(1), st.integers(1, 45))),
+        st.tuples(st.just("enqueue"), st.integers(0, 99)),
         st.tuples(st.just("tell"), st.tuples(st.integers(0, 99), values)),
     ),
     min_size=20,
-    max_size=120,
+    max_size=100,
 )
 
 
-def corner(genes, number):
-    bits = np.random.RandomState(number).randint(2, size=len(genes))
-    ends = zip(bits, genes, strict=True)
-    return tuple(float(gene.high if bit else gene.low) for bit, gene in ends)
-
-
-def global_generator():
+def global_generators():
     _, key, position, has_gauss, cached = np.random.get_state()
-    return key.tolist(), position, has_gauss, cached
+    return key.tolist(), position, has_gauss, cached, random.getstate()
 
 
 def play(optimizer, genes, script):
     """Put a script of calls into an optimizer; return all genomes it proposed."""
-    genomes, open_trials, suggested = [], [], []
+    genomes, open_trials, enqueued = [], [], []
     for call, argument in script:
-        if call == "suggest":
+        if call == "enqueue":
             genome = corner(genes, argument)
             optimizer.enqueue(genome)
-            suggested.append(genome)
+            enqueued.append(genome)
         elif call == "ask" or not open_trials:
-            trial, genome = optimizer.ask()
-            assert trial == len(genomes)
-            if suggested:
-                assert genome == suggested.pop(0)
-            genomes.append(genome)
-            open_trials.append(trial)
+            for _ in range(argument if call == "ask" else 1):
+                trial, genome = optimizer.ask()
+                assert trial == len(genomes)
+                if enqueued:
+                    assert genome == enqueued.pop(0)
+                genomes.append(genome)
+                open_trials.append(trial)
         else:
             which, value = argument
             trial = open_trials.pop(which % len(open_trials))
@@ -80,42 +76,64 @@ def test_the_same_calls_give_the_same_genomes_bit_for_bit(name, script, space, s
     np.random.seed(1)
     assert play(create(name, genes, seed), genes, script) == first
     for genome in first:
-        for gene, value in zip(genes, genome, strict=True):
-            assert gene.low <= value <= gene.high
-            assert gene.kind == "real" or value == int(value)
+        check_range(genes, genome)
+
+
+@pytest.fixture(scope="module")
+def elsewhere():
+    """The searches of all optimizers in another process: other hash seed, other global seeds."""
+    environment = dict(os.environ)
+    own = environment.get("PYTHONHASHSEED", "random")
+    environment["PYTHONHASHSEED"] = "12345" if own != "12345" else "54321"
+    script = Path(optimizer_runs.__file__)
+    command = [sys.executable, str(script), "77"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def here():
+    """The same searches in this process."""
+    random.seed(1)
+    np.random.seed(1)
+    return optimizer_runs.all_searches()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_long_asynchronous_search_is_replayed_bit_for_bit(name):
-    """Three open trials, told in a shuffled order, with failures, lost trials, suggestions."""
-
-    def run():
-        optimizer, order = create(name, MIXED, seed=3), np.random.RandomState(5)
-        genomes, waiting = [], []
-        for number in range(400):
-            if number in (0, 1, 150):
-                optimizer.enqueue(corner(MIXED, number))
-            waiting.append(optimizer.ask())
-            genomes.append(waiting[-1][1])
-            if len(waiting) > 3:
-                trial, genome = waiting.pop(order.randint(len(waiting)))
-                if order.rand() > 0.05:
-                    failed = order.rand() < 0.2
-                    optimizer.tell(trial, None if failed else [-abs(sum(genome) - 4)])
-        return genomes
-
-    assert run() == run()
+def test_another_process_replays_a_search_bit_for_bit(name, here, elsewhere):
+    for width in WIDTHS:
+        assert len(here[f"{name} {width}"]) == 200
+        assert here[f"{name} {width}"] == elsewhere[f"{name} {width}"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_global_generator_is_neither_read_nor_moved(name):
+@pytest.mark.parametrize("in_bursts", [False, True])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_any_number_of_open_trials_is_searched_with(name, width, in_bursts):
+    """The checks are in `search`: numbers of trials, ranges; and it has to go on, and to move."""
+    genomes = optimizer_runs.search(name, REAL, width, 500, in_bursts)
+    assert len(genomes) == 500
+    assert len(set(genomes[-100:])) > 3
+
+
+@pytest.mark.parametrize("name", ["auto", "cma", "diagonal-cma"])
+@pytest.mark.parametrize("in_bursts", [False, True])
+@pytest.mark.parametrize("width", [1, 32])
+def test_hundreds_of_genes_are_no_exception(name, width, in_bursts):
+    """pycma's default from 300 genes on fails when asked ahead, and draws global numbers."""
+    before = global_generators()
+    first = optimizer_runs.search(name, MANY, width, 150, in_bursts)
+    assert global_generators() == before
+    if in_bursts:
+        assert optimizer_runs.search(name, MANY, width, 150, in_bursts) == first
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_global_generators_are_neither_read_nor_moved(name):
     np.random.seed(0)
-    before = global_generator()
-    optimizer = create(name, MIXED, seed=0)
-    for _ in range(60):
-        trial, genome = optimizer.ask()
-        optimizer.tell(trial, [-sum(genome)])
-    assert global_generator() == before
+    before = global_generators()
+    optimizer_runs.search(name, MIXED, 4, 100)
+    assert global_generators() == before
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("grid", "sobol")])
@@ -137,7 +155,7 @@ def test_when_everything_fails_the_search_goes_on_inside_the_ranges(name):
     optimizer = create(name, MIXED, seed=0)
     for _ in range(200):
         trial, genome = optimizer.ask()
-        assert all(gene.low <= x <= gene.high for gene, x in zip(MIXED, genome, strict=True))
+        check_range(MIXED, genome)
         optimizer.tell(trial, None)
 
 
@@ -185,7 +203,7 @@ def test_a_trial_is_told_once_and_only_after_it_was_asked(name):
 
 
 @pytest.mark.parametrize("genome", [(0.0, 0.0), (0.0, 0.0, 3.5), (0.0, 0.0, math.nan)])
-def test_a_genome_outside_of_the_space_is_no_suggestion(genome):
+def test_a_genome_outside_of_the_space_cannot_be_enqueued(genome):
     optimizer = create("cma", REAL, seed=0)
     with pytest.raises(ValueError, match=r"(?i)gene"):
         optimizer.enqueue(genome)

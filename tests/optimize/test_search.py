@@ -2,19 +2,15 @@
 
 import subprocess
 import sys
-import warnings
 from importlib.metadata import EntryPoint
 
+import cma
 import numpy as np
 import pytest
 
 from evomerge.errors import ConfigError
 from evomerge.optimize import create, optimizer_names
 from evomerge.space.protocol import Gene
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    import cma
 
 TARGET = np.array([0.2, 1.4, 0.9, 0.4, 1.7, 1.0])
 REAL = [Gene(f"g{i}", "real", 0.0, 2.0, 1.0) for i in range(len(TARGET))]
@@ -122,12 +118,12 @@ def test_a_plateau_is_no_reason_to_begin_anew(name):
     assert max(distances[-600:]) < 0.2
 
 
-def test_many_suggestions_and_early_asks_lose_no_generation():
-    """pycma refuses two updates in a row, and nevergrad would then drop a generation."""
-    for suggested, batch in ((25, 1), (0, 30)):
+def test_many_enqueued_points_and_early_asks_lose_no_generation():
+    """pycma refuses two updates without a sample between them."""
+    for enqueued, batch in ((25, 1), (0, 30)):
         optimizer = create("cma", REAL, seed=0)
-        for i in range(suggested):
-            optimizer.enqueue((i / suggested,) * len(REAL))
+        for i in range(enqueued):
+            optimizer.enqueue((i / enqueued,) * len(REAL))
         best = np.inf
         for _ in range(600 // batch):
             trials = [optimizer.ask() for _ in range(batch)]
@@ -137,10 +133,27 @@ def test_many_suggestions_and_early_asks_lose_no_generation():
         assert best < (1e-4 if batch == 1 else 1e-2)
 
 
-def test_a_suggestion_pulls_cma_towards_it():
-    def mean_distance(suggest):
+@pytest.mark.parametrize("enqueued", [0, 3, 20])
+@pytest.mark.parametrize("order", ["asked", "reversed"])
+def test_hundreds_of_genes_adapt_their_step_in_any_order_of_telling(enqueued, order):
+    """The step follows two mirrored points; wherever they stand, it has to shrink."""
+    genes = [Gene(f"g{i}", "real", 0.0, 1.0, 0.5) for i in range(310)]
+    target = np.random.RandomState(0).uniform(0.2, 0.8, len(genes))
+    optimizer = create("diagonal-cma", genes, seed=0)
+    for i in range(enqueued):
+        optimizer.enqueue((i / 20,) * len(genes))
+    for _ in range(1200 // optimizer.population):
+        trials = [optimizer.ask() for _ in range(optimizer.population)]
+        for trial, genome in trials if order == "asked" else trials[::-1]:
+            optimizer.tell(trial, [-float(((np.array(genome) - target) ** 2).sum())])
+    spread = np.std([genome for _, genome in trials], axis=0).mean()
+    assert spread < 1 / 6 / 3
+
+
+def test_an_enqueued_point_pulls_cma_towards_it():
+    def mean_distance(enqueue):
         optimizer = create("cma", REAL, seed=0)
-        if suggest:
+        if enqueue:
             optimizer.enqueue(tuple(TARGET))
         genomes = []
         for _ in range(5 * optimizer.population):
@@ -213,6 +226,14 @@ def test_names_are_listed_without_importing_what_they_need():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
     assert all(line and "\n" not in line for line in optimizer_names().values())
+
+
+def test_a_package_that_cannot_be_imported_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "nevergrad", None)
+    monkeypatch.delitem(sys.modules, "evomerge.optimize.evolution", raising=False)
+    with pytest.raises(ConfigError, match=r"name is 'de', which needs a package .*nevergrad"):
+        create("de", REAL, seed=0)
+    create("cma", REAL, seed=0).ask()
 
 
 def test_another_package_adds_an_optimizer(monkeypatch):

@@ -1,0 +1,101 @@
+"""Long searches by every optimizer, for tests that compare processes; prints them when run."""
+
+import json
+import math
+import random
+import sys
+
+import numpy as np
+
+from evomerge.optimize import create, optimizer_names
+from evomerge.space.protocol import Gene
+
+MIXED = [
+    Gene("weight", "real", 0.0, 2.0, 1.0),
+    Gene("narrow", "real", 0.0, 1.0, 0.0, sigma=0.01),
+    Gene("count", "integer", 2, 9, 5),
+    Gene("method", "choice", 0, 2, 0, choices=("a", "b", "c")),
+    Gene("flag", "binary", 0, 1, 0.5),
+]
+NAMES = list(optimizer_names())
+WIDTHS = (1, 4, 32, 50)
+"""Open trials at a time; 50 is more than any default population."""
+
+
+def corner(genes, number):
+    """Return a corner of the space."""
+    bits = np.random.RandomState(number).randint(2, size=len(genes))
+    ends = zip(bits, genes, strict=True)
+    return tuple(float(gene.high if bit else gene.low) for bit, gene in ends)
+
+
+def search(name, genes, width, trials, in_bursts=False):
+    """Return all genomes of a search in which everything happens that may.
+
+    Values are a plateau (steps of 1/50); trials are told in any order, some fail, some give NaN,
+    some are lost, some are amended to an earlier genome; points are enqueued, some of them twice.
+
+    Args:
+        name: the optimizer.
+        genes: what it searches.
+        width: open trials at a time.
+        trials: how many trials are asked for.
+        in_bursts: tell all open trials at once, rather than one for each that is asked.
+    """
+    optimizer, order = create(name, genes, seed=3), np.random.RandomState(5)
+    genomes, waiting = [], []
+    for number in range(trials):
+        if number % 60 == 10:
+            for i in range(20):
+                optimizer.enqueue(corner(genes, number + i // 2))
+        trial, genome = optimizer.ask()
+        assert trial == number
+        check_range(genes, genome)
+        genomes.append(genome)
+        waiting.append((trial, genome))
+        if order.rand() < 0.05:
+            optimizer.amend(trial, genomes[order.randint(len(genomes))])
+        if len(waiting) >= width:
+            for _ in range(len(waiting) if in_bursts else 1):
+                tell(optimizer, genes, *waiting.pop(order.randint(len(waiting))), order.rand())
+    return genomes
+
+
+def tell(optimizer, genes, trial, genome, fate):
+    """Tell a trial's value, a failure or NaN, or lose it; `fate` is in [0, 1]."""
+    ranges = [gene.high - gene.low for gene in genes]
+    distance = sum(
+        abs((value - gene.low) / span - 0.3)
+        for value, gene, span in zip(genome, genes, ranges, strict=True)
+    )
+    if fate < 0.1:
+        optimizer.tell(trial, None)
+    elif fate < 0.15:
+        optimizer.tell(trial, [math.nan])
+    elif fate > 0.2:
+        optimizer.tell(trial, [math.floor(50 * (1 - distance / len(genes))) / 50])
+
+
+def check_range(genes, genome):
+    """Check that every value is one its gene may take."""
+    for gene, value in zip(genes, genome, strict=True):
+        assert gene.low <= value <= gene.high
+        assert gene.kind == "real" or value == int(value)
+
+
+def all_searches():
+    """Return a search by every optimizer, its numbers as text that keeps every bit."""
+    return {
+        f"{name} {width}": [
+            [float(value).hex() for value in genome]
+            for genome in search(name, MIXED, width, 200, in_bursts=width == 50)
+        ]
+        for name in NAMES
+        for width in WIDTHS
+    }
+
+
+if __name__ == "__main__":
+    random.seed(int(sys.argv[1]))
+    np.random.seed(int(sys.argv[1]))
+    json.dump(all_searches(), sys.stdout)
