@@ -18,11 +18,24 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 500
+"""Characters of a message that came from elsewhere."""
+
+LONGEST_SENTENCE = 900
+"""Characters of an error's sentence, what it quotes included."""
+
 
 class EvomergeError(Exception):
-    """Base of every error meant for a person; `str()` is one clear sentence."""
+    """Base of every error meant for a person; `str()` is one clear sentence.
+
+    The sentence may quote what stands in a file: line breaks and characters that cannot be printed
+    become spaces, and what is longer than `LONGEST_SENTENCE` characters is cut.
+    """
 
     exit_code = 1
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(_printable(sentence, LONGEST_SENTENCE))
 
 
 class InputError(EvomergeError):
@@ -63,10 +76,6 @@ class Terminated(KeyboardInterrupt):
     """The process was asked to end by SIGTERM."""
 
 
-LONGEST = 500
-"""Characters of a message that came from elsewhere."""
-
-
 def one_line(error: object) -> str:
     """Return the first line of what an error says, fit for a journal, a table and a terminal.
 
@@ -81,10 +90,14 @@ def one_line(error: object) -> str:
     except BaseException:  # a message that cannot even be made
         text = ""
     lines = text[: 20 * LONGEST].strip().splitlines()
-    line = lines[0].strip() if lines else type(error).__name__
-    line = line.encode("utf-8", "replace").decode("utf-8", "replace")
-    line = "".join(letter if letter.isprintable() else " " for letter in line)
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
+    return _printable(lines[0].strip() if lines else type(error).__name__, LONGEST)
+
+
+def _printable(text: str, longest: int) -> str:
+    """Return text fit for one line of a terminal or a file: cut, and nothing else than letters."""
+    short = text if len(text) <= longest else f"{text[:longest]}…"
+    short = short.encode("utf-8", "replace").decode()
+    return "".join(letter if letter.isprintable() else " " for letter in short)
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -27,11 +28,17 @@ from typing import Any, TypeAlias
 import yaml
 
 from evomerge.errors import RecipeError, did_you_mean
+from evomerge.parsing.values import Values, shown
+from evomerge.parsing.yaml import yaml_mapping
 
 Knob: TypeAlias = float | tuple[tuple[str, float], ...]
 """A number, or (substring of a tensor name, number) pairs tried in order; `"*"` matches all."""
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
+
+_MOST_BLOCKS = 1_000_000
+
+_VALUES = Values(RecipeError)
 
 
 def number(value: float | int | bool) -> float:
@@ -40,9 +47,12 @@ def number(value: float | int | bool) -> float:
     Raises:
         RecipeError: the number is not finite.
     """
-    result = float(value) + 0.0
-    if result != result or result in (float("inf"), float("-inf")):
-        raise RecipeError(f"A recipe holds the number {value!r}; every number must be finite.")
+    try:
+        result = float(value) + 0.0
+    except OverflowError:  # a whole number of more than 308 digits
+        result = math.inf
+    if not math.isfinite(result):
+        raise RecipeError(f"A recipe holds the number {shown(value)}; every number must be finite.")
     return result
 
 
@@ -186,18 +196,28 @@ class Recipe:
         Raises:
             RecipeError: a key is unknown or missing, or a value has the wrong type.
         """
-        try:
-            kinds = {**data}
-            for name in ("before", "after"):
-                if name in kinds:
-                    kinds[name] = _layer(kinds[name], name)
-            kinds["layers"] = {
-                name: tuple(_layer(item, f"layers.{name}[{i}]") for i, item in enumerate(stack))
-                for name, stack in data.get("layers", {}).items()
-            }
-            return _build(cls, kinds, "recipe")  # type: ignore[no-any-return]
-        except (TypeError, ValueError, AttributeError) as error:
-            raise RecipeError(f"The recipe cannot be read: {error}.") from error
+        content = _VALUES.mapping(data, "recipe", _names(cls))
+        stacks = _VALUES.mapping(content.get("layers", {}), "layers")
+        return cls(
+            host=_VALUES.text(_needed(content, "host", "recipe"), "host", _PARENT),
+            layers={
+                name: tuple(
+                    _layer(item, f"layers.{name}[{i}]")
+                    for i, item in enumerate(_VALUES.items(blocks, f"layers.{name}"))
+                )
+                for name, blocks in stacks.items()
+            },
+            before=_layer(_needed(content, "before", "recipe"), "before"),
+            after=_layer(_needed(content, "after", "recipe"), "after"),
+            dtype=_VALUES.text(content.get("dtype", cls.dtype), "dtype"),
+            tokenizer=_VALUES.text(content.get("tokenizer", cls.tokenizer), "tokenizer"),
+            seed=_VALUES.whole(content.get("seed", cls.seed), "seed"),
+            options=_options(content.get("options", {})),
+            vocabulary=tuple(
+                _VALUES.text(item, f"vocabulary[{i}]", _PARENT)
+                for i, item in enumerate(_VALUES.items(content.get("vocabulary", ()), "vocabulary"))
+            ),
+        )
 
     def canonical(self) -> str:
         """Return the canonical JSON text of the recipe."""
@@ -219,13 +239,7 @@ class Recipe:
         Raises:
             RecipeError: the text is not YAML or not a recipe.
         """
-        try:
-            data = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"The recipe is not valid YAML: {error}.") from error
-        if not isinstance(data, dict):
-            raise RecipeError("The recipe is not a YAML mapping.")
-        return cls.from_dict(data)
+        return cls.from_dict(yaml_mapping(text, "The recipe", "a recipe", RecipeError))
 
 
 def _plain(value: Any) -> Any:
@@ -244,32 +258,64 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _build(kind: Any, data: Mapping[str, Any], where: str) -> Any:
-    allowed = [item.name for item in fields(kind)]
-    for key in data:
-        if key not in allowed:
-            raise RecipeError(
-                f"Unknown key {key!r} in {where}; allowed are {', '.join(allowed)}."
-                f"{did_you_mean(str(key), allowed)}"
-            )
-    try:
-        return kind(**data)
-    except TypeError as error:
-        raise RecipeError(f"{where} is incomplete: {error}.") from error
+_PARENT = "a parent reference"
 
 
-def _source(data: Any, where: str) -> Source:
-    source = _build(Source, data, where)
-    if not isinstance(source.parent, str):
-        raise RecipeError(f"{where}.parent is {source.parent!r}; it must be a parent reference.")
-    return source  # type: ignore[no-any-return]
+def _names(kind: type[Source] | type[Layer] | type[Recipe]) -> tuple[str, ...]:
+    return tuple(item.name for item in fields(kind))
+
+
+def _needed(data: Mapping[str, Any], key: str, where: str) -> Any:
+    if key not in data:
+        raise RecipeError(f"The key `{key}` is missing in `{where}`.")
+    return data[key]
+
+
+def _options(data: Any) -> dict[str, str]:
+    options = _VALUES.mapping(data, "options")
+    for name, value in options.items():
+        if not isinstance(value, (str, int, float)):
+            raise _VALUES.wrong(value, f"options.{name}", "text or a number")
+    return {name: str(value) for name, value in options.items()}
 
 
 def _layer(data: Any, where: str) -> Layer:
-    kinds = dict(data)
-    kinds["sources"] = tuple(
-        _source(item, f"{where}.sources[{i}]") for i, item in enumerate(kinds.get("sources", ()))
+    content = _VALUES.mapping(data, where, _names(Layer))
+    sources = _VALUES.items(content.get("sources", ()), f"{where}.sources")
+    base = content.get("base")
+    return Layer(
+        method=_VALUES.text(_needed(content, "method", where), f"{where}.method"),
+        sources=tuple(_source(item, f"{where}.sources[{i}]") for i, item in enumerate(sources)),
+        base=None if base is None else _source(base, f"{where}.base"),
+        knobs=_knobs(content.get("knobs", {}), f"{where}.knobs"),
+        scale=_VALUES.real(content.get("scale", Layer.scale), f"{where}.scale"),
     )
-    if kinds.get("base") is not None:
-        kinds["base"] = _source(kinds["base"], f"{where}.base")
-    return _build(Layer, kinds, where)  # type: ignore[no-any-return]
+
+
+def _source(data: Any, where: str) -> Source:
+    content = _VALUES.mapping(data, where, _names(Source))
+    layer = content.get("layer")
+    return Source(
+        parent=_VALUES.text(_needed(content, "parent", where), f"{where}.parent", _PARENT),
+        layer=None if layer is None else _VALUES.whole(layer, f"{where}.layer", most=_MOST_BLOCKS),
+        knobs=_knobs(content.get("knobs", {}), f"{where}.knobs"),
+    )
+
+
+def _knobs(data: Any, where: str) -> dict[str, Knob]:
+    return {
+        name: _knob(value, f"{where}.{name}")
+        for name, value in _VALUES.mapping(data, where).items()
+    }
+
+
+def _knob(data: Any, where: str) -> Knob:
+    if not isinstance(data, list):
+        return _VALUES.real(data, where, "a number, or a list of [part of a tensor's name, number]")
+    pairs = [_VALUES.items(item, f"{where}[{i}]") for i, item in enumerate(data)]
+    for i, pair in enumerate(pairs):
+        if len(pair) != 2 or not isinstance(pair[0], str):
+            raise _VALUES.wrong(pair, f"{where}[{i}]", "[part of a tensor's name, number]")
+    return tuple(
+        (pair[0], _VALUES.real(pair[1], f"{where}[{i}][1]")) for i, pair in enumerate(pairs)
+    )

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from evomerge.errors import did_you_mean
+from evomerge.parsing.values import shown
 
 
 def _section_at(model: Any, location: tuple[int | str, ...]) -> list[str]:
@@ -55,7 +56,7 @@ def sentence(error: ValidationError, data: Any, schema: type[BaseModel]) -> str:
     near = ""
     if isinstance(value, str) and kind == "literal_error":
         near = did_you_mean(value, re.findall(r"'([^']*)'", message))
-    return f"`{key}` is {value!r}; it {message}.{near}"
+    return f"`{key}` is {shown(value)}; it {message}.{near}"
 
 
 def _expectation(item: Any) -> str:

@@ -6,6 +6,7 @@ parents exist, does the method take so many) is checked by `evomerge.setup.check
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,7 +27,7 @@ from evomerge.errors import ConfigError
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _documents(value: Any) -> Any:
@@ -38,13 +39,17 @@ def _documents(value: Any) -> Any:
 Documents = Annotated[int | Literal["all"], BeforeValidator(_documents)]
 
 
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
+
+
 def _range(value: Any) -> Any:
-    if isinstance(value, (int, float)):
+    if _is_finite(value):
         return float(value)
     if (
         isinstance(value, (list, tuple))
         and len(value) == 2
-        and all(isinstance(item, (int, float)) and not isinstance(item, bool) for item in value)
+        and all(_is_finite(item) and not isinstance(item, bool) for item in value)
         and value[0] < value[1]
     ):
         return (float(value[0]), float(value[1]))
@@ -312,7 +317,7 @@ class Frozen(_Section):
     models: dict[str, str] = Field(
         default_factory=dict, description="`run:` parent -> first digits of its recipe's digest"
     )
-    documents: dict[str, dict[str, list[int]]] = Field(default_factory=dict)
+    documents: dict[str, dict[str, list[Annotated[int, Field(ge=0)]]]] = Field(default_factory=dict)
     sources: dict[str, dict[str, str]] = Field(
         default_factory=dict, description="split -> task -> where its document ids count"
     )

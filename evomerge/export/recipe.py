@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
-
 from evomerge.errors import RecipeError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit
+from evomerge.parsing.texts import read_text
+from evomerge.parsing.yaml import yaml_mapping
 from evomerge.recipe import Recipe
 from evomerge.setup.runs import open_model
 
@@ -32,7 +32,7 @@ def merge_recipe(
     from evomerge.merge.backend import write
     from evomerge.mergekit import from_mergekit, mergekit_parents
 
-    text = _read(file)
+    text = read_text(file, RecipeError)
     if _is_ours(text, file):
         recipe = Recipe.from_yaml(text)
         checkpoints = _open(recipe.parents, file, allow_pickle=allow_pickle)
@@ -46,22 +46,8 @@ def merge_recipe(
     return write(recipe, checkpoints, out, memory=memory, shard_size=shard_size, texts=extra)
 
 
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise RecipeError(f"{file} does not exist.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{file} cannot be read: {error}.") from None
-
-
 def _is_ours(text: str, file: Path) -> bool:
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{file} is not valid YAML: {error}.".replace("\n", " ")) from None
-    if not isinstance(data, dict):
-        raise RecipeError(f"{file} is not a recipe: it must be a YAML mapping of keys.")
+    data = yaml_mapping(text, str(file), "a recipe", RecipeError)
     return "host" in data or "before" in data
 
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import yaml
 
-from evomerge.errors import RecipeError, did_you_mean
+from evomerge.errors import RecipeError, did_you_mean, one_line
 from evomerge.merge.methods import get_method
-from evomerge.mergekit.file import check_keys, load_yaml
 from evomerge.models.references import read_config
+from evomerge.parsing.texts import read_text
+from evomerge.parsing.values import Values, shown
+from evomerge.parsing.yaml import yaml_mapping
 
 _GENOME = (
     "models",
@@ -30,6 +32,7 @@ _COMPONENTS = {
     "mlp": ("mlp", "feed_forward", "ffn"),
     "norm": ("norm", "layernorm"),
 }
+_VALUES = Values(RecipeError)
 _CANDIDATES = 100  # what mergekit-evolve does unless --max-fevals says otherwise
 
 
@@ -44,26 +47,29 @@ def convert(text: str, count_layers: Callable[[str], int]) -> str:
     Raises:
         RecipeError: something cannot be honoured; the message names the key.
     """
-    data = load_yaml(text, "The mergekit-evolve config")
-    check_keys(data, _TOP, "the mergekit-evolve config")
-    genome = data.get("genome")
-    if genome is None:
+    data = yaml_mapping(text, "The mergekit-evolve config", "one", RecipeError)
+    _VALUES.mapping(data, "the mergekit-evolve config", _TOP)
+    if data.get("genome") is None:
         raise RecipeError("The key `genome` is missing; is this a mergekit-evolve config?")
-    check_keys(genome, _GENOME, "`genome`")
-    models = genome.get("models")
-    if not isinstance(models, list) or not all(isinstance(m, str) for m in models) or not models:
-        raise RecipeError("`genome.models` must be a list of models.")
+    genome = _VALUES.mapping(data["genome"], "genome", _GENOME)
+    listed = _VALUES.items(genome.get("models"), "genome.models", least=1)
+    models = [_VALUES.text(item, f"genome.models[{i}]", "a model") for i, item in enumerate(listed)]
+    for model in models:
+        if models.count(model) > 1:
+            raise RecipeError(f"`genome.models` names {shown(model)} twice; name each once.")
     for key in ("shuffle", "random_init"):
         if data.get(key):
             raise RecipeError(
                 f"`{key}` is set, which a search file cannot say; remove it (documents are drawn "
                 "by `seed`, and a search starts from `knobs`)."
             )
-    base = genome.get("base_model")
+    base, source = (
+        _VALUES.text(genome[key], f"genome.{key}") if genome.get(key) else None
+        for key in ("base_model", "tokenizer_source")
+    )
     search: dict[str, Any] = {"seed": 0, "parents": models}
     if base:
         search["base"] = base
-    source = genome.get("tokenizer_source")
     if source:
         search["tokenizer"] = (base or models[0]) if source == "base" else source
     search["space"] = _space(genome, models, count_layers)
@@ -90,10 +96,6 @@ def convert_file(file: Path) -> str:
     Raises:
         InputError: the file cannot be read or honoured, or a model's config cannot be had.
     """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{file} cannot be read: {error}.") from None
 
     def count_layers(model: str) -> int:
         config = read_config(model, Path.cwd())
@@ -106,29 +108,25 @@ def convert_file(file: Path) -> str:
             "has; remove the key and set space.groups in the search file."
         )
 
-    return convert(text, count_layers)
+    return convert(read_text(file, RecipeError), count_layers)
 
 
 def _space(
     genome: Mapping[str, Any], models: list[str], count_layers: Callable[[str], int]
 ) -> dict[str, Any]:
     name = genome.get("merge_method")
-    if not isinstance(name, str):
-        raise RecipeError("`genome.merge_method` is missing; it must name a merge method.")
-    method = get_method(name)
+    method = get_method(_VALUES.text(name, "genome.merge_method", "the name of a merge method"))
     space: dict[str, Any] = {"kind": "parameters", "method": method.name}
     granularity = genome.get("layer_granularity")
     if granularity:
         layers = count_layers(str(genome.get("base_model") or models[0]))
         if type(granularity) is not int or granularity < 1 or layers % granularity:
             raise RecipeError(
-                f"`genome.layer_granularity` is {granularity!r}; it must divide the number of "
+                f"`genome.layer_granularity` is {shown(granularity)}; it must divide the number of "
                 f"layers, {layers}."
             )
         space["groups"] = layers // granularity
-    filters = genome.get("filters") or []
-    if not isinstance(filters, list):
-        raise RecipeError(f"`genome.filters` is {filters!r}; it must be a list.")
+    filters = _VALUES.items(genome.get("filters") or [], "genome.filters")
     if filters:
         space["components"] = [_component(item) for item in filters]
     if genome.get("smooth"):
@@ -150,26 +148,27 @@ def _component(item: Any) -> str:
             return component
     known = [word for every in _COMPONENTS.values() for word in every]
     raise RecipeError(
-        f"`genome.filters` names {item!r}; a search file knows attention, mlp and norm "
+        f"`genome.filters` names {shown(item)}; a search file knows attention, mlp and norm "
         f"({', '.join(known)}).{did_you_mean(str(item), known)}"
     )
 
 
 def _objectives(tasks: Any) -> tuple[list[dict[str, Any]], list[str]]:
-    if not isinstance(tasks, list) or not tasks:
-        raise RecipeError("`tasks` must be a list with at least one task.")
     found: list[dict[str, Any]] = []
     notes: list[str] = []
-    for i, task in enumerate(tasks):
-        check_keys(task, ("name", "weight", "metric"), f"`tasks[{i}]`")
-        weight = task.get("weight", 1.0)
-        if "name" not in task or not isinstance(weight, (int, float)) or weight == 0:
-            raise RecipeError(f"`tasks[{i}]` needs a name, and a weight that is a number but 0.")
-        metric = str(task.get("metric", "acc,none")).removesuffix(",none")
-        found.append({"task": task["name"], "metric": metric, "weight": abs(float(weight))})
+    for i, task in enumerate(_VALUES.items(tasks, "tasks", least=1)):
+        where = f"tasks[{i}]"
+        _VALUES.mapping(task, where, ("name", "weight", "metric"))
+        name = _VALUES.text(task.get("name"), f"{where}.name", "the name of a task")
+        weight = _VALUES.real(task.get("weight", 1.0), f"{where}.weight")
+        if weight == 0:
+            raise RecipeError(f"`{where}.weight` is 0; leave the task out instead.")
+        metric = _VALUES.text(task.get("metric", "acc,none"), f"{where}.metric")
+        metric = metric.removesuffix(",none")
+        found.append({"task": name, "metric": metric, "weight": abs(weight)})
         if weight < 0:
             notes.append(
-                f"# {task['name']} had the weight {weight}: metrics where lower is better are "
+                f"# {one_line(name)} had the weight {weight}: metrics where lower is better are "
                 "turned round by themselves."
             )
     return found, notes
@@ -179,11 +178,9 @@ def _evaluation(data: Mapping[str, Any]) -> dict[str, Any]:
     evaluation: dict[str, Any] = {"include": []}
     limit = data.get("limit")
     if limit is not None:
-        if type(limit) is not int or limit < 1:
-            raise RecipeError(f"`limit` is {limit!r}; it must be a number of documents above 0.")
-        evaluation["search"] = {"documents": limit}
+        evaluation["search"] = {"documents": _VALUES.whole(limit, "limit", least=1)}
     if data.get("num_fewshot") is not None:
-        evaluation["fewshot"] = data["num_fewshot"]
+        evaluation["fewshot"] = _VALUES.whole(data["num_fewshot"], "num_fewshot")
     if data.get("apply_chat_template"):
         evaluation["chat_template"] = True
     return evaluation

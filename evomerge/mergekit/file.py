@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
 from evomerge.errors import RecipeError, did_you_mean
 from evomerge.mergekit.values import Rules, read_parameters
+from evomerge.parsing.values import Values, shown
+from evomerge.parsing.yaml import yaml_mapping
 from evomerge.recipe import DTYPES
+
+_VALUES = Values(RecipeError)
 
 MAIN = "default"
 """mergekit's name of the only module of a plain language model."""
@@ -121,50 +123,18 @@ class MergekitFile:
             yield from module.slices
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """A safe loader that refuses a key that stands twice in one mapping."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen and key.value != "<<":
-                raise RecipeError(
-                    f"The key {key.value!r} stands twice (line {key.start_mark.line + 1})."
-                )
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-
-def load_yaml(text: str, what: str) -> dict[str, Any]:
-    """Return the mapping that a YAML text holds.
-
-    Raises:
-        RecipeError: it is not YAML, holds several documents, or is no mapping.
-    """
-    try:
-        data = yaml.load(text, Loader=_UniqueKeys)
-    except yaml.YAMLError as error:
-        line = " ".join(str(error).split())
-        raise RecipeError(f"{what} is not one valid YAML document: {line}.") from None
-    if not isinstance(data, dict):
-        raise RecipeError(f"{what} must be a YAML mapping of keys.")
-    return data
-
-
 def read(text: str) -> MergekitFile:
     """Read and check a mergekit file.
 
     Raises:
         RecipeError: a key is unknown, missing or cannot be honoured; the message names it.
     """
-    data = load_yaml(text, "The mergekit file")
-    check_keys(data, _TOP, "the mergekit file")
-    method = data.get("merge_method")
-    if not isinstance(method, str):
-        raise RecipeError(f"`merge_method` is {method!r}; it must name a merge method.")
+    data = yaml_mapping(text, "The mergekit file", "a mergekit file", RecipeError)
+    _VALUES.mapping(data, "the mergekit file", _TOP)
+    method = _VALUES.text(data.get("merge_method"), "merge_method", "the name of a merge method")
     tokenizer, options = _tokenizer(data)
     if data.get("chat_template") is not None:
-        options["chat_template"] = _text(data["chat_template"], "chat_template")
+        options["chat_template"] = _VALUES.text(data["chat_template"], "chat_template")
     return MergekitFile(
         method=method,
         modules=_modules(data),
@@ -183,16 +153,16 @@ def _modules(data: Mapping[str, Any]) -> tuple[Module, ...]:
         raise RecipeError(f"Exactly one of `models`, `slices` and `modules` is needed; got {told}.")
     if given != ["modules"]:
         return (_module(None, data, {}, ""),)
-    modules = data["modules"]
-    if not isinstance(modules, dict) or not modules:
+    modules = _VALUES.mapping(data["modules"], "modules")
+    if not modules:
         raise RecipeError("`modules` must be a mapping from module name to its slices or models.")
     found = []
     for name, content in modules.items():
         where = f"modules.{name}"
-        check_keys(content, ("slices", "models", "parameters"), where)
+        _VALUES.mapping(content, where, ("slices", "models", "parameters"))
         if (content.get("slices") is None) == (content.get("models") is None):
             raise RecipeError(f"`{where}` needs either `slices` or `models`.")
-        found.append(_module(str(name), content, content.get("parameters"), f"{where}."))
+        found.append(_module(name, content, content.get("parameters"), f"{where}."))
     return tuple(found)
 
 
@@ -203,24 +173,23 @@ def _module(name: str | None, content: Mapping[str, Any], parameters: Any, prefi
         keys = ("model", "parameters")
         inputs = tuple(
             _input(item, keys, f"{where}[{i}]")
-            for i, item in enumerate(_list(content["models"], where))
+            for i, item in enumerate(_VALUES.items(content["models"], where, least=1))
         )
         _check_distinct(inputs, where)
         return Module(name, (Slice(inputs, None, {}, where),), own, whole=True)
     where = f"{prefix}slices"
     slices = (
-        _slice(item, f"{where}[{i}]") for i, item in enumerate(_list(content["slices"], where))
+        _slice(item, f"{where}[{i}]")
+        for i, item in enumerate(_VALUES.items(content["slices"], where, least=1))
     )
     return Module(name, tuple(slices), own, whole=False)
 
 
 def _slice(data: Any, where: str) -> Slice:
-    check_keys(data, ("sources", "base_model", "parameters"), where)
+    _VALUES.mapping(data, where, ("sources", "base_model", "parameters"))
     keys = ("model", "layer_range", "parameters")
-    inputs = tuple(
-        _input(item, keys, f"{where}.sources[{i}]")
-        for i, item in enumerate(_list(data.get("sources"), f"{where}.sources"))
-    )
+    sources = _VALUES.items(data.get("sources"), f"{where}.sources", least=1)
+    inputs = tuple(_input(item, keys, f"{where}.sources[{i}]") for i, item in enumerate(sources))
     base = data.get("base_model")
     return Slice(
         inputs,
@@ -231,7 +200,7 @@ def _slice(data: Any, where: str) -> Slice:
 
 
 def _input(data: Any, keys: tuple[str, ...], where: str) -> Input:
-    check_keys(data, keys, where)
+    _VALUES.mapping(data, where, keys)
     if "model" not in data:
         raise RecipeError(f"`{where}.model` is missing.")
     layers = None
@@ -244,7 +213,7 @@ def _input(data: Any, keys: tuple[str, ...], where: str) -> Input:
             and 0 <= layers[0] < layers[1]
         ):
             raise RecipeError(
-                f"`{where}.layer_range` is {layers!r}; it must be [first, one past the last], "
+                f"`{where}.layer_range` is {shown(layers)}; it must be [first, one past the last], "
                 "counted from 0."
             )
         layers = (layers[0], layers[1])
@@ -263,24 +232,20 @@ def _tokenizer(data: Mapping[str, Any]) -> tuple[str | None, dict[str, str]]:
     if data.get("tokenizer_source") is not None and data.get("tokenizer") is not None:
         raise RecipeError("Give either `tokenizer_source` or `tokenizer`, not both.")
     if data.get("tokenizer_source") is not None:
-        return _text(data["tokenizer_source"], "tokenizer_source"), {}
+        return _VALUES.text(data["tokenizer_source"], "tokenizer_source"), {}
     content = data.get("tokenizer")
     if content is None:
         return None, {}
-    check_keys(content, ("source", "tokens", "pad_to_multiple_of"), "tokenizer")
+    _VALUES.mapping(content, "tokenizer", ("source", "tokens", "pad_to_multiple_of"))
     options: dict[str, str] = {}
     if content.get("tokens"):
-        options["tokens"] = json.dumps(content["tokens"], sort_keys=True, separators=(",", ":"))
+        tokens = _VALUES.mapping(content["tokens"], "tokenizer.tokens")
+        options["tokens"] = json.dumps(tokens, sort_keys=True, separators=(",", ":"))
     multiple = content.get("pad_to_multiple_of")
     if multiple is not None:
-        if type(multiple) is not int or multiple < 1:
-            raise RecipeError(
-                f"`tokenizer.pad_to_multiple_of` is {multiple!r}; it must be a whole number "
-                "above 0."
-            )
-        options["pad_to_multiple_of"] = str(multiple)
-    source = content.get("source", "union")
-    return _text(source, "tokenizer.source"), options
+        where = "tokenizer.pad_to_multiple_of"
+        options["pad_to_multiple_of"] = str(_VALUES.whole(multiple, where, least=1, most=2**20))
+    return _VALUES.text(content.get("source", "union"), "tokenizer.source"), options
 
 
 def _dtype(data: Mapping[str, Any]) -> str | None:
@@ -288,44 +253,12 @@ def _dtype(data: Mapping[str, Any]) -> str | None:
         value = data.get(key)
         if value is not None and value not in DTYPES:
             raise RecipeError(
-                f"`{key}` is {value!r}; allowed are {', '.join(DTYPES)}."
+                f"`{key}` is {shown(value)}; allowed are {', '.join(DTYPES)}."
                 f"{did_you_mean(str(value), DTYPES)}"
             )
     return data.get("out_dtype") or data.get("dtype")
 
 
 def _model(data: Any, where: str) -> str:
-    if not isinstance(data, str) or not data:
-        raise RecipeError(
-            f"`{where}` is {data!r}; it must be a model reference such as org/name@revision, a "
-            "folder, or model+adapter."
-        )
-    return data
-
-
-def _text(data: Any, where: str) -> str:
-    if not isinstance(data, str) or not data:
-        raise RecipeError(f"`{where}` is {data!r}; it must be text.")
-    return data
-
-
-def _list(data: Any, where: str) -> list[Any]:
-    if not isinstance(data, list) or not data:
-        raise RecipeError(f"`{where}` must be a list with at least one entry.")
-    return data
-
-
-def check_keys(data: Any, allowed: tuple[str, ...], where: str) -> None:
-    """Check that `data` is a mapping with none but these keys.
-
-    Raises:
-        RecipeError: it is not; an unknown key is named and guessed at.
-    """
-    if not isinstance(data, Mapping):
-        raise RecipeError(f"`{where}` is {data!r}; it must be a mapping of keys.")
-    for key in data:
-        if key not in allowed:
-            raise RecipeError(
-                f"Unknown key {key!r} in {where}; allowed are {', '.join(allowed)}."
-                f"{did_you_mean(str(key), allowed)}"
-            )
+    kind = "a model reference such as org/name@revision, a folder, or model+adapter"
+    return _VALUES.text(data, where, kind)

@@ -11,10 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from evomerge.errors import RecipeError, did_you_mean
-from evomerge.recipe import Knob, number
+from evomerge.errors import RecipeError
+from evomerge.parsing.values import Values
+from evomerge.recipe import Knob
 
 EVERY = "*"
+
+_VALUES = Values(RecipeError)
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,8 @@ def read_parameters(data: Any, where: str) -> dict[str, Rules]:
     """
     if data is None:
         return {}
-    if not isinstance(data, Mapping):
-        raise RecipeError(f"`{where}` is {data!r}; it must be a mapping of parameters.")
-    return {str(name): _rules(value, f"{where}.{name}") for name, value in data.items()}
+    parameters = _VALUES.mapping(data, where)
+    return {name: _rules(value, f"{where}.{name}") for name, value in parameters.items()}
 
 
 def _rules(data: Any, where: str) -> Rules:
@@ -66,30 +68,24 @@ def _rules(data: Any, where: str) -> Rules:
 
 def _conditional(data: Any, where: str) -> Rule:
     if not isinstance(data, Mapping) or "value" not in data:
-        raise RecipeError(f"`{where}` is {data!r}; it must be of the form {{filter, value}}.")
-    for key in data:
-        if key not in ("filter", "value"):
-            raise RecipeError(
-                f"Unknown key {key!r} in `{where}`; allowed are filter, value."
-                f"{did_you_mean(str(key), ('filter', 'value'))}"
-            )
+        raise _VALUES.wrong(data, where, "of the form {filter, value}")
+    _VALUES.mapping(data, where, ("filter", "value"))
     pattern = data.get("filter")
     if not (pattern is None or isinstance(pattern, str)):
-        raise RecipeError(f"`{where}.filter` is {pattern!r}; it must be part of a tensor's name.")
+        raise _VALUES.wrong(pattern, f"{where}.filter", "part of a tensor's name")
     return Rule(pattern or EVERY, _gradient(data["value"], f"{where}.value"))
 
 
 def _gradient(data: Any, where: str) -> tuple[float, ...]:
     items = data if isinstance(data, list) else [data]
     if not items or not all(isinstance(item, (int, float)) for item in items):
-        raise RecipeError(
-            f"`{where}` is {data!r}; it must be a number, a flag, a list of numbers (a gradient "
-            "over depth) or a list of {filter, value}."
+        raise _VALUES.wrong(
+            data,
+            where,
+            "a number, a flag, a list of numbers (a gradient over depth) or a list of "
+            "{filter, value}",
         )
-    try:
-        return tuple(number(item) for item in items)
-    except RecipeError:
-        raise RecipeError(f"`{where}` is {data!r}; every number must be finite.") from None
+    return tuple(_VALUES.real(item, where) + 0.0 for item in items)
 
 
 def resolve(rules: Sequence[Rule], depth: float, names: Mapping[str, str], where: str) -> Knob:

@@ -61,6 +61,7 @@ _COMPONENTS = {
     "mlp": re.compile(r"mlp|feed_forward|ffn|moe|densereludense|intermediate|output|fc\d", re.I),
 }
 _NORM = re.compile(r"norm|(^|\.)ln_", re.IGNORECASE)
+_INDEX = re.compile(r"0|[1-9][0-9]{0,5}")
 _LEAST_TENSORS_IN_A_BLOCK = 4
 
 
@@ -341,8 +342,8 @@ def find_stacks(names: Iterable[str]) -> dict[str, Stack]:
     groups: dict[str, dict[int, list[str]]] = {}
     for name in names:
         words = name.split(".")
-        at = next((i for i, word in enumerate(words) if word.isdigit()), None)
-        if at:
+        at = next((i for i, word in enumerate(words) if _INDEX.fullmatch(word)), None)
+        if at and at + 1 < len(words):
             group = groups.setdefault(".".join(words[:at]), {})
             group.setdefault(int(words[at]), []).append(".".join(words[at + 1 :]))
     stacks = [

@@ -7,7 +7,6 @@ lying file can claim is checked here, so that later rooms may trust offsets blin
 
 from __future__ import annotations
 
-import json
 import struct
 from dataclasses import dataclass
 from math import prod
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import CheckpointError
+from evomerge.parsing.texts import json_value, read_text
+from evomerge.parsing.values import shown
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -106,10 +107,8 @@ def read_json(file: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it cannot be read or is no object.
     """
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} cannot be read as JSON: {error}.") from error
+    missing = f"{file} does not exist; download it again."
+    data = json_value(read_text(file, CheckpointError, missing), str(file), CheckpointError)
     if not isinstance(data, dict):
         raise CheckpointError(f"{file} holds no JSON object; download the file again.")
     return data
@@ -132,13 +131,10 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
                     f"{file} is not a complete safetensors file: its header would have {length} "
                     f"bytes and the file has {size}; download it again."
                 )
-            header = json.loads(stream.read(length))
+            text = stream.read(length)
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error}.") from error
-    except ValueError as error:
-        raise CheckpointError(
-            f"{file} has a damaged safetensors header ({error}); download it again."
-        ) from error
+    header = json_value(text, f"The safetensors header of {file}", CheckpointError)
     if not isinstance(header, dict):
         raise CheckpointError(f"{file} has a safetensors header that is no JSON object.")
     header.pop("__metadata__", None)
@@ -156,17 +152,18 @@ def _entry(file: Path, name: str, item: Any, data: int) -> TensorInfo:
         whole, dtype, shape, begin, end = False, None, (), 0, 0
     if not whole:
         raise CheckpointError(
-            f"{file}: the header's entry for tensor {name!r} is malformed; download the file again."
+            f"{file}: the header's entry for tensor {shown(name)} is malformed; download the file "
+            "again."
         )
-    if dtype not in WIDTHS:
+    if not isinstance(dtype, str) or dtype not in WIDTHS:
         raise CheckpointError(
-            f"{file}: tensor {name!r} has dtype {dtype!r}; known are {', '.join(WIDTHS)}."
+            f"{file}: tensor {shown(name)} has dtype {shown(dtype)}; known are {', '.join(WIDTHS)}."
         )
     info = TensorInfo(dtype, shape, file, data + begin, data + end)
     if end - begin != info.nbytes:
         raise CheckpointError(
-            f"{file}: the header gives tensor {name!r} {end - begin} bytes, but {dtype} of shape "
-            f"{list(shape)} takes {info.nbytes}; download the file again."
+            f"{file}: the header gives tensor {shown(name)} {end - begin} bytes, but {dtype} of "
+            f"shape {shown(list(shape))} takes {info.nbytes}; download the file again."
         )
     return info
 
@@ -176,14 +173,14 @@ def _check_tiling(file: Path, tensors: dict[str, TensorInfo], data: int, size: i
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
         if info.end > size:
             raise CheckpointError(
-                f"{file} is truncated: tensor {name!r} ends at byte {info.end} and the file has "
-                f"{size}; download it again."
+                f"{file} is truncated: tensor {shown(name)} ends at byte {info.end} and the file "
+                f"has {size}; download it again."
             )
         if info.begin != here:
             fault = "overlaps" if info.begin < here else "leaves a gap behind"
             raise CheckpointError(
-                f"{file}: tensor {name!r} {fault} {before or 'the header'!r}; download the file "
-                "again."
+                f"{file}: tensor {shown(name)} {fault} {shown(before or 'the header')}; download "
+                "the file again."
             )
         here, before = info.end, name
     if here != size:
@@ -223,22 +220,23 @@ def _read_shards(folder: Path, index: Path) -> dict[str, TensorInfo]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no weight_map; download it again.")
     headers: dict[str, dict[str, TensorInfo]] = {}
+    present = {item.name for item in folder.iterdir() if item.is_file()}
     for shard in weight_map.values():
-        if not isinstance(shard, str) or shard != Path(shard).name or shard in ("", ".", ".."):
+        if not isinstance(shard, str) or "/" in shard or shard in ("", ".", ".."):
             raise CheckpointError(
-                f"{index} names the shard {shard!r}, which is not a plain file name inside the "
-                "folder; the index is not to be trusted."
+                f"{index} names the shard {shown(shard)}, which is not a plain file name inside "
+                "the folder; the index is not to be trusted."
             )
         if shard not in headers:
-            if not (folder / shard).is_file():
+            if shard not in present:
                 raise CheckpointError(
-                    f"{index} names the shard {shard!r}, which is missing; download it."
+                    f"{index} names the shard {shown(shard)}, which is missing; download it."
                 )
             headers[shard] = read_header(folder / shard)
     for name, shard in weight_map.items():
         if name not in headers[shard]:
             raise CheckpointError(
-                f"{index} says that tensor {name!r} is in {shard!r}, but it is not; download both "
-                "again."
+                f"{index} says that tensor {shown(name)} is in {shown(shard)}, but it is not; "
+                "download both again."
             )
     return {name: headers[shard][name] for name, shard in weight_map.items()}

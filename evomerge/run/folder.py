@@ -13,6 +13,8 @@ from typing import Any
 import yaml
 
 from evomerge.errors import RunFolderError
+from evomerge.parsing.texts import read_text
+from evomerge.parsing.yaml import yaml_mapping
 from evomerge.run.atomic import create_whole, remove_abandoned, replace_text
 from evomerge.run.journal import FORMAT, Event, encode, read
 from evomerge.run.lock import exclusive, is_held
@@ -20,6 +22,9 @@ from evomerge.run.lock import exclusive, is_held
 CONFIG = "search.yaml"
 JOURNAL = "journal.jsonl"
 STAGES = "stages.yaml"
+
+_LONGEST_AGO = 1e11
+"""Seconds; no clock of ours says more."""
 
 
 def stage_folder(path: Path, number: int) -> Path:
@@ -99,15 +104,11 @@ class RunFolder:
         """Read the frozen configuration.
 
         Raises:
-            RunFolderError: it is not readable YAML.
+            RunFolderError: it cannot be read, or is no YAML mapping.
         """
-        try:
-            data = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise RunFolderError(f"{self.path / CONFIG} is not valid YAML: {error}.") from error
-        if not isinstance(data, dict):
-            raise RunFolderError(f"{self.path / CONFIG} is not a search file.")
-        return data
+        file = self.path / CONFIG
+        text = read_text(file, RunFolderError)
+        return yaml_mapping(text, str(file), "a search file", RunFolderError)
 
     def events(self) -> list[Event]:
         """Read the journal's complete events."""
@@ -152,24 +153,31 @@ class RunFolder:
         with (self.path / "timings.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(dict(entry)) + "\n")
 
-    def timings(self) -> list[dict[str, Any]]:
-        """Read `timings.jsonl`, torn lines left out."""
-        try:
-            lines = (self.path / "timings.jsonl").read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return []
-        entries = []
-        for line in lines:
-            try:
-                entries.append(json.loads(line))
-            except ValueError:
-                continue
-        return entries
-
     def hours(self) -> float:
-        """Return the working time so far, over all sessions."""
+        """Return the working time so far, over all sessions.
+
+        Lines of `timings.jsonl` that are torn, or hold anything else, are passed over.
+        """
+        try:
+            text = (self.path / "timings.jsonl").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return 0.0
         sessions: dict[float, float] = {}
-        for entry in self.timings():
-            session = entry.get("session", 0.0)
-            sessions[session] = max(sessions.get(session, 0.0), entry.get("elapsed", 0.0))
+        for session, elapsed in filter(None, map(_timing, text.splitlines())):
+            sessions[session] = max(sessions.get(session, 0.0), elapsed)
         return sum(sessions.values()) / 3600
+
+
+def _timing(line: str) -> tuple[float, float] | None:
+    """Return when a line's session began, and how many seconds it had lasted; None for no such."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entry, dict):
+        return None
+    session, elapsed = entry.get("session"), entry.get("elapsed")
+    if not isinstance(session, (int, float)) or not isinstance(elapsed, (int, float)):
+        return None
+    sound = 0 <= session < _LONGEST_AGO and 0 <= elapsed < _LONGEST_AGO
+    return (float(session), float(elapsed)) if sound else None

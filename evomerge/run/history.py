@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from evomerge.errors import RunFolderError
+from evomerge.errors import RunFolderError, one_line
+from evomerge.parsing.values import shown
+from evomerge.run.events import check_event
 from evomerge.run.journal import Event
 from evomerge.scores import Failure, Outcome, Scores, Split
 
@@ -104,12 +106,14 @@ class History:
         Raises:
             RunFolderError: it does not follow from the events before.
         """
+        check_event(event)
         try:
             self._apply(event)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise RunFolderError(
-                f"The journal has an event {event.get('event')!r} that does not follow from those "
-                f"before it ({type(error).__name__}: {error}); restore the journal from a copy."
+                f"The journal has an event {shown(event.get('event'))} that does not follow from "
+                f"those before it ({type(error).__name__}: {one_line(error)}); restore the journal "
+                "from a copy."
             ) from error
 
     def _apply(self, event: Event) -> None:

@@ -18,6 +18,8 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from evomerge.errors import RunFolderError
+from evomerge.parsing.texts import json_value
+from evomerge.parsing.values import shown
 
 FORMAT = 2
 
@@ -30,16 +32,16 @@ def encode(event: Mapping[str, Any]) -> bytes:
     return b"%08x " % zlib.crc32(text) + text + b"\n"
 
 
-def _decode(line: bytes) -> Event | None:
-    if len(line) < 10 or line[8:9] != b" ":
-        return None
-    try:
-        if int(line[:8], 16) != zlib.crc32(line[9:]):
-            return None
-        event = json.loads(line[9:])
-    except ValueError:
-        return None
-    return event if isinstance(event, dict) else None
+def _is_whole(line: bytes) -> bool:
+    """Return whether a line was written to its end and is not damaged."""
+    return line[:9] == b"%08x " % zlib.crc32(line[9:])
+
+
+def _event(line: bytes, where: str) -> Event:
+    event = json_value(line[9:], where, RunFolderError)
+    if not isinstance(event, dict):
+        raise RunFolderError(f"{where} is no event; restore the journal from a copy.")
+    return event
 
 
 def _scan(path: Path) -> tuple[list[Event], int]:
@@ -48,16 +50,15 @@ def _scan(path: Path) -> tuple[list[Event], int]:
     events: list[Event] = []
     position = 0
     while (end := data.find(b"\n", position)) >= 0:
-        event = _decode(data[position:end])
-        if event is None:
-            later = data[end + 1 :].split(b"\n")[:-1]
-            if any(_decode(line) is not None for line in later):
+        line = data[position:end]
+        if not _is_whole(line):
+            if any(map(_is_whole, data[end + 1 :].split(b"\n")[:-1])):
                 raise RunFolderError(
                     f"{path} is damaged: line {len(events) + 1} does not match its checksum though "
                     f"later lines do; restore it from a copy, or cut the file before that line."
                 )
             break
-        events.append(event)
+        events.append(_event(line, f"{path}, line {len(events) + 1}"))
         position = end + 1
     return events, position
 
@@ -74,6 +75,8 @@ def read(path: Path) -> list[Event]:
         raise RunFolderError(
             f"{path.parent} holds no {path.name}; it is not a run folder."
         ) from error
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be read: {error.strerror}.") from error
     _check_header(path, events)
     return events
 
@@ -81,7 +84,7 @@ def read(path: Path) -> list[Event]:
 def _check_header(path: Path, events: list[Event]) -> None:
     if events and events[0].get("format") != FORMAT:
         raise RunFolderError(
-            f"{path} has journal format {events[0].get('format')!r}; this version of evomerge "
+            f"{path} has journal format {shown(events[0].get('format'))}; this version of evomerge "
             f"reads format {FORMAT}."
         )
 

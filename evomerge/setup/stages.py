@@ -15,10 +15,12 @@ from typing import Any
 
 import yaml
 
-from evomerge.config.schema import SearchConfig, parse, read
+from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import ConfigError, RunFolderError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import RUN
+from evomerge.parsing.texts import read_text
+from evomerge.parsing.yaml import yaml_mapping
 from evomerge.run.atomic import create_whole
 from evomerge.run.folder import STAGES, RunFolder, stage_folder
 from evomerge.setup.check import check_search, freeze
@@ -98,13 +100,7 @@ def go(folder: Path, each: Callable[[RunFolder, Problem], None]) -> None:
     Raises:
         InputError: a file of the folder is damaged, or a stage is wrong.
     """
-    data = read(folder / STAGES)
-    if not is_staged(data) or not isinstance(data.get("origin"), str):
-        raise RunFolderError(
-            f"{folder / STAGES} was not written by a search in stages, for it has no `stages` or "
-            "no `origin`; put the file back, or go on with a stage alone "
-            f"(`evomerge resume {stage_folder(folder, 1)}`)."
-        )
+    data = _written(folder / STAGES)
     origin, allow_pickle = Path(data.pop("origin")), bool(data.pop("allow_pickle", False))
     for number in range(1, count(data) + 1):
         path = stage_folder(folder, number)
@@ -121,13 +117,26 @@ def go(folder: Path, each: Callable[[RunFolder, Problem], None]) -> None:
         each(RunFolder.create(path, freeze(problem)), problem)
 
 
+def _written(file: Path) -> dict[str, Any]:
+    """Read what `start` wrote.
+
+    Raises:
+        RunFolderError: the file is damaged.
+    """
+    text = read_text(file, RunFolderError)
+    data = yaml_mapping(text, str(file), "a search in stages", RunFolderError)
+    if not isinstance(data.get("origin"), str):
+        raise RunFolderError(f"{file} was not written by a run: it has no `origin`.")
+    return data
+
+
 def count(data: Mapping[str, Any]) -> int:
     """Return the number of stages.
 
     Raises:
         ConfigError: `stages` is not a list of mappings.
     """
-    stages = data["stages"]
+    stages = data.get("stages")
     if not isinstance(stages, list) or not stages or not all(isinstance(s, dict) for s in stages):
         raise ConfigError("`stages` must be a list with one mapping of keys for each stage.")
     return len(stages)

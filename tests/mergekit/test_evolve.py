@@ -57,7 +57,7 @@ def test_a_mergekit_evolve_config_becomes_a_search_file() -> None:
         ("dare_ties", "dare_tise", "Did you mean 'dare_ties'"),
         ("self_attn", "self_atn", "Did you mean 'self_attn'"),
         ("weight: 2.0", "weigth: 2.0", "Did you mean 'weight'"),
-        ("weight: 2.0", "weight: 0", "a number but 0"),
+        ("weight: 2.0", "weight: 0", "leave the task out"),
         ("limit: 64", "limit: 0", "`limit` is 0"),
         ("limit: 64", "shuffle: true", "`shuffle` is set"),
     ],
@@ -76,5 +76,5 @@ def test_evolve_counts_the_layers_of_local_models(
     text = EVOLVE.replace("org/base", "./a").replace("granularity: 8", "granularity: 1")
     file.write_text(text)
     assert yaml.safe_load(convert_file(file))["space"]["groups"] == 3
-    with pytest.raises(EvomergeError, match="cannot be read"):
+    with pytest.raises(EvomergeError, match="does not exist"):
         convert_file(tmp_path / "nothing.yml")

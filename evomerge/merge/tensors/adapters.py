@@ -26,6 +26,7 @@ from evomerge.merge.tensors.reader import Patch
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import normal
 from evomerge.models.safetensors import TensorInfo, read_header, read_json
+from evomerge.parsing.values import Values, shown
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -43,6 +44,8 @@ _REFUSED = (
     "velora_config",
     "megatron_config",
 )
+_VALUES = Values(CheckpointError)
+_PAIRS = ({"lora_A.weight", "lora_B.weight"}, {"lora_embedding_A", "lora_embedding_B"})
 _KEEPING_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
 """Ways to start an adapter that leave the base's weights as they are."""
 
@@ -87,6 +90,8 @@ class Adapter:
         tensors: the header of `file`.
         weights: changes of weight matrices, by the tensor's name in the model.
         biases: changes of biases, by the tensor's name in the model.
+        alpha: the config's `lora_alpha`.
+        alphas: the config's `alpha_pattern`: pattern of whole module names, and alpha there.
     """
 
     reference: str
@@ -95,6 +100,8 @@ class Adapter:
     tensors: Mapping[str, TensorInfo]
     weights: Mapping[str, _Change]
     biases: Mapping[str, _Change]
+    alpha: float
+    alphas: tuple[tuple[re.Pattern[str], float], ...]
 
     @classmethod
     def open(cls, checkpoint: Checkpoint) -> Adapter:
@@ -119,9 +126,14 @@ class Adapter:
             )
         tensors = read_header(file)
         weights, biases = _changes(checkpoint, tensors, file)
-        adapter = cls(checkpoint.reference, file, config, tensors, weights, biases)
+        where = f"{folder / CONFIG}: "
+        alpha = _VALUES.real(config.get("lora_alpha", 8), f"{where}lora_alpha")
+        alphas = _alphas(config.get("alpha_pattern") or {}, f"{where}alpha_pattern")
+        adapter = cls(checkpoint.reference, file, config, tensors, weights, biases, alpha, alphas)
         for name, change in weights.items():
-            adapter._check_shapes(change, name, checkpoint.tensors[name].shape)
+            adapter._check_weight(change, name, checkpoint.tensors[name].shape)
+        for name, change in biases.items():
+            adapter._check_bias(change, name, checkpoint.tensors[name].shape)
         return adapter
 
     def patch(self, name: str, tensor: Tensor) -> Tensor:
@@ -172,14 +184,11 @@ class Adapter:
         return bool(self.config.get("fan_in_fan_out"))
 
     def _scale(self, change: _Change) -> float:
-        alpha = self.config.get("lora_alpha", 8)
-        for pattern, value in (self.config.get("alpha_pattern") or {}).items():
-            if re.fullmatch(rf"(.*\.)?({pattern})", change.module):
-                alpha = value
-                break
+        matching = (alpha for pattern, alpha in self.alphas if pattern.fullmatch(change.module))
+        alpha = next(matching, self.alpha)
         key = change.keys.get("lora_A.weight") or change.keys["lora_embedding_A"]
         rank = self.tensors[key].shape[0]
-        return float(alpha) / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
+        return alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
 
     def _product(self, change: _Change) -> tuple[int, ...]:
         """Return the shape of B A."""
@@ -187,29 +196,56 @@ class Adapter:
         down = change.keys.get("lora_A.weight") or change.keys["lora_embedding_A"]
         return (*self.tensors[up].shape[:1], *self.tensors[down].shape[1:])
 
-    def _check_shapes(self, change: _Change, name: str, shape: tuple[int, ...]) -> None:
-        told = f"Adapter of {self.reference!r}: module {change.module!r}"
+    def _shape(self, change: _Change, part: str) -> tuple[int, ...]:
+        return self.tensors[change.keys[part]].shape
+
+    def _check_weight(self, change: _Change, name: str, shape: tuple[int, ...]) -> None:
+        told = f"Adapter of {self.reference!r}: module {shown(change.module)}"
         for part in ("weight", "base_layer.weight"):
-            if part in change.keys and self.tensors[change.keys[part]].shape != shape:
+            if part in change.keys and self._shape(change, part) != shape:
                 raise CheckpointError(
-                    f"{told} saves a matrix of shape {list(self.tensors[change.keys[part]].shape)} "
+                    f"{told} saves a matrix of shape {list(self._shape(change, part))} "
                     f"and {name!r} of the model has {list(shape)}; resize the model's "
                     "vocabulary first, or merge the adapter into it with PEFT."
                 )
-        halves = [part for part in change.keys if re.search(r"lora_(embedding_)?[AB]", part)]
-        if not halves:
+        halves = {part for part in change.keys if re.match(r"lora_(embedding_)?[AB]", part)}
+        magnitude = change.keys.get("lora_magnitude_vector")
+        if not halves and magnitude is None:
             return
-        if len([part for part in halves if not part.endswith("bias")]) != 2:
-            raise CheckpointError(f"{told} has only one of the two LoRA matrices.")
+        if halves not in _PAIRS:
+            raise CheckpointError(f"{told} has only one of the two LoRA matrices, or another's.")
+        down, up = (self._shape(change, part) for part in sorted(halves))
+        if len(down) != 2 or len(up) != 2 or down[0] != up[1] or down[0] == 0:
+            raise CheckpointError(
+                f"{told} has LoRA matrices of shapes {list(down)} and {list(up)}, which have no "
+                "rank in common; save the adapter again."
+            )
         product = self._product(change)
         embedding = "lora_embedding_A" in change.keys
         allowed = (product[::-1],) if embedding else (product, product[::-1])
-        if len(shape) != 2 or len(product) != 2 or shape not in allowed:
+        if len(shape) != 2 or shape not in allowed:
             raise CheckpointError(
                 f"{told} changes a matrix of shape {list(product)} and {name!r} of the model has "
                 f"{list(shape)}; the adapter belongs to another model, or is a convolution's, "
                 "which is not supported."
             )
+        outputs = shape[1] if self._transposed(change, shape) else shape[0]
+        if magnitude is not None and math.prod(self.tensors[magnitude].shape) != outputs:
+            raise CheckpointError(
+                f"{told} has magnitudes of shape {list(self.tensors[magnitude].shape)} for "
+                f"{outputs} outputs; save the adapter again."
+            )
+
+    def _check_bias(self, change: _Change, name: str, shape: tuple[int, ...]) -> None:
+        told = f"Adapter of {self.reference!r}: module {shown(change.module)}"
+        for part in ("bias", "base_layer.bias", "lora_B.bias"):
+            if part in change.keys and self._shape(change, part) != shape:
+                raise CheckpointError(
+                    f"{told} has a bias of shape {list(self._shape(change, part))} and {name!r} of "
+                    f"the model has {list(shape)}; the adapter belongs to another model."
+                )
+        if "lora_B.bias" in change.keys and "lora_A.weight" not in change.keys:
+            raise CheckpointError(f"{told} has a LoRA bias and no LoRA matrices.")
 
     def _get(self, change: _Change, *parts: str) -> Tensor | None:
         for part in parts:
@@ -223,12 +259,25 @@ class Adapter:
         return safe_open(self.file, framework="pt")
 
 
+def _alphas(data: Any, where: str) -> tuple[tuple[re.Pattern[str], float], ...]:
+    found = []
+    for pattern, alpha in _VALUES.mapping(data, where).items():
+        try:
+            compiled = re.compile(rf"(.*\.)?({pattern})")
+        except (re.error, OverflowError, RecursionError):
+            raise CheckpointError(
+                f"`{where}` has the pattern {shown(pattern)}, which is no regular expression."
+            ) from None
+        found.append((compiled, _VALUES.real(alpha, f"{where}.{pattern}")))
+    return tuple(found)
+
+
 def _check_supported(config: Mapping[str, Any], folder: Path) -> None:
     kind = config.get("peft_type")
     if kind != "LORA":
         raise CheckpointError(
-            f"The adapter {folder} has peft_type {kind!r}; only LORA is supported, so merge it "
-            "into its model with PEFT and give the result."
+            f"The adapter {folder} has peft_type {shown(kind)}; only LORA is supported, so merge "
+            "it into its model with PEFT and give the result."
         )
     for key in _REFUSED:
         if config.get(key):
@@ -239,7 +288,8 @@ def _check_supported(config: Mapping[str, Any], folder: Path) -> None:
     start = config.get("init_lora_weights", True)
     if start not in _KEEPING_BASE:
         raise CheckpointError(
-            f"The adapter {folder} has init_lora_weights {start!r}, which changes the model's own "
+            f"The adapter {folder} has init_lora_weights {shown(start)}, which changes the "
+            "model's own "
             "weights; convert it to plain LoRA with PEFT (path_initial_model_for_weight_"
             "conversion)."
         )
@@ -254,8 +304,8 @@ def _changes(
         match = _KEY.fullmatch(key)
         if match is None:
             raise CheckpointError(
-                f"{file}: tensor {key!r} is of a kind that is not supported; merge the adapter "
-                "into its model with PEFT and give the result."
+                f"{file}: tensor {shown(key)} is of a kind that is not supported; merge the "
+                "adapter into its model with PEFT and give the result."
             )
         module = match["module"]
         part = match["part"].removeprefix("modules_to_save.")
@@ -265,7 +315,8 @@ def _changes(
         name = wanted if wanted in checkpoint.tensors else by_normal.get(normal(wanted, checkpoint))
         if name is None:
             raise CheckpointError(
-                f"{file}: tensor {key!r} changes {wanted!r}, which {checkpoint.reference!r} does "
+                f"{file}: tensor {shown(key)} changes {shown(wanted)}, which "
+                f"{checkpoint.reference!r} does "
                 "not have on disk (a tied head, or another model)."
             )
         change = found[leaf == "bias"].setdefault(name, _Change(module))

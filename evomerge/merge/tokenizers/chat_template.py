@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from evomerge.errors import RecipeError
+from evomerge.errors import CheckpointError, RecipeError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.safetensors import read_json
+from evomerge.parsing.texts import read_text
+from evomerge.parsing.values import shown
 
 CHATML = (
     "{%- for message in messages -%}\n"
@@ -21,13 +23,13 @@ def template_of(checkpoint: Checkpoint) -> str | None:
     """Return a parent's (default) chat template, or None."""
     file = checkpoint.folder / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        return read_text(file, CheckpointError)
     for name in ("tokenizer_config.json", "chat_template.json"):
         if (checkpoint.folder / name).is_file():
             found = read_json(checkpoint.folder / name).get("chat_template")
             if isinstance(found, list):
-                named = {item.get("name"): item.get("template") for item in found}
-                found = named.get("default")
+                named = [item for item in found if isinstance(item, dict)]
+                found = next((i.get("template") for i in named if i.get("name") == "default"), None)
             if isinstance(found, str):
                 return found
     return None
@@ -60,6 +62,6 @@ def choose_template(wanted: str, parents: Sequence[Checkpoint], giver: Checkpoin
     if "{%" in wanted or "{{" in wanted:
         return wanted
     raise RecipeError(
-        f"`chat_template` is {wanted!r}; allowed are auto, chatml, a parent, or the text of a "
+        f"`chat_template` is {shown(wanted)}; allowed are auto, chatml, a parent, or the text of a "
         "Jinja template."
     )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evomerge.errors import RecipeError, did_you_mean
 from evomerge.merge.tokenizers.rows import Filling
 from evomerge.merge.tokenizers.union import Tokens
+from evomerge.parsing.texts import json_value
+from evomerge.parsing.values import Values, shown
 from evomerge.recipe import Recipe
+
+_VALUES = Values(RecipeError)
 
 
 def fill(
@@ -42,7 +45,7 @@ def fill(
     for text, (source, force) in policies.items():
         if text not in merged.ids:
             raise RecipeError(
-                f"`tokens` names {text!r}, which is in no tokenizer of the merge."
+                f"`tokens` names {shown(text)}, which is in no tokenizer of the merge."
                 f"{did_you_mean(text, merged.ids)}"
             )
         found[merged.ids[text]] = Filling(_source_rows(text, source, tokens), force)
@@ -51,21 +54,14 @@ def fill(
 
 def _policies(recipe: Recipe) -> dict[str, tuple[Any, bool]]:
     text = recipe.options.get("tokens")
-    try:
-        data = json.loads(text) if text else {}
-    except ValueError as error:
-        raise RecipeError(f"The option `tokens` is not JSON: {error}.") from error
-    if not isinstance(data, dict):
-        raise RecipeError("`tokens` must be a mapping from token to {source, force}.")
+    data = json_value(text, "The option `tokens`", RecipeError) if text else {}
     found = {}
-    for token, policy in data.items():
+    for token, policy in _VALUES.mapping(data, "tokens").items():
         where = f"tokens.{token}"
-        _check_keys(policy, ("source", "force"), where)
+        _VALUES.mapping(policy, where, ("source", "force"))
         if "source" not in policy:
             raise RecipeError(f"`{where}.source` is missing.")
-        force = policy.get("force", False)
-        if not isinstance(force, bool):
-            raise RecipeError(f"`{where}.force` is {force!r}; it must be true or false.")
+        force = _VALUES.flag(policy.get("force", False), f"{where}.force")
         found[token] = (policy["source"], force)
     return found
 
@@ -75,33 +71,28 @@ def _source_rows(text: str, source: Any, tokens: Sequence[Tokens]) -> tuple[tupl
     where = f"tokens.{text}.source"
     if isinstance(source, str):
         source = {"kind": "model_token", "model": source, "token": text}
-    _check_keys(source, ("kind", "model", "token", "token_id"), where)
+    _VALUES.mapping(source, where, ("kind", "model", "token", "token_id"))
     if source.get("kind") == "zero":
         return ()
     if source.get("kind") != "model_token" or ("token" in source) == ("token_id" in source):
         raise RecipeError(
-            f"`{where}` is {source!r}; it must be a model, {{kind: zero}}, or {{kind: model_token, "
+            f"`{where}` is {shown(source)}; it must be a model, {{kind: zero}}, or "
+            f"{{kind: model_token, "
             "model: ..., token: ...}} (or token_id)."
         )
     model = next((item for item in tokens if item.reference == source.get("model")), None)
     if model is None:
         raise RecipeError(
-            f"`{where}.model` is {source.get('model')!r}; allowed are the parents of the merge: "
-            f"{', '.join(item.reference for item in tokens)}."
+            f"`{where}.model` is {shown(source.get('model'))}; allowed are the parents of the "
+            f"merge: {', '.join(item.reference for item in tokens)}."
         )
     wanted = source.get("token", source.get("token_id"))
-    row = model.row(wanted) if "token" in source else wanted
+    if "token" in source:
+        row = model.row(_VALUES.text(wanted, f"{where}.token", "the text of a token"))
+    else:
+        row = wanted
     if not (type(row) is int and 0 <= row < model.rows):
-        raise RecipeError(f"`{where}`: {model.reference!r} has no row for the token {wanted!r}.")
+        raise RecipeError(
+            f"`{where}`: {model.reference!r} has no row for the token {shown(wanted)}."
+        )
     return ((model.reference, row),)
-
-
-def _check_keys(data: Any, allowed: Sequence[str], where: str) -> None:
-    if not isinstance(data, Mapping):
-        raise RecipeError(f"`{where}` is {data!r}; it must be a mapping of {', '.join(allowed)}.")
-    for key in data:
-        if key not in allowed:
-            raise RecipeError(
-                f"Unknown key {key!r} in `{where}`; allowed are {', '.join(allowed)}."
-                f"{did_you_mean(str(key), allowed)}"
-            )

@@ -12,16 +12,19 @@ union) decides; `TokenizerPlan.notes` tells where.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from evomerge.errors import RecipeError, did_you_mean
+from evomerge.errors import CheckpointError, RecipeError, did_you_mean
 from evomerge.merge.tokenizers.chat_template import choose_template, template_of
 from evomerge.merge.tokenizers.ids import check_ids
 from evomerge.merge.tokenizers.union import Tokens, check_alphabet, prove, unite
 from evomerge.models.checkpoint import TOKENIZER_FILES, Checkpoint
 from evomerge.models.safetensors import read_json
+from evomerge.parsing.texts import read_text
+from evomerge.parsing.values import shown
 from evomerge.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -172,8 +175,11 @@ def _rows(
 
 def _multiple(recipe: Recipe) -> int:
     text = recipe.options.get("pad_to_multiple_of", "0")
-    if not text.isdigit():
-        raise RecipeError(f"`pad_to_multiple_of` is {text!r}; it must be a whole number above 0.")
+    if not re.fullmatch(r"[0-9]{1,6}", text):
+        raise RecipeError(
+            f"`pad_to_multiple_of` is {shown(text)}; it must be a whole number above 0, "
+            "below a million."
+        )
     return int(text)
 
 
@@ -186,7 +192,7 @@ def _special_ids(merged: Tokens, giver: Checkpoint, host: Checkpoint) -> dict[st
     def renumber(value: Any) -> Any:
         if isinstance(value, list):
             return [item for item in map(renumber, value) if item is not None]
-        return merged.ids.get(old.get(value, ""))
+        return merged.ids.get(old.get(value, "")) if isinstance(value, int) else None
 
     found = {}
     for section in (host.config, host.text_config, giver.config, giver.text_config):
@@ -202,7 +208,7 @@ def _files(merged: Tokens, giver: Checkpoint, host: Checkpoint, united: bool) ->
     if giver is not host:
         for name in TOKENIZER_FILES:
             if (giver.folder / name).is_file() and not name.endswith(".model"):
-                found[name] = (giver.folder / name).read_text(encoding="utf-8")
+                found[name] = read_text(giver.folder / name, CheckpointError)
     if united:
         found["tokenizer.json"] = json.dumps(merged.data, ensure_ascii=False, indent=2) + "\n"
         config = giver.folder / "tokenizer_config.json"
@@ -231,7 +237,8 @@ def _roles(giver: Checkpoint, parents: Sequence[Checkpoint]) -> list[str]:
             a, b = _content(mine.get(role)), _content(theirs.get(role))
             if b is not None and a != b:
                 notes.append(
-                    f"{role} is {a!r} in {giver.reference!r} and {b!r} in {parent.reference!r}; "
+                    f"{role} is {shown(a)} in {giver.reference!r} and {shown(b)} in "
+                    f"{parent.reference!r}; "
                     f"{giver.reference!r} decides."
                 )
     return notes

@@ -13,9 +13,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, one_line
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.safetensors import read_json
+from evomerge.parsing.values import Values
+
+_VALUES = Values(CheckpointError)
+
+_LARGEST_ID = 2**22
+"""Far above every vocabulary there is; a list is made with a place for every id."""
 
 _PIPELINE = ("normalizer", "pre_tokenizer", "decoder")
 _CUTTING = ("type", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")
@@ -51,11 +57,11 @@ class Tokens:
                 "token needs; save its tokenizer with transformers' fast tokenizer, or set "
                 "`tokenizer: base`."
             )
-        tokens = cls(checkpoint.reference, read_json(file), checkpoint.vocabulary)
-        try:
-            assert tokens.ids
-        except (KeyError, TypeError, ValueError, AssertionError) as error:
-            raise CheckpointError(f"{file} is no tokenizer that can be read.") from error
+        data = read_json(file)
+        _check_tokenizer(data, f"{file}: ")
+        tokens = cls(checkpoint.reference, data, checkpoint.vocabulary)
+        if not tokens.ids:
+            raise CheckpointError(f"{file} is a tokenizer without tokens; download it again.")
         return tokens
 
     @cached_property
@@ -63,18 +69,18 @@ class Tokens:
         """Tokens of the tokenizer's model by text."""
         vocabulary = self.data["model"]["vocab"]
         if isinstance(vocabulary, Mapping):
-            return {str(text): int(i) for text, i in vocabulary.items()}
-        return {str(piece[0]): i for i, piece in enumerate(vocabulary)}
+            return dict(vocabulary)
+        return {piece[0]: i for i, piece in enumerate(vocabulary)}
 
     @cached_property
     def added(self) -> dict[str, dict[str, Any]]:
         """Entries of the added tokens by text."""
-        return {str(item["content"]): dict(item) for item in self.data.get("added_tokens") or ()}
+        return {item["content"]: dict(item) for item in self.data.get("added_tokens") or ()}
 
     @cached_property
     def ids(self) -> dict[str, int]:
         """Id of every token by text, in the order of the ids."""
-        every = {**self.model, **{text: int(item["id"]) for text, item in self.added.items()}}
+        every = {**self.model, **{text: item["id"] for text, item in self.added.items()}}
         return dict(sorted(every.items(), key=lambda item: item[1]))
 
     @property
@@ -86,6 +92,50 @@ class Tokens:
         """Return the row of a token in the parent's embedding matrix, or -1."""
         row = self.ids.get(text, -1)
         return row if row < self.rows else -1
+
+
+def _check_tokenizer(data: Mapping[str, Any], file: str) -> None:
+    """Check the types of what is used of a `tokenizer.json`.
+
+    Args:
+        data: its content.
+        file: what begins every address in an error.
+
+    Raises:
+        CheckpointError: something has the wrong type, or an id is no vocabulary's.
+    """
+    model = _VALUES.mapping(data.get("model"), f"{file}model")
+    kind, vocabulary = model.get("type"), model.get("vocab")
+    if not (kind is None or isinstance(kind, str)):
+        raise _VALUES.wrong(kind, f"{file}model.type", "text")
+    # The library's old files name no type; pieces with scores are Unigram's alone.
+    if kind == "Unigram" or (kind is None and isinstance(vocabulary, list)):
+        pieces = _VALUES.items(vocabulary, f"{file}model.vocab")
+        if not all(map(_is_piece, pieces)):
+            raise CheckpointError(f"`{file}model.vocab` must be a list of [token, score].")
+    elif not all(map(_is_id, _VALUES.mapping(vocabulary, f"{file}model.vocab").values())):
+        raise CheckpointError(
+            f"`{file}model.vocab` must be a mapping from token to id, from 0 to {_LARGEST_ID}."
+        )
+    for i, item in enumerate(_VALUES.items(data.get("added_tokens") or (), f"{file}added_tokens")):
+        where = f"{file}added_tokens[{i}]"
+        entry = _VALUES.mapping(item, where)
+        if not isinstance(entry.get("content"), str):
+            raise _VALUES.wrong(entry.get("content"), f"{where}.content", "text")
+        _VALUES.whole(entry.get("id"), f"{where}.id", most=_LARGEST_ID)
+
+
+def _is_id(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _LARGEST_ID
+
+
+def _is_piece(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and isinstance(value[1], (int, float))
+    )
 
 
 def check_alphabet(tokens: Sequence[Tokens]) -> None:
@@ -131,6 +181,7 @@ def unite(tokens: Sequence[Tokens]) -> tuple[dict[str, Any], list[str]]:
     notes: list[str] = []
     ids = dict(first.ids)
     pieces: dict[str, tuple[str, int]] = {}
+    data["added_tokens"] = list(data.get("added_tokens") or ())
     size = first.size
     for other in tokens[1:]:
         new = [text for text in other.model if text not in ids and text not in other.added]
@@ -162,6 +213,8 @@ def _check_pipeline(first: Tokens, other: Tokens) -> None:
     ]
     models = first.data["model"], other.data["model"]
     pairs += [(f"model.{key}", models[0].get(key), models[1].get(key)) for key in _CUTTING]
+    lists = [isinstance(model["vocab"], list) for model in models]
+    pairs.append(("kind of vocabulary", lists[0], lists[1]))
     for key, mine, theirs in pairs:
         if mine != theirs:
             raise CheckpointError(
@@ -202,7 +255,7 @@ def _extend_model(
     model["vocab"] = dict(ids)
     if model.get("type") == "BPE":
         model["merges"] = _merges(tokens)
-    if model.get("type") == "Unigram":
+    if isinstance(tokens[0].data["model"]["vocab"], list):
         by_id = {i: text for text, i in ids.items()}
         scores = {item.reference: item.data["model"]["vocab"] for item in tokens}
         old = tokens[0].data["model"]["vocab"]
@@ -223,10 +276,17 @@ def _piece(
 def _merges(tokens: Sequence[Tokens]) -> list[list[str]]:
     pairs: dict[tuple[str, str], None] = {}
     for item in tokens:
-        for merge in item.data["model"].get("merges", ()):
-            left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
-            pairs.setdefault((left, right))
+        where = f"model.merges of {item.reference!r}"
+        for merge in _VALUES.items(item.data["model"].get("merges") or (), where):
+            pair = merge.split(" ", 1) if isinstance(merge, str) else merge
+            if not (isinstance(pair, list) and len(pair) == 2 and all(map(_is_text, pair))):
+                raise _VALUES.wrong(merge, where, "a list of pairs of tokens")
+            pairs.setdefault((pair[0], pair[1]))
     return [list(pair) for pair in pairs]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def prove(data: Mapping[str, Any], ids: Mapping[str, int]) -> None:
@@ -242,7 +302,9 @@ def prove(data: Mapping[str, Any], ids: Mapping[str, int]) -> None:
     try:
         loaded = Tokenizer.from_str(json.dumps(data))
     except Exception as error:  # the library raises plain Exception
-        raise CheckpointError(f"The merged tokenizer cannot be loaded: {error}.") from error
+        raise CheckpointError(
+            f"The merged tokenizer cannot be loaded: {one_line(error)}."
+        ) from error
     found = loaded.get_vocab(with_added_tokens=True)
     for text, i in ids.items():
         if found.get(text) != i:

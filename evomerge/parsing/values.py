@@ -1,0 +1,99 @@
+"""Values out of plain data, each of the type that its place needs, or one sentence why not."""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evomerge.errors import InputError, did_you_mean
+
+_LONGEST = 200
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 4, 100, 100
+
+
+def shown(value: object) -> str:
+    """Return a value as an error shows it: its `repr`, cut where it is long or deeply nested."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+@dataclass(frozen=True)
+class Values:
+    """Checks plain data (what YAML and JSON hold) for the type that is needed.
+
+    Every method takes a value and its address in the file, for errors (`slices[0].sources`), and
+    returns the value.
+
+    Attributes:
+        error: what is raised.
+    """
+
+    error: type[InputError]
+
+    def mapping(
+        self, value: Any, where: str, allowed: Collection[str] | None = None
+    ) -> Mapping[str, Any]:
+        """Return a mapping whose keys are text, and none but the allowed ones.
+
+        Raises:
+            InputError: it is not; an unknown key is named and guessed at.
+        """
+        if not isinstance(value, Mapping):
+            kind = "a mapping of keys" if allowed is None else f"a mapping of {', '.join(allowed)}"
+            raise self.wrong(value, where, kind)
+        for key in value:
+            if not isinstance(key, str):
+                raise self.error(
+                    f"The key {shown(key)} in `{where}` is not text; put quotes around it."
+                )
+            if allowed is not None and key not in allowed:
+                raise self.error(
+                    f"Unknown key {shown(key)} in `{where}`; allowed are {', '.join(allowed)}."
+                    f"{did_you_mean(key, allowed)}"
+                )
+        return value
+
+    def items(self, value: Any, where: str, *, least: int = 0) -> Sequence[Any]:
+        """Return a list with at least so many entries."""
+        if not isinstance(value, (list, tuple)) or len(value) < least:
+            raise self.wrong(value, where, "a list" + (" with at least one entry" * (least > 0)))
+        return value
+
+    def text(self, value: Any, where: str, kind: str = "text") -> str:
+        """Return text that is not empty; `kind` says in an error what it stands for."""
+        if not isinstance(value, str) or not value:
+            raise self.wrong(value, where, kind)
+        return value
+
+    def whole(self, value: Any, where: str, *, least: int = 0, most: int | None = None) -> int:
+        """Return a whole number from `least` to `most`; true and false are none."""
+        if type(value) is not int or value < least or (most is not None and value > most):
+            kind = f"a whole number from {least}" + (f" to {most}" if most is not None else "")
+            raise self.wrong(value, where, kind)
+        return value
+
+    def real(self, value: Any, where: str, kind: str = "a number") -> float:
+        """Return a finite number; true and false count as 1 and 0."""
+        if not isinstance(value, (int, float)):
+            raise self.wrong(value, where, kind)
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number of more than 308 digits
+            number = math.inf
+        if not math.isfinite(number):
+            raise self.error(f"`{where}` is {shown(value)}; every number must be finite.")
+        return number
+
+    def flag(self, value: Any, where: str) -> bool:
+        """Return true or false."""
+        if not isinstance(value, bool):
+            raise self.wrong(value, where, "true or false")
+        return value
+
+    def wrong(self, value: Any, where: str, kind: str) -> InputError:
+        """Return the error that says what a value must be."""
+        return self.error(f"`{where}` is {shown(value)}; it must be {kind}.")

@@ -1,0 +1,221 @@
+"""YAML as people write it, read into plain values: text, numbers, flags, null, lists, mappings.
+
+Refused, with its line: a key that stands twice, timestamps, binary, sets and every other tag,
+nesting that no file of ours has, and aliases that blow a small text up. Values are never shared:
+what was written by an alias is a copy, so that changing one place changes no other.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from evomerge.errors import InputError, one_line
+from evomerge.parsing.texts import DEEPEST
+from evomerge.parsing.values import shown
+
+ALIASED = 100_000
+"""Characters that all aliases of one text may stand for together."""
+
+LONGEST_NUMBER = 400
+"""Characters of a number; the largest float has 309 digits."""
+
+_HALF = re.compile("[\ud800-\udfff]")
+_TAG = "tag:yaml.org,2002:"
+_MERGE = f"{_TAG}merge"
+_SCALARS = {
+    f"{_TAG}str": "text",
+    f"{_TAG}int": "a whole number",
+    f"{_TAG}float": "a number",
+    f"{_TAG}bool": "true or false",
+    f"{_TAG}null": "null",
+}
+
+
+def yaml_value(text: str, what: str, error: type[InputError]) -> Any:
+    """Return what a text of one YAML document holds; None for an empty one.
+
+    Args:
+        text: the text.
+        what: what an error calls it.
+        error: what is raised.
+
+    Raises:
+        InputError: it is not YAML, or holds what the module's first lines name.
+    """
+    try:
+        return _Loader(text).value()
+    except _RefusedError as found:
+        raise error(f"{what}, line {found.line}: {found}.") from None
+    except yaml.MarkedYAMLError as found:
+        mark = found.problem_mark
+        line = f" in line {mark.line + 1}" if mark else ""
+        raise error(f"{what} is not valid YAML{line}: {one_line(found.problem)}.") from None
+    except yaml.YAMLError as found:
+        raise error(f"{what} is not valid YAML: {one_line(found)}.") from None
+    except (ValueError, OverflowError) as found:  # an escape or version beyond all characters
+        raise error(f"{what} is not valid YAML: {one_line(found)}.") from None
+
+
+def yaml_mapping(text: str, what: str, kind: str, error: type[InputError]) -> dict[str, Any]:
+    """Return the mapping that a YAML text holds.
+
+    Args:
+        text: the text.
+        what: what an error calls it.
+        kind: what it should be (`a search file`).
+        error: what is raised.
+
+    Raises:
+        InputError: as for `yaml_value`, or it is no mapping.
+    """
+    data = yaml_value(text, what, error)
+    if not isinstance(data, dict):
+        raise error(f"{what} is not {kind}: it must be a YAML mapping of keys.")
+    return data
+
+
+class _RefusedError(Exception):
+    """What is YAML, but nothing that a file of ours may hold."""
+
+    def __init__(self, sentence: str, mark: yaml.Mark) -> None:
+        super().__init__(sentence)
+        self.line = mark.line + 1
+
+
+@dataclass(frozen=True)
+class _Extent:
+    """How much a complete node stands for, what its aliases stand for included.
+
+    Attributes:
+        size: characters.
+        height: nodes inside of each other, itself included.
+    """
+
+    size: int
+    height: int
+
+
+class _Loader(yaml.SafeLoader):
+    """Checks the tree of nodes while it is made, before a value is made of it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+        self._aliased = 0
+        self._extents: dict[int, _Extent] = {}  # by the id of the node
+
+    def value(self) -> Any:
+        """Return the plain value of the only document."""
+        node = self.get_single_node()
+        return None if node is None else self._plain(node)
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Make and check the next node."""
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        if self.check_event(yaml.AliasEvent):
+            node = super().compose_node(parent, index)
+            self._check_alias(node, mark)
+            return node
+        self._depth += 1
+        self._check_depth(0, mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if node is not None:
+            self._check(node, key=isinstance(parent, yaml.MappingNode) and index is None)
+            self._extents[id(node)] = self._extent(node)
+        return node
+
+    def _check_alias(self, node: yaml.Node | None, mark: yaml.Mark) -> None:
+        extent = self._extents.get(id(node))
+        if extent is None:
+            raise _RefusedError("an alias stands inside of what it names", mark)
+        self._check_depth(extent.height, mark)
+        self._aliased += extent.size
+        if self._aliased > ALIASED:
+            raise _RefusedError(
+                f"aliases stand for more than {ALIASED} characters; write the values out", mark
+            )
+
+    def _check_depth(self, inside: int, mark: yaml.Mark) -> None:
+        if self._depth + inside > DEEPEST:
+            raise _RefusedError(f"lists or mappings stand more than {DEEPEST} deep", mark)
+
+    def _extent(self, node: yaml.Node) -> _Extent:
+        if isinstance(node, yaml.ScalarNode):
+            return _Extent(1 + len(node.value), 1)
+        pairs = node.value if isinstance(node, yaml.MappingNode) else [(it,) for it in node.value]
+        inner = [self._extents[id(item)] for pair in pairs for item in pair]
+        return _Extent(
+            1 + sum(item.size for item in inner), 1 + max((i.height for i in inner), default=0)
+        )
+
+    def _check(self, node: yaml.Node, *, key: bool) -> None:
+        if isinstance(node, yaml.ScalarNode):
+            self._check_scalar(node, key=key)
+            return
+        if key:
+            raise _RefusedError("a key must be a word or a number", node.start_mark)
+        kind = node.tag.removeprefix(_TAG)
+        if kind != ("map" if isinstance(node, yaml.MappingNode) else "seq"):
+            raise _RefusedError(
+                f"{shown(kind)} is a kind of value that no file of ours holds; allowed are lists, "
+                "mappings, text, numbers, true, false and null",
+                node.start_mark,
+            )
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for name, _ in node.value:
+                if name.value in seen and name.tag != _MERGE:
+                    raise _RefusedError(
+                        f"the key {shown(name.value)} stands twice", name.start_mark
+                    )
+                seen.add(name.value)
+
+    def _check_scalar(self, node: yaml.ScalarNode, *, key: bool) -> None:
+        if node.tag not in _SCALARS and not (key and node.tag == _MERGE):
+            raise _RefusedError(
+                f"{shown(node.value)} is read as {shown(node.tag.removeprefix(_TAG))}, which no "
+                "file of ours holds; put quotes around it if it is text",
+                node.start_mark,
+            )
+        if not node.value.isascii() and _HALF.search(node.value):
+            raise _RefusedError("text holds half of a surrogate pair", node.start_mark)
+        if _SCALARS.get(node.tag, "").endswith("number") and len(node.value) > LONGEST_NUMBER:
+            raise _RefusedError(
+                f"a number has more than {LONGEST_NUMBER} characters", node.start_mark
+            )
+
+    def _plain(self, node: yaml.Node) -> Any:
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node)
+        if isinstance(node, yaml.SequenceNode):
+            return [self._plain(item) for item in node.value]
+        try:
+            return self.construct_object(node)
+        except (ValueError, LookupError, OverflowError):
+            # The library trusts what a tag says (`!!int x`).
+            raise _RefusedError(
+                f"{shown(node.value)} is not {_SCALARS[node.tag]}", node.start_mark
+            ) from None
+
+    def _mapping(self, node: yaml.MappingNode) -> dict[Any, Any]:
+        """Return a mapping; its own keys win over those that `<<` names, earlier over later ones.
+
+        The library's own way to merge takes the wrong value where keys are merged twice.
+        """
+        merged: dict[Any, Any] = {}
+        own: dict[Any, Any] = {}
+        for key, item in node.value:
+            if key.tag != _MERGE:
+                own[self._plain(key)] = self._plain(item)
+                continue
+            for source in item.value if isinstance(item, yaml.SequenceNode) else [item]:
+                if not isinstance(source, yaml.MappingNode):
+                    raise _RefusedError("`<<` needs a mapping or a list of them", key.start_mark)
+                for name, value in self._mapping(source).items():
+                    merged.setdefault(name, value)
+        return {**merged, **own}

@@ -1,0 +1,175 @@
+"""Valid files with something wrong in them, and the promise that a parser keeps for any bytes.
+
+A mutated file is made from the plain values of a valid one: a node is left out, doubled, swapped
+with another or replaced by something that nobody expects there, down to texts that plain values
+cannot say (tags, anchors, 5,000 lists in each other). What it makes is YAML or JSON text.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+
+from evomerge.errors import EvomergeError
+
+LONGEST_SENTENCE = 1000
+
+FUZZ = settings(
+    max_examples=120,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],  # the files are small: shrinking them costs more than it shows
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+_PLAIN = [
+    None, True, False, 0, 1, -1, 7, 2**31, 2**63, 2**200, 0.5, -0.0, 1e308, "", "x", "0.5", "1e-3",
+    "*", "é", "²", "a\nb", "a b", "." * 40, "/", "..", "word" * 300, [], {}, [[]], [{}], {"": 0},
+    [0], [None], ["x"], {"x": "x"}, [1, 2], [0.5, -0.5], [[[[["x"]]]]], "zoo:base", "union",
+]  # fmt: skip
+
+_JSON_TEXTS = [
+    "NaN", "Infinity", "-Infinity", "1e999", "1" + "0" * 350, "9" * 5000, '"\\ud800"',
+    '"\\udc00x"', '"a\\u0000b"', '"\\u0007"', "[" * 5000 + "]" * 5000,
+    '{"a":' * 5000 + "1" + "}" * 5000, "[" * 400 + "]" * 400,
+]  # fmt: skip
+
+_YAML_TEXTS = [
+    *_JSON_TEXTS, ".nan", ".inf", "2001-01-01", "2001-01-01 10:00:00", "!!timestamp x",
+    "!!binary aGVsbG8=", "!!binary ä", "!!set {a, b}", "!!omap [a: 1]", "!!pairs [a: 1]",
+    "!!python/object/apply:os.getcwd []", "!unknown {a: 1}", "!!int x", "!!float ''", "!!int ''",
+    "!!bool maybe", "!!null x", "!!str 5", "!!str [1]", "!!seq {a: 1}", "!!map [1]", "!!map x",
+    "0b_", "1:60:59", "0x" + "f" * 6000, "&loop [*loop]", "&loop {a: *loop}", "*nothing",
+    "{? [1]: 2}", "{? {a: 1}: 2}", "{1: 2, 1.5: 3, true: 4, null: 5}", "{a: 1, a: 2}", "{<<: 1}",
+    "{<<: [1]}", "{<<: {a: 1}, a: 2}", "=", "<<", "{=: 1}", '"\\U99999999"', '"\\UFFFFFFFF"',
+    "[&b0 [x,x,x,x,x,x,x,x,x], &b1 [*b0,*b0,*b0,*b0,*b0,*b0,*b0,*b0,*b0], "
+    "&b2 [*b1,*b1,*b1,*b1,*b1,*b1,*b1,*b1,*b1], &b3 [*b2,*b2,*b2,*b2,*b2,*b2,*b2,*b2,*b2], "
+    "&b4 [*b3,*b3,*b3,*b3,*b3,*b3,*b3,*b3,*b3], &b5 [*b4,*b4,*b4,*b4,*b4,*b4,*b4,*b4,*b4], "
+    "&b6 [*b5,*b5,*b5,*b5,*b5,*b5,*b5,*b5,*b5], &b7 [*b6,*b6,*b6,*b6,*b6,*b6,*b6,*b6,*b6], "
+    "&b8 [*b7,*b7,*b7,*b7,*b7,*b7,*b7,*b7,*b7]]",
+]  # fmt: skip
+
+_SLOT = re.compile(r'"@@(\d+)@@"')
+
+
+def value_or_error(call: Callable[[], Any]) -> Any:
+    """Return what a parser makes of its text; None where it says what is wrong.
+
+    Fails where it raises anything but an EvomergeError, or one that is not one short, printable
+    sentence.
+    """
+    try:
+        return call()
+    except EvomergeError as error:
+        sentence = str(error)
+        assert sentence
+        assert len(sentence) < LONGEST_SENTENCE, sentence[:200]
+        assert len(sentence.splitlines()) == 1, sentence
+        assert sentence.isprintable(), sentence
+        sentence.encode()
+        return None
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    keys = (
+        list(value)
+        if isinstance(value, dict)
+        else range(len(value))
+        if isinstance(value, list)
+        else []
+    )
+    return [path, *(place for key in keys for place in _places(value[key], (*path, key)))]
+
+
+def _at(value: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        value = value[key]
+    return value
+
+
+@st.composite
+def _mutated(draw: st.DrawFn, valid: Any, texts: list[str]) -> str:
+    data = copy.deepcopy(valid)
+    for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
+        places = _places(data)
+        place = places[draw(st.integers(0, len(places) - 1))]
+        slot = st.integers(0, len(texts) - 1).map(lambda i: f"@@{i}@@")
+        strange = st.one_of(st.sampled_from(_PLAIN), slot).map(copy.deepcopy)
+        if not place:
+            if draw(st.integers(0, 9)) == 0:
+                return _text(draw(strange), texts)
+            continue
+        above, key = _at(data, place[:-1]), place[-1]
+        match draw(
+            st.sampled_from(["replace", "replace", "drop", "double", "swap", "wrap", "key"])
+        ):
+            case "replace":
+                above[key] = draw(strange)
+            case "drop":
+                del above[key]
+            case "double" if isinstance(above, list):
+                above.insert(key, copy.deepcopy(above[key]))
+            case "swap":
+                above[key] = copy.deepcopy(_at(data, draw(st.sampled_from(places))))
+            case "wrap":
+                above[key] = draw(st.sampled_from([[above[key]], {"x": above[key]}]))
+            case "key" if isinstance(above, dict):
+                name = draw(st.sampled_from(["", "x", "²", "0", "00", "a.b", "x" * 900]) | slot)
+                above[name] = above.pop(key)
+    return _text(data, texts)
+
+
+def _text(data: Any, texts: list[str]) -> str:
+    return _SLOT.sub(lambda found: texts[int(found[1])], json.dumps(data, indent=1))
+
+
+@st.composite
+def _damaged(draw: st.DrawFn, valid: bytes) -> bytes:
+    """Cut, double, flip or insert bytes."""
+    data = bytearray(valid)
+    for _ in range(draw(st.integers(1, 3))):
+        start = draw(st.integers(0, len(data)))
+        stop = min(len(data), start + draw(st.integers(0, 12)))
+        match draw(st.sampled_from(["cut", "double", "flip", "insert"])):
+            case "cut":
+                del data[start:stop]
+            case "double":
+                data[start:start] = data[start:stop]
+            case "flip" if start < len(data):
+                data[start] ^= draw(st.integers(1, 255))
+            case _:
+                data[start:start] = draw(st.binary(max_size=4) | st.sampled_from(_INSERTED))
+    return bytes(data)
+
+
+_INSERTED = [
+    b"\0", b"[" * 5000, b"\t", b"%", b"&a ", b"*a", b"!!", b"? ", b"- ", b"---\n", b"...", b"{",
+    b"}", b"\xed\xa0\x80", b"\xff\xfe", b"\xef\xbb\xbf", b": ", b"|", b">", b"'", b'"', b"\\",
+]  # fmt: skip
+
+
+def yaml_files(valid: Any) -> st.SearchStrategy[bytes]:
+    """Bytes near a YAML file that holds `valid`, and any bytes."""
+    return _files(valid, _YAML_TEXTS)
+
+
+def json_files(valid: Any) -> st.SearchStrategy[bytes]:
+    """Bytes near a JSON file that holds `valid`, and any bytes."""
+    return _files(valid, _JSON_TEXTS)
+
+
+def _files(valid: Any, texts: list[str]) -> st.SearchStrategy[bytes]:
+    near = _mutated(valid, texts).map(str.encode)
+    return st.one_of(near, near, near, near, damaged(json.dumps(valid).encode()))
+
+
+def damaged(valid: bytes) -> st.SearchStrategy[bytes]:
+    """The bytes of a file with some of them changed, and any bytes."""
+    return st.one_of(_damaged(valid), _damaged(valid), _damaged(valid), st.binary(max_size=60))

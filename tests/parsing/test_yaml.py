@@ -1,0 +1,99 @@
+"""YAML becomes plain values of the few kinds that our files hold; errors name the line."""
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evomerge.errors import RecipeError
+from evomerge.parsing.texts import DEEPEST
+from evomerge.parsing.yaml import yaml_mapping, yaml_value
+
+scalars = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
+)
+plain = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=20,
+)
+
+
+def read(text):
+    return yaml_value(text, "the file", RecipeError)
+
+
+@given(plain)
+def test_plain_values_read_back_as_themselves(value):
+    assert read(yaml.safe_dump(value)) == value
+    assert read(yaml.safe_dump(value, default_flow_style=True)) == value
+
+
+def test_a_merged_key_gives_way_to_the_mappings_own():
+    text = "a: &a {k: 1, x: 1}\nb: {deep: &b {<<: *a, k: 2}}\nc: {<<: [*b, *a], y: 3}\n"
+    assert read(text)["c"] == {"k": 2, "x": 1, "y": 3}
+
+
+def test_values_written_by_an_alias_are_copies():
+    value = read("a: &a [1, {x: 1}]\nb: *a\n")
+    value["b"][1]["x"] = 2
+    assert value["a"] == [1, {"x": 1}]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: 1\nb: 2\na: 3", r"line 3: the key 'a' stands twice"),
+        ("a: 1\n'a': 3", r"line 2: the key 'a' stands twice"),
+        ("a: 1\nb: 2001-01-01", r"line 2: '2001-01-01' is read as 'timestamp'.*quotes"),
+        ("a:\n- !!binary aGk=", r"line 2: 'aGk=' is read as 'binary'"),
+        ("a: 1\nb: !!set {x}", r"line 2: 'set' is a kind of value"),
+        ("a: !!python/object/apply:os.getcwd []", r"line 1: 'python/object/apply:os.getcwd'"),
+        ("a: 1\nb: !!int x", r"line 2: 'x' is not a whole number"),
+        ("a: !!float ''", r"line 1: '' is not a number"),
+        ("a: !!bool maybe", r"line 1: 'maybe' is not true or false"),
+        ("\n\n? [1]\n: 2", r"line 3: a key must be a word or a number"),
+        ("a: &a [*a]", r"line 1: an alias stands inside of what it names"),
+        ("a: 1\n<<: 1", r"line 2: `<<` needs a mapping"),
+        ("a: 0x" + "f" * 5000, r"line 1: a number has more than 400 characters"),
+        ('a: "\\ud800"', r"line 1: text holds half of a surrogate pair"),
+        ("a: [", r"not valid YAML in line 1"),
+        ("a: 1\n---\nb: 1", r"not valid YAML in line 2: but found another document"),
+        ("a: \0", r"not valid YAML: unacceptable character"),
+        ('a: "\\UFFFFFFFF"', r"not valid YAML"),
+    ],
+)
+def test_what_no_file_of_ours_holds_is_refused(text, told):
+    with pytest.raises(RecipeError, match=f"the file.*{told}"):
+        read(text)
+
+
+@pytest.mark.parametrize("depth", [DEEPEST - 1, DEEPEST + 1, 5000])
+@pytest.mark.parametrize("form", ["[{}]", "{{a: {}}}", "- {}"])
+def test_nesting_has_a_bottom(depth, form):
+    before, after = form.format("x").split("x")
+    text = before * depth + "1" + after * depth
+    if depth < DEEPEST:
+        assert read(text)
+    else:
+        with pytest.raises(RecipeError, match=r"more than 64 deep"):
+            read(text)
+
+
+def test_aliases_count_for_depth():
+    lines = ["a0: &a0 [1]", *(f"a{i}: &a{i} [*a{i - 1}]" for i in range(1, 100))]
+    with pytest.raises(RecipeError, match=r"line 63: .* more than 64 deep"):
+        read("\n".join(lines))
+
+
+def test_a_small_text_does_not_become_a_large_value():
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)]
+    with pytest.raises(RecipeError, match=r"line \d: aliases stand for more than 100000"):
+        read("\n".join(lines))
+
+
+@pytest.mark.parametrize("text", ["", "1", "[a]", "null", "# nothing"])
+def test_a_file_is_a_mapping(text):
+    with pytest.raises(RecipeError, match=r"the file is not a recipe: it must be a YAML mapping"):
+        yaml_mapping(text, "the file", "a recipe", RecipeError)
