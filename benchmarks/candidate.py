@@ -42,7 +42,7 @@ class Timed:
 
     def __init__(self, worker: Worker) -> None:
         self.worker, self.spent = worker, {"merge": 0.0, "evaluate": 0.0}
-        worker.builder.apply = self.timed(worker.builder.apply, "merge")  # type: ignore[method-assign]
+        worker.build = self.timed(worker.build, "merge")  # type: ignore[method-assign]
         worker.score = self.timed(worker.score, "evaluate")  # type: ignore[method-assign]
 
     def timed(self, call: Callable[..., Any], phase: str) -> Callable[..., Any]:
@@ -102,7 +102,7 @@ def bare(problem: Problem, worker: Worker) -> float:
     evaluator = worker.evaluator
     found = []
     for recipe in list(problem.space.baselines().values()):
-        model = worker.builder.apply(recipe)
+        model = worker.build(recipe)
         (task,) = {objective.task for objective in problem.objectives}
         sheets = list(evaluator.sheets("search", task).values())
         prompts = [request.prompt for sheet in sheets for request in sheet if request.prompt]

@@ -284,7 +284,7 @@ def zoo_world(seed: int, candidates: int) -> World:
         problem.objectives[0],
         list(space.genes),
         list(space.baseline_genomes().values()),
-        lambda genome: worker.builder.apply(space.decode(genome)),
+        lambda genome: worker.build(space.decode(genome)),
         candidates,
     )
 

@@ -88,7 +88,7 @@ class Worker:
             if self.evaluator.is_spoilt:
                 self._renew()
             began = time.perf_counter()
-            model = self._build(job.recipe)
+            model = self.build(job.recipe)
             merged = time.perf_counter() - began
             stage = "evaluate"
             self.evaluator.lend(lambda: self._renew(job.recipe), around)
@@ -107,9 +107,10 @@ class Worker:
 
     def _prepare(self) -> None:
         self._builder, tokenizer = self._make()
-        self.evaluator.prepare(self._build(self._first), tokenizer, self._splits)
+        self.evaluator.prepare(self.build(self._first), tokenizer, self._splits)
 
-    def _build(self, recipe: Recipe) -> Any:
+    def build(self, recipe: Recipe) -> Any:
+        """Make a recipe's model; the last one's weights may be overwritten."""
         assert self._builder is not None
         self._model = self._builder.apply(recipe)
         return self._model
@@ -128,7 +129,7 @@ class Worker:
         try:
             self._prepare()
             self.evaluator.halve_batches(halvings)
-            return None if recipe is None else self._build(recipe)
+            return None if recipe is None else self.build(recipe)
         except (CheckpointError, ConfigError, SearchError, OSError):
             raise
         except Exception as error:
