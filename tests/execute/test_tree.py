@@ -93,7 +93,7 @@ def test_together_gives_the_bits_of_one_by_one(
 def test_models_are_left_as_they_were(problem: Problem, worker: Worker) -> None:
     todo = jobs(problem)
     run_tree(worker, todo, Forks(10**9))
-    model = worker.builder.apply(todo[0].recipe)
+    model = worker.build(todo[0].recipe)
     assert all("forward" not in vars(module) for module in model.modules())
     assert not model._forward_pre_hooks
 

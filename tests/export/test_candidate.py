@@ -57,10 +57,10 @@ def assert_bitwise(ours, theirs):
 
 def test_the_export_is_bitwise_the_scored_model(run, exported):
     problem, history = reopen(RunFolder(run)), History(RunFolder(run).events())
-    builder = make_worker(problem, MemoryShare.of_machine(2)).builder
+    worker = make_worker(problem, MemoryShare.of_machine(2))
     # The winner is built after other candidates, as in the search: nothing of them may be left.
     for candidate in (history.candidates[-1], history.candidates[3], history.winner):
-        resident = builder.apply(recipe_of(problem.space, candidate))
+        resident = worker.build(recipe_of(problem.space, candidate))
     loaded = AutoModelForCausalLM.from_pretrained(exported, dtype="auto")
     assert_bitwise(weights(resident), weights(loaded))
 
