@@ -8,6 +8,7 @@ from pathlib import Path
 from evomerge.errors import RecipeError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit
+from evomerge.models.references import is_folder, place
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping
 from evomerge.recipe import Recipe
@@ -55,7 +56,7 @@ def _open(
     references: tuple[str, ...], file: Path, *, allow_pickle: bool
 ) -> Mapping[str, Checkpoint]:
     def folder(reference: str) -> Path:
-        model = Path(reference.partition("+")[0]).expanduser()
-        return Path.cwd() if model.is_dir() else file.parent
+        model = place(reference.partition("+")[0], Path.cwd())
+        return Path.cwd() if is_folder(model) else file.parent
 
     return {name: open_model(name, folder(name), allow_pickle=allow_pickle) for name in references}

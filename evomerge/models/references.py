@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,16 @@ RUN = "run:"
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _WANTED = ["*.safetensors", "*.json", "*.jinja", *TOKENIZER_FILES]
 _PICKLES = ["pytorch_model*.bin"]
+
+
+def place(text: str, relative_to: Path) -> Path:
+    """Return the path that a text in a file stands for; `~` is the home folder, if there is one."""
+    return relative_to / os.path.expanduser(text)  # noqa: PTH111 - Path's raises for `~nobody`
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there; a text that no file system takes as a name is no folder."""
+    return os.path.isdir(path)  # noqa: PTH112 - Path's raises for names that are too long
 
 
 def open_parent(reference: str, relative_to: Path, *, allow_pickle: bool = False) -> Checkpoint:
@@ -52,8 +63,8 @@ def resolve(reference: str, relative_to: Path, *, allow_pickle: bool = False) ->
         from evomerge import zoo
 
         return zoo.path(reference.removeprefix("zoo:"))
-    local = relative_to / Path(reference).expanduser()
-    if local.is_dir():
+    local = place(reference, relative_to)
+    if is_folder(local):
         return local
     if reference.startswith((".", "/", "~")) or not _HUB.fullmatch(reference):
         raise CheckpointError(
@@ -91,7 +102,7 @@ def _is_on_hub(reference: str, relative_to: Path) -> bool:
     return (
         not reference.startswith((".", "/", "~", "zoo:"))
         and _HUB.fullmatch(reference) is not None
-        and not (relative_to / reference).is_dir()
+        and not is_folder(relative_to / reference)
     )
 
 

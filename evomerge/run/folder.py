@@ -41,7 +41,8 @@ class RunFolder:
         Raises:
             RunFolderError: the folder is missing or is not a run.
         """
-        if (path / STAGES).is_file():
+        there = os.path.isdir(path)  # noqa: PTH112 - Path's raises for names that are too long
+        if there and (path / STAGES).is_file():
             begun = [number for number in range(1, 100) if stage_folder(path, number).exists()]
             if not begun:
                 raise RunFolderError(
@@ -50,7 +51,7 @@ class RunFolder:
                 )
             path = stage_folder(path, begun[-1])
         self.path = path
-        if not path.is_dir():
+        if not there or not path.is_dir():
             raise RunFolderError(
                 f"{path} does not exist; start a run with `evomerge search FILE --run {path}`."
             )

@@ -11,7 +11,7 @@ from evomerge.errors import CheckpointError
 from evomerge.merge.architecture.naming import matched
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit
-from evomerge.models.references import RUN
+from evomerge.models.references import RUN, is_folder, place
 from evomerge.recipe import Recipe
 from evomerge.run.folder import STAGES, RunFolder
 from evomerge.setup.space import host_of
@@ -100,21 +100,21 @@ def plan_tokenizers(
 def _anchored(config: SearchConfig, relative_to: Path) -> SearchConfig:
     """Make references to local folders absolute, so that a run can be resumed from anywhere."""
 
-    def place(path: str) -> str:
+    def anchored(path: str) -> str:
         for folder in (relative_to, Path.cwd()):
-            found = folder / Path(path).expanduser()
-            if found.is_dir():
+            found = place(path, folder)
+            if is_folder(found):
                 return str(found.resolve())
         return path
 
     def parent(reference: str) -> str:
         if reference.startswith(RUN):
-            found = place(reference.removeprefix(RUN))
+            found = anchored(reference.removeprefix(RUN))
             # Of a search in stages the latest is meant, which may be another one tomorrow.
-            staged = (Path(found) / STAGES).is_file()
+            staged = is_folder(Path(found)) and (Path(found) / STAGES).is_file()
             return RUN + (str(RunFolder(Path(found)).path) if staged else found)
         model, plus, adapter = reference.partition("+")
-        return place(model) + plus + (place(adapter) if adapter else "")
+        return anchored(model) + plus + (anchored(adapter) if adapter else "")
 
     special = ("base", "union")
     tokenizer = config.tokenizer if config.tokenizer in special else parent(config.tokenizer)
@@ -123,7 +123,7 @@ def _anchored(config: SearchConfig, relative_to: Path) -> SearchConfig:
         "base": None if config.base is None else parent(config.base),
         "tokenizer": tokenizer,
         "evaluation": config.evaluation.model_copy(
-            update={"include": [place(item) for item in config.evaluation.include]}
+            update={"include": [anchored(item) for item in config.evaluation.include]}
         ),
     }
     space = config.space

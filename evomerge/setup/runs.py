@@ -11,7 +11,7 @@ from pathlib import Path
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import RunFolderError
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.references import RUN, open_parent
+from evomerge.models.references import RUN, is_folder, open_parent, place
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.search.ranking import WeightedSum, best_of
@@ -75,11 +75,11 @@ def open_model(
     from evomerge.merge.backend import write
 
     try:
-        run = RunFolder(relative_to / Path(reference.removeprefix(RUN)).expanduser())
+        run = RunFolder(place(reference.removeprefix(RUN), relative_to))
     except RunFolderError as error:
         raise RunFolderError(f"Parent {reference!r}: {error}") from error
     known = None if digest is None else run.path / "models" / digest
-    if known is not None and known.is_dir():
+    if known is not None and is_folder(known):
         return Checkpoint.open(known, reference)
     problem, history = reopen(run), History(run.events())
     recipe = recipe_of(problem.space, _member(problem, history, digest, reference))

@@ -9,7 +9,10 @@ from mutations import FUZZ, damaged, value_or_error, yaml_files
 
 from evomerge.config.frozen import frozen_objectives, frozen_splits
 from evomerge.config.schema import load, parse
+from evomerge.errors import ConfigError
 from evomerge.run.folder import CONFIG, JOURNAL, RunFolder
+from evomerge.setup.runs import open_model, prepare
+from evomerge.setup.stages import check, with_candidates
 
 SEARCH = {
     "seed": 1,
@@ -121,3 +124,29 @@ def test_frozen_search_files(folder, data):
         return frozen_objectives(config), frozen_splits(config)
 
     value_or_error(read)
+
+
+@pytest.mark.parametrize("prefix", ["", "run:", "zoo:", "zoo:base+", "org/name@"])
+@pytest.mark.parametrize(
+    "name", ["~nobody/x", "x" * 5000, "a\0b", "..", "~", "é" * 300, "/" * 5000]
+)
+def test_references_of_any_text(tmp_path, prefix, name):
+    """No text that a file may hold as a parent ends in an error of the file system."""
+    value_or_error(lambda: open_model(prefix + name, tmp_path))
+    config = parse({**SEARCH, "parents": [prefix + name], "base": None}, "search.yaml")
+    value_or_error(lambda: prepare(config, tmp_path))
+
+
+def test_a_budget_of_the_wrong_type_is_told_with_its_key(tmp_path):
+    data = {**SEARCH, "stages": [{"budget": 3}]}
+    with pytest.raises(ConfigError, match="`budget` is 3; it must be a mapping"):
+        check(with_candidates(data, 5), tmp_path / "search.yaml")
+
+
+@pytest.mark.parametrize("value", [".inf", "[0, .inf]", "[.nan, 1]", "1" + "0" * 350, "-.inf"])
+@pytest.mark.parametrize("key", ["space.knobs.weight", "budget.hours", "objectives.0.weight"])
+def test_numbers_of_a_search_file_are_finite(folder, key, value):
+    path = folder / "good.yaml"
+    path.write_text(json.dumps(SEARCH))
+    with pytest.raises(ConfigError, match=key.rpartition(".")[2]):
+        load(path, [f"{key}={value}"])

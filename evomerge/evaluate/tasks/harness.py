@@ -29,6 +29,7 @@ from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluate.inference.quiet import quiet, seeded
 from evomerge.evaluate.inference.reference import ReferenceLM
 from evomerge.evaluate.tasks.info import TaskFacts, describe
+from evomerge.models.references import is_folder
 
 if TYPE_CHECKING:
     pass
@@ -63,7 +64,7 @@ class Harness:
         self.apply_chat_template = apply_chat_template
         self._fewshot = fewshot
         for folder in include:
-            if not Path(folder).is_dir():
+            if not is_folder(Path(folder)):
                 raise ConfigError(f"evaluation.include: {str(folder)!r} is not a folder.")
         self._include = [str(folder) for folder in include]
         self._tasks: dict[str, Any] = {}
