@@ -8,6 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evomerge.cli.options import (
+    AllowBenchmarksOption,
+    AllowPickleOption,
+    CandidatesOption,
+    FileArgument,
+    JsonOption,
+    OutOption,
+    RunFolderArgument,
+    SetOption,
+)
+
 if TYPE_CHECKING:
     from evomerge.run.folder import RunFolder
     from evomerge.setup.problem import Problem
@@ -19,24 +30,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
-RunFolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="folder of a run")]
-FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="search file (YAML)")]
-JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
-CandidatesOption = Annotated[
-    int | None, typer.Option(min=1, help="largest number of candidates, over all sessions")
-]
-OutOption = Annotated[Path, typer.Option("--out", help="new folder for the model")]
-AllowBenchmarksOption = Annotated[
-    bool, typer.Option(help="no warning when the search optimizes on a well-known benchmark")
-]
-AllowPickleOption = Annotated[
-    bool, typer.Option(help="accept parents whose weights are pickles (read with weights_only)")
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY.PATH=VALUE", help="override a key of the search file"),
-]
 
 
 @app.callback()

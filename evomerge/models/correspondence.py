@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from functools import cached_property, lru_cache
 
 from evomerge.errors import CheckpointError
-from evomerge.models.checkpoint import Checkpoint, Stack, is_buffer
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.stacks import Stack, is_buffer
 
 _WRAPPERS = frozenset(
     {"model", "language_model", "text_model", "llm", "base_model", "transformer", "backbone"}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from evomerge.config.schema import OutsideConfig, SearchConfig
+from evomerge.config.schema import SearchConfig
+from evomerge.config.space import OutsideConfig
 from evomerge.errors import ConfigError, RecipeError, did_you_mean
 from evomerge.merge.methods import get_method
 from evomerge.merge.methods.method import Method

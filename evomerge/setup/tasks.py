@@ -7,8 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evomerge.config.evaluation import SearchSplit, TestSplit, ValidationSplit
 from evomerge.config.frozen import Documents, frozen_splits
-from evomerge.config.schema import SearchConfig, SearchSplit, TestSplit, ValidationSplit
+from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.scores import SPLITS, Objective, Split
 

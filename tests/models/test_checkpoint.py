@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evomerge.errors import CheckpointError
-from evomerge.models.checkpoint import Checkpoint, find_stacks
+from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit
 from evomerge.models.references import open_parent
 from evomerge.models.safetensors import read_folder, read_header
+from evomerge.models.stacks import find_stacks
 
 
 def write(file: Path, header: object, data: bytes = b"") -> Path:

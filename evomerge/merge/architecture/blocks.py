@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from evomerge.errors import CheckpointError
 from evomerge.merge.architecture.depth import count_keys, is_per_layer
 from evomerge.merge.architecture.probe import Spot
-from evomerge.models.checkpoint import Stack, find_stacks, is_other_modality
+from evomerge.models.stacks import Stack, find_stacks, is_other_modality
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 _Kind: TypeAlias = frozenset[tuple[str, tuple[int, ...]]]

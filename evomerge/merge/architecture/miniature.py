@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from evomerge.merge.architecture.layout import build
 from evomerge.merge.architecture.loading import model_class, quiet, transformers_config
-from evomerge.models.checkpoint import Checkpoint, Stack
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.stacks import Stack
 
 _SIZES = {
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "word_embed_proj_dim"), 32),

@@ -15,9 +15,10 @@ from evomerge.errors import RecipeError, did_you_mean
 from evomerge.merge.methods import get_method
 from evomerge.merge.methods.method import Method, check_knobs, is_merged
 from evomerge.merge.tokenizers.protocol import Vocabulary
-from evomerge.models.checkpoint import Checkpoint, is_buffer
+from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import Fit
 from evomerge.models.safetensors import TensorInfo
+from evomerge.models.stacks import is_buffer
 from evomerge.recipe import Knob, Layer, Recipe, Source, knob_at
 
 if TYPE_CHECKING:

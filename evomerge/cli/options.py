@@ -1,0 +1,26 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RunFolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="folder of a run")]
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="search file (YAML)")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
+CandidatesOption = Annotated[
+    int | None, typer.Option(min=1, help="largest number of candidates, over all sessions")
+]
+OutOption = Annotated[Path, typer.Option("--out", help="new folder for the model")]
+AllowBenchmarksOption = Annotated[
+    bool, typer.Option(help="no warning when the search optimizes on a well-known benchmark")
+]
+AllowPickleOption = Annotated[
+    bool, typer.Option(help="accept parents whose weights are pickles (read with weights_only)")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="override a key of the search file"),
+]

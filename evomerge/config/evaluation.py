@@ -1,0 +1,131 @@
+"""The section `evaluation` of a search file: how a candidate is scored, on which documents."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from evomerge.config.fields import Documents, Memory, Section
+
+TaskSplit = Literal["training", "validation", "test"]
+
+
+class _Split(Section):
+    tasks: dict[str, str] = Field(
+        default_factory=dict,
+        description="task of an objective: task whose documents take the place of its own here",
+    )
+    task_split: TaskSplit | dict[str, TaskSplit] | None = Field(
+        None,
+        description="which of lm-eval's splits the documents come from, for all tasks or by task; "
+        "null: the one that lm-eval evaluates on",
+    )
+
+
+class SearchSplit(_Split):
+    """Documents that candidates are scored on."""
+
+    documents: Documents = 200
+
+
+class ValidationSplit(_Split):
+    """Documents that the finalists are scored on; the winner is chosen here."""
+
+    documents: Documents = 200
+    finalists: int = Field(5, ge=1)
+
+
+class TestSplit(_Split):
+    """Documents that only the winner, the parents and the uniform merge are scored on."""
+
+    documents: Documents = "all"
+
+
+class RacingConfig(Section):
+    """When to stop scoring a candidate that cannot beat the best one."""
+
+    enabled: bool | Literal["auto"] = Field(
+        "auto",
+        description="auto: in parameter spaces with backend hf, where every "
+        "metric is a mean over documents and a candidate has at least four times `minimum` of them",
+    )
+    confidence: float = Field(0.98, gt=0.5, lt=1)
+    minimum: int = Field(50, ge=2, description="documents scored before a candidate may stop")
+
+
+class HalvingConfig(Section):
+    """Successive halving: only the better ones are scored on more documents."""
+
+    enabled: bool = False
+    first: int = Field(25, ge=1, description="documents that every candidate is scored on")
+    factor: float = Field(
+        4.0, gt=1, description="documents grow by it from rung to rung; the best 1 / factor climb"
+    )
+
+
+class IrtConfig(Section):
+    """Item-response theory: predict the score on all documents from a few informative ones."""
+
+    enabled: bool = False
+    documents: int = Field(40, ge=2, description="documents of each task that are scored")
+    calibration: int = Field(
+        20, ge=2, description="models scored on all documents first, parents included"
+    )
+
+
+class EvaluationConfig(Section):
+    """How a candidate is scored."""
+
+    include: list[str] = Field(default_factory=list, description="folders with lm-eval task YAML")
+    search: SearchSplit = SearchSplit()
+    validation: ValidationSplit = ValidationSplit()
+    test: TestSplit = TestSplit()
+    stratify: str | None = Field(None, description="document field kept in proportion in splits")
+    fewshot: int | None = Field(None, ge=0, description="null: as the task says")
+    chat_template: bool = False
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    racing: RacingConfig = RacingConfig()
+    halving: HalvingConfig = HalvingConfig()
+    irt: IrtConfig = IrtConfig()
+    backend: Literal["hf", "vllm"] = "hf"
+    device: str = "auto"
+    device_map: Literal["auto", "balanced", "sequential"] | None = Field(
+        None, description="spread the model over all accelerators; null: one device"
+    )
+    max_memory: Memory | None = Field(
+        None, description="device_map: accelerator -> what weights may take there, e.g. {0: 20GB}"
+    )
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
+        "auto", description="transformers' attention; auto: the model's own choice"
+    )
+
+    @model_validator(mode="after")
+    def _one_device_or_many(self) -> EvaluationConfig:
+        if self.device_map is not None and self.device != "auto":
+            raise ValueError(
+                f"has a `device` ({self.device}) and a `device_map`, which is for all devices; "
+                "remove one of them"
+            )
+        if self.max_memory is not None and self.device_map is None:
+            raise ValueError("has `max_memory`, which has a meaning only with a `device_map`")
+        return self
+
+    @property
+    def fidelity_policy(self) -> Literal["racing", "halving", "irt"] | None:
+        """The section that lets candidates be scored on fewer documents, if any is enabled."""
+        if self.racing.enabled is True:
+            return "racing"
+        return "halving" if self.halving.enabled else "irt" if self.irt.enabled else None
+
+    @model_validator(mode="after")
+    def _one_way_to_save_documents(self) -> EvaluationConfig:
+        enabled = [
+            key for key in ("racing", "halving", "irt") if getattr(self, key).enabled is True
+        ]
+        if len(enabled) > 1:
+            raise ValueError(
+                f"enables {' and '.join(enabled)}, which are different ways to score on fewer "
+                "documents; enable one of them"
+            )
+        return self

@@ -1,0 +1,54 @@
+"""What sections of a search file are made of: the base of a section, and values with checks."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+
+class Section(BaseModel):
+    """A mapping of keys in which unknown ones are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _documents(value: Any) -> Any:
+    if value == "all" or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return value
+    raise ValueError("must be a number of documents above 0, or `all`")
+
+
+Documents = Annotated[int | Literal["all"], BeforeValidator(_documents)]
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
+
+
+def _range(value: Any) -> Any:
+    if _is_finite(value):
+        return float(value)
+    if (
+        isinstance(value, (list, tuple))
+        and len(value) == 2
+        and all(_is_finite(item) and not isinstance(item, bool) for item in value)
+        and value[0] < value[1]
+    ):
+        return (float(value[0]), float(value[1]))
+    raise ValueError("must be a number (fixed) or a range [low, high] with low < high (searched)")
+
+
+KnobRange = Annotated[float | tuple[float, float], BeforeValidator(_range)]
+
+
+def _memory(value: Any) -> Any:
+    if isinstance(value, dict) and all(
+        str(number).isdigit() and isinstance(size, str) for number, size in value.items()
+    ):
+        return value
+    raise ValueError("must map numbers of accelerators to sizes, such as {0: 20GB, 1: 40GB}")
+
+
+Memory = Annotated[dict[int, str], BeforeValidator(_memory)]

@@ -1,0 +1,104 @@
+"""What tensor names show: block stacks, components of a block, other modalities, buffers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from evomerge.models.safetensors import TensorInfo
+
+_OTHER_MODALITY = re.compile(
+    r"(^|[._])(vision|visual|image|img|audio|speech|video|multi_modal|multimodal|mm|vqmodel)"
+    r"([._]|$)|projector|perceiver|resampler|connector"
+)
+_BUFFER = re.compile(r"(^|\.)(inv_freq|masked_bias|position_ids|token_type_ids)$")
+_MASK = re.compile(r"(^|\.)(attn|attention|self_attn)\.bias$")
+_COMPONENTS = {
+    "attention": re.compile(r"attn|attention|mixer", re.IGNORECASE),
+    "mlp": re.compile(r"mlp|feed_forward|ffn|moe|densereludense|intermediate|output|fc\d", re.I),
+}
+_NORM = re.compile(r"norm|(^|\.)ln_", re.IGNORECASE)
+_INDEX = re.compile(r"0|[1-9][0-9]{0,5}")
+_LEAST_TENSORS_IN_A_BLOCK = 4
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A run of blocks that carry the same kinds of tensors.
+
+    Attributes:
+        prefix: what stands before the block's index (`model.layers`).
+        blocks: tensor names of every block, in order, without prefix and index.
+    """
+
+    prefix: str
+    blocks: tuple[tuple[str, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def name(self, layer: int, rest: str) -> str:
+        """Return the full name of a block's tensor."""
+        return f"{self.prefix}.{layer}.{rest}"
+
+
+def is_other_modality(name: str) -> bool:
+    """Whether a tensor or stack belongs to vision or sound rather than to the language model."""
+    return bool(_OTHER_MODALITY.search(name))
+
+
+def is_buffer(name: str, info: TensorInfo) -> bool:
+    """Whether a tensor follows from the config (old checkpoints store some of these)."""
+    return bool(_BUFFER.search(name)) or (len(info.shape) == 4 and bool(_MASK.search(name)))
+
+
+def component_of(rest: str) -> tuple[Literal["attention", "mlp", "norm"] | None, str]:
+    """Return the component of a block's tensor and the part of its name that shows it."""
+    words = rest.split(".")[:-1]
+    shown: tuple[tuple[Literal["attention", "mlp"], re.Pattern[str]], ...] = (
+        ("attention", _COMPONENTS["attention"]),
+        ("mlp", _COMPONENTS["mlp"]),
+    )
+    for component, pattern in shown:
+        for word in words:
+            if pattern.search(word) and not _NORM.search(word):
+                return component, word
+    for word in words:
+        if _NORM.search(word):
+            return "norm", word
+    return None, ""
+
+
+def find_stacks(names: Iterable[str]) -> dict[str, Stack]:
+    """Return the block stacks that tensor names show, by prefix, the largest first.
+
+    The outermost number in a name is the block's index (deeper ones are experts, or sublayers);
+    indices run from 0 without a gap, and a block has at least 4 tensors (fewer are a plain list
+    of layers, a projector's for instance).
+    """
+    groups: dict[str, dict[int, list[str]]] = {}
+    for name in names:
+        words = name.split(".")
+        at = next((i for i, word in enumerate(words) if _INDEX.fullmatch(word)), None)
+        if at and at + 1 < len(words):
+            group = groups.setdefault(".".join(words[:at]), {})
+            group.setdefault(int(words[at]), []).append(".".join(words[at + 1 :]))
+    stacks = [
+        Stack(prefix, tuple(tuple(blocks[i]) for i in range(len(blocks))))
+        for prefix, blocks in groups.items()
+        if set(blocks) == set(range(len(blocks)))
+        and min(map(len, blocks.values())) >= _LEAST_TENSORS_IN_A_BLOCK
+    ]
+    stacks.sort(key=lambda stack: (-sum(map(len, stack.blocks)), stack.prefix))
+    return {stack.prefix: stack for stack in stacks}
+
+
+def shortest(words: list[str], rests: list[str]) -> tuple[str, ...]:
+    """Keep a word plain where it means nothing else, put dots around it where it would."""
+
+    def plain(word: str) -> bool:
+        return all(word not in rest or word in rest.split(".") for rest in rests)
+
+    return tuple(word if plain(word) else f".{word}." for word in words)
