@@ -152,7 +152,7 @@ class Resident:
     def _size(self, plan: TensorPlan) -> int:
         """Return the bytes that keeping a merge takes, sources that are not mapped included."""
         elements = prod(plan.shape)
-        held = get_method(plan.method or "").held * elements * len(plan.sources)
+        held = get_method(plan.method or "").cached_bytes * elements * len(plan.sources)
         copies = sum(self.maker.is_copied(plan, item) for item in plan.inputs)
         return int(held) + copies * elements * DTYPES[plan.dtype].itemsize + _BESIDE
 

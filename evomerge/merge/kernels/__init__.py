@@ -1,1 +1,1 @@
-"""Compiled loops over weights."""
+"""Compiled loops over the weights of one tensor."""

@@ -1,14 +1,14 @@
-"""Loops over weights, compiled when they are first called (numba).
+"""Compiling loops over weights with numba, and the arithmetic that all of them use.
 
-A merge in torch is a row of passes over memory, one an operation. A compiled loop does all the
-operations on a weight while it is in a register. The rules that keep a result the same on any
-number of threads, in memory and on disk:
+In torch, every operation of a merge is a pass over memory. A compiled loop does all operations on a
+weight while it is in a register. Two rules keep the result the same on any number of threads, in
+memory and on disk:
 
-- arithmetic is float32; `fma` rounds once; nothing is reordered (numba's `fastmath` stays off);
-- a sum is taken by `dot` alone, whose order depends on nothing but the length.
+- Arithmetic is float32, `fma` rounds once, and nothing is reordered (numba's `fastmath` is off).
+- Sums are taken in a fixed order that depends on the number of elements only (see `dot`).
 
-Weights come as numpy arrays of their bits (`stored`), since numpy has no bfloat16: `widen` makes
-the float32 of one, `narrow` puts a float32 back, rounded once to nearest even.
+numpy has no bfloat16, so loops get weights as arrays of their bits (`stored`). `widen` converts
+such a weight to float32, and `narrow` converts float32 back, rounded once to nearest even.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ _STORED = {
     torch.float32: (torch.float32, np.float32),
     torch.float64: (torch.float64, np.float64),
 }
-"""What stands for a dtype in compiled loops: uint16 is bfloat16, int16 is float16."""
-
+"""The array dtype that stands for a torch dtype in compiled loops: uint16 for bfloat16, int16 for
+float16."""
 
 LANES = 64
-"""Partial sums that `dot` keeps; a length that several vector registers share."""
+"""Number of partial sums that `dot` keeps; they fill a few vector registers."""
 
 
 def compiled(loop: _Loop) -> _Loop:
-    """Compile a function on its first call and keep the machine code on disk; it drops the GIL.
+    """Compile a function on its first call; its machine code is kept on disk.
 
-    A division by 0 gives what IEEE 754 says, since a check of each would keep it from the vector
-    registers.
+    The compiled function releases the GIL. A division by 0 gives infinity or NaN (IEEE 754): a
+    check of every division would prevent vector instructions.
     """
     options = {"nogil": True, "error_model": "numpy"}
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = _machine_code()
     try:
         return cast(_Loop, numba.njit(cache=True, **options)(loop))
-    except RuntimeError:  # there is no folder to keep it in
+    except RuntimeError:  # there is no folder that machine code can be written to
         return cast(_Loop, numba.njit(**options)(loop))
     finally:
         numba.config.CACHE_DIR = before
@@ -64,9 +64,10 @@ def compiled(loop: _Loop) -> _Loop:
 
 @cache
 def _machine_code() -> str:
-    """Return the folder of machine code, one for each version of the code it comes from.
+    """Return the folder for machine code, which is another one for each version of the loops.
 
-    numba looks only at the age of the file a loop is in, not of those it calls.
+    numba recompiles a function when its own file has changed, but not when only the file of a
+    function that it calls has. So the folder's name is a hash of all files of this package.
     """
     version = hashlib.sha256()
     for file in sorted(Path(__file__).parent.glob("*.py")):
@@ -77,7 +78,7 @@ def _machine_code() -> str:
 
 
 def stored(tensor: Tensor) -> Array:
-    """Return a tensor's bits as a flat array for compiled loops (no copy if contiguous).
+    """Return a tensor's bits as a flat array for compiled loops; a contiguous one is not copied.
 
     Raises:
         KeyError: the dtype is none of bfloat16, float16, float32, float64.
@@ -92,7 +93,7 @@ _F32, _I16, _I32 = ir.FloatType(), ir.IntType(16), ir.IntType(32)
 
 @intrinsic  # type: ignore[untyped-decorator]
 def widen(context: Any, value: Any) -> Any:
-    """Return a stored weight as float32."""
+    """Return a stored weight (see `stored`) as float32."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         (bits,) = arguments
@@ -108,7 +109,7 @@ def widen(context: Any, value: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def narrow(context: Any, value: Any, like: Any) -> Any:
-    """Return a float32 as it is stored in an array like `like`."""
+    """Return a float32 rounded to the dtype that the array `like` stands for."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         number = arguments[0]
@@ -142,12 +143,12 @@ def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
 
 @compiled
 def dot(left: Array, right: Array, lanes: Array) -> float:
-    """Return the dot product of two float32 rows, as float64.
+    """Return the dot product of two float32 arrays, as float64.
 
     Args:
         left: float32.
-        right: float32, as long.
-        lanes: `LANES` float32 to work in.
+        right: float32, as long as `left`.
+        lanes: float32 buffer of `LANES` elements, for the partial sums.
     """
     lanes[:] = np.float32(0)
     whole = len(left) // LANES * LANES
@@ -164,11 +165,11 @@ def dot(left: Array, right: Array, lanes: Array) -> float:
 
 @compiled
 def are_finite(values: Array) -> bool:
-    """Whether none of a row of stored weights is NaN or, as float32, infinite."""
+    """Whether no stored weight is NaN or infinite, after conversion to float32."""
     lanes = np.zeros(LANES, dtype=np.float32)
     whole = len(values) // LANES * LANES
     for at in range(0, whole, LANES):
-        for lane in range(LANES):  # infinity times 0 is NaN, and NaN stays
+        for lane in range(LANES):  # infinity times 0 is NaN, and a sum with NaN stays NaN
             lanes[lane] = fma(widen(values[at + lane]), np.float32(0), lanes[lane])
     for i in range(whole, len(values)):
         lanes[i - whole] = fma(widen(values[i]), np.float32(0), lanes[i - whole])

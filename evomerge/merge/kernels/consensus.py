@@ -1,4 +1,4 @@
-"""What several changes of a base agree on: their sum, or TIES' elected sign."""
+"""Merging several changes of one base: their sum, or the sum of those of one elected sign."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from evomerge.merge.kernels.compiled import Array, compiled, fma, narrow, stored
 from evomerge.merge.kernels.passes import BLOCK, add_scaled, scratch, spans, store_changed
 
 Changes = Callable[[slice, Array], None]
-"""Writes a span of every source's change as float32, a row a source."""
+"""Writes a span of the changes as float32, of shape (sources, elements of the span)."""
 
 
-def write(
+def write_consensus(
     changes: Changes,
     out: Tensor,
     base: Tensor,
@@ -22,31 +22,33 @@ def write(
     factors: Sequence[float],
     scale: float = 1.0,
     elect: bool,
-    shares: Sequence[float] | None = None,
-    counted: Sequence[float] | None = None,
-    rows_of: int = 1,
+    divisors: Sequence[float] | None = None,
+    elected_factors: Sequence[float] | None = None,
+    row_length: int = 1,
 ) -> None:
-    """Write base + scale * agreed change.
+    """Write base + scale * (consensus of the changes).
 
     Args:
         changes: gives the sources' changes.
         out: where the merged tensor goes.
         base: what changes are measured from.
-        factors: one a source: factor on its change.
-        scale: factor on what is agreed.
-        elect: whether the sign of the sum is elected, at 0 the positive one (TIES; Yadav et al.
-            2023): a change of the other sign, or a change of 0, does not count. Otherwise the
-            sum is what is agreed.
-        shares: one a source, above 0: the elected sum is divided by the shares of those that
-            count.
-        counted: one a source: further factor on its change once the sign is elected.
-        rows_of: spans hold whole rows of as many elements.
+        factors: for each source, a factor on its change.
+        scale: factor on the consensus.
+        elect: if False, the consensus is the sum of the changes. If True, each element takes the
+            sign of that sum (positive where the sum is 0), and the consensus is the sum of the
+            changes of this sign only; changes of the other sign, or of 0, do not count (TIES;
+            Yadav et al. 2023). The next two arguments are used only then.
+        divisors: for each source, a number above 0. The sum at an element is divided by the sum of
+            the divisors of the sources that count there.
+        elected_factors: for each source, a second factor on its change, which does not take part
+            in the election of the sign.
+        row_length: spans have whole rows of this many elements.
     """
     origin, target = stored(base), stored(out)
     weights = np.array(factors, dtype=np.float32)
-    more = np.array(counted or [1.0] * len(factors), dtype=np.float32)
-    divide = np.array(shares or [], dtype=np.float32)
-    for span in spans(len(target), rows_of=rows_of):
+    more = np.array(elected_factors or [1.0] * len(factors), dtype=np.float32)
+    divide = np.array(divisors or [], dtype=np.float32)
+    for span in spans(len(target), row_length=row_length):
         size = span.stop - span.start
         values = scratch(len(factors) * size, "changes").reshape(len(factors), size)
         changes(span, values)
@@ -73,8 +75,8 @@ def _elect(
     base: Array,
     changes: Array,
     factors: Array,
-    shares: Array,
-    counted: Array,
+    divisors: Array,
+    elected_factors: Array,
     scale: np.float32,
     out: Array,
 ) -> None:
@@ -88,22 +90,24 @@ def _elect(
         for k in range(len(changes)):
             _add_product(changes[k][at:stop], factors[k], plain)
         total[:] = np.float32(0)
-        if len(shares):
+        if len(divisors):
             divisor[:] = np.float32(0)
             for k in range(len(changes)):
                 change = changes[k][at:stop]
-                _add_shared(change, factors[k], plain, counted[k], total, shares[k], divisor)
-            least = np.float32(0.5) * shares.min()
+                _add_shared(
+                    change, factors[k], plain, elected_factors[k], total, divisors[k], divisor
+                )
+            least = np.float32(0.5) * divisors.min()
             _store_mean(base[at:stop], plain, total, divisor, least, scale, out[at:stop])
         else:
             for k in range(len(changes)):
-                _add_along(changes[k][at:stop], factors[k], plain, counted[k], total)
+                _add_along(changes[k][at:stop], factors[k], plain, elected_factors[k], total)
             _store_sum(base[at:stop], plain, total, scale, out[at:stop])
 
 
 @compiled
 def _add_product(change: Array, factor: np.float32, total: Array) -> None:
-    """Add a product that is rounded by itself, so that equal changes of both signs cancel."""
+    """Add factor * change, without fma: so equal changes of opposite signs give exactly 0."""
     for i in range(len(change)):
         total[i] += change[i] * factor
 
@@ -112,7 +116,7 @@ def _add_product(change: Array, factor: np.float32, total: Array) -> None:
 def _add_along(
     change: Array, factor: np.float32, plain: Array, more: np.float32, total: Array
 ) -> None:
-    """Add the size of what goes along with the plain sum's sign; a NaN stays."""
+    """Add the magnitude of each change that has the sign of `plain`, the sum; a NaN stays NaN."""
     for i in range(len(change)):
         product = change[i] * factor
         along = -product if plain[i] < np.float32(0) else product
@@ -129,7 +133,7 @@ def _add_shared(
     share: np.float32,
     divisor: Array,
 ) -> None:
-    """`_add_along`, with the share of the change where it counts."""
+    """`_add_along`, and add `share` to the divisor of each element where the change counts."""
     for i in range(len(change)):
         product = change[i] * factor
         along = -product if plain[i] < np.float32(0) else product
@@ -140,8 +144,8 @@ def _add_shared(
 @compiled
 def _store_sum(base: Array, plain: Array, total: Array, scale: np.float32, out: Array) -> None:
     for i in range(len(out)):
-        agreed = -total[i] if plain[i] < np.float32(0) else total[i]
-        out[i] = narrow(fma(agreed, scale, widen(base[i])), out)
+        signed = -total[i] if plain[i] < np.float32(0) else total[i]
+        out[i] = narrow(fma(signed, scale, widen(base[i])), out)
 
 
 @compiled
@@ -156,5 +160,5 @@ def _store_mean(
 ) -> None:
     for i in range(len(out)):
         mean = total[i] / (divisor[i] if divisor[i] > least else least)
-        agreed = -mean if plain[i] < np.float32(0) else mean
-        out[i] = narrow(fma(agreed, scale, widen(base[i])), out)
+        signed = -mean if plain[i] < np.float32(0) else mean
+        out[i] = narrow(fma(signed, scale, widen(base[i])), out)

@@ -1,14 +1,16 @@
-"""Random fields that depend on what they are for, never on when they are drawn.
+"""Random numbers for the random merge methods, one for each element of a tensor.
 
-Every tensor of every parent has its own field, keyed by (seed, parent, tensor name): the SHA-256
-of the three gives a Philox4x32-10 key (Salmon et al. 2011, doi 10.1145/2063384.2063405, "Parallel
-random numbers: as easy as 1, 2, 3"). Order of work, threads, and whether a field is drawn whole or
-piece by piece cannot change a bit of it.
+Every tensor of every parent has its own random numbers. They depend on (seed, parent, tensor name)
+only: the SHA-256 of these three is the key of a Philox4x32-10 generator (Salmon et al. 2011, doi
+10.1145/2063384.2063405, "Parallel random numbers: as easy as 1, 2, 3"). They are the same bit for
+bit whatever is drawn before, on any number of threads, and drawn at once or piece by piece.
 
-Element i of a field is the 16-bit number `lane[i]`, uniform over -32768 .. 32767. So a probability
-is exact to 2^-16, and as the same lane is compared with every threshold, what a low density keeps
-a higher one keeps too. 2048 lanes come from 256 counters: first the low and high halves of the
-first words of them all, then of the second words, and so on.
+A draw is a 16-bit integer, uniform over -32768 .. 32767. An element stays if its draw is below a
+threshold, so a probability is exact to 2^-16. The draws do not depend on the density, so an element
+that stays at a low density also stays at a higher one.
+
+Layout: 256 counters of the generator give 2048 draws. The low and high halves of the first words
+of all 256 come first, then those of the second words, and so on.
 """
 
 from __future__ import annotations
@@ -25,23 +27,23 @@ from torch import Tensor
 from evomerge.merge.kernels.compiled import Array, compiled
 
 STEPS = 1 << 16
-"""Number of values that a lane takes."""
+"""Number of different values of a draw."""
 
 LOWEST = -STEPS // 2
-"""The lowest of them."""
+"""The smallest value of a draw."""
 
 _COUNTERS = 256
-_LANES = 8 * _COUNTERS
+_PER_BATCH = 8 * _COUNTERS
 
 _State = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
-"""Four 32-bit numbers."""
+"""Four 32-bit numbers: the state of Philox between two rounds."""
 
 _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
 @dataclass(frozen=True)
 class Noise:
-    """The random field of one tensor of one parent.
+    """The random numbers of one tensor of one parent.
 
     Attributes:
         seed: the recipe's seed.
@@ -53,13 +55,17 @@ class Noise:
     parent: str
     tensor: str
 
-    def lanes(self, start: int, stop: int) -> Tensor:
-        """Return elements `start` to `stop` of the field, int16 on the CPU."""
-        first, skipped = divmod(start, _LANES)
-        words = np.empty((-(-stop // _LANES) - first, 4, _COUNTERS), dtype=np.uint32)
+    def draws(self, start: int, stop: int) -> Tensor:
+        """Return the draws of elements `start` to `stop` (exclusive) of the flat tensor.
+
+        Returns:
+            int16 tensor on the CPU, of shape (stop - start,).
+        """
+        first, skipped = divmod(start, _PER_BATCH)
+        words = np.empty((-(-stop // _PER_BATCH) - first, 4, _COUNTERS), dtype=np.uint32)
         philox(self._key, first * _COUNTERS, words)
-        lanes = words.reshape(-1).astype("<u4", copy=False).view(np.int16)
-        return torch.from_numpy(lanes[skipped : skipped + stop - start])
+        draws = words.reshape(-1).astype("<u4", copy=False).view(np.int16)
+        return torch.from_numpy(draws[skipped : skipped + stop - start])
 
     @cached_property
     def _key(self) -> Array:
@@ -69,12 +75,13 @@ class Noise:
 
 @compiled
 def philox(key: Array, first: int, words: Array) -> None:
-    """Write the words that Philox4x32-10 gives for consecutive counters.
+    """Write the output of Philox4x32-10 for consecutive counters.
 
     Args:
         key: two 32-bit numbers as uint64.
         first: the first counter, below 2^62.
-        words: uint32 of shape (n, 4, m) for n m counters: block, word, counter of the block.
+        words: uint32 array to fill, of shape (n, 4, m): n blocks of m counters each; 4 words of
+            output for each counter.
     """
     for block in range(len(words)):
         part = words[block]
@@ -109,8 +116,11 @@ def _round(state: _State, p: np.uint64, q: np.uint64, number: int) -> _State:
     return (right >> _HALF) ^ b ^ one, right & _LOW, (left >> _HALF) ^ d ^ two, left & _LOW
 
 
-def chance(probability: float) -> float:
-    """Return the multiple of 2^-16 that stands for a probability; never 0 or 1 by rounding."""
+def rounded_probability(probability: float) -> float:
+    """Return the multiple of 2^-16 that is nearest to a probability.
+
+    0 and 1 are returned only for a probability of (at most) 0 or (at least) 1, never by rounding.
+    """
     if not 0 < probability < 1:
         return min(max(probability, 0.0), 1.0)
     return min(max(round(probability * STEPS), 1), STEPS - 1) / STEPS

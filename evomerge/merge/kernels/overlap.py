@@ -1,4 +1,4 @@
-"""Where the changes that several sources make to a base overlap."""
+"""RAM's loops: which elements several sources change, and the mean of their changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from evomerge.merge.kernels.passes import BLOCK, load_change, scratch, spans
 
 
 def changes(sources: Sequence[Array], base: Array) -> Iterator[tuple[slice, Array]]:
-    """Yield the spans of stored sources with a row of float32 changes for each source."""
+    """Yield every span of the tensors with the sources' changes (source - base) in it.
+
+    Yields:
+        the span, and a float32 array of shape (sources, elements of the span). The next span
+        overwrites it.
+    """
     for span in spans(len(base)):
         size = span.stop - span.start
         values = scratch(len(sources) * size, "changes").reshape(len(sources), size)
@@ -22,7 +27,14 @@ def changes(sources: Sequence[Array], base: Array) -> Iterator[tuple[slice, Arra
 
 @compiled
 def count_overlap(values: Array, epsilon: np.float32, alone: Array, shared: Array) -> None:
-    """Count, for each source, the elements it changes by more than epsilon, alone or not."""
+    """Count the elements that each source changes by more than epsilon.
+
+    Args:
+        values: float32 changes of shape (sources, elements).
+        epsilon: smallest change that counts.
+        alone: one number a source; elements that only this source changes are added to it.
+        shared: one number a source; elements that other sources change too are added to it.
+    """
     number = np.empty(BLOCK, dtype=np.uint32)
     size = values.shape[1]
     for at in range(0, size, BLOCK):
@@ -45,9 +57,17 @@ def count_overlap(values: Array, epsilon: np.float32, alone: Array, shared: Arra
 def store_mean_change(
     base: Array, values: Array, epsilon: np.float32, stretch: Array, out: Array
 ) -> None:
-    """Round base + the mean of the changes beyond epsilon, stretched where a source is alone.
+    """Round base + the mean of the changes larger than epsilon into a stored span.
 
-    A change that is NaN counts as none beyond epsilon, and makes the sum NaN.
+    Where only one source changes an element by more than epsilon, its change is multiplied by that
+    source's `stretch`. A NaN does not count as larger than epsilon, and makes the result NaN.
+
+    Args:
+        base: the stored base.
+        values: float32 changes of shape (sources, elements).
+        epsilon: smallest change that counts.
+        stretch: float32, one factor a source.
+        out: where the result goes.
     """
     zero, one = np.float32(0), np.float32(1)
     total = np.empty(BLOCK, dtype=np.float32)

@@ -1,9 +1,12 @@
-"""Passes over tensors in spans that fit the cache, so that no float32 copy of them is made.
+"""Loops over spans of tensors: a span fits in the cache, so no float32 copy of a tensor is needed.
 
-What a method does with a span is a row of compiled loops over float32 buffers, which stay in the
-cache; the sources are read once and the output is written once. An element has the same bits
-wherever a span begins. Sums are taken by `dot` over blocks that do not depend on spans or threads,
-and added up in float64.
+A merge method runs several compiled loops on a span, with float32 buffers that stay in the cache.
+Sources are read once and the output is written once. Where spans begin does not change any bit of
+the result. Sums are taken over blocks by `dot`, and the sums of blocks are added in float64; blocks
+do not depend on threads.
+
+In the names of this file, "load" converts stored weights (see `stored`) to float32, and "store"
+rounds float32 to the dtype of the output.
 """
 
 from __future__ import annotations
@@ -17,10 +20,10 @@ from torch import Tensor
 from evomerge.merge.kernels.compiled import LANES, Array, compiled, dot, fma, narrow, stored, widen
 
 SPAN = 1 << 16
-"""Elements a pass works on at once: some float32 buffers of it fit the L2 cache."""
+"""Elements that a pass works on at once; several float32 buffers of this size fit in L2 cache."""
 
 BLOCK = 1 << 11
-"""Elements that one `dot` sums, or that buffers of the L1 cache hold."""
+"""Elements that one `dot` sums. Buffers of this size fit in L1 cache."""
 
 ONE = np.float32(1)
 
@@ -33,19 +36,22 @@ class _Buffers(threading.local):
 _buffers = _Buffers()
 
 
-def spans(size: int, *, rows_of: int = 1) -> Iterator[slice]:
-    """Yield the spans of `size` elements; they hold whole rows of `rows_of`."""
-    step = max(SPAN // rows_of, 1) * rows_of
+def spans(size: int, *, row_length: int = 1) -> Iterator[slice]:
+    """Yield the spans of `size` elements, in order; each has whole rows of `row_length`."""
+    step = max(SPAN // row_length, 1) * row_length
     for start in range(0, size, step):
         yield slice(start, min(start + step, size))
 
 
-def scratch(size: int, slot: int | str) -> Array:
-    """Return a reused float32 buffer; a thread has one for each slot, and what it held is lost."""
-    held = _buffers.held.get(slot)
+def scratch(size: int, name: int | str) -> Array:
+    """Return a float32 buffer of `size` elements, with any content.
+
+    Each thread has one buffer for each name; the next call with the same name returns it again.
+    """
+    held = _buffers.held.get(name)
     if held is None or len(held) < size:
         held = np.empty(max(size, SPAN), dtype=np.float32)
-        _buffers.held[slot] = held
+        _buffers.held[name] = held
     return held[:size]
 
 
@@ -58,28 +64,28 @@ def load(source: Array, out: Array) -> None:
 
 @compiled
 def load_scaled(source: Array, factor: np.float32, out: Array) -> None:
-    """Write the factor times a stored span as float32."""
+    """Write factor * source as float32."""
     for i in range(len(out)):
         out[i] = widen(source[i]) * factor
 
 
 @compiled
 def load_change(source: Array, base: Array, out: Array) -> None:
-    """Write what a stored span adds to a base's as float32."""
+    """Write source - base as float32."""
     for i in range(len(out)):
         out[i] = widen(source[i]) - widen(base[i])
 
 
 @compiled
 def add_scaled(source: Array, factor: np.float32, total: Array) -> None:
-    """Add the factor times a stored span to a float32 span."""
+    """Add factor * source to a float32 span."""
     for i in range(len(total)):
         total[i] = fma(widen(source[i]), factor, total[i])
 
 
 @compiled
 def add_change(source: Array, base: Array, factor: np.float32, total: Array) -> None:
-    """Add the factor times what a stored span adds to a base's."""
+    """Add factor * (source - base) to a float32 span."""
     for i in range(len(total)):
         total[i] = fma(widen(source[i]) - widen(base[i]), factor, total[i])
 
@@ -93,21 +99,21 @@ def store(values: Array, out: Array) -> None:
 
 @compiled
 def store_changed(base: Array, change: Array, factor: np.float32, out: Array) -> None:
-    """Round base + factor * change into a stored span; the change is float32."""
+    """Round base + factor * change into a stored span; `change` is float32."""
     for i in range(len(out)):
         out[i] = narrow(fma(change[i], factor, widen(base[i])), out)
 
 
 @compiled
 def store_scaled(source: Array, factor: np.float32, out: Array) -> None:
-    """Round the factor times a stored span into another."""
+    """Round factor * source into a stored span."""
     for i in range(len(out)):
         out[i] = narrow(widen(source[i]) * factor, out)
 
 
 @compiled
 def store_added(total: Array, source: Array, factor: np.float32, out: Array) -> None:
-    """Round a float32 span plus the factor times a stored one into a stored span."""
+    """Round total + factor * source into a stored span; `total` is float32."""
     for i in range(len(out)):
         out[i] = narrow(fma(widen(source[i]), factor, total[i]), out)
 
@@ -116,7 +122,7 @@ def store_added(total: Array, source: Array, factor: np.float32, out: Array) -> 
 def store_last_change(
     base: Array, total: Array, source: Array, factor: np.float32, scale: np.float32, out: Array
 ) -> None:
-    """`add_change` and `store_changed` at once."""
+    """Round base + scale * (total + factor * (source - base)) into a stored span."""
     for i in range(len(out)):
         start = widen(base[i])
         change = fma(widen(source[i]) - start, factor, total[i])
@@ -125,7 +131,7 @@ def store_last_change(
 
 @compiled
 def interpolate(one: Array, two: Array, weight: np.float32, out: Array) -> None:
-    """Round (1 - weight) one + weight two into a stored span, exact at both ends."""
+    """Round (1 - weight) * one + weight * two into a stored span; exact for weights 0 and 1."""
     if abs(weight) < np.float32(0.5):
         for i in range(len(out)):
             start = widen(one[i])
@@ -144,7 +150,17 @@ def write_sum(
     base: Tensor | None = None,
     scale: float = 1.0,
 ) -> None:
-    """Write sum_i w_i x_i, or base + scale sum_i w_i (x_i - base); x_i is not read if w_i is 0."""
+    """Write a weighted sum of tensors, or of their differences from a base.
+
+    Without a base: out = sum_i w_i x_i. With one: out = base + scale sum_i w_i (x_i - base).
+
+    Args:
+        tensors: the x_i. One whose weight is 0 is not read.
+        weights: the w_i.
+        out: where the sum goes.
+        base: the base, or None.
+        scale: factor on the sum of differences; not used without a base.
+    """
     used = [(x, np.float32(w)) for x, w in zip(tensors, weights, strict=True) if w != 0]
     if not used:
         out.zero_() if base is None else out.copy_(base)
@@ -176,10 +192,11 @@ def write_sum(
 
 
 def products(tensors: Sequence[Tensor], base: Tensor | None = None) -> list[list[float]]:
-    """Return the dot products of every two tensors, or of their differences from a base.
+    """Return the dot product of every pair of tensors, or of their differences from a base.
 
     Returns:
-        a symmetric matrix, a row a tensor, to about 1e-8 of the tensors' lengths.
+        a symmetric matrix with a row for each tensor. Its errors are about 1e-8 of the product of
+        the two lengths.
     """
     count = len(tensors)
     sources = [stored(tensor) for tensor in tensors]
@@ -199,7 +216,7 @@ def products(tensors: Sequence[Tensor], base: Tensor | None = None) -> list[list
 
 @compiled
 def add_products(values: Array, sums: Array) -> None:
-    """Add the dot products of every two float32 rows to the upper half of a float64 matrix."""
+    """Add the dot product of every pair of float32 rows to the upper half of a float64 matrix."""
     count, size = values.shape
     lanes = np.empty(LANES, dtype=np.float32)
     for at in range(0, size, BLOCK):
@@ -211,7 +228,7 @@ def add_products(values: Array, sums: Array) -> None:
 
 @compiled
 def store_moved(source: Array, base: Array, most: np.float32, out: Array) -> None:
-    """Round a base moved towards a source, by `most` at most, into a stored span."""
+    """Round base + clamp(source - base, -most, most) into a stored span."""
     for i in range(len(out)):
         start = widen(base[i])
         change = widen(source[i]) - start
@@ -221,7 +238,7 @@ def store_moved(source: Array, base: Array, most: np.float32, out: Array) -> Non
 
 @compiled
 def store_chosen(source: Array, base: Array, chosen: Array, out: Array) -> None:
-    """Write a source where `chosen` (bool) is true, and a base elsewhere and where it is NaN."""
+    """Write the source where `chosen` (bool) is true and the base is not NaN, else the base."""
     for i in range(len(out)):
         start = widen(base[i])
         taken = chosen[i] and start == start

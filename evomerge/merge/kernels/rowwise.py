@@ -1,4 +1,4 @@
-"""Sums and products with a number for every row (or column) of a matrix."""
+"""Weighted sums and dot products for each row (or column) of matrices."""
 
 from __future__ import annotations
 
@@ -12,17 +12,23 @@ from evomerge.merge.kernels.passes import ONE, add_products, scratch, spans, sto
 
 
 def as_matrix(tensor: Tensor) -> Tensor:
-    """Return a tensor of one dimension or more as a matrix: its first dimension by the rest."""
+    """Return a tensor of one or more dimensions as a matrix: first dimension times all others."""
     return tensor.detach().reshape(tensor.shape[0], -1)
 
 
 def row_products(
     left: Tensor, right: Tensor, base: Tensor | None = None, *, columns: bool = False
 ) -> Array:
-    """Return the dot products of matching rows (or columns) of two matrices, less a base.
+    """Return the dot product of each row of one matrix with the same row of another.
+
+    Args:
+        left: a matrix.
+        right: a matrix of the same shape.
+        base: a matrix that is subtracted from both first, or None.
+        columns: whether to take columns instead of rows.
 
     Returns:
-        float64, one a row (column).
+        float64, one number for each row (column).
     """
     height, width = left.shape
     result = np.zeros(width if columns else height)
@@ -63,20 +69,20 @@ def write_row_sum(
     *,
     columns: bool = False,
 ) -> None:
-    """`write_sum` with a weight for each row (or column) of the sources as matrices.
+    """`write_sum` with a weight for each row (or column) of each source.
 
     Args:
-        tensors: sources of two dimensions or more.
-        weights: one a source: a number for each row (column).
+        tensors: sources of two or more dimensions, used as matrices (see `as_matrix`).
+        weights: for each source, an array with a weight for each row (column).
         out: where the sum goes.
-        base: what the sources are measured from, if anything.
-        columns: whether a weight is for a column.
+        base: what the sources are measured from, or None: then the sources themselves are summed.
+        columns: whether there is a weight for each column instead of each row.
     """
     width = max(as_matrix(tensors[0]).shape[1], 1)
     target, sources = stored(out), [stored(tensor) for tensor in tensors]
     start = None if base is None else stored(base)
     factors = [weight.astype(np.float32) for weight in weights]
-    for span in spans(len(target), rows_of=width):
+    for span in spans(len(target), row_length=width):
         total = scratch(span.stop - span.start, "sum")
         total[:] = 0
         rows = slice(span.start // width, span.stop // width)

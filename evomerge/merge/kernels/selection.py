@@ -1,9 +1,9 @@
-"""Choosing by magnitude: exactly k elements, the largest, lowest index first among equals.
+"""Selecting exactly the k elements of largest magnitude; among equal ones, the lowest index first.
 
-bf16 differences tie massively, so a threshold alone would keep a different number. A choice is a
-`Cut`: a magnitude and, for the elements of just that magnitude, an index. For one merge the cut
-is found without a sort (`find_cut`), for many it is looked up in an `Order`; both give the same.
-A NaN counts as larger than every number.
+Differences of bf16 weights have few distinct magnitudes, so a threshold alone would select more or
+fewer than k elements. So a selection is a `Cut`: a magnitude and, for the elements of exactly this
+magnitude, an index. `find_cut` finds one cut without sorting; `MagnitudeOrder` sorts once and gives
+any number of cuts. Both give the same cut. A NaN counts as larger than every number.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from evomerge.merge.kernels.compiled import Array, compiled, widen
 from evomerge.merge.kernels.passes import SPAN, spans
 
 Magnitudes = Callable[["slice | Array"], Array]
-"""Gives the magnitudes (float32, not negative) of elements of a flat tensor, in a buffer: of a
-slice, or of an array of indices."""
+"""Returns the magnitudes (float32, not negative) of elements of a flat tensor, given as a slice or
+as an array of indices. The result is a buffer that the next call overwrites."""
 
 _SAMPLE = 1 << 15
 
 _RUN = 16
-"""Neighbours that are sampled together: they come from memory together."""
+"""Neighbouring elements that are sampled together, since one read of memory brings them all."""
 
 _GROUP = 16
-"""Elements that `_sift` looks at together."""
+"""Elements that `_sift` tests together."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A place in the order of falling magnitude; lowest index first among equals.
+    """A position in the order of falling magnitude (lowest index first among equal magnitudes).
 
-    An element is before the cut if its magnitude is above `magnitude`, or equals it at an index
-    below `index`.
+    An element is before the cut if its magnitude is above `magnitude`, or is equal to it and the
+    element's index is below `index`.
     """
 
     magnitude: float
     index: int
 
     def load_before(self, source: Array, base: Array, start: int, out: Array) -> None:
-        """Write what a stored span adds to a base's, with 0 for all that is not before the cut.
+        """Write source - base where an element is before the cut, and 0 elsewhere; a NaN stays.
 
         Args:
-            source: elements `start` to `start + len(source)` of the flat tensor. A NaN stays.
-            base: as long.
-            start: index of the first of them.
-            out: float32.
+            source: a span of the stored source (see `stored`).
+            base: the same span of the stored base.
+            start: index of the span's first element in the flat tensor.
+            out: float32, as long as the span.
         """
         for part, bound in self._parts(len(out), start):
             _load_above(source[part], base[part], bound, out[part])
@@ -64,7 +64,10 @@ class Cut:
             _keep_above(values[part], magnitudes[part], bound)
 
     def _parts(self, size: int, start: int) -> list[tuple[slice, np.float32]]:
-        """Split a span at `index`; an element of a part is before the cut if above its bound."""
+        """Split a span at `index` into parts, each with a bound.
+
+        An element is before the cut if its magnitude is above the bound of its part.
+        """
         split = min(max(self.index - start, 0), size)
         bound = np.float32(self.magnitude)
         below = np.nextafter(bound, np.float32(-1))
@@ -91,11 +94,17 @@ def _keep_above(values: Array, magnitudes: Array, bound: np.float32) -> None:
         values[i] = np.float32(0) if magnitudes[i] <= bound else values[i]
 
 
-class Order:
-    """Every cut of one tensor, from one sort; holds 4 bytes an element."""
+class MagnitudeOrder:
+    """The elements of one tensor sorted by magnitude, from which any cut can be looked up.
+
+    It keeps 4 bytes for each element.
+
+    Args:
+        magnitudes: the tensor's magnitudes.
+        size: how many there are; below 2^32.
+    """
 
     def __init__(self, magnitudes: Magnitudes, size: int):
-        """Sort the `size` magnitudes (fewer than 2^32)."""
         self._magnitudes = magnitudes
         keys = np.empty(size, dtype=np.uint64)
         for span in spans(size):
@@ -112,12 +121,13 @@ class Order:
 
 
 def find_cut(magnitudes: Magnitudes, size: int, count: int) -> Cut:
-    """Return the cut that has `count` (1 or more) of `size` elements before it, without a sort.
+    """Return the cut that has `count` (1 or more) of `size` elements before it, without sorting.
 
-    Floyd and Rivest 1975 (doi 10.1145/360680.360691): a sample brackets the magnitude, one pass
-    counts what is above the bracket and collects what is inside. What equals an end of the
-    bracket is counted too, since ends are where many elements tie. A sample that misleads costs
-    time, never exactness.
+    After Floyd and Rivest 1975 (doi 10.1145/360680.360691): a sample gives a bracket, two
+    magnitudes with the cut between them. One pass counts the elements above the bracket and
+    collects those inside. Elements equal to one of the two magnitudes are counted as well, since
+    there may be many of them. If the bracket turns out to be wrong, all elements are searched: the
+    result is exact in any case.
     """
     if size > 4 * _SAMPLE:
         low, high = _bracket(magnitudes, size, count)
@@ -142,7 +152,10 @@ def _cut(magnitude: float, last: int) -> Cut:
 
 
 def _bracket(magnitudes: Magnitudes, size: int, count: int) -> tuple[float, float]:
-    """Guess a low and a high magnitude with the cut between them, wide by 4 deviations."""
+    """Return a low and a high magnitude that most likely have the cut between them.
+
+    They are the sample's quantiles 4 standard deviations below and above the wanted one.
+    """
     starts = np.arange(0, size - _RUN, size // (_SAMPLE // _RUN))
     sample = np.sort(magnitudes((starts[:, None] + np.arange(_RUN)).ravel()))
     share = 1 - count / size
@@ -157,11 +170,12 @@ def _bracket(magnitudes: Magnitudes, size: int, count: int) -> tuple[float, floa
 def _collect(
     magnitudes: Magnitudes, size: int, low: float, high: float
 ) -> tuple[Array, Array, Array]:
-    """Count magnitudes at and above a bracket's ends, and collect what lies between them.
+    """Count the magnitudes at and above the ends of a bracket, and collect those inside.
 
     Returns:
-        how many of each span are above `high` (NaN included), equal `high`, and equal `low` where
-        that is lower; indices and magnitudes of what lies between.
+        counts, int64 of shape (spans, 3): in each span, how many are above `high` (NaN included),
+        are equal to `high`, and are equal to `low` (0 where `low` is `high`); the indices and the
+        magnitudes of the elements strictly between `low` and `high`.
     """
     counts = np.zeros((-(-size // SPAN), 3), dtype=np.int64)
     places, values = [], []
@@ -176,7 +190,11 @@ def _collect(
 
 @compiled
 def _sift(magnitudes: Array, low: np.float32, high: np.float32, counts: Array, found: Array) -> int:
-    """Count as `_collect` says, list where magnitudes lie between, and return how many do."""
+    """`_collect` for one span: fill its row of counts and the indices found inside the bracket.
+
+    Returns:
+        how many indices were written to `found`.
+    """
     size = len(magnitudes)
     above = highest = lowest = np.uint32(0)
     for i in range(size):
@@ -184,7 +202,7 @@ def _sift(magnitudes: Array, low: np.float32, high: np.float32, counts: Array, f
         highest += np.uint32(magnitudes[i] == high)
         lowest += np.uint32(magnitudes[i] == low)
     counts[0], counts[1], counts[2] = above, highest, lowest if low < high else np.uint32(0)
-    # Most groups hold nothing, and to see that takes a few vector operations.
+    # Most groups have no element inside the bracket; a few vector operations per group show that.
     hits = np.zeros(size // _GROUP + 1, dtype=np.uint8)
     for group in range(size // _GROUP):
         for i in range(_GROUP):
@@ -201,7 +219,7 @@ def _sift(magnitudes: Array, low: np.float32, high: np.float32, counts: Array, f
 
 
 def _nth(values: Array, count: int) -> tuple[float, int]:
-    """Return the magnitude that is `count`-th from the top, and where its element lies."""
+    """Return the `count`-th largest magnitude and the index of its element."""
     at = len(values) - count
     magnitude = np.partition(values, at)[at]
     if np.isnan(magnitude):
@@ -211,7 +229,15 @@ def _nth(values: Array, count: int) -> tuple[float, int]:
 
 
 def _nth_equal(magnitudes: Magnitudes, size: int, value: float, counts: Array, wanted: int) -> int:
-    """Return the index of the `wanted`-th element of a magnitude, given their number by span."""
+    """Return the index of the `wanted`-th element that has exactly the magnitude `value`.
+
+    Args:
+        magnitudes: of all elements.
+        size: how many elements there are.
+        value: the magnitude.
+        counts: in each span, how many elements have it.
+        wanted: 1 is the first of them.
+    """
     number = int(np.searchsorted(counts.cumsum(), wanted))
     start = number * SPAN
     some = magnitudes(slice(start, min(start + SPAN, size)))

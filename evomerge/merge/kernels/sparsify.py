@@ -1,10 +1,11 @@
-"""Thinning a task vector: which of its elements stay, and what makes up for the others.
+"""Sparsifying a task vector: some of its elements stay, the others become 0.
 
-A thinning is made for one task vector and asked for a plan whenever the knobs change. The plan is
-a factor on the whole task vector and a step that writes a span of it, thinned.
+A `Sparsifier` is made once for a task vector. For every new set of knobs, `sparsify` returns a
+factor on the whole task vector and a function that writes any span of the sparse vector.
 
-`rescale` keeps the expected L1 norm of the task vector: the factor is the sum of magnitudes over
-the expected sum of kept magnitudes. For a random share (DARE) that is 1 / density, as in its paper.
+`rescale` keeps the expected L1 norm of the task vector: the factor is the sum of all magnitudes
+divided by the expected sum of the magnitudes that stay. For DARE, which keeps elements at random,
+this is 1 / density, as in its paper.
 """
 
 from __future__ import annotations
@@ -16,40 +17,41 @@ import numpy as np
 from torch import Tensor
 
 from evomerge.merge.kernels.compiled import LANES, Array, compiled, stored, widen
-from evomerge.merge.kernels.noise import LOWEST, STEPS, Noise, chance
+from evomerge.merge.kernels.noise import LOWEST, STEPS, Noise, rounded_probability
 from evomerge.merge.kernels.passes import BLOCK, load_change, scratch, spans
 from evomerge.merge.kernels.ranks import row_ranks
-from evomerge.merge.kernels.selection import Cut, Order, find_cut
+from evomerge.merge.kernels.selection import Cut, MagnitudeOrder, find_cut
 
-Thin = Callable[[slice, Array], None]
-"""Writes a span of the task vector as float32, what is dropped as 0."""
+WriteSparse = Callable[[slice, Array], None]
+"""Writes a span of the sparse task vector as float32; dropped elements are 0."""
 
-Plan = tuple[float, Thin] | None
-"""Factor on the task vector and the step, or None where nothing stays."""
+Sparsified = tuple[float, WriteSparse] | None
+"""A sparse task vector: a factor on all of it, and the function that writes a span of it (without
+the factor). None where no element stays."""
 
 
 class TaskVector:
-    """The difference of a source from the base, computed span by span.
+    """The difference of a source from the base, computed span by span when it is needed.
 
     Attributes:
-        source: the stored source, flat.
-        base: the stored base, flat.
-        row: number of elements of a row (the last dimension); the whole of a vector.
+        source: the source's tensor as a flat array (see `stored`).
+        base: the base's tensor, likewise.
+        row_length: elements in a row: the size of the last dimension (1 for a scalar).
     """
 
     def __init__(self, source: Tensor, base: Tensor) -> None:
         self.source, self.base = stored(source), stored(base)
-        self.row = max(source.shape[-1] if source.dim() else 1, 1)
+        self.row_length = max(source.shape[-1] if source.dim() else 1, 1)
 
     def __len__(self) -> int:
         return len(self.source)
 
     def load(self, part: slice, out: Array) -> None:
-        """Write a slice as float32."""
+        """Write a slice of the task vector as float32."""
         load_change(self.source[part], self.base[part], out)
 
     def magnitudes(self, part: slice | Array) -> Array:
-        """Return the magnitudes of a slice, or of indices, in a scratch buffer."""
+        """Return the magnitudes of a slice, or at indices, in a buffer that is reused."""
         source = self.source[part]
         result = scratch(len(source), "magnitudes")
         _load_magnitudes(source, self.base[part], result)
@@ -62,40 +64,55 @@ def _load_magnitudes(source: Array, base: Array, out: Array) -> None:
         out[i] = abs(widen(source[i]) - widen(base[i]))
 
 
-class Thinning(Protocol):
-    """How one task vector is thinned out."""
+class Sparsifier(Protocol):
+    """Chooses which elements of one task vector stay.
+
+    Args:
+        vector: the task vector.
+        noise: its random numbers; used by the random sparsifiers only.
+        reuse: whether `sparsify` will be called for many candidates, so that what does not depend
+            on the knobs is computed once and kept in memory. The result has the same bits.
+    """
 
     def __init__(self, vector: TaskVector, noise: Noise | None, *, reuse: bool) -> None: ...
 
-    def plan(self, knobs: Mapping[str, float], *, rescale: bool) -> Plan:
-        """Return what these `source` knobs do."""
+    def sparsify(self, knobs: Mapping[str, float], *, rescale: bool) -> Sparsified:
+        """Return the sparse task vector for these knobs of its source.
+
+        Args:
+            knobs: every `source` knob.
+            rescale: whether the factor makes up for what is dropped; otherwise it is 1.
+        """
         ...
 
 
-class Keep:
-    """Everything stays, whatever the density."""
+class KeepAll:
+    """All elements stay; the density is ignored (task arithmetic)."""
 
     def __init__(self, vector: TaskVector, noise: Noise | None, *, reuse: bool) -> None:
         self._vector = vector
 
-    def plan(self, knobs: Mapping[str, float], *, rescale: bool) -> Plan:
-        """Return what these `source` knobs do."""
+    def sparsify(self, knobs: Mapping[str, float], *, rescale: bool) -> Sparsified:
+        """Return the sparse task vector for these knobs of its source."""
         return 1.0, self._vector.load
 
 
-class Largest:
-    """The floor(density n) elements of largest magnitude stay (TIES; Yadav et al. 2023)."""
+class Magnitude:
+    """Of n elements, the floor(density n) of largest magnitude stay (TIES; Yadav et al. 2023).
+
+    Among equal magnitudes, the lowest index stays first.
+    """
 
     def __init__(self, vector: TaskVector, noise: Noise | None, *, reuse: bool) -> None:
         self.vector = vector
-        self._order = Order(vector.magnitudes, len(vector)) if reuse else None
+        self._order = MagnitudeOrder(vector.magnitudes, len(vector)) if reuse else None
 
-    def plan(self, knobs: Mapping[str, float], *, rescale: bool) -> Plan:
-        """Return what these `source` knobs do."""
-        return self._band(0, int(knobs["density"] * len(self.vector)), rescale)
+    def sparsify(self, knobs: Mapping[str, float], *, rescale: bool) -> Sparsified:
+        """Return the sparse task vector for these knobs of its source."""
+        return self._select(0, int(knobs["density"] * len(self.vector)), rescale)
 
-    def _band(self, skipped: int, count: int, rescale: bool) -> Plan:
-        """Keep `count` elements after the `skipped` largest."""
+    def _select(self, skipped: int, count: int, rescale: bool) -> Sparsified:
+        """Drop the `skipped` largest elements and keep the next `count`."""
         if count <= 0:
             return None
         if not skipped and count >= len(self.vector):
@@ -104,31 +121,32 @@ class Largest:
         upper = self._cut(skipped) if skipped else None
         source, base = self.vector.source, self.vector.base
 
-        def thin(span: slice, out: Array) -> None:
+        def write(span: slice, out: Array) -> None:
             lower.load_before(source[span], base[span], span.start, out)
             if upper is not None:
                 upper.drop_before(out, span.start)
 
-        return (self._rescaled(thin) if rescale else 1.0), thin
+        return (self._factor(write) if rescale else 1.0), write
 
     def _cut(self, count: int) -> Cut:
         if self._order is not None:
             return self._order.cut(count)
         return find_cut(self.vector.magnitudes, len(self.vector), count)
 
-    def _rescaled(self, thin: Thin) -> float:
+    def _factor(self, write: WriteSparse) -> float:
+        """Return the L1 norm of the task vector divided by that of the sparse one."""
         whole = kept = 0.0
         for span in spans(len(self.vector)):
-            values = scratch(span.stop - span.start, "rescaled")
-            whole += _length(self.vector.magnitudes(span))
-            thin(span, values)
-            kept += _length(values)
+            values = scratch(span.stop - span.start, "sparse")
+            whole += _l1_norm(self.vector.magnitudes(span))
+            write(span, values)
+            kept += _l1_norm(values)
         return whole / kept if kept else 1.0
 
 
 @compiled
-def _length(values: Array) -> float:
-    """Return the sum of magnitudes (L1 norm) of a float32 row."""
+def _l1_norm(values: Array) -> float:
+    """Return the sum of the magnitudes of a float32 array."""
     result = 0.0
     lanes = np.empty(LANES, dtype=np.float32)
     for at in range(0, len(values), BLOCK):
@@ -145,126 +163,144 @@ def _length(values: Array) -> float:
     return result
 
 
-class Band(Largest):
-    """The gamma n largest go, the floor(density n) next ones stay (Davari and Belilovsky 2023).
+class MagnitudeOutliers(Magnitude):
+    """The largest elements are dropped and the next largest stay (Breadcrumbs).
 
-    Where density and gamma ask for more than there is, density is kept and fewer largest go.
+    Of n elements, the floor(gamma n) largest are dropped and the next floor(density n) stay (Davari
+    and Belilovsky 2023). Where these are more than n together, fewer of the largest are dropped.
     """
 
-    def plan(self, knobs: Mapping[str, float], *, rescale: bool) -> Plan:
-        """Return what these `source` knobs do."""
+    def sparsify(self, knobs: Mapping[str, float], *, rescale: bool) -> Sparsified:
+        """Return the sparse task vector for these knobs of its source."""
         size = len(self.vector)
         count = int(knobs["density"] * size)
-        return self._band(min(int(knobs["gamma"] * size), size - count), count, rescale)
+        return self._select(min(int(knobs["gamma"] * size), size - count), count, rescale)
 
 
-class RandomShare:
-    """Each element stays with probability density (DARE; Yu et al. 2024)."""
+class Bernoulli:
+    """Each element stays with the probability `density` (DARE; Yu et al. 2024)."""
 
     def __init__(self, vector: TaskVector, noise: Noise | None, *, reuse: bool) -> None:
         assert noise is not None
-        self._vector, self._field = vector, _Field(noise, vector, reuse=reuse)
+        self._vector, self._draws = vector, _Draws(noise, vector, reuse=reuse)
 
-    def plan(self, knobs: Mapping[str, float], *, rescale: bool) -> Plan:
-        """Return what these `source` knobs do."""
-        probability = chance(knobs["density"])
+    def sparsify(self, knobs: Mapping[str, float], *, rescale: bool) -> Sparsified:
+        """Return the sparse task vector for these knobs of its source."""
+        probability = rounded_probability(knobs["density"])
         if probability in (0, 1):
             return (1.0, self._vector.load) if probability else None
-        source, base, field = self._vector.source, self._vector.base, self._field
+        source, base, draws = self._vector.source, self._vector.base, self._draws
         limit = np.int32(LOWEST + round(probability * STEPS))
 
-        def thin(span: slice, out: Array) -> None:
-            _load_random(source[span], base[span], field.lanes(span), limit, out)
+        def write(span: slice, out: Array) -> None:
+            _load_random(source[span], base[span], draws.load(span), limit, out)
 
-        return (1 / probability if rescale else 1.0), thin
+        return (1 / probability if rescale else 1.0), write
 
 
 @compiled
-def _load_random(source: Array, base: Array, lanes: Array, limit: np.int32, out: Array) -> None:
-    """Write a task vector where lanes are below a limit, and 0 (of a NaN, NaN) elsewhere."""
+def _load_random(source: Array, base: Array, draws: Array, limit: np.int32, out: Array) -> None:
+    """Write the elements of a task vector whose draw is below `limit`, 0 for others; NaN stays."""
     for i in range(len(out)):
-        stays = np.float32(1) if lanes[i] < limit else np.float32(0)
+        stays = np.float32(1) if draws[i] < limit else np.float32(0)
         out[i] = (widen(source[i]) - widen(base[i])) * stays
 
 
-class RankedShare:
-    """The larger an element is in its row, the likelier it stays (DELLA; Deep et al. 2024).
+class MagPrune:
+    """Large elements of a row stay with a higher probability (DELLA; Deep et al. 2024).
 
-    Within a row, the chance of staying rises with the rank r (0 for the smallest magnitude, 1 for
-    the largest) from density - epsilon to density + epsilon. Where that leaves 0 .. 1, epsilon
-    is narrowed, so that the mean stays density. Rescaling is per row.
+    Within a row, the probability rises with the rank of the magnitude: from density - epsilon for
+    the smallest element to density + epsilon for the largest. Where one of these is outside of
+    0 .. 1, a smaller epsilon is used, so that the mean probability is still the density. Each row
+    is rescaled by a factor of its own.
 
-    Ranks are by magnitude to 9 significant bits, higher index above among equals.
+    For the ranks, magnitudes are compared to 9 significant bits; among equal ones the higher index
+    ranks higher.
     """
 
     def __init__(self, vector: TaskVector, noise: Noise | None, *, reuse: bool) -> None:
         assert noise is not None
-        self.vector, self._field = vector, _Field(noise, vector, reuse=reuse)
-        self._held: tuple[Array, Array] | None = None
+        self.vector, self._draws = vector, _Draws(noise, vector, reuse=reuse)
+        self._cached: tuple[Array, Array] | None = None
         if reuse:
             ranks = np.empty(len(vector), dtype=np.int16)
-            leans = np.empty(len(vector) // vector.row, dtype=np.float32)
-            for span in spans(len(vector), rows_of=vector.row):
-                rows = slice(span.start // vector.row, span.stop // vector.row)
-                ranks[span], leans[rows] = self._ranks(span)
-            self._held = ranks, leans
+            length = vector.row_length
+            mean_ranks = np.empty(len(vector) // length, dtype=np.float32)
+            for span in spans(len(vector), row_length=length):
+                rows = slice(span.start // length, span.stop // length)
+                ranks[span], mean_ranks[rows] = self._ranks(span)
+            self._cached = ranks, mean_ranks
 
-    def plan(self, knobs: Mapping[str, float], *, rescale: bool) -> Plan:
-        """Return what these `source` knobs do."""
-        density, row = knobs["density"], self.vector.row
+    def sparsify(self, knobs: Mapping[str, float], *, rescale: bool) -> Sparsified:
+        """Return the sparse task vector for these knobs of its source."""
+        density, row_length = knobs["density"], self.vector.row_length
         if density in (0, 1):
             return (1.0, self.vector.load) if density else None
         epsilon = min(knobs["epsilon"], density, 1 - density)
         slope, middle = np.float32(2 * epsilon), np.float32(LOWEST + density * STEPS)
         least, spread = np.float32(density - epsilon), np.float32(2 * epsilon)
-        source, base, field = self.vector.source, self.vector.base, self._field
+        source, base, draws = self.vector.source, self.vector.base, self._draws
 
-        def thin(span: slice, out: Array) -> None:
-            ranks, leans = self._ranks(span)
-            factors = 1 / (least + spread * leans) if rescale else np.ones_like(leans)
-            lanes = field.lanes(span)
-            _load_ranked(source[span], base[span], lanes, ranks, slope, middle, factors, row, out)
+        def write(span: slice, out: Array) -> None:
+            ranks, mean_ranks = self._ranks(span)
+            factors = 1 / (least + spread * mean_ranks) if rescale else np.ones_like(mean_ranks)
+            drawn = draws.load(span)
+            _load_ranked(
+                source[span],
+                base[span],
+                drawn,
+                ranks,
+                slope,
+                middle,
+                factors,
+                row_length,
+                out,
+            )
 
-        return 1.0, thin
+        return 1.0, write
 
     def _ranks(self, span: slice) -> tuple[Array, Array]:
-        """Return the rank of each element, and each row's mean rank weighted by magnitude.
+        """Return the rank of each element of a span, and the mean rank of each row.
 
         Returns:
-            int16 of -32768 (lowest) to 32767 (highest), and float32 of 0 to 1, one a row.
+            as `row_ranks`, the ranks as a flat array.
         """
-        row = self.vector.row
-        if self._held is not None:
-            ranks, leans = self._held
-            return ranks[span], leans[span.start // row : span.stop // row]
-        ranks, leans = row_ranks(self.vector.magnitudes(span).reshape(-1, row))
-        return ranks.reshape(-1), leans
+        row = self.vector.row_length
+        if self._cached is not None:
+            ranks, mean_ranks = self._cached
+            return ranks[span], mean_ranks[span.start // row : span.stop // row]
+        ranks, mean_ranks = row_ranks(self.vector.magnitudes(span).reshape(-1, row))
+        return ranks.reshape(-1), mean_ranks
 
 
 @compiled
 def _load_ranked(
     source: Array,
     base: Array,
-    lanes: Array,
+    draws: Array,
     ranks: Array,
     slope: np.float32,
     middle: np.float32,
     factors: Array,
-    row: int,
+    row_length: int,
     out: Array,
 ) -> None:
-    """Write a task vector where a lane is below what the rank allows, times the row's factor."""
+    """Write the elements of a task vector whose draw is below the threshold of their rank.
+
+    The threshold is slope * rank + middle. Elements that stay are multiplied by the factor of
+    their row; the others become 0 (NaN stays NaN).
+    """
     for r in range(len(factors)):
-        a, b = r * row, (r + 1) * row
+        a, b = r * row_length, (r + 1) * row_length
         bounds = slope, middle
-        _load_row(source[a:b], base[a:b], lanes[a:b], ranks[a:b], bounds, factors[r], out[a:b])
+        _load_row(source[a:b], base[a:b], draws[a:b], ranks[a:b], bounds, factors[r], out[a:b])
 
 
 @compiled
 def _load_row(
     source: Array,
     base: Array,
-    lanes: Array,
+    draws: Array,
     ranks: Array,
     bounds: tuple[np.float32, np.float32],
     factor: np.float32,
@@ -273,19 +309,19 @@ def _load_row(
     slope, middle = bounds
     for i in range(len(out)):
         bound = np.float32(ranks[i]) * slope + middle
-        stays = np.float32(1) if np.float32(lanes[i]) < bound else np.float32(0)
+        stays = np.float32(1) if np.float32(draws[i]) < bound else np.float32(0)
         out[i] = (widen(source[i]) - widen(base[i])) * stays * factor
 
 
-class _Field:
-    """The random field of a task vector: held, or drawn again for every span."""
+class _Draws:
+    """The random numbers of a task vector, kept in memory or drawn again for every span."""
 
     def __init__(self, noise: Noise, vector: TaskVector, *, reuse: bool) -> None:
         self._noise = noise
-        self._held = noise.lanes(0, len(vector)).numpy() if reuse else None
+        self._cached = noise.draws(0, len(vector)).numpy() if reuse else None
 
-    def lanes(self, span: slice) -> Array:
-        """Return the lanes (int16) of a span."""
-        if self._held is not None:
-            return self._held[span]
-        return self._noise.lanes(span.start, span.stop).numpy()
+    def load(self, span: slice) -> Array:
+        """Return the draws (int16) of a span."""
+        if self._cached is not None:
+            return self._cached[span]
+        return self._noise.draws(span.start, span.stop).numpy()

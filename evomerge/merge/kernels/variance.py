@@ -1,4 +1,4 @@
-"""How much an element varies over several sources' changes."""
+"""SCE's loops: the variance of an element over the sources, and the energy of a source."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from evomerge.merge.kernels.passes import BLOCK
 
 @compiled
 def load_variance(changes: Array, out: Array) -> None:
-    """Write the sum of squared distances from the mean of each column of float32 changes."""
+    """Write, for each element, the sum of squared differences from the mean over the sources.
+
+    Args:
+        changes: float32 of shape (sources, elements).
+        out: float32, one number for each element.
+    """
     count = len(changes)
     share = np.float32(1 / count)
     mean = np.empty(BLOCK, dtype=np.float32)
@@ -29,7 +34,12 @@ def load_variance(changes: Array, out: Array) -> None:
 
 @compiled
 def add_energies(changes: Array, energies: Array) -> None:
-    """Add the sum of squares of each row of float32 changes to float64 sums."""
+    """Add the sum of squares of each source's changes to its energy.
+
+    Args:
+        changes: float32 of shape (sources, elements).
+        energies: float64, one number for each source.
+    """
     size = changes.shape[1]
     lanes = np.empty(LANES, dtype=np.float32)
     for at in range(0, size, BLOCK):

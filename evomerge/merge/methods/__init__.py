@@ -1,4 +1,4 @@
-"""All merge methods by name, one file a family; importing this imports no torch."""
+"""All merge methods by name; each file has one family. Importing this does not import torch."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ METHODS: Registry[Method] = Registry(
 
 
 def method_names() -> tuple[str, ...]:
-    """Return the name of every merge method, those of other packages included."""
+    """Return the names of all merge methods, including those that other packages register."""
     return METHODS.names()
 
 
@@ -47,6 +47,6 @@ def get_method(name: str) -> Method:
     """Return the merge method called `name`.
 
     Raises:
-        RecipeError: there is none; the message lists all and guesses what was meant.
+        RecipeError: there is none; the message lists all names and suggests a similar one.
     """
     return METHODS.get(name)

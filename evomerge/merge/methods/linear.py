@@ -1,4 +1,4 @@
-"""Weighted averages of weights, and one source as it is."""
+"""Weighted sums of sources: `linear`, and `passthrough` for one source."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def normalized(weights: Sequence[float]) -> list[float]:
     """Return the weights divided by their sum.
 
     Raises:
-        CandidateError: the sum is 0 (closer to it than 1e-8).
+        CandidateError: the absolute value of the sum is below 1e-8.
     """
     total = sum(weights)
     if abs(total) < 1e-8:
@@ -32,8 +32,7 @@ def normalized(weights: Sequence[float]) -> list[float]:
 def prepare_linear(
     tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
-    """out = sum_i w_i x_i, with w divided by its sum where `normalize` is set."""
-
+    """out = sum_i w_i x_i, with the weights divided by their sum if `normalize` is set."""
     from evomerge.merge.kernels.passes import write_sum
 
     def merge(
@@ -49,7 +48,6 @@ def prepare_passthrough(
     tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
     """out = scale x."""
-
     from evomerge.merge.kernels.passes import write_sum
 
     def merge(
@@ -75,7 +73,7 @@ LINEAR = Method(
 
 PASSTHROUGH = Method(
     name="passthrough",
-    title="one source as it is, or scaled",
+    title="one source unchanged, or multiplied by a factor",
     prepare=prepare_passthrough,
     knobs=(Knob("scale", 1.0, -100, 100, "source", help="factor on the weights"),),
     parents=(1, 1),

@@ -1,10 +1,10 @@
-"""What a merge method is: its knobs, what it needs, and how it makes one tensor.
+"""The definition of a merge method: its knobs, its inputs, and how it makes one merged tensor.
 
-A method works tensor by tensor, in two steps. `prepare` gets the source tensors and computes what
-no knob changes (task vectors, magnitude ranks, random fields, norms and dot products). The
-`Merge` it returns is called once a candidate with the knobs and writes the merged tensor. Both the
-resident model and the out-of-core writer go through these two steps, so their bits are equal.
-torch is imported inside functions only: `evomerge list methods` must not pay for it.
+A method works on one tensor at a time, in two steps. `prepare` gets the source tensors and computes
+what does not depend on knobs (magnitude ranks, random numbers, norms, dot products). It returns a
+`Merge`, which is called for each candidate with its knobs and writes the merged tensor. The model
+in memory and the writer of checkpoints both use these two steps, so their weights are equal bit
+for bit. torch is imported inside functions only, so that `evomerge list methods` starts fast.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Knob:
-    """One parameter of a merge method, declared once beside the method.
+    """A parameter of a merge method: its range, its default and what a search does with it.
 
     Attributes:
         name: as in mergekit's documentation (`weight`, `density`, `lambda`, `t`, ...).
@@ -32,9 +32,9 @@ class Knob:
         high: largest allowed value.
         per: `source` (each parent has its own) or `merge` (one for the whole merge).
         kind: `real`, `integer` or `flag` (0 or 1).
-        search: range a search explores when the search file names none, or None if the knob
+        search: range that is searched where the search file gives none; None if the knob then
             stays at its default.
-        start: where a search starts, or None for the middle of the range.
+        start: value where a search starts, or None for the middle of the range.
         help: one line for `evomerge list methods`.
     """
 
@@ -50,7 +50,7 @@ class Knob:
 
 
 class Merge(Protocol):
-    """One tensor's merge, ready for any knobs."""
+    """The prepared merge of one tensor; it can be called with any knobs."""
 
     def __call__(
         self,
@@ -63,18 +63,19 @@ class Merge(Protocol):
         Args:
             sources: every `source` knob of every source, in the order given to `prepare`.
             knobs: every `merge` knob.
-            out: tensor of the sources' shape, any floating dtype, contiguous, sharing no memory
-                with the tensors given to `prepare`; arithmetic is float32 and is rounded once to
-                `out`'s dtype.
+            out: contiguous tensor of the sources' shape, of any floating dtype. It shares no memory
+                with the tensors given to `prepare`. Arithmetic is float32, rounded once to the
+                dtype of `out`.
 
         Raises:
-            CandidateError: these knobs have no finite result (weights that sum to 0, say).
+            CandidateError: these knobs have no finite result (for example, weights that sum to 0
+                and shall be normalized).
         """
         ...
 
 
 class Prepare(Protocol):
-    """Computes what does not depend on the knobs."""
+    """The first step of a merge: computes what does not depend on the knobs."""
 
     def __call__(
         self,
@@ -87,14 +88,14 @@ class Prepare(Protocol):
         """Return the merge of these tensors.
 
         Args:
-            tensors: one a source, same shape, any floating dtype; kept and read again by the
-                `Merge`, never written.
+            tensors: one tensor for each source, all of one shape, of any floating dtype. The
+                `Merge` may keep and read them; nothing may write to them.
             base: the base's tensor, or None (always None where the method's `base` is `none`).
-            noise: one random field a source, keyed by (seed, parent, tensor name); may be empty
-                where the method's `random` is False.
-            reuse: True where the result is called for many candidates (spend memory to make
-                each call cheap), False where it is called once (spend as little as possible).
-                The bits of the result do not depend on it.
+            noise: the random numbers of each source, which depend on (seed, parent, tensor name);
+                may be empty where the method's `random` is False.
+            reuse: True if the result will be called for many candidates: use memory to make each
+                call fast. False if it will be called once: use as little memory as possible. The
+                bits of the result must not depend on it.
         """
         ...
 
@@ -105,15 +106,16 @@ class Method:
 
     Attributes:
         name: as in recipes and search files.
-        title: one line for people.
-        prepare: the first of the two steps; the second is the `Merge` it returns.
+        title: one line that says what the method does, for `evomerge list methods`.
+        prepare: the first step of a merge; the second is the `Merge` that it returns.
         knobs: all knobs.
-        parents: smallest and largest number of sources (None: no limit), base not counted.
+        parents: smallest and largest number of sources (None: no limit), not counting the base.
         base: whether a base model is `required`, `optional`, or `none` (never used). The base is
-            not one of the sources: where mergekit lists it among the models, it is taken out.
-        paper: where it comes from (authors, year, arXiv id), or "" where nobody published it.
-        random: whether the method draws from `noise`.
-        held: bytes an element of a source that `prepare(reuse=True)` keeps beside the tensors.
+            not one of the sources, even where mergekit lists it among the models.
+        paper: its publication (authors, year, arXiv id), or "" if there is none.
+        random: whether the method uses `noise`.
+        cached_bytes: memory that `prepare(reuse=True)` keeps beside the tensors, in bytes for each
+            element of each source.
     """
 
     name: str
@@ -124,18 +126,18 @@ class Method:
     base: Literal["required", "optional", "none"]
     paper: str = ""
     random: bool = False
-    held: float = 0.0
+    cached_bytes: float = 0.0
 
 
 MERGED_DTYPES = ("F64", "F32", "F16", "BF16")
-"""Dtypes, as safetensors headers spell them, that are merged."""
+"""The dtypes that are merged, as safetensors headers spell them."""
 
 
 def is_merged(dtypes: Iterable[str]) -> bool:
-    """Return whether tensors of these dtypes (safetensors spelling) are merged.
+    """Whether tensors of these dtypes (spelt as in safetensors headers) are merged.
 
     Integer and boolean buffers (position ids, masks) have no meaningful average. They are copied
-    bit for bit from the base, or from the first source where there is no base.
+    bit for bit from the base, or from the first source if there is no base.
     """
     return all(dtype in MERGED_DTYPES for dtype in dtypes)
 
@@ -147,16 +149,16 @@ def check_knobs(
     *,
     has_base: bool,
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """Check what a recipe gives a method, and fill in defaults.
+    """Check the inputs that a recipe gives a method, and fill in the defaults of knobs.
 
     Args:
         method: the method.
-        sources: the knobs given for every source, in order.
-        knobs: the knobs given for the merge as a whole.
+        sources: the given knobs of every source, in order.
+        knobs: the given knobs of the merge as a whole.
         has_base: whether there is a base.
 
     Returns:
-        every `source` knob of every source and every `merge` knob, ready for a `Merge`.
+        every `source` knob of every source, and every `merge` knob, as a `Merge` takes them.
 
     Raises:
         RecipeError: too few or too many sources, no base, an unknown or missing knob, a value
@@ -167,7 +169,8 @@ def check_knobs(
         allowed = f"{fewest} or more" if most is None else f"from {fewest} to {most}"
         allowed = f"exactly {fewest}" if fewest == most else allowed
         raise RecipeError(
-            f"{method.name} takes {allowed} sources, the base not counted, and got {len(sources)}."
+            f"{method.name} takes {allowed} sources (not counting the base), and got "
+            f"{len(sources)}; list as many."
         )
     if method.base == "required" and not has_base:
         raise RecipeError(f"{method.name} needs a base model; name one with `base`.")
@@ -190,7 +193,7 @@ def _complete(
 def _unknown(method: Method, per: str, name: str, where: str, known: Sequence[str]) -> str:
     if any(knob.name == name for knob in method.knobs):
         place = "each source" if per == "merge" else "the merge as a whole"
-        return f"{method.name}: {name!r} belongs to {place}, and was given for {where}."
+        return f"{method.name}: {name!r} belongs to {place}, but was given for {where}; move it."
     allowed = f"allowed are {', '.join(known)}" if known else "it has none"
     return f"{method.name}: unknown knob {name!r} of {where}; {allowed}.{did_you_mean(name, known)}"
 

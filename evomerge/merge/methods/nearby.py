@@ -1,4 +1,4 @@
-"""One source brought into a base: nearswap and arcee_fusion."""
+"""Methods with one source and a base: nearswap and arcee_fusion."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ if TYPE_CHECKING:
     from evomerge.merge.kernels.noise import Noise
 
 _AT_ONCE = 1 << 14
-"""Elements summed at once; torch shares one sum among threads from 2^15 on."""
+"""Elements that are summed at once. From 2^15 on, torch divides a sum among threads, and its bits
+would depend on their number."""
 
 
 def prepare_nearswap(
     tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
-    """Each weight moves from the base towards the source, by t at most.
+    """Each weight moves from the base towards the source, by at most t.
 
-    out = base + clamp(x - base, -t, t): where the two are within t of each other, the source's.
+    out = base + clamp(x - base, -t, t). So weights that differ by at most t are the source's.
     """
     import numpy as np
 
@@ -45,9 +46,10 @@ def prepare_arcee_fusion(
 ) -> Merge:
     """The most important weights come from the source, the others from the base.
 
-    A weight's importance is |x - base| times the divergence of its row, KL(softmax(x row) ||
-    softmax(base row)). Important is what lies above the median by more than 1.5 times the range
-    between the quartiles of all importances (each the lower one, where it falls between two).
+    The importance of a weight is |x - base| times the divergence of its row, KL(softmax(row of x)
+    || softmax(row of base)). A weight is important if its importance is larger than the median of
+    all importances + 1.5 * (upper quartile - lower quartile). A quantile that falls between two
+    elements is the lower one.
     """
     from evomerge.merge.kernels.compiled import stored
     from evomerge.merge.kernels.passes import store_chosen
@@ -58,16 +60,20 @@ def prepare_arcee_fusion(
     def merge(
         sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
     ) -> None:
-        picks = chosen[0] if chosen else important(tensors[0], base)
+        mask = chosen[0] if chosen else important(tensors[0], base)
         if reuse and not chosen:
-            chosen.append(picks)
-        store_chosen(stored(tensors[0]), stored(base), picks, stored(out))
+            chosen.append(mask)
+        store_chosen(stored(tensors[0]), stored(base), mask, stored(out))
 
     return merge
 
 
 def important(source: Tensor, base: Tensor) -> Array:
-    """Return whether each weight of a source is important, as one flat row of booleans."""
+    """Return whether each weight of a source is important (see `prepare_arcee_fusion`).
+
+    Returns:
+        a flat array of booleans, one for each element.
+    """
     import numpy as np
     import torch
 
@@ -89,7 +95,7 @@ def important(source: Tensor, base: Tensor) -> Array:
 
 
 def _row_sums(values: Tensor) -> Tensor:
-    """Return the sum of every row, as a column; long rows go block by block."""
+    """Return the sum of every row, of shape (rows, 1); long rows are summed block by block."""
     sums = values[:, :_AT_ONCE].sum(1, keepdim=True)
     for at in range(_AT_ONCE, values.shape[1], _AT_ONCE):
         sums += values[:, at : at + _AT_ONCE].sum(1, keepdim=True)
@@ -98,9 +104,11 @@ def _row_sums(values: Tensor) -> Tensor:
 
 NEARSWAP = Method(
     name="nearswap",
-    title="the base, each weight moved towards the source by t at most",
+    title="the base, with each weight moved towards the source by at most t",
     prepare=prepare_nearswap,
-    knobs=(Knob("t", None, 0, 100, "merge", search=(0.0, 0.01), help="farthest move of a weight"),),
+    knobs=(
+        Knob("t", None, 0, 100, "merge", search=(0.0, 0.01), help="largest change of a weight"),
+    ),
     parents=(1, 1),
     base="required",
 )
@@ -113,5 +121,5 @@ ARCEE_FUSION = Method(
     parents=(1, 1),
     base="required",
     paper="Goddard et al. 2024, arXiv 2403.13257",
-    held=1.0,
+    cached_bytes=1.0,
 )

@@ -1,4 +1,4 @@
-"""RAM: changes that one source alone makes go in whole, shared ones as their mean."""
+"""RAM and RAM+: an element changed by one source takes its change, by several the mean."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def prepare_ram(
     """Prepare RAM, or RAM+ (`plus`).
 
     A source changes an element where |x - base| > epsilon. An element changed by one source
-    takes that change; one changed by several takes the mean of their changes. RAM+ stretches the
-    changes that source i makes alone by 1 + r min(overlap_i / alone_i, alpha): the number of
-    elements it shares with others over the number it changes alone.
+    takes that change; one changed by several takes the mean of their changes. RAM+ multiplies the
+    changes that only source i makes by 1 + r min(shared_i / alone_i, alpha). Here shared_i is the
+    number of elements that source i and others change, alone_i the number that only it changes.
     """
     import numpy as np
 
@@ -40,7 +40,7 @@ def prepare_ram(
     counts: dict[float, tuple[Array, Array]] = {}
 
     def overlap(epsilon: float) -> tuple[Array, Array]:
-        """Return how many elements each source changes alone, and how many with others."""
+        """Return, for each source, how many elements only it changes and how many others share."""
         if epsilon not in counts:
             alone, shared = np.zeros(len(rows)), np.zeros(len(rows))
             for _, values in changes(rows, origin):
@@ -70,7 +70,7 @@ _EPSILON = Knob("epsilon", 1e-5, 0, 1, "merge", help="smallest change that count
 
 RAM = Method(
     name="ram",
-    title="changes of one source whole, shared changes as their mean",
+    title="changes that one source makes alone, and the mean of those that several make",
     prepare=partial(prepare_ram, plus=False),
     knobs=(_EPSILON,),
     parents=(2, None),
@@ -80,12 +80,12 @@ RAM = Method(
 
 RAMPLUS = Method(
     name="ramplus",
-    title="RAM, with the changes of one source alone stretched",
+    title="RAM, with the changes that one source makes alone multiplied by a factor",
     prepare=partial(prepare_ram, plus=True),
     knobs=(
         _EPSILON,
-        Knob("r", 0.1, 0, 10, "merge", search=(0.0, 1.0), help="strength of the stretch"),
-        Knob("alpha", 0.2, 0, 10, "merge", help="largest overlap ratio that counts"),
+        Knob("r", 0.1, 0, 10, "merge", search=(0.0, 1.0), help="strength of that factor"),
+        Knob("alpha", 0.2, 0, 10, "merge", help="upper limit of shared / alone in that factor"),
     ),
     parents=(2, None),
     base="required",

@@ -1,4 +1,4 @@
-"""SCE: select what varies, calculate weights from its energy, erase the minority's signs."""
+"""SCE: select elements by variance, calculate weights by energy, erase changes of minority sign."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ if TYPE_CHECKING:
 def prepare_sce(
     tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
-    """Prepare SCE.
+    """Prepare SCE, which has three steps.
 
-    Select: of the task vectors, only the floor(select_topk n) elements that vary most over the
-    sources stay, lowest index first among equals. Calculate: a source's weight is its share of
-    the sum of squares of what stayed. Erase: at each element the sign of the plain sum is
-    elected, and the weighted mean of the changes of that sign goes in.
+    Select: only the floor(select_topk n) elements with the largest variance over the task vectors
+    stay, lowest index first among equals; the others become 0. Calculate: the weight of a source is
+    the sum of squares of its task vector after selection, divided by that of all sources. Erase: at
+    each element the sign of the sum of the task vectors is elected, and the base is changed by the
+    weighted mean of the changes with this sign.
     """
     import numpy as np
 
-    from evomerge.merge.kernels import consensus as agreement
     from evomerge.merge.kernels.compiled import stored
+    from evomerge.merge.kernels.consensus import write_consensus
     from evomerge.merge.kernels.passes import load_change, scratch, spans
-    from evomerge.merge.kernels.selection import Order, find_cut
+    from evomerge.merge.kernels.selection import MagnitudeOrder, find_cut
     from evomerge.merge.kernels.variance import add_energies, load_variance
 
     assert base is not None
@@ -49,10 +50,10 @@ def prepare_sce(
         load_variance(changes, result)
         return result
 
-    order = Order(variances, size) if reuse else None
+    order = MagnitudeOrder(variances, size) if reuse else None
 
     def selected(share: float) -> Callable[[slice, Array], None]:
-        """Return what writes a span of every change, of the elements that vary most."""
+        """Return the function that writes a span of the task vectors after selection."""
         kept = int(share * size)
         if kept >= size:
             return load
@@ -82,14 +83,14 @@ def prepare_sce(
             out.copy_(base)
             return
         weights = (energies / energies.sum()).tolist()
-        agreement.write(
+        write_consensus(
             select,
             out,
             base,
             factors=[1.0] * count,
             elect=True,
-            shares=weights,
-            counted=weights,
+            divisors=weights,
+            elected_factors=weights,
         )
 
     return merge
@@ -97,7 +98,7 @@ def prepare_sce(
 
 SCE = Method(
     name="sce",
-    title="what varies most, weighted by its energy, where signs agree",
+    title="task vectors where they vary most, weighted by their energy, with elected signs",
     prepare=prepare_sce,
     knobs=(
         Knob(
@@ -107,12 +108,12 @@ SCE = Method(
             1,
             "merge",
             search=(0.1, 1.0),
-            help="share of the elements that stays, by variance over the sources",
+            help="share of the elements that stay, those of largest variance over the sources",
         ),
         Knob("int8_mask", 0.0, 0, 1, "merge", "flag", help="accepted, changes nothing"),
     ),
     parents=(2, None),
     base="required",
     paper="Wan et al. 2024, arXiv 2408.07990",
-    held=4.0,
+    cached_bytes=4.0,
 )

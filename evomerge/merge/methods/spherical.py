@@ -1,7 +1,8 @@
-"""Averages along the sphere: slerp, nuslerp, multislerp, karcher.
+"""Spherical averages: slerp, nuslerp, multislerp, karcher.
 
-With the whole tensor as one vector each of them is a weighted sum of the sources. The weights
-follow from the sources' dot products, which no knob changes, so a candidate costs a weighted sum.
+Each of them treats a tensor as one vector (nuslerp also row by row) and is a weighted sum of the
+sources. Its weights follow from the knobs and the dot products of the sources. The dot products are
+computed once, so that each candidate only needs a weighted sum.
 """
 
 from __future__ import annotations
@@ -20,16 +21,17 @@ if TYPE_CHECKING:
     from evomerge.merge.kernels.noise import Noise
 
     Gram = Sequence[Sequence[float]]
-    """Dot products of every two vectors."""
+    """The dot product of every pair of vectors (a symmetric matrix)."""
 
     Weigh = Callable[[Gram, Sequence[Mapping[str, float]], Mapping[str, float]], Sequence[float]]
-    """Gives the weight of every source, from the dot products and the knobs."""
+    """Returns the weight of every source, given the dot products, `source` and `merge` knobs."""
 
 PARALLEL = 0.9995
-"""Cosine beyond which slerp counts two tensors as parallel and interpolates linearly."""
+"""slerp interpolates linearly if the absolute cosine of the two tensors is above this."""
 
 
 def _weighted(weigh: Weigh, tensors: Sequence[Tensor], base: Tensor | None) -> Merge:
+    """Return the merge that is a weighted sum of the tensors (or task vectors)."""
     from evomerge.merge.kernels.passes import products, write_sum
 
     gram = products(tensors, base)
@@ -45,7 +47,7 @@ def _weighted(weigh: Weigh, tensors: Sequence[Tensor], base: Tensor | None) -> M
 def prepare_slerp(
     tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
-    """Shoemake's spherical interpolation from the first source to the second."""
+    """Spherical linear interpolation (Shoemake) from the first source to the second."""
     return _weighted(_weigh_slerp, tensors, None)
 
 
@@ -64,7 +66,12 @@ def _cosine(xx: float, xy: float, yy: float) -> float:
 
 
 def arc_weights(cosine: float, t: float) -> tuple[float, float]:
-    """Return the weights of both ends at `t` along an arc, given the cosine of its angle."""
+    """Return the weights of the two ends of an arc at the position `t`, for slerp.
+
+    Args:
+        cosine: cosine of the angle between the two ends.
+        t: 0 is the first end, 1 the second.
+    """
     angle = math.acos(min(max(cosine, -1.0), 1.0)) if cosine == cosine else math.nan
     sine = math.sin(angle)
     if sine < 1e-6 or t in (0, 1):
@@ -75,7 +82,10 @@ def arc_weights(cosine: float, t: float) -> tuple[float, float]:
 def prepare_nuslerp(
     tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
-    """Slerp by weights, of the sources or of their task vectors, whole or row by row."""
+    """slerp at t = w_2 / (w_1 + w_2), of two sources or of their task vectors.
+
+    A tensor is one vector (`nuslerp_flatten`), or each of its rows or columns is.
+    """
     from evomerge.merge.kernels.passes import products, write_sum
     from evomerge.merge.kernels.rowwise import as_matrix, row_products, write_row_sum
 
@@ -107,7 +117,7 @@ def prepare_nuslerp(
 
 
 def _row_arc_weights(t: float, xx: Array, xy: Array, yy: Array) -> tuple[Array, Array]:
-    """`arc_weights` for many arcs at once, given the dot products of their ends."""
+    """`arc_weights` for many pairs (x, y) at once, given their dot products."""
     import numpy as np
 
     lengths = np.sqrt(xx) * np.sqrt(yy)
@@ -125,7 +135,7 @@ def _row_arc_weights(t: float, xx: Array, xy: Array, yy: Array) -> tuple[Array, 
 def prepare_multislerp(
     tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
-    """Direction of the weighted mean of the unit vectors, length the weighted mean length."""
+    """The result has the direction of sum_i w_i x_i / |x_i| and the length sum_i w_i |x_i|."""
     return _weighted(_weigh_multislerp, tensors, base)
 
 
@@ -136,20 +146,27 @@ def _weigh_multislerp(
     if knobs["normalize_weights"]:
         weights = normalized(weights)
     lengths = [math.sqrt(gram[i][i]) for i in range(len(weights))]
-    return _stretched(gram, weights, lengths, _mean_length(weights, lengths), knobs["eps"])
+    return _scaled_to_length(gram, weights, lengths, _mean_length(weights, lengths), knobs["eps"])
 
 
 def _mean_length(weights: Sequence[float], lengths: Sequence[float]) -> float:
     return sum(weight * length for weight, length in zip(weights, lengths, strict=True))
 
 
-def _stretched(
+def _scaled_to_length(
     gram: Gram, shares: Sequence[float], lengths: Sequence[float], target: float, eps: float
 ) -> Sequence[float]:
-    """Return the weights of sum_i share_i x_i / |x_i|, stretched to the target length.
+    """Return the weights of sum_i share_i x_i / |x_i|, scaled to the length `target`.
 
-    Where the unit vectors cancel (the sum is shorter than `eps`), there is no direction to
-    stretch, and the shares are the weights of a plain sum.
+    Where the unit vectors cancel (the length of that sum is at most `eps`), there is no direction,
+    and the shares themselves are returned, which gives a plain weighted sum.
+
+    Args:
+        gram: dot products of the x_i.
+        shares: one for each vector.
+        lengths: |x_i|.
+        target: wanted length.
+        eps: see above.
     """
     units = [
         share / length if length else 0.0 for share, length in zip(shares, lengths, strict=True)
@@ -172,14 +189,14 @@ def _square(gram: Gram, weights: Sequence[float]) -> float:
 def prepare_karcher(
     tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
-    """The point of the sphere with the least squared distances, at the mean length."""
+    """Karcher mean: the direction with the least sum of squared angles, at the mean length."""
     return _weighted(_weigh_karcher, tensors, None)
 
 
 def _weigh_karcher(
     gram: Gram, sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float]
 ) -> Sequence[float]:
-    """Fixed-point iteration in the sources' span: m <- exp_m(mean_i log_m(u_i))."""
+    """Iterate m <- exp_m(mean_i log_m(u_i)), with m as a weighted sum of the unit vectors u_i."""
     count = len(gram)
     lengths = [math.sqrt(gram[i][i]) for i in range(count)]
     mean = [1 / count] * count
@@ -193,7 +210,7 @@ def _weigh_karcher(
         ]
         for i in range(count)
     ]
-    place: Sequence[float] = _stretched(
+    place: Sequence[float] = _scaled_to_length(
         cosines, mean, [1.0 if x else 0.0 for x in lengths], 1.0, 1e-8
     )
     for _ in range(int(knobs["max_iter"])):
@@ -210,7 +227,7 @@ def _weigh_karcher(
         moved = [
             p * math.cos(size) + s * math.sin(size) / size for p, s in zip(place, step, strict=True)
         ]
-        place = _stretched(cosines, moved, [1.0 if x else 0.0 for x in lengths], 1.0, 1e-8)
+        place = _scaled_to_length(cosines, moved, [1.0 if x else 0.0 for x in lengths], 1.0, 1e-8)
     return [
         p * target / length if length else 0.0 for p, length in zip(place, lengths, strict=True)
     ]
@@ -220,9 +237,9 @@ _WEIGHT = Knob("weight", 1.0, -100, 100, "source", search=(0.0, 1.0), help="shar
 
 SLERP = Method(
     name="slerp",
-    title="arc from the first source (t = 0) to the second (t = 1)",
+    title="spherical interpolation from the first source (t = 0) to the second (t = 1)",
     prepare=prepare_slerp,
-    knobs=(Knob("t", None, 0, 1, "merge", search=(0.0, 1.0), help="way along the arc"),),
+    knobs=(Knob("t", None, 0, 1, "merge", search=(0.0, 1.0), help="position between the two"),),
     parents=(2, 2),
     base="none",
     paper="Shoemake 1985, doi 10.1145/325165.325242",
@@ -230,11 +247,11 @@ SLERP = Method(
 
 NUSLERP = Method(
     name="nuslerp",
-    title="arc between two sources or their task vectors, by weights",
+    title="spherical interpolation between two sources or their task vectors, by weights",
     prepare=prepare_nuslerp,
     knobs=(
         _WEIGHT,
-        Knob("nuslerp_flatten", 1.0, 0, 1, "merge", "flag", help="the whole tensor is one vector"),
+        Knob("nuslerp_flatten", 1.0, 0, 1, "merge", "flag", help="treat a tensor as one vector"),
         Knob(
             "nuslerp_row_wise",
             0.0,
@@ -242,7 +259,7 @@ NUSLERP = Method(
             1,
             "merge",
             "flag",
-            help="unless flattened: vectors run down the columns (1) or along the rows (0)",
+            help="if not flattened: each column (1) or each row (0) is a vector",
         ),
     ),
     parents=(2, 2),
@@ -252,12 +269,12 @@ NUSLERP = Method(
 
 MULTISLERP = Method(
     name="multislerp",
-    title="weighted mean direction at the weighted mean length",
+    title="weighted mean of the directions, with the weighted mean of the lengths",
     prepare=prepare_multislerp,
     knobs=(
         _WEIGHT,
         Knob("normalize_weights", 1.0, 0, 1, "merge", "flag", help="divide weights by their sum"),
-        Knob("eps", 1e-8, 0, 1, "merge", help="length below which directions count as cancelled"),
+        Knob("eps", 1e-8, 0, 1, "merge", help="directions cancel if their sum is not longer"),
     ),
     parents=(2, None),
     base="optional",
@@ -266,11 +283,11 @@ MULTISLERP = Method(
 
 KARCHER = Method(
     name="karcher",
-    title="mean on the sphere (least squared angles) at the mean length",
+    title="direction with the least squared angles, with the mean of the lengths",
     prepare=prepare_karcher,
     knobs=(
-        Knob("max_iter", 10.0, 1, 1000, "merge", "integer", help="most steps of the iteration"),
-        Knob("tol", 1e-5, 0, 1, "merge", help="length of a step (radians) that ends it"),
+        Knob("max_iter", 10.0, 1, 1000, "merge", "integer", help="largest number of iterations"),
+        Knob("tol", 1e-5, 0, 1, "merge", help="stop after a step that is not longer (radians)"),
     ),
     parents=(2, None),
     base="none",

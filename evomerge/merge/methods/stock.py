@@ -1,4 +1,4 @@
-"""Model Stock: how far from the base the centre of the fine-tuned models lies."""
+"""Model Stock: interpolates between the base and the mean of the sources."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def prepare_model_stock(
 ) -> Merge:
     """out = base + t mean_i(x_i - base) with t = N c / (1 + (N - 1) c).
 
-    c is the mean cosine between the task vectors of the N sources, of a whole tensor or, with
-    `filter_wise`, of each row. Where the denominator vanishes, the task vectors cancel and the
-    base is left.
+    c is the mean cosine between the task vectors of the N sources: one for the tensor or, with
+    `filter_wise`, one for each row. Where the denominator is 0 (below 1e-8), the task vectors
+    cancel, and the result is the base.
     """
     from evomerge.merge.kernels.passes import products, write_sum
     from evomerge.merge.kernels.rowwise import write_row_sum
@@ -48,7 +48,10 @@ def prepare_model_stock(
 
 
 def mean_cosine(gram: Sequence[Sequence[float]]) -> float:
-    """Return the mean cosine of every two vectors, given their dot products; 0 with a 0 vector."""
+    """Return the mean cosine over all pairs of vectors, given their dot products.
+
+    The cosine of a pair with a zero vector counts as 0.
+    """
     cosines = []
     for i in range(len(gram)):
         for j in range(i):
@@ -64,7 +67,7 @@ def ratio(cosine: float, count: int) -> float:
 
 
 def _row_ratios(tensors: Sequence[Tensor], base: Tensor) -> Array:
-    """Return t of every row, float64."""
+    """Return t for every row, as a float64 array."""
     import numpy as np
 
     from evomerge.merge.kernels.rowwise import as_matrix, row_products
@@ -88,9 +91,19 @@ def _row_ratios(tensors: Sequence[Tensor], base: Tensor) -> Array:
 
 MODEL_STOCK = Method(
     name="model_stock",
-    title="towards the base by the angle between the task vectors",
+    title="between the base and the mean of the sources, by the angle between task vectors",
     prepare=prepare_model_stock,
-    knobs=(Knob("filter_wise", 0.0, 0, 1, "merge", "flag", help="an angle a row, not a tensor"),),
+    knobs=(
+        Knob(
+            "filter_wise",
+            0.0,
+            0,
+            1,
+            "merge",
+            "flag",
+            help="one angle for each row, not for the tensor",
+        ),
+    ),
     parents=(2, None),
     base="required",
     paper="Jang et al. 2024, arXiv 2403.19522",

@@ -1,9 +1,9 @@
-"""Task vectors: differences from a base, thinned out, agreed upon, added back.
+"""Methods that sparsify task vectors (differences from a base), combine them and add them back.
 
-    out = base + lambda * agree_i(w_i * thin_i(x_i - base))
+    out = base + lambda * consensus_i(w_i * sparsify_i(x_i - base))
 
-One mechanism, nine methods: a method is a way to thin out (`merge/thinning.py`) and a way to agree:
-the sum, or TIES' election, where only the changes of the heavier sign count.
+The nine methods differ in how they sparsify a task vector (`merge/kernels/sparsify.py`) and in the
+consensus (`merge/kernels/consensus.py`): the sum, or the sum of the changes of one elected sign.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from evomerge.merge.kernels.compiled import Array
     from evomerge.merge.kernels.noise import Noise
 
-ThinningName = Literal["Keep", "Largest", "Band", "RandomShare", "RankedShare"]
+SparsifierName = Literal["KeepAll", "Magnitude", "MagnitudeOutliers", "Bernoulli", "MagPrune"]
 
-_RANDOM = ("RandomShare", "RankedShare")
+_RANDOM = ("Bernoulli", "MagPrune")
 
 
 def prepare_task_vectors(
@@ -32,31 +32,31 @@ def prepare_task_vectors(
     noise: Sequence[Noise],
     *,
     reuse: bool,
-    thinning: ThinningName,
+    sparsifier: SparsifierName,
     elect: bool,
 ) -> Merge:
-    """Prepare a method of the family.
+    """Prepare any method of this file.
 
     Args:
         tensors: the sources.
         base: what task vectors are measured from.
-        noise: one a source for the random thinnings, else unused.
-        reuse: whether many calls follow.
-        thinning: class of `merge/thinning.py`.
-        elect: whether the signs are elected (TIES), else the task vectors are summed.
+        noise: the random numbers of each source; only the random sparsifiers use them.
+        reuse: whether the result will be called for many candidates.
+        sparsifier: name of a class in `merge/kernels/sparsify.py`.
+        elect: whether signs are elected as in TIES; otherwise the task vectors are summed.
     """
-    from evomerge.merge.kernels import consensus as agreement
-    from evomerge.merge.kernels import sparsify as thinnings
+    from evomerge.merge.kernels import sparsify
+    from evomerge.merge.kernels.consensus import write_consensus
     from evomerge.merge.kernels.passes import write_sum
 
     assert base is not None
-    kind: type[thinnings.Thinning] = getattr(thinnings, thinning)
-    vectors = [thinnings.TaskVector(tensor, base) for tensor in tensors]
-    thins = [
-        kind(vector, noise[i] if thinning in _RANDOM else None, reuse=reuse)
+    kind: type[sparsify.Sparsifier] = getattr(sparsify, sparsifier)
+    vectors = [sparsify.TaskVector(tensor, base) for tensor in tensors]
+    sparsifiers = [
+        kind(vector, noise[i] if sparsifier in _RANDOM else None, reuse=reuse)
         for i, vector in enumerate(vectors)
     ]
-    rows_of = vectors[0].row if thinning == "RankedShare" else 1
+    row_length = vectors[0].row_length if sparsifier == "MagPrune" else 1
 
     def merge(
         sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
@@ -64,31 +64,31 @@ def prepare_task_vectors(
         weights = [source["weight"] for source in sources]
         if knobs["normalize"] and not elect:
             weights = normalized(weights)
-        if thinning == "Keep":
+        if sparsifier == "KeepAll":
             write_sum(tensors, weights, out, base, knobs["lambda"])
             return
-        plans = [
-            thin.plan(source, rescale=bool(knobs["rescale"])) if weight else None
-            for thin, source, weight in zip(thins, sources, weights, strict=True)
+        sparse = [
+            item.sparsify(source, rescale=bool(knobs["rescale"])) if weight else None
+            for item, source, weight in zip(sparsifiers, sources, weights, strict=True)
         ]
-        used = [(plan, weight) for plan, weight in zip(plans, weights, strict=True) if plan]
+        used = [(item, weight) for item, weight in zip(sparse, weights, strict=True) if item]
         if not used:
             out.copy_(base)
             return
 
         def changes(span: slice, values: Array) -> None:
-            for ((_, thin), _), row in zip(used, values, strict=True):
-                thin(span, row)
+            for ((_, write), _), row in zip(used, values, strict=True):
+                write(span, row)
 
-        agreement.write(
+        write_consensus(
             changes,
             out,
             base,
             factors=[weight * factor for (factor, _), weight in used],
             scale=knobs["lambda"],
             elect=elect,
-            shares=[abs(weight) for _, weight in used] if knobs["normalize"] else None,
-            rows_of=rows_of,
+            divisors=[abs(weight) for _, weight in used] if knobs["normalize"] else None,
+            row_length=row_length,
         )
 
     return merge
@@ -98,28 +98,28 @@ def _method(
     name: str,
     title: str,
     paper: str,
-    thinning: ThinningName,
+    sparsifier: SparsifierName,
     *,
     elect: bool,
     normalize: bool,
     rescale: bool,
     more: tuple[Knob, ...] = (),
-    held: float = 0.0,
+    cached_bytes: float = 0.0,
 ) -> Method:
-    thinned = thinning != "Keep"
+    sparse = sparsifier != "KeepAll"
     density = Knob(
         "density",
         1.0,
-        0 if thinned else 1,
+        0 if sparse else 1,
         1,
         "source",
-        search=(0.1, 1.0) if thinned else None,
-        help="share of the task vector that stays" if thinned else "all of it stays",
+        search=(0.1, 1.0) if sparse else None,
+        help="share of the task vector's elements that stay" if sparse else "all elements stay",
     )
     return Method(
         name=name,
         title=title,
-        prepare=partial(prepare_task_vectors, thinning=thinning, elect=elect),
+        prepare=partial(prepare_task_vectors, sparsifier=sparsifier, elect=elect),
         knobs=(
             Knob(
                 "weight",
@@ -140,7 +140,7 @@ def _method(
                 1,
                 "merge",
                 "flag",
-                help="divide by the weights that count",
+                help="divide by the sum of the weights that count",
             ),
             Knob(
                 "rescale",
@@ -149,103 +149,108 @@ def _method(
                 1,
                 "merge",
                 "flag",
-                help="keep the L1 norm of a thinned task vector",
+                help="keep the L1 norm of a sparsified task vector",
             ),
             Knob("int8_mask", 0.0, 0, 1, "merge", "flag", help="accepted, changes nothing"),
         ),
         parents=(1, None),
         base="required",
         paper=paper,
-        random=thinning in _RANDOM,
-        held=held,
+        random=sparsifier in _RANDOM,
+        cached_bytes=cached_bytes,
     )
 
 
 _EPSILON = Knob(
-    "epsilon", 0.15, 0, 1, "source", help="spread of the chance to stay, either way from density"
+    "epsilon",
+    0.15,
+    0,
+    1,
+    "source",
+    help="the probability to stay is density - epsilon to density + epsilon",
 )
-_GAMMA = Knob("gamma", 0.01, 0, 1, "source", help="share of the largest changes that goes")
+_GAMMA = Knob("gamma", 0.01, 0, 1, "source", help="share of the largest changes that is dropped")
 
 TASK_ARITHMETIC = _method(
     "task_arithmetic",
     "sum of task vectors",
     "Ilharco et al. 2023, arXiv 2212.04089",
-    "Keep",
+    "KeepAll",
     elect=False,
     normalize=False,
     rescale=False,
 )
 TIES = _method(
     "ties",
-    "largest changes, where signs agree",
+    "sum of the largest changes, with elected signs",
     "Yadav et al. 2023, arXiv 2306.01708",
-    "Largest",
+    "Magnitude",
     elect=True,
     normalize=True,
     rescale=False,
-    held=4.0,
+    cached_bytes=4.0,
 )
 DARE_LINEAR = _method(
     "dare_linear",
-    "random share of each task vector, summed",
+    "sum of a random share of each task vector",
     "Yu et al. 2024, arXiv 2311.03099",
-    "RandomShare",
+    "Bernoulli",
     elect=False,
     normalize=False,
     rescale=True,
-    held=2.0,
+    cached_bytes=2.0,
 )
 DARE_TIES = _method(
     "dare_ties",
-    "random share of each task vector, where signs agree",
+    "sum of a random share of each task vector, with elected signs",
     "Yu et al. 2024, arXiv 2311.03099",
-    "RandomShare",
+    "Bernoulli",
     elect=True,
     normalize=False,
     rescale=True,
-    held=2.0,
+    cached_bytes=2.0,
 )
 DELLA = _method(
     "della",
-    "random share, larger changes likelier, where signs agree",
+    "sum of a random share of each task vector, large changes likelier, with elected signs",
     "Deep et al. 2024, arXiv 2406.11617",
-    "RankedShare",
+    "MagPrune",
     elect=True,
     normalize=True,
     rescale=True,
     more=(_EPSILON,),
-    held=4.0,
+    cached_bytes=4.0,
 )
 DELLA_LINEAR = _method(
     "della_linear",
-    "random share, larger changes likelier, summed",
+    "sum of a random share of each task vector, large changes likelier",
     "Deep et al. 2024, arXiv 2406.11617",
-    "RankedShare",
+    "MagPrune",
     elect=False,
     normalize=False,
     rescale=True,
     more=(_EPSILON,),
-    held=4.0,
+    cached_bytes=4.0,
 )
 BREADCRUMBS = _method(
     "breadcrumbs",
-    "neither the largest nor the smallest changes, summed",
+    "sum of the changes that are neither among the largest nor the smallest",
     "Davari and Belilovsky 2023, arXiv 2312.06795",
-    "Band",
+    "MagnitudeOutliers",
     elect=False,
     normalize=False,
     rescale=False,
     more=(_GAMMA,),
-    held=4.0,
+    cached_bytes=4.0,
 )
 BREADCRUMBS_TIES = _method(
     "breadcrumbs_ties",
-    "neither the largest nor the smallest changes, where signs agree",
+    "sum of the changes that are neither among the largest nor the smallest, with elected signs",
     "Davari and Belilovsky 2023, arXiv 2312.06795",
-    "Band",
+    "MagnitudeOutliers",
     elect=True,
     normalize=False,
     rescale=False,
     more=(_GAMMA,),
-    held=4.0,
+    cached_bytes=4.0,
 )

@@ -1,4 +1,4 @@
-"""The random field: its law, and that nothing but its key matters."""
+"""Random numbers: uniform, and decided by seed, parent and tensor name only."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evomerge.merge.kernels.noise import LOWEST, STEPS, Noise, chance, philox
+from evomerge.merge.kernels.noise import LOWEST, STEPS, Noise, philox, rounded_probability
 
 
-def test_field_never_changes() -> None:
-    lanes = Noise(0, "zoo:maths", "model.layers.0.mlp.down_proj.weight").lanes(0, 6)
-    assert lanes.tolist() == [-9804, 15256, -12213, -410, 4391, -17061]
+def test_draws_never_change() -> None:
+    draws = Noise(0, "zoo:maths", "model.layers.0.mlp.down_proj.weight").draws(0, 6)
+    assert draws.tolist() == [-9804, 15256, -12213, -410, 4391, -17061]
 
 
 def test_philox_gives_its_authors_known_answer() -> None:
@@ -42,10 +42,10 @@ def test_philox_is_the_paper_s_rounds(one: int, two: int, first: int, counters: 
 
 @settings(deadline=None)
 @given(st.integers(0, 6000), st.integers(0, 6000))
-def test_a_field_drawn_in_pieces_is_the_field(start: int, count: int) -> None:
+def test_numbers_drawn_in_pieces_are_those_drawn_at_once(start: int, count: int) -> None:
     noise = Noise(7, "parent", "tensor")
-    whole = noise.lanes(0, 12_000)
-    assert torch.equal(noise.lanes(start, start + count), whole[start : start + count])
+    whole = noise.draws(0, 12_000)
+    assert torch.equal(noise.draws(start, start + count), whole[start : start + count])
 
 
 @settings(deadline=None)
@@ -53,8 +53,10 @@ def test_a_field_drawn_in_pieces_is_the_field(start: int, count: int) -> None:
     st.tuples(st.integers(0, 2**63), st.text(), st.text()),
     st.tuples(st.integers(0, 2**63), st.text(), st.text()),
 )
-def test_every_key_has_its_own_field(one: tuple[int, str, str], two: tuple[int, str, str]) -> None:
-    same = torch.equal(Noise(*one).lanes(0, 64), Noise(*two).lanes(0, 64))
+def test_every_key_has_its_own_numbers(
+    one: tuple[int, str, str], two: tuple[int, str, str]
+) -> None:
+    same = torch.equal(Noise(*one).draws(0, 64), Noise(*two).draws(0, 64))
     assert same == (one == two)
 
 
@@ -62,23 +64,23 @@ def test_a_global_seed_is_neither_read_nor_changed() -> None:
     torch.manual_seed(1)
     np.random.seed(1)
     before = torch.get_rng_state(), np.random.get_state()[1]
-    first = Noise(0, "a", "b").lanes(0, 100)
+    first = Noise(0, "a", "b").draws(0, 100)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])
     torch.manual_seed(2)
-    assert torch.equal(Noise(0, "a", "b").lanes(0, 100), first)
+    assert torch.equal(Noise(0, "a", "b").draws(0, 100), first)
 
 
-def test_lanes_are_uniform_and_independent() -> None:
+def test_draws_are_uniform_and_independent() -> None:
     count = 1 << 20
-    lanes = Noise(3, "a", "b").lanes(0, count).float()
-    assert lanes.min() == LOWEST and lanes.max() == LOWEST + STEPS - 1
-    unit = (lanes - LOWEST) / STEPS
+    draws = Noise(3, "a", "b").draws(0, count).float()
+    assert draws.min() == LOWEST and draws.max() == LOWEST + STEPS - 1
+    unit = (draws - LOWEST) / STEPS
     for probability in (0.1, 0.5, 0.9):
         share = float((unit < probability).float().mean())
         assert abs(share - probability) < 4 * (0.25 / count) ** 0.5
     centred = unit - unit.mean()
-    other = (Noise(3, "a", "c").lanes(0, count).float() - LOWEST) / STEPS
+    other = (Noise(3, "a", "c").draws(0, count).float() - LOWEST) / STEPS
     for shifted in (centred.roll(1), centred.roll(4), other - other.mean()):
         correlation = float((centred * shifted).mean() / centred.var())
         assert abs(correlation) < 4 / count**0.5
@@ -86,8 +88,10 @@ def test_lanes_are_uniform_and_independent() -> None:
 
 @settings(deadline=None)
 @given(st.floats(0, 1))
-def test_chance_is_the_nearest_step_and_certain_only_when_asked(probability: float) -> None:
-    result = chance(probability)
+def test_a_rounded_probability_is_the_nearest_step_and_certain_only_when_asked(
+    probability: float,
+) -> None:
+    result = rounded_probability(probability)
     assert (result * STEPS).is_integer()
     assert abs(result - probability) <= 1 / STEPS
     assert (result in (0, 1)) == (probability in (0, 1))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evomerge.merge.kernels.compiled import Array
-from evomerge.merge.kernels.selection import Cut, Order, find_cut
+from evomerge.merge.kernels.selection import Cut, MagnitudeOrder, find_cut
 
 SIZE = 300_001
 
@@ -44,7 +44,7 @@ def before(cut: Cut, numbers: Array) -> Array:
 )
 def test_a_cut_found_without_a_sort_is_the_sorted_one(kind: str) -> None:
     numbers = values(kind)
-    order = Order(lambda part: numbers[part], SIZE)
+    order = MagnitudeOrder(lambda part: numbers[part], SIZE)
     for count in (1, 7, SIZE // 20, SIZE // 5, SIZE // 2, SIZE * 9 // 10, SIZE - 1, SIZE):
         cut = find_cut(lambda part: numbers[part], SIZE, count)
         assert cut == order.cut(count)
@@ -55,7 +55,7 @@ def test_a_cut_found_without_a_sort_is_the_sorted_one(kind: str) -> None:
 @pytest.mark.parametrize("count", [1, 5000, 70_000, 150_000, 299_000])
 def test_a_cut_keeps_and_drops_complements(count: int) -> None:
     numbers = values("ties")
-    cut = Order(lambda part: numbers[part], SIZE).cut(count)
+    cut = MagnitudeOrder(lambda part: numbers[part], SIZE).cut(count)
     kept, dropped = numbers + 1, numbers.copy()  # of a dropped 0 and a kept 0 only one can be told
     for start in range(0, SIZE, 50_000):
         part = slice(start, min(start + 50_000, SIZE))

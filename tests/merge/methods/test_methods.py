@@ -19,13 +19,13 @@ from evomerge.merge.methods.method import Knob, check_knobs
 
 ALL = method_names()
 TASK_VECTORS = [name for name in ALL if any(k.name == "lambda" for k in get_method(name).knobs)]
-THINNED = [name for name in TASK_VECTORS if name != "task_arithmetic"]
+SPARSE = [name for name in TASK_VECTORS if name != "task_arithmetic"]
 SUMS = ["task_arithmetic", "dare_linear", "della_linear", "breadcrumbs"]
 ELECTED = [name for name in TASK_VECTORS if name not in SUMS]
 
 SHAPES = [(), (1,), (7,), (3, 5), (1, 6), (4, 33), (2, 3, 4)]
 NEEDED = {"t": 0.3, "density": 0.6}
-"""A value for every knob without a default, and one that makes thinning thin."""
+"""A value for every knob without a default, and one that makes the sparsifiers drop something."""
 
 FEW = settings(max_examples=10, deadline=None)
 
@@ -188,7 +188,7 @@ def test_a_prepared_merge_takes_one_candidate_after_another(name: str) -> None:
     merge = method.prepare(sources, base if method.base != "none" else None, noise, reuse=True)
     results = []
     for density in (0.2, 0.7, 0.2):
-        own = {"density": density} if name in THINNED else {}
+        own = {"density": density} if name in SPARSE else {}
         out = torch.empty_like(base)
         merge(*check_knobs(method, [own] * len(sources), shared, has_base=True), out)
         results.append(out)
@@ -284,7 +284,7 @@ def test_task_vectors_without_weight_leave_the_base(name: str, case: Any) -> Non
     shape, seed, dtype = case
     base, *sources = tensors(shape, 3, seed, dtype)
     assert same_bits(merged(name, sources, base, [{"weight": 0}] * 3), base)
-    if name in THINNED:
+    if name in SPARSE:
         assert same_bits(merged(name, sources, base, [{"density": 0}] * 3), base)
 
 
@@ -306,14 +306,14 @@ def test_merging_a_model_with_itself_gives_it_back(name: str, case: Any) -> None
 def test_identical_parents_away_from_the_base_give_the_parent(name: str, case: Any) -> None:
     shape, seed, dtype = case
     base, parent = tensors(shape, 1, seed, dtype)
-    whole = [{"density": 1}] * 3 if name in THINNED else None
-    normalize = {"normalize": 1} if name in THINNED else {}
+    whole = [{"density": 1}] * 3 if name in SPARSE else None
+    normalize = {"normalize": 1} if name in SPARSE else {}
     result = merged(name, [parent] * 3, base, whole, normalize, out=torch.float32)
     torch.testing.assert_close(result, parent.float(), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", SUMS)
-def test_at_density_1_thinning_thins_nothing(name: str) -> None:
+def test_at_density_1_nothing_is_dropped(name: str) -> None:
     base, *sources = tensors((30, 20), 3, 5)
     own = [{"weight": w, "density": 1} for w in (0.5, -0.3, 0.8)]
     expected = merged("task_arithmetic", sources, base, own)
@@ -360,7 +360,7 @@ def test_a_sample_that_misleads_costs_no_exactness() -> None:
 
 
 @pytest.mark.parametrize("name", ["ties", "breadcrumbs"])
-def test_rescale_keeps_the_norm_of_a_thinned_task_vector(name: str) -> None:
+def test_rescale_keeps_the_norm_of_a_sparse_task_vector(name: str) -> None:
     base, source = tensors((300, 300), 1, 6)
     for reuse in (False, True):
         out = merged(

@@ -37,10 +37,10 @@ def test_any_number_of_threads_gives_the_same_bits(method, threads, tmp_path):
     checkpoints = {name: Checkpoint.open(folder, name) for name, folder in folders.items()}
     origin = None if method in ("linear", "slerp") else "base"
     shared = {"t": 0.3} if method == "slerp" else {}
-    thinned = {"density": 0.5} if method in ("ties", "dare_ties", "della") else {}
+    sparse = {"density": 0.5} if method in ("ties", "dare_ties", "della") else {}
 
     def mix(layer: int | None) -> Layer:
-        sources = [Source(name, layer, thinned) for name in "ab"]
+        sources = [Source(name, layer, sparse) for name in "ab"]
         return Layer(method, sources, origin and Source(origin, layer), shared)
 
     layers = [mix(i) for i in range(3)]
