@@ -29,7 +29,7 @@ def merge_recipe(
         InputError: file, parents or options are wrong, or `out` exists.
         CandidateError: the merged weights are not finite.
     """
-    from evomerge.merge.architecture.naming import matched
+    from evomerge.merge.architecture.naming import with_host_names
     from evomerge.merge.backend import write
     from evomerge.mergekit import from_mergekit, mergekit_parents
 
@@ -40,7 +40,7 @@ def merge_recipe(
     else:
         checkpoints = _open(mergekit_parents(text), file, allow_pickle=allow_pickle)
         recipe = from_mergekit(text, checkpoints)
-    checkpoints = matched(checkpoints, recipe.host)
+    checkpoints = with_host_names(checkpoints, recipe.host)
     host = checkpoints[recipe.host]
     check_fit(host, list(checkpoints.values()), vocabularies=recipe.tokenizer == "base")
     extra = {"evomerge_recipe.yaml": recipe.to_yaml()}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from evomerge.errors import RecipeError
 from evomerge.merge.architecture.depth import merged_config
-from evomerge.merge.architecture.layout import Skeleton, build
+from evomerge.merge.architecture.layout import Layout, build_layout
 from evomerge.merge.architecture.placement import Placement, device_of
 from evomerge.merge.methods import get_method
 from evomerge.merge.methods.method import Merge
@@ -50,7 +50,7 @@ class Resident:
         CheckpointError: transformers cannot build the host.
     """
 
-    most_skeletons = 8
+    most_layouts = 8
     shows_parents = False
     """Whether parameters may be the parents' mapped tensors themselves."""
 
@@ -72,9 +72,9 @@ class Resident:
         self.maker = TensorMaker(self.planner, reader, rows)
         self._kept = Kept(memory)
         self._memory: dict[str, Tensor] = {}
-        self._skeletons: dict[str, Skeleton] = {}
+        self._layouts: dict[str, Layout] = {}
         self._written: dict[str, TensorPlan] = {}
-        self._current: Skeleton | None = None
+        self._current: Layout | None = None
 
     @property
     def module(self) -> nn.Module:
@@ -104,29 +104,29 @@ class Resident:
                 f"recipe wants {recipe.host!r} in {recipe.dtype}."
             )
         plans = list(self.planner.plan(recipe, self.rows))
-        skeleton = self._skeleton(recipe, plans)
+        layout = self._layout(recipe, plans)
         self._current = None
         self._kept.begin()
-        self._fill(skeleton, plans)
-        self._current = skeleton
-        return skeleton.module
+        self._fill(layout, plans)
+        self._current = layout
+        return layout.module
 
     def state_digest(self) -> str:
         """Return SHA-256 over names, dtypes, shapes and bytes of the model's parameters."""
         return digest(self.module)
 
-    def _fill(self, skeleton: Skeleton, plans: list[TensorPlan]) -> None:
+    def _fill(self, layout: Layout, plans: list[TensorPlan]) -> None:
         """Write the tensors whose plans have changed."""
 
         def write(plan: TensorPlan) -> None:
-            spot = skeleton.spots[plan.name]
-            self._write(plan, spot.view(self._memory[spot.parameter], plan.shape))
+            location = layout.locations[plan.name]
+            self._write(plan, location.view(self._memory[location.parameter], plan.shape))
             self._written[plan.name] = plan
 
         changed = [
             plan
             for plan in plans
-            if plan.name in skeleton.spots and self._written.get(plan.name) != plan
+            if plan.name in layout.locations and self._written.get(plan.name) != plan
         ]
         for plan in changed:
             self._written.pop(plan.name, None)
@@ -156,51 +156,51 @@ class Resident:
         copies = sum(self.maker.is_copied(plan, item) for item in plan.inputs)
         return int(held) + copies * elements * DTYPES[plan.dtype].itemsize + _BESIDE
 
-    def _skeleton(self, recipe: Recipe, plans: list[TensorPlan]) -> Skeleton:
+    def _layout(self, recipe: Recipe, plans: list[TensorPlan]) -> Layout:
         data = merged_config(recipe, self.checkpoints, vocabulary=self.rows)
         key = json.dumps(data, sort_keys=True)
-        if key not in self._skeletons:
-            skeleton = self._build(data, plans)
-            while len(self._skeletons) >= self.most_skeletons:
-                self._skeletons.pop(next(iter(self._skeletons)))
-            self._skeletons[key] = skeleton
-        return self._skeletons[key]
+        if key not in self._layouts:
+            layout = self._build(data, plans)
+            while len(self._layouts) >= self.most_layouts:
+                self._layouts.pop(next(iter(self._layouts)))
+            self._layouts[key] = layout
+        return self._layouts[key]
 
-    def _build(self, data: Mapping[str, Any], plans: list[TensorPlan]) -> Skeleton:
+    def _build(self, data: Mapping[str, Any], plans: list[TensorPlan]) -> Layout:
         shapes = {plan.name: plan.shape for plan in plans if DTYPES[plan.dtype].is_floating_point}
         constants = {
             plan.name: self.maker.read(plan, plan.sources[0])
             for plan in plans
             if not DTYPES[plan.dtype].is_floating_point
         }
-        skeleton = build(
+        layout = build_layout(
             data, self.planner.host.folder, shapes, constants, DTYPES[STORED[self.dtype]]
         )
-        self._furnish(skeleton)
-        self.placement.settle(skeleton.module)
-        return skeleton
+        self._furnish(layout)
+        self.placement.settle(layout.module)
+        return layout
 
-    def _furnish(self, skeleton: Skeleton) -> None:
+    def _furnish(self, layout: Layout) -> None:
         """Give the placeholders memory, the same for all depths."""
-        module = skeleton.module
-        plan = self.placement.plan(module)
-        wanted = {spot.parameter for spot in skeleton.spots.values()}
+        module = layout.module
+        devices = self.placement.device_map(module)
+        wanted = {location.parameter for location in layout.locations.values()}
         weights = dict(module.named_parameters())
         for name, buffer in module.named_buffers():
             if name in wanted:
                 weights[name] = buffer  # type: ignore[assignment]
         for name in wanted:
-            held, weight, device = self._memory.get(name), weights[name], device_of(name, plan)
+            held, weight, device = self._memory.get(name), weights[name], device_of(name, devices)
             like = (weight.shape, weight.dtype, device)
             if held is None or (held.shape, held.dtype, held.device) != like:
                 held = torch.empty(weight.shape, dtype=weight.dtype, device=device)
                 self._memory[name] = held
-                self._forget(name, skeleton)
+                self._forget(name, layout)
             weight.data = held
 
-    def _forget(self, parameter: str, skeleton: Skeleton) -> None:
-        for name, spot in skeleton.spots.items():
-            if spot.parameter == parameter:
+    def _forget(self, parameter: str, layout: Layout) -> None:
+        for name, location in layout.locations.items():
+            if location.parameter == parameter:
                 self._written.pop(name, None)
 
 

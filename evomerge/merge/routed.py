@@ -16,14 +16,14 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from evomerge.merge.architecture.layout import Skeleton
-from evomerge.merge.architecture.probe import Spot
+from evomerge.merge.architecture.layout import Layout
+from evomerge.merge.architecture.probe import Location
 from evomerge.merge.resident import Resident
 from evomerge.merge.tensors.maker import is_finite
 from evomerge.merge.tensors.plan import TensorPlan
 from evomerge.merge.tensors.threads import share
 
-Piece: TypeAlias = tuple[TensorPlan, Spot]
+Piece: TypeAlias = tuple[TensorPlan, Location]
 
 
 class RoutedResident(Resident):
@@ -34,23 +34,23 @@ class RoutedResident(Resident):
     architecture has several).
     """
 
-    most_skeletons = 64  # they hold no weights
+    most_layouts = 64  # they hold no weights
     shows_parents = True  # an objective function may write into them: no file changes
 
-    def _furnish(self, skeleton: Skeleton) -> None:
+    def _furnish(self, layout: Layout) -> None:
         """Leave the placeholders: every candidate points its parameters anew."""
 
-    def _fill(self, skeleton: Skeleton, plans: list[TensorPlan]) -> None:
+    def _fill(self, layout: Layout, plans: list[TensorPlan]) -> None:
         """Point every parameter at a tensor with the planned content."""
         pieces: dict[str, list[Piece]] = {}
         for plan in plans:
-            spot = skeleton.spots.get(plan.name)
-            if spot is not None:
-                pieces.setdefault(spot.parameter, []).append((plan, spot))
-        weights = _weights(skeleton.module)
+            location = layout.locations.get(plan.name)
+            if location is not None:
+                pieces.setdefault(location.parameter, []).append((plan, location))
+        weights = _weights(layout.module)
         made: dict[Hashable, Tensor] = {}
         for name, parts in pieces.items():
-            content = tuple(self._content(plan, spot) for plan, spot in parts)
+            content = tuple(self._content(plan, location) for plan, location in parts)
             key = (content, weights[name].device)
             tensor = self._own.get(key, self._made.get(key, made.get(key)))
             if tensor is None:
@@ -77,14 +77,14 @@ class RoutedResident(Resident):
 
     def _parents_own(self, weight: Tensor, parts: list[Piece]) -> Tensor | None:
         """Return the parent's tensor that a parameter can point at, or None if it must be made."""
-        plan, spot = parts[0]
+        plan, location = parts[0]
         if len(parts) > 1 or not _is_plain(plan):
             return None
         source = self.maker.read(plan, plan.sources[0])
         fits = (
             source.dtype == weight.dtype
-            and spot.size == tuple(weight.shape)
-            and spot.axes == tuple(range(weight.dim()))
+            and location.size == tuple(weight.shape)
+            and location.axes == tuple(range(weight.dim()))
         )
         return source.to(weight.device) if fits and is_finite(source) else None
 
@@ -93,7 +93,7 @@ class RoutedResident(Resident):
         share(lambda part: self._write(part[0], part[1].view(made, part[0].shape)), parts)
         return made
 
-    def _content(self, plan: TensorPlan, spot: Spot) -> Hashable:
+    def _content(self, plan: TensorPlan, location: Location) -> Hashable:
         """Return what tells one tensor's content from another's: the plan without its name."""
         return (
             plan.name if self.rows is not None else "",
@@ -104,7 +104,7 @@ class RoutedResident(Resident):
             tuple((plan.merge_knobs or {}).items()),
             (plan.seed, plan.factor, plan.offset),
             (plan.shape, plan.dtype),
-            (spot.start, spot.size, spot.axes),
+            (location.start, location.size, location.axes),
         )
 
 

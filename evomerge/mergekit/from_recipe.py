@@ -161,12 +161,12 @@ class _Writer:
         """Return the factors of layer routing by merged tensor."""
         if all(layer.scale == 1 for layer in self.recipe.every_layer()):
             return {}
-        from evomerge.merge.architecture.folding import fold
+        from evomerge.merge.architecture.folding import fold_scales
 
-        folds = fold(self.recipe, self.host)
-        if method.name != "passthrough" or any(item.offset for item in folds.values()):
+        rescalings = fold_scales(self.recipe, self.host)
+        if method.name != "passthrough" or any(item.offset for item in rescalings.values()):
             raise RecipeError("it scales the hidden state between merged blocks.")
-        return {name: item.factor for name, item in folds.items()}
+        return {name: item.factor for name, item in rescalings.items()}
 
     def _base(self) -> str | None:
         """Return the base model of the file, which gives mergekit the config too."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import CheckpointError
-from evomerge.merge.architecture.naming import matched
+from evomerge.merge.architecture.naming import with_host_names
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit
 from evomerge.models.references import RUN, is_folder, place
@@ -65,7 +65,7 @@ def open_parents(
         for name in names
     }
     host = host_of(config)
-    checkpoints = matched(checkpoints, host)
+    checkpoints = with_host_names(checkpoints, host)
     check_fit(
         checkpoints[host], list(checkpoints.values()), vocabularies=config.tokenizer == "base"
     )

@@ -57,7 +57,7 @@ def check_recipes(
         InputError: one of them cannot be built.
     """
     from evomerge.merge.architecture.depth import merged_config
-    from evomerge.merge.architecture.folding import fold
+    from evomerge.merge.architecture.folding import fold_scales
     from evomerge.merge.tensors.plan import Planner
 
     planner = Planner(checkpoints, host)
@@ -75,7 +75,7 @@ def check_recipes(
                 f"`space` holds recipes that cannot be built, such as the one {name}: {error}"
             ) from error
     try:
-        fold(recipes[START], checkpoints[host])
+        fold_scales(recipes[START], checkpoints[host])
     except RecipeError as error:
         raise ConfigError(
             f"`space.scales` must be nearer to 1, for the recipe {START} cannot be built: {error}"

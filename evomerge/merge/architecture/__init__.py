@@ -1,1 +1,1 @@
-"""What a block is, where tensors lie in a model, how depth and scales change."""
+"""What depends on the architecture: where tensors lie in a model, depth, folding of scales."""

@@ -1,8 +1,8 @@
-"""A model by its first blocks: enough to see how all blocks of a checkpoint are laid out.
+"""A shorter model, made of the first blocks, that shows how transformers lays out all blocks.
 
-Blocks that have the same tensors are laid out the same. So a model that ends after the second
-block of every kind shows it all, at a fraction of the size. It keeps the first blocks, not any,
-because configs count positions (dense blocks before those with experts, a window every n blocks).
+Blocks with the same tensors are laid out in the same way. So it is enough to build a model that
+ends after the second block of every kind, which takes a fraction of the memory. These must be the
+first blocks, because configs count positions (for example, "the first n blocks are dense").
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from evomerge.errors import CheckpointError
 from evomerge.merge.architecture.depth import count_keys, is_per_layer
-from evomerge.merge.architecture.probe import Spot
+from evomerge.merge.architecture.probe import Location
 from evomerge.models.stacks import Stack, find_stacks, is_other_modality
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
@@ -24,13 +24,15 @@ _Kind: TypeAlias = frozenset[tuple[str, tuple[int, ...]]]
 
 @dataclass(frozen=True)
 class FirstBlocks:
-    """The shorter model, and how to get back from it.
+    """A shorter model, and what is needed to go back to the whole one.
 
     Attributes:
-        config: its `config.json`.
-        shapes: its tensors.
-        stacks: the whole model's stacks that are shorter here.
-        counts: how many blocks each of them has here.
+        config: `config.json` of the shorter model.
+        shapes: its tensors' shapes, by name.
+        stacks: the stacks of the whole model that are shortened, by prefix.
+        counts: how many blocks each of these has in the shorter model.
+        kinds: the kind (names and shapes of tensors) of every block that these have in the whole
+            model.
     """
 
     config: Mapping[str, Any]
@@ -40,26 +42,29 @@ class FirstBlocks:
     kinds: Mapping[str, tuple[_Kind, ...]]
 
     def has(self, name: str) -> bool:
-        """Whether a tensor of the whole model is one of the shorter model."""
+        """Whether a tensor of the whole model is in the shorter model too."""
         for prefix, count in self.counts.items():
             if name.startswith(f"{prefix}."):
                 index = name[len(prefix) + 1 :].partition(".")[0]
                 return not index.isdigit() or int(index) < count
         return True
 
-    def extend(self, spots: Mapping[str, Spot]) -> dict[str, Spot]:
-        """Return the spots of the whole model.
+    def extend(self, locations: Mapping[str, Location]) -> dict[str, Location]:
+        """Return where the tensors of the whole model lie, given this for the shorter model.
 
         Raises:
-            CheckpointError: blocks of one kind differ in more than their number.
+            CheckpointError: two blocks of one kind are laid out differently.
         """
-        result = dict(spots)
+        result = dict(locations)
         for prefix, stack in self.stacks.items():
             count, kinds = self.counts[prefix], self.kinds[prefix]
             for layer in range(count, len(stack)):
                 one, two = [i for i in range(count) if kinds[i] == kinds[layer]][:2]
                 for rest in stack.blocks[layer]:
-                    pair = spots.get(stack.name(one, rest)), spots.get(stack.name(two, rest))
+                    pair = (
+                        locations.get(stack.name(one, rest)),
+                        locations.get(stack.name(two, rest)),
+                    )
                     if pair == (None, None):
                         continue
                     name = stack.name(layer, rest)
@@ -68,11 +73,11 @@ class FirstBlocks:
 
 
 def first_blocks(data: Mapping[str, Any], shapes: Shapes) -> FirstBlocks | None:
-    """Return the shorter model, or None where no stack can be shortened.
+    """Return the shorter model, or None if no stack can be shortened.
 
     Args:
         data: `config.json` of the whole model.
-        shapes: shape of every floating tensor of its checkpoint, by name.
+        shapes: shape of every floating-point tensor of its checkpoint, by name.
     """
     config = copy.deepcopy(dict(data))
     stacks = find_stacks(shapes)
@@ -98,7 +103,7 @@ def _kinds(stack: Stack, shapes: Shapes) -> Iterator[_Kind]:
 
 
 def _enough(kinds: tuple[_Kind, ...]) -> int:
-    """Return how many blocks there are up to the second (or only) one of the last kind."""
+    """Return how many of the first blocks include two of every kind (one, if there is only one)."""
     wanted = {kind: min(number, 2) for kind, number in Counter(kinds).items()}
     for position, kind in enumerate(kinds):
         wanted[kind] -= 1
@@ -122,8 +127,10 @@ def _text(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def _next(one: Spot | None, two: Spot | None, layers: tuple[int, int, int], name: str) -> Spot:
-    """Return the spot in a further block, given those in two blocks of its kind."""
+def _next(
+    one: Location | None, two: Location | None, layers: tuple[int, int, int], name: str
+) -> Location:
+    """Return a tensor's location in a later block, given those in two blocks of the same kind."""
     if one is not None and two is not None:
         words = one.parameter.split("."), two.parameter.split(".")
         changed = [i for i, pair in enumerate(zip(*words, strict=False)) if pair[0] != pair[1]]
@@ -133,4 +140,6 @@ def _next(one: Spot | None, two: Spot | None, layers: tuple[int, int, int], name
         ]:
             words[0][changed[0]] = str(layers[2])
             return replace(one, parameter=".".join(words[0]))
-    raise CheckpointError(f"Tensor {name!r} is not laid out as in the blocks before it.")
+    raise CheckpointError(
+        f"transformers does not lay tensor {name!r} out as in the earlier blocks of its kind."
+    )

@@ -1,9 +1,9 @@
-"""The config of a merged model: the host's, with dtype, vocabulary and depth as they have become.
+"""The config of a merged model: the host's config with the new dtype, vocabulary and depth.
 
-Where blocks are added, left out or moved, the number of layers and every per-layer list
-(`layer_types`, `no_rope_layers`, ...) follow the blocks: entry i is what it was for the block that
-leads position i. Lists that transformers derives from a rule (`sliding_window_pattern`,
-`max_window_layers`) are written out first, since the rule counts positions.
+Where blocks are added, left out or moved, the number of layers changes, and every per-layer list of
+the config (`layer_types`, `no_rope_layers`, ...) follows the blocks: entry i is the entry of the
+block that the first source at position i comes from. Lists that transformers computes from a rule
+about positions (`sliding_window_pattern`, `max_window_layers`) are written out in full first.
 """
 
 from __future__ import annotations
@@ -38,38 +38,34 @@ def merged_config(
     Args:
         recipe: what is built.
         checkpoints: every parent the recipe names, by reference.
-        vocabulary: the merged vocabulary where rows are matched by token.
+        vocabulary: the merged vocabulary if embedding rows are matched by token, else None.
 
     Raises:
-        RecipeError: the depth of a stack changes and the config does not show how to say so.
+        RecipeError: the depth of a stack changes, and the config has no key for it; or a parent's
+            config lacks a per-layer list that the host's has.
     """
     host = checkpoints[recipe.host]
     config: dict[str, Any] = copy.deepcopy(dict(host.config))
     for prefix, layers in recipe.layers.items():
-        if not _in_place(prefix, layers, checkpoints, host):
-            _lay_out(config, prefix, layers, checkpoints, host)
-    for part in (config, *(item for item in config.values() if isinstance(item, dict))):
+        if not _in_place(prefix, layers, host):
+            _write_depth(config, prefix, layers, checkpoints, host)
+    for section in (config, *(item for item in config.values() if isinstance(item, dict))):
         for key in _DTYPE_KEYS:
-            if key in part:
-                part[key] = recipe.dtype
+            if key in section:
+                section[key] = recipe.dtype
     if not any(key in config for key in _DTYPE_KEYS):
         config["torch_dtype"] = recipe.dtype
     if vocabulary is not None:
         values = {"vocab_size": vocabulary.size, **vocabulary.special_ids}
         text = _text(config, host)
         for key, value in values.items():
-            for section in [part for part in (config, text) if key in part] or [text]:
-                section[key] = value
+            for target in [item for item in (config, text) if key in item] or [text]:
+                target[key] = value
     return config
 
 
-def _in_place(
-    prefix: str,
-    layers: tuple[Layer, ...],
-    checkpoints: Mapping[str, Checkpoint],
-    host: Checkpoint,
-) -> bool:
-    """Whether every block stays at the position it has in all of its parents."""
+def _in_place(prefix: str, layers: tuple[Layer, ...], host: Checkpoint) -> bool:
+    """Whether there are as many blocks as in the host, each led by a block of its own position."""
     stack = host.stacks.get(prefix)
     return (
         stack is not None
@@ -78,7 +74,7 @@ def _in_place(
     )
 
 
-def _lay_out(
+def _write_depth(
     config: dict[str, Any],
     prefix: str,
     layers: tuple[Layer, ...],
@@ -90,8 +86,8 @@ def _lay_out(
     keys = count_keys(section, prefix, old, host.stacks)
     if old != new and not keys:
         raise RecipeError(
-            f"layers.{prefix} has {new} blocks and the host {old}, but no key of its config.json "
-            f"says {old}; keep the number of blocks."
+            f"layers.{prefix} has {new} blocks and the host has {old}, but no key of the host's "
+            f"config.json gives this number; list {old} blocks."
         )
     lists = {name: per_layer(item, prefix) for name, item in checkpoints.items()}
     for key in keys:
@@ -103,8 +99,9 @@ def _lay_out(
             entries = lists[lead.parent].get(key)
             if entries is None:
                 raise RecipeError(
-                    f"layers.{prefix}[{i}]: parent {lead.parent!r} has no {key!r} in its config, "
-                    "as the host has; the blocks cannot be mixed."
+                    f"layers.{prefix}[{i}]: the host's config has {key!r}, but the config of "
+                    f"parent {lead.parent!r} does not, so their blocks cannot be mixed; use "
+                    "parents of one architecture."
                 )
             column.append(entries[lead.layer or 0])
         section[key] = column
@@ -113,11 +110,11 @@ def _lay_out(
 
 
 def per_layer(checkpoint: Checkpoint, prefix: str) -> dict[str, list[Any]]:
-    """Return the per-layer lists of a parent's config, those that transformers derives too.
+    """Return the per-layer lists of a parent's config, with those that transformers computes.
 
     Args:
         checkpoint: a parent.
-        prefix: the host's name of the stack whose length the lists have.
+        prefix: the host's name of the stack; the lists have an entry for each of its blocks.
     """
     fit = Fit(checkpoint, checkpoint)
     stack = fit.stacks.get(prefix, checkpoint.main)
@@ -131,7 +128,7 @@ def per_layer(checkpoint: Checkpoint, prefix: str) -> dict[str, list[Any]]:
 
 
 def is_per_layer(key: str) -> bool:
-    """Whether a list of the config that is as long as the stack has an entry a layer."""
+    """Whether a config's list under this key, if as long as the stack, has an entry per layer."""
     return "layer" in key and not key.endswith("_only_layers") and "index" not in key
 
 
@@ -146,7 +143,7 @@ def _derived(checkpoint: Checkpoint) -> Mapping[str, Any]:
 
 
 def _text(config: dict[str, Any], host: Checkpoint) -> MutableMapping[str, Any]:
-    """Return the part of a config that describes the language model."""
+    """Return the section of a config that describes the language model."""
     for key, value in host.config.items():
         if value is host.text_config and isinstance(config.get(key), dict):
             return config[key]  # type: ignore[no-any-return]
@@ -156,13 +153,13 @@ def _text(config: dict[str, Any], host: Checkpoint) -> MutableMapping[str, Any]:
 def count_keys(
     section: Mapping[str, Any], prefix: str, count: int, stacks: Iterable[str]
 ) -> list[str]:
-    """Return the keys of a config that say how many blocks a stack has.
+    """Return the keys of a config that hold the number of blocks of a stack.
 
     Args:
         section: the language model's part of the config.
         prefix: the stack.
         count: how many blocks it has.
-        stacks: prefixes of all stacks.
+        stacks: prefixes of all stacks of the model.
     """
     words = " ".join(stacks)
     both = "encoder" in words and "decoder" in words

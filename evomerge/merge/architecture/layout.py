@@ -1,9 +1,10 @@
-"""Where every tensor of a checkpoint lies in the model that transformers builds from it.
+"""Where the tensors of a checkpoint lie in the model that transformers builds from them.
 
-transformers renames, stacks, concatenates and transposes weights as it loads them (the experts of
-a mixture become one 3-dimensional parameter, for example), differently from version to version.
-None of that is written down here: it is found out (see `probe`), on the first blocks of a model
-where that is enough (see `blocks`), and checked on the whole.
+transformers renames, stacks, concatenates and transposes weights when it loads them (for example,
+the experts of a mixture become one 3-dimensional parameter), and this changes between versions. So
+no rule is written down here. Loading a checkpoint of known numbers shows where each tensor goes
+(see `probe`); where possible this is done with the first blocks only (see `blocks`). The result is
+checked for the whole model: the tensors must fill every parameter exactly.
 """
 
 from __future__ import annotations
@@ -21,86 +22,90 @@ from torch import Tensor, nn
 from evomerge.errors import CheckpointError
 from evomerge.merge.architecture.blocks import first_blocks
 from evomerge.merge.architecture.loading import Loader, weights_of
-from evomerge.merge.architecture.probe import Spot, find_spots
+from evomerge.merge.architecture.probe import Location, find_locations
 
 
 @dataclass(frozen=True)
-class Skeleton:
-    """A model whose parameters are placeholders, and where the checkpoint's tensors belong.
+class Layout:
+    """A model, and where the tensors of its checkpoint lie in its parameters.
 
     Attributes:
-        module: the model in evaluation mode. Parameters that the checkpoint fills are
-            placeholders without memory of their own; buffers are real.
-        spots: by tensor name. A tensor that the model does not use (a tied head's copy, an old
-            buffer) has none.
+        module: the model in evaluation mode. `build_layout` gives it parameters that share one
+            element of memory; whoever uses the model gives them memory and weights. Buffers that
+            are not in the checkpoint have their values.
+        locations: where each tensor lies, by its name in the checkpoint. A tensor that the model
+            does not use (the copy of a tied head, an old buffer) is not listed.
     """
 
     module: nn.Module
-    spots: Mapping[str, Spot]
+    locations: Mapping[str, Location]
 
 
-def build(
+def build_layout(
     data: Mapping[str, Any],
     folder: Path,
     shapes: Mapping[str, tuple[int, ...]],
     constants: Mapping[str, Tensor],
     dtype: torch.dtype,
-) -> Skeleton:
-    """Build a model and find where its checkpoint's tensors lie.
+) -> Layout:
+    """Build a model without weights, and find where the tensors of its checkpoint lie.
 
     Args:
         data: `config.json` of the model.
-        folder: where its generation config is, if it has one.
-        shapes: shape of every floating tensor of the checkpoint, by name.
-        constants: every other tensor.
-        dtype: dtype that the model is loaded in.
+        folder: the folder that may have a `generation_config.json`.
+        shapes: shape of every floating-point tensor of the checkpoint, by name.
+        constants: every other tensor of the checkpoint, by name.
+        dtype: dtype of the model's parameters.
 
     Raises:
-        CheckpointError: transformers has no class for it, the model needs weights that the
-            checkpoint does not have, or lays them out in a way that cannot be followed.
+        CheckpointError: transformers has no class for the model, the checkpoint lacks weights that
+            the model needs, or transformers lays tensors out in a way that `probe` cannot follow.
     """
     loader = Loader.of(data, constants)
     empty = torch.zeros((), dtype=dtype)
     module = loader.load({name: empty.expand(shape) for name, shape in shapes.items()}, dtype)
-    spots = _from_first_blocks(data, shapes, constants)
-    if spots is None or _uncovered(module, spots):
-        spots = find_spots(loader, shapes)
-    missing = _uncovered(module, spots)
+    locations = _from_first_blocks(data, shapes, constants)
+    if locations is None or _uncovered(module, locations):
+        locations = find_locations(loader, shapes)
+    missing = _uncovered(module, locations)
     if missing:
         raise CheckpointError(
             f"{type(module).__name__} needs the weight {missing!r}, which the checkpoint does not "
-            "have (it would be random); it is incomplete or of another architecture."
+            "have (it would be random); the checkpoint is incomplete or of another architecture."
         )
     if (folder / "generation_config.json").is_file():
         generation = transformers.GenerationConfig.from_pretrained(folder)
         module.generation_config = generation  # type: ignore[assignment]
-    return Skeleton(module, spots)
+    return Layout(module, locations)
 
 
 def _from_first_blocks(
     data: Mapping[str, Any],
     shapes: Mapping[str, tuple[int, ...]],
     constants: Mapping[str, Tensor],
-) -> Mapping[str, Spot] | None:
-    """Find the spots on a model of few blocks, which takes a fraction of the memory."""
+) -> Mapping[str, Location] | None:
+    """Find the locations with the first blocks only; None if that is not possible."""
     few = first_blocks(data, shapes)
     if few is None:
         return None
     kept = {name: item for name, item in constants.items() if few.has(name)}
     try:
-        return few.extend(find_spots(Loader.of(few.config, kept), few.shapes))
+        return few.extend(find_locations(Loader.of(few.config, kept), few.shapes))
     except CheckpointError:
         return None
 
 
-def _uncovered(module: nn.Module, spots: Mapping[str, Spot]) -> str | None:
-    """Return a parameter that the spots do not fill, or None; spots must lie inside of theirs."""
+def _uncovered(module: nn.Module, locations: Mapping[str, Location]) -> str | None:
+    """Return a parameter that the tensors do not fill exactly, or None if they fill all.
+
+    A location that is outside of its parameter counts as a fault of that parameter.
+    """
     weights = dict(weights_of(module))
     filled = dict.fromkeys(weights, 0)
-    for spot in spots.values():
-        weight = weights.get(spot.parameter)
-        if weight is None or not spot.lies_in(tuple(weight.shape)):
-            return spot.parameter
-        filled[spot.parameter] += prod(spot.size)
+    for location in locations.values():
+        weight = weights.get(location.parameter)
+        if weight is None or not location.lies_in(tuple(weight.shape)):
+            return location.parameter
+        filled[location.parameter] += prod(location.size)
     parameters = (name for name, _ in module.named_parameters())
     return next((name for name in parameters if filled[name] != weights[name].numel()), None)

@@ -1,4 +1,4 @@
-"""Building a model with transformers from tensors in memory, without running foreign code."""
+"""Building models with transformers from tensors in memory; code from model folders never runs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from evomerge.errors import CheckpointError
 
 
 def transformers_config(data: Mapping[str, Any]) -> Any:
-    """Return the config object that transformers makes of `config.json`.
+    """Return the transformers config object for a `config.json`.
 
     Raises:
-        CheckpointError: the installed transformers does not know the model type.
+        CheckpointError: the installed transformers does not know the model type or refuses a value.
     """
     kind = str(data.get("model_type"))
     if kind not in transformers.CONFIG_MAPPING:
@@ -35,7 +35,7 @@ def transformers_config(data: Mapping[str, Any]) -> Any:
 
 
 def model_class(config: Any) -> Any:
-    """Return the transformers class of a config's architecture (a causal LM where none is named).
+    """Return the transformers class for a config: the architecture it names, else the causal LM.
 
     Raises:
         CheckpointError: transformers has no such class (custom code is never run).
@@ -55,12 +55,13 @@ def model_class(config: Any) -> Any:
 
 @dataclass(frozen=True)
 class Loader:
-    """Loads a model from tensors in memory, the way `from_pretrained` loads files.
+    """Loads a model from tensors in memory, in the way `from_pretrained` loads files.
 
     Attributes:
-        config: transformers config.
+        config: transformers config object.
         kind: transformers model class.
-        constants: tensors that every checkpoint has (integers, which no probe can stand for).
+        constants: tensors that are part of every checkpoint that is loaded (those of integers,
+            which `probe` does not replace by numbers of its own).
     """
 
     config: Any
@@ -69,15 +70,19 @@ class Loader:
 
     @classmethod
     def of(cls, data: Mapping[str, Any], constants: Mapping[str, Tensor]) -> Loader:
-        """Return the loader of a `config.json`."""
+        """Return the loader for the model of a `config.json`."""
         config = transformers_config(data)
         return cls(config, model_class(config), constants)
 
     def load(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> nn.Module:
-        """Return the model that a checkpoint of these tensors gives, in evaluation mode.
+        """Return the model that transformers loads from these tensors, in evaluation mode.
+
+        Args:
+            tensors: the floating-point tensors of the checkpoint, by name.
+            dtype: dtype of the model's parameters.
 
         Raises:
-            CheckpointError: transformers cannot make one of them.
+            CheckpointError: transformers cannot build a model from them.
         """
         state = {**self.constants, **tensors}
         try:
@@ -98,7 +103,7 @@ def _line(error: Exception) -> str:
 
 
 def weights_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield parameters and persistent buffers by name, tied ones once."""
+    """Yield the parameters and persistent floating-point buffers by name; tied ones only once."""
     stored = set(module.state_dict())
     for name, parameter in module.named_parameters():
         yield name, parameter.detach()
@@ -109,7 +114,7 @@ def weights_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence progress bars and reports; what matters of them is checked here."""
+    """Silence transformers' progress bars and loading reports; callers check what was loaded."""
     from transformers.utils import logging as reports
 
     level, bars = reports.get_verbosity(), reports.is_progress_bar_enabled()

@@ -1,9 +1,10 @@
-"""Parents of one architecture whose files name and pack their tensors in different ways.
+"""Giving parents of one architecture the tensor names of the host.
 
-Versions of transformers differ in whether a mixture's experts are saved one by one or fused, for
-instance. Nothing about that is written down here: transformers is asked where the tensors of both
-checkpoints land in its model (see `layout`), and a parent's tensors are then described in the
-host's names, as boxes of what its file has.
+Checkpoints of one architecture can have different tensors: for example, some versions of
+transformers save the experts of a mixture one by one, others save them in one tensor. No rule about
+this is written down here. transformers shows where the tensors of both checkpoints lie in its model
+(see `layout`); from this follows which boxes (sub-tensors) of the parent's stored tensors make up
+each tensor of the host.
 """
 
 from __future__ import annotations
@@ -20,38 +21,38 @@ from evomerge.models.correspondence import has_counterparts
 from evomerge.models.safetensors import Part, TensorInfo
 
 if TYPE_CHECKING:
-    from evomerge.merge.architecture.probe import Spot
+    from evomerge.merge.architecture.probe import Location
 
 
-def matched(checkpoints: Mapping[str, Checkpoint], host: str) -> dict[str, Checkpoint]:
-    """Return all parents with their tensors described in the names of the host, where needed.
+def with_host_names(checkpoints: Mapping[str, Checkpoint], host: str) -> dict[str, Checkpoint]:
+    """Return the parents, each with tensors that have the host's names and shapes.
 
     Args:
         checkpoints: the parents by reference.
-        host: reference of the one that gives the names.
+        host: reference of the parent that gives the names.
     """
     return {name: in_names_of(checkpoints[host], item) for name, item in checkpoints.items()}
 
 
 def in_names_of(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
-    """Return the parent with its tensors described in the host's names.
+    """Return a parent with its tensors described by the host's names.
 
-    It is returned as it is where its names are the host's (wrappers apart), where its
-    architecture is another one, or where transformers cannot lay both out in one model.
+    It is returned unchanged if its names already correspond to the host's (up to a prefix), if it
+    has another architecture, or if the two cannot be related through transformers' model.
     """
     same = parent.config.get("architectures") == host.config.get("architectures")
     if parent is host or not same or has_counterparts(host, parent):
         return parent
     try:
-        theirs, own = _spots(host), _spots(parent)
+        theirs, own = _locations(host), _locations(parent)
     except CheckpointError:
         return parent
-    by_parameter: dict[str, list[tuple[str, Spot]]] = {}
-    for name, spot in own.items():
-        by_parameter.setdefault(spot.parameter, []).append((name, spot))
+    by_parameter: dict[str, list[tuple[str, Location]]] = {}
+    for name, location in own.items():
+        by_parameter.setdefault(location.parameter, []).append((name, location))
     tensors: dict[str, TensorInfo] = {}
-    for name, spot in theirs.items():
-        found = _parts(spot, by_parameter.get(spot.parameter, []), parent)
+    for name, location in theirs.items():
+        found = _parts(location, by_parameter.get(location.parameter, []), parent)
         if found is None:
             return parent
         dtype = found[0].info.dtype
@@ -59,23 +60,32 @@ def in_names_of(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
     return replace(parent, tensors=tensors, original=parent)
 
 
-def _spots(checkpoint: Checkpoint) -> Mapping[str, Spot]:
+def _locations(checkpoint: Checkpoint) -> Mapping[str, Location]:
     import torch
 
-    from evomerge.merge.architecture.layout import build
+    from evomerge.merge.architecture.layout import build_layout
 
     shapes = {name: info.shape for name, info in checkpoint.tensors.items() if info.floating}
-    return build(checkpoint.config, checkpoint.folder, shapes, {}, torch.float32).spots
+    return build_layout(checkpoint.config, checkpoint.folder, shapes, {}, torch.float32).locations
 
 
 def _parts(
-    spot: Spot, candidates: list[tuple[str, Spot]], parent: Checkpoint
+    location: Location, candidates: list[tuple[str, Location]], parent: Checkpoint
 ) -> tuple[Part, ...] | None:
-    """Return the boxes of the parent's tensors that make up a box of a parameter."""
+    """Return the boxes of the parent's tensors that make up one tensor of the host.
+
+    Args:
+        location: where the host's tensor lies in a parameter.
+        candidates: the parent's tensors that lie in the same parameter, with their locations.
+        parent: the parent.
+
+    Returns:
+        the parts, or None if they do not fill the tensor or have more than one dtype.
+    """
     parts, covered = [], 0
     for name, other in candidates:
-        start = tuple(map(max, spot.start, other.start))
-        stop = tuple(map(min, _stop(spot), _stop(other)))
+        start = tuple(map(max, location.start, other.start))
+        stop = tuple(map(min, _stop(location), _stop(other)))
         size = tuple(b - a for a, b in zip(start, stop, strict=True))
         if min(size, default=1) > 0:
             parts.append(
@@ -85,18 +95,18 @@ def _parts(
                     other.axes,
                     _minus(start, other.start),
                     size,
-                    _minus(start, spot.start),
-                    spot.axes,
+                    _minus(start, location.start),
+                    location.axes,
                 )
             )
             covered += prod(size)
     dtypes = {part.info.dtype for part in parts}
-    whole = covered == prod(spot.size) and len(dtypes) == 1
+    whole = covered == prod(location.size) and len(dtypes) == 1
     return tuple(parts) if whole else None
 
 
-def _stop(spot: Spot) -> tuple[int, ...]:
-    return tuple(a + n for a, n in zip(spot.start, spot.size, strict=True))
+def _stop(location: Location) -> tuple[int, ...]:
+    return tuple(a + n for a, n in zip(location.start, location.size, strict=True))
 
 
 def _minus(one: tuple[int, ...], two: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
-"""Where a model's weights live, and which attention it runs: one device, or several by accelerate.
+"""Where a model runs: on one device, or divided over several by accelerate; and its attention.
 
-Spread over several devices, each block stays whole on one of them, and accelerate's hooks hand the
-hidden state on. Candidates are written into the same parameters wherever they are.
+When a model is divided, each block is whole on one device, and accelerate's hooks move the hidden
+state between devices. Candidates are written into the same parameters, wherever these are.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ import torch
 
 from evomerge.errors import ConfigError
 
-_SHARE = 0.8  # of an accelerator's memory for weights; the rest is for batches
+_SHARE = 0.8
+"""Share of an accelerator's memory that weights may take; the rest is for batches."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """How a model is run.
+    """Where and how a model runs.
 
     Attributes:
-        device: torch device, where the model is not spread.
-        spread: how accelerate divides the model over the accelerators: `auto` and `balanced` give
-            each about the same, `sequential` fills one after the other; None is one device.
-        memory: number of an accelerator -> bytes that weights may take there; those not named
-            take none. None is four fifths of what each one has.
-        attention: transformers' attention implementation; None is the model's own choice.
+        device: torch device of the whole model, if `spread` is None.
+        spread: how accelerate divides the model over accelerators: `auto` and `balanced` give each
+            about the same share, `sequential` fills one after the other. None: one device.
+        memory: bytes that weights may take on each accelerator, by its number; accelerators that
+            are not listed are not used. None: four fifths of the memory of every accelerator.
+        attention: transformers' attention implementation; None: the model's default.
     """
 
     device: str = "cpu"
@@ -38,16 +39,18 @@ class Placement:
     attention: str | None = None
 
     def settle(self, module: Any) -> None:
-        """Set the attention of a model and move it to its place; aliases of its weights stay.
+        """Set the attention of a model and move its weights to their devices.
+
+        A parameter that is on its device already keeps its memory.
 
         Raises:
             ConfigError: the model has no such attention, or the devices are too small for it.
         """
         if self.attention is not None:
             _set_attention(module, self.attention)
-        plan = self.plan(module)
-        first = next(iter(plan.values()))
-        if len(plan) == 1:
+        devices = self.device_map(module)
+        first = next(iter(devices.values()))
+        if len(devices) == 1:
             module.to(first)
             return
         from accelerate import dispatch_model
@@ -55,18 +58,18 @@ class Placement:
         with _quiet():
             dispatch_model(
                 module,
-                plan,
-                main_device=first,  # inputs are sent to it, and outputs sent back
+                devices,
+                main_device=first,  # inputs are moved to it, and outputs are moved back to it
                 skip_keys=getattr(module, "_skip_keys_device_placement", None),
                 force_hooks=True,
             )
 
     def check(self, data: Mapping[str, Any], dtype: str) -> None:
-        """Try attention and plan on a model without weights, before there is one with them.
+        """Check attention and devices with a model without weights, so before any compute.
 
         Args:
             data: `config.json` of the model.
-            dtype: of its weights, as a search file names it.
+            dtype: dtype of its weights, as a search file spells it.
 
         Raises:
             CheckpointError: transformers has no class for the model.
@@ -82,18 +85,19 @@ class Placement:
             module = model_class(config)(config).to(getattr(torch, dtype))
         if self.attention is not None:
             _set_attention(module, self.attention)
-        self.plan(module)
+        self.device_map(module)
 
-    def plan(self, module: Any) -> dict[str, torch.device]:
-        """Return the device of every part of a model, by the name of its module.
+    def device_map(self, module: Any) -> dict[str, torch.device]:
+        """Return accelerate's device map for a model: module name -> device.
 
-        Only shapes and dtypes of the weights count, so that they need no memory yet.
+        "" stands for the whole model. Only shapes and dtypes of the weights are used, so they may
+        be on the meta device.
 
         Raises:
             ConfigError: the devices are too small for the model, or one of them is not there.
         """
         if self.spread is None:
-            return {"": torch.empty(0, device=self.device).device}  # with its number
+            return {"": torch.empty(0, device=self.device).device}  # "cuda" becomes "cuda:0"
         room = dict(_room() if self.memory is None else self.memory)
         if not room:
             return {"": torch.device("cpu")}
@@ -105,7 +109,7 @@ class Placement:
             limits = (
                 room if self.spread == "sequential" else get_balanced_memory(module, room, whole)
             )
-            # An accelerator's last resorts are the host's memory and the disk.
+            # What does not fit on accelerators, accelerate puts into main memory or on disk.
             found = infer_auto_device_map(module, {**limits, "cpu": 0}, whole)
         beyond = [name for name, device in found.items() if device in ("cpu", "disk")]
         if beyond:
@@ -120,12 +124,12 @@ class Placement:
         return {name: _accelerator(int(number)) for name, number in found.items()}
 
 
-def device_of(parameter: str, plan: Mapping[str, torch.device]) -> torch.device:
-    """Return the device that a plan has for a parameter or buffer."""
+def device_of(parameter: str, devices: Mapping[str, torch.device]) -> torch.device:
+    """Return the device of a parameter or buffer in a device map."""
     name = parameter
-    while name not in plan and name:
+    while name not in devices and name:
         name = name.rpartition(".")[0]
-    return plan[name]
+    return devices[name]
 
 
 def _accelerator(number: int) -> torch.device:
@@ -140,10 +144,10 @@ def _accelerator(number: int) -> torch.device:
 
 
 def _room() -> dict[int, int]:
-    """Return what weights may take of each accelerator: a share of all it has, free or not.
+    """Return the bytes that weights may take on each accelerator: a share of all its memory.
 
-    What is free now may not be free when the search goes on, and every depth of a model shall lie
-    on the same devices.
+    All memory counts, also what is used at the moment: so a resumed search, and models of other
+    depths, get the same device map.
     """
     count = torch.accelerator.device_count()
     tell = getattr(torch.get_device_module(), "mem_get_info", None) if count else None
@@ -168,7 +172,7 @@ def _set_attention(module: Any, attention: str) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out what accelerate says about devices; what matters of it is checked here."""
+    """Silence accelerate's messages about devices; `device_map` checks what they warn of."""
     logger = logging.getLogger("accelerate")
     level = logger.level
     logger.setLevel(logging.ERROR)

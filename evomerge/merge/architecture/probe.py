@@ -1,8 +1,9 @@
-"""Finding where a checkpoint's tensors land in a model, by loading numbers and looking for them.
+"""Finding where the tensors of a checkpoint go in a model, by loading known numbers.
 
-The loader is given checkpoints whose tensors hold their own number, then their own coordinates
-along each axis. A probe is one line of numbers expanded to the tensor's shape, so it takes no
-memory, and neither do the parameters that the loader does not assemble from several tensors.
+First, each tensor is filled with a number of its own: these numbers then show which box of which
+parameter holds the tensor. Next, for each axis, each tensor is filled with the coordinates along
+this axis: they show whether the axes were permuted. The tensors are expanded from one number or one
+line of numbers, so they take almost no memory; nor do parameters that are a single tensor.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from evomerge.merge.architecture.loading import Loader, weights_of
 
 
 @dataclass(frozen=True)
-class Spot:
-    """A box inside of a parameter that holds one checkpoint tensor.
+class Location:
+    """Where one tensor of a checkpoint lies in a model: a box (sub-tensor) of a parameter.
 
     Attributes:
         parameter: name of the parameter or buffer in the model.
         start: first index of the box along every axis of the parameter.
-        size: its sizes.
-        axes: which axis of the tensor each axis of the box is; -1 where the box has size 1 and
-            the tensor has no such axis.
+        size: size of the box along every axis of the parameter.
+        axes: for every axis of the parameter, the axis of the tensor that it is; -1 if the tensor
+            has no such axis (the box has size 1 there).
     """
 
     parameter: str
@@ -35,12 +36,17 @@ class Spot:
     axes: tuple[int, ...]
 
     def lies_in(self, shape: tuple[int, ...]) -> bool:
-        """Whether a parameter of this shape has room for the box."""
+        """Whether the box is inside of a parameter of this shape."""
         ends = zip(self.start, self.size, shape, strict=False)
         return len(shape) == len(self.size) and all(a + n <= end for a, n, end in ends)
 
     def view(self, parameter: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Return the box as a tensor of the checkpoint's shape that shares its memory."""
+        """Return the box as a tensor of the checkpoint's shape, sharing the parameter's memory.
+
+        Args:
+            parameter: the parameter.
+            shape: shape of the tensor in the checkpoint.
+        """
         box = parameter
         for axis, (start, size) in enumerate(zip(self.start, self.size, strict=True)):
             box = box.narrow(axis, start, size)
@@ -51,24 +57,27 @@ class Spot:
         return box.permute(order).view(shape)
 
 
-def find_spots(loader: Loader, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Spot]:
-    """Return where tensors of these shapes land in the loader's model; unused ones have no spot.
+def find_locations(loader: Loader, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Location]:
+    """Return where tensors of these shapes lie in the loader's model, by tensor name.
+
+    A tensor that the model does not use is not listed.
 
     Raises:
-        CheckpointError: they cannot be loaded, or land in a way that cannot be followed.
+        CheckpointError: transformers cannot load them, or transforms one in another way than by
+            stacking, concatenating and permuting axes.
     """
     names = {float(number): name for number, name in enumerate(shapes, 1)}
     numbered = loader.load(
         {name: torch.tensor(number).expand(shapes[name]) for number, name in names.items()},
         torch.float32,
     )
-    grids = [_Grid(name, tensor, names) for name, tensor in weights_of(numbered)]
+    parameters = [_Boxes(name, tensor, names) for name, tensor in weights_of(numbered)]
     del numbered
-    return _orient(loader, shapes, grids)
+    return _orient(loader, shapes, parameters)
 
 
-class _Grid:
-    """The boxes of one numbered parameter; what holds no tensor's number is left out."""
+class _Boxes:
+    """The boxes of one parameter that hold the number of a tensor: (start, size) by tensor name."""
 
     def __init__(self, parameter: str, tensor: Tensor, names: Mapping[float, str]) -> None:
         self.parameter = parameter
@@ -83,7 +92,7 @@ class _Grid:
 def _cells(
     tensor: Tensor, start: tuple[int, ...], size: tuple[int, ...]
 ) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Yield (start, size) of the boxes that a tensor tiled by constant boxes is made of."""
+    """Divide a tensor into boxes of one number each, and yield (start, size) of each box."""
     cell = _cut(tensor, start, size)
     if not cell.numel() or not any(cell.stride()):
         yield start, size
@@ -111,28 +120,28 @@ def _uniform(cell: Tensor) -> bool:
 
 
 def _orient(
-    loader: Loader, shapes: Mapping[str, tuple[int, ...]], grids: Sequence[_Grid]
-) -> dict[str, Spot]:
-    """Find which axis of its tensor each axis of a box is, by loading coordinates."""
-    placed = {name: grid for grid in grids for name in grid.boxes}
+    loader: Loader, shapes: Mapping[str, tuple[int, ...]], parameters: Sequence[_Boxes]
+) -> dict[str, Location]:
+    """Find which axis of its tensor each axis of a box is, by loading the tensors' coordinates."""
+    placed = {name: found for found in parameters for name in found.boxes}
     axes = {name: [-1] * len(placed[name].boxes[name][1]) for name in placed}
     for axis in range(max((len(shape) for shape in shapes.values()), default=0)):
         probes = {name: _coordinates(shape, axis) for name, shape in shapes.items()}
         weights = dict(weights_of(loader.load(probes, torch.float32)))
-        for name, grid in placed.items():
+        for name, found in placed.items():
             if axis < len(shapes[name]):
-                start, size = grid.boxes[name]
-                cell = _cut(weights[grid.parameter], start, size)
+                start, size = found.boxes[name]
+                cell = _cut(weights[found.parameter], start, size)
                 box_axis = _axis_of(cell, shapes[name][axis], axes[name])
                 if box_axis is None:
                     raise CheckpointError(
-                        f"transformers lays tensor {name!r} out in {grid.parameter!r} in a way "
-                        "that cannot be followed (neither whole, stacked nor transposed)."
+                        f"transformers lays tensor {name!r} out in {found.parameter!r} in a way "
+                        "that is not supported (not whole, stacked, concatenated or transposed)."
                     )
                 axes[name][box_axis] = axis
     return {
-        name: Spot(grid.parameter, *grid.boxes[name], tuple(axes[name]))
-        for name, grid in placed.items()
+        name: Location(found.parameter, *found.boxes[name], tuple(axes[name]))
+        for name, found in placed.items()
     }
 
 
@@ -144,7 +153,13 @@ def _coordinates(shape: tuple[int, ...], axis: int) -> Tensor:
 
 
 def _axis_of(cell: Tensor, length: int, taken: list[int]) -> int | None:
-    """Return the axis along which a box counts from 0 to `length` - 1."""
+    """Return the axis along which a box counts from 0 to `length` - 1, or None.
+
+    Args:
+        cell: the box.
+        length: size of the tensor's axis.
+        taken: for every axis of the box, the axis of the tensor already found for it, or -1.
+    """
     for axis in range(cell.dim()):
         if taken[axis] == -1 and cell.shape[axis] == length:
             line = torch.arange(length, dtype=cell.dtype)

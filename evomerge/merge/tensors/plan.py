@@ -22,7 +22,7 @@ from evomerge.models.stacks import is_buffer
 from evomerge.recipe import Knob, Layer, Recipe, Source, knob_at
 
 if TYPE_CHECKING:
-    from evomerge.merge.architecture.folding import Fold
+    from evomerge.merge.architecture.folding_rules import Rescaling
 
 _Find: TypeAlias = Callable[[Source], "SourceTensor"]
 
@@ -113,7 +113,7 @@ class Planner:
                     f"it has {', '.join(self.host.stacks)}."
                     f"{did_you_mean(prefix, self.host.stacks)}"
                 )
-        maker = _Maker(self, recipe, vocabulary, _folds(recipe, self.host))
+        maker = _Maker(self, recipe, vocabulary, _rescalings(recipe, self.host))
         places = self.host.places
         for name, place in places.items():
             if place == "before":
@@ -147,7 +147,7 @@ class _Maker:
     planner: Planner
     recipe: Recipe
     vocabulary: Vocabulary | None
-    folds: Mapping[str, Fold]
+    rescalings: Mapping[str, Rescaling]
 
     def copy(self, name: str, source: SourceTensor) -> TensorPlan:
         info = self.planner.checkpoints[source.parent].tensors[source.name]
@@ -216,7 +216,7 @@ class _Maker:
         if not is_merged(self._info(item).dtype for item in inputs):
             return self.copy(name, base or sources[0])
         own, shared = knobs.at(name)
-        fold = self.folds.get(name)
+        rescaling = self.rescalings.get(name)
         return TensorPlan(
             name=name,
             shape=self._shape(name, inputs),
@@ -227,8 +227,8 @@ class _Maker:
             base=base if knobs.method.base != "none" else None,
             merge_knobs=shared,
             seed=self.recipe.seed if knobs.method.random else 0,
-            factor=fold.factor if fold else 1.0,
-            offset=fold.offset if fold else 0.0,
+            factor=rescaling.factor if rescaling else 1.0,
+            offset=rescaling.offset if rescaling else 0.0,
         )
 
     def _shape(self, name: str, inputs: Sequence[SourceTensor]) -> tuple[int, ...]:
@@ -283,9 +283,9 @@ def _found(own: str | None, name: str, parent: str) -> str:
     return own
 
 
-def _folds(recipe: Recipe, host: Checkpoint) -> Mapping[str, Fold]:
+def _rescalings(recipe: Recipe, host: Checkpoint) -> Mapping[str, Rescaling]:
     if all(layer.scale == 1 for layer in recipe.every_layer()):
         return {}
-    from evomerge.merge.architecture.folding import fold
+    from evomerge.merge.architecture.folding import fold_scales
 
-    return fold(recipe, host)
+    return fold_scales(recipe, host)

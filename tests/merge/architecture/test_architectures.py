@@ -11,7 +11,7 @@ import tiny
 import torch
 
 from evomerge.errors import CheckpointError
-from evomerge.merge.architecture.naming import matched
+from evomerge.merge.architecture.naming import with_host_names
 from evomerge.merge.resident import Resident, digest
 from evomerge.merge.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
@@ -224,7 +224,7 @@ def test_experts_saved_one_by_one_match_fused_ones(architecture, host, tmp_path)
     with pytest.raises(CheckpointError, match="no counterpart"):
         check_fit(checkpoints[host], list(checkpoints.values()))
     fingerprint = checkpoints[other].fingerprint
-    checkpoints = matched(checkpoints, host)
+    checkpoints = with_host_names(checkpoints, host)
     check_fit(checkpoints[host], list(checkpoints.values()))
     assert checkpoints[other].fingerprint == fingerprint
     layers = [Layer("passthrough", [Source(other, i)]) for i in range(3)]

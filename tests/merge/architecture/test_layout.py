@@ -10,9 +10,9 @@ import torch
 
 from evomerge.errors import CheckpointError
 from evomerge.merge.architecture.blocks import first_blocks
-from evomerge.merge.architecture.layout import build
+from evomerge.merge.architecture.layout import build_layout
 from evomerge.merge.architecture.loading import Loader
-from evomerge.merge.architecture.probe import find_spots
+from evomerge.merge.architecture.probe import find_locations
 from evomerge.models.checkpoint import Checkpoint
 
 DEPTH = 5
@@ -46,31 +46,33 @@ def test_first_blocks_tell_the_layout_of_all(variant, tmp_path):
     assert few is not None
     assert max(few.counts.values()) < DEPTH
     assert len(few.shapes) < len(shapes)
-    whole = find_spots(Loader.of(checkpoint.config, {}), shapes)
-    assert few.extend(find_spots(Loader.of(few.config, {}), few.shapes)) == whole
+    whole = find_locations(Loader.of(checkpoint.config, {}), shapes)
+    assert few.extend(find_locations(Loader.of(few.config, {}), few.shapes)) == whole
 
 
-def test_spots_of_experts_are_boxes_of_one_parameter(tmp_path):
+def test_locations_of_experts_are_boxes_of_one_parameter(tmp_path):
     checkpoint = Checkpoint.open(tiny.make(tmp_path / "a", "mixtral", tokenizer=False), "a")
     shapes = shapes_of(checkpoint)
-    skeleton = build(checkpoint.config, checkpoint.folder, shapes, {}, torch.float32)
+    layout = build_layout(checkpoint.config, checkpoint.folder, shapes, {}, torch.float32)
     experts = [name for name in shapes if ".experts." in name]
-    parameters = {skeleton.spots[name].parameter for name in experts}
+    parameters = {layout.locations[name].parameter for name in experts}
     assert len(experts) == 27 and len(parameters) == 6
-    weights = dict(skeleton.module.named_parameters())
+    weights = dict(layout.module.named_parameters())
     for parameter in parameters:
         boxes = torch.zeros(weights[parameter].shape)
         for name in experts:
-            if skeleton.spots[name].parameter == parameter:
-                skeleton.spots[name].view(boxes, shapes[name]).add_(1)
+            if layout.locations[name].parameter == parameter:
+                layout.locations[name].view(boxes, shapes[name]).add_(1)
         assert torch.equal(boxes, torch.ones_like(boxes))
 
 
 def test_placeholders_take_no_memory(tmp_path):
     checkpoint = Checkpoint.open(tiny.make(tmp_path / "a", tokenizer=False), "a")
-    skeleton = build(checkpoint.config, checkpoint.folder, shapes_of(checkpoint), {}, torch.float32)
-    held = sum(item.untyped_storage().nbytes() for item in skeleton.module.parameters())
-    assert held == 4 * len(list(skeleton.module.parameters()))
+    layout = build_layout(
+        checkpoint.config, checkpoint.folder, shapes_of(checkpoint), {}, torch.float32
+    )
+    held = sum(item.untyped_storage().nbytes() for item in layout.module.parameters())
+    assert held == 4 * len(list(layout.module.parameters()))
 
 
 @pytest.mark.parametrize("missing", ["lm_head.weight", "model.layers.2.mlp.up_proj.weight"])
@@ -79,12 +81,12 @@ def test_weights_that_would_be_random_are_named(missing, tmp_path):
     shapes = shapes_of(checkpoint)
     del shapes[missing]
     with pytest.raises(CheckpointError, match=missing.replace(".", r"\.")):
-        build(checkpoint.config, checkpoint.folder, shapes, {}, torch.float32)
+        build_layout(checkpoint.config, checkpoint.folder, shapes, {}, torch.float32)
 
 
 def test_shapes_that_contradict_the_config_are_refused(tmp_path):
     checkpoint = Checkpoint.open(tiny.make(tmp_path / "a", tokenizer=False), "a")
     shapes = shapes_of(checkpoint) | {"model.layers.1.mlp.up_proj.weight": (25, 16)}
     with pytest.raises(CheckpointError, match="cannot build LlamaForCausalLM") as caught:
-        build(checkpoint.config, checkpoint.folder, shapes, {}, torch.float32)
+        build_layout(checkpoint.config, checkpoint.folder, shapes, {}, torch.float32)
     assert "\n" not in str(caught.value)

@@ -1,6 +1,6 @@
 """Models that are spread over devices: what lies where, and that candidates stay what they are.
 
-There is one device here. The plan for several needs none; and accelerate's own hooks run on two
+There is one device here. The device map for several needs none; and accelerate's hooks run on two
 halves of the model that are both called CPU, so what is left to a machine with several accelerators
 (scripts/check_devices.py) is the hand-over between them.
 """
@@ -93,13 +93,13 @@ def test_blocks_stay_whole_and_devices_hold_what_they_can(
 ) -> None:
     model = load(parents(architecture)["a"], "cpu")
     room = {0: int(0.8 * weight_of(model)), 1: int(0.8 * weight_of(model))}
-    plan = Placement(spread=spread, memory=room).plan(model)
-    assert {device.type for device in plan.values()} == {"cuda"}
-    assert {device.index for device in plan.values()} == {0, 1}
+    devices = Placement(spread=spread, memory=room).device_map(model)
+    assert {device.type for device in devices.values()} == {"cuda"}
+    assert {device.index for device in devices.values()} == {0, 1}
     used: dict[Any, int] = {}
     of_block: dict[str, set[Any]] = {}
     for name, parameter in model.named_parameters():
-        device = device_of(name, plan)
+        device = device_of(name, devices)
         used[device.index] = used.get(device.index, 0) + parameter.numel() * 4
         parts = name.split(".")
         numbers = [part for part in parts if part.isdigit()]
@@ -113,7 +113,7 @@ def test_a_model_that_does_not_fit_is_refused(parents: Any) -> None:
     model = load(parents("llama")["a"], "cpu")
     tight = Placement(spread="auto", memory={0: weight_of(model) // 3, 1: weight_of(model) // 3})
     with pytest.raises(ConfigError, match=r"evaluation\.device_map.*evaluation\.max_memory"):
-        tight.plan(model)
+        tight.device_map(model)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_what_cannot_be_is_refused_without_weights(parents: Any, place: Any, wor
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
 def test_without_an_accelerator_all_is_on_the_cpu(parents: Any) -> None:
     model = load(parents("llama")["a"], "cpu")
-    assert set(Placement(spread="auto").plan(model).values()) == {torch.device("cpu")}
+    assert set(Placement(spread="auto").device_map(model).values()) == {torch.device("cpu")}
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "mixtral"])
