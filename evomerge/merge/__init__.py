@@ -1,1 +1,1 @@
-"""The merge backend: pure tensor methods, lazy readers, in-place and out-of-core merging."""
+"""The merge backend: from a recipe to a merged model, in memory or as a checkpoint on disk."""

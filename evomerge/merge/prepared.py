@@ -1,8 +1,9 @@
-"""What is kept from candidate to candidate: the parts of merges that no knob changes.
+"""A cache of prepared merges, so that what no knob changes is not computed for every candidate.
 
-The rule: what a candidate needs is kept while there is room. When there is none, parts that this
-candidate has not used are dropped, the longest unused first; parts it has used never are, so
-candidates of one shape keep the same parts. What does not fit is computed each time.
+A candidate's merges are added while there is room. When there is none, merges that this candidate
+has not used are dropped, the least recently used first. A merge that it has used is never dropped,
+so candidates of the same shape always find the same merges in the cache. A merge that does not fit
+is prepared again each time.
 """
 
 from __future__ import annotations
@@ -15,57 +16,58 @@ from evomerge.merge.methods.method import Merge
 
 
 @dataclass
-class Kept:
-    """Prepared merges by key, within a bound; threads may share it.
+class PreparedMerges:
+    """Prepared merges by key, at most `room` bytes of them; threads may share one.
 
     Attributes:
-        room: bytes that may be kept.
+        room: bytes that the merges may take together.
     """
 
     room: int
-    _parts: dict[object, tuple[Merge, int, int]] = field(default_factory=dict)
-    _held: int = 0
-    _turn: int = 0
+    _merges: dict[object, tuple[Merge, int, int]] = field(default_factory=dict)
+    _used: int = 0
+    _candidate: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def begin(self) -> None:
-        """Start the next candidate."""
-        self._turn += 1
+    def begin_candidate(self) -> None:
+        """Note that the next merges are those of another candidate."""
+        self._candidate += 1
 
     def get(self, key: object, size: int, prepare: Callable[[bool], Merge]) -> Merge:
-        """Return the merge of a key, prepared now where it is not kept.
+        """Return the merge of a key; prepare it if it is not in the cache.
 
         Args:
-            key: says all that the merge depends on beside its knobs.
-            size: bytes it takes to keep.
-            prepare: makes it; is told whether it will be used again.
+            key: identifies everything that the merge depends on, except knobs.
+            size: bytes that the merge takes in the cache.
+            prepare: prepares the merge. Its argument says whether the merge will be used again
+                (True) or does not fit in the cache (False).
         """
         with self._lock:
-            found = self._parts.pop(key, None)
+            found = self._merges.pop(key, None)
             if found is not None:
-                self._parts[key] = (found[0], found[1], self._turn)
+                self._merges[key] = (found[0], found[1], self._candidate)
                 return found[0]
-            fits = self._make_room(size)
+            fits = self._reserve(size)
         if not fits:
             return prepare(False)
         try:
             merge = prepare(True)
         except BaseException:
             with self._lock:
-                self._held -= size
+                self._used -= size
             raise
         with self._lock:
-            self._parts[key] = (merge, size, self._turn)
+            self._merges[key] = (merge, size, self._candidate)
         return merge
 
-    def _make_room(self, size: int) -> bool:
-        """Drop what may be dropped until `size` bytes fit, and set them aside if they do."""
-        for key, (_, held, turn) in list(self._parts.items()):
-            if self._held + size <= self.room or turn == self._turn:
+    def _reserve(self, size: int) -> bool:
+        """Drop merges until `size` bytes fit; if they do, count them as used and return True."""
+        for key, (_, taken, candidate) in list(self._merges.items()):
+            if self._used + size <= self.room or candidate == self._candidate:
                 break
-            del self._parts[key]
-            self._held -= held
-        fits = self._held + size <= self.room
+            del self._merges[key]
+            self._used -= taken
+        fits = self._used + size <= self.room
         if fits:
-            self._held += size
+            self._used += size
         return fits

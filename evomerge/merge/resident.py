@@ -21,11 +21,11 @@ from evomerge.merge.architecture.layout import Layout, build_layout
 from evomerge.merge.architecture.placement import Placement, device_of
 from evomerge.merge.methods import get_method
 from evomerge.merge.methods.method import Merge
-from evomerge.merge.prepared import Kept
+from evomerge.merge.prepared import PreparedMerges
 from evomerge.merge.tensors.maker import TensorMaker
 from evomerge.merge.tensors.plan import STORED, Planner, TensorPlan
-from evomerge.merge.tensors.reader import DTYPES, Patch, Reader, Rows
-from evomerge.merge.tensors.threads import share
+from evomerge.merge.tensors.reader import DTYPES, Patch, Reader, TokenRows
+from evomerge.merge.tensors.threads import for_each
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
 
@@ -42,7 +42,7 @@ class Resident:
         dtype: dtype of the merged model; recipes must have the same.
         place: where the model lives, a device or more. Merging runs on the CPU, so that its bits
             do not depend on where a model is scored; changed tensors are copied over.
-        memory: bytes that may be kept from candidate to candidate (see `Kept`).
+        memory: bytes that may be kept from candidate to candidate (see `PreparedMerges`).
         patches: see `Reader`.
         rows: the merged vocabulary where rows are matched by token, or None.
 
@@ -63,14 +63,14 @@ class Resident:
         *,
         memory: int = 0,
         patches: Mapping[str, Patch] | None = None,
-        rows: Rows | None = None,
+        rows: TokenRows | None = None,
     ) -> None:
         self.checkpoints, self.dtype, self.rows = checkpoints, dtype, rows
         self.placement = Placement(place) if isinstance(place, str) else place
         self.planner = Planner(checkpoints, host)
         reader = Reader(checkpoints, patches, writable=self.shows_parents)
         self.maker = TensorMaker(self.planner, reader, rows)
-        self._kept = Kept(memory)
+        self._prepared = PreparedMerges(memory)
         self._memory: dict[str, Tensor] = {}
         self._layouts: dict[str, Layout] = {}
         self._written: dict[str, TensorPlan] = {}
@@ -106,7 +106,7 @@ class Resident:
         plans = list(self.planner.plan(recipe, self.rows))
         layout = self._layout(recipe, plans)
         self._current = None
-        self._kept.begin()
+        self._prepared.begin_candidate()
         self._fill(layout, plans)
         self._current = layout
         return layout.module
@@ -130,7 +130,7 @@ class Resident:
         ]
         for plan in changed:
             self._written.pop(plan.name, None)
-        share(write, changed)
+        for_each(write, changed)
 
     def _write(self, plan: TensorPlan, target: Tensor) -> None:
         if plan.method is None:
@@ -145,7 +145,7 @@ class Resident:
 
     def _merge(self, plan: TensorPlan) -> Merge:
         key = (plan.method, plan.sources, plan.base, plan.seed, plan.name)
-        return self._kept.get(
+        return self._prepared.get(
             key, self._size(plan), lambda reuse: self.maker.prepare(plan, reuse=reuse)
         )
 

@@ -21,7 +21,7 @@ from evomerge.merge.architecture.probe import Location
 from evomerge.merge.resident import Resident
 from evomerge.merge.tensors.maker import is_finite
 from evomerge.merge.tensors.plan import TensorPlan
-from evomerge.merge.tensors.threads import share
+from evomerge.merge.tensors.threads import for_each
 
 Piece: TypeAlias = tuple[TensorPlan, Location]
 
@@ -90,7 +90,7 @@ class RoutedResident(Resident):
 
     def _make(self, weight: Tensor, parts: list[Piece]) -> Tensor:
         made = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
-        share(lambda part: self._write(part[0], part[1].view(made, part[0].shape)), parts)
+        for_each(lambda part: self._write(part[0], part[1].view(made, part[0].shape)), parts)
         return made
 
     def _content(self, plan: TensorPlan, location: Location) -> Hashable:

@@ -1,4 +1,4 @@
-"""Writing safetensors files tensor by tensor: shapes are known, so the header goes first."""
+"""Writing safetensors files tensor by tensor. Shapes are known, so the header is written first."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from evomerge.merge.tensors.reader import DTYPES
 from evomerge.models.safetensors import INDEX, SINGLE, TensorInfo
 
 _AT_ONCE = 1 << 18
-"""Bytes in one call: for larger ones Linux looks for runs of free memory that may not be there
-(1.4 s instead of 0.2 s for 0.9 GB were seen)."""
+"""Bytes that one system call writes. For larger ones Linux looks for large pieces of free memory,
+which may take long to find (1.4 s instead of 0.2 s for 0.9 GB were seen)."""
 
 
 class Buffers(threading.local):
-    """One buffer a thread, used again by every tensor that it makes.
+    """A buffer for each thread, in which it makes one tensor after the other.
 
     Args:
-        largest: bytes that a buffer may have. Tensors that are larger are written through a map
-            of the file, whose pages can be given back while the tensor is still being made.
+        largest: largest number of bytes of a buffer. A larger tensor is made in a memory map of the
+            file instead, so that its pages can be freed while the tensor is still being made.
     """
 
     def __init__(self, largest: int) -> None:
@@ -38,7 +38,7 @@ class Buffers(threading.local):
         self._held = torch.empty(0, dtype=torch.uint8)
 
     def get(self, size: int) -> Tensor | None:
-        """Return `size` bytes, or None where that is too much."""
+        """Return `size` bytes of the thread's buffer, or None if `size` is too large."""
         if size > self._largest:
             return None
         if self._held.numel() < size:
@@ -52,24 +52,31 @@ class Shard:
 
     Attributes:
         name: file name.
-        plans: its tensors, wider dtypes first, so that each lies at a multiple of its width.
+        plans: plans of its tensors. Wider dtypes come first, so that every tensor begins at a
+            multiple of the size of its elements.
         header: the bytes before the data.
-        places: where each tensor lies, by name.
+        tensors: where each tensor lies in the file, by name.
     """
 
     name: str
     plans: tuple[TensorPlan, ...]
     header: bytes
-    places: dict[str, TensorInfo]
+    tensors: dict[str, TensorInfo]
 
     @property
     def size(self) -> int:
-        """Bytes of the whole file."""
-        return max((info.end for info in self.places.values()), default=len(self.header))
+        """Size of the file in bytes."""
+        return max((info.end for info in self.tensors.values()), default=len(self.header))
 
 
-def lay_out(plans: Sequence[TensorPlan], shard_size: int, folder: Path) -> list[Shard]:
-    """Cut tensors into shards of at most `shard_size` bytes of data (or one tensor, if larger)."""
+def split_into_shards(plans: Sequence[TensorPlan], shard_size: int, folder: Path) -> list[Shard]:
+    """Divide tensors into shards of at most `shard_size` bytes of data; a larger tensor is alone.
+
+    Args:
+        plans: the tensors, in the order in which they are divided.
+        shard_size: bytes.
+        folder: folder of the files.
+    """
     groups: list[list[TensorPlan]] = [[]]
     filled = 0
     for plan in plans:
@@ -93,7 +100,7 @@ def nbytes(plan: TensorPlan) -> int:
     return TensorInfo(plan.dtype, plan.shape, Path(), 0, 0).nbytes
 
 
-def index_of(shards: Sequence[Shard]) -> str:
+def _index(shards: Sequence[Shard]) -> str:
     """Return the text of `model.safetensors.index.json`."""
     total = sum(nbytes(plan) for shard in shards for plan in shard.plans)
     weight_map = {plan.name: shard.name for shard in shards for plan in shard.plans}
@@ -103,9 +110,9 @@ def index_of(shards: Sequence[Shard]) -> str:
     )
 
 
-def companion_index(shards: Sequence[Shard]) -> dict[str, str]:
-    """Return the index file by name, where there is more than one shard."""
-    return {INDEX: index_of(shards) + "\n"} if len(shards) > 1 else {}
+def index_files(shards: Sequence[Shard]) -> dict[str, str]:
+    """Return {name: text} of the index file, which is needed if there is more than one shard."""
+    return {INDEX: _index(shards) + "\n"} if len(shards) > 1 else {}
 
 
 def _shard(file: Path, plans: Sequence[TensorPlan]) -> Shard:
@@ -130,10 +137,10 @@ class ShardWriter:
     """Writes one shard; threads may write different tensors of it at the same time.
 
     Args:
-        shard: what goes where.
-        folder: folder of the file.
-        buffers: what tensors are made in.
-        pages: told of the file's maps, whose pages may be given back.
+        shard: the shard.
+        folder: folder of the file, which is created.
+        buffers: where tensors are made.
+        pages: gets the memory maps of the file, so that their pages can be freed.
 
     Raises:
         OSError: the disk is full or cannot be written.
@@ -147,12 +154,12 @@ class ShardWriter:
 
     @contextmanager
     def tensor(self, plan: TensorPlan) -> Iterator[Tensor]:
-        """Yield a tensor to be filled; it is in the file when the block ends.
+        """Yield an empty tensor for the caller to fill; at the end of the block it is in the file.
 
         Args:
-            plan: one of the shard's.
+            plan: plan of one of the shard's tensors.
         """
-        info = self._shard.places[plan.name]
+        info = self._shard.tensors[plan.name]
         dtype = DTYPES[plan.dtype]
         buffer = self._buffers.get(info.nbytes)
         if buffer is not None:
@@ -160,7 +167,8 @@ class ShardWriter:
             yield out
             self.put(plan, out)
             return
-        # Space that is promised now cannot be missing when a mapped page is written out.
+        # Reserve the disk space now: if it were missing when a mapped page is written back, the
+        # process would be killed.
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(self._descriptor, info.begin, info.nbytes)
         start = info.begin // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
@@ -173,10 +181,10 @@ class ShardWriter:
             self._pages.drop(mapped)
 
     def put(self, plan: TensorPlan, tensor: Tensor) -> None:
-        """Write a tensor that is ready."""
+        """Write a finished tensor."""
         if tensor.numel():
             content = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-            _write(self._descriptor, content.numpy().data, self._shard.places[plan.name].begin)
+            _write(self._descriptor, content.numpy().data, self._shard.tensors[plan.name].begin)
 
     def close(self) -> None:
         """Close the file."""

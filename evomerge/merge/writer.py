@@ -1,4 +1,4 @@
-"""Writing a merged model to disk without ever holding it: one tensor and its sources at a time."""
+"""Writing a merged model to disk tensor by tensor, so that the model need not fit in memory."""
 
 from __future__ import annotations
 
@@ -12,20 +12,28 @@ from pathlib import Path
 
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.merge.architecture.depth import merged_config
-from evomerge.merge.shards import Buffers, Shard, ShardWriter, companion_index, lay_out, nbytes
+from evomerge.merge.shards import (
+    Buffers,
+    Shard,
+    ShardWriter,
+    index_files,
+    nbytes,
+    split_into_shards,
+)
 from evomerge.merge.tensors.maker import TensorMaker
 from evomerge.merge.tensors.pages import resident_bytes
 from evomerge.merge.tensors.plan import Planner, TensorPlan
-from evomerge.merge.tensors.reader import Patch, Reader, Rows
-from evomerge.merge.tensors.threads import count_threads, share
+from evomerge.merge.tensors.reader import Patch, Reader, TokenRows
+from evomerge.merge.tensors.threads import count_threads, for_each
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
 from evomerge.run.atomic import appearing
 
 LEAST_MEMORY = 1 << 29
-"""Bytes that merging itself takes at least, beside the interpreter and torch."""
+"""Bytes that merging needs at least, in addition to the interpreter and torch."""
 
 _SMALL_BUFFER = 1 << 25
+"""Bytes of a thread's buffer where memory is short."""
 
 
 def write_model(
@@ -38,28 +46,28 @@ def write_model(
     extra_files: Mapping[str, str] | None = None,
     dropped: Collection[str] = (),
     patches: Mapping[str, Patch] | None = None,
-    rows: Rows | None = None,
+    rows: TokenRows | None = None,
 ) -> None:
     """Write the model that a recipe describes, as a Hugging Face checkpoint.
 
-    The weights are bit for bit those of the resident model. The folder appears under its name
-    when it is complete.
+    The weights are bit for bit those of the model that a search builds in memory. The folder gets
+    its name when it is complete; if writing fails, there is no folder of this name.
 
     Args:
         recipe: what to build.
-        checkpoints: every parent it names, by reference.
-        out: folder to make; must not exist.
-        memory: bytes of memory the process may take (resident set, pages of mapped files
-            included).
-        shard_size: bytes of weights a file.
-        extra_files: further text files (a model card, a tokenizer's) by name; they replace the
-            host's of the same name.
-        dropped: names of files that are not taken over from the host.
+        checkpoints: every parent that the recipe names, by reference.
+        out: folder to create; it must not exist.
+        memory: bytes of memory the process may take (its resident set, which includes pages of
+            mapped files).
+        shard_size: largest number of bytes of weights in a file (one larger tensor is one file).
+        extra_files: text files to write (model card, tokenizer), by name. They replace files of
+            the same name that would be copied from the host.
+        dropped: names of the host's files that are not copied.
         patches: see `Reader`.
-        rows: the merged vocabulary where rows are matched by token.
+        rows: the merged vocabulary if rows of embeddings and head are matched by token, else None.
 
     Raises:
-        CheckpointError: `out` exists, the disk has not enough room, or a parent is damaged.
+        CheckpointError: `out` exists, the disk does not have enough room, or a parent is damaged.
         RecipeError: the recipe does not fit the parents.
         CandidateError: a merged weight is not finite.
     """
@@ -73,8 +81,8 @@ def write_model(
     _check_memory(memory)
     reader = Reader(checkpoints, patches)
     with appearing(out) as folder, _disk_errors(out):
-        shards = lay_out(plans, shard_size, folder)
-        for name, text in {**extra, **companion_index(shards)}.items():
+        shards = split_into_shards(plans, shard_size, folder)
+        for name, text in {**extra, **index_files(shards)}.items():
             (folder / name).write_text(text, encoding="utf-8")
         for file in companions:
             target = folder / file.relative_to(planner.host.folder)
@@ -91,7 +99,7 @@ def _write_shards(
     for shard in shards:
         writer = ShardWriter(shard, folder, buffers, maker.reader.pages)
         try:
-            share(partial(_write_tensor, writer=writer, maker=maker), shard.plans)
+            for_each(partial(_write_tensor, writer=writer, maker=maker), shard.plans)
         finally:
             writer.close()
 
@@ -108,7 +116,7 @@ def _write_tensor(plan: TensorPlan, writer: ShardWriter, maker: TensorMaker) -> 
 
 
 def _buffers(memory: int) -> Buffers:
-    """Return buffers that take half of what is left of `memory`, all threads together."""
+    """Return buffers that, for all threads together, take half of the memory that is left."""
     left = memory - LEAST_MEMORY - resident_bytes()
     return Buffers(max(left // (2 * count_threads()), _SMALL_BUFFER))
 
@@ -120,7 +128,7 @@ def _check_room(out: Path, weights: int, companions: Sequence[Path]) -> None:
     if needed > free:
         raise CheckpointError(
             f"{out} would take {needed / 1e9:.2f} GB and {place} has {free / 1e9:.2f} GB free; "
-            "make room or name a folder on another disk."
+            "free disk space or name a folder on another disk."
         )
 
 
@@ -128,7 +136,7 @@ def _check_memory(memory: int) -> None:
     needed = resident_bytes() + LEAST_MEMORY
     if memory < needed:
         raise RecipeError(
-            f"--memory is {memory / 1e9:.2f} GB; at least {needed / 1e9:.2f} GB is needed, of "
+            f"--memory is {memory / 1e9:.2f} GB; it must be at least {needed / 1e9:.2f} GB, of "
             f"which the process has {resident_bytes() / 1e9:.2f} GB already."
         )
 
@@ -139,7 +147,7 @@ def _disk_errors(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        advice = "make room or name a folder on another disk; " if full else ""
+        advice = "free disk space or name a folder on another disk; " if full else ""
         raise CheckpointError(
             f"Writing {out} failed: {error.strerror or error}; {advice}nothing is left under "
             "that name."

@@ -1,1 +1,1 @@
-"""From a recipe to tensors: what is read, how it is merged."""
+"""From a recipe to merged tensors: planning them, reading their sources, making them."""

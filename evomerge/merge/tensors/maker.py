@@ -1,4 +1,4 @@
-"""Making one merged tensor; the resident model and the out-of-core writer share every step."""
+"""Making one merged tensor, in the same way for the model in memory and for checkpoints."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from evomerge.merge.kernels.noise import Noise
 from evomerge.merge.methods import get_method
 from evomerge.merge.methods.method import Merge
 from evomerge.merge.tensors.plan import Planner, SourceTensor, TensorPlan
-from evomerge.merge.tensors.reader import DTYPES, Reader, Rows
+from evomerge.merge.tensors.reader import DTYPES, Reader, TokenRows
 
 
 class TensorMaker:
-    """Makes tensors by their plans.
+    """Makes the tensors of the merged model as their plans say.
 
     Args:
-        planner: knows which tensors of the parents answer to each other.
-        reader: reads them.
-        rows: the merged vocabulary where rows are matched by token, or None.
+        planner: knows which tensors of the parents correspond to each other.
+        reader: reads the parents' tensors.
+        rows: the merged vocabulary if rows of embeddings and head are matched by token, else None.
     """
 
-    def __init__(self, planner: Planner, reader: Reader, rows: Rows | None = None) -> None:
+    def __init__(self, planner: Planner, reader: Reader, rows: TokenRows | None = None) -> None:
         self.planner, self.reader, self.rows = planner, reader, rows
 
     def read(self, plan: TensorPlan, source: SourceTensor) -> Tensor:
-        """Return a source in the merged tensor's shape; do not write it.
+        """Return a source's tensor in the shape of the merged tensor; it must not be written to.
 
         Raises:
-            CheckpointError: an adapter or a vocabulary gives another shape than planned.
+            CheckpointError: the tensor has another shape than planned.
         """
         host = self.planner.host
         if self.rows is not None and plan.name in host.token_tensors:
@@ -47,16 +47,16 @@ class TensorMaker:
                 f"the merged model needs {list(plan.shape)}."
             )
         if plan.method is None:
-            return tensor.to(DTYPES[plan.dtype])  # an adapter's change comes in float32
+            return tensor.to(DTYPES[plan.dtype])  # a tensor with an adapter's change is float32
         return tensor
 
     def is_copied(self, plan: TensorPlan, source: SourceTensor) -> bool:
-        """Whether `read` returns memory of its own instead of a mapped file."""
+        """Whether `read` returns memory of its own, not a view of a mapped file."""
         by_token = self.rows is not None and plan.name in self.planner.host.token_tensors
         return by_token or source.parent in self.reader.patches
 
     def prepare(self, plan: TensorPlan, *, reuse: bool) -> Merge:
-        """Read the sources and compute what no knob changes (see `Method.prepare`).
+        """Read the sources and compute what does not depend on knobs (see `Method.prepare`).
 
         Raises:
             ValueError: the plan is a copy.
@@ -73,10 +73,15 @@ class TensorMaker:
         )
 
     def write(self, plan: TensorPlan, merge: Merge, out: Tensor) -> None:
-        """Write the merged tensor into `out`, contiguous and of the plan's shape and dtype.
+        """Write the merged tensor into `out`.
+
+        Args:
+            plan: how the tensor is made.
+            merge: what `prepare` returned for a plan of the same tensor.
+            out: a contiguous tensor of the plan's shape and dtype.
 
         Raises:
-            CandidateError: the knobs have no finite result; the tensor is named.
+            CandidateError: the result is not finite; the message names the tensor.
         """
         knobs = plan.merge_knobs or {}
         try:
@@ -96,7 +101,7 @@ class TensorMaker:
         return self.reader.read(SourceTensor(parent, own))
 
     def _blame(self, plan: TensorPlan, out: Tensor) -> str:
-        """Say whose fault it is that a merged tensor is not finite."""
+        """Return a sentence that says why a merged tensor is not finite."""
         for source in plan.inputs:
             bad = count_bad(self.read(plan, source))
             if bad:

@@ -1,8 +1,8 @@
-"""From a recipe to what has to be done for every tensor of the merged model; torch is not needed.
+"""Planning a recipe: how each tensor of the merged model is made. torch is not needed for this.
 
-The plan covers every tensor that the merged checkpoint has: those of the blocks a recipe lists
-(renumbered where layers are added or left out), embeddings, norms, head, and what only the host
-has a say in (other modalities, buffers, integer tensors, stacks the recipe does not name).
+Every tensor of the merged checkpoint has a plan: tensors of the blocks that the recipe lists
+(renumbered if layers are added or left out), embeddings, norms and head. Tensors that the recipe
+does not merge are copied from the host: other modalities, buffers, integer tensors, other stacks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _Find: TypeAlias = Callable[[Source], "SourceTensor"]
 
 STORED = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
-"""A recipe's dtypes as safetensors headers spell them."""
+"""dtype of a recipe -> the same dtype as safetensors headers spell it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class SourceTensor:
 
     Attributes:
         parent: the parent's reference.
-        name: the tensor's name there.
+        name: the tensor's name in this parent.
     """
 
     parent: str
@@ -48,17 +48,18 @@ class TensorPlan:
     """How one tensor of the merged model is made.
 
     Attributes:
-        name: in the merged model, in the host's naming.
+        name: its name in the merged model (the host's naming).
         shape: its shape.
         dtype: its dtype on disk, as safetensors headers spell it.
         method: name of the merge method, or None for a bit-for-bit copy of the only source.
-        sources: what is merged.
-        knobs: every `source` knob of every source.
+        sources: the tensors that are merged.
+        knobs: for each source, all of its `source` knobs.
         base: what task vectors are measured from, or None.
-        merge_knobs: every `merge` knob.
-        seed: of the random methods.
-        factor: multiplies the result before it is rounded (scale folding of layer routing).
-        offset: is added before the factor and taken off behind it.
+        merge_knobs: all `merge` knobs.
+        seed: the recipe's seed if the method is random, else 0.
+        factor: the result is rescaled before it is rounded, to (result + offset) * factor - offset;
+            this folds the scales of layer routing. 1 changes nothing.
+        offset: see `factor`.
     """
 
     name: str
@@ -75,19 +76,19 @@ class TensorPlan:
 
     @property
     def inputs(self) -> tuple[SourceTensor, ...]:
-        """Sources and base."""
+        """The sources, and the base if there is one."""
         return (*self.sources, self.base) if self.base else self.sources
 
 
 class Planner:
-    """Plans recipes over the same parents; what only depends on the parents is found once.
+    """Plans any number of recipes that have the same parents and the same host.
 
     Args:
-        checkpoints: every parent the recipes name, by reference.
-        host: reference of the parent that all of the recipes have as their host.
+        checkpoints: every parent that the recipes name, by reference.
+        host: reference of the host of all recipes.
 
     Raises:
-        CheckpointError: a parent has tensors the host knows nothing of.
+        CheckpointError: a parent has tensors that correspond to none of the host's.
     """
 
     def __init__(self, checkpoints: Mapping[str, Checkpoint], host: str) -> None:
@@ -100,11 +101,12 @@ class Planner:
 
         Args:
             recipe: what to build.
-            vocabulary: set where rows of embeddings and head are matched by token.
+            vocabulary: the merged vocabulary if rows of embeddings and head are matched by token,
+                else None.
 
         Raises:
             RecipeError: it names a parent, stack, block, method or knob that does not exist, or
-                sources whose tensors do not have one shape.
+                sources whose tensors have different shapes.
         """
         for prefix in recipe.layers:
             if prefix not in self.host.stacks:
@@ -113,36 +115,36 @@ class Planner:
                     f"it has {', '.join(self.host.stacks)}."
                     f"{did_you_mean(prefix, self.host.stacks)}"
                 )
-        maker = _Maker(self, recipe, vocabulary, _rescalings(recipe, self.host))
+        recipe_planner = _RecipePlanner(self, recipe, vocabulary, _rescalings(recipe, self.host))
         places = self.host.places
         for name, place in places.items():
             if place == "before":
-                yield maker.outside(name, recipe.before)
+                yield recipe_planner.outside(name, recipe.before)
         for prefix in self.host.stacks:
-            yield from maker.stack(prefix)
+            yield from recipe_planner.stack(prefix)
         for name, place in places.items():
             if place in ("kept", "buffer"):
-                yield maker.copy(name, SourceTensor(recipe.host, name))
+                yield recipe_planner.copy(name, SourceTensor(recipe.host, name))
             elif place == "after" and not (name == self.host.head and self.host.tied):
-                yield maker.outside(name, recipe.after)
+                yield recipe_planner.outside(name, recipe.after)
 
     def fit(self, reference: str) -> Fit:
-        """Return how a parent's tensors answer to the host's."""
+        """Return which tensors of a parent correspond to which of the host."""
         self._parent(reference)
         return self._fits[reference]
 
     def _parent(self, reference: str) -> Checkpoint:
         if reference not in self.checkpoints:
             raise RecipeError(
-                f"The recipe names the parent {reference!r}, which is not opened; opened are "
-                f"{', '.join(self.checkpoints)}."
+                f"The recipe names the parent {reference!r}, which is not one of the opened "
+                f"parents; name one of {', '.join(self.checkpoints)}."
             )
         return self.checkpoints[reference]
 
 
 @dataclass(frozen=True)
-class _Maker:
-    """Makes the plans of one recipe."""
+class _RecipePlanner:
+    """Plans the tensors of one recipe."""
 
     planner: Planner
     recipe: Recipe
@@ -154,7 +156,7 @@ class _Maker:
         return TensorPlan(name, info.shape, info.dtype, None, (source,))
 
     def outside(self, name: str, layer: Layer) -> TensorPlan:
-        """Plan a tensor outside of the blocks."""
+        """Plan a tensor outside of the blocks, which `layer` says how to merge."""
 
         def find(source: Source) -> SourceTensor:
             own = self.planner.fit(source.parent).outside.get(name)
@@ -163,7 +165,7 @@ class _Maker:
         return self._make(name, layer, find, _Knobs(layer))
 
     def stack(self, prefix: str) -> Iterator[TensorPlan]:
-        """Plan the blocks of one stack."""
+        """Plan the blocks of one stack: merged if the recipe names it, else copied."""
         host = self.planner.host
         stack = host.stacks[prefix]
         if prefix not in self.recipe.layers:
@@ -200,7 +202,9 @@ class _Maker:
     def _check_index(self, prefix: str, source: Source, where: str) -> None:
         stack = self.planner.fit(source.parent).stacks.get(prefix)
         if stack is None:
-            raise RecipeError(f"{where}: parent {source.parent!r} has no blocks {prefix!r}.")
+            raise RecipeError(
+                f"{where}: parent {source.parent!r} has no blocks {prefix!r}; name another parent."
+            )
         if source.layer is None or not 0 <= source.layer < len(stack):
             raise RecipeError(
                 f"{where}: layer of {source.parent!r} is {source.layer}; allowed are 0 to "
@@ -249,7 +253,10 @@ class _Maker:
 
 
 class _Knobs:
-    """A layer's knobs, checked once where no filter makes them differ from tensor to tensor."""
+    """A layer's knobs for each of its tensors.
+
+    Knobs without filters are the same for all tensors, and are checked only once.
+    """
 
     def __init__(self, layer: Layer) -> None:
         self.method: Method = get_method(layer.method)
@@ -259,7 +266,7 @@ class _Knobs:
         self._fixed = self._resolve("") if plain else None
 
     def at(self, name: str) -> tuple[tuple[Mapping[str, float], ...], Mapping[str, float]]:
-        """Return the `source` knobs of every source and the `merge` knobs for one tensor."""
+        """Return the `source` knobs of every source, and the `merge` knobs, for one tensor."""
         return self._fixed or self._resolve(name)
 
     def _resolve(self, name: str) -> tuple[tuple[Mapping[str, float], ...], Mapping[str, float]]:

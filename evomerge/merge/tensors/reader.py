@@ -1,8 +1,8 @@
-"""Reading parents' tensors straight from their mapped files, without copies.
+"""Reading the parents' tensors from their mapped files, without copies.
 
-Two hooks stand between the bytes on disk and the merge: `patches` change a parent's tensors one by
-one (a LoRA adapter's delta), `rows` puts the rows of embeddings and heads into the order of the
-merged vocabulary.
+A tensor may be changed before it is merged. A `Patch` changes the tensors of one parent as they are
+read (it adds the update of a LoRA adapter). `TokenRows` puts the rows of embeddings and heads into
+the order of the merged vocabulary.
 """
 
 from __future__ import annotations
@@ -44,33 +44,33 @@ DTYPES = {
 }
 
 Patch: TypeAlias = Callable[[str, Tensor], Tensor]
-"""Gets the name on disk of a parent's tensor and the tensor; returns it, or a new one in its
-place (float32, say). The tensor it gets is mapped from a file and must not be written."""
+"""Takes the name on disk of a parent's tensor and the tensor. Returns the tensor unchanged, or a
+new one (which may be float32). It must not write to the tensor, which is mapped from a file."""
 
 
-class Rows(Vocabulary, Protocol):
-    """A merged vocabulary that can fill a matrix with one parent's rows."""
+class TokenRows(Vocabulary, Protocol):
+    """A merged vocabulary that gives each parent's embeddings and head in its own row order."""
 
     def rows(self, parent: str, name: str, read: Callable[[str], Tensor]) -> Tensor:
         """Return one parent's matrix with a row for every token of the merged vocabulary.
 
         Args:
             parent: the parent's reference.
-            name: the merged model's name of the matrix (embedding or head).
-            read: returns the same matrix of a parent (any of them) as it is on disk.
+            name: name of the matrix (embeddings or head) in the merged model.
+            read: takes a parent's reference and returns the matrix of this parent as it is on disk.
         """
         ...
 
 
 class Reader:
-    """Reads tensors of several parents.
+    """Reads tensors of several parents; threads may read at the same time.
 
     Args:
         checkpoints: the parents by reference.
-        patches: for parents whose tensors are changed as they are read, by reference.
-        writable: for tensors that others get to see: whoever writes into one changes a copy of
-            the page in this process, and no file; what nobody writes to is not copied. Otherwise
-            a write ends the process.
+        patches: by reference, for the parents whose tensors are changed as they are read.
+        writable: whether code that is handed a tensor may write to it. Then a page that is written
+            to becomes a private copy of this process; the file never changes. If False, a write to
+            a tensor ends the process with a segmentation fault.
     """
 
     def __init__(
@@ -88,9 +88,9 @@ class Reader:
         self._pickles: dict[Path, dict[str, Tensor]] = {}
 
     def read(self, source: SourceTensor) -> Tensor:
-        """Return a tensor, patched; unpatched ones share memory with the file: do not write.
+        """Return a tensor of a parent, with its patch if there is one.
 
-        Threads may read at the same time.
+        Without a patch, the tensor shares memory with the file and must not be written to.
 
         Raises:
             CheckpointError: the file changed or vanished since it was opened.
@@ -99,7 +99,7 @@ class Reader:
         return self._patched(info, source.name, self.patches.get(source.parent))
 
     def release(self, source: SourceTensor) -> None:
-        """Give back the memory that holds a tensor's pages; it can be read again."""
+        """Free the memory of a tensor's mapped pages; they are read again when they are needed."""
         info = self.checkpoints[source.parent].tensors[source.name]
         for stored in [part.info for part in info.parts] or [info]:
             mapped = self._maps.get(stored.file)
@@ -132,7 +132,7 @@ class Reader:
             ).view(info.shape)
 
     def _assemble(self, info: TensorInfo, patch: Patch | None) -> Tensor:
-        """Put a tensor together from the boxes that the file has of it (a view, if one is all)."""
+        """Build a tensor from boxes of stored tensors; if one box is all of it, return a view."""
         out: Tensor | None = None
         for part in info.parts:
             stored = _in_order(self._patched(part.info, part.name, patch), part.axes)
@@ -167,7 +167,7 @@ class Reader:
 
 
 def _in_order(tensor: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Return a view whose axis i is the tensor's axis `axes[i]`, or new where that is -1."""
+    """Return a view whose axis i is the tensor's axis `axes[i]`, or a new one of size 1 for -1."""
     view = tensor.permute([axis for axis in axes if axis >= 0])
     for position, axis in enumerate(axes):
         if axis < 0:
@@ -176,7 +176,7 @@ def _in_order(tensor: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 
 def _out_of_order(view: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Undo `_in_order`."""
+    """Return the view that `_in_order` was made from, given the same `axes`."""
     for position in reversed(range(len(axes))):
         if axes[position] < 0:
             view = view.squeeze(position)

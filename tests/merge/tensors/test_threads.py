@@ -10,9 +10,9 @@ import tiny
 import torch
 
 from evomerge.errors import CandidateError
-from evomerge.merge.prepared import Kept
+from evomerge.merge.prepared import PreparedMerges
 from evomerge.merge.resident import Resident, digest
-from evomerge.merge.tensors.threads import share
+from evomerge.merge.tensors.threads import for_each
 from evomerge.merge.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
@@ -68,17 +68,17 @@ def test_items_go_to_several_threads_and_errors_come_back(count, threads):
         if item >= 20:
             raise CandidateError(f"item {item}")
 
-    share(work, range(20))
+    for_each(work, range(20))
     assert len(names) == count
     done: list[int] = []
     with pytest.raises(CandidateError, match="item 20"):
-        share(lambda item: (done.append(item), work(item)), range(18, 500))
+        for_each(lambda item: (done.append(item), work(item)), range(18, 500))
     assert len(done) < 30
     assert torch.get_num_threads() == count
 
 
-def test_threads_share_what_is_kept_within_its_room():
-    kept = Kept(room=1000)
+def test_threads_share_prepared_merges_within_the_room():
+    prepared = PreparedMerges(room=1000)
     made: list[tuple[int, bool]] = []
 
     def get(key: int) -> None:
@@ -86,25 +86,25 @@ def test_threads_share_what_is_kept_within_its_room():
             made.append((key, reuse))
             return key
 
-        assert kept.get(key, 100, prepare) == key
+        assert prepared.get(key, 100, prepare) == key
 
     for _ in range(3):
-        kept.begin()
-        share(get, range(15))
+        prepared.begin_candidate()
+        for_each(get, range(15))
     assert sorted({key for key, reuse in made if reuse}) == list(range(10))
     assert sum(reuse for _, reuse in made) == 10
-    kept.begin()
-    share(get, range(100, 110))
+    prepared.begin_candidate()
+    for_each(get, range(100, 110))
     assert {key for key, reuse in made if reuse} == {*range(10), *range(100, 110)}
 
 
 def test_a_failed_preparation_gives_its_room_back():
-    kept = Kept(room=100)
+    prepared = PreparedMerges(room=100)
 
     def fail(reuse: bool):
         raise CandidateError("no")
 
     for _ in range(3):
         with pytest.raises(CandidateError):
-            kept.get("a", 100, fail)
-    assert kept.get("b", 100, lambda reuse: reuse) is True
+            prepared.get("a", 100, fail)
+    assert prepared.get("b", 100, lambda reuse: reuse) is True
