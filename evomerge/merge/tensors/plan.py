@@ -136,8 +136,8 @@ class Planner:
     def _parent(self, reference: str) -> Checkpoint:
         if reference not in self.checkpoints:
             raise RecipeError(
-                f"The recipe names the parent {reference!r}, which is not one of the opened "
-                f"parents; name one of {', '.join(self.checkpoints)}."
+                f"The recipe names the parent {reference!r}, which was not opened; name one of "
+                f"{', '.join(self.checkpoints)}."
             )
         return self.checkpoints[reference]
 
