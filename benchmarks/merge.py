@@ -41,7 +41,7 @@ BASED = frozenset(METHODS) - {"passthrough", "linear", "slerp"}
 KEPT = {"dare_linear": 1, "dare_ties": 1, "della": 2}
 """Fields of 16 bits that a merge in place reads beside each source."""
 
-THINNED = frozenset({"dare_linear", "dare_ties", "ties", "breadcrumbs", "della"})
+SPARSE = frozenset({"dare_linear", "dare_ties", "ties", "breadcrumbs", "della"})
 READ_AND_WRITE = """
 import os, sys
 buffer = memoryview(bytearray(1 << 22))
@@ -149,7 +149,7 @@ def names(method: str) -> tuple[str, ...]:
 def recipe_text(method: str, family: Path) -> str:
     """A merge as mergekit's YAML says it (JSON is YAML)."""
     weight = {} if method in ("passthrough", "slerp", "sce", "model_reference") else {"weight": 0.6}
-    density = {"density": 0.5} if method in THINNED else {}
+    density = {"density": 0.5} if method in SPARSE else {}
     models = [
         {"model": str(family / name), "parameters": {**weight, **density}}
         for name in names(method)

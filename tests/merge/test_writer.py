@@ -173,7 +173,7 @@ def test_a_disk_without_room_is_refused_before_the_first_byte(checkpoints, tmp_p
 
 
 def test_too_little_memory_is_refused(checkpoints, tmp_path):
-    with pytest.raises(RecipeError, match=r"--memory is 0\.10 GB; at least"):
+    with pytest.raises(RecipeError, match=r"--memory is 0\.10 GB; it must be at least"):
         write_model(recipe(), checkpoints, tmp_path / "out", memory=100_000_000)
     assert not list(tmp_path.iterdir())
 

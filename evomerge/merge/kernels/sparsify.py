@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
-from torch import Tensor
 
-from evomerge.merge.kernels.compiled import LANES, Array, compiled, stored, widen
+from evomerge.merge.kernels.compiled import LANES, Array, compiled, widen
 from evomerge.merge.kernels.noise import LOWEST, STEPS, Noise, rounded_probability
-from evomerge.merge.kernels.passes import BLOCK, load_change, scratch, spans
+from evomerge.merge.kernels.passes import BLOCK, scratch, spans
 from evomerge.merge.kernels.ranks import row_ranks
 from evomerge.merge.kernels.selection import Cut, MagnitudeOrder, find_cut
+from evomerge.merge.kernels.task_vector import TaskVector
 
 WriteSparse = Callable[[slice, Array], None]
 """Writes a span of the sparse task vector as float32; dropped elements are 0."""
@@ -28,40 +28,6 @@ WriteSparse = Callable[[slice, Array], None]
 Sparsified = tuple[float, WriteSparse] | None
 """A sparse task vector: a factor on all of it, and the function that writes a span of it (without
 the factor). None where no element stays."""
-
-
-class TaskVector:
-    """The difference of a source from the base, computed span by span when it is needed.
-
-    Attributes:
-        source: the source's tensor as a flat array (see `stored`).
-        base: the base's tensor, likewise.
-        row_length: elements in a row: the size of the last dimension (1 for a scalar).
-    """
-
-    def __init__(self, source: Tensor, base: Tensor) -> None:
-        self.source, self.base = stored(source), stored(base)
-        self.row_length = max(source.shape[-1] if source.dim() else 1, 1)
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def load(self, part: slice, out: Array) -> None:
-        """Write a slice of the task vector as float32."""
-        load_change(self.source[part], self.base[part], out)
-
-    def magnitudes(self, part: slice | Array) -> Array:
-        """Return the magnitudes of a slice, or at indices, in a buffer that is reused."""
-        source = self.source[part]
-        result = scratch(len(source), "magnitudes")
-        _load_magnitudes(source, self.base[part], result)
-        return result
-
-
-@compiled
-def _load_magnitudes(source: Array, base: Array, out: Array) -> None:
-    for i in range(len(out)):
-        out[i] = abs(widen(source[i]) - widen(base[i]))
 
 
 class Sparsifier(Protocol):

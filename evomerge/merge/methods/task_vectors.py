@@ -48,10 +48,11 @@ def prepare_task_vectors(
     from evomerge.merge.kernels import sparsify
     from evomerge.merge.kernels.consensus import write_consensus
     from evomerge.merge.kernels.passes import write_sum
+    from evomerge.merge.kernels.task_vector import TaskVector
 
     assert base is not None
     kind: type[sparsify.Sparsifier] = getattr(sparsify, sparsifier)
-    vectors = [sparsify.TaskVector(tensor, base) for tensor in tensors]
+    vectors = [TaskVector(tensor, base) for tensor in tensors]
     sparsifiers = [
         kind(vector, noise[i] if sparsifier in _RANDOM else None, reuse=reuse)
         for i, vector in enumerate(vectors)
