@@ -128,9 +128,7 @@ class Checkpoint:
     def language(self) -> dict[str, Stack]:
         """The language model's stacks by prefix (all of `stacks`, in a text model)."""
         return {
-            prefix: stack
-            for prefix, stack in self.stacks.items()
-            if not is_other_modality(prefix)
+            prefix: stack for prefix, stack in self.stacks.items() if not is_other_modality(prefix)
         }
 
     @cached_property
