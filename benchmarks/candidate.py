@@ -109,7 +109,7 @@ def bare(problem: Problem, worker: Worker) -> float:
         forward = evaluator.forward
         said = [
             len(tokens)
-            for tokens in forward.continue_all(model, prompts, forward.generation_groups(prompts))
+            for tokens in forward.generate(model, prompts, forward.generation_batches(prompts))
         ]
         tokens = [prompt.tokens for prompt in prompts]
         runs = {str(size): bare_generation(model, tokens, said, size) for size in (16, 32, 64, 128)}

@@ -112,7 +112,7 @@ def compare(problem: Problem, worker: Any, generations: list[list[Recipe]]) -> d
         "candidates": count,
         "depth": blocks / count,
         "distinct": distinct / blocks,
-        "applied": forks.applied / (forks.applied + forks.spared),
+        "applied": forks.applied / (forks.applied + forks.skipped),
         "seconds": together / alone,
         "alone": alone / count,
         "together": together / count,

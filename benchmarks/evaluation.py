@@ -178,8 +178,8 @@ def measure(
     prompts = [request.prompt for sheet in sheets for request in sheet if request.prompt]
     if prompts:
         forward = evaluator.forward
-        groups = forward.generation_groups(prompts)
-        said = [len(tokens) for tokens in forward.continue_all(model, prompts, groups)]
+        groups = forward.generation_batches(prompts)
+        said = [len(tokens) for tokens in forward.generate(model, prompts, groups)]
         bare = {
             f"bare {size}": bare_generation(model, [p.tokens for p in prompts], said, size)
             for size in BATCHES

@@ -15,7 +15,7 @@ from evomerge.evaluate.inference.forward import Forward
 from evomerge.evaluate.inference.memory import is_device_failure
 from evomerge.evaluate.inference.reference import ReferenceLM
 from evomerge.evaluate.inference.request import Request
-from evomerge.evaluate.inference.vllm import Served, VllmEngine
+from evomerge.evaluate.inference.vllm import EngineForward, VllmEngine
 from evomerge.evaluate.tasks.functions import Function
 from evomerge.evaluate.tasks.harness import Harness, Row
 from evomerge.evaluate.tasks.info import Facts
@@ -143,10 +143,10 @@ class Evaluator:
         first, documents = next(iter(splits.items()))
         if any(self.asked(split).harness is not None for split in splits):
             self._reference = ReferenceLM(model, tokenizer)
-            self.forward: Forward | Served
+            self.forward: Forward | EngineForward
             if self.backend == "vllm":
                 self._engine = self._engine or VllmEngine(model, tokenizer)
-                self.forward = Served(self._reference, self._engine)
+                self.forward = EngineForward(self._reference, self._engine)
             else:
                 self.forward = Forward(model, tokenizer, self._reference, self.batch_size)
             functions = self.asked(first).functions

@@ -162,8 +162,8 @@ def test_a_beginning_that_documents_share_changes_no_score(
     evaluator, scores = ours(model, tokenizer, tmp_path, names, fewshot=3)
     shares = kind_that_shares not in ("mamba", "bloom")
     assert evaluator.forward.shared == shares
-    plans = evaluator.forward._plans.values()
-    assert any(batch.prefix for plan in plans for batch in plan.batches) == shares
+    prepared = evaluator.forward._prepared.values()
+    assert any(batch.prefix for work in prepared for batch in work.batches) == shares
     if dtype == "float32":
         assert_equal(evaluator, scores, expected)
     assert evaluator.score(model).values == scores.values
