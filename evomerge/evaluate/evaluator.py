@@ -17,7 +17,7 @@ from evomerge.evaluate.inference.reference import ReferenceLM
 from evomerge.evaluate.inference.request import Request
 from evomerge.evaluate.inference.vllm import EngineForward, VllmEngine
 from evomerge.evaluate.tasks.functions import Function
-from evomerge.evaluate.tasks.harness import Harness, Row
+from evomerge.evaluate.tasks.harness import DocumentMetrics, Harness
 from evomerge.evaluate.tasks.info import Facts
 from evomerge.scores import Scores, Split
 
@@ -34,7 +34,7 @@ class Answers:
         rows: task -> document id -> metric key -> value as lm-eval gives it.
     """
 
-    rows: Mapping[str, Mapping[int, Row]]
+    rows: Mapping[str, Mapping[int, DocumentMetrics]]
 
     def has(self, task: str, document: int) -> bool:
         """Whether a document was answered."""
@@ -208,7 +208,7 @@ class Evaluator:
         """
         chosen = documents if documents is not None else self.splits[split]
         asked = {task: tuple(sorted(ids)) for task, ids in chosen.items() if len(ids)}
-        rows: dict[str, dict[int, Row]] = {}
+        rows: dict[str, dict[int, DocumentMetrics]] = {}
         harness, functions = self.asked(split).harness, self.asked(split).functions
         with _failures():
             if harness is not None:

@@ -253,7 +253,7 @@ def test_few_shot_examples_are_not_the_document_itself(tasks, tmp_path):
     from evomerge.evaluate.evaluator import Evaluator
     from evomerge.evaluate.tasks.harness import Harness
 
-    harness = Harness(["t_maths"], [tasks], fewshot=20).elsewhere(
+    harness = Harness(["t_maths"], [tasks], fewshot=20).with_documents_from(
         {}, {"t_maths": "training"}, "evaluation.search"
     )
     evaluator = Evaluator(harness)
