@@ -104,8 +104,10 @@ def bare(problem: Problem, worker: Worker) -> float:
     for recipe in list(problem.space.baselines().values()):
         model = worker.build(recipe)
         (task,) = {objective.task for objective in problem.objectives}
-        sheets = list(evaluator.sheets("search", task).values())
-        prompts = [request.prompt for sheet in sheets for request in sheet if request.prompt]
+        documents = list(evaluator.requests("search", task).values())
+        prompts = [
+            request.prompt for requests in documents for request in requests if request.prompt
+        ]
         forward = evaluator.forward
         said = [
             len(tokens)

@@ -174,8 +174,8 @@ def measure(
     evaluator = Evaluator(Harness([task], [folder]))
     evaluator.prepare(model, tokenizer, {"search": {task: ids}})
     evaluator.score(model)
-    sheets = list(evaluator.sheets("search", task).values())
-    prompts = [request.prompt for sheet in sheets for request in sheet if request.prompt]
+    documents = list(evaluator.requests("search", task).values())
+    prompts = [request.prompt for requests in documents for request in requests if request.prompt]
     if prompts:
         forward = evaluator.forward
         groups = forward.generation_batches(prompts)
@@ -185,7 +185,7 @@ def measure(
             for size in BATCHES
         }
     else:
-        rows = [row.tokens for row in continuation_rows(sheets, packed=True)]
+        rows = [row.tokens for row in continuation_rows(documents, packed=True)]
         bare = {f"bare {size}": bare_scoring(model, rows, size) for size in BATCHES}
     bare = {name: run for name, run in bare.items() if int(name.split()[1]) <= max(16, count)}
     manager = TaskManager(include_path=str(folder), include_defaults=False)

@@ -73,8 +73,10 @@ def differences(one: Evaluator, other: Evaluator) -> tuple[float, float]:
     """Return the mean difference of log-likelihoods, and the share of texts that differ."""
     likelihoods, texts = [], []
     for task in TASKS:
-        for document, requests in one.sheets("search", task).items():
-            for mine, theirs in zip(requests, other.sheets("search", task)[document], strict=True):
+        for document, requests in one.requests("search", task).items():
+            for mine, theirs in zip(
+                requests, other.requests("search", task)[document], strict=True
+            ):
                 (a,), (b,) = mine.instance.resps, theirs.instance.resps
                 if isinstance(a, str):
                     texts.append(a != b)

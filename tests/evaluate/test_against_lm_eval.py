@@ -66,9 +66,9 @@ def assert_equal(evaluator: Evaluator, scores: Scores, expected: dict[str, Any])
                     assert values is not None
                     np.testing.assert_allclose(values, [rows[i][metric] for i in ids], rtol=1e-5)
         answers = {s["doc_id"]: s["resps"] for s in samples}
-        sheets = evaluator.sheets("search", task)
+        requests = evaluator.requests("search", task)
         for i in ids:
-            for request, (theirs,) in zip(sheets[i], answers[i], strict=True):
+            for request, (theirs,) in zip(requests[i], answers[i], strict=True):
                 mine = request.instance.resps[0]
                 if isinstance(mine, str):
                     assert mine == theirs

@@ -87,17 +87,17 @@ def test_a_text_is_asked_for_once(llama: Any, tokenizer: Any, tasks: Path) -> No
     engine = Direct(llama, tokenizer)
     evaluator.forward = EngineForward(ReferenceLM(llama, tokenizer), engine)
     evaluator.score(llama)
-    sheets = evaluator.sheets("search", "t_choice").values()
-    assert engine.asked == len({r.instance.args for sheet in sheets for r in sheet})
+    documents = evaluator.requests("search", "t_choice").values()
+    assert engine.asked == len({r.instance.args for requests in documents for r in requests})
 
 
 def test_sampling_is_refused(llama: Any, tokenizer: Any, tasks: Path) -> None:
     evaluator = Evaluator(Harness(["t_sample"], [tasks]))
     evaluator.prepare(llama, tokenizer, {"search": {"t_sample": range(3)}})
-    sheets = list(evaluator.sheets("search", "t_sample").values())
+    documents = list(evaluator.requests("search", "t_sample").values())
     with pytest.raises(ConfigError, match=r"t_sample.*do_sample"):
         EngineForward(ReferenceLM(llama, tokenizer), Direct(llama, tokenizer)).check(
-            llama, [sheets]
+            llama, [documents]
         )
 
 
@@ -121,15 +121,15 @@ def test_windows_leave_room_for_the_token_that_an_engine_adds(
             return super().token_logprobs(texts)
 
     def targets(evaluator: Evaluator) -> list[int]:
-        sheets = evaluator.sheets("search", "t_rolling").values()
-        return [sum(len(c.targets) for c in request.continuations) for (request,) in sheets]
+        documents = evaluator.requests("search", "t_rolling").values()
+        return [sum(len(c.targets) for c in request.continuations) for (request,) in documents]
 
     made = []
     for served in (False, True):
         evaluator = Evaluator(Harness(["t_rolling"], [tasks]))
         evaluator.prepare(llama, tokenizer, {"search": {"t_rolling": range(40)}})
         if served:
-            evaluator._sheets.clear()
+            evaluator._requests.clear()
             evaluator.forward = EngineForward(evaluator._reference, Short(llama, tokenizer))
         made.append(evaluator)
     assert targets(made[0]) == targets(made[1])
