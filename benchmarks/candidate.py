@@ -1,12 +1,13 @@
-"""Where a candidate's time goes in a real search: merging, evaluation, everything else.
+"""Measures how much of a candidate's time in a real search is merging, evaluation, and the rest.
 
     python benchmarks/candidate.py [--quick]
 
-Runs the search of configs/quickstart.yaml (journal, optimizer, best recipe and all) and splits its
-time, first candidate to last, into merging, scoring and the rest. Beside it, in the same process,
-the bare forward passes of the same documents: prompts in the best of several batch sizes, then one
-token after the other through the cache, as many as the model really said. CPU milliseconds a
-candidate on one thread. The last line is one JSON object of ratios to the bare passes.
+Runs the search of configs/quickstart.yaml completely (with journal, optimizer and best recipe) and
+divides the time from the first candidate to the last into merging, scoring and the rest. For
+comparison it measures, in the same process, the forward passes alone ("bare") on the same
+documents: the prompts in the best of several batch sizes, then as many new tokens as the model
+generated, one after the other with a cache. Times are CPU milliseconds per candidate on one thread.
+The last line is one JSON object with ratios to the bare passes.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def main() -> None:
     worker = make_worker(problem, MemoryShare.of_machine(1))
     times = search(problem, worker, count)
     times["bare"] = bare(problem, worker)
-    print(f"a candidate of {count}, CPU ms on one thread; {CONFIG.name}, 200 documents")
+    print(f"CPU ms per candidate on one thread, {count} candidates; {CONFIG.name}, 200 documents")
     for name, value in times.items():
         print(f"{name:10}{value:8.1f}")
     ours = ("merge", "evaluate", "rest", "total")
@@ -75,7 +76,7 @@ def main() -> None:
 
 
 def search(problem: Problem, worker: Worker, count: int) -> dict[str, float]:
-    """Run the search and return CPU milliseconds a candidate by phase."""
+    """Run the search and return CPU milliseconds per candidate, by phase."""
     timed = Timed(worker)
     finished: list[float] = []
 
@@ -98,18 +99,20 @@ def search(problem: Problem, worker: Worker, count: int) -> dict[str, float]:
 
 
 def bare(problem: Problem, worker: Worker) -> float:
-    """CPU milliseconds of the bare forward passes, averaged over a few candidates' models."""
+    """Return CPU milliseconds of the forward passes alone, averaged over the baselines."""
     evaluator = worker.evaluator
     found = []
     for recipe in list(problem.space.baselines().values()):
         model = worker.build(recipe)
         (task,) = {objective.task for objective in problem.objectives}
-        sheets = list(evaluator.sheets("search", task).values())
-        prompts = [request.prompt for sheet in sheets for request in sheet if request.prompt]
+        documents = list(evaluator.requests("search", task).values())
+        prompts = [
+            request.prompt for requests in documents for request in requests if request.prompt
+        ]
         forward = evaluator.forward
         said = [
             len(tokens)
-            for tokens in forward.continue_all(model, prompts, forward.generation_groups(prompts))
+            for tokens in forward.generate(model, prompts, forward.generation_batches(prompts))
         ]
         tokens = [prompt.tokens for prompt in prompts]
         runs = {str(size): bare_generation(model, tokens, said, size) for size in (16, 32, 64, 128)}

@@ -1,13 +1,13 @@
-"""What scoring a generation of paths as a trie saves, and what routing costs a candidate.
+"""Measures what scoring a generation of paths together saves, and what building a path costs.
 
     python benchmarks/dataflow.py [--quick]
 
-Runs real searches over paths through the embedded models and records what each generation has to
-score (a recipe that was scored before is not). Every generation is then scored twice on a
-multiple-choice task: one candidate after the other, and together. Prints CPU seconds and applied
-blocks beside the least possible (one application for every distinct beginning of a path), and
-what building a candidate costs beside scoring it. The last line is one JSON object of ratios. Two
-minutes on one core; --quick half a minute.
+Runs real searches over paths through the embedded models and records the recipes of each generation
+that were not scored before. Every generation is then scored twice on a multiple-choice task: one
+candidate after the other, and together as a trie. Prints CPU seconds, the number of blocks that
+were run beside the least possible number (one for every distinct beginning of a path), and the
+share of building a candidate in its time. The last line is one JSON object of ratios. It takes two
+minutes on one core, half a minute with --quick.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def problem_of(space: dict[str, Any], optimizer: str, documents: int) -> Problem
 
 
 def record(problem: Problem, worker: Any, generations: int) -> list[list[Recipe]]:
-    """Run a search and return every generation's recipes that were not scored before."""
+    """Run a search and return, for every generation, the recipes that were not scored before."""
     optimizer = make_optimizer(problem.config, problem.space)
     known: dict[str, float] = {}
     recorded = []
@@ -112,7 +112,7 @@ def compare(problem: Problem, worker: Any, generations: list[list[Recipe]]) -> d
         "candidates": count,
         "depth": blocks / count,
         "distinct": distinct / blocks,
-        "applied": forks.applied / (forks.applied + forks.spared),
+        "applied": forks.applied / (forks.applied + forks.skipped),
         "seconds": together / alone,
         "alone": alone / count,
         "together": together / count,
@@ -127,8 +127,8 @@ def main() -> None:
     torch.set_num_threads(1)
     generations, documents = (4, 60) if quick else (16, 200)
     print(
-        f"{generations} generations on {documents} documents, 1 thread; blocks and seconds as "
-        "shares of one by one"
+        f"{generations} generations on {documents} documents, 1 thread; blocks and seconds are "
+        "relative to scoring one by one"
     )
     print(
         f"{'space':15} {'cand.':>5} {'depth':>5} {'least':>7} {'applied':>8} {'seconds':>8} "

@@ -1,18 +1,18 @@
-"""What one candidate's evaluation costs, beside lm-eval's own loop and the bare forward passes.
+"""Compares the evaluation of one candidate with lm-eval's own and with the forward passes alone.
 
     python benchmarks/evaluation.py [--quick]
 
-Each row times, in turn and in one process, the same documents through
+For each task, the same documents are scored in turn, in one process, by
 
-- `lm_eval.simple_evaluate` on a ready HFLM with a ready task manager (batch size 16),
-- ours, after `prepare` (where documents share a beginning, also without sharing it),
-- the bare forward passes: the same rows of tokens (choices behind a shared context once), sorted
-  by length, in whichever of several batch sizes is fastest, the head on one position a row; for
-  generation, the prompts and then the new tokens one by one, through the cache.
+- `lm_eval.simple_evaluate` with an HFLM and a task manager that are already loaded (batch size 16),
+- evomerge, after `prepare` ("ours"; if documents share a prefix, also without sharing it),
+- the forward passes alone ("bare"): the same rows of tokens (a context only once for all choices),
+  sorted by length, in the fastest of several batch sizes, with the output head on one position per
+  row; for generation, the prompts and then the new tokens one by one with a cache.
 
-Times are CPU milliseconds of one thread, the least of several rounds. The last line is one JSON
-object of ratios: `ours/bare` (wanted: at most 1.15 on 50 M for scored tasks, 1.5 on the tiny
-models) and `lm_eval/ours` (wanted: at least 3 on the tiny models).
+Times are CPU milliseconds on one thread, the minimum of several rounds. The last line is one JSON
+object of ratios: `ours/bare` (goal: at most 1.15 for log-likelihoods with the 50 M model, 1.5 with
+the tiny model) and `lm_eval/ours` (goal: at least 3 with the tiny model).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BATCHES = (1, 4, 8, 16, 32, 64, 128)
 
 
 def middle_model() -> Any:
-    """A random Llama of 50 M parameters with a vocabulary of 8,000."""
+    """Return a random Llama model with 50 M parameters and a vocabulary of 8,000."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=8000,
@@ -106,7 +106,7 @@ def made_tasks(folder: Path, tokenizer: Any) -> None:
 
 
 def bare_scoring(model: Any, rows: Sequence[Sequence[int]], size: int) -> Callable[[], None]:
-    """The forward passes over rows of tokens, longest first, `size` rows at once."""
+    """Return a function that runs rows of tokens, longest first, in batches of `size` rows."""
     ordered = sorted(rows, key=len, reverse=True)
     batches = []
     for start in range(0, len(ordered), size):
@@ -125,7 +125,12 @@ def bare_scoring(model: Any, rows: Sequence[Sequence[int]], size: int) -> Callab
 def bare_generation(
     model: Any, prompts: Sequence[Sequence[int]], new: Sequence[int], size: int
 ) -> Callable[[], None]:
-    """The forward passes of generation, each batch as many steps as its longest answer."""
+    """Return a function that runs the forward passes of greedy generation.
+
+    Args:
+        new: number of new tokens of each prompt; a batch runs as many steps as its longest needs.
+        size: prompts in a batch.
+    """
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     batches = []
     for start in range(0, len(order), size):
@@ -147,13 +152,13 @@ def bare_generation(
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process and of the programs it has run (lm-eval asks the system)."""
+    """Return the CPU time of this process and of its child processes (lm-eval starts some)."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def least(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """CPU milliseconds of each, the least over rounds in which they take turns."""
+    """Return the CPU milliseconds of each function: the minimum over rounds, run in turn."""
     best = dict.fromkeys(runs, float("inf"))
     for _ in range(rounds):
         for name, run in runs.items():
@@ -174,18 +179,18 @@ def measure(
     evaluator = Evaluator(Harness([task], [folder]))
     evaluator.prepare(model, tokenizer, {"search": {task: ids}})
     evaluator.score(model)
-    sheets = list(evaluator.sheets("search", task).values())
-    prompts = [request.prompt for sheet in sheets for request in sheet if request.prompt]
+    documents = list(evaluator.requests("search", task).values())
+    prompts = [request.prompt for requests in documents for request in requests if request.prompt]
     if prompts:
         forward = evaluator.forward
-        groups = forward.generation_groups(prompts)
-        said = [len(tokens) for tokens in forward.continue_all(model, prompts, groups)]
+        groups = forward.generation_batches(prompts)
+        said = [len(tokens) for tokens in forward.generate(model, prompts, groups)]
         bare = {
             f"bare {size}": bare_generation(model, [p.tokens for p in prompts], said, size)
             for size in BATCHES
         }
     else:
-        rows = [row.tokens for row in continuation_rows(sheets, packed=True)]
+        rows = [row.tokens for row in continuation_rows(documents, packed=True)]
         bare = {f"bare {size}": bare_scoring(model, rows, size) for size in BATCHES}
     bare = {name: run for name, run in bare.items() if int(name.split()[1]) <= max(16, count)}
     manager = TaskManager(include_path=str(folder), include_defaults=False)
@@ -243,7 +248,7 @@ def main() -> None:
             figures = "".join(f"{times[name]:10.0f}" for name in ("lm_eval", "ours", "bare"))
             if len(times) > 3:
                 unshared = times["ours, prefix not shared"]
-                figures += f"   ({unshared:.0f} with the shared beginning read for every document)"
+                figures += f"   ({unshared:.0f} with the shared prefix computed for every document)"
                 ratios[f"{size} {task} unshared/ours"] = round(unshared / times["ours"], 2)
             print(f"{size:6}{task:20}{count:10}{figures}", flush=True)
             ratios[f"{size} {task} ours/bare"] = round(times["ours"] / times["bare"], 3)

@@ -1,24 +1,24 @@
-"""What merging costs: on disk, in place, beside the machine's limit and beside mergekit.
+"""Measures what merging costs, on disk and in memory, beside the machine's limit and mergekit.
 
     python benchmarks/merge.py [--quick | --large] [--methods linear,ties] [--mergekit PYTHON]
 
-Makes a family of Llama models in bfloat16 in a temporary folder (0.45 B parameters each, with
---quick 0.03 B, with --large 1 B and so 2 GB: a base and two models tuned from it) and, for every
-method, in child processes on one thread, the least of a few rounds:
+Writes Llama models in bfloat16 into a temporary folder: a base model and two models near it (0.45 B
+parameters each; 0.03 B with --quick; 1 B, that is 2 GB, with --large). For every merge method it
+measures, in child processes on one thread, the minimum of a few rounds of
 
-- out of core: `evomerge merge` as a whole command; `net` is without what it costs to import its
-  modules and to ready compiled loops (numba's own start);
+- command: `evomerge merge` from files to a file; `net` is the same without the cost of importing
+  its modules and of loading the compiled loops (numba's start);
 - limit: reading all sources and writing the output once with plain system calls;
-- in place: one more candidate in the resident model, all knobs changed, nothing else;
-- pass: one fused pass over memory, that reads as many bytes as the sources and what is kept of
-  them from candidate to candidate (random fields, ranks) have, and writes the output (from the
-  time of `torch.add(one, two, out=three)`);
-- mergekit's own command on the same file, where --mergekit names a Python that has it.
+- in place: merging one more candidate into the model in memory, with all knobs changed;
+- pass: one pass over memory that reads as many bytes as the sources and the cached data of the
+  method (random numbers, ranks) have, and writes the output (computed from the time of
+  `torch.add(one, two, out=three)`);
+- mergekit's own command on the same file, if --mergekit names a Python that has mergekit.
 
-Times are CPU seconds, memory is the peak resident set. The last line is one JSON object of
-ratios: net/limit (wanted: at most 1.5 for linear and slerp, 3 for dare_linear, 5 for ties), in
-place/pass (wanted: at most 2), and, with --mergekit, mergekit's cost over ours (wanted: at least
-3 for linear, slerp and task_arithmetic, 8 for the others; memory at least 3).
+Times are CPU seconds; memory is the peak resident set size. The last line is one JSON object of
+ratios: net/limit (goal: at most 1.5 for linear and slerp, 3 for dare_linear, 5 for ties), in
+place/pass (goal: at most 2), and, with --mergekit, mergekit's cost divided by ours (goal: at least
+3 for linear, slerp and task_arithmetic, 8 for the others; for memory at least 3).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ METHODS = (
 )
 BASED = frozenset(METHODS) - {"passthrough", "linear", "slerp"}
 KEPT = {"dare_linear": 1, "dare_ties": 1, "della": 2}
-"""Fields of 16 bits that a merge in place reads beside each source."""
+"""Cached arrays of 16 bits per weight that a merge in place reads for each source."""
 
 SPARSE = frozenset({"dare_linear", "dare_ties", "ties", "breadcrumbs", "della"})
 READ_AND_WRITE = """
@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def table(options: argparse.Namespace, family: Path, scratch: Path) -> dict[str, float]:
-    """Measure and print one row a method; return the ratios."""
+    """Measure and print one row for each method; return the ratios."""
     imports = least([sys.executable, "-c", IMPORTS], options.rounds)
     size = (family / "base" / "model.safetensors").stat().st_size
     print(f"models of {size / 1e9:.2f} GB; imports {imports.seconds:.2f} s, {gb(imports.peak)}")
@@ -140,14 +140,14 @@ def gb(number: int) -> str:
 
 
 def names(method: str) -> tuple[str, ...]:
-    """The models that a method reads."""
+    """Return the names of the models that a method reads."""
     if method == "passthrough":
         return ("one",)
     return ("base", "one", "two") if method in BASED else ("one", "two")
 
 
 def recipe_text(method: str, family: Path) -> str:
-    """A merge as mergekit's YAML says it (JSON is YAML)."""
+    """Return a mergekit config as text (JSON is YAML)."""
     weight = {} if method in ("passthrough", "slerp", "sce", "model_reference") else {"weight": 0.6}
     density = {"density": 0.5} if method in SPARSE else {}
     models = [
@@ -164,7 +164,7 @@ def recipe_text(method: str, family: Path) -> str:
 
 
 def in_place(method: str, family: Path) -> tuple[float, float]:
-    """Seconds of one more candidate in a resident model, and of one pass over its bytes."""
+    """Return CPU seconds of one more candidate in memory, and of one pass over the same bytes."""
     command = [sys.executable, __file__, "place", method, family]
     told = subprocess.run(
         list(map(str, command)), env=environment(), check=True, capture_output=True, text=True
@@ -174,7 +174,7 @@ def in_place(method: str, family: Path) -> tuple[float, float]:
 
 
 def least(command: Sequence[object], rounds: int, out: Path | None = None) -> Cost:
-    """Run a command a few times, removing what it writes; return its least cost."""
+    """Run a command a few times, removing its output; return the minimum of its costs."""
     costs = []
     for _ in range(rounds):
         costs.append(child(command))
@@ -184,7 +184,7 @@ def least(command: Sequence[object], rounds: int, out: Path | None = None) -> Co
 
 
 def child(command: Sequence[object]) -> Cost:
-    """Run a command on one thread and return what it cost."""
+    """Run a command on one thread and return its cost."""
     with tempfile.TemporaryFile() as told:
         process = subprocess.Popen(
             list(map(str, command)), env=environment(), stdout=told, stderr=subprocess.STDOUT
@@ -205,7 +205,7 @@ def environment() -> dict[str, str]:
 
 
 def make(family: Path, size: str) -> None:
-    """Write a base and two models near it."""
+    """Write a base model and two models near it."""
     import torch
     from safetensors.torch import save_file
     from tokenizers import Tokenizer, models
@@ -241,7 +241,7 @@ def make(family: Path, size: str) -> None:
 
 
 def place(method: str, family: Path) -> None:
-    """Print CPU seconds of one more candidate, and of one pass over the bytes it involves."""
+    """Print CPU seconds of one more candidate, and of one pass over the same bytes."""
     import time
     from dataclasses import replace
 

@@ -1,26 +1,26 @@
-"""How many documents a search needs: all of them, a subset, racing, halving, item response.
+"""Compares policies that score candidates on fewer documents: racing, halving, item response.
 
     python benchmarks/racing.py [--quick] [--seeds N] [--first SEED]
 
-Searches by CMA-ES, every policy with the same seeds, in two worlds; a seed decides the world's
-documents, their split and the optimizer:
+Runs CMA-ES searches with every policy and the same seeds in two settings ("worlds"). A seed
+determines the documents, their split and the optimizer:
 
-- `zoo`: real merges of the embedded family (a task-arithmetic weight for every layer), scored on
-  400 search documents of the composition task;
-- `simulated`: models whose skill depends on 16 weights, on 400 documents of their own hardness,
-  each with its own liking for some weights (so that a search can fit itself to documents).
+- `zoo`: real merges of the embedded models (a task-arithmetic weight for every layer), scored on
+  400 search documents of `zoo_l2_maths`;
+- `simulated`: simulated models whose skill depends on 16 weights, on 400 documents. Each document
+  has its own difficulty and prefers some weights, so that a search can overfit to documents.
 
-`replayed` puts every policy on the candidates that the full-scoring searches of the zoo proposed:
-what it would have spent on them and whom it would have chosen, without the chance of another
-course of the search.
+`replayed` applies every policy to the candidates that the full-scoring searches in `zoo` proposed:
+how many documents would it have used, and which winner would it have chosen? This removes the noise
+of searches that take another course.
 
-As in `evomerge search`, parents come first and are scored on all documents, a generation is asked
-for as a whole, compared with whoever led at its start and told at its end, a finalist whose
-fitness is an estimate is scored on all (and counted), the finalists are scored on 400 validation
-documents, and the best of these on the test documents. The table gives the share of search
-documents spent, that of the processor time, and the tested score in points beside full scoring
-with the standard error of the paired difference. The last line is one JSON object of the shares
-and differences.
+As in `evomerge search`, parents come first and are scored on all documents. A generation is
+proposed as a whole, compared with the best candidate at its start, and told at its end. A finalist
+with an estimated fitness is scored on all documents (these are counted). The finalists are scored
+on 400 validation documents, and the best of them on the test documents. The table shows the share
+of search documents used, the share of CPU time, and the test score and its difference to full
+scoring in points, with the standard error of the paired difference. The last line is one JSON
+object of the shares and differences.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ Rows = list[Scores | None]
 
 @dataclass(frozen=True)
 class Policy:
-    """How many documents a candidate is scored on.
+    """How a search chooses the documents that a candidate is scored on.
 
     Attributes:
-        fidelity: makes what decides it, for a seed; None scores every candidate on all that are
-            asked.
-        subset: what is asked: all documents, or the same quarter of them.
+        fidelity: seed -> fidelity policy; None scores every candidate on all documents of the
+            subset.
+        subset: `all` documents, or `fixed`: the same quarter of them for every candidate.
     """
 
     fidelity: Callable[[int], Fidelity] | None = None
@@ -86,7 +86,7 @@ POLICIES: dict[str, Policy] = {
     "race 5 %": Policy(lambda seed: Race(0.95, 50, seed)),
     "race 2 %, from 25": Policy(lambda seed: Race(0.98, 25, seed)),
     "race 10 %, from 25": Policy(lambda seed: Race(0.9, 25, seed)),
-    "race 2 %, plain sample": Policy(lambda seed: Race(0.98, 50, seed, strata=1)),
+    "race 2 %, plain sample": Policy(lambda seed: Race(0.98, 50, seed, strata_per_task=1)),
     "fixed quarter": Policy(subset="fixed"),
     "halving": Policy(lambda seed: Halving(25, 4.0, seed)),
     "irt": Policy(lambda seed: Prediction(40, 20)),
@@ -95,11 +95,11 @@ POLICIES: dict[str, Policy] = {
 
 @dataclass
 class World:
-    """Something to search in.
+    """A setting for searches.
 
     Attributes:
         build: genome -> model.
-        finals: tested and validated fitness by genome, filled when asked for.
+        finals: (split, genome) -> fitness on validation or test documents, filled when needed.
     """
 
     evaluator: Evaluator
@@ -124,7 +124,7 @@ class World:
 
 
 class Proposals:
-    """What a search proposes: CMA-ES, the baselines first."""
+    """The proposals of a search: the baselines, then those of CMA-ES."""
 
     def __init__(self, world: World, seed: int) -> None:
         self.world = world
@@ -134,7 +134,7 @@ class Proposals:
         self.values: list[float | None] = []
 
     def __iter__(self) -> Iterator[list[tuple[Genome, Any]]]:
-        """Yield the baselines, then generations: genomes and what builds their models."""
+        """Yield the baselines, then generations: genomes and the builders of their models."""
         asked = 0
         while asked < self.world.candidates:
             if asked == 0:
@@ -153,12 +153,12 @@ class Proposals:
                 self.open, self.values = [], []
 
     def tell(self, value: float | None) -> None:
-        """Take in what came out of the next candidate."""
+        """Tell the fitness of the next candidate; None if it failed."""
         self.values.append(value)
 
 
 class Recorded:
-    """What a search of full scoring proposed, and how it answered."""
+    """The recorded proposals and scores of a full-scoring search."""
 
     def __init__(self, world: World, genomes: Sequence[Genome], rows: Rows) -> None:
         self.genomes, self.rows = genomes, rows
@@ -177,7 +177,7 @@ class Recorded:
         self.population = create("cma", list(world.genes), 0).population
 
     def __iter__(self) -> Iterator[list[tuple[Genome, Any]]]:
-        """Yield the baselines, then generations: genomes and what gives their answers."""
+        """Yield the baselines, then generations: genomes and their recorded scores."""
         start, stop = 0, self.baselines
         while start < len(self.genomes):
             yield [
@@ -189,16 +189,16 @@ class Recorded:
             start, stop = stop, stop + self.population - stop % self.population
 
     def answers(self, scores: Scores | None) -> Scores | None:
-        """Return recorded answers, which stand for a model."""
+        """Return recorded scores, which are used in place of a model."""
         return scores
 
     def tell(self, value: float | None) -> None:
-        """Forget it: the course of the search is given."""
+        """Do nothing, since the proposals are recorded."""
 
 
 @dataclass
 class Run:
-    """What came of a search."""
+    """The result of a search."""
 
     share: float
     tested: float
@@ -290,7 +290,11 @@ def zoo_world(seed: int, candidates: int) -> World:
 
 
 def simulated_world(seed: int, candidates: int) -> World:
-    """Models that are lists of answers: right where skill and liking exceed the hardness."""
+    """Return a setting in which models are lists of answers to simulated documents.
+
+    A model answers a document correctly if the model's skill plus the document's preference for the
+    model's weights exceeds the document's difficulty.
+    """
     dimension, count = 16, SEARCH + VALIDATION + 5000
     rng = np.random.default_rng(seed)
     best = rng.uniform(0.3, 0.7, dimension)
@@ -321,7 +325,7 @@ def simulated_world(seed: int, candidates: int) -> World:
 
 
 class Table:
-    """Runs by world and policy, printed seed by seed as they come and summed up at the end."""
+    """The runs of all searches by world and policy."""
 
     def __init__(self) -> None:
         self.runs: dict[tuple[str, str], list[Run]] = {}
@@ -330,7 +334,7 @@ class Table:
         self.runs.setdefault((world, policy), []).append(run)
 
     def show(self, world: str) -> dict[str, float]:
-        """Print a world's rows and return its ratios."""
+        """Print the averages over seeds for each policy in a world, and return them."""
         ratios: dict[str, float] = {}
         full = self.runs[world, "full"]
         for (name, policy), runs in self.runs.items():

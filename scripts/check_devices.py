@@ -1,11 +1,13 @@
-"""Check models on accelerators: on one, spread over several, with every attention.
+"""Checks models on accelerators: on one, spread over several, and with each attention.
 
     python scripts/check_devices.py
 
-Builds candidates of the embedded models on the CPU, on one accelerator and spread over all, and
-compares weights (equal bits everywhere) and scores (equal on one and on several of a kind; within
-rounding of the CPU's). Exit 0 if all agree, 1 if not, 3 where there are fewer than two accelerators
-and what could be checked agrees.
+Builds candidates of the embedded models on the CPU, on one accelerator, and spread over all
+accelerators. Then it compares their weights, which must be the same bit for bit, and their scores,
+which must be equal on one accelerator and on several, and equal to the CPU's up to rounding.
+
+Exit codes: 0 if all agree; 1 if not; 3 if all agree but there are fewer than two accelerators, so
+that spreading was not checked.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ TASKS = ("zoo_facts", "zoo_l2_maths_mc", "zoo_maths")
 DOCUMENTS = 400
 PARENTS = ("zoo:base", "zoo:language", "zoo:maths")
 WEIGHTS = (0.3, 0.8)
-ROUNDING = 0.02  # of a metric: near ties may fall the other way on another device
+ROUNDING = 0.02  # of a metric: on another device, another of two nearly tied answers may win
 
 
 def recipe(checkpoints: dict[str, Checkpoint], weight: float) -> Recipe:
@@ -45,7 +47,7 @@ def recipe(checkpoints: dict[str, Checkpoint], weight: float) -> Recipe:
 
 
 def run(checkpoints: dict[str, Checkpoint], place: Placement) -> list[tuple[str, Scores, Any]]:
-    """Return digest, scores and device map of every candidate."""
+    """Return the digest of the weights, the scores and the device map of every candidate."""
     resident = Resident(checkpoints, PARENTS[0], "float32", place)
     evaluator = Evaluator(Harness(TASKS, [zoo.tasks_path()]))
     tokenizer = AutoTokenizer.from_pretrained(zoo.path("base"))
@@ -60,7 +62,7 @@ def run(checkpoints: dict[str, Checkpoint], place: Placement) -> list[tuple[str,
 
 
 def differences(one: list[Any], other: list[Any]) -> tuple[bool, float]:
-    """Return whether the weights are equal, and how far metrics differ at most."""
+    """Return whether all weights are equal, and the largest difference of a metric."""
     digests = all(a[0] == b[0] for a, b in zip(one, other, strict=True))
     worst = max(
         abs(a[1].aggregates[key] - b[1].aggregates[key])
@@ -100,7 +102,7 @@ def main() -> int:
             print(f"{spread}: {spread_out[0][2]}")
             check(f"{count} devices, {spread}", single, spread_out, 0.0)
     else:
-        print(f"{count} accelerators: that a model is spread over several was not checked")
+        print(f"{count} accelerators: models spread over several were not checked")
     print("differs: " + ", ".join(faults) if faults else "agrees")
     return 1 if faults else 0 if count >= 2 else 3
 

@@ -1,11 +1,12 @@
-"""Check the vLLM backend on a machine with a GPU: its answers beside the hf backend's.
+"""Compares the results of the vLLM backend with those of the hf backend, on a machine with a GPU.
 
     pip install 'evomerge[vllm]'
     python scripts/check_vllm.py [FOLDER ...]
 
-Puts models of one architecture (the embedded ones, or the given checkpoints: a mixture of experts
-is worth a try) through one engine, one after the other and the first one again, and compares every
-log-likelihood, every text and every metric with the hf backend's. Exit 0 if all agree.
+Loads models of one architecture into one engine, one after the other and then the first one again:
+the embedded models, or the given checkpoints (a mixture of experts is a good test). All
+log-likelihoods, texts and metrics are compared with those of the hf backend. Exit code 0 if all
+agree, 1 if not.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from evomerge.evaluate.tasks.harness import Harness
 TASKS = ("zoo_facts", "zoo_l2_maths_mc", "zoo_maths")
 DOCUMENTS = 400
 DTYPE = torch.bfloat16  # vLLM's fast kernels have no float32
-METRIC = 0.02  # kernels differ in their last bits, so that near ties may fall the other way
+METRIC = 0.02  # kernels differ in their last bits, so another of two nearly tied answers may win
 LIKELIHOOD = 0.05  # mean difference of two log-likelihoods, bfloat16
-TEXTS = 0.03  # share of texts that part at a near tie
+TEXTS = 0.03  # share of texts that may differ from a near tie on
 
 
 def main(folders: list[str]) -> int:
@@ -73,8 +74,10 @@ def differences(one: Evaluator, other: Evaluator) -> tuple[float, float]:
     """Return the mean difference of log-likelihoods, and the share of texts that differ."""
     likelihoods, texts = [], []
     for task in TASKS:
-        for document, requests in one.sheets("search", task).items():
-            for mine, theirs in zip(requests, other.sheets("search", task)[document], strict=True):
+        for document, requests in one.requests("search", task).items():
+            for mine, theirs in zip(
+                requests, other.requests("search", task)[document], strict=True
+            ):
                 (a,), (b,) = mine.instance.resps, theirs.instance.resps
                 if isinstance(a, str):
                     texts.append(a != b)

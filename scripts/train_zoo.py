@@ -1,10 +1,10 @@
-"""Trains the embedded model family and writes its task documents.
+"""Trains the embedded models and writes the documents of their tasks.
 
     python scripts/train_zoo.py [--seed N] [--out evomerge/zoo]
 
-Runs on one CPU thread, so the same seed on the same kind of machine and the same versions gives the
-same files, bit for bit; evomerge/zoo/TRAINING.md tells how long it takes and what came out. The
-result of the run (losses, CPU seconds, scores of every model on every task) goes to
+It uses one CPU thread, so equal seeds give equal files, bit for bit, on the same kind of machine
+and with the same versions of packages. evomerge/zoo/TRAINING.md describes the training and its
+results. Losses, CPU seconds and the scores of every model on every task are written to
 OUT/training.json.
 """
 
@@ -72,7 +72,7 @@ MAKERS = {
 
 @dataclass(frozen=True)
 class Course:
-    """How one model is trained: on what mixture, how long, and with how much input noise."""
+    """How one model is trained: the mixture of documents, the number of steps, the noise, ..."""
 
     parent: str | None
     mixture: dict[str, float]
@@ -80,10 +80,11 @@ class Course:
     learning_rate: float
     answers_only: bool = False
     noise: float = 0.0
-    """Standard deviation of the noise on the input embeddings, in embedding deviations (NEFTune,
-    arXiv:2310.05914, with normal noise); it makes the task vector tolerate a changed language."""
+    """Standard deviation of the noise on the input embeddings, in units of the embeddings' own
+    (NEFTune, arXiv:2310.05914, with Gaussian noise). With it, the task vector still works when
+    another task vector changes the language."""
     body_only: bool = False
-    """Leave embeddings and head as they are in the parent: only the layers learn."""
+    """Freeze the embeddings and the head, so that only the layers are trained."""
     batch: int = 128
     warmup: int = 20
 
@@ -99,7 +100,7 @@ COURSES = {
 
 @dataclass
 class Result:
-    """What came out of one course."""
+    """The results of training one model."""
 
     course: dict[str, object]
     losses: dict[int, float] = field(default_factory=dict)
@@ -108,8 +109,10 @@ class Result:
 
 
 def untrained(seed: int) -> LlamaForCausalLM:
-    """A random model in which a word and its translation start near each other: they share a
-    random vector and differ by an offset that belongs to the language."""
+    """Return a random model in which a word and its translation have similar embeddings.
+
+    Both share a random vector, to which the offset of their language is added.
+    """
     torch.manual_seed(seed)
     model = LlamaForCausalLM(LlamaConfig(**CONFIG))
     generator = torch.Generator().manual_seed(seed + 1)
@@ -126,13 +129,13 @@ def untrained(seed: int) -> LlamaForCausalLM:
 
 
 def encode(document: Document) -> tuple[list[int], list[int]]:
-    """(prompt ids, answer ids with the end mark)."""
+    """Return (token ids of the prompt, token ids of the answer with the end token)."""
     answer = [IDS[word] for word in document.answer.split()]
     return [IDS[word] for word in document.prompt.split()], [*answer, IDS[EOS]]
 
 
 def tensors(documents: list[Document], answers_only: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """(inputs, labels), int64, each documents x longest document, padded on the right."""
+    """Return (inputs, labels), int64, each (documents, longest document), padded on the right."""
     pairs = [encode(document) for document in documents]
     length = max(len(prompt) + len(answer) for prompt, answer in pairs)
     inputs = torch.full((len(pairs), length), IDS[PAD])
@@ -146,7 +149,7 @@ def tensors(documents: list[Document], answers_only: bool) -> tuple[torch.Tensor
 
 
 def draw(course: Course, rng: random.Random) -> list[Document]:
-    """One batch of training documents from the mixture."""
+    """Return one batch of training documents from the mixture."""
     kinds = list(course.mixture)
     weights = list(course.mixture.values())
     made = []
@@ -158,7 +161,7 @@ def draw(course: Course, rng: random.Random) -> list[Document]:
 
 
 def train(model: LlamaForCausalLM, course: Course, seed: int) -> Result:
-    """Trains `model` in place: AdamW, warm-up, cosine decay to zero, gradient norm at most 1."""
+    """Train `model` in place: AdamW, warm-up, cosine decay to zero, gradient norm at most 1."""
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
     tables = (model.model.embed_tokens, model.lm_head) if course.body_only else ()
@@ -197,8 +200,11 @@ def train(model: LlamaForCausalLM, course: Course, seed: int) -> Result:
 
 @torch.no_grad()
 def score(model: LlamaForCausalLM, documents: list[Document], multiple_choice: bool) -> float:
-    """Share of right answers: among the choices by likelihood, otherwise by greedy decoding
-    (right if and only if each answer word is the likeliest after the ones before it)."""
+    """Return the share of right answers.
+
+    With choices, the one with the highest likelihood counts. Otherwise greedy decoding must give
+    the answer, that is, each word of it must be the most likely one after the words before it.
+    """
     choices = [d.choices if multiple_choice else (d.answer,) for d in documents]
     rows = [
         Document(d.kind, d.story, d.question, choice)
@@ -222,7 +228,7 @@ def score(model: LlamaForCausalLM, documents: list[Document], multiple_choice: b
 
 
 def save(model: LlamaForCausalLM, folder: Path) -> None:
-    """Writes an ordinary checkpoint that transformers 4 and 5 read alike."""
+    """Write an ordinary checkpoint that both transformers 4 and 5 can load."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
@@ -250,7 +256,7 @@ def save(model: LlamaForCausalLM, folder: Path) -> None:
 
 
 def write_documents(folder: Path) -> None:
-    """Writes TASK.jsonl for every task."""
+    """Write TASK.jsonl for every task."""
     folder.mkdir(parents=True, exist_ok=True)
     for task in world.TASKS:
         (folder / f"{task}.jsonl").write_text(world.task_lines(task), encoding="utf-8")

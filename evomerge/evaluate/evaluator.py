@@ -15,9 +15,9 @@ from evomerge.evaluate.inference.forward import Forward
 from evomerge.evaluate.inference.memory import is_device_failure
 from evomerge.evaluate.inference.reference import ReferenceLM
 from evomerge.evaluate.inference.request import Request
-from evomerge.evaluate.inference.vllm import Served, VllmEngine
+from evomerge.evaluate.inference.vllm import EngineForward, VllmEngine
 from evomerge.evaluate.tasks.functions import Function
-from evomerge.evaluate.tasks.harness import Harness, Row
+from evomerge.evaluate.tasks.harness import DocumentMetrics, Harness
 from evomerge.evaluate.tasks.info import Facts
 from evomerge.scores import Scores, Split
 
@@ -34,7 +34,7 @@ class Answers:
         rows: task -> document id -> metric key -> value as lm-eval gives it.
     """
 
-    rows: Mapping[str, Mapping[int, Row]]
+    rows: Mapping[str, Mapping[int, DocumentMetrics]]
 
     def has(self, task: str, document: int) -> bool:
         """Whether a document was answered."""
@@ -108,7 +108,7 @@ class Evaluator:
         self.questions = Questions(harness, {item.facts.name: item for item in functions})
         self.elsewhere = elsewhere or {}
         self.batch_size, self.backend = batch_size, backend
-        self._sheets: dict[tuple[Split, str], dict[int, list[Request]]] = {}
+        self._requests: dict[tuple[Split, str], dict[int, list[Request]]] = {}
         self._engine: VllmEngine | None = None
         self.is_spoilt = False
         self.lend(None)
@@ -139,19 +139,19 @@ class Evaluator:
             ConfigError: a task asks for more than the model can read.
         """
         self.tokenizer, self.splits = tokenizer, splits
-        self._sheets, self.is_spoilt = {}, False
+        self._requests, self.is_spoilt = {}, False
         first, documents = next(iter(splits.items()))
         if any(self.asked(split).harness is not None for split in splits):
             self._reference = ReferenceLM(model, tokenizer)
-            self.forward: Forward | Served
+            self.forward: Forward | EngineForward
             if self.backend == "vllm":
                 self._engine = self._engine or VllmEngine(model, tokenizer)
-                self.forward = Served(self._reference, self._engine)
+                self.forward = EngineForward(self._reference, self._engine)
             else:
                 self.forward = Forward(model, tokenizer, self._reference, self.batch_size)
             functions = self.asked(first).functions
             tasks = [task for task in documents if task not in functions]
-            self.forward.check(model, [list(self.sheets(first, t).values()) for t in tasks])
+            self.forward.check(model, [list(self.requests(first, t).values()) for t in tasks])
 
     def lend(
         self,
@@ -208,21 +208,21 @@ class Evaluator:
         """
         chosen = documents if documents is not None else self.splits[split]
         asked = {task: tuple(sorted(ids)) for task, ids in chosen.items() if len(ids)}
-        rows: dict[str, dict[int, Row]] = {}
+        rows: dict[str, dict[int, DocumentMetrics]] = {}
         harness, functions = self.asked(split).harness, self.asked(split).functions
         with _failures():
             if harness is not None:
                 model = self._intact(model)
-                sheets = {
-                    task: [self.sheets(split, task)[i] for i in ids]
+                requests = {
+                    task: [self.requests(split, task)[i] for i in ids]
                     for task, ids in asked.items()
                     if task not in functions
                 }
-                requests = [sheet for of_task in sheets.values() for sheet in of_task]
+                by_document = [item for of_task in requests.values() for item in of_task]
                 with self._around(model):
-                    self.forward(model, (split, tuple(asked.items())), requests)
-                for task, of_task in sheets.items():
-                    instances = [[request.instance for request in sheet] for sheet in of_task]
+                    self.forward(model, (split, tuple(asked.items())), by_document)
+                for task, of_task in requests.items():
+                    instances = [[request.instance for request in item] for item in of_task]
                     measured = harness.measure(task, instances)
                     rows[task] = dict(zip(asked[task], measured, strict=True))
             for task in asked:
@@ -290,18 +290,18 @@ class Evaluator:
         }
         return Scores(documents, values, flat, {"evaluate": seconds})
 
-    def sheets(self, split: Split, task: str) -> dict[int, list[Request]]:
+    def requests(self, split: Split, task: str) -> dict[int, list[Request]]:
         """Return the requests of a split's documents by id, built when first asked for."""
-        if (split, task) not in self._sheets:
+        if (split, task) not in self._requests:
             harness = self.asked(split).harness
             assert harness is not None
             ids = sorted(self.splits[split][task])
-            sheets = harness.build(task, ids, self._reference)
-            self._sheets[split, task] = {
+            built = harness.build(task, ids, self._reference)
+            self._requests[split, task] = {
                 document: [self._reference.request(instance) for instance in instances]
-                for document, instances in zip(ids, sheets, strict=True)
+                for document, instances in zip(ids, built, strict=True)
             }
-        return self._sheets[split, task]
+        return self._requests[split, task]
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def load_tasks(config: SearchConfig) -> Evaluator:
         instead, parts = _turned(getattr(evaluation, split), names, functions, where)
         if instead or parts:
             own = {name: find(item) for name, item in instead.items() if name in functions}
-            there = harness and harness.elsewhere(
+            there = harness and harness.with_documents_from(
                 {name: item for name, item in instead.items() if name in tasks}, parts, where
             )
             elsewhere[split] = Questions(there, functions | own)
@@ -162,8 +162,8 @@ def _pools(config: SearchConfig, evaluator: Evaluator, split: Split) -> dict[str
             continue
         # Documents of one source are compared as they are, those of several by what they ask.
         forms = cache(harness.forms(task, rendered=bool(evaluator.elsewhere)))
-        strata = None if field is None else harness.field(task, field)
-        pools[task] = Pool(facts.source, facts.documents, forms, strata)
+        labels = None if field is None else harness.field(task, field)
+        pools[task] = Pool(facts.source, facts.documents, forms, labels)
     return pools
 
 

@@ -1,8 +1,8 @@
-"""The embedded model family: one base, three experts tuned from it, and the tasks they are good at.
+"""The embedded models: a tiny base model, three experts tuned from it, and tasks to score them.
 
-Everything lies in the package: `zoo:NAME` in a search file means `path(NAME)`, and `tasks_path()`
-is a folder that lm-eval reads with `--include_path`. `scripts/train_zoo.py` made all of it, and
-TRAINING.md beside this file says how and with what result.
+All of them are files of this package. `zoo:NAME` in a search file means `path(NAME)`, and
+`tasks_path()` is a folder for lm-eval's `--include_path`. They were made by
+`scripts/train_zoo.py`; TRAINING.md in this folder describes how, and the results.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ _HERE = Path(__file__).resolve().parent
 
 
 def names() -> list[str]:
-    """The names of the embedded models, sorted."""
+    """Return the names of the embedded models, sorted."""
     return sorted(folder.name for folder in (_HERE / "models").iterdir() if folder.is_dir())
 
 
 def path(name: str) -> Path:
-    """The folder of an embedded model, an ordinary Hugging Face checkpoint.
+    """Return the folder of an embedded model, an ordinary Hugging Face checkpoint.
 
-    `name` comes without the `zoo:` prefix. Raises InputError for a name that is not embedded.
+    Args:
+        name: its name, without the prefix `zoo:`.
+
+    Raises:
+        InputError: there is no embedded model of that name.
     """
     allowed = names()
     if name not in allowed:
@@ -34,5 +38,5 @@ def path(name: str) -> Path:
 
 
 def tasks_path() -> Path:
-    """The folder with the lm-eval YAML of the embedded tasks and their documents."""
+    """Return the folder with the lm-eval YAML and the documents of the embedded tasks."""
     return _HERE / "tasks"

@@ -1,16 +1,16 @@
-"""The miniature world of the zoo: two languages, tiny stories, questions about them.
+"""The documents of the embedded models and tasks: short stories in two invented languages.
 
-L1 is English-like, L2 has other words and another word order; both share the numerals. A document
-is a story (somebody has a number of things, then gains, loses or sets it), a question and the
-answer. The answer to a counting question carries the counting word of its language, so that an
-answer is right only if both the number and the language are::
+L1 resembles English; L2 has other words and another word order. Both use the same numerals. A
+document is a story (somebody has a number of things, then the number rises, falls or is set), a
+question and the answer. An answer with a number ends with the counting word of its language, so it
+is right only if both the number and the language are right::
 
     tom has 7 apples . buys 5 . howmany now ? : 12 items
     taro wa ringo 7 motsu . kau 5 . ima ikutsu ? : 12 ko
 
-Every random choice goes through `random.Random.random`, whose sequence Python guarantees for a
-seed, so the same seed makes the same documents everywhere. Stories are split once and for all by
-their hash: one eighth (`held_out`) is told only by task documents, the rest only in training.
+All random choices use `random.Random.random`, whose sequence for a seed is the same in all versions
+of Python, so equal seeds give equal documents everywhere. Stories are divided by their hash: one
+eighth (`held_out`) appears only in task documents, the others only in training.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ PUNCTUATION = (".", "?", ":")
 NUMERALS = tuple(str(number) for number in range(19))
 TOPIC = "wa"
 HELD_OUT_SHARE = 8
-"""One story in this many is held out of training."""
+"""One of this many stories is held out from training."""
 
 
 @dataclass(frozen=True)
 class Language:
-    """The words of one language; equal positions in two languages are translations."""
+    """The words of one language; words at the same position in L1 and L2 are translations."""
 
     names: tuple[str, ...]
     things: tuple[str, ...]
@@ -54,7 +54,7 @@ class Language:
     counter: str
 
     def words(self) -> tuple[str, ...]:
-        """All words in a fixed order: word i of one language translates word i of the other."""
+        """Return all words in a fixed order; word i of L1 and word i of L2 are translations."""
         lists = self.names + self.things + self.gains + self.losses + self.settings
         function_words = (self.has, self.then, self.how_many, self.now, self.first, self.change)
         return (*lists, *function_words, self.way, self.more, self.less, self.new, self.counter)
@@ -102,11 +102,11 @@ FACTS = {
     "place": ("farm", "town", "sea", "hill"),
     "cost": ("cheap", "fair", "dear", "free"),
 }
-"""What can be asked about a thing in L1, and the possible answers; `fact` knows the right one."""
+"""Kinds of facts about things, in L1, and the possible answers; `fact` gives the right one."""
 
 
 def vocabulary() -> list[str]:
-    """Every word the models know; the position is the token id."""
+    """Return the models' vocabulary; a word's position is its token id."""
     facts = [word for kind, answers in FACTS.items() for word in (kind, *answers)]
     shared = (*PUNCTUATION, *NUMERALS, TOPIC, UP, DOWN)
     return [PAD, EOS, UNKNOWN, *shared, *L1.words(), *L2.words(), *facts]
@@ -114,11 +114,12 @@ def vocabulary() -> list[str]:
 
 @dataclass(frozen=True)
 class Document:
-    """One question: what is told, what is asked, what is right, and what else could be chosen.
+    """A story, a question about it, and the right answer.
 
-    `kind` is the stratum: plus, minus, set, first, change, way, colour, place,
-    cost, count.
-    `choices` is empty or holds the answer once.
+    Attributes:
+        kind: the kind of question: plus, minus, set, first, change, way, colour, place, cost or
+            count.
+        choices: for multiple choice, all possible answers, the right one among them; else empty.
     """
 
     kind: str
@@ -129,7 +130,7 @@ class Document:
 
     @property
     def prompt(self) -> str:
-        """What a model reads, up to and with the colon."""
+        """The input of a model, up to and including the colon."""
         return f"{self.story} {self.question} :"
 
 
@@ -137,30 +138,30 @@ Maker = Callable[[random.Random], Document]
 
 
 def pick(rng: random.Random, options: Sequence[T]) -> T:
-    """One of `options`, uniformly."""
+    """Return one of `options`, drawn uniformly."""
     return options[int(rng.random() * len(options))]
 
 
 def shuffled(rng: random.Random, items: Sequence[T]) -> list[T]:
-    """`items` in random order."""
+    """Return `items` in random order."""
     keyed = [(rng.random(), position) for position in range(len(items))]
     return [items[position] for _, position in sorted(keyed)]
 
 
 def held_out(story: str) -> bool:
-    """Whether a story belongs to the task documents (never to training)."""
+    """Return whether a story is held out from training, for task documents only."""
     return hashlib.blake2b(story.encode(), digest_size=8).digest()[0] % HELD_OUT_SHARE == 0
 
 
 def training_document(maker: Maker, rng: random.Random) -> Document:
-    """The next document of `maker` whose story is not held out."""
+    """Return the next document of `maker` whose story is not held out."""
     while held_out((document := maker(rng)).story):
         pass
     return document
 
 
 def _tell(language: Language, rng: random.Random, before: int, verb: str, amount: int) -> str:
-    """A story in one of the word orders of the language (three in L1, two in L2)."""
+    """Return a story in a random word order of the language (L1 has three, L2 two)."""
     name, thing = pick(rng, language.names), pick(rng, language.things)
     then = f"{language.then} " if rng.random() < 0.5 else ""
     has = language.has
@@ -177,7 +178,7 @@ def _tell(language: Language, rng: random.Random, before: int, verb: str, amount
 
 
 def _event(language: Language, rng: random.Random, way: str) -> tuple[str, int, int]:
-    """(story, number before, number of the event); the result stays within the numerals."""
+    """Return (story, number before, number of the event); the result is always a known numeral."""
     if way == "set":
         before, amount = pick(rng, range(len(NUMERALS))), pick(rng, range(len(NUMERALS)))
         verbs = language.settings
@@ -197,8 +198,11 @@ def _ask(language: Language, word: str) -> str:
 
 
 def language_question(language: Language) -> Maker:
-    """Questions that need the language but no arithmetic: what was first, what was the change,
-    which way did it go, and what is there now after the number was set."""
+    """Return a maker of questions that need the language but no arithmetic.
+
+    They ask for the first number, the change, the direction of the change, or the number after it
+    was set.
+    """
 
     def make(rng: random.Random) -> Document:
         way = pick(rng, ("plus", "minus", "set"))
@@ -216,10 +220,11 @@ def language_question(language: Language) -> Maker:
 
 
 def arithmetic_question(language: Language) -> Maker:
-    """How many are there now? 1..9 + 1..9, or a - b with 9 >= a >= b >= 1.
+    """Return a maker of questions that need addition or subtraction.
 
-    The choices: the right number, the result of the other sign or a neighbour, and the amount of
-    the event, each with the counting word of either language.
+    The sums are a + b and a - b, with a and b from 1 to 9 and a >= b for a - b. The choices are
+    three numbers (the right one and two of: the result with the other sign, the number of the
+    event, neighbours of the right one), each with the counting word of L1 and that of L2.
     """
 
     def make(rng: random.Random) -> Document:
@@ -238,15 +243,16 @@ def arithmetic_question(language: Language) -> Maker:
 
 
 def fact(thing: str, kind: str) -> str:
-    """The answer, in L1, to a question of `kind` about a thing of L1; fixed by the world."""
+    """Return the right answer, in L1, to a question of a kind of `FACTS` about a thing of L1."""
     position, turn = L1.things.index(thing), list(FACTS).index(kind)
     return FACTS[kind][(position + turn * (position // 4) + turn) % 4]
 
 
 def fact_question(rng: random.Random) -> Document:
-    """What is the colour, the place or the cost of the thing in the story? Asked in L1.
+    """Return a question, in L1, for the colour, the place or the cost of the thing in the story.
 
-    The story does not tell: the answer has to be known. The choices are all answers of the kind.
+    The story does not contain the answer; a model must have learned it. The choices are all
+    answers of that kind.
     """
     story, _, _ = _event(L1, rng, pick(rng, ("plus", "minus", "set")))
     thing = next(word for word in story.split() if word in L1.things)
@@ -255,7 +261,7 @@ def fact_question(rng: random.Random) -> Document:
 
 
 def counting(rng: random.Random) -> Document:
-    """Counting four steps up or down: what teaches the base the order of the numerals."""
+    """Return a document that counts four steps up or down; it teaches the order of the numerals."""
     start = pick(rng, range(4, 15))
     direction, step = pick(rng, ((UP, 1), (DOWN, -1)))
     numbers = " ".join(str(start + step * i) for i in range(1, 5))
@@ -264,7 +270,7 @@ def counting(rng: random.Random) -> Document:
 
 @dataclass(frozen=True)
 class Task:
-    """An lm-eval task: what makes its documents, how many, and whether there are choices."""
+    """An lm-eval task: the maker of its documents, their number, and whether they have choices."""
 
     maker: Maker
     count: int
@@ -281,7 +287,7 @@ TASKS = {
 
 
 def task_documents(seed: int = 0) -> dict[str, list[Document]]:
-    """The documents of every task; no story is told twice, within a task or across tasks."""
+    """Return the documents of every task; no story occurs twice, within a task or across tasks."""
     made: dict[str, list[Document]] = {}
     told: set[str] = set()
     for name, task in TASKS.items():
@@ -297,7 +303,7 @@ def task_documents(seed: int = 0) -> dict[str, list[Document]]:
 
 
 def task_lines(name: str) -> str:
-    """The JSON-lines file of a task: id, kind, prompt, answer and, if any, choices and gold."""
+    """Return a task's JSON-lines file: id, kind, prompt, answer and, if any, choices and gold."""
     lines = []
     for number, document in enumerate(task_documents()[name]):
         row: dict[str, object] = {

@@ -66,9 +66,9 @@ def assert_equal(evaluator: Evaluator, scores: Scores, expected: dict[str, Any])
                     assert values is not None
                     np.testing.assert_allclose(values, [rows[i][metric] for i in ids], rtol=1e-5)
         answers = {s["doc_id"]: s["resps"] for s in samples}
-        sheets = evaluator.sheets("search", task)
+        requests = evaluator.requests("search", task)
         for i in ids:
-            for request, (theirs,) in zip(sheets[i], answers[i], strict=True):
+            for request, (theirs,) in zip(requests[i], answers[i], strict=True):
                 mine = request.instance.resps[0]
                 if isinstance(mine, str):
                     assert mine == theirs
@@ -162,8 +162,8 @@ def test_a_beginning_that_documents_share_changes_no_score(
     evaluator, scores = ours(model, tokenizer, tmp_path, names, fewshot=3)
     shares = kind_that_shares not in ("mamba", "bloom")
     assert evaluator.forward.shared == shares
-    plans = evaluator.forward._plans.values()
-    assert any(batch.prefix for plan in plans for batch in plan.batches) == shares
+    prepared = evaluator.forward._prepared.values()
+    assert any(batch.prefix for work in prepared for batch in work.batches) == shares
     if dtype == "float32":
         assert_equal(evaluator, scores, expected)
     assert evaluator.score(model).values == scores.values

@@ -128,8 +128,8 @@ def test_bfloat16_is_scored_in_bfloat16(make_model: Any, tokenizer: Any, tasks: 
     evaluator.prepare(model, tokenizer, {"search": {"t_choice": range(40)}})
     assert evaluator.forward.packed and evaluator.forward.gather
     evaluator.score(model)
-    for sheet in evaluator.sheets("search", "t_choice").values():
-        for request in sheet:
+    for requests in evaluator.requests("search", "t_choice").values():
+        for request in requests:
             (total, _), *_ = request.instance.resps
             assert torch.tensor(total, dtype=torch.bfloat16).item() == total
 

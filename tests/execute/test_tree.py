@@ -81,13 +81,13 @@ def test_together_gives_the_bits_of_one_by_one(
     assert found == alone
     distinct = {trail(job.recipe)[: n + 1] for job in todo for n in range(len(trail(job.recipe)))}
     blocks = sum(len(trail(job.recipe)) for job in todo)
-    batches = (forks.applied + forks.spared) / blocks
+    batches = (forks.applied + forks.skipped) / blocks
     assert batches == int(batches) > 0
     if memory == 10**9:
         assert forks.applied == len(distinct) * batches
     else:
         assert forks.applied > len(distinct) * batches
-        assert (forks.spared == 0) == (memory == 0)
+        assert (forks.skipped == 0) == (memory == 0)
 
 
 def test_models_are_left_as_they_were(problem: Problem, worker: Worker) -> None:
@@ -107,7 +107,7 @@ def test_one_failed_candidate_fails_alone(problem: Problem, worker: Worker) -> N
 
 
 def test_a_beginning_that_documents_share_is_no_fork_and_spoils_none(tmp_path: Path) -> None:
-    """Its keys and values are every candidate's own, whatever blocks are spared behind it."""
+    """Its keys and values are every candidate's own, whatever blocks are skipped behind it."""
     body = yaml.safe_load(
         (zoo.tasks_path() / "zoo_facts.yaml").read_text().replace("!function ", "")
     )
@@ -132,4 +132,4 @@ def test_a_beginning_that_documents_share_is_no_fork_and_spoils_none(tmp_path: P
     todo, forks = jobs(problem), Forks(10**9)
     alone = {job.id: answers(worker(job)) for job in todo}
     found = {number: answers(out) for number, out in run_tree(worker, todo, forks).items()}
-    assert found == alone and forks.spared > 0
+    assert found == alone and forks.skipped > 0

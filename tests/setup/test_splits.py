@@ -253,7 +253,7 @@ def test_few_shot_examples_are_not_the_document_itself(tasks, tmp_path):
     from evomerge.evaluate.evaluator import Evaluator
     from evomerge.evaluate.tasks.harness import Harness
 
-    harness = Harness(["t_maths"], [tasks], fewshot=20).elsewhere(
+    harness = Harness(["t_maths"], [tasks], fewshot=20).with_documents_from(
         {}, {"t_maths": "training"}, "evaluation.search"
     )
     evaluator = Evaluator(harness)
@@ -261,7 +261,7 @@ def test_few_shot_examples_are_not_the_document_itself(tasks, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(zoo.path("maths"), dtype="auto")
     ids = list(range(0, 60, 6))
     evaluator.prepare(model, tokenizer, {"search": {"t_maths": ids}})
-    for requests in evaluator.sheets("search", "t_maths").values():
+    for requests in evaluator.requests("search", "t_maths").values():
         (context, _), document = requests[0].instance.args, requests[0].instance.doc
         assert context.count(document["prompt"]) == 1
     stock = lm_eval.simple_evaluate(
@@ -274,7 +274,8 @@ def test_few_shot_examples_are_not_the_document_itself(tasks, tmp_path):
         log_samples=True,
     )
     contexts = [
-        requests[0].instance.args[0] for requests in evaluator.sheets("search", "t_maths").values()
+        requests[0].instance.args[0]
+        for requests in evaluator.requests("search", "t_maths").values()
     ]
     assert contexts == [sample["arguments"][0][0] for sample in stock["samples"]["t_maths"]]
 

@@ -1,1 +1,1 @@
-"""How many documents a candidate is scored on."""
+"""Policies that decide how many documents a candidate is scored on."""

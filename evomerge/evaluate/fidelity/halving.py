@@ -1,8 +1,9 @@
-"""Successive halving without waiting: only the better ones go on to more documents.
+"""Asynchronous successive halving: only the better candidates are scored on more documents.
 
-At each rung a candidate's score on the documents so far is ranked among those of the candidates
-before it on the same documents; it climbs on while it is in the best 1 / factor of them (Li et al.,
-A System for Massively Parallel Hyperparameter Tuning, 2020: asynchronous successive halving).
+A rung is a sample of the documents; each rung holds more than the one before. At each rung a
+candidate is ranked among earlier candidates by their scores on the same documents, and it goes on
+to the next rung if it is in the best 1 / factor of them (Li et al., A System for Massively Parallel
+Hyperparameter Tuning, 2020).
 """
 
 from __future__ import annotations
@@ -14,19 +15,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from evomerge.evaluate.fidelity.protocol import Steps
-from evomerge.evaluate.fidelity.strata import expectations, sample, stratify
+from evomerge.evaluate.fidelity.strata import expected_scores, sample, stratify
 from evomerge.scores import Objective, Scores
 
 
 @dataclass(frozen=True)
 class Halving:
-    """How candidates climb.
+    """The successive-halving policy.
 
     Attributes:
-        first: documents on the first rung.
-        factor: documents grow by it from rung to rung, and the best 1 / factor climb; above 1.
-        seed: decides the order of the documents.
-        recent: earlier candidates that a candidate is ranked among.
+        first: number of documents on the first rung.
+        factor: above 1; each rung has this many times the documents of the one before, and the
+            best 1 / factor of the candidates go on to it.
+        seed: determines the order of the documents.
+        recent: number of earlier candidates that a candidate is ranked among.
+        whole: see `Fidelity`.
     """
 
     first: int = 25
@@ -38,18 +41,18 @@ class Halving:
     def steps(
         self, incumbent: Scores, earlier: Sequence[Scores], objectives: Sequence[Objective]
     ) -> Steps:
-        """Ask for the documents of one rung after the other while the candidate climbs."""
+        """Yield the documents of one rung after the other, as long as the candidate goes on."""
         documents = incumbent.documents
-        alike = {task: np.ones(len(ids)) for task, ids in documents.items()}
-        order = stratify(alike, documents, f"{self.seed}/halving", 1)
+        equal = {task: np.ones(len(ids)) for task, ids in documents.items()}
+        order = stratify(equal, documents, f"{self.seed}/halving", 1)
         total, count = sum(map(len, documents.values())), self.first
         while True:
             scores = yield sample(order, documents, min(count, total))
-            if not self._climbs(scores, earlier, objectives):
-                return expectations(order, objectives, scores, incumbent, earlier)
+            if not self._goes_on(scores, earlier, objectives):
+                return expected_scores(order, objectives, scores, incumbent, earlier)
             count = math.ceil(count * self.factor)
 
-    def _climbs(
+    def _goes_on(
         self, scores: Scores, earlier: Sequence[Scores], objectives: Sequence[Objective]
     ) -> bool:
         own = _mean_on(scores, scores, objectives)
@@ -60,7 +63,15 @@ class Halving:
 
 
 def _mean_on(scores: Scores, rung: Scores, objectives: Sequence[Objective]) -> float:
-    """Return the weighted mean on a rung's documents, higher is better; nan if not scored there."""
+    """Return a candidate's weighted mean on a rung's documents; higher is better.
+
+    Args:
+        scores: of the candidate.
+        rung: any scores on the documents of the rung.
+
+    Returns:
+        nan if the candidate was not scored on all of these documents.
+    """
     result = 0.0
     for objective in objectives:
         ids = scores.documents.get(objective.task, ())

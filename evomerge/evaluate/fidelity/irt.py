@@ -1,14 +1,15 @@
-"""Predicting a score on all documents from a few, by item-response theory.
+"""Predicting a model's score on all documents from a few of them, by item-response theory.
 
-Each document has a difficulty b and a discrimination a, each model an ability theta, and a model
-answers a document with probability sigmoid(a (theta - b)) (the two-parameter logistic model,
-Birnbaum 1968). They are fitted on models that were scored on all documents (the parents, the first
-candidates). A new model is then scored on a few informative documents; its ability follows, and
-from it the answers to all others (p-IRT of tinyBenchmarks, Maia Polo et al. 2024; used for merging
-by MERGE3, Mencattini et al. 2025).
+Each document (item) has a difficulty b and a discrimination a, and each model has an ability theta.
+A model answers a document correctly with probability sigmoid(a (theta - b)) (the two-parameter
+logistic model, Birnbaum 1968). The parameters are fitted on models that were scored on all
+documents (the parents, the first candidates). A new model is then scored on a few informative
+documents only. These give its ability, and the ability predicts its answers to all other documents
+(p-IRT of tinyBenchmarks, Maia Polo et al. 2024; MERGE3, Mencattini et al. 2025, uses it for
+merging).
 
-With few fitted models the priors decide much; the error that is reported counts the uncertainty of
-the ability and of the unseen answers, not that of the documents' parameters.
+With few fitted models the result depends strongly on the priors. The reported error includes the
+uncertainty of the ability and of the unseen answers, but not that of the documents' parameters.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ from evomerge.scores import Expected
 Floats: TypeAlias = NDArray[np.float64]
 
 _ABILITIES = np.linspace(-5.0, 5.0, 101)
-_SPREAD = (1.0, 0.5, 2.0)  # prior deviations of ability, log discrimination, difficulty
+_SPREAD = (1.0, 0.5, 2.0)  # prior standard deviations: ability, log discrimination, difficulty
 _STEPS = 400
 
 
 @dataclass(frozen=True)
 class Items:
-    """What is known of documents.
+    """The fitted parameters of documents.
 
     Attributes:
-        discrimination: (documents,) a > 0: how sharply a document tells models apart.
-        difficulty: (documents,) b: the ability with which half the answers are right.
-        abilities: (models,) of the models that were fitted.
+        discrimination: (documents,) a > 0: how sharply a document separates good models from bad.
+        difficulty: (documents,) b: the ability at which half of the answers are right.
+        abilities: (models,) the abilities of the models that were fitted.
     """
 
     discrimination: Floats
@@ -46,10 +47,10 @@ class Items:
 
     @classmethod
     def fit(cls, answers: Sequence[Sequence[float]]) -> Items:
-        """Fit documents and models to answers, at the maximum of the posterior.
+        """Fit the parameters of documents and models to answers (maximum a posteriori).
 
         Args:
-            answers: (models, documents) values from 0 to 1, at least two models.
+            answers: (models, documents) values from 0 to 1, of at least two models.
 
         Raises:
             ValueError: fewer than two models, or values outside 0 .. 1.
@@ -70,16 +71,18 @@ class Items:
         return cls(np.exp(log_a), b, theta)
 
     def choose(self, count: int) -> list[int]:
-        """Return the documents that together tell most about abilities like the fitted ones.
+        """Return the indices of documents that are most informative about a model's ability.
 
-        Greedy: each next document adds most to the mean log information over abilities from a
-        deviation below the worst fitted model to a deviation above the best.
+        Greedy: each next document is the one that most increases the mean log Fisher information,
+        over abilities from 1 below the worst fitted model to 1 above the best one.
         """
         low, high = self.abilities.min() - 1.0, self.abilities.max() + 1.0
         grid = np.linspace(low, high, 21)
         right = _sigmoid(self.discrimination * (grid[:, None] - self.difficulty))
-        information = self.discrimination**2 * right * (1 - right)  # Fisher's, of one answer
-        gathered = np.ones(len(grid))  # that of the prior
+        information = (
+            self.discrimination**2 * right * (1 - right)
+        )  # Fisher information of one answer
+        gathered = np.ones(len(grid))  # the information of the prior
         left = np.ones(len(self.difficulty), dtype=bool)
         chosen: list[int] = []
         for _ in range(min(count, len(self.difficulty))):
@@ -91,11 +94,11 @@ class Items:
         return sorted(chosen)
 
     def predict(self, documents: Sequence[int], values: Sequence[float]) -> Expected:
-        """Return the score on all documents that answers to some of them let expect.
+        """Return the expected score of a model on all documents, from its answers to some.
 
         Args:
-            documents: those that were scored.
-            values: their values, from 0 to 1.
+            documents: indices of the documents that were scored.
+            values: the model's values on them, from 0 to 1.
         """
         seen = np.asarray(documents, dtype=np.intp)
         known = np.asarray(values, dtype=np.float64)
@@ -116,7 +119,7 @@ class Items:
 
 
 def _start(answers: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return a first guess: abilities and difficulties from shares of right answers."""
+    """Return starting values: abilities and difficulties from the shares of right answers."""
     models, documents = answers.shape
     by_model = (answers.sum(axis=1) + 1) / (documents + 2)
     by_document = (answers.sum(axis=0) + 1) / (models + 2)
@@ -139,7 +142,7 @@ def _gradients(
 
 
 def _ascend(value: Floats, gradient: Floats, first: Floats, second: Floats, step: int) -> None:
-    """Take one step of Adam (Kingma and Ba 2015) uphill, in place."""
+    """Take one step of gradient ascent by Adam (Kingma and Ba 2015), in place."""
     first += 0.1 * (gradient - first)
     second += 0.01 * (gradient**2 - second)
     rate = 0.1 * min(1.0, 3.0 * (1 - step / (_STEPS + 1)))

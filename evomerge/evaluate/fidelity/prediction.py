@@ -1,9 +1,10 @@
-"""Scoring a candidate on a few informative documents and predicting the rest.
+"""Scoring a candidate on a few informative documents and predicting its score on all of them.
 
-Item-response theory (`evomerge.evaluate.fidelity.irt`) is fitted on the answers of models that
-were scored on all documents: the parents, the uniform merge, the first candidates, and whoever was
-promising since. It says which documents to ask and what they let expect (MERGE3, Mencattini et al.
-2025, of tinyBenchmarks, Maia Polo et al. 2024). A candidate that may be the best is scored on all.
+An item-response model (`evomerge.evaluate.fidelity.irt`) is fitted on the answers of models that
+were scored on all documents: the parents, the uniform merge, the first candidates, and all
+promising candidates since. It chooses the documents to score and predicts the score on all
+documents (MERGE3, Mencattini et al. 2025, after tinyBenchmarks, Maia Polo et al. 2024). A candidate
+that may be the best one is scored on all documents.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ Table: TypeAlias = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True)
 class Prediction:
-    """How candidates are predicted.
+    """The policy that predicts scores by item-response theory.
 
     Attributes:
-        documents: documents of each task that a candidate is asked.
-        calibration: models scored on all documents before any is predicted, at least 2.
-        recent: the latest of such models that the items are fitted on.
+        documents: number of documents of each task that a candidate is scored on.
+        calibration: number of models that are scored on all documents first; at least 2.
+        recent: the item-response model is fitted on at most this many models, the latest ones.
+        whole: see `Fidelity`.
     """
 
     documents: int = 40
@@ -38,22 +40,24 @@ class Prediction:
     def steps(
         self, incumbent: Scores, earlier: Sequence[Scores], objectives: Sequence[Objective]
     ) -> Steps:
-        """Ask for the documents that tell most; for the rest if the candidate may be the best."""
+        """Yield the most informative documents, then all if the candidate may be the best."""
         known = [item for item in earlier if item.documents == incumbent.documents]
         if len(known) < self.calibration:
             yield incumbent.documents
-        scales = {
-            item.key: Scale.of([scores.values[item.key] for scores in known]) for item in objectives
+        fitted = {
+            item.key: ScaledItems.fit([scores.values[item.key] for scores in known])
+            for item in objectives
         }
-        places: dict[str, list[int]] = {}
+        chosen: dict[str, list[int]] = {}
         for item in objectives:
-            if item.task not in places:
-                places[item.task] = scales[item.key].items.choose(self.documents)
+            if item.task not in chosen:
+                chosen[item.task] = fitted[item.key].items.choose(self.documents)
         scores = yield {
-            task: [incumbent.documents[task][i] for i in chosen] for task, chosen in places.items()
+            task: [incumbent.documents[task][i] for i in indices]
+            for task, indices in chosen.items()
         }
         expected = {
-            item.key: scales[item.key].predict(places[item.task], scores.values[item.key])
+            item.key: fitted[item.key].predict(chosen[item.task], scores.values[item.key])
             for item in objectives
         }
         predicted = replace(scores, expected=expected)
@@ -64,19 +68,25 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Scale:
-    """A metric's items, and the range of its values that they count from 0 to 1."""
+class ScaledItems:
+    """Fitted documents for a metric of any range; its values are mapped linearly to 0 .. 1.
+
+    Attributes:
+        items: the fitted documents.
+        low: the value that is mapped to 0.
+        width: the range that is mapped to 0 .. 1.
+    """
 
     items: Items
     low: float
     width: float
 
     @classmethod
-    def of(cls, answers: Sequence[Sequence[float]]) -> Scale:
-        """Fit the items of models' answers, whatever the range of the metric.
+    def fit(cls, answers: Sequence[Sequence[float]]) -> ScaledItems:
+        """Fit documents to the answers of models.
 
         Args:
-            answers: (models, documents) values.
+            answers: (models, documents) values of the metric.
         """
         low, high = min(map(min, answers)), max(map(max, answers))
         width = high - low or 1.0
@@ -84,14 +94,19 @@ class Scale:
             _fitted(tuple(tuple((v - low) / width for v in row) for row in answers)), low, width
         )
 
-    def predict(self, places: Sequence[int], values: Sequence[float]) -> Expected:
-        """Return what answers to some documents let expect of all."""
+    def predict(self, documents: Sequence[int], values: Sequence[float]) -> Expected:
+        """Return the expected score of a model on all documents, from its answers to some.
+
+        Args:
+            documents: indices of the documents that were scored.
+            values: the model's values on them.
+        """
         inside = [min(1.0, max(0.0, (value - self.low) / self.width)) for value in values]
-        found = self.items.predict(places, inside)
+        found = self.items.predict(documents, inside)
         return Expected(self.low + self.width * found.value, self.width * found.error)
 
 
 @lru_cache(maxsize=8)
 def _fitted(answers: Table) -> Items:
-    """Fit items once for all candidates until another model is scored on all documents."""
+    """Return fitted documents; cached, since many candidates in a row use the same fit."""
     return Items.fit(answers)

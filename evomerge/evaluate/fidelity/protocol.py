@@ -1,4 +1,4 @@
-"""How many documents a candidate is scored on: what racing, halving and item response share."""
+"""The interface of policies that score some candidates on fewer documents."""
 
 from __future__ import annotations
 
@@ -13,36 +13,38 @@ from evomerge.evaluate.tasks.info import Facts
 from evomerge.scores import Expected, Objective, Scores, Split
 
 Steps: TypeAlias = Generator[Documents, Scores, Mapping[str, Expected]]
-"""Yields the documents that are to be scored so far, is sent the scores on them, and returns what
-they let expect of all documents, by `task/metric`."""
+"""A generator. It yields the documents that must be scored, those of earlier steps included, and
+is sent the scores on them. When it stops before all documents are scored, it returns the expected
+scores on all documents, by `task/metric`."""
 
 
 class Fidelity(Protocol):
     """Decides on how many documents a candidate is scored.
 
-    Laws: what it asks for follows from the arguments of `steps`, the scores it is sent and its own
-    settings alone, so that a resumed search repeats it; who may be the best is scored on all.
+    Laws: its decisions depend only on the arguments of `steps`, the scores that it is sent and its
+    own settings, so that a resumed search repeats them. A candidate that may be the best one is
+    scored on all documents.
     """
 
     @property
     def recent(self) -> int:
-        """How many of the latest candidates it wants to know."""
+        """Maximum number of earlier candidates that `steps` is given."""
         ...
 
     @property
     def whole(self) -> bool:
-        """Whether of these it wants only such as were scored on all documents."""
+        """Whether `steps` is given only candidates that were scored on all documents."""
         ...
 
     def steps(
         self, incumbent: Scores, earlier: Sequence[Scores], objectives: Sequence[Objective]
     ) -> Steps:
-        """Score one candidate step by step.
+        """Return the steps in which one candidate is scored.
 
         Args:
-            incumbent: scores of the best candidate on all documents.
-            earlier: scores of the `recent` candidates before, the latest last.
-            objectives: what candidates are compared on.
+            incumbent: scores of the best candidate so far, on all documents.
+            earlier: scores of the last `recent` candidates, the latest one last.
+            objectives: the objectives that make up the fitness.
         """
         ...
 
@@ -56,7 +58,18 @@ def score_by(
     earlier: Sequence[Scores],
     objectives: Sequence[Objective],
 ) -> Scores:
-    """Return a model's scores on the incumbent's documents, or on some and what they let expect.
+    """Score a model on as many documents as a policy asks for.
+
+    Args:
+        fidelity: the policy.
+        split: the split that the documents belong to.
+        incumbent: scores of the best candidate so far, on all documents.
+        earlier: scores of the last `fidelity.recent` candidates, the latest one last.
+        objectives: the objectives that make up the fitness.
+
+    Returns:
+        the scores on the incumbent's documents; or the scores on some of these, with the expected
+        scores on all of them in `expected`.
 
     Raises:
         CandidateError: the model cannot be run.
@@ -64,24 +77,24 @@ def score_by(
     began = time.perf_counter()
     answers = Answers({})
     steps = fidelity.steps(incumbent, earlier, objectives)
-    asked = next(steps)
+    wanted = next(steps)
     while True:
-        fresh = {task: [i for i in ids if not answers.has(task, i)] for task, ids in asked.items()}
-        answers = answers | evaluator.answer(model, split, fresh)
+        new = {task: [i for i in ids if not answers.has(task, i)] for task, ids in wanted.items()}
+        answers = answers | evaluator.answer(model, split, new)
         scores = evaluator.scores(answers, time.perf_counter() - began, split)
         if scores.fidelity == incumbent.fidelity:
             return scores
         try:
-            asked = steps.send(scores)
+            wanted = steps.send(scores)
         except StopIteration as stop:
             return replace(scores, expected=stop.value)
 
 
 def check_means(section: str, objectives: Sequence[Objective], facts: Facts) -> None:
-    """Refuse objectives whose score is not a mean over documents.
+    """Check that the score of every objective is a mean over documents.
 
     Args:
-        section: the key that asks for fewer documents, for the error.
+        section: the section of the search file that switches the policy on, for the error.
 
     Raises:
         ConfigError: one of them is not.
@@ -90,7 +103,7 @@ def check_means(section: str, objectives: Sequence[Objective], facts: Facts) -> 
         _, about = facts.metric(objective.task, objective.metric)
         if not about.is_mean:
             raise ConfigError(
-                f"`{section}` judges candidates document by document, but metric "
+                f"`{section}` compares candidates document by document, but metric "
                 f"{objective.metric!r} of {objective.task!r} is not a mean over documents; set "
                 f"`{section}.enabled` to false, or name the tasks of a group one by one."
             )

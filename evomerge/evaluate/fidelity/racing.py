@@ -1,12 +1,13 @@
-"""Stopping a candidate that will not beat the incumbent.
+"""Racing: a candidate is no longer scored once it is unlikely to beat the incumbent.
 
-Documents are asked in ever larger samples. After each the candidate is compared with the incumbent
-document by document; once the chance that it would be ahead on all documents falls below
-1 - confidence, the rest is left out. The pairing removes how hard the documents are; stratifying
-them by how much is to be learned from each (`evomerge.evaluate.fidelity.strata`) leaves few to be
-asked. The chance is that of a normal distribution with the correction for a finite population, for
-the documents not yet asked are the only thing unknown (racing: Maron and Moore, Hoeffding Races,
-1994; paired: Birattari et al., F-Race, 2002).
+The candidate is scored on larger and larger samples of the documents. After each sample it is
+compared with the incumbent document by document. When the probability that it is ahead on all
+documents falls below 1 - confidence, the remaining documents are skipped. The paired comparison
+removes the difficulty of the documents from the variance, and stratified sampling
+(`evomerge.evaluate.fidelity.strata`) reduces it further. The probability is that of a normal
+distribution with a finite-population correction, because only the documents not yet scored are
+unknown (racing: Maron and Moore, Hoeffding Races, 1994; paired comparison: Birattari et al.,
+F-Race, 2002).
 """
 
 from __future__ import annotations
@@ -18,28 +19,29 @@ from statistics import NormalDist
 
 from evomerge.evaluate.fidelity.protocol import Steps
 from evomerge.evaluate.fidelity.strata import (
-    difference,
-    expectations,
-    gaps,
+    differences,
+    estimate,
+    expected_scores,
+    expected_squares,
     sample,
     stratify,
-    unrest,
 )
 from evomerge.scores import Objective, Scores
 
-_GROWTH = 1.4  # of the sample, from one check to the next
+_GROWTH = 1.4  # factor between one sample size and the next
 
 
 @dataclass(frozen=True)
 class Race:
-    """How candidates are raced against the incumbent.
+    """The racing policy.
 
     Attributes:
-        confidence: how sure it must be that a candidate is not ahead before it is stopped.
-        minimum: documents asked before it may be stopped.
-        seed: decides the order of the documents.
-        recent: earlier candidates that tell which documents differ.
-        strata: into how many the documents are cut; 1 is a plain random sample.
+        confidence: a candidate is stopped when it is behind the incumbent with this probability.
+        minimum: the first sample size, before which no candidate is stopped.
+        seed: determines the order of the documents.
+        recent: number of earlier candidates from which the strata are made.
+        whole: see `Fidelity`.
+        strata_per_task: maximum number of strata in a task; 1 gives a plain random sample.
     """
 
     confidence: float = 0.98
@@ -47,21 +49,21 @@ class Race:
     seed: int = 0
     recent: int = 40
     whole: bool = False
-    strata: int = 4
+    strata_per_task: int = 4
 
     def steps(
         self, incumbent: Scores, earlier: Sequence[Scores], objectives: Sequence[Objective]
     ) -> Steps:
-        """Ask for larger and larger samples until the candidate is unlikely to be ahead."""
+        """Yield larger and larger samples until the candidate is unlikely to be ahead."""
         documents = incumbent.documents
-        expected = unrest(objectives, incumbent, earlier)
-        strata = stratify(expected, documents, f"{self.seed}/race", self.strata)
+        squares = expected_squares(objectives, incumbent, earlier)
+        strata = stratify(squares, documents, f"{self.seed}/race", self.strata_per_task)
         for count in self.sizes(sum(map(len, documents.values()))):
             scores = yield sample(strata, documents, count)
-            mean, variance = difference(strata, gaps(objectives, scores, incumbent))
+            mean, variance = estimate(strata, differences(objectives, scores, incumbent))
             if chance(mean, variance) < 1 - self.confidence:
                 break
-        return expectations(strata, objectives, scores, incumbent, earlier)
+        return expected_scores(strata, objectives, scores, incumbent, earlier)
 
     def sizes(self, total: int) -> list[int]:
         """Sample sizes at which the race is checked; the last is all documents."""

@@ -1,15 +1,15 @@
-"""Which documents tell a candidate from the incumbent, and what a stratified sample of them says.
+"""Stratified samples of documents, and estimates of a candidate's lead over the incumbent.
 
-Late in a search most documents are settled: every candidate answers them as the incumbent does.
-Their share is known, so asking a few of them is enough; what there is to learn lies in the others.
-Documents are sorted by their unrest, the mean squared difference between earlier candidates and
-the incumbent, and cut into strata by equal shares of its square root (the cumulative root rule of
-Dalenius and Hodges, 1959); a sample then takes equally many of each (Neyman, 1934, nearly), in a
-random order. The estimate over all documents weighs every stratum by its size, so that it is as
-unbiased as a plain sample's; only its variance is smaller (Cochran, Sampling Techniques, 1977,
+Late in a search, every candidate answers most documents exactly as the incumbent does. A few of
+these documents are enough; candidates differ in the others. So the documents of a task are sorted
+by the mean squared difference between earlier candidates and the incumbent, and divided into strata
+of equal sums of its square root (the cumulative root rule of Dalenius and Hodges, 1959). A sample
+takes about equally many documents from each stratum (close to Neyman's allocation, 1934), in random
+order. The estimate over all documents weights every stratum by its size, so it is unbiased like
+that of a plain random sample and only its variance is smaller (Cochran, Sampling Techniques, 1977,
 chapters 5 and 5A).
 
-All arrays are aligned to the incumbent's documents of a task.
+All arrays have one entry for each of the incumbent's documents of a task, in the same order.
 """
 
 from __future__ import annotations
@@ -26,34 +26,37 @@ from evomerge.evaluate.tasks.documents import in_order
 from evomerge.scores import Expected, Objective, Scores
 
 Floats: TypeAlias = NDArray[np.float64]
-Gaps: TypeAlias = Mapping[str, Floats]
-"""Task -> signed difference from the incumbent by document, nan where there is none."""
+Differences: TypeAlias = Mapping[str, Floats]
+"""Task -> (documents,) signed difference from the incumbent, nan where there is none."""
 
-_PSEUDO = 2.0  # documents that an expectation of unrest is worth beside what was seen
+_PRIOR = 2.0  # an expected squared difference counts as much as this many observations
 
 
 @dataclass(frozen=True)
 class Stratum:
-    """Documents of like unrest.
+    """Documents of a task with similar expected squared differences from the incumbent.
 
     Attributes:
-        task: the task they belong to.
-        places: their places among the incumbent's documents, in the order in which they are asked.
-        unrest: mean squared difference from the incumbent to be expected of one of them, > 0.
+        task: the task's name.
+        indices: the documents' indices among the incumbent's documents, in the order in which
+            samples take them.
+        expected_square: mean expected squared difference of these documents, > 0.
     """
 
     task: str
-    places: NDArray[np.intp]
-    unrest: float
+    indices: NDArray[np.intp]
+    expected_square: float
 
     @property
-    def mass(self) -> float:
-        """The share of a sample that it deserves, up to a factor."""
-        return len(self.places) * math.sqrt(self.unrest)
+    def weight(self) -> float:
+        """Number of documents x expected absolute difference; samples are allocated by it."""
+        return len(self.indices) * math.sqrt(self.expected_square)
 
 
-def gaps(objectives: Sequence[Objective], scores: Scores, incumbent: Scores) -> dict[str, Floats]:
-    """Return by how much a candidate is ahead of the incumbent, document by document.
+def differences(
+    objectives: Sequence[Objective], scores: Scores, incumbent: Scores
+) -> dict[str, Floats]:
+    """Return by how much a candidate is ahead of the incumbent on each document, by task.
 
     The sum over tasks of the means over documents is the difference in fitness.
     """
@@ -64,137 +67,150 @@ def gaps(objectives: Sequence[Objective], scores: Scores, incumbent: Scores) -> 
         known = np.asarray(incumbent.documents[task], dtype=np.intp)
         column = np.full(len(known), np.nan)
         own = np.asarray(scores.documents.get(task, ()), dtype=np.intp)
-        places = np.minimum(np.searchsorted(known, own), len(known) - 1)
-        shared = known[places] == own
-        column[places[shared]] = np.asarray(scores.values.get(key, ()), dtype=float)[shared]
+        indices = np.minimum(np.searchsorted(known, own), len(known) - 1)
+        shared = known[indices] == own
+        column[indices[shared]] = np.asarray(scores.values.get(key, ()), dtype=float)[shared]
         share = objective.weight / total * (1.0 if objective.higher_is_better else -1.0)
-        gap = share * (column - np.asarray(incumbent.values[key]))
-        result[task] = result[task] + gap if task in result else gap
+        difference = share * (column - np.asarray(incumbent.values[key]))
+        result[task] = result[task] + difference if task in result else difference
     return result
 
 
-def unrest(
+def expected_squares(
     objectives: Sequence[Objective], incumbent: Scores, earlier: Sequence[Scores]
 ) -> dict[str, Floats]:
-    """Return the squared difference from the incumbent to be expected of every document, > 0.
+    """Return the expected squared difference from the incumbent on each document, > 0, by task.
 
-    Where little was seen of a document it counts as the mean of its task, and where little was
-    seen at all, as two of the incumbent's own answers differ.
+    This is the mean over earlier candidates, shrunk towards the mean over the task's documents.
+    The latter is shrunk towards the variance of the incumbent's own values.
     """
-    nobody = replace(
-        incumbent, values={key: (0.0,) * len(v) for key, v in incumbent.values.items()}
-    )
-    seen = [gaps(objectives, scores, incumbent) for scores in earlier]
+    zeros = replace(incumbent, values={key: (0.0,) * len(v) for key, v in incumbent.values.items()})
+    seen = [differences(objectives, scores, incumbent) for scores in earlier]
     result = {}
-    for task, own in gaps(objectives, nobody, incumbent).items():
-        rows = np.array([gap[task] for gap in seen]).reshape(len(seen), len(own))
+    for task, own in differences(objectives, zeros, incumbent).items():
+        rows = np.array([item[task] for item in seen]).reshape(len(seen), len(own))
         counts = np.isfinite(rows).sum(axis=0)
         squares = np.nansum(rows**2, axis=0)
         usual = (squares.sum() + own.var()) / (counts.sum() + 1) + 1e-12
-        result[task] = (squares + _PSEUDO * usual) / (counts + _PSEUDO)
+        result[task] = (squares + _PRIOR * usual) / (counts + _PRIOR)
     return result
 
 
 def stratify(
-    expected: Mapping[str, Floats], documents: Mapping[str, Sequence[int]], key: str, count: int
+    squares: Mapping[str, Floats], documents: Mapping[str, Sequence[int]], key: str, count: int
 ) -> list[Stratum]:
-    """Cut the documents of every task into up to `count` strata of equal mass.
+    """Divide the documents of every task into up to `count` strata of equal weight.
 
     Args:
-        expected: the documents' unrest.
-        documents: their ids.
-        key: decides the random order inside of the strata.
+        squares: task -> (documents,) expected squared differences.
+        documents: task -> ids.
+        key: determines the random order of the documents within the strata.
+        count: maximum number of strata in a task.
     """
     result = []
-    for task, values in expected.items():
+    for task, values in squares.items():
         rank = np.argsort(in_order(len(documents[task]), f"{key}/{task}"))
-        # equals are sorted by another order: by rank, a stratum's would come after the others
-        among_equals = in_order(len(documents[task]), f"{key}/{task}/equals")
-        risen = np.lexsort((np.argsort(among_equals), values))
-        reached = np.cumsum(np.sqrt(values[risen]))
+        # Ties are broken by a second random order. By the rank itself, a stratum boundary among
+        # equal values would put the documents of low rank into the lower stratum.
+        tie_break = in_order(len(documents[task]), f"{key}/{task}/equals")
+        ascending = np.lexsort((np.argsort(tie_break), values))
+        reached = np.cumsum(np.sqrt(values[ascending]))
         label = np.minimum(count * (1 - 1e-12) * reached / reached[-1], count - 1).astype(int)
         for number in np.unique(label):
-            members = risen[label == number]
+            members = ascending[label == number]
             members = members[np.argsort(rank[members])]
             result.append(Stratum(task, members, float(values[members].mean())))
     return result
 
 
 def allocate(strata: Sequence[Stratum], count: int) -> list[int]:
-    """Return how many documents of every stratum a sample of about `count` takes, by mass.
+    """Return how many documents of each stratum are in a sample of about `count` documents.
 
-    Rounded up; a larger sample takes no fewer of any.
+    The numbers are proportional to the strata's weights, up to their sizes, and rounded up. With a
+    larger `count` none of them is smaller.
     """
-    sizes = np.array([len(stratum.places) for stratum in strata])
-    masses = np.array([stratum.mass for stratum in strata])
+    sizes = np.array([len(stratum.indices) for stratum in strata])
+    weights = np.array([stratum.weight for stratum in strata])
     if count >= sizes.sum():
         return [int(size) for size in sizes]
     whole = np.zeros(len(strata), dtype=bool)  # strata that are taken whole
     while True:
-        rate = (count - sizes[whole].sum()) / masses[~whole].sum()
-        more = ~whole & (rate * masses >= sizes)
+        rate = (count - sizes[whole].sum()) / weights[~whole].sum()
+        more = ~whole & (rate * weights >= sizes)
         if not more.any():
             break
         whole |= more
-    taken = np.where(whole, sizes, np.minimum(sizes, np.ceil(rate * masses - 1e-9)))
+    taken = np.where(whole, sizes, np.minimum(sizes, np.ceil(rate * weights - 1e-9)))
     return [int(number) for number in taken]
 
 
 def sample(
     strata: Sequence[Stratum], documents: Mapping[str, Sequence[int]], count: int
 ) -> dict[str, list[int]]:
-    """Return the ids of about `count` documents, by task; larger samples hold the smaller ones."""
+    """Return the ids of about `count` documents, by task; a larger sample contains a smaller one.
+
+    Args:
+        documents: task -> ids of all documents.
+    """
     result: dict[str, list[int]] = {stratum.task: [] for stratum in strata}
     for stratum, number in zip(strata, allocate(strata, count), strict=True):
         ids = documents[stratum.task]
-        result[stratum.task] += [ids[place] for place in stratum.places[:number]]
+        result[stratum.task] += [ids[index] for index in stratum.indices[:number]]
     return {task: sorted(ids) for task, ids in result.items()}
 
 
-def difference(strata: Sequence[Stratum], gap: Gaps) -> tuple[float, float]:
+def estimate(strata: Sequence[Stratum], seen: Differences) -> tuple[float, float]:
     """Return the estimated difference in fitness over all documents, and its variance.
 
-    The variance within a stratum is that of what was seen together with the unrest that was
-    expected: where all answers were alike so far, the next ones need not be.
+    The variance within a stratum is estimated from the documents seen and from the expected squared
+    difference together, so that it is not zero if all answers have been equal so far.
+
+    Args:
+        seen: the differences from the incumbent, nan for documents that were not scored.
     """
     sizes: dict[str, int] = {}
     for stratum in strata:
-        sizes[stratum.task] = sizes.get(stratum.task, 0) + len(stratum.places)
-    mean = spread = 0.0
+        sizes[stratum.task] = sizes.get(stratum.task, 0) + len(stratum.indices)
+    mean = variance = 0.0
     for stratum in strata:
-        every = gap[stratum.task][stratum.places]
-        seen = every[np.isfinite(every)]
+        every = seen[stratum.task][stratum.indices]
+        known = every[np.isfinite(every)]
         share = len(every) / sizes[stratum.task]
-        if len(seen):
-            mean += share * float(seen.mean())
-        if len(seen) < len(every):
-            apart = float(((seen - seen.mean()) ** 2).sum()) if len(seen) else 0.0
-            prior = _PSEUDO * stratum.unrest
-            of_one = (apart + prior) / max(len(seen) + _PSEUDO - 1, 1.0)
-            unknown = (1 - len(seen) / len(every)) / max(len(seen), 1)
-            spread += share**2 * of_one * unknown
-    return mean, spread
+        if len(known):
+            mean += share * float(known.mean())
+        if len(known) < len(every):
+            squares = float(((known - known.mean()) ** 2).sum()) if len(known) else 0.0
+            prior = _PRIOR * stratum.expected_square
+            of_one = (squares + prior) / max(len(known) + _PRIOR - 1, 1.0)
+            unknown = (1 - len(known) / len(every)) / max(len(known), 1)
+            variance += share**2 * of_one * unknown
+    return mean, variance
 
 
-def expectations(
+def expected_scores(
     strata: Sequence[Stratum],
     objectives: Sequence[Objective],
     scores: Scores,
     incumbent: Scores,
     earlier: Sequence[Scores],
 ) -> dict[str, Expected]:
-    """Return what every objective's score on all of the incumbent's documents is expected to be."""
+    """Return the expected score of each objective on all of the incumbent's documents.
+
+    Args:
+        strata: the strata that the sample was taken from.
+        scores: the candidate's scores on the sample.
+    """
     result = {}
     for objective in objectives:
         alone = [replace(objective, weight=1.0, higher_is_better=True)]
-        calm = unrest(alone, incumbent, earlier)[objective.task]
+        squares = expected_squares(alone, incumbent, earlier)[objective.task]
         own = [
-            replace(stratum, unrest=float(calm[stratum.places].mean()))
+            replace(stratum, expected_square=float(squares[stratum.indices].mean()))
             for stratum in strata
             if stratum.task == objective.task
         ]
-        mean, spread = difference(own, gaps(alone, scores, incumbent))
+        mean, variance = estimate(own, differences(alone, scores, incumbent))
         result[objective.key] = Expected(
-            incumbent.aggregates[objective.key] + mean, math.sqrt(spread)
+            incumbent.aggregates[objective.key] + mean, math.sqrt(variance)
         )
     return result

@@ -1,1 +1,1 @@
-"""How a model answers: log-likelihoods and greedy generation at the cost of the forward passes."""
+"""Running a model on lm-eval's requests: log-likelihoods and greedy generation, in few passes."""

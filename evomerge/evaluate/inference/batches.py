@@ -1,4 +1,4 @@
-"""Cutting rows of different length into batches with little padding."""
+"""Grouping rows of different lengths into batches with little padding."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Batching:
-    """How large batches may be.
+    """The size limits of batches, and how to form them.
 
     Attributes:
-        tokens: most tokens in a batch, padding included; a longer row has a batch of its own.
-        rows: most rows in a batch, None for no bound.
-        overhead: tokens of padding that are as dear as a further batch.
+        tokens: maximum tokens in a batch, padding included; a longer row is a batch by itself.
+        rows: maximum rows in a batch, None for no limit.
+        overhead: fixed cost of starting one more batch, expressed in padded tokens.
     """
 
     tokens: int
@@ -24,9 +24,9 @@ class Batching:
     def cut(self, lengths: Sequence[int]) -> list[list[int]]:
         """Return batches of indices into `lengths`, longest rows first.
 
-        The cut minimises, over batches of rows adjacent in length, what is computed (rows x
-        longest row) plus the overhead of each batch. It depends on nothing but the lengths, so
-        equal rows make equal batches.
+        Rows are sorted by length and split where the total cost is lowest: the cost of a batch is
+        its number of rows x its longest row, plus `overhead`. The result depends only on the
+        lengths, so the same rows always form the same batches.
         """
         order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
         cost = [0.0] + [float("inf")] * len(order)
@@ -45,9 +45,9 @@ class Batching:
 
     @property
     def is_least(self) -> bool:
-        """Whether batches cannot be made smaller."""
+        """Whether batches cannot be made any smaller."""
         return self.rows == 1 or self.tokens <= 1
 
     def halved(self) -> Batching:
-        """Return half the size."""
+        """Return the same limits with half as many tokens and rows."""
         return replace(self, tokens=self.tokens // 2, rows=self.rows and max(1, self.rows // 2))

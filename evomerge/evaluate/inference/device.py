@@ -1,4 +1,4 @@
-"""Where models are scored."""
+"""The device and the number of CPU threads that models are scored with."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from evomerge.errors import ConfigError
 
 
 def choose_device(wanted: str) -> str:
-    """Return the torch device for `evaluation.device`; `auto` takes an accelerator if there is one.
+    """Return the torch device for `evaluation.device`; `auto` is an accelerator if there is one.
 
     Raises:
-        ConfigError: torch does not know the device, or this machine has none.
+        ConfigError: torch does not know the device, or this machine does not have it.
     """
     import torch
 
@@ -28,15 +28,15 @@ def choose_device(wanted: str) -> str:
 
 
 SMALL = 30_000_000
-"""Parameters below which a CPU scores a model on one thread."""
+"""A model with fewer parameters than this is scored on one CPU thread."""
 
 
 def choose_threads(parameters: int, device: str) -> None:
-    """Score small models on one thread.
+    """Set torch to one thread if a small model is scored on a CPU.
 
-    Two threads wait for each other longer than they compute there, and on a machine that is busy
-    otherwise many times longer. The choice depends on the model alone, not on a measurement, since
-    the number of threads shows in the last bits of a score.
+    With a small model, threads spend more time waiting for each other than computing, and much
+    more so on a busy machine. The choice depends only on the model, not on a measurement, because
+    the number of threads changes the last bits of a score.
     """
     import torch
 

@@ -1,9 +1,10 @@
-"""Greedy generation that lets finished rows go, with the texts that lm-eval's HFLM gives.
+"""Greedy generation that drops finished rows from the batch, with the texts of lm-eval's HFLM.
 
-What ends a row is what ends it in lm-eval at batch size 1: an end token of the model's generation
-settings, a stop sequence among the last tokens, or the limit of new tokens. (In larger batches
-lm-eval lets a row run on until its neighbours end, and cuts the text afterwards: the same text,
-unless a stop sequence is a special token, which the text does not show.)
+A row ends where it ends in lm-eval at batch size 1: at an end token of the model's generation
+config, at a stop sequence among the last tokens, or at the maximum number of new tokens. (In a
+larger batch, lm-eval continues a finished row until the whole batch has ended and truncates the
+text afterwards. That gives the same text unless a stop sequence is a special token, because
+special tokens do not appear in the text.)
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from typing import Any
 from evomerge.errors import CandidateError
 from evomerge.evaluate.inference.batches import Batching
 
-_WIDER = 4  # times the tokens of a scoring batch: most steps read one token a row
-_LOOK_BACK = 2  # tokens that a stop sequence may be longer than its own encoding, as in lm-eval
+_WIDER = 4  # batches may hold 4 x the tokens of a scoring batch: most steps read one token a row
+_LOOK_BACK = 2  # a stop sequence may take 2 tokens more than its own encoding, as in lm-eval
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What to continue, and when to stop.
+    """A tokenised prompt, and when generation stops.
 
     Attributes:
-        tokens: the prompt, cut from the left to leave room for the limit.
-        stops: texts that end the continuation; the end token's text among them.
-        limit: most new tokens.
+        tokens: the prompt, truncated from the left so that `limit` more tokens fit.
+        stops: the stop sequences; the text of the end token is one of them.
+        limit: maximum number of new tokens.
     """
 
     tokens: tuple[int, ...]
@@ -36,7 +37,10 @@ class Prompt:
 
 
 class Stops:
-    """Whether a row has just said a stop sequence; remembers every ending it has looked at."""
+    """Detects stop sequences at the end of generated tokens.
+
+    Results are cached by the last tokens, because decoding them is slow.
+    """
 
     def __init__(self, tokenizer: Any, stops: Sequence[str]) -> None:
         self._tokenizer, self._stops = tokenizer, stops
@@ -45,7 +49,7 @@ class Stops:
         self._known: dict[tuple[int, ...], bool] = {}
 
     def __call__(self, tokens: Sequence[int]) -> bool:
-        """Tell whether the last of these tokens contain a stop sequence."""
+        """Return whether the text of the last few of these tokens contains a stop sequence."""
         ending = tuple(tokens[-self._width :])
         if ending not in self._known:
             text = self._tokenizer.decode(ending)
@@ -54,7 +58,11 @@ class Stops:
 
 
 def is_greedy(model: Any) -> bool:
-    """Tell whether `model.generate` adds nothing to plain greedy decoding, and takes positions."""
+    """Return whether `continue_greedily` can stand in for the model's own `generate`.
+
+    The model must take position ids, and its generation config must not change greedy decoding
+    (by a repetition penalty, suppressed tokens, several beams, ...).
+    """
     if "position_ids" not in inspect.signature(model.forward).parameters:
         return False
     settings = model.generation_config
@@ -83,8 +91,8 @@ def is_greedy(model: Any) -> bool:
     return all(getattr(settings, name, None) in values for name, values in idle.items())
 
 
-def plan(prompts: Sequence[Prompt], batching: Batching) -> list[list[int]]:
-    """Return batches of prompt numbers with equal stops and limits, of similar length."""
+def make_batches(prompts: Sequence[Prompt], batching: Batching) -> list[list[int]]:
+    """Return batches of indices into `prompts`, of equal stops and limits and similar length."""
     wide = replace(batching, tokens=_WIDER * batching.tokens)
     kinds: dict[tuple[tuple[str, ...], int], list[int]] = {}
     for number, prompt in enumerate(prompts):
@@ -99,10 +107,15 @@ def plan(prompts: Sequence[Prompt], batching: Batching) -> list[list[int]]:
 def continue_greedily(
     model: Any, prompts: Sequence[Prompt], stops: Stops, pad: int
 ) -> list[list[int]]:
-    """Return the new tokens of each prompt, the ending token included.
+    """Return the new tokens of each prompt, the one that ended it included.
 
     Args:
-        prompts: one batch, of equal limit.
+        prompts: one batch; all have the same stops and the same limit.
+        stops: detects these stop sequences.
+        pad: the token id to pad with.
+
+    Raises:
+        CandidateError: the first logits are NaN.
     """
     import torch
     from transformers import DynamicCache
@@ -117,8 +130,8 @@ def continue_greedily(
     lengths = torch.tensor([len(prompt.tokens) for prompt in prompts], device=device)
     mask = (torch.arange(length, device=device) >= length - lengths[:, None]).long()
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    said: list[list[int]] = [[] for _ in prompts]
-    rows = list(range(len(prompts)))  # which prompt each line of the tensors belongs to
+    generated: list[list[int]] = [[] for _ in prompts]
+    rows = list(range(len(prompts)))  # the prompt that each row of the tensors belongs to
     open_rows = set(rows)
     cache = DynamicCache(config=model.config.get_text_config())
     options = _options(model, cache)
@@ -137,37 +150,40 @@ def continue_greedily(
             following = logits.argmax(-1)
             for row, token in zip(rows, following.tolist(), strict=True):
                 if row in open_rows:
-                    said[row].append(token)
-                    if token in ends or stops(said[row]):
+                    generated[row].append(token)
+                    if token in ends or stops(generated[row]):
                         open_rows.discard(row)
             if not open_rows or step + 1 == prompts[0].limit:
                 break
             kept = [line for line, row in enumerate(rows) if row in open_rows]
             if len(kept) < len(rows):
-                chosen = torch.tensor(kept)  # on the host: layers may lie on several devices
+                chosen = torch.tensor(kept)  # on the CPU: layers may be on several devices
                 cache.batch_select_indices(chosen)
                 following, mask, positions = following[chosen], mask[chosen], positions[chosen]
                 rows = [rows[line] for line in kept]
             tokens = following[:, None]
             positions = positions[:, -1:] + 1
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-    return said
+    return generated
 
 
 def end_tokens(model: Any) -> set[int]:
-    """Return the tokens that end a text by the model's generation settings."""
+    """Return the end tokens of the model's generation config."""
     ends = model.generation_config.eos_token_id
     return set() if ends is None else set(ends) if isinstance(ends, (list, tuple)) else {ends}
 
 
 def cache_argument(model: Any) -> str:
-    """Return what this version of transformers calls the cache of keys and values."""
+    """Return the name of the forward argument that takes the cache of keys and values.
+
+    It depends on the version of transformers.
+    """
     known = inspect.signature(model.forward).parameters
     return "cache" if "cache" in known else "past_key_values"
 
 
 def _options(model: Any, cache: Any) -> dict[str, Any]:
-    """Return the cache, and that only the last position is wanted, as this model takes them."""
+    """Return forward arguments: the cache, and logits of the last position only if supported."""
     known = inspect.signature(model.forward).parameters
     options: dict[str, Any] = {cache_argument(model): cache}
     if "logits_to_keep" in known:
@@ -175,15 +191,16 @@ def _options(model: Any, cache: Any) -> dict[str, Any]:
     return options
 
 
-def is_nearly_best(model: Any, prompt: Prompt, said: Sequence[int]) -> bool:
-    """Tell whether each new token is, but for rounding, what one uncached pass would choose.
+def is_greedy_up_to_rounding(model: Any, prompt: Prompt, generated: Sequence[int]) -> bool:
+    """Return whether each new token has the highest logit of its position, up to rounding.
 
-    Two runs of the same model may part where two tokens are as likely as each other; from there
-    on their texts cannot be compared.
+    The logits come from one forward pass without a cache. This is checked where two runs of a
+    model give different texts: at a near tie either token is right, and after it the texts
+    cannot be compared.
     """
     import torch
 
-    tokens = torch.tensor([[*prompt.tokens, *said]], device=model.device)
+    tokens = torch.tensor([[*prompt.tokens, *generated]], device=model.device)
     with torch.inference_mode():
         logits = model(input_ids=tokens, use_cache=False).logits[0, len(prompt.tokens) - 1 : -1]
     logits = logits.float()

@@ -1,9 +1,8 @@
-"""Log-likelihoods of continuations, each shared prompt read once, the head on scored tokens only.
+"""Log-likelihoods of continuations: rows as tensors, attention masks, scoring.
 
-The requests of one document become one row: their common prefix, then the rest of each request
-as a branch. A branch sees the prefix and itself, by a 4-D attention mask, and its positions go on
-from the prefix. Requests that differ in their last (scored, never read) token only are the same
-row without branches, and need no mask.
+A row with branches (`evomerge.evaluate.inference.rows`) needs a 4-D attention mask, by which each
+branch sees the prefix and itself; its position ids go on from the prefix. A row without branches
+needs no mask. The output head is applied only to the positions that predict a target.
 """
 
 from __future__ import annotations
@@ -17,13 +16,14 @@ import numpy as np
 import torch
 
 from evomerge.evaluate.inference.generation import cache_argument
-from evomerge.evaluate.inference.prefix import Prefix, Prefixes
+from evomerge.evaluate.inference.prefix import Prefix, PrefixCache
 from evomerge.evaluate.inference.rows import Row
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Answer: TypeAlias = tuple[float, bool]
+LogLikelihood: TypeAlias = tuple[float, bool]
+"""A continuation's log-likelihood, and whether greedy decoding would produce it."""
 
 
 @dataclass
@@ -32,14 +32,14 @@ class Batch:
 
     Attributes:
         tokens: (rows, length) int64, padded on the right.
-        positions: (rows, length) int64, or None where no row has branches.
-        branch: (rows, length) int32, -1 at padding, or None where no row has branches.
-        where: (2, scored) int64: row and column of every scored position.
-        index: (targets,) int64: which scored position predicts each target.
-        targets: (targets,) int64.
-        starts: (continuations,) where the targets of each continuation start.
-        numbers: numbers of the continuations.
-        prefix: tokens that stand before every row; columns count behind them.
+        positions: (rows, length) int64 position ids, or None if no row has branches or a prefix.
+        branch: (rows, length) int64, -1 at padding, or None if no row has branches or a prefix.
+        where: (2, scored) int64: row and column of every position that predicts a target.
+        index: (targets,) int64: for each target, which of these positions predicts it.
+        targets: (targets,) int64, those of all continuations one after the other.
+        starts: (continuations,) for each continuation, where its targets begin in `targets`.
+        indices: for each continuation, its index.
+        prefix: tokens that stand before every row and are not part of `tokens`.
     """
 
     tokens: torch.Tensor
@@ -49,12 +49,17 @@ class Batch:
     index: torch.Tensor
     targets: torch.Tensor
     starts: NDArray[np.intp]
-    numbers: list[int]
+    indices: list[int]
     prefix: Prefix = ()
 
     @classmethod
     def of(cls, rows: Sequence[Row], pad: int, device: torch.device, prefix: Prefix = ()) -> Batch:
-        """Lay out rows, which stand behind a prefix."""
+        """Return a batch of rows.
+
+        Args:
+            pad: the token id to pad with.
+            prefix: tokens that stand before every row.
+        """
         length = max(len(row) for row in rows)
         packed = bool(prefix) or any(row.branch[-1] for row in rows)
 
@@ -62,42 +67,46 @@ class Batch:
             cells = [getattr(row, name) + [fill] * (length - len(row)) for row in rows]
             return torch.tensor(cells, dtype=torch.int64, device=device)
 
-        spots: dict[tuple[int, int], int] = {}
+        scored: dict[tuple[int, int], int] = {}
         index: list[int] = []
         targets: list[int] = []
         starts: list[int] = []
-        numbers: list[int] = []
+        indices: list[int] = []
         for line, row in enumerate(rows):
-            for number, places, wanted in zip(row.numbers, row.places, row.targets, strict=True):
+            for number, columns, wanted in zip(row.indices, row.columns, row.targets, strict=True):
                 starts.append(len(targets))
-                numbers.append(number)
+                indices.append(number)
                 targets += wanted
-                index += [spots.setdefault((line, place), len(spots)) for place in places]
+                index += [scored.setdefault((line, column), len(scored)) for column in columns]
         return cls(
             tokens=table("tokens", pad),
             positions=table("positions", 0) if packed else None,
             branch=table("branch", -1) if packed else None,
-            where=torch.tensor(list(spots), dtype=torch.int64, device=device).T,
+            where=torch.tensor(list(scored), dtype=torch.int64, device=device).T,
             index=torch.tensor(index, dtype=torch.int64, device=device),
             targets=torch.tensor(targets, dtype=torch.int64, device=device),
             starts=np.array(starts, dtype=np.intp),
-            numbers=numbers,
+            indices=indices,
             prefix=prefix,
         )
 
 
-def score(model: Any, batches: Sequence[Batch], count: int, gather: bool = True) -> list[Answer]:
-    """Return (log-likelihood, whether greedy decoding would say it) of every continuation.
+def score(
+    model: Any, batches: Sequence[Batch], count: int, gather: bool = True
+) -> list[LogLikelihood]:
+    """Return the log-likelihood of every continuation, in the order of their indices.
 
-    As lm-eval's HFLM: log-softmax in the model's own dtype, summed and rounded to that dtype.
+    As in lm-eval's HFLM, the log-softmax is computed in the model's dtype, and the sum over a
+    continuation's tokens is rounded to that dtype.
 
     Args:
-        count: number of continuations; they are numbered 0 .. count - 1.
-        gather: let the head see scored positions only, else cut them out of the full logits.
+        count: number of continuations; their indices are 0 .. count - 1.
+        gather: apply the output head only to scored positions; otherwise compute all logits and
+            select from them.
     """
     totals = np.full(count, np.nan)
     greedy = np.zeros(count, dtype=bool)
-    prefixes = Prefixes(model)
+    prefixes = PrefixCache(model)
     with torch.inference_mode():
         for batch in batches:
             logits = _logits(model, batch, gather, prefixes).to(batch.index.device)
@@ -106,12 +115,12 @@ def score(model: Any, batches: Sequence[Batch], count: int, gather: bool = True)
             hit = scores.argmax(dim=-1)[batch.index] == batch.targets
             parts = picked.float().cpu().numpy().astype(np.float64)
             sums = torch.from_numpy(np.add.reduceat(parts, batch.starts)).to(scores.dtype)
-            totals[batch.numbers] = sums.double().numpy()
-            greedy[batch.numbers] = np.logical_and.reduceat(hit.cpu().numpy(), batch.starts)
+            totals[batch.indices] = sums.double().numpy()
+            greedy[batch.indices] = np.logical_and.reduceat(hit.cpu().numpy(), batch.starts)
     return list(zip(totals.tolist(), greedy.tolist(), strict=True))
 
 
-def _logits(model: Any, batch: Batch, gather: bool, prefixes: Prefixes) -> torch.Tensor:
+def _logits(model: Any, batch: Batch, gather: bool, prefixes: PrefixCache) -> torch.Tensor:
     """Return the logits at the scored positions, (scored, vocabulary)."""
     inputs: dict[str, Any] = {"input_ids": batch.tokens, "use_cache": False}
     if batch.prefix:
@@ -120,7 +129,7 @@ def _logits(model: Any, batch: Batch, gather: bool, prefixes: Prefixes) -> torch
         inputs["position_ids"] = batch.positions
         inputs["attention_mask"] = attention_mask(model, batch)
     if not gather:
-        return cut(model(**inputs).logits, batch.where)
+        return select(model(**inputs).logits, batch.where)
     with _head_on(model, batch.where):
         logits: torch.Tensor = model(**inputs).logits
     if logits.dim() != 2:
@@ -128,19 +137,22 @@ def _logits(model: Any, batch: Batch, gather: bool, prefixes: Prefixes) -> torch
     return logits
 
 
-def cut(states: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """Return (scored, features) of (rows, length, features)."""
+def select(states: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """Return the states at the scored positions: (rows, length, features) -> (scored, features)."""
     where = where.to(states.device)
     return states[where[0], where[1]]
 
 
 @contextlib.contextmanager
 def _head_on(model: Any, where: torch.Tensor) -> Iterator[None]:
-    """Let the output head see only some positions; what follows it works on those alone."""
+    """Let a hook feed the output head only some positions.
+
+    Whatever the architecture does to its logits (soft caps, scales) still happens after it.
+    """
     head = model.get_output_embeddings()
 
     def narrow(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (cut(inputs[0], where), *inputs[1:])
+        return (select(inputs[0], where), *inputs[1:])
 
     handle = head.register_forward_pre_hook(narrow)
     try:
@@ -150,10 +162,11 @@ def _head_on(model: Any, where: torch.Tensor) -> Iterator[None]:
 
 
 def attention_mask(model: Any, batch: Batch) -> Any:
-    """Return the additive mask(s) of a batch, (rows, 1, length, prefix + length), model's dtype.
+    """Return the additive attention mask of a batch: (rows, 1, length, prefix + length).
 
-    A token sees tokens of its own branch and of the prefix at no later position, and within the
-    window where the layer has one. Models whose layers differ take a mask for each layer type.
+    A token sees the tokens of the prefix and of its own branch, up to its own position, and only
+    those within the sliding window where a layer has one. A model whose layers differ in that
+    gets one mask for each layer type, by its name. The dtype is the model's.
     """
     assert batch.branch is not None and batch.positions is not None
     branch, positions = batch.branch, batch.positions
@@ -176,6 +189,6 @@ def attention_mask(model: Any, batch: Batch) -> Any:
 
 
 def _additive(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Return 0 where allowed, the dtype's least value elsewhere."""
+    """Return a mask that is 0 where allowed and the dtype's lowest value elsewhere."""
     mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]

@@ -1,8 +1,8 @@
-"""A beginning that many rows share (few-shot examples, a description), read once for all of them.
+"""Prefixes that many rows share (few-shot examples, a description), computed once for all of them.
 
-Where a task takes the same examples for every document, they are most of every row. Their keys and
-values are computed once for a model; the rows go on from copies. What is computed for a token is
-what it would be in a row of its own, but for rounding.
+If a task uses the same few-shot examples for every document, they are most of each row. Their keys
+and values are computed once for a model, and the rows continue from copies of them. The results
+are the same as without sharing, up to rounding.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from evomerge.evaluate.inference.rows import Row
 
 Prefix: TypeAlias = tuple[int, ...]
 
-SHORTEST = 48  # tokens; a shorter beginning is not worth a pass of its own
-FEWEST = 3  # rows
-_DEEPEST = 100  # times that a group is cut into smaller ones
+MIN_TOKENS = 48  # of a shared prefix; a shorter one is not worth a forward pass of its own
+MIN_ROWS = 3  # that share a prefix
+_MAX_DEPTH = 100  # of groups within groups, to bound the recursion
 
 
 def by_prefix(rows: Sequence[Row]) -> Iterator[tuple[Prefix, list[Row]]]:
-    """Yield rows without the beginning that they share, and that beginning.
+    """Group rows by shared prefixes; yield each prefix and its rows without it.
 
-    Rows that share none come with an empty one. A row keeps at least the tokens that predict its
-    targets. Of the ways to group rows, each by all that its rows share, one that spares most
-    tokens is taken.
+    Rows that share no prefix come last, with an empty one. A row always keeps the tokens that
+    predict its targets. Of all groupings in which each group shares its longest common prefix,
+    one that saves most tokens is chosen.
     """
     order = sorted(range(len(rows)), key=lambda i: rows[i].tokens)
     ordered = [rows[i] for i in order]
-    starts = [row.tokens[: _first_place(row)] for row in ordered]
+    starts = [row.tokens[: _shareable(row)] for row in ordered]
     shared = [0, *(_common(one, other) for one, other in pairwise(starts))]
     alone = set(order)
     for first, last, length in _groups(shared, 0, len(ordered))[1]:
         group = ordered[first:last]
         alone -= set(order[first:last])
-        yield tuple(group[0].tokens[:length]), [_behind(row, length) for row in group]
+        yield tuple(group[0].tokens[:length]), [_without(row, length) for row in group]
     if alone:
         yield (), [rows[i] for i in sorted(alone)]
 
@@ -49,26 +49,26 @@ def by_prefix(rows: Sequence[Row]) -> Iterator[tuple[Prefix, list[Row]]]:
 def _groups(
     shared: Sequence[int], first: int, last: int, depth: int = 0
 ) -> tuple[int, list[tuple[int, int, int]]]:
-    """Return how many tokens are spared at most in a stretch of sorted rows, and how.
+    """Return the grouping of sorted rows `first` .. `last - 1` that saves most tokens.
 
     Args:
-        shared: tokens that each row shares with the one before.
+        shared: for each row, how many first tokens it has in common with the row before it.
 
     Returns:
-        tokens spared, and groups as (first row, row after the last, tokens shared).
+        tokens saved, and groups as (first row, row after the last, tokens shared).
     """
     length = min(shared[first + 1 : last], default=0)
-    if last - first < FEWEST:
+    if last - first < MIN_ROWS:
         return 0, []
-    whole = (last - first - 1) * length if length >= SHORTEST else 0
+    whole = (last - first - 1) * length if length >= MIN_TOKENS else 0
     groups = [(first, last, length)] if whole else []
-    if depth == _DEEPEST:
+    if depth == _MAX_DEPTH:
         return whole, groups
     cuts = [first, *(i for i in range(first + 1, last) if shared[i] == length), last]
     parts = [_groups(shared, a, b, depth + 1) for a, b in pairwise(cuts)]
-    spared = sum(part[0] for part in parts)
-    if spared > whole:
-        return spared, [group for part in parts for group in part[1]]
+    saved = sum(part[0] for part in parts)
+    if saved > whole:
+        return saved, [group for part in parts for group in part[1]]
     return whole, groups
 
 
@@ -79,27 +79,28 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
     return min(len(one), len(other))
 
 
-def _first_place(row: Row) -> int:
-    """Return where a row's own part begins at the latest: its first branch, or scored position."""
+def _shareable(row: Row) -> int:
+    """Return how many first tokens of a row may be shared: up to its first branch or target."""
     branch = row.branch.index(1) if 1 in row.branch else len(row)
-    return min(branch, *(place for places in row.places for place in places))
+    return min(branch, *(column for columns in row.columns for column in columns))
 
 
-def _behind(row: Row, count: int) -> Row:
+def _without(row: Row, count: int) -> Row:
+    """Return a row without its first `count` tokens."""
     return replace(
         row,
         tokens=row.tokens[count:],
         positions=row.positions[count:],
         branch=row.branch[count:],
-        places=[[place - count for place in places] for places in row.places],
+        columns=[[column - count for column in columns] for columns in row.columns],
     )
 
 
-class Prefixes:
-    """The keys and values of one model's prefixes; the last one is kept.
+class PrefixCache:
+    """Computes the keys and values of prefixes, and keeps those of the last one.
 
     Args:
-        model: the model, as its weights are now.
+        model: the model; its weights must not change while this object is in use.
     """
 
     def __init__(self, model: Any) -> None:
@@ -108,7 +109,7 @@ class Prefixes:
         self._layers: list[tuple[Tensor, Tensor]] = []
 
     def cache(self, prefix: Prefix, rows: int) -> Any:
-        """Return a cache of that many rows behind a prefix, to be written to."""
+        """Return a new transformers cache that holds a prefix for `rows` rows."""
         from transformers import DynamicCache
 
         if prefix != self._prefix:
@@ -130,5 +131,5 @@ class Prefixes:
         self.model(input_ids=tokens, use_cache=True, **options)
         self._layers = [(layer.keys, layer.values) for layer in cache.layers]
         if not self._layers:
-            raise ValueError("this model keeps no keys and values")
+            raise ValueError("the model has no cache of keys and values")
         self._prefix = prefix

@@ -1,4 +1,4 @@
-"""Surroundings in which lm-eval runs: silent, and seeded as `simple_evaluate` seeds."""
+"""Contexts to call lm-eval in: without its output, and with the seeds of `simple_evaluate`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet(*, bars: bool = False) -> Iterator[None]:
-    """Keep lm-eval's notes off the terminal.
+    """Suppress lm-eval's log messages below the level of errors.
 
     Args:
-        bars: its progress bars, too; nothing else reaches stderr meanwhile.
+        bars: suppress its progress bars too, by discarding everything written to stderr.
     """
     logger = logging.getLogger("lm_eval")
     level = logger.level
@@ -28,7 +28,7 @@ def quiet(*, bars: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def seeded() -> Iterator[None]:
-    """Seed the global generators as `simple_evaluate` does, and put them back afterwards."""
+    """Seed the global random generators as `simple_evaluate` does; restore their states after."""
     import numpy as np
     import torch
 

@@ -1,11 +1,11 @@
-"""lm-eval's own model class, which says what the right tokens and texts are.
+"""lm-eval's own model class, HFLM: the reference for tokenisation and generation.
 
-Relied on, of lm-eval 0.4.10 and newer:
+What this file uses of lm-eval, 0.4.10 and newer:
 
 - of `HFLM`: the constructor with a model in memory, `tok_encode`, `tok_batch_encode`,
   `tok_decode`, `eot_token_id`, `prefix_token_id`, `max_length`, `max_gen_toks`,
-  `apply_chat_template`, `tokenizer_name`, `generate_until`; private: `_encode_pair`, and `_model`
-  to put the next candidate in;
+  `apply_chat_template`, `tokenizer_name`, `generate_until`; private: `_encode_pair`, and `_model`,
+  which is replaced by the next candidate;
 - `lm_eval.utils.get_rolling_token_windows` and `make_disjoint_window`;
   `lm_eval.models.utils.normalize_gen_kwargs`, `handle_stop_sequences` and
   `postprocess_generated_text`.
@@ -29,12 +29,12 @@ Instance: TypeAlias = Any
 
 
 class ReferenceLM:
-    """lm-eval's own model class around a model in memory: its tokenisation, its generation.
+    """An HFLM around a model in memory; tokenises and generates exactly as lm-eval does.
 
     Args:
-        model: a causal language model of transformers; its configuration sets the longest input.
+        model: a causal language model of transformers; its config sets the maximum input length.
         tokenizer: a tokenizer of transformers.
-        batch_size: prompts in a batch where `generate` is used.
+        batch_size: prompts in a batch of `generate`.
     """
 
     def __init__(self, model: torch.nn.Module, tokenizer: Any, batch_size: int = 1) -> None:
@@ -48,7 +48,7 @@ class ReferenceLM:
         self._end = self._lm.tok_decode(self._lm.eot_token_id, skip_special_tokens=False)
 
     def request(self, instance: Instance) -> Request:
-        """Return a request in tokens."""
+        """Return the tokenised request of an lm-eval `Instance`."""
         if instance.request_type == "generate_until":
             return Request(instance, prompt=self.prompt(*instance.args))
         if instance.request_type == "loglikelihood_rolling":
@@ -58,10 +58,10 @@ class ReferenceLM:
         return Request(instance, tuple(Continuation.of(*pair, self.max_length) for pair in pairs))
 
     def pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Return the tokens of a context and of its continuation, as `loglikelihood` has them.
+        """Return the tokens of a context and of its continuation, as in `HFLM.loglikelihood`.
 
         Raises:
-            ConfigError: the tokenizer makes nothing of one of them.
+            ConfigError: one of the two has no tokens.
         """
         if context:
             before, after = self._lm._encode_pair(context, continuation)
@@ -79,7 +79,7 @@ class ReferenceLM:
         return before, after
 
     def windows(self, text: str) -> list[tuple[list[int], list[int]]]:
-        """Return the (context, continuation) windows over which `loglikelihood_rolling` sums."""
+        """Return the (context, continuation) windows that `loglikelihood_rolling` sums over."""
         from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
         windows = get_rolling_token_windows(
@@ -91,10 +91,16 @@ class ReferenceLM:
         return [make_disjoint_window(window) for window in windows]
 
     def prompt(self, context: str, options: Mapping[str, Any]) -> Prompt | None:
-        """Return what `generate_until` would feed and obey; None where it is more than greedy.
+        """Return the prompt of a `generate_until` request, as HFLM would feed it.
+
+        Args:
+            options: the task's `generation_kwargs`.
+
+        Returns:
+            None if the options ask for more than greedy decoding (sampling, beams, ...).
 
         Raises:
-            ConfigError: the task asks for more new tokens than the model's length allows.
+            ConfigError: the task asks for as many new tokens as the model can read, or more.
         """
         from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
@@ -102,7 +108,7 @@ class ReferenceLM:
         stops = handle_stop_sequences(rest.pop("until", None), eos=self._end)
         limit = int(rest.pop("max_gen_toks"))
         sampled = rest.pop("do_sample", False)
-        for idle in ("temperature", "top_p", "top_k"):  # without effect on greedy decoding
+        for idle in ("temperature", "top_p", "top_k"):  # they do not change greedy decoding
             rest.pop(idle, None)
         room = self.max_length - limit
         if room <= 0:
@@ -116,14 +122,14 @@ class ReferenceLM:
         return Prompt(tuple(tokens), tuple(stop for stop in stops if stop), limit)
 
     def text(self, tokens: Sequence[int], stops: Sequence[str]) -> str:
-        """Return generated tokens as text, cut at the first stop sequence."""
+        """Return generated tokens as text, truncated at the first stop sequence."""
         from lm_eval.models.utils import postprocess_generated_text
 
-        said = self._lm.tok_decode(list(tokens))
-        return str(postprocess_generated_text(said, stop=list(stops), think_end_token=None))
+        text = self._lm.tok_decode(list(tokens))
+        return str(postprocess_generated_text(text, stop=list(stops), think_end_token=None))
 
     def generate(self, model: torch.nn.Module, instances: Sequence[Instance]) -> list[str]:
-        """Return lm-eval's own generations, sampled ones from the seed of `simple_evaluate`."""
+        """Return the texts that lm-eval generates, with the random seed of `simple_evaluate`."""
         self._lm._model = model
         with quiet(bars=True), seeded():
             return list(self._lm.generate_until(list(instances), disable_tqdm=True))

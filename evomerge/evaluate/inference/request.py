@@ -1,4 +1,4 @@
-"""One request of a task, in tokens."""
+"""One lm-eval request, tokenised."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from evomerge.evaluate.inference.rows import Continuation
 
 @dataclass(frozen=True)
 class Request:
-    """One of lm-eval's requests, ready for the model.
+    """An lm-eval `Instance` and its tokens.
 
     Attributes:
-        instance: lm-eval's request; the answer goes into its `resps`.
-        continuations: what is scored: one continuation, or the windows of a text; empty for a
-            request to generate.
-        prompt: what is continued; None for a request to score, and where lm-eval must generate.
+        instance: the `Instance`; the model's answer goes into its `resps`.
+        continuations: the continuations to score: one for `loglikelihood`, one for each window of
+            the text for `loglikelihood_rolling`, none for `generate_until`.
+        prompt: the prompt to continue. None for requests that are scored, and for generation that
+            is not plain greedy decoding, which lm-eval does itself.
     """
 
     instance: Any
@@ -30,5 +31,5 @@ class Request:
         return str(self.instance.request_type)
 
     def answer(self, answer: Any) -> None:
-        """Hand the model's answer to lm-eval, as often as the task repeats the request."""
+        """Store the model's answer in the instance, once for each repeat that the task wants."""
         self.instance.resps = [answer] * self.instance.repeats

@@ -1,12 +1,13 @@
-"""Scoring candidates together that share the beginning of their paths: a trie of blocks.
+"""Scoring candidates together whose paths begin with the same blocks, by a trie of paths.
 
-Candidates whose first blocks are the same (same parents, same layers, same scales) have, for a
-batch of prompts, the same hidden state behind them. Visited in the order of the trie, every
-distinct block is applied once a batch; only states at forks are held, and only until the last
-candidate behind the fork has been scored. The kernels and their inputs are those of a candidate
-scored alone, so the scores are the same bits.
+Candidates whose first blocks are the same (same parents, same layers, same scales) have the same
+hidden states behind these blocks, for each batch of prompts. If the candidates are visited in
+depth-first order of the trie, every distinct block is run only once per batch. Hidden states are
+kept only where paths fork, and only until the last candidate behind the fork has been scored. Each
+block gets the same inputs as if the candidate were scored alone, so the scores are the same, bit
+for bit.
 
-Prompts that are generated from are left alone: there every candidate reads its own tokens.
+Generation is not shared: there every candidate reads the tokens that it has generated itself.
 """
 
 from __future__ import annotations
@@ -21,18 +22,20 @@ import torch
 from torch import Tensor, nn
 
 Trail: TypeAlias = tuple[str, ...]
-"""What tells the blocks of a model apart, in order; equal beginnings compute the same."""
+"""A key for each block of a model, in order. Two models whose trails begin with the same n keys
+have the same hidden states behind their first n blocks."""
 
 
 @dataclass(frozen=True)
 class Visit:
-    """One candidate's turn.
+    """The scoring of one candidate. A state is the hidden state behind the first n blocks.
 
     Attributes:
-        number: which candidate.
-        start: how many blocks the candidates before have already applied.
-        keep: after how many blocks the state is held for those that follow.
-        needed: states held before, by number of blocks, that are still needed afterwards.
+        number: the candidate's index.
+        start: the state to start from: how many of its first blocks have been run already, by
+            the candidate visited before it.
+        keep: the states to keep for later candidates, as numbers of blocks.
+        needed: the kept states, new and older ones, that are still needed after this visit.
     """
 
     number: int
@@ -42,10 +45,10 @@ class Visit:
 
 
 def visits(trails: Sequence[Trail]) -> list[Visit]:
-    """Return the order in which every distinct block is applied once.
+    """Return visits to all candidates, in an order in which every distinct block runs once.
 
-    Of two trails, which comes first does not depend on the others. The sum of
-    `len(trail) - start` over the visits is the number of nodes of the trie.
+    The order of two trails does not depend on the other trails. The sum of `len(trail) - start`
+    over the visits is the number of nodes of the trie.
     """
     order = sorted(range(len(trails)), key=lambda number: (trails[number], number))
     starts = [0] + [_common(trails[a], trails[b]) for a, b in pairwise(order)]
@@ -73,35 +76,35 @@ def _common(one: Trail, other: Trail) -> int:
 
 @dataclass
 class Forks:
-    """Hidden states at forks, by batch and number of blocks, within a bound of memory.
+    """Keeps the hidden states at forks, by batch and number of blocks, within a memory limit.
 
-    A state that does not fit is not held; the candidates that want it start from the nearest
-    earlier one, or from the embeddings.
+    A state that does not fit is not kept; candidates that need it start from the nearest earlier
+    state, or from the embeddings.
 
     Attributes:
-        memory: bytes that may be held.
-        applied: how many blocks were applied to a batch so far.
-        spared: how many were not, since their state was held.
+        memory: maximum bytes of states.
+        applied: how often a block was run on a batch so far.
+        skipped: how often a block was not run, because the state behind it was kept.
     """
 
     memory: int
     applied: int = 0
-    spared: int = 0
+    skipped: int = 0
     _states: dict[int, dict[int, Any]] = field(default_factory=dict)
     _batches: dict[int, Tensor] = field(default_factory=dict)
     _held: int = 0
 
     @contextmanager
     def visit(self, model: nn.Module, visit: Visit, depth: int) -> Iterator[None]:
-        """Let a model start from held states, and hold those that are wanted later.
+        """While the context is open, a model starts from kept states and new ones are kept.
 
         Args:
-            model: the candidate; its scoring calls have `use_cache=False`, and the same tensor as
-                `input_ids` for the same batch.
-            visit: its turn.
+            model: the candidate. Scoring must call it with `use_cache=False`, and pass the same
+                tensor as `input_ids` for the same batch.
+            visit: the candidate's visit.
             depth: its number of blocks.
         """
-        # What lies deeper is of another path, also where a candidate before this one has failed.
+        # Deeper states belong to another path. Some are left if the candidate before has failed.
         self._retain(lambda at: at <= visit.start)
         blocks = find_blocks(model, depth)
         if blocks is None:
@@ -125,18 +128,18 @@ class Forks:
             self._retain(lambda at: at in visit.needed)
 
     def states(self, batch: Tensor) -> dict[int, Any]:
-        """Return the states held for a batch."""
+        """Return the states kept for a batch."""
         self._batches.setdefault(id(batch), batch)  # an id is reused once its tensor is gone
         return self._states.setdefault(id(batch), {})
 
     def hold(self, states: dict[int, Any], at: int, state: Any) -> None:
-        """Hold a state if it fits."""
+        """Keep a state if it fits into memory."""
         if self._held + _size(state) <= self.memory:
             states[at] = state
             self._held += _size(state)
 
     def _retain(self, wanted: Callable[[int], bool]) -> None:
-        """Let go of the states at other numbers of blocks than these."""
+        """Drop all states except those whose number of blocks is wanted."""
         self._states = {
             batch: {at: state for at, state in states.items() if wanted(at)}
             for batch, states in self._states.items()
@@ -151,7 +154,7 @@ class Forks:
 
 @dataclass
 class _Call:
-    """What happens in one call of a model."""
+    """One forward pass of a model on a batch."""
 
     forks: Forks
     visit: Visit
@@ -159,7 +162,7 @@ class _Call:
     start: int = 0
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Find where this batch can start."""
+        """Find the latest kept state that this batch can start from."""
         batch = kwargs.get("input_ids")
         self.states, self.start = None, 0
         if kwargs.get("use_cache") is False and isinstance(batch, Tensor):
@@ -168,13 +171,13 @@ class _Call:
             self.start = max(held, default=0)
 
     def stand_in(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """Return what a block does instead of its own forward pass."""
+        """Return a replacement for a block's forward method, which runs the block if needed."""
 
         def run(*args: Any, **kwargs: Any) -> Any:
             if self.states is None:
                 return forward(*args, **kwargs)
             if index < self.start:
-                self.forks.spared += 1
+                self.forks.skipped += 1
                 state = self.states[self.start]
                 if index == self.start - 1:
                     return state
@@ -190,7 +193,7 @@ class _Call:
 
 
 def find_blocks(model: nn.Module, depth: int) -> list[Any] | None:
-    """Return the outermost list of `depth` modules in a model, or None."""
+    """Return the outermost `ModuleList` of length `depth` in a model, or None."""
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
             return list(module)
@@ -198,7 +201,7 @@ def find_blocks(model: nn.Module, depth: int) -> list[Any] | None:
 
 
 def _is_state(result: Any) -> bool:
-    """Whether a block's result is the hidden state and nothing else."""
+    """Return whether a block's result is only the hidden state."""
     return isinstance(result, Tensor) or (
         isinstance(result, tuple) and len(result) == 1 and isinstance(result[0], Tensor)
     )

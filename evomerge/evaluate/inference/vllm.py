@@ -1,14 +1,15 @@
-"""Scoring in a vLLM engine: each candidate's weights go into the running engine.
+"""Scoring with vLLM: each candidate's weights are loaded into one running engine.
 
-Weights enter by vLLM's own `collective_rpc("reload_weights", kwargs={"weights_iterator": ...})`,
-which takes a checkpoint's names and shapes (vLLM's documentation, "Layerwise reloading"), in this
-process, so that no disk and no second copy is needed; the prefix cache is emptied each time, for it
-holds the last candidate's keys and values. Prompts and metrics are those of the hf backend, the
-numbers are vLLM's kernels'.
+The weights are passed by vLLM's own `collective_rpc("reload_weights", kwargs={"weights_iterator":
+...})`, which takes the names and shapes of a checkpoint (vLLM's documentation, "Layerwise
+reloading"). The engine runs in this process, so neither a file nor a second copy is needed. The
+prefix cache is emptied each time, since it holds keys and values of the previous candidate. Prompts
+and metrics are the same as with the hf backend; logits and generated tokens come from vLLM.
 
-Relied on, of vLLM 0.16 to 0.33: `LLM(model, load_format="dummy", ...)`, `.collective_rpc`,
-`.reset_prefix_cache`, `.generate` with `prompt_token_ids`, `.model_config.max_model_len`;
-`SamplingParams`; of an output `prompt_logprobs` and `outputs[0].token_ids`. Nothing private.
+What this file uses of vLLM, 0.16 to 0.33: `LLM(model, load_format="dummy", ...)`,
+`.collective_rpc`, `.reset_prefix_cache`, `.generate` with `prompt_token_ids`,
+`.model_config.max_model_len`; `SamplingParams`; of an output `prompt_logprobs` and
+`outputs[0].token_ids`. All of it is public.
 """
 
 from __future__ import annotations
@@ -21,19 +22,23 @@ from typing import Any, Protocol, TypeAlias
 
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluate.inference.generation import Prompt, end_tokens
-from evomerge.evaluate.inference.likelihood import Answer
+from evomerge.evaluate.inference.likelihood import LogLikelihood
 from evomerge.evaluate.inference.reference import ReferenceLM
 from evomerge.evaluate.inference.request import Request
 from evomerge.evaluate.inference.rows import Continuation
 
 Weights: TypeAlias = Iterator[tuple[str, Any]]
+"""Names and tensors of a checkpoint."""
 
-_SHARE = 0.6  # of the GPU's memory for the engine; the resident model needs its own
-_SINCE = (0, 16)  # the first vLLM whose `reload_weights` takes weights
+TokenLogprob: TypeAlias = tuple[float, bool]
+"""A token's log-probability, and whether no other token is more likely."""
+
+_SHARE = 0.6  # of the GPU's memory for the engine; the merged model needs memory beside it
+_SINCE = (0, 16)  # the first vLLM whose `reload_weights` takes weights from memory
 
 
 def check_vllm() -> None:
-    """Refuse the backend where it cannot run.
+    """Check that the vLLM backend can be used.
 
     Raises:
         ConfigError: vLLM is not installed, or is too old.
@@ -57,32 +62,32 @@ def check_vllm() -> None:
 
 
 class Engine(Protocol):
-    """What is asked of a serving engine.
+    """An inference engine whose weights can be replaced.
 
     Attributes:
-        longest: most tokens of a text whose predictions can be had.
+        max_length: maximum number of tokens of a text that `token_logprobs` can score.
     """
 
-    longest: int
+    max_length: int
 
     def load(self, weights: Weights) -> None:
         """Replace the model's weights; names and shapes are those of the checkpoint."""
         ...
 
-    def predictions(self, texts: Sequence[Sequence[int]]) -> list[list[tuple[float, bool]]]:
-        """Return of every token but the first: log-probability, whether it is the likeliest."""
+    def token_logprobs(self, texts: Sequence[Sequence[int]]) -> list[list[TokenLogprob]]:
+        """Return the log-probability of every token but the first, for each text."""
         ...
 
-    def continuations(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Return the new tokens of each prompt, greedily, up to a stop sequence or the limit."""
+    def generate(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Return the new tokens of each prompt: greedy, up to a stop sequence or the limit."""
         ...
 
 
 class VllmEngine:
-    """A vLLM engine in this process, started without weights.
+    """A vLLM engine in this process, started with dummy weights.
 
     Args:
-        model: a transformers model; its configuration shapes the engine.
+        model: a transformers model; the engine is made for its config and dtype.
         tokenizer: its tokenizer.
 
     Raises:
@@ -91,7 +96,7 @@ class VllmEngine:
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         check_vllm()
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # weights are handed over
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # weights are passed in memory
         from vllm import LLM
 
         self._ends = sorted(end_tokens(model))
@@ -107,17 +112,17 @@ class VllmEngine:
                 max_logprobs=1,
                 seed=0,
             )
-        # vLLM wants room for one token more, which it generates and nobody reads.
-        self.longest = int(self._llm.model_config.max_model_len) - 1
+        # vLLM has to generate one token, which is not used, so it must have room for it.
+        self.max_length = int(self._llm.model_config.max_model_len) - 1
 
     def load(self, weights: Weights) -> None:
-        """Replace the model's weights and forget what was cached with the old ones."""
+        """Replace the model's weights and empty the prefix cache."""
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         if not self._llm.reset_prefix_cache():
-            raise RuntimeError("vLLM did not empty its prefix cache, which is the last model's.")
+            raise RuntimeError("vLLM did not empty its prefix cache of the previous weights.")
 
-    def predictions(self, texts: Sequence[Sequence[int]]) -> list[list[tuple[float, bool]]]:
-        """Return of every token but the first: log-probability, whether it is the likeliest."""
+    def token_logprobs(self, texts: Sequence[Sequence[int]]) -> list[list[TokenLogprob]]:
+        """Return the log-probability of every token but the first, for each text."""
         from vllm import SamplingParams
 
         options = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=1)
@@ -125,14 +130,14 @@ class VllmEngine:
         outputs = self._llm.generate(prompts, options, use_tqdm=False)
         return [
             [
-                _prediction(token, known)
-                for token, known in zip(text[1:], output.prompt_logprobs[1:], strict=True)
+                _token_logprob(token, entries)
+                for token, entries in zip(text[1:], output.prompt_logprobs[1:], strict=True)
             ]
             for text, output in zip(texts, outputs, strict=True)
         ]
 
-    def continuations(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Return the new tokens of each prompt, greedily, up to a stop sequence or the limit."""
+    def generate(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Return the new tokens of each prompt: greedy, up to a stop sequence or the limit."""
         from vllm import SamplingParams
 
         options = [
@@ -150,37 +155,41 @@ class VllmEngine:
         return [list(output.outputs[0].token_ids) for output in outputs]
 
 
-def _prediction(token: int, known: Any) -> tuple[float, bool]:
-    """Return a token's log-probability, and whether none is likelier.
+def _token_logprob(token: int, entries: Any) -> TokenLogprob:
+    """Return a token's log-probability, and whether no other token is more likely.
 
     Args:
-        known: token -> its entry, of the token itself and the likeliest one. (An entry's rank
-            counts tokens that are as likely, so that it is 2 or more at a tie.)
+        entries: vLLM's entries by token, for this token and the most likely one. Log-probabilities
+            are compared because an entry's rank counts equally likely tokens too: at a tie it is
+            2 or more for each.
     """
-    own = float(known[token].logprob)
-    return own, own >= max(float(entry.logprob) for entry in known.values())
+    own = float(entries[token].logprob)
+    return own, own >= max(float(entry.logprob) for entry in entries.values())
 
 
-class Served:
-    """Answers requests through an engine; stands where `Forward` stands.
+class EngineForward:
+    """Runs models on requests through an engine; has the interface of `Forward`.
 
     Args:
-        reference: lm-eval's tokenisation, and what it does after generation.
-        engine: where models run.
+        reference: lm-eval's model class, which tokenises and truncates texts.
+        engine: the engine that runs the models.
     """
 
     def __init__(self, reference: ReferenceLM, engine: Engine) -> None:
         self.reference, self.engine = reference, engine
-        # A continuation's last target is read here too: its input must be one token shorter.
-        reference.max_length = min(reference.max_length, engine.longest - 1)
+        # An engine also reads the last target of a continuation, so the input is one token shorter.
+        reference.max_length = min(reference.max_length, engine.max_length - 1)
 
     def check(self, model: Any, tasks: Sequence[Sequence[Sequence[Request]]]) -> None:
-        """Refuse requests that this backend cannot answer.
+        """Check that all requests can be answered by this backend.
+
+        Args:
+            tasks: for each task, the requests of each document.
 
         Raises:
-            ConfigError: a task samples its generations.
+            ConfigError: a task does not generate greedily.
         """
-        for request in (r for task in tasks for sheet in task for r in sheet):
+        for request in (r for task in tasks for document in task for r in document):
             if request.kind == "generate_until" and request.prompt is None:
                 raise ConfigError(
                     f"evaluation.backend is 'vllm', which generates greedily only, but task "
@@ -189,53 +198,53 @@ class Served:
                 )
 
     def __call__(self, model: Any, key: Hashable, documents: Sequence[Sequence[Request]]) -> None:
-        """Put a model into the engine and answer all requests of the documents.
+        """Load a model's weights into the engine and store the answers to all requests in them.
 
         Args:
-            model: a model of the engine's architecture; its weights are read, it is not run.
-            key: of no use here.
+            model: a model of the engine's architecture; only its weights are used.
+            key: not used by this backend.
 
         Raises:
-            CandidateError: a log-likelihood is not a number.
+            CandidateError: a log-likelihood is NaN.
         """
         self.engine.load(checkpoint_weights(model))
-        requests = [request for sheet in documents for request in sheet]
+        requests = [request for document in documents for request in document]
         continuations = [
             continuation for request in requests for continuation in request.continuations
         ]
-        answers = iter(self._score(continuations))
+        scores = iter(self._score(continuations))
         for request in requests:
-            parts = [next(answers) for _ in request.continuations]
+            parts = [next(scores) for _ in request.continuations]
             if request.kind == "loglikelihood_rolling":
                 request.answer(sum(total for total, _ in parts))
             elif request.kind == "loglikelihood":
                 request.answer(parts[0])
         prompted = [request for request in requests if request.prompt is not None]
         prompts = [request.prompt for request in prompted if request.prompt is not None]
-        said = self.engine.continuations(prompts) if prompts else []
-        for request, prompt, tokens in zip(prompted, prompts, said, strict=True):
+        generated = self.engine.generate(prompts) if prompts else []
+        for request, prompt, tokens in zip(prompted, prompts, generated, strict=True):
             request.answer(self.reference.text(tokens, prompt.stops))
 
-    def _score(self, continuations: Sequence[Continuation]) -> list[Answer]:
+    def _score(self, continuations: Sequence[Continuation]) -> list[LogLikelihood]:
         texts = [(*continuation.tokens, continuation.targets[-1]) for continuation in continuations]
         different = list(dict.fromkeys(texts))
-        found = self.engine.predictions(different) if different else []
+        found = self.engine.token_logprobs(different) if different else []
         known = dict(zip(different, found, strict=True))
-        answers = []
+        scores = []
         for text, continuation in zip(texts, continuations, strict=True):
             scored = known[text][-len(continuation.targets) :]
             total = sum(logprob for logprob, _ in scored)
             if total != total:
                 raise CandidateError("The model's log-likelihoods are not numbers (NaN).")
-            answers.append((total, all(likeliest for _, likeliest in scored)))
-        return answers
+            scores.append((total, all(likeliest for _, likeliest in scored)))
+        return scores
 
 
 def checkpoint_weights(model: Any) -> Weights:
-    """Yield a model's weights by the names and in the shapes that its checkpoint has.
+    """Yield a model's weights with the names and shapes of its checkpoint.
 
-    transformers 5 stacks, splits and renames tensors as it loads them (experts, for example), and
-    older versions leave them as they are.
+    transformers 5 stacks, splits and renames tensors when it loads a checkpoint (experts, for
+    example); that is reverted here. Older versions load tensors as they are.
     """
     state = model.state_dict()
     try:

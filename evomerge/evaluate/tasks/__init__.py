@@ -1,1 +1,1 @@
-"""What is asked: lm-eval tasks, own functions, and the documents of each split."""
+"""What models are scored on: lm-eval tasks, Python functions, and the documents of each split."""

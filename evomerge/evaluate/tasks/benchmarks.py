@@ -1,4 +1,4 @@
-"""Well-known benchmarks, and what to say to a person who optimizes on one."""
+"""A warning for searches that optimize on the test documents of a well-known benchmark."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _KNOWN = re.compile(
 
 def benchmark_warning(task: TaskFacts) -> str | None:
     """Return a warning if a search would optimize on a public benchmark's own test documents."""
-    part = task.parts.get(task.part, task.part).lower()
-    if not _KNOWN.match(task.name.lower()) or not part.startswith(("test", "val")):
+    split = task.task_splits.get(task.task_split, task.task_split).lower()
+    if not _KNOWN.match(task.name.lower()) or not split.startswith(("test", "val")):
         return None
     own = "a task of your own in evaluation.include (a translation of it, or your own questions)"
-    if "training" in task.parts:
+    if "training" in task.task_splits:
         own = f"its training documents (evaluation.search.task_split: training), or {own}"
     return (
-        f"the search optimizes on the {part} documents of the public benchmark {task.name!r}, so "
+        f"the search optimizes on the {split} documents of the public benchmark {task.name!r}, so "
         "its score on that benchmark will say nothing about other models' scores on it; search on "
         f"{own}, and keep the benchmark for the test (--allow-benchmarks silences this)."
     )

@@ -1,4 +1,4 @@
-"""Which documents a search, a validation and a test use: disjoint, chosen once, frozen."""
+"""The choice of search, validation and test documents: disjoint, and the same for equal seeds."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ Size: TypeAlias = int | Literal["all"]
 
 @dataclass(frozen=True)
 class Pool:
-    """The documents that a split may take for a task.
+    """The documents that can be chosen for a task and a split.
 
     Attributes:
-        source: the task and its split that they belong to; of one source, equal ids are equal
-            documents.
-        count: how many there are; their ids are 0 .. count - 1.
-        forms: what a document says, in several forms. Two documents with a form in common are
-            the same document.
-        strata: a label for each document; every choice then holds the labels in proportion.
+        source: the task and the split of the task that they come from; in equal sources, equal
+            ids are the same document.
+        count: number of documents; their ids are 0 .. count - 1.
+        forms: document id -> texts by which it is compared. Two documents that have one of them in
+            common are the same document.
+        labels: a label for each document, None not to stratify. Every choice then has the labels
+            in about the same proportions as the pool.
     """
 
     source: str
     count: int
     forms: Callable[[int], Sequence[str]] = lambda document: ()
-    strata: Sequence[str] | None = None
+    labels: Sequence[str] | None = None
 
     def known_as(self, document: int) -> tuple[str, ...]:
-        """Return all forms of a document, its number among them."""
+        """Return all texts by which a document is compared, its source and id included."""
         return (f"{self.source} {document}", *self.forms(document))
 
 
@@ -44,18 +45,19 @@ def choose_documents(
 ) -> dict[Split, dict[str, list[int]]]:
     """Choose the documents of every split, so that no two splits share one.
 
-    Tasks that have documents in common get the same ones in the same split.
+    If tasks have documents in common, a split prefers to use the same ones for each of them.
 
     Args:
-        sizes: documents wanted of each task, by split; `all` takes what the others leave.
-        pools: split -> task -> what to choose from.
-        seed: decides the choice, together with the names of the tasks.
+        sizes: split -> number of documents per task; `all` takes every document that the other
+            splits do not use.
+        pools: split -> task -> the documents to choose from.
+        seed: determines the choice, together with the names of the tasks.
 
     Returns:
         split -> task -> ascending ids.
 
     Raises:
-        ConfigError: the splits would share documents, or one would be empty.
+        ConfigError: there are too few documents, or two splits want all of them.
     """
     for task in dict.fromkeys(task for of_split in pools.values() for task in of_split):
         _check_sizes(task, sizes, {s: pools[s][task] for s in sizes if task in pools[s]})
@@ -63,14 +65,14 @@ def choose_documents(
     owners: dict[str, Split] = {}
     for split in sorted(sizes, key=lambda split: sizes[split] == "all"):
         for task, pool in pools[split].items():
-            order = in_order(pool.count, f"{seed}/{task}", pool.strata)
+            order = in_order(pool.count, f"{seed}/{task}", pool.labels)
             ids = _take(pool, order, sizes[split], split, owners, first=not chosen[split])
             wanted = 1 if sizes[split] == "all" else int(sizes[split])
             if len(ids) < wanted:
                 raise ConfigError(
                     f"`evaluation.{split}.documents` is {sizes[split]!r}, but only {len(ids)} of "
                     f"the {pool.count} documents of {pool.source!r} are in no other split; lower "
-                    "the numbers, or take documents of another source."
+                    "the numbers, or take documents from another source."
                 )
             owners |= {form: split for document in ids for form in pool.known_as(document)}
             chosen[split][task] = sorted(ids)
@@ -86,9 +88,12 @@ def _take(
     *,
     first: bool,
 ) -> list[int]:
-    """Return the first documents in an order that no other split has.
+    """Return the first `size` documents in the given order that no other split uses.
 
-    Where the split has documents already (not `first`), those come before all others.
+    Args:
+        owners: text of a document -> the split that uses it.
+        first: whether this is the first task of the split. For the others, documents that the
+            split already uses are preferred.
     """
 
     def has_owner(document: int, other: bool) -> bool:
@@ -108,7 +113,11 @@ def _check_sizes(
     sizes: Mapping[Split, Size],
     pools: Mapping[Split, Pool],
 ) -> None:
-    """Refuse sizes that no choice can have."""
+    """Check that a task has enough documents for the wanted sizes.
+
+    Raises:
+        ConfigError: it has not, or two splits want all documents of one source.
+    """
     for pool in {pool.source: pool for pool in pools.values()}.values():
         here = {split: sizes[split] for split in pools if pools[split].source == pool.source}
         greedy = [split for split, size in here.items() if size == "all"]
@@ -116,7 +125,7 @@ def _check_sizes(
             raise ConfigError(
                 f"`evaluation.{greedy[1]}.documents` is 'all', and so is {greedy[0]}.documents: "
                 f"the splits would share the documents of task {task!r}; give numbers, and `all` "
-                "to one split at most, or let them take documents of different sources "
+                "to one split at most, or let them take documents from different sources "
                 "(`task_split`, `tasks`)."
             )
         needed = sum(size for size in here.values() if isinstance(size, int)) + len(greedy)
@@ -128,19 +137,19 @@ def _check_sizes(
             )
 
 
-def in_order(count: int, key: str, strata: Sequence[str] | None = None) -> list[int]:
-    """Return ids 0 .. count - 1 in a random order that `key` alone decides.
+def in_order(count: int, key: str, labels: Sequence[str] | None = None) -> list[int]:
+    """Return ids 0 .. count - 1 in a random order that depends only on `key` and the labels.
 
-    With strata every stretch of the order holds the labels about in proportion.
+    With labels, every section of the order has them in about the same proportions as the whole.
     """
     generator = random.Random(key)
     order = list(range(count))
     generator.shuffle(order)
-    if strata is None:
+    if labels is None:
         return order
     members: dict[str, list[int]] = {}
     for document in order:
-        members.setdefault(strata[document], []).append(document)
+        members.setdefault(labels[document], []).append(document)
     place = {
         document: ((rank + 0.5) / len(group), label)
         for label, group in members.items()

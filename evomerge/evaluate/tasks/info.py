@@ -1,4 +1,4 @@
-"""What a task offers, known before any model runs: documents, metrics, directions, groups."""
+"""Properties of tasks and groups: number of documents, metrics and their directions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from evomerge.errors import ConfigError, did_you_mean
 
-PARTS = ("training", "validation", "test")
-"""What lm-eval calls the splits of a task."""
+TASK_SPLITS = ("training", "validation", "test")
+"""lm-eval's names for the splits of a task (`training_split` in its YAML, and so on)."""
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,10 @@ class MetricFacts:
     """One metric of a task.
 
     Attributes:
-        higher_is_better: the metric's own direction.
-        is_mean: whether the score is the mean of one value a document, so that some documents
-            tell about all (`acc` is; `f1`, a perplexity, a group's average are not).
+        higher_is_better: the direction of the metric.
+        is_mean: whether the score is the mean of one value per document, so that it can be
+            estimated from some of the documents (true of `acc`; not of `f1`, of a perplexity or
+            of a group's average).
     """
 
     higher_is_better: bool
@@ -28,19 +29,19 @@ class MetricFacts:
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """A task that asks documents.
+    """A task or objective function with documents of its own.
 
     Attributes:
-        name: the name it is known by in lm-eval, or `module:function` of an own objective.
+        name: its name in lm-eval, or the name of the objective function (`module:function`).
         kind: `multiple_choice`, `loglikelihood`, `loglikelihood_rolling`, `generate_until` or
             `function`.
-        documents: how many documents it has; their ids are 0 .. documents - 1.
-        metrics: metric key -> facts. The key is the metric's name, with its filter
-            (`exact_match,strict-match`) where the task has several filters.
-        dataset: the data set that the documents come from.
-        parts: lm-eval's splits (`training`, `validation`, `test`) that the task has -> what its
-            data set calls them.
-        part: which of them the documents come from.
+        documents: number of documents; their ids are 0 .. documents - 1.
+        metrics: metric key -> properties. The key is the metric's name, with the filter's name
+            appended (`exact_match,strict-match`) if the task has several filters.
+        dataset: the name of the data set.
+        task_splits: the splits that the task has (of `training`, `validation` and `test`) -> their
+            names in the data set.
+        task_split: the one of these that the documents come from.
     """
 
     name: str
@@ -48,23 +49,26 @@ class TaskFacts:
     documents: int
     metrics: Mapping[str, MetricFacts]
     dataset: str = ""
-    parts: Mapping[str, str] = field(default_factory=dict)
-    part: str = ""
+    task_splits: Mapping[str, str] = field(default_factory=dict)
+    task_split: str = ""
 
     @property
     def source(self) -> str:
-        """Task and split that the documents come from; equal sources have equal ids."""
-        return f"{self.name}:{self.part}" if self.part else self.name
+        """The task and split that the documents come from.
+
+        In equal sources, equal ids are the same document.
+        """
+        return f"{self.name}:{self.task_split}" if self.task_split else self.name
 
 
 @dataclass(frozen=True)
 class GroupFacts:
-    """A group that averages its tasks.
+    """A group of tasks whose scores are averaged.
 
     Attributes:
-        tasks: names of all tasks below it.
-        averages: metric key -> whether the tasks count by their number of documents.
-        metrics: metric key -> facts (never a mean: a group has no documents).
+        tasks: names of all tasks in it, those of nested groups included.
+        averages: metric key -> whether tasks are weighted by their number of documents.
+        metrics: metric key -> properties; `is_mean` is false, since a group has no documents.
     """
 
     name: str
@@ -75,23 +79,23 @@ class GroupFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that the objectives' tasks offer.
+    """Properties of all tasks and groups that the objectives name.
 
     Attributes:
-        tasks: name -> facts of every task that asks documents, those inside groups included.
-        groups: name -> facts of every group.
+        tasks: name -> properties, for every task and function, those inside groups included.
+        groups: name -> properties, for every group.
     """
 
     tasks: Mapping[str, TaskFacts]
     groups: Mapping[str, GroupFacts]
 
     def metric(self, task: str, metric: str, where: str = "objectives") -> tuple[str, MetricFacts]:
-        """Return a metric's key and its facts.
+        """Return a metric's key and its properties.
 
         Args:
-            task: a task or group.
+            task: the name of a task or group.
             metric: the metric's name or key.
-            where: the key of the search file that asks for it.
+            where: the key of the search file that names it, for the error.
 
         Raises:
             ConfigError: the task has no such metric, or has it under several filters.
@@ -105,7 +109,7 @@ class Facts:
         filtered = [key for key in offered if key.split(",")[0] == metric]
         if filtered:
             raise ConfigError(
-                f"{where}: metric {metric!r} of task {task!r} comes with several filters; "
+                f"{where}: metric {metric!r} of task {task!r} exists with several filters; "
                 f"name one of {', '.join(filtered)}."
             )
         name = task if task in self.groups else self.tasks[task].name
@@ -115,16 +119,19 @@ class Facts:
         )
 
     def leaves(self, name: str) -> tuple[str, ...]:
-        """Return the tasks that a task or group name stands for."""
+        """Return the tasks of a group, or the task itself if the name is a task's."""
         return self.groups[name].tasks if name in self.groups else (name,)
 
 
 def describe(tasks: Mapping[str, Any], groups: Mapping[str, Any]) -> Facts:
-    """Return the facts of lm-eval's loaded tasks and groups.
+    """Return the properties of loaded lm-eval tasks and groups.
+
+    From a group this uses `get_all_tasks()` and `aggregate_metric_list` (lm-eval 0.4.12 and newer)
+    or what `loading.py` has made of it (before).
 
     Args:
-        tasks: by the name that objectives know them by, which need not be lm-eval's.
-        groups: the same.
+        tasks: lm-eval's task objects by the objectives' names, which may differ from lm-eval's.
+        groups: the same for groups.
     """
     facts = {name: _task_facts(name, task) for name, task in tasks.items()}
     return Facts(facts, {name: _group_facts(name, group, facts) for name, group in groups.items()})
@@ -140,16 +147,16 @@ def _task_facts(name: str, task: Any) -> TaskFacts:
         )
         for key, value in _probe(task).items()
     }
-    named = {part: task.get_config(f"{part}_split") for part in PARTS}
-    parts = {part: str(own) for part, own in named.items() if own}
+    named = {split: task.get_config(f"{split}_split") for split in TASK_SPLITS}
+    task_splits = {split: str(own) for split, own in named.items() if own}
     return TaskFacts(
         name=str(task.get_config("task") or name),
         kind=kind,
         documents=len(task.eval_docs),
         metrics=metrics,
         dataset=str(task.get_config("dataset_path") or ""),
-        parts=parts,
-        part=next((part for part in ("test", "validation") if part in parts), ""),
+        task_splits=task_splits,
+        task_split=next((split for split in ("test", "validation") if split in task_splits), ""),
     )
 
 
@@ -158,12 +165,12 @@ def _is_mean(aggregation: Any, value: Any) -> bool:
         return False
     try:
         return aggregation is None or bool(aggregation([0.0, 0.0, 1.5]) == 0.5)
-    except Exception:  # made for other values
+    except Exception:  # it aggregates something else than numbers
         return False
 
 
 def _probe(task: Any) -> dict[str, Any]:
-    """Return metric key -> a value of the first document, from made-up answers."""
+    """Return metric key -> value of the first document, computed from made-up answers."""
     made_up = {"loglikelihood": (-1.0, False), "loglikelihood_rolling": -1.0}
     shots = task.get_config("num_fewshot")
     values: dict[str, Any] = {}
@@ -179,7 +186,7 @@ def _probe(task: Any) -> dict[str, Any]:
             results = task.process_results(task.instances[0].doc, answers)
             suffix = f",{label}" if len(filters) > 1 else ""
             values |= {f"{metric}{suffix}": value for metric, value in results.items()}
-    except Exception:  # a task's own code need not like made-up answers
+    except Exception:  # a task's own code may fail on made-up answers
         return dict.fromkeys(task.aggregation(), 0.0)
     finally:
         task.set_config(key="num_fewshot", value=shots)

@@ -1,7 +1,7 @@
-"""Reads the documents beside the task files, wherever the package is installed.
+"""Loads the documents of the embedded tasks, wherever the package is installed.
 
-lm-eval resolves data files against the working directory but `!function` against the folder of the
-YAML that names it, which is why the tasks load their documents through `load`.
+lm-eval looks for data files in the working directory, but for a `!function` in the folder of the
+task YAML. So the tasks load their documents by the function `load`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from datasets import Dataset
 
 
 def load(file: str = "", **_: Any) -> dict[str, Dataset]:
-    """The documents of `file`, a JSON-lines name in this folder, as lm-eval's split `test`.
+    """Return the documents of a JSON-lines file in this folder, as the split `test`.
 
-    lm-eval passes the task's `dataset_kwargs` and `metadata` together; only `file` is ours.
+    Args:
+        file: the file's name. lm-eval passes the task's `dataset_kwargs` and `metadata` as
+            keyword arguments; all others are ignored.
     """
     lines = (Path(__file__).resolve().parent / file).read_text(encoding="utf-8").splitlines()
     return {"test": Dataset.from_list([json.loads(line) for line in lines])}

@@ -1,4 +1,4 @@
-"""Stratified samples: nested, by mass, and unbiased for the whole."""
+"""Stratified samples: nested, allocated by weight, and unbiased for the whole."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from evomerge.evaluate.fidelity.strata import (
     Stratum,
     allocate,
-    difference,
-    expectations,
-    gaps,
+    differences,
+    estimate,
+    expected_scores,
+    expected_squares,
     sample,
     stratify,
-    unrest,
 )
 from evomerge.scores import Objective, Scores, fitness
 
@@ -49,8 +49,8 @@ def part(whole: Scores, documents: dict[str, list[int]]) -> Scores:
 
 def test_all_documents_give_the_difference_itself_without_variance() -> None:
     incumbent, other = drawn(0), drawn(1)
-    strata = stratify(unrest([A, B], incumbent, [drawn(2)]), incumbent.documents, "k", 4)
-    mean, variance = difference(strata, gaps([A, B], other, incumbent))
+    strata = stratify(expected_squares([A, B], incumbent, [drawn(2)]), incumbent.documents, "k", 4)
+    mean, variance = estimate(strata, differences([A, B], other, incumbent))
     assert math.isclose(mean, fitness([A, B], other) - fitness([A, B], incumbent), abs_tol=1e-12)
     assert variance == 0.0
 
@@ -58,19 +58,19 @@ def test_all_documents_give_the_difference_itself_without_variance() -> None:
 def test_samples_are_unbiased_and_their_variance_is_right() -> None:
     incumbent, other = drawn(0), drawn(1)
     truth = fitness([A, B], other) - fitness([A, B], incumbent)
-    expected = unrest([A, B], incumbent, [drawn(seed) for seed in range(5, 15)])
+    expected = expected_squares([A, B], incumbent, [drawn(seed) for seed in range(5, 15)])
     found, plain, variances = [], [], []
     for key in range(400):
         strata = stratify(expected, incumbent.documents, str(key), 4)
         got = part(other, sample(strata, incumbent.documents, 60))
-        mean, variance = difference(strata, gaps([A, B], got, incumbent))
+        mean, variance = estimate(strata, differences([A, B], got, incumbent))
         found.append(mean)
         variances.append(variance)
         one = stratify(
             {t: np.ones_like(v) for t, v in expected.items()}, incumbent.documents, str(key), 1
         )
         got = part(other, sample(one, incumbent.documents, 60))
-        plain.append(difference(one, gaps([A, B], got, incumbent))[0])
+        plain.append(estimate(one, differences([A, B], got, incumbent))[0])
     error = np.std(found) / math.sqrt(len(found))
     assert abs(np.mean(found) - truth) < 3.5 * error
     assert 0.6 < np.mean(variances) / np.var(found) < 1.8
@@ -79,17 +79,17 @@ def test_samples_are_unbiased_and_their_variance_is_right() -> None:
 
 def test_settled_documents_are_asked_less() -> None:
     incumbent = drawn(0)
-    expected = unrest([A], incumbent, [drawn(seed) for seed in range(1, 20)])
+    expected = expected_squares([A], incumbent, [drawn(seed) for seed in range(1, 20)])
     strata = stratify(expected, incumbent.documents, "k", 4)
     asked = sample(strata, incumbent.documents, 30)
     assert sum(i < 30 for i in asked["a"]) > 18
 
 
-def test_expectations_are_of_the_metrics_themselves() -> None:
+def test_expected_scores_are_of_the_metrics_themselves() -> None:
     incumbent, other = drawn(0), drawn(1)
-    strata = stratify(unrest([A, B], incumbent, []), incumbent.documents, "k", 2)
+    strata = stratify(expected_squares([A, B], incumbent, []), incumbent.documents, "k", 2)
     got = part(other, sample(strata, incumbent.documents, 100))
-    found = expectations(strata, [A, B], got, incumbent, [])
+    found = expected_scores(strata, [A, B], got, incumbent, [])
     for key, truth in other.aggregates.items():
         assert found[key].error > 0
         assert abs(found[key].value - truth) < 4 * found[key].error
@@ -103,19 +103,21 @@ def test_expectations_are_of_the_metrics_themselves() -> None:
 def test_larger_samples_hold_the_smaller_ones(
     shapes: list[tuple[int, float]], data: st.DataObject
 ) -> None:
-    strata = [Stratum("t", np.arange(size), unrest) for size, unrest in shapes]
+    strata = [Stratum("t", np.arange(size), square) for size, square in shapes]
     total = sum(size for size, _ in shapes)
     small, large = sorted(data.draw(st.tuples(*[st.integers(0, total)] * 2)))
     few, many = allocate(strata, small), allocate(strata, large)
-    assert all(a <= b <= len(s.places) for a, b, s in zip(few, many, strata, strict=True))
+    assert all(a <= b <= len(s.indices) for a, b, s in zip(few, many, strata, strict=True))
     assert small <= sum(few) < small + len(strata) or sum(few) == total
     assert sum(allocate(strata, total)) == total
 
 
 def test_nothing_known_leaves_a_plain_sample() -> None:
     alike = scores([0.0] * 40, [0.0] * 40)
-    expected = unrest([A, B], alike, [alike])
+    expected = expected_squares([A, B], alike, [alike])
     strata = stratify(expected, alike.documents, "k", 4)
-    assert sorted(i for s in strata if s.task == "a" for i in s.places) == list(range(40))
-    mean, variance = difference(strata, gaps([A, B], part(alike, {"a": [0], "b": [100]}), alike))
+    assert sorted(i for s in strata if s.task == "a" for i in s.indices) == list(range(40))
+    mean, variance = estimate(
+        strata, differences([A, B], part(alike, {"a": [0], "b": [100]}), alike)
+    )
     assert mean == 0.0 and variance > 0.0

@@ -1,14 +1,14 @@
-"""Rows that share a beginning: nothing lost, nothing changed, as much spared as can be."""
+"""Rows that share a prefix: none is lost or changed, and as many tokens as possible are saved."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evomerge.evaluate.inference.prefix import FEWEST, SHORTEST, by_prefix
+from evomerge.evaluate.inference.prefix import MIN_ROWS, MIN_TOKENS, by_prefix
 from evomerge.evaluate.inference.rows import Continuation, Row, pack, separate
 
-EXAMPLES = [tuple(range(k, k + SHORTEST + 3 * k)) for k in range(4)]
+EXAMPLES = [tuple(range(k, k + MIN_TOKENS + 3 * k)) for k in range(4)]
 
 
 @st.composite
@@ -32,8 +32,8 @@ def whole(row: Row, prefix: tuple[int, ...]) -> tuple[object, ...]:
         (*prefix, *row.tokens),
         (*range(count), *row.positions),
         (*[0] * count, *row.branch),
-        tuple(row.numbers),
-        tuple(tuple(place + count for place in places) for places in row.places),
+        tuple(row.indices),
+        tuple(tuple(column + count for column in columns) for columns in row.columns),
         tuple(row.targets),
     )
 
@@ -43,9 +43,9 @@ def test_rows_behind_their_prefix_are_the_rows(asked: list[Continuation], packed
     rows = (pack if packed else separate)(asked, range(len(asked))) if asked else []
     found = []
     for prefix, behind in by_prefix(rows):
-        assert not prefix or (len(prefix) >= SHORTEST and len(behind) >= FEWEST)
+        assert not prefix or (len(prefix) >= MIN_TOKENS and len(behind) >= MIN_ROWS)
         for row in behind:
-            assert len(row) and all(place >= 0 for places in row.places for place in places)
+            assert len(row) and all(column >= 0 for columns in row.columns for column in columns)
             found.append(whole(row, prefix))
     assert sorted(found, key=repr) == sorted((whole(row, ()) for row in rows), key=repr)
 

@@ -23,15 +23,14 @@ def documents(draw: st.DrawFn) -> list[Continuation]:
 def test_every_continuation_reads_its_own_tokens_and_no_others(
     continuations: list[Continuation],
 ) -> None:
-    numbers = list(range(len(continuations)))
-    for rows in (pack(continuations, numbers), separate(continuations, numbers)):
-        answered = [number for row in rows for number in row.numbers]
-        assert sorted(answered) == numbers
+    indices = list(range(len(continuations)))
+    for rows in (pack(continuations, indices), separate(continuations, indices)):
+        assert sorted(index for row in rows for index in row.indices) == indices
         for row in rows:
-            for number, places, targets in zip(row.numbers, row.places, row.targets, strict=True):
-                continuation = continuations[number]
+            for index, columns, targets in zip(row.indices, row.columns, row.targets, strict=True):
+                continuation = continuations[index]
                 assert targets == continuation.targets
-                last = places[-1]
+                last = columns[-1]
                 seen = [
                     column
                     for column in range(len(row))
@@ -40,15 +39,15 @@ def test_every_continuation_reads_its_own_tokens_and_no_others(
                 ]
                 assert tuple(row.tokens[column] for column in seen) == continuation.tokens
                 assert [row.positions[column] for column in seen] == list(range(len(seen)))
-                assert places == seen[len(seen) - len(targets) :]
+                assert columns == seen[len(seen) - len(targets) :]
 
 
 @given(documents())
 def test_packing_never_reads_more_than_one_row_for_each_continuation(
     continuations: list[Continuation],
 ) -> None:
-    numbers = list(range(len(continuations)))
-    packed, single = pack(continuations, numbers), separate(continuations, numbers)
+    indices = list(range(len(continuations)))
+    packed, single = pack(continuations, indices), separate(continuations, indices)
     assert sum(map(len, packed)) <= sum(map(len, single))
 
 

@@ -20,10 +20,10 @@ from evomerge.errors import ConfigError
 from evomerge.evaluate.evaluator import Evaluator
 from evomerge.evaluate.inference.generation import Prompt, Stops, continue_greedily
 from evomerge.evaluate.inference.vllm import (
-    Served,
+    EngineForward,
     VllmEngine,
     Weights,
-    _prediction,
+    _token_logprob,
     check_vllm,
     checkpoint_weights,
 )
@@ -33,7 +33,7 @@ from evomerge.evaluate.tasks.harness import Harness, ReferenceLM
 class Direct:
     """An engine of another model instance, which must be given the weights."""
 
-    longest = 161
+    max_length = 161
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model, tokenizer
@@ -42,7 +42,7 @@ class Direct:
     def load(self, weights: Weights) -> None:
         self.model.load_state_dict(dict(weights))
 
-    def predictions(self, texts: Sequence[Sequence[int]]) -> list[list[tuple[float, bool]]]:
+    def token_logprobs(self, texts: Sequence[Sequence[int]]) -> list[list[tuple[float, bool]]]:
         results = []
         for text in texts:
             self.asked += 1
@@ -52,12 +52,12 @@ class Direct:
             results.append([(float(row[t]), int(row.argmax()) == t) for row, t in places])
         return results
 
-    def continuations(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        said = []
+    def generate(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        generated = []
         for prompt in prompts:
             stops = Stops(self.tokenizer, prompt.stops)
-            said += continue_greedily(self.model, [prompt], stops, 0)
-        return said
+            generated += continue_greedily(self.model, [prompt], stops, 0)
+        return generated
 
 
 NAMES = ("t_choice", "t_letter", "t_rolling", "t_generate")
@@ -74,7 +74,7 @@ def test_an_engine_gives_the_scores_of_the_hf_backend(
     served = Evaluator(Harness(NAMES, [tasks]))
     served.prepare(candidate, tokenizer, splits)
     engine = Direct(make_model("llama", seed=5), tokenizer)
-    served.forward = Served(ReferenceLM(candidate, tokenizer), engine)
+    served.forward = EngineForward(ReferenceLM(candidate, tokenizer), engine)
     got = served.score(candidate)
     for key, value in expected.aggregates.items():
         assert got.aggregates[key] == pytest.approx(value, rel=1e-4)
@@ -85,18 +85,20 @@ def test_a_text_is_asked_for_once(llama: Any, tokenizer: Any, tasks: Path) -> No
     evaluator = Evaluator(Harness(["t_choice"], [tasks]))
     evaluator.prepare(llama, tokenizer, {"search": {"t_choice": range(12)}})
     engine = Direct(llama, tokenizer)
-    evaluator.forward = Served(ReferenceLM(llama, tokenizer), engine)
+    evaluator.forward = EngineForward(ReferenceLM(llama, tokenizer), engine)
     evaluator.score(llama)
-    sheets = evaluator.sheets("search", "t_choice").values()
-    assert engine.asked == len({r.instance.args for sheet in sheets for r in sheet})
+    documents = evaluator.requests("search", "t_choice").values()
+    assert engine.asked == len({r.instance.args for requests in documents for r in requests})
 
 
 def test_sampling_is_refused(llama: Any, tokenizer: Any, tasks: Path) -> None:
     evaluator = Evaluator(Harness(["t_sample"], [tasks]))
     evaluator.prepare(llama, tokenizer, {"search": {"t_sample": range(3)}})
-    sheets = list(evaluator.sheets("search", "t_sample").values())
+    documents = list(evaluator.requests("search", "t_sample").values())
     with pytest.raises(ConfigError, match=r"t_sample.*do_sample"):
-        Served(ReferenceLM(llama, tokenizer), Direct(llama, tokenizer)).check(llama, [sheets])
+        EngineForward(ReferenceLM(llama, tokenizer), Direct(llama, tokenizer)).check(
+            llama, [documents]
+        )
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
@@ -112,23 +114,23 @@ def test_windows_leave_room_for_the_token_that_an_engine_adds(
     """Texts that are longer than the model are scored to the last token all the same."""
 
     class Short(Direct):
-        longest = 40
+        max_length = 40
 
-        def predictions(self, texts: Sequence[Sequence[int]]) -> Any:
-            assert max(map(len, texts)) == self.longest
-            return super().predictions(texts)
+        def token_logprobs(self, texts: Sequence[Sequence[int]]) -> Any:
+            assert max(map(len, texts)) == self.max_length
+            return super().token_logprobs(texts)
 
     def targets(evaluator: Evaluator) -> list[int]:
-        sheets = evaluator.sheets("search", "t_rolling").values()
-        return [sum(len(q.targets) for q in request.continuations) for (request,) in sheets]
+        documents = evaluator.requests("search", "t_rolling").values()
+        return [sum(len(c.targets) for c in request.continuations) for (request,) in documents]
 
     made = []
     for served in (False, True):
         evaluator = Evaluator(Harness(["t_rolling"], [tasks]))
         evaluator.prepare(llama, tokenizer, {"search": {"t_rolling": range(40)}})
         if served:
-            evaluator._sheets.clear()
-            evaluator.forward = Served(evaluator._reference, Short(llama, tokenizer))
+            evaluator._requests.clear()
+            evaluator.forward = EngineForward(evaluator._reference, Short(llama, tokenizer))
         made.append(evaluator)
     assert targets(made[0]) == targets(made[1])
     made[1].score(llama)
@@ -204,7 +206,7 @@ def test_what_is_asked_of_vllm_gives_the_scores_of_the_hf_backend(
         evaluator = Evaluator(Harness(NAMES, [tasks]))
         evaluator.prepare(candidate, tokenizer, splits)
         if served:
-            evaluator.forward = Served(evaluator._reference, engine)
+            evaluator.forward = EngineForward(evaluator._reference, engine)
         scores.append(evaluator.score(candidate))
     for key, value in scores[0].aggregates.items():
         if not key.startswith("t_rolling"):  # its windows are cut a little shorter
@@ -223,8 +225,8 @@ def test_a_cache_that_is_not_emptied_is_an_error(
 def test_tied_tokens_are_both_the_likeliest() -> None:
     entry = SimpleNamespace
     best = entry(logprob=-0.7, rank=2)
-    assert _prediction(7, {7: entry(logprob=-0.7, rank=2), 3: best}) == (-0.7, True)
-    assert _prediction(7, {7: entry(logprob=-0.8, rank=3), 3: best}) == (-0.8, False)
+    assert _token_logprob(7, {7: entry(logprob=-0.7, rank=2), 3: best}) == (-0.7, True)
+    assert _token_logprob(7, {7: entry(logprob=-0.8, rank=3), 3: best}) == (-0.8, False)
 
 
 @pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "gpt_neox", "llama"])

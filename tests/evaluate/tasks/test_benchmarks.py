@@ -19,7 +19,7 @@ def test_where_there_are_training_documents_they_are_named() -> None:
     parts = {"training": "train", "test": "test"}
     task = TaskFacts("gsm8k", "generate_until", 100, {}, "openai/gsm8k", parts, "test")
     assert "evaluation.search.task_split: training" in str(benchmark_warning(task))
-    assert benchmark_warning(replace(task, part="training")) is None
+    assert benchmark_warning(replace(task, task_split="training")) is None
 
 
 @pytest.mark.parametrize(

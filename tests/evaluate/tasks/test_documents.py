@@ -10,8 +10,8 @@ from evomerge.errors import ConfigError
 from evomerge.evaluate.tasks.documents import Pool, choose_documents, in_order
 
 
-def split_documents(count, sizes, seed, strata=None, *, task="t"):
-    pool = Pool(task, count, strata=strata)
+def split_documents(count, sizes, seed, labels=None, *, task="t"):
+    pool = Pool(task, count, labels=labels)
     chosen = choose_documents(sizes, {split: {task: pool} for split in sizes}, seed)
     return {split: of_split[task] for split, of_split in chosen.items()}
 
@@ -37,11 +37,11 @@ def test_seed_and_task_decide_the_split() -> None:
     assert one != split_documents(100, sizes, 0, task="u")
 
 
-def test_strata_are_held_in_proportion() -> None:
-    strata = ["easy"] * 60 + ["hard"] * 30 + ["odd"] * 10
+def test_labels_are_held_in_proportion() -> None:
+    labels = ["easy"] * 60 + ["hard"] * 30 + ["odd"] * 10
     sizes = {"search": 50, "validation": 20, "test": "all"}
-    for ids in split_documents(100, sizes, 0, strata).values():
-        shares = [sum(strata[i] == label for i in ids) / len(ids) for label in ("easy", "hard")]
+    for ids in split_documents(100, sizes, 0, labels).values():
+        shares = [sum(labels[i] == label for i in ids) / len(ids) for label in ("easy", "hard")]
         assert shares == pytest.approx([0.6, 0.3], abs=1.5 / len(ids))
 
 

@@ -67,7 +67,7 @@ def test_an_unknown_task_names_the_nearest_one(tasks: Path) -> None:
 
 
 def test_lm_eval_says_nothing_meanwhile(tasks: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    Harness(["t_letter", "g_sizes"], [tasks]).elsewhere(
+    Harness(["t_letter", "g_sizes"], [tasks]).with_documents_from(
         {"g_sizes": "g_sizes"}, {"t_letter": "test"}, "evaluation.test"
     )
     assert capfd.readouterr() == ("", "")

@@ -1,0 +1,116 @@
+"""Loading lm-eval's tasks and groups by name.
+
+What this file uses of lm-eval, 0.4.10 and newer: `TaskManager(include_path, include_defaults)`,
+`.all_tasks`, and to load tasks `TaskManager.load(names)` (from 0.4.12) or
+`lm_eval.tasks.get_task_dict(names, manager)` (before). Both get a name, or a group with a task
+whose keys are changed: only inside a group do all versions take a dictionary as changes to the
+task of that name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evomerge.errors import ConfigError, did_you_mean
+
+
+def task_manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
+    """Return an lm-eval `TaskManager` that knows the given tasks.
+
+    lm-eval's built-in tasks are indexed only if one of them is needed, since that takes seconds.
+
+    Args:
+        include: folders with task YAML.
+        tasks: names of tasks or groups.
+        where: the key of the search file that names them.
+
+    Raises:
+        ConfigError: there is no such task.
+    """
+    from lm_eval.tasks import TaskManager
+
+    if include:
+        manager = TaskManager(include_path=include, include_defaults=False)
+        if all(name in manager.all_tasks for name in tasks):
+            return manager
+    manager = TaskManager(include_path=include or None)
+    for name in tasks:
+        if name not in manager.all_tasks:
+            raise ConfigError(
+                f"{where}: there is no task {name!r} in lm-eval"
+                f"{' or in ' + ', '.join(include) if include else ''}; put its YAML into a folder "
+                f"named in evaluation.include.{did_you_mean(name, manager.all_tasks)}"
+            )
+    return manager
+
+
+def load(
+    manager: Any, spec: str | dict[str, Any], where: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return lm-eval's task objects and groups, by name.
+
+    Args:
+        manager: a `TaskManager`.
+        spec: the name of a task or group, or a group of one task whose keys are changed.
+        where: the key of the search file that asks for it.
+
+    Raises:
+        ConfigError: lm-eval cannot load it.
+    """
+    name = spec if isinstance(spec, str) else spec["task"][0]["task"]
+    try:
+        if hasattr(manager, "load"):
+            loaded = manager.load([spec])
+            return dict(loaded["tasks"]), dict(loaded.get("groups", {}))
+        from lm_eval.tasks import get_task_dict
+
+        tasks: dict[str, Any] = {}
+        groups: dict[str, Any] = {}
+        _flatten(get_task_dict([spec], manager), tasks, groups)
+        return tasks, groups
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise ConfigError(
+            f"{where}: task {name!r} could not be loaded: {type(error).__name__}"
+            f"{': ' + reason[0] if reason else ''}. Check its YAML and that its data set can be "
+            f"reached from here."
+        ) from error
+
+
+def _flatten(tree: Mapping[Any, Any], tasks: dict[str, Any], groups: dict[str, Any]) -> list[str]:
+    """Add the tasks and groups of the nested dictionary of lm-eval before 0.4.12.
+
+    Returns:
+        the names of all tasks in the tree.
+    """
+    names: list[str] = []
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            below = _flatten(value, tasks, groups)
+            label = getattr(key, "group_name", key)
+            groups[label] = {
+                "tasks": below,
+                "averages": (getattr(key, "config", None) or {}).get("aggregate_metric_list"),
+            }
+            names += below
+        else:
+            tasks[key] = value
+            names.append(key)
+    return names
+
+
+def refuse_unsupported(task: Any, where: str) -> None:
+    """Check that a task can be scored.
+
+    Raises:
+        ConfigError: it needs more than text, or runs code that the model writes.
+    """
+    name = task.get_config("task")
+    if getattr(task, "MULTIMODAL", False):
+        raise ConfigError(f"{where}: task {name!r} needs images or sound; only text is scored.")
+    if getattr(task, "UNSAFE_CODE", False):
+        raise ConfigError(
+            f"{where}: task {name!r} runs code that the model writes, which a search would do "
+            f"thousands of times unwatched; choose a task that only compares text."
+        )
