@@ -277,8 +277,8 @@ def place(method: str, family: Path) -> None:
         return replace(
             recipe,
             seed=recipe.seed,
-            before=nudge(recipe.before),
-            after=nudge(recipe.after),
+            embeddings=nudge(recipe.embeddings),
+            head=nudge(recipe.head),
             layers={key: tuple(map(nudge, stack)) for key, stack in recipe.layers.items()},
         )
 

@@ -9,10 +9,10 @@ In YAML::
 
     host: zoo:base              # gives config, tokenizer and every tensor that nothing merges
     dtype: bfloat16
-    before: {method: ..., sources: [...], base: ..., knobs: {...}}    # embeddings
+    embeddings: {method: ..., sources: [...], base: ..., knobs: {...}}
     layers:
       model.layers: [{...}, {...}, ...]                               # one entry a block, in order
-    after: {...}                                                      # final norm, head
+    head: {...}                                                       # final norm, head
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ from evomerge.parsing.yaml import yaml_mapping
 
 Knob: TypeAlias = float | tuple[tuple[str, float], ...]
 """A number, or (substring of a tensor name, number) pairs tried in order; `"*"` matches all."""
+
+_FORMER_KEYS = {"before": "embeddings", "after": "head"}
+"""Names that recipes had for these keys at first; they are still read."""
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 
@@ -134,8 +137,8 @@ class Recipe:
             otherwise) and, bit for bit, every tensor that no layer makes (a vision tower, say).
         layers: block stack of the host (`model.layers`) -> its blocks in order. A stack that is
             not named comes from the host as it is.
-        before: tensors outside of the blocks on the input side (embeddings).
-        after: tensors outside of the blocks on the output side (final norm, head).
+        embeddings: tensors outside of the blocks on the input side.
+        head: tensors outside of the blocks on the output side, the final norm among them.
         dtype: dtype of the written weights; arithmetic is in float32 and rounds once.
         tokenizer: `base` (the host's), `union`, or a parent reference.
         seed: seed of the random methods (DARE, DELLA).
@@ -147,8 +150,8 @@ class Recipe:
 
     host: str
     layers: Mapping[str, tuple[Layer, ...]]
-    before: Layer
-    after: Layer
+    embeddings: Layer
+    head: Layer
     dtype: str = "bfloat16"
     tokenizer: str = "base"
     seed: int = 0
@@ -170,11 +173,11 @@ class Recipe:
             )
 
     def every_layer(self) -> Iterator[Layer]:
-        """Yield `before`, all blocks of all stacks, `after`."""
-        yield self.before
+        """Yield `embeddings`, all blocks of all stacks, `head`."""
+        yield self.embeddings
         for stack in self.layers.values():
             yield from stack
-        yield self.after
+        yield self.head
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -196,7 +199,9 @@ class Recipe:
         Raises:
             RecipeError: a key is unknown or missing, or a value has the wrong type.
         """
-        content = _VALUES.mapping(data, "recipe", _names(cls))
+        given = _VALUES.mapping(data, "recipe")
+        renamed = {_FORMER_KEYS.get(key, key): value for key, value in given.items()}
+        content = _VALUES.mapping(renamed, "recipe", _names(cls))
         stacks = _VALUES.mapping(content.get("layers", {}), "layers")
         return cls(
             host=_VALUES.text(_needed(content, "host", "recipe"), "host", _PARENT),
@@ -207,8 +212,8 @@ class Recipe:
                 )
                 for name, blocks in stacks.items()
             },
-            before=_layer(_needed(content, "before", "recipe"), "before"),
-            after=_layer(_needed(content, "after", "recipe"), "after"),
+            embeddings=_layer(_needed(content, "embeddings", "recipe"), "embeddings"),
+            head=_layer(_needed(content, "head", "recipe"), "head"),
             dtype=_VALUES.text(content.get("dtype", cls.dtype), "dtype"),
             tokenizer=_VALUES.text(content.get("tokenizer", cls.tokenizer), "tokenizer"),
             seed=_VALUES.whole(content.get("seed", cls.seed), "seed"),

@@ -38,8 +38,8 @@ recipes = st.builds(
         st.lists(layers(st.integers(0, 9)), max_size=3).map(tuple),
         max_size=2,
     ),
-    before=layers(st.none()),
-    after=layers(st.none()),
+    embeddings=layers(st.none()),
+    head=layers(st.none()),
     dtype=st.sampled_from(["bfloat16", "float32"]),
     tokenizer=st.sampled_from(["base", "union", "zoo:a"]),
     seed=st.integers(0, 5),
@@ -75,8 +75,8 @@ def test_numbers_are_finite(value):
 
 def test_a_misspelt_key_is_named():
     data = plain(weight=1).to_dict()
-    data["befor"] = data.pop("before")
-    with pytest.raises(RecipeError, match=r"'befor'.*Did you mean 'before'"):
+    data["embedings"] = data.pop("embeddings")
+    with pytest.raises(RecipeError, match=r"'embedings'.*Did you mean 'embeddings'"):
         Recipe.from_dict(data)
 
 
@@ -94,3 +94,10 @@ def test_parents_are_all_that_a_recipe_names_host_first():
     recipe = Recipe("host", {"model.layers": (block,)}, outer, outer)
     assert recipe.parents[0] == "host"
     assert sorted(recipe.parents) == ["a", "b", "base", "c", "host"]
+
+
+def test_the_former_names_of_embeddings_and_head_are_read():
+    recipe = plain(weight=1)
+    data = recipe.to_dict()
+    data["before"], data["after"] = data.pop("embeddings"), data.pop("head")
+    assert Recipe.from_dict(data) == recipe

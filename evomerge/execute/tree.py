@@ -47,7 +47,7 @@ def trail(recipe: Recipe) -> Trail:
     """
     data = recipe.to_dict()
     stacks = data.pop("layers")
-    data.pop("after", None)
+    data.pop("head", None)
     if len(stacks) != 1:
         return (json.dumps(recipe.to_dict(), sort_keys=True),)
     blocks = [json.dumps(block, sort_keys=True) for block in next(iter(stacks.values()))]

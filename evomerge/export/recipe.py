@@ -49,7 +49,7 @@ def merge_recipe(
 
 def _is_ours(text: str, file: Path) -> bool:
     data = yaml_mapping(text, str(file), "a recipe", RecipeError)
-    return "host" in data or "before" in data
+    return "host" in data
 
 
 def _open(

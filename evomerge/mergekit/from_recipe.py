@@ -86,19 +86,19 @@ class _Writer:
     def __init__(self, recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> None:
         self.recipe, self.checkpoints = recipe, checkpoints
         self.host = checkpoints[recipe.host]
-        method, prefix = get_method(recipe.before.method), self._only_stack()
+        method, prefix = get_method(recipe.embeddings.method), self._only_stack()
         fits = {name: Fit(self.host, item) for name, item in checkpoints.items()}
         self.layers = recipe.layers[prefix]
         self.frame = Frame(method, prefix, fits, self._factors(method))
         for layer in recipe.every_layer():
-            if layer.method != recipe.before.method:
+            if layer.method != recipe.embeddings.method:
                 raise RecipeError(
-                    f"it merges with {recipe.before.method} and {layer.method}, and mergekit has "
-                    "one method a file."
+                    f"it merges with {recipe.embeddings.method} and {layer.method}, and mergekit "
+                    "has one method a file."
                 )
         for outside, block, where in (
-            (recipe.before, self.layers[0], "before"),
-            (recipe.after, self.layers[-1], "after"),
+            (recipe.embeddings, self.layers[0], "embeddings"),
+            (recipe.head, self.layers[-1], "head"),
         ):
             if _names(outside) != _names(block):
                 raise RecipeError(
@@ -170,7 +170,7 @@ class _Writer:
 
     def _base(self) -> str | None:
         """Return the base model of the file, which gives mergekit the config too."""
-        layer = self.recipe.before
+        layer = self.recipe.embeddings
         base: str | None = self.recipe.host
         if layer.base is not None:
             base = layer.base.parent
@@ -249,8 +249,8 @@ class _Writer:
         outside = [
             (name, layer)
             for layer, place, here in (
-                (self.recipe.before, "before", first),
-                (self.recipe.after, "after", last),
+                (self.recipe.embeddings, "embeddings", first),
+                (self.recipe.head, "head", last),
             )
             if here
             for name, found in self.host.places.items()

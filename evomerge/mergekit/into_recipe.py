@@ -81,14 +81,14 @@ class _Resolver:
                 for part in parts:
                     blocks += self._blocks(module, part, prefix, len(blocks))
                 layers[prefix] = tuple(blocks)
-                first = first or self._outside(module, parts[0], "before")
-                last = self._outside(module, parts[-1], "after")
+                first = first or self._outside(module, parts[0], "embeddings")
+                last = self._outside(module, parts[-1], "head")
         assert first is not None
         return Recipe(
             host=self.file.parents[0],
             layers=layers,
-            before=first,
-            after=last,
+            embeddings=first,
+            head=last,
             dtype=self.file.dtype or self._host_dtype(),
             tokenizer=self._tokenizer(),
             options=self.file.options,

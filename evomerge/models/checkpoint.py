@@ -28,7 +28,7 @@ from evomerge.models.stacks import (
     shortest,
 )
 
-Place: TypeAlias = Literal["before", "after", "kept", "buffer"]
+Place: TypeAlias = Literal["embeddings", "head", "kept", "buffer"]
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -154,7 +154,7 @@ class Checkpoint:
     def places(self) -> dict[str, Place]:
         """Where every tensor outside of the blocks belongs.
 
-        `before`: input embeddings. `after`: final norm, head, rest. `kept`: another modality's
+        `embeddings`: input embeddings. `head`: final norm, head, rest. `kept`: another modality's
         (vision tower, projector), which only the host has a say in. `buffer`: computed from the
         config, not learnt (rotary frequencies, causal masks).
         """
@@ -175,15 +175,15 @@ class Checkpoint:
             return "buffer"
         if is_other_modality(name):
             return "kept"
-        return "before" if _INPUT.search(name) and not _HEAD.search(name) else "after"
+        return "embeddings" if _INPUT.search(name) and not _HEAD.search(name) else "head"
 
     @cached_property
     def embedding(self) -> str | None:
-        """Name of the input embedding matrix: a row a token, the largest of `before`."""
+        """Name of the input embedding matrix: a row a token, the largest of `embeddings`."""
         found = [
             name
             for name, place in self.places.items()
-            if place == "before"
+            if place == "embeddings"
             and len(self.tensors[name].shape) == 2
             and not _NO_TOKENS.search(name)
         ]
@@ -194,7 +194,7 @@ class Checkpoint:
         """Name of the output head on disk, or None where the embeddings stand for it."""
         vocabulary = self.tensors[self.embedding].shape if self.embedding else None
         for name, place in self.places.items():
-            if place == "after" and _HEAD.search(name) and self.tensors[name].shape == vocabulary:
+            if place == "head" and _HEAD.search(name) and self.tensors[name].shape == vocabulary:
                 return name
         return None
 
@@ -204,7 +204,7 @@ class Checkpoint:
         return tuple(
             name
             for name, place in self.places.items()
-            if place in ("before", "after")
+            if place in ("embeddings", "head")
             and self.tensors[name].shape[:1] == (self.vocabulary,)
             and (name in (self.embedding, self.head) or _HEAD.search(name))
         )

@@ -138,7 +138,7 @@ def has_counterparts(host: Checkpoint, parent: Checkpoint) -> bool:
     fit = Fit(host, parent)
     for name, place in host.places.items():
         tied = name == host.head and host.tied
-        if place in ("before", "after") and name not in fit.outside and not tied:
+        if place in ("embeddings", "head") and name not in fit.outside and not tied:
             return False
     return all(
         fit.inside(prefix, layer, rest) or is_buffer(rest, host.tensors[stack.name(layer, rest)])
@@ -170,12 +170,12 @@ def check_fit(
 def _check_parent(host: Checkpoint, parent: Checkpoint, fit: Fit, vocabularies: bool) -> None:
     answered = set(fit.outside.values())
     for name, place in host.places.items():
-        if place in ("before", "after") and not (host.tied and name == host.head):
+        if place in ("embeddings", "head") and not (host.tied and name == host.head):
             own = fit.outside.get(name)
             _check_tensor(host, name, parent, own, vocabularies)
     for name, place in parent.places.items():
         tied_copy = name == parent.head and (host.tied or parent.tied)
-        if place in ("before", "after") and name not in answered and not tied_copy:
+        if place in ("embeddings", "head") and name not in answered and not tied_copy:
             raise _surplus(host, parent, name)
     if host.tied and not parent.tied and parent.head is not None:
         raise CheckpointError(

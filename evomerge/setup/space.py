@@ -140,8 +140,8 @@ def _frame(config: SearchConfig, host: str) -> Recipe:
     return Recipe(
         host=host,
         layers={},
-        before=whole(embeddings),
-        after=whole(head),
+        embeddings=whole(embeddings),
+        head=whole(head),
         dtype=config.dtype,
         tokenizer=config.tokenizer,
         vocabulary=_vocabulary(config),

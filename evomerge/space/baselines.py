@@ -23,5 +23,5 @@ def uniform_recipe(parents: Sequence[str], layers: int, stack: str, like: Recipe
 
     blocks = tuple(average(layer) for layer in range(layers))
     return replace(
-        like, layers={stack: blocks}, before=average(None), after=average(None), options={}
+        like, layers={stack: blocks}, embeddings=average(None), head=average(None), options={}
     )

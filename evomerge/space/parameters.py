@@ -123,9 +123,9 @@ class ParameterSpace:
         groups = chunks[1:-1] if self._embeddings else chunks
         return replace(
             self._frame,
-            before=outer.layer(chunks[0], None),
+            embeddings=outer.layer(chunks[0], None),
             layers={self._stack: self._decode_blocks(groups)},
-            after=outer.layer(chunks[-1], None),
+            head=outer.layer(chunks[-1], None),
         )
 
     def baselines(self) -> dict[str, Recipe]:
@@ -169,7 +169,7 @@ class ParameterSpace:
         groups = [(name, self._inner) for name in names]
         if not self._embeddings:
             return groups
-        return [("before", self._outer), *groups, ("after", self._outer)]
+        return [("embeddings", self._outer), *groups, ("head", self._outer)]
 
     def _decode_blocks(self, groups: list[list[float]]) -> tuple[Layer, ...]:
         layers, group = [], 0

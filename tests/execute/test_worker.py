@@ -39,7 +39,7 @@ def recipe(path: tuple[Any, ...]) -> Recipe:
         Layer("passthrough", (Source(parent, layer),))
         for parent, layer in zip(path[::2], path[1::2], strict=True)
     ]
-    return Recipe("a", {"model.layers": layers}, before=whole, after=whole, dtype="float32")
+    return Recipe("a", {"model.layers": layers}, embeddings=whole, head=whole, dtype="float32")
 
 
 class Bench:

@@ -33,8 +33,8 @@ RECIPE = {
             for i in range(2)
         ]
     },
-    "before": {"method": "linear", "sources": _SOURCES},
-    "after": {"method": "linear", "sources": _SOURCES, "knobs": {"normalize": 1.0}},
+    "embeddings": {"method": "linear", "sources": _SOURCES},
+    "head": {"method": "linear", "sources": _SOURCES, "knobs": {"normalize": 1.0}},
     "dtype": "float32",
     "tokenizer": "union",
     "seed": 3,

@@ -130,7 +130,9 @@ def failing(recipe: Recipe) -> Recipe:
     layers = dict(recipe.layers)
     last = Layer("linear", [Source("a", 0, zero), Source("b", 0, zero)])
     layers["model.layers"] = (*layers["model.layers"][:-1], last)
-    return Recipe(recipe.host, layers, recipe.before, recipe.after, recipe.dtype, recipe.tokenizer)
+    return Recipe(
+        recipe.host, layers, recipe.embeddings, recipe.head, recipe.dtype, recipe.tokenizer
+    )
 
 
 def test_what_does_not_change_is_not_touched(checkpoints):
@@ -201,7 +203,7 @@ def test_overflow_of_the_dtype_is_named(checkpoints):
     Resident(checkpoints, "base", "float16").apply(recipe)
     loud = {"weight": 100.0}
     huge = Layer("linear", [Source("a", None, loud)] * 5000, None, {"normalize": 0})
-    over = Recipe("base", recipe.layers, recipe.before, huge, dtype="float16")
+    over = Recipe("base", recipe.layers, recipe.embeddings, huge, dtype="float16")
     with pytest.raises(CandidateError, match=r"from finite sources.*F16"):
         Resident(checkpoints, "base", "float16").apply(over)
 

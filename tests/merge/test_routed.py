@@ -64,7 +64,7 @@ def recipe(path: str, checkpoints: dict[str, Checkpoint], dtype: str = "float32"
     whole = Layer("passthrough", (Source("a"),))
     layers = layers_of(parse_path(path, LEGEND))
     stack = checkpoints["a"].main.prefix
-    return Recipe("a", {stack: layers}, before=whole, after=whole, dtype=dtype)
+    return Recipe("a", {stack: layers}, embeddings=whole, head=whole, dtype=dtype)
 
 
 @contextmanager
@@ -216,7 +216,7 @@ def test_merged_blocks_may_be_routed_and_scaled(parents: Any, tmp_path: Path) ->
         return Layer("linear", sources, scale=scale)
 
     blocks = (mixed(0, 0.3, 1.0), mixed(1, 0.5, 0.9), mixed(1, 0.5, 1.0), mixed(2, 0.9, 1.2))
-    wanted = Recipe("a", {"model.layers": blocks}, before=whole, after=whole, dtype="float32")
+    wanted = Recipe("a", {"model.layers": blocks}, embeddings=whole, head=whole, dtype="float32")
     resident = RoutedResident(checkpoints, "a", "float32")
     model: Any = resident.apply(wanted)
     write_model(wanted, checkpoints, tmp_path / "out")

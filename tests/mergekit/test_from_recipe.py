@@ -120,13 +120,13 @@ def test_what_mergekit_has_no_form_for_is_said_with_the_reason(
     mixed = Recipe(
         "a",
         {STACK: [Layer("linear", [Source("a", 0)])]},
-        plain.before,
-        plain.after,
+        plain.embeddings,
+        plain.head,
     )
     elsewhere = Recipe(
-        "a", plain.layers, plain.before, Layer("passthrough", [Source("b")]), "float32"
+        "a", plain.layers, plain.embeddings, Layer("passthrough", [Source("b")]), "float32"
     )
-    for recipe, told in ((mixed, "one method a file"), (elsewhere, "`after` has other parents")):
+    for recipe, told in ((mixed, "one method a file"), (elsewhere, "`head` has other parents")):
         with pytest.raises(RecipeError, match=told):
             express(recipe, llamas)
         with caplog.at_level("INFO"):

@@ -44,8 +44,8 @@ def test_gradients_run_over_the_slice_and_start_outside(llamas: Any) -> None:
         llamas,
     )
     assert weights(recipe) == [10, 20, 40]
-    assert recipe.before.sources[0].knobs["weight"] == 10
-    assert recipe.after.sources[0].knobs["weight"] == 10
+    assert recipe.embeddings.sources[0].knobs["weight"] == 10
+    assert recipe.head.sources[0].knobs["weight"] == 10
     two = read(
         """
         merge_method: linear
@@ -72,8 +72,11 @@ def test_slices_stack_blocks_and_own_the_ends(llamas: Any) -> None:
     taken = [(layer.sources[0].parent, layer.sources[0].layer) for layer in blocks]
     assert taken == [("a", 1), ("a", 2), ("b", 0), ("b", 0), ("b", 1), ("b", 2)]
     assert weights(recipe, knob="scale") == [3, 5, 2, 1, 1.5, 2]  # one block: the last number
-    assert (recipe.before.sources[0].parent, recipe.before.sources[0].knobs["scale"]) == ("a", 3)
-    assert (recipe.after.sources[0].parent, recipe.after.sources[0].knobs["scale"]) == ("b", 1)
+    assert (recipe.embeddings.sources[0].parent, recipe.embeddings.sources[0].knobs["scale"]) == (
+        "a",
+        3,
+    )
+    assert (recipe.head.sources[0].parent, recipe.head.sources[0].knobs["scale"]) == ("b", 1)
     assert recipe.host == "a"
 
 
@@ -100,7 +103,7 @@ def test_the_nearest_level_wins_and_filters_fall_through(llamas: Any) -> None:
     assert weights(recipe, "self_attn.q_proj.weight") == [1, 5, 7]
     assert weights(recipe, "input_layernorm.weight") == [1, 5, 5]
     assert recipe.layers[STACK][0].sources[1].knobs["weight"] == 2
-    assert recipe.after.sources[0].knobs["weight"] == 5
+    assert recipe.head.sources[0].knobs["weight"] == 5
     assert recipe.layers[STACK][0].knobs == {"normalize": 0.0}
 
 
@@ -137,7 +140,7 @@ def test_source_filters_see_the_sources_names_and_merge_filters_the_merged_ones(
 def test_slerp_starts_at_the_base(models: str, base: str, sources: list[str], llamas: Any) -> None:
     text = f"merge_method: slerp\nmodels: {models}\nbase_model: {base}\nparameters: {{t: 0.2}}"
     recipe = read(text, llamas)
-    assert [source.parent for source in recipe.before.sources] == sources
+    assert [source.parent for source in recipe.embeddings.sources] == sources
     assert recipe.host == base
 
 
@@ -149,8 +152,8 @@ def test_a_base_among_the_models_is_not_merged_with_itself(llamas: Any) -> None:
         parameters: {weight: 0.5, density: 0.5, int8_mask: true}
         """
     recipe = read(text, llamas)
-    assert [source.parent for source in recipe.before.sources] == ["a", "c"]
-    assert recipe.before.base == Source("b")
+    assert [source.parent for source in recipe.embeddings.sources] == ["a", "c"]
+    assert recipe.embeddings.base == Source("b")
     assert recipe.host == "b"
 
 

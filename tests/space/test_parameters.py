@@ -118,21 +118,21 @@ def test_a_gene_changes_nothing_outside_of_its_place(data):
     changed = [
         name
         for name, old, new in (
-            ("before", before.before, after.before),
+            ("embeddings", before.embeddings, after.embeddings),
             *(
                 (f"layers[{i // 2 * 2}:{i // 2 * 2 + 2}]", old, new)
                 for i, (old, new) in enumerate(
                     zip(before.layers["model.layers"], after.layers["model.layers"], strict=True)
                 )
             ),
-            ("after", before.after, after.after),
+            ("head", before.head, after.head),
         )
         if old != new
     ]
     place = gene.name.split(".")[0]
     assert place in changed
-    ends = {"layers[0:2]": {"before"}, "layers[4:6]": {"after"}}.get(place, set())
-    shared = set() if any(gene.name.startswith("before") for gene in space.genes) else ends
+    ends = {"layers[0:2]": {"embeddings"}, "layers[4:6]": {"head"}}.get(place, set())
+    shared = set() if any(gene.name.startswith("embeddings") for gene in space.genes) else ends
     assert set(changed) == {place} | shared
 
 
@@ -164,7 +164,7 @@ def test_numbers_in_a_recipe_are_genes_with_few_digits():
     blocks = recipe.layers["model.layers"]
     found = [
         tuple(source.knobs["weight"] for source in layer.sources)
-        for layer in (recipe.before, blocks[0], blocks[5], recipe.after)
+        for layer in (recipe.embeddings, blocks[0], blocks[5], recipe.head)
     ]
     # The range is narrower than 1, so there are 7 decimals; 2 / 3 is its end, and stays that.
     assert found == [(0.1428571, 2 / 3), (0.0, 0.1234568), (0.5, 0.25), (1e-6, 0.3333333)]
@@ -181,9 +181,9 @@ def test_genes_have_readable_names_in_a_fixed_order():
     )
     names = [gene.name for gene in space.genes]
     assert names[:5] == [
-        "before.zoo:maths.weight",
-        "before.zoo:language.weight",
-        "before.lambda",
+        "embeddings.zoo:maths.weight",
+        "embeddings.zoo:language.weight",
+        "embeddings.lambda",
         "layers[0:2].mlp.zoo:maths.weight",
         "layers[0:2].mlp.zoo:language.weight",
     ]
@@ -208,7 +208,7 @@ def test_components_get_their_own_numbers_and_the_rest_gets_one():
     assert knob_at(weight, "model.layers.3.mlp.up_proj.weight") == 0.4
     assert knob_at(weight, "model.layers.3.experts.0.weight") == 0.4
     assert knob_at(weight, "model.layers.3.input_layernorm.weight") == 0.6
-    assert recipe.before.sources[1].knobs["weight"] == 0.6
+    assert recipe.embeddings.sources[1].knobs["weight"] == 0.6
 
 
 def test_smooth_knobs_run_straight_between_anchors():
@@ -221,7 +221,7 @@ def test_smooth_knobs_run_straight_between_anchors():
     recipe = space.decode((0.0, 0.5, 1.0, 0.5, 0.2, 0.5))
     weights = [layer.sources[0].knobs["weight"] for layer in recipe.layers["model.layers"]]
     assert weights == [0.0, 0.25, 0.5, 0.75, 1.0, 0.8, 0.6, 0.4, 0.2]
-    assert recipe.after.sources[0].knobs["weight"] == 0.2
+    assert recipe.head.sources[0].knobs["weight"] == 0.2
 
 
 def test_smooth_takes_the_nearer_anchor_where_nothing_can_be_interpolated():
@@ -242,42 +242,42 @@ def test_smooth_takes_the_nearer_anchor_where_nothing_can_be_interpolated():
 
 def test_methods_share_a_gene_only_where_they_search_the_same_range():
     shared = make(("task_arithmetic", "ties", "dare_ties"))
-    names = {gene.name for gene in shared.genes if gene.name.startswith("before")}
+    names = {gene.name for gene in shared.genes if gene.name.startswith("embeddings")}
     assert names == {
-        "before.method",
-        "before.a.weight",
-        "before.b.weight",
-        "before.a.density",
-        "before.b.density",
+        "embeddings.method",
+        "embeddings.a.weight",
+        "embeddings.b.weight",
+        "embeddings.a.density",
+        "embeddings.b.density",
     }
     apart = {gene.name for gene in make(("linear", "odd")).genes}
-    assert {"before.a.linear.weight", "before.a.odd.weight"} <= apart
+    assert {"embeddings.a.linear.weight", "embeddings.a.odd.weight"} <= apart
 
 
 def test_a_setting_is_for_the_methods_that_can_vary_the_knob():
     space = make(("task_arithmetic", "ties"), knobs={"density": (0.2, 0.9), "weight": 1.0})
     recipe = space.decode((0.0, 0.5, 0.5) * 3)
-    assert (recipe.before.method, recipe.before.sources[0].knobs) == (
+    assert (recipe.embeddings.method, recipe.embeddings.sources[0].knobs) == (
         "task_arithmetic",
         {"weight": 1.0},
     )
     recipe = space.decode((1.0, 0.5, 0.5) * 3)
-    assert recipe.before.sources[0].knobs == {"density": 0.5, "weight": 1.0}
+    assert recipe.embeddings.sources[0].knobs == {"density": 0.5, "weight": 1.0}
 
 
 def test_the_base_is_no_source_of_methods_that_use_it():
     recipe = make(("ties",), ("base", "a", "b")).decode((0.5,) * 12)
-    assert [source.parent for source in recipe.before.sources] == ["a", "b"]
-    assert recipe.before.base is not None
+    assert [source.parent for source in recipe.embeddings.sources] == ["a", "b"]
+    assert recipe.embeddings.base is not None
     recipe = make(("linear",), ("base", "a", "b")).decode((0.5,) * 9)
-    assert [source.parent for source in recipe.before.sources] == ["base", "a", "b"]
-    assert recipe.before.base is None
+    assert [source.parent for source in recipe.embeddings.sources] == ["base", "a", "b"]
+    assert recipe.embeddings.base is None
 
 
 def test_a_fixed_knob_is_written_and_a_knob_at_its_default_is_not():
     recipe = make(("ties",), knobs={"density": 0.3}).decode((0.5,) * 6)
-    assert recipe.before.sources[0].knobs == {"density": 0.3, "weight": 0.5}
-    assert recipe.before.knobs == {}
+    assert recipe.embeddings.sources[0].knobs == {"density": 0.3, "weight": 0.5}
+    assert recipe.embeddings.knobs == {}
 
 
 @pytest.mark.parametrize("genome", [(), (0.5,) * 5, (1.5, *(0.5,) * 5), (math.nan,) + (0.5,) * 5])

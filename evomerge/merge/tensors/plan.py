@@ -118,15 +118,15 @@ class Planner:
         recipe_planner = _RecipePlanner(self, recipe, vocabulary, _rescalings(recipe, self.host))
         places = self.host.places
         for name, place in places.items():
-            if place == "before":
-                yield recipe_planner.outside(name, recipe.before)
+            if place == "embeddings":
+                yield recipe_planner.outside(name, recipe.embeddings)
         for prefix in self.host.stacks:
             yield from recipe_planner.stack(prefix)
         for name, place in places.items():
             if place in ("kept", "buffer"):
                 yield recipe_planner.copy(name, SourceTensor(recipe.host, name))
-            elif place == "after" and not (name == self.host.head and self.host.tied):
-                yield recipe_planner.outside(name, recipe.after)
+            elif place == "head" and not (name == self.host.head and self.host.tied):
+                yield recipe_planner.outside(name, recipe.head)
 
     def fit(self, reference: str) -> Fit:
         """Return which tensors of a parent correspond to which of the host."""

@@ -32,7 +32,7 @@ def fill(
     Raises:
         RecipeError: `tokens` cannot be honoured.
     """
-    base = recipe.before.base.parent if recipe.before.base else None
+    base = recipe.embeddings.base.parent if recipe.embeddings.base else None
     base = recipe.host if recipe.vocabulary else base
     found: dict[int, Filling] = {}
     for i in merged.ids.values():

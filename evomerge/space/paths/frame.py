@@ -70,7 +70,7 @@ def parent_recipe(parent: str, depth: int, stack: str, like: Recipe) -> Recipe:
     """Return a parent's own blocks, embeddings and head as a recipe."""
     whole = Layer("passthrough", (Source(parent),))
     blocks = layers_of(Hop(parent, layer) for layer in range(depth))
-    return replace(like, layers={stack: blocks}, before=whole, after=whole, options={})
+    return replace(like, layers={stack: blocks}, embeddings=whole, head=whole, options={})
 
 
 def baselines_of(parents: Mapping[str, int], stack: str, like: Recipe) -> dict[str, Recipe]:
@@ -98,7 +98,7 @@ def path_in(recipe: Recipe, frame: Recipe, stack: str) -> Path:
         raise RecipeError(f"The recipe has no block stack {stack!r}; this space searches it.")
     rest = replace(recipe, layers={}, options={})
     wanted = replace(frame, layers={}, options={})
-    for name in ("host", "before", "after", "dtype", "tokenizer", "seed"):
+    for name in ("host", "embeddings", "head", "dtype", "tokenizer", "seed"):
         if getattr(rest, name) != getattr(wanted, name):
             raise RecipeError(
                 f"The recipe's {name} is not the one of this space, where only the path through "

@@ -109,8 +109,8 @@ class JointSpace:
         embeddings, head = len(self._places) - 2, len(self._places) - 1
         return replace(
             recipe,
-            before=self._merge(genome, embeddings, None),
-            after=self._merge(genome, head, None),
+            embeddings=self._merge(genome, embeddings, None),
+            head=self._merge(genome, head, None),
         )
 
     def baselines(self) -> dict[str, Recipe]:

@@ -119,7 +119,7 @@ WRONG = {
         "No value of a knob applies to tensor 'model.layers.0.",
     ),
     "vocabularies": (
-        lambda: recipe(before=Layer("linear", [Source("a"), Source("wide")])),
+        lambda: recipe(embeddings=Layer("linear", [Source("a"), Source("wide")])),
         r"\[48, 16\] in 'a', \[52, 16\] in 'wide'.*tokenizer: union",
     ),
 }

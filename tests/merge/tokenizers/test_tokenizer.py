@@ -122,8 +122,8 @@ def mix(
     return Recipe(
         host=(base or parents[0]).reference,
         layers={"model.layers": blocks},
-        before=layer(None),
-        after=layer(None),
+        embeddings=layer(None),
+        head=layer(None),
         dtype="float32",
         tokenizer=name,
         options=options,

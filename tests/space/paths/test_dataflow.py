@@ -24,7 +24,7 @@ from evomerge.testing import check_space
 HOST, OTHER = "zoo:language", "zoo:maths"
 DEPTHS = {HOST: 4, OTHER: 5}
 WHOLE = Layer("passthrough", (Source(HOST),))
-FRAME = Recipe(host=HOST, layers={}, before=WHOLE, after=WHOLE)
+FRAME = Recipe(host=HOST, layers={}, embeddings=WHOLE, head=WHOLE)
 
 
 def own_pass(parent: str = HOST, depth: int = 4) -> Recipe:
@@ -166,7 +166,7 @@ def test_layout_is_host_first_and_ends_are_fixed() -> None:
 
 def test_paper_space_has_the_papers_size() -> None:
     two = {"A": 32, "B": 32}
-    frame = replace(FRAME, host="A", before=Layer("passthrough", (Source("A"),)))
+    frame = replace(FRAME, host="A", embeddings=Layer("passthrough", (Source("A"),)))
     free = SlotSpace(two, frame, repeats=3, indicators="threshold", coding="matrix",
                      fixed_ends=False)  # fmt: skip
     assert len(free.genes) == 64 * 3 + 64 * 64
@@ -193,7 +193,7 @@ def test_goliath_is_a_path_of_the_slice_space() -> None:
     depths = {"X": 80, "E": 80}
     slices = [("X", 0, 16), ("E", 8, 24), ("X", 17, 32), ("E", 25, 40), ("X", 33, 48)]
     whole = Layer("passthrough", (Source("X"),))
-    frame = Recipe(host="X", layers={}, before=whole, after=whole)
+    frame = Recipe(host="X", layers={}, embeddings=whole, head=whole)
     space = SliceSpace(depths, frame, slices=(5, 5), scales=1.0)
     hops = [Hop(parent, layer) for parent, a, b in slices for layer in range(a, b + 1)]
     recipe = replace(frame, layers={"model.layers": layers_of(hops)})
@@ -289,7 +289,7 @@ def test_wrong_arguments_are_one_sentence_that_names_the_key(name: str) -> None:
 
 FOREIGN: dict[str, Recipe] = {
     "another host": replace(own_pass(), host=OTHER),
-    "another head": replace(own_pass(), after=Layer("passthrough", (Source(OTHER),))),
+    "another head": replace(own_pass(), head=Layer("passthrough", (Source(OTHER),))),
     "a merged block": replace(
         own_pass(),
         layers={"model.layers": (Layer("linear", (Source(HOST, 0), Source(OTHER, 0))),)},
