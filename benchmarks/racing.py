@@ -52,7 +52,7 @@ from evomerge.evaluate.fidelity.protocol import Fidelity, score_by
 from evomerge.evaluate.fidelity.racing import Race
 from evomerge.evaluate.tasks.documents import in_order
 from evomerge.evaluate.tasks.functions import Function
-from evomerge.evaluate.tasks.info import MetricFacts, TaskFacts
+from evomerge.evaluate.tasks.info import MetricInfo, TaskInfo
 from evomerge.optimize import create
 from evomerge.scores import Objective, Scores, fitness
 from evomerge.setup.runs import prepare
@@ -164,8 +164,8 @@ class Recorded:
         self.genomes, self.rows = genomes, rows
         task, key, ids = world.objective.task, world.objective.key, world.documents
         place = {document: at for at, document in enumerate(ids)}
-        facts = TaskFacts(
-            task, "function", len(ids), {world.objective.metric: MetricFacts(True, True)}
+        facts = TaskInfo(
+            task, "function", len(ids), {world.objective.metric: MetricInfo(True, True)}
         )
 
         def body(model: Scores, tokenizer: Any, asked: Sequence[int]) -> dict[str, list[float]]:
@@ -310,7 +310,7 @@ def simulated_world(seed: int, candidates: int) -> World:
     def body(model: np.ndarray, tokenizer: Any, ids: Sequence[int]) -> dict[str, list[float]]:
         return {"acc": model[list(ids)].tolist()}
 
-    facts = TaskFacts("simulated", "function", count, {"acc": MetricFacts(True, True)})
+    facts = TaskInfo("simulated", "function", count, {"acc": MetricInfo(True, True)})
     evaluator = Evaluator(None, [Function(body, facts)])
     order = random.Random(seed).sample(range(count), count)
     parts = {

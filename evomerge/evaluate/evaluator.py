@@ -18,7 +18,7 @@ from evomerge.evaluate.inference.request import Request
 from evomerge.evaluate.inference.vllm import EngineForward, VllmEngine
 from evomerge.evaluate.tasks.functions import Function
 from evomerge.evaluate.tasks.harness import DocumentMetrics, Harness
-from evomerge.evaluate.tasks.info import Facts
+from evomerge.evaluate.tasks.info import TasksInfo
 from evomerge.scores import Scores, Split
 
 log = logging.getLogger(__name__)
@@ -47,10 +47,11 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Questions:
-    """Where documents come from: the lm-eval tasks, None where there are none, and functions.
+class TaskSet:
+    """The tasks and functions that supply the documents of a split.
 
     Attributes:
+        harness: the lm-eval tasks, None where there are none.
         functions: by the name that objectives know them by.
     """
 
@@ -58,11 +59,11 @@ class Questions:
     functions: Mapping[str, Function]
 
     @property
-    def facts(self) -> Facts:
+    def info(self) -> TasksInfo:
         """What the tasks and functions offer."""
-        known = self.harness.facts if self.harness else Facts({}, {})
-        own = {name: function.facts for name, function in self.functions.items()}
-        return Facts({**known.tasks, **own}, known.groups)
+        known = self.harness.info if self.harness else TasksInfo({}, {})
+        own = {name: function.info for name, function in self.functions.items()}
+        return TasksInfo({**known.tasks, **own}, known.groups)
 
     def labels(self, task: str, field: str, documents: Sequence[int]) -> list[str]:
         """Return a field of some documents, to stratify by; a function's are all alike.
@@ -91,7 +92,7 @@ class Evaluator:
         functions: own objectives.
         batch_size: most rows in a batch, or `auto`: as many as the memory of the device allows.
         backend: `hf` runs the models themselves, `vllm` puts their weights into an engine.
-        elsewhere: what asks instead in some of the splits, under the same names.
+        by_split: the tasks of splits whose documents come from other tasks, under the same names.
 
     Attributes:
         is_spoilt: whether a function has changed the model, and it was not built anew since.
@@ -103,10 +104,10 @@ class Evaluator:
         functions: Sequence[Function] = (),
         batch_size: int | Literal["auto"] = "auto",
         backend: Literal["hf", "vllm"] = "hf",
-        elsewhere: Mapping[Split, Questions] | None = None,
+        by_split: Mapping[Split, TaskSet] | None = None,
     ) -> None:
-        self.questions = Questions(harness, {item.facts.name: item for item in functions})
-        self.elsewhere = elsewhere or {}
+        self.default = TaskSet(harness, {item.info.name: item for item in functions})
+        self.by_split = by_split or {}
         self.batch_size, self.backend = batch_size, backend
         self._requests: dict[tuple[Split, str], dict[int, list[Request]]] = {}
         self._engine: VllmEngine | None = None
@@ -114,13 +115,13 @@ class Evaluator:
         self.lend(None)
 
     @property
-    def facts(self) -> Facts:
+    def info(self) -> TasksInfo:
         """What the tasks and functions offer."""
-        return self.questions.facts
+        return self.default.info
 
-    def asked(self, split: Split) -> Questions:
-        """Return what asks in a split."""
-        return self.elsewhere.get(split, self.questions)
+    def tasks_of(self, split: Split) -> TaskSet:
+        """Return the tasks that supply a split's documents."""
+        return self.by_split.get(split, self.default)
 
     def prepare(self, model: Any, tokenizer: Any, splits: Mapping[Split, Documents]) -> None:
         """Set the documents and find the fastest right way to run.
@@ -141,7 +142,7 @@ class Evaluator:
         self.tokenizer, self.splits = tokenizer, splits
         self._requests, self.is_spoilt = {}, False
         first, documents = next(iter(splits.items()))
-        if any(self.asked(split).harness is not None for split in splits):
+        if any(self.tasks_of(split).harness is not None for split in splits):
             self._reference = ReferenceLM(model, tokenizer)
             self.forward: Forward | EngineForward
             if self.backend == "vllm":
@@ -149,7 +150,7 @@ class Evaluator:
                 self.forward = EngineForward(self._reference, self._engine)
             else:
                 self.forward = Forward(model, tokenizer, self._reference, self.batch_size)
-            functions = self.asked(first).functions
+            functions = self.tasks_of(first).functions
             tasks = [task for task in documents if task not in functions]
             self.forward.check(model, [list(self.requests(first, t).values()) for t in tasks])
 
@@ -209,7 +210,7 @@ class Evaluator:
         chosen = documents if documents is not None else self.splits[split]
         asked = {task: tuple(sorted(ids)) for task, ids in chosen.items() if len(ids)}
         rows: dict[str, dict[int, DocumentMetrics]] = {}
-        harness, functions = self.asked(split).harness, self.asked(split).functions
+        harness, functions = self.tasks_of(split).harness, self.tasks_of(split).functions
         with _failures():
             if harness is not None:
                 model = self._intact(model)
@@ -256,7 +257,7 @@ class Evaluator:
                 log.warning(
                     "Objective %s changed the model or the tokenizer; both are built anew. Let it "
                     "work on copy.deepcopy(model) to save the time.",
-                    function.facts.name,
+                    function.info.name,
                 )
 
     def scores(self, answers: Answers, seconds: float, split: Split = "search") -> Scores:
@@ -265,7 +266,7 @@ class Evaluator:
         Args:
             seconds: what the answers took.
         """
-        harness, functions = self.asked(split).harness, self.asked(split).functions
+        harness, functions = self.tasks_of(split).harness, self.tasks_of(split).functions
         values: dict[str, tuple[float, ...]] = {}
         aggregates: dict[str, dict[str, float]] = {}
         documents = {task: tuple(sorted(rows)) for task, rows in answers.rows.items()}
@@ -293,7 +294,7 @@ class Evaluator:
     def requests(self, split: Split, task: str) -> dict[int, list[Request]]:
         """Return the requests of a split's documents by id, built when first asked for."""
         if (split, task) not in self._requests:
-            harness = self.asked(split).harness
+            harness = self.tasks_of(split).harness
             assert harness is not None
             ids = sorted(self.splits[split][task])
             built = harness.build(task, ids, self._reference)

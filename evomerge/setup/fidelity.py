@@ -11,7 +11,7 @@ from evomerge.scores import Objective
 
 if TYPE_CHECKING:
     from evomerge.evaluate.fidelity.protocol import Fidelity
-    from evomerge.evaluate.tasks.info import Facts
+    from evomerge.evaluate.tasks.info import TasksInfo
 
 
 def make_fidelity(config: SearchConfig) -> Fidelity | None:
@@ -35,7 +35,7 @@ def make_fidelity(config: SearchConfig) -> Fidelity | None:
 def settle_racing(
     config: SearchConfig,
     objectives: Sequence[Objective],
-    facts: Facts,
+    info: TasksInfo,
     search: Mapping[str, Sequence[int]],
 ) -> SearchConfig:
     """Return a search file that says yes or no where `evaluation.racing.enabled` was `auto`.
@@ -53,7 +53,7 @@ def settle_racing(
         and config.space.kind == "parameters"
         and config.mode == "weighted"
         and wanted.backend == "hf"  # vLLM reloads a candidate's weights for every look of a race
-        and all(facts.metric(item.task, item.metric)[1].is_mean for item in objectives)
+        and all(info.metric(item.task, item.metric)[1].is_mean for item in objectives)
         and sum(map(len, search.values())) >= 4 * wanted.racing.minimum
     )
     racing = wanted.racing.model_copy(update={"enabled": enabled})
@@ -63,7 +63,7 @@ def settle_racing(
 def check_fidelity(
     config: SearchConfig,
     objectives: Sequence[Objective],
-    facts: Facts,
+    info: TasksInfo,
     search: Mapping[str, Sequence[int]],
 ) -> None:
     """Refuse to score on fewer documents where that cannot work.
@@ -79,7 +79,7 @@ def check_fidelity(
     wanted = config.evaluation
     if wanted.fidelity_policy is None:
         return
-    check_means(f"evaluation.{wanted.fidelity_policy}", objectives, facts)
+    check_means(f"evaluation.{wanted.fidelity_policy}", objectives, info)
     total = sum(map(len, search.values()))
     key, least = {
         "racing": ("racing.minimum", wanted.racing.minimum),

@@ -57,7 +57,7 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
     notes = list(dict.fromkeys(note for plan in tokenizers for note in plan.notes))
     if allow_benchmarks:
         return notes
-    asked = problem.evaluator.asked("search").facts
+    asked = problem.evaluator.tasks_of("search").info
     leaves = {task for item in problem.objectives for task in asked.leaves(item.task)}
     found = (benchmark_warning(asked.tasks[task]) for task in sorted(leaves))
     return notes + [warning for warning in found if warning]

@@ -16,7 +16,7 @@ from evomerge.scores import SPLITS, Objective, Split
 if TYPE_CHECKING:
     from evomerge.evaluate.evaluator import Evaluator
     from evomerge.evaluate.tasks.documents import Pool
-    from evomerge.evaluate.tasks.info import Facts
+    from evomerge.evaluate.tasks.info import TasksInfo
 
 
 def load_tasks(config: SearchConfig) -> Evaluator:
@@ -27,7 +27,7 @@ def load_tasks(config: SearchConfig) -> Evaluator:
             backend is not there.
     """
     from evomerge import zoo
-    from evomerge.evaluate.evaluator import Evaluator, Questions
+    from evomerge.evaluate.evaluator import Evaluator, TaskSet
     from evomerge.evaluate.tasks.functions import find, is_function
     from evomerge.evaluate.tasks.harness import Harness
 
@@ -43,7 +43,7 @@ def load_tasks(config: SearchConfig) -> Evaluator:
     harness = None
     if tasks:
         harness = Harness(tasks, include, evaluation.fewshot, evaluation.chat_template)
-    elsewhere: dict[Split, Questions] = {}
+    by_split: dict[Split, TaskSet] = {}
     for split in SPLITS:
         where = f"evaluation.{split}"
         instead, parts = _turned(getattr(evaluation, split), names, functions, where)
@@ -52,13 +52,13 @@ def load_tasks(config: SearchConfig) -> Evaluator:
             there = harness and harness.with_documents_from(
                 {name: item for name, item in instead.items() if name in tasks}, parts, where
             )
-            elsewhere[split] = Questions(there, functions | own)
+            by_split[split] = TaskSet(there, functions | own)
     return Evaluator(
         harness,
         tuple(functions.values()),
         evaluation.batch_size,
         evaluation.backend,
-        elsewhere,
+        by_split,
     )
 
 
@@ -118,10 +118,10 @@ def find_objectives(config: SearchConfig, evaluator: Evaluator) -> tuple[Objecti
     """
     found = []
     for item in config.objectives:
-        metric, about = evaluator.facts.metric(item.task, item.metric)
-        for split, questions in evaluator.elsewhere.items():
+        metric, about = evaluator.info.metric(item.task, item.metric)
+        for split, tasks in evaluator.by_split.items():
             where = f"evaluation.{split}.tasks"
-            key, there = questions.facts.metric(item.task, metric, where)
+            key, there = tasks.info.metric(item.task, metric, where)
             if (key, there.higher_is_better) != (metric, about.higher_is_better):
                 raise ConfigError(
                     f"`{where}`: the metric {metric!r} of {item.task!r} is {key!r} of another "
@@ -153,26 +153,26 @@ def _pools(config: SearchConfig, evaluator: Evaluator, split: Split) -> dict[str
     """Return what a split's documents can be chosen from, by task."""
     from evomerge.evaluate.tasks.documents import Pool
 
-    questions, field = evaluator.asked(split), config.evaluation.stratify
+    supply, field = evaluator.tasks_of(split), config.evaluation.stratify
     pools = {}
-    for task in _leaves(config, questions.facts):
-        facts, harness = questions.facts.tasks[task], questions.harness
-        if harness is None or task in questions.functions:
-            pools[task] = Pool(facts.source, facts.documents)
+    for task in _leaves(config, supply.info):
+        info, harness = supply.info.tasks[task], supply.harness
+        if harness is None or task in supply.functions:
+            pools[task] = Pool(info.source, info.documents)
             continue
         # Documents of one source are compared as they are, those of several by what they ask.
-        forms = cache(harness.forms(task, rendered=bool(evaluator.elsewhere)))
+        forms = cache(harness.forms(task, rendered=bool(evaluator.by_split)))
         labels = None if field is None else harness.field(task, field)
-        pools[task] = Pool(facts.source, facts.documents, forms, labels)
+        pools[task] = Pool(info.source, info.documents, forms, labels)
     return pools
 
 
 def sources(config: SearchConfig, evaluator: Evaluator) -> dict[str, dict[str, str]]:
     """Return where the ids of every split count: split -> task -> lm-eval task and its split."""
-    facts = {split: evaluator.asked(split).facts for split in SPLITS}
+    info = {split: evaluator.tasks_of(split).info for split in SPLITS}
     return {
         split: {task: known.tasks[task].source for task in _leaves(config, known)}
-        for split, known in facts.items()
+        for split, known in info.items()
     }
 
 
@@ -180,14 +180,14 @@ def check_sources(config: SearchConfig, evaluator: Evaluator) -> None:
     """Refuse tasks whose documents are not those that a run has frozen.
 
     Raises:
-        ConfigError: the ids count elsewhere, or there are fewer documents than ids.
+        ConfigError: the ids are numbers of another source, or there are fewer documents than ids.
     """
     known = config.frozen.sources if config.frozen else {}
     now = sources(config, evaluator)
     for split, documents in frozen_splits(config).items():
         for task, ids in documents.items():
             source = known.get(split, {}).get(task)
-            count = evaluator.asked(split).facts.tasks[task].documents
+            count = evaluator.tasks_of(split).info.tasks[task].documents
             if source not in (None, now[split].get(task)) or max(ids, default=0) >= count:
                 raise ConfigError(
                     f"The run's {split} documents of task {task!r} are numbers of "
@@ -196,7 +196,7 @@ def check_sources(config: SearchConfig, evaluator: Evaluator) -> None:
                 )
 
 
-def _leaves(config: SearchConfig, facts: Facts) -> list[str]:
+def _leaves(config: SearchConfig, info: TasksInfo) -> list[str]:
     """Return the tasks that ask documents, each once."""
-    leaves = (task for item in config.objectives for task in facts.leaves(item.task))
+    leaves = (task for item in config.objectives for task in info.leaves(item.task))
     return list(dict.fromkeys(leaves))

@@ -43,7 +43,7 @@ def ours(
 ) -> tuple[Evaluator, Scores]:
     harness = Harness(names, [tasks], **options)
     evaluator = Evaluator(harness)
-    leaves = [leaf for name in names for leaf in harness.facts.leaves(name)]
+    leaves = [leaf for name in names for leaf in harness.info.leaves(name)]
     evaluator.prepare(model, tokenizer, {"search": dict.fromkeys(leaves, IDS)})
     return evaluator, evaluator.score(model)
 

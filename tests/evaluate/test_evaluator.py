@@ -151,8 +151,8 @@ short.documents = 5  # type: ignore[attr-defined]
 def test_a_function_scores_documents_beside_tasks(llama: Any, tokenizer: Any, tasks: Path) -> None:
     own = find(f"{__name__}:lengths")
     evaluator = Evaluator(Harness(["t_choice"], [tasks]), [own])
-    name = own.facts.name
-    assert evaluator.facts.metric(name, "score")[1].higher_is_better
+    name = own.info.name
+    assert evaluator.info.metric(name, "score")[1].higher_is_better
     evaluator.prepare(llama, tokenizer, {"search": {"t_choice": range(9), name: [4, 1]}})
     scores = evaluator.score(llama)
     assert scores.documents[name] == (1, 4)
@@ -164,7 +164,7 @@ def test_a_function_scores_documents_beside_tasks(llama: Any, tokenizer: Any, ta
 def test_a_function_that_forgets_documents_fails_the_candidate(llama: Any, tokenizer: Any) -> None:
     own = find(f"{__name__}:short")
     evaluator = Evaluator(None, [own])
-    evaluator.prepare(llama, tokenizer, {"search": {own.facts.name: [0, 1]}})
+    evaluator.prepare(llama, tokenizer, {"search": {own.info.name: [0, 1]}})
     with pytest.raises(CandidateError, match="1 values of score for 2 documents"):
         evaluator.score(llama)
 

@@ -14,7 +14,7 @@ import torch
 from evomerge.errors import CheckpointError, DeviceError
 from evomerge.evaluate.evaluator import Evaluator
 from evomerge.evaluate.tasks.functions import Function
-from evomerge.evaluate.tasks.info import MetricFacts, TaskFacts
+from evomerge.evaluate.tasks.info import MetricInfo, TaskInfo
 from evomerge.execute.protocol import Job
 from evomerge.execute.worker import Worker
 from evomerge.merge.resident import Resident, digest
@@ -57,7 +57,7 @@ class Bench:
         def judge(model: Any, tokenizer: Any, documents: Any) -> list[float]:
             return [body(model)] * len(documents)
 
-        facts = TaskFacts("judge", "function", 3, {"score": MetricFacts(True, is_mean=True)})
+        facts = TaskInfo("judge", "function", 3, {"score": MetricInfo(True, is_mean=True)})
         evaluator = Evaluator(None, [Function(judge, facts)])
         self.worker = Worker(make, evaluator, {"search": {"judge": [0, 1]}}, recipe(PATHS[0]))
 

@@ -5,17 +5,17 @@ import copy
 import pytest
 
 from evomerge.config.schema import parse
-from evomerge.evaluate.tasks.info import Facts, MetricFacts, TaskFacts
+from evomerge.evaluate.tasks.info import MetricInfo, TaskInfo, TasksInfo
 from evomerge.scores import Objective
 from evomerge.setup.fidelity import make_fidelity, settle_racing
 
-FACTS = Facts(
+FACTS = TasksInfo(
     {
-        "t": TaskFacts(
+        "t": TaskInfo(
             "t",
             "generate_until",
             900,
-            {"acc": MetricFacts(True, is_mean=True), "f1": MetricFacts(True, is_mean=False)},
+            {"acc": MetricInfo(True, is_mean=True), "f1": MetricInfo(True, is_mean=False)},
         )
     },
     {},

@@ -91,7 +91,7 @@ def said(problem):
     """Return the prompts of each split."""
     texts = {}
     for split, documents in problem.splits.items():
-        harness = problem.evaluator.asked(split).harness
+        harness = problem.evaluator.tasks_of(split).harness
         texts[split] = {
             harness._tasks[task].eval_docs[i]["prompt"]
             for task, ids in documents.items()
@@ -107,7 +107,8 @@ def test_splits_of_a_task_share_no_text(tmp_path, tasks):
     assert not texts["search"] & texts["validation"]
     assert not texts["test"] & (texts["search"] | texts["validation"])
     everything = {
-        row["prompt"] for row in problem.evaluator.asked("test").harness._tasks["t_maths"].eval_docs
+        row["prompt"]
+        for row in problem.evaluator.tasks_of("test").harness._tasks["t_maths"].eval_docs
     }
     assert len(everything) == 60
     assert everything - texts["test"] == everything & (texts["search"] | texts["validation"])
@@ -180,7 +181,7 @@ def test_splits_hold_a_field_in_proportion(tmp_path):
     }
     evaluation = {"include": ["zoo:tasks"], "stratify": "kind", **sizes}
     problem = prepare(load(write_search(tmp_path, evaluation=evaluation)), tmp_path)
-    kinds = problem.evaluator.asked("search").harness.field("zoo_l2_maths", "kind")
+    kinds = problem.evaluator.tasks_of("search").harness.field("zoo_l2_maths", "kind")
     everywhere = Counter(kinds)
     assert len(everywhere) > 1
     for documents in problem.splits.values():

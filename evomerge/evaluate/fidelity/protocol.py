@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias
 
 from evomerge.errors import ConfigError
 from evomerge.evaluate.evaluator import Answers, Documents, Evaluator
-from evomerge.evaluate.tasks.info import Facts
+from evomerge.evaluate.tasks.info import TasksInfo
 from evomerge.scores import Expected, Objective, Scores, Split
 
 Steps: TypeAlias = Generator[Documents, Scores, Mapping[str, Expected]]
@@ -90,7 +90,7 @@ def score_by(
             return replace(scores, expected=stop.value)
 
 
-def check_means(section: str, objectives: Sequence[Objective], facts: Facts) -> None:
+def check_means(section: str, objectives: Sequence[Objective], info: TasksInfo) -> None:
     """Check that the score of every objective is a mean over documents.
 
     Args:
@@ -100,7 +100,7 @@ def check_means(section: str, objectives: Sequence[Objective], facts: Facts) -> 
         ConfigError: one of them is not.
     """
     for objective in objectives:
-        _, about = facts.metric(objective.task, objective.metric)
+        _, about = info.metric(objective.task, objective.metric)
         if not about.is_mean:
             raise ConfigError(
                 f"`{section}` compares candidates document by document, but metric "

@@ -10,7 +10,7 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
-Facts: TypeAlias = Any
+State: TypeAlias = Any
 """Nested tuples that are equal as long as nothing was changed."""
 
 _PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, type(None))
@@ -59,7 +59,7 @@ class _Structure:
         self.held: dict[int, Any] = {}
         self.tensors: list[Tensor] = []
 
-    def of(self, value: Any) -> Facts:
+    def of(self, value: Any) -> State:
         """Return the facts of an attribute, a tensor, a module or a configuration."""
         if isinstance(value, _PLAIN):
             return repr(value)
@@ -95,7 +95,7 @@ def _is_own_hook(key: Any, item: Any) -> bool:
     )
 
 
-def _tokenizer_facts(tokenizer: Any) -> Facts:
+def _tokenizer_facts(tokenizer: Any) -> State:
     """Return what a tokenizer says of itself: special and added tokens, sides, longest input."""
     template = repr(getattr(tokenizer, "chat_template", None))
     return (id(tokenizer), type(tokenizer), repr(tokenizer), template)

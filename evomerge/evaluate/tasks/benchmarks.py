@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from evomerge.evaluate.tasks.info import TaskFacts
+from evomerge.evaluate.tasks.info import TaskInfo
 
 _KNOWN = re.compile(
     r"^(mmlu|gsm8k|gsm_plus|mgsm|hellaswag|arc_(easy|challenge)|winogrande|truthfulqa|bbh|gpqa|"
@@ -14,7 +14,7 @@ _KNOWN = re.compile(
 )
 
 
-def benchmark_warning(task: TaskFacts) -> str | None:
+def benchmark_warning(task: TaskInfo) -> str | None:
     """Return a warning if a search would optimize on a public benchmark's own test documents."""
     split = task.task_splits.get(task.task_split, task.task_split).lower()
     if not _KNOWN.match(task.name.lower()) or not split.startswith(("test", "val")):

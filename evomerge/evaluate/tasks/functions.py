@@ -35,7 +35,7 @@ from typing import Any, NoReturn, TypeAlias
 from evomerge.errors import CandidateError, ConfigError, one_line
 from evomerge.evaluate.inference.memory import is_device_failure
 from evomerge.evaluate.inference.quiet import seeded
-from evomerge.evaluate.tasks.info import MetricFacts, TaskFacts
+from evomerge.evaluate.tasks.info import MetricInfo, TaskInfo
 
 GROUP = "evomerge.objectives"
 
@@ -49,7 +49,7 @@ class Function:
     """An objective function and what it says of itself."""
 
     body: Body
-    facts: TaskFacts
+    info: TaskInfo
 
     def __call__(
         self, model: Any, tokenizer: Any, documents: Sequence[int]
@@ -71,16 +71,16 @@ class Function:
                 raise
             kind = type(error).__name__
             raise CandidateError(
-                f"Objective {self.facts.name} raised {kind}: {one_line(error)}"
+                f"Objective {self.info.name} raised {kind}: {one_line(error)}"
             ) from error
 
     def _checked(self, result: Any, documents: int) -> dict[str, tuple[float, ...]]:
         scores = result if isinstance(result, Mapping) else {"score": result}
-        if set(scores) != set(self.facts.metrics):
+        if set(scores) != set(self.info.metrics):
             raise CandidateError(
-                f"Objective {self.facts.name} returned the metrics "
+                f"Objective {self.info.name} returned the metrics "
                 f"{', '.join(sorted(map(str, scores)))}; "
-                f"it promises {', '.join(sorted(self.facts.metrics))} in its `metrics`."
+                f"it promises {', '.join(sorted(self.info.metrics))} in its `metrics`."
             )
         return {name: self._numbers(name, values, documents) for name, values in scores.items()}
 
@@ -90,19 +90,19 @@ class Function:
             values = values.tolist()
         if not isinstance(values, Sequence) or isinstance(values, (str, bytes, bytearray)):
             raise CandidateError(
-                f"Objective {self.facts.name} returned a {type(values).__name__} for {metric}; it "
+                f"Objective {self.info.name} returned a {type(values).__name__} for {metric}; it "
                 "must return a list with one number a document."
             )
         if len(values) != documents:
             raise CandidateError(
-                f"Objective {self.facts.name} returned {len(values)} values of {metric} for "
+                f"Objective {self.info.name} returned {len(values)} values of {metric} for "
                 f"{documents} documents; it must return one a document."
             )
         numbers = [_number(value) for value in values]
         for value, number in zip(values, numbers, strict=True):
             if number is None:
                 raise CandidateError(
-                    f"Objective {self.facts.name} returned the {metric} {value!r:.80}; every score "
+                    f"Objective {self.info.name} returned the {metric} {value!r:.80}; every score "
                     "must be a finite number (int or float)."
                 )
         return tuple(number for number in numbers if number is not None)
@@ -194,5 +194,5 @@ def find(name: str) -> Function:
             f"of documents it can score (at least 1), not {body!r} with documents = {count!r}."
         )
     metrics = getattr(body, "metrics", {"score": True})
-    facts = {metric: MetricFacts(bool(up), is_mean=True) for metric, up in metrics.items()}
-    return Function(body, TaskFacts(name, "function", count, facts))
+    info = {metric: MetricInfo(bool(up), is_mean=True) for metric, up in metrics.items()}
+    return Function(body, TaskInfo(name, "function", count, info))

@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluate.inference.quiet import quiet, seeded
 from evomerge.evaluate.inference.reference import ReferenceLM
-from evomerge.evaluate.tasks.info import TaskFacts, describe
+from evomerge.evaluate.tasks.info import TaskInfo, describe
 from evomerge.evaluate.tasks.loading import load, refuse_unsupported, task_manager
 from evomerge.evaluate.tasks.rendering import RenderCache
 from evomerge.models.references import is_folder
@@ -70,7 +70,7 @@ class Harness:
             self._manager = task_manager(self._include, tasks, "objectives")
             for name in dict.fromkeys(tasks):
                 self._load(name, name, "objectives")
-            self.facts = describe(self._tasks, self._groups)
+            self.info = describe(self._tasks, self._groups)
 
     def with_documents_from(
         self, replacements: Mapping[str, str], task_splits: Mapping[str, str], where: str
@@ -98,13 +98,13 @@ class Harness:
                 other._manager = task_manager(self._include, sources, f"{where}.tasks")
             for name, source in replacements.items():
                 other._load(name, source, f"{where}.tasks")
-            other.facts = describe(other._tasks, other._groups)
+            other.info = describe(other._tasks, other._groups)
             changed = {
                 leaf: other._select_split(leaf, task_split, f"{where}.task_split")
                 for name, task_split in task_splits.items()
-                for leaf in other.facts.leaves(name)
+                for leaf in other.info.leaves(name)
             }
-        other.facts = replace(other.facts, tasks={**other.facts.tasks, **changed})
+        other.info = replace(other.info, tasks={**other.info.tasks, **changed})
         return other
 
     def _load(self, name: str, source: str, where: str) -> None:
@@ -128,26 +128,26 @@ class Harness:
         self._tasks |= tasks
         self._groups |= groups
 
-    def _select_split(self, name: str, task_split: str, where: str) -> TaskFacts:
-        """Replace a task by the same task on another of its splits; return its facts."""
-        facts = self.facts.tasks[name]
-        if task_split not in facts.task_splits:
+    def _select_split(self, name: str, task_split: str, where: str) -> TaskInfo:
+        """Replace a task by the same task on another of its splits; return its info."""
+        info = self.info.tasks[name]
+        if task_split not in info.task_splits:
             raise ConfigError(
-                f"{where}: task {facts.name!r} has no {task_split} split; it has "
-                f"{', '.join(facts.task_splits) or 'none that lm-eval can select'}. Choose "
+                f"{where}: task {info.name!r} has no {task_split} split; it has "
+                f"{', '.join(info.task_splits) or 'none that lm-eval can select'}. Choose "
                 f"another, or name a task with such documents in `tasks` beside it."
             )
-        if task_split == facts.task_split:
-            return facts
-        if facts.name not in self._manager.all_tasks:
+        if task_split == info.task_split:
+            return info
+        if info.name not in self._manager.all_tasks:
             raise ConfigError(
-                f"{where}: task {facts.name!r} has no YAML of its own, so its {task_split} split "
+                f"{where}: task {info.name!r} has no YAML of its own, so its {task_split} split "
                 "cannot be selected; write one into a folder named in evaluation.include."
             )
-        dataset_split = facts.task_splits[task_split]
-        spec = {"task": facts.name, "test_split": dataset_split}
+        dataset_split = info.task_splits[task_split]
+        spec = {"task": info.name, "test_split": dataset_split}
         shots = self._tasks[name].get_config("fewshot_config")
-        examples = facts.task_splits.get("training") or facts.task_splits.get("validation")
+        examples = info.task_splits.get("training") or info.task_splits.get("validation")
         is_default = (
             getattr(shots, "split", None) is None and getattr(shots, "samples", None) is None
         )
@@ -155,10 +155,10 @@ class Harness:
             # Only if `fewshot_split` is set does lm-eval leave out the document itself.
             spec["fewshot_split"] = dataset_split
         tasks, _ = load(self._manager, {"group": "changed", "task": [spec]}, where)
-        task = tasks[facts.name]
+        task = tasks[info.name]
         self._accept(task, where)
         self._tasks[name] = task
-        return replace(facts, documents=len(task.eval_docs), task_split=task_split)
+        return replace(info, documents=len(task.eval_docs), task_split=task_split)
 
     def _accept(self, task: Any, where: str) -> None:
         """Check that a task can be scored, and set its number of few-shot examples."""
@@ -253,7 +253,7 @@ class Harness:
         if any(key not in row for row in rows):
             return None
         items = [row[key] for row in rows]
-        if self.facts.tasks[task].kind == "loglikelihood_rolling":
+        if self.info.tasks[task].kind == "loglikelihood_rolling":
             own = self._tasks[task].aggregation()[key.split(",")[0]]
             return tuple(float(own([item])) for item in items)
         if any(isinstance(item, (tuple, list)) for item in items):
@@ -270,7 +270,7 @@ class Harness:
             sizes: task -> number of documents.
         """
         result: dict[str, dict[str, float]] = {}
-        for name, group in self.facts.groups.items():
+        for name, group in self.info.groups.items():
             for metric, weight_by_size in group.averages.items():
                 tasks = [task for task in group.tasks if metric in aggregates.get(task, {})]
                 if tasks:

@@ -13,7 +13,7 @@ TASK_SPLITS = ("training", "validation", "test")
 
 
 @dataclass(frozen=True)
-class MetricFacts:
+class MetricInfo:
     """One metric of a task.
 
     Attributes:
@@ -28,7 +28,7 @@ class MetricFacts:
 
 
 @dataclass(frozen=True)
-class TaskFacts:
+class TaskInfo:
     """A task or objective function with documents of its own.
 
     Attributes:
@@ -47,7 +47,7 @@ class TaskFacts:
     name: str
     kind: str
     documents: int
-    metrics: Mapping[str, MetricFacts]
+    metrics: Mapping[str, MetricInfo]
     dataset: str = ""
     task_splits: Mapping[str, str] = field(default_factory=dict)
     task_split: str = ""
@@ -62,7 +62,7 @@ class TaskFacts:
 
 
 @dataclass(frozen=True)
-class GroupFacts:
+class GroupInfo:
     """A group of tasks whose scores are averaged.
 
     Attributes:
@@ -74,11 +74,11 @@ class GroupFacts:
     name: str
     tasks: tuple[str, ...]
     averages: Mapping[str, bool]
-    metrics: Mapping[str, MetricFacts]
+    metrics: Mapping[str, MetricInfo]
 
 
 @dataclass(frozen=True)
-class Facts:
+class TasksInfo:
     """Properties of all tasks and groups that the objectives name.
 
     Attributes:
@@ -86,10 +86,10 @@ class Facts:
         groups: name -> properties, for every group.
     """
 
-    tasks: Mapping[str, TaskFacts]
-    groups: Mapping[str, GroupFacts]
+    tasks: Mapping[str, TaskInfo]
+    groups: Mapping[str, GroupInfo]
 
-    def metric(self, task: str, metric: str, where: str = "objectives") -> tuple[str, MetricFacts]:
+    def metric(self, task: str, metric: str, where: str = "objectives") -> tuple[str, MetricInfo]:
         """Return a metric's key and its properties.
 
         Args:
@@ -123,7 +123,7 @@ class Facts:
         return self.groups[name].tasks if name in self.groups else (name,)
 
 
-def describe(tasks: Mapping[str, Any], groups: Mapping[str, Any]) -> Facts:
+def describe(tasks: Mapping[str, Any], groups: Mapping[str, Any]) -> TasksInfo:
     """Return the properties of loaded lm-eval tasks and groups.
 
     From a group this uses `get_all_tasks()` and `aggregate_metric_list` (lm-eval 0.4.12 and newer)
@@ -133,15 +133,15 @@ def describe(tasks: Mapping[str, Any], groups: Mapping[str, Any]) -> Facts:
         tasks: lm-eval's task objects by the objectives' names, which may differ from lm-eval's.
         groups: the same for groups.
     """
-    facts = {name: _task_facts(name, task) for name, task in tasks.items()}
-    return Facts(facts, {name: _group_facts(name, group, facts) for name, group in groups.items()})
+    info = {name: _task_info(name, task) for name, task in tasks.items()}
+    return TasksInfo(info, {name: _group_info(name, group, info) for name, group in groups.items()})
 
 
-def _task_facts(name: str, task: Any) -> TaskFacts:
+def _task_info(name: str, task: Any) -> TaskInfo:
     direction = task.higher_is_better()
     kind = str(task.get_config("output_type") or task.OUTPUT_TYPE)
     metrics = {
-        key: MetricFacts(
+        key: MetricInfo(
             higher_is_better=bool(direction.get(key.split(",")[0], True)),
             is_mean=_is_mean(task.aggregation().get(key.split(",")[0]), value),
         )
@@ -149,7 +149,7 @@ def _task_facts(name: str, task: Any) -> TaskFacts:
     }
     named = {split: task.get_config(f"{split}_split") for split in TASK_SPLITS}
     task_splits = {split: str(own) for split, own in named.items() if own}
-    return TaskFacts(
+    return TaskInfo(
         name=str(task.get_config("task") or name),
         kind=kind,
         documents=len(task.eval_docs),
@@ -193,19 +193,19 @@ def _probe(task: Any) -> dict[str, Any]:
     return values
 
 
-def _group_facts(name: str, group: Any, tasks: Mapping[str, TaskFacts]) -> GroupFacts:
+def _group_info(name: str, group: Any, tasks: Mapping[str, TaskInfo]) -> GroupInfo:
     if isinstance(group, Mapping):  # lm-eval before 0.4.12
         below, configured = tuple(group["tasks"]), group["averages"] or []
     else:
         below = tuple(task.task_name for task in group.get_all_tasks())
         configured = [vars(item) for item in group.aggregate_metric_list or []]
     averages: dict[str, bool] = {}
-    metrics: dict[str, MetricFacts] = {}
+    metrics: dict[str, MetricInfo] = {}
     for item in configured:
-        for key, facts in (pair for task in below for pair in tasks[task].metrics.items()):
+        for key, info in (pair for task in below for pair in tasks[task].metrics.items()):
             metric, _, label = key.partition(",")
             wanted = item.get("filter_list")
             if metric == item["metric"] and (wanted is None or (label or "none") in wanted):
                 averages[key] = bool(item.get("weight_by_size"))
-                metrics[key] = MetricFacts(facts.higher_is_better, is_mean=False)
-    return GroupFacts(name, below, averages, metrics)
+                metrics[key] = MetricInfo(info.higher_is_better, is_mean=False)
+    return GroupInfo(name, below, averages, metrics)

@@ -12,7 +12,7 @@ from evomerge.evaluate.evaluator import Evaluator
 from evomerge.evaluate.fidelity.prediction import Prediction
 from evomerge.evaluate.fidelity.protocol import score_by
 from evomerge.evaluate.tasks.functions import Function
-from evomerge.evaluate.tasks.info import MetricFacts, TaskFacts
+from evomerge.evaluate.tasks.info import MetricInfo, TaskInfo
 from evomerge.scores import Objective, Scores, fitness, fitness_error
 
 COUNT = 200
@@ -21,12 +21,12 @@ GAIN = Objective("t", "points")
 
 @pytest.fixture(scope="module")
 def evaluator() -> Evaluator:
-    facts = TaskFacts("t", "function", COUNT, {"points": MetricFacts(True, True)})
+    info = TaskInfo("t", "function", COUNT, {"points": MetricInfo(True, True)})
 
     def body(model: Any, tokenizer: Any, ids: Sequence[int]) -> dict[str, list[float]]:
         return {"points": [float(model[i]) for i in ids]}
 
-    evaluator = Evaluator(None, [Function(body, facts)])
+    evaluator = Evaluator(None, [Function(body, info)])
     evaluator.prepare(None, None, {"search": {"t": range(COUNT)}})
     return evaluator
 

@@ -16,7 +16,7 @@ from evomerge.evaluate.fidelity.protocol import check_means, score_by
 from evomerge.evaluate.fidelity.racing import Race, chance
 from evomerge.evaluate.tasks.functions import Function
 from evomerge.evaluate.tasks.harness import Harness
-from evomerge.evaluate.tasks.info import MetricFacts, TaskFacts
+from evomerge.evaluate.tasks.info import MetricInfo, TaskInfo
 from evomerge.scores import Objective, Scores, fitness, fitness_error
 
 ACC = Objective("t", "acc")
@@ -50,9 +50,9 @@ def near(incumbent: list[float], behind: float, seed: int) -> list[float]:
 
 def evaluator_of() -> Evaluator:
     """An evaluator of models that are lists of values."""
-    facts = TaskFacts("t", "function", COUNT, {"acc": MetricFacts(True, True)})
+    info = TaskInfo("t", "function", COUNT, {"acc": MetricInfo(True, True)})
     body = lambda model, tokenizer, ids: {"acc": [model[i] for i in ids]}  # noqa: E731
-    evaluator = Evaluator(None, [Function(body, facts)])
+    evaluator = Evaluator(None, [Function(body, info)])
     evaluator.prepare(None, None, {"search": {"t": range(COUNT)}})
     return evaluator
 
@@ -146,11 +146,11 @@ def test_sizes_grow_from_the_minimum_to_all() -> None:
 
 
 def test_fewer_documents_need_means_over_documents(tasks: Path) -> None:
-    facts = Harness(["t_letter", "g_sizes"], [tasks]).facts
-    check_means("evaluation.racing", [Objective("t_letter", "acc")], facts)
+    info = Harness(["t_letter", "g_sizes"], [tasks]).info
+    check_means("evaluation.racing", [Objective("t_letter", "acc")], info)
     for task, metric in (("t_letter", "f1"), ("g_sizes", "acc")):
         with pytest.raises(ConfigError, match=r"evaluation\.racing.*not a mean"):
-            check_means("evaluation.racing", [Objective(task, metric)], facts)
+            check_means("evaluation.racing", [Objective(task, metric)], info)
 
 
 def test_a_real_model_is_raced(llama: Any, tokenizer: Any, tasks: Path) -> None:

@@ -12,12 +12,12 @@ import torch
 
 from evomerge.errors import CandidateError
 from evomerge.evaluate.tasks.functions import Function
-from evomerge.evaluate.tasks.info import MetricFacts, TaskFacts
+from evomerge.evaluate.tasks.info import MetricInfo, TaskInfo
 
 
 def function(body: Any) -> Function:
-    facts = TaskFacts("mine:f", "function", 9, {"score": MetricFacts(True, is_mean=True)})
-    return Function(body, facts)
+    info = TaskInfo("mine:f", "function", 9, {"score": MetricInfo(True, is_mean=True)})
+    return Function(body, info)
 
 
 @pytest.mark.parametrize(

@@ -13,21 +13,21 @@ from evomerge.evaluate.tasks.harness import Harness
 
 
 def test_facts_tell_documents_metrics_directions(tasks: Path) -> None:
-    facts = Harness(["t_letter", "t_rolling", "t_filters", "g_sizes"], [tasks]).facts
-    letter = facts.tasks["t_letter"]
+    info = Harness(["t_letter", "t_rolling", "t_filters", "g_sizes"], [tasks]).info
+    letter = info.tasks["t_letter"]
     assert letter.documents == 40 and letter.kind == "multiple_choice"
     assert letter.metrics["acc"].is_mean and letter.metrics["acc"].higher_is_better
     assert not letter.metrics["f1"].is_mean
     assert not letter.metrics["brier_score"].higher_is_better
-    perplexity = facts.metric("t_rolling", "word_perplexity")[1]
+    perplexity = info.metric("t_rolling", "word_perplexity")[1]
     assert not perplexity.higher_is_better and not perplexity.is_mean
-    assert set(facts.tasks["t_filters"].metrics) == {
+    assert set(info.tasks["t_filters"].metrics) == {
         "exact_match,strict",
         "exact_match,first-word",
     }
-    assert facts.leaves("g_sizes") == ("t_choice", "t_letter")
-    assert facts.metric("g_sizes", "acc")[0] == "acc"
-    assert facts.metric("t_letter", "acc,none")[0] == "acc"
+    assert info.leaves("g_sizes") == ("t_choice", "t_letter")
+    assert info.metric("g_sizes", "acc")[0] == "acc"
+    assert info.metric("t_letter", "acc,none")[0] == "acc"
 
 
 @pytest.mark.parametrize(
@@ -42,9 +42,9 @@ def test_facts_tell_documents_metrics_directions(tasks: Path) -> None:
 def test_a_metric_that_is_not_there_is_one_sentence(
     tasks: Path, task: str, metric: str, words: list[str]
 ) -> None:
-    facts = Harness([task], [tasks]).facts
+    info = Harness([task], [tasks]).info
     with pytest.raises(ConfigError) as error:
-        facts.metric(task, metric)
+        info.metric(task, metric)
     assert all(word in str(error.value) for word in words)
 
 
