@@ -14,7 +14,7 @@ quickstart: $(BIN)/.installed
 install: $(BIN)/.installed
 
 test: $(BIN)/.tested lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(BIN)/.tested
 	$(BIN)/ruff format --check .

@@ -35,6 +35,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, Llam
 from evomerge import zoo
 from evomerge.evaluate.evaluator import Evaluator
 from evomerge.evaluate.inference.forward import continuation_rows
+from evomerge.evaluate.inference.generation import cache_argument
 from evomerge.evaluate.tasks.harness import Harness
 
 BATCHES = (1, 4, 8, 16, 32, 64, 128)
@@ -139,13 +140,15 @@ def bare_generation(
         tokens = [[*[0] * (width - len(prompts[i])), *prompts[i]] for i in chosen]
         batches.append((torch.tensor(tokens), max(new[i] for i in chosen)))
 
+    name = cache_argument(model)
+
     def run() -> None:
         with torch.inference_mode():
             for tokens, steps in batches:
                 cache = DynamicCache(config=model.config)
                 step = tokens
                 for _ in range(steps):
-                    logits = model(step, past_key_values=cache, logits_to_keep=1).logits
+                    logits = model(step, logits_to_keep=1, **{name: cache}).logits
                     step = logits[:, -1].argmax(-1, keepdim=True)
 
     return run

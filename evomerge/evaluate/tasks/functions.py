@@ -28,7 +28,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from numbers import Real
 from typing import Any, NoReturn, TypeAlias
 
@@ -36,12 +35,13 @@ from evomerge.errors import CandidateError, ConfigError, one_line
 from evomerge.evaluate.inference.memory import is_device_failure
 from evomerge.evaluate.inference.quiet import seeded
 from evomerge.evaluate.tasks.info import MetricInfo, TaskInfo
-
-GROUP = "evomerge.objectives"
+from evomerge.registry import Registry
 
 Body: TypeAlias = Callable[
     [Any, Any, Sequence[int]], Sequence[float] | Mapping[str, Sequence[float]]
 ]
+
+REGISTERED: Registry[Body] = Registry("objective function", "evomerge.objectives", {})
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _contained() -> Iterator[None]:
 
 def is_function(name: str) -> bool:
     """Tell whether an objective's task names a function: `module:function`, or a registered one."""
-    return ":" in name or name in entry_points(group=GROUP).names
+    return ":" in name or name in REGISTERED.names()
 
 
 def find(name: str) -> Function:
@@ -176,17 +176,7 @@ def find(name: str) -> Function:
         ConfigError: it cannot be imported, is no function, or does not say how many documents
             it has.
     """
-    try:
-        if ":" in name:
-            module, _, attribute = name.partition(":")
-            body = getattr(importlib.import_module(module), attribute)
-        else:
-            body = entry_points(group=GROUP)[name].load()
-    except Exception as error:
-        raise ConfigError(
-            f"objectives: {name!r} could not be imported: {type(error).__name__}: {error}. Give "
-            f"`module:function` of a module that Python finds (PYTHONPATH, or an installed one)."
-        ) from error
+    body = _imported(name) if ":" in name else REGISTERED.get(name)
     count = getattr(body, "documents", None)
     if not callable(body) or not isinstance(count, int) or count < 1:
         raise ConfigError(
@@ -196,3 +186,15 @@ def find(name: str) -> Function:
     metrics = getattr(body, "metrics", {"score": True})
     info = {metric: MetricInfo(bool(up), is_mean=True) for metric, up in metrics.items()}
     return Function(body, TaskInfo(name, "function", count, info))
+
+
+def _imported(name: str) -> Body:
+    module, _, attribute = name.partition(":")
+    try:
+        body: Body = getattr(importlib.import_module(module), attribute)
+    except Exception as error:
+        raise ConfigError(
+            f"objectives: {name!r} could not be imported: {type(error).__name__}: {error}. Give "
+            f"`module:function` of a module that Python finds (PYTHONPATH, or an installed one)."
+        ) from error
+    return body
