@@ -33,13 +33,13 @@ def test_committed_documents_are_what_the_generator_makes(task: str) -> None:
 def test_no_story_occurs_twice_or_in_training(
     documents: dict[str, list[stories.Document]],
 ) -> None:
-    stories = [d.story for task in documents.values() for d in task]
-    assert len(stories) == len(set(stories)) == sum(t.count for t in stories.TASKS.values())
-    assert all(stories.held_out(story) for story in stories)
+    texts = [d.story for task in documents.values() for d in task]
+    assert len(texts) == len(set(texts)) == sum(t.count for t in stories.TASKS.values())
+    assert all(stories.held_out(story) for story in texts)
     rng = random.Random(3)
     for maker in MAKERS.values():
         training = {stories.training_document(maker, rng).story for _ in range(2000)}
-        assert training.isdisjoint(stories)
+        assert training.isdisjoint(texts)
 
 
 @pytest.mark.parametrize("name", MAKERS)

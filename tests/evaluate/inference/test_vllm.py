@@ -239,7 +239,7 @@ def test_weights_have_the_names_and_shapes_of_a_checkpoint(tmp_path: Path, kind:
 
 
 @pytest.mark.parametrize(
-    ("found", "words"), [("0.15.1", "vLLM 0.15.1 takes no weights"), (None, "is not installed")]
+    ("found", "words"), [("0.15.1", "vLLM 0.15.1 cannot load weights"), (None, "is not installed")]
 )
 def test_a_vllm_that_cannot_serve_is_refused(
     monkeypatch: pytest.MonkeyPatch, found: str | None, words: str
