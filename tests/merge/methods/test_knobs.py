@@ -1,4 +1,4 @@
-"""What recipes may give a method: counts, ranges, names; and looking methods up."""
+"""The checks of a recipe's inputs for a method (numbers, ranges, names), and lookup by name."""
 
 from __future__ import annotations
 
