@@ -1,4 +1,4 @@
-"""Measures how much of a candidate's time in a real search is merging, evaluation, and the rest.
+"""Measures how the time of a candidate in a real search divides into merging, scoring and the rest.
 
     python benchmarks/candidate.py [--quick]
 
@@ -110,12 +110,12 @@ def bare(problem: Problem, worker: Worker) -> float:
             request.prompt for requests in documents for request in requests if request.prompt
         ]
         forward = evaluator.forward
-        said = [
+        new = [
             len(tokens)
             for tokens in forward.generate(model, prompts, forward.generation_batches(prompts))
         ]
         tokens = [prompt.tokens for prompt in prompts]
-        runs = {str(size): bare_generation(model, tokens, said, size) for size in (16, 32, 64, 128)}
+        runs = {str(size): bare_generation(model, tokens, new, size) for size in (16, 32, 64, 128)}
         found.append(min(least(runs, 3).values()))
     return sum(found) / len(found)
 

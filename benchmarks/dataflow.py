@@ -1,12 +1,12 @@
-"""Measures what scoring a generation of paths together saves, and what building a path costs.
+"""Measures the time saved by scoring a generation of paths together, and the cost of building one.
 
     python benchmarks/dataflow.py [--quick]
 
 Runs real searches over paths through the embedded models and records the recipes of each generation
 that were not scored before. Every generation is then scored twice on a multiple-choice task: one
 candidate after the other, and together as a trie. Prints CPU seconds, the number of blocks that
-were run beside the least possible number (one for every distinct beginning of a path), and the
-share of building a candidate in its time. The last line is one JSON object of ratios. It takes two
+were run and the smallest possible number (one for every distinct prefix of a path), and the share
+of building in the time of a candidate. The last line is one JSON object of ratios. It takes two
 minutes on one core, half a minute with --quick.
 """
 
@@ -51,6 +51,7 @@ SPACES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 def problem_of(space: dict[str, Any], optimizer: str, documents: int) -> Problem:
+    """Return the problem of a search over paths through the embedded models."""
     search = {
         "parents": ["zoo:language", "zoo:maths"],
         "dtype": "float32",

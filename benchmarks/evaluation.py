@@ -1,14 +1,15 @@
-"""Compares the evaluation of one candidate with lm-eval's own and with the forward passes alone.
+"""Compares the cost of evaluating a candidate with lm-eval's and with the forward passes alone.
 
     python benchmarks/evaluation.py [--quick]
 
 For each task, the same documents are scored in turn, in one process, by
 
 - `lm_eval.simple_evaluate` with an HFLM and a task manager that are already loaded (batch size 16),
-- evomerge, after `prepare` ("ours"; if documents share a prefix, also without sharing it),
+- evomerge, after `prepare` ("ours"; if documents share a prefix, also with the prefix computed for
+  every document),
 - the forward passes alone ("bare"): the same rows of tokens (a context only once for all choices),
-  sorted by length, in the fastest of several batch sizes, with the output head on one position per
-  row; for generation, the prompts and then the new tokens one by one with a cache.
+  sorted by length, in the fastest of several batch sizes, with the output head on one position of
+  each row; for generation, the prompts and then the new tokens one by one with a cache.
 
 Times are CPU milliseconds on one thread, the minimum of several rounds. The last line is one JSON
 object of ratios: `ours/bare` (goal: at most 1.15 for log-likelihoods with the 50 M model, 1.5 with
@@ -60,7 +61,7 @@ def middle_model() -> Any:
     return AutoModelForCausalLM.from_config(config).eval()
 
 
-def made_tasks(folder: Path, tokenizer: Any) -> None:
+def write_tasks(folder: Path, tokenizer: Any) -> None:
     """Write multiple-choice, five-shot and running-text tasks of random words."""
     rng = random.Random(0)
     words = [word for word in tokenizer.get_vocab() if word.isalnum()]
@@ -174,6 +175,12 @@ def least(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
 def measure(
     model: Any, tokenizer: Any, task: str, count: int, folder: Path, rounds: int
 ) -> dict[str, float]:
+    """Return the CPU milliseconds of each way to score the first `count` documents of a task.
+
+    Args:
+        folder: folder with the task's YAML.
+        rounds: how often each way is measured.
+    """
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -187,9 +194,9 @@ def measure(
     if prompts:
         forward = evaluator.forward
         groups = forward.generation_batches(prompts)
-        said = [len(tokens) for tokens in forward.generate(model, prompts, groups)]
+        new = [len(tokens) for tokens in forward.generate(model, prompts, groups)]
         bare = {
-            f"bare {size}": bare_generation(model, [p.tokens for p in prompts], said, size)
+            f"bare {size}": bare_generation(model, [p.tokens for p in prompts], new, size)
             for size in BATCHES
         }
     else:
@@ -204,11 +211,11 @@ def measure(
             model=stock, tasks=[task], task_manager=manager, samples={task: ids}, bootstrap_iters=0
         )
 
-    quickest = min(best := least(bare, 1), key=lambda name: best[name])
+    fastest = min(best := least(bare, 1), key=lambda name: best[name])
     runs = {
         "lm_eval": simple_evaluate,
         "ours": lambda: evaluator.score(model),
-        "bare": bare[quickest],
+        "bare": bare[fastest],
     }
     if not prompts and evaluator.forward.shared:
         apart = Evaluator(Harness([task], [folder]))
@@ -233,7 +240,7 @@ def main() -> None:
     rounds = 2 if quick else 5
     ratios: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as made:
-        made_tasks(Path(made), tokenizer)
+        write_tasks(Path(made), tokenizer)
         cases = [
             ("tiny", tiny, "zoo_facts", few, zoo.tasks_path()),
             ("tiny", tiny, "zoo_l2_maths_mc", few, zoo.tasks_path()),

@@ -1,4 +1,4 @@
-"""Measures what merging costs, on disk and in memory, beside the machine's limit and mergekit.
+"""Measures the cost of merging, on disk and in memory, and compares it with limits and mergekit.
 
     python benchmarks/merge.py [--quick | --large] [--methods linear,ties] [--mergekit PYTHON]
 
@@ -9,7 +9,7 @@ measures, in child processes on one thread, the minimum of a few rounds of
 - command: `evomerge merge` from files to a file; `net` is the same without the cost of importing
   its modules and of loading the compiled loops (numba's start);
 - limit: reading all sources and writing the output once with plain system calls;
-- in place: merging one more candidate into the model in memory, with all knobs changed;
+- in place: merging another candidate into the resident model, with all knobs changed;
 - pass: one pass over memory that reads as many bytes as the sources and the cached data of the
   method (random numbers, ranks) have, and writes the output (computed from the time of
   `torch.add(one, two, out=three)`);
@@ -164,7 +164,7 @@ def recipe_text(method: str, family: Path) -> str:
 
 
 def in_place(method: str, family: Path) -> tuple[float, float]:
-    """Return CPU seconds of one more candidate in memory, and of one pass over the same bytes."""
+    """Return the CPU seconds of another candidate in memory, and of a pass over the same bytes."""
     command = [sys.executable, __file__, "place", method, family]
     told = subprocess.run(
         list(map(str, command)), env=environment(), check=True, capture_output=True, text=True
@@ -174,7 +174,11 @@ def in_place(method: str, family: Path) -> tuple[float, float]:
 
 
 def least(command: Sequence[object], rounds: int, out: Path | None = None) -> Cost:
-    """Run a command a few times, removing its output; return the minimum of its costs."""
+    """Run a command `rounds` times; return its smallest time and smallest peak memory.
+
+    Args:
+        out: output of the command, which is removed after each run.
+    """
     costs = []
     for _ in range(rounds):
         costs.append(child(command))
@@ -241,7 +245,7 @@ def make(family: Path, size: str) -> None:
 
 
 def place(method: str, family: Path) -> None:
-    """Print CPU seconds of one more candidate, and of one pass over the same bytes."""
+    """Print the CPU seconds of another candidate in memory, and of a pass over the same bytes."""
     import time
     from dataclasses import replace
 

@@ -10,17 +10,17 @@ determines the documents, their split and the optimizer:
 - `simulated`: simulated models whose skill depends on 16 weights, on 400 documents. Each document
   has its own difficulty and prefers some weights, so that a search can overfit to documents.
 
-`replayed` applies every policy to the candidates that the full-scoring searches in `zoo` proposed:
-how many documents would it have used, and which winner would it have chosen? This removes the noise
-of searches that take another course.
+`replayed` applies every policy to the recorded candidates of the searches in `zoo` that scored all
+documents, and computes how many documents the policy would have used and which winner it would have
+chosen. This removes the noise of searches that propose other candidates.
 
-As in `evomerge search`, parents come first and are scored on all documents. A generation is
-proposed as a whole, compared with the best candidate at its start, and told at its end. A finalist
-with an estimated fitness is scored on all documents (these are counted). The finalists are scored
-on 400 validation documents, and the best of them on the test documents. The table shows the share
-of search documents used, the share of CPU time, and the test score and its difference to full
-scoring in points, with the standard error of the paired difference. The last line is one JSON
-object of the shares and differences.
+As in `evomerge search`, the parents come first and are scored on all documents. A generation is
+proposed as a whole, compared with the best candidate at its start, and told to the optimizer at its
+end. A finalist with an estimated fitness is scored on all documents (these are counted). The
+finalists are scored on 400 validation documents, and the best of them on the test documents. The
+table shows the share of search documents used, the share of CPU time, and the test score and its
+difference to full scoring in points, with the standard error of the paired difference. The last
+line is one JSON object of the shares and differences.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Policy:
     """How a search chooses the documents that a candidate is scored on.
 
     Attributes:
-        fidelity: seed -> fidelity policy; None scores every candidate on all documents of the
+        fidelity: seed -> fidelity policy; None if every candidate is scored on all documents of the
             subset.
         subset: `all` documents, or `fixed`: the same quarter of them for every candidate.
     """
@@ -98,8 +98,13 @@ class World:
     """A setting for searches.
 
     Attributes:
+        evaluator: scores models on the documents.
+        objective: the only objective.
+        genes: the genes of the space.
+        baselines: genomes that every search proposes first.
         build: genome -> model.
-        finals: (split, genome) -> fitness on validation or test documents, filled when needed.
+        candidates: number of candidates of a search.
+        finals: (split, genome) -> fitness on validation or test documents, computed when needed.
     """
 
     evaluator: Evaluator
@@ -164,14 +169,14 @@ class Recorded:
         self.genomes, self.rows = genomes, rows
         task, key, ids = world.objective.task, world.objective.key, world.documents
         place = {document: at for at, document in enumerate(ids)}
-        facts = TaskInfo(
+        info = TaskInfo(
             task, "function", len(ids), {world.objective.metric: MetricInfo(True, True)}
         )
 
         def body(model: Scores, tokenizer: Any, asked: Sequence[int]) -> dict[str, list[float]]:
             return {world.objective.metric: [model.values[key][place[i]] for i in asked]}
 
-        self.evaluator = Evaluator(None, [Function(body, facts)])
+        self.evaluator = Evaluator(None, [Function(body, info)])
         self.evaluator.prepare(None, None, {"search": {task: ids}})
         self.baselines = len(world.baselines)
         self.population = create("cma", list(world.genes), 0).population
@@ -198,7 +203,15 @@ class Recorded:
 
 @dataclass
 class Run:
-    """The result of a search."""
+    """The result of a search.
+
+    Attributes:
+        share: share of the search documents used, averaged over candidates.
+        tested: fitness of the winner on the test documents, in points.
+        seconds: CPU time.
+        genomes: the genomes of the candidates.
+        rows: their scores.
+    """
 
     share: float
     tested: float
@@ -220,7 +233,7 @@ def search(world: World, policy: Policy, seed: int, proposals: Proposals | Recor
     spent = 0
     for number, generation in enumerate(proposals):
         known = [r for r in rows if r and not (fidelity and fidelity.whole and r.expected)]
-        led = incumbent
+        incumbent_at_start = incumbent
         for genome, build in generation:
             asked = ids
             if policy.subset == "fixed":
@@ -230,32 +243,38 @@ def search(world: World, policy: Policy, seed: int, proposals: Proposals | Recor
                 model = build()
                 if model is None:
                     pass
-                elif fidelity is None or led is None or number == 0:
+                elif fidelity is None or incumbent_at_start is None or number == 0:
                     scores = evaluator.score(model, "search", {task: asked})
                 else:
                     earlier = known[-fidelity.recent :]
                     scores = score_by(
-                        fidelity, evaluator, model, "search", led, earlier, objectives
+                        fidelity,
+                        evaluator,
+                        model,
+                        "search",
+                        incumbent_at_start,
+                        earlier,
+                        objectives,
                     )
             proposals.tell(None if scores is None else fitness(objectives, scores))
             genomes.append(genome)
             builds.append(build)
             rows.append(scores)
             spent += sum(scores.fidelity.values()) if scores else 0
-            ahead = scores is not None and not scores.expected
-            if ahead and (
+            is_complete = scores is not None and not scores.expected
+            if is_complete and (
                 incumbent is None or fitness(objectives, scores) > fitness(objectives, incumbent)
             ):
                 incumbent = scores
-    told = [-math.inf if row is None else fitness(objectives, row) for row in rows]
+    values = [-math.inf if row is None else fitness(objectives, row) for row in rows]
     whole = [row is not None and not row.expected for row in rows]
     while True:
-        finalists = sorted(range(len(told)), key=lambda n: -told[n])[:FINALISTS]
+        finalists = sorted(range(len(values)), key=lambda n: -values[n])[:FINALISTS]
         estimated = next((n for n in finalists if not whole[n]), None)
         if estimated is None:
             break
         scores = evaluator.score(builds[estimated](), "search", {task: ids})
-        told[estimated] = fitness(objectives, scores)
+        values[estimated] = fitness(objectives, scores)
         whole[estimated] = True
         spent += len(ids)
     seconds = time.process_time() - began
@@ -265,6 +284,7 @@ def search(world: World, policy: Policy, seed: int, proposals: Proposals | Recor
 
 
 def zoo_world(seed: int, candidates: int) -> World:
+    """Return a setting with real merges of the embedded models."""
     text = f"""
     seed: {seed}
     parents: [zoo:language, zoo:maths]
@@ -298,20 +318,20 @@ def simulated_world(seed: int, candidates: int) -> World:
     dimension, count = 16, SEARCH + VALIDATION + 5000
     rng = np.random.default_rng(seed)
     best = rng.uniform(0.3, 0.7, dimension)
-    hardness = rng.normal(0.0, 1.0, count)
-    liking = rng.normal(0.0, 1.0, (count, dimension))
+    difficulty = rng.normal(0.0, 1.0, count)
+    preference = rng.normal(0.0, 1.0, (count, dimension))
     genes = [Gene(f"w{i}", "real", 0.0, 1.0, 0.5) for i in range(dimension)]
 
     def build(genome: Genome) -> np.ndarray:
         away = np.asarray(genome) - best
         skill = 1.5 - 6.0 * float(away @ away)
-        return (skill + 1.2 * liking @ away > hardness).astype(float)
+        return (skill + 1.2 * preference @ away > difficulty).astype(float)
 
     def body(model: np.ndarray, tokenizer: Any, ids: Sequence[int]) -> dict[str, list[float]]:
         return {"acc": model[list(ids)].tolist()}
 
-    facts = TaskInfo("simulated", "function", count, {"acc": MetricInfo(True, True)})
-    evaluator = Evaluator(None, [Function(body, facts)])
+    info = TaskInfo("simulated", "function", count, {"acc": MetricInfo(True, True)})
+    evaluator = Evaluator(None, [Function(body, info)])
     order = random.Random(seed).sample(range(count), count)
     parts = {
         "search": {"simulated": order[:SEARCH]},

@@ -1,7 +1,7 @@
-"""Contract suites for your own optimizer, space or merge method.
+"""Checks of the laws for an optimizer, a space or a merge method of your own.
 
-Call them from a test of your package; each raises `AssertionError` with a sentence that says
-which law was broken::
+Call them in the tests of your package. Each raises an `AssertionError` whose message says which
+law is broken::
 
     from evomerge.testing import check_method
 
@@ -33,11 +33,11 @@ GENES = (
     Gene("method", "choice", 0, 2, 0, choices=("a", "b", "c")),
     Gene("flag", "binary", 0, 1, 0.5),
 )
-"""Genes of every kind, for optimizers to be checked with."""
+"""Genes of all kinds; `check_optimizer` uses them if it is given no others."""
 
 
 def require(condition: object, message: str) -> None:
-    """Raise an `AssertionError` unless a condition holds, also where Python leaves out asserts."""
+    """Raise an `AssertionError` if a condition is false, also with `python -O`."""
     if not condition:
         raise AssertionError(message)
 
@@ -50,9 +50,9 @@ def check_optimizer(
     """Check the laws of `evomerge.optimize.protocol.Optimizer`.
 
     Args:
-        create: returns a new optimizer for genes and a seed.
-        genes: what it searches.
-        trials: how many trials each law is checked over.
+        create: a function of genes and a seed that returns a new optimizer.
+        genes: the genes that it searches.
+        trials: number of trials in each search.
 
     Raises:
         AssertionError: a law is broken.
@@ -67,14 +67,22 @@ def check_optimizer(
         np.random.seed(1)
         require(drawn == np.random.uniform(), "The optimizer draws from numpy's global generator.")
         again = _play(create(genes, 3), genes, trials, width, failures)
-        require(first == again, "The same calls gave other genomes, so a run could not be resumed.")
+        require(
+            first == again, "The same calls gave different genomes, so a run could not be resumed."
+        )
     np.random.set_state(kept)
 
 
 def _play(
     optimizer: Optimizer, genes: Sequence[Gene], trials: int, width: int, failures: float
 ) -> list[Genome]:
-    """Search with `width` trials open, told out of order, some lost, failed or enqueued."""
+    """Search, and return all genomes; some are enqueued, some amended.
+
+    Args:
+        trials: number of trials.
+        width: maximum number of open trials; they are told in random order, and 5 % are never told.
+        failures: share of the trials that fail.
+    """
     order = np.random.RandomState(trials)
     genomes: list[Genome] = []
     waiting: list[tuple[int, Genome]] = []
@@ -83,8 +91,11 @@ def _play(
         if number % 50 == 0:
             optimizer.enqueue(corner)
         trial, genome = optimizer.ask()
-        require(trial == number, f"Trial {number} was numbered {trial}.")
-        require(number % 50 or genome == corner, "An enqueued genome was not asked next.")
+        require(
+            trial == number,
+            f"Trial {number} was numbered {trial}; trials are numbered 0, 1, 2, ...",
+        )
+        require(number % 50 or genome == corner, "An enqueued genome was not proposed next.")
         _check_range(genes, genome)
         genomes.append(genome)
         waiting.append((trial, genome))
@@ -103,7 +114,10 @@ def _play(
 def _check_range(genes: Sequence[Gene], genome: Genome) -> None:
     for gene, value in zip(genes, genome, strict=True):
         require(gene.low <= value <= gene.high, f"Gene {gene.name} is {value}, out of its range.")
-        require(gene.kind == "real" or value == int(value), f"Gene {gene.name} is {value}.")
+        require(
+            gene.kind == "real" or value == int(value),
+            f"Gene {gene.name} is {value}, which is not a whole number.",
+        )
 
 
 def check_space(space: Space, samples: int = 100, seed: int = 0) -> None:
@@ -117,27 +131,31 @@ def check_space(space: Space, samples: int = 100, seed: int = 0) -> None:
     names = [gene.name for gene in genes]
     require(len(set(names)) == len(names), "Two genes have the same name.")
     for gene in genes:
-        require(gene.low < gene.high, f"Gene {gene.name} has no range.")
+        require(gene.low < gene.high, f"Gene {gene.name} has an empty range.")
         require(gene.low <= gene.start <= gene.high, f"Gene {gene.name} starts out of its range.")
         require(
-            gene.kind != "choice" or len(gene.choices) == gene.high + 1, f"{gene.name}: labels."
+            gene.kind != "choice" or len(gene.choices) == gene.high + 1,
+            f"Gene {gene.name} has {len(gene.choices)} choices, but values up to {gene.high:g}.",
         )
     generator = np.random.RandomState(seed)
     for number in range(samples):
         genome = _genome(genes, generator, number)
         recipe = space.decode(genome)
-        require(space.decode(genome) == recipe, "A genome decoded to two recipes.")
-        require(Recipe.from_dict(recipe.to_dict()) == recipe, "A recipe does not survive its YAML.")
+        require(space.decode(genome) == recipe, "One genome was decoded to two different recipes.")
+        require(
+            Recipe.from_dict(recipe.to_dict()) == recipe,
+            "Recipe.from_dict(recipe.to_dict()) gives another recipe.",
+        )
     baselines = space.baselines()
     for label, recipe in baselines.items():
-        require(isinstance(recipe, Recipe), f"Baseline {label} is no recipe.")
+        require(isinstance(recipe, Recipe), f"Baseline {label} is not a Recipe.")
     for label, genome in space.baseline_genomes().items():
-        require(label in baselines, f"There is a genome of {label}, which is no baseline.")
+        require(label in baselines, f"baseline_genomes() has {label}, but baselines() has not.")
         _check_range(genes, genome)
 
 
 def _genome(genes: Sequence[Gene], generator: np.random.RandomState, number: int) -> Genome:
-    """Return the lowest corner, the highest corner, then random genomes."""
+    """Return the lowest values for number 0, the highest for number 1, else random values."""
     genome = []
     for gene in genes:
         share = (0.0, 1.0)[number] if number < 2 else float(generator.uniform())
@@ -201,14 +219,14 @@ def _check_tensor(
     for copy, tensor in zip(copies, (*tensors, *([] if base is None else [base])), strict=True):
         require(torch.equal(copy, tensor), f"{method.name} writes into the tensors it merges.")
     results = {
-        "reuse=True gives other bits than reuse=False": run(torch.float32, reuse=True),
-        "what was merged before changes the bits": run(
+        "reuse=True and reuse=False give different bits": run(torch.float32, reuse=True),
+        "the result depends on earlier calls of the merge": run(
             torch.float32, reuse=True, before=(0.0, 1.0)
         ),
     }
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if threads > 1 else 2)
-    results["the number of threads changes the bits"] = run(torch.float32, reuse=False)
+    results["the result depends on the number of threads"] = run(torch.float32, reuse=False)
     torch.set_num_threads(threads)
     for sentence, result in results.items():
         if once is None or result is None:
@@ -217,8 +235,8 @@ def _check_tensor(
     if once is not None:
         require(
             torch.isfinite(once).all(),
-            f"{method.name}: knobs {sources} {knobs} give numbers that are not finite; raise "
-            "CandidateError instead.",
+            f"{method.name}: the result for the knobs {sources} {knobs} is not finite; such knobs "
+            "must raise CandidateError.",
         )
         rounded = run(torch.bfloat16, reuse=False)
         require(
@@ -236,16 +254,17 @@ def _check_knob(knob: Knob) -> None:
         )
     if knob.search is not None:
         low, high = knob.search
-        require(low < high, f"Knob {knob.name}: nothing lies in the range {knob.search}.")
+        require(low < high, f"Knob {knob.name}: the search range {knob.search} is empty.")
         require(
             knob.start is None or low <= knob.start <= high,
-            f"Knob {knob.name} starts at {knob.start}, outside of the range {knob.search}.",
+            f"Knob {knob.name} starts at {knob.start}, outside of its search range {knob.search}.",
         )
 
 
 def _knobs(method: Method, per: str, generator: np.random.RandomState) -> dict[str, float]:
+    """Return random values of the `source` or `merge` knobs of a method."""
     return {
-        knob.name: _pick(knob, float(generator.uniform()))
+        knob.name: _value_at(knob, float(generator.uniform()))
         for knob in method.knobs
         if knob.per == per
     }
@@ -254,15 +273,16 @@ def _knobs(method: Method, per: str, generator: np.random.RandomState) -> dict[s
 def _between(
     method: Method, per: str, given: Sequence[Mapping[str, float]], share: float
 ) -> list[dict[str, float]]:
+    """Return the same knobs for each of the given sources, at a share of their search ranges."""
     knobs = [knob for knob in method.knobs if knob.per == per]
-    return [{knob.name: _pick(knob, share) for knob in knobs} for _ in given]
+    return [{knob.name: _value_at(knob, share) for knob in knobs} for _ in given]
 
 
-def _pick(knob: Knob, share: float) -> float:
-    """Return a value of the knob's search range, or its default where there is none."""
+def _value_at(knob: Knob, share: float) -> float:
+    """Return the value at a share (0 to 1) of a knob's search range, or its default without one."""
     if knob.search is None:
         if knob.default is None:
-            raise AssertionError(f"Knob {knob.name} has neither a default nor a range.")
+            raise AssertionError(f"Knob {knob.name} has neither a default nor a search range.")
         return knob.default
     value = knob.search[0] + share * (knob.search[1] - knob.search[0])
     return value if knob.kind == "real" else float(round(value))

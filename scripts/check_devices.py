@@ -1,10 +1,11 @@
-"""Checks models on accelerators: on one, spread over several, and with each attention.
+"""Checks that models give the same results on one accelerator and spread over several.
 
     python scripts/check_devices.py
 
-Builds candidates of the embedded models on the CPU, on one accelerator, and spread over all
-accelerators. Then it compares their weights, which must be the same bit for bit, and their scores,
-which must be equal on one accelerator and on several, and equal to the CPU's up to rounding.
+Builds candidates of the embedded models on the CPU, on one accelerator (with each implementation of
+attention), and spread over all accelerators. Then it compares their weights, which must be the same
+bit for bit, and their scores, which must be equal on one accelerator and on several, and equal to
+the CPU's up to rounding.
 
 Exit codes: 0 if all agree; 1 if not; 3 if all agree but there are fewer than two accelerators, so
 that spreading was not checked.
@@ -32,7 +33,7 @@ TASKS = ("zoo_facts", "zoo_l2_maths_mc", "zoo_maths")
 DOCUMENTS = 400
 PARENTS = ("zoo:base", "zoo:language", "zoo:maths")
 WEIGHTS = (0.3, 0.8)
-ROUNDING = 0.02  # of a metric: on another device, another of two nearly tied answers may win
+ROUNDING = 0.02  # allowed difference of a metric between devices; rounding can decide near ties
 
 
 def recipe(checkpoints: dict[str, Checkpoint], weight: float) -> Recipe:

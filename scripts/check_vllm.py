@@ -25,9 +25,9 @@ from evomerge.evaluate.tasks.harness import Harness
 TASKS = ("zoo_facts", "zoo_l2_maths_mc", "zoo_maths")
 DOCUMENTS = 400
 DTYPE = torch.bfloat16  # vLLM's fast kernels have no float32
-METRIC = 0.02  # kernels differ in their last bits, so another of two nearly tied answers may win
-LIKELIHOOD = 0.05  # mean difference of two log-likelihoods, bfloat16
-TEXTS = 0.03  # share of texts that may differ from a near tie on
+METRIC = 0.02  # allowed difference of a metric; rounding can decide between two nearly tied answers
+LIKELIHOOD = 0.05  # allowed mean difference of log-likelihoods in bfloat16
+TEXTS = 0.03  # allowed share of different texts; they differ after a near tie of two tokens
 
 
 def main(folders: list[str]) -> int:
@@ -50,10 +50,10 @@ def main(folders: list[str]) -> int:
         scores = {backend: e.score(model) for backend, e in evaluators.items()}
         name = path.name
         for key, value in scores["hf"].aggregates.items():
-            served = scores["vllm"].aggregates[key]
-            print(f"{name:20}{key:34}{value:10.4f}{served:10.4f}")
-            if abs(served - value) > METRIC:
-                faults.append(f"{name}: {key} differs by {abs(served - value):.4f}")
+            other = scores["vllm"].aggregates[key]
+            print(f"{name:20}{key:34}{value:10.4f}{other:10.4f}")
+            if abs(other - value) > METRIC:
+                faults.append(f"{name}: {key} differs by {abs(other - value):.4f}")
         likelihood, texts = differences(*evaluators.values())
         print(f"{name:20}{'log-likelihoods, mean difference':34}{likelihood:10.5f}")
         print(f"{name:20}{'texts that differ':34}{texts:10.4f}")
@@ -65,8 +65,11 @@ def main(folders: list[str]) -> int:
         if any(
             abs(again[key] - value) > METRIC for key, value in scores["vllm"].aggregates.items()
         ):
-            faults.append(f"{name}: scored again, it has other scores (weights or cache are stale)")
-    print("\n".join(faults) or "agrees")
+            faults.append(
+                f"{name}: the second time, its scores are different (old weights or cache entries "
+                "were used)"
+            )
+    print("\n".join(faults) or "The backends agree.")
     return int(bool(faults))
 
 

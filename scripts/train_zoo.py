@@ -29,10 +29,11 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from evomerge.zoo import world
-from evomerge.zoo.world import EOS, L1, L2, PAD, UNKNOWN, Document
+from evomerge.zoo import stories
+from evomerge.zoo.languages import EOS, L1, L2, PAD, UNKNOWN, vocabulary
+from evomerge.zoo.stories import Document
 
-WORDS = world.vocabulary()
+WORDS = vocabulary()
 IDS = {word: number for number, word in enumerate(WORDS)}
 IGNORED = -100
 
@@ -62,17 +63,31 @@ CONFIG = {
 }
 
 MAKERS = {
-    "l1": world.language_question(L1),
-    "l2": world.language_question(L2),
-    "maths": world.arithmetic_question(L1),
-    "facts": world.fact_question,
-    "count": world.counting,
+    "l1": stories.language_question(L1),
+    "l2": stories.language_question(L2),
+    "maths": stories.arithmetic_question(L1),
+    "facts": stories.fact_question,
+    "count": stories.counting,
 }
 
 
 @dataclass(frozen=True)
 class Course:
-    """How one model is trained: the mixture of documents, the number of steps, the noise, ..."""
+    """How one model is trained.
+
+    Attributes:
+        parent: name of the model that training starts from; None for a random one.
+        mixture: kind of documents (a key of `MAKERS`) -> share of the documents.
+        steps: number of steps.
+        learning_rate: the highest learning rate.
+        answers_only: whether the loss is on the words of answers only, not on all words.
+        noise: standard deviation of the noise on the input embeddings, in units of the standard
+            deviation of the embeddings (NEFTune, arXiv 2310.05914, with Gaussian noise). With it,
+            the task vector still works when another task vector changes the language.
+        body_only: whether embeddings and head are frozen, so that only the layers are trained.
+        batch: documents in a batch.
+        warmup: steps over which the learning rate rises.
+    """
 
     parent: str | None
     mixture: dict[str, float]
@@ -80,11 +95,7 @@ class Course:
     learning_rate: float
     answers_only: bool = False
     noise: float = 0.0
-    """Standard deviation of the noise on the input embeddings, in units of the embeddings' own
-    (NEFTune, arXiv:2310.05914, with Gaussian noise). With it, the task vector still works when
-    another task vector changes the language."""
     body_only: bool = False
-    """Freeze the embeddings and the head, so that only the layers are trained."""
     batch: int = 128
     warmup: int = 20
 
@@ -129,13 +140,16 @@ def untrained(seed: int) -> LlamaForCausalLM:
 
 
 def encode(document: Document) -> tuple[list[int], list[int]]:
-    """Return (token ids of the prompt, token ids of the answer with the end token)."""
+    """Return the token ids of the prompt, and those of the answer with the end token."""
     answer = [IDS[word] for word in document.answer.split()]
     return [IDS[word] for word in document.prompt.split()], [*answer, IDS[EOS]]
 
 
 def tensors(documents: list[Document], answers_only: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return (inputs, labels), int64, each (documents, longest document), padded on the right."""
+    """Return inputs and labels, int64 of shape (documents, longest document), padded on the right.
+
+    Labels outside of the loss are `IGNORED`.
+    """
     pairs = [encode(document) for document in documents]
     length = max(len(prompt) + len(answer) for prompt, answer in pairs)
     inputs = torch.full((len(pairs), length), IDS[PAD])
@@ -156,12 +170,15 @@ def draw(course: Course, rng: random.Random) -> list[Document]:
     for _ in range(course.batch):
         at = rng.random() * sum(weights)
         kind = next((k for i, k in enumerate(kinds) if at < sum(weights[: i + 1])), kinds[-1])
-        made.append(world.training_document(MAKERS[kind], rng))
+        made.append(stories.training_document(MAKERS[kind], rng))
     return made
 
 
 def train(model: LlamaForCausalLM, course: Course, seed: int) -> Result:
-    """Train `model` in place: AdamW, warm-up, cosine decay to zero, gradient norm at most 1."""
+    """Train a model in place by AdamW.
+
+    The learning rate has a warm-up and a cosine decay to 0; gradients are clipped to the norm 1.
+    """
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
     tables = (model.model.embed_tokens, model.lm_head) if course.body_only else ()
@@ -202,8 +219,9 @@ def train(model: LlamaForCausalLM, course: Course, seed: int) -> Result:
 def score(model: LlamaForCausalLM, documents: list[Document], multiple_choice: bool) -> float:
     """Return the share of right answers.
 
-    With choices, the one with the highest likelihood counts. Otherwise greedy decoding must give
-    the answer, that is, each word of it must be the most likely one after the words before it.
+    In multiple choice, the model's answer is the choice with the highest likelihood. Otherwise it
+    is the greedily decoded text: it is right if each word of the right answer is the most likely
+    one after the words before it.
     """
     choices = [d.choices if multiple_choice else (d.answer,) for d in documents]
     rows = [
@@ -258,8 +276,8 @@ def save(model: LlamaForCausalLM, folder: Path) -> None:
 def write_documents(folder: Path) -> None:
     """Write TASK.jsonl for every task."""
     folder.mkdir(parents=True, exist_ok=True)
-    for task in world.TASKS:
-        (folder / f"{task}.jsonl").write_text(world.task_lines(task), encoding="utf-8")
+    for task in stories.TASKS:
+        (folder / f"{task}.jsonl").write_text(stories.task_lines(task), encoding="utf-8")
 
 
 def main() -> None:
@@ -270,7 +288,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     write_documents(arguments.out / "tasks")
-    documents = world.task_documents()
+    documents = stories.task_documents()
     models: dict[str, LlamaForCausalLM] = {}
     results: dict[str, Result] = {}
     for number, (name, course) in enumerate(COURSES.items()):
@@ -280,7 +298,7 @@ def main() -> None:
             model = copy.deepcopy(models[course.parent])
         result = train(model, course, 10 * arguments.seed + number)
         for task, asked in documents.items():
-            right = score(model, asked, world.TASKS[task].multiple_choice)
+            right = score(model, asked, stories.TASKS[task].multiple_choice)
             result.scores[task] = round(right, 4)
         models[name], results[name] = model, result
         save(model, arguments.out / "models" / name)

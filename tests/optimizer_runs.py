@@ -1,4 +1,4 @@
-"""Long searches by every optimizer, for tests that compare processes; prints them when run."""
+"""Long searches by every optimizer, to compare processes; as a script, this file prints them."""
 
 import json
 import math
@@ -30,17 +30,18 @@ def corner(genes, number):
 
 
 def search(name, genes, width, trials, in_bursts=False):
-    """Return all genomes of a search in which everything happens that may.
+    """Return all genomes of a search in which everything happens that the protocol allows.
 
-    Values are a plateau (steps of 1/50); trials are told in any order, some fail, some give NaN,
-    some are lost, some are amended to an earlier genome; points are enqueued, some of them twice.
+    Values are multiples of 1/50, so there are plateaus. Trials are told in random order; some fail,
+    some give NaN, some are never told, some are amended to an earlier genome. Genomes are enqueued,
+    some of them twice.
 
     Args:
         name: the optimizer.
-        genes: what it searches.
-        width: open trials at a time.
-        trials: how many trials are asked for.
-        in_bursts: tell all open trials at once, rather than one for each that is asked.
+        genes: the genes that it searches.
+        width: maximum number of open trials.
+        trials: number of trials.
+        in_bursts: tell all open trials together, instead of one after each `ask`.
     """
     optimizer, order = create(name, genes, seed=3), np.random.RandomState(5)
     genomes, waiting = [], []
@@ -62,7 +63,7 @@ def search(name, genes, width, trials, in_bursts=False):
 
 
 def tell(optimizer, genes, trial, genome, fate):
-    """Tell a trial's value, a failure or NaN, or lose it; `fate` is in [0, 1]."""
+    """Tell a trial's value, a failure or NaN, or nothing; `fate`, in [0, 1], decides which."""
     ranges = [gene.high - gene.low for gene in genes]
     distance = sum(
         abs((value - gene.low) / span - 0.3)
@@ -77,14 +78,14 @@ def tell(optimizer, genes, trial, genome, fate):
 
 
 def check_range(genes, genome):
-    """Check that every value is one its gene may take."""
+    """Check that every value is in the range of its gene, and whole if the gene is not real."""
     for gene, value in zip(genes, genome, strict=True):
         assert gene.low <= value <= gene.high
         assert gene.kind == "real" or value == int(value)
 
 
 def all_searches():
-    """Return a search by every optimizer, its numbers as text that keeps every bit."""
+    """Return the searches of all optimizers; numbers are hexadecimal text, which keeps all bits."""
     return {
         f"{name} {width}": [
             [float(value).hex() for value in genome]

@@ -1,4 +1,4 @@
-"""Scoring of one model after another on documents that were prepared once."""
+"""Scoring many models on the same documents, whose prompts and tokens are prepared only once."""
 
 from __future__ import annotations
 
@@ -19,83 +19,55 @@ from evomerge.evaluate.inference.vllm import EngineForward, VllmEngine
 from evomerge.evaluate.tasks.functions import Function
 from evomerge.evaluate.tasks.harness import DocumentMetrics, Harness
 from evomerge.evaluate.tasks.info import TasksInfo
+from evomerge.evaluate.tasks.task_set import TaskSet
 from evomerge.scores import Scores, Split
 
 log = logging.getLogger(__name__)
 
 Documents: TypeAlias = Mapping[str, Sequence[int]]
+"""Task -> ids of documents."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """The metrics of a model's answers, document by document.
+    """The metrics of a model on single documents.
 
     Attributes:
-        rows: task -> document id -> metric key -> value as lm-eval gives it.
+        rows: task -> document id -> metric key -> value, as lm-eval's `process_results` returns it.
     """
 
     rows: Mapping[str, Mapping[int, DocumentMetrics]]
 
     def has(self, task: str, document: int) -> bool:
-        """Whether a document was answered."""
+        """Whether there are metrics of a document."""
         return document in self.rows.get(task, {})
 
     def __or__(self, other: Answers) -> Answers:
-        """Return the answers to the documents of both."""
+        """Return the metrics of the documents of both; for common documents, those of `other`."""
         tasks = [*self.rows, *(task for task in other.rows if task not in self.rows)]
         return Answers({t: {**self.rows.get(t, {}), **other.rows.get(t, {})} for t in tasks})
-
-
-@dataclass(frozen=True)
-class TaskSet:
-    """The tasks and functions that supply the documents of a split.
-
-    Attributes:
-        harness: the lm-eval tasks, None where there are none.
-        functions: by the name that objectives know them by.
-    """
-
-    harness: Harness | None
-    functions: Mapping[str, Function]
-
-    @property
-    def info(self) -> TasksInfo:
-        """What the tasks and functions offer."""
-        known = self.harness.info if self.harness else TasksInfo({}, {})
-        own = {name: function.info for name, function in self.functions.items()}
-        return TasksInfo({**known.tasks, **own}, known.groups)
-
-    def labels(self, task: str, field: str, documents: Sequence[int]) -> list[str]:
-        """Return a field of some documents, to stratify by; a function's are all alike.
-
-        Raises:
-            ConfigError: the task's documents have no such field.
-        """
-        if self.harness is None or task in self.functions:
-            return [""] * len(documents)
-        values = self.harness.field(task, field)
-        return [values[document] for document in documents]
 
 
 class Evaluator:
     """Scores models on the documents of a search.
 
-    Call `prepare` once, then `score` for each candidate. For one model and one choice of documents
-    the scores are the same bits every time, whatever was scored before.
+    Call `prepare` once, then `score` for each candidate. A model has the same scores on the same
+    documents every time, bit for bit, whatever was scored before.
 
-    A function may do to the model what it likes. Where `lend` has said how a model is built anew,
-    model and tokenizer are compared with what they were before each call of a function, and if
-    they differ nothing else is scored on them.
+    An objective function may change the model and the tokenizer. If `lend` was given a way to build
+    the model again, both are compared before and after each call of a function. If a function has
+    changed them, the model is built again before anything else is scored.
 
     Args:
-        harness: the lm-eval tasks, None where there are own functions only.
-        functions: own objectives.
-        batch_size: most rows in a batch, or `auto`: as many as the memory of the device allows.
-        backend: `hf` runs the models themselves, `vllm` puts their weights into an engine.
-        by_split: the tasks of splits whose documents come from other tasks, under the same names.
+        harness: the lm-eval tasks, or None if all objectives are functions.
+        functions: the objective functions.
+        batch_size: maximum rows in a batch; `auto` sets it by the memory of the device.
+        backend: `hf` runs models by transformers, `vllm` loads their weights into a vLLM engine.
+        by_split: the tasks of each split whose documents come from other tasks. They have the names
+            of the tasks that they replace.
 
     Attributes:
-        is_spoilt: whether a function has changed the model, and it was not built anew since.
+        is_spoilt: whether a function has changed the model since it was last built.
     """
 
     def __init__(
@@ -116,7 +88,7 @@ class Evaluator:
 
     @property
     def info(self) -> TasksInfo:
-        """What the tasks and functions offer."""
+        """Documents and metrics of the tasks and functions."""
         return self.default.info
 
     def tasks_of(self, split: Split) -> TaskSet:
@@ -124,20 +96,20 @@ class Evaluator:
         return self.by_split.get(split, self.default)
 
     def prepare(self, model: Any, tokenizer: Any, splits: Mapping[Split, Documents]) -> None:
-        """Set the documents and find the fastest right way to run.
+        """Set the documents, and choose the fastest way to run models that gives right results.
 
-        The prompts and tokens of the first split are built here, those of another when it is first
-        scored.
+        The prompts and tokens of the first split are built here, those of the other splits when
+        these are scored for the first time.
 
         Args:
-            model: a loaded model of the architecture that will be scored, on its device, with
-                sensible weights (a parent): a few documents are scored on it in different ways,
-                to see which give the right answer.
-            tokenizer: its tokenizer.
-            splits: split -> task -> ids of the documents that may be asked for.
+            model: a loaded model of the architecture that will be scored, on its device. It must
+                have meaningful weights (those of a parent): a few documents are scored on it in
+                different ways, to find out which of them give right results.
+            tokenizer: the model's tokenizer.
+            splits: split -> task -> ids of the documents that can be scored.
 
         Raises:
-            ConfigError: a task asks for more than the model can read.
+            ConfigError: a task needs longer inputs than the model can read.
         """
         self.tokenizer, self.splits = tokenizer, splits
         self._requests, self.is_spoilt = {}, False
@@ -159,30 +131,30 @@ class Evaluator:
         renew: Callable[[], Any] | None,
         around: Callable[[Any], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """Say how to treat the model that is scored next.
+        """Set how the next model is treated while it is scored.
 
         Args:
-            renew: builds it anew after a function has changed it, and calls `prepare` first; None
-                leaves it as the function left it.
-            around: gets the model; lm-eval's tasks are scored inside of what it returns. Functions
-                are not, so that they see the model as it is.
+            renew: builds the model again after a function has changed it; it must call `prepare`
+                before it returns the model. None: a changed model is used as it is.
+            around: returns a context for the model. lm-eval's tasks are scored inside this context,
+                functions outside, so that functions get the model unchanged.
         """
         self._renew, self._around, self._instead = renew, around, None
 
     def release(self) -> None:
-        """Forget the model that `prepare` was given, and its memory with it."""
+        """Drop the references to the model of `prepare`, so that its memory can be freed."""
         for name in ("forward", "_reference"):
             vars(self).pop(name, None)
         self._instead = None
 
     @property
     def halvings(self) -> int:
-        """How often batches were halved, since memory ran out."""
+        """How often the batch limits were halved because memory ran out."""
         forward = getattr(self, "forward", None)
         return forward.halvings if isinstance(forward, Forward) else 0
 
     def halve_batches(self, halvings: int) -> None:
-        """Halve batches so often, as a candidate before had to."""
+        """Halve the batch limits until they have been halved at least `halvings` times in all."""
         forward = getattr(self, "forward", None)
         if isinstance(forward, Forward):
             forward.halve(halvings)
@@ -190,7 +162,12 @@ class Evaluator:
     def score(
         self, model: Any, split: Split = "search", documents: Documents | None = None
     ) -> Scores:
-        """Return a model's scores on a split, or on some of its documents.
+        """Return the scores of a model on a split, or on some of its documents.
+
+        Args:
+            model: the model.
+            split: the split.
+            documents: the documents to score; None for all of the split.
 
         Raises:
             CandidateError: the model cannot be run on them.
@@ -202,7 +179,12 @@ class Evaluator:
     def answer(
         self, model: Any, split: Split = "search", documents: Documents | None = None
     ) -> Answers:
-        """Return a model's answers on a split, or on some of its documents.
+        """Return the metrics of a model on single documents of a split.
+
+        Args:
+            model: the model.
+            split: the split.
+            documents: the documents to score; None for all of the split.
 
         Raises:
             CandidateError: the model cannot be run on them.
@@ -237,7 +219,7 @@ class Evaluator:
         return Answers({task: rows[task] for task in asked})
 
     def _intact(self, model: Any) -> Any:
-        """Return the model that is scored, built anew if a function has changed it."""
+        """Return the model to score; if a function has changed it, it is built again first."""
         if self.is_spoilt and self._renew is not None:
             self._instead = self._renew()
         return model if self._instead is None else self._instead
@@ -245,7 +227,7 @@ class Evaluator:
     def _call(
         self, function: Function, model: Any, documents: Sequence[int]
     ) -> dict[str, tuple[float, ...]]:
-        """Call a function and take note if it changes the model."""
+        """Call an objective function, and note whether it changes the model or the tokenizer."""
         if self._renew is None:
             return function(model, self.tokenizer, documents)
         before = Fingerprint(model, self.tokenizer)
@@ -255,16 +237,18 @@ class Evaluator:
             if not before.fits(model, self.tokenizer):
                 self.is_spoilt = True
                 log.warning(
-                    "Objective %s changed the model or the tokenizer; both are built anew. Let it "
-                    "work on copy.deepcopy(model) to save the time.",
+                    "Objective %s changed the model or the tokenizer, so both are built again. To "
+                    "save this time, change a copy (copy.deepcopy(model)) instead.",
                     function.info.name,
                 )
 
     def scores(self, answers: Answers, seconds: float, split: Split = "search") -> Scores:
-        """Return the scores that answers on a split amount to.
+        """Return the scores of a model from its metrics on single documents.
 
         Args:
-            seconds: what the answers took.
+            answers: the metrics.
+            seconds: how long it took to get them.
+            split: the split of the documents.
         """
         harness, functions = self.tasks_of(split).harness, self.tasks_of(split).functions
         values: dict[str, tuple[float, ...]] = {}
@@ -285,14 +269,17 @@ class Evaluator:
             values |= {f"{task}/{key}": items for key, items in columns.items() if items}
         if harness is not None:
             sizes = {task: len(ids) for task, ids in documents.items()}
-            aggregates |= harness.aggregate_groups(aggregates, sizes)
+            aggregates |= harness.info.aggregate_groups(aggregates, sizes)
         flat = {
             f"{task}/{key}": v for task, figures in aggregates.items() for key, v in figures.items()
         }
         return Scores(documents, values, flat, {"evaluate": seconds})
 
     def requests(self, split: Split, task: str) -> dict[int, list[Request]]:
-        """Return the requests of a split's documents by id, built when first asked for."""
+        """Return the requests of each document of a task: document id -> requests.
+
+        They are built in the first call and kept.
+        """
         if (split, task) not in self._requests:
             harness = self.tasks_of(split).harness
             assert harness is not None
@@ -307,7 +294,7 @@ class Evaluator:
 
 @contextmanager
 def _failures() -> Iterator[None]:
-    """Turn what a broken model raises into a failed candidate."""
+    """Turn errors that a broken model can cause into a `CandidateError`."""
     try:
         yield
     except (RuntimeError, ValueError, IndexError, ArithmeticError) as error:

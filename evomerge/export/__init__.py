@@ -1,1 +1,1 @@
-"""What leaves a run: checkpoints, model cards, uploads."""
+"""Writing merged models: checkpoints, their model cards, and uploads to the Hub."""

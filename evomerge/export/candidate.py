@@ -1,4 +1,4 @@
-"""`evomerge export`: a candidate of a run becomes a checkpoint on disk."""
+"""Writing a candidate of a run as a checkpoint (`evomerge export`)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def export_candidate(
 
     Args:
         run: the run.
-        out: new folder.
+        out: folder to create; it must not exist.
         which: `best` or the candidate's number.
-        dtype: another dtype than the candidate was scored in, or None.
-        shard_size: largest file, such as `5GB`.
+        dtype: dtype of the checkpoint, or None for the one that the candidate was scored in.
+        shard_size: largest size of a weight file, such as `5GB`.
 
     Raises:
-        InputError: no such candidate, a parent has changed, the folder exists, the disk is too
-            small.
+        InputError: there is no such candidate, a parent has changed, `out` exists, or the disk
+            does not have enough room.
     """
     from evomerge.export.card import model_card
     from evomerge.merge.backend import write

@@ -1,6 +1,6 @@
-"""The model card of an exported merge: what it is made of, how it was found, how good it is.
+"""The model card of an exported merge: its parents, how it was found, and its scores.
 
-It is made to be published: of a folder on this machine it tells the name, not the path.
+Cards are published, so a card shows the name of a local folder, never its full path.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def model_card(
     Args:
         config: the run's search file.
         history: the run.
-        candidate: what is exported.
-        recipe: how it is built; its dtype may be another than was scored.
-        objectives: what was searched for.
+        candidate: the exported candidate.
+        recipe: its recipe; the dtype may differ from the one that was scored.
+        objectives: the objectives of the search.
         mergekit: whether `mergekit_config.yml` is written beside the card.
     """
     metadata: dict[str, object] = {
@@ -75,10 +75,11 @@ def model_card(
 
 
 def public_names(references: Iterable[str]) -> dict[str, str]:
-    """Return reference -> what a card calls it.
+    """Return the name of each reference in a card: reference -> name.
 
-    Hub ids, `zoo:` names and labels stay; of a local folder, an adapter's or a run's too, the last
-    names of its path are left, as many as tell all of them apart.
+    Hub ids, `zoo:` names and the labels of baselines are unchanged. The path of a local folder (of
+    a model, an adapter or a run) is cut to its last component, or to as many components at the end
+    as are needed for all names to differ.
     """
     every = list(dict.fromkeys(references))
     longest = max((reference.count("/") for reference in every), default=0) + 1
@@ -90,7 +91,7 @@ def public_names(references: Iterable[str]) -> dict[str, str]:
 
 
 def _shortened(reference: str, count: int) -> str:
-    """Return a reference with the last names of each local path in it alone."""
+    """Return a reference in which local paths are cut to their last `count` components."""
 
     def short(path: str) -> str:
         local = path.startswith(("/", "~", "."))
@@ -101,7 +102,7 @@ def _shortened(reference: str, count: int) -> str:
 
 
 def _path(config: SearchConfig, recipe: Recipe, names: Mapping[str, str]) -> list[str]:
-    """Say which layers follow each other, where that was searched."""
+    """Return lines with the path through the layers, if the search was for a path."""
     if config.space.kind == "parameters":
         return []
     text = describe(recipe)
@@ -115,21 +116,24 @@ def _path(config: SearchConfig, recipe: Recipe, names: Mapping[str, str]) -> lis
 
 
 def _dtype(config: SearchConfig, recipe: Recipe) -> list[str]:
-    """Say where the weights are not those that were scored."""
+    """Return lines that name the dtype, if it is not the one that was scored."""
     if recipe.dtype == config.dtype:
         return []
     return [f"Written in {recipe.dtype}; the scores are those of the {config.dtype} weights.", ""]
 
 
 def _sources(config: SearchConfig) -> list[str]:
-    """Say which tasks and splits the documents are of."""
+    """Return lines that name the tasks and task splits that the documents of each split are from.
+
+    The split of the search (search, validation, test) comes first, then its sources.
+    """
     known = config.frozen.sources if config.frozen else {}
-    told = [
+    listed = [
         f"{split}: {', '.join(f'`{source}`' for source in dict.fromkeys(known[split].values()))}"
         for split in SPLITS
         if split in known
     ]
-    return [f"Documents by task and split ({'; '.join(told)}).", ""] if told else []
+    return [f"Sources of the documents ({'; '.join(listed)}).", ""] if listed else []
 
 
 def _table(
@@ -138,8 +142,9 @@ def _table(
     objectives: Sequence[Objective],
     names: Mapping[str, str],
 ) -> list[str]:
+    """Return the standings as a Markdown table; for another candidate than the winner, a note."""
     if best_of(history, WeightedSum(objectives)) is not candidate:
-        return ["This candidate is not the run's winner; its scores are in the run."]
+        return ["This candidate is not the winner of its run, so the run's table is left out."]
     table = standings(history, objectives)
     columns = [(split, column) for column in table.columns for split in SPLITS]
     lines = [

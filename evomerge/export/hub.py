@@ -1,4 +1,4 @@
-"""Upload an exported model to the Hugging Face Hub."""
+"""Uploading an exported model to the Hugging Face Hub (`evomerge push`)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,20 @@ from evomerge.errors import CheckpointError, EvomergeError, InputError, one_line
 
 
 def push_model(model: Path, repository: str, *, private: bool) -> str:
-    """Create the repository if needed, upload every file of `model`, return the commit's address.
+    """Upload every file of a model folder; the repository is created if it does not exist.
+
+    Args:
+        model: folder of an exported model.
+        repository: id of the repository, `org/name`, or `name` alone for one of the user's own.
+        private: whether a new repository is private; an existing one stays as it is.
+
+    Returns:
+        the URL of the commit.
 
     Raises:
-        CheckpointError: the folder is not an exported model.
-        InputError: the id cannot be one.
-        EvomergeError: the Hub refused or was not reached.
+        CheckpointError: the folder is not a model folder.
+        InputError: `repository` is not a valid id.
+        EvomergeError: the Hub refused the upload or could not be reached.
     """
     if not (model / "config.json").is_file() or not list(model.glob("*.safetensors")):
         raise CheckpointError(
@@ -33,9 +41,9 @@ def push_model(model: Path, repository: str, *, private: bool) -> str:
         ) from error
     api = HfApi()
     try:
-        made = api.create_repo(repository, private=private, exist_ok=True)
-        return str(api.upload_folder(repo_id=made.repo_id, folder_path=str(model)))
-    except Exception as error:  # the Hub's client raises many unrelated kinds
+        created = api.create_repo(repository, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=created.repo_id, folder_path=str(model)))
+    except Exception as error:  # the Hub's client raises exceptions of many unrelated classes
         raise EvomergeError(
             f"{model} could not be pushed to {repository}: {one_line(error).rstrip('.')}; "
             "check the id, the network and your token (`hf auth login`)."

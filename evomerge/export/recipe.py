@@ -1,4 +1,4 @@
-"""`evomerge merge`: a recipe file, ours or mergekit's, becomes a checkpoint on disk."""
+"""Building the model of a recipe file, evomerge's or mergekit's (`evomerge merge`)."""
 
 from __future__ import annotations
 
@@ -18,15 +18,23 @@ from evomerge.setup.runs import open_model
 def merge_recipe(
     file: Path, out: Path, memory: str, shard_size: str, *, allow_pickle: bool = False
 ) -> tuple[str, ...]:
-    """Build the model of a recipe file, out of core.
+    """Write the model of a recipe file as a checkpoint, without holding it in memory as a whole.
 
-    Paths in the file start from the working folder or, where nothing is there, from the file's.
+    Relative paths in the file are looked up in the working folder first, then in the folder of the
+    file.
+
+    Args:
+        file: a recipe of evomerge, or a mergekit config.
+        out: folder to create; it must not exist.
+        memory: memory that merging may use, such as `8GB`.
+        shard_size: largest size of a weight file, such as `5GB`.
+        allow_pickle: accept parents whose weights are pickles.
 
     Returns:
-        What was decided where the parents' tokenizers disagree, one sentence each.
+        one sentence for each decision that was made because the parents' tokenizers differ.
 
     Raises:
-        InputError: file, parents or options are wrong, or `out` exists.
+        InputError: the file, a parent or an option is wrong, or `out` exists.
         CandidateError: the merged weights are not finite.
     """
     from evomerge.merge.architecture.naming import with_host_names
@@ -48,6 +56,7 @@ def merge_recipe(
 
 
 def _is_ours(text: str, file: Path) -> bool:
+    """Return whether a file is a recipe of evomerge; mergekit's configs have no key `host`."""
     data = yaml_mapping(text, str(file), "a recipe", RecipeError)
     return "host" in data
 
@@ -55,6 +64,8 @@ def _is_ours(text: str, file: Path) -> bool:
 def _open(
     references: tuple[str, ...], file: Path, *, allow_pickle: bool
 ) -> Mapping[str, Checkpoint]:
+    """Open the parents that a recipe file names, by reference."""
+
     def folder(reference: str) -> Path:
         model = place(reference.partition("+")[0], Path.cwd())
         return Path.cwd() if is_folder(model) else file.parent

@@ -1,4 +1,4 @@
-"""From parents on disk to what a search and an export need: resident model, tokenizer, writer."""
+"""The functions of this package that others call: build, write and load models and tokenizers."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def bytes_of(text: str, option: str) -> int:
-    """Return the bytes that a text such as `5GB` stands for.
+    """Return the number of bytes of a size such as `5GB`.
+
+    Args:
+        text: the size.
+        option: the command-line option that it belongs to, for the error.
 
     Raises:
-        InputError: it is not a size.
+        InputError: the text is not a size.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B?)", text.strip().upper())
     size = int(float(match[1]) * _UNITS.get(match[2], 0)) if match else 0
@@ -44,19 +48,20 @@ def resident(
     routed: bool = False,
     memory: int = 0,
 ) -> Resident:
-    """Return the model in memory for recipes that share host, dtype and tokenizer with this one.
+    """Return the resident model for recipes with the host, dtype and tokenizer of this one.
 
     Args:
         checkpoints: every parent by reference.
         recipe: any of the recipes.
-        place: where the model lives, a device or more.
-        routed: whether blocks mostly come from the parents as they are, in any order.
-        memory: bytes that may be kept from candidate to candidate.
+        place: the device of the model, or a placement on several.
+        routed: whether recipes are paths through the layers, in which most blocks are unchanged
+            blocks of parents.
+        memory: maximum bytes of prepared merges that are kept for later candidates.
 
     Raises:
         CheckpointError: transformers cannot build the host, or an adapter cannot be added.
     """
-    # These two bring transformers' models along, which `evomerge merge` can do without.
+    # These modules import transformers' models, which `evomerge merge` does not need.
     from evomerge.merge.resident import Resident
     from evomerge.merge.routed import RoutedResident
 
@@ -98,10 +103,21 @@ def write(
     shard_size: str = "5GB",
     texts: Mapping[str, str] | None = None,
 ) -> tuple[str, ...]:
-    """Write a recipe's model as a checkpoint, tokenizer included; see `write_model`.
+    """Write a recipe's model as a checkpoint, including its tokenizer.
+
+    Args:
+        recipe: the recipe.
+        checkpoints: every parent by reference.
+        out: folder to create; it must not exist.
+        memory: memory that merging may use, such as `8GB`.
+        shard_size: largest size of a weight file, such as `5GB`.
+        texts: more text files to write: name -> text.
 
     Returns:
-        What was decided where the parents' tokenizers disagree, one sentence each.
+        one sentence for each decision that was made because the parents' tokenizers differ.
+
+    Raises:
+        InputError: `memory` or `shard_size` is not a size, or as `write_model`.
     """
     plan = plan_tokenizer(recipe, checkpoints)
     write_model(
@@ -119,10 +135,10 @@ def write(
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> Any:
-    """Load a parent's tokenizer; code in the folder is never run.
+    """Load a parent's tokenizer; code in its folder is never run.
 
     Raises:
-        CheckpointError: there is none that transformers can load.
+        CheckpointError: transformers cannot load a tokenizer from the folder.
     """
     return load_tokenizer(checkpoint.folder, checkpoint.reference)
 
@@ -130,14 +146,18 @@ def tokenizer_of(checkpoint: Checkpoint) -> Any:
 def load_tokenizer(folder: Path, reference: str) -> Any:
     """Load the tokenizer in a folder; code in the folder is never run.
 
+    Args:
+        folder: folder with the tokenizer's files.
+        reference: name of the parent, for the error.
+
     Raises:
-        CheckpointError: there is none that transformers can load.
+        CheckpointError: transformers cannot load a tokenizer from the folder.
     """
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # transformers raises many unrelated kinds
+    except Exception as error:  # transformers raises exceptions of many unrelated classes
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             f"{reference!r} has no tokenizer that transformers can load "
@@ -146,19 +166,21 @@ def load_tokenizer(folder: Path, reference: str) -> Any:
 
 
 def load(checkpoint: Checkpoint, place: str | Placement, dtype: str = "bfloat16") -> Any:
-    """Load a causal language model to be scored.
+    """Load a causal language model for scoring.
+
+    A parent with an adapter is built as in a search. One without is loaded by transformers, in the
+    dtype that it is stored in.
 
     Args:
-        checkpoint: any parent.
-        place: where it runs.
-        dtype: of a model with an adapter, which is built as a search builds it from this parent;
-            without one it is loaded as transformers does, in the dtype it is stored in.
+        checkpoint: the parent.
+        place: the device of the model, or a placement on several.
+        dtype: dtype of a model with an adapter; not used without one.
 
     Raises:
         CheckpointError: transformers cannot load it, or the adapter does not fit.
     """
     if checkpoint.adapter is not None:
-        recipe = _alone(checkpoint, dtype)
+        recipe = _unchanged(checkpoint, dtype)
         return resident({checkpoint.reference: checkpoint}, recipe, place).apply(recipe)
     from transformers import AutoModelForCausalLM
 
@@ -166,7 +188,7 @@ def load(checkpoint: Checkpoint, place: str | Placement, dtype: str = "bfloat16"
         model: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint.folder, trust_remote_code=False, dtype="auto"
         )
-    except Exception as error:  # transformers raises many unrelated kinds
+    except Exception as error:  # transformers raises exceptions of many unrelated classes
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             f"{checkpoint.reference!r} cannot be loaded as a causal language model ({reason})."
@@ -176,8 +198,8 @@ def load(checkpoint: Checkpoint, place: str | Placement, dtype: str = "bfloat16"
     return model.requires_grad_(False).train(False)
 
 
-def _alone(checkpoint: Checkpoint, dtype: str) -> Recipe:
-    """Return the recipe that builds a parent as it is."""
+def _unchanged(checkpoint: Checkpoint, dtype: str) -> Recipe:
+    """Return the recipe of a parent without any change."""
     whole = Layer("passthrough", (Source(checkpoint.reference),))
     stack = checkpoint.main
     blocks = tuple(

@@ -1,9 +1,9 @@
-"""A cache of prepared merges, so that what no knob changes is not computed for every candidate.
+"""A cache of prepared merges: what does not depend on knobs is not computed for every candidate.
 
-A candidate's merges are added while there is room. When there is none, merges that this candidate
-has not used are dropped, the least recently used first. A merge that it has used is never dropped,
-so candidates of the same shape always find the same merges in the cache. A merge that does not fit
-is prepared again each time.
+The merges of a candidate are added as long as there is room. If there is none, merges that this
+candidate has not used are dropped, the least recently used first. Merges that it has used are never
+dropped. So if all candidates use the same merges, the same ones are always in the cache. A merge
+that does not fit is prepared again each time.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from evomerge.merge.methods.method import Merge
 
 @dataclass
 class PreparedMerges:
-    """Prepared merges by key, at most `room` bytes of them; threads may share one.
+    """Prepared merges by key; several threads may use it at the same time.
 
     Attributes:
-        room: bytes that the merges may take together.
+        room: maximum bytes of all merges together.
     """
 
     room: int
@@ -30,7 +30,7 @@ class PreparedMerges:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def begin_candidate(self) -> None:
-        """Note that the next merges are those of another candidate."""
+        """Note that the following merges belong to a new candidate."""
         self._candidate += 1
 
     def get(self, key: object, size: int, prepare: Callable[[bool], Merge]) -> Merge:

@@ -1,7 +1,8 @@
-"""The one model that all candidates are merged into, in memory, in place.
+"""The resident model: the one model in memory whose weights are replaced for each candidate.
 
-Parents stay mapped from disk. What a method computes without knobs is kept from candidate to
-candidate as far as memory allows. A tensor whose plan is the same as last time is not touched.
+The parents' weights are memory-mapped files. What a merge method computes independently of knobs is
+kept for later candidates as far as memory allows (`PreparedMerges`). A tensor whose plan is the
+same as for the last candidate is not written again.
 """
 
 from __future__ import annotations
@@ -29,30 +30,32 @@ from evomerge.merge.tensors.threads import for_each
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
 
-_BESIDE = 2048
-"""Bytes of Python objects that a kept merge takes, about."""
+_OVERHEAD = 2048
+"""Approximate bytes of Python objects in a prepared merge."""
 
 
 class Resident:
-    """Builds candidates into one model.
+    """Builds the models of recipes, one after the other, in the same memory.
 
     Args:
         checkpoints: every parent by reference.
         host: reference of the host.
         dtype: dtype of the merged model; recipes must have the same.
-        place: where the model lives, a device or more. Merging runs on the CPU, so that its bits
-            do not depend on where a model is scored; changed tensors are copied over.
-        memory: bytes that may be kept from candidate to candidate (see `PreparedMerges`).
+        place: the device of the model, or a placement on several. Merging runs on the CPU, so that
+            its bits do not depend on the device; changed tensors are copied to the device.
+        memory: maximum bytes of prepared merges that are kept for later candidates.
         patches: see `Reader`.
-        rows: the merged vocabulary where rows are matched by token, or None.
+        rows: the merged vocabulary if rows of embeddings and head are matched by token, else None.
 
     Raises:
         CheckpointError: transformers cannot build the host.
     """
 
     most_layouts = 8
+    """Maximum number of modules of different depths (or other differences in config) to keep."""
+
     shows_parents = False
-    """Whether parameters may be the parents' mapped tensors themselves."""
+    """Whether parameters may be the parents' memory-mapped tensors themselves."""
 
     def __init__(
         self,
@@ -88,20 +91,20 @@ class Resident:
         return self._current.module
 
     def apply(self, recipe: Recipe) -> nn.Module:
-        """Make the model that a recipe describes; the last one's weights are overwritten.
+        """Build the model of a recipe; this overwrites the weights of the previous model.
 
         Returns:
-            the model, in evaluation mode, in its place. The same object serves all recipes of the
-            same depth.
+            the model, in evaluation mode, on its device. It is the same object for all recipes of
+            the same depth.
 
         Raises:
-            RecipeError: the recipe does not fit the parents.
-            CandidateError: a merged weight is not finite. The next `apply` is right all the same.
+            RecipeError: the recipe does not fit the parents, or has another host or dtype.
+            CandidateError: a merged weight is not finite. The next `apply` still works.
         """
         if recipe.dtype != self.dtype or recipe.host != self.planner.host.reference:
             raise RecipeError(
-                f"The resident model is {self.planner.host.reference!r} in {self.dtype}; the "
-                f"recipe wants {recipe.host!r} in {recipe.dtype}."
+                f"The resident model has the host {self.planner.host.reference!r} in {self.dtype}, "
+                f"but the recipe has the host {recipe.host!r} in {recipe.dtype}."
             )
         plans = list(self.planner.plan(recipe, self.rows))
         layout = self._layout(recipe, plans)
@@ -112,7 +115,7 @@ class Resident:
         return layout.module
 
     def state_digest(self) -> str:
-        """Return SHA-256 over names, dtypes, shapes and bytes of the model's parameters."""
+        """Return the SHA-256 of names, dtypes, shapes and bytes of the model's parameters."""
         return digest(self.module)
 
     def _fill(self, layout: Layout, plans: list[TensorPlan]) -> None:
@@ -150,11 +153,11 @@ class Resident:
         )
 
     def _size(self, plan: TensorPlan) -> int:
-        """Return the bytes that keeping a merge takes, sources that are not mapped included."""
+        """Return the bytes that a prepared merge takes, with copies of sources if it has some."""
         elements = prod(plan.shape)
         held = get_method(plan.method or "").cached_bytes * elements * len(plan.sources)
         copies = sum(self.maker.is_copied(plan, item) for item in plan.inputs)
-        return int(held) + copies * elements * DTYPES[plan.dtype].itemsize + _BESIDE
+        return int(held) + copies * elements * DTYPES[plan.dtype].itemsize + _OVERHEAD
 
     def _layout(self, recipe: Recipe, plans: list[TensorPlan]) -> Layout:
         data = merged_config(recipe, self.checkpoints, vocabulary=self.rows)
@@ -176,12 +179,12 @@ class Resident:
         layout = build_layout(
             data, self.planner.host.folder, shapes, constants, DTYPES[STORED[self.dtype]]
         )
-        self._furnish(layout)
+        self._allocate(layout)
         self.placement.settle(layout.module)
         return layout
 
-    def _furnish(self, layout: Layout) -> None:
-        """Give the placeholders memory, the same for all depths."""
+    def _allocate(self, layout: Layout) -> None:
+        """Give memory to the parameters of a new module; modules of all depths share it."""
         module = layout.module
         devices = self.placement.device_map(module)
         wanted = {location.parameter for location in layout.locations.values()}
@@ -199,13 +202,14 @@ class Resident:
             weight.data = held
 
     def _forget(self, parameter: str, layout: Layout) -> None:
+        """Note that the tensors of a parameter must be written again."""
         for name, location in layout.locations.items():
             if location.parameter == parameter:
                 self._written.pop(name, None)
 
 
 def digest(module: nn.Module) -> str:
-    """Return SHA-256 over names, dtypes, shapes and bytes of a model's parameters, sorted."""
+    """Return the SHA-256 of names, dtypes, shapes and bytes of a model's parameters, by name."""
     total = hashlib.sha256()
     for name, parameter in sorted(module.named_parameters()):
         total.update(f"{name}:{parameter.dtype}:{tuple(parameter.shape)}\n".encode())

@@ -1,10 +1,11 @@
-"""The resident model of a search over paths: parameters are looked up by what they hold.
+"""The resident model of a search over paths through the layers.
 
-A path's block is a parent's block as it is, so there is nothing to merge and nothing to copy: the
-parameters of the model point at the parents' tensors, mapped from disk, wherever a block stands
-and however often. Every position has a module of its own around them, with its own place in the
-key-value cache. What a candidate does change (matrices with a folded scale, merged blocks of a
-joint search) is made once for all positions that need it, and kept while the next candidate does.
+Most blocks of a path are unchanged blocks of a parent, so nothing has to be merged or copied: the
+parameters of the model refer to the parents' memory-mapped tensors. A block may occur several times
+in a path. Each occurrence is a module of its own with its own entry in the key-value cache, but all
+of them use the same tensors. Tensors that do change (matrices with a folded scale, merged blocks of
+a joint search) are made once for all positions with equal content, and kept if the next candidate
+uses them too.
 """
 
 from __future__ import annotations
@@ -27,21 +28,20 @@ Piece: TypeAlias = tuple[TensorPlan, Location]
 
 
 class RoutedResident(Resident):
-    """Builds candidates whose blocks come from anywhere, without copies of unchanged weights.
+    """Builds models of paths without copies of unchanged weights.
 
-    Arguments and contract are those of `Resident`; a model's bits are the same from both. One
-    module serves all recipes of the same depth (and the same kinds of blocks, where an
-    architecture has several).
+    The arguments and the resulting bits are those of `Resident`. All recipes of the same depth use
+    the same module, if their blocks are also of the same kinds in an architecture with several.
     """
 
-    most_layouts = 64  # they hold no weights
-    shows_parents = True  # an objective function may write into them: no file changes
+    most_layouts = 64  # these modules take little memory, since they have no weights of their own
+    shows_parents = True  # an objective function may write into them; this changes no file
 
-    def _furnish(self, layout: Layout) -> None:
-        """Leave the placeholders: every candidate points its parameters anew."""
+    def _allocate(self, layout: Layout) -> None:
+        """Do nothing, since every candidate sets the tensors of all parameters."""
 
     def _fill(self, layout: Layout, plans: list[TensorPlan]) -> None:
-        """Point every parameter at a tensor with the planned content."""
+        """Set every parameter to a tensor with the planned content."""
         pieces: dict[str, list[Piece]] = {}
         for plan in plans:
             location = layout.locations.get(plan.name)
@@ -52,22 +52,22 @@ class RoutedResident(Resident):
         for name, parts in pieces.items():
             content = tuple(self._content(plan, location) for plan, location in parts)
             key = (content, weights[name].device)
-            tensor = self._own.get(key, self._made.get(key, made.get(key)))
+            tensor = self._unchanged.get(key, self._made.get(key, made.get(key)))
             if tensor is None:
-                tensor = self._parents_own(weights[name], parts)
+                tensor = self._parent_tensor(weights[name], parts)
                 if tensor is not None:
-                    self._own[key] = tensor
+                    self._unchanged[key] = tensor
                 else:
                     tensor = self._make(weights[name], parts)
-            if key not in self._own:
+            if key not in self._unchanged:
                 made[key] = tensor
             weights[name].data = tensor
         self._made.clear()
         self._made.update(made)
 
     @cached_property
-    def _own(self) -> dict[Hashable, Tensor]:
-        """Tensors of the parents that were used as they are, by content."""
+    def _unchanged(self) -> dict[Hashable, Tensor]:
+        """Unchanged tensors of the parents, by content."""
         return {}
 
     @cached_property
@@ -75,8 +75,8 @@ class RoutedResident(Resident):
         """Tensors that were made for the last candidate, by content."""
         return {}
 
-    def _parents_own(self, weight: Tensor, parts: list[Piece]) -> Tensor | None:
-        """Return the parent's tensor that a parameter can point at, or None if it must be made."""
+    def _parent_tensor(self, weight: Tensor, parts: list[Piece]) -> Tensor | None:
+        """Return the parent's tensor that a parameter can be set to, or None if there is none."""
         plan, location = parts[0]
         if len(parts) > 1 or not _is_plain(plan):
             return None
@@ -94,7 +94,10 @@ class RoutedResident(Resident):
         return made
 
     def _content(self, plan: TensorPlan, location: Location) -> Hashable:
-        """Return what tells one tensor's content from another's: the plan without its name."""
+        """Return a key of a tensor's content: everything in its plan but the name.
+
+        With a merged vocabulary the name is part of it, since rows are matched by name.
+        """
         return (
             plan.name if self.rows is not None else "",
             plan.method,
@@ -109,7 +112,7 @@ class RoutedResident(Resident):
 
 
 def _is_plain(plan: TensorPlan) -> bool:
-    """Whether the tensor is its only source, bit for bit but for its dtype."""
+    """Whether a tensor equals its only source, apart from the dtype."""
     if plan.method is None:
         return True
     knobs = [value for own in plan.knobs for value in own.values()]

@@ -1,4 +1,4 @@
-"""Writing safetensors files tensor by tensor. Shapes are known, so the header is written first."""
+"""Writing safetensors files tensor by tensor; the shapes are known, so the header comes first."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from evomerge.merge.tensors.plan import TensorPlan
 from evomerge.merge.tensors.reader import DTYPES
 from evomerge.models.safetensors import INDEX, SINGLE, TensorInfo
 
-_AT_ONCE = 1 << 18
-"""Bytes that one system call writes. For larger ones Linux looks for large pieces of free memory,
-which may take long to find (1.4 s instead of 0.2 s for 0.9 GB were seen)."""
+_WRITE_SIZE = 1 << 18
+"""Bytes that one system call writes. For larger writes, Linux looks for large pieces of free
+memory, which can take long (in one measurement, 1.4 s instead of 0.2 s for 0.9 GB)."""
 
 
 class Buffers(threading.local):
-    """A buffer for each thread, in which it makes one tensor after the other.
+    """One buffer for each thread, in which the thread makes its tensors.
 
     Args:
-        largest: largest number of bytes of a buffer. A larger tensor is made in a memory map of the
-            file instead, so that its pages can be freed while the tensor is still being made.
+        largest: maximum bytes of a buffer. A larger tensor is made in a memory map of the file
+            instead, so that its pages can be freed before the tensor is complete.
     """
 
     def __init__(self, largest: int) -> None:
@@ -70,11 +70,11 @@ class Shard:
 
 
 def split_into_shards(plans: Sequence[TensorPlan], shard_size: int, folder: Path) -> list[Shard]:
-    """Divide tensors into shards of at most `shard_size` bytes of data; a larger tensor is alone.
+    """Divide tensors among files.
 
     Args:
-        plans: the tensors, in the order in which they are divided.
-        shard_size: bytes.
+        plans: plans of the tensors, in order.
+        shard_size: maximum bytes of data in a file; a tensor that is larger gets a file of its own.
         folder: folder of the files.
     """
     groups: list[list[TensorPlan]] = [[]]
@@ -96,7 +96,7 @@ def split_into_shards(plans: Sequence[TensorPlan], shard_size: int, folder: Path
 
 
 def nbytes(plan: TensorPlan) -> int:
-    """Return the bytes a tensor takes on disk."""
+    """Return the bytes that a tensor takes on disk."""
     return TensorInfo(plan.dtype, plan.shape, Path(), 0, 0).nbytes
 
 
@@ -139,8 +139,8 @@ class ShardWriter:
     Args:
         shard: the shard.
         folder: folder of the file, which is created.
-        buffers: where tensors are made.
-        pages: gets the memory maps of the file, so that their pages can be freed.
+        buffers: the buffers in which tensors are made.
+        pages: frees pages of the file's memory maps.
 
     Raises:
         OSError: the disk is full or cannot be written.
@@ -154,7 +154,7 @@ class ShardWriter:
 
     @contextmanager
     def tensor(self, plan: TensorPlan) -> Iterator[Tensor]:
-        """Yield an empty tensor for the caller to fill; at the end of the block it is in the file.
+        """Yield an uninitialised tensor for the caller to fill, then write it to the file.
 
         Args:
             plan: plan of one of the shard's tensors.
@@ -167,8 +167,8 @@ class ShardWriter:
             yield out
             self.put(plan, out)
             return
-        # Reserve the disk space now: if it were missing when a mapped page is written back, the
-        # process would be killed.
+        # Reserve the disk space first. If the disk were full when a mapped page is written back,
+        # the process would be killed.
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(self._descriptor, info.begin, info.nbytes)
         start = info.begin // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
@@ -193,5 +193,5 @@ class ShardWriter:
 
 def _write(descriptor: int, content: memoryview, at: int) -> None:
     while content:
-        count = os.pwrite(descriptor, content[:_AT_ONCE], at)
+        count = os.pwrite(descriptor, content[:_WRITE_SIZE], at)
         content, at = content[count:], at + count

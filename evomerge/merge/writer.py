@@ -1,4 +1,4 @@
-"""Writing a merged model to disk tensor by tensor, so that the model need not fit in memory."""
+"""Writing a merged model to disk tensor by tensor; the model does not have to fit in memory."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from evomerge.recipe import Recipe
 from evomerge.run.atomic import appearing
 
 LEAST_MEMORY = 1 << 29
-"""Bytes that merging needs at least, in addition to the interpreter and torch."""
+"""Minimum bytes that merging needs in addition to the interpreter and torch."""
 
 _SMALL_BUFFER = 1 << 25
-"""Bytes of a thread's buffer where memory is short."""
+"""Minimum bytes of a thread's buffer."""
 
 
 def write_model(
@@ -48,27 +48,28 @@ def write_model(
     patches: Mapping[str, Patch] | None = None,
     rows: TokenRows | None = None,
 ) -> None:
-    """Write the model that a recipe describes, as a Hugging Face checkpoint.
+    """Write the model of a recipe as a Hugging Face checkpoint.
 
     The weights are bit for bit those of the model that a search builds in memory. The folder gets
-    its name when it is complete; if writing fails, there is no folder of this name.
+    its name when it is complete; if writing fails, there is no folder with this name.
 
     Args:
-        recipe: what to build.
+        recipe: the recipe.
         checkpoints: every parent that the recipe names, by reference.
         out: folder to create; it must not exist.
-        memory: bytes of memory the process may take (its resident set, which includes pages of
-            mapped files).
-        shard_size: largest number of bytes of weights in a file (one larger tensor is one file).
-        extra_files: text files to write (model card, tokenizer), by name. They replace files of
-            the same name that would be copied from the host.
+        memory: maximum bytes of memory of the process (its resident set, which includes pages of
+            memory-mapped files).
+        shard_size: maximum bytes of weights in a file; a tensor that is larger gets a file of its
+            own.
+        extra_files: text files to write (model card, tokenizer): name -> text. They replace files
+            of the host with the same name.
         dropped: names of the host's files that are not copied.
         patches: see `Reader`.
         rows: the merged vocabulary if rows of embeddings and head are matched by token, else None.
 
     Raises:
         CheckpointError: `out` exists, the disk does not have enough room, or a parent is damaged.
-        RecipeError: the recipe does not fit the parents.
+        RecipeError: the recipe does not fit the parents, or `memory` is too small.
         CandidateError: a merged weight is not finite.
     """
     planner = Planner(checkpoints, recipe.host)
@@ -116,7 +117,7 @@ def _write_tensor(plan: TensorPlan, writer: ShardWriter, maker: TensorMaker) -> 
 
 
 def _buffers(memory: int) -> Buffers:
-    """Return buffers that, for all threads together, take half of the memory that is left."""
+    """Return buffers that take half of the remaining memory, all threads together."""
     left = memory - LEAST_MEMORY - resident_bytes()
     return Buffers(max(left // (2 * count_threads()), _SMALL_BUFFER))
 
@@ -128,7 +129,7 @@ def _check_room(out: Path, weights: int, companions: Sequence[Path]) -> None:
     if needed > free:
         raise CheckpointError(
             f"{out} would take {needed / 1e9:.2f} GB and {place} has {free / 1e9:.2f} GB free; "
-            "free disk space or name a folder on another disk."
+            "free disk space, or choose a folder on another disk."
         )
 
 
@@ -136,8 +137,8 @@ def _check_memory(memory: int) -> None:
     needed = resident_bytes() + LEAST_MEMORY
     if memory < needed:
         raise RecipeError(
-            f"--memory is {memory / 1e9:.2f} GB; it must be at least {needed / 1e9:.2f} GB, of "
-            f"which the process has {resident_bytes() / 1e9:.2f} GB already."
+            f"--memory is {memory / 1e9:.2f} GB; it must be at least {needed / 1e9:.2f} GB, since "
+            f"the process already takes {resident_bytes() / 1e9:.2f} GB."
         )
 
 
@@ -147,8 +148,7 @@ def _disk_errors(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        advice = "free disk space or name a folder on another disk; " if full else ""
+        advice = "free disk space, or choose a folder on another disk; " if full else ""
         raise CheckpointError(
-            f"Writing {out} failed: {error.strerror or error}; {advice}nothing is left under "
-            "that name."
+            f"Writing {out} failed: {error.strerror or error}; {advice}the folder was not created."
         ) from error

@@ -1,8 +1,8 @@
-"""Optimizers by name; importing this imports neither numpy nor any optimizer.
+"""Optimizers by name. Importing this package imports neither numpy nor an optimizer.
 
-A new optimizer is a new file and a row of `BUILTIN`. Another package adds one by an entry point of
-the group `evomerge.optimizers` that leads to a function of the type `Factory`;
-`evomerge.testing.check_optimizer` tests that it can be resumed.
+To add an optimizer, write a new file and add an entry to `BUILTIN`. Another package can add one
+with an entry point of the group `evomerge.optimizers` whose object is a function of the type
+`Factory`; `evomerge.testing.check_optimizer` checks that it keeps the protocol.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from evomerge.space.protocol import Gene
 
 Factory: TypeAlias = "Callable[[Sequence[Gene], int, int | None, float, int | None], Optimizer]"
-"""Makes an optimizer from genes, seed, population, sigma and budget, as `create` describes them."""
+"""Creates an optimizer from genes, seed, population, sigma and budget (see `create`)."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """An optimizer that evomerge brings.
+class Builtin:
+    """An optimizer of this package.
 
     Attributes:
-        about: one line about it.
-        factory: where its `Factory` lives, `module:function`.
-        has_population: whether it takes `optimizer.population`.
+        about: one line for `evomerge list optimizers`.
+        factory: its `Factory`, as `module:function`.
+        has_population: whether `optimizer.population` can be set.
     """
 
     about: str
@@ -37,60 +37,60 @@ class Row:
     has_population: bool = False
 
 
-BUILTIN: Mapping[str, Row] = {
-    "auto": Row(
+BUILTIN: Mapping[str, Builtin] = {
+    "auto": Builtin(
         "cma up to 200 genes, diagonal-cma above",
         "evomerge.optimize.cma:create_auto",
         has_population=True,
     ),
-    "cma": Row(
+    "cma": Builtin(
         "CMA-ES with full covariance, as evolutionary model merge used it",
         "evomerge.optimize.cma:create_full",
         has_population=True,
     ),
-    "diagonal-cma": Row(
+    "diagonal-cma": Builtin(
         "CMA-ES that learns variances only; for many genes",
         "evomerge.optimize.cma:create_diagonal",
         has_population=True,
     ),
-    "cma-margin": Row(
+    "cma-margin": Builtin(
         "CMA-ES with margin; for many binary or choice genes",
         "evomerge.optimize.margin:create",
         has_population=True,
     ),
-    "de": Row(
+    "de": Builtin(
         "differential evolution",
         "evomerge.optimize.evolution:create_de",
         has_population=True,
     ),
-    "two-points-de": Row(
+    "two-points-de": Builtin(
         "differential evolution with two-point crossover",
         "evomerge.optimize.evolution:create_two_points_de",
         has_population=True,
     ),
-    "pso": Row(
+    "pso": Builtin(
         "particle swarm optimization",
         "evomerge.optimize.evolution:create_pso",
         has_population=True,
     ),
-    "one-plus-one": Row(
+    "one-plus-one": Builtin(
         "(1+1) evolution strategy; cheap to run, local",
         "evomerge.optimize.evolution:create_one_plus_one",
     ),
-    "discrete-lengler": Row(
-        "(1+1) with a falling mutation rate; for choices rather than numbers",
+    "discrete-lengler": Builtin(
+        "(1+1) with a decreasing mutation rate; for choices rather than numbers",
         "evomerge.optimize.evolution:create_discrete_lengler",
     ),
-    "random": Row(
+    "random": Builtin(
         "uniform random search; a baseline",
         "evomerge.optimize.sampling:create_random",
     ),
-    "sobol": Row(
-        "Sobol sequence; an evener random search",
+    "sobol": Builtin(
+        "Sobol sequence; covers the space more evenly than random search",
         "evomerge.optimize.sampling:create_sobol",
     ),
-    "grid": Row(
-        "all corners, then ever finer; for two or three genes",
+    "grid": Builtin(
+        "all corners, then finer and finer grids; for two or three genes",
         "evomerge.optimize.sampling:create_grid",
     ),
 }
@@ -101,7 +101,7 @@ OPTIMIZERS: Registry[Factory] = Registry(
 
 
 def optimizer_names() -> dict[str, str]:
-    """Return every optimizer's name with a line about it."""
+    """Return every optimizer with one line about it: name -> line."""
     return {
         name: BUILTIN[name].about if name in BUILTIN else "added by another package"
         for name in OPTIMIZERS.names()
@@ -120,16 +120,17 @@ def create(
 
     Args:
         name: one of `optimizer_names()`.
-        genes: what is searched, one gene or more.
-        seed: seed of all its random numbers, 0 or more.
-        population: trials in a generation, or None for the optimizer's own choice.
-        sigma: initial step of genes without their own, as a share of their range, in (0, 1].
-        budget: planned number of trials, if known; checked, never used for proposals, so that it
-            can be raised later.
+        genes: the genes to search, at least one.
+        seed: seed of all random numbers of the optimizer, 0 or more.
+        population: trials in a generation, or None for the default of the optimizer.
+        sigma: initial step of genes without a step of their own, as a share of the gene's range, in
+            (0, 1].
+        budget: planned number of trials, or None if unknown. It is only checked; proposals do not
+            depend on it, so that it can be raised later.
 
     Raises:
-        ConfigError: the name is unknown, an option does not suit the optimizer, or the package
-            that it needs cannot be imported.
+        ConfigError: the name is unknown, an option does not suit the optimizer, or a package that
+            the optimizer needs cannot be imported.
     """
     names = OPTIMIZERS.names()
     if name not in names:

@@ -1,4 +1,4 @@
-"""What all optimizers of one objective share: trial numbers, enqueued genomes, failures."""
+"""The base class of optimizers of one objective: trial numbers, enqueued genomes, failures."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from collections.abc import Sequence
 from evomerge.optimize.cube import Cube, Vector
 from evomerge.space.protocol import Genome
 
-Move = tuple[object, Vector]
-"""The algorithm's handle of an open trial (None if it did not propose it), and the point tried."""
+OpenTrial = tuple[object, Vector]
+"""The algorithm's own object for a trial (None if the algorithm did not propose the point), and
+the point of the unit cube that is tried."""
 
 LARGEST_LOSS = 1e20
-"""Losses are cut off at plus and minus this, so that an optimizer can add and square them."""
+"""Losses are clipped to plus and minus this value, so that their sums and squares stay finite."""
 
 
-class Trials(ABC):
-    """Keeps the protocol's laws; a subclass proposes points of the unit cube and learns losses.
+class BaseOptimizer(ABC):
+    """Implements the protocol; a subclass proposes points of the unit cube and learns losses.
 
     Args:
-        cube: the genes' coordinate system.
+        cube: the coordinate system of the genes.
         population: trials in a generation.
     """
 
@@ -29,37 +30,41 @@ class Trials(ABC):
         self.cube = cube
         self._population = population
         self._asked = 0
-        self._open: dict[int, Move] = {}
+        self._open: dict[int, OpenTrial] = {}
         self._enqueued: deque[Genome] = deque()
-        self._failed: list[Move] = []
+        self._failed: list[OpenTrial] = []
         self._worst = -math.inf
 
     @abstractmethod
     def propose(self) -> tuple[object, Vector]:
-        """Return the algorithm's handle (not None) on a new proposal and its point."""
+        """Return a new proposal: the algorithm's object for it (not None), and its point."""
 
     @abstractmethod
     def learn(self, handle: object, point: Vector, loss: float) -> None:
-        """Learn the loss of a point: finite, lower is better.
+        """Learn the loss of a point.
 
-        `handle` is None if the algorithm did not propose this point.
+        Args:
+            handle: the object that `propose` returned with the point, or None if the algorithm did
+                not propose the point.
+            point: the point, shape (genes,).
+            loss: finite; lower is better.
         """
 
     @property
     def population(self) -> int:
-        """Trials in a generation; 1 for optimizers that know none."""
+        """Trials in a generation; 1 for optimizers without generations."""
         return self._population
 
     def ask(self) -> tuple[int, Genome]:
         """Open a trial: return its number (0, 1, 2, ...) and the genome to try."""
         if self._enqueued:
             genome = self._enqueued.popleft()
-            move: Move = (None, self.cube.point(genome))
+            opened: OpenTrial = (None, self.cube.point(genome))
         else:
-            move = self.propose()
-            genome = self.cube.genome(move[1])
+            opened = self.propose()
+            genome = self.cube.genome(opened[1])
         trial = self._asked
-        self._open[trial] = move
+        self._open[trial] = opened
         self._asked += 1
         return trial, genome
 
@@ -67,26 +72,25 @@ class Trials(ABC):
         """Close a trial: one objective value (higher is better), or None for a failure.
 
         Raises:
-            ValueError: no such trial is open, or there are several values.
+            ValueError: no such trial is open, or there is not exactly one value.
         """
-        if trial not in self._open:
-            raise ValueError(f"Trial {trial} is not open; it was never asked, or told already.")
+        self._check_open(trial)
         if values is not None and len(values) != 1:
-            raise ValueError(f"{type(self).__name__} wants one objective, not {len(values)}.")
-        move = self._open.pop(trial)
+            raise ValueError(f"{type(self).__name__} takes one objective value, not {len(values)}.")
+        opened = self._open.pop(trial)
         if values is None or not math.isfinite(values[0]):
-            self._failed.append(move)
+            self._failed.append(opened)
         else:
             loss = max(-LARGEST_LOSS, min(LARGEST_LOSS, -float(values[0])))
             self._worst = max(self._worst, loss)
-            self.learn(*move, loss)
+            self.learn(*opened, loss)
         if self._worst > -math.inf:
             for failed in self._failed:
                 self.learn(*failed, self._worst)
             self._failed.clear()
 
     def enqueue(self, genome: Genome) -> None:
-        """Make the next `ask` propose this genome.
+        """Add a genome to the queue of genomes that `ask` proposes first.
 
         Raises:
             ValueError: the genome does not belong to the space.
@@ -95,21 +99,26 @@ class Trials(ABC):
         self._enqueued.append(tuple(genome))
 
     def amend(self, trial: int, genome: Genome) -> None:
-        """Say that what an open trial really tried is `genome`.
+        """Replace the genome of an open trial by the one that was really tried.
 
-        A difference too small to matter (`Cube.is_near`) is ignored: an algorithm that learns from
-        its own samples stays as close to its recorded course as floating point allows.
+        If the two genomes are nearly equal (`Cube.is_near`), nothing is replaced. The algorithm
+        then learns from its own sample, which is better than from a point that it did not propose.
 
         Raises:
             ValueError: no such trial is open, or the genome does not belong to the space.
         """
-        if trial not in self._open:
-            raise ValueError(f"Trial {trial} is not open; it was never asked, or told already.")
+        self._check_open(trial)
         point = self.cube.point(genome)
         if not self.cube.is_near(genome, self.cube.genome(self._open[trial][1])):
             self._open[trial] = (None, point)
 
+    def _check_open(self, trial: int) -> None:
+        if trial not in self._open:
+            raise ValueError(
+                f"Trial {trial} is not open; it was never asked, or has been told already."
+            )
+
 
 def default_population(genes: int) -> int:
-    """Return CMA-ES's population for a number of genes: 4 + floor(3 ln n)."""
+    """Return the default population of CMA-ES for n genes: 4 + floor(3 ln n)."""
     return 4 + int(3 * math.log(max(2, genes)))

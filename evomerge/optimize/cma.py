@@ -1,4 +1,4 @@
-"""CMA-ES as evolutionary model merge used it (arXiv 2403.13187), through pycma's ask and tell."""
+"""CMA-ES with the settings of evolutionary model merge (arXiv 2403.13187), by the package pycma."""
 
 from __future__ import annotations
 
@@ -12,50 +12,52 @@ import cma
 import numpy as np
 from cma.sigma_adaptation import CMAAdaptSigmaCSA, CMAAdaptSigmaTPA
 
-from evomerge.optimize.base import Trials, default_population
+from evomerge.optimize.base import BaseOptimizer, default_population
 from evomerge.optimize.cube import Cube, Vector
 from evomerge.space.protocol import Gene
 
 MANY_GENES = 200
-"""Above this many genes `auto` learns variances only: full covariance costs more than it finds."""
+"""With more genes than this, `auto` learns variances only: learning the full covariance would take
+more trials than it saves."""
 
 SMALLEST_STEP = 1e-7
-"""Floor of the standard deviations, in first steps: far below what a recipe resolves, and far
-enough from rounding errors that a converged search never degenerates."""
+"""Lower limit of the standard deviations, in units of the initial step. It is far below the
+resolution of a recipe, and far enough above rounding errors to keep the covariance matrix valid."""
 
 TWO_POINT_GENES = 300
-"""From this many genes on, the step size follows two mirrored points in each generation, as in
-pycma; the ordinary rule (CSA) would need more than a thousand trials to shorten its steps."""
+"""With this many genes or more, the step size is adapted by two mirrored points in each generation,
+as in pycma. The usual adaptation (CSA) would need more than a thousand trials to shorten steps."""
 
 
 class TwoPointAdaptation(CMAAdaptSigmaTPA):  # type: ignore[misc]
-    """pycma's two-point step-size adaptation (Hansen 2008) without its self-check.
+    """pycma's two-point step-size adaptation (Hansen 2008) without its consistency check.
 
-    The self-check draws from numpy's global generator.
+    The check draws random numbers from numpy's global generator.
     """
 
     def check_consistency(self, es: object) -> None:
-        """Check nothing."""
+        """Do nothing."""
 
 
-class CMA(Trials):
+class CMA(BaseOptimizer):
     """CMA-ES (Hansen & Ostermeier 2001) without restarts.
 
-    pycma sees z = (point of the cube - start) / step: the first mean is 0 and the first standard
-    deviation 1 in every coordinate. Bounds are pycma's own (a piecewise quadratic transformation),
-    which settles best on optima that lie on a bound. Its stop criteria are never consulted: scores
-    come in steps, so a plateau does not mean that the search has converged.
+    pycma works in the coordinates z = (point of the cube - start) / step, in which the initial mean
+    is 0 and the initial standard deviation 1. Bounds are handled by pycma (a piecewise quadratic
+    transformation), which finds optima on a bound best. pycma's stop criteria are not used: scores
+    have few distinct values, so a plateau does not mean that the search has converged.
 
     Args:
-        cube: the genes' coordinate system.
-        seed: seed of all its random numbers, 0 or more.
+        cube: the coordinate system of the genes.
+        seed: seed of all random numbers, 0 or more.
         population: trials in a generation, 4 or more, or None for 4 + floor(3 ln n).
-        diagonal: learn variances only (Ros & Hansen 2008): less to learn where genes are many.
+        diagonal: whether to learn variances only (Ros & Hansen 2008), which takes fewer trials if
+            there are many genes.
     """
 
     def __init__(self, cube: Cube, seed: int, population: int | None, diagonal: bool) -> None:
         super().__init__(cube, population or default_population(len(cube.genes)))
-        # pycma does not support a single dimension: a lone gene gets an idle companion.
+        # pycma needs two dimensions: a single gene gets a second one that has no effect.
         self._idle = max(0, 2 - len(cube.genes))
         low = [*(-cube.start / cube.step), *[-1.0] * self._idle]
         high = [*((1 - cube.start) / cube.step), *[1.0] * self._idle]
@@ -69,7 +71,7 @@ class CMA(Trials):
                 "CMA_diagonal": diagonal,
                 "AdaptSigma": TwoPointAdaptation if self._two_point else CMAAdaptSigmaCSA,
                 "minstd": SMALLEST_STEP,
-                # pycma seeds and reads numpy's global generator unless it is given another one.
+                # Without these two options, pycma seeds and uses numpy's global generator.
                 "randn": np.random.RandomState(seed % 2**32).randn,
                 "seed": math.nan,
                 "verbose": -9,
@@ -88,10 +90,10 @@ class CMA(Trials):
         return z, self.cube.start + self.cube.step * z[: len(self.cube.genes)]
 
     def learn(self, handle: object, point: Vector, loss: float) -> None:
-        """Collect a loss; every `population` of them update the distribution.
+        """Collect a loss; after every `population` losses, the distribution is updated.
 
-        It does not matter in which generation they were asked. A point that pycma did not propose
-        is moved by it towards the mean, to the length of a likely step (Hansen 2011).
+        The losses may belong to points of different generations. A point that pycma did not propose
+        is moved by pycma towards the mean, to the length of a likely step (Hansen 2011).
         """
         z: Any = handle
         if z is None:
@@ -101,9 +103,10 @@ class CMA(Trials):
             self._update()
 
     def _sample(self) -> None:
-        """Draw a generation, or one more point if a generation was drawn since the last update.
+        """Sample a generation.
 
-        pycma has the mirrored points for one generation only.
+        With two-point adaptation, later samples before the next update are single points, because
+        pycma gives mirrored points for one generation only.
         """
         if self._sampled and self._two_point:
             self._samples.extend(self._es.ask(1))
@@ -114,19 +117,21 @@ class CMA(Trials):
 
     def _update(self) -> None:
         if not self._sampled:
-            # pycma refuses two updates without a sample between them. That happens when several
-            # generations were asked before the first was told, or many points enqueued.
+            # pycma refuses two updates without a sample between them. This would happen if several
+            # generations were asked before the first was told, or if many points were enqueued.
             self._es.ask(2 if self._two_point else 1)
-        points, losses = zip(*sorted(self._told, key=self._place), strict=True)
+        points, losses = zip(*sorted(self._told, key=self._mirrored_first), strict=True)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pycma warns of long steps, which it shortens itself
+            warnings.simplefilter("ignore")  # pycma warns of long steps and shortens them itself
             self._es.tell(points, losses)
         self._told, self._sampled = [], False
         if self._two_point:
-            self._samples.clear()  # or a mirrored pair might be told in two generations, for ever
+            # Otherwise the two points of a mirrored pair could be told in different generations,
+            # from here on always.
+            self._samples.clear()
 
-    def _place(self, told: tuple[Vector, float]) -> int:
-        """Return a sorting key: pycma takes the first two points it is told for the mirrored."""
+    def _mirrored_first(self, told: tuple[Vector, float]) -> int:
+        """Return a sorting key; pycma assumes that the first two points are the mirrored ones."""
         places = [i for i, point in enumerate(self._mirrored) if point is told[0]]
         return places[0] if places else len(self._mirrored)
 

@@ -1,8 +1,9 @@
-"""The unit cube: the one coordinate system in which optimizers see genes.
+"""The unit cube: the coordinate system in which all optimizers work.
 
-A real gene maps linearly to [0, 1]. A gene with k values (integer, choice, binary) cuts [0, 1]
-into k equal cells: every point of a cell stands for its value, and the value maps to the middle.
-So an optimizer of real vectors searches mixed genomes, and a binary gene is a threshold at 0.5.
+A real gene maps linearly to [0, 1]. A gene with k values (integer, choice, binary) divides [0, 1]
+into k equal cells, one for each value: every point of a cell maps to its value, and the value maps
+to the middle of its cell. In this way, an optimizer of real vectors can search genomes with genes
+of all kinds. The cells of a binary gene meet at 0.5.
 """
 
 from __future__ import annotations
@@ -18,26 +19,27 @@ from evomerge.space.protocol import Gene, Genome
 Vector = NDArray[np.float64]
 
 UNORDERED_SHARE = 1.5
-"""First steps of choice and binary genes, in units of `optimizer.sigma`.
+"""Initial steps of choice and binary genes, in units of `optimizer.sigma`.
 
-They are longer because a step within a value's cell changes nothing. At sigma = 1/6 the threshold
-of a binary gene lies one step from where the gene starts, and two steps from either bound: of the
-settings that were tried, this one found hidden layer paths best.
+They are longer than those of other genes, because a step within a cell does not change the value.
+With sigma = 1/6, a step is 1/4. This is the distance from the middle of a cell of a binary gene to
+the threshold. In tests with known best paths through layers, this value found the paths most often.
 """
 
 NEAR = 1e-6
-"""Values that differ by at most this share of their gene's range count as the same."""
+"""Two values of a gene count as equal if they differ by at most this share of its range."""
 
 
 class Cube:
     """Maps genomes to points of the unit cube and back.
 
     Args:
-        genes: the genome's coordinates.
-        sigma: initial step of genes without their own, as a share of the range, in (0, 1].
+        genes: the genes of the genome, in order.
+        sigma: initial step of genes without a step of their own, as a share of the range, in
+            (0, 1].
 
     Attributes:
-        start: where the search starts, shape (genes,), in [0, 1].
+        start: the point where the search starts, shape (genes,), in [0, 1].
         step: initial standard deviation of every coordinate, shape (genes,), > 0.
     """
 
@@ -50,28 +52,34 @@ class Cube:
         """Return the point that a genome maps to.
 
         Raises:
-            ValueError: the genome has not as many values as the space genes, or one out of range.
+            ValueError: the number of values differs from the number of genes, or a value is out of
+                range.
         """
         if len(genome) != len(self.genes):
-            raise ValueError(f"The genome has {len(genome)} genes, the space {len(self.genes)}.")
+            raise ValueError(
+                f"The genome has {len(genome)} genes, but the space has {len(self.genes)}."
+            )
         for gene, value in zip(self.genes, genome, strict=True):
             whole = gene.kind == "real" or value == int(value)
             if not (gene.low <= value <= gene.high and whole):
-                raise ValueError(f"Gene {gene.name} is {value!r}, outside of its range.")
+                raise ValueError(
+                    f"Gene {gene.name} is {value!r}, outside of its range {gene.low:g} to "
+                    f"{gene.high:g}, or not a whole number."
+                )
         return np.array([_position(*pair) for pair in zip(self.genes, genome, strict=True)])
 
     def genome(self, point: Vector) -> Genome:
-        """Return the genome of a point; what lies outside of the cube is clipped into it."""
+        """Return the genome of a point; coordinates outside of [0, 1] are clipped."""
         return tuple(_value(gene, x) for gene, x in zip(self.genes, point.tolist(), strict=True))
 
     def is_near(self, genome: Genome, other: Genome) -> bool:
-        """Return whether two genomes are the same up to `NEAR` in every gene."""
+        """Return whether two genomes are nearly equal: every gene within `NEAR` of its range."""
         triples = zip(self.genes, genome, other, strict=True)
         return all(abs(a - b) <= NEAR * (gene.high - gene.low) for gene, a, b in triples)
 
 
 def levels(gene: Gene) -> int | None:
-    """Return how many values a gene has, or None for a real one."""
+    """Return the number of values of a gene, or None for a real gene."""
     return None if gene.kind == "real" else round(gene.high - gene.low) + 1
 
 

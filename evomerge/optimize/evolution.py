@@ -1,8 +1,8 @@
-"""nevergrad's optimizers behind the protocol: differential evolution, particle swarm, (1+1).
+"""Optimizers of the package nevergrad: differential evolution, particle swarm, (1+1).
 
-nevergrad sees z = (point of the cube - start) / step, so that every coordinate starts at 0 with
-a standard deviation of 1. It always gets one worker and no budget: both would change what it
-proposes, and how many trials are open is the search's business.
+nevergrad works in the coordinates z = (point of the cube - start) / step, in which the search
+starts at 0 with a standard deviation of 1. It is always told of one worker and no budget, because
+its proposals depend on both, while those of a search must not.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import nevergrad
 import numpy as np
 from nevergrad.optimization.utils import UidQueue
 
-from evomerge.optimize.base import Trials
+from evomerge.optimize.base import BaseOptimizer
 from evomerge.optimize.cube import Cube, Vector
 from evomerge.space.protocol import Gene
 
 
-class Nevergrad(Trials):
-    """An optimizer of nevergrad's, kept inside of the cube by clipping.
+class Nevergrad(BaseOptimizer):
+    """An optimizer of nevergrad; its proposals are clipped to the cube.
 
     Args:
-        cube: the genes' coordinate system.
-        seed: seed of all its random numbers, 0 or more.
+        cube: the coordinate system of the genes.
+        seed: seed of all random numbers, 0 or more.
         configured: nevergrad's `ConfiguredOptimizer`.
         population: trials in a generation.
     """
@@ -36,11 +36,11 @@ class Nevergrad(Trials):
         parameter = nevergrad.p.Array(shape=(len(cube.genes),))
         parameter.random_state = np.random.RandomState(seed % 2**32)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # nevergrad warns of any sigma above a third
+            warnings.simplefilter("ignore")  # nevergrad warns of every sigma above 1/3
             parameter.set_bounds(low, high, method="clipping", full_range_sampling=False)
         self._inner = configured(parameter, budget=None, num_workers=1)
         if hasattr(self._inner, "_uid_queue"):
-            self._inner._uid_queue = Parents()
+            self._inner._uid_queue = ParentQueue()
 
     def propose(self) -> tuple[object, Vector]:
         """Return nevergrad's candidate and its point."""
@@ -48,7 +48,7 @@ class Nevergrad(Trials):
         return candidate, self.cube.start + self.cube.step * candidate.value
 
     def learn(self, handle: object, point: Vector, loss: float) -> None:
-        """Tell nevergrad a loss, also of a point that it did not propose."""
+        """Tell nevergrad the loss of a point, which need not be one that it proposed."""
         candidate: Any = handle
         if candidate is None:
             z = (point - self.cube.start) / self.cube.step
@@ -56,16 +56,16 @@ class Nevergrad(Trials):
         self._inner.tell(candidate, loss)
 
 
-class Parents(UidQueue):  # type: ignore[misc]
-    """The order in which members of a population get children, each member in it once.
+class ParentQueue(UidQueue):  # type: ignore[misc]
+    """The queue of population members that wait for their next child; holds each member once.
 
-    nevergrad's own adds a member for every child that is told. One with two open children is then
-    in it twice, and when a better point takes its place in the population, only once removed:
-    the next `ask` fails.
+    nevergrad's own queue adds a member for every child that is told, so a member with two open
+    children is added twice. When a better point replaces the member in the population, it is
+    removed only once, and a later `ask` fails.
     """
 
     def tell(self, uid: str) -> None:
-        """Put a member last, unless it waits already."""
+        """Add a member at the end, unless it is in the queue already."""
         if uid not in self.told:
             super().tell(uid)
 
@@ -80,14 +80,18 @@ def create_de(
 def create_two_points_de(
     genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
 ) -> Nevergrad:
-    """Return differential evolution whose children inherit one stretch of neighbouring genes."""
+    """Return differential evolution with two-point crossover.
+
+    A child takes one run of neighbouring genes from either mutant or parent, all others from the
+    other one.
+    """
     return _differential(Cube(genes, sigma), seed, population, crossover="twopoints")
 
 
 def create_pso(
     genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
 ) -> Nevergrad:
-    """Return particle swarm optimization (Clerc 2011's constants) in real coordinates."""
+    """Return particle swarm optimization with the constants of Clerc 2011."""
     size = population or 40
     configured = nevergrad.optimizers.ConfPSO(transform="identity", popsize=size)
     return Nevergrad(Cube(genes, sigma), seed, configured, size)
@@ -96,14 +100,17 @@ def create_pso(
 def create_one_plus_one(
     genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
 ) -> Nevergrad:
-    """Return the (1+1) evolution strategy: one parent, one child, the better one stays."""
+    """Return the (1+1) evolution strategy: the better one of parent and child is the next parent.
+
+    A child is its parent plus Gaussian noise.
+    """
     return _one_plus_one(Cube(genes, sigma), seed, "gaussian")
 
 
 def create_discrete_lengler(
     genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
 ) -> Nevergrad:
-    """Return (1+1) that redraws ever fewer genes at a time (Einarsson et al. 2018)."""
+    """Return a (1+1) strategy that draws fewer and fewer genes anew (Einarsson et al. 2018)."""
     return _one_plus_one(Cube(genes, sigma), seed, "lengler")
 
 

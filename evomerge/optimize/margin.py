@@ -1,7 +1,8 @@
-"""CMA-ES with margin (Hamano et al. 2022, arXiv 2205.13482), through the package cmaes.
+"""CMA-ES with margin (Hamano et al. 2022, arXiv 2205.13482), by the package cmaes.
 
-Keeps a least probability of every other value of a discrete gene, where plain CMA-ES freezes it:
-for genomes with many binary or choice genes.
+With plain CMA-ES, a discrete gene can become stuck at one value, since a small step does not change
+it. The margin is a lower limit on the probability of the other values. It helps with genomes that
+have many binary or choice genes.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ from typing import Any
 import numpy as np
 from cmaes import CMAwM
 
-from evomerge.optimize.base import Trials, default_population
+from evomerge.optimize.base import BaseOptimizer, default_population
 from evomerge.optimize.cube import Cube, Vector, levels
 from evomerge.space.protocol import Gene
 
 
-class MarginCMA(Trials):
-    """CMA-ES with margin; cmaes sees points of the cube divided by the genes' first steps.
+class MarginCMA(BaseOptimizer):
+    """CMA-ES with margin. cmaes works in the coordinates z = point of the cube / initial step.
 
     Args:
-        cube: the genes' coordinate system.
-        seed: seed of all its random numbers.
+        cube: the coordinate system of the genes.
+        seed: seed of all random numbers, 0 or more.
         population: trials in a generation, 4 or more, or None for 4 + floor(3 ln n).
     """
 
@@ -31,7 +32,7 @@ class MarginCMA(Trials):
         cells = [levels(gene) for gene in cube.genes]
         edges = [(0.5 / k, 1 - 0.5 / k) if k else (0.0, 1.0) for k in cells]
         steps = np.array([1 / k if k else 0.0 for k in cells])
-        # cmaes wants two dimensions at least: a lone gene gets an idle companion.
+        # cmaes needs two dimensions: a single gene gets a second one that has no effect.
         self._idle = max(0, 2 - len(cells))
         idle = np.zeros(self._idle)
         self._inner = CMAwM(
@@ -41,8 +42,8 @@ class MarginCMA(Trials):
                 [np.array(edges) / cube.step[:, None], np.tile((-1.0, 1.0), (self._idle, 1))]
             ),
             steps=np.concatenate([steps / cube.step, idle]),
-            # Clip at once: drawing anew until all genes lie inside takes 100 draws where many
-            # optima lie on the bounds, and finds them no better.
+            # Clip samples at once. By default they are drawn again up to 100 times until all genes
+            # are inside, which is slow if many optima lie on bounds, and no better.
             n_max_resampling=0,
             seed=seed % 2**32,
             population_size=self.population,
@@ -50,12 +51,12 @@ class MarginCMA(Trials):
         self._generation: list[tuple[Vector, float]] = []
 
     def propose(self) -> tuple[object, Vector]:
-        """Return cmaes's unrounded sample, and the point it stands for."""
+        """Return a sample of cmaes, and its point, in which discrete genes are rounded."""
         point, sample = self._inner.ask()
         return sample, point[: len(self.cube.genes)] * self.cube.step
 
     def learn(self, handle: object, point: Vector, loss: float) -> None:
-        """Collect losses; a full generation updates the distribution."""
+        """Collect a loss; after every `population` losses, the distribution is updated."""
         sample: Any = handle
         if sample is None:
             sample = np.concatenate([point / self.cube.step, np.zeros(self._idle)])

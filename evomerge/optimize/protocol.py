@@ -1,4 +1,4 @@
-"""The ask/tell protocol every optimizer speaks."""
+"""The ask/tell interface of all optimizers."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from evomerge.space.protocol import Genome
 
 
 class Optimizer(Protocol):
-    """Proposes genomes and is told how good they were.
+    """Proposes genomes and learns from their objective values.
 
     Laws, which `evomerge.testing.check_optimizer` checks:
 
-    - A new instance put through the same calls proposes the same genomes, bit for bit, in another
-      process too, and leaves Python's and numpy's global random generators alone.
-    - `ask` never waits for a `tell`: any number of trials may be open, and told in any order.
-    - Trials that are never told, failures, NaN and repeated genomes do not break it.
+    - After the same calls, a new instance proposes the same genomes, bit for bit, also in another
+      process. Python's and numpy's global random generators are neither used nor changed.
+    - `ask` never waits for a `tell`: any number of trials may be open, and they may be told in any
+      order.
+    - Trials that are never told, failures, NaN and repeated genomes are no errors.
     """
 
     @property
     def population(self) -> int:
-        """Trials in a generation; 1 for optimizers that know none."""
+        """Trials in a generation; 1 for optimizers without generations."""
         ...
 
     def ask(self) -> tuple[int, Genome]:
@@ -31,18 +32,18 @@ class Optimizer(Protocol):
     def tell(self, trial: int, values: Sequence[float] | None) -> None:
         """Close a trial: objective values (higher is better), or None for a failed candidate.
 
-        A failed candidate, or one with a value that is not finite, counts as the worst finite
-        value told so far; before the first finite value it waits for that.
+        A failed candidate, or one with a value that is not finite, gets the worst finite value that
+        has been told. If there is none yet, the trial is learned when the first one is told.
 
         Raises:
-            ValueError: no such trial is open, or the optimizer wants another number of values.
+            ValueError: no such trial is open, or the optimizer takes another number of values.
         """
         ...
 
     def enqueue(self, genome: Genome) -> None:
-        """Make the next `ask` propose this genome (a parent, the uniform merge, a past best).
+        """Add a genome to the queue of genomes that `ask` proposes first, in their order.
 
-        Several are proposed in the order they were enqueued.
+        Examples are a parent, the uniform merge, and the best genome of an earlier run.
 
         Raises:
             ValueError: the genome does not belong to the space.
@@ -50,10 +51,10 @@ class Optimizer(Protocol):
         ...
 
     def amend(self, trial: int, genome: Genome) -> None:
-        """Say that what an open trial really tried is `genome`.
+        """Replace the genome of an open trial by the one that was really tried.
 
-        For a resumed search on other hardware, where replayed asks differ from the recorded
-        genomes: what was tried stays the truth, and the optimizer learns from that.
+        This is for a search that is resumed on other hardware, where the replayed proposals may
+        differ from the recorded genomes. The optimizer then learns from the recorded ones.
 
         Raises:
             ValueError: no such trial is open, or the genome does not belong to the space.

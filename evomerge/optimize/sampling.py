@@ -1,28 +1,27 @@
-"""Baselines that learn nothing: random, Sobol and grid search."""
+"""Searches that do not learn from results: random, Sobol and grid search."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import qmc
 
 from evomerge.errors import ConfigError
-from evomerge.optimize.base import Trials
+from evomerge.optimize.base import BaseOptimizer
 from evomerge.optimize.cube import Cube, Vector, levels
 from evomerge.space.protocol import Gene
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """Handle of every point: nothing is learned, so there is nothing to tell apart."""
+class SequenceSearch(BaseOptimizer):
+    """Proposes the points of an infinite sequence, whatever their losses are.
 
-
-class Fixed(Trials):
-    """Tries the points of an endless sequence, whatever comes out of them."""
+    Args:
+        cube: the coordinate system of the genes.
+        points: the sequence.
+    """
 
     def __init__(self, cube: Cube, points: Iterator[Vector]) -> None:
         super().__init__(cube, population=1)
@@ -30,53 +29,54 @@ class Fixed(Trials):
 
     def propose(self) -> tuple[object, Vector]:
         """Return the next point of the sequence."""
-        return _Drawn(), next(self._points)
+        return "point", next(self._points)
 
     def learn(self, handle: object, point: Vector, loss: float) -> None:
-        """Ignore it."""
+        """Do nothing."""
 
 
 def create_random(
     genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
-) -> Fixed:
+) -> SequenceSearch:
     """Return uniform random search (Bergstra & Bengio 2012)."""
     generator = np.random.RandomState(seed % 2**32)
-    return Fixed(
+    return SequenceSearch(
         Cube(genes, sigma), (generator.uniform(size=len(genes)) for _ in itertools.count())
     )
 
 
 def create_sobol(
     genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
-) -> Fixed:
-    """Return a Sobol sequence, shifted at random modulo 1 (Cranley & Patterson 1976).
+) -> SequenceSearch:
+    """Return a search by a Sobol sequence, shifted at random modulo 1 (Cranley & Patterson 1976).
 
     Raises:
-        ConfigError: the space has more dimensions than the sequence is tabulated for.
+        ConfigError: the space has more genes than scipy's Sobol sequence has dimensions.
     """
     count = len(genes)
     if count > qmc.Sobol.MAXDIM:
         raise ConfigError(
-            f"optimizer.name is 'sobol', which reaches {qmc.Sobol.MAXDIM} genes, but the space has "
-            f"{count}; use `random`."
+            f"optimizer.name is 'sobol', which takes at most {qmc.Sobol.MAXDIM} genes, but the "
+            f"space has {count}; use `random`."
         )
     shift = np.random.RandomState(seed % 2**32).uniform(size=count)
     sequence = qmc.Sobol(count, scramble=False)
     points = ((sequence.random(1)[0] + shift) % 1.0 for _ in itertools.count())
-    return Fixed(Cube(genes, sigma), points)
+    return SequenceSearch(Cube(genes, sigma), points)
 
 
 def create_grid(
     genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
-) -> Fixed:
-    """Return a grid over all genes that gets ever finer.
+) -> SequenceSearch:
+    """Return a search over finer and finer grids.
 
-    First every corner (both ends of real genes, all values of discrete ones), then the corners
-    and middles, then quarters, each point once and every stage in a scattered order, so that a
-    search that stops early has seen all regions. The order does not depend on the budget.
+    The first grid has the two ends of every real gene and all values of discrete genes; each next
+    grid halves the spacing of the real genes. A point is proposed only once. The points of a grid
+    are in a scattered order, so that a search that stops early has seen all regions. The order does
+    not depend on the budget.
 
     Raises:
-        ConfigError: the corners alone are more than the budget.
+        ConfigError: the first grid has more points than the budget.
     """
     corners = math.prod(levels(gene) or 2 for gene in genes)
     if budget is not None and corners > budget:
@@ -86,14 +86,15 @@ def create_grid(
             f"or use `sobol`."
         )
     cube = Cube(genes, sigma)
-    return Fixed(cube, _grid(cube))
+    return SequenceSearch(cube, _grid(cube))
 
 
 def _grid(cube: Cube) -> Iterator[Vector]:
+    """Yield the points of finer and finer grids; without real genes, the same grid for ever."""
     discrete = [levels(gene) for gene in cube.genes]
     if all(discrete):
         while True:
-            yield from _stage([[(i + 0.5) / (k or 1) for i in range(k or 1)] for k in discrete])
+            yield from _scattered([[(i + 0.5) / (k or 1) for i in range(k or 1)] for k in discrete])
     for depth in itertools.count():
         parts = 2**depth
         axes = [
@@ -102,13 +103,17 @@ def _grid(cube: Cube) -> Iterator[Vector]:
         ]
         coarser = {2 * i / parts for i in range(parts // 2 + 1)} if depth else set()
         real = [i for i, k in enumerate(discrete) if not k]
-        for point in _stage(axes):
+        for point in _scattered(axes):
             if not all(point[i] in coarser for i in real):
                 yield point
 
 
-def _stage(axes: list[list[float]]) -> Iterator[Vector]:
-    """Yield every combination once, striding through them by the golden ratio."""
+def _scattered(axes: list[list[float]]) -> Iterator[Vector]:
+    """Yield every combination of coordinates once, in a scattered order.
+
+    The combinations are numbered; from one to the next, the number grows by about 0.618 of the
+    total (the golden ratio), modulo the total.
+    """
     total = math.prod(len(axis) for axis in axes)
     stride = max(1, round(total * 0.6180339887498949)) if total < 2**50 else total // 2 + 1
     while math.gcd(stride, total) != 1:

@@ -1,1 +1,1 @@
-"""From a journal to tables, pictures and a model card."""
+"""Tables, intervals and pages about a run, made from its journal."""

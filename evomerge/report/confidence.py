@@ -1,6 +1,6 @@
-"""How sure a score is: 95 % intervals, and the probability that one model beats another.
+"""The uncertainty of scores: 95 % intervals, and the probability that one model beats another.
 
-scipy.stats is imported inside functions: it takes a second, which `evomerge status` need not wait.
+scipy.stats is imported inside functions, because the import takes about a second.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import numpy.typing as npt
 from evomerge.scores import Objective, Scores, fitness
 
 RESAMPLES = 10_000
-"""Bootstrap samples."""
+"""Number of bootstrap samples."""
 
-_AT_ONCE = 1 << 18
-"""Values that a batch of bootstrap samples holds: it bounds memory whatever the documents are."""
+_BATCH_VALUES = 1 << 18
+"""Number of values in one batch of bootstrap samples, which limits the memory they take."""
 
 _Floats: TypeAlias = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval; the bounds are nan where it is unknown."""
+    """A value with its 95 % interval; both bounds are nan if the interval is unknown."""
 
     value: float
     low: float = math.nan
@@ -38,13 +38,13 @@ class Estimate:
         return math.isfinite(self.low) and math.isfinite(self.high)
 
     def texts(self, factor: float, form: str = ".1f") -> tuple[str, str]:
-        """Return value and interval as text, `("83.0", "[80.9, 84.9]")`.
+        """Return the value and the interval as text, such as `("83.0", "[80.9, 84.9]")`.
 
-        What is not a number is `-`; an interval that is unknown is empty.
+        A value that is not finite gives `-`; an unknown interval gives an empty text.
 
         Args:
-            factor: what the figures are multiplied by; see `factor_of`.
-            form: format of a figure.
+            factor: factor on the value and the bounds; see `factor_of`.
+            form: format of each number.
         """
         if not math.isfinite(self.value):
             return "-", ""
@@ -61,9 +61,9 @@ class Comparison:
     """A paired comparison of one model with another.
 
     Attributes:
-        difference: how much better it is, in fitness.
-        probability: how probable it is that it is better at all.
-        factor: what differences are multiplied by when shown; see `factor_of`.
+        difference: fitness of the first model minus that of the other.
+        probability: probability that the first model has the higher fitness.
+        factor: factor by which the difference is multiplied when it is shown; see `factor_of`.
     """
 
     difference: Estimate
@@ -72,7 +72,7 @@ class Comparison:
 
     @property
     def text(self) -> str:
-        """`+78.0 points [+75.9, +80.1], better with probability 1.000`."""
+        """The comparison as text: `+78.0 points [+75.9, +80.1], better with probability 1.000`."""
         value, bounds = self.difference.texts(self.factor, "+.1f")
         return f"{value} points {bounds}, better with probability {self.probability:.3f}"
 
@@ -82,17 +82,25 @@ class Comparison:
 
 
 def factor_of(values: Iterable[float]) -> float:
-    """Return 100 for shares (all within -1 and 1), which are shown in per cent, 1 for others."""
+    """Return the factor by which values are multiplied when they are shown.
+
+    It is 100 if all finite values lie between -1 and 1 (shares, shown in per cent), otherwise 1.
+    """
     return 100.0 if all(abs(value) <= 1.0 for value in values if math.isfinite(value)) else 1.0
 
 
 def interval(values: Sequence[float], aggregate: float) -> Estimate:
-    """Return the 95 % interval of a metric over documents.
+    """Return a metric with its 95 % interval over documents.
 
-    Values that are all 0 or 1 get Wilson's score interval (Wilson 1927), which stays sensible at
-    0 % and 100 %; others a bootstrap of the mean over documents. The interval is unknown where the
-    aggregate is not the mean of the values (a perplexity, an F1 over all documents), where there
-    are no values (the average of a group of tasks), and for a single value that is not 0 or 1.
+    If all values are 0 or 1, it is Wilson's score interval (Wilson 1927), which is also valid near
+    0 % and 100 %; otherwise it is a bootstrap interval of the mean over documents. The interval is
+    unknown if the aggregate is not the mean of the values (a perplexity, an F1 over all documents),
+    if there are no values (the average of a group of tasks), or if there is one value only and it
+    is neither 0 nor 1.
+
+    Args:
+        values: the metric of each document.
+        aggregate: the metric over all of them, as lm-eval aggregates it.
     """
     if not _is_mean(values, aggregate):
         return Estimate(aggregate)
@@ -106,7 +114,7 @@ def interval(values: Sequence[float], aggregate: float) -> Estimate:
 
 
 def intervals(objectives: Sequence[Objective], scores: Scores) -> dict[str, Estimate]:
-    """Return every objective's score with its interval, by its key."""
+    """Return the score of every objective with its interval: `task/metric` -> estimate."""
     return {
         item.key: interval(scores.values.get(item.key, ()), scores.aggregates[item.key])
         for item in objectives
@@ -116,7 +124,8 @@ def intervals(objectives: Sequence[Objective], scores: Scores) -> dict[str, Esti
 def fitness_interval(objectives: Sequence[Objective], scores: Scores) -> Estimate:
     """Return the weighted fitness of a model with its interval.
 
-    Documents are resampled within each task. The interval is unknown where one objective's is.
+    Documents are resampled within each task. The interval is unknown if a metric is not the mean
+    of its values.
     """
     if len(objectives) == 1:
         (own,) = intervals(objectives, scores).values()
@@ -131,20 +140,20 @@ def compare(objectives: Sequence[Objective], ours: Scores, theirs: Scores) -> Co
     """Compare two models on the same documents by a paired bootstrap (Koehn 2004).
 
     Returns:
-        The difference of the weighted fitness, and the share of resamples in which it is
-        positive (half of the draws count); None where the documents differ, a metric is not the
-        mean of its documents' values, or a task has a single document.
+        the difference in weighted fitness, and the share of resamples in which it is positive
+        (resamples in which it is 0 count half). None if the documents differ, a metric is not the
+        mean of its values, or a task has one document only.
     """
     own, other = _shares(objectives, ours), _shares(objectives, theirs)
     if ours.documents != theirs.documents or own is None or other is None:
         return None
     both = fitness(objectives, ours), fitness(objectives, theirs)
     pairs = [left - right for left, right in zip(own, other, strict=True)]
-    difference, draws = _bootstrapped(both[0] - both[1], pairs)
-    if not len(draws):
+    difference, resampled = _bootstrapped(both[0] - both[1], pairs)
+    if not len(resampled):
         return None
-    level = np.abs(draws) <= 1e-12  # equal but for the rounding of weights
-    probability = float(np.mean((draws > 0) & ~level) + np.mean(level) / 2)
+    equal = np.abs(resampled) <= 1e-12  # 0 up to rounding
+    probability = float(np.mean((resampled > 0) & ~equal) + np.mean(equal) / 2)
     return Comparison(difference, probability, factor_of(both))
 
 
@@ -155,10 +164,13 @@ def _is_mean(values: Sequence[float], aggregate: float) -> bool:
 
 
 def _shares(objectives: Sequence[Objective], scores: Scores) -> list[_Floats] | None:
-    """Return what each document adds to the fitness, an array a task.
+    """Return the contribution of each document to the fitness, as one array for each task.
 
-    Several metrics of one task are added up document by document: they are resampled together. The
-    fitness is the sum of the arrays' means. None where a metric is not the mean of its values.
+    The fitness is the sum of the means of the arrays. Several metrics of a task are added up
+    document by document, since their values on a document are resampled together.
+
+    Returns:
+        None if a metric is not the mean of its values.
     """
     total = sum(item.weight for item in objectives)
     by_task: dict[str, _Floats] = {}
@@ -173,14 +185,15 @@ def _shares(objectives: Sequence[Objective], scores: Scores) -> list[_Floats] | 
 
 
 def _bootstrapped(value: float, samples: Sequence[_Floats]) -> tuple[Estimate, _Floats]:
-    """Return a value with the percentile interval of a sum of means, and the resampled sums.
+    """Return a sum of means with its bootstrap percentile interval, and the resampled sums.
 
-    The same samples give the same draws, in any process.
+    Equal samples give equal results, in any process.
 
     Args:
         value: the sum of the samples' means.
-        samples: resampled independently of each other. One of a single value says nothing about
-            the spread: then the interval is unknown and there are no draws.
+        samples: arrays that are resampled independently of each other. If one has a single value,
+            its variance is unknown; then the interval is unknown and no resampled sums are
+            returned.
     """
     from scipy.stats import bootstrap
 
@@ -195,7 +208,7 @@ def _bootstrapped(value: float, samples: Sequence[_Floats]) -> tuple[Estimate, _
         samples,
         total,
         n_resamples=RESAMPLES,
-        batch=max(1, _AT_ONCE // sum(map(len, samples))),
+        batch=max(1, _BATCH_VALUES // sum(map(len, samples))),
         vectorized=True,
         confidence_level=0.95,
         method="percentile",

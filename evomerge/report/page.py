@@ -1,9 +1,10 @@
-"""A run as one HTML page that needs nothing else: standings, progress, winner, candidates."""
+"""The report of a run (`evomerge report`): one HTML page that needs no other files."""
 
 from __future__ import annotations
 
 import html
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,13 @@ pre { background: #f5f7f9; padding: .8rem; overflow-x: auto; font-size: .8rem; }
 
 _ESTIMATES = (
     "<p>{} candidates were scored on some of the search documents. Their fitness is an estimate, "
-    "with its standard error in the table of candidates; neither the best nor a finalist is one of "
-    "them.</p>"
+    "and the table of candidates has its standard error. The best candidate and the finalists are "
+    "not among them: these were scored on all search documents.</p>"
 )
 
 
 def write_page(run: RunFolder, target: Path) -> None:
-    """Write the page of a run; a kill leaves no part of it under that name.
+    """Write the page of a run, as one step: a killed process leaves no partial page.
 
     Raises:
         InputError: the file cannot be written.
@@ -58,15 +59,15 @@ def write_page(run: RunFolder, target: Path) -> None:
 
 
 def page(run: RunFolder) -> str:
-    """Return the page's HTML."""
+    """Return the page of a run as HTML."""
     config = parse(run.config(), str(run.path / CONFIG))
     objectives, history = frozen_objectives(config), History(run.events())
-    facts = progress(run)
+    status = progress(run)
     table = standings(history, objectives)
     best = best_of(history, WeightedSum(objectives))
     estimates = sum(item.is_estimate for item in history.candidates)
     lead = (
-        f"{facts['candidates']} candidates, {facts['failed']} failed, {facts['state']}; "
+        f"{status['candidates']} candidates, {status['failed']} failed, {status['state']}; "
         f"{config.space.kind} space, optimizer {config.optimizer.name}, seed {config.seed}."
     )
     parts = [
@@ -74,22 +75,23 @@ def page(run: RunFolder) -> str:
         f'<p class="lead">{html.escape(lead)}</p>',
         "<h2>Standings</h2>",
         "<p>Shares in per cent, with 95&nbsp;% intervals. Candidates were compared on the search "
-        "documents, the winner was chosen on the validation documents, nothing on the test "
-        "documents.</p>",
+        "documents, the winner was chosen on the validation documents, and nothing was chosen on "
+        "the test documents.</p>",
         _standings(table),
         *(
             f"<p>Searched merge against {html.escape(label)} on {table.compared_on}: "
             f"{item.text}.</p>"
             for label, item in table.comparisons.items()
         ),
-        _figure(standings_chart(table)),
+        _figure("standings", standings_chart(table)),
         "<h2>Progress</h2>",
         *([_ESTIMATES.format(estimates)] if estimates else []),
-        _figure(best_so_far(history)),
+        _figure("progress", best_so_far(history)),
     ]
     if best is not None and "genome" in best.origin:
         names = config.frozen.genes if config.frozen else []
-        parts += ["<h2>The winner's genes</h2>", _figure(genome_bars(names, best.origin["genome"]))]
+        bars = genome_bars(names, best.origin["genome"])
+        parts += ["<h2>The winner's genes</h2>", _figure("genes", bars)]
     parts += [
         "<h2>Candidates</h2>",
         "<details><summary>all rows</summary>",
@@ -142,13 +144,22 @@ def _cell(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def _figure(figure: Any) -> str:
+def _figure(name: str, figure: Any) -> str:
+    """Return a figure as inline SVG.
+
+    Args:
+        name: prefix of all ids in the SVG. matplotlib numbers them anew in every figure, but ids
+            must be unique in a page.
+        figure: a matplotlib figure.
+    """
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     text = buffer.getvalue()
-    return f"<figure>{text[text.index('<svg') :]}</figure>"
+    svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text[text.index("<svg") :])
+    return f"<figure>{svg}</figure>"
 
 
 def _search_file(run: RunFolder) -> str:
+    """Return the search file as it was given, without what was added to it at the start."""
     text = (run.path / CONFIG).read_text(encoding="utf-8")
     return text.split("\nfrozen:")[0]

@@ -1,4 +1,4 @@
-"""The pictures of a report, as matplotlib figures."""
+"""The figures of a report, made with matplotlib."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def _axes(width: float, height: float) -> tuple[Any, Any]:
 
 
 def best_so_far(history: History) -> Any:
-    """Fitness of every candidate on the search documents, and the best so far."""
+    """Plot the fitness of every candidate on the search documents, and the best so far."""
     figure, axes = _axes(9, 3.4)
-    told = [item for item in history.candidates if item.fitness is not None]
-    searched = [item for item in told if item.label is None]
+    finished = [item for item in history.candidates if item.fitness is not None]
+    searched = [item for item in finished if item.label is None]
     estimates = [item for item in searched if item.is_estimate]
     scored = [item for item in searched if not item.is_estimate]
     axes.plot(
@@ -53,7 +53,7 @@ def best_so_far(history: History) -> Any:
             fillstyle="none",
             label="candidate, estimated",
         )
-    baselines = [item for item in told if item.label is not None]
+    baselines = [item for item in finished if item.label is not None]
     axes.plot(
         [item.number for item in baselines],
         [item.fitness for item in baselines],
@@ -63,15 +63,15 @@ def best_so_far(history: History) -> Any:
         label="parents, uniform merge",
     )
     best, line = -math.inf, []
-    for item in told:
+    for item in finished:
         best = best if item.is_estimate else max(best, item.fitness or 0.0)
         line.append(best)
     axes.step(
-        [item.number for item in told], line, where="post", color=_ACCENT, label="best so far"
+        [item.number for item in finished], line, where="post", color=_ACCENT, label="best so far"
     )
     failed = [item.number for item in history.candidates if item.status == "failed"]
     if failed:
-        floor = min((item.fitness or 0.0 for item in told), default=0.0)
+        floor = min((item.fitness or 0.0 for item in finished), default=0.0)
         axes.plot(failed, [floor] * len(failed), "x", color="#c0392b", label="failed")
     if history.winner is not None and history.winner.fitness is not None:
         axes.plot(
@@ -89,7 +89,10 @@ def best_so_far(history: History) -> Any:
 
 
 def standings_chart(table: Standings) -> Any:
-    """Bars with intervals: every row, the last column (the fitness, or the only metric)."""
+    """Plot the last column of the standings (the fitness, or the only metric) with intervals.
+
+    Every model has one bar for each split that it was scored on.
+    """
     figure, axes = _axes(9, 3.2)
     column = table.columns[-1]
     labels = [_plain(row.label) for row in table.rows]
@@ -112,7 +115,7 @@ def standings_chart(table: Standings) -> Any:
 
 
 def genome_bars(names: Sequence[str], genome: Sequence[float]) -> Any:
-    """The genes' values, one bar each; more than 80 genes as a plain line."""
+    """Plot the value of each gene: as bars with their names, or as dots if there are over 80."""
     if len(genome) > 80:
         figure, axes = _axes(9, 3)
         axes.plot(range(len(genome)), genome, ".", color=_ACCENT)
@@ -131,5 +134,5 @@ def genome_bars(names: Sequence[str], genome: Sequence[float]) -> Any:
 
 
 def _plain(text: str) -> str:
-    """Return a name as matplotlib shows it unchanged: two dollar signs would begin a formula."""
+    """Return a text that matplotlib shows unchanged; it reads text between `$` as a formula."""
     return text.replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""How far a run is, from its files alone."""
+"""The state and progress of a run, read from its files alone."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from evomerge.space.paths.path import describe
 
 
 def progress(run: RunFolder) -> dict[str, Any]:
-    """Return the facts that `evomerge status` prints.
+    """Return what `evomerge status` prints, as plain JSON values.
 
-    `state` is `running` while a process writes the run, `done` once winner and test scores are
-    there and nothing more is asked for, else `stopped`.
+    `state` is `running` while a process holds the run's lock; `done` if the winner has test scores
+    and the budget asks for no more candidates; otherwise `stopped`.
     """
     config = parse(run.config(), str(run.path / CONFIG))
     history = History(run.events())
@@ -32,7 +32,7 @@ def progress(run: RunFolder) -> dict[str, Any]:
     if done and budget["candidates"] and len(history.candidates) < budget["candidates"]:
         done = budget["target"] is not None or budget["hours"] is not None
     hours = run.hours()
-    facts: dict[str, Any] = {
+    result: dict[str, Any] = {
         "run": str(run.path),
         "state": "running" if running else "done" if done else "stopped",
         "candidates": len(history.candidates),
@@ -48,9 +48,9 @@ def progress(run: RunFolder) -> dict[str, Any]:
         "winner": None if winner is None else winner.number,
     }
     if config.space.kind != "parameters" and (run.path / "best.yaml").exists():
-        facts["path"] = describe(Recipe.from_yaml((run.path / "best.yaml").read_text("utf-8")))
-    told = scored + failed
-    if running and budget["candidates"] and told:
-        left = max(0, int(budget["candidates"]) - told)
-        facts["remaining_hours"] = round(left * hours / told, 4)
-    return facts
+        result["path"] = describe(Recipe.from_yaml((run.path / "best.yaml").read_text("utf-8")))
+    finished = scored + failed
+    if running and budget["candidates"] and finished:
+        left = max(0, int(budget["candidates"]) - finished)
+        result["remaining_hours"] = round(left * hours / finished, 4)
+    return result

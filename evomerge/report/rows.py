@@ -1,4 +1,4 @@
-"""One row a candidate: what `evomerge results` prints and writes as CSV."""
+"""The table of candidates, one row for each, that `evomerge results` prints and writes as CSV."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ FINAL_SPLITS: tuple[Split, ...] = ("validation", "test")
 
 
 def candidate_rows(history: History, objectives: Sequence[Objective]) -> list[dict[str, Any]]:
-    """Return one mapping a candidate, with the same keys in each.
+    """Return one dictionary for each candidate, all with the same keys.
 
-    `error` is one standard error of a fitness that was estimated from some of the search
-    documents, None where all were scored; the search scores of such a row are estimates too.
+    `error` is the standard error of the fitness if the fitness was estimated from some of the
+    search documents, and None if all were scored. If the fitness is an estimate, the search scores
+    in the row are estimates too.
     """
     return [_row(item, history, objectives) for item in history.candidates]
 
@@ -50,13 +51,16 @@ def _row(candidate: Candidate, history: History, objectives: Sequence[Objective]
 
 
 def _score(scores: Scores, objective: Objective) -> float:
-    """Return an objective's score, or what it is expected to be, in its own direction."""
+    """Return an objective's score on the search documents, or its estimate.
+
+    The sign is the metric's own, also where lower is better.
+    """
     known = scores.expected.get(objective.key)
     return scores.aggregates[objective.key] if known is None else known.value
 
 
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write rows as CSV with a header line; a kill leaves no part of a file.
+    """Write rows as CSV with a header line, as one step: a killed process leaves no partial file.
 
     Raises:
         InputError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""Who stands where: parents, uniform merge and winner on every split, with intervals."""
+"""The standings of a run: scores of baselines and winner on every split, with intervals."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ FITNESS = "fitness"
 
 @dataclass(frozen=True)
 class Standing:
-    """One model's row.
+    """The row of one model.
 
     Attributes:
-        label: a parent's reference, `uniform`, or `searched`.
-        candidate: its number in the run.
+        label: the reference of a parent, `uniform` (the uniform merge), or `searched` (the winner,
+            or the best candidate so far).
+        candidate: number of the candidate.
         estimates: (split, `task/metric` or `fitness`) -> value with interval.
     """
 
@@ -38,14 +39,15 @@ class Standing:
 
 @dataclass(frozen=True)
 class Standings:
-    """The table of a run, and what the winner is worth beside the others.
+    """The table of a run, and comparisons of the searched merge with the baselines.
 
     Attributes:
-        rows: baselines in their order, the searched merge last.
-        columns: `task/metric` in the order of the objectives, then `fitness` if they are several.
-        comparisons: label of another row -> paired comparison of the searched merge with it, on
-            the last split that both were scored on.
-        compared_on: that split.
+        rows: the baselines in the order in which they were scored, then the searched merge.
+        columns: `task/metric` in the order of the objectives, then `fitness` if there are several
+            objectives.
+        comparisons: label of a baseline -> paired comparison of the searched merge with it.
+        compared_on: the split of the comparisons: the last one (of search, validation, test) on
+            which the searched merge and a baseline were scored. None if there is no such split.
     """
 
     rows: list[Standing]
@@ -54,7 +56,10 @@ class Standings:
     compared_on: Split | None = None
 
     def factor(self, column: str) -> float:
-        """Return what a column's figures are multiplied by when shown; see `factor_of`."""
+        """Return the factor by which the values of a column are multiplied when they are shown.
+
+        See `factor_of`.
+        """
         return factor_of(
             item.value
             for row in self.rows
@@ -86,7 +91,7 @@ class Standings:
 
 
 def standings(history: History, objectives: Sequence[Objective]) -> Standings:
-    """Compute the table from a run's history."""
+    """Return the standings of a run."""
     columns = list(dict.fromkeys(item.key for item in objectives))
     if len(objectives) > 1:
         columns.append(FITNESS)

@@ -27,9 +27,10 @@ def load_tasks(config: SearchConfig) -> Evaluator:
             backend is not there.
     """
     from evomerge import zoo
-    from evomerge.evaluate.evaluator import Evaluator, TaskSet
+    from evomerge.evaluate.evaluator import Evaluator
     from evomerge.evaluate.tasks.functions import find, is_function
     from evomerge.evaluate.tasks.harness import Harness
+    from evomerge.evaluate.tasks.task_set import TaskSet
 
     evaluation = config.evaluation
     if evaluation.backend == "vllm":

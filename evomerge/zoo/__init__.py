@@ -1,8 +1,8 @@
-"""The embedded models: a tiny base model, three experts tuned from it, and tasks to score them.
+"""The embedded models: a tiny base model, three experts fine-tuned from it, and lm-eval tasks.
 
-All of them are files of this package. `zoo:NAME` in a search file means `path(NAME)`, and
-`tasks_path()` is a folder for lm-eval's `--include_path`. They were made by
-`scripts/train_zoo.py`; TRAINING.md in this folder describes how, and the results.
+They are files of this package. In a search file, `zoo:NAME` means the folder `path(NAME)`;
+`tasks_path()` is a folder for lm-eval's `--include_path`. `scripts/train_zoo.py` made all of them;
+TRAINING.md in this folder describes the training and its results.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def path(name: str) -> Path:
         name: its name, without the prefix `zoo:`.
 
     Raises:
-        InputError: there is no embedded model of that name.
+        InputError: there is no embedded model with this name.
     """
     allowed = names()
     if name not in allowed:

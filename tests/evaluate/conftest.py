@@ -1,4 +1,4 @@
-"""Tiny models of several architectures and tasks of every request type, made on the spot."""
+"""Fixtures: tiny models of several architectures, and tasks of every request type."""
 
 from __future__ import annotations
 

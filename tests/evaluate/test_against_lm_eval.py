@@ -1,4 +1,4 @@
-"""Scores against lm-eval's own, for every request type on several architectures."""
+"""Scores equal lm-eval's, for every request type and several architectures."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_stop_sequences_end_texts_as_in_lm_eval_row_by_row(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_beginning_that_documents_share_changes_no_score(
+def test_a_prefix_that_documents_share_changes_no_score(
     make_model: Any, tokenizer: Any, tasks: Path, tmp_path: Path, kind_that_shares: str, dtype: str
 ) -> None:
     names = ["t_choice", "t_letter", "t_continue"]

@@ -1,4 +1,4 @@
-"""What holds of an evaluator: same bits, honest failures, right ways, memory."""
+"""The evaluator: reproducible bits, failed candidates, the choice of fast ways, lack of memory."""
 
 from __future__ import annotations
 
@@ -170,6 +170,6 @@ def test_a_function_that_forgets_documents_fails_the_candidate(llama: Any, token
 
 
 @pytest.mark.parametrize("name", ["nowhere_at_all:f", "math:nothing", "math:pi", "math:sqrt"])
-def test_what_is_no_objective_function_is_one_sentence(name: str) -> None:
+def test_an_invalid_objective_function_is_reported_in_one_sentence(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
         find(name)

@@ -1,4 +1,4 @@
-"""What was scored is what you get: bitwise the same weights, and stock lm_eval's score."""
+"""An export has bitwise the weights that were scored, and stock lm_eval's score is the same."""
 
 import json
 import random
@@ -58,7 +58,7 @@ def assert_bitwise(ours, theirs):
 def test_the_export_is_bitwise_the_scored_model(run, exported):
     problem, history = reopen(RunFolder(run)), History(RunFolder(run).events())
     worker = make_worker(problem, MemoryShare.of_machine(2))
-    # The winner is built after other candidates, as in the search: nothing of them may be left.
+    # As in a search, the winner is built after other candidates; none of their weights may remain.
     for candidate in (history.candidates[-1], history.candidates[3], history.winner):
         resident = worker.build(recipe_of(problem.space, candidate))
     loaded = AutoModelForCausalLM.from_pretrained(exported, dtype="auto")

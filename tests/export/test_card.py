@@ -1,4 +1,4 @@
-"""The model card names as base models what the Hub knows, and no path of this machine."""
+"""The model card: only models of the Hub are base models, and no local path is shown."""
 
 import pytest
 import yaml
@@ -90,7 +90,7 @@ def test_mergekit_is_named_where_its_file_is(mergekit):
 
 
 def test_an_export_that_mergekit_cannot_express_promises_no_file(tmp_path):
-    """Embeddings of another parent than the first block's: mergekit takes both from one."""
+    """The embeddings come from another parent than the first block; mergekit has no way for it."""
     space = {
         "kind": "dataflow",
         "host": "zoo:language",

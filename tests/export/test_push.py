@@ -1,4 +1,4 @@
-"""`evomerge push` against a Hub that refuses: what it asks for, and what a person is told."""
+"""`evomerge push` to a Hub that refuses: the requests that are sent, and the error messages."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from evomerge.errors import InputError
 
 @contextmanager
 def hub(creates: bool) -> Iterator[tuple[str, list[dict]]]:
-    """A server that creates repositories or not, takes no files, and keeps what it was asked."""
+    """A server that refuses all files and records requests; `creates`: whether it creates repos."""
     asked: list[dict] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -97,7 +97,7 @@ def test_a_refused_repository(model, options, private):
 
 
 def test_refused_files_of_a_name_that_the_hub_completed(model):
-    """A name alone is completed by the Hub, and the files go to the whole id."""
+    """The Hub completes a name without an owner, and the files are sent to the complete id."""
     with hub(creates=True) as (address, asked):
         push(address, model, "merged")
     places = [item["path"] for item in asked if item["path"].startswith("/api/models/")]

@@ -1,7 +1,7 @@
-"""mergekit's files, read and merged by us, against the models that mergekit made of them.
+"""mergekit configs, read and merged by evomerge, against the models that mergekit made of them.
 
-In a checkout alone the parents are those of `tests/data`: all blocks, four tensors of each. Where
-`../shared/oracle` lies beside the repository, whole models are compared.
+The parents in `tests/data` have all blocks, but only four tensors of each. If there is a folder
+`../shared/oracle` beside the repository, whole models are compared.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def stored(file: str, under: str) -> Tensors:
 
 
 def theirs(name: str) -> Tensors:
-    """What mergekit made by a recipe, as far as it is at hand."""
+    """Return the tensors that mergekit made of a recipe, as far as they are available."""
     if WHOLE.is_dir():
         return load_file(WHOLE / "merged" / name / "model.safetensors")
     return stored("oracle_models.safetensors", f"merged/{name}") or stored(
@@ -163,7 +163,7 @@ def test_tokens_have_the_rows_mergekit_gives_them(name: str, oracle: Path, tmp_p
 def test_vocabularies_of_two_sizes_are_refused_without_a_tokenizer(
     oracle: Path, tmp_path: Path
 ) -> None:
-    # mergekit 0.1.4 cut the larger vocabulary off without a word.
+    # mergekit 0.1.4 truncated the larger vocabulary without a message.
     recipe, parents = read("tok_none_mismatch", oracle)
     with pytest.raises(RecipeError, match="tokenizer: union"):
         write(recipe, parents, tmp_path / "out")
@@ -178,7 +178,7 @@ def test_files_written_back_mean_the_same(name: str, oracle: Path) -> None:
 
 
 def effect(recipe: Recipe, parents: dict[str, Checkpoint]) -> Any:
-    """What a recipe does, with defaults filled in."""
+    """Return the content of a recipe with the defaults of all knobs, for comparison."""
     if recipe.tokenizer == "base" and len({p.vocabulary for p in parents.values()}) > 1:
         return recipe
     rows = plan_tokenizer(recipe, parents).rows

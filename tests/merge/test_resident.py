@@ -1,4 +1,4 @@
-"""The resident model: right after any history of candidates, untouched where nothing changed."""
+"""The resident model: right after any sequence of candidates; unchanged tensors are not written."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def checkpoints(folders) -> dict[str, Checkpoint]:
 
 
 def layer_of(method: str, layer: int | None, weight: float = 0.5) -> Layer:
-    """Return a layer of any method with knobs that say something."""
+    """Return a layer of any method, with knobs that have an effect."""
     found = get_method(method)
     values = {
         "weight": weight,

@@ -1,4 +1,4 @@
-"""Paths built in memory and on disk: one model, whatever the architecture."""
+"""Paths built in memory and on disk give the same model, for every architecture."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ ARCHITECTURES = (
     "gpt2", "granite", "smollm3", "mixtral", "qwen3_moe",
 )  # fmt: skip
 PLAIN = "A0-1 B0 A1 B1-2"
-# What folding leaves is the norms' epsilon; random weights of this size make it large in OLMo 2,
-# whose norms stand behind the branches.
+# Folding is exact apart from the epsilon of the norms. In OLMo 2, whose norms follow the branches,
+# random weights of this size would make the effect of epsilon large.
 CHANGES = {"olmo2": {"rms_norm_eps": 1e-8}}
 SCALED = "A0 B0x0.8 A1-2x1.3 B1x0.7 B1x1.2 A2x0.9"
 PROMPT = torch.tensor([[1, 5, 9, 7, 12, 4, 6]])
@@ -69,7 +69,7 @@ def recipe(path: str, checkpoints: dict[str, Checkpoint], dtype: str = "float32"
 
 @contextmanager
 def scaled_states(model: Any, scales: list[float]) -> Iterator[None]:
-    """Multiply the hidden state where it enters each block: what the scales mean, literally."""
+    """Multiply the hidden state by a scale before each block, which is the definition of scales."""
     lists = [item for item in model.modules() if isinstance(item, torch.nn.ModuleList)]
     blocks = next(item for item in lists if len(item) == len(scales))
 

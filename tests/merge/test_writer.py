@@ -1,4 +1,4 @@
-"""Writing out of core: complete or absent, within the memory given, the same bits as in memory."""
+"""Writing checkpoints: complete or not at all, within the memory limit, same bits as in memory."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ def test_two_writers_of_one_name_cannot_mix(tmp_path):
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("method", ["linear", "ties"])
 def test_memory_stays_bounded_whatever_the_size_of_a_tensor(method, tmp_path):
-    """Three sources and a result of 192 MB each: they pass through less memory than they take."""
+    """Three sources and a result of 192 MB each are merged with less memory than their sizes."""
     big = tiny.make(tmp_path / "big", dtype="bfloat16", tied=True, hidden_size=1000)
     table = torch.randn(1000, 1000).bfloat16().repeat(96, 1)
     tiny.rewrite(big, lambda tensors: tensors.update({"model.embed_tokens.weight": table}))

@@ -1,4 +1,4 @@
-"""The laws of the protocol, for every optimizer that ships."""
+"""The laws of the protocol, for every optimizer of the package."""
 
 import json
 import math
@@ -45,7 +45,7 @@ def global_generators():
 
 
 def play(optimizer, genes, script):
-    """Put a script of calls into an optimizer; return all genomes it proposed."""
+    """Make a list of calls to an optimizer; return all genomes that it proposed."""
     genomes, open_trials, enqueued = [], [], []
     for call, argument in script:
         if call == "enqueue":
@@ -109,8 +109,8 @@ def test_another_process_replays_a_search_bit_for_bit(name, here, elsewhere):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("in_bursts", [False, True])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_any_number_of_open_trials_is_searched_with(name, width, in_bursts):
-    """The checks are in `search`: numbers of trials, ranges; and it has to go on, and to move."""
+def test_a_search_works_with_any_number_of_open_trials(name, width, in_bursts):
+    """`search` checks trial numbers and ranges; here, late genomes must still differ."""
     genomes = optimizer_runs.search(name, REAL, width, 500, in_bursts)
     assert len(genomes) == 500
     assert len(set(genomes[-100:])) > 3
@@ -119,8 +119,8 @@ def test_any_number_of_open_trials_is_searched_with(name, width, in_bursts):
 @pytest.mark.parametrize("name", ["auto", "cma", "diagonal-cma"])
 @pytest.mark.parametrize("in_bursts", [False, True])
 @pytest.mark.parametrize("width", [1, 32])
-def test_hundreds_of_genes_are_no_exception(name, width, in_bursts):
-    """pycma's default from 300 genes on fails when asked ahead, and draws global numbers."""
+def test_the_laws_hold_with_hundreds_of_genes(name, width, in_bursts):
+    """With 300 genes, pycma's default fails if asked ahead, and uses the global generator."""
     before = global_generators()
     first = optimizer_runs.search(name, MANY, width, 150, in_bursts)
     assert global_generators() == before
@@ -161,7 +161,7 @@ def test_when_everything_fails_the_search_goes_on_inside_the_ranges(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_failure_counts_as_the_worst_value_so_far(name):
-    """Telling None and telling the worst value are the same, early failures wait for a value."""
+    """Telling None equals telling the worst value; early failures wait for the first value."""
 
     def run(fail):
         optimizer, worst, genomes = create(name, REAL, seed=1), math.inf, []

@@ -1,4 +1,4 @@
-"""Optimizers find what they should, CMA-ES is the paper's, and nothing restarts silently."""
+"""Optimizers find known optima, CMA-ES has the paper's settings, and no search restarts."""
 
 import subprocess
 import sys
@@ -70,7 +70,7 @@ def test_a_mixed_genome_is_searched(name):
 
 @pytest.mark.parametrize("diagonal", [False, True])
 def test_cma_is_pycma_as_the_paper_used_it(diagonal):
-    """x0 = 0.5, sigma = 1/6, population 4 + floor(3 ln n); pycma in steps, bounds 3 steps off."""
+    """x0 = 0.5, sigma = 1/6, population 4 + floor(3 ln n); in units of steps, bounds are +-3."""
     genes = [Gene(f"g{i}", "real", 0.0, 1.0, 0.5) for i in range(12)]
     target = np.linspace(-0.1, 1.1, 12)
     optimizer = create("diagonal-cma" if diagonal else "cma", genes, seed=7)
@@ -98,8 +98,8 @@ def test_cma_is_pycma_as_the_paper_used_it(diagonal):
 
 
 @pytest.mark.parametrize("name", ["cma", "diagonal-cma"])
-def test_a_plateau_is_no_reason_to_begin_anew(name):
-    """Accuracies in steps of 1/50: the search keeps the distribution that it has learned.
+def test_a_plateau_causes_no_restart(name):
+    """Accuracies are multiples of 1/50; the search keeps the distribution that it has learned.
 
     After a restart the samples would be scattered around the start again.
     """
@@ -136,7 +136,7 @@ def test_many_enqueued_points_and_early_asks_lose_no_generation():
 @pytest.mark.parametrize("enqueued", [0, 3, 20])
 @pytest.mark.parametrize("order", ["asked", "reversed"])
 def test_hundreds_of_genes_adapt_their_step_in_any_order_of_telling(enqueued, order):
-    """The step follows two mirrored points; wherever they stand, it has to shrink."""
+    """Two mirrored points adapt the step size; it must shrink in whatever order they are told."""
     genes = [Gene(f"g{i}", "real", 0.0, 1.0, 0.5) for i in range(310)]
     target = np.random.RandomState(0).uniform(0.2, 0.8, len(genes))
     optimizer = create("diagonal-cma", genes, seed=0)
@@ -167,7 +167,7 @@ def test_an_enqueued_point_pulls_cma_towards_it():
 
 @pytest.mark.parametrize("name", ["cma", "cma-margin", "de", "one-plus-one"])
 def test_amended_trials_bring_another_optimizer_to_the_same_place(name):
-    """What was tried stays the truth: an optimizer of another seed learns it all the same."""
+    """An optimizer with another seed learns from the amended genomes, not from its own."""
     first, calls = create(name, REAL, seed=1), []
     for _ in range(400):
         trial, genome = first.ask()
@@ -184,7 +184,7 @@ def test_amended_trials_bring_another_optimizer_to_the_same_place(name):
 
 
 @pytest.mark.parametrize("name", ["cma", "cma-margin", "de", "pso"])
-def test_amending_by_less_than_a_recipe_shows_changes_nothing(name):
+def test_amending_by_a_negligible_difference_changes_nothing(name):
     def run(shift):
         optimizer, genomes = create(name, REAL, seed=1), []
         for _ in range(120):

@@ -1,4 +1,4 @@
-"""Intervals against published figures and theory; what is unknown is nan, not a crash."""
+"""Intervals against published figures and theory; the bounds of unknown intervals are nan."""
 
 import math
 import subprocess
@@ -113,7 +113,7 @@ def test_memory_is_bounded_for_many_distinct_values():
 
 
 def test_a_comparison_is_paired():
-    """Two models that are unsure alone and differ on the same few documents are told apart."""
+    """Models whose intervals overlap can be told apart if they differ on a few documents only."""
     ours, theirs = answers(60, 100), answers(52, 100)
     together = compare([ACC], scores(t_acc=ours), scores(t_acc=theirs))
     apart = compare([ACC], scores(t_acc=ours), scores(t_acc=theirs[::-1]))
@@ -138,7 +138,7 @@ def test_equal_models_are_better_with_probability_one_half(weights):
 
 
 def test_draws_that_only_rounding_tells_from_zero_count_half():
-    """Thirds do not add up to 0.0 in every order."""
+    """Sums of thirds are not exactly 0.0 in every order."""
     objectives = [Objective("t", "acc", 1.0), Objective("u", "acc", 2.0)]
     ours = scores(t_acc=[1, 0, 1, 0, 1, 0], u_acc=[1.0] * 4)
     theirs = scores(t_acc=[0, 1, 0, 1, 0, 1], u_acc=[1.0] * 4)

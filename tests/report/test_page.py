@@ -1,5 +1,6 @@
-"""The report: a page that parses, with every table, figure and candidate, written as a whole."""
+"""The report: well-formed HTML with every table, figure and candidate, written in one step."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -18,17 +19,19 @@ NASTY = "/models/<script>alert(1)</script> & $x^{$ | co"
 
 
 class Page(HTMLParser):
-    """Text by table, and every start tag; an element that is not closed in its place fails."""
+    """The tags, tables, texts, ids and references of a page; fails on elements not closed."""
 
     def __init__(self, text):
         super().__init__()
         self.open, self.tags, self.tables, self.texts = [], [], [], []
+        self.ids, self.references = [], set()
         self.feed(text)
         self.close()
         assert self.open == []
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
+        self.note_ids(attrs)
         if tag in VOID:
             return
         self.open.append(tag)
@@ -41,6 +44,15 @@ class Page(HTMLParser):
 
     def handle_startendtag(self, tag, attrs):
         self.tags.append(tag)
+        self.note_ids(attrs)
+
+    def note_ids(self, attrs):
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value)
+            elif name.endswith("href") and value.startswith("#"):
+                self.references.add(value[1:])
+            self.references |= set(re.findall(r"url\(#([^)]*)\)", value or ""))
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -58,7 +70,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def finished(tmp_path):
-    """A run with a winner, a failure and an estimate; a parent's name is full of signs."""
+    """A run with a winner, a failure and an estimate; one parent's name has special characters."""
     estimate = scores(5, 8)
     key = next(iter(estimate.values))
     estimate = Scores(
@@ -99,6 +111,13 @@ def test_every_table_and_figure_is_there_and_names_are_text(finished):
     assert "a <run> & $" in parsed.text
     assert "exact_match" in parsed.text.split("Search file")[1]
     assert "nan" not in parsed.text
+
+
+def test_ids_are_unique_and_every_reference_has_its_id(finished):
+    parsed = Page(page(finished))
+    assert len(parsed.ids) == len(set(parsed.ids))
+    assert parsed.references
+    assert parsed.references <= set(parsed.ids)
 
 
 def test_the_same_run_gives_the_same_page(finished):

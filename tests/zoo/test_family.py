@@ -1,4 +1,4 @@
-"""The embedded models are ordinary checkpoints with the levels that TRAINING.md reports."""
+"""The embedded models are ordinary checkpoints, and their scores are those of TRAINING.md."""
 
 import json
 from typing import Any
@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge import zoo
 from evomerge.errors import InputError
-from evomerge.zoo import world
+from evomerge.zoo import stories
+from evomerge.zoo.languages import vocabulary
 
 
 def test_there_is_a_base_and_three_experts() -> None:
@@ -38,15 +39,15 @@ def test_stock_transformers_loads_and_answers(name: str) -> None:
 
 def test_the_tokenizer_is_the_vocabulary() -> None:
     tokenizer = AutoTokenizer.from_pretrained(zoo.path("base"))
-    assert tokenizer.convert_ids_to_tokens(range(len(tokenizer))) == world.vocabulary()
-    for documents in world.task_documents().values():
+    assert tokenizer.convert_ids_to_tokens(range(len(tokenizer))) == vocabulary()
+    for documents in stories.task_documents().values():
         for document in documents[:50]:
             ids = tokenizer(document.prompt).input_ids
             assert tokenizer.unk_token_id not in ids
             assert tokenizer.decode(ids) == document.prompt
 
 
-def test_the_parents_differ_from_the_base_and_share_its_shape() -> None:
+def test_all_models_have_the_same_config_and_different_weights() -> None:
     configs = {
         json.dumps(json.loads((zoo.path(n) / "config.json").read_text())) for n in zoo.names()
     }
@@ -62,7 +63,7 @@ def test_the_package_stays_small() -> None:
 
 @pytest.fixture(scope="module")
 def harness(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Stock lm_eval on 40 documents a task, from a working directory that is not the package."""
+    """Stock lm_eval on 40 documents of each task, run in another working directory."""
     lm_eval = pytest.importorskip("lm_eval")
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -74,7 +75,7 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Any:
         def evaluate(name: str) -> dict[str, float]:
             results = lm_eval.simple_evaluate(
                 model=HFLM(pretrained=str(zoo.path(name)), device="cpu", batch_size=40),
-                tasks=list(world.TASKS),
+                tasks=list(stories.TASKS),
                 task_manager=manager,
                 limit=40,
                 bootstrap_iters=0,
@@ -91,7 +92,7 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Any:
     ("name", "good_at"),
     [("base", set()), ("language", {"zoo_l2"}), ("maths", {"zoo_maths"}), ("facts", {"zoo_facts"})],
 )
-def test_stock_lm_eval_gives_the_documented_levels(
+def test_stock_lm_eval_gives_the_documented_scores(
     harness: Any, name: str, good_at: set[str]
 ) -> None:
     log = json.loads((zoo.tasks_path().parent / "training.json").read_text())

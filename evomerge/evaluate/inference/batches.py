@@ -45,7 +45,7 @@ class Batching:
 
     @property
     def is_least(self) -> bool:
-        """Whether batches cannot be made any smaller."""
+        """Whether batches cannot be smaller than with these limits."""
         return self.rows == 1 or self.tokens <= 1
 
     def halved(self) -> Batching:

@@ -1,4 +1,4 @@
-"""Telling whether foreign code has changed a model that it was lent."""
+"""Detecting whether an objective function has changed the model or the tokenizer."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import xxhash
 from torch import Tensor, nn
 
 State: TypeAlias = Any
-"""Nested tuples that are equal as long as nothing was changed."""
+"""Nested tuples; they are equal if nothing was changed."""
 
 _PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, type(None))
-_NOTES = frozenset({"warnings_issued", "_output_capturing_hooks_installed"})
-"""Attributes that transformers sets while a model is just used."""
+_USAGE_ATTRIBUTES = frozenset({"warnings_issued", "_output_capturing_hooks_installed"})
+"""Attributes that transformers sets when a model is only used."""
 
 
 class Fingerprint:
-    """A model and its tokenizer at one moment, to be compared with themselves later.
+    """The state of a model and its tokenizer at one moment, to compare with a later state.
 
-    It covers the bytes of all parameters and buffers; names, shapes, dtypes, devices and memory of
-    tensors; gradients; types and attributes of modules, so hooks, training flags and replaced
-    methods too; the configurations; the tokenizer's special tokens, sides and template. Classes
-    and global state of libraries are not covered.
+    It covers the bytes of all parameters and buffers; the names, shapes, dtypes, devices and memory
+    addresses of tensors; gradients; types and attributes of modules (which include hooks, training
+    flags and replaced methods); the configs; the tokenizer's special tokens, padding and truncation
+    sides, and chat template. It does not cover classes and global state of libraries.
 
-    A weight is read once, at about the speed of memory; weights on an accelerator are copied to
-    the host for it, one at a time.
+    Every weight is read once. Weights on an accelerator are copied to the CPU for this, one tensor
+    at a time.
 
     Args:
         model: a model of transformers.
@@ -36,31 +36,31 @@ class Fingerprint:
 
     def __init__(self, model: nn.Module, tokenizer: Any) -> None:
         structure = _Structure()
-        self._facts = structure.of(model), _tokenizer_facts(tokenizer)
-        # Holding the objects keeps their ids from being given to others.
+        self._state = structure.of(model), _tokenizer_state(tokenizer)
+        # Keep the objects, since Python may reuse the id of an object that no longer exists.
         self._held = structure.held
         self._bytes = _digests(structure.tensors)
 
     def fits(self, model: nn.Module, tokenizer: Any) -> bool:
-        """Whether the model and the tokenizer are as they were."""
+        """Return whether the model and the tokenizer are unchanged."""
         structure = _Structure()
         try:
-            if (structure.of(model), _tokenizer_facts(tokenizer)) != self._facts:
+            if (structure.of(model), _tokenizer_state(tokenizer)) != self._state:
                 return False
             return _digests(structure.tensors) == self._bytes
-        except Exception:  # what cannot even be looked at was different before
+        except Exception:  # the state could be read before, so something has changed
             return False
 
 
 class _Structure:
-    """Collects what a model is made of, by identity where it cannot be compared by value."""
+    """Collects the state of a model; what cannot be compared by value is compared by identity."""
 
     def __init__(self) -> None:
         self.held: dict[int, Any] = {}
         self.tensors: list[Tensor] = []
 
     def of(self, value: Any) -> State:
-        """Return the facts of an attribute, a tensor, a module or a configuration."""
+        """Return the state of an attribute, a tensor, a module or a config."""
         if isinstance(value, _PLAIN):
             return repr(value)
         if id(value) in self.held:
@@ -73,20 +73,22 @@ class _Structure:
             memory = (value.shape, value.stride(), value.dtype, value.device, value.data_ptr())
             return (id(value), type(value), *own, *memory)
         if isinstance(value, dict):
-            pairs = [pair for pair in value.items() if not _is_own_hook(*pair)]
+            pairs = [pair for pair in value.items() if not _is_transformers_hook(*pair)]
             return (type(value), *((self.of(key), self.of(item)) for key, item in pairs))
         if isinstance(value, (list, tuple, set, frozenset)):
             return (type(value), *map(self.of, value))
         if isinstance(value, nn.Module) or hasattr(value, "to_dict"):
-            attributes = {name: item for name, item in vars(value).items() if name not in _NOTES}
+            attributes = {
+                name: item for name, item in vars(value).items() if name not in _USAGE_ATTRIBUTES
+            }
             return (id(value), type(value), self.of(attributes))
         return (id(value), type(value))
 
 
-def _is_own_hook(key: Any, item: Any) -> bool:
-    """Tell whether a dictionary's item is a hook of transformers' own.
+def _is_transformers_hook(key: Any, item: Any) -> bool:
+    """Return whether an item of a dictionary is a hook that transformers registers itself.
 
-    With `output_hidden_states=True` it registers some on first use, which do nothing otherwise.
+    With `output_hidden_states=True`, it registers some on first use, which have no effect later.
     """
     return (
         isinstance(key, int)
@@ -95,14 +97,14 @@ def _is_own_hook(key: Any, item: Any) -> bool:
     )
 
 
-def _tokenizer_facts(tokenizer: Any) -> State:
-    """Return what a tokenizer says of itself: special and added tokens, sides, longest input."""
+def _tokenizer_state(tokenizer: Any) -> State:
+    """Return a tokenizer's `repr` (special and added tokens, sides, longest input) and template."""
     template = repr(getattr(tokenizer, "chat_template", None))
     return (id(tokenizer), type(tokenizer), repr(tokenizer), template)
 
 
 def _digests(tensors: list[Tensor]) -> dict[int, bytes]:
-    """Return a digest of every piece of memory that tensors lie in, by its address."""
+    """Return a digest of every storage of the tensors: memory address -> digest."""
     found: dict[int, bytes] = {}
     for tensor in tensors:
         storage = tensor.untyped_storage()
@@ -113,8 +115,8 @@ def _digests(tensors: list[Tensor]) -> dict[int, bytes]:
 
 
 def hollow(model: nn.Module | None) -> None:
-    """Free the memory of a model's weights as far as possible, whoever still holds the model."""
-    with suppress(Exception):  # foreign code may have left anything in the model's place
+    """Free the memory of a model's weights, even if other references to the model exist."""
+    with suppress(Exception):  # an objective function may have changed the model in any way
         for tensor in () if model is None else (*model.parameters(), *model.buffers()):
             tensor.grad = None
             tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)

@@ -1,4 +1,4 @@
-"""How many tokens a batch may hold on a device, and what errors of a device mean."""
+"""The batch limits of a device, and the classification of its errors."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 
 from evomerge.evaluate.inference.batches import Batching
 
-_CACHE = 24 * 2**20  # bytes of activations that a CPU still handles near its cores
+_CACHE = 24 * 2**20  # bytes of activations that fit into the caches of a CPU
 _CPU_LEAST, _CPU_MOST = 256, 1024  # tokens
-_SHARE = 0.25  # of a GPU's memory, for what a batch needs besides the weights
+_SHARE = 0.25  # share of a GPU's memory for a batch, in addition to the weights
 _GPU_LEAST, _GPU_MOST = 256, 2**17  # tokens
 _EXHAUSTED = (
     "out of memory",
@@ -26,15 +26,15 @@ _BROKEN = (
     "nccl error",
     "device-side assert",
 )
-_READ = 10_000  # characters of an error's message
+_READ = 10_000  # characters of an error's message that are searched
 _CPU_BATCH, _GPU_BATCH = 48, 512  # tokens of padding that cost about what one more batch costs
 
 
 def batching(model: Any, batch_size: int | Literal["auto"]) -> Batching:
-    """Return how large batches may be on the model's device.
+    """Return the size limits of batches on the model's device.
 
-    Set by the model's shape and the device's total memory, not by what is free at the moment, so
-    that a resumed search makes the same batches.
+    They depend on the model's shape and the device's total memory, not on its free memory, so that
+    a resumed search makes the same batches.
     """
     rows = None if batch_size == "auto" else batch_size
     config = model.config.get_text_config()
@@ -54,7 +54,7 @@ def batching(model: Any, batch_size: int | Literal["auto"]) -> Batching:
 
 
 def is_exhausted(error: BaseException) -> bool:
-    """Tell whether an error says that memory ran out."""
+    """Return whether an error says that memory ran out."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     text = _text(error)
@@ -62,13 +62,13 @@ def is_exhausted(error: BaseException) -> bool:
 
 
 def is_device_failure(error: BaseException) -> bool:
-    """Tell whether an error says that an accelerator no longer works in this process.
+    """Return whether an error says that an accelerator no longer works in this process.
 
-    Running out of memory is none of these: the device goes on.
+    An error that says that memory ran out is not one of these, since the device still works then.
     """
     if not isinstance(error, RuntimeError) or is_exhausted(error):
         return False
-    # AcceleratorError is newer than the oldest torch that is supported.
+    # Old supported versions of torch have no AcceleratorError.
     kind = getattr(torch, "AcceleratorError", ())
     return isinstance(error, kind) or any(sign in _text(error) for sign in _BROKEN)
 
@@ -76,5 +76,5 @@ def is_device_failure(error: BaseException) -> bool:
 def _text(error: BaseException) -> str:
     try:
         return str(error)[:_READ].lower()
-    except Exception:  # foreign errors may have no message that can be made
+    except Exception:  # the `__str__` of a user's exception class may fail
         return ""

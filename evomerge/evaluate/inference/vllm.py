@@ -56,8 +56,8 @@ def check_vllm() -> None:
     numbers = tuple(int(part) for part in found.split(".")[:2] if part.isdigit())
     if numbers and numbers < _SINCE:
         raise ConfigError(
-            f"evaluation.backend is 'vllm', but vLLM {found} takes no weights from memory, which "
-            f"{'.'.join(map(str, _SINCE))} and newer do; {how}"
+            f"evaluation.backend is 'vllm', but vLLM {found} cannot load weights from memory; "
+            f"{'.'.join(map(str, _SINCE))} or newer is needed; {how}"
         )
 
 
@@ -192,8 +192,8 @@ class EngineForward:
         for request in (r for task in tasks for document in task for r in document):
             if request.kind == "generate_until" and request.prompt is None:
                 raise ConfigError(
-                    f"evaluation.backend is 'vllm', which generates greedily only, but task "
-                    f"{request.instance.task_name!r} asks for more; set do_sample: false in its "
+                    f"evaluation.backend is 'vllm', which only generates greedily, but task "
+                    f"{request.instance.task_name!r} does not; set do_sample: false in its "
                     f"generation_kwargs, or use the backend 'hf'."
                 )
 

@@ -51,13 +51,13 @@ def choose_documents(
         sizes: split -> number of documents per task; `all` takes every document that the other
             splits do not use.
         pools: split -> task -> the documents to choose from.
-        seed: determines the choice, together with the names of the tasks.
+        seed: together with the names of the tasks, it determines the choice.
 
     Returns:
         split -> task -> ascending ids.
 
     Raises:
-        ConfigError: there are too few documents, or two splits want all of them.
+        ConfigError: there are too few documents, or two splits ask for all of them.
     """
     for task in dict.fromkeys(task for of_split in pools.values() for task in of_split):
         _check_sizes(task, sizes, {s: pools[s][task] for s in sizes if task in pools[s]})
@@ -116,7 +116,7 @@ def _check_sizes(
     """Check that a task has enough documents for the wanted sizes.
 
     Raises:
-        ConfigError: it has not, or two splits want all documents of one source.
+        ConfigError: there are too few, or two splits ask for all documents of one source.
     """
     for pool in {pool.source: pool for pool in pools.values()}.values():
         here = {split: sizes[split] for split in pools if pools[split].source == pool.source}

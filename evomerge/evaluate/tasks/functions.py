@@ -1,23 +1,25 @@
-"""Objectives of one's own, without lm-eval: a Python function that scores documents.
+"""Objective functions: Python functions of a user that score documents, without lm-eval.
 
-A function receives the model, the tokenizer and document ids, and returns one score a document
-(metric `score`), or several as metric -> scores. It says how many documents it has in an attribute:
+A function gets the model, the tokenizer and a list of document ids. It returns one score for each
+document (the metric `score`), or a dictionary metric -> scores. Its attribute `documents` is the
+number of documents that it has:
 
     def politeness(model, tokenizer, documents):
         return [judge(model, tokenizer, QUESTIONS[i]) for i in documents]
 
     politeness.documents = len(QUESTIONS)
 
-It may also have `metrics = {"score": True}`: metric -> whether higher is better. A search file
-names it as `module:function`; a package may register it in the entry-point group
-`evomerge.objectives` and give it a plain name.
+If it returns several metrics, or if lower is better, it also has an attribute `metrics`: metric ->
+whether higher is better. The default is `{"score": True}`. A search file names a function as
+`module:function`, or by a name that a package registers in the entry-point group
+`evomerge.objectives`.
 
-Whatever a function raises fails one candidate and nothing else. While it runs, the generators of
-random numbers start from the same seeds as in lm-eval, so that it gives the same scores in a
-resumed search; `os._exit` raises SystemExit instead of ending the process; torch's global settings
-are put back afterwards. What it does to the model and the tokenizer is undone too (see
-`Evaluator`), at the price of building them again: a function that changes weights should rather
-work on `copy.deepcopy(model)`.
+An exception in a function makes one candidate fail; the search goes on. While a function runs, the
+global random generators have the seeds of lm-eval, so that a resumed search gives the same scores;
+and `os._exit` raises SystemExit instead of ending the process. Afterwards, torch's global settings
+are restored. If a function changes the model or the tokenizer, both are built again (see
+`Evaluator`). This takes time, so a function that changes weights should do it on a copy
+(`copy.deepcopy(model)`).
 """
 
 from __future__ import annotations
@@ -46,7 +48,12 @@ REGISTERED: Registry[Body] = Registry("objective function", "evomerge.objectives
 
 @dataclass(frozen=True)
 class Function:
-    """An objective function and what it says of itself."""
+    """An objective function, and its documents and metrics.
+
+    Attributes:
+        body: the Python function.
+        info: number of documents and metrics, from the attributes of the Python function.
+    """
 
     body: Body
     info: TaskInfo
@@ -54,11 +61,11 @@ class Function:
     def __call__(
         self, model: Any, tokenizer: Any, documents: Sequence[int]
     ) -> dict[str, tuple[float, ...]]:
-        """Return metric -> one score a document, in the order of the documents.
+        """Return the scores of documents: metric -> one score for each document, in their order.
 
         Raises:
-            CandidateError: the function raised anything but KeyboardInterrupt, or what it returned
-                is not one finite number a document for each of its metrics.
+            CandidateError: the function raised an exception (other than KeyboardInterrupt), or did
+                not return one finite number for each document and metric.
         """
         try:
             with _contained():
@@ -66,7 +73,7 @@ class Function:
                 return self._checked(result, len(documents))
         except (KeyboardInterrupt, CandidateError):
             raise
-        except BaseException as error:  # SystemExit and the like are no reason to end a search
+        except BaseException as error:  # SystemExit must not end the search either
             if is_device_failure(error):
                 raise
             kind = type(error).__name__
@@ -80,7 +87,7 @@ class Function:
             raise CandidateError(
                 f"Objective {self.info.name} returned the metrics "
                 f"{', '.join(sorted(map(str, scores)))}; "
-                f"it promises {', '.join(sorted(self.info.metrics))} in its `metrics`."
+                f"its attribute `metrics` lists {', '.join(sorted(self.info.metrics))}."
             )
         return {name: self._numbers(name, values, documents) for name, values in scores.items()}
 
@@ -91,12 +98,12 @@ class Function:
         if not isinstance(values, Sequence) or isinstance(values, (str, bytes, bytearray)):
             raise CandidateError(
                 f"Objective {self.info.name} returned a {type(values).__name__} for {metric}; it "
-                "must return a list with one number a document."
+                "must return a list with one number for each document."
             )
         if len(values) != documents:
             raise CandidateError(
                 f"Objective {self.info.name} returned {len(values)} values of {metric} for "
-                f"{documents} documents; it must return one a document."
+                f"{documents} documents; it must return one for each document."
             )
         numbers = [_number(value) for value in values]
         for value, number in zip(values, numbers, strict=True):
@@ -109,7 +116,7 @@ class Function:
 
 
 def _number(value: Any) -> float | None:
-    """Return a score as a float, or None if it is no finite number. A bool or a text is none."""
+    """Return a score as a float, or None if it is not a finite number (a bool or text is not)."""
     if hasattr(value, "item"):  # a scalar of numpy or torch
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -123,9 +130,9 @@ def _number(value: Any) -> float | None:
 
 @contextmanager
 def _contained() -> Iterator[None]:
-    """Keep the process as it is while foreign code runs in it.
+    """While the context is open, keep a user's code from changing the state of this process.
 
-    A process that this code forks ends with it, however it leaves the block.
+    A process that the code forks ends at the end of the block.
     """
     import torch
 
@@ -165,16 +172,15 @@ def _contained() -> Iterator[None]:
 
 
 def is_function(name: str) -> bool:
-    """Tell whether an objective's task names a function: `module:function`, or a registered one."""
+    """Return whether an objective's task is a function: `module:function`, or a registered name."""
     return ":" in name or name in REGISTERED.names()
 
 
 def find(name: str) -> Function:
-    """Return the function of that name.
+    """Return the objective function with this name.
 
     Raises:
-        ConfigError: it cannot be imported, is no function, or does not say how many documents
-            it has.
+        ConfigError: it cannot be imported, is not a function, or has no attribute `documents`.
     """
     body = _imported(name) if ":" in name else REGISTERED.get(name)
     count = getattr(body, "documents", None)

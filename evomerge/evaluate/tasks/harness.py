@@ -77,15 +77,15 @@ class Harness:
     ) -> Harness:
         """Return a harness with the same task names but other documents.
 
-        Another split of a task is selected as a task YAML would do it that includes the task's
-        YAML and sets `test_split`. Few-shot examples drawn from the same split never contain the
-        document itself.
+        Another split of a task is selected by lm-eval's own mechanism: a task that includes the
+        YAML of the first one and sets `test_split`. If few-shot examples come from the split that
+        is scored, they never contain the document itself.
 
         Args:
             replacements: task or group -> the task or group that supplies its documents instead.
             task_splits: task or group -> `training`, `validation` or `test`: the split of the task
                 that its documents come from.
-            where: the section of the search file that asks for this.
+            where: the section of the search file with these settings, for errors.
 
         Raises:
             ConfigError: there is no such task, or it has no such split.
@@ -112,8 +112,8 @@ class Harness:
         tasks, groups = load(self._manager, source, where)
         if source not in tasks and source not in groups:
             raise ConfigError(
-                f"{where}: {source!r} is a set of tasks that has no score of its own; name the "
-                f"tasks one by one: {', '.join(sorted(tasks))}."
+                f"{where}: {source!r} is a set of tasks (a tag) without a score of its own; list "
+                f"the tasks one by one: {', '.join(sorted(tasks))}."
             )
         if name != source:
             if (name in self._groups) != (source in groups):
@@ -134,8 +134,8 @@ class Harness:
         if task_split not in info.task_splits:
             raise ConfigError(
                 f"{where}: task {info.name!r} has no {task_split} split; it has "
-                f"{', '.join(info.task_splits) or 'none that lm-eval can select'}. Choose "
-                f"another, or name a task with such documents in `tasks` beside it."
+                f"{', '.join(info.task_splits) or 'no split that lm-eval can select'}. Choose "
+                f"another split, or set `tasks` in this section to a task with such documents."
             )
         if task_split == info.task_split:
             return info
@@ -169,14 +169,14 @@ class Harness:
             task.set_config(key="num_fewshot", value=0)
 
     def build(self, task: str, ids: Sequence[int], reference: ReferenceLM) -> list[list[Instance]]:
-        """Return the requests of each document, as `simple_evaluate(samples={task: ids})` has them.
+        """Return the requests of each document: those of `simple_evaluate(samples={task: ids})`.
 
         Few-shot examples are drawn in the order of the ids, starting from the same seed in each
         call, so a document's prompt depends on the other ids too.
 
         Args:
             ids: document ids, ascending and unique, at least one.
-            reference: lm-eval's model class, for its chat template.
+            reference: the wrapper of lm-eval's model class, for the chat template.
 
         Returns:
             for each document, its requests in lm-eval's order.
@@ -260,28 +260,6 @@ class Harness:
             return None
         return tuple(map(float, items))
 
-    def aggregate_groups(
-        self, aggregates: Mapping[str, Mapping[str, float]], sizes: Mapping[str, int]
-    ) -> dict[str, dict[str, float]]:
-        """Return group -> metric key -> average over those of the group's tasks that were scored.
-
-        Args:
-            aggregates: task -> metric key -> aggregate over documents.
-            sizes: task -> number of documents.
-        """
-        result: dict[str, dict[str, float]] = {}
-        for name, group in self.info.groups.items():
-            for metric, weight_by_size in group.averages.items():
-                tasks = [task for task in group.tasks if metric in aggregates.get(task, {})]
-                if tasks:
-                    weights = [sizes[task] if weight_by_size else 1 for task in tasks]
-                    total = sum(
-                        aggregates[task][metric] * weight
-                        for task, weight in zip(tasks, weights, strict=True)
-                    )
-                    result.setdefault(name, {})[metric] = total / sum(weights)
-        return result
-
     def field(self, task: str, name: str) -> list[str]:
         """Return the value of a field as text, for every document of a task.
 
@@ -298,13 +276,14 @@ class Harness:
         return [str(document[name]) for document in documents]
 
     def forms(self, task: str, *, rendered: bool) -> Callable[[int], list[str]]:
-        """Return a function that gives the texts by which a document can be compared with others.
+        """Return a function: document id -> texts by which the document is compared with others.
 
-        Two documents are the same if they have a text in common.
+        Two documents are the same if they have a text in common. The first text has the raw fields
+        of the document.
 
         Args:
-            rendered: whether to add the text of question, choices and answer, by which documents
-                of different tasks or data sets can be compared, beside the document's raw fields.
+            rendered: whether to add a text of question, choices and answer. It can be compared with
+                documents of other tasks and data sets, which have other fields.
         """
         subject = self._tasks[task]
         documents = subject.eval_docs  # kept, since lm-eval creates them again at each access

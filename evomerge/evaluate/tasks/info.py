@@ -122,12 +122,36 @@ class TasksInfo:
         """Return the tasks of a group, or the task itself if the name is a task's."""
         return self.groups[name].tasks if name in self.groups else (name,)
 
+    def aggregate_groups(
+        self, aggregates: Mapping[str, Mapping[str, float]], sizes: Mapping[str, int]
+    ) -> dict[str, dict[str, float]]:
+        """Return the average over the tasks of each group: group -> metric key -> average.
+
+        Tasks that were not scored are left out of the average.
+
+        Args:
+            aggregates: task -> metric key -> aggregate over documents.
+            sizes: task -> number of documents.
+        """
+        result: dict[str, dict[str, float]] = {}
+        for name, group in self.groups.items():
+            for metric, weight_by_size in group.averages.items():
+                tasks = [task for task in group.tasks if metric in aggregates.get(task, {})]
+                if tasks:
+                    weights = [sizes[task] if weight_by_size else 1 for task in tasks]
+                    total = sum(
+                        aggregates[task][metric] * weight
+                        for task, weight in zip(tasks, weights, strict=True)
+                    )
+                    result.setdefault(name, {})[metric] = total / sum(weights)
+        return result
+
 
 def describe(tasks: Mapping[str, Any], groups: Mapping[str, Any]) -> TasksInfo:
     """Return the properties of loaded lm-eval tasks and groups.
 
-    From a group this uses `get_all_tasks()` and `aggregate_metric_list` (lm-eval 0.4.12 and newer)
-    or what `loading.py` has made of it (before).
+    Groups are objects with `get_all_tasks()` and `aggregate_metric_list` (lm-eval 0.4.12 and newer)
+    or the dictionaries that `loading.py` makes (older versions).
 
     Args:
         tasks: lm-eval's task objects by the objectives' names, which may differ from lm-eval's.
@@ -165,7 +189,7 @@ def _is_mean(aggregation: Any, value: Any) -> bool:
         return False
     try:
         return aggregation is None or bool(aggregation([0.0, 0.0, 1.5]) == 0.5)
-    except Exception:  # it aggregates something else than numbers
+    except Exception:  # the aggregation does not take numbers
         return False
 
 

@@ -2,9 +2,9 @@
 
 What this file uses of lm-eval, 0.4.10 and newer: `TaskManager(include_path, include_defaults)`,
 `.all_tasks`, and to load tasks `TaskManager.load(names)` (from 0.4.12) or
-`lm_eval.tasks.get_task_dict(names, manager)` (before). Both get a name, or a group with a task
-whose keys are changed: only inside a group do all versions take a dictionary as changes to the
-task of that name.
+`lm_eval.tasks.get_task_dict(names, manager)` (before). Both are given a name, or a group that
+contains a dictionary: the name of a task and keys to change. All versions accept such a dictionary
+inside of a group only.
 """
 
 from __future__ import annotations
@@ -104,13 +104,13 @@ def refuse_unsupported(task: Any, where: str) -> None:
     """Check that a task can be scored.
 
     Raises:
-        ConfigError: it needs more than text, or runs code that the model writes.
+        ConfigError: the task needs images or sound, or runs code that the model writes.
     """
     name = task.get_config("task")
     if getattr(task, "MULTIMODAL", False):
         raise ConfigError(f"{where}: task {name!r} needs images or sound; only text is scored.")
     if getattr(task, "UNSAFE_CODE", False):
         raise ConfigError(
-            f"{where}: task {name!r} runs code that the model writes, which a search would do "
-            f"thousands of times unwatched; choose a task that only compares text."
+            f"{where}: task {name!r} runs code that the model writes; a search would do this "
+            f"thousands of times without supervision. Choose a task that only compares text."
         )

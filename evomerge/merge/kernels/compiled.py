@@ -64,10 +64,10 @@ def compiled(loop: _Loop) -> _Loop:
 
 @cache
 def _machine_code() -> str:
-    """Return the folder for machine code, which is another one for each version of the loops.
+    """Return the folder for machine code; every version of the loops has a folder of its own.
 
-    numba recompiles a function when its own file has changed, but not when only the file of a
-    function that it calls has. So the folder's name is a hash of all files of this package.
+    numba compiles a function again if its own file has changed, but not if only the file of a
+    function that it calls has changed. So the folder's name is a hash of all files of this package.
     """
     version = hashlib.sha256()
     for file in sorted(Path(__file__).parent.glob("*.py")):

@@ -1,4 +1,4 @@
-"""Merging several changes of one base: their sum, or the sum of those of one elected sign."""
+"""The consensus of several changes of a base: their sum, or the sum of those with one sign."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def write_consensus(
     """Write base + scale * (consensus of the changes).
 
     Args:
-        changes: gives the sources' changes.
-        out: where the merged tensor goes.
-        base: what changes are measured from.
+        changes: writes the sources' changes.
+        out: the merged tensor is written here.
+        base: the base of the changes.
         factors: for each source, a factor on its change.
         scale: factor on the consensus.
         elect: if False, the consensus is the sum of the changes. If True, each element takes the
@@ -116,7 +116,10 @@ def _add_product(change: Array, factor: np.float32, total: Array) -> None:
 def _add_along(
     change: Array, factor: np.float32, plain: Array, more: np.float32, total: Array
 ) -> None:
-    """Add the magnitude of each change that has the sign of `plain`, the sum; a NaN stays NaN."""
+    """Add the magnitude of each change that has the elected sign, which is the sign of `plain`.
+
+    A NaN stays NaN.
+    """
     for i in range(len(change)):
         product = change[i] * factor
         along = -product if plain[i] < np.float32(0) else product
@@ -133,7 +136,7 @@ def _add_shared(
     share: np.float32,
     divisor: Array,
 ) -> None:
-    """`_add_along`, and add `share` to the divisor of each element where the change counts."""
+    """Do as `_add_along`, and add `share` to the divisor where the change counts."""
     for i in range(len(change)):
         product = change[i] * factor
         along = -product if plain[i] < np.float32(0) else product

@@ -94,7 +94,8 @@ def _draw(key: Array, first: np.uint64, w: Array, x: Array, y: Array, z: Array) 
     for i in range(len(w)):
         counter = first + np.uint64(i)
         state = counter & _LOW, counter >> _HALF, np.uint64(0), np.uint64(0)
-        # Ten rounds written out: a loop here would keep this one from the vector registers.
+        # The ten rounds are written out, since with an inner loop the compiler would not use
+        # vector instructions.
         state = _round(state, p, q, 0)
         state = _round(state, p, q, 1)
         state = _round(state, p, q, 2)

@@ -1,4 +1,4 @@
-"""RAM's loops: which elements several sources change, and the mean of their changes."""
+"""The loops of RAM: counting the elements that several sources change, and averaging changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from evomerge.merge.kernels.passes import BLOCK, load_change, scratch, spans
 
 
 def changes(sources: Sequence[Array], base: Array) -> Iterator[tuple[slice, Array]]:
-    """Yield every span of the tensors with the sources' changes (source - base) in it.
+    """Yield every span of the tensors, and the changes (source - base) of all sources in it.
 
     Yields:
         the span, and a float32 array of shape (sources, elements of the span). The next span
@@ -32,8 +32,10 @@ def count_overlap(values: Array, epsilon: np.float32, alone: Array, shared: Arra
     Args:
         values: float32 changes of shape (sources, elements).
         epsilon: smallest change that counts.
-        alone: one number a source; elements that only this source changes are added to it.
-        shared: one number a source; elements that other sources change too are added to it.
+        alone: float64, one number for each source; the number of elements that only this source
+            changes is added to it.
+        shared: float64, one number for each source; the number of elements that this source and
+            others change is added to it.
     """
     number = np.empty(BLOCK, dtype=np.uint32)
     size = values.shape[1]
@@ -59,14 +61,14 @@ def store_mean_change(
 ) -> None:
     """Round base + the mean of the changes larger than epsilon into a stored span.
 
-    Where only one source changes an element by more than epsilon, its change is multiplied by that
-    source's `stretch`. A NaN does not count as larger than epsilon, and makes the result NaN.
+    If only one source changes an element by more than epsilon, its change is multiplied by the
+    source's `stretch`. A NaN is not counted as larger than epsilon, but makes the result NaN.
 
     Args:
         base: the stored base.
         values: float32 changes of shape (sources, elements).
         epsilon: smallest change that counts.
-        stretch: float32, one factor a source.
+        stretch: float32, one factor for each source.
         out: where the result goes.
     """
     zero, one = np.float32(0), np.float32(1)

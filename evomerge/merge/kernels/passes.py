@@ -1,4 +1,4 @@
-"""Loops over spans of tensors: a span fits in the cache, so no float32 copy of a tensor is needed.
+"""Loops over spans of tensors. A span fits in the cache, so no float32 copy of a tensor is needed.
 
 A merge method runs several compiled loops on a span, with float32 buffers that stay in the cache.
 Sources are read once and the output is written once. Where spans begin does not change any bit of
@@ -157,7 +157,7 @@ def write_sum(
     Args:
         tensors: the x_i. One whose weight is 0 is not read.
         weights: the w_i.
-        out: where the sum goes.
+        out: the sum is written here.
         base: the base, or None.
         scale: factor on the sum of differences; not used without a base.
     """
@@ -238,7 +238,7 @@ def store_moved(source: Array, base: Array, most: np.float32, out: Array) -> Non
 
 @compiled
 def store_chosen(source: Array, base: Array, chosen: Array, out: Array) -> None:
-    """Write the source where `chosen` (bool) is true and the base is not NaN, else the base."""
+    """Write the source if `chosen` (bool) is true and the base is not NaN, otherwise the base."""
     for i in range(len(out)):
         start = widen(base[i])
         taken = chosen[i] and start == start

@@ -69,13 +69,13 @@ def write_row_sum(
     *,
     columns: bool = False,
 ) -> None:
-    """`write_sum` with a weight for each row (or column) of each source.
+    """Write a weighted sum as `write_sum`, with a weight for each row (or column) of each source.
 
     Args:
         tensors: sources of two or more dimensions, used as matrices (see `as_matrix`).
         weights: for each source, an array with a weight for each row (column).
-        out: where the sum goes.
-        base: what the sources are measured from, or None: then the sources themselves are summed.
+        out: the sum is written here.
+        base: the base that is subtracted from the sources and then added, or None.
         columns: whether there is a weight for each column instead of each row.
     """
     width = max(as_matrix(tensors[0]).shape[1], 1)

@@ -27,7 +27,7 @@ WriteSparse = Callable[[slice, Array], None]
 
 Sparsified = tuple[float, WriteSparse] | None
 """A sparse task vector: a factor on all of it, and the function that writes a span of it (without
-the factor). None where no element stays."""
+the factor). None if no element stays."""
 
 
 class Sparsifier(Protocol):
@@ -47,7 +47,7 @@ class Sparsifier(Protocol):
 
         Args:
             knobs: every `source` knob.
-            rescale: whether the factor makes up for what is dropped; otherwise it is 1.
+            rescale: whether the factor compensates for the dropped elements; otherwise it is 1.
         """
         ...
 
@@ -133,7 +133,7 @@ class MagnitudeOutliers(Magnitude):
     """The largest elements are dropped and the next largest stay (Breadcrumbs).
 
     Of n elements, the floor(gamma n) largest are dropped and the next floor(density n) stay (Davari
-    and Belilovsky 2023). Where these are more than n together, fewer of the largest are dropped.
+    and Belilovsky 2023). If these are more than n together, fewer of the largest are dropped.
     """
 
     def sparsify(self, knobs: Mapping[str, float], *, rescale: bool) -> Sparsified:
@@ -176,9 +176,9 @@ class MagPrune:
     """Large elements of a row stay with a higher probability (DELLA; Deep et al. 2024).
 
     Within a row, the probability rises with the rank of the magnitude: from density - epsilon for
-    the smallest element to density + epsilon for the largest. Where one of these is outside of
-    0 .. 1, a smaller epsilon is used, so that the mean probability is still the density. Each row
-    is rescaled by a factor of its own.
+    the smallest element to density + epsilon for the largest. If one of these is outside of 0 .. 1,
+    a smaller epsilon is used, so that the mean probability is still the density. Each row is
+    rescaled by a factor of its own.
 
     For the ranks, magnitudes are compared to 9 significant bits; among equal ones the higher index
     ranks higher.

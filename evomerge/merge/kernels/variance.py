@@ -1,4 +1,4 @@
-"""SCE's loops: the variance of an element over the sources, and the energy of a source."""
+"""The loops of SCE: the variance of each element over the sources, and the energy of a source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All merge methods by name; each file has one family. Importing this does not import torch."""
+"""All merge methods by name, one file for each family. Importing this does not import torch."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ def get_method(name: str) -> Method:
     """Return the merge method called `name`.
 
     Raises:
-        RecipeError: there is none; the message lists all names and suggests a similar one.
+        RecipeError: there is no such method; the message lists all names and suggests a similar
+            one.
     """
     return METHODS.get(name)

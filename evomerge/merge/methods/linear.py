@@ -32,7 +32,7 @@ def normalized(weights: Sequence[float]) -> list[float]:
 def prepare_linear(
     tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
-    """out = sum_i w_i x_i, with the weights divided by their sum if `normalize` is set."""
+    """Prepare out = sum_i w_i x_i, with the weights divided by their sum if `normalize` is 1."""
     from evomerge.merge.kernels.passes import write_sum
 
     def merge(
@@ -47,7 +47,7 @@ def prepare_linear(
 def prepare_passthrough(
     tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
-    """out = scale x."""
+    """Prepare out = scale x."""
     from evomerge.merge.kernels.passes import write_sum
 
     def merge(

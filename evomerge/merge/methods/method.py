@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Knob:
-    """A parameter of a merge method: its range, its default and what a search does with it.
+    """A parameter of a merge method: its range, its default, and the range that is searched.
 
     Attributes:
         name: as in mergekit's documentation (`weight`, `density`, `lambda`, `t`, ...).
-        default: value where none is given, or None if one must be given.
+        default: value if none is given; None if a value must be given.
         low: smallest allowed value.
         high: largest allowed value.
         per: `source` (each parent has its own) or `merge` (one for the whole merge).
         kind: `real`, `integer` or `flag` (0 or 1).
-        search: range that is searched where the search file gives none; None if the knob then
-            stays at its default.
-        start: value where a search starts, or None for the middle of the range.
+        search: range that is searched if the search file gives none; None if the knob then has its
+            default.
+        start: value at which a search starts, or None for the middle of the range.
         help: one line for `evomerge list methods`.
     """
 
@@ -68,8 +68,8 @@ class Merge(Protocol):
                 dtype of `out`.
 
         Raises:
-            CandidateError: these knobs have no finite result (for example, weights that sum to 0
-                and shall be normalized).
+            CandidateError: these knobs have no finite result (for example, the weights sum to 0 and
+                `normalize` is 1).
         """
         ...
 
@@ -90,9 +90,9 @@ class Prepare(Protocol):
         Args:
             tensors: one tensor for each source, all of one shape, of any floating dtype. The
                 `Merge` may keep and read them; nothing may write to them.
-            base: the base's tensor, or None (always None where the method's `base` is `none`).
+            base: the base's tensor, or None (always None if the method's `base` is `none`).
             noise: the random numbers of each source, which depend on (seed, parent, tensor name);
-                may be empty where the method's `random` is False.
+                may be empty if the method's `random` is False.
             reuse: True if the result will be called for many candidates: use memory to make each
                 call fast. False if it will be called once: use as little memory as possible. The
                 bits of the result must not depend on it.
@@ -114,8 +114,8 @@ class Method:
             not one of the sources, even where mergekit lists it among the models.
         paper: its publication (authors, year, arXiv id), or "" if there is none.
         random: whether the method uses `noise`.
-        cached_bytes: memory that `prepare(reuse=True)` keeps beside the tensors, in bytes for each
-            element of each source.
+        cached_bytes: memory that a prepared merge (`reuse=True`) takes in addition to the tensors,
+            in bytes for each element of each source.
     """
 
     name: str
@@ -161,8 +161,8 @@ def check_knobs(
         every `source` knob of every source, and every `merge` knob, as a `Merge` takes them.
 
     Raises:
-        RecipeError: too few or too many sources, no base, an unknown or missing knob, a value
-            out of range.
+        RecipeError: there are too few or too many sources, the base or a knob is missing, a knob is
+            unknown, or a value is out of range.
     """
     fewest, most = method.parents
     if len(sources) < fewest or (most is not None and len(sources) > most):
@@ -170,10 +170,10 @@ def check_knobs(
         allowed = f"exactly {fewest}" if fewest == most else allowed
         raise RecipeError(
             f"{method.name} takes {allowed} sources, not counting the base, and got "
-            f"{len(sources)}; list as many."
+            f"{len(sources)}; add or remove sources."
         )
     if method.base == "required" and not has_base:
-        raise RecipeError(f"{method.name} needs a base model; name one with `base`.")
+        raise RecipeError(f"{method.name} needs a base model; set `base`.")
     return (
         [_complete(method, "source", given, f"source {i + 1}") for i, given in enumerate(sources)],
         _complete(method, "merge", knobs, "the merge"),

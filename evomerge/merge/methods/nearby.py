@@ -1,4 +1,4 @@
-"""Methods with one source and a base: nearswap and arcee_fusion."""
+"""Methods that combine one source with the base: nearswap and arcee_fusion."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from evomerge.merge.kernels.compiled import Array
     from evomerge.merge.kernels.noise import Noise
 
-_AT_ONCE = 1 << 14
-"""Elements that are summed at once. From 2^15 on, torch divides a sum among threads, and its bits
-would depend on their number."""
+_SUM_SIZE = 1 << 14
+"""Maximum number of elements in one call of `sum`. From 2^15 on, torch divides a sum among threads,
+so the bits would depend on the number of threads."""
 
 
 def prepare_nearswap(
     tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
-    """Each weight moves from the base towards the source, by at most t.
+    """Prepare out = base + clamp(x - base, -t, t): a weight changes by at most t.
 
-    out = base + clamp(x - base, -t, t). So weights that differ by at most t are the source's.
+    Weights of the source that differ from the base by at most t are taken unchanged.
     """
     import numpy as np
 
@@ -44,7 +44,7 @@ def prepare_nearswap(
 def prepare_arcee_fusion(
     tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
-    """The most important weights come from the source, the others from the base.
+    """Prepare a merge with the most important weights of the source and the others of the base.
 
     The importance of a weight is |x - base| times the divergence of its row, KL(softmax(row of x)
     || softmax(row of base)). A weight is important if its importance is larger than the median of
@@ -80,7 +80,7 @@ def important(source: Tensor, base: Tensor) -> Array:
     width = max(source.shape[-1] if source.dim() else 1, 1)
     ends, starts = source.detach().reshape(-1, width), base.detach().reshape(-1, width)
     importance = torch.empty(ends.shape, dtype=torch.float32)
-    tall = max(_AT_ONCE // width, 1)
+    tall = max(_SUM_SIZE // width, 1)
     for top in range(0, len(ends), tall):
         end, start = ends[top : top + tall].float(), starts[top : top + tall].float()
         # 1e-8 keeps the logarithm finite where softmax underflows.
@@ -95,10 +95,10 @@ def important(source: Tensor, base: Tensor) -> Array:
 
 
 def _row_sums(values: Tensor) -> Tensor:
-    """Return the sum of every row, of shape (rows, 1); long rows are summed block by block."""
-    sums = values[:, :_AT_ONCE].sum(1, keepdim=True)
-    for at in range(_AT_ONCE, values.shape[1], _AT_ONCE):
-        sums += values[:, at : at + _AT_ONCE].sum(1, keepdim=True)
+    """Return the sum of every row, of shape (rows, 1); a long row is summed in parts."""
+    sums = values[:, :_SUM_SIZE].sum(1, keepdim=True)
+    for at in range(_SUM_SIZE, values.shape[1], _SUM_SIZE):
+        sums += values[:, at : at + _SUM_SIZE].sum(1, keepdim=True)
     return sums
 
 

@@ -1,4 +1,4 @@
-"""RAM and RAM+: an element changed by one source takes its change, by several the mean."""
+"""RAM and RAM+: changes of single sources are kept, changes of several sources are averaged."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ def prepare_ram(
     reuse: bool,
     plus: bool,
 ) -> Merge:
-    """Prepare RAM, or RAM+ (`plus`).
+    """Prepare RAM, or RAM+ if `plus` is True.
 
-    A source changes an element where |x - base| > epsilon. An element changed by one source
-    takes that change; one changed by several takes the mean of their changes. RAM+ multiplies the
-    changes that only source i makes by 1 + r min(shared_i / alone_i, alpha). Here shared_i is the
-    number of elements that source i and others change, alone_i the number that only it changes.
+    A source changes an element if |x - base| > epsilon. If one source changes an element, its
+    change is added to the base; if several do, the mean of their changes is added. In RAM+, an
+    element that only source i changes gets its change times 1 + r min(shared_i / alone_i, alpha).
+    Here alone_i is the number of elements that only source i changes, and shared_i the number of
+    elements that source i and others change.
     """
     import numpy as np
 
@@ -40,7 +41,7 @@ def prepare_ram(
     counts: dict[float, tuple[Array, Array]] = {}
 
     def overlap(epsilon: float) -> tuple[Array, Array]:
-        """Return, for each source, how many elements only it changes and how many others share."""
+        """Return, for each source, the numbers alone_i and shared_i (see `prepare_ram`)."""
         if epsilon not in counts:
             alone, shared = np.zeros(len(rows)), np.zeros(len(rows))
             for _, values in changes(rows, origin):

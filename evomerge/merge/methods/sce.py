@@ -19,11 +19,12 @@ def prepare_sce(
 ) -> Merge:
     """Prepare SCE, which has three steps.
 
-    Select: only the floor(select_topk n) elements with the largest variance over the task vectors
-    stay, lowest index first among equals; the others become 0. Calculate: the weight of a source is
-    the sum of squares of its task vector after selection, divided by that of all sources. Erase: at
-    each element the sign of the sum of the task vectors is elected, and the base is changed by the
-    weighted mean of the changes with this sign.
+    - Select: of n elements, the floor(select_topk n) with the largest variance over the task
+      vectors stay (among equal ones, those with the lowest index); the others become 0.
+    - Calculate: the weight of a source is the sum of squares of its task vector after selection,
+      divided by this sum for all sources.
+    - Erase: for each element, the sign of the sum of the task vectors is elected. The weighted mean
+      of the changes with this sign is added to the base.
     """
     import numpy as np
 

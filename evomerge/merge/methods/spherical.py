@@ -1,8 +1,8 @@
 """Spherical averages: slerp, nuslerp, multislerp, karcher.
 
-Each of them treats a tensor as one vector (nuslerp also row by row) and is a weighted sum of the
-sources. Its weights follow from the knobs and the dot products of the sources. The dot products are
-computed once, so that each candidate only needs a weighted sum.
+Each method treats a tensor as one vector (nuslerp also each row or column). The result is a
+weighted sum of the sources, whose weights depend on the knobs and on the dot products of the
+sources. The dot products are computed once, so each candidate needs only the weighted sum.
 """
 
 from __future__ import annotations
@@ -24,14 +24,20 @@ if TYPE_CHECKING:
     """The dot product of every pair of vectors (a symmetric matrix)."""
 
     Weigh = Callable[[Gram, Sequence[Mapping[str, float]], Mapping[str, float]], Sequence[float]]
-    """Returns the weight of every source, given the dot products, `source` and `merge` knobs."""
+    """Returns the weight of every source from the dot products, `source` knobs, `merge` knobs."""
 
 PARALLEL = 0.9995
-"""slerp interpolates linearly if the absolute cosine of the two tensors is above this."""
+"""slerp interpolates linearly if the absolute value of the cosine is above this."""
 
 
 def _weighted(weigh: Weigh, tensors: Sequence[Tensor], base: Tensor | None) -> Merge:
-    """Return the merge that is a weighted sum of the tensors (or task vectors)."""
+    """Return a merge that is a weighted sum of the tensors (or of their task vectors).
+
+    Args:
+        weigh: computes the weights.
+        tensors: the sources.
+        base: the base; None to sum the tensors themselves.
+    """
     from evomerge.merge.kernels.passes import products, write_sum
 
     gram = products(tensors, base)
@@ -47,7 +53,7 @@ def _weighted(weigh: Weigh, tensors: Sequence[Tensor], base: Tensor | None) -> M
 def prepare_slerp(
     tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
-    """Spherical linear interpolation (Shoemake) from the first source to the second."""
+    """Prepare spherical linear interpolation (Shoemake 1985) between the two sources."""
     return _weighted(_weigh_slerp, tensors, None)
 
 
@@ -66,11 +72,11 @@ def _cosine(xx: float, xy: float, yy: float) -> float:
 
 
 def arc_weights(cosine: float, t: float) -> tuple[float, float]:
-    """Return the weights of the two ends of an arc at the position `t`, for slerp.
+    """Return the weights of two vectors for the point at position t of the arc between them.
 
     Args:
-        cosine: cosine of the angle between the two ends.
-        t: 0 is the first end, 1 the second.
+        cosine: cosine of the angle between the vectors.
+        t: 0 is the first vector, 1 the second.
     """
     angle = math.acos(min(max(cosine, -1.0), 1.0)) if cosine == cosine else math.nan
     sine = math.sin(angle)
@@ -82,9 +88,9 @@ def arc_weights(cosine: float, t: float) -> tuple[float, float]:
 def prepare_nuslerp(
     tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
-    """slerp at t = w_2 / (w_1 + w_2), of two sources or of their task vectors.
+    """Prepare slerp at t = w_2 / (w_1 + w_2), between two sources or their task vectors.
 
-    A tensor is one vector (`nuslerp_flatten`), or each of its rows or columns is.
+    The vectors are whole tensors (`nuslerp_flatten`), their rows, or their columns.
     """
     from evomerge.merge.kernels.passes import products, write_sum
     from evomerge.merge.kernels.rowwise import as_matrix, row_products, write_row_sum
@@ -135,7 +141,7 @@ def _row_arc_weights(t: float, xx: Array, xy: Array, yy: Array) -> tuple[Array, 
 def prepare_multislerp(
     tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
-    """The result has the direction of sum_i w_i x_i / |x_i| and the length sum_i w_i |x_i|."""
+    """Prepare a vector in the direction of sum_i w_i x_i / |x_i| with length sum_i w_i |x_i|."""
     return _weighted(_weigh_multislerp, tensors, base)
 
 
@@ -156,16 +162,16 @@ def _mean_length(weights: Sequence[float], lengths: Sequence[float]) -> float:
 def _scaled_to_length(
     gram: Gram, shares: Sequence[float], lengths: Sequence[float], target: float, eps: float
 ) -> Sequence[float]:
-    """Return the weights of sum_i share_i x_i / |x_i|, scaled to the length `target`.
+    """Return the weights of the x_i in sum_i share_i x_i / |x_i|, scaled to the length `target`.
 
-    Where the unit vectors cancel (the length of that sum is at most `eps`), there is no direction,
-    and the shares themselves are returned, which gives a plain weighted sum.
+    If the unit vectors cancel (the length of that sum is at most `eps`), there is no direction. The
+    shares themselves are returned then, which gives a plain weighted sum.
 
     Args:
         gram: dot products of the x_i.
-        shares: one for each vector.
+        shares: one share for each vector.
         lengths: |x_i|.
-        target: wanted length.
+        target: length of the result.
         eps: see above.
     """
     units = [
@@ -189,14 +195,20 @@ def _square(gram: Gram, weights: Sequence[float]) -> float:
 def prepare_karcher(
     tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
-    """Karcher mean: the direction with the least sum of squared angles, at the mean length."""
+    """Prepare the Karcher mean: the direction with the smallest sum of squared angles to x_i.
+
+    Its length is the mean length of the sources.
+    """
     return _weighted(_weigh_karcher, tensors, None)
 
 
 def _weigh_karcher(
     gram: Gram, sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float]
 ) -> Sequence[float]:
-    """Iterate m <- exp_m(mean_i log_m(u_i)), with m as a weighted sum of the unit vectors u_i."""
+    """Return the weights of the Karcher mean.
+
+    Iterates m <- exp_m(mean_i log_m(u_i)), where m is a weighted sum of the unit vectors u_i.
+    """
     count = len(gram)
     lengths = [math.sqrt(gram[i][i]) for i in range(count)]
     mean = [1 / count] * count
@@ -210,26 +222,26 @@ def _weigh_karcher(
         ]
         for i in range(count)
     ]
-    place: Sequence[float] = _scaled_to_length(
+    point: Sequence[float] = _scaled_to_length(
         cosines, mean, [1.0 if x else 0.0 for x in lengths], 1.0, 1e-8
     )
     for _ in range(int(knobs["max_iter"])):
         step = [0.0] * count
         for i in range(count):
-            cosine = sum(cosines[i][j] * place[j] for j in range(count))
+            cosine = sum(cosines[i][j] * point[j] for j in range(count))
             angle = math.acos(min(max(cosine, -1.0), 1.0))
             pull = mean[i] * (angle / math.sin(angle) if math.sin(angle) > 1e-9 else 1.0)
             step[i] += pull
-            step = [s - pull * cosine * p for s, p in zip(step, place, strict=True)]
+            step = [s - pull * cosine * p for s, p in zip(step, point, strict=True)]
         size = math.sqrt(max(_square(cosines, step), 0.0))
         if size <= knobs["tol"]:
             break
         moved = [
-            p * math.cos(size) + s * math.sin(size) / size for p, s in zip(place, step, strict=True)
+            p * math.cos(size) + s * math.sin(size) / size for p, s in zip(point, step, strict=True)
         ]
-        place = _scaled_to_length(cosines, moved, [1.0 if x else 0.0 for x in lengths], 1.0, 1e-8)
+        point = _scaled_to_length(cosines, moved, [1.0 if x else 0.0 for x in lengths], 1.0, 1e-8)
     return [
-        p * target / length if length else 0.0 for p, length in zip(place, lengths, strict=True)
+        p * target / length if length else 0.0 for p, length in zip(point, lengths, strict=True)
     ]
 
 
@@ -274,7 +286,7 @@ MULTISLERP = Method(
     knobs=(
         _WEIGHT,
         Knob("normalize_weights", 1.0, 0, 1, "merge", "flag", help="divide weights by their sum"),
-        Knob("eps", 1e-8, 0, 1, "merge", help="directions cancel if their sum is not longer"),
+        Knob("eps", 1e-8, 0, 1, "merge", help="directions cancel if their sum is at most this"),
     ),
     parents=(2, None),
     base="optional",
@@ -283,11 +295,11 @@ MULTISLERP = Method(
 
 KARCHER = Method(
     name="karcher",
-    title="direction with the least squared angles, with the mean of the lengths",
+    title="direction with the smallest sum of squared angles, with the mean of the lengths",
     prepare=prepare_karcher,
     knobs=(
         Knob("max_iter", 10.0, 1, 1000, "merge", "integer", help="largest number of iterations"),
-        Knob("tol", 1e-5, 0, 1, "merge", help="stop after a step that is not longer (radians)"),
+        Knob("tol", 1e-5, 0, 1, "merge", help="stop if a step is at most this long (radians)"),
     ),
     parents=(2, None),
     base="none",

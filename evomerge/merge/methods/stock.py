@@ -1,4 +1,4 @@
-"""Model Stock: interpolates between the base and the mean of the sources."""
+"""Model Stock: interpolation between the base and the mean of the sources."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 def prepare_model_stock(
     tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
-    """out = base + t mean_i(x_i - base) with t = N c / (1 + (N - 1) c).
+    """Prepare out = base + t mean_i(x_i - base) with t = N c / (1 + (N - 1) c).
 
-    c is the mean cosine between the task vectors of the N sources: one for the tensor or, with
-    `filter_wise`, one for each row. Where the denominator is 0 (below 1e-8), the task vectors
+    c is the mean cosine between the task vectors of the N sources: one number for the tensor or,
+    with `filter_wise`, one for each row. If the denominator is 0 (at most 1e-8), the task vectors
     cancel, and the result is the base.
     """
     from evomerge.merge.kernels.passes import products, write_sum
@@ -61,13 +61,13 @@ def mean_cosine(gram: Sequence[Sequence[float]]) -> float:
 
 
 def ratio(cosine: float, count: int) -> float:
-    """Return t for `count` sources with this mean cosine."""
+    """Return t (see `prepare_model_stock`) for `count` sources with this mean cosine."""
     denominator = 1 + (count - 1) * cosine
     return 0.0 if abs(denominator) <= 1e-8 else count * cosine / denominator
 
 
 def _row_ratios(tensors: Sequence[Tensor], base: Tensor) -> Array:
-    """Return t for every row, as a float64 array."""
+    """Return t (see `prepare_model_stock`) for every row, as a float64 array."""
     import numpy as np
 
     from evomerge.merge.kernels.rowwise import as_matrix, row_products

@@ -35,7 +35,7 @@ def prepare_task_vectors(
     sparsifier: SparsifierName,
     elect: bool,
 ) -> Merge:
-    """Prepare any method of this file.
+    """Prepare a merge by any method of this file.
 
     Args:
         tensors: the sources.
@@ -43,7 +43,7 @@ def prepare_task_vectors(
         noise: the random numbers of each source; only the random sparsifiers use them.
         reuse: whether the result will be called for many candidates.
         sparsifier: name of a class in `merge/kernels/sparsify.py`.
-        elect: whether signs are elected as in TIES; otherwise the task vectors are summed.
+        elect: whether signs are elected as in TIES; otherwise all changes are summed.
     """
     from evomerge.merge.kernels import sparsify
     from evomerge.merge.kernels.consensus import write_consensus

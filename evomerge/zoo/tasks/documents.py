@@ -1,7 +1,7 @@
 """Loads the documents of the embedded tasks, wherever the package is installed.
 
 lm-eval looks for data files in the working directory, but for a `!function` in the folder of the
-task YAML. So the tasks load their documents by the function `load`.
+task's YAML. So the tasks load their documents with the function `load`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Item-response theory on answers drawn from it."""
+"""Item-response theory on answers that are sampled from its model."""
 
 from __future__ import annotations
 

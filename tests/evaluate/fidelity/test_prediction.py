@@ -1,4 +1,4 @@
-"""Candidates predicted from a few documents, on models drawn from item-response theory."""
+"""Predicted scores of candidates, whose answers are sampled by item-response theory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def evaluator() -> Evaluator:
 
 
 def drawn(ability: float, seed: int) -> Any:
-    """Answers worth -1 or 3 points."""
+    """Return random answers of a model with this ability; a value is -1 or 3."""
     hardness = np.random.default_rng(7).normal(0, 1.2, COUNT)
     right = 1 / (1 + np.exp(-1.5 * (ability - hardness)))
     return np.where(np.random.default_rng(seed).random(COUNT) < right, 3.0, -1.0)

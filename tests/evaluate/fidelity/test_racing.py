@@ -1,4 +1,4 @@
-"""Races stop those that are behind, and only those; halving takes the better half up."""
+"""Racing stops candidates that are behind, and no others; halving keeps the better candidates."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def scores(values: list[float], ids: list[int] | None = None) -> Scores:
 
 
 def answering(skill: float, seed: int) -> list[float]:
-    """Whether a model of that skill answers: documents differ in how hard they are."""
+    """Return which documents a model of this skill answers correctly; difficulties differ."""
     hardness = random.Random("hardness")
     luck = random.Random(seed)
     return [
@@ -40,7 +40,7 @@ def answering(skill: float, seed: int) -> list[float]:
 
 
 def near(incumbent: list[float], behind: float, seed: int) -> list[float]:
-    """A model that differs from the incumbent on a quarter of the documents only."""
+    """Return a model that differs from the incumbent on a quarter of the documents only."""
     luck = random.Random(seed)
     return [
         float(luck.random() < 0.5 - behind) if i % 4 == 0 else value
@@ -83,7 +83,7 @@ def test_the_better_is_scored_on_everything_and_the_worse_is_not(evaluator: Eval
     assert fitness_error([ACC], worse) == found.error > 0
 
 
-def test_those_ahead_are_seldom_stopped_and_estimates_know_their_error(
+def test_better_candidates_are_rarely_stopped_and_standard_errors_are_right(
     evaluator: Evaluator,
 ) -> None:
     values = answering(0.6, 0)
@@ -98,12 +98,12 @@ def test_those_ahead_are_seldom_stopped_and_estimates_know_their_error(
             found = got.expected["t/acc"]
             scaled.append((found.value - sum(model) / COUNT) / found.error)
     assert stopped_ahead <= 8
-    # each stopped when it looked worst, so the estimates are a little low
+    # a candidate is stopped when its estimate is low, so the estimates are a little too low
     assert len(scaled) > 10 and -1.5 < sum(scaled) / len(scaled) < 0.1
     assert max(map(abs, scaled)) < 4
 
 
-def test_the_contested_documents_are_asked_first_and_few_are_enough(evaluator: Evaluator) -> None:
+def test_documents_that_differ_between_candidates_come_first(evaluator: Evaluator) -> None:
     values = near(answering(0.6, 0), 0.0, 0)
     incumbent = scores(values)
     earlier = [scores(near(values, 0.0, seed)) for seed in range(900, 920)]
@@ -118,7 +118,7 @@ def test_the_contested_documents_are_asked_first_and_few_are_enough(evaluator: E
     assert contested > 0.4 * informed
 
 
-def test_lower_is_better_turns_the_race_round(evaluator: Evaluator) -> None:
+def test_a_metric_where_lower_is_better_reverses_the_race(evaluator: Evaluator) -> None:
     incumbent = scores(answering(0.6, 0))
     loss = Objective("t", "acc", higher_is_better=False)
     assert raced(evaluator, answering(0.9, 1), incumbent, objective=loss).fidelity["t"] < COUNT
@@ -163,7 +163,7 @@ def test_a_real_model_is_raced(llama: Any, tokenizer: Any, tasks: Path) -> None:
     assert fitness([objective], same) == fitness([objective], incumbent)
 
 
-def test_halving_takes_the_better_half_up(evaluator: Evaluator) -> None:
+def test_halving_scores_the_better_candidates_on_more_documents(evaluator: Evaluator) -> None:
     halving = Halving(first=50, factor=2.0)
     incumbent = scores(answering(0.6, 99))
     earlier: list[Scores] = []

@@ -1,4 +1,4 @@
-"""Stratified samples: nested, allocated by weight, and unbiased for the whole."""
+"""Stratified samples: nested, allocated by weight, with unbiased estimates."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def scores(a: Sequence[float], b: Sequence[float]) -> Scores:
 
 
 def drawn(seed: int) -> Scores:
-    """Documents of `a` differ in their first third only."""
+    """Return random scores; documents of `a` differ between models in their first third only."""
     rng = np.random.default_rng(seed)
     fixed = np.arange(90) % 2
     a = np.where(np.arange(90) < 30, rng.random(90) < 0.5, fixed).astype(float)
@@ -77,7 +77,7 @@ def test_samples_are_unbiased_and_their_variance_is_right() -> None:
     assert np.var(found) < 0.8 * np.var(plain)
 
 
-def test_settled_documents_are_asked_less() -> None:
+def test_fewer_documents_are_taken_where_models_agree() -> None:
     incumbent = drawn(0)
     expected = expected_squares([A], incumbent, [drawn(seed) for seed in range(1, 20)])
     strata = stratify(expected, incumbent.documents, "k", 4)

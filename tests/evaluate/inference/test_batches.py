@@ -1,4 +1,4 @@
-"""Batches: every row once, within the bounds, as cheap as can be."""
+"""Batches: every row once, within the limits, with the lowest cost."""
 
 from __future__ import annotations
 

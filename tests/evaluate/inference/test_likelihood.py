@@ -1,4 +1,4 @@
-"""Rows as tensors, and what each of their tokens may see."""
+"""The attention masks of batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which errors say that memory ran out, and which that the device is lost."""
+"""Errors that say that memory ran out, and errors that say that the device no longer works."""
 
 from __future__ import annotations
 

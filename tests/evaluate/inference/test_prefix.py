@@ -26,7 +26,7 @@ def continuations(draw: st.DrawFn) -> list[Continuation]:
 
 
 def whole(row: Row, prefix: tuple[int, ...]) -> tuple[object, ...]:
-    """Return a row as it is behind its prefix again."""
+    """Return a row with its prefix added again."""
     count = len(prefix)
     return (
         (*prefix, *row.tokens),
@@ -39,7 +39,7 @@ def whole(row: Row, prefix: tuple[int, ...]) -> tuple[object, ...]:
 
 
 @given(continuations(), st.booleans())
-def test_rows_behind_their_prefix_are_the_rows(asked: list[Continuation], packed: bool) -> None:
+def test_prefix_and_rest_make_up_the_row(asked: list[Continuation], packed: bool) -> None:
     rows = (pack if packed else separate)(asked, range(len(asked))) if asked else []
     found = []
     for prefix, behind in by_prefix(rows):

@@ -1,4 +1,4 @@
-"""Requests as rows: every continuation reads its own text, whatever the texts."""
+"""Rows: every continuation is scored after exactly its own text, whatever the texts are."""
 
 from __future__ import annotations
 

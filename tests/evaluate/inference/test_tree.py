@@ -1,4 +1,4 @@
-"""The tree of paths: every distinct beginning once, and its state only as long as needed."""
+"""The trie of paths: every distinct prefix is run once, and states are kept only while needed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ trails = st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=6).map(t
 
 
 @given(trails)
-def test_every_distinct_beginning_is_computed_once(trails: list[tuple[str, ...]]) -> None:
+def test_every_distinct_prefix_is_computed_once(trails: list[tuple[str, ...]]) -> None:
     turns = visits(trails)
     assert sorted(turn.number for turn in turns) == list(range(len(trails)))
     nodes = {trail[: depth + 1] for trail in trails for depth in range(len(trail))}
@@ -27,5 +27,5 @@ def test_a_state_is_held_from_its_making_to_its_last_use(trails: list[tuple[str,
             assert held[turn.start] == path[: turn.start]
         held |= {depth: path[:depth] for depth in turn.keep}
         held = {depth: state for depth, state in held.items() if depth in turn.needed}
-        assert set(held) == turn.needed  # nothing is missing, nothing lies about
+        assert set(held) == turn.needed  # no state is missing, and none is kept too long
     assert not held

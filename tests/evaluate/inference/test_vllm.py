@@ -1,4 +1,4 @@
-"""The vLLM backend, as far as it goes without vLLM: an engine that runs the model itself."""
+"""The vLLM backend without vLLM: the tests use an engine that runs a transformers model."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_without_vllm_the_error_names_the_extra(llama: Any, tokenizer: Any, task
 def test_windows_leave_room_for_the_token_that_an_engine_adds(
     llama: Any, tokenizer: Any, tasks: Path
 ) -> None:
-    """Texts that are longer than the model are scored to the last token all the same."""
+    """Texts that are longer than the model can read are still scored to the last token."""
 
     class Short(Direct):
         max_length = 40
@@ -138,7 +138,7 @@ def test_windows_leave_room_for_the_token_that_an_engine_adds(
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch, llama: Any, tokenizer: Any) -> VllmEngine:
-    """A `VllmEngine` on what stands for vLLM where there is none: its calls and their results."""
+    """A `VllmEngine` on a substitute for vLLM that takes the same calls and gives such results."""
 
     class Options:
         def __init__(self, **options: Any) -> None:
@@ -196,7 +196,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, llama: Any, tokenizer: Any) -> VllmE
     return VllmEngine(llama, tokenizer)
 
 
-def test_what_is_asked_of_vllm_gives_the_scores_of_the_hf_backend(
+def test_the_calls_to_vllm_give_the_scores_of_the_hf_backend(
     engine: VllmEngine, make_model: Any, tokenizer: Any, tasks: Path
 ) -> None:
     candidate = make_model("llama", seed=4)
@@ -239,7 +239,7 @@ def test_weights_have_the_names_and_shapes_of_a_checkpoint(tmp_path: Path, kind:
 
 
 @pytest.mark.parametrize(
-    ("found", "words"), [("0.15.1", "vLLM 0.15.1 takes no weights"), (None, "is not installed")]
+    ("found", "words"), [("0.15.1", "vLLM 0.15.1 cannot load weights"), (None, "is not installed")]
 )
 def test_a_vllm_that_cannot_serve_is_refused(
     monkeypatch: pytest.MonkeyPatch, found: str | None, words: str

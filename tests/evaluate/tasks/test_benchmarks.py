@@ -1,4 +1,4 @@
-"""Who optimizes on a public benchmark's own test documents is told so."""
+"""The warning for searches on the test documents of a public benchmark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Splits: disjoint, in proportion, always the same."""
+"""Splits: disjoint, stratified, and the same for equal seeds."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ WORLD = st.lists(st.sampled_from("abcdefghijklmnopqrst"), min_size=1, max_size=3
     st.tuples(*[st.integers(1, 4) | st.just("all")] * 3),
     st.lists(st.tuples(st.sampled_from("tu"), *[st.sampled_from("xyz")] * 3), max_size=2),
 )
-def test_no_split_ever_has_what_another_says(
+def test_no_two_splits_have_a_text_in_common(
     texts: dict[str, list[str]], wanted: tuple[object, ...], tasks: list[tuple[str, ...]]
 ) -> None:
-    """Sources with the same texts in them, tasks that turn to other sources from split to split."""
+    """Sources share some texts, and the source of a task may differ from split to split."""
     names = ("search", "validation", "test")
 
     def pool(source: str) -> Pool:
@@ -108,7 +108,7 @@ def test_sources_of_their_own_may_all_be_taken_whole() -> None:
     assert [len(chosen[s]["t"]) for s in ("search", "validation", "test")] == [25, 5, 20]
 
 
-def test_tasks_that_ask_the_same_get_the_same_documents() -> None:
+def test_tasks_with_common_documents_get_the_same_ones() -> None:
     sizes = {"search": 40, "validation": 30, "test": "all"}
     tasks = {name: Pool(name, 100, lambda i: [f"question {i}"]) for name in ("cot", "plain")}
     chosen = choose_documents(sizes, dict.fromkeys(sizes, tasks), 0)

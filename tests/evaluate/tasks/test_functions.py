@@ -1,4 +1,4 @@
-"""What an objective function may return, and what it leaves behind in the process."""
+"""Objective functions: the values that they may return, and the restored state of the process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of tasks before a model runs, and what is refused."""
+"""The properties of tasks that are known before a model runs, and the tasks that are refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evomerge.errors import ConfigError
 from evomerge.evaluate.tasks.harness import Harness
 
 
-def test_facts_tell_documents_metrics_directions(tasks: Path) -> None:
+def test_info_has_documents_metrics_and_directions(tasks: Path) -> None:
     info = Harness(["t_letter", "t_rolling", "t_filters", "g_sizes"], [tasks]).info
     letter = info.tasks["t_letter"]
     assert letter.documents == 40 and letter.kind == "multiple_choice"
@@ -66,7 +66,7 @@ def test_an_unknown_task_names_the_nearest_one(tasks: Path) -> None:
         Harness(["t_chioce"], [tasks])
 
 
-def test_lm_eval_says_nothing_meanwhile(tasks: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_lm_eval_prints_nothing(tasks: Path, capfd: pytest.CaptureFixture[str]) -> None:
     Harness(["t_letter", "g_sizes"], [tasks]).with_documents_from(
         {"g_sizes": "g_sizes"}, {"t_letter": "test"}, "evaluation.test"
     )
@@ -112,7 +112,7 @@ def test_a_task_that_cannot_be_used_is_one_sentence(
     assert "\n" not in str(error.value) and "t_odd" in str(error.value)
 
 
-def test_a_task_that_wants_more_tokens_than_the_model_reads_is_refused(
+def test_a_task_that_needs_more_tokens_than_the_model_reads_is_refused(
     tmp_path: Path, llama: Any, tokenizer: Any
 ) -> None:
     from evomerge.evaluate.evaluator import Evaluator

@@ -1,4 +1,4 @@
-"""Random numbers: uniform, and decided by seed, parent and tensor name only."""
+"""Random numbers: uniform, and determined by seed, parent and tensor name only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cuts: exactly as many elements as asked, found with and without a sort."""
+"""Cuts: exactly the requested number of elements; equal with and without sorting."""
 
 from __future__ import annotations
 

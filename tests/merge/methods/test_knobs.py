@@ -1,4 +1,4 @@
-"""What recipes may give a method: counts, ranges, names; and looking methods up."""
+"""The checks of a recipe's inputs for a method (numbers, ranges, names), and lookup by name."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_another_package_can_add_a_method(monkeypatch: pytest.MonkeyPatch) -> No
     [
         ("slerp", [{}] * 3, {"t": 0.5}, False, "slerp takes exactly 2 sources, .* got 3"),
         ("karcher", [{}], {}, False, "karcher takes 2 or more sources, .* got 1"),
-        ("ties", [{}], {}, False, "ties needs a base model; name one with `base`"),
+        ("ties", [{}], {}, False, "ties needs a base model; set `base`"),
         ("ties", [{"densty": 1}], {}, True, "unknown knob 'densty' of source 1; allowed are .*"
          "Did you mean 'density'"),
         ("ties", [{}, {"density": 1.5}], {}, True, "'density' of source 2 is 1.5; it must be a "

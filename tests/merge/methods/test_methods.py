@@ -1,4 +1,4 @@
-"""Laws of the merge methods: bits, ends, symmetries, and inputs at the edge."""
+"""Laws of the merge methods: equal bits, end points, symmetries, and extreme inputs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ELECTED = [name for name in TASK_VECTORS if name not in SUMS]
 
 SHAPES = [(), (1,), (7,), (3, 5), (1, 6), (4, 33), (2, 3, 4)]
 NEEDED = {"t": 0.3, "density": 0.6}
-"""A value for every knob without a default, and one that makes the sparsifiers drop something."""
+"""Values of knobs without a default, and a density with which sparsifiers drop elements."""
 
 FEW = settings(max_examples=10, deadline=None)
 
@@ -35,7 +35,7 @@ Given = Sequence[Mapping[str, float]]
 def tensors(
     shape: Sequence[int], count: int, seed: int, dtype: torch.dtype = torch.float32
 ) -> list[torch.Tensor]:
-    """Like fine-tuned models: a base and small changes, in bf16 steps, so that many tie."""
+    """Tensors like those of fine-tuned models: a base and small bf16 changes, many of them tied."""
     generator = torch.Generator().manual_seed(seed)
     base = torch.randn(shape, generator=generator)
     made = [base + 0.05 * torch.randn(shape, generator=generator) for _ in range(count)]
@@ -43,7 +43,7 @@ def tensors(
 
 
 def count_of(name: str) -> int:
-    """Number of sources a method is tried with."""
+    """Number of sources that a method is tested with."""
     most = get_method(name).parents[1]
     return 3 if most is None else most
 
@@ -59,7 +59,7 @@ def merged(
     out: torch.dtype | None = None,
     seed: int = 0,
 ) -> torch.Tensor:
-    """Merge with what is given; other knobs at their default or in `NEEDED`."""
+    """Merge with the given knobs; others have the value in `NEEDED` or their default."""
     method = get_method(name)
 
     def filled(own: Mapping[str, float], per: str) -> dict[str, float]:
@@ -321,7 +321,7 @@ def test_at_density_1_nothing_is_dropped(name: str) -> None:
 
 
 def kept_by_magnitude(delta: np.ndarray, count: int, skipped: int = 0) -> np.ndarray:
-    """The plain way: a stable sort by falling magnitude."""
+    """A simple implementation: a stable sort by descending magnitude."""
     order = np.argsort(-np.abs(delta), kind="stable")
     kept = np.zeros_like(delta)
     chosen = order[skipped : skipped + count]
@@ -349,7 +349,7 @@ def test_exactly_the_asked_share_stays_lowest_index_first(
             assert np.array_equal(out.numpy(), expected)
 
 
-def test_a_sample_that_misleads_costs_no_exactness() -> None:
+def test_selection_is_exact_with_an_unrepresentative_sample() -> None:
     size = 1 << 18
     stride = (size // (1 << 15)) | 1
     delta = torch.rand(size, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""The generator is deterministic, the committed documents are its own, the split holds."""
+"""The committed documents are those that the code makes, and none of them is used in training."""
 
 import random
 import re
@@ -6,45 +6,45 @@ import re
 import pytest
 
 from evomerge import zoo
-from evomerge.zoo import world
-from evomerge.zoo.world import L1, L2
+from evomerge.zoo import stories
+from evomerge.zoo.languages import L1, L2, vocabulary
 
 MAKERS = {
-    "L1 questions": world.language_question(L1),
-    "L2 questions": world.language_question(L2),
-    "L1 arithmetic": world.arithmetic_question(L1),
-    "L2 arithmetic": world.arithmetic_question(L2),
-    "facts": world.fact_question,
-    "counting": world.counting,
+    "L1 questions": stories.language_question(L1),
+    "L2 questions": stories.language_question(L2),
+    "L1 arithmetic": stories.arithmetic_question(L1),
+    "L2 arithmetic": stories.arithmetic_question(L2),
+    "facts": stories.fact_question,
+    "counting": stories.counting,
 }
 
 
 @pytest.fixture(scope="module")
-def documents() -> dict[str, list[world.Document]]:
-    return world.task_documents()
+def documents() -> dict[str, list[stories.Document]]:
+    return stories.task_documents()
 
 
-@pytest.mark.parametrize("task", world.TASKS)
+@pytest.mark.parametrize("task", stories.TASKS)
 def test_committed_documents_are_what_the_generator_makes(task: str) -> None:
     committed = (zoo.tasks_path() / f"{task}.jsonl").read_bytes()
-    assert committed == world.task_lines(task).encode()
+    assert committed == stories.task_lines(task).encode()
 
 
-def test_no_story_is_told_twice_and_none_in_training(
-    documents: dict[str, list[world.Document]],
+def test_no_story_occurs_twice_or_in_training(
+    documents: dict[str, list[stories.Document]],
 ) -> None:
-    stories = [d.story for task in documents.values() for d in task]
-    assert len(stories) == len(set(stories)) == sum(t.count for t in world.TASKS.values())
-    assert all(world.held_out(story) for story in stories)
+    texts = [d.story for task in documents.values() for d in task]
+    assert len(texts) == len(set(texts)) == sum(t.count for t in stories.TASKS.values())
+    assert all(stories.held_out(story) for story in texts)
     rng = random.Random(3)
     for maker in MAKERS.values():
-        training = {world.training_document(maker, rng).story for _ in range(2000)}
-        assert training.isdisjoint(stories)
+        training = {stories.training_document(maker, rng).story for _ in range(2000)}
+        assert training.isdisjoint(texts)
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_documents_are_made_of_the_vocabulary(name: str) -> None:
-    words, rng = set(world.vocabulary()), random.Random(5)
+    words, rng = set(vocabulary()), random.Random(5)
     for _ in range(500):
         document = MAKERS[name](rng)
         assert words.issuperset(f"{document.prompt} {document.answer}".split())
@@ -52,8 +52,8 @@ def test_documents_are_made_of_the_vocabulary(name: str) -> None:
         assert len(set(document.choices)) == len(document.choices)
 
 
-def test_answers_are_right_by_an_independent_reading(
-    documents: dict[str, list[world.Document]],
+def test_answers_are_right_when_computed_from_the_text(
+    documents: dict[str, list[stories.Document]],
 ) -> None:
     for task, language in (("zoo_maths", L1), ("zoo_l2_maths", L2), ("zoo_l2_maths_mc", L2)):
         for document in documents[task]:
@@ -64,7 +64,7 @@ def test_answers_are_right_by_an_independent_reading(
             assert document.kind == ("plus" if gained else "minus")
 
 
-def test_every_kind_is_common(documents: dict[str, list[world.Document]]) -> None:
+def test_every_kind_is_common(documents: dict[str, list[stories.Document]]) -> None:
     for task in documents.values():
         kinds = [document.kind for document in task]
         assert all(kinds.count(kind) > 100 for kind in set(kinds))

@@ -1,9 +1,8 @@
-"""The documents of the embedded models and tasks: short stories in two invented languages.
+"""The documents of the embedded models and tasks: short stories with a question and an answer.
 
-L1 resembles English; L2 has other words and another word order. Both use the same numerals. A
-document is a story (somebody has a number of things, then the number rises, falls or is set), a
-question and the answer. An answer with a number ends with the counting word of its language, so it
-is right only if both the number and the language are right::
+A story says that somebody has a number of things, and then that the number rises, falls or is set
+to another one. The question is about the story. An answer with a number ends with the counting word
+of its language, so it is right only if both the number and the language are right::
 
     tom has 7 apples . buys 5 . howmany now ? : 12 items
     taro wa ringo 7 motsu . kau 5 . ima ikutsu ? : 12 ko
@@ -22,94 +21,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from evomerge.zoo.languages import DOWN, FACTS, L1, L2, NUMERALS, TOPIC, UP, Language
+
 T = TypeVar("T")
 
-PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
-PUNCTUATION = (".", "?", ":")
-NUMERALS = tuple(str(number) for number in range(19))
-TOPIC = "wa"
 HELD_OUT_SHARE = 8
 """One of this many stories is held out from training."""
-
-
-@dataclass(frozen=True)
-class Language:
-    """The words of one language; words at the same position in L1 and L2 are translations."""
-
-    names: tuple[str, ...]
-    things: tuple[str, ...]
-    gains: tuple[str, ...]
-    losses: tuple[str, ...]
-    settings: tuple[str, ...]
-    has: str
-    then: str
-    how_many: str
-    now: str
-    first: str
-    change: str
-    way: str
-    more: str
-    less: str
-    new: str
-    counter: str
-
-    def words(self) -> tuple[str, ...]:
-        """Return all words in a fixed order; word i of L1 and word i of L2 are translations."""
-        lists = self.names + self.things + self.gains + self.losses + self.settings
-        function_words = (self.has, self.then, self.how_many, self.now, self.first, self.change)
-        return (*lists, *function_words, self.way, self.more, self.less, self.new, self.counter)
-
-
-L1 = Language(
-    names=("tom", "anna", "max", "eva", "paul", "lucy", "ben", "nina"),
-    things=("apples", "books", "coins", "eggs", "stones", "pens", "cups", "shells"),
-    gains=("buys", "finds", "gets"),
-    losses=("sells", "loses", "eats"),
-    settings=("sets", "makes"),
-    has="has",
-    then="then",
-    how_many="howmany",
-    now="now",
-    first="first",
-    change="change",
-    way="way",
-    more="more",
-    less="less",
-    new="new",
-    counter="items",
-)
-L2 = Language(
-    names=("taro", "hana", "ken", "yuki", "jiro", "emi", "sora", "mika"),
-    things=("ringo", "hon", "kane", "tamago", "ishi", "fude", "wan", "kai"),
-    gains=("kau", "mitsuke", "morau"),
-    losses=("uru", "nakusu", "taberu"),
-    settings=("kimeru", "suru"),
-    has="motsu",
-    then="tsugi",
-    how_many="ikutsu",
-    now="ima",
-    first="hajime",
-    change="henka",
-    way="houkou",
-    more="fueru",
-    less="heru",
-    new="shin",
-    counter="ko",
-)
-UP, DOWN = "up", "down"
-FACTS = {
-    "colour": ("red", "green", "blue", "white"),
-    "place": ("farm", "town", "sea", "hill"),
-    "cost": ("cheap", "fair", "dear", "free"),
-}
-"""Kinds of facts about things, in L1, and the possible answers; `fact` gives the right one."""
-
-
-def vocabulary() -> list[str]:
-    """Return the models' vocabulary; a word's position is its token id."""
-    facts = [word for kind, answers in FACTS.items() for word in (kind, *answers)]
-    shared = (*PUNCTUATION, *NUMERALS, TOPIC, UP, DOWN)
-    return [PAD, EOS, UNKNOWN, *shared, *L1.words(), *L2.words(), *facts]
 
 
 @dataclass(frozen=True)
@@ -135,6 +52,7 @@ class Document:
 
 
 Maker = Callable[[random.Random], Document]
+"""Makes a random document."""
 
 
 def pick(rng: random.Random, options: Sequence[T]) -> T:
@@ -160,8 +78,14 @@ def training_document(maker: Maker, rng: random.Random) -> Document:
     return document
 
 
-def _tell(language: Language, rng: random.Random, before: int, verb: str, amount: int) -> str:
-    """Return a story in a random word order of the language (L1 has three, L2 two)."""
+def _story_text(language: Language, rng: random.Random, before: int, verb: str, amount: int) -> str:
+    """Return a story in a random word order of the language (L1 has three, L2 has two).
+
+    Args:
+        before: the number of things before the event.
+        verb: the verb of the event.
+        amount: the number that the verb refers to.
+    """
     name, thing = pick(rng, language.names), pick(rng, language.things)
     then = f"{language.then} " if rng.random() < 0.5 else ""
     has = language.has
@@ -177,8 +101,14 @@ def _tell(language: Language, rng: random.Random, before: int, verb: str, amount
     return f"{thing} {before} {name} {TOPIC} {has} . {then}{amount} {verb} ."
 
 
-def _event(language: Language, rng: random.Random, way: str) -> tuple[str, int, int]:
-    """Return (story, number before, number of the event); the result is always a known numeral."""
+def _draw_story(language: Language, rng: random.Random, way: str) -> tuple[str, int, int]:
+    """Return a random story, the number before the event, and the number that its verb refers to.
+
+    The number after the event is always one of `NUMERALS`.
+
+    Args:
+        way: `plus`, `minus` or `set`.
+    """
     if way == "set":
         before, amount = pick(rng, range(len(NUMERALS))), pick(rng, range(len(NUMERALS)))
         verbs = language.settings
@@ -188,10 +118,10 @@ def _event(language: Language, rng: random.Random, way: str) -> tuple[str, int, 
         if way == "minus":
             before, amount = max(before, amount), min(before, amount)
             verbs = language.losses
-    return _tell(language, rng, before, pick(rng, verbs), amount), before, amount
+    return _story_text(language, rng, before, pick(rng, verbs), amount), before, amount
 
 
-def _ask(language: Language, word: str) -> str:
+def _question_text(language: Language, word: str) -> str:
     if language is L1:
         return f"{language.how_many} {word} ?"
     return f"{word} {language.how_many} ?"
@@ -206,7 +136,7 @@ def language_question(language: Language) -> Maker:
 
     def make(rng: random.Random) -> Document:
         way = pick(rng, ("plus", "minus", "set"))
-        story, before, amount = _event(language, rng, way)
+        story, before, amount = _draw_story(language, rng, way)
         kinds = ("first", "change", "way", "set") if way == "set" else ("first", "change", "way")
         kind = pick(rng, kinds)
         if kind == "way":
@@ -214,7 +144,7 @@ def language_question(language: Language) -> Maker:
             return Document(kind, story, f"{language.way} ?", outcome)
         word = {"first": language.first, "change": language.change, "set": language.now}[kind]
         number = before if kind == "first" else amount
-        return Document(kind, story, _ask(language, word), f"{number} {language.counter}")
+        return Document(kind, story, _question_text(language, word), f"{number} {language.counter}")
 
     return make
 
@@ -222,21 +152,21 @@ def language_question(language: Language) -> Maker:
 def arithmetic_question(language: Language) -> Maker:
     """Return a maker of questions that need addition or subtraction.
 
-    The sums are a + b and a - b, with a and b from 1 to 9 and a >= b for a - b. The choices are
-    three numbers (the right one and two of: the result with the other sign, the number of the
-    event, neighbours of the right one), each with the counting word of L1 and that of L2.
+    The answer is a + b or a - b, with a and b from 1 to 9, and a >= b for a - b. There are six
+    choices: three numbers, each with the counting word of L1 and with that of L2. The numbers are
+    the right one and two of these: the result with the other sign, b, the right one +- 1.
     """
 
     def make(rng: random.Random) -> Document:
         way = pick(rng, ("plus", "minus"))
-        story, before, amount = _event(language, rng, way)
+        story, before, amount = _draw_story(language, rng, way)
         right = before + amount if way == "plus" else before - amount
         other = abs(before - amount) if way == "plus" else before + amount
         wrong = [n for n in (other, amount, right + 1, right - 1) if n != right and n in range(19)]
         numbers = [right, *dict.fromkeys(wrong)][:3]
         choices = [f"{n} {lang.counter}" for n in numbers for lang in (L1, L2)]
         answer = f"{right} {language.counter}"
-        question = _ask(language, language.now)
+        question = _question_text(language, language.now)
         return Document(way, story, question, answer, tuple(shuffled(rng, choices)))
 
     return make
@@ -254,7 +184,7 @@ def fact_question(rng: random.Random) -> Document:
     The story does not contain the answer; a model must have learned it. The choices are all
     answers of that kind.
     """
-    story, _, _ = _event(L1, rng, pick(rng, ("plus", "minus", "set")))
+    story, _, _ = _draw_story(L1, rng, pick(rng, ("plus", "minus", "set")))
     thing = next(word for word in story.split() if word in L1.things)
     kind = pick(rng, tuple(FACTS))
     return Document(kind, story, f"{kind} ?", fact(thing, kind), tuple(shuffled(rng, FACTS[kind])))
@@ -287,19 +217,22 @@ TASKS = {
 
 
 def task_documents(seed: int = 0) -> dict[str, list[Document]]:
-    """Return the documents of every task; no story occurs twice, within a task or across tasks."""
-    made: dict[str, list[Document]] = {}
-    told: set[str] = set()
+    """Return the documents of every task: task -> documents.
+
+    No story occurs twice, neither within a task nor across tasks.
+    """
+    documents: dict[str, list[Document]] = {}
+    used: set[str] = set()
     for name, task in TASKS.items():
         rng = random.Random(f"{seed}/{name}")
-        fresh: list[Document] = []
-        while len(fresh) < task.count:
+        chosen: list[Document] = []
+        while len(chosen) < task.count:
             document = task.maker(rng)
-            if held_out(document.story) and document.story not in told:
-                told.add(document.story)
-                fresh.append(document)
-        made[name] = fresh
-    return made
+            if held_out(document.story) and document.story not in used:
+                used.add(document.story)
+                chosen.append(document)
+        documents[name] = chosen
+    return documents
 
 
 def task_lines(name: str) -> str:
