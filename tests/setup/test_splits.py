@@ -16,7 +16,7 @@ from evomerge.config.schema import load
 from evomerge.errors import EvomergeError
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.setup.preflight import facts
+from evomerge.setup.preflight import summary
 from evomerge.setup.runs import prepare, reopen
 from evomerge.setup.search import evaluate
 
@@ -123,7 +123,7 @@ def test_another_task_may_give_the_documents(tmp_path, tasks):
         test={"documents": "all", "tasks": {"t_maths": "t_new"}},
     )
     problem = prepare(load(file), tmp_path)
-    assert facts(problem)["sources"] == {
+    assert summary(problem)["sources"] == {
         "search": ["t_maths:test"],
         "validation": ["t_maths:test"],
         "test": ["t_new:test"],
