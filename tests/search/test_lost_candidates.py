@@ -59,7 +59,7 @@ def test_three_deaths_and_the_search_goes_on(unbroken, tmp_path, end, number):
     evomerge("resume", run, **about)
     rows, theirs = (evomerge_json("results", folder)["candidates"] for folder in (run, whole))
     assert rows[5]["failure"] == (
-        "lost: 3 processes ended, without a word, while this candidate was scored."
+        "lost: 3 processes ended without an error while this candidate was scored."
     )
     assert theirs[5]["failure"].endswith("cannot be judged")
     assert [row | {"failure": None} for row in rows] == [row | {"failure": None} for row in theirs]

@@ -11,7 +11,7 @@ import scripted
 from scripted import ScriptedExecutor, search, trajectory
 
 from evomerge.errors import SearchError
-from evomerge.run.attempts import MOST, Attempts
+from evomerge.run.attempts import MAX_ATTEMPTS, Attempts
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.scores import Expected, Failure, Scores
@@ -122,14 +122,14 @@ def test_a_completed_estimate_leads_by_what_it_came_to(tmp_path, completed):
 def test_a_candidate_that_ends_the_process_is_given_up(tmp_path):
     path = tmp_path / "attempts.jsonl"
     killed = []
-    for lives in range(MOST):
+    for lives in range(MAX_ATTEMPTS):
         attempts = Attempts(path)
         assert attempts.count("7 search") == lives
         with pytest.raises(KeyboardInterrupt), attempts.trying("7 search"):
             raise KeyboardInterrupt  # an interrupted job has not ended its process
         killed.append(attempts.trying("7 search"))
         killed[-1].__enter__()  # never left: what a kill leaves behind
-    assert Attempts(path).count("7 search") == MOST
+    assert Attempts(path).count("7 search") == MAX_ATTEMPTS
     assert Attempts(path).count("8 search") == 0
 
 
@@ -147,7 +147,7 @@ def test_lost_candidates_are_rows_and_the_rest_is_the_same(tmp_path):
     whole = search(tmp_path / "whole", ScriptedExecutor(1, random.Random(0)), window=None)
     search(tmp_path / "run", ScriptedExecutor(1, random.Random(0)), window=None, candidates=6)
     attempts = tmp_path / "run" / "attempts.jsonl"
-    attempts.write_text('{"job": "8 search", "what": "begins"}\n' * MOST)
+    attempts.write_text('{"job": "8 search", "what": "begins"}\n' * MAX_ATTEMPTS)
     history = search(tmp_path / "run", ScriptedExecutor(1, random.Random(0)), window=None)
     lost = history.candidates[8]
     assert isinstance(lost.told, Failure) and lost.told.stage == "lost"
