@@ -89,7 +89,7 @@ def test_a_new_search_takes_what_is_best_now(family):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ("another run", r"stood for the recipe [0-9a-f]{16}, which that run does not have"),
+        ("another run", r"was the recipe [0-9a-f]{16}, but that run does not have"),
         ("nothing", "Parent 'run:.*first': .*first does not exist"),
     ],
 )
