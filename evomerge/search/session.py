@@ -151,11 +151,11 @@ class Session:
 
         If so, the candidate gets the earlier scores, or waits for them.
         """
-        alike = self.history.alike(candidate)
-        scored = next((item for item in alike if item.status == "scored"), None)
+        equal = self.history.earlier_equals(candidate)
+        scored = next((item for item in equal if item.status == "scored"), None)
         if scored is not None:
             self._tell(candidate, scored.outcomes["search"], scored)
-        elif any(item.status == "open" for item in alike):
+        elif any(item.status == "open" for item in equal):
             self._duplicates.append(candidate)
         else:
             return False

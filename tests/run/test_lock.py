@@ -106,9 +106,11 @@ def test_a_process_that_is_gone_is_not_named_as_the_writer(tmp_path):
 
 
 def test_where_locks_cannot_be_asked_about_a_writer_waits_for_readers(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "CAN_ASK", False)
+    monkeypatch.setattr(lock, "HAS_OFD_LOCKS", False)
     run = RunFolder.create(tmp_path / "run", {})
-    code = LOOK.replace("import sys", "import sys\nfrom evomerge.run import lock\nlock.CAN_ASK = 0")
+    code = LOOK.replace(
+        "import sys", "import sys\nfrom evomerge.run import lock\nlock.HAS_OFD_LOCKS = 0"
+    )
     readers = [start(code, run) for _ in range(2)]
     try:
         for reader in readers:

@@ -52,8 +52,8 @@ def test_a_follower_that_raises_never_hurts(tmp_path, caplog):
     assert trajectory(followed) == trajectory(alone)
     assert len(seen) == len(RunFolder(tmp_path / "a").events()) - 1  # all but the header
     assert [record.message for record in caplog.records].count(
-        f"{broken.__qualname__} failed (ZeroDivisionError: a display fell over) and is told no "
-        "more; the search goes on."
+        f"{broken.__qualname__} failed (ZeroDivisionError: a display fell over) and is not "
+        "called again; the search goes on."
     ) == 1
 
 
