@@ -1,4 +1,4 @@
-"""The end of a search: the best candidates are scored on documents that it did not use.
+"""The end of a search: the best candidates are scored on documents that were not used before.
 
 The winner is chosen on the validation documents. Its result is measured on the test documents.
 """

@@ -78,8 +78,8 @@ class Search:
         """Search, choose the winner on the validation documents, score it on the test documents.
 
         Raises:
-            EvomergeError: no candidate could be scored, or something outside of the candidates
-                has failed.
+            EvomergeError: no candidate could be scored, or something other than a candidate is at
+                fault.
         """
         self.session.publish_best()
         if not (self.is_spent and is_finished(self.history)):
@@ -104,7 +104,7 @@ class Search:
                 self.ask_generation()
             self.session.score(self.history.open)
             if not is_full(self.strategy, self.untold):
-                return
+                return  # the plan did not allow the whole generation
             tell_all(self.strategy, self.untold)
 
     def search_by_arrival(self) -> None:

@@ -120,8 +120,8 @@ class Session:
         """Start scoring candidates.
 
         A recipe is scored on the search documents only once: further candidates with this recipe
-        get the same scores. A candidate during which `MAX_ATTEMPTS` processes
-        ended gets a failure.
+        get the same scores. A candidate fails without being scored if
+        `MAX_ATTEMPTS` processes have ended while they scored it.
         """
         jobs = []
         for candidate in candidates:
@@ -262,7 +262,7 @@ def outcome_text(failure: Failure) -> str:
 
 
 def _lost(count: int) -> Failure:
-    """Return the failure of a candidate during which so many processes ended."""
+    """Return the failure of a candidate that ended so many processes."""
     return Failure(
         "lost", f"{count} processes ended without an error while this candidate was scored."
     )

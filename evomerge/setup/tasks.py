@@ -117,10 +117,11 @@ def _document_sources(
 
 
 def _check_known(name: str, names: Sequence[str], where: str) -> None:
+    """Refuse a task that is not one of the names."""
     if name not in names:
         raise ConfigError(
-            f"`{where}` names {name!r}, which is not the task of an objective; allowed are "
-            f"{', '.join(names) or 'none'}.{did_you_mean(name, names)}"
+            f"`{where}` names {name!r}, but it can only name tasks of the objectives: "
+            f"{', '.join(names) or 'here none'}.{did_you_mean(name, names)}"
         )
 
 

@@ -30,7 +30,7 @@ class MemoryShare:
 
     @classmethod
     def of_machine(cls, workers: int) -> MemoryShare:
-        """Return the share of one of several workers: 1/4 and 1/8 of its free memory."""
+        """Return a worker's share of the free memory: 1/4 and 1/8 of an equal part."""
         import psutil
 
         free = int(psutil.virtual_memory().available) // workers

@@ -1,4 +1,4 @@
-"""A file or folder appears complete or not at all; what a kill leaves is gone at the next start."""
+"""A file or folder appears complete or not at all; what a killed writer leaves is removed."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ def stop(*arguments):
 Path.replace = Path.rename = stop
 {}
 """
-"""A process that stands still when all is written and only the rename is missing."""
+"""A program that stops after writing, before the rename."""
 
 WRITERS = {
     "file": 'replace_text(Path(sys.argv[1]) / "name", "new" * 9999)',
@@ -53,7 +53,7 @@ def names(folder):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_killed_writer_leaves_nothing_that_the_next_does_not_remove(tmp_path, kind):
+def test_the_next_writer_removes_what_a_killed_one_has_left(tmp_path, kind):
     process = stopped(WRITERS[kind], tmp_path)
     assert len(names(tmp_path)) == 1
     assert not (tmp_path / "name").exists()
@@ -63,7 +63,7 @@ def test_a_killed_writer_leaves_nothing_that_the_next_does_not_remove(tmp_path, 
     else:
         create_whole(tmp_path / "other", {"a": "x"})
         create_whole(tmp_path / "name", {"a": "second"})
-    assert len(names(tmp_path)) == 3, "what a living process writes was removed"
+    assert len(names(tmp_path)) == 3, "the file of a running writer was removed"
     kill(process)
     (tmp_path / "name").rename(tmp_path / "moved")
     if kind == "file":
@@ -75,8 +75,8 @@ def test_a_killed_writer_leaves_nothing_that_the_next_does_not_remove(tmp_path, 
     assert names(tmp_path) == ["moved", "name", "other"]
 
 
-def test_a_run_that_is_opened_for_writing_is_cleaned(tmp_path):
-    """`best.yaml` may never be replaced again; its leftovers go all the same."""
+def test_opening_a_run_for_writing_removes_what_killed_writers_left(tmp_path):
+    """An unfinished `best.yaml` is removed even if `best.yaml` is not written again."""
     run = RunFolder.create(tmp_path / "run", {})
     run.write("best.yaml", "old")
     process = stopped('RunFolder(Path(sys.argv[1])).write("best.yaml", "new")', run.path)
@@ -88,14 +88,14 @@ def test_a_run_that_is_opened_for_writing_is_cleaned(tmp_path):
     assert (run.path / "best.yaml").read_text() == "old"
 
 
-def test_leftovers_of_a_name_with_signs_are_found(tmp_path):
+def test_unfinished_files_with_special_characters_are_found(tmp_path):
     process = stopped('replace_text(Path(sys.argv[1]) / "a[1]*", "new")', tmp_path)
     kill(process)
     replace_text(tmp_path / "a[1]*", "second")
     assert names(tmp_path) == ["a[1]*"]
 
 
-def test_what_fails_leaves_nothing(tmp_path):
+def test_a_failed_write_leaves_nothing(tmp_path):
     (tmp_path / "name").mkdir()
     with pytest.raises(IsADirectoryError):
         replace_text(tmp_path / "name", "text")
@@ -107,7 +107,7 @@ def test_what_fails_leaves_nothing(tmp_path):
     assert names(tmp_path) == ["name"]
 
 
-def test_a_link_stays_a_link_and_a_pipe_a_pipe(tmp_path):
+def test_links_and_pipes_are_kept(tmp_path):
     (tmp_path / "real").write_text("old")
     (tmp_path / "link").symlink_to("real")
     replace_text(tmp_path / "link", "new")
@@ -120,7 +120,7 @@ def test_a_link_stays_a_link_and_a_pipe_a_pipe(tmp_path):
     assert (tmp_path / "pipe").is_fifo()
 
 
-def test_files_have_the_rights_that_the_person_wants(tmp_path):
+def test_new_files_follow_the_umask(tmp_path):
     before = os.umask(0o027)
     try:
         replace_text(tmp_path / "file", "x")
