@@ -136,7 +136,7 @@ def search(
             lambda: GenomeStrategy(space(), create(optimizer, space().genes, 3), ranking.values),
             space().baselines(),
             Plan(candidates, None, None, finalists=3, order=order),
-        ).go()
+        ).run()
     return History(run.events())
 
 

@@ -44,7 +44,7 @@ def search(
             data = stages.with_candidates(data, candidates)
         problems = stages.start(data, file, run, allow_pickle=allow_pickle)
         warn([note for problem in problems for note in warnings(problem, allow_benchmarks)])
-        stages.go(run, lambda stage, problem: _run(stage, problem, {}))
+        stages.run_stages(run, lambda stage, problem: _run(stage, problem, {}))
         return
     overrides = [*(set_ or []), *([f"budget.candidates={candidates}"] if candidates else [])]
     problem = prepare(load(file, overrides), file.parent, allow_pickle=allow_pickle)
@@ -72,7 +72,7 @@ def resume(
                 f"{directory} is a search in stages, but --candidates and --hours change one "
                 f"stage; give the folder of a stage, for example {directory / 'stage-1'}."
             )
-        stages.go(directory, lambda stage, problem: _run(stage, problem, {}))
+        stages.run_stages(directory, lambda stage, problem: _run(stage, problem, {}))
         return
     run = RunFolder(directory)
     new_budget = {"candidates": candidates, "hours": hours}

@@ -24,7 +24,7 @@ _MARK = ".partial-"
 
 
 @contextmanager
-def appearing(out: Path) -> Iterator[Path]:
+def atomic_folder(out: Path) -> Iterator[Path]:
     """Yield an empty folder that is renamed to `out` when the block ends.
 
     Its files are flushed to disk before. If the block raises, the folder is removed.
@@ -56,7 +56,7 @@ def appearing(out: Path) -> Iterator[Path]:
     _sync(out.parent)
 
 
-def create_whole(path: Path, texts: Mapping[str, str]) -> None:
+def create_folder(path: Path, texts: Mapping[str, str]) -> None:
     """Create a folder with its files in one step. An empty folder of this name is replaced.
 
     Args:
@@ -140,7 +140,7 @@ def _begin(path: Path, *, folder: bool) -> tuple[Path, int]:
             if folder and partial.parent.is_dir():
                 continue  # another process took it for abandoned and removed it: try again
             raise
-        with suppress(OSError):  # a file system without locks: nothing is removed there
+        with suppress(OSError):  # a file system without locks, where nothing is ever removed
             fcntl.flock(lock, fcntl.LOCK_EX)
         if partial.exists():
             return partial, lock

@@ -15,7 +15,7 @@ import yaml
 from evomerge.errors import RunFolderError
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping
-from evomerge.run.atomic import create_whole, remove_abandoned, replace_text
+from evomerge.run.atomic import create_folder, remove_abandoned, replace_text
 from evomerge.run.journal import FORMAT, Event, encode, read
 from evomerge.run.lock import exclusive, is_held
 
@@ -103,7 +103,7 @@ class RunFolder:
         header = encode({"event": "header", "format": FORMAT})
         text = yaml.safe_dump(dict(config), sort_keys=False, width=110)
         try:
-            create_whole(path, {CONFIG: text, JOURNAL: header.decode()})
+            create_folder(path, {CONFIG: text, JOURNAL: header.decode()})
         except OSError as error:
             cls.check_free(path)
             raise RunFolderError(f"{path} cannot be created: {error.strerror}.") from error

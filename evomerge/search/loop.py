@@ -47,7 +47,7 @@ class Plan:
 
 
 class Search:
-    """The search of one run. `go` starts or continues it and returns the winner.
+    """The search of one run. `run` starts or continues it and returns the winner.
 
     Args:
         session: runs jobs and keeps the journal.
@@ -74,7 +74,7 @@ class Search:
         """The strategy that proposes candidates, made at the first use."""
         return self.make_strategy()
 
-    def go(self) -> Candidate:
+    def run(self) -> Candidate:
         """Search, choose the winner on the validation documents, score it on the test documents.
 
         Raises:
@@ -132,7 +132,7 @@ class Search:
         known = {item.label for item in self.history.baselines}
         for label, recipe in self.baselines.items():
             if label not in known and not self.is_spent:
-                origin = self.strategy.take(len(self.history.candidates), label)
+                origin = self.strategy.add_baseline(len(self.history.candidates), label)
                 self.journal(recipe, origin, {"label": label})
 
     def ask_generation(self) -> None:

@@ -16,8 +16,8 @@ from evomerge.config.frozen import frozen_objectives, frozen_splits
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.models.references import RUN
-from evomerge.setup.executor import check_executor, settle_order
-from evomerge.setup.fidelity import check_fidelity, settle_racing
+from evomerge.setup.executor import check_executor, resolve_order
+from evomerge.setup.fidelity import check_fidelity, resolve_racing
 from evomerge.setup.optimizer import make_optimizer
 from evomerge.setup.parents import Opener, open_parents, plan_tokenizers
 from evomerge.setup.problem import Problem
@@ -54,10 +54,10 @@ def check_search(
     evaluator = load_tasks(config)
     objectives = find_objectives(config, evaluator)
     splits = find_splits(config, evaluator)
-    config = settle_racing(config, objectives, evaluator.info, splits["search"])
+    config = resolve_racing(config, objectives, evaluator.info, splits["search"])
     check_fidelity(config, objectives, evaluator.info, splits["search"])
     check_placement(config, checkpoints[host])
-    config = settle_order(config, make_optimizer(config, space).population)
+    config = resolve_order(config, make_optimizer(config, space).population)
     recipes = sample_recipes(space)
     tokenizers = plan_tokenizers(
         config, [*space.baselines().values(), *recipes.values()], checkpoints

@@ -43,7 +43,7 @@ def check_executor(config: SearchConfig) -> None:
         )
 
 
-def settle_order(config: SearchConfig, generation: int) -> SearchConfig:
+def resolve_order(config: SearchConfig, generation: int) -> SearchConfig:
     """Return the search file with `executor.order` set, if it is `auto`.
 
     Args:

@@ -32,7 +32,7 @@ def make_fidelity(config: SearchConfig) -> Fidelity | None:
     return None
 
 
-def settle_racing(
+def resolve_racing(
     config: SearchConfig,
     objectives: Sequence[Objective],
     info: TasksInfo,

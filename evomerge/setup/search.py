@@ -86,7 +86,7 @@ def _run_search(
             plan_of(problem, logbook.history),
         )
         try:
-            return search.go()
+            return search.run()
         finally:
             session.close()
 

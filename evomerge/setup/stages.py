@@ -22,7 +22,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import RUN
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping
-from evomerge.run.atomic import create_whole
+from evomerge.run.atomic import create_folder
 from evomerge.run.folder import STAGES, RunFolder, stage_folder
 from evomerge.setup.check import check_search, freeze
 from evomerge.setup.problem import Problem
@@ -73,7 +73,7 @@ def check(data: Mapping[str, Any], source: Path, *, allow_pickle: bool = False) 
 def start(
     data: Mapping[str, Any], source: Path, folder: Path, *, allow_pickle: bool = False
 ) -> list[Problem]:
-    """Check every stage, create the folder and return the problems; `go` runs the stages.
+    """Check every stage, create the folder and return the problems; `run_stages` runs them.
 
     Args:
         data: the mapping in the search file.
@@ -87,7 +87,7 @@ def start(
     problems = check(data, source, allow_pickle=allow_pickle)
     origin = str(source.parent.resolve())
     plain = {**data, "origin": origin, "allow_pickle": allow_pickle}
-    create_whole(folder, {STAGES: yaml.safe_dump(plain, sort_keys=False)})
+    create_folder(folder, {STAGES: yaml.safe_dump(plain, sort_keys=False)})
     return problems
 
 
@@ -105,7 +105,7 @@ def with_candidates(data: Mapping[str, Any], candidates: int) -> dict[str, Any]:
     return {**data, "stages": stages}
 
 
-def go(folder: Path, each: Callable[[RunFolder, Problem], None]) -> None:
+def run_stages(folder: Path, each: Callable[[RunFolder, Problem], None]) -> None:
     """Run the stages one after the other; stages that have begun are continued.
 
     Args:

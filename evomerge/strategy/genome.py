@@ -42,7 +42,7 @@ class GenomeStrategy:
         """Number of genomes that the current generation still lacks."""
         return self.generation - self._asked % self.generation
 
-    def take(self, number: int, label: str) -> Origin:
+    def add_baseline(self, number: int, label: str) -> Origin:
         """Propose the genome of a baseline, if the space has one for it."""
         genome = self._baselines.get(label)
         if genome is None:

@@ -52,7 +52,7 @@ class Strategy(Protocol):
         """
         ...
 
-    def take(self, number: int, label: str) -> Origin:
+    def add_baseline(self, number: int, label: str) -> Origin:
         """Add a baseline (a parent, the uniform merge), which the strategy did not propose itself.
 
         Args:
@@ -73,13 +73,13 @@ class Strategy(Protocol):
         ...
 
     def repeat(self, number: int, label: str | None, origin: Origin) -> None:
-        """Repeat a `take` or an `ask` that the journal records.
+        """Repeat an `add_baseline` or an `ask` that the journal records.
 
         If the strategy would now propose something else, the recorded origin counts.
 
         Args:
             number: the candidate's number.
-            label: the baseline's label for a `take`; None for an `ask`.
+            label: the baseline's label for an `add_baseline`; None for an `ask`.
             origin: the recorded origin.
 
         Raises:

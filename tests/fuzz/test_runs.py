@@ -13,7 +13,7 @@ from mutations import FUZZ, damaged, json_files, value_or_error, yaml_files
 from evomerge.run.folder import CONFIG, JOURNAL, STAGES, RunFolder
 from evomerge.run.history import History
 from evomerge.run.journal import FORMAT, Journal, encode, read
-from evomerge.setup.stages import go
+from evomerge.setup.stages import run_stages
 
 SCORES = {
     "documents": {"t": [0, 2]},
@@ -108,4 +108,4 @@ def test_timings_that_cannot_be_read_are_ignored(folder, data):
 def test_stages(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("staged")
     (path / STAGES).write_bytes(data)
-    value_or_error(lambda: go(path, lambda run, problem: None))
+    value_or_error(lambda: run_stages(path, lambda run, problem: None))

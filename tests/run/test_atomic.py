@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from evomerge.run.atomic import appearing, create_whole, replace_text
+from evomerge.run.atomic import atomic_folder, create_folder, replace_text
 from evomerge.run.folder import RunFolder
 
 STOPPED = """
 import os, sys, time
 from pathlib import Path
-from evomerge.run.atomic import create_whole, replace_text
+from evomerge.run.atomic import create_folder, replace_text
 from evomerge.run.folder import RunFolder
 
 def stop(*arguments):
@@ -27,7 +27,7 @@ Path.replace = Path.rename = stop
 
 WRITERS = {
     "file": 'replace_text(Path(sys.argv[1]) / "name", "new" * 9999)',
-    "folder": 'create_whole(Path(sys.argv[1]) / "name", {"a": "1", "b": "2"})',
+    "folder": 'create_folder(Path(sys.argv[1]) / "name", {"a": "1", "b": "2"})',
     "run": 'RunFolder.create(Path(sys.argv[1]) / "name", {"seed": 1})',
 }
 
@@ -61,8 +61,8 @@ def test_the_next_writer_removes_what_a_killed_one_has_left(tmp_path, kind):
         replace_text(tmp_path / "other", "x")
         replace_text(tmp_path / "name", "second")
     else:
-        create_whole(tmp_path / "other", {"a": "x"})
-        create_whole(tmp_path / "name", {"a": "second"})
+        create_folder(tmp_path / "other", {"a": "x"})
+        create_folder(tmp_path / "name", {"a": "second"})
     assert len(names(tmp_path)) == 3, "the file of a running writer was removed"
     kill(process)
     (tmp_path / "name").rename(tmp_path / "moved")
@@ -71,7 +71,7 @@ def test_the_next_writer_removes_what_a_killed_one_has_left(tmp_path, kind):
     elif kind == "run":
         RunFolder.create(tmp_path / "name", {"seed": 2})
     else:
-        create_whole(tmp_path / "name", {"a": "third"})
+        create_folder(tmp_path / "name", {"a": "third"})
     assert names(tmp_path) == ["moved", "name", "other"]
 
 
@@ -100,8 +100,8 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(IsADirectoryError):
         replace_text(tmp_path / "name", "text")
     with pytest.raises(UnicodeEncodeError):
-        create_whole(tmp_path / "run", {"a": "fine", "b": "\ud800"})
-    with pytest.raises(ZeroDivisionError), appearing(tmp_path / "model") as folder:
+        create_folder(tmp_path / "run", {"a": "fine", "b": "\ud800"})
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "model") as folder:
         (folder / "x").write_text("")
         raise ZeroDivisionError
     assert names(tmp_path) == ["name"]
@@ -124,7 +124,7 @@ def test_new_files_follow_the_umask(tmp_path):
     before = os.umask(0o027)
     try:
         replace_text(tmp_path / "file", "x")
-        create_whole(tmp_path / "folder", {"a": "x"})
+        create_folder(tmp_path / "folder", {"a": "x"})
     finally:
         os.umask(before)
     rights = {name: (tmp_path / name).stat().st_mode & 0o777 for name in ("file", "folder")}

@@ -7,7 +7,7 @@ import pytest
 from evomerge.config.schema import parse
 from evomerge.evaluate.tasks.info import MetricInfo, TaskInfo, TasksInfo
 from evomerge.scores import Objective
-from evomerge.setup.fidelity import make_fidelity, settle_racing
+from evomerge.setup.fidelity import make_fidelity, resolve_racing
 
 INFO = TasksInfo(
     {
@@ -40,8 +40,8 @@ PLAIN = {"parents": ["a", "b"], "objectives": [{"task": "t", "metric": "acc"}]}
 def test_racing_auto_becomes_true_or_false(change, metric, documents, raced):
     config = parse(copy.deepcopy(PLAIN) | change, "search.yaml")
     objectives = [Objective("t", metric)]
-    settled = settle_racing(config, objectives, INFO, {"t": range(documents)})
-    assert settled.evaluation.racing.enabled is raced
-    assert (settled.evaluation.fidelity_policy == "racing") is raced
-    again = parse(settled.model_dump(mode="json"), "frozen")
-    assert again == settled and make_fidelity(again) == make_fidelity(settled)
+    resolved = resolve_racing(config, objectives, INFO, {"t": range(documents)})
+    assert resolved.evaluation.racing.enabled is raced
+    assert (resolved.evaluation.fidelity_policy == "racing") is raced
+    again = parse(resolved.model_dump(mode="json"), "frozen")
+    assert again == resolved and make_fidelity(again) == make_fidelity(resolved)

@@ -155,7 +155,7 @@ def test_allow_pickle_applies_to_all_stages(tmp_path, monkeypatch):
     evomerge("validate", file, "--allow-pickle", PYTHONPATH=path)
     evomerge("search", file, "--run", run, "--allow-pickle", PYTHONPATH=path)
     shutil.rmtree(run / "stage-2")
-    stages.go(run, lambda stage, problem: run_search(problem, stage, {}))
+    stages.run_stages(run, lambda stage, problem: run_search(problem, stage, {}))
     assert len(History(RunFolder(run / "stage-2").events()).candidates) == 3
 
 
@@ -192,4 +192,4 @@ def test_there_is_a_warning_for_the_benchmark_of_every_stage(tmp_path):
 def test_a_damaged_stages_file_is_one_sentence(tmp_path, text):
     (tmp_path / "stages.yaml").write_text(text)
     with pytest.raises(InputError, match="stages"):
-        stages.go(tmp_path, lambda stage, problem: None)
+        stages.run_stages(tmp_path, lambda stage, problem: None)
