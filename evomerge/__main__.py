@@ -1,4 +1,4 @@
-"""Entry point: runs the command line and turns errors into one sentence and an exit code."""
+"""The program `evomerge`: runs a command, and turns errors into one sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -12,21 +12,25 @@ from evomerge.errors import EvomergeError, Terminated
 INTERRUPTED, TERMINATED = 130, 143
 
 _received: list[int] = []
-"""Signals that asked the process to end; the parser does not pass on which exception it was."""
+"""SIGTERMs so far. Typer does not pass on whether a KeyboardInterrupt was a `Terminated`."""
 
 
 def main() -> None:
-    """Run `evomerge`; exit 0 done, 1 failed, 2 bad input, 130 interrupted, 143 terminated."""
+    """Run the command in `sys.argv` and exit.
+
+    Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted, 143 terminated.
+    """
     debug = "--debug" in sys.argv[1:]
     arguments = [item for item in sys.argv[1:] if item != "--debug"]
-    if signal.getsignal(signal.SIGTERM) != signal.SIG_IGN:  # of one who does not want it to end
+    # Whoever started the process with SIGTERM ignored does not want the signal to end it.
+    if signal.getsignal(signal.SIGTERM) != signal.SIG_IGN:
         signal.signal(signal.SIGTERM, terminate)
     try:
         sys.exit(run(arguments))
-    except KeyboardInterrupt:  # before the command had begun, or after it
+    except KeyboardInterrupt:  # before or after the command itself ran
         sys.exit(interrupted())
     except BrokenPipeError:
-        # The reader went away (`evomerge results RUN | head`); nothing is left to say.
+        # Nobody reads the output any more, as in `evomerge results RUN | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
@@ -44,7 +48,7 @@ def main() -> None:
 
 
 def terminate(number: int, frame: FrameType | None) -> None:
-    """End the process in order; should that take too long, the next SIGTERM ends it at once.
+    """Handle SIGTERM: end the process in order. A second SIGTERM ends it at once.
 
     Raises:
         Terminated: always.
@@ -55,7 +59,14 @@ def terminate(number: int, frame: FrameType | None) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command and return its exit code; errors meant for a person are raised."""
+    """Run one command and return its exit code.
+
+    Args:
+        arguments: the command line without the program's name, such as `["status", "runs/mine"]`.
+
+    Raises:
+        EvomergeError: the command failed, for a reason that a person can understand.
+    """
     from typer import Abort
     from typer.main import get_command
 
@@ -66,18 +77,18 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, Abort):
         return interrupted()
     except Exception as error:
-        # Usage errors of the command line parser print themselves and know their exit code.
+        # Typer's usage errors have a method that prints them, and an exit code.
         show, code = getattr(error, "show", None), getattr(error, "exit_code", None)
         if isinstance(error, EvomergeError) or show is None or code is None:
             raise
         show()
         return int(code)
-    # Some versions of the parser make an exit code of KeyboardInterrupt, others an Abort.
+    # Some versions of Typer return 130 after a KeyboardInterrupt, others raise Abort.
     return interrupted() if result == INTERRUPTED else result if isinstance(result, int) else 0
 
 
 def interrupted() -> int:
-    """Say by which signal the command was ended, and return the exit code for it."""
+    """Print which signal ended the command, and return the exit code for it."""
     print(f"evomerge: {'terminated' if _received else 'interrupted'}", file=sys.stderr)
     return TERMINATED if _received else INTERRUPTED
 

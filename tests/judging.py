@@ -1,4 +1,4 @@
-"""What the tests of objective functions share: a search scored by a module that they write."""
+"""For tests of objective functions: a search whose objective is in a module of the test."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ SPLITS = {
 
 
 def write_judged(folder: Path, source: str, **changes) -> Path:
-    """Write `judging.py` and a search that has `judging:judge` as its only objective."""
+    """Write `judging.py` and a search file with `judging:judge` as the only objective."""
     (folder / "judging.py").write_text(source)
     given = {
         "objectives": [{"task": "judging:judge", "metric": "score"}],

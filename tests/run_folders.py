@@ -1,4 +1,4 @@
-"""Run folders written by hand: every state of a run without a search."""
+"""Run folders in all states, written without a search."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,13 +15,13 @@ KEY = "zoo_l2_maths/exact_match"
 
 
 def scores(right: int, of: int = 24) -> Scores:
-    """Scores of a model that answers so many documents rightly."""
+    """Return the scores of a model with so many right answers."""
     values = (1.0,) * right + (0.0,) * (of - right)
     return Scores({"zoo_l2_maths": tuple(range(of))}, {KEY: values}, {KEY: right / of})
 
 
 def asked(number: int, label: str | None = None, genome: Sequence[float] = ()) -> Event:
-    """An `ask` of a baseline, or of what the optimizer proposed."""
+    """Return the `ask` event of a baseline, or of a genome of the optimizer."""
     event: Event = {"event": "ask", "candidate": number, "digest": f"{number:064x}"}
     if label is not None:
         return event | {"label": label}
@@ -29,7 +29,7 @@ def asked(number: int, label: str | None = None, genome: Sequence[float] = ()) -
 
 
 def told(number: int, outcome: Outcome) -> Event:
-    """A `tell` of an outcome."""
+    """Return the `tell` event of an outcome."""
     event: Event = {"event": "tell", "candidate": number, **outcome_fields(outcome)}
     if isinstance(outcome, Failure):
         return event
@@ -39,7 +39,7 @@ def told(number: int, outcome: Outcome) -> Event:
 def write_run(
     folder: Path, events: Sequence[Event], torn: bytes = b"", **changes: Mapping[str, Any]
 ) -> RunFolder:
-    """Create a run folder with these events, and with a half-written line behind them."""
+    """Create a run folder with these events, followed by an incomplete line."""
     run = RunFolder.create(folder, SMALL | changes)
     with run.journal_path.open("ab") as file:
         file.write(b"".join(map(encode, events)) + torn)
@@ -63,4 +63,4 @@ STATES: dict[str, tuple[list[Event], bytes]] = {
         b'5d1e9f00 {"event":"tell","cand',
     ),
 }
-"""Runs that have no winner, and no candidate that beats the parents."""
+"""Name -> events and incomplete last line of a run without a winner."""

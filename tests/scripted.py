@@ -1,4 +1,4 @@
-"""A search over made-up outcomes: everything is real but the building and scoring of models."""
+"""A search with made-up outcomes: everything is real except building and scoring models."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def space() -> ParameterSpace:
 
 
 def unit(*parts: object) -> float:
-    """Return a number in [0, 1) that the parts alone decide."""
+    """Return a number in [0, 1) that depends only on the parts."""
     digest = hashlib.sha256(repr(parts).encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
 def outcome_of(job: Job, failing: float) -> Outcome:
-    """Return what a job comes to: decided by all that the job says, and nothing else."""
+    """Return the outcome of a job; it depends only on the job."""
     known = [sorted(item.aggregates.items()) for item in job.earlier]
     against = job.incumbent and sorted(job.incumbent.aggregates.items())
     key = (job.recipe.digest, job.split, against, known)
@@ -69,9 +69,9 @@ class ScriptedExecutor:
     """Runs up to `width` jobs at a time, which end in any order.
 
     Args:
-        ends: which of the running jobs ends next.
+        ends: chooses which of the running jobs ends next.
         failing: share of the recipes that fail.
-        dies_after: how many outcomes come out before the process is as good as killed.
+        dies_after: number of outcomes after which `next` raises an error, as if it was killed.
     """
 
     def __init__(
@@ -113,7 +113,11 @@ def search(
     window: Window | None = Window(recent=5, whole=False),
     followers: Sequence[Any] = (),
 ) -> History:
-    """Start or continue a search in a folder; return its history at the end, or at its death."""
+    """Start or continue a search in a folder, and return its history at the end.
+
+    Raises:
+        SearchError: the executor was "killed".
+    """
     ranking = WeightedSum(OBJECTIVES)
     run = RunFolder(path) if path.exists() else RunFolder.create(path, {"made": "up"})
     with Journal(run.journal_path) as journal:
@@ -125,19 +129,19 @@ def search(
             ranking,
             window,
             Attempts(run.path / "attempts.jsonl"),
-            lambda leading: None,
+            lambda best: None,
         )
         Search(
             session,
             lambda: GenomeStrategy(space(), create(optimizer, space().genes, 3), ranking.values),
             space().baselines(),
             Plan(candidates, None, None, finalists=3, order=order),
-        ).go()
+        ).run()
     return History(run.events())
 
 
 def trajectory(history: History) -> list[tuple[Any, ...]]:
-    """Return all that the law of width promises to be the same."""
+    """Return all that must be equal according to the law of width."""
 
     def of(item: Candidate) -> tuple[Any, ...]:
         place = (item.number, item.label, item.digest, item.origin, item.generation)

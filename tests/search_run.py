@@ -1,4 +1,4 @@
-"""What the tests of whole searches share: a small search file, and the command as a process."""
+"""For tests of whole searches: a small search file, and functions that run commands."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def evomerge_json(*arguments):
 
 
 def kill_when(arguments, journal, lines: int, delay: float) -> int:
-    """Start a command and kill it soon after the journal has so many lines."""
+    """Start a command, and kill it `delay` seconds after the journal has `lines` lines."""
     process = subprocess.Popen(
         command(*arguments), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line: each command reads its arguments, calls the system, prints the answer."""

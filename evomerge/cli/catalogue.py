@@ -1,20 +1,37 @@
-"""What this installation knows, as rows for `evomerge list`."""
+"""The command `list`: the merge methods, optimizers, spaces and embedded parents."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from evomerge.cli.options import JsonOption
 from evomerge.errors import InputError, did_you_mean
 
 SPACES = {
-    "parameters": "merge knobs by layer group and component (PS)",
+    "parameters": "the knobs of a merge, by layer group and component (PS)",
     "dataflow": "the path through the parents' layers, with scales (DFS)",
-    "joint": "a weighted merge of parents in every slot of the path",
+    "joint": "the path through merged layers, and the knobs of their merges",
 }
 
 
-def rows_of(what: str) -> list[dict[str, Any]]:
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, optimizers, spaces or parents")],
+    as_json: JsonOption = False,
+) -> None:
+    """List the methods, optimizers, spaces or embedded parents."""
+    from evomerge.cli import terminal
+
+    rows = _rows(what)
+    if as_json:
+        terminal.print_json(rows)
+        return
+    terminal.print_rows(rows, "name")
+
+
+def _rows(what: str) -> list[dict[str, Any]]:
     """Return the rows of one list.
 
     Raises:
@@ -40,13 +57,10 @@ def _methods() -> list[dict[str, Any]]:
     for name in method_names():
         method = get_method(name)
         fewest, most = method.parents
-        count = (
-            f"{fewest}+"
-            if most is None
-            else str(fewest)
-            if fewest == most
-            else (f"{fewest}-{most}")
-        )
+        if most is None:
+            count = f"{fewest}+"
+        else:
+            count = str(fewest) if fewest == most else f"{fewest}-{most}"
         rows.append(
             {
                 "name": name,
@@ -61,6 +75,7 @@ def _methods() -> list[dict[str, Any]]:
 
 
 def _knob(knob: Any) -> str:
+    """Return `name (scope, range, default)`."""
     default = "required" if knob.default is None else f"{knob.default:g}"
     bounds = f"{knob.low:g}..{knob.high:g}"
     return (

@@ -14,11 +14,12 @@ CandidatesOption = Annotated[
     int | None, typer.Option(min=1, help="largest number of candidates, over all sessions")
 ]
 OutOption = Annotated[Path, typer.Option("--out", help="new folder for the model")]
+ShardSizeOption = Annotated[str, typer.Option(help="largest size of a weight file, e.g. 5GB")]
 AllowBenchmarksOption = Annotated[
     bool, typer.Option(help="no warning when the search optimizes on a well-known benchmark")
 ]
 AllowPickleOption = Annotated[
-    bool, typer.Option(help="accept parents whose weights are pickles (read with weights_only)")
+    bool, typer.Option(help="accept parents with pickled weights (read with weights_only)")
 ]
 SetOption = Annotated[
     list[str] | None,

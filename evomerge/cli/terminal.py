@@ -1,11 +1,11 @@
-"""What the commands print: Rich for people on a terminal, plain lines in a pipe."""
+"""Printing for all commands: Rich tables on a terminal, plain lines in a pipe."""
 
 from __future__ import annotations
 
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,7 @@ err = Console(stderr=True, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
-    """Print strict JSON (nan and infinities become null)."""
+    """Print a value as strict JSON; nan and infinities become null."""
     sys.stdout.write(json.dumps(_strict(value), indent=2, ensure_ascii=False) + "\n")
 
 
@@ -64,9 +64,9 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: st
     out.print(table)
 
 
-def print_facts(facts: Mapping[str, Any]) -> None:
-    """Print named values, one a line."""
-    print_table(("what", "value"), [(name, _text(value)) for name, value in facts.items()])
+def print_values(values: Mapping[str, Any]) -> None:
+    """Print named values, one on each line."""
+    print_table(("what", "value"), [(name, _text(value)) for name, value in values.items()])
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], first: str) -> None:
@@ -74,14 +74,14 @@ def print_rows(rows: Sequence[Mapping[str, Any]], first: str) -> None:
 
     Args:
         rows: the records.
-        first: the only header where there are none.
+        first: the header that is printed if there are no records.
     """
     headers = list(rows[0]) if rows else [first]
     print_table(headers, [[_text(row[name]) for name in headers] for row in rows])
 
 
 def print_standings(table: Standings) -> None:
-    """Print the scores of parents, uniform merge and winner, and how far the winner is ahead."""
+    """Print the scores of parents, uniform merge and winner, and compare the winner with each."""
     headers = ["model", *(f"{column} {split}" for column in table.columns for split in SPLITS)]
     rows = []
     for row in table.rows:
@@ -109,16 +109,27 @@ def _text(value: Any) -> str:
 
 
 def say(message: str) -> None:
-    """Tell a person on standard error; standard output stays for answers."""
+    """Print a message to standard error; standard output is for a command's answer only."""
     err.print(message, markup=False, highlight=False)
 
 
+def warn(notes: Iterable[str]) -> None:
+    """Print each different warning once, to standard error."""
+    for note in dict.fromkeys(notes):
+        say(f"warning: {note}")
+
+
 class SearchDisplay:
-    """Shows a running search: a progress bar on a terminal, a line an event in a pipe."""
+    """Shows a running search: a progress bar on a terminal, one line for each event in a pipe.
+
+    Args:
+        total: largest number of candidates; None if the budget has no such bound.
+        ranking: decides which candidate is shown as the best.
+    """
 
     def __init__(self, total: int | None, ranking: Ranking) -> None:
         self._ranking = ranking
-        self._leading: list[Candidate] | None = None
+        self._incumbents: list[Candidate] | None = None
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -132,7 +143,7 @@ class SearchDisplay:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Keep the bar on the screen while the block runs."""
+        """Show the progress bar while the block runs."""
         if not err.is_terminal:
             yield
             return
@@ -140,16 +151,20 @@ class SearchDisplay:
             yield
 
     def _best(self, history: History, event: Event) -> str:
-        """Return who leads, kept up to date event by event."""
-        told = history.candidates[event["candidate"]] if "candidate" in event else None
-        for item in history.candidates if self._leading is None else [told] if told else []:
-            self._leading = self._ranking.incumbents([*(self._leading or []), item])
-        if not self._leading:
+        """Return the best candidate after this event as text; empty while none is scored."""
+        if self._incumbents is None:
+            new = history.candidates
+        else:
+            # An event changes one candidate at most, so the others are not ranked again.
+            new = [history.candidates[event["candidate"]]] if "candidate" in event else []
+        for item in new:
+            self._incumbents = self._ranking.incumbents([*(self._incumbents or []), item])
+        if not self._incumbents:
             return ""
-        return f"best {self._leading[0].fitness:.4f} (candidate {self._leading[0].number})"
+        return f"best {self._incumbents[0].fitness:.4f} (candidate {self._incumbents[0].number})"
 
     def observe(self, history: History, event: Event) -> None:
-        """Take in one event of the search."""
+        """Update the display after one event of the search."""
         if event["event"] == "ask":
             return
         best = self._best(history, event)
@@ -162,7 +177,7 @@ class SearchDisplay:
             say(f"{describe(history.candidates[event['candidate']])}; {best}".rstrip("; "))
         elif event["event"] == "complete":
             candidate = history.candidates[event["candidate"]]
-            say(f"{describe(candidate)} on all search documents, as a finalist must")
+            say(f"{describe(candidate)} on all search documents, as every finalist")
         elif event["event"] == "score":
             candidate = history.candidates[event["candidate"]]
             say(f"candidate {candidate.number} ({candidate.name}) scored on {event['split']}")
@@ -171,18 +186,23 @@ class SearchDisplay:
 
 
 def describe(candidate: Candidate) -> str:
-    """Return one line on a candidate's search outcome."""
+    """Return one line that says what came out of a candidate on the search documents."""
     outcome = candidate.outcomes.get("search")
     head = f"candidate {candidate.number} ({candidate.name})"
     if isinstance(outcome, Failure):
         return f"{head} failed in {outcome.stage}: {outcome.reason}"
     if isinstance(outcome, Scores) and candidate.fitness is not None:
-        spent = sum(outcome.fidelity.values())
-        source = f", estimated from {spent} documents" if candidate.is_estimate else ""
+        documents = sum(outcome.fidelity.values())
+        source = f", estimated from {documents} documents" if candidate.is_estimate else ""
         return f"{head} {candidate.fitness:.4f}{source}"
     return f"{head} open"
 
 
 def estimate(item: Estimate, factor: float) -> str:
-    """Return `87.0 [84.8, 88.9]`, or the value alone where the interval is unknown."""
+    """Return an estimate as text, such as `87.0 [84.8, 88.9]`, without an unknown interval.
+
+    Args:
+        item: the value and its interval.
+        factor: number that all of them are multiplied by, 100 for a share in per cent.
+    """
     return " ".join(filter(None, item.texts(factor)))

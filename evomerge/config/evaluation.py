@@ -1,4 +1,4 @@
-"""The section `evaluation` of a search file: how a candidate is scored, on which documents."""
+"""The section `evaluation` of a search file: how candidates are scored, on which documents."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ TaskSplit = Literal["training", "validation", "test"]
 class _Split(Section):
     tasks: dict[str, str] = Field(
         default_factory=dict,
-        description="task of an objective: task whose documents take the place of its own here",
+        description="task of an objective -> task whose documents are used instead in this split",
     )
     task_split: TaskSplit | dict[str, TaskSplit] | None = Field(
         None,
         description="which of lm-eval's splits the documents come from, for all tasks or by task; "
-        "null: the one that lm-eval evaluates on",
+        "null: the split that lm-eval evaluates on",
     )
 
 
 class SearchSplit(_Split):
-    """Documents that candidates are scored on."""
+    """The documents that candidates are scored on."""
 
     documents: Documents = 200
 
 
 class ValidationSplit(_Split):
-    """Documents that the finalists are scored on; the winner is chosen here."""
+    """The documents that finalists are scored on, to choose the winner."""
 
     documents: Documents = 200
     finalists: int = Field(5, ge=1)
 
 
 class TestSplit(_Split):
-    """Documents that only the winner, the parents and the uniform merge are scored on."""
+    """The documents that only the winner, the parents and the uniform merge are scored on."""
 
     documents: Documents = "all"
 
 
 class RacingConfig(Section):
-    """When to stop scoring a candidate that cannot beat the best one."""
+    """Racing: a candidate that is unlikely to beat the best one is scored on fewer documents."""
 
     enabled: bool | Literal["auto"] = Field(
         "auto",
@@ -51,16 +51,20 @@ class RacingConfig(Section):
         "metric is a mean over documents and a candidate has at least four times `minimum` of them",
     )
     confidence: float = Field(0.98, gt=0.5, lt=1)
-    minimum: int = Field(50, ge=2, description="documents scored before a candidate may stop")
+    minimum: int = Field(
+        50, ge=2, description="documents that are scored before a candidate may be stopped"
+    )
 
 
 class HalvingConfig(Section):
-    """Successive halving: only the better ones are scored on more documents."""
+    """Successive halving: only the better candidates are scored on more documents."""
 
     enabled: bool = False
     first: int = Field(25, ge=1, description="documents that every candidate is scored on")
     factor: float = Field(
-        4.0, gt=1, description="documents grow by it from rung to rung; the best 1 / factor climb"
+        4.0,
+        gt=1,
+        description="the best 1 / factor of the candidates are scored on factor times as many",
     )
 
 
@@ -75,14 +79,18 @@ class IrtConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """How a candidate is scored."""
+    """How candidates are scored, on which documents."""
 
     include: list[str] = Field(default_factory=list, description="folders with lm-eval task YAML")
     search: SearchSplit = SearchSplit()
     validation: ValidationSplit = ValidationSplit()
     test: TestSplit = TestSplit()
-    stratify: str | None = Field(None, description="document field kept in proportion in splits")
-    fewshot: int | None = Field(None, ge=0, description="null: as the task says")
+    stratify: str | None = Field(
+        None, description="document field whose values have the same shares in every split"
+    )
+    fewshot: int | None = Field(
+        None, ge=0, description="few-shot examples; null: the number in the task"
+    )
     chat_template: bool = False
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     racing: RacingConfig = RacingConfig()
@@ -94,7 +102,7 @@ class EvaluationConfig(Section):
         None, description="spread the model over all accelerators; null: one device"
     )
     max_memory: Memory | None = Field(
-        None, description="device_map: accelerator -> what weights may take there, e.g. {0: 20GB}"
+        None, description="with device_map: accelerator -> memory for weights, e.g. {0: 20GB}"
     )
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
         "auto", description="transformers' attention; auto: the model's own choice"
@@ -104,16 +112,16 @@ class EvaluationConfig(Section):
     def _one_device_or_many(self) -> EvaluationConfig:
         if self.device_map is not None and self.device != "auto":
             raise ValueError(
-                f"has a `device` ({self.device}) and a `device_map`, which is for all devices; "
+                f"has a `device` ({self.device}) and a `device_map`, which uses all devices; "
                 "remove one of them"
             )
         if self.max_memory is not None and self.device_map is None:
-            raise ValueError("has `max_memory`, which has a meaning only with a `device_map`")
+            raise ValueError("has `max_memory`, which only works with a `device_map`")
         return self
 
     @property
     def fidelity_policy(self) -> Literal["racing", "halving", "irt"] | None:
-        """The section that lets candidates be scored on fewer documents, if any is enabled."""
+        """The enabled section that scores candidates on fewer documents; None: all documents."""
         if self.racing.enabled is True:
             return "racing"
         return "halving" if self.halving.enabled else "irt" if self.irt.enabled else None

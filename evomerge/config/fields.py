@@ -1,4 +1,4 @@
-"""What sections of a search file are made of: the base of a section, and values with checks."""
+"""The base class of the sections of a search file, and types of values with their checks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 
 class Section(BaseModel):
-    """A mapping of keys in which unknown ones are errors."""
+    """A mapping of keys; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

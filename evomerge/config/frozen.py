@@ -1,4 +1,4 @@
-"""What a run's frozen search file says: objectives with directions, documents of every split."""
+"""Reading a run's frozen search file: objectives with directions, documents of every split."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Documents: TypeAlias = Mapping[str, tuple[int, ...]]
 
 
 def frozen_objectives(config: SearchConfig) -> tuple[Objective, ...]:
-    """Return a run's objectives from its frozen search file alone."""
+    """Return a run's objectives from its frozen search file; no task is loaded."""
     lower = set(config.frozen.lower_is_better) if config.frozen else set()
     plain = (Objective(item.task, item.metric, item.weight) for item in config.objectives)
     return tuple(
@@ -22,7 +22,7 @@ def frozen_objectives(config: SearchConfig) -> tuple[Objective, ...]:
 
 
 def frozen_splits(config: SearchConfig) -> Mapping[Split, Documents]:
-    """Return a run's documents from its frozen search file."""
+    """Return a run's document ids, by split and task, from its frozen search file."""
     documents = config.frozen.documents if config.frozen else {}
     return {
         split: {task: tuple(ids) for task, ids in documents.get(split, {}).items()}

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a search file, in words for the person who wrote it."""
+"""Turning pydantic's errors about a search file into sentences for a person."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from evomerge.errors import did_you_mean
 from evomerge.parsing.values import shown
 
 
-def _section_at(model: Any, location: tuple[int | str, ...]) -> list[str]:
+def _keys_at(model: Any, location: tuple[int | str, ...]) -> list[str]:
+    """Return the allowed keys of the section at a location; empty if there is no such section."""
     for part in location:
         if isinstance(part, int):
             continue
@@ -26,12 +27,14 @@ def _section_at(model: Any, location: tuple[int | str, ...]) -> list[str]:
 
 
 def sentence(error: ValidationError, data: Any, schema: type[BaseModel]) -> str:
-    """Return the first mistake as a sentence that names key, value and what is allowed.
+    """Return the first mistake as a sentence that names the key, its value and what is allowed.
+
+    Unknown keys come before other mistakes.
 
     Args:
-        error: what pydantic found.
-        data: what was validated.
-        schema: what it was validated against.
+        error: the errors that pydantic has found.
+        data: the data that was validated.
+        schema: the model that it was validated with.
     """
     problems = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
     first = problems[0]
@@ -39,7 +42,7 @@ def sentence(error: ValidationError, data: Any, schema: type[BaseModel]) -> str:
     kind = first["type"]
     if kind == "extra_forbidden":
         *above, key = location
-        allowed = _section_at(schema, tuple(above))
+        allowed = _keys_at(schema, tuple(above))
         place = f" in `{_dotted(tuple(above))}`" if above else ""
         return (
             f"unknown key `{key}`{place}; allowed are {', '.join(allowed)}."
@@ -52,7 +55,7 @@ def sentence(error: ValidationError, data: Any, schema: type[BaseModel]) -> str:
     related = [item for item in problems if item["loc"][: len(location)] == location]
     message = " or ".join(dict.fromkeys(_expectation(item) for item in related))
     message = message.replace(" or must be ", " or ")
-    value = first["input"] if len(related) == 1 else _at(data, location)
+    value = first["input"] if len(related) == 1 else _value_at(data, location)
     near = ""
     if isinstance(value, str) and kind == "literal_error":
         near = did_you_mean(value, re.findall(r"'([^']*)'", message))
@@ -60,6 +63,7 @@ def sentence(error: ValidationError, data: Any, schema: type[BaseModel]) -> str:
 
 
 def _expectation(item: Any) -> str:
+    """Return what is allowed according to one of pydantic's errors, such as `must be a list`."""
     kind, context = item["type"], item.get("ctx", {})
     if kind == "value_error":
         return str(context["error"])
@@ -88,7 +92,7 @@ def _expectation(item: Any) -> str:
 
 
 def _known_part(location: tuple[int | str, ...], data: Any) -> tuple[int | str, ...]:
-    """Drop what pydantic adds to a location for the members of a union."""
+    """Remove the parts that pydantic adds to a location for the members of a union."""
     known: list[int | str] = []
     for part in location:
         try:
@@ -99,13 +103,14 @@ def _known_part(location: tuple[int | str, ...], data: Any) -> tuple[int | str, 
     return tuple(known) or location
 
 
-def _at(data: Any, location: tuple[int | str, ...]) -> Any:
+def _value_at(data: Any, location: tuple[int | str, ...]) -> Any:
     for part in location:
         data = data[part]
     return data
 
 
 def _dotted(location: tuple[int | str, ...]) -> str:
+    """Return a location as text, such as `objectives[0].task`."""
     text = ""
     for part in location:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)

@@ -1,7 +1,7 @@
-"""The search file: its schema, its defaults, and errors a person understands.
+"""The schema of the search file, with all defaults.
 
-This room is the only place with defaults. Everything that needs more than the file itself (do the
-parents exist, does the method take so many) is checked by `evomerge.setup.check`.
+Only this package has defaults of search files. What cannot be checked by the file alone (do the
+parents exist, how many does the method take) is checked by `evomerge.setup.check`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ from evomerge.errors import ConfigError
 
 
 class OptimizerConfig(Section):
-    """Who proposes the genomes."""
+    """The optimizer that proposes genomes."""
 
     name: str = "cma"
     population: Annotated[int, Field(ge=2)] | Literal["auto"] = "auto"
-    sigma: float = Field(1 / 6, gt=0, le=1, description="first step as a share of a gene's range")
+    sigma: float = Field(
+        1 / 6, gt=0, le=1, description="initial step size, as a fraction of a gene's range"
+    )
 
 
 class ObjectiveConfig(Section):
-    """One metric of one task, maximised (turned round where lower is better)."""
+    """One metric of one task; if lower values are better, the negative value is maximised."""
 
     task: str
     metric: str = "acc"
@@ -37,11 +39,13 @@ class ObjectiveConfig(Section):
 
 
 class BudgetConfig(Section):
-    """When the search stops: whichever comes first."""
+    """The bounds of a search; it ends at the first one that it reaches."""
 
     candidates: int | None = Field(None, ge=1)
     hours: float | None = Field(None, gt=0)
-    target: float | None = Field(None, description="search fitness that is good enough")
+    target: float | None = Field(
+        None, description="fitness on the search documents at which the search ends"
+    )
 
     @model_validator(mode="after")
     def _some_bound(self) -> BudgetConfig:
@@ -51,25 +55,28 @@ class BudgetConfig(Section):
 
 
 class ExecutorConfig(Section):
-    """Where candidates are built and scored."""
+    """The executor that builds and scores candidates."""
 
     kind: Literal["inline", "processes", "ray"] = "inline"
     workers: int = Field(1, ge=1)
     timeout: float | None = Field(None, gt=0, description="seconds a candidate may take")
     order: Literal["auto", "generation", "arrival"] = Field(
         "auto",
-        description="when outcomes are told: once a generation is complete, or as they come; "
-        "auto: generation where the optimizer has generations",
+        description="when the optimizer is told outcomes: after each generation, or at once; "
+        "auto: generation if the optimizer has generations",
     )
     together: bool | None = Field(
         None,
-        description="inline: score a generation's paths together, what they share once; null: "
-        "for data-flow spaces without scales that are scored on all documents",
+        description="inline: score a generation's paths together, and run shared blocks only once; "
+        "null: in data-flow spaces with fixed scales, scored on all documents",
     )
 
 
 class Frozen(Section):
-    """What a run adds to its search file: versions, fingerprints, document ids, directions."""
+    """What a run adds to its search file: versions, fingerprints, document ids, directions.
+
+    Only a run writes this section.
+    """
 
     versions: dict[str, str] = Field(default_factory=dict)
     parents: dict[str, str] = Field(default_factory=dict)
@@ -78,7 +85,8 @@ class Frozen(Section):
     )
     documents: dict[str, dict[str, list[Annotated[int, Field(ge=0)]]]] = Field(default_factory=dict)
     sources: dict[str, dict[str, str]] = Field(
-        default_factory=dict, description="split -> task -> where its document ids count"
+        default_factory=dict,
+        description="split -> task -> task and split that its document ids belong to",
     )
     lower_is_better: list[str] = Field(default_factory=list)
     genes: list[str] = Field(default_factory=list)
@@ -107,15 +115,19 @@ class SearchConfig(Section):
     def _distinct(cls, value: list[str]) -> list[str]:
         for item in value:
             if value.count(item) > 1:
-                raise ValueError(f"names {item!r} twice; each parent must stand once")
+                raise ValueError(f"names {item!r} twice; name each parent once")
         return value
 
 
 def parse(data: Any, source: str) -> SearchConfig:
     """Turn the content of a search file into a `SearchConfig`.
 
+    Args:
+        data: the content, as plain values.
+        source: name of the file, for messages.
+
     Raises:
-        ConfigError: the first mistake, as one sentence that names `source`, key and value.
+        ConfigError: the first mistake, as one sentence that names the file, the key and the value.
     """
     if not isinstance(data, Mapping):
         raise ConfigError(f"{source} is not a search file: it must be a YAML mapping of keys.")
@@ -129,7 +141,7 @@ def load(path: Path, overrides: list[str] | None = None) -> SearchConfig:
     """Read a search file, with `key.path=value` overrides.
 
     Raises:
-        ConfigError: the file cannot be read, or says something that is not allowed.
+        ConfigError: the file cannot be read, has a mistake, or has `stages`.
     """
     data = read(path, overrides)
     if "stages" in data:

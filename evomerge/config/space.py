@@ -1,4 +1,4 @@
-"""The section `space` of a search file: what is searched."""
+"""The section `space` of a search file: the search space."""
 
 from __future__ import annotations
 
@@ -10,58 +10,65 @@ from evomerge.config.fields import KnobRange, Section
 
 
 class OutsideConfig(Section):
-    """Which parents give what is not a layer."""
+    """The parents that give the embeddings and the head."""
 
     embeddings: str | None = None
     head: str | None = None
 
 
 class SpaceConfig(Section):
-    """What is searched."""
+    """The search space."""
 
     kind: Literal["parameters", "dataflow", "joint"] = "parameters"
     method: str | list[str] = Field(
-        "task_arithmetic", description="merge method; a list makes it a gene"
+        "task_arithmetic", description="merge method; of a list, the search chooses one"
     )
     groups: int | Literal["each", "one"] = Field(
-        "one", description="layer groups with knobs of their own: a number, `each` or `one`"
+        "one", description="layer groups with their own knobs: a number, `each` or `one`"
     )
     components: list[str] = Field(
-        default_factory=list, description="tensor groups with knobs of their own, e.g. attention"
+        default_factory=list, description="kinds of tensors with their own knobs, e.g. attention"
     )
-    embeddings: bool = Field(True, description="knobs of their own for embeddings and head")
+    embeddings: bool = Field(True, description="own knobs for embeddings and head")
     smooth: bool = Field(False, description="interpolate knobs over depth between groups")
     knobs: dict[str, KnobRange] = Field(
         default_factory=dict, description="a range is searched, a number is fixed"
     )
     variant: Literal["sakana", "structured", "frankenmerge", "swaps", "dropping"] = Field(
-        "sakana", description="dataflow: how a path is coded"
+        "sakana", description="dataflow: how a genome encodes a path"
     )
     host: str | None = Field(
-        None, description="dataflow, joint: parent that gives config and ends; null: the first"
+        None,
+        description="dataflow, joint: parent that gives config and tokenizer; null: the first",
     )
     repeats: int | None = Field(
-        None, ge=1, le=16, description="how often the layers are laid out; null: 2, joint 1"
+        None,
+        ge=1,
+        le=16,
+        description="how often the parents' layers are laid out as slots; null: 2, joint 1",
     )
     scales: KnobRange = Field(
-        (0.5, 1.5), description="factor on the hidden state at a hop: a range, or a fixed number"
+        (0.5, 1.5),
+        description="factor on the hidden state before a layer: a range, or a fixed number",
     )
     scale_coding: Literal["auto", "matrix", "network"] = Field(
-        "auto", description="sakana: W, pi_theta, or W where it is small enough"
+        "auto",
+        description="sakana: scales by matrix W or network pi_theta; auto: W if it is small",
     )
     scale_hidden: int = Field(8, ge=1, le=64, description="sakana: hidden units of pi_theta")
     ends: Literal["fixed", "free"] = Field(
-        "fixed", description="whether the host's first and last layer stay the ends"
+        "fixed", description="fixed: a path begins and ends with the host's first and last layer"
     )
     start: tuple[float, float] = Field(
-        (1.0, -1.0), description="sakana: [in, out], where indicators start, in sigmas"
+        (1.0, -1.0),
+        description="sakana: start of indicators [in, out] of the first path, in sigmas",
     )
     layers: tuple[int, int | None] = Field(
-        (1, None), description="[min, max] layers of a path; null is no limit"
+        (1, None), description="[min, max] number of layers of a path; null: no limit"
     )
-    slices: tuple[int, int] = Field((2, 4), description="frankenmerge: [min, max] slices")
+    slices: tuple[int, int] = Field((2, 4), description="frankenmerge: [min, max] number of slices")
     outside: OutsideConfig | None = Field(
-        None, description="dataflow: which parents give embeddings and head; null: the host"
+        None, description="dataflow: the parents that give embeddings and head; null: the host"
     )
 
     @field_validator("groups")
@@ -73,5 +80,5 @@ class SpaceConfig(Section):
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """The merge methods, one or several."""
+        """The merge methods, as a tuple even if there is only one."""
         return (self.method,) if isinstance(self.method, str) else tuple(self.method)

@@ -1,4 +1,4 @@
-"""The mapping in a search file, with the values that `--set` replaces."""
+"""Reading the YAML of a search file, and replacing values by `--set`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from evomerge.parsing.yaml import yaml_mapping, yaml_value
 
 
 def read(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
-    """Read a search file's mapping, with `key.path=value` overrides.
+    """Return the mapping in a search file, with `key.path=value` overrides.
 
     Raises:
-        ConfigError: the file cannot be read, or an override leads nowhere.
+        ConfigError: the file cannot be read or is not a mapping, or an override is wrong.
     """
     missing = f"{path} does not exist; `evomerge init {path}` writes one to start from."
     text = read_text(path, ConfigError, missing)
@@ -26,6 +26,7 @@ def read(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
 
 
 def _override(data: dict[str, Any], item: str) -> None:
+    """Replace one value; mappings on the way to it are created if they are missing."""
     path, separator, text = item.partition("=")
     if not separator or not path:
         raise ConfigError(f"--set {shown(item)} is not of the form key.path=value.")

@@ -1,4 +1,4 @@
-"""Jobs run one after the other in this process."""
+"""The executor that runs jobs one after the other in this process."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from evomerge.scores import Outcome
 
 
 class InlineExecutor:
-    """Runs jobs when their outcomes are waited for.
+    """Runs a job when `next` is called.
 
     Args:
-        run: runs the jobs of one submission.
+        run: runs the jobs of one `submit`.
     """
 
     width = 1
@@ -23,11 +23,11 @@ class InlineExecutor:
         self._running: deque[Iterator[tuple[Job, Outcome]]] = deque()
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Queue jobs."""
+        """Add jobs to the queue."""
         self._running.append(self._run(tuple(jobs)))
 
     def next(self) -> tuple[Job, Outcome]:
-        """Run until one more job is done.
+        """Run until one more job is done; return it with its outcome.
 
         Raises:
             EvomergeError: the search cannot go on.
@@ -39,10 +39,10 @@ class InlineExecutor:
             self._running.popleft()
 
     def close(self) -> None:
-        """Forget what is queued."""
+        """Empty the queue."""
         self._running.clear()
 
 
 def one_by_one(run: Callable[[Job], Outcome]) -> RunJobs:
-    """Return what runs jobs in the order in which they were submitted."""
+    """Turn a function that runs one job into one that runs several, in their order."""
     return lambda jobs: ((job, run(job)) for job in jobs)

@@ -1,4 +1,4 @@
-"""A job, and what every executor can do with it."""
+"""Jobs, and the interface of executors."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ class Job:
     """A recipe to build and score.
 
     Attributes:
-        id: tells the jobs of one session apart, whatever they are for.
-        candidate: number of the candidate it belongs to, for people and logs.
-        recipe: what to build.
-        split: which documents to score it on.
-        incumbent: scores of the candidate it is compared with, or None to score every document.
-        earlier: scores of earlier candidates, which a fidelity policy builds on.
-        halvings: how often batches are halved, since memory ran out before.
+        id: number of the job, different for all jobs of a session.
+        candidate: number of the candidate that the job belongs to, for messages.
+        recipe: the model to build.
+        split: the documents to score it on.
+        incumbent: scores of the incumbent, for a fidelity policy that may score fewer documents.
+            None: score all documents.
+        earlier: scores of earlier candidates, for a fidelity policy.
+        halvings: how often the batch size is halved, because memory ran out in earlier jobs.
     """
 
     id: int
@@ -34,28 +35,28 @@ class Job:
 
 
 RunJobs: TypeAlias = Callable[[Sequence[Job]], Iterator[tuple[Job, Outcome]]]
-"""Runs jobs that belong together; yields each with its outcome, in an order of its own."""
+"""A function that runs several jobs and yields each with its outcome, in any order."""
 
 
 class Executor(Protocol):
-    """Runs jobs, here or elsewhere.
+    """Runs jobs, in this process or elsewhere.
 
-    Laws: every job that was submitted comes out of `next` exactly once, in any order; what is
-    wrong with a candidate comes out as a `Failure`; what is wrong with the world (a disk, a
-    device, a missing parent) is raised by `next` as an `EvomergeError`.
+    Laws: `next` returns every submitted job exactly once, in any order. If the candidate is at
+    fault, the outcome is a `Failure`. If something else is (a disk, a device, a missing parent),
+    `next` raises an `EvomergeError`.
     """
 
     @property
     def width(self) -> int:
-        """How many jobs it can run at a time; a search without generations keeps so many open."""
+        """Number of jobs that can run at a time."""
         ...
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Take jobs that were made together, a generation say; it may share work among them."""
+        """Add jobs. An executor may share work among the jobs of one call, such as a generation."""
         ...
 
     def next(self) -> tuple[Job, Outcome]:
-        """Wait for one of the jobs that were submitted.
+        """Wait until one of the submitted jobs is done; return it with its outcome.
 
         Raises:
             EvomergeError: the search cannot go on.
@@ -63,5 +64,5 @@ class Executor(Protocol):
         ...
 
     def close(self) -> None:
-        """Stop and free everything; jobs that have not come out are forgotten."""
+        """Stop and free all resources; jobs that are not done are dropped."""
         ...

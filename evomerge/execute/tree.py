@@ -1,4 +1,4 @@
-"""The paths of a generation scored as a tree: what their beginnings share is computed once."""
+"""Running the jobs of a generation of paths together: shared first blocks are run only once."""
 
 from __future__ import annotations
 
@@ -18,16 +18,23 @@ class RunAround(Protocol):
     """Runs one job; `evomerge.execute.worker.Worker` does."""
 
     def __call__(self, job: Job, around: Callable[[Any], AbstractContextManager[None]]) -> Outcome:
-        """Return the job's outcome; the scoring runs inside of `around(model)`."""
+        """Return the job's outcome.
+
+        Args:
+            job: what to build and score.
+            around: returns a context for a model, in which the model is scored.
+        """
         ...
 
 
 def as_tree(run: RunAround, forks: Forks) -> RunJobs:
-    """Return what runs jobs in the order of the tree of their paths.
+    """Turn a function that runs one job into one that runs several in the order of a trie.
+
+    It is the trie of the jobs' paths (see `evomerge.evaluate.inference.tree`).
 
     Args:
         run: runs one job.
-        forks: holds hidden states within its bound of memory.
+        forks: keeps hidden states where paths fork, within its memory limit.
     """
 
     def run_tree(jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
@@ -40,10 +47,12 @@ def as_tree(run: RunAround, forks: Forks) -> RunJobs:
 
 
 def trail(recipe: Recipe) -> Trail:
-    """Return what tells the blocks of a recipe's model apart, from the embeddings on.
+    """Return a key for each block of a recipe's model, in order.
 
-    Two recipes compute the same state behind block n if their trails agree in n + 1 places. The
-    weights of a block depend on the scales before it too, and these are before it in the trail.
+    Two recipes have the same hidden states behind their first n blocks if their trails begin with
+    the same n keys. The first key holds the embeddings too. The folded weights of a block depend on
+    the scales of earlier blocks, and these are in earlier keys. A recipe with several stacks of
+    blocks has a single key.
     """
     data = recipe.to_dict()
     stacks = data.pop("layers")

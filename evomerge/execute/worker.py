@@ -1,4 +1,4 @@
-"""One process's share of the work: recipe -> resident model -> scores."""
+"""The worker: builds and scores candidates in one process, one after the other."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Builder(Protocol):
     """Builds a recipe in memory."""
 
     def apply(self, recipe: Recipe) -> Any:
-        """Return the model; the last one's weights may be overwritten.
+        """Return the model; its weights may take the place of the last model's.
 
         Raises:
-            CandidateError: the recipe has no finite weights.
+            CandidateError: the recipe gives weights that are not finite.
         """
         ...
 
@@ -40,19 +40,21 @@ class Builder(Protocol):
 class Worker:
     """Builds and scores candidates.
 
-    What is wrong with a candidate becomes a `Failure`, whatever its code raises. What is wrong
-    with the world is raised: a file or a device that is gone would fail every candidate after it.
+    If building or scoring a candidate raises anything, its outcome is a `Failure`. An error that
+    is not the candidate's fault is raised: a missing file or a broken device would make every later
+    candidate fail too.
 
-    Where an objective function has changed the model, everything is made again from the parents,
-    as a new process would, before anything else is scored.
+    If an objective function has changed the model, the model is made again from the parents before
+    anything else is scored.
 
     Args:
-        make: makes the resident model and the merged model's tokenizer.
-        evaluator: the scoring of documents.
+        make: makes the resident model and the tokenizer of the merged models.
+        evaluator: scores models on documents.
         splits: split -> task -> document ids.
-        first: a recipe with sensible weights, on which the fastest right way to score is found.
-        objectives: what candidates are compared on.
-        fidelity: how many documents a job gets that names an incumbent.
+        first: a recipe whose model is an ordinary one. The evaluator tries out on it which ways to
+            score are correct, and takes the fastest.
+        objectives: what makes up the fitness.
+        fidelity: decides how many documents are scored for a job with an incumbent; None: all.
     """
 
     def __init__(
@@ -78,10 +80,10 @@ class Worker:
 
         Args:
             job: what to build and score.
-            around: gets the model; lm-eval's tasks are scored inside of what it returns.
+            around: returns a context for a model, in which lm-eval's tasks are scored.
 
         Raises:
-            EvomergeError: something outside of the candidate is wrong.
+            EvomergeError: something other than the candidate is at fault.
         """
         stage = "merge"
         try:
@@ -98,32 +100,33 @@ class Worker:
         except (KeyboardInterrupt, CheckpointError, ConfigError, SearchError):
             raise
         except OSError as error:
-            raise SearchError(_what_is_gone(error, stage, job)) from error
-        except BaseException as error:  # SystemExit and the like must not end a search either
+            raise SearchError(_system_message(error, stage, job)) from error
+        except BaseException as error:  # a SystemExit in a function must not end the search
             if is_device_failure(error):
-                raise DeviceError(_what_is_broken(error, stage, job)) from error
+                raise DeviceError(_device_message(error, stage, job)) from error
             return Failure(stage, f"{type(error).__name__}: {one_line(error)}")
         return replace(scores, seconds={"merge": merged, **scores.seconds})
 
     def _prepare(self) -> None:
+        """Make the resident model and prepare the documents."""
         self._builder, tokenizer = self._make()
         self.evaluator.prepare(self.build(self._first), tokenizer, self._splits)
 
     def build(self, recipe: Recipe) -> Any:
-        """Make a recipe's model; the last one's weights may be overwritten."""
+        """Return a recipe's model; its weights may take the place of the last model's."""
         assert self._builder is not None
         self._model = self._builder.apply(recipe)
         return self._model
 
     def _renew(self, recipe: Recipe | None = None) -> Any:
-        """Make everything again that a function may have changed, and build a recipe, if any.
+        """Make the resident model and the documents again, and build a recipe, if there is one.
 
         Raises:
-            EvomergeError: that is not possible, though it was before.
+            EvomergeError: this fails, though it worked before.
         """
         halvings = self.evaluator.halvings
         self.evaluator.release()
-        # Whoever still holds the old model holds no memory with it: there may not be room for two.
+        # A function may keep the old model. Its memory is freed, as two models may not fit.
         hollow(self._model)
         self._builder = self._model = None
         try:
@@ -136,12 +139,12 @@ class Worker:
             if is_device_failure(error):
                 raise
             raise SearchError(  # not the candidate's fault, which was built before
-                f"The model could not be built anew after an objective had changed it "
+                f"The model could not be built again after an objective function had changed it "
                 f"({type(error).__name__}: {one_line(error)}); go on with `evomerge resume`."
             ) from error
 
     def score(self, job: Job, model: Any) -> Scores:
-        """Score a model on the documents a job asks for."""
+        """Score a model on the documents of a job; a fidelity policy may leave some of them out."""
         self.evaluator.halve_batches(job.halvings)
         if job.incumbent is None or self.fidelity is None:
             scores = self.evaluator.score(model, job.split)
@@ -158,19 +161,19 @@ class Worker:
         return replace(scores, halvings=self.evaluator.halvings)
 
 
-def _what_is_gone(error: OSError, stage: str, job: Job) -> str:
+def _system_message(error: OSError, stage: str, job: Job) -> str:
     place = f" ({error.filename})" if error.filename else ""
     reason = error.strerror or one_line(error)
     return (
-        f"Candidate {job.candidate} could not be handled in the stage {stage!r}, for a reason "
-        f"outside of it: {reason}{place}. See that disks, mounts and devices are there and have "
-        "room, then go on with `evomerge resume`."
+        f"Candidate {job.candidate} stopped in the stage {stage!r} for a reason that is not the "
+        f"candidate's fault: {reason}{place}. Check that disks, mounts and devices are there and "
+        "have free space, then go on with `evomerge resume`."
     )
 
 
-def _what_is_broken(error: BaseException, stage: str, job: Job) -> str:
+def _device_message(error: BaseException, stage: str, job: Job) -> str:
     return (
         f"The device failed in the stage {stage!r} of candidate {job.candidate} "
         f"({one_line(error).rstrip('.')}). Go on with `evomerge resume`; a candidate with which "
-        "this happens again and again is given up."
+        "this happens three times is marked as failed."
     )

@@ -27,7 +27,7 @@ from evomerge.merge.tensors.reader import Patch, Reader, TokenRows
 from evomerge.merge.tensors.threads import count_threads, for_each
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
-from evomerge.run.atomic import appearing
+from evomerge.run.atomic import atomic_folder
 
 LEAST_MEMORY = 1 << 29
 """Minimum bytes that merging needs in addition to the interpreter and torch."""
@@ -81,7 +81,7 @@ def write_model(
     _check_room(out, sum(map(nbytes, plans)), companions)
     _check_memory(memory)
     reader = Reader(checkpoints, patches)
-    with appearing(out) as folder, _disk_errors(out):
+    with atomic_folder(out) as folder, _disk_errors(out):
         shards = split_into_shards(plans, shard_size, folder)
         for name, text in {**extra, **index_files(shards)}.items():
             (folder / name).write_text(text, encoding="utf-8")

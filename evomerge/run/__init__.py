@@ -1,1 +1,1 @@
-"""The run folder: journal, lock, files."""
+"""The run folder: its journal, its lock, its files."""

@@ -1,8 +1,9 @@
-"""Files and folders that appear complete or not at all, whatever happens to who writes them.
+"""Writing files and folders that appear complete or not at all, even if the writer is killed.
 
-What is being written stands beside its final place under a hidden name, `.NAME.partial-XXXXXXXX`,
-and takes its name when it is complete. Its writer holds a lock on it. The system drops the lock
-when the process ends, so the next writer can tell what a killed one left behind, and removes it.
+A file or folder is first written under the hidden name `.NAME.partial-XXXXXXXX` in the same folder,
+and is renamed when it is complete. Meanwhile its writer holds a lock on it. The system releases the
+lock when the process ends. So the next writer recognises what a killed writer has left, and removes
+it.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ _MARK = ".partial-"
 
 
 @contextmanager
-def appearing(out: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `out` that takes its name when the block ends well.
+def atomic_folder(out: Path) -> Iterator[Path]:
+    """Yield an empty folder that is renamed to `out` when the block ends.
 
-    Files are flushed to disk before the rename. Where the block raises, the folder is removed.
+    Its files are flushed to disk before. If the block raises, the folder is removed.
 
     Raises:
         CheckpointError: `out` exists, or its parent folder cannot be written.
@@ -40,31 +41,35 @@ def appearing(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise CheckpointError(f"{out.parent} cannot be written: {error.strerror}.") from error
     try:
-        with _finished(folder, lock):
+        with _cleaned_up(folder, lock):
             yield folder
             _sync_tree(folder)
             if out.exists():
-                raise FileExistsError(errno.EEXIST, "made meanwhile")
+                raise FileExistsError(errno.EEXIST, "created by another process")
             folder.rename(out)
     except OSError as error:
         if error.errno in (errno.EEXIST, errno.ENOTEMPTY) and out.exists():
             raise CheckpointError(
-                f"{out} was made by someone else meanwhile; name another folder."
+                f"{out} was created by another process in the meantime; name another folder."
             ) from error
         raise
     _sync(out.parent)
 
 
-def create_whole(path: Path, texts: Mapping[str, str]) -> None:
-    """Create a folder with its files, all at once; an empty folder of that name is replaced.
+def create_folder(path: Path, texts: Mapping[str, str]) -> None:
+    """Create a folder with its files in one step. An empty folder of this name is replaced.
+
+    Args:
+        path: the folder.
+        texts: content of the files by name.
 
     Raises:
-        OSError: the disk refuses, or the folder is there by now and holds something.
+        OSError: the folder cannot be written, or exists and is not empty.
     """
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     folder, lock = _begin(path, folder=True)
-    with _finished(folder, lock):
+    with _cleaned_up(folder, lock):
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
         _sync_tree(folder)
@@ -73,20 +78,20 @@ def create_whole(path: Path, texts: Mapping[str, str]) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a kill, sees the old text or the new, never a part.
+    """Write a file so that it has the old text or the new text at any time, never a part.
 
-    A symbolic link stays, and the file that it leads to is replaced. What is no file (a pipe,
-    `/dev/stdout`) cannot be replaced and is simply written to.
+    If the path is a symbolic link, the file that it points to is replaced. If it is not a file but,
+    for example, a pipe or `/dev/stdout`, the text is written to it.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: the file cannot be written.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         path.write_text(text, encoding="utf-8")
         return
     path = Path(os.path.realpath(path))
     partial, lock = _begin(path, folder=False)
-    with _finished(partial, lock):
+    with _cleaned_up(partial, lock):
         with open(lock, "w", encoding="utf-8", closefd=False) as file:
             file.write(text)
         os.fsync(lock)
@@ -95,11 +100,13 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def remove_abandoned(folder: Path, name: str | None = None) -> None:
-    """Remove what killed writers left in a folder; what a living one writes is left alone.
+    """Remove the unfinished files and folders of killed writers from a folder.
+
+    Those of running writers are kept.
 
     Args:
-        folder: where to look.
-        name: of the file or folder that was being written; None for any.
+        folder: the folder.
+        name: final name of the file or folder; None: any name.
     """
     for partial in folder.glob(f".{'*' if name is None else glob.escape(name)}{_MARK}*"):
         try:
@@ -110,13 +117,17 @@ def remove_abandoned(folder: Path, name: str | None = None) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _remove(partial)
         except OSError:
-            pass  # its writer is alive, or it cannot be removed by us
+            pass  # its writer is running, or this process may not remove it
         finally:
             os.close(lock)
 
 
 def _begin(path: Path, *, folder: bool) -> tuple[Path, int]:
-    """Make an empty file or folder beside `path`; return it and an open handle that locks it."""
+    """Create an empty file or folder with a hidden name beside `path`.
+
+    Returns:
+        its path, and an open file descriptor that locks it.
+    """
     remove_abandoned(path.parent, path.name)
     while True:
         partial = path.with_name(f".{path.name}{_MARK}{secrets.token_hex(4)}")
@@ -127,18 +138,18 @@ def _begin(path: Path, *, folder: bool) -> tuple[Path, int]:
             lock = os.open(partial, flags, 0o666)
         except FileNotFoundError:
             if folder and partial.parent.is_dir():
-                continue  # taken for abandoned and removed, between these two lines
+                continue  # another process took it for abandoned and removed it: try again
             raise
-        with suppress(OSError):  # a disk without locks: what a kill leaves there is never removed
+        with suppress(OSError):  # a file system without locks, where nothing is ever removed
             fcntl.flock(lock, fcntl.LOCK_EX)
         if partial.exists():
             return partial, lock
-        os.close(lock)  # taken for abandoned and removed, before it was locked
+        os.close(lock)  # another process removed it before it was locked: try again
 
 
 @contextmanager
-def _finished(partial: Path, lock: int) -> Iterator[None]:
-    """Remove what is unfinished where the block raises; give the lock back."""
+def _cleaned_up(partial: Path, lock: int) -> Iterator[None]:
+    """Remove the unfinished file or folder if the block raises; release the lock."""
     try:
         yield
     except BaseException:
@@ -156,6 +167,7 @@ def _remove(partial: Path) -> None:
 
 
 def _sync_tree(folder: Path) -> None:
+    """Flush a folder and all that it contains to disk."""
     for path in (*sorted(folder.rglob("*")), folder):
         _sync(path)
 

@@ -1,13 +1,13 @@
-"""What was being scored when a process ended without a word.
+"""Counts how many processes ended in the middle of a job.
 
-A candidate can bring down the process it is scored in: a segmentation fault, the system's killer
-of processes that take too much memory. A resumed search would try it again, for ever. So the file
-`attempts.jsonl` of a run holds a line for each job that begins and for each that ends, and a
-candidate whose job has begun `MOST` times and never ended is given up.
+A candidate can end the process that scores it, for example by a segmentation fault, or because it
+takes too much memory and the system kills the process. A resumed search would try it again, without
+end. So the file `attempts.jsonl` of a run has a line for each job that begins and one for each
+job that ends. A candidate whose job has begun `MAX_ATTEMPTS` times without an end counts as failed.
 
-Nothing else depends on this file. A search that is interrupted or terminated by a signal says that
-its job has ended; a process that is killed outright does not, nor one whose accelerator has failed,
-for a candidate can do that too.
+Nothing else depends on this file. If a search is interrupted or terminated by a signal, the job is
+withdrawn and does not count. If the process is killed outright, the job counts. It also counts if
+the accelerator fails, since a candidate may be the cause.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from pathlib import Path
 
 from evomerge.errors import DeviceError
 
-MOST = 3
-"""Processes that may end while they score one candidate, before it counts as failed."""
+MAX_ATTEMPTS = 3
+"""Number of processes that end while they score a candidate, at which it counts as failed."""
 
 
 class Attempts:
-    """Jobs that have begun and not ended, over all sessions of a run.
+    """The jobs that have begun and not ended, over all sessions of a run.
 
     Args:
-        path: the file; lines that cannot be read are passed over.
+        path: the file `attempts.jsonl`; lines that cannot be read are ignored.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,14 +44,18 @@ class Attempts:
                 path.unlink(missing_ok=True)
 
     def count(self, job: str) -> int:
-        """Return how many processes have ended in the middle of a job."""
+        """Return how many processes have ended in the middle of a job.
+
+        Args:
+            job: name of the job.
+        """
         return max(0, self._begun[job])
 
     @contextmanager
     def trying(self, job: str) -> Iterator[None]:
-        """Hold a job as begun while the block runs; one that is interrupted does not count.
+        """Note that a job begins, and that it ends or is withdrawn when the block ends.
 
-        One that raises DeviceError counts as if the process had ended in it.
+        A DeviceError counts as if the process had ended in the middle of the job.
         """
         self._write(job, "begins")
         try:

@@ -1,4 +1,4 @@
-"""The events of a journal: which fields each kind has, and of which type."""
+"""The events of a journal: the fields of each kind, and their types."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ _KINDS: Mapping[str, TypeAdapter[Any]] = {
 
 
 def check_event(event: Mapping[str, Any]) -> None:
-    """Check the types of an event's fields; kinds and fields that are not known are passed over.
+    """Check the types of an event's fields. Unknown kinds and fields are ignored.
 
     Raises:
         RunFolderError: a field is missing or has the wrong type.

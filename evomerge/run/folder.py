@@ -1,4 +1,4 @@
-"""The files of a run: created as a whole, replaced as a whole, written by one process."""
+"""The run folder: created and changed so that a kill never leaves half a file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import yaml
 from evomerge.errors import RunFolderError
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping
-from evomerge.run.atomic import create_whole, remove_abandoned, replace_text
+from evomerge.run.atomic import create_folder, remove_abandoned, replace_text
 from evomerge.run.journal import FORMAT, Event, encode, read
 from evomerge.run.lock import exclusive, is_held
 
@@ -23,31 +23,40 @@ CONFIG = "search.yaml"
 JOURNAL = "journal.jsonl"
 STAGES = "stages.yaml"
 
-_LONGEST_AGO = 1e11
-"""Seconds; no clock of ours says more."""
+_LARGEST_TIME = 1e11
+"""Seconds; a larger time in `timings.jsonl` is an error, and the line is ignored."""
 
 
 def stage_folder(path: Path, number: int) -> Path:
-    """Return the run folder of a stage, counted from 1."""
+    """Return the run folder of a stage.
+
+    Args:
+        path: folder of the search in stages.
+        number: number of the stage, from 1.
+    """
     return path / f"stage-{number}"
 
 
 class RunFolder:
-    """A folder that holds one search for ever."""
+    """A folder that holds one search.
+
+    Attributes:
+        path: the folder.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Open an existing run; of a search in stages, the latest stage.
+        """Open an existing run; of a search in stages, the latest stage that has begun.
 
         Raises:
-            RunFolderError: the folder is missing or is not a run.
+            RunFolderError: the folder does not exist or is not a run.
         """
         there = os.path.isdir(path)  # noqa: PTH112 - Path's raises for names that are too long
         if there and (path / STAGES).is_file():
             begun = [number for number in range(1, 100) if stage_folder(path, number).exists()]
             if not begun:
                 raise RunFolderError(
-                    f"{path} has begun none of its stages yet; wait for it, or go on with "
-                    f"`evomerge resume {path}`."
+                    f"{path} has begun none of its stages yet; wait until it has, or start them "
+                    f"with `evomerge resume {path}`."
                 )
             path = stage_folder(path, begun[-1])
         self.path = path
@@ -57,14 +66,14 @@ class RunFolder:
             )
         for name in (CONFIG, JOURNAL):
             if not (path / name).is_file():
-                raise RunFolderError(f"{path} is not a run folder: it holds no {name}.")
+                raise RunFolderError(f"{path} is not a run folder: it has no {name}.")
 
     @classmethod
     def check_free(cls, path: Path) -> None:
-        """Check that a run may be created here.
+        """Check that a run can be created in this folder.
 
         Raises:
-            RunFolderError: something is there already, or the place cannot be written.
+            RunFolderError: the folder is not empty, or cannot be written.
         """
         if (path / JOURNAL).exists() or (path / STAGES).exists():
             raise RunFolderError(
@@ -81,16 +90,20 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
-        """Create a run with its frozen configuration, all at once.
+        """Create a run with its frozen search file, in one step.
+
+        Args:
+            path: the folder.
+            config: content of the frozen search file.
 
         Raises:
-            RunFolderError: as for `check_free`, or another process makes the same folder.
+            RunFolderError: as for `check_free`, or another process creates the same folder.
         """
         cls.check_free(path)
         header = encode({"event": "header", "format": FORMAT})
         text = yaml.safe_dump(dict(config), sort_keys=False, width=110)
         try:
-            create_whole(path, {CONFIG: text, JOURNAL: header.decode()})
+            create_folder(path, {CONFIG: text, JOURNAL: header.decode()})
         except OSError as error:
             cls.check_free(path)
             raise RunFolderError(f"{path} cannot be created: {error.strerror}.") from error
@@ -98,29 +111,33 @@ class RunFolder:
 
     @property
     def journal_path(self) -> Path:
-        """Path of the journal."""
+        """Path of the journal file."""
         return self.path / JOURNAL
 
     def config(self) -> dict[str, Any]:
-        """Read the frozen configuration.
+        """Return the content of the frozen search file.
 
         Raises:
-            RunFolderError: it cannot be read, or is no YAML mapping.
+            RunFolderError: it cannot be read, or is not a YAML mapping.
         """
         file = self.path / CONFIG
         text = read_text(file, RunFolderError)
         return yaml_mapping(text, str(file), "a search file", RunFolderError)
 
     def events(self) -> list[Event]:
-        """Read the journal's complete events."""
+        """Return the complete events of the journal.
+
+        Raises:
+            RunFolderError: the journal is missing, damaged, or of another format.
+        """
         return read(self.journal_path)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the run's lock; what killed writers left half-written is removed first.
+        """Hold the run's lock while the block runs, and remove what killed writers have left.
 
         Raises:
-            RunFolderError: another process writes this run.
+            RunFolderError: another process holds the lock.
         """
         with exclusive(self.path / "lock"):
             remove_abandoned(self.path)
@@ -128,16 +145,16 @@ class RunFolder:
 
     @property
     def is_running(self) -> bool:
-        """Whether some process writes this run now."""
+        """Whether a process is writing to this run now."""
         return is_held(self.path / "lock")
 
     def write(self, name: str, text: str) -> None:
-        """Replace a file of the run as a whole."""
+        """Write a file of the run, so that it is never seen half written."""
         replace_text(self.path / name, text)
 
     @contextmanager
     def logged(self) -> Iterator[None]:
-        """Write what evomerge logs into the run's `log.txt` too while the block runs."""
+        """Write log messages of evomerge to the run's `log.txt` too, while the block runs."""
         handler = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger = logging.getLogger("evomerge")
@@ -150,14 +167,14 @@ class RunFolder:
             handler.close()
 
     def note_timing(self, entry: Mapping[str, Any]) -> None:
-        """Append to `timings.jsonl`; what is lost in a kill is missed by nothing."""
+        """Append a line to `timings.jsonl`. A kill may lose it, since nothing depends on it."""
         with (self.path / "timings.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(dict(entry)) + "\n")
 
     def hours(self) -> float:
-        """Return the working time so far, over all sessions.
+        """Return the working time so far in hours, over all sessions.
 
-        Lines of `timings.jsonl` that are torn, or hold anything else, are passed over.
+        Lines of `timings.jsonl` that cannot be read are ignored.
         """
         try:
             text = (self.path / "timings.jsonl").read_text(encoding="utf-8", errors="replace")
@@ -170,7 +187,7 @@ class RunFolder:
 
 
 def _timing(line: str) -> tuple[float, float] | None:
-    """Return when a line's session began, and how many seconds it had lasted; None for no such."""
+    """Return the start of a line's session and the seconds since then; None for any other line."""
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):
@@ -180,5 +197,5 @@ def _timing(line: str) -> tuple[float, float] | None:
     session, elapsed = entry.get("session"), entry.get("elapsed")
     if not isinstance(session, (int, float)) or not isinstance(elapsed, (int, float)):
         return None
-    sound = 0 <= session < _LONGEST_AGO and 0 <= elapsed < _LONGEST_AGO
-    return (float(session), float(elapsed)) if sound else None
+    valid = 0 <= session < _LARGEST_TIME and 0 <= elapsed < _LARGEST_TIME
+    return (float(session), float(elapsed)) if valid else None

@@ -1,7 +1,8 @@
-"""What a journal says: candidates, their outcomes, the winner.
+"""The state of a run: its candidates, their outcomes, the winner.
 
-Folded from the events alone, so a reader, a resumed search and a report see the same run. Who
-leads is not decided here (see `evomerge.search.ranking`).
+It is computed from the events of the journal only. So a running search, a resumed one and a report
+have the same state. Which candidate is the best is not decided here, but by a ranking
+(`evomerge.search.ranking`).
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ class Candidate:
     """One numbered trial.
 
     Attributes:
-        number: 0, 1, 2, ... in the order they were asked.
-        label: label of a baseline (a parent's reference, `uniform`), or None for what the
+        number: 0, 1, 2, ... in the order of asking.
+        label: label of a baseline (a parent's reference, or `uniform`); None for a recipe that the
             strategy proposed.
-        digest: digest of its recipe.
-        origin: where the recipe came from, in the strategy's own terms (a genome, say).
-        generation: number of the generation it was proposed in; None for a baseline.
-        incumbent: number of the candidate it is compared with while it is scored, if any.
-        known: how many outcomes the journal had when its generation began; what a fidelity policy
-            may build on.
-        outcomes: what came out, by split.
-        told: the first outcome on the search split, as the strategy was told it: an estimate
-            stays one here when it is completed later.
-        values: what the objectives came to on the search split, higher is better; None while open
-            or if failed.
+        digest: digest of the recipe.
+        origin: what the strategy made the recipe from, for example a genome.
+        generation: number of its generation, from 0; None for a baseline.
+        incumbent: number of the incumbent that a fidelity policy compares it with; None: the
+            candidate is scored on all documents.
+        known: how many of the first outcomes in the journal the fidelity policy may use.
+        outcomes: the latest outcome on each split.
+        told: the first outcome on the search documents, which the strategy was told. It does not
+            change if an estimate is completed later.
+        values: the values that a ranking compares, higher is better; None while the candidate is
+            open, or if it failed.
     """
 
     number: int
@@ -52,17 +53,17 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """The baseline's label, or `optimizer` for what the strategy proposed."""
+        """The label of a baseline; `optimizer` for a recipe that the strategy proposed."""
         return "optimizer" if self.label is None else self.label
 
     @property
     def fitness(self) -> float | None:
-        """The only value, None where there is none or are several."""
+        """The value, if there is exactly one; else None."""
         return self.values[0] if self.values is not None and len(self.values) == 1 else None
 
     @property
     def is_estimate(self) -> bool:
-        """Whether its values were estimated from some of the search documents."""
+        """Whether its values are estimated from a part of the search documents."""
         scores = self.scores("search")
         return scores is not None and bool(scores.expected)
 
@@ -73,20 +74,21 @@ class Candidate:
         return "open" if outcome is None else "failed" if isinstance(outcome, Failure) else "scored"
 
     def scores(self, split: Split) -> Scores | None:
-        """Return the scores on a split, or None."""
+        """Return the scores on a split; None if there are none, or scoring failed."""
         outcome = self.outcomes.get(split)
         return outcome if isinstance(outcome, Scores) else None
 
 
 class History:
-    """The state of a run, folded from its events one by one.
+    """The state of a run, updated event by event.
 
     Attributes:
-        candidates: all of them, by number.
-        told: those with an outcome, in the order in which the outcomes came.
-        winner: what the validation documents chose, once they did.
-        budget: the latest bounds set by `resume`, by name.
-        halvings: how often batches have been halved, since memory ran out.
+        candidates: all candidates, by number.
+        told: the candidates with an outcome on the search documents, in the order in which the
+            outcomes came.
+        winner: the candidate that was chosen on the validation documents; None before that.
+        budget: the latest bounds that `resume` has set, by name.
+        halvings: how often the batch size was halved because memory ran out.
     """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
@@ -96,31 +98,31 @@ class History:
         self.budget: dict[str, Any] = {}
         self.halvings = 0
         self._open: dict[int, Candidate] = {}
-        self._alike: dict[str, list[Candidate]] = {}
+        self._by_digest: dict[str, list[Candidate]] = {}
         for event in events:
             self.apply(event)
 
     def apply(self, event: Event) -> None:
-        """Take in the next event.
+        """Update the state by the next event.
 
         Raises:
-            RunFolderError: it does not follow from the events before.
+            RunFolderError: the event cannot follow the earlier ones.
         """
         check_event(event)
         try:
             self._apply(event)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise RunFolderError(
-                f"The journal has an event {shown(event.get('event'))} that does not follow from "
-                f"those before it ({type(error).__name__}: {one_line(error)}); restore the journal "
-                "from a copy."
+                f"The journal has an event {shown(event.get('event'))} that cannot follow the "
+                f"events before it ({type(error).__name__}: {one_line(error)}); restore the "
+                "journal from a copy."
             ) from error
 
     def _apply(self, event: Event) -> None:
         match event.get("event"):
             case "ask":
                 if event["candidate"] != len(self.candidates):
-                    raise ValueError(f"candidate {event['candidate']} is out of turn")
+                    raise ValueError(f"candidate {event['candidate']} is not the next number")
                 candidate = Candidate(
                     number=event["candidate"],
                     label=event.get("label"),
@@ -132,7 +134,7 @@ class History:
                 )
                 self.candidates.append(candidate)
                 self._open[candidate.number] = candidate
-                self._alike.setdefault(candidate.digest, []).append(candidate)
+                self._by_digest.setdefault(candidate.digest, []).append(candidate)
             case "tell":
                 candidate = self._candidate(event)
                 if "same_as" in event:
@@ -165,24 +167,26 @@ class History:
 
     @property
     def open(self) -> list[Candidate]:
-        """Candidates asked and not told yet, by number."""
+        """The candidates without an outcome on the search documents, by number."""
         return list(self._open.values())
 
     @property
     def baselines(self) -> list[Candidate]:
-        """Parents and the uniform merge."""
+        """The candidates that are baselines: the parents and the uniform merge."""
         return [item for item in self.candidates if item.label is not None]
 
-    def alike(self, candidate: Candidate) -> list[Candidate]:
-        """Return the candidates before this one that have the same recipe."""
-        return [item for item in self._alike[candidate.digest] if item.number < candidate.number]
+    def earlier_equals(self, candidate: Candidate) -> list[Candidate]:
+        """Return the earlier candidates with the same recipe."""
+        return [
+            item for item in self._by_digest[candidate.digest] if item.number < candidate.number
+        ]
 
     def chosen(self, which: str, best: Candidate | None) -> Candidate:
-        """Return the candidate that a person names.
+        """Return the candidate that `best` or a number means.
 
         Args:
             which: `best` or a number.
-            best: what `best` stands for.
+            best: the best candidate, if there is one.
 
         Raises:
             RunFolderError: there is no such candidate, or none is scored yet.
@@ -200,21 +204,21 @@ class History:
 
 
 def _values(event: Event) -> tuple[float, ...] | None:
-    """Return the values of an event; None where one is not a finite number."""
+    """Return the values of an event; None if there are none, or one is not finite."""
     values = event.get("values")
     found = None if values is None else tuple(float(value) for value in values)
     return found if found and all(map(math.isfinite, found)) else None
 
 
 def outcome_of(event: Event) -> Outcome:
-    """Return the outcome a `tell`, `complete` or `score` event carries."""
+    """Return the outcome in a `tell`, `complete` or `score` event."""
     if "failure" in event:
         return Failure(**event["failure"])
     return Scores.from_dict(event["scores"])
 
 
 def outcome_fields(outcome: Outcome) -> Event:
-    """Return the part of an event that carries an outcome, without times."""
+    """Return the fields of an event that hold an outcome. Times are left out."""
     if isinstance(outcome, Failure):
         return {"failure": {"stage": outcome.stage, "reason": outcome.reason}}
     plain = outcome.to_dict()

@@ -1,10 +1,10 @@
-"""The journal: an append-only file of events that survives a kill at any byte.
+"""The journal: an append-only file of events that can be read after a kill at any byte.
 
-One line an event: eight hexadecimal digits of CRC-32, a space, the event as JSON. The first event
-is the header with the format version. A line counts once its newline is on the disk and its
-checksum is right; whatever follows the last such line is a torn write and is cut off by the next
-writer. The journal holds no clock time: two runs of the same search write the same bytes. Times
-stand in `timings.jsonl`, which nothing depends on.
+Each line is one event: eight hexadecimal digits of CRC-32, a space, the event as JSON. The first
+event is the header with the format version. A line is complete if it has a newline and the right
+checksum. What follows the last complete line is a write that was cut off by a kill; the next writer
+removes it. The journal has no clock times, so two runs of the same search write the same bytes.
+Times are in `timings.jsonl`, on which nothing depends.
 """
 
 from __future__ import annotations
@@ -22,30 +22,32 @@ from evomerge.parsing.texts import json_value
 from evomerge.parsing.values import shown
 
 FORMAT = 2
+"""Version of the journal format."""
 
 Event: TypeAlias = dict[str, Any]
+"""One event as plain JSON; see `evomerge.run.events` for the fields of each kind."""
 
 
 def encode(event: Mapping[str, Any]) -> bytes:
-    """Return the line, newline included, that stands for an event."""
+    """Return the line of an event, with its newline."""
     text = json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
     return b"%08x " % zlib.crc32(text) + text + b"\n"
 
 
 def _is_whole(line: bytes) -> bool:
-    """Return whether a line was written to its end and is not damaged."""
+    """Return whether a line, given without its newline, has the right checksum."""
     return line[:9] == b"%08x " % zlib.crc32(line[9:])
 
 
 def _event(line: bytes, where: str) -> Event:
     event = json_value(line[9:], where, RunFolderError)
     if not isinstance(event, dict):
-        raise RunFolderError(f"{where} is no event; restore the journal from a copy.")
+        raise RunFolderError(f"{where} is not an event; restore the journal from a copy.")
     return event
 
 
 def _scan(path: Path) -> tuple[list[Event], int]:
-    """Return the valid events and the byte where they end."""
+    """Return the complete events, and the byte position where they end."""
     data = path.read_bytes()
     events: list[Event] = []
     position = 0
@@ -54,7 +56,7 @@ def _scan(path: Path) -> tuple[list[Event], int]:
         if not _is_whole(line):
             if any(map(_is_whole, data[end + 1 :].split(b"\n")[:-1])):
                 raise RunFolderError(
-                    f"{path} is damaged: line {len(events) + 1} does not match its checksum though "
+                    f"{path} is damaged: line {len(events) + 1} does not match its checksum but "
                     f"later lines do; restore it from a copy, or cut the file before that line."
                 )
             break
@@ -64,7 +66,7 @@ def _scan(path: Path) -> tuple[list[Event], int]:
 
 
 def read(path: Path) -> list[Event]:
-    """Read every complete event; safe while another process writes.
+    """Return the complete events of a journal. Another process may write to it meanwhile.
 
     Raises:
         RunFolderError: the file is missing, damaged in the middle, or of another format.
@@ -73,7 +75,7 @@ def read(path: Path) -> list[Event]:
         events, _ = _scan(path)
     except FileNotFoundError as error:
         raise RunFolderError(
-            f"{path.parent} holds no {path.name}; it is not a run folder."
+            f"{path.parent} has no {path.name}; it is not a run folder."
         ) from error
     except OSError as error:
         raise RunFolderError(f"{path} cannot be read: {error.strerror}.") from error
@@ -90,10 +92,15 @@ def _check_header(path: Path, events: list[Event]) -> None:
 
 
 class Journal:
-    """The one writer of a journal."""
+    """A journal that is open for writing.
+
+    Attributes:
+        path: the file.
+        events: all events, the header included.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Open for appending; create with a header if absent; cut off a torn tail.
+        """Open a journal, or create one with its header; remove an incomplete last line.
 
         Raises:
             RunFolderError: as for `read`.
@@ -112,7 +119,7 @@ class Journal:
             self.append({"event": "header", "format": FORMAT})
 
     def append(self, event: Event) -> None:
-        """Write an event; when this returns, it is on the disk."""
+        """Write an event and flush it to disk."""
         self._file.write(encode(event))
         self._file.flush()
         os.fsync(self._file.fileno())

@@ -1,10 +1,12 @@
-"""One writer a run: a lock that dies with its process, and that a reader can ask about.
+"""The lock of a run folder, which only one process at a time can hold.
 
-On Linux it is a lock of an open file (`F_OFD_SETLK`), not one by `flock`: whether it is held can be
-asked without taking it, so a reader never stands in the way of a writer. It does not end when the
-process opens and closes the file elsewhere, as a lock by `lockf` does. Where Python knows no such
-locks (macOS) it is one by `flock`: there a reader takes a shared lock for an instant, and a writer
-tries again for a second before it gives up.
+The system releases the lock when the process ends. Other processes can find out whether it is held.
+
+On Linux the lock is an open file description lock (`F_OFD_SETLK`). With `flock`, a process would
+have to take the lock to find out whether it is held, and could keep a writer from taking it. With
+`lockf`, the lock would end as soon as the same process opens and closes the file elsewhere. Where
+Python has no open file description locks (macOS), the lock is taken by `flock`. There, a reader
+holds a shared lock for a moment, and a writer tries for a second before it gives up.
 """
 
 from __future__ import annotations
@@ -21,31 +23,35 @@ import psutil
 
 from evomerge.errors import RunFolderError
 
-CAN_ASK = hasattr(fcntl, "F_OFD_GETLK")
-"""Whether this system tells who holds a lock without taking it."""
+HAS_OFD_LOCKS = hasattr(fcntl, "F_OFD_GETLK")
+"""Whether Python has open file description locks on this system."""
 
 _FLOCK = "hhqqi"
-"""C's `struct flock` of Linux: type, whence, start, length (0: to the end), process."""
+"""Format of C's `struct flock` on Linux: type, whence, start, length (0: to the end), process."""
 
 _TRIES, _PAUSE = 50, 0.02  # seconds
 
 _held: set[int] = set()
+"""File descriptors of the locks that this process holds."""
 
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock file `path` while the block runs; a kill releases it.
+    """Hold the lock while the block runs.
+
+    Args:
+        path: the lock file of a run folder; it is created if it does not exist.
 
     Raises:
-        RunFolderError: another process holds it.
+        RunFolderError: the lock is held already.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     _held.add(handle)
     try:
         if not _take(handle):
             raise RunFolderError(
-                f"{path.parent} is being written by {_owner(handle)}; wait for it, or stop it "
-                "first."
+                f"{path.parent} is being written by {_owner(handle)}; wait until it ends, or stop "
+                "it first."
             )
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
@@ -57,13 +63,13 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Return whether some process holds the lock now."""
+    """Return whether a process holds the lock now."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:
-        if CAN_ASK:
+        if HAS_OFD_LOCKS:
             found = fcntl.fcntl(handle, fcntl.F_OFD_GETLK, _record(fcntl.F_WRLCK))
             return bool(struct.unpack(_FLOCK, found)[0] != fcntl.F_UNLCK)
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -75,38 +81,43 @@ def is_held(path: Path) -> bool:
 
 
 def _take(handle: int) -> bool:
-    """Lock an open file and return whether that worked."""
-    for attempt in range(1 if CAN_ASK else _TRIES):
+    """Try to lock an open file, and return whether it is locked now."""
+    for attempt in range(1 if HAS_OFD_LOCKS else _TRIES):
         if attempt:
             time.sleep(_PAUSE)
         try:
-            if CAN_ASK:
+            if HAS_OFD_LOCKS:
                 fcntl.fcntl(handle, fcntl.F_OFD_SETLK, _record(fcntl.F_WRLCK))
             else:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
-        except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: another process has it
+        except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: the lock is held already
             continue
     return False
 
 
 def _record(kind: int) -> bytes:
+    """Return a `struct flock` for the whole file.
+
+    Args:
+        kind: `F_WRLCK`, `F_RDLCK` or `F_UNLCK`.
+    """
     return struct.pack(_FLOCK, kind, os.SEEK_SET, 0, 0, 0)
 
 
 def _owner(handle: int) -> str:
-    """Return who holds the lock, as far as its file tells: a process that is gone is not named."""
+    """Return `process NUMBER`, or `another process` if the lock file names no running process."""
     text = os.pread(handle, 32, 0).decode(errors="replace").strip()
     alive = text.isascii() and text.isdigit() and psutil.pid_exists(int(text))
     return f"process {text}" if alive else "another process"
 
 
-def _let_go() -> None:
-    """Close a forked child's copies: the lock must not outlive the process that took it."""
+def _close_copies() -> None:
+    """Close the copies of locks in a forked child, so that they end with the parent process."""
     for handle in _held:
         with suppress(OSError):
             os.close(handle)
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_close_copies)

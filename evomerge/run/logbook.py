@@ -1,4 +1,4 @@
-"""What a running search writes down: events, the history they make, and what they cost."""
+"""The logbook of a running search: writes events, times and log messages, and calls followers."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from evomerge.scores import Failure, Outcome
 log = logging.getLogger(__name__)
 
 Follower: TypeAlias = Callable[[History, Event], None]
-"""Is told every event once it is in the journal: a display, a tracker."""
+"""A function that is called with every event after it is in the journal: a display, a tracker."""
 
 
 class Logbook:
-    """Takes in the events of one session of a run.
+    """Writes the events of one session of a run.
 
     Args:
-        run: the run's folder.
+        run: the run folder.
         journal: its journal, open for writing.
-        followers: who else is told; one that raises is told no more, and the search goes on.
+        followers: functions that are called with every event. A follower that raises is not called
+            again, and the search goes on.
 
     Attributes:
-        history: what the journal says, always up to date.
+        history: the state of the run after the latest event.
     """
 
     def __init__(self, run: RunFolder, journal: Journal, followers: Sequence[Follower]) -> None:
@@ -38,16 +39,21 @@ class Logbook:
 
     @property
     def events(self) -> Sequence[Event]:
-        """The whole journal."""
+        """All events of the journal."""
         return self._journal.events
 
     @property
     def hours(self) -> float:
-        """Working time so far, over all sessions of the run."""
+        """Working time so far in hours, over all sessions of the run."""
         return self._hours_before + (time.monotonic() - self._began) / 3600
 
     def write(self, event: Event, outcome: Outcome | None = None) -> None:
-        """Journal an event, take it into the history, note what it cost, tell the followers."""
+        """Write an event to the journal, update the history, note times, call the followers.
+
+        Args:
+            event: the event.
+            outcome: the outcome in the event, whose times are noted in `timings.jsonl`.
+        """
         self._journal.append(event)
         self.history.apply(event)
         if outcome is not None:
@@ -61,7 +67,7 @@ class Logbook:
             except Exception as error:
                 self._followers.remove(follower)
                 log.warning(
-                    "%s failed (%s: %s) and is told no more; the search goes on.",
+                    "%s failed (%s: %s) and is not called again; the search goes on.",
                     getattr(follower, "__qualname__", type(follower).__name__),
                     type(error).__name__,
                     error,

@@ -1,1 +1,1 @@
-"""The search loop: strategy asks, executor runs, journal remembers, strategy is told."""
+"""The search loop: ask the strategy, run jobs, journal the outcomes, tell the strategy."""

@@ -1,4 +1,7 @@
-"""The end of a search: the best are scored on documents that it never saw."""
+"""The end of a search: the best candidates are scored on documents that were not used before.
+
+The winner is chosen on the validation documents. Its result is measured on the test documents.
+"""
 
 from __future__ import annotations
 
@@ -11,28 +14,29 @@ from evomerge.search.session import Session
 
 
 def is_finished(history: History) -> bool:
-    """Whether a winner was chosen, and it and the baselines were tried on the test documents."""
+    """Whether there is a winner, and it and the baselines have outcomes on the test documents."""
     if history.winner is None:
         return False
     return all("test" in item.outcomes for item in (history.winner, *history.baselines))
 
 
 def choose_winner(session: Session, count: int) -> Candidate:
-    """Return the best of finalists and baselines on the validation documents.
+    """Return the best of the finalists and baselines on the validation documents.
 
-    Parents and the uniform merge take part: a search that does not beat them says so.
+    A baseline can win: then no merge is better than the parents or the uniform merge.
 
     Args:
-        count: how many of the best take part.
+        session: scores the candidates and journals the winner.
+        count: number of finalists.
 
     Raises:
         SearchError: no candidate could be scored.
     """
-    wanted = [*_finalists(session, count), *session.history.baselines]
-    contenders = list({item.number: item for item in wanted}.values())
+    best = [*_finalists(session, count), *session.history.baselines]
+    contenders = list({item.number: item for item in best}.values())
     untried = [item for item in contenders if "validation" not in item.outcomes]
     if not any(isinstance(item.outcomes.get("validation"), Scores) for item in contenders):
-        untried = contenders  # whatever failed them all may be mended by now
+        untried = contenders  # the cause why they all failed may be gone: try again
     session.score(untried, "validation")
     winners = session.ranking.incumbents(contenders, "validation")
     if not winners:
@@ -55,10 +59,10 @@ def score_on_test(session: Session, winner: Candidate) -> None:
 
 
 def _finalists(session: Session, count: int) -> list[Candidate]:
-    """Return the best on the search documents.
+    """Return the best candidates on the search documents.
 
-    None of them rests on an estimate: whoever is among the best by one is scored on all search
-    documents, until nobody is.
+    No finalist has an estimated score: a candidate that is among the best by an estimate is scored
+    on all search documents, and the finalists are chosen again.
 
     Raises:
         SearchError: no candidate could be scored.
@@ -78,5 +82,6 @@ def _finalists(session: Session, count: int) -> list[Candidate]:
 
 
 def _reason(outcomes: Sequence[object]) -> str:
+    """Return the reason of the last failure."""
     reasons = [item.reason for item in outcomes if isinstance(item, Failure)]
-    return reasons[-1] if reasons else "nothing, for none was asked."
+    return reasons[-1] if reasons else "nothing, since there were no candidates."

@@ -1,4 +1,8 @@
-"""The loop: strategy asks, executor builds and scores, journal remembers, strategy is told."""
+"""The search loop.
+
+The strategy is asked for recipes. The executor builds and scores each one, as a job. The outcome
+is written to the journal and told to the strategy. At the end the winner is chosen and tested.
+"""
 
 from __future__ import annotations
 
@@ -16,23 +20,23 @@ from evomerge.search.session import Session
 from evomerge.strategy.protocol import Origin, Strategy
 
 Order: TypeAlias = Literal["generation", "arrival"]
-"""When the strategy is told.
+"""When the strategy is told outcomes.
 
-`generation`: once a generation is complete, in the order of asking, so that the trajectory does
-not depend on how many jobs run at a time. `arrival`: whenever an outcome comes; nothing waits.
+`generation`: once all of a generation is scored, in the order of asking. So the search does not
+depend on how many jobs run at a time. `arrival`: as soon as there is an outcome.
 """
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long to search, and in which order.
+    """When the search ends, and when the strategy is told outcomes.
 
     Attributes:
-        candidates: largest number of candidates, baselines included; None is no bound.
-        hours: working time over all sessions of the run; None is no bound.
-        target: value on the search documents that is good enough; None is no bound.
-        finalists: how many of the best are scored on the validation documents.
-        order: when the strategy is told.
+        candidates: largest number of candidates, baselines included; None: no bound.
+        hours: largest number of working hours, over all sessions of the run; None: no bound.
+        target: fitness on the search documents at which the search ends; None: no such end.
+        finalists: number of the best candidates that are scored on the validation documents.
+        order: when the strategy is told outcomes.
     """
 
     candidates: int | None
@@ -43,13 +47,14 @@ class Plan:
 
 
 class Search:
-    """One search over a run; `go` starts or continues it and returns the winner.
+    """The search of one run. `run` starts or continues it and returns the winner.
 
     Args:
         session: runs jobs and keeps the journal.
-        make_strategy: makes a new strategy, of the run's seed; called if the search goes on.
-        baselines: what is scored first and compared with, by label.
-        plan: how long to search.
+        make_strategy: makes a new strategy with the run's seed. It is not called if the search is
+            over already.
+        baselines: recipes of the baselines by label; they are scored first.
+        plan: when the search ends.
     """
 
     def __init__(
@@ -62,32 +67,35 @@ class Search:
         self.session, self.history = session, session.history
         self.make_strategy, self.baselines, self.plan = make_strategy, baselines, plan
         self.untold: list[Candidate] = []
-        """What the strategy has been asked for and not told of, in the order of asking."""
+        """Candidates whose outcomes the strategy was not told yet, in the order of asking."""
 
     @cached_property
     def strategy(self) -> Strategy:
-        """What proposes the candidates."""
+        """The strategy that proposes candidates, made at the first use."""
         return self.make_strategy()
 
-    def go(self) -> Candidate:
-        """Search until the plan is done, choose the winner on unseen documents, test it.
+    def run(self) -> Candidate:
+        """Search, choose the winner on the validation documents, score it on the test documents.
 
         Raises:
-            EvomergeError: no candidate could be scored, or something outside of the candidates
-                has failed.
+            EvomergeError: no candidate could be scored, or something other than a candidate is at
+                fault.
         """
-        self.session.publish_leading()
+        self.session.publish_best()
         if not (self.is_spent and is_finished(self.history)):
             if self.plan.order == "generation":
                 self.search_by_generation()
             else:
-                self.search_as_they_come()
+                self.search_by_arrival()
         winner = choose_winner(self.session, self.plan.finalists)
         score_on_test(self.session, winner)
         return winner
 
     def search_by_generation(self) -> None:
-        """Ask for a generation, score all of it, tell it in the order of asking."""
+        """Ask for a generation, score it, tell the outcomes in the order of asking; repeat.
+
+        The first generation of a resumed search may be asked for and scored in part already.
+        """
         self.untold = replay_generations(self.history, self.strategy)
         self.ask_baselines()
         self.session.score([item for item in self.history.open if item.label is not None])
@@ -96,73 +104,74 @@ class Search:
                 self.ask_generation()
             self.session.score(self.history.open)
             if not is_full(self.strategy, self.untold):
-                return
+                return  # the plan did not allow the whole generation
             tell_all(self.strategy, self.untold)
 
-    def search_as_they_come(self) -> None:
-        """Keep as many candidates open as the executor runs at a time; tell each as it comes."""
+    def search_by_arrival(self) -> None:
+        """Keep as many candidates open as the executor can run; tell each outcome at once."""
         replay_arrivals(self.session.logbook.events, self.history, self.strategy)
         told = len(self.history.told)
         self.ask_baselines()
-        waiting = self.history.open
+        unsubmitted = self.history.open
         while True:
             while told < len(self.history.told):
                 tell_all(self.strategy, self.history.told[told : told + 1])
                 told += 1
-            wanted = bool(waiting) or not self.is_spent
-            if wanted and self.session.in_flight < self.session.executor.width:
-                candidate = waiting.pop(0) if waiting else self.ask(self.session.leading, told)
-                self.session.submit([candidate])
+            more = bool(unsubmitted) or not self.is_spent
+            if more and self.session.in_flight < self.session.executor.width:
+                if not unsubmitted:
+                    unsubmitted = [self.ask(self.session.incumbents, told)]
+                self.session.submit([unsubmitted.pop(0)])
             elif self.session.in_flight:
                 self.session.wait()
             else:
                 return
 
     def ask_baselines(self) -> None:
-        """Ask for the baselines that the journal does not have yet."""
+        """Make candidates of the baselines that the journal does not have yet."""
         known = {item.label for item in self.history.baselines}
         for label, recipe in self.baselines.items():
             if label not in known and not self.is_spent:
-                origin = self.strategy.take(len(self.history.candidates), label)
+                origin = self.strategy.add_baseline(len(self.history.candidates), label)
                 self.journal(recipe, origin, {"label": label})
 
     def ask_generation(self) -> None:
-        """Ask for what is missing of a generation, as far as the plan allows.
+        """Ask for the rest of a generation, as far as the plan allows.
 
-        All of it is compared with whoever led before its first candidate was asked.
+        All its candidates are compared with the same incumbent: the one before its first candidate.
         """
-        begun = [item.number for item in self.untold if item.label is None]
-        start = begun[0] if begun else len(self.history.candidates)
-        leading = self.session.ranking.incumbents(self.history.candidates[:start])
+        asked = [item.number for item in self.untold if item.label is None]
+        start = asked[0] if asked else len(self.history.candidates)
+        incumbents = self.session.ranking.incumbents(self.history.candidates[:start])
         while not self.is_spent:
-            self.ask(leading, start)
+            self.ask(incumbents, start)
             if is_full(self.strategy, self.untold):
                 return
 
-    def ask(self, leading: list[Candidate], known: int) -> Candidate:
+    def ask(self, incumbents: list[Candidate], known: int) -> Candidate:
         """Ask the strategy for a candidate and journal it.
 
         Args:
-            leading: who leads, for the candidate to be compared with.
-            known: how many of the journal's outcomes it may build on.
+            incumbents: the best candidates; a fidelity policy compares the new one with the first.
+            known: how many of the journal's outcomes the fidelity policy may use.
         """
-        place: Event = {"generation": self.generation}
+        fields: Event = {"generation": self.generation}
         proposal = self.strategy.ask(len(self.history.candidates))
-        if self.session.window is not None and leading:
-            place |= {"incumbent": leading[0].number, "known": known}
-        return self.journal(proposal.recipe, proposal.origin, place)
+        if self.session.window is not None and incumbents:
+            fields |= {"incumbent": incumbents[0].number, "known": known}
+        return self.journal(proposal.recipe, proposal.origin, fields)
 
-    def journal(self, recipe: Recipe, origin: Origin, place: Event) -> Candidate:
-        """Write down that a candidate was asked for."""
+    def journal(self, recipe: Recipe, origin: Origin, fields: Event) -> Candidate:
+        """Write the `ask` event of a new candidate, with further fields of the event."""
         number = len(self.history.candidates)
         event: Event = {"event": "ask", "candidate": number, "digest": recipe.digest}
-        self.session.logbook.write(event | place | {"origin": dict(origin)})
+        self.session.logbook.write(event | fields | {"origin": dict(origin)})
         self.untold.append(self.history.candidates[number])
         return self.history.candidates[number]
 
     @property
     def generation(self) -> int:
-        """Number of the generation that the next proposal belongs to."""
+        """Number of the generation of the next proposal, from 0."""
         last = self.history.candidates[-1].generation if self.history.candidates else None
         if last is None:
             return 0
@@ -176,5 +185,5 @@ class Search:
             return True
         if plan.hours is not None and self.session.logbook.hours >= plan.hours:
             return True
-        values = [item.values[0] for item in self.session.leading if item.values]
+        values = [item.values[0] for item in self.session.incumbents if item.values]
         return plan.target is not None and any(value >= plan.target for value in values)

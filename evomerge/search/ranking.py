@@ -1,4 +1,4 @@
-"""Who leads: from outcomes to an incumbent and finalists."""
+"""Rankings: from the outcomes of candidates to the incumbent and the finalists."""
 
 from __future__ import annotations
 
@@ -13,46 +13,50 @@ from evomerge.scores import Objective, Scores, Split, fitness
 class Ranking(Protocol):
     """Compares candidates.
 
-    Laws: who leads depends on the candidates alone, not on their order; an estimate, a failure or
-    a value that is not finite never leads.
+    Laws: the incumbents depend only on the candidates, not on their order. A candidate with an
+    estimated score, a failure or a value that is not finite is never an incumbent.
     """
 
     def values(self, scores: Scores) -> tuple[float, ...]:
-        """Return what scores come to, higher is better; nan where a score is not a number."""
+        """Return the values that candidates are compared by; higher is better.
+
+        A value is nan if a score is nan.
+        """
         ...
 
     def incumbents(
         self, candidates: Iterable[Candidate], split: Split = "search"
     ) -> list[Candidate]:
-        """Return who leads on a split; empty where nobody was scored on all its documents."""
+        """Return the best candidates on a split; none if no candidate was scored on all of it."""
         ...
 
     def finalists(self, candidates: Iterable[Candidate], count: int) -> list[Candidate]:
-        """Return the best on the search documents, estimates among them, best first.
+        """Return the `count` best candidates on the search documents, the best one first.
 
-        Candidates of one recipe stand for it together: only the first of them is returned.
+        Estimated scores count too. Of several candidates with the same recipe, only the first one
+        is returned.
         """
         ...
 
 
 @dataclass(frozen=True)
 class WeightedSum:
-    """One number a candidate: the weighted mean of the objectives.
+    """Ranks by one number, the fitness: the weighted mean of the objectives.
 
     Attributes:
-        objectives: what is added up.
+        objectives: the objectives with their weights.
     """
 
     objectives: Sequence[Objective]
 
     def values(self, scores: Scores) -> tuple[float, ...]:
-        """Return the fitness, alone."""
+        """Return the fitness as the only value."""
         return (fitness(self.objectives, scores),)
 
     def incumbents(
         self, candidates: Iterable[Candidate], split: Split = "search"
     ) -> list[Candidate]:
-        """Return the best candidate, the earliest among equals, or nobody."""
+        """Return the best candidate, the earliest of several equal ones; or an empty list."""
         scored = [
             (value, -item.number, item)
             for item in candidates
@@ -62,7 +66,7 @@ class WeightedSum:
         return [max(scored, key=lambda entry: entry[:2])[2]] if scored else []
 
     def finalists(self, candidates: Iterable[Candidate], count: int) -> list[Candidate]:
-        """Return the `count` best candidates of different recipes, best first."""
+        """Return the `count` best candidates with different recipes, the best one first."""
         scored = [item for item in candidates if item.values is not None]
         chosen: dict[str, Candidate] = {}
         for item in sorted(scored, key=lambda item: (-(item.values or (0.0,))[0], item.number)):
@@ -72,7 +76,7 @@ class WeightedSum:
         return list(chosen.values())
 
     def _value(self, candidate: Candidate, split: Split) -> float | None:
-        """Return a candidate's fitness on a split, None without a finite one."""
+        """Return a candidate's fitness on a split; None if it has no finite fitness."""
         if split == "search":
             return None if candidate.values is None else candidate.values[0]
         scores = candidate.scores(split)
@@ -81,7 +85,7 @@ class WeightedSum:
 
 
 def best_of(history: History, ranking: Ranking) -> Candidate | None:
-    """Return the winner if it was chosen, else who leads on the search documents."""
+    """Return the winner; before there is one, the incumbent on the search documents, or None."""
     if history.winner is not None:
         return history.winner
     return next(iter(ranking.incumbents(history.candidates)), None)

@@ -1,4 +1,7 @@
-"""How a new strategy gets to where a journal left off: it is put through the same calls."""
+"""Bringing a new strategy to the state in which the journal ends.
+
+The calls that the journal records are made again, in the same order.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,15 @@ from evomerge.strategy.protocol import Strategy
 
 
 def is_full(strategy: Strategy, untold: Sequence[Candidate]) -> bool:
-    """Whether these candidates complete a generation, so that they can be told."""
+    """Whether these candidates complete a generation, so that their outcomes can be told."""
     return bool(untold) and strategy.left == strategy.generation
 
 
 def replay_generations(history: History, strategy: Strategy) -> list[Candidate]:
-    """Repeat the calls of a search by generation.
+    """Repeat the calls of a search that tells outcomes generation by generation.
 
     Returns:
-        The candidates that the strategy has been asked for and not told of yet.
+        the candidates whose outcomes the strategy was not told yet, in the order of asking.
     """
     untold: list[Candidate] = []
     for candidate in history.candidates:
@@ -30,7 +33,7 @@ def replay_generations(history: History, strategy: Strategy) -> list[Candidate]:
 
 
 def replay_arrivals(events: Iterable[Event], history: History, strategy: Strategy) -> None:
-    """Repeat the calls of a search that tells outcomes as they come, in the journal's order."""
+    """Repeat the calls of a search that tells every outcome at once, in the journal's order."""
     for event in events:
         if event["event"] == "ask":
             candidate = history.candidates[event["candidate"]]
@@ -40,7 +43,11 @@ def replay_arrivals(events: Iterable[Event], history: History, strategy: Strateg
 
 
 def tell_all(strategy: Strategy, untold: list[Candidate]) -> None:
-    """Tell a strategy what came out of candidates, and empty the list."""
+    """Tell a strategy the outcomes of these candidates, and empty the list.
+
+    Raises:
+        RuntimeError: a candidate has no outcome yet.
+    """
     for candidate in untold:
         if candidate.told is None:
             raise RuntimeError(f"Candidate {candidate.number} has no outcome yet.")

@@ -1,7 +1,7 @@
-"""One session of a search: jobs in flight, and what is written down when one lands.
+"""One session of a search: makes jobs of candidates, and journals the outcomes.
 
-Everything that is scored goes through here (candidates, completed estimates, finals), so that
-several kinds of jobs can be in flight at once.
+All scoring goes through a session: of candidates on the search documents, of estimates that are
+completed, and of finalists. So jobs of all these kinds can be in flight at the same time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 from evomerge.errors import SearchError
 from evomerge.execute.protocol import Executor, Job
 from evomerge.recipe import Recipe
-from evomerge.run.attempts import MOST, Attempts
+from evomerge.run.attempts import MAX_ATTEMPTS, Attempts
 from evomerge.run.history import Candidate, outcome_fields
 from evomerge.run.journal import Event
 from evomerge.run.logbook import Logbook
@@ -23,19 +23,23 @@ from evomerge.scores import Failure, Outcome, Scores, Split
 from evomerge.search.ranking import Ranking
 
 Purpose: TypeAlias = Literal["search", "complete", "validation", "test"]
-"""What a job is for: a candidate's first scores, the rest of an estimate, or a final split."""
+"""What a job is for.
+
+`search`: the first scores of a candidate. `complete`: scores on all search documents, in place of
+an estimate. `validation`, `test`: the scores of a finalist on this split.
+"""
 
 SAME_FAILURES = 10
-"""Candidates that may fail in the same way one after the other, before the search stops."""
+"""Number of equal failures, one after the other, at which the search stops."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """Which earlier outcomes a fidelity policy wants to know.
+    """The earlier candidates whose scores a fidelity policy is given.
 
     Attributes:
-        recent: how many of the latest.
-        whole: only those scored on all documents.
+        recent: largest number of candidates; the latest ones are taken.
+        whole: take only candidates that were scored on all documents.
     """
 
     recent: int
@@ -43,26 +47,27 @@ class Window:
 
 
 class Session:
-    """Runs jobs for candidates and journals what came out of them.
+    """Runs jobs for candidates and journals their outcomes.
 
     Args:
-        logbook: takes in the events.
-        executor: makes the executor, when the first job is submitted.
-        recipe_of: builds a candidate's recipe.
-        ranking: what outcomes come to, and who leads.
-        window: what a job tells of earlier candidates; None where all documents are scored.
-        attempts: jobs in which earlier processes have ended.
-        publish: called with the leading candidates when they change.
+        logbook: writes the events.
+        make_executor: makes the executor; called when the first job is submitted.
+        recipe_of: returns a candidate's recipe.
+        ranking: compares candidates.
+        window: the earlier candidates that a fidelity policy is given; None if every candidate is
+            scored on all documents.
+        attempts: counts the processes that ended while they ran a job.
+        publish: is called with the winner, or with the incumbents whenever they change.
 
     Attributes:
-        history: what the journal says.
-        leading: who leads on the search documents.
+        history: the state of the run.
+        incumbents: the best candidates on the search documents.
     """
 
     def __init__(
         self,
         logbook: Logbook,
-        executor: Callable[[], Executor],
+        make_executor: Callable[[], Executor],
         recipe_of: Callable[[Candidate], Recipe],
         ranking: Ranking,
         window: Window | None,
@@ -71,53 +76,61 @@ class Session:
     ) -> None:
         self.logbook, self.history, self.ranking = logbook, logbook.history, ranking
         self.window, self.publish = window, publish
-        self.leading = ranking.incumbents(self.history.candidates)
-        self._make, self._recipe_of, self._attempts = executor, recipe_of, attempts
-        self._flying: dict[int, tuple[Candidate, Purpose]] = {}
-        self._held: list[Candidate] = []
+        self.incumbents = ranking.incumbents(self.history.candidates)
+        self._make_executor, self._recipe_of, self._attempts = make_executor, recipe_of, attempts
+        self._running: dict[int, tuple[Candidate, Purpose]] = {}
+        """The jobs in flight, by id."""
+        self._duplicates: list[Candidate] = []
+        """Candidates that wait for the outcome of another one with the same recipe."""
         self._jobs = 0
         self._failures: list[Failure] = []
 
     @cached_property
     def executor(self) -> Executor:
-        """Where jobs run; made when it is first asked for."""
-        return self._make()
+        """The executor, made at the first use."""
+        return self._make_executor()
 
     def close(self) -> None:
-        """Close the executor, if one was made."""
+        """Close the executor, if it was made."""
         if "executor" in self.__dict__:
             self.executor.close()
 
-    def publish_leading(self) -> None:
-        """Publish the winner or, before there is one, who leads."""
-        leading = [self.history.winner] if self.history.winner else self.leading
-        if leading:
-            self.publish(leading)
+    def publish_best(self) -> None:
+        """Publish the winner; before there is one, the incumbents."""
+        best = [self.history.winner] if self.history.winner else self.incumbents
+        if best:
+            self.publish(best)
 
     @property
     def in_flight(self) -> int:
-        """How many candidates wait for an outcome."""
-        return len(self._flying) + len(self._held)
+        """Number of candidates that wait for an outcome."""
+        return len(self._running) + len(self._duplicates)
 
     def score(self, candidates: Sequence[Candidate], purpose: Purpose = "search") -> None:
-        """Score candidates and wait for all of them."""
+        """Score candidates and wait for all outcomes.
+
+        Raises:
+            EvomergeError: the search cannot go on.
+        """
         self.submit(candidates, purpose)
         while self.in_flight:
             self.wait()
 
     def submit(self, candidates: Iterable[Candidate], purpose: Purpose = "search") -> None:
-        """Start to score candidates.
+        """Start scoring candidates.
 
-        A candidate whose recipe is scored already, or is in flight, gets those scores.
+        A recipe is scored on the search documents only once: further candidates with this recipe
+        get the same scores. A candidate fails without being scored if
+        `MAX_ATTEMPTS` processes have ended while they scored it.
         """
         jobs = []
         for candidate in candidates:
-            if purpose == "search" and self._is_settled(candidate):
+            if purpose == "search" and self._is_duplicate(candidate):
                 continue
             job = self._job(candidate, purpose)
-            self._flying[job.id] = candidate, purpose
+            self._running[job.id] = candidate, purpose
             count = self._attempts.count(f"{candidate.number} {job.split}")
-            if count >= MOST:
+            if count >= MAX_ATTEMPTS:
                 self._record(job.id, _lost(count))
             else:
                 jobs.append(job)
@@ -133,19 +146,23 @@ class Session:
         job, outcome = self.executor.next()
         self._record(job.id, outcome)
 
-    def _is_settled(self, candidate: Candidate) -> bool:
-        """Give a candidate the scores of an earlier one of its recipe, or let it wait for them."""
-        alike = self.history.alike(candidate)
-        scored = next((item for item in alike if item.status == "scored"), None)
+    def _is_duplicate(self, candidate: Candidate) -> bool:
+        """Return whether an earlier candidate with the same recipe is scored or open.
+
+        If so, the candidate gets the earlier scores, or waits for them.
+        """
+        equal = self.history.earlier_equals(candidate)
+        scored = next((item for item in equal if item.status == "scored"), None)
         if scored is not None:
             self._tell(candidate, scored.outcomes["search"], scored)
-        elif any(item.status == "open" for item in alike):
-            self._held.append(candidate)
+        elif any(item.status == "open" for item in equal):
+            self._duplicates.append(candidate)
         else:
             return False
         return True
 
     def _job(self, candidate: Candidate, purpose: Purpose) -> Job:
+        """Return a new job with its own id."""
         self._jobs += 1
         recipe = self._recipe_of(candidate)
         split: Split = "search" if purpose == "complete" else purpose
@@ -156,42 +173,49 @@ class Session:
         return replace(job, incumbent=incumbent, earlier=self._earlier(candidate, self.window))
 
     def _earlier(self, candidate: Candidate, window: Window) -> tuple[Scores, ...]:
-        """Return the scores, known when a candidate's generation began, that its own build on."""
+        """Return the scores in the window that were known when the generation began."""
         known = sorted(self.history.told[: candidate.known], key=lambda item: item.number)
         scores = [item.told for item in known if isinstance(item.told, Scores)]
         wanted = [item for item in scores if not (window.whole and item.expected)]
         return tuple(wanted[-window.recent :])
 
     def _record(self, job: int, outcome: Outcome) -> None:
-        """Journal the outcome of a job, and settle the candidates that waited for it."""
-        candidate, purpose = self._flying.pop(job)
+        """Journal the outcome of a job, for the duplicates of its candidate too."""
+        candidate, purpose = self._running.pop(job)
         if purpose == "search":
             self._tell(candidate, outcome)
-            waiting = [item for item in self._held if item.digest == candidate.digest]
-            self._held = [item for item in self._held if item.digest != candidate.digest]
-            self.submit(waiting)
+            equal = [item for item in self._duplicates if item.digest == candidate.digest]
+            self._duplicates = [x for x in self._duplicates if x.digest != candidate.digest]
+            self.submit(equal)
             return
         event: Event = {"event": "score", "candidate": candidate.number, "split": purpose}
         if purpose == "complete":
             event = {"event": "complete", "candidate": candidate.number}
-            outcome, values = self._valued(outcome)
+            outcome, values = self._with_values(outcome)
             event |= {} if values is None else {"values": list(values)}
         self._write(event | outcome_fields(outcome), outcome)
         if purpose == "complete":
-            self._take_lead(candidate)
+            self._update_incumbents(candidate)
 
     def _tell(
         self, candidate: Candidate, outcome: Outcome, scored: Candidate | None = None
     ) -> None:
-        outcome, values = self._valued(outcome)
+        """Journal a candidate's first outcome on the search documents.
+
+        Args:
+            candidate: the candidate.
+            outcome: its outcome.
+            scored: the earlier candidate with the same recipe that the outcome is taken from.
+        """
+        outcome, values = self._with_values(outcome)
         event: Event = {"event": "tell", "candidate": candidate.number}
         event |= outcome_fields(outcome) if scored is None else {"same_as": scored.number}
         event |= {} if values is None else {"values": list(values)}
         self._write(event, outcome)
-        self._take_lead(candidate)
+        self._update_incumbents(candidate)
 
-    def _valued(self, outcome: Outcome) -> tuple[Outcome, tuple[float, ...] | None]:
-        """Return an outcome with its values; without finite values it is a failure."""
+    def _with_values(self, outcome: Outcome) -> tuple[Outcome, tuple[float, ...] | None]:
+        """Return an outcome and its values. If a value is not finite, the outcome is a failure."""
         if isinstance(outcome, Failure):
             return outcome, None
         values = self.ranking.values(outcome)
@@ -200,23 +224,25 @@ class Session:
         return Failure("evaluate", "The fitness is not a finite number."), None
 
     def _write(self, event: Event, outcome: Outcome) -> None:
+        """Journal an event that carries an outcome, and a batch size that memory has forced."""
         if isinstance(outcome, Scores) and outcome.halvings > self.history.halvings:
             self.logbook.write({"event": "memory", "halvings": outcome.halvings})
         self.logbook.write(event, outcome)
-        self._watch(outcome)
+        self._check_failures(outcome)
 
-    def _take_lead(self, candidate: Candidate) -> None:
-        leading = self.ranking.incumbents([*self.leading, candidate])
-        if leading != self.leading:
-            self.leading = leading
+    def _update_incumbents(self, candidate: Candidate) -> None:
+        """Compare a candidate with the incumbents, and publish the incumbents if they change."""
+        incumbents = self.ranking.incumbents([*self.incumbents, candidate])
+        if incumbents != self.incumbents:
+            self.incumbents = incumbents
             if self.history.winner is None:
-                self.publish(leading)
+                self.publish(incumbents)
 
-    def _watch(self, outcome: Outcome) -> None:
-        """Stop a search in which nothing but the same failure happens.
+    def _check_failures(self, outcome: Outcome) -> None:
+        """Count equal failures, and stop the search after too many.
 
         Raises:
-            SearchError: that is so.
+            SearchError: the last `SAME_FAILURES` outcomes were the same failure.
         """
         if not isinstance(outcome, Failure) or outcome not in self._failures[-1:]:
             self._failures.clear()
@@ -225,8 +251,8 @@ class Session:
         if len(self._failures) >= SAME_FAILURES:
             raise SearchError(
                 f"The last {len(self._failures)} candidates failed in the same way "
-                f"({outcome_text(self._failures[-1])}), so the search has stopped; mend the cause, "
-                "then go on with `evomerge resume`."
+                f"({outcome_text(self._failures[-1])}), so the search has stopped; remove the "
+                "cause, then go on with `evomerge resume`."
             )
 
 
@@ -236,6 +262,7 @@ def outcome_text(failure: Failure) -> str:
 
 
 def _lost(count: int) -> Failure:
+    """Return the failure of a candidate that ended so many processes."""
     return Failure(
-        "lost", f"{count} processes ended, without a word, while this candidate was scored."
+        "lost", f"{count} processes ended without an error while this candidate was scored."
     )

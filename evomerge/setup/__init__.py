@@ -1,1 +1,1 @@
-"""From a search file to the objects of a search."""
+"""Making the objects of a search from a search file."""

@@ -1,7 +1,8 @@
-"""From a search file to a problem, and from a problem to the frozen search file of a run.
+"""Checking a search file, and freezing it into a run.
 
-`check_search` does everything that can be known without compute and raises the first mistake. What
-it returns is frozen into a run (`freeze`) and found again in it (`restore`).
+`check_search` makes a problem of a search file and raises the first mistake; it reads no weights
+and runs no model. `freeze` turns the problem into the search file of a run, and `restore` turns
+that file into the problem again.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from evomerge.config.frozen import frozen_objectives, frozen_splits
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.models.references import RUN
-from evomerge.setup.executor import check_executor, settle_order
-from evomerge.setup.fidelity import check_fidelity, settle_racing
+from evomerge.setup.executor import check_executor, resolve_order
+from evomerge.setup.fidelity import check_fidelity, resolve_racing
 from evomerge.setup.optimizer import make_optimizer
 from evomerge.setup.parents import Opener, open_parents, plan_tokenizers
 from evomerge.setup.problem import Problem
@@ -28,20 +29,19 @@ from evomerge.setup.worker import check_placement
 PACKAGES = (
     "evomerge", "torch", "transformers", "lm_eval", "nevergrad", "cma", "cmaes", "numba", "numpy",
 )  # fmt: skip
-"""Packages whose versions a trajectory or a model's bits may depend on."""
+"""Packages whose versions may change the course of a search or the bits of a model."""
 
 
 def check_search(
     config: SearchConfig, relative_to: Path, opener: Opener, *, allow_pickle: bool = False
 ) -> Problem:
-    """Check a search file against the world: parents, shapes, tasks, metrics, documents.
+    """Check a search file and all that it names: parents, shapes, tasks, metrics, documents.
 
     Args:
         config: a parsed search file.
-        relative_to: folder that relative paths start from; where nothing is there, the working
-            folder is tried.
+        relative_to: folder of relative paths; if nothing is there, the working folder is tried.
         opener: opens a parent.
-        allow_pickle: accept parents whose weights are pickles.
+        allow_pickle: accept parents with pickled weights.
 
     Raises:
         InputError: the first mistake.
@@ -54,10 +54,10 @@ def check_search(
     evaluator = load_tasks(config)
     objectives = find_objectives(config, evaluator)
     splits = find_splits(config, evaluator)
-    config = settle_racing(config, objectives, evaluator.info, splits["search"])
+    config = resolve_racing(config, objectives, evaluator.info, splits["search"])
     check_fidelity(config, objectives, evaluator.info, splits["search"])
     check_placement(config, checkpoints[host])
-    config = settle_order(config, make_optimizer(config, space).population)
+    config = resolve_order(config, make_optimizer(config, space).population)
     recipes = sample_recipes(space)
     tokenizers = plan_tokenizers(
         config, [*space.baselines().values(), *recipes.values()], checkpoints
@@ -67,10 +67,10 @@ def check_search(
 
 
 def restore(config: SearchConfig, relative_to: Path, opener: Opener) -> Problem:
-    """Return the problem of a run's frozen search file; no task is loaded.
+    """Return the problem of a run's frozen search file. Tasks are not loaded yet.
 
     Raises:
-        InputError: a parent is gone or has changed.
+        InputError: a parent is missing or has changed.
     """
     allow_pickle = config.frozen is not None and config.frozen.allow_pickle
     config, checkpoints, host = open_parents(config, relative_to, opener, allow_pickle=allow_pickle)
@@ -80,7 +80,11 @@ def restore(config: SearchConfig, relative_to: Path, opener: Opener) -> Problem:
 
 
 def freeze(problem: Problem) -> dict[str, Any]:
-    """Return the search file that a run keeps: resolved, with all that must not change."""
+    """Return the search file that a run keeps.
+
+    Its section `frozen` has what must not change: versions, fingerprints of the parents, document
+    ids, genes and metric directions.
+    """
     plain = problem.config.model_dump(mode="json", exclude={"frozen"})
     for item, objective in zip(plain["objectives"], problem.objectives, strict=True):
         item["metric"] = objective.metric

@@ -1,4 +1,4 @@
-"""From a search file's `executor` to what runs candidates."""
+"""The executor that a search file asks for."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from evomerge.setup.worker import MemoryShare, make_worker
 
 
 def check_executor(config: SearchConfig) -> None:
-    """Refuse what this version cannot run.
+    """Check the section `executor`.
 
     Raises:
-        ConfigError: the kind, the number of workers, a timeout, or an order that does not suit.
+        ConfigError: this version cannot run this kind, number of workers or timeout, or the order
+            does not suit.
     """
     executor = config.executor
     if executor.kind != "inline":
@@ -32,21 +33,22 @@ def check_executor(config: SearchConfig) -> None:
         )
     if executor.timeout is not None:
         raise ConfigError(
-            "`executor.timeout` needs candidates in processes of their own, which this version "
-            "does not have; remove it."
+            "`executor.timeout` needs an executor that runs candidates in other processes, which "
+            "this version does not have; remove it."
         )
     if executor.order == "arrival" and executor.together:
         raise ConfigError(
             "`executor.together` scores the paths of a generation together, but `executor.order` "
-            "is 'arrival', which knows no generations; set the order to generation."
+            "is 'arrival', which has no generations; set the order to generation."
         )
 
 
-def settle_order(config: SearchConfig, generation: int) -> SearchConfig:
-    """Return a search file that says when outcomes are told, where `executor.order` was `auto`.
+def resolve_order(config: SearchConfig, generation: int) -> SearchConfig:
+    """Return the search file with `executor.order` set, if it is `auto`.
 
     Args:
-        generation: proposals in a generation of the strategy.
+        config: the search file.
+        generation: number of proposals in a generation of the strategy; 1: no generations.
     """
     if config.executor.order != "auto":
         return config
@@ -56,21 +58,23 @@ def settle_order(config: SearchConfig, generation: int) -> SearchConfig:
 
 
 def is_together(config: SearchConfig) -> bool:
-    """Return whether a generation's paths are scored as a tree."""
-    wanted, space = config.executor.together, config.space
-    plain = space.kind == "dataflow" and isinstance(space.scales, float)
-    plain = (
-        plain and config.evaluation.fidelity_policy is None and config.executor.order != "arrival"
+    """Return whether the paths of a generation are scored together, as a trie."""
+    if config.executor.together is not None:
+        return config.executor.together
+    return (
+        config.space.kind == "dataflow"
+        and isinstance(config.space.scales, float)
+        and config.evaluation.fidelity_policy is None
+        and config.executor.order != "arrival"
     )
-    return plain if wanted is None else wanted
 
 
 def make_executor(problem: Problem, attempts: Attempts) -> Executor:
-    """Return what has candidates built and scored.
+    """Return the executor of a search, with its worker.
 
     Args:
-        problem: the search.
-        attempts: takes down which job is being run, since a candidate may end this process.
+        problem: the problem of the search.
+        attempts: is told when each job begins and ends, since a candidate may end this process.
 
     Raises:
         InputError: the worker cannot be built.

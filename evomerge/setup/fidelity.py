@@ -1,4 +1,4 @@
-"""From a search file's `evaluation` to how many documents a candidate is scored on."""
+"""The fidelity policy that a search file asks for: on how many documents candidates are scored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def make_fidelity(config: SearchConfig) -> Fidelity | None:
-    """Return what decides how many documents a candidate gets, None where it is all of them."""
+    """Return the fidelity policy; None if every candidate is scored on all search documents."""
     from evomerge.evaluate.fidelity.halving import Halving
     from evomerge.evaluate.fidelity.prediction import Prediction
     from evomerge.evaluate.fidelity.racing import Race
@@ -32,17 +32,21 @@ def make_fidelity(config: SearchConfig) -> Fidelity | None:
     return None
 
 
-def settle_racing(
+def resolve_racing(
     config: SearchConfig,
     objectives: Sequence[Objective],
     info: TasksInfo,
     search: Mapping[str, Sequence[int]],
 ) -> SearchConfig:
-    """Return a search file that says yes or no where `evaluation.racing.enabled` was `auto`.
+    """Return the search file with `evaluation.racing.enabled` set, if it is `auto`.
 
-    Yes where it was measured to save documents at no loss (docs/evaluation.md).
+    Racing is enabled where measurements show that it saves documents and finds merges that are as
+    good (docs/evaluation.md).
 
     Args:
+        config: the search file.
+        objectives: its objectives.
+        info: what is known of its tasks.
         search: the search documents by task.
     """
     wanted = config.evaluation
@@ -52,7 +56,7 @@ def settle_racing(
         wanted.fidelity_policy is None
         and config.space.kind == "parameters"
         and config.mode == "weighted"
-        and wanted.backend == "hf"  # vLLM reloads a candidate's weights for every look of a race
+        and wanted.backend == "hf"  # vLLM would load a candidate's weights again after each check
         and all(info.metric(item.task, item.metric)[1].is_mean for item in objectives)
         and sum(map(len, search.values())) >= 4 * wanted.racing.minimum
     )
@@ -66,9 +70,12 @@ def check_fidelity(
     info: TasksInfo,
     search: Mapping[str, Sequence[int]],
 ) -> None:
-    """Refuse to score on fewer documents where that cannot work.
+    """Check that the fidelity policy, if there is one, suits the metrics and documents.
 
     Args:
+        config: the search file.
+        objectives: its objectives.
+        info: what is known of its tasks.
         search: the search documents by task.
 
     Raises:
@@ -89,6 +96,6 @@ def check_fidelity(
     if least >= total:
         raise ConfigError(
             f"`evaluation.{key}` is {least}, but a candidate has only {total} search documents in "
-            "all, so that none could be left out; lower it, or give "
-            "`evaluation.search.documents` a larger number."
+            "all, so none can be left out; lower it, or set `evaluation.search.documents` to a "
+            "larger number."
         )

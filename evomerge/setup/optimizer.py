@@ -1,4 +1,4 @@
-"""From a search file's `optimizer` to an optimizer."""
+"""The optimizer that a search file asks for."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def make_optimizer(config: SearchConfig, space: Space) -> Optimizer:
-    """Return a new optimizer of the search's seed.
+    """Return a new optimizer with the search's seed.
 
     Raises:
-        ConfigError: an option does not suit the optimizer.
+        ConfigError: there is no such optimizer, or a setting does not suit it.
     """
     from evomerge.optimize import create
 

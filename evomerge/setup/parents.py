@@ -1,4 +1,4 @@
-"""From a search file's references to opened parents that fit each other."""
+"""Opening the parents that a search file names, and checking that they fit each other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Opener(Protocol):
-    """Opens what a reference names; `evomerge.setup.runs.open_model` does."""
+    """Opens the model of a reference; `evomerge.setup.runs.open_model` is one."""
 
     def __call__(
         self, reference: str, relative_to: Path, *, allow_pickle: bool, digest: str | None
@@ -30,9 +30,10 @@ class Opener(Protocol):
 
         Args:
             reference: a parent as in a search file.
-            relative_to: folder that relative paths start from.
-            allow_pickle: accept weights in pickles.
-            digest: which recipe a `run:` reference stood for when it was frozen, if it was.
+            relative_to: folder of relative paths.
+            allow_pickle: accept pickled weights.
+            digest: of a `run:` reference in a frozen search file, the first digits of the digest
+                of the recipe that it named when it was frozen; else None.
         """
         ...
 
@@ -40,22 +41,21 @@ class Opener(Protocol):
 def open_parents(
     config: SearchConfig, relative_to: Path, opener: Opener, *, allow_pickle: bool = False
 ) -> tuple[SearchConfig, dict[str, Checkpoint], str]:
-    """Open the parents and the base, without their weights, and check that they fit.
+    """Open the parents and the base without reading weights, and check that they fit.
 
     Args:
         config: a parsed search file, or a run's frozen one.
-        relative_to: folder that relative paths start from; where nothing is there, the working
-            folder is tried.
+        relative_to: folder of relative paths; if nothing is there, the working folder is tried.
         opener: opens a reference.
-        allow_pickle: accept parents whose weights are pickles.
+        allow_pickle: accept parents with pickled weights.
 
     Returns:
-        The search file with references to local folders made absolute, the checkpoints by
-        reference, and the reference of the parent that gives config and tokenizer.
+        the search file with absolute paths of local folders, the checkpoints by reference, and the
+        reference of the host (the parent that gives config and tokenizer).
 
     Raises:
-        InputError: a parent is not there, is damaged, does not fit the host, or has changed since
-            the run was started.
+        InputError: a parent is missing or damaged, does not fit the host, or has changed since the
+            run was started.
     """
     config = _anchored(config, relative_to)
     names = dict.fromkeys([*config.parents, *([config.base] if config.base else [])])
@@ -77,11 +77,11 @@ def open_parents(
 def plan_tokenizers(
     config: SearchConfig, recipes: Iterable[Recipe], checkpoints: Mapping[str, Checkpoint]
 ) -> list[TokenizerPlan]:
-    """Return the plans of the tokenizers that a search's candidates can have; at least one.
+    """Return the plans of all tokenizers that candidates of a search can have; at least one.
 
     Args:
         config: the search file.
-        recipes: some of the search's recipes, of all combinations of parents.
+        recipes: recipes of the search that together have all combinations of parents.
         checkpoints: the parents by reference.
 
     Raises:
@@ -110,7 +110,7 @@ def _anchored(config: SearchConfig, relative_to: Path) -> SearchConfig:
     def parent(reference: str) -> str:
         if reference.startswith(RUN):
             found = anchored(reference.removeprefix(RUN))
-            # Of a search in stages the latest is meant, which may be another one tomorrow.
+            # A search in stages means its latest stage, and later this may be another one.
             staged = is_folder(Path(found)) and (Path(found) / STAGES).is_file()
             return RUN + (str(RunFolder(Path(found)).path) if staged else found)
         model, plus, adapter = reference.partition("+")
@@ -135,8 +135,9 @@ def _anchored(config: SearchConfig, relative_to: Path) -> SearchConfig:
     return config.model_copy(update=update)
 
 
-def _check_unchanged(checkpoints: Mapping[str, Checkpoint], known: Mapping[str, str]) -> None:
-    for name, fingerprint in known.items():
+def _check_unchanged(checkpoints: Mapping[str, Checkpoint], frozen: Mapping[str, str]) -> None:
+    """Compare the parents with the fingerprints in the frozen search file."""
+    for name, fingerprint in frozen.items():
         if name in checkpoints and checkpoints[name].fingerprint != fingerprint:
             raise CheckpointError(
                 f"Parent {name!r} has changed since the run was started; put the old weights back, "

@@ -1,4 +1,4 @@
-"""What a person is told before a search begins: its size, its documents, its pitfalls."""
+"""What a person is told before a search begins: its size, its documents, warnings."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from evomerge.setup.problem import Problem
 from evomerge.setup.tasks import sources
 
 
-def facts(problem: Problem) -> dict[str, Any]:
-    """Return what `evomerge validate` prints: sizes, dimension, documents, memory, disk."""
+def summary(problem: Problem) -> dict[str, Any]:
+    """Return what `evomerge validate` prints: parents, dimension, documents, memory, disk space."""
     config = problem.config
     host = problem.checkpoints[problem.host]
     weights = host.parameters * {"float32": 4}.get(config.dtype, 2)
@@ -44,11 +44,11 @@ def facts(problem: Problem) -> dict[str, Any]:
 
 
 def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
-    """Return what a person should know before starting.
+    """Return warnings that a person should read before the search starts.
 
     Args:
         problem: a checked search.
-        allow_benchmarks: say nothing of searching on a well-known benchmark.
+        allow_benchmarks: do not warn of objectives that are well-known public benchmarks.
     """
     from evomerge.evaluate.tasks.benchmarks import benchmark_warning
 
@@ -57,13 +57,14 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
     notes = list(dict.fromkeys(note for plan in tokenizers for note in plan.notes))
     if allow_benchmarks:
         return notes
-    asked = problem.evaluator.tasks_of("search").info
-    leaves = {task for item in problem.objectives for task in asked.leaves(item.task)}
-    found = (benchmark_warning(asked.tasks[task]) for task in sorted(leaves))
+    info = problem.evaluator.tasks_of("search").info
+    leaves = {task for item in problem.objectives for task in info.leaves(item.task)}
+    found = (benchmark_warning(info.tasks[task]) for task in sorted(leaves))
     return notes + [warning for warning in found if warning]
 
 
 def _size(count: float) -> str:
+    """Return a number of bytes as text, such as `1.23 GB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

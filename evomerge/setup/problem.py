@@ -1,4 +1,4 @@
-"""What a search is about: parents, space, objectives and documents, checked against the world."""
+"""The problem of a search: its parents, space, objectives and documents, after all checks."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Problem:
-    """A checked search.
+    """A search that was checked and can start.
 
     Attributes:
-        config: the search file, references to local folders made absolute.
-        checkpoints: every parent and the base by reference, opened but not loaded.
+        config: the search file, with absolute paths of local folders.
+        checkpoints: every parent and the base by reference, opened but without loaded weights.
         host: reference of the parent that gives config and tokenizer.
-        space: what is searched.
-        objectives: what is maximised, metric names completed and directions known.
-        splits: the documents of every split, by task.
-        allow_pickle: parents' weights may be pickles.
-        loaded: the objectives' tasks, where they are loaded already.
+        space: the search space.
+        objectives: the objectives, with full metric names and directions.
+        splits: the document ids of every split, by task.
+        allow_pickle: whether parents may have pickled weights.
+        loaded: the evaluator with the objectives' tasks, if they are loaded already.
     """
 
     config: SearchConfig
@@ -44,10 +44,10 @@ class Problem:
 
     @cached_property
     def evaluator(self) -> Evaluator:
-        """The objectives' tasks, loaded when they are first needed.
+        """The evaluator with the objectives' tasks, loaded at the first use.
 
         Raises:
-            ConfigError: a task is gone, or its documents are not those that the run has used.
+            ConfigError: a task is missing, or its documents are not those that the run has used.
         """
         if self.loaded is not None:
             return self.loaded

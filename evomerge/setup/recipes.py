@@ -1,8 +1,9 @@
-"""Whether a space's recipes can be built, found out without reading a weight.
+"""Checking, without reading weights, that the recipes of a space can be built.
 
-Three genomes stand for all: the start of the search, every gene at its lowest, every gene at its
-highest. Blocks that are merged alike are planned once, so that 60 layers of 128 experts cost no
-more than one.
+Three recipes are checked: those of the genome where the search starts, of the genome with every
+gene at its lowest value, and of the one with every gene at its highest value. Of blocks that are
+merged in the same way only one is planned, so that 60 layers of 128 experts take no longer than
+one.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ START = "where the search starts"
 
 
 def sample_recipes(space: Space) -> dict[str, Recipe]:
-    """Return the recipes of three genomes, by what a person calls them, the start first."""
+    """Return the recipes of three genomes by a description for messages, the start first."""
     genomes = {
         START: tuple(map(_start, space.genes)),
         "with every gene at its lowest": tuple(gene.low for gene in space.genes),
@@ -42,33 +43,33 @@ def check_recipes(
     host: str,
     vocabulary: Vocabulary | None = None,
 ) -> None:
-    """Plan every tensor of some recipes, and fold the scales of the one at the start.
+    """Plan every tensor of these recipes, and fold the scales of the first one into its weights.
 
-    Scales of other recipes may multiply to too large or small a number: that rules out a
-    candidate, not a space.
+    In other recipes the product of the scales may be too large or too small. Such a candidate
+    fails, but the space is not wrong.
 
     Args:
-        recipes: as `sample_recipes` gives them.
+        recipes: the recipes of `sample_recipes`.
         checkpoints: the parents by reference.
         host: reference of the host.
-        vocabulary: the merged vocabulary where rows are matched by token.
+        vocabulary: the merged vocabulary, if rows are matched by token.
 
     Raises:
-        InputError: one of them cannot be built.
+        InputError: one of the recipes cannot be built.
     """
     from evomerge.merge.architecture.depth import merged_config
     from evomerge.merge.architecture.folding import fold_scales
     from evomerge.merge.tensors.plan import Planner
 
     planner = Planner(checkpoints, host)
-    alike = _Alike(planner)
+    kinds = _BlockKinds(planner)
     for name, recipe in recipes.items():
         try:
             merged_config(recipe, checkpoints, vocabulary=vocabulary)
             unscaled = _unscaled(recipe)
             try:
-                deque(planner.plan(alike.one_of_each(unscaled), vocabulary), maxlen=0)
-            except RecipeError:  # of which block, the whole recipe says
+                deque(planner.plan(kinds.one_of_each(unscaled), vocabulary), maxlen=0)
+            except RecipeError:  # the whole recipe, for a message with the number of the block
                 deque(planner.plan(unscaled, vocabulary), maxlen=0)
         except RecipeError as error:
             raise ConfigError(
@@ -78,30 +79,32 @@ def check_recipes(
         fold_scales(recipes[START], checkpoints[host])
     except RecipeError as error:
         raise ConfigError(
-            f"`space.scales` must be nearer to 1, for the recipe {START} cannot be built: {error}"
+            f"`space.scales` must be nearer to 1, since the recipe {START} cannot be built: {error}"
         ) from error
 
 
 def _start(gene: Gene) -> float:
+    """Return the value at which the search starts; a choice is a whole number."""
     return gene.start if gene.kind == "real" else float(math.floor(gene.start))
 
 
 def _unscaled(recipe: Recipe) -> Recipe:
+    """Return a recipe with all scales at 1."""
     stacks = recipe.layers.items()
     plain = {name: tuple(replace(item, scale=1.0) for item in layers) for name, layers in stacks}
     return replace(recipe, layers=plain)
 
 
-class _Alike:
-    """Tells which blocks of recipes are merged alike: equal methods, knobs and kinds of blocks."""
+class _BlockKinds:
+    """Finds blocks that are merged alike: with the same method, knobs, tensor shapes and dtypes."""
 
     def __init__(self, planner: Planner) -> None:
         self.planner = planner
-        self._block = cache(self._read)
+        self._parent_block = cache(self._content)
         self._numbers: dict[object, int] = {}
 
     def one_of_each(self, recipe: Recipe) -> Recipe:
-        """Return a recipe with one of all blocks that are merged alike."""
+        """Return a recipe with only one of the blocks that are merged in the same way."""
         few = {
             prefix: tuple({self._kind(prefix, layer): layer for layer in layers}.values())
             for prefix, layers in recipe.layers.items()
@@ -109,21 +112,22 @@ class _Alike:
         return replace(recipe, layers=few)
 
     def _kind(self, prefix: str, layer: Layer) -> object:
+        """Return a key that is equal for blocks that are merged in the same way."""
         inputs = (*layer.sources, *([layer.base] if layer.base else []))
         parents = tuple(
-            (item.parent, self._block(prefix, item.parent, item.layer)) for item in inputs
+            (item.parent, self._parent_block(prefix, item.parent, item.layer)) for item in inputs
         )
         knobs = (layer.knobs, *(item.knobs for item in inputs))
         return layer.method, parents, tuple(map(repr, knobs))
 
-    def _read(self, prefix: str, parent: str, layer: int | None) -> object:
-        """Return what tells a parent's block from others: its tensors, their shapes and dtypes.
+    def _content(self, prefix: str, parent: str, layer: int | None) -> object:
+        """Return a number for the names, shapes and dtypes of the tensors of a parent's block.
 
-        Equal content has one number, since comparing and hashing the content is slow.
+        Blocks with the same content have the same number. Numbers are faster to compare and hash.
         """
         stack = self.planner.fit(parent).stacks.get(prefix)
         if stack is None or layer is None or layer not in range(len(stack)):
-            return "no such block", layer  # as the plan will say
+            return "no such block", layer  # the planner raises the error
         tensors = self.planner.checkpoints[parent].tensors
         infos = ((rest, tensors[stack.name(layer, rest)]) for rest in stack.blocks[layer])
         content = tuple((rest, info.shape, info.dtype) for rest, info in infos)

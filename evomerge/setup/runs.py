@@ -1,7 +1,7 @@
-"""Problems by what a person names: a search file, a run folder, a model.
+"""Making problems of search files and run folders, and opening parents.
 
-A parent may be the result of another run (`run:DIR`), whose own parents may be results again; so
-what opens a parent needs what opens a run.
+These belong together: a parent may be the best model of another run (`run:DIR`), and to open it
+means to open that run, whose parents may be models of other runs again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ from evomerge.setup.strategy import recipe_of
 
 
 def prepare(config: SearchConfig, relative_to: Path, *, allow_pickle: bool = False) -> Problem:
-    """Return the problem of a search file; see `check_search`.
+    """Return the problem of a search file, after all checks; see `check_search`.
+
+    Args:
+        config: a parsed search file, or the frozen one of a run.
+        relative_to: folder of relative paths.
+        allow_pickle: accept parents with pickled weights.
 
     Raises:
         InputError: the first mistake.
@@ -35,7 +40,7 @@ def reopen(run: RunFolder) -> Problem:
     """Return the problem of an existing run, after checking that its parents are unchanged.
 
     Raises:
-        InputError: the frozen search file is damaged, or a parent is gone or has changed.
+        InputError: the frozen search file is damaged, or a parent is missing or has changed.
     """
     config = parse(run.config(), str(run.path / CONFIG))
     if config.frozen is None:
@@ -44,9 +49,11 @@ def reopen(run: RunFolder) -> Problem:
 
 
 def chosen_candidate(problem: Problem, history: History, which: str) -> Candidate:
-    """Return the candidate of a run that a person names.
+    """Return the candidate that `best` or a number means.
 
     Args:
+        problem: the problem of the run.
+        history: the state of the run.
         which: `best` or a number.
 
     Raises:
@@ -58,17 +65,17 @@ def chosen_candidate(problem: Problem, history: History, which: str) -> Candidat
 def open_model(
     reference: str, relative_to: Path, *, allow_pickle: bool = False, digest: str | None = None
 ) -> Checkpoint:
-    """Open any parent; the best model of a run is written into that run's folder once.
+    """Open any parent. For `run:DIR`, the model is first written into that run's folder `models`.
 
     Args:
-        reference: see `open_parent`; or `run:DIR`.
-        relative_to: folder that relative paths start from.
-        allow_pickle: accept weights in pickles.
-        digest: first digits of the digest of the recipe that `run:` stood for when it was frozen:
-            what that run finds later changes nothing here. None takes its best.
+        reference: `run:DIR`, or a reference that `open_parent` takes.
+        relative_to: folder of relative paths.
+        allow_pickle: accept pickled weights.
+        digest: first digits of the digest of the recipe that `run:DIR` named when the search file
+            was frozen. What that run finds later does not change it. None: the best recipe now.
 
     Raises:
-        InputError: nothing is there, or the run has no scored candidate yet.
+        InputError: the model is missing or damaged, or the run has no scored candidate yet.
     """
     if not reference.startswith(RUN):
         return open_parent(reference, relative_to, allow_pickle=allow_pickle)
@@ -78,24 +85,27 @@ def open_model(
         run = RunFolder(place(reference.removeprefix(RUN), relative_to))
     except RunFolderError as error:
         raise RunFolderError(f"Parent {reference!r}: {error}") from error
-    known = None if digest is None else run.path / "models" / digest
-    if known is not None and is_folder(known):
-        return Checkpoint.open(known, reference)
+    written = None if digest is None else run.path / "models" / digest
+    if written is not None and is_folder(written):
+        return Checkpoint.open(written, reference)
     problem, history = reopen(run), History(run.events())
-    recipe = recipe_of(problem.space, _member(problem, history, digest, reference))
+    recipe = recipe_of(problem.space, _named_candidate(problem, history, digest, reference))
     folder = run.path / "models" / recipe.digest[:16]
     if not folder.exists():
         write(recipe, problem.checkpoints, folder)
     return Checkpoint.open(folder, reference)
 
 
-def _member(problem: Problem, history: History, digest: str | None, reference: str) -> Candidate:
+def _named_candidate(
+    problem: Problem, history: History, digest: str | None, reference: str
+) -> Candidate:
+    """Return the candidate of a run that a `run:` reference names; see `open_model`."""
     if digest is None:
         return chosen_candidate(problem, history, "best")
     found = [item for item in history.candidates if item.digest.startswith(digest)]
     if not found:
         raise RunFolderError(
-            f"Parent {reference!r} stood for the recipe {digest}, which that run does not have any "
-            "more; put its journal back, or start a new search."
+            f"Parent {reference!r} was the recipe {digest}, but that run does not have this recipe "
+            "any more; restore its journal, or start a new search."
         )
     return found[0]

@@ -1,4 +1,4 @@
-"""From a problem and a run folder to a search that runs."""
+"""Running the search of a run folder, and scoring a model on a search's documents."""
 
 from __future__ import annotations
 
@@ -27,41 +27,43 @@ from evomerge.setup.worker import place
 def run_search(
     problem: Problem,
     run: RunFolder,
-    raised: Mapping[str, float],
+    new_budget: Mapping[str, float],
     followers: Sequence[Follower] = (),
 ) -> Candidate:
     """Start or continue the search of a run folder and return the winner.
 
     Args:
-        problem: of this run.
-        run: the folder.
-        raised: new bounds of the budget (`candidates`, `hours`), kept in the journal.
-        followers: are told every event.
+        problem: the problem of this run.
+        run: the run folder.
+        new_budget: bounds of the budget (`candidates`, `hours`) that replace earlier ones; they are
+            written to the journal.
+        followers: functions that are called with every event.
 
     Raises:
-        RunFolderError: another process writes the run.
+        RunFolderError: another process is writing to the run.
         SearchError: no candidate could be scored, or the search cannot go on.
     """
     try:
-        return _run_search(problem, run, raised, followers)
+        return _run_search(problem, run, new_budget, followers)
     except OSError as error:
         reason = f"{error.strerror or error}: {error.filename or run.path}"
         raise SearchError(
-            f"The run {run.path} could not be read or written ({reason}); make room or mend the "
-            f"disk, then go on with `evomerge resume {run.path}`."
+            f"The run {run.path} could not be read or written ({reason}); free space on the disk "
+            f"or repair it, then go on with `evomerge resume {run.path}`."
         ) from error
 
 
 def _run_search(
     problem: Problem,
     run: RunFolder,
-    raised: Mapping[str, float],
+    new_budget: Mapping[str, float],
     followers: Sequence[Follower],
 ) -> Candidate:
     ranking, fidelity = WeightedSum(problem.objectives), make_fidelity(problem.config)
     with run.writing(), Journal(run.journal_path) as journal, run.logged():
-        if {**History(journal.events).budget, **raised} != History(journal.events).budget:
-            journal.append({"event": "budget", **raised})
+        budget = History(journal.events).budget
+        if {**budget, **new_budget} != budget:
+            journal.append({"event": "budget", **new_budget})
         attempts = Attempts(run.path / "attempts.jsonl")
         logbook = Logbook(run, journal, followers)
 
@@ -75,7 +77,7 @@ def _run_search(
             ranking,
             None if fidelity is None else Window(fidelity.recent, fidelity.whole),
             attempts,
-            lambda leading: publish(problem, run, leading[0]),
+            lambda best: publish(problem, run, best[0]),
         )
         search = Search(
             session,
@@ -84,13 +86,13 @@ def _run_search(
             plan_of(problem, logbook.history),
         )
         try:
-            return search.go()
+            return search.run()
         finally:
             session.close()
 
 
 def plan_of(problem: Problem, history: History) -> Plan:
-    """Return how long a search goes on, with the bounds that were raised since it began."""
+    """Return the plan of a search, with the bounds that `resume` has set since it began."""
     config = problem.config
     return Plan(
         **(config.budget.model_dump() | history.budget),
@@ -100,7 +102,10 @@ def plan_of(problem: Problem, history: History) -> Plan:
 
 
 def publish(problem: Problem, run: RunFolder, candidate: Candidate) -> None:
-    """Write `best.yaml`, and `best.mergekit.yaml` where mergekit can express the recipe."""
+    """Write a candidate's recipe to `best.yaml`, and as a mergekit config to `best.mergekit.yaml`.
+
+    If mergekit cannot express the recipe, an older `best.mergekit.yaml` is removed.
+    """
     from evomerge.mergekit import to_mergekit
 
     recipe = recipe_of(problem.space, candidate)
@@ -113,7 +118,12 @@ def publish(problem: Problem, run: RunFolder, candidate: Candidate) -> None:
 
 
 def evaluate(problem: Problem, model: str, split: str) -> Scores:
-    """Score any model on a search's documents of a split.
+    """Score any model on the documents of a search.
+
+    Args:
+        problem: the problem of the search.
+        model: reference of the model, as of a parent in a search file.
+        split: `search`, `validation` or `test`.
 
     Raises:
         InputError: there is no such split or model.

@@ -1,4 +1,4 @@
-"""From a search file's `space` and the opened parents to a `Space`."""
+"""The search space that a search file asks for, made for the opened parents."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OWN_KEYS = {
         *("method", "knobs", "embeddings", "host", "repeats", "scales", "ends", "layers"),
     },
 }
-"""Kind of space -> the keys of `space` that have a meaning for it."""
+"""Kind of space -> the keys of the section `space` that it uses."""
 
 _VARIANT_KEYS = {
     "sakana": {"layers", "repeats", "scale_coding", "scale_hidden", "ends", "start"},
@@ -29,28 +29,28 @@ _VARIANT_KEYS = {
     "swaps": set[str](),
     "dropping": {"layers", "ends"},
 }
-"""Variant of a data-flow space -> the keys that only some variants have."""
+"""Variant of a data-flow space -> further keys that it uses."""
 
 
 def host_of(config: SearchConfig) -> str:
-    """Return the parent that gives config and tokenizer.
+    """Return the reference of the host, the parent that gives config and tokenizer.
 
     Raises:
         ConfigError: `space.host` is no parent.
     """
-    wanted = config.space.host
-    if wanted is None:
-        in_order = config.parents[0]
-        return in_order if config.space.kind != "parameters" else config.base or in_order
-    return _parent("space.host", wanted, config)
+    if config.space.host is not None:
+        return _parent("space.host", config.space.host, config)
+    if config.space.kind == "parameters" and config.base is not None:
+        return config.base
+    return config.parents[0]
 
 
 def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> Space:
-    """Return the space a search file asks for.
+    """Return the space that a search file asks for.
 
     Raises:
-        ConfigError: a key does not belong to this kind of space, or the settings do not fit each
-            other or the parents.
+        ConfigError: this kind of space does not use a key, or settings do not fit each other or
+            the parents.
     """
     _check_keys(config)
     host = host_of(config)
@@ -65,6 +65,7 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
 
 
 def _check_scales(config: SearchConfig, host: Checkpoint, stack: str) -> None:
+    """Check that the host's architecture lets scales be folded into weights."""
     scales = config.space.scales
     lowest = scales if isinstance(scales, float) else scales[0]
     if scales != 1.0:
@@ -74,6 +75,7 @@ def _check_scales(config: SearchConfig, host: Checkpoint, stack: str) -> None:
 
 
 def _check_keys(config: SearchConfig) -> None:
+    """Refuse a key with a value other than its default that the kind of space does not use."""
     kind, variant = config.space.kind, config.space.variant
     allowed = {"kind", *_OWN_KEYS[kind]}
     where = f"space.kind {kind!r}"
@@ -123,13 +125,17 @@ def _parameters(config: SearchConfig, host: Checkpoint, reference: str) -> Space
 
 
 def _vocabulary(config: SearchConfig) -> tuple[str, ...]:
-    """Return the parents whose tokens all candidates know, where rows are matched by token."""
+    """Return the parents whose tokens make up the vocabulary of all candidates.
+
+    Empty with `tokenizer: base`, where the rows of embeddings are not matched by token.
+    """
     if config.tokenizer == "base":
         return ()
     return tuple(dict.fromkeys([*([config.base] if config.base else []), *config.parents]))
 
 
 def _frame(config: SearchConfig, host: str) -> Recipe:
+    """Return a recipe without layers, to which a path adds them."""
     outside = config.space.outside or OutsideConfig()
     embeddings = _parent("space.outside.embeddings", outside.embeddings, config)
     head = _parent("space.outside.head", outside.head, config)
@@ -226,6 +232,7 @@ def _method(name: str) -> Method:
 
 
 def _parent(key: str, name: str | None, config: SearchConfig) -> str:
+    """Return the name if it is one of the parents; an empty text for None."""
     if name is not None and name not in config.parents:
         raise ConfigError(
             f"`{key}` is {name!r}; it must be one of the parents {', '.join(config.parents)}."

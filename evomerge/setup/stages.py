@@ -1,8 +1,9 @@
-"""Searches that build on one another: a search file with `stages`.
+"""Searches in stages, each of which can use the winners of earlier ones.
 
-Keys outside of `stages` hold for every stage; a stage's own keys replace them. In a stage,
-`stage:N` names the winner of stage N as a parent (or base, or host). The folder of such a search
-holds `stages.yaml` and the runs `stage-1`, `stage-2`, ..., each an ordinary run folder.
+A search file has such a search in its key `stages`. Keys outside of `stages` apply to every stage;
+a stage's own keys replace them. In a stage, `stage:N` is the winner of stage N, as a parent, base
+or host. The folder of the search contains `stages.yaml` and the runs `stage-1`, `stage-2`, ...,
+each an ordinary run folder.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import RUN
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping
-from evomerge.run.atomic import create_whole
+from evomerge.run.atomic import create_folder
 from evomerge.run.folder import STAGES, RunFolder, stage_folder
 from evomerge.setup.check import check_search, freeze
 from evomerge.setup.problem import Problem
@@ -37,7 +38,15 @@ def is_staged(data: Mapping[str, Any]) -> bool:
 
 
 def check(data: Mapping[str, Any], source: Path, *, allow_pickle: bool = False) -> list[Problem]:
-    """Check every stage; an earlier stage's winner is stood for by a parent of its shape.
+    """Check every stage and return the problems.
+
+    The winners of earlier stages do not exist yet. In their place the check uses the host of the
+    earlier stage, as a model with the same shapes.
+
+    Args:
+        data: the mapping in the search file.
+        source: path of the search file.
+        allow_pickle: accept parents with pickled weights.
 
     Raises:
         InputError: the first mistake.
@@ -64,7 +73,13 @@ def check(data: Mapping[str, Any], source: Path, *, allow_pickle: bool = False) 
 def start(
     data: Mapping[str, Any], source: Path, folder: Path, *, allow_pickle: bool = False
 ) -> list[Problem]:
-    """Check every stage and create the folder; `go` runs the stages.
+    """Check every stage, create the folder and return the problems; `run_stages` runs them.
+
+    Args:
+        data: the mapping in the search file.
+        source: path of the search file.
+        folder: the folder of the search, which must be new or empty.
+        allow_pickle: accept parents with pickled weights, in all stages.
 
     Raises:
         InputError: a stage is wrong.
@@ -72,35 +87,35 @@ def start(
     problems = check(data, source, allow_pickle=allow_pickle)
     origin = str(source.parent.resolve())
     plain = {**data, "origin": origin, "allow_pickle": allow_pickle}
-    create_whole(folder, {STAGES: yaml.safe_dump(plain, sort_keys=False)})
+    create_folder(folder, {STAGES: yaml.safe_dump(plain, sort_keys=False)})
     return problems
 
 
 def with_candidates(data: Mapping[str, Any], candidates: int) -> dict[str, Any]:
-    """Return a search file each of whose stages has this budget of candidates.
+    """Return the search file with this bound on the candidates of every stage.
 
-    A stage's other bounds stay: its own, or those that hold for all.
+    Other bounds of the budget stay: the stage's own, or else those of the whole file.
     """
     stages = []
     for own in data["stages"][: count(data)]:
         budget = own.get("budget", data.get("budget"))
-        if isinstance(budget, Mapping) or budget is None:  # else the check says what is wrong
+        if isinstance(budget, Mapping) or budget is None:  # else the check reports the mistake
             budget = {**(budget or {}), "candidates": candidates}
         stages.append({**own, "budget": budget})
     return {**data, "stages": stages}
 
 
-def go(folder: Path, each: Callable[[RunFolder, Problem], None]) -> None:
-    """Run the stages one after the other; those that have begun are continued.
+def run_stages(folder: Path, each: Callable[[RunFolder, Problem], None]) -> None:
+    """Run the stages one after the other; stages that have begun are continued.
 
     Args:
-        folder: the folder that `start` made.
-        each: runs one stage.
+        folder: the folder that `start` has made.
+        each: starts or continues the search of one stage.
 
     Raises:
         InputError: a file of the folder is damaged, or a stage is wrong.
     """
-    data = _written(folder / STAGES)
+    data = _read(folder / STAGES)
     origin, allow_pickle = Path(data.pop("origin")), bool(data.pop("allow_pickle", False))
     for number in range(1, count(data) + 1):
         path = stage_folder(folder, number)
@@ -117,8 +132,8 @@ def go(folder: Path, each: Callable[[RunFolder, Problem], None]) -> None:
         each(RunFolder.create(path, freeze(problem)), problem)
 
 
-def _written(file: Path) -> dict[str, Any]:
-    """Read what `start` wrote.
+def _read(file: Path) -> dict[str, Any]:
+    """Return the content of the `stages.yaml` that `start` has written.
 
     Raises:
         RunFolderError: the file is damaged.
@@ -138,20 +153,23 @@ def count(data: Mapping[str, Any]) -> int:
     """
     stages = data.get("stages")
     if not isinstance(stages, list) or not stages or not all(isinstance(s, dict) for s in stages):
-        raise ConfigError("`stages` must be a list with one mapping of keys for each stage.")
+        raise ConfigError("`stages` must be a list with one mapping for each stage.")
     return len(stages)
 
 
 def stage(
     data: Mapping[str, Any], number: int, names: Mapping[str, str], source: str
 ) -> SearchConfig:
-    """Return one stage as a search of its own.
+    """Return the search file of one stage.
 
     Args:
-        names: what stands for `stage:N`, for every earlier stage.
+        data: the mapping in the search file.
+        number: number of the stage, from 1.
+        names: the references that replace `stage:N`, for every earlier stage.
+        source: name of the stage for messages.
 
     Raises:
-        ConfigError: the stage is wrong, or names a stage that does not come before it.
+        ConfigError: the stage has a mistake, or names a stage that is not an earlier one.
     """
 
     def replaced(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""From a problem to a search strategy, and from a candidate back to its recipe."""
+"""The search strategy of a problem, and the recipe of a candidate."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from evomerge.strategy.protocol import Strategy
 
 
 def make_strategy(problem: Problem, ranking: Ranking) -> Strategy:
-    """Return a new strategy of the search's seed.
+    """Return a new strategy with the search's seed.
 
     Raises:
-        ConfigError: an option does not suit the optimizer.
+        ConfigError: there is no such optimizer, or a setting does not suit it.
     """
     from evomerge.strategy.genome import GenomeStrategy
 
@@ -25,10 +25,10 @@ def make_strategy(problem: Problem, ranking: Ranking) -> Strategy:
 
 
 def recipe_of(space: Space, candidate: Candidate) -> Recipe:
-    """Return a candidate's recipe.
+    """Return a candidate's recipe, made again from its origin.
 
     Raises:
-        SearchError: it is not the recipe that was journaled.
+        SearchError: its digest is not the one in the journal.
     """
     if candidate.label is not None:
         recipe = space.baselines().get(candidate.label)

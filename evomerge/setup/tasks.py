@@ -1,4 +1,4 @@
-"""From a search file's objectives to tasks, directions and documents."""
+"""The tasks of a search file's objectives, their metrics and the documents of every split."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 def load_tasks(config: SearchConfig) -> Evaluator:
-    """Load the objectives' tasks and functions; this imports lm_eval.
+    """Load the objectives' tasks and functions. This imports lm_eval, if there are tasks.
 
     Raises:
         ConfigError: a folder, a task or a function does not exist or cannot be loaded, or the
-            backend is not there.
+            backend is not installed.
     """
     from evomerge import zoo
     from evomerge.evaluate.evaluator import Evaluator
@@ -34,7 +34,7 @@ def load_tasks(config: SearchConfig) -> Evaluator:
 
     evaluation = config.evaluation
     if evaluation.backend == "vllm":
-        _check_served(config)
+        _check_vllm(config)
     names = list(dict.fromkeys(item.task for item in config.objectives))
     tasks = [name for name in names if not is_function(name)]
     functions = {name: find(name) for name in names if is_function(name)}
@@ -47,13 +47,15 @@ def load_tasks(config: SearchConfig) -> Evaluator:
     by_split: dict[Split, TaskSet] = {}
     for split in SPLITS:
         where = f"evaluation.{split}"
-        instead, parts = _turned(getattr(evaluation, split), names, functions, where)
-        if instead or parts:
-            own = {name: find(item) for name, item in instead.items() if name in functions}
-            there = harness and harness.with_documents_from(
-                {name: item for name, item in instead.items() if name in tasks}, parts, where
+        other, task_splits = _document_sources(getattr(evaluation, split), names, functions, where)
+        if other or task_splits:
+            split_functions = {
+                name: find(item) for name, item in other.items() if name in functions
+            }
+            split_harness = harness and harness.with_documents_from(
+                {name: item for name, item in other.items() if name in tasks}, task_splits, where
             )
-            by_split[split] = TaskSet(there, functions | own)
+            by_split[split] = TaskSet(split_harness, functions | split_functions)
     return Evaluator(
         harness,
         tuple(functions.values()),
@@ -63,27 +65,39 @@ def load_tasks(config: SearchConfig) -> Evaluator:
     )
 
 
-def _check_served(config: SearchConfig) -> None:
+def _check_vllm(config: SearchConfig) -> None:
+    """Check that vLLM is installed and suits the space."""
     from evomerge.evaluate.inference.vllm import check_vllm
 
     if config.space.kind != "parameters":
         raise ConfigError(
-            f"`evaluation.backend` is 'vllm', whose engine has one number of layers, but "
-            f"`space.kind` is {config.space.kind!r}, where it changes; use the backend 'hf'."
+            f"`evaluation.backend` is 'vllm', whose engine has a fixed number of layers, but "
+            f"candidates of a space of the kind {config.space.kind!r} differ in it; use the "
+            "backend 'hf'."
         )
     check_vllm()
 
 
-def _turned(
+def _document_sources(
     section: SearchSplit | ValidationSplit | TestSplit,
     names: Sequence[str],
     functions: Container[str],
     where: str,
 ) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """Return which tasks stand in for others in a split, and which parts tasks are asked for.
+    """Return where the documents of a split come from, if not from the objectives' usual ones.
+
+    Args:
+        section: the section of the split in the search file.
+        names: the tasks and functions of the objectives.
+        functions: those of them that are functions.
+        where: key of the section, for messages.
+
+    Returns:
+        objective's task -> task that supplies the documents; and task -> lm-eval's split of it.
 
     Raises:
-        ConfigError: a key is no objective's task, or a function and a task are mixed up.
+        ConfigError: a key is not the task of an objective, or a task is to supply the documents of
+            a function, or a function those of a task.
     """
     from evomerge.evaluate.tasks.functions import is_function
 
@@ -91,52 +105,59 @@ def _turned(
         _check_known(name, names, f"{where}.tasks")
         if (name in functions) != is_function(item):
             raise ConfigError(
-                f"`{where}.tasks`: {item!r} cannot stand for {name!r}, since one is an lm-eval "
-                "task and the other a function; name two of a kind."
+                f"`{where}.tasks`: {item!r} cannot supply the documents of {name!r}, since one is "
+                "an lm-eval task and the other a function; name two of the same kind."
             )
-    parts = section.task_split or {}
+    task_splits = section.task_split or {}
     tasks = [name for name in names if name not in functions]
-    if isinstance(parts, str):
-        parts = dict.fromkeys(tasks, parts)
-    for name in parts:
+    if isinstance(task_splits, str):
+        task_splits = dict.fromkeys(tasks, task_splits)
+    for name in task_splits:
         _check_known(name, tasks, f"{where}.task_split")
-    return section.tasks, parts
+    return section.tasks, task_splits
 
 
 def _check_known(name: str, names: Sequence[str], where: str) -> None:
+    """Refuse a task that is not one of the names."""
     if name not in names:
         raise ConfigError(
-            f"`{where}` names {name!r}, which is no lm-eval task of an objective; those are "
-            f"{', '.join(names) or 'none'}.{did_you_mean(name, names)}"
+            f"`{where}` names {name!r}, but it can only name tasks of the objectives: "
+            f"{', '.join(names) or 'here none'}.{did_you_mean(name, names)}"
         )
 
 
 def find_objectives(config: SearchConfig, evaluator: Evaluator) -> tuple[Objective, ...]:
-    """Return the objectives with full metric names and the metrics' directions.
+    """Return the objectives with full metric names and directions.
 
     Raises:
-        ConfigError: a task has no such metric, or the task that asks instead in a split has not.
+        ConfigError: a task has no such metric, or a task that supplies the documents of a split
+            does not have it.
     """
     found = []
     for item in config.objectives:
-        metric, about = evaluator.info.metric(item.task, item.metric)
+        metric, metric_info = evaluator.info.metric(item.task, item.metric)
         for split, tasks in evaluator.by_split.items():
             where = f"evaluation.{split}.tasks"
-            key, there = tasks.info.metric(item.task, metric, where)
-            if (key, there.higher_is_better) != (metric, about.higher_is_better):
+            other, other_info = tasks.info.metric(item.task, metric, where)
+            same_direction = other_info.higher_is_better == metric_info.higher_is_better
+            if other != metric or not same_direction:
                 raise ConfigError(
-                    f"`{where}`: the metric {metric!r} of {item.task!r} is {key!r} of another "
-                    "direction or filter there; name a task with the same metric."
+                    f"`{where}`: the task named for {item.task!r} has the metric {other!r} with "
+                    f"another filter or direction than {metric!r}; name a task with the same "
+                    "metric."
                 )
-        found.append(Objective(item.task, metric, item.weight, about.higher_is_better))
+        found.append(Objective(item.task, metric, item.weight, metric_info.higher_is_better))
     return tuple(found)
 
 
 def find_splits(config: SearchConfig, evaluator: Evaluator) -> Mapping[Split, Documents]:
-    """Choose the documents of every split; no two splits share one.
+    """Choose the documents of every split; no two splits have a document in common.
+
+    Returns:
+        split -> task -> document ids.
 
     Raises:
-        ConfigError: a task has too few documents, or no field to stratify by.
+        ConfigError: a task has too few documents, or lacks the field to stratify by.
     """
     from evomerge.evaluate.tasks.documents import choose_documents
 
@@ -151,17 +172,17 @@ def find_splits(config: SearchConfig, evaluator: Evaluator) -> Mapping[Split, Do
 
 
 def _pools(config: SearchConfig, evaluator: Evaluator, split: Split) -> dict[str, Pool]:
-    """Return what a split's documents can be chosen from, by task."""
+    """Return the documents that those of a split are chosen from, by task."""
     from evomerge.evaluate.tasks.documents import Pool
 
-    supply, field = evaluator.tasks_of(split), config.evaluation.stratify
+    tasks, field = evaluator.tasks_of(split), config.evaluation.stratify
     pools = {}
-    for task in _leaves(config, supply.info):
-        info, harness = supply.info.tasks[task], supply.harness
-        if harness is None or task in supply.functions:
+    for task in _leaves(config, tasks.info):
+        info, harness = tasks.info.tasks[task], tasks.harness
+        if harness is None or task in tasks.functions:
             pools[task] = Pool(info.source, info.documents)
             continue
-        # Documents of one source are compared as they are, those of several by what they ask.
+        # If splits have documents of different tasks, these are compared by their rendered text.
         forms = cache(harness.forms(task, rendered=bool(evaluator.by_split)))
         labels = None if field is None else harness.field(task, field)
         pools[task] = Pool(info.source, info.documents, forms, labels)
@@ -169,35 +190,35 @@ def _pools(config: SearchConfig, evaluator: Evaluator, split: Split) -> dict[str
 
 
 def sources(config: SearchConfig, evaluator: Evaluator) -> dict[str, dict[str, str]]:
-    """Return where the ids of every split count: split -> task -> lm-eval task and its split."""
-    info = {split: evaluator.tasks_of(split).info for split in SPLITS}
+    """Return the source of the document ids: split -> task -> `lm-eval task:its split`."""
+    infos = {split: evaluator.tasks_of(split).info for split in SPLITS}
     return {
-        split: {task: known.tasks[task].source for task in _leaves(config, known)}
-        for split, known in info.items()
+        split: {task: info.tasks[task].source for task in _leaves(config, info)}
+        for split, info in infos.items()
     }
 
 
 def check_sources(config: SearchConfig, evaluator: Evaluator) -> None:
-    """Refuse tasks whose documents are not those that a run has frozen.
+    """Check that the tasks still have the documents that a run has frozen.
 
     Raises:
-        ConfigError: the ids are numbers of another source, or there are fewer documents than ids.
+        ConfigError: the documents come from another source, or there are too few for the ids.
     """
-    known = config.frozen.sources if config.frozen else {}
+    frozen = config.frozen.sources if config.frozen else {}
     now = sources(config, evaluator)
     for split, documents in frozen_splits(config).items():
         for task, ids in documents.items():
-            source = known.get(split, {}).get(task)
+            source = frozen.get(split, {}).get(task)
             count = evaluator.tasks_of(split).info.tasks[task].documents
             if source not in (None, now[split].get(task)) or max(ids, default=0) >= count:
                 raise ConfigError(
-                    f"The run's {split} documents of task {task!r} are numbers of "
-                    f"{source or task!r} up to {max(ids)}, but the task now has {count} documents "
-                    f"of {now[split].get(task)!r}; put its YAML and data back, or start a new run."
+                    f"The run's {split} documents of task {task!r} come from {source or task!r}, "
+                    f"with ids up to {max(ids)}, but the task now has {count} documents from "
+                    f"{now[split].get(task)!r}; restore its YAML and data, or start a new run."
                 )
 
 
 def _leaves(config: SearchConfig, info: TasksInfo) -> list[str]:
-    """Return the tasks that ask documents, each once."""
+    """Return the tasks that have documents: those of the objectives, or the members of groups."""
     leaves = (task for item in config.objectives for task in info.leaves(item.task))
     return list(dict.fromkeys(leaves))

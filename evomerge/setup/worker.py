@@ -1,4 +1,4 @@
-"""From a problem to what builds and scores its candidates, in whichever process that is."""
+"""Making the worker of a problem, in any process."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MemoryShare:
-    """What a worker may take of the machine's memory beside models and mapped parents, in bytes.
+    """The memory that a worker may use for caches, in bytes.
 
     Attributes:
         prepared: for parts of merges that are kept from candidate to candidate.
-        states: for hidden states that paths of one generation share.
+        states: for hidden states that the paths of one generation share.
     """
 
     prepared: int
@@ -30,7 +30,7 @@ class MemoryShare:
 
     @classmethod
     def of_machine(cls, workers: int) -> MemoryShare:
-        """Return the share of each of several workers: a quarter and an eighth of what is free."""
+        """Return a worker's share of the free memory: 1/4 and 1/8 of an equal part."""
         import psutil
 
         free = int(psutil.virtual_memory().available) // workers
@@ -38,19 +38,21 @@ class MemoryShare:
 
 
 def check_placement(config: SearchConfig, host: Checkpoint) -> None:
-    """Refuse a device, attention or memory bound that cannot work.
+    """Check the device, the attention and the memory limits of a search file.
 
     Raises:
-        ConfigError: it is not there, or the model does not fit.
+        ConfigError: one of them is not available, or the model does not fit.
     """
     place(config, host).check(host.config, config.dtype)
 
 
 def place(config: SearchConfig, model: Checkpoint) -> Placement:
-    """Return where a model of this size is run, and with which attention; set torch's threads.
+    """Return the placement of a model of this size, and set torch's number of threads.
+
+    A placement is the devices, their memory limits and the attention.
 
     Raises:
-        InputError: there is no such device, or a size is none.
+        InputError: there is no such device, or a memory limit is not a size.
     """
     from evomerge.evaluate.inference.device import choose_device, choose_threads
     from evomerge.merge.architecture.placement import Placement
@@ -70,14 +72,14 @@ def place(config: SearchConfig, model: Checkpoint) -> Placement:
 
 
 def make_worker(problem: Problem, share: MemoryShare) -> Worker:
-    """Load the tokenizer, build the resident model, prepare the documents.
+    """Return a worker with a resident model, a tokenizer and prepared documents.
 
     Args:
-        problem: of a new search, or restored from a run's folder: nothing else is needed.
-        share: the memory it is given.
+        problem: the problem of a new search or of a run folder.
+        share: the memory for the worker's caches.
 
     Raises:
-        InputError: a parent cannot be loaded, or a task is not what it was.
+        InputError: a parent cannot be loaded, or a task has changed since the run was started.
     """
     from evomerge.execute.worker import Worker
     from evomerge.merge.backend import resident, tokenizer

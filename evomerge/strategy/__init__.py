@@ -1,1 +1,1 @@
-"""Search strategies: they propose recipes and are told outcomes."""
+"""Search strategies: they propose recipes and are told the outcomes."""

@@ -1,4 +1,4 @@
-"""Search over genomes: a space says what they mean, an optimizer proposes them."""
+"""Search over genomes: an optimizer proposes genomes, a space turns them into recipes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ log = logging.getLogger(__name__)
 
 
 class GenomeStrategy:
-    """Space + optimizer.
-
-    Origins are `{"genome": [...]}`.
+    """The strategy that consists of a space and an optimizer; origins are `{"genome": [...]}`.
 
     Args:
-        space: genome -> recipe.
-        optimizer: a new one, of the run's seed.
-        values: what scores come to, higher is better (`Ranking.values`).
+        space: turns genomes into recipes.
+        optimizer: a new optimizer with the run's seed.
+        values: returns the values that the optimizer maximises (`Ranking.values`).
     """
 
     def __init__(
@@ -36,56 +34,59 @@ class GenomeStrategy:
 
     @property
     def generation(self) -> int:
-        """The optimizer's population."""
+        """The population of the optimizer."""
         return self.optimizer.population
 
     @property
     def left(self) -> int:
-        """How many more trials the current generation takes."""
+        """Number of genomes that the current generation still lacks."""
         return self.generation - self._asked % self.generation
 
-    def take(self, number: int, label: str) -> Origin:
-        """Enqueue a baseline's genome, where the space has one for it, and open its trial."""
+    def add_baseline(self, number: int, label: str) -> Origin:
+        """Propose the genome of a baseline, if the space has one for it."""
         genome = self._baselines.get(label)
         if genome is None:
             return {}
         self.optimizer.enqueue(genome)
-        self._open(number)
+        self._next_genome(number)
         return {"genome": list(genome)}
 
     def ask(self, number: int) -> Proposal:
         """Propose the optimizer's next genome."""
-        genome = self._open(number)
+        genome = self._next_genome(number)
         return Proposal(self.space.decode(genome), {"genome": list(genome)})
 
     def repeat(self, number: int, label: str | None, origin: Origin) -> None:
-        """Open the same trial again.
+        """Propose the same genome again.
 
-        Where floating point differs from the machine that wrote the journal, the recorded genome
-        stays what was tried.
+        Another machine may compute a slightly different genome, since floating-point results
+        differ. The recorded genome counts: it is the one that was scored.
 
         Raises:
-            ValueError: the origin is no genome of this space.
+            ValueError: the origin is not a genome of this space.
         """
         if "genome" not in origin:
             return
         genome = tuple(map(float, origin["genome"]))
         if label is not None:
             self.optimizer.enqueue(genome)
-        asked = self._open(number)
-        if asked == genome:
+        computed = self._next_genome(number)
+        if computed == genome:
             return
         self.optimizer.amend(self._trials[number], genome)
         if not self._warned:
             self._warned = True
             log.warning(
-                "This machine computes genomes that differ by up to %.2g from the recorded ones; "
-                "the recorded ones stay, and the search goes on.",
-                max(abs(new - old) for new, old in zip(asked, genome, strict=True)),
+                "This machine computes a genome that differs by up to %.2g from the recorded one; "
+                "the recorded genomes are used, and the search goes on.",
+                max(abs(new - old) for new, old in zip(computed, genome, strict=True)),
             )
 
     def tell(self, number: int, outcome: Outcome) -> None:
-        """Tell the optimizer the values of a candidate that it knows."""
+        """Tell the optimizer the values of a candidate, or that it has none.
+
+        Outcomes of baselines without a genome are ignored.
+        """
         if number not in self._trials:
             return
         values = self._values(outcome) if isinstance(outcome, Scores) else None
@@ -93,7 +94,8 @@ class GenomeStrategy:
             values = None
         self.optimizer.tell(self._trials[number], values)
 
-    def _open(self, number: int) -> tuple[float, ...]:
+    def _next_genome(self, number: int) -> tuple[float, ...]:
+        """Ask the optimizer for a genome, and note which trial the candidate is."""
         self._trials[number], genome = self.optimizer.ask()
         self._asked += 1
         return genome

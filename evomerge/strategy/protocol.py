@@ -1,4 +1,4 @@
-"""The ask/tell protocol over recipes that every search strategy speaks."""
+"""The ask/tell interface of search strategies."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from evomerge.recipe import Recipe
 from evomerge.scores import Outcome
 
 Origin: TypeAlias = Mapping[str, Any]
-"""Where a recipe came from, as plain JSON: a genome, or parents and a cut. Kept in the journal."""
+"""Where a recipe came from, as plain JSON that the journal keeps: for example a genome."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A recipe to try.
+    """A recipe that a strategy proposes.
 
     Attributes:
-        recipe: what to build.
-        origin: what `recipe` of the strategy that made it builds the recipe from again.
+        recipe: the model to build.
+        origin: what the recipe was made from, in the strategy's own terms.
     """
 
     recipe: Recipe
@@ -27,29 +27,40 @@ class Proposal:
 
 
 class Strategy(Protocol):
-    """Proposes recipes and is told what came out of them.
+    """Proposes recipes and is told their outcomes.
 
-    Candidates are known to it by their numbers in the run. Its state follows from the calls alone:
-    a new instance put through the same calls proposes the same recipes, bit for bit, also in
-    another process; a resumed search relies on it. `ask` never waits for a `tell`; outcomes may be
-    told in any order, or never.
+    Laws: its state depends only on the calls. A new instance that gets the same calls proposes the
+    same recipes, bit for bit, in another process too; resuming a search relies on this. `ask` never
+    waits for a `tell`. Outcomes may be told in any order, or never.
+
+    A candidate is identified by its number in the run.
     """
 
     @property
     def generation(self) -> int:
-        """Proposals in a generation, all made before any of them is told; 1 if there are none."""
+        """Number of proposals in a generation; 1 for a strategy without generations.
+
+        All proposals of a generation can be asked for before any outcome of it is told.
+        """
         ...
 
     @property
     def left(self) -> int:
-        """How many more proposals the current generation takes; `generation` where it is full."""
+        """Number of proposals that the current generation still lacks.
+
+        It is `generation` when a generation is complete and the next one has not begun.
+        """
         ...
 
-    def take(self, number: int, label: str) -> Origin:
-        """Take in a baseline (a parent, the uniform merge) as a candidate.
+    def add_baseline(self, number: int, label: str) -> Origin:
+        """Add a baseline (a parent, the uniform merge), which the strategy did not propose itself.
+
+        Args:
+            number: the candidate's number.
+            label: the baseline's label.
 
         Returns:
-            its origin in the terms of this strategy, empty where it has no place for it.
+            the baseline's origin; empty if this strategy cannot represent it.
         """
         ...
 
@@ -62,13 +73,20 @@ class Strategy(Protocol):
         ...
 
     def repeat(self, number: int, label: str | None, origin: Origin) -> None:
-        """Repeat a `take` or an `ask` of the journal; what was tried then stays the truth.
+        """Repeat an `add_baseline` or an `ask` that the journal records.
+
+        If the strategy would now propose something else, the recorded origin counts.
+
+        Args:
+            number: the candidate's number.
+            label: the baseline's label for an `add_baseline`; None for an `ask`.
+            origin: the recorded origin.
 
         Raises:
-            ValueError: there is no such origin in this strategy.
+            ValueError: this strategy cannot have made this origin.
         """
         ...
 
     def tell(self, number: int, outcome: Outcome) -> None:
-        """Tell what came out of a candidate, a baseline included."""
+        """Tell the outcome of a candidate or baseline."""
         ...

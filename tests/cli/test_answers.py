@@ -1,4 +1,4 @@
-"""status, results and export say what a run is, whatever state it is in."""
+"""The commands status, results and export work on a run in any state."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ def answer(capsys, *arguments):
     return json.loads(capsys.readouterr().out)
 
 
-FACTS = {
+COUNTS = {
     "empty": {"candidates": 0, "scored": 0, "failed": 0, "open": 0, "best": None},
     "asked only": {"candidates": 1, "scored": 0, "failed": 0, "open": 1, "best": None},
     "failed only": {"candidates": 2, "scored": 0, "failed": 2, "open": 0, "best": None},
@@ -37,17 +37,17 @@ FACTS = {
 def test_status_and_results_of_an_unfinished_run(tmp_path, capsys, state):
     events, torn = STATES[state]
     run = write_run(tmp_path / "run", events, torn)
-    facts = answer(capsys, "status", run.path)
-    assert facts | FACTS[state] == facts
-    assert facts["state"] == "stopped"
+    values = answer(capsys, "status", run.path)
+    assert values | COUNTS[state] == values
+    assert values["state"] == "stopped"
     found = answer(capsys, "results", run.path)
     assert found["winner"] is None
-    assert len(found["candidates"]) == FACTS[state]["candidates"]
+    assert len(found["candidates"]) == COUNTS[state]["candidates"]
     with run.writing():
         assert answer(capsys, "status", run.path)["state"] == "running"
     assert call(["results", str(run.path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + FACTS[state]["candidates"]
+    assert len(lines) == 1 + COUNTS[state]["candidates"]
     assert lines[0].split("\t")[0] == "candidate"
     assert call(["status", str(run.path)]) == 0
     assert "state\tstopped" in capsys.readouterr().out
@@ -55,7 +55,7 @@ def test_status_and_results_of_an_unfinished_run(tmp_path, capsys, state):
 
 @pytest.mark.parametrize("state", ["empty", "asked only", "failed only"])
 def test_export_of_a_run_without_scores_says_so(tmp_path, state):
-    """The run is a real one, frozen by a search that was killed before its first event."""
+    """A run with a real frozen search file, but without a scored candidate."""
     from search_run import write_search
 
     from evomerge.config.schema import load
@@ -99,7 +99,7 @@ def test_csv_has_the_rows_of_json(tmp_path, capsys):
     assert sorted(item.name for item in tmp_path.iterdir()) == ["rows.csv", "run"]
 
 
-def test_csv_of_an_empty_run_and_to_a_place_that_is_none(tmp_path):
+def test_csv_of_an_empty_run_and_csv_into_a_missing_folder(tmp_path):
     run = write_run(tmp_path / "run", [])
     call(["results", str(run.path), "--csv", str(tmp_path / "rows.csv")])
     assert (tmp_path / "rows.csv").read_text().split() == ["candidate"]
@@ -107,7 +107,7 @@ def test_csv_of_an_empty_run_and_to_a_place_that_is_none(tmp_path):
         call(["results", str(run.path), "--csv", str(tmp_path / "no" / "rows.csv")])
 
 
-def test_csv_may_go_into_a_pipe(tmp_path):
+def test_csv_can_be_written_to_a_pipe(tmp_path):
     run = finished(tmp_path / "run")
     done = evomerge("results", run.path, "--csv", "/dev/stdout")
     assert len(done.stdout.splitlines()) == 4
@@ -150,7 +150,7 @@ def test_watch_follows_a_run_until_its_writer_ends(tmp_path):
     assert "state\tstopped" in told_last
 
 
-def test_watch_of_a_run_that_nobody_writes_ends_at_once(tmp_path, capsys):
+def test_watch_of_a_run_without_a_writer_ends_at_once(tmp_path, capsys):
     run = finished(tmp_path / "run")
     assert call(["status", str(run.path), "--watch"]) == 0
     assert capsys.readouterr().out.count("state\t") == 1

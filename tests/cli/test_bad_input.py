@@ -1,4 +1,4 @@
-"""Every mistake a person can make is one sentence before any compute, exit code 2."""
+"""A mistake of the user gives one sentence and exit code 2, before any model is run."""
 
 import copy
 import json
@@ -117,7 +117,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_one_sentence(tmp_path, name):
+def test_a_mistake_is_one_sentence(tmp_path, name):
     change, words = BAD[name]
     file = write_search(tmp_path, **copy.deepcopy(change))
     with pytest.raises(EvomergeError) as caught:
@@ -129,7 +129,7 @@ def test_one_sentence(tmp_path, name):
         assert word in message
 
 
-def test_parents_of_another_shape(tmp_path):
+def test_parents_with_different_shapes(tmp_path):
     make(tmp_path / "a", hidden_size=16)
     make(tmp_path / "b", hidden_size=32)
     file = write_search(tmp_path, parents=["./a", "./b"], base=None, **space(method="linear"))
@@ -139,7 +139,7 @@ def test_parents_of_another_shape(tmp_path):
     assert "32" in str(caught.value)
 
 
-def test_parents_of_another_vocabulary(tmp_path):
+def test_parents_with_different_vocabularies(tmp_path):
     make(tmp_path / "a")
     make(tmp_path / "b", vocab_size=80)
     file = write_search(tmp_path, parents=["./a", "./b"], base=None, **space(method="linear"))
@@ -147,7 +147,7 @@ def test_parents_of_another_vocabulary(tmp_path):
         prepare(load(file), tmp_path)
 
 
-def test_exit_code_two_no_traceback_no_run(tmp_path):
+def test_a_mistake_gives_exit_code_2_no_traceback_and_no_run(tmp_path):
     file = write_search(tmp_path, **space(method="tie"))
     done = evomerge("search", file, "--run", tmp_path / "run", code=2)
     assert "Traceback" not in done.stderr
@@ -156,7 +156,7 @@ def test_exit_code_two_no_traceback_no_run(tmp_path):
     assert done.stderr.startswith("evomerge: ")
 
 
-def test_run_folders_that_exist_or_are_none(tmp_path):
+def test_run_folders_that_exist_or_are_missing(tmp_path):
     file = write_search(tmp_path)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("")
@@ -165,11 +165,11 @@ def test_run_folders_that_exist_or_are_none(tmp_path):
         assert "does not exist" in evomerge(name, tmp_path / "nowhere", code=2).stderr
 
 
-def test_a_good_file_is_valid_and_says_what_it_will_do(tmp_path):
-    facts = json.loads(evomerge("validate", write_search(tmp_path), "--json").stdout)
-    assert facts["valid"] is True
-    assert facts["dimension"] == 8
-    assert facts["documents"] == {"search": 24, "validation": 16, "test": 32}
+def test_validate_prints_the_dimension_and_the_documents(tmp_path):
+    values = json.loads(evomerge("validate", write_search(tmp_path), "--json").stdout)
+    assert values["valid"] is True
+    assert values["dimension"] == 8
+    assert values["documents"] == {"search": 24, "validation": 16, "test": 32}
 
 
 @pytest.mark.parametrize("preset", ["parameters", "multi", "dataflow", "joint"])

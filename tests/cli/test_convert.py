@@ -1,4 +1,4 @@
-"""`evomerge convert`: what it prints is a search file that a search takes as it is."""
+"""`evomerge convert` prints a search file that can be searched without changes."""
 
 import pytest
 import yaml
@@ -29,7 +29,7 @@ def config(**genome):
     }
 
 
-def test_what_is_printed_is_a_search_file_for_the_same_search(tmp_path):
+def test_the_printed_search_file_does_the_same_search(tmp_path):
     (tmp_path / "evolve.yaml").write_text(yaml.safe_dump(config()))
     done = evomerge("convert", tmp_path / "evolve.yaml")
     search = yaml.safe_load(done.stdout)
@@ -61,7 +61,7 @@ def test_what_is_printed_is_a_search_file_for_the_same_search(tmp_path):
         (yaml.safe_dump(config() | {"shuffle": True}), "`shuffle` is set"),
     ],
 )
-def test_what_it_cannot_say_is_one_sentence(tmp_path, capsys, text, words):
+def test_a_config_that_cannot_be_converted_is_one_sentence(tmp_path, capsys, text, words):
     file = tmp_path / "evolve.yaml"
     if text is not None:
         file.write_text(text)

@@ -1,4 +1,4 @@
-"""Every mistake the file itself shows is one sentence that names key, value and what is allowed."""
+"""A mistake in a search file is one sentence that names key, value and what is allowed."""
 
 import copy
 
@@ -37,7 +37,7 @@ BAD = [
     ({"evaluation": {"search": {"documents": "al"}}}, ["`evaluation.search.documents`", "`all`"]),
     ({"evaluation": {"fewshot": -1}}, ["`evaluation.fewshot`", "at least 0"]),
     ({"evaluation": {"batch_size": "big"}}, ["`evaluation.batch_size`", "'auto'"]),
-    # Documents that rotate are gone; a file that asks for them must not be searched otherwise.
+    # Older versions could rotate the documents. A file with these keys must not be accepted.
     (
         {"evaluation": {"search": {"documents": 9, "order": "rotating"}}},
         ["unknown key `order`", "`evaluation.search`", "allowed are", "documents"],
@@ -61,13 +61,13 @@ def test_a_mistake_is_one_sentence(change, words):
         assert word in message
 
 
-def test_the_good_file_is_good():
+def test_a_valid_file_gets_the_defaults():
     config = parse(copy.deepcopy(GOOD), "search.yaml")
     assert config.budget.candidates == 3
     assert config.optimizer.sigma == 1 / 6
 
 
-def test_what_is_resolved_reads_back_as_itself():
+def test_a_dumped_config_parses_to_an_equal_config():
     config = parse(copy.deepcopy(GOOD), "search.yaml")
     assert parse(config.model_dump(mode="json"), "again") == config
 

@@ -1,4 +1,4 @@
-"""A generation scored as a tree: every distinct block once, and the bits of one by one."""
+"""Scoring a generation together runs each block once and gives the scores of one by one."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def answers(outcome: Outcome) -> Any:
 
 
 @pytest.mark.parametrize("memory", [10**9, 200_000, 0])
-def test_together_gives_the_bits_of_one_by_one(
+def test_scores_together_and_one_by_one_are_equal(
     problem: Problem, worker: Worker, memory: int
 ) -> None:
     todo = jobs(problem)
@@ -106,8 +106,8 @@ def test_one_failed_candidate_fails_alone(problem: Problem, worker: Worker) -> N
     assert all(isinstance(outcome, Scores) for outcome in found.values())
 
 
-def test_a_beginning_that_documents_share_is_no_fork_and_spoils_none(tmp_path: Path) -> None:
-    """Its keys and values are every candidate's own, whatever blocks are skipped behind it."""
+def test_a_shared_prompt_prefix_works_together_with_forks(tmp_path: Path) -> None:
+    """Each candidate computes its own keys and values of the prefix, even if blocks are skipped."""
     body = yaml.safe_load(
         (zoo.tasks_path() / "zoo_facts.yaml").read_text().replace("!function ", "")
     )

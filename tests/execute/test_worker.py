@@ -1,4 +1,4 @@
-"""A worker makes its model again after a function has changed it, and only then."""
+"""A worker makes its model again if a function has changed it, and only then."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def recipe(path: tuple[Any, ...]) -> Recipe:
 
 
 class Bench:
-    """A worker whose only objective is `body(model)`, and what it has made so far."""
+    """A worker whose only objective is `body(model)`, and the models that it has made so far."""
 
     def __init__(
         self, parents: dict[str, Checkpoint], kind: type[Resident], body: Callable[[Any], float]
@@ -57,8 +57,8 @@ class Bench:
         def judge(model: Any, tokenizer: Any, documents: Any) -> list[float]:
             return [body(model)] * len(documents)
 
-        facts = TaskInfo("judge", "function", 3, {"score": MetricInfo(True, is_mean=True)})
-        evaluator = Evaluator(None, [Function(judge, facts)])
+        info = TaskInfo("judge", "function", 3, {"score": MetricInfo(True, is_mean=True)})
+        evaluator = Evaluator(None, [Function(judge, info)])
         self.worker = Worker(make, evaluator, {"search": {"judge": [0, 1]}}, recipe(PATHS[0]))
 
     def score(self, number: int) -> Scores | Failure:
@@ -71,7 +71,7 @@ def likelihood(model: Any) -> float:
 
 
 def well_behaved(model: Any) -> float:
-    """Use the model in every way that leaves it as it was."""
+    """Use the model in all ways that do not change it."""
     with torch.inference_mode():
         model(input_ids=TEXT, output_hidden_states=True)
     model.generate(TEXT, max_new_tokens=4, do_sample=True, pad_token_id=0)
@@ -92,7 +92,7 @@ def test_a_model_that_is_only_used_is_kept(parents: Any, kind: type[Resident]) -
 
 
 @pytest.mark.parametrize("kind", [Resident, RoutedResident])
-def test_a_model_that_is_written_to_is_made_again(parents: Any, kind: type[Resident]) -> None:
+def test_a_model_that_is_changed_is_made_again(parents: Any, kind: type[Resident]) -> None:
     files = {info.file for item in parents.values() for info in item.tensors.values()}
     before = {file: file.read_bytes() for file in files}
     seen: list[str] = []
@@ -115,7 +115,7 @@ def test_a_model_that_is_written_to_is_made_again(parents: Any, kind: type[Resid
     assert len(bench.made) == 6
 
 
-def test_the_old_model_gives_its_memory_back(parents: Any) -> None:
+def test_the_memory_of_the_old_model_is_freed(parents: Any) -> None:
     kept: list[Any] = []
 
     def keep(model: Any) -> float:

@@ -1,4 +1,4 @@
-"""Search files, `--set` overrides and frozen search files: any bytes give a value or a sentence."""
+"""Search files and `--set` overrides of any bytes give a value or an error in one sentence."""
 
 import json
 
@@ -131,13 +131,13 @@ def test_frozen_search_files(folder, data):
     "name", ["~nobody/x", "x" * 5000, "a\0b", "..", "~", "é" * 300, "/" * 5000]
 )
 def test_references_of_any_text(tmp_path, prefix, name):
-    """No text that a file may hold as a parent ends in an error of the file system."""
+    """No reference of a parent, of any text, raises an error of the file system."""
     value_or_error(lambda: open_model(prefix + name, tmp_path))
     config = parse({**SEARCH, "parents": [prefix + name], "base": None}, "search.yaml")
     value_or_error(lambda: prepare(config, tmp_path))
 
 
-def test_a_budget_of_the_wrong_type_is_told_with_its_key(tmp_path):
+def test_a_budget_of_the_wrong_type_is_an_error_that_names_the_key(tmp_path):
     data = {**SEARCH, "stages": [{"budget": 3}]}
     with pytest.raises(ConfigError, match="`budget` is 3; it must be a mapping"):
         check(with_candidates(data, 5), tmp_path / "search.yaml")

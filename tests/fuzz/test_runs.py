@@ -1,4 +1,4 @@
-"""What a run folder holds: journal, stages and timings of any bytes."""
+"""The files of a run folder (journal, stages, timings) with any bytes."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from mutations import FUZZ, damaged, json_files, value_or_error, yaml_files
 from evomerge.run.folder import CONFIG, JOURNAL, STAGES, RunFolder
 from evomerge.run.history import History
 from evomerge.run.journal import FORMAT, Journal, encode, read
-from evomerge.setup.stages import go
+from evomerge.setup.stages import run_stages
 
 SCORES = {
     "documents": {"t": [0, 2]},
@@ -50,7 +50,7 @@ STAGED = {
 
 
 def lines(text: bytes) -> bytes:
-    """The elements of a JSON list as journal lines with right checksums."""
+    """Return the elements of a JSON list as journal lines with correct checksums."""
     flat = re.sub(rb"\n\s*", b" ", text).strip().removeprefix(b"[").removesuffix(b"]")
     parts = re.split(rb"(?<=}), (?={ ?\"event\")|(?<=}) ,", flat)
     return b"".join(b"%08x " % zlib.crc32(part) + part + b"\n" for part in parts)
@@ -96,7 +96,7 @@ def test_the_journal_that_is_mutated_is_valid(folder):
         max_size=3,
     ).map(b"\n".join)
 )
-def test_timings_of_any_content_are_passed_over(folder, data):
+def test_timings_that_cannot_be_read_are_ignored(folder, data):
     (folder / "timings.jsonl").write_bytes(data)
     hours = RunFolder(folder).hours()
     assert math.isfinite(hours)
@@ -108,4 +108,4 @@ def test_timings_of_any_content_are_passed_over(folder, data):
 def test_stages(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("staged")
     (path / STAGES).write_bytes(data)
-    value_or_error(lambda: go(path, lambda run, problem: None))
+    value_or_error(lambda: run_stages(path, lambda run, problem: None))

@@ -21,7 +21,7 @@ from evomerge.merge.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.safetensors import read_folder
 from evomerge.recipe import Layer, Recipe, Source
-from evomerge.run.atomic import appearing
+from evomerge.run.atomic import atomic_folder
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +233,7 @@ def test_a_killed_writer_leaves_no_model_and_the_next_one_cleans_up(folders, che
     assert process.stdout is not None
     assert "writing" in process.stdout.readline()
     assert len(leftovers(tmp_path)) == 1
-    with appearing(tmp_path / "out") as folder:
+    with atomic_folder(tmp_path / "out") as folder:
         assert len(leftovers(tmp_path)) == 2  # a living writer's folder is left alone
         (folder / "x").write_text("")
         process.send_signal(signal.SIGKILL)
@@ -247,11 +247,11 @@ def test_a_killed_writer_leaves_no_model_and_the_next_one_cleans_up(folders, che
 
 def test_two_writers_of_one_name_cannot_mix(tmp_path):
     with (
-        pytest.raises(CheckpointError, match="by someone else"),
-        appearing(tmp_path / "out") as one,
+        pytest.raises(CheckpointError, match="by another process"),
+        atomic_folder(tmp_path / "out") as one,
     ):
         (one / "who").write_text("one")
-        with appearing(tmp_path / "out") as two:
+        with atomic_folder(tmp_path / "out") as two:
             (two / "who").write_text("two")
     assert (tmp_path / "out" / "who").read_text() == "two"
     assert not leftovers(tmp_path)

@@ -1,4 +1,4 @@
-"""A file or folder appears complete or not at all; what a kill leaves is gone at the next start."""
+"""A file or folder appears complete or not at all; what a killed writer leaves is removed."""
 
 import os
 import signal
@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from evomerge.run.atomic import appearing, create_whole, replace_text
+from evomerge.run.atomic import atomic_folder, create_folder, replace_text
 from evomerge.run.folder import RunFolder
 
 STOPPED = """
 import os, sys, time
 from pathlib import Path
-from evomerge.run.atomic import create_whole, replace_text
+from evomerge.run.atomic import create_folder, replace_text
 from evomerge.run.folder import RunFolder
 
 def stop(*arguments):
@@ -23,11 +23,11 @@ def stop(*arguments):
 Path.replace = Path.rename = stop
 {}
 """
-"""A process that stands still when all is written and only the rename is missing."""
+"""A program that stops after writing, before the rename."""
 
 WRITERS = {
     "file": 'replace_text(Path(sys.argv[1]) / "name", "new" * 9999)',
-    "folder": 'create_whole(Path(sys.argv[1]) / "name", {"a": "1", "b": "2"})',
+    "folder": 'create_folder(Path(sys.argv[1]) / "name", {"a": "1", "b": "2"})',
     "run": 'RunFolder.create(Path(sys.argv[1]) / "name", {"seed": 1})',
 }
 
@@ -53,7 +53,7 @@ def names(folder):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_killed_writer_leaves_nothing_that_the_next_does_not_remove(tmp_path, kind):
+def test_the_next_writer_removes_what_a_killed_one_has_left(tmp_path, kind):
     process = stopped(WRITERS[kind], tmp_path)
     assert len(names(tmp_path)) == 1
     assert not (tmp_path / "name").exists()
@@ -61,9 +61,9 @@ def test_a_killed_writer_leaves_nothing_that_the_next_does_not_remove(tmp_path, 
         replace_text(tmp_path / "other", "x")
         replace_text(tmp_path / "name", "second")
     else:
-        create_whole(tmp_path / "other", {"a": "x"})
-        create_whole(tmp_path / "name", {"a": "second"})
-    assert len(names(tmp_path)) == 3, "what a living process writes was removed"
+        create_folder(tmp_path / "other", {"a": "x"})
+        create_folder(tmp_path / "name", {"a": "second"})
+    assert len(names(tmp_path)) == 3, "the file of a running writer was removed"
     kill(process)
     (tmp_path / "name").rename(tmp_path / "moved")
     if kind == "file":
@@ -71,12 +71,12 @@ def test_a_killed_writer_leaves_nothing_that_the_next_does_not_remove(tmp_path, 
     elif kind == "run":
         RunFolder.create(tmp_path / "name", {"seed": 2})
     else:
-        create_whole(tmp_path / "name", {"a": "third"})
+        create_folder(tmp_path / "name", {"a": "third"})
     assert names(tmp_path) == ["moved", "name", "other"]
 
 
-def test_a_run_that_is_opened_for_writing_is_cleaned(tmp_path):
-    """`best.yaml` may never be replaced again; its leftovers go all the same."""
+def test_opening_a_run_for_writing_removes_what_killed_writers_left(tmp_path):
+    """An unfinished `best.yaml` is removed even if `best.yaml` is not written again."""
     run = RunFolder.create(tmp_path / "run", {})
     run.write("best.yaml", "old")
     process = stopped('RunFolder(Path(sys.argv[1])).write("best.yaml", "new")', run.path)
@@ -88,26 +88,26 @@ def test_a_run_that_is_opened_for_writing_is_cleaned(tmp_path):
     assert (run.path / "best.yaml").read_text() == "old"
 
 
-def test_leftovers_of_a_name_with_signs_are_found(tmp_path):
+def test_unfinished_files_with_special_characters_are_found(tmp_path):
     process = stopped('replace_text(Path(sys.argv[1]) / "a[1]*", "new")', tmp_path)
     kill(process)
     replace_text(tmp_path / "a[1]*", "second")
     assert names(tmp_path) == ["a[1]*"]
 
 
-def test_what_fails_leaves_nothing(tmp_path):
+def test_a_failed_write_leaves_nothing(tmp_path):
     (tmp_path / "name").mkdir()
     with pytest.raises(IsADirectoryError):
         replace_text(tmp_path / "name", "text")
     with pytest.raises(UnicodeEncodeError):
-        create_whole(tmp_path / "run", {"a": "fine", "b": "\ud800"})
-    with pytest.raises(ZeroDivisionError), appearing(tmp_path / "model") as folder:
+        create_folder(tmp_path / "run", {"a": "fine", "b": "\ud800"})
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "model") as folder:
         (folder / "x").write_text("")
         raise ZeroDivisionError
     assert names(tmp_path) == ["name"]
 
 
-def test_a_link_stays_a_link_and_a_pipe_a_pipe(tmp_path):
+def test_links_and_pipes_are_kept(tmp_path):
     (tmp_path / "real").write_text("old")
     (tmp_path / "link").symlink_to("real")
     replace_text(tmp_path / "link", "new")
@@ -120,11 +120,11 @@ def test_a_link_stays_a_link_and_a_pipe_a_pipe(tmp_path):
     assert (tmp_path / "pipe").is_fifo()
 
 
-def test_files_have_the_rights_that_the_person_wants(tmp_path):
+def test_new_files_follow_the_umask(tmp_path):
     before = os.umask(0o027)
     try:
         replace_text(tmp_path / "file", "x")
-        create_whole(tmp_path / "folder", {"a": "x"})
+        create_folder(tmp_path / "folder", {"a": "x"})
     finally:
         os.umask(before)
     rights = {name: (tmp_path / name).stat().st_mode & 0o777 for name in ("file", "folder")}

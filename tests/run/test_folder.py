@@ -1,4 +1,4 @@
-"""A run folder appears as a whole, has one writer, and is never overwritten."""
+"""A run folder is created in one step, has one writer, and is never overwritten."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from evomerge.errors import RunFolderError
-from evomerge.run.atomic import create_whole
+from evomerge.run.atomic import create_folder
 from evomerge.run.folder import RunFolder
 from evomerge.run.journal import FORMAT
 
@@ -48,22 +48,22 @@ def test_an_empty_folder_is_taken(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["missing", "empty"])
-def test_opening_what_is_no_run(tmp_path, name):
+def test_opening_a_folder_that_is_not_a_run(tmp_path, name):
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunFolderError, match=name):
         RunFolder(tmp_path / name)
 
 
 def test_a_search_in_stages_that_has_begun_none_names_resume(tmp_path):
-    create_whole(tmp_path / "run", {"stages.yaml": "stages: [{}]"})
+    create_folder(tmp_path / "run", {"stages.yaml": "stages: [{}]"})
     with pytest.raises(RunFolderError, match=r"none of its stages yet.*evomerge resume"):
         RunFolder(tmp_path / "run")
     RunFolder.create(tmp_path / "run" / "stage-1", {"seed": 4})
     assert RunFolder(tmp_path / "run").config() == {"seed": 4}
 
 
-def test_two_processes_that_create_one_run(tmp_path, monkeypatch):
-    """Both found the place free; the later one is told of the earlier, and mixes nothing."""
+def test_two_processes_that_create_the_same_run(tmp_path, monkeypatch):
+    """Both have found the folder free; the later one gets an error and writes nothing."""
     check, checked = RunFolder.check_free, []
 
     def check_then_meet(path):
@@ -79,7 +79,7 @@ def test_two_processes_that_create_one_run(tmp_path, monkeypatch):
     assert [item.name for item in tmp_path.iterdir()] == ["run"]
 
 
-def test_one_writer_and_a_kill_frees_the_lock(tmp_path):
+def test_only_one_writer_and_a_kill_releases_the_lock(tmp_path):
     run = RunFolder.create(tmp_path / "run", {})
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE, text=True

@@ -1,4 +1,4 @@
-"""A journal survives a cut at any byte, and refuses what a cut cannot explain."""
+"""A journal can be read after a cut at any byte; any other damage is an error."""
 
 import json
 
@@ -18,7 +18,7 @@ events = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(events=events, data=st.data())
-def test_cut_at_any_byte_it_opens_and_continues(tmp_path_factory, events, data):
+def test_a_journal_cut_at_any_byte_opens_and_continues(tmp_path_factory, events, data):
     path = tmp_path_factory.mktemp("journal") / "journal.jsonl"
     with Journal(path) as journal:
         for event in events:

@@ -1,4 +1,4 @@
-"""A run has one writer at a time; readers may look at any moment and are in nobody's way."""
+"""A run has one writer at a time; readers that check the lock never keep a writer out."""
 
 import os
 import signal
@@ -40,7 +40,7 @@ def start(code, run):
     )
 
 
-def test_readers_that_look_all_the_time_refuse_no_writer(tmp_path):
+def test_readers_that_check_the_lock_keep_no_writer_out(tmp_path):
     run = RunFolder.create(tmp_path / "run", {})
     with run.writing():
         readers = [start(LOOK, run) for _ in range(4)]
@@ -62,8 +62,8 @@ def test_readers_that_look_all_the_time_refuse_no_writer(tmp_path):
             reader.communicate()
 
 
-def test_the_lock_is_not_handed_to_a_forked_child(tmp_path):
-    """A search that is killed can be resumed though a process that it forked lives on."""
+def test_a_forked_child_does_not_keep_the_lock(tmp_path):
+    """A killed search can be resumed while a process that it forked still runs."""
     run = RunFolder.create(tmp_path / "run", {})
     holder = start(HOLD_WITH_CHILD, run)
     assert holder.stdout is not None
@@ -72,7 +72,7 @@ def test_the_lock_is_not_handed_to_a_forked_child(tmp_path):
         assert run.is_running
         holder.kill()
         holder.wait()
-        for _ in range(500):  # the child may not have come to close its copy yet
+        for _ in range(500):  # the child may not have closed its copy yet
             if not run.is_running:
                 break
             time.sleep(0.01)
@@ -84,7 +84,7 @@ def test_the_lock_is_not_handed_to_a_forked_child(tmp_path):
         holder.stdout.close()
 
 
-def test_looking_at_the_own_run_does_not_let_it_go(tmp_path):
+def test_a_writer_that_reads_its_lock_file_keeps_the_lock(tmp_path):
     run = RunFolder.create(tmp_path / "run", {})
     with run.writing():
         assert run.is_running
@@ -95,7 +95,7 @@ def test_looking_at_the_own_run_does_not_let_it_go(tmp_path):
     assert not run.is_running
 
 
-def test_a_process_that_is_gone_is_not_named_as_the_writer(tmp_path):
+def test_a_process_that_has_ended_is_not_named_as_the_writer(tmp_path):
     run = RunFolder.create(tmp_path / "run", {})
     gone = subprocess.Popen(["true"])
     gone.wait()
@@ -105,10 +105,12 @@ def test_a_process_that_is_gone_is_not_named_as_the_writer(tmp_path):
             pass
 
 
-def test_where_locks_cannot_be_asked_about_a_writer_waits_for_readers(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "CAN_ASK", False)
+def test_with_flock_a_writer_waits_for_readers(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "HAS_OFD_LOCKS", False)
     run = RunFolder.create(tmp_path / "run", {})
-    code = LOOK.replace("import sys", "import sys\nfrom evomerge.run import lock\nlock.CAN_ASK = 0")
+    code = LOOK.replace(
+        "import sys", "import sys\nfrom evomerge.run import lock\nlock.HAS_OFD_LOCKS = 0"
+    )
     readers = [start(code, run) for _ in range(2)]
     try:
         for reader in readers:

@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_the_export_of_a_scaled_path_scores_what_was_recorded(run: Path, tmp_path: Path) -> None:
+def test_the_export_of_a_scaled_path_has_the_recorded_score(run: Path, tmp_path: Path) -> None:
     evomerge("export", run, "--out", tmp_path / "model")
     (best,) = (row for row in evomerge_json("results", run)["candidates"] if row["winner"])
     search = run.parent / "search.yaml"
@@ -48,7 +48,7 @@ def test_a_generation_killed_half_way_resumes_bit_for_bit(run: Path, tmp_path: P
     shutil.copytree(run, broken)
     lines = (run / "journal.jsonl").read_bytes().splitlines(keepends=True)
     told = [b'"event":"tell"' in line for line in lines]
-    # Cut where a generation's candidates have been asked and only some of them told.
+    # Cut within a generation: all its candidates are asked, and only some are told.
     cut = next(i for i in range(12, len(lines)) if told[i - 2 : i + 1] == [True, True, True])
     (broken / "journal.jsonl").write_bytes(b"".join(lines[:cut]))
     evomerge("resume", broken)

@@ -1,4 +1,4 @@
-"""A failed candidate is one row marked failed; the search goes on and can be resumed."""
+"""A failed candidate is a row marked as failed; the search goes on and can be resumed."""
 
 import json
 
@@ -49,8 +49,8 @@ def test_failures_are_rows(tmp_path):
     assert (run / "journal.jsonl").read_bytes() == before
 
 
-def test_a_merge_that_has_no_result_is_a_row(tmp_path):
-    """Weights that sum to 0 cannot be normalised: the corner of the range that a grid visits."""
+def test_a_merge_that_fails_is_a_row(tmp_path):
+    """Weights with the sum 0 cannot be normalised; a grid search tries such weights."""
     file = write_search(
         tmp_path,
         base=None,

@@ -1,4 +1,4 @@
-"""A group of tasks as objective: its average has no documents, so no interval, in every answer."""
+"""A group of tasks as objective: its average is shown everywhere without an interval."""
 
 import csv
 

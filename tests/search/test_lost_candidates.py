@@ -1,4 +1,4 @@
-"""A candidate that brings down its process is tried three times and then given up."""
+"""A candidate that ends its process is tried three times, then it counts as failed."""
 
 import signal
 import subprocess
@@ -12,7 +12,7 @@ import os
 import signal
 
 def judge(model, tokenizer, documents):
-    """Mean size of the first weights; one model is the end of the process, or of the call."""
+    """Mean size of the first weights; for one model, the process ends or an error is raised."""
     spread = repr(float(next(model.parameters()).detach().abs().mean()))
     with open(os.environ["SPREADS"], "a") as file:
         print(spread, file=file)
@@ -30,7 +30,7 @@ judge.documents = 12
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    """A run in which one candidate failed by an exception, and what tells its model."""
+    """A run in which one candidate failed by an exception, and the score of its model."""
     folder = tmp_path_factory.mktemp("unbroken")
     file = write_judged(folder, SOURCE)
     about = {"PYTHONPATH": str(folder), "SPREADS": str(folder / "spreads")}
@@ -43,7 +43,7 @@ def unbroken(tmp_path_factory):
 @pytest.mark.parametrize(
     ("end", "number"), [("kill", signal.SIGKILL), ("abort", signal.SIGABRT)], ids=["kill", "abort"]
 )
-def test_three_deaths_and_the_search_goes_on(unbroken, tmp_path, end, number):
+def test_after_three_killed_processes_the_search_goes_on(unbroken, tmp_path, end, number):
     whole, target = unbroken
     file = write_judged(tmp_path, SOURCE)
     run = tmp_path / "run"
@@ -59,7 +59,7 @@ def test_three_deaths_and_the_search_goes_on(unbroken, tmp_path, end, number):
     evomerge("resume", run, **about)
     rows, theirs = (evomerge_json("results", folder)["candidates"] for folder in (run, whole))
     assert rows[5]["failure"] == (
-        "lost: 3 processes ended, without a word, while this candidate was scored."
+        "lost: 3 processes ended without an error while this candidate was scored."
     )
     assert theirs[5]["failure"].endswith("cannot be judged")
     assert [row | {"failure": None} for row in rows] == [row | {"failure": None} for row in theirs]

@@ -1,4 +1,4 @@
-"""Batches that were halved when memory ran out stay halved, over a kill and a resume."""
+"""If memory runs out, batches are halved, and they stay so after a kill and a resume."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from judging import rows_of
 from search_run import environment, write_search
 
 PROGRAM = '''
-"""evomerge, on a device whose memory runs out once, and which is switched off at some call."""
+"""Runs evomerge; its memory runs out at the call FULL, and it is killed at the call OFF."""
 import os
 import signal
 import sys
@@ -53,7 +53,7 @@ SEARCH = {
 
 
 def run_program(folder, *arguments, code: int = 0, **about) -> list[int]:
-    """Run the program and return the most rows in a batch, call by call."""
+    """Run the program and return the number of rows of the largest batch of each call."""
     sizes = folder / "sizes"
     done = subprocess.run(
         [sys.executable, folder / "program.py", *map(str, arguments)],
@@ -70,12 +70,12 @@ def test_halved_batches_are_remembered(tmp_path):
     file = write_search(tmp_path, **SEARCH)
     whole, run = tmp_path / "whole", tmp_path / "run"
     sizes = run_program(tmp_path, "search", file, "--run", whole, FULL="12")
-    assert max(sizes[6:12]) == 8  # after what is tried at the start
+    assert max(sizes[6:12]) == 8  # without the calls that try out the batches at the start
     assert max(sizes[12:]) == 4
     events = [json.loads(row[9:]) for row in rows_of(whole)]
     halved = [i for i, event in enumerate(events) if event["event"] == "memory"]
     assert [events[i]["halvings"] for i in halved] == [1]
-    assert events[halved[0] + 1]["event"] == "tell"  # the candidate that it happened to
+    assert events[halved[0] + 1]["event"] == "tell"  # of the candidate for which memory ran out
 
     run_program(tmp_path, "search", file, "--run", run, code=-signal.SIGKILL, FULL="12", OFF="16")
     assert 12 < len(rows_of(run)) < len(rows_of(whole))

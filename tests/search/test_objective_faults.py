@@ -1,4 +1,4 @@
-"""Whatever an objective function raises or returns is one failed row; the search goes on."""
+"""A fault of an objective function makes its candidate fail; the search goes on."""
 
 import json
 
@@ -27,7 +27,7 @@ def deep():
     return deep()
 
 def in_a_child(documents):
-    """Leave a process behind that would go on with the search."""
+    """Raise in a forked child, which must not go on with the search."""
     child = os.fork()
     if child == 0:
         raise ValueError("in a child")

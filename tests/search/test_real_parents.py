@@ -1,4 +1,4 @@
-"""Whole searches on checkpoints as people have them: any architecture, layout, dtype, adapters."""
+"""Whole searches on checkpoints of several architectures, layouts and dtypes, and on adapters."""
 
 import json
 import signal
@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 
 def save_byte_level(folder):
-    """A tokenizer of single bytes, of the kind that transformers expects of Qwen."""
+    """Save a tokenizer of single bytes, of the type that transformers expects for Qwen."""
     specials = ["<pad>", "<bos>", "<eos>", "<unk>"]
     words = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     core = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, []))
@@ -26,7 +26,7 @@ def save_byte_level(folder):
 
 
 def write_task(folder):
-    """A multiple-choice task over the tiny tokenizer's words."""
+    """Write a multiple-choice task with the words of the tiny tokenizer."""
     folder.mkdir()
     words = [word for word in WORDS if word.isalnum()]
     with (folder / "docs.jsonl").open("w") as file:
@@ -70,7 +70,7 @@ def search_file(folder, parents, **changes):
 
 
 def check_run(folder, file):
-    """Search, export, and score the export: every row scored, the score the recorded one."""
+    """Search and export; check that all rows are scored, and that the export has its score."""
     evomerge("search", file, "--run", folder / "run")
     answer = evomerge_json("results", folder / "run")
     assert [row["status"] for row in answer["candidates"]] == ["scored"] * 8
@@ -101,8 +101,8 @@ def test_search_and_export(tmp_path, architecture, layout):
     assert model.dtype == torch.bfloat16
 
 
-def test_a_tokenizer_that_reads_nothing_is_one_sentence(tmp_path):
-    """transformers reads a qwen2 folder's tokenizer as byte-level BPE, which this one is not."""
+def test_a_tokenizer_without_tokens_for_a_prompt_is_one_sentence(tmp_path):
+    """transformers loads the tokenizer of a qwen2 folder as byte-level BPE; this one is not."""
     base = make(tmp_path / "base", "qwen2")
     make(tmp_path / "one", "qwen2", seed=1, near=base)
     file = search_file(tmp_path, ["./one"])

@@ -1,4 +1,4 @@
-"""A search killed at any instant and resumed is the search that was never killed, bit for bit."""
+"""A search that is killed and resumed gives the same files as one that was not, bit for bit."""
 
 import random
 import signal

@@ -11,7 +11,7 @@ import scripted
 from scripted import ScriptedExecutor, search, trajectory
 
 from evomerge.errors import SearchError
-from evomerge.run.attempts import MOST, Attempts
+from evomerge.run.attempts import MAX_ATTEMPTS, Attempts
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.scores import Expected, Failure, Scores
@@ -24,8 +24,8 @@ def one(value: float, expected: bool = False) -> Scores:
     return Scores({"task": (0,)}, {}, {"task/acc": value}, {}, estimate)
 
 
-class Overruled(ScriptedExecutor):
-    """Answers as `answer` says, else as ever."""
+class AnsweringExecutor(ScriptedExecutor):
+    """A scripted executor, but `answer(job)` replaces its outcome unless it is None."""
 
     def __init__(self, answer, width: int = 1) -> None:
         super().__init__(width, random.Random(0))
@@ -37,7 +37,7 @@ class Overruled(ScriptedExecutor):
         return job, outcome if said is None else said
 
 
-def test_a_follower_that_raises_never_hurts(tmp_path, caplog):
+def test_a_follower_that_raises_does_not_change_the_search(tmp_path, caplog):
     seen = []
 
     def broken(history, event):
@@ -52,13 +52,13 @@ def test_a_follower_that_raises_never_hurts(tmp_path, caplog):
     assert trajectory(followed) == trajectory(alone)
     assert len(seen) == len(RunFolder(tmp_path / "a").events()) - 1  # all but the header
     assert [record.message for record in caplog.records].count(
-        f"{broken.__qualname__} failed (ZeroDivisionError: a display fell over) and is told no "
-        "more; the search goes on."
+        f"{broken.__qualname__} failed (ZeroDivisionError: a display fell over) and is not "
+        "called again; the search goes on."
     ) == 1
 
 
 def test_the_same_failure_over_and_over_stops_the_search(tmp_path):
-    executor = Overruled(
+    executor = AnsweringExecutor(
         lambda job: Failure("evaluate", "no device") if job.candidate > 4 else None
     )
     with pytest.raises(
@@ -67,14 +67,14 @@ def test_the_same_failure_over_and_over_stops_the_search(tmp_path):
         search(tmp_path / "run", executor)
     history = History(RunFolder(tmp_path / "run").events())
     assert [item.status for item in history.told].count("failed") == SAME_FAILURES
-    # Mended and resumed, what has failed stays a row and the search goes on.
+    # Without the cause, the resumed search goes on. The failed candidates stay failed.
     history = search(tmp_path / "run", ScriptedExecutor(1, random.Random(0)))
     assert len(history.candidates) == 30
     assert history.winner is not None
 
 
 def test_different_failures_do_not_stop_it(tmp_path):
-    executor = Overruled(
+    executor = AnsweringExecutor(
         lambda job: Failure("evaluate", f"{job.candidate}") if job.candidate > 4 else None
     )
     assert len(search(tmp_path / "run", executor).candidates) == 30
@@ -85,14 +85,14 @@ def test_no_parent_wins_where_nothing_can_be_validated(tmp_path):
         return Failure("evaluate", f"gone {job.candidate}") if job.split == "validation" else None
 
     with pytest.raises(SearchError, match="could be scored on the validation documents"):
-        search(tmp_path / "run", Overruled(answer))
+        search(tmp_path / "run", AnsweringExecutor(answer))
     assert History(RunFolder(tmp_path / "run").events()).winner is None
-    # What failed them all may be mended: a resumed search tries again.
+    # The cause may be gone by now, so a resumed search tries again.
     assert search(tmp_path / "run", ScriptedExecutor(1, random.Random(0))).winner is not None
 
 
 def test_a_value_that_is_not_finite_is_a_failure(tmp_path):
-    executor = Overruled(lambda job: one(math.nan) if job.candidate == 5 else None)
+    executor = AnsweringExecutor(lambda job: one(math.nan) if job.candidate == 5 else None)
     history = search(tmp_path / "run", executor, window=None)
     failed = history.candidates[5]
     assert failed.status == "failed" and failed.values is None
@@ -100,13 +100,13 @@ def test_a_value_that_is_not_finite_is_a_failure(tmp_path):
 
 
 @pytest.mark.parametrize("completed", [0.9, math.nan])
-def test_a_completed_estimate_leads_by_what_it_came_to(tmp_path, completed):
+def test_a_completed_estimate_is_ranked_by_its_complete_score(tmp_path, completed):
     def answer(job):
         if job.candidate == 20 and job.split == "search":
             return one(completed) if job.incumbent is None else one(5.0, expected=True)
         return None
 
-    history = search(tmp_path / "run", Overruled(answer))
+    history = search(tmp_path / "run", AnsweringExecutor(answer))
     ranking = WeightedSum(scripted.OBJECTIVES)
     candidate = history.candidates[20]
     assert candidate.told == one(5.0, expected=True)
@@ -119,21 +119,21 @@ def test_a_completed_estimate_leads_by_what_it_came_to(tmp_path, completed):
         assert (ranking.incumbents(history.candidates) == [candidate]) is (best < completed)
 
 
-def test_a_candidate_that_ends_the_process_is_given_up(tmp_path):
+def test_processes_that_end_in_a_job_are_counted(tmp_path):
     path = tmp_path / "attempts.jsonl"
     killed = []
-    for lives in range(MOST):
+    for lives in range(MAX_ATTEMPTS):
         attempts = Attempts(path)
         assert attempts.count("7 search") == lives
         with pytest.raises(KeyboardInterrupt), attempts.trying("7 search"):
-            raise KeyboardInterrupt  # an interrupted job has not ended its process
+            raise KeyboardInterrupt  # does not count: the job is withdrawn
         killed.append(attempts.trying("7 search"))
-        killed[-1].__enter__()  # never left: what a kill leaves behind
-    assert Attempts(path).count("7 search") == MOST
+        killed[-1].__enter__()  # begun and never ended, as after a kill
+    assert Attempts(path).count("7 search") == MAX_ATTEMPTS
     assert Attempts(path).count("8 search") == 0
 
 
-def test_attempts_survive_a_broken_file(tmp_path):
+def test_attempts_ignore_broken_lines(tmp_path):
     path = tmp_path / "attempts.jsonl"
     path.write_bytes(b'\xff\n{"job": 3}\nnull\n{"job": "1 search", "what": "begins"}\n{"jo')
     assert Attempts(path).count("1 search") == 1
@@ -143,11 +143,11 @@ def test_attempts_survive_a_broken_file(tmp_path):
     assert not path.exists() or path.read_text() == ""
 
 
-def test_lost_candidates_are_rows_and_the_rest_is_the_same(tmp_path):
+def test_a_lost_candidate_fails_and_the_others_are_the_same(tmp_path):
     whole = search(tmp_path / "whole", ScriptedExecutor(1, random.Random(0)), window=None)
     search(tmp_path / "run", ScriptedExecutor(1, random.Random(0)), window=None, candidates=6)
     attempts = tmp_path / "run" / "attempts.jsonl"
-    attempts.write_text('{"job": "8 search", "what": "begins"}\n' * MOST)
+    attempts.write_text('{"job": "8 search", "what": "begins"}\n' * MAX_ATTEMPTS)
     history = search(tmp_path / "run", ScriptedExecutor(1, random.Random(0)), window=None)
     lost = history.candidates[8]
     assert isinstance(lost.told, Failure) and lost.told.stage == "lost"
@@ -156,7 +156,7 @@ def test_lost_candidates_are_rows_and_the_rest_is_the_same(tmp_path):
     ]
 
 
-def test_who_leads_does_not_depend_on_the_order():
+def test_incumbents_do_not_depend_on_the_order():
     ranking = WeightedSum(scripted.OBJECTIVES)
     generator = random.Random(0)
 
@@ -170,11 +170,11 @@ def test_who_leads_does_not_depend_on_the_order():
 
     for _ in range(50):
         candidates = [candidate(number) for number in range(generator.randrange(12))]
-        leading = ranking.incumbents(candidates)
+        incumbents = ranking.incumbents(candidates)
         shuffled = generator.sample(candidates, len(candidates))
-        assert ranking.incumbents(shuffled) == leading
+        assert ranking.incumbents(shuffled) == incumbents
         half = len(candidates) // 2
         parts = ranking.incumbents(candidates[:half]) + candidates[half:]
-        assert ranking.incumbents(parts) == leading
-        assert not any(item.is_estimate or item.values is None for item in leading)
+        assert ranking.incumbents(parts) == incumbents
+        assert not any(item.is_estimate or item.values is None for item in incumbents)
     assert best_of(History(), ranking) is None

@@ -1,4 +1,4 @@
-"""A search that is interrupted or terminated says so, and goes on where it was."""
+"""A search that is interrupted or terminated prints this, and can be resumed."""
 
 import signal
 import subprocess

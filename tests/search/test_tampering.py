@@ -1,4 +1,4 @@
-"""An objective function that changes the model it gets changes no score but its own."""
+"""If an objective function changes its model, no other score changes."""
 
 import json
 
@@ -103,7 +103,7 @@ WAYS = [
 CALLS = []
 
 def look(model, tokenizer):
-    """A number that any change would change: what the model says, and what it is made of."""
+    """Return numbers that depend on the model's weights, its generation and its tokenizer."""
     with torch.no_grad():
         said = torch.log_softmax(model(input_ids=TEXT, use_cache=False).logits.float(), -1)
     likely = said[0, :-1].gather(1, TEXT[0, 1:, None]).mean()
@@ -129,7 +129,7 @@ judge.documents = 12
 judge.metrics = {"said": True, "generated": True, "read": True}
 
 def again(model, tokenizer, documents):
-    """Is asked of the same model after `judge`."""
+    """A second objective function, which gets the same model after `judge`."""
     return [look(model, tokenizer)[0]] * len(documents)
 
 again.documents = 12
@@ -153,7 +153,7 @@ SPACES = {
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_nothing_of_it_reaches_another_score(tmp_path, space):
+def test_a_changed_model_changes_no_other_score(tmp_path, space):
     objectives = [
         {"task": "judging:judge", "metric": "said"},
         {"task": "zoo_l2_maths_mc", "metric": "acc"},
@@ -176,4 +176,4 @@ def test_nothing_of_it_reaches_another_score(tmp_path, space):
     assert rows_of(tmp_path / "tampered") == rows_of(tmp_path / "clean")
     told = [json.loads(row[9:]) for row in rows_of(tmp_path / "clean")]
     scores = {json.dumps(event["scores"]["values"]) for event in told if "scores" in event}
-    assert len(scores) > 12  # the scores do tell models apart
+    assert len(scores) > 12  # the scores depend on the model

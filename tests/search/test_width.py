@@ -1,4 +1,4 @@
-"""The law of width: how many jobs run at a time, and how they end, does not show in a search."""
+"""The law of width: a search does not depend on how many jobs run at a time or which ends first."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(folder: Path, width: int, seed: int, **options: object) -> History:
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("window", [None, Window(5, whole=False), Window(3, whole=True)])
-def test_any_width_takes_the_same_trajectory(tmp_path, optimizer, window):
+def test_every_width_gives_the_same_trajectory(tmp_path, optimizer, window):
     options = {"optimizer": optimizer, "window": window, "candidates": 70}
     alone = trajectory(run(tmp_path / "alone", 1, 0, **options))
     for width, seed in ((1, 1), (3, 2), (64, 3)):
@@ -45,7 +45,7 @@ def test_any_width_takes_the_same_trajectory(tmp_path, optimizer, window):
     seed=st.integers(0, 1000),
     failing=st.sampled_from([0.0, 0.1, 0.4]),
 )
-def test_killed_and_resumed_with_other_widths_it_is_the_same(
+def test_killed_and_resumed_with_other_widths_the_search_is_the_same(
     optimizer, widths, deaths, seed, failing
 ):
     options = {"optimizer": optimizer, "candidates": 33}
@@ -81,7 +81,7 @@ def test_a_raised_budget_is_the_search_that_had_it_from_the_start(tmp_path, opti
     run(tmp_path / "raised", 2, 0, optimizer=optimizer, candidates=first)
     raised = run(tmp_path / "raised", 5, 1, optimizer=optimizer, candidates=40)
     whole = run(tmp_path / "whole", 1, 2, optimizer=optimizer, candidates=40)
-    # Finals of the first budget have scored more; what the search itself did is the same.
+    # The first budget has scored finalists too. The search itself must be the same.
     pairs = zip(raised.candidates, whole.candidates, strict=True)
     for one, other in pairs:
         assert (one.digest, one.origin, one.told) == (other.digest, other.origin, other.told)
@@ -101,7 +101,7 @@ def test_what_arrived_is_replayed_exactly(optimizer, width, dies_after, seed):
         with contextlib.suppress(SearchError):
             search(Path(name, "run"), executor, **options)
         before = RunFolder(Path(name, "run")).events()
-        # One process goes on at once, another after a copy: the same asks follow in both.
+        # The run and a copy of it are resumed, and must propose the same candidates.
         copied = RunFolder.create(Path(name, "copy"), {"made": "up"})
         copied.journal_path.write_bytes(RunFolder(Path(name, "run")).journal_path.read_bytes())
         ends = [
@@ -112,7 +112,7 @@ def test_what_arrived_is_replayed_exactly(optimizer, width, dies_after, seed):
         assert RunFolder(Path(name, "run")).events()[: len(before)] == before
 
 
-def test_by_arrival_at_width_one_nothing_waits(tmp_path):
+def test_by_arrival_with_width_1_each_outcome_is_told_before_the_next_ask(tmp_path):
     run(tmp_path / "run", 1, 0, order="arrival", optimizer="one-plus-one", candidates=12)
     kinds = [event["event"] for event in RunFolder(tmp_path / "run").events()]
     assert kinds[:7] == ["header", *["ask"] * 3, *["tell"] * 3]

@@ -1,4 +1,4 @@
-"""What is wrong with the world stops a search with one sentence, and `resume` goes on."""
+"""An error that is not a candidate's fault stops the search with one sentence; `resume` goes on."""
 
 import resource
 import shutil
@@ -19,7 +19,7 @@ import torch
 CALLS = []
 
 def judge(model, tokenizer, documents):
-    """Mean size of the first weights; the sixth call takes a parent away and spoils the model."""
+    """Mean size of the first weights; the sixth call moves a parent away and changes the model."""
     spread = float(next(model.parameters()).detach().abs().mean())
     CALLS.append(spread)
     if len(CALLS) == 6 and "PARENT" in os.environ:
@@ -44,14 +44,14 @@ def unbroken(tmp_path_factory):
 
 
 def said(done: subprocess.CompletedProcess) -> str:
-    """Return what a command said at its end, and check that it is one sentence."""
+    """Return the last line that a command printed; check that it is an error in one sentence."""
     line = done.stderr.strip().splitlines()[-1]
     assert line.startswith("evomerge: "), done.stderr
     assert "Traceback" not in done.stderr
     return line
 
 
-def test_a_parent_that_vanishes_is_no_row(tmp_path):
+def test_a_missing_parent_stops_the_search(tmp_path):
     parent = tmp_path / "maths"
     shutil.copytree(zoo.path("maths"), parent)
     changes = {"parents": ["zoo:language", str(parent)]}
@@ -87,7 +87,7 @@ def test_a_full_disk_is_one_sentence(unbroken, tmp_path):
     assert rows_of(run) == rows_of(unbroken)
 
 
-def test_a_failed_device_stops_the_search_and_counts_as_tried(unbroken, tmp_path):
+def test_a_failed_device_stops_the_search_and_counts_as_an_attempt(unbroken, tmp_path):
     about = {"PYTHONPATH": str(tmp_path)}
     run = tmp_path / "run"
     file = write_judged(tmp_path, SOURCE)

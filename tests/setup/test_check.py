@@ -1,4 +1,4 @@
-"""What can be known without compute is known at `validate`, as one sentence that names the key."""
+"""`validate` finds mistakes without running a model; each is one sentence that names the key."""
 
 import pytest
 from search_run import SMALL
@@ -20,7 +20,7 @@ def refused(folder, sentence, **changes):
 
 
 def test_parents_of_different_depth_are_refused_in_a_parameter_space(tmp_path):
-    """Their tensors fit one by one, but no candidate has a block 2 of every parent."""
+    """The shapes of their tensors fit, but only one of the parents has a block 2."""
     make(tmp_path / "deep")
     make(tmp_path / "shallow", num_hidden_layers=2)
     refused(
@@ -45,18 +45,18 @@ def test_a_base_that_lacks_the_blocks_of_a_joint_space_is_refused(tmp_path):
     )
 
 
-def test_scales_that_no_weight_can_carry_are_refused(tmp_path):
+def test_scales_that_cannot_be_folded_into_weights_are_refused(tmp_path):
     space = {"kind": "dataflow", "repeats": 1, "scales": 20.0}
     refused(tmp_path, r"`space.scales` must be nearer to 1.*multiply to", base=None, space=space)
 
 
-def test_scales_that_only_some_paths_cannot_carry_are_no_matter_of_the_space(tmp_path):
-    """Every block of the longest path scaled by 3 is too much; the start is not scaled at all."""
+def test_scales_that_are_too_large_only_in_some_paths_are_accepted(tmp_path):
+    """The longest path multiplies too many scales of 3; the path at the start has no scales."""
     space = {"kind": "dataflow", "variant": "structured", "repeats": 4, "scales": [0.5, 3.0]}
     assert prepared(tmp_path, base=None, space=space).space.genes
 
 
-def test_a_switch_of_a_joint_space_is_a_binary_gene(tmp_path):
+def test_an_on_off_knob_of_a_joint_space_is_a_binary_gene(tmp_path):
     space = {
         "kind": "joint",
         "method": "linear",

@@ -1,4 +1,4 @@
-"""`evomerge evaluate`: any model, an adapted one too, scored as a search scores it as a parent."""
+"""`evomerge evaluate` gives a model, with or without an adapter, the score of a search's parent."""
 
 import warnings
 
@@ -20,7 +20,7 @@ from evomerge.setup.search import evaluate, run_search
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """A base, a model near to it, a strong adapter on the base, and what PEFT makes of the two."""
+    """A base, a model near to it, a strong adapter of the base, and PEFT's merge of these two."""
     folder = tmp_path_factory.mktemp("models")
     base = make(folder / "base")
     make(folder / "one", seed=1, near=base)
@@ -44,7 +44,7 @@ import hashlib
 import torch
 
 def probe(model, tokenizer, documents):
-    '''A number for the weights' bits, and one that is near where the weights are near.'''
+    '''Return a hash of the weights, and a number that is close if the weights are close.'''
     total = hashlib.sha256()
     for name, weight in sorted(model.named_parameters()):
         flat = weight.detach().reshape(-1).view(torch.uint8)
@@ -60,7 +60,7 @@ probe.metrics = {"bits": True, "spread": True}
 
 
 def problem_of(folder, space, dtype):
-    """A search over a model and an adapted one, scored by what its weights are."""
+    """A search over a model and a model with an adapter; the scores depend on the weights only."""
     data = {
         "parents": [f"{folder}/one", f"{folder}/base+{folder}/adapter"],
         "base": f"{folder}/base",
@@ -107,7 +107,7 @@ def test_an_adapted_model_is_scored_as_a_search_scores_it(
         assert scores.values[spread] != pytest.approx(of["base"].values[spread], rel=1e-2)
 
 
-def test_an_adapter_that_is_gone_is_one_sentence(models, tmp_path):
+def test_a_missing_adapter_is_one_sentence(models, tmp_path):
     file = tmp_path / "search.yaml"
     file.write_text(yaml.safe_dump(SMALL))
     for adapter, told in ((tmp_path / "gone", "is no folder"), (tmp_path, "has no adapter_config")):

@@ -1,4 +1,4 @@
-"""Racing is on by default where it was measured to lose nothing, and only there."""
+"""Racing is on by default only where measurements show that it finds merges as good."""
 
 import copy
 
@@ -7,9 +7,9 @@ import pytest
 from evomerge.config.schema import parse
 from evomerge.evaluate.tasks.info import MetricInfo, TaskInfo, TasksInfo
 from evomerge.scores import Objective
-from evomerge.setup.fidelity import make_fidelity, settle_racing
+from evomerge.setup.fidelity import make_fidelity, resolve_racing
 
-FACTS = TasksInfo(
+INFO = TasksInfo(
     {
         "t": TaskInfo(
             "t",
@@ -37,11 +37,11 @@ PLAIN = {"parents": ["a", "b"], "objectives": [{"task": "t", "metric": "acc"}]}
         ({"space": {"kind": "dataflow"}}, "acc", 400, False),
     ],
 )
-def test_racing_is_settled(change, metric, documents, raced):
+def test_racing_auto_becomes_true_or_false(change, metric, documents, raced):
     config = parse(copy.deepcopy(PLAIN) | change, "search.yaml")
     objectives = [Objective("t", metric)]
-    settled = settle_racing(config, objectives, FACTS, {"t": range(documents)})
-    assert settled.evaluation.racing.enabled is raced
-    assert (settled.evaluation.fidelity_policy == "racing") is raced
-    again = parse(settled.model_dump(mode="json"), "frozen")
-    assert again == settled and make_fidelity(again) == make_fidelity(settled)
+    resolved = resolve_racing(config, objectives, INFO, {"t": range(documents)})
+    assert resolved.evaluation.racing.enabled is raced
+    assert (resolved.evaluation.fidelity_policy == "racing") is raced
+    again = parse(resolved.model_dump(mode="json"), "frozen")
+    assert again == resolved and make_fidelity(again) == make_fidelity(resolved)

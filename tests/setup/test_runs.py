@@ -1,4 +1,4 @@
-"""A run is a parent of another: what it stood for is frozen, whatever that run finds later."""
+"""A run as a parent of another: its best model is frozen and does not change later."""
 
 import shutil
 
@@ -48,9 +48,9 @@ BUILT_ON = {"parents": ["run:./first", "zoo:maths"]}
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory):
-    """A run that has found something better since two others were built on it.
+    """A run that found a better candidate after two other runs had used it as a parent.
 
-    One of the two was searched to its end before, the other was stopped half-way.
+    The search of one of the two had ended before, that of the other had been stopped.
     """
     folder = tmp_path_factory.mktemp("runs")
     first = search(folder, "first", 3)
@@ -59,12 +59,12 @@ def family(tmp_path_factory):
     exported = weights(whole, folder / "exported")
     before = best(first)
     go_on(first, 22)
-    assert best(first) != before, "nothing better was found, so nothing is tested"
+    assert best(first) != before, "no better candidate was found, so this tests nothing"
     return folder, exported
 
 
 @pytest.mark.parametrize("models", ["kept", "lost"])
-def test_a_run_built_on_another_goes_on_as_if_that_had_stood_still(family, tmp_path, models):
+def test_a_resumed_run_uses_the_frozen_model_of_its_parent_run(family, tmp_path, models):
     folder, exported = family
     if models == "lost":
         shutil.rmtree(folder / "first" / "models")
@@ -77,7 +77,7 @@ def test_a_run_built_on_another_goes_on_as_if_that_had_stood_still(family, tmp_p
     assert weights(RunFolder(folder / "whole"), tmp_path / "again") == exported
 
 
-def test_a_new_search_takes_what_is_best_now(family):
+def test_a_new_search_uses_the_best_model_of_now(family):
     folder, _ = family
     problem = prepare(parse({**SMALL, **BUILT_ON}, "new"), folder)
     found = problem.checkpoints[problem.config.parents[0]].folder.name
@@ -89,11 +89,11 @@ def test_a_new_search_takes_what_is_best_now(family):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ("another run", r"stood for the recipe [0-9a-f]{16}, which that run does not have"),
+        ("another run", r"was the recipe [0-9a-f]{16}, but that run does not have"),
         ("nothing", "Parent 'run:.*first': .*first does not exist"),
     ],
 )
-def test_what_is_not_to_be_found_any_more_is_one_sentence(family, tmp_path, change, told):
+def test_a_parent_run_that_is_missing_or_another_is_one_sentence(family, tmp_path, change, told):
     folder, _ = family
     shutil.copytree(folder / "half", tmp_path / "half")
     frozen = tmp_path / "half" / "search.yaml"

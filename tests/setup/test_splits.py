@@ -16,7 +16,7 @@ from evomerge.config.schema import load
 from evomerge.errors import EvomergeError
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.setup.preflight import facts
+from evomerge.setup.preflight import summary
 from evomerge.setup.runs import prepare, reopen
 from evomerge.setup.search import evaluate
 
@@ -75,19 +75,19 @@ def search_file(folder, tasks, objective=OBJECTIVE, *, include=(), **sections):
     return write_search(folder, **changes)
 
 
-HONEST = {
+SEPARATE = {
     "search": {"documents": 24, "task_split": "training"},
     "validation": {"documents": 10, "finalists": 1, "task_split": "training"},
     "test": {"documents": "all", "task_split": "test"},
 }
 
 
-def turned(**changes):
-    """Return how to ask stock lm-eval for a task with other splits."""
+def task_with(**changes):
+    """Return a task with other settings, in the form that lm-eval's `tasks` takes."""
     return {"group": "any", "task": [{"task": "t_maths", **changes}]}
 
 
-def said(problem):
+def prompts(problem):
     """Return the prompts of each split."""
     texts = {}
     for split, documents in problem.splits.items():
@@ -101,8 +101,8 @@ def said(problem):
 
 
 def test_splits_of_a_task_share_no_text(tmp_path, tasks):
-    problem = prepare(load(search_file(tmp_path, tasks, **HONEST)), tmp_path)
-    texts = said(problem)
+    problem = prepare(load(search_file(tmp_path, tasks, **SEPARATE)), tmp_path)
+    texts = prompts(problem)
     assert [len(texts[s]) for s in ("search", "validation")] == [24, 10]
     assert not texts["search"] & texts["validation"]
     assert not texts["test"] & (texts["search"] | texts["validation"])
@@ -114,7 +114,7 @@ def test_splits_of_a_task_share_no_text(tmp_path, tasks):
     assert everything - texts["test"] == everything & (texts["search"] | texts["validation"])
 
 
-def test_another_task_may_give_the_documents(tmp_path, tasks):
+def test_another_task_can_supply_the_documents(tmp_path, tasks):
     file = search_file(
         tmp_path,
         tasks,
@@ -123,7 +123,7 @@ def test_another_task_may_give_the_documents(tmp_path, tasks):
         test={"documents": "all", "tasks": {"t_maths": "t_new"}},
     )
     problem = prepare(load(file), tmp_path)
-    assert facts(problem)["sources"] == {
+    assert summary(problem)["sources"] == {
         "search": ["t_maths:test"],
         "validation": ["t_maths:test"],
         "test": ["t_new:test"],
@@ -134,7 +134,7 @@ def test_another_task_may_give_the_documents(tmp_path, tasks):
     assert set(scores.aggregates) == {"t_maths/exact_match"}
 
 
-def test_a_group_may_stand_for_a_group_and_turn_to_a_split(tmp_path, tasks):
+def test_a_group_can_take_another_split_or_another_groups_documents(tmp_path, tasks):
     file = search_file(
         tmp_path,
         tasks,
@@ -150,7 +150,7 @@ def test_a_group_may_stand_for_a_group_and_turn_to_a_split(tmp_path, tasks):
     assert scores.aggregates["g_maths/exact_match"] == scores.aggregates["t_new/exact_match"]
 
 
-def test_functions_may_stand_for_functions(tmp_path, tasks, monkeypatch):
+def test_a_function_can_take_the_place_of_a_function(tmp_path, tasks, monkeypatch):
     (tmp_path / "own_scores.py").write_text(
         "def ours(model, tokenizer, documents): return [0.25] * len(documents)\n"
         "def theirs(model, tokenizer, documents): return [0.75] * len(documents)\n"
@@ -173,7 +173,7 @@ def test_functions_may_stand_for_functions(tmp_path, tasks, monkeypatch):
     sys.modules.pop("own_scores")
 
 
-def test_splits_hold_a_field_in_proportion(tmp_path):
+def test_splits_are_stratified_by_a_field(tmp_path):
     sizes = {
         "search": {"documents": 40},
         "validation": {"documents": 30},
@@ -194,11 +194,11 @@ def test_splits_hold_a_field_in_proportion(tmp_path):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tasks):
     folder = tmp_path_factory.mktemp("split")
-    evomerge("search", search_file(folder, tasks, **HONEST), "--run", folder / "run")
+    evomerge("search", search_file(folder, tasks, **SEPARATE), "--run", folder / "run")
     return folder / "run"
 
 
-def test_the_run_says_where_its_documents_come_from(run):
+def test_the_run_freezes_the_sources_of_its_documents(run):
     frozen = RunFolder(run).config()["frozen"]
     assert frozen["sources"]["search"] == {"t_maths": "t_maths:training"}
     assert frozen["sources"]["test"] == {"t_maths": "t_maths:test"}
@@ -217,7 +217,7 @@ def test_stock_lm_eval_gives_the_winners_scores_on_every_split(run, tasks, tmp_p
     for split, part in (("search", "train"), ("validation", "train"), ("test", "test")):
         stock = lm_eval.simple_evaluate(
             model=lm,
-            tasks=[turned(test_split=part)],
+            tasks=[task_with(test_split=part)],
             task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
             samples={"t_maths": list(problem.splits[split]["t_maths"])},
             bootstrap_iters=0,
@@ -226,7 +226,7 @@ def test_stock_lm_eval_gives_the_winners_scores_on_every_split(run, tasks, tmp_p
         assert stock["results"]["t_maths"]["exact_match,none"] == recorded
 
 
-def test_evaluate_results_and_report_know_the_splits(run, tmp_path):
+def test_evaluate_results_and_report_use_the_splits(run, tmp_path):
     answer = evomerge_json(
         "evaluate", "zoo:maths", "--config", run / "search.yaml", "--split", "search"
     )
@@ -250,7 +250,7 @@ def test_a_run_whose_task_has_changed_is_refused(run, tasks, tmp_path):
 
 
 def test_few_shot_examples_are_not_the_document_itself(tasks, tmp_path):
-    """Out of the split that is asked, as from stock lm-eval with `fewshot_split` set."""
+    """They come from the split of the documents, as in lm-eval with `fewshot_split` set."""
     from evomerge.evaluate.evaluator import Evaluator
     from evomerge.evaluate.tasks.harness import Harness
 
@@ -267,7 +267,7 @@ def test_few_shot_examples_are_not_the_document_itself(tasks, tmp_path):
         assert context.count(document["prompt"]) == 1
     stock = lm_eval.simple_evaluate(
         model=HFLM(pretrained=model, tokenizer=tokenizer),
-        tasks=[turned(test_split="train", fewshot_split="train")],
+        tasks=[task_with(test_split="train", fewshot_split="train")],
         num_fewshot=20,
         task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
         samples={"t_maths": ids},

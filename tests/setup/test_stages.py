@@ -1,4 +1,4 @@
-"""A search in stages: the winner of one is a parent of the next; killed, it continues."""
+"""A search in stages: the winner of a stage is a parent of the next; it can be resumed."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def write(folder, data=STAGED):
     return folder / "staged.yaml"
 
 
-def test_stages_run_in_turn_and_survive_a_kill(tmp_path):
+def test_stages_run_one_after_the_other_and_can_be_resumed(tmp_path):
     file = write(tmp_path)
     run = tmp_path / "run"
     journal = run / "stage-1" / "journal.jsonl"
@@ -75,16 +75,16 @@ def test_stages_run_in_turn_and_survive_a_kill(tmp_path):
     assert len(rows) == 8
     winner = first["candidates"][first["winner"]]
     assert rows[0]["origin"] == f"run:{run / 'stage-1'}"
-    # The same weights, scored on the same documents, through another run.
+    # The winner of stage 1 has the same score as a parent in stage 2.
     assert rows[0]["test zoo_l2_maths/exact_match"] == winner["test zoo_l2_maths/exact_match"]
     evomerge("export", run, "--out", tmp_path / "model")
     assert (tmp_path / "model" / "config.json").exists()
-    # As a parent, a search in stages is its latest stage, and stays that one.
+    # A search in stages as a parent is frozen as its latest stage.
     built_on = parse({**SMALL, "parents": [f"run:{run}", "zoo:maths"]}, "search.yaml")
     assert prepare(built_on, tmp_path).config.parents[0] == f"run:{run / 'stage-2'}"
 
 
-def test_a_mistake_in_a_later_stage_is_found_first(tmp_path):
+def test_a_mistake_in_a_later_stage_is_found_before_the_first_stage(tmp_path):
     wrong = {**STAGED, "stages": [STAGED["stages"][0], {**STAGED["stages"][1]}]}
     wrong["stages"][1]["space"] = {"kind": "dataflow", "variant": "swap"}
     done = evomerge("search", write(tmp_path, wrong), "--run", tmp_path / "run", code=2)
@@ -96,8 +96,8 @@ def test_a_mistake_in_a_later_stage_is_found_first(tmp_path):
     assert "'stage:2' is not an earlier stage" in done.stderr
 
 
-def test_a_winner_is_a_parent_beside_the_model_it_stands_for(tmp_path):
-    """Stage 1's winner has the shape of zoo:base, which is a parent of stage 2 too."""
+def test_a_winner_can_be_a_parent_beside_the_host_of_its_stage(tmp_path):
+    """zoo:base takes the place of the winner of stage 1 in the check, and is a parent too."""
     second = {
         "parents": ["stage:1", "zoo:base"],
         "space": {"kind": "parameters", "method": "slerp"},
@@ -109,7 +109,7 @@ def test_a_winner_is_a_parent_beside_the_model_it_stands_for(tmp_path):
     assert len(problem.space.genes) == 3
 
 
-def test_candidates_hold_for_every_stage_and_other_bounds_stay(tmp_path):
+def test_candidates_apply_to_every_stage_and_other_bounds_stay(tmp_path):
     with_hours = {**STAGED["stages"][1], "budget": {"candidates": 8, "hours": 5}}
     data = {**STAGED, "stages": [STAGED["stages"][0], with_hours]}
     run = tmp_path / "run"
@@ -121,7 +121,7 @@ def test_candidates_hold_for_every_stage_and_other_bounds_stay(tmp_path):
 
 
 @pytest.mark.parametrize("budget", [7, "much", ["candidates"]])
-def test_a_budget_that_is_none_is_refused_with_candidates_too(tmp_path, budget):
+def test_a_budget_that_is_not_a_mapping_is_refused_with_candidates_too(tmp_path, budget):
     data = {**STAGED, "stages": [{**STAGED["stages"][0], "budget": budget}]}
     for given in (data, stages.with_candidates(data, 3)):
         with pytest.raises(InputError, match="budget"):
@@ -129,8 +129,8 @@ def test_a_budget_that_is_none_is_refused_with_candidates_too(tmp_path, budget):
     assert not (tmp_path / "run").exists()
 
 
-def test_pickles_are_allowed_to_all_stages_or_to_none(tmp_path, monkeypatch):
-    """Also where a stage begins later, by `resume`, which has no such option."""
+def test_allow_pickle_applies_to_all_stages(tmp_path, monkeypatch):
+    """It also applies to a stage that begins in a later `resume`, which has no such option."""
     folder = make(tmp_path / "pickled")
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
@@ -155,11 +155,11 @@ def test_pickles_are_allowed_to_all_stages_or_to_none(tmp_path, monkeypatch):
     evomerge("validate", file, "--allow-pickle", PYTHONPATH=path)
     evomerge("search", file, "--run", run, "--allow-pickle", PYTHONPATH=path)
     shutil.rmtree(run / "stage-2")
-    stages.go(run, lambda stage, problem: run_search(problem, stage, {}))
+    stages.run_stages(run, lambda stage, problem: run_search(problem, stage, {}))
     assert len(History(RunFolder(run / "stage-2").events()).candidates) == 3
 
 
-def test_every_stage_is_warned_of_its_benchmark(tmp_path):
+def test_there_is_a_warning_for_the_benchmark_of_every_stage(tmp_path):
     questions = "".join(json.dumps({"q": f"w{i} b", "a": "b"}) + "\n" for i in range(120))
     (tmp_path / "documents.jsonl").write_text(questions)
     for name in ("gsm8k_own", "mbpp_own"):
@@ -189,7 +189,7 @@ def test_every_stage_is_warned_of_its_benchmark(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["origin: 3", "stages: []\norigin: /", "stages: [", "- 1"])
-def test_damaged_stages_are_one_sentence(tmp_path, text):
+def test_a_damaged_stages_file_is_one_sentence(tmp_path, text):
     (tmp_path / "stages.yaml").write_text(text)
     with pytest.raises(InputError, match="stages"):
-        stages.go(tmp_path, lambda stage, problem: None)
+        stages.run_stages(tmp_path, lambda stage, problem: None)

@@ -1,4 +1,4 @@
-"""A worker is built from a run folder alone, in any process, and scores what the search scored."""
+"""A worker made from a run folder, in another process, gives the scores of the search."""
 
 from __future__ import annotations
 

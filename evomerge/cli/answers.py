@@ -1,0 +1,80 @@
+"""The commands that show a run: status, results, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evomerge.cli.options import JsonOption, RunFolderArgument
+
+
+def status(
+    directory: RunFolderArgument,
+    as_json: JsonOption = False,
+    watch: Annotated[bool, typer.Option(help="refresh until the search ends")] = False,
+) -> None:
+    """Say how far a search is."""
+    import time
+
+    from evomerge.cli import terminal
+    from evomerge.report.progress import progress
+    from evomerge.run.folder import RunFolder
+
+    run = RunFolder(directory)
+    while True:
+        values = progress(run)
+        if as_json:
+            terminal.print_json(values)
+        else:
+            terminal.print_values(values)
+        if not watch or values["state"] != "running":
+            return
+        time.sleep(2)
+
+
+def results(
+    directory: RunFolderArgument,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="write CSV")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print one row for each candidate, and compare parents, uniform merge and winner."""
+    from evomerge.cli import terminal
+    from evomerge.config.frozen import frozen_objectives
+    from evomerge.config.schema import parse
+    from evomerge.report.rows import candidate_rows, write_csv
+    from evomerge.report.standings import standings
+    from evomerge.run.folder import RunFolder
+    from evomerge.run.history import History
+
+    run = RunFolder(directory)
+    history = History(run.events())
+    objectives = frozen_objectives(parse(run.config(), str(run.path / "search.yaml")))
+    rows = candidate_rows(history, objectives)
+    if csv is not None:
+        write_csv(rows, csv)
+        terminal.say(f"wrote {len(rows)} rows to {csv}")
+    elif as_json:
+        winner = history.winner.number if history.winner else None
+        table = standings(history, objectives).to_dict()
+        terminal.print_json({"candidates": rows, "winner": winner, "standings": table})
+    else:
+        terminal.print_rows(rows, "candidate")
+        if terminal.out.is_terminal:
+            terminal.print_standings(standings(history, objectives))
+
+
+def report(
+    directory: RunFolderArgument,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.html")] = None,
+) -> None:
+    """Write the run as one HTML page."""
+    from evomerge.cli import terminal
+    from evomerge.report.page import write_page
+    from evomerge.run.folder import RunFolder
+
+    run = RunFolder(directory)
+    target = out or run.path / "report.html"
+    write_page(run, target)
+    terminal.say(f"wrote {target}")

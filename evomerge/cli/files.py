@@ -1,0 +1,84 @@
+"""The commands about search files: write one, check one, convert one, print the schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evomerge.cli.options import (
+    AllowBenchmarksOption,
+    AllowPickleOption,
+    FileArgument,
+    JsonOption,
+    SetOption,
+)
+
+
+def init(
+    file: Annotated[Path, typer.Argument(metavar="FILE")] = Path("search.yaml"),
+    preset: Annotated[str, typer.Option(help="parameters, dataflow, joint or multi")] = (
+        "parameters"
+    ),
+) -> None:
+    """Write a commented search file to start from."""
+    from evomerge.cli.terminal import say
+    from evomerge.config.presets import write_preset
+
+    write_preset(preset, file)
+    say(f"wrote {file}; check it with `evomerge validate {file}`")
+
+
+def validate(
+    file: FileArgument,
+    set_: SetOption = None,
+    allow_benchmarks: AllowBenchmarksOption = False,
+    allow_pickle: AllowPickleOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a search file: parents, shapes, tasks, metrics, documents, memory."""
+    from evomerge.cli import terminal
+    from evomerge.config.schema import load, read
+    from evomerge.setup import stages
+    from evomerge.setup.preflight import summary, warnings
+    from evomerge.setup.runs import prepare
+
+    if stages.is_staged(data := read(file, set_)):
+        problems = stages.check(data, file, allow_pickle=allow_pickle)
+        notes_by_stage = [warnings(problem, allow_benchmarks) for problem in problems]
+        if as_json:
+            checked = [
+                {**summary(problem), "warnings": notes}
+                for problem, notes in zip(problems, notes_by_stage, strict=True)
+            ]
+            terminal.print_json({"valid": True, "stages": checked})
+            return
+        terminal.warn([note for notes in notes_by_stage for note in notes])
+        terminal.say(f"{file} is valid: {len(problems)} stages")
+        return
+    problem = prepare(load(file, set_), file.parent, allow_pickle=allow_pickle)
+    values, notes = summary(problem), warnings(problem, allow_benchmarks)
+    if as_json:
+        terminal.print_json({"valid": True, **values, "warnings": notes})
+        return
+    terminal.print_values(values)
+    terminal.warn(notes)
+    terminal.say(f"{file} is valid")
+
+
+def convert(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a mergekit-evolve config")],
+) -> None:
+    """Convert a mergekit-evolve config into a search file and print it."""
+    from evomerge.mergekit import convert_file
+
+    typer.echo(convert_file(file), nl=False)
+
+
+def schema() -> None:
+    """Print the JSON Schema of the search file."""
+    from evomerge.cli.terminal import print_json
+    from evomerge.config.schema import SearchConfig
+
+    print_json(SearchConfig.model_json_schema())

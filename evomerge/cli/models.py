@@ -1,0 +1,90 @@
+"""The commands about single models: export, evaluate, merge, push."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evomerge.cli.options import (
+    AllowPickleOption,
+    JsonOption,
+    OutOption,
+    RunFolderArgument,
+    ShardSizeOption,
+)
+
+
+def export(
+    directory: RunFolderArgument,
+    out: OutOption,
+    candidate: Annotated[str, typer.Option(help="`best` or a candidate's number")] = "best",
+    dtype: Annotated[
+        str | None, typer.Option(help="dtype of the weights, if not the one that was scored")
+    ] = None,
+    shard_size: ShardSizeOption = "5GB",
+) -> None:
+    """Write a candidate as an ordinary Hugging Face checkpoint."""
+    from evomerge.cli import terminal
+    from evomerge.export.candidate import export_candidate
+    from evomerge.run.folder import RunFolder
+
+    number = export_candidate(RunFolder(directory), out, candidate, dtype, shard_size)
+    terminal.say(f"wrote candidate {number} to {out}")
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="folder, Hub id or zoo:NAME")],
+    config: Annotated[Path, typer.Option("--config", metavar="FILE", help="search file")],
+    split: Annotated[str, typer.Option(help="search, validation or test")] = "test",
+    as_json: JsonOption = False,
+) -> None:
+    """Score any model on the documents of a search."""
+    from evomerge.cli import terminal
+    from evomerge.config.schema import load
+    from evomerge.report.confidence import factor_of, intervals
+    from evomerge.setup.runs import prepare
+    from evomerge.setup.search import evaluate as evaluate_model
+
+    problem = prepare(load(config), config.parent)
+    scores = evaluate_model(problem, model, split)
+    estimates = intervals(problem.objectives, scores)
+    if as_json:
+        plain = {key: item.to_dict() for key, item in estimates.items()}
+        answer = {"model": model, "split": split, "documents": scores.fidelity, "scores": plain}
+        terminal.print_json(answer)
+        return
+    rows = [(k, terminal.estimate(v, factor_of([v.value]))) for k, v in estimates.items()]
+    terminal.print_table(("score", f"{split} [95 %]"), rows)
+
+
+def merge(
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE.yaml", help="a recipe, or a mergekit config")
+    ],
+    out: OutOption,
+    memory: Annotated[str, typer.Option(help="peak memory, e.g. 8GB")] = "8GB",
+    shard_size: ShardSizeOption = "5GB",
+    allow_pickle: AllowPickleOption = False,
+) -> None:
+    """Build one merged model on disk, out of core."""
+    from evomerge.cli import terminal
+    from evomerge.export.recipe import merge_recipe
+
+    notes = merge_recipe(recipe, out, memory, shard_size, allow_pickle=allow_pickle)
+    for note in notes:
+        terminal.say(note)
+    terminal.say(f"wrote {out}")
+
+
+def push(
+    model: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="an exported model")],
+    repository: Annotated[str, typer.Argument(metavar="REPO_ID", help="org/name on the Hub")],
+    private: Annotated[bool, typer.Option("--private/--public")] = True,
+) -> None:
+    """Upload an exported model to the Hugging Face Hub."""
+    from evomerge.cli import terminal
+    from evomerge.export.hub import push_model
+
+    terminal.say(f"pushed to {push_model(model, repository, private=private)}")

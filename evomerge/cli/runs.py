@@ -1,0 +1,111 @@
+"""The commands that run a search: start one, continue one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from evomerge.cli.options import (
+    AllowBenchmarksOption,
+    AllowPickleOption,
+    CandidatesOption,
+    FileArgument,
+    RunFolderArgument,
+    SetOption,
+)
+
+if TYPE_CHECKING:
+    from evomerge.run.folder import RunFolder
+    from evomerge.setup.problem import Problem
+
+
+def search(
+    file: FileArgument,
+    run: Annotated[Path, typer.Option("--run", metavar="DIR", help="new folder for the run")],
+    candidates: CandidatesOption = None,
+    set_: SetOption = None,
+    allow_benchmarks: AllowBenchmarksOption = False,
+    allow_pickle: AllowPickleOption = False,
+) -> None:
+    """Start a search."""
+    from evomerge.cli.terminal import warn
+    from evomerge.config.schema import load, read
+    from evomerge.run.folder import RunFolder
+    from evomerge.setup import stages
+    from evomerge.setup.check import freeze
+    from evomerge.setup.preflight import warnings
+    from evomerge.setup.runs import prepare
+
+    RunFolder.check_free(run)
+    if stages.is_staged(data := read(file, set_)):
+        if candidates:
+            data = stages.with_candidates(data, candidates)
+        problems = stages.start(data, file, run, allow_pickle=allow_pickle)
+        warn([note for problem in problems for note in warnings(problem, allow_benchmarks)])
+        stages.run_stages(run, lambda stage, problem: _run(stage, problem, {}))
+        return
+    overrides = [*(set_ or []), *([f"budget.candidates={candidates}"] if candidates else [])]
+    problem = prepare(load(file, overrides), file.parent, allow_pickle=allow_pickle)
+    warn(warnings(problem, allow_benchmarks))
+    _run(RunFolder.create(run, freeze(problem)), problem, {})
+
+
+def resume(
+    directory: RunFolderArgument,
+    candidates: CandidatesOption = None,
+    hours: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="largest number of working hours, over all sessions"),
+    ] = None,
+) -> None:
+    """Continue a search, with a larger budget if you give one."""
+    from evomerge.errors import InputError
+    from evomerge.run.folder import STAGES, RunFolder
+    from evomerge.setup import stages
+    from evomerge.setup.runs import reopen
+
+    if (directory / STAGES).is_file():
+        if candidates or hours:
+            raise InputError(
+                f"{directory} is a search in stages, but --candidates and --hours change one "
+                f"stage; give the folder of a stage, for example {directory / 'stage-1'}."
+            )
+        stages.run_stages(directory, lambda stage, problem: _run(stage, problem, {}))
+        return
+    run = RunFolder(directory)
+    new_budget = {"candidates": candidates, "hours": hours}
+    given = {name: value for name, value in new_budget.items() if value is not None}
+    _run(run, reopen(run), given)
+
+
+def _run(run: RunFolder, problem: Problem, new_budget: dict[str, float]) -> None:
+    """Run a search to its end with a display, then print the standings and the winner.
+
+    Args:
+        run: the run folder.
+        problem: the problem of this run.
+        new_budget: bounds of the budget that replace earlier ones, by name.
+    """
+    from evomerge.cli import terminal
+    from evomerge.errors import Terminated
+    from evomerge.report.standings import standings
+    from evomerge.run.history import History
+    from evomerge.search.ranking import WeightedSum
+    from evomerge.setup.search import run_search
+
+    total = new_budget.get("candidates") or problem.config.budget.candidates
+    ranking = WeightedSum(problem.objectives)
+    display = terminal.SearchDisplay(int(total) if total else None, ranking)
+    try:
+        with display.shown():
+            winner = run_search(problem, run, new_budget, [display.observe])
+    except KeyboardInterrupt as signal:
+        how = "terminated" if isinstance(signal, Terminated) else "interrupted"
+        terminal.say(f"{how}; nothing is lost, `evomerge resume {run.path}` goes on")
+        raise
+    terminal.print_standings(standings(History(run.events()), problem.objectives))
+    terminal.say(
+        f"candidate {winner.number} won; export it with `evomerge export {run.path} --out MODEL`"
+    )
