@@ -76,7 +76,7 @@ def test_what_is_resolved_reads_back_as_itself():
     ("text", "word"),
     [
         ("parents: [a\nseed: 1", "line"),
-        ("seed: 1\nseed: 2", "stands twice"),
+        ("seed: 1\nseed: 2", "is given twice"),
         ("- a", "mapping"),
         ("", "mapping"),
     ],
