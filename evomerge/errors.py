@@ -1,16 +1,16 @@
-"""Everything evomerge raises on purpose.
+"""The errors that evomerge raises, and the exit status of the command line for each.
 
-EvomergeError            exit 1   one sentence for a person, shown without a traceback
-├── InputError           exit 2   the person can mend it: key, value, what is allowed, the fix
-│   ├── ConfigError               a search file
-│   ├── CheckpointError           a parent, an adapter, a tokenizer, an exported model
-│   ├── RecipeError               a recipe or a mergekit file
-│   └── RunFolderError            a run folder that exists, is none, or is busy
-├── CandidateError       -        one candidate could not be built or scored; it becomes a row
+EvomergeError            exit 1   one sentence for the user, shown without a traceback
+├── InputError           exit 2   a mistake in the input; the sentence says how to correct it
+│   ├── ConfigError               in a search file
+│   ├── CheckpointError           in a parent, an adapter, a tokenizer, an exported model
+│   ├── RecipeError               in a recipe or a mergekit file
+│   └── RunFolderError            a run folder exists already, is not one, or is in use
+├── CandidateError       -        one candidate could not be merged or scored; the search goes on
 └── SearchError          exit 1   the search as a whole cannot go on
     └── DeviceError               an accelerator no longer works in this process
 
-Terminated is no EvomergeError: it is the KeyboardInterrupt that SIGTERM becomes (exit 143).
+Terminated is not an EvomergeError: it is a KeyboardInterrupt, raised on SIGTERM (exit 143).
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ import difflib
 from collections.abc import Iterable
 
 LONGEST = 500
-"""Characters of a message that came from elsewhere."""
+"""Largest number of characters of a message of another library (see `one_line`)."""
 
 LONGEST_SENTENCE = 900
-"""Characters of an error's sentence, what it quotes included."""
+"""Largest number of characters of an error's sentence, with everything that it quotes."""
 
 
 class EvomergeError(Exception):
-    """Base of every error meant for a person; `str()` is one clear sentence.
+    """Base class of all errors for the user; `str()` of it is one sentence.
 
-    The sentence may quote what stands in a file: line breaks and characters that cannot be printed
-    become spaces, and what is longer than `LONGEST_SENTENCE` characters is cut.
+    The sentence may quote the content of a file. So line breaks and characters that cannot be
+    printed are replaced by spaces, and a sentence longer than `LONGEST_SENTENCE` characters is cut.
     """
 
     exit_code = 1
@@ -39,21 +39,21 @@ class EvomergeError(Exception):
 
 
 class InputError(EvomergeError):
-    """Something the person gave is wrong and can be mended before any compute."""
+    """The input is wrong. The user can correct it; nothing was computed yet."""
 
     exit_code = 2
 
 
 class ConfigError(InputError):
-    """A search file says something that cannot be done."""
+    """A search file has a wrong key or value."""
 
 
 class CheckpointError(InputError):
-    """A model folder, adapter or tokenizer is missing, damaged or does not fit."""
+    """A model folder, adapter or tokenizer is missing or damaged, or does not fit the others."""
 
 
 class RecipeError(InputError):
-    """A recipe or mergekit file says something that cannot be honoured."""
+    """A recipe or a mergekit file has a wrong key or value, or one that is not supported."""
 
 
 class RunFolderError(InputError):
@@ -61,7 +61,7 @@ class RunFolderError(InputError):
 
 
 class CandidateError(EvomergeError):
-    """One candidate could not be merged or scored; the search marks it failed and goes on."""
+    """One candidate could not be merged or scored; the search marks it as failed and goes on."""
 
 
 class SearchError(EvomergeError):
@@ -69,32 +69,31 @@ class SearchError(EvomergeError):
 
 
 class DeviceError(SearchError):
-    """An accelerator no longer works in this process, perhaps for what a candidate did to it."""
+    """An accelerator no longer works in this process, perhaps because of a candidate."""
 
 
 class Terminated(KeyboardInterrupt):
-    """The process was asked to end by SIGTERM."""
+    """The process received SIGTERM."""
 
 
 def one_line(error: object) -> str:
-    """Return the first line of what an error says, fit for a journal, a table and a terminal.
+    """Return the first line of an error's message, for a journal, a table or a terminal.
 
-    Whatever foreign code raised: control characters and halves of surrogate pairs are replaced,
-    and what is longer than `LONGEST` characters is cut. An error that says nothing is named by its
-    type.
+    Control characters and unpaired surrogates are replaced, and a line of more than `LONGEST`
+    characters is cut. If the message is empty, the name of the error's type is returned.
     """
     try:
         text = str(error)
     except KeyboardInterrupt:
         raise
-    except BaseException:  # a message that cannot even be made
+    except BaseException:  # the __str__ of an error of other code may raise anything
         text = ""
     lines = text[: 20 * LONGEST].strip().splitlines()
     return _printable(lines[0].strip() if lines else type(error).__name__, LONGEST)
 
 
 def _printable(text: str, longest: int) -> str:
-    """Return text fit for one line of a terminal or a file: cut, and nothing else than letters."""
+    """Return text cut to a length, with printable characters only."""
     short = text if len(text) <= longest else f"{text[:longest]}…"
     short = short.encode("utf-8", "replace").decode()
     return "".join(letter if letter.isprintable() else " " for letter in short)

@@ -1,17 +1,18 @@
-"""A recipe: one merged model, fully resolved, with no free number left.
+"""A recipe: the complete description of one merged model.
 
-A recipe names, for every block of the merged model and for the tensors outside of the blocks, the
-merge method, the source tensors and every knob. Two equal recipes build bit-equal models: numbers
-are canonical (1 and 1.0, 0.0 and -0.0 are one number), mappings are sorted, and fields at their
-default are left out, so that `digest` stays the same when the format grows.
+For every block of the merged model, and for the tensors outside of the blocks, a recipe names the
+merge method, the source tensors and the value of every knob. Two equal recipes build bit-equal
+models. Recipes are canonical: 1 and 1.0 are the same number, as are 0.0 and -0.0; mappings are
+sorted. Fields at their default are not written, so that digests stay the same when a field is added
+to the format.
 
 In YAML::
 
-    host: zoo:base              # gives config, tokenizer and every tensor that nothing merges
+    host: zoo:base              # gives config, tokenizer and every tensor that is not merged
     dtype: bfloat16
     embeddings: {method: ..., sources: [...], base: ..., knobs: {...}}
     layers:
-      model.layers: [{...}, {...}, ...]                               # one entry a block, in order
+      model.layers: [{...}, {...}, ...]                               # one for each block, in order
     head: {...}                                                       # final norm, head
 """
 
@@ -32,10 +33,13 @@ from evomerge.parsing.values import Values, shown
 from evomerge.parsing.yaml import yaml_mapping
 
 Knob: TypeAlias = float | tuple[tuple[str, float], ...]
-"""A number, or (substring of a tensor name, number) pairs tried in order; `"*"` matches all."""
+"""One number, or (substring of a tensor name, number) pairs.
+
+The first pair whose substring is in the tensor's name applies; `"*"` matches every name.
+"""
 
 _FORMER_KEYS = {"before": "embeddings", "after": "head"}
-"""Names that recipes had for these keys at first; they are still read."""
+"""Former names of keys, which are still read."""
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 
@@ -45,7 +49,7 @@ _VALUES = Values(RecipeError)
 
 
 def number(value: float | int | bool) -> float:
-    """Return the one float that stands for `value` (-0.0 becomes 0.0; flags become 0.0 or 1.0).
+    """Return a value as a canonical float (-0.0 becomes 0.0, flags become 0.0 or 1.0).
 
     Raises:
         RecipeError: the number is not finite.
@@ -60,7 +64,7 @@ def number(value: float | int | bool) -> float:
 
 
 def knob_at(knob: Knob, tensor_name: str) -> float:
-    """Return the value a knob has for one tensor.
+    """Return the value of a knob for one tensor.
 
     Raises:
         RecipeError: no pattern of the knob matches the tensor.
@@ -71,8 +75,8 @@ def knob_at(knob: Knob, tensor_name: str) -> float:
         if pattern == "*" or pattern in tensor_name:
             return value
     raise RecipeError(
-        f"No value of a knob applies to tensor {tensor_name!r}: the filters are "
-        f"{[pattern for pattern, _ in knob]}; add a default without a filter."
+        f"A knob has no value for tensor {tensor_name!r}: its filters are "
+        f"{[pattern for pattern, _ in knob]}; add a default value, with the filter '*'."
     )
 
 
@@ -88,12 +92,12 @@ def _canonical_knobs(knobs: Mapping[str, Any]) -> dict[str, Knob]:
 
 @dataclass(frozen=True)
 class Source:
-    """A place weights come from: a parent and, inside a block stack, the index of its block.
+    """One source of a merge: a parent and, inside of a block stack, one of its blocks.
 
     Attributes:
         parent: reference of the parent as in the search file (`zoo:maths`, `org/name@rev`, ...).
         layer: block index in the parent (0-based), or None for tensors outside of the blocks.
-        knobs: the parent's own knobs in this merge (`weight`, `density`, ...).
+        knobs: knobs of this source (`weight`, `density`, ...).
     """
 
     parent: str
@@ -106,14 +110,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Layer:
-    """How one block, or one group of tensors outside of the blocks, is made.
+    """How one block of the merged model, its embeddings or its head is made.
 
     Attributes:
         method: name of a merge method.
-        sources: what is merged, in order.
-        base: what task vectors are measured from, where the method uses one.
-        knobs: the knobs of the merge as a whole (`t`, `lambda`, `normalize`, ...).
-        scale: factor on the hidden state that enters this block (layer routing); 1 is plain.
+        sources: the sources that are merged, in order.
+        base: source that task vectors are measured from, or None if the method uses none.
+        knobs: knobs of the merge as a whole (`t`, `lambda`, `normalize`, ...).
+        scale: factor on the hidden state that enters this block; 1 changes nothing.
     """
 
     method: str
@@ -133,19 +137,19 @@ class Recipe:
     """One merged model.
 
     Attributes:
-        host: parent that gives config, generation config, tokenizer (unless `tokenizer` says
-            otherwise) and, bit for bit, every tensor that no layer makes (a vision tower, say).
-        layers: block stack of the host (`model.layers`) -> its blocks in order. A stack that is
-            not named comes from the host as it is.
-        embeddings: tensors outside of the blocks on the input side.
-        head: tensors outside of the blocks on the output side, the final norm among them.
-        dtype: dtype of the written weights; arithmetic is in float32 and rounds once.
-        tokenizer: `base` (the host's), `union`, or a parent reference.
+        host: parent that gives the config, the generation config, the tokenizer (if `tokenizer` is
+            `base`) and every tensor that is not merged (a vision tower, for example), bit for bit.
+        layers: block stack of the host (`model.layers`) -> its blocks in order. The blocks of a
+            stack that is not named are the host's.
+        embeddings: how the tensors before the blocks are made.
+        head: how the tensors after the blocks are made: final norm, output head.
+        dtype: dtype of the written weights. Merges compute in float32 and round once.
+        tokenizer: `base` (the host's), `union` (the tokens of all parents), or a parent reference.
         seed: seed of the random methods (DARE, DELLA).
-        options: rare switches by name (`chat_template`, `pad_to_multiple_of`, ...), as strings.
-        vocabulary: parents whose tokens a `union` unites and a named tokenizer is matched with,
-            in order, where they shall not depend on which parents are merged (all candidates of
-            a search have one vocabulary); empty for the parents that the recipe merges.
+        options: rarely used options by name (`chat_template`, `pad_to_multiple_of`, ...).
+        vocabulary: parents whose tokens make up the vocabulary, in order, for a `tokenizer` other
+            than `base`. Empty: the parents that the recipe merges. A search sets it, so that all
+            candidates have the same vocabulary whichever parents they merge.
     """
 
     host: str
@@ -181,7 +185,7 @@ class Recipe:
 
     @property
     def parents(self) -> tuple[str, ...]:
-        """Every parent the recipe reads, the host first, each once."""
+        """Every parent that the recipe names, each once, the host first."""
         seen = {self.host: None}
         for layer in self.every_layer():
             for source in (*layer.sources, *((layer.base,) if layer.base else ())):
@@ -189,12 +193,12 @@ class Recipe:
         return tuple(seen | dict.fromkeys(self.vocabulary))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain lists, dicts and numbers, fields at their default left out."""
+        """Return the recipe as dicts, lists and numbers, without fields at their default."""
         return dict(_plain(self))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
-        """Build a recipe from `to_dict`'s form.
+        """Return the recipe that `to_dict` turned into `data`.
 
         Raises:
             RecipeError: a key is unknown or missing, or a value has the wrong type.
@@ -234,15 +238,15 @@ class Recipe:
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
     def to_yaml(self) -> str:
-        """Return the recipe as YAML for people."""
+        """Return the recipe as YAML that people can read."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None, width=110)
 
     @classmethod
     def from_yaml(cls, text: str) -> Recipe:
-        """Read what `to_yaml` wrote.
+        """Return the recipe in a YAML text.
 
         Raises:
-            RecipeError: the text is not YAML or not a recipe.
+            RecipeError: the text is not YAML, or not a recipe.
         """
         return cls.from_dict(yaml_mapping(text, "The recipe", "a recipe", RecipeError))
 

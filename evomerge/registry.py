@@ -1,8 +1,8 @@
-"""Lookup by name: what evomerge brings, what other packages add, and "did you mean".
+"""Lookup of merge methods, optimizers and so on by name.
 
-A registry is a literal dict from name to where the thing lives (`module:attribute`), so that
-listing names imports nothing. Another package adds a name by an entry point of the registry's
-group in its own `pyproject.toml`::
+A registry maps names to objects: those of evomerge and those of other packages. It stores where an
+object is (`module:attribute`) and imports it when it is needed, so that listing the names imports
+nothing. Another package adds an object with an entry point in its `pyproject.toml`::
 
     [project.entry-points."evomerge.methods"]
     my_method = "my_package.merging:MY_METHOD"
@@ -23,14 +23,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Registry(Generic[T]):
-    """Named things of one kind, imported when they are asked for.
+    """Objects of one kind by name, each imported when it is first needed.
 
     Attributes:
-        kind: what an error calls one of them (`merge method`).
-        group: entry-point group that other packages add to.
-        builtin: name -> `module:attribute`.
-        aliases: other spelling -> name; found by `get`, not listed by `names`.
-        error: what an unknown name raises.
+        kind: the word for one of them in error messages (`merge method`).
+        group: entry-point group of the objects of other packages.
+        builtin: name -> `module:attribute`, for the objects of evomerge.
+        aliases: other spelling -> name. `get` accepts aliases; `names` does not list them.
+        error: error class that `get` raises.
     """
 
     kind: str
@@ -40,15 +40,15 @@ class Registry(Generic[T]):
     error: type[InputError] = ConfigError
 
     def names(self) -> tuple[str, ...]:
-        """Return every name: the built-in ones in their order, then the added ones sorted."""
+        """Return all names: those of evomerge in their order, then those of other packages."""
         added = {point.name for point in entry_points(group=self.group)}
         return (*self.builtin, *sorted(added - set(self.builtin)))
 
     def get(self, name: str) -> T:
-        """Return what `name` stands for; a built-in name cannot be replaced from outside.
+        """Return the object with a name or alias. Other packages cannot replace a built-in name.
 
         Raises:
-            InputError: no such name, or the package that adds it cannot be imported.
+            InputError: there is no such name, or the package that adds it cannot be imported.
         """
         name = self.aliases.get(name, name)
         if name in self.builtin:
@@ -69,5 +69,5 @@ class Registry(Generic[T]):
         except Exception as error:
             raise self.error(
                 f"The {self.kind} {point.name!r} of the entry point {point.value!r} cannot be "
-                f"loaded ({type(error).__name__}: {error}); mend or uninstall that package."
+                f"loaded ({type(error).__name__}: {error}); repair or uninstall that package."
             ) from error

@@ -1,4 +1,4 @@
-"""What came out of a candidate: per-document scores or a failure, and the objective over them."""
+"""The outcome of a candidate (scores for each document, or a failure), and the objectives."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ SPLITS: tuple[Split, ...] = ("search", "validation", "test")
 
 @dataclass(frozen=True)
 class Expected:
-    """A score on all documents, as some of them let expect it, and one standard error of it."""
+    """An estimate of the score on all documents, made from a part of them.
+
+    Attributes:
+        value: the estimate.
+        error: its standard error.
+    """
 
     value: float
     error: float
@@ -24,18 +29,20 @@ class Expected:
 
 @dataclass(frozen=True)
 class Scores:
-    """Per-document scores of one model on one split.
+    """Scores of one model on the documents of one split.
 
     Attributes:
-        documents: task -> ids of the scored documents, in the order they were scored.
-        values: (task, metric) as `"task/metric"` -> one value a document, aligned with
-            `documents[task]`; as lm-eval's `process_results` gives it (direction untouched).
-        aggregates: `"task/metric"` -> what the metric's own aggregation makes of the values
-            (the figure that lm_eval prints).
-        seconds: wall-clock seconds by phase (`merge`, `evaluate`).
-        expected: `"task/metric"` -> what the aggregate is expected to be on all documents, where
-            only some were scored and the rest was estimated; empty where nothing was.
-        halvings: how often batches had been halved, since memory ran out; it shows in last bits.
+        documents: task -> ids of the scored documents, in the order in which they were scored.
+        values: `"task/metric"` -> one value for each document, in the order of
+            `documents[task]`, as lm-eval's `process_results` returns it. For some metrics lower is
+            better; their sign is not changed here.
+        aggregates: `"task/metric"` -> the values aggregated by the metric's own aggregation: the
+            number that lm_eval prints.
+        seconds: wall-clock seconds of each phase (`merge`, `evaluate`).
+        expected: `"task/metric"` -> estimate of the aggregate on all documents, if only a part of
+            them was scored; empty if all were.
+        halvings: how often the batch size had been halved because memory ran out. The batch size
+            can change the last bits of a score.
     """
 
     documents: Mapping[str, tuple[int, ...]]
@@ -47,11 +54,11 @@ class Scores:
 
     @property
     def fidelity(self) -> dict[str, int]:
-        """Number of documents used, by task."""
+        """Number of scored documents, by task."""
         return {task: len(ids) for task, ids in self.documents.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values."""
+        """Return the scores as plain JSON values; `halvings` is not included."""
         plain = {
             "documents": {task: list(ids) for task, ids in self.documents.items()},
             "values": {key: list(values) for key, values in self.values.items()},
@@ -67,7 +74,7 @@ class Scores:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Scores:
-        """Read what `to_dict` wrote."""
+        """Return the scores that `to_dict` turned into `data`."""
         return cls(
             documents={task: tuple(ids) for task, ids in data["documents"].items()},
             values={key: tuple(values) for key, values in data["values"].items()},
@@ -82,8 +89,9 @@ class Failure:
     """Why a candidate has no scores.
 
     Attributes:
-        stage: `merge`, `evaluate`, `timeout` or `lost`.
-        reason: one line.
+        stage: what failed: `merge` or `evaluate`; `timeout` if it took too long, `lost` if its
+            process died.
+        reason: the error message, one line.
     """
 
     stage: str
@@ -98,13 +106,14 @@ Outcome: TypeAlias = Scores | Failure
 
 @dataclass(frozen=True)
 class Objective:
-    """One thing to be maximised: a metric of a task.
+    """A metric of a task that a search optimizes.
 
     Attributes:
-        task: lm-eval task (or own objective) name.
-        metric: metric name, with its filter (`exact_match,strict-match`) where it has several.
-        weight: share in the weighted sum, > 0.
-        higher_is_better: the metric's own direction; where False the sign is turned here.
+        task: name of an lm-eval task, or of an objective of the user's own.
+        metric: name of the metric, with its filter if it has several (`exact_match,strict-match`).
+        weight: weight in the mean of the objectives, > 0.
+        higher_is_better: whether a higher value of the metric is better. If not, `value` changes
+            the sign.
     """
 
     task: str
@@ -118,31 +127,34 @@ class Objective:
         return f"{self.task}/{self.metric}"
 
     def value(self, scores: Scores) -> float:
-        """Return the aggregate, or the expected one, turned so that higher is better."""
-        known = scores.expected.get(self.key)
-        raw = scores.aggregates[self.key] if known is None else known.value
+        """Return the aggregate, or its estimate on all documents if there is one.
+
+        Higher is better: the sign is changed if lower values of the metric are better.
+        """
+        estimate = scores.expected.get(self.key)
+        raw = scores.aggregates[self.key] if estimate is None else estimate.value
         return raw if self.higher_is_better else -raw
 
 
 def fitness(objectives: Sequence[Objective], scores: Scores) -> float:
-    """Weighted mean of the objectives: sum(w_i v_i) / sum(w_i); nan if any value is nan."""
+    """Return the weighted mean of the objectives, sum(w_i v_i) / sum(w_i); nan if not finite."""
     total = sum(objective.weight for objective in objectives)
     value = sum(objective.weight * objective.value(scores) for objective in objectives) / total
     return value if math.isfinite(value) else math.nan
 
 
 def fitness_error(objectives: Sequence[Objective], scores: Scores) -> float | None:
-    """Return one standard error of an estimated fitness, None where all documents were scored.
+    """Return the standard error of an estimated fitness, or None if all documents were scored.
 
-    Different tasks ask different documents, so their errors are independent; metrics of one task
-    share the documents, and their errors are added.
+    Tasks have different documents, so their errors are taken as independent. The metrics of one
+    task share their documents, so their errors are added, as if they were fully correlated.
     """
     if not scores.expected:
         return None
     total = sum(objective.weight for objective in objectives)
     by_task: dict[str, float] = {}
     for objective in objectives:
-        known = scores.expected.get(objective.key)
-        error = 0.0 if known is None else objective.weight / total * known.error
+        estimate = scores.expected.get(objective.key)
+        error = 0.0 if estimate is None else objective.weight / total * estimate.error
         by_task[objective.task] = by_task.get(objective.task, 0.0) + error
     return math.hypot(*by_task.values())

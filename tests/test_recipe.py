@@ -1,4 +1,4 @@
-"""Recipes are canonical: equal meaning, equal digest; what is written reads back as itself."""
+"""Recipes are canonical: equal recipes have equal digests. A written recipe reads back the same."""
 
 import pytest
 from hypothesis import given
@@ -73,7 +73,7 @@ def test_numbers_are_finite(value):
         plain(weight=value)
 
 
-def test_a_misspelt_key_is_named():
+def test_the_error_for_a_misspelt_key_suggests_the_right_one():
     data = plain(weight=1).to_dict()
     data["embedings"] = data.pop("embeddings")
     with pytest.raises(RecipeError, match=r"'embedings'.*Did you mean 'embeddings'"):
@@ -88,7 +88,7 @@ def test_filters_apply_in_order():
         knob_at((("mlp", 0.5),), "model.norm.weight")
 
 
-def test_parents_are_all_that_a_recipe_names_host_first():
+def test_parents_are_all_models_of_a_recipe_with_the_host_first():
     outer = Layer("linear", (Source("b"), Source("a")))
     block = Layer("ties", (Source("a", 0), Source("c", 1)), Source("base", 0))
     recipe = Recipe("host", {"model.layers": (block,)}, outer, outer)

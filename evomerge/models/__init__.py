@@ -1,1 +1,1 @@
-"""What a parent is: a checkpoint on disk, its tensors and its block stacks. No torch."""
+"""Parents: checkpoints on disk, their tensors and their block stacks. No weights are loaded."""

@@ -1,8 +1,8 @@
-"""What a parent is: its config, its tensors and block stacks, its tokenizer. No weight is loaded.
+"""A parent on disk: its config, tensors, block stacks and tokenizer files. No weights are loaded.
 
-Nothing here knows an architecture. A block stack is a prefix under which the names count up
-(`model.layers.0.`, `model.layers.1.`, ...); what lies outside of the stacks is sorted by what its
-name says (embeddings, head, another modality).
+This module has no list of architectures; it goes by the names of tensors. A block stack is a prefix
+that is followed by ascending numbers (`model.layers.0.`, `model.layers.1.`, ...). The names of the
+other tensors show whether they belong to the embeddings, the head or another modality.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ COMPANION_FILES = (
     "video_preprocessor_config.json",
     "feature_extractor_config.json",
 )
-"""What a merged model takes over from its host beside config and weights."""
+"""Files that a merged model takes over from its host, in addition to config and weights."""
 
 _INPUT = re.compile(r"embed|(^|\.)(wte|wpe|shared)\.")
 _NO_TOKENS = re.compile(r"position|token_type|(^|\.)wpe\.")
@@ -62,15 +62,15 @@ _HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output_projection|unembed\w*|cls|s
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A model on disk, opened but not loaded.
+    """A model on disk. Its config and the headers of its weight files are read, not its weights.
 
     Attributes:
-        reference: how recipes and search files call it.
-        folder: where it lies.
-        config: `config.json`.
-        tensors: every tensor by its name on disk.
+        reference: its name in recipes and search files.
+        folder: its folder.
+        config: content of `config.json`.
+        tensors: all tensors by name.
         adapter: folder of a LoRA adapter that is added to the weights, or None.
-        original: the checkpoint as it is on disk, where `tensors` has other names than the disk.
+        original: the checkpoint with the names on disk, if `tensors` has other names; else None.
     """
 
     reference: str
@@ -89,17 +89,18 @@ class Checkpoint:
         adapter: Path | None = None,
         allow_pickle: bool = False,
     ) -> Checkpoint:
-        """Read config and headers of a model folder.
+        """Read the config and the headers of the weight files of a model folder.
 
         Args:
-            folder: local folder in Hugging Face layout.
-            reference: the name it is known by.
-            adapter: folder of a PEFT adapter on top of it.
-            allow_pickle: accept `pytorch_model*.bin` (loaded with `weights_only=True`) where there
-                are no safetensors.
+            folder: local folder in the layout of Hugging Face.
+            reference: name of the model in recipes and search files.
+            adapter: folder of a PEFT adapter of the model, or None.
+            allow_pickle: whether `pytorch_model*.bin` files may be read (with `weights_only=True`)
+                if there are no safetensors files.
 
         Raises:
-            CheckpointError: the folder is no model, is damaged, or its weights are quantised.
+            CheckpointError: the folder is not a model folder, a file is damaged, or the weights
+                are quantised.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -116,33 +117,33 @@ class Checkpoint:
 
     @property
     def parameters(self) -> int:
-        """Number of weights in all tensors."""
+        """Number of elements of all tensors together."""
         return sum(prod(info.shape) for info in self.tensors.values())
 
     @cached_property
     def stacks(self) -> dict[str, Stack]:
-        """Block stacks by prefix, the largest first."""
+        """All block stacks by prefix, the largest first."""
         return find_stacks(self.tensors)
 
     @property
     def language(self) -> dict[str, Stack]:
-        """The language model's stacks by prefix (all of `stacks`, in a text model)."""
+        """The block stacks of the language model by prefix; all of `stacks` in a text model."""
         return {
             prefix: stack for prefix, stack in self.stacks.items() if not is_other_modality(prefix)
         }
 
     @cached_property
     def main(self) -> Stack:
-        """The language model's blocks (the decoder's, where there is an encoder too).
+        """The block stack of the language model; that of the decoder if there is an encoder too.
 
         Raises:
-            CheckpointError: the tensor names show no blocks.
+            CheckpointError: no block stack can be found in the names of the tensors.
         """
         language = self.language.values()
         if not language:
             raise CheckpointError(
-                f"Parent {self.reference!r}: no repeated blocks are found in its tensor names, "
-                f"such as {next(iter(self.tensors), 'none')!r}."
+                f"Parent {self.reference!r}: no repeated blocks are found in the names of its "
+                f"tensors, such as {next(iter(self.tensors), 'none')!r}."
             )
         return max(language, key=lambda item: ("decoder" in item.prefix, self._size(item)))
 
@@ -152,11 +153,11 @@ class Checkpoint:
 
     @cached_property
     def places(self) -> dict[str, Place]:
-        """Where every tensor outside of the blocks belongs.
+        """The part of the model that each tensor outside of the blocks belongs to, by name.
 
-        `embeddings`: input embeddings. `head`: final norm, head, rest. `kept`: another modality's
-        (vision tower, projector), which only the host has a say in. `buffer`: computed from the
-        config, not learnt (rotary frequencies, causal masks).
+        `embeddings`: input embeddings. `head`: final norm, output head, and everything else.
+        `kept`: another modality (vision tower, projector), which is not merged but copied from the
+        host. `buffer`: computed from the config, not trained (rotary frequencies, causal masks).
         """
         inside = {
             stack.name(layer, rest)
@@ -179,7 +180,7 @@ class Checkpoint:
 
     @cached_property
     def embedding(self) -> str | None:
-        """Name of the input embedding matrix: a row a token, the largest of `embeddings`."""
+        """Name of the input embedding matrix (the largest matrix in `embeddings`), or None."""
         found = [
             name
             for name, place in self.places.items()
@@ -191,7 +192,7 @@ class Checkpoint:
 
     @cached_property
     def head(self) -> str | None:
-        """Name of the output head on disk, or None where the embeddings stand for it."""
+        """Name of the output head's matrix, or None if it is not stored (tied embeddings)."""
         vocabulary = self.tensors[self.embedding].shape if self.embedding else None
         for name, place in self.places.items():
             if place == "head" and _HEAD.search(name) and self.tensors[name].shape == vocabulary:
@@ -200,7 +201,7 @@ class Checkpoint:
 
     @cached_property
     def token_tensors(self) -> tuple[str, ...]:
-        """Names of the tensors with one row a token: embeddings, head, the head's bias."""
+        """Names of the tensors with one row for each token: embeddings, head, bias of the head."""
         return tuple(
             name
             for name, place in self.places.items()
@@ -211,7 +212,7 @@ class Checkpoint:
 
     @property
     def text_config(self) -> Mapping[str, Any]:
-        """The language model's part of the config (all of it, in a text model)."""
+        """The part of the config for the language model; the whole config in a text model."""
         for key in ("text_config", "llm_config", "language_config", "decoder"):
             if isinstance(self.config.get(key), dict):
                 return self.config[key]  # type: ignore[no-any-return]
@@ -219,7 +220,7 @@ class Checkpoint:
 
     @property
     def tied(self) -> bool:
-        """Whether the head is the embedding matrix (a copy of it on disk is ignored then)."""
+        """Whether the output head is the embedding matrix; a head on disk is then ignored."""
         declared = self.config.get(
             "tie_word_embeddings", self.text_config.get("tie_word_embeddings")
         )
@@ -227,12 +228,12 @@ class Checkpoint:
 
     @cached_property
     def vocabulary(self) -> int:
-        """Rows of the embedding matrix (padding included), 0 where there is none."""
+        """Number of rows of the embedding matrix, with padding; 0 if there is no such matrix."""
         return self.tensors[self.embedding].shape[0] if self.embedding else 0
 
     @property
     def companions(self) -> tuple[Path, ...]:
-        """Tokenizer, chat template, generation and processor files that exist."""
+        """The existing files among `COMPANION_FILES`, and additional chat templates."""
         named = [self.folder / name for name in COMPANION_FILES if (self.folder / name).is_file()]
         return (*named, *sorted((self.folder / "additional_chat_templates").glob("*.jinja")))
 
@@ -242,10 +243,17 @@ class Checkpoint:
         return sum(info.nbytes for info in self.tensors.values())
 
     def filters(self, prefix: str | None = None) -> dict[str, tuple[str, ...]]:
-        """Return, for `attention`, `mlp` and `norm`, what their tensors' names contain.
+        """Return substrings that identify the tensors of the components of a block.
 
-        The substrings are filters for knobs, to be tried in this order; a tensor that none
-        matches is of no component. A norm inside of the attention counts as attention.
+        They are the filters of knobs. They must be tried in the given order, because a norm inside
+        of the attention belongs to the attention. A tensor that no substring matches belongs to no
+        component.
+
+        Args:
+            prefix: the block stack, or None for the main one.
+
+        Returns:
+            Component (`attention`, `mlp`, `norm`) -> substrings of the names of its tensors.
         """
         stack = self.stacks[prefix] if prefix else self.main
         rests = sorted({rest for block in stack.blocks for rest in block})
@@ -258,12 +266,13 @@ class Checkpoint:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 that names the parent's content, as 64 hexadecimal digits.
+        """SHA-256 of the parent's content, as 64 hexadecimal digits.
 
-        Covers: config, tokenizer, generation config and adapter byte for byte; every tensor's
-        name, dtype and shape; its data whole up to 64 KiB, else 16 blocks of 4 KiB spread evenly
-        over it. A retrained or swapped model cannot keep its fingerprint; an edit of a few
-        elements between the sampled blocks can.
+        It covers all bytes of the config, the tokenizer, the generation config and the adapter,
+        and the name, dtype and shape of every tensor. Of the data of a tensor it covers everything
+        up to 64 KiB, or else 16 samples of 4 KiB, spread evenly. So it changes if a model is
+        replaced or trained further. It does not change if only a few elements between the samples
+        are edited.
         """
         if self.original is not None:
             return self.original.fingerprint
@@ -279,6 +288,7 @@ class Checkpoint:
 
 
 def _sample(info: TensorInfo) -> bytes:
+    """Return the bytes of a tensor that a fingerprint covers."""
     if info.end == info.begin:
         return b""
     if info.nbytes <= 1 << 16:
@@ -299,8 +309,9 @@ def _tensors(folder: Path, allow_pickle: bool) -> dict[str, TensorInfo]:
         return read_folder(folder)
     if not allow_pickle:
         raise CheckpointError(
-            f"{folder} has its weights in {pickles[0].name}, a pickle, which can run code when it "
-            "is read; use a safetensors version, or allow it with --allow-pickle."
+            f"{folder} has its weights in {pickles[0].name}, which is a pickle file, and a pickle "
+            "can run code when it is read; use a version of the model in safetensors files, or "
+            "allow pickles with --allow-pickle."
         )
     from evomerge.models.pickles import read_folder as read_pickles
 

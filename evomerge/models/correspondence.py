@@ -1,8 +1,9 @@
-"""Which tensor of a parent answers to which tensor of the host, and whether the parents fit.
+"""Which tensor of a parent corresponds to which tensor of the host, and whether the shapes fit.
 
-Names differ between versions of transformers and between a language model alone and the same one
-inside a vision-language model. They are compared without the wrappers in front (`model.`,
-`language_model.`, the model type) and with old LayerNorm words renewed (`gamma`, `beta`).
+The names of the same tensor differ between versions of transformers, and between a language model
+alone and the same one inside of a vision-language model. So names are compared without the prefixes
+of wrapper modules (`model.`, `language_model.`, the model type), and with the old names of
+LayerNorm parameters (`gamma`, `beta`) replaced by the new ones.
 """
 
 from __future__ import annotations
@@ -18,11 +19,19 @@ from evomerge.models.stacks import Stack, is_buffer
 _WRAPPERS = frozenset(
     {"model", "language_model", "text_model", "llm", "base_model", "transformer", "backbone"}
 )
-_RENEWED = ((re.compile(r"\.gamma$"), ".weight"), (re.compile(r"\.beta$"), ".bias"))
+_OLD_NAMES = ((re.compile(r"\.gamma$"), ".weight"), (re.compile(r"\.beta$"), ".bias"))
 
 
 def normal(name: str, checkpoint: Checkpoint) -> str:
-    """Return a tensor's (or stack's) name without wrappers and in today's words."""
+    """Return the normal form of a tensor's or stack's name, in which names are compared.
+
+    Args:
+        name: full name of a tensor, or prefix of a block stack.
+        checkpoint: the parent that it belongs to.
+
+    Returns:
+        The name without wrapper modules, with the new names of LayerNorm parameters.
+    """
     kinds = {
         str(part.get("model_type", "")) for part in (checkpoint.config, checkpoint.text_config)
     }
@@ -30,18 +39,17 @@ def normal(name: str, checkpoint: Checkpoint) -> str:
     words = name.split(".")
     while len(words) > 1 and words[0] in dropped:
         words = words[1:]
-    result = ".".join(words)
-    for old, new in _RENEWED:
-        result = old.sub(new, result)
-    return result
+    return _with_new_names(".".join(words))
 
 
 class Fit:
-    """How one parent's tensors answer to the host's.
+    """Maps the names of the host's tensors to the names of one parent's tensors.
+
+    In the methods, `rest` is the name of a tensor inside of its block (`mlp.up_proj.weight`).
 
     Args:
-        host: gives the names of the merged model.
-        parent: any checkpoint of the same architecture (the host itself too).
+        host: the parent that gives the names of the merged model.
+        parent: any checkpoint of the same architecture; it may be the host.
     """
 
     def __init__(self, host: Checkpoint, parent: Checkpoint) -> None:
@@ -49,7 +57,7 @@ class Fit:
 
     @cached_property
     def stacks(self) -> dict[str, Stack]:
-        """The parent's stack for each of the host's stacks that it has."""
+        """Prefix of a stack of the host -> the parent's stack, for the stacks that it has."""
         if self.parent is self.host:
             return self.host.stacks
         by_name = {
@@ -64,9 +72,10 @@ class Fit:
 
     @cached_property
     def outside(self) -> dict[str, str]:
-        """The parent's name for each of the host's tensors outside of the blocks that it has.
+        """Name in the host -> name in the parent, for tensors outside of the blocks.
 
-        A head that the parent does not store is its embedding matrix.
+        Tensors that the parent does not have are left out. If the parent's embeddings are tied,
+        the host's head corresponds to the parent's embedding matrix.
         """
         by_name = {normal(name, self.parent): name for name in self.parent.places}
         found = {
@@ -80,45 +89,43 @@ class Fit:
         return found
 
     @cached_property
-    def _rests(self) -> dict[str, dict[str, str]]:
-        return {
-            prefix: {_renewed(rest): rest for block in stack.blocks for rest in block}
-            for prefix, stack in self.stacks.items()
-        }
+    def _parent_rests(self) -> dict[str, dict[str, str]]:
+        return {prefix: _by_new_name(stack) for prefix, stack in self.stacks.items()}
 
     @cached_property
-    def _known(self) -> dict[str, dict[str, str]]:
-        return {
-            prefix: {_renewed(rest): rest for block in stack.blocks for rest in block}
-            for prefix, stack in self.host.stacks.items()
-        }
+    def _host_rests(self) -> dict[str, dict[str, str]]:
+        return {prefix: _by_new_name(stack) for prefix, stack in self.host.stacks.items()}
 
     def inside(self, prefix: str, layer: int, rest: str) -> str | None:
-        """Return the parent's name of a block tensor, or None where it has none.
+        """Return the parent's full name of a tensor of a block, or None if it has none.
 
         Args:
-            prefix: the host's stack.
-            layer: block index in the parent.
-            rest: the host's name of the tensor inside of a block.
+            prefix: prefix of the host's stack.
+            layer: index of the block in the parent.
+            rest: the host's name of the tensor inside of the block.
         """
         stack = self.stacks.get(prefix)
-        own = self._rests[prefix].get(_renewed(rest)) if stack else None
+        own = self._parent_rests[prefix].get(_with_new_names(rest)) if stack else None
         if stack is None or own is None:
             return None
         name = stack.name(layer, own)
         return name if name in self.parent.tensors else None
 
     def block(self, prefix: str, layer: int) -> tuple[str, ...]:
-        """Return the host's names of the tensors in the parent's block `layer`.
+        """Return the tensors of a block of the parent, by the host's names inside of a block.
+
+        Args:
+            prefix: prefix of the host's stack.
+            layer: index of the block in the parent.
 
         Raises:
             CheckpointError: the parent's block has a tensor that no block of the host has.
         """
-        known = self._known[prefix]
+        known = self._host_rests[prefix]
         stack = self.stacks[prefix]
         names = []
         for rest in stack.blocks[layer]:
-            own = known.get(_renewed(rest))
+            own = known.get(_with_new_names(rest))
             if own is not None:
                 names.append(own)
             elif not is_buffer(rest, self.parent.tensors[stack.name(layer, rest)]):
@@ -127,14 +134,19 @@ class Fit:
 
 
 @lru_cache(maxsize=1 << 14)
-def _renewed(rest: str) -> str:
-    for old, new in _RENEWED:
-        rest = old.sub(new, rest)
-    return rest
+def _with_new_names(name: str) -> str:
+    for old, new in _OLD_NAMES:
+        name = old.sub(new, name)
+    return name
+
+
+def _by_new_name(stack: Stack) -> dict[str, str]:
+    """Return the names inside of the blocks of a stack, by the names that are compared."""
+    return {_with_new_names(rest): rest for block in stack.blocks for rest in block}
 
 
 def has_counterparts(host: Checkpoint, parent: Checkpoint) -> bool:
-    """Whether a parent has a tensor for every tensor that the host merges, going by names."""
+    """Whether a parent has a tensor for every tensor of the host that is merged, by names."""
     fit = Fit(host, parent)
     for name, place in host.places.items():
         tied = name == host.head and host.tied
@@ -151,16 +163,18 @@ def has_counterparts(host: Checkpoint, parent: Checkpoint) -> bool:
 def check_fit(
     host: Checkpoint, parents: Sequence[Checkpoint], *, vocabularies: bool = True
 ) -> None:
-    """Check that every parent can be merged into the host, block i with block i or any other.
+    """Check that every parent has the tensors of the host, in the same shapes, and no others.
+
+    The numbers of blocks may differ.
 
     Args:
-        host: the parent that gives config and names.
-        parents: all parents (the host may be among them).
-        vocabularies: whether embeddings and head must have the host's shape (False when the rows
-            are matched by token, `tokenizer: union`).
+        host: the parent that gives the config and the names of the merged model.
+        parents: all parents; the host may be one of them.
+        vocabularies: whether embeddings and head must have as many rows as the host's. False if
+            the rows are matched by token (`tokenizer: union`).
 
     Raises:
-        CheckpointError: with the first differing tensor, both shapes and what could be done.
+        CheckpointError: a tensor differs; the message has its name, both shapes and a remedy.
     """
     for parent in parents:
         if parent is not host:
@@ -168,14 +182,14 @@ def check_fit(
 
 
 def _check_parent(host: Checkpoint, parent: Checkpoint, fit: Fit, vocabularies: bool) -> None:
-    answered = set(fit.outside.values())
+    matched = set(fit.outside.values())
     for name, place in host.places.items():
         if place in ("embeddings", "head") and not (host.tied and name == host.head):
             own = fit.outside.get(name)
             _check_tensor(host, name, parent, own, vocabularies)
     for name, place in parent.places.items():
         tied_copy = name == parent.head and (host.tied or parent.tied)
-        if place in ("embeddings", "head") and name not in answered and not tied_copy:
+        if place in ("embeddings", "head") and name not in matched and not tied_copy:
             raise _surplus(host, parent, name)
     if host.tied and not parent.tied and parent.head is not None:
         raise CheckpointError(
@@ -210,12 +224,12 @@ def _check_tensor(
     other = parent.tensors[own].shape
     if other == shape:
         return
-    rows = name in host.token_tensors and other[1:] == shape[1:]
-    if rows and not vocabularies:
+    only_rows_differ = name in host.token_tensors and other[1:] == shape[1:]
+    if only_rows_differ and not vocabularies:
         return
     advice = (
         "their vocabularies differ; set `tokenizer: union` to match the rows by token"
-        if rows
+        if only_rows_differ
         else _advice(host, parent)
     )
     raise CheckpointError(
@@ -228,10 +242,11 @@ def _advice(host: Checkpoint, parent: Checkpoint) -> str:
     kinds = [item.text_config.get("model_type") for item in (host, parent)]
     if kinds[0] != kinds[1]:
         return f"their architectures differ ({kinds[0]} and {kinds[1]})"
-    return "parents must be of one architecture and size"
+    return "all parents must have the same architecture and size"
 
 
 def _surplus(host: Checkpoint, parent: Checkpoint, name: str) -> CheckpointError:
+    """Return the error for a tensor that only the parent has."""
     shape: Sequence[int] = parent.tensors[name].shape
     return CheckpointError(
         f"Parents do not fit: tensor {name!r} {list(shape)} of {parent.reference!r} has no "

@@ -1,4 +1,4 @@
-"""Old checkpoints in pickles (`pytorch_model*.bin`), read with torch's restricted unpickler."""
+"""Reading old checkpoints in pickle files (`pytorch_model*.bin`) with torch's `weights_only`."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ _NAMES = {
 
 
 def load(file: Path) -> dict[str, Tensor]:
-    """Return the tensors of one pickle, mapped from the file; `weights_only` stays on.
+    """Return the tensors of one pickle file, memory-mapped, on the CPU.
+
+    The file is loaded with `weights_only=True`, so that it cannot run code.
 
     Raises:
-        CheckpointError: the file is damaged or holds more than tensors.
+        CheckpointError: the file is damaged, or has other objects than weights.
     """
     try:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
@@ -37,17 +39,23 @@ def load(file: Path) -> dict[str, Tensor]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{file} cannot be read as plain weights: {reason}") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{file} holds no mapping of tensor names to tensors.")
+        raise CheckpointError(f"{file} is not a mapping from tensor names to tensors.")
     return {name: item for name, item in content.items() if isinstance(item, Tensor)}
 
 
 def read_folder(folder: Path) -> dict[str, TensorInfo]:
-    """Return every tensor of the folder's pickles (offsets are 0: a pickle has none)."""
+    """Return all tensors in the pickle files of a folder, by name; their offsets are 0.
+
+    Raises:
+        CheckpointError: there are none, or a tensor has a dtype that safetensors does not have.
+    """
     found: dict[str, TensorInfo] = {}
     for file in sorted(folder.glob("pytorch_model*.bin")):
         for name, tensor in load(file).items():
             if tensor.dtype not in _NAMES:
-                raise CheckpointError(f"{file}: tensor {name!r} has dtype {tensor.dtype}.")
+                raise CheckpointError(
+                    f"{file}: tensor {name!r} has dtype {tensor.dtype}, which is not supported."
+                )
             found[name] = TensorInfo(_NAMES[tensor.dtype], tuple(tensor.shape), file, 0, 0)
     if not found:
         raise CheckpointError(f"{folder} has no pytorch_model*.bin with tensors.")

@@ -1,4 +1,4 @@
-"""Where a parent reference leads: an embedded model, a local folder, or the Hugging Face Hub."""
+"""Resolving references of parents: embedded models, local folders, the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evomerge.models.checkpoint import TOKENIZER_FILES, Checkpoint
 from evomerge.models.safetensors import read_json
 
 RUN = "run:"
-"""Begins a reference to the best model of another run; see `evomerge.setup.runs`."""
+"""Prefix of a reference to the best model of another run; see `evomerge.setup.runs`."""
 
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _WANTED = ["*.safetensors", "*.json", "*.jinja", *TOKENIZER_FILES]
@@ -20,29 +20,36 @@ _PICKLES = ["pytorch_model*.bin"]
 
 
 def place(text: str, relative_to: Path) -> Path:
-    """Return the path that a text in a file stands for; `~` is the home folder, if there is one."""
+    """Return the path that a text in a file means.
+
+    Args:
+        text: an absolute or relative path. A leading `~` is the home folder, if there is one.
+        relative_to: folder that relative paths start from.
+    """
     return relative_to / os.path.expanduser(text)  # noqa: PTH111 - Path's raises for `~nobody`
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder is there; a text that no file system takes as a name is no folder."""
+    """Whether a path is an existing folder; False for a text that cannot be the name of a file."""
     return os.path.isdir(path)  # noqa: PTH112 - Path's raises for names that are too long
 
 
 def open_parent(reference: str, relative_to: Path, *, allow_pickle: bool = False) -> Checkpoint:
-    """Open what a reference names, `model` or `model+adapter`.
+    """Open the checkpoint of a reference; a model on the Hub is downloaded.
 
     Args:
-        reference: `zoo:NAME`, a folder, `org/name[@revision]`, each with `+ADAPTER` or without.
-        relative_to: folder that relative paths start from (the search file's).
-        allow_pickle: accept weights in pickles.
+        reference: `zoo:NAME`, a folder, or `org/name[@revision]`; `+ADAPTER` may follow.
+        relative_to: folder that relative paths start from (that of the search file).
+        allow_pickle: whether weights in pickle files may be read.
 
     Raises:
-        CheckpointError: nothing is there, or it is damaged.
+        CheckpointError: the model or adapter does not exist, or it is damaged.
     """
     model, plus, adapter = reference.partition("+")
     if plus and not adapter:
-        raise CheckpointError(f"Parent {reference!r} names no adapter behind the `+`.")
+        raise CheckpointError(
+            f"Parent {reference!r} has no adapter after the `+`; add one, or remove the `+`."
+        )
     return Checkpoint.open(
         resolve(model, relative_to, allow_pickle=allow_pickle),
         reference,
@@ -52,9 +59,14 @@ def open_parent(reference: str, relative_to: Path, *, allow_pickle: bool = False
 
 
 def resolve(reference: str, relative_to: Path, *, allow_pickle: bool = False) -> Path:
-    """Return the local folder of a model or adapter, fetching it from the Hub where needed.
+    """Return the local folder of a model or adapter. What is on the Hub is downloaded.
 
-    Only weights in safetensors, JSON files and tokenizer files are fetched.
+    Only safetensors files, JSON files, chat templates and tokenizer files are downloaded.
+
+    Args:
+        reference: `zoo:NAME`, a folder, or `org/name[@revision]`.
+        relative_to: folder that relative paths start from.
+        allow_pickle: whether pickle files are downloaded too.
 
     Raises:
         CheckpointError: there is no such folder, embedded model or Hub repository.
@@ -68,17 +80,17 @@ def resolve(reference: str, relative_to: Path, *, allow_pickle: bool = False) ->
         return local
     if reference.startswith((".", "/", "~")) or not _HUB.fullmatch(reference):
         raise CheckpointError(
-            f"Parent {reference!r} is no folder (looked at {str(local)!r}); give a folder, a Hub "
-            "id `org/name` or `zoo:NAME`."
+            f"Parent {reference!r} is not a folder ({str(local)!r} does not exist); give a folder, "
+            "a Hub id `org/name`, or `zoo:NAME`."
         )
     return _fetch(reference, [*_WANTED, *(_PICKLES if allow_pickle else ())])
 
 
 def hub_id(reference: str) -> str | None:
-    """Return the Hub id of a parent's model, without revision and adapter; None of any other.
+    """Return the Hub id (`org/name`) in a reference, or None if the model is not on the Hub.
 
     Args:
-        reference: as a run has it, in which a local folder is an absolute path.
+        reference: reference of a parent in a run folder, where local folders are absolute paths.
     """
     model = reference.partition("+")[0]
     if model.startswith(".") or not _HUB.fullmatch(model):
@@ -87,10 +99,14 @@ def hub_id(reference: str) -> str | None:
 
 
 def read_config(reference: str, relative_to: Path) -> dict[str, Any]:
-    """Return a model's `config.json`; of a model on the Hub nothing else is fetched.
+    """Return the content of a model's `config.json`; from the Hub only this file is downloaded.
+
+    Args:
+        reference: as in `open_parent`; an adapter is ignored.
+        relative_to: folder that relative paths start from.
 
     Raises:
-        CheckpointError: there is no such model.
+        CheckpointError: there is no such model, or its config cannot be read.
     """
     model = reference.partition("+")[0]
     if _is_on_hub(model, relative_to):
@@ -112,10 +128,10 @@ def _fetch(reference: str, wanted: list[str]) -> Path:
     name, _, revision = reference.partition("@")
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
-    except Exception as error:  # the Hub's client raises many unrelated kinds
+    except Exception as error:  # the client of the Hub raises errors of many unrelated types
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"Parent {reference!r} is no local folder and cannot be fetched from the Hugging Face "
-            f"Hub ({reason}); check the id, the revision and your token (`hf auth login`), or "
-            "download it and give the folder."
+            f"Parent {reference!r} is not a local folder and cannot be downloaded from the Hugging "
+            f"Face Hub ({reason}); check the id, the revision and your token (`hf auth login`), or "
+            "download the model yourself and give its folder."
         ) from error

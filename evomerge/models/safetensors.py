@@ -1,8 +1,8 @@
-"""The layout of safetensors files: which tensor lies where, checked before a weight is read.
+"""Headers of safetensors files: which tensor is where, checked before any weight is read.
 
-A safetensors file is 8 bytes (little-endian length of the header), a JSON header and the data. A
-model is one such file, or several with `model.safetensors.index.json`. Everything a damaged or
-lying file can claim is checked here, so that later rooms may trust offsets blindly.
+A safetensors file has 8 bytes (the length of the header, little-endian), a JSON header and the
+data. A model is one such file, or several (shards) with `model.safetensors.index.json`. Damaged and
+malicious headers are detected here, so that other modules can rely on the offsets.
 """
 
 from __future__ import annotations
@@ -37,28 +37,30 @@ WIDTHS = {
     "U64": 8,
     "F64": 8,
 }
-"""Bytes an element takes, by the dtype's name in a safetensors header."""
+"""Bytes of one element, by the name of the dtype in a safetensors header."""
 
 FLOATING = frozenset({"F16", "BF16", "F32", "F64"})
-"""The dtypes that are merged; all others are copied."""
+"""The dtypes of tensors that can be merged; other tensors are copied."""
 
 _LARGEST_HEADER = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A box of a stored tensor, and where it goes in a tensor that is put together from such.
+    """A box (rectangular range) of a stored tensor that becomes a box of an assembled tensor.
 
-    Both tensors are first brought into one order of axes (a fused parameter's).
+    The axes of both tensors are first permuted into one common order; start, size and target are
+    in that order.
 
     Attributes:
-        name: the stored tensor's name.
-        info: where it lies.
-        axes: which of its axes comes where; -1 stands for a new axis of size 1.
-        start: first index of the box along every axis, in that order.
-        size: its sizes.
-        target: first index of the box in the tensor that is put together.
-        target_axes: which axis of that tensor comes where, -1 as above.
+        name: name of the stored tensor.
+        info: where the stored tensor is.
+        axes: permutation of the stored tensor's axes into the common order; -1 stands for a new
+            axis of size 1.
+        start: first index of the box in the stored tensor, along every axis.
+        size: size of the box along every axis.
+        target: first index of the box in the assembled tensor, along every axis.
+        target_axes: permutation of the assembled tensor's axes into the common order; -1 as above.
     """
 
     name: str
@@ -72,15 +74,16 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where one tensor lies.
+    """Where one tensor is stored.
 
     Attributes:
-        dtype: as in the header (`BF16`, `F32`, ...).
-        shape: sizes, outermost first.
-        file: the file it is in.
-        begin: offset of its first byte from the start of the file.
-        end: offset behind its last byte. Both are 0 for a tensor in a pickle.
-        parts: what it is put together from, where the file has it in another form.
+        dtype: dtype as in the header (`BF16`, `F32`, ...).
+        shape: its shape.
+        file: the file that it is in.
+        begin: offset of its first byte in the file.
+        end: offset after its last byte. Both offsets are 0 for a tensor in a pickle file.
+        parts: boxes of stored tensors that it is assembled from, if the file stores it in another
+            form; empty if it is stored as it is.
     """
 
     dtype: str
@@ -97,7 +100,7 @@ class TensorInfo:
 
     @property
     def floating(self) -> bool:
-        """Whether the tensor can be merged."""
+        """Whether the dtype is a floating-point type that can be merged."""
         return self.dtype in FLOATING
 
 
@@ -105,21 +108,21 @@ def read_json(file: Path) -> dict[str, Any]:
     """Return the JSON object in a file.
 
     Raises:
-        CheckpointError: it cannot be read or is no object.
+        CheckpointError: the file cannot be read, or is not a JSON object.
     """
     missing = f"{file} does not exist; download it again."
     data = json_value(read_text(file, CheckpointError, missing), str(file), CheckpointError)
     if not isinstance(data, dict):
-        raise CheckpointError(f"{file} holds no JSON object; download the file again.")
+        raise CheckpointError(f"{file} is not a JSON object; download the file again.")
     return data
 
 
 def read_header(file: Path) -> dict[str, TensorInfo]:
-    """Return every tensor of one safetensors file, checked against the file's size.
+    """Return all tensors of one safetensors file, by name.
 
     Raises:
-        CheckpointError: the file is truncated, or its header lies (unknown dtype, data outside of
-            the file, size that is not the shape's, tensors that overlap or leave a gap).
+        CheckpointError: the file is truncated, or its header is wrong (unknown dtype, data outside
+            of the file, a size that does not match the shape, tensors with an overlap or a gap).
     """
     try:
         size = file.stat().st_size
@@ -136,7 +139,9 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         raise CheckpointError(f"{file} cannot be read: {error}.") from error
     header = json_value(text, f"The safetensors header of {file}", CheckpointError)
     if not isinstance(header, dict):
-        raise CheckpointError(f"{file} has a safetensors header that is no JSON object.")
+        raise CheckpointError(
+            f"{file} has a safetensors header that is not a JSON object; download it again."
+        )
     header.pop("__metadata__", None)
     tensors = {name: _entry(file, name, item, 8 + length) for name, item in header.items()}
     _check_tiling(file, tensors, 8 + length, size)
@@ -169,6 +174,7 @@ def _entry(file: Path, name: str, item: Any, data: int) -> TensorInfo:
 
 
 def _check_tiling(file: Path, tensors: dict[str, TensorInfo], data: int, size: int) -> None:
+    """Check that the tensors fill the file from offset `data` on, without gap or overlap."""
     here, before = data, ""
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
         if info.end > size:
@@ -177,7 +183,7 @@ def _check_tiling(file: Path, tensors: dict[str, TensorInfo], data: int, size: i
                 f"has {size}; download it again."
             )
         if info.begin != here:
-            fault = "overlaps" if info.begin < here else "leaves a gap behind"
+            fault = "overlaps" if info.begin < here else "leaves a gap after"
             raise CheckpointError(
                 f"{file}: tensor {shown(name)} {fault} {shown(before or 'the header')}; download "
                 "the file again."
@@ -185,16 +191,16 @@ def _check_tiling(file: Path, tensors: dict[str, TensorInfo], data: int, size: i
         here, before = info.end, name
     if here != size:
         raise CheckpointError(
-            f"{file} has {size - here} bytes behind its last tensor; download it again."
+            f"{file} has {size - here} bytes after its last tensor; download it again."
         )
 
 
 def read_folder(folder: Path) -> dict[str, TensorInfo]:
-    """Return every tensor of a model folder with safetensors weights, by name.
+    """Return all tensors in the safetensors files of a model folder, by name.
 
     Raises:
-        CheckpointError: there are none, a shard is missing or lies outside of the folder, or the
-            index and the shards disagree.
+        CheckpointError: there are no such files, a shard is missing or is outside of the folder,
+            or the index and the shards disagree.
     """
     index = folder / INDEX
     if index.is_file():
@@ -224,8 +230,8 @@ def _read_shards(folder: Path, index: Path) -> dict[str, TensorInfo]:
     for shard in weight_map.values():
         if not isinstance(shard, str) or "/" in shard or shard in ("", ".", ".."):
             raise CheckpointError(
-                f"{index} names the shard {shown(shard)}, which is not a plain file name inside "
-                "the folder; the index is not to be trusted."
+                f"{index} names the shard {shown(shard)}, which is not the name of a file in the "
+                "folder; do not use this model, or download the index again."
             )
         if shard not in headers:
             if shard not in present:

@@ -1,4 +1,4 @@
-"""What tensor names show: block stacks, components of a block, other modalities, buffers."""
+"""What the names of tensors show: block stacks, components of a block, modalities, buffers."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _LEAST_TENSORS_IN_A_BLOCK = 4
 
 @dataclass(frozen=True)
 class Stack:
-    """A run of blocks that carry the same kinds of tensors.
+    """A sequence of numbered blocks.
 
     Attributes:
-        prefix: what stands before the block's index (`model.layers`).
-        blocks: tensor names of every block, in order, without prefix and index.
+        prefix: the part of the names before the index of the block (`model.layers`).
+        blocks: names of the tensors of each block, in order, without prefix and index.
     """
 
     prefix: str
@@ -40,28 +40,33 @@ class Stack:
         return len(self.blocks)
 
     def name(self, layer: int, rest: str) -> str:
-        """Return the full name of a block's tensor."""
+        """Return the full name of a tensor.
+
+        Args:
+            layer: index of the block.
+            rest: name of the tensor without prefix and index.
+        """
         return f"{self.prefix}.{layer}.{rest}"
 
 
 def is_other_modality(name: str) -> bool:
-    """Whether a tensor or stack belongs to vision or sound rather than to the language model."""
+    """Whether a tensor or stack belongs to vision or audio, not to the language model."""
     return bool(_OTHER_MODALITY.search(name))
 
 
 def is_buffer(name: str, info: TensorInfo) -> bool:
-    """Whether a tensor follows from the config (old checkpoints store some of these)."""
+    """Whether a tensor is computed from the config, not trained; old checkpoints store some."""
     return bool(_BUFFER.search(name)) or (len(info.shape) == 4 and bool(_MASK.search(name)))
 
 
 def component_of(rest: str) -> tuple[Literal["attention", "mlp", "norm"] | None, str]:
-    """Return the component of a block's tensor and the part of its name that shows it."""
+    """Return the component of a tensor in a block, and the part of its name that shows it."""
     words = rest.split(".")[:-1]
-    shown: tuple[tuple[Literal["attention", "mlp"], re.Pattern[str]], ...] = (
+    patterns: tuple[tuple[Literal["attention", "mlp"], re.Pattern[str]], ...] = (
         ("attention", _COMPONENTS["attention"]),
         ("mlp", _COMPONENTS["mlp"]),
     )
-    for component, pattern in shown:
+    for component, pattern in patterns:
         for word in words:
             if pattern.search(word) and not _NORM.search(word):
                 return component, word
@@ -72,11 +77,11 @@ def component_of(rest: str) -> tuple[Literal["attention", "mlp", "norm"] | None,
 
 
 def find_stacks(names: Iterable[str]) -> dict[str, Stack]:
-    """Return the block stacks that tensor names show, by prefix, the largest first.
+    """Return the block stacks in a list of tensor names, by prefix, the largest first.
 
-    The outermost number in a name is the block's index (deeper ones are experts, or sublayers);
-    indices run from 0 without a gap, and a block has at least 4 tensors (fewer are a plain list
-    of layers, a projector's for instance).
+    The first number in a name is the index of the block; further numbers are experts or sublayers.
+    The indices of a stack are 0, 1, 2, ... without a gap. Each block has at least 4 tensors: fewer
+    are usually a plain list of linear layers (of a projector, for example).
     """
     groups: dict[str, dict[int, list[str]]] = {}
     for name in names:
@@ -96,9 +101,14 @@ def find_stacks(names: Iterable[str]) -> dict[str, Stack]:
 
 
 def shortest(words: list[str], rests: list[str]) -> tuple[str, ...]:
-    """Keep a word plain where it means nothing else, put dots around it where it would."""
+    """Return words as filters: with dots around a word if it is also a part of another word.
 
-    def plain(word: str) -> bool:
+    Args:
+        words: parts of the names of tensors (`mlp`).
+        rests: names of all tensors of a stack, without prefix and index.
+    """
+
+    def is_unique(word: str) -> bool:
         return all(word not in rest or word in rest.split(".") for rest in rests)
 
-    return tuple(word if plain(word) else f".{word}." for word in words)
+    return tuple(word if is_unique(word) else f".{word}." for word in words)

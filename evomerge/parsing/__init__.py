@@ -1,1 +1,1 @@
-"""Text from outside becomes plain, checked values: YAML, JSON, and what they may hold."""
+"""Reading YAML and JSON files of users and other tools into plain values of checked types."""

@@ -1,4 +1,4 @@
-"""Text of a file, and the plain values in JSON."""
+"""Reading text files and JSON, with an error of one sentence if they cannot be read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from evomerge.errors import InputError, one_line
 
 DEEPEST = 64
-"""Lists and mappings inside of each other that a file may have; the deepest of ours has 10."""
+"""Largest nesting depth of lists and mappings in a file. Real files have a depth of up to 10."""
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -19,9 +19,9 @@ def read_text(file: Path, error: type[InputError], missing: str | None = None) -
     """Return the text of a UTF-8 file.
 
     Args:
-        file: where it lies.
-        error: what is raised.
-        missing: the sentence for a file that does not exist.
+        file: path of the file.
+        error: class of the error that is raised.
+        missing: the error's sentence if the file does not exist; None for a general one.
 
     Raises:
         InputError: the file cannot be read, or is not UTF-8.
@@ -34,22 +34,22 @@ def read_text(file: Path, error: type[InputError], missing: str | None = None) -
         raise error(f"{file} cannot be read: {found.strerror}.") from None
     except UnicodeDecodeError as found:
         raise error(
-            f"{file} cannot be read: byte {found.start} is no UTF-8 text; save it as UTF-8, or "
-            "copy it again."
+            f"{file} cannot be read: byte {found.start} is not UTF-8 text; save the file as UTF-8, "
+            "or copy it again."
         ) from None
 
 
 def json_value(text: str | bytes, what: str, error: type[InputError]) -> Any:
-    """Return what a JSON text holds.
+    """Return the value of a JSON text.
 
     Args:
-        text: bytes are taken as UTF-8.
-        what: what an error calls the text.
-        error: what is raised.
+        text: the text, or its bytes in UTF-8.
+        what: name of the text in error messages.
+        error: class of the error that is raised.
 
     Raises:
-        InputError: it is not JSON, is nested more than `DEEPEST` deep, or holds half of a
-            surrogate pair, which no file can be written with.
+        InputError: the text is not JSON, lists and mappings are nested more than `DEEPEST` deep, or
+            a string has an unpaired surrogate, which cannot be written to a file.
     """
     try:
         text = text.decode() if isinstance(text, bytes) else text
@@ -67,16 +67,18 @@ def json_value(text: str | bytes, what: str, error: type[InputError]) -> Any:
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            raise error(f"{what} holds half of a surrogate pair, which is no text.") from None
+            raise error(
+                f"{what} has an unpaired surrogate (half of a \\u pair), which is not valid text."
+            ) from None
     return value
 
 
 def _too_deep(what: str, error: type[InputError]) -> InputError:
-    return error(f"{what} holds lists or mappings more than {DEEPEST} deep; no such file is known.")
+    return error(f"{what} has lists or mappings nested more than {DEEPEST} deep; it is damaged.")
 
 
 def _is_deep(value: Any) -> bool:
-    """Return whether plain data is nested too deep; level by level, so that nothing recurses."""
+    """Whether plain data is nested too deep. It goes level by level, without recursion."""
     level = [value]
     for _ in range(DEEPEST + 1):
         level = [

@@ -1,4 +1,4 @@
-"""Values out of plain data, each of the type that its place needs, or one sentence why not."""
+"""Checks of values in plain data (from YAML or JSON), with one sentence if a type is wrong."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 4, 100, 100
 
 
 def shown(value: object) -> str:
-    """Return a value as an error shows it: its `repr`, cut where it is long or deeply nested."""
+    """Return a value for an error message: its `repr`, cut if it is long or deeply nested."""
     text = _SHORT.repr(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 @dataclass(frozen=True)
 class Values:
-    """Checks plain data (what YAML and JSON hold) for the type that is needed.
+    """Checks that values from YAML or JSON have the type that is needed.
 
-    Every method takes a value and its address in the file, for errors (`slices[0].sources`), and
-    returns the value.
+    Every check takes a value and `where`: its address in the file, for the error message
+    (`slices[0].sources`). It returns the value, or raises `error`.
 
     Attributes:
-        error: what is raised.
+        error: class of the error that is raised.
     """
 
     error: type[InputError]
@@ -37,10 +37,11 @@ class Values:
     def mapping(
         self, value: Any, where: str, allowed: Collection[str] | None = None
     ) -> Mapping[str, Any]:
-        """Return a mapping whose keys are text, and none but the allowed ones.
+        """Return a mapping whose keys are text and, if `allowed` is given, only allowed keys.
 
         Raises:
-            InputError: it is not; an unknown key is named and guessed at.
+            InputError: it is not such a mapping. For an unknown key, the message suggests a
+                similar one that is allowed.
         """
         if not isinstance(value, Mapping):
             kind = "a mapping of keys" if allowed is None else f"a mapping of {', '.join(allowed)}"
@@ -58,19 +59,19 @@ class Values:
         return value
 
     def items(self, value: Any, where: str, *, least: int = 0) -> Sequence[Any]:
-        """Return a list with at least so many entries."""
+        """Return a list or tuple with at least `least` entries (0 or 1)."""
         if not isinstance(value, (list, tuple)) or len(value) < least:
             raise self.wrong(value, where, "a list" + (" with at least one entry" * (least > 0)))
         return value
 
     def text(self, value: Any, where: str, kind: str = "text") -> str:
-        """Return text that is not empty; `kind` says in an error what it stands for."""
+        """Return text that is not empty; `kind` is what an error message says it must be."""
         if not isinstance(value, str) or not value:
             raise self.wrong(value, where, kind)
         return value
 
     def whole(self, value: Any, where: str, *, least: int = 0, most: int | None = None) -> int:
-        """Return a whole number from `least` to `most`; true and false are none."""
+        """Return a whole number from `least` to `most`; true and false are not numbers here."""
         if type(value) is not int or value < least or (most is not None and value > most):
             kind = f"a whole number from {least}" + (f" to {most}" if most is not None else "")
             raise self.wrong(value, where, kind)

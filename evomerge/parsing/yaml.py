@@ -1,8 +1,8 @@
-"""YAML as people write it, read into plain values: text, numbers, flags, null, lists, mappings.
+"""Reading YAML into plain values: text, numbers, flags, null, lists and mappings.
 
-Refused, with its line: a key that stands twice, timestamps, binary, sets and every other tag,
-nesting that no file of ours has, and aliases that blow a small text up. Values are never shared:
-what was written by an alias is a copy, so that changing one place changes no other.
+Some valid YAML is refused, with the line in the message: duplicate keys; timestamps, binary data,
+sets and all other tags; deep nesting; and aliases that expand a small text into a huge one. Values
+are never shared: an alias becomes a copy, so that changing one place changes no other.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from evomerge.parsing.texts import DEEPEST
 from evomerge.parsing.values import shown
 
 ALIASED = 100_000
-"""Characters that all aliases of one text may stand for together."""
+"""Largest number of characters that all aliases of one text together may expand to."""
 
 LONGEST_NUMBER = 400
-"""Characters of a number; the largest float has 309 digits."""
+"""Largest number of characters of a number; the largest float has 309 digits."""
 
 _HALF = re.compile("[\ud800-\udfff]")
 _TAG = "tag:yaml.org,2002:"
@@ -36,15 +36,15 @@ _SCALARS = {
 
 
 def yaml_value(text: str, what: str, error: type[InputError]) -> Any:
-    """Return what a text of one YAML document holds; None for an empty one.
+    """Return the value of a text with one YAML document; None if the document is empty.
 
     Args:
         text: the text.
-        what: what an error calls it.
-        error: what is raised.
+        what: name of the text in error messages.
+        error: class of the error that is raised.
 
     Raises:
-        InputError: it is not YAML, or holds what the module's first lines name.
+        InputError: the text is not YAML, or has something that this module refuses (see above).
     """
     try:
         return _Loader(text).value()
@@ -56,21 +56,21 @@ def yaml_value(text: str, what: str, error: type[InputError]) -> Any:
         raise error(f"{what} is not valid YAML{line}: {one_line(found.problem)}.") from None
     except yaml.YAMLError as found:
         raise error(f"{what} is not valid YAML: {one_line(found)}.") from None
-    except (ValueError, OverflowError) as found:  # an escape or version beyond all characters
+    except (ValueError, OverflowError) as found:  # an escape or a version number out of range
         raise error(f"{what} is not valid YAML: {one_line(found)}.") from None
 
 
 def yaml_mapping(text: str, what: str, kind: str, error: type[InputError]) -> dict[str, Any]:
-    """Return the mapping that a YAML text holds.
+    """Return the mapping in a YAML text.
 
     Args:
         text: the text.
-        what: what an error calls it.
-        kind: what it should be (`a search file`).
-        error: what is raised.
+        what: name of the text in error messages.
+        kind: what the text should be (`a search file`), for the message if it is not a mapping.
+        error: class of the error that is raised.
 
     Raises:
-        InputError: as for `yaml_value`, or it is no mapping.
+        InputError: as for `yaml_value`, or the value is not a mapping.
     """
     data = yaml_value(text, what, error)
     if not isinstance(data, dict):
@@ -79,7 +79,7 @@ def yaml_mapping(text: str, what: str, kind: str, error: type[InputError]) -> di
 
 
 class _RefusedError(Exception):
-    """What is YAML, but nothing that a file of ours may hold."""
+    """Valid YAML that this module refuses."""
 
     def __init__(self, sentence: str, mark: yaml.Mark) -> None:
         super().__init__(sentence)
@@ -88,11 +88,11 @@ class _RefusedError(Exception):
 
 @dataclass(frozen=True)
 class _Extent:
-    """How much a complete node stands for, what its aliases stand for included.
+    """Size of a node after all aliases in it are expanded.
 
     Attributes:
-        size: characters.
-        height: nodes inside of each other, itself included.
+        size: number of characters.
+        height: nesting depth, 1 for a scalar.
     """
 
     size: int
@@ -100,13 +100,13 @@ class _Extent:
 
 
 class _Loader(yaml.SafeLoader):
-    """Checks the tree of nodes while it is made, before a value is made of it."""
+    """Loader that checks the tree of YAML nodes while it is built, before it makes values."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._depth = 0
         self._aliased = 0
-        self._extents: dict[int, _Extent] = {}  # by the id of the node
+        self._extents: dict[int, _Extent] = {}  # of the complete nodes, by id(node)
 
     def value(self) -> Any:
         """Return the plain value of the only document."""
@@ -114,7 +114,7 @@ class _Loader(yaml.SafeLoader):
         return None if node is None else self._plain(node)
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Make and check the next node."""
+        """Build and check the next node; PyYAML calls this for every node."""
         mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         if self.check_event(yaml.AliasEvent):
             node = super().compose_node(parent, index)
@@ -132,17 +132,17 @@ class _Loader(yaml.SafeLoader):
     def _check_alias(self, node: yaml.Node | None, mark: yaml.Mark) -> None:
         extent = self._extents.get(id(node))
         if extent is None:
-            raise _RefusedError("an alias stands inside of what it names", mark)
+            raise _RefusedError("an alias is inside of the value that it refers to", mark)
         self._check_depth(extent.height, mark)
         self._aliased += extent.size
         if self._aliased > ALIASED:
             raise _RefusedError(
-                f"aliases stand for more than {ALIASED} characters; write the values out", mark
+                f"aliases expand to more than {ALIASED} characters; write the values out", mark
             )
 
     def _check_depth(self, inside: int, mark: yaml.Mark) -> None:
         if self._depth + inside > DEEPEST:
-            raise _RefusedError(f"lists or mappings stand more than {DEEPEST} deep", mark)
+            raise _RefusedError(f"lists or mappings are nested more than {DEEPEST} deep", mark)
 
     def _extent(self, node: yaml.Node) -> _Extent:
         if isinstance(node, yaml.ScalarNode):
@@ -162,8 +162,8 @@ class _Loader(yaml.SafeLoader):
         kind = node.tag.removeprefix(_TAG)
         if kind != ("map" if isinstance(node, yaml.MappingNode) else "seq"):
             raise _RefusedError(
-                f"{shown(kind)} is a kind of value that no file of ours holds; allowed are lists, "
-                "mappings, text, numbers, true, false and null",
+                f"the YAML type {shown(kind)} is not supported; allowed are lists, mappings, text, "
+                "numbers, true, false and null",
                 node.start_mark,
             )
         if isinstance(node, yaml.MappingNode):
@@ -171,19 +171,19 @@ class _Loader(yaml.SafeLoader):
             for name, _ in node.value:
                 if name.value in seen and name.tag != _MERGE:
                     raise _RefusedError(
-                        f"the key {shown(name.value)} stands twice", name.start_mark
+                        f"the key {shown(name.value)} is given twice", name.start_mark
                     )
                 seen.add(name.value)
 
     def _check_scalar(self, node: yaml.ScalarNode, *, key: bool) -> None:
         if node.tag not in _SCALARS and not (key and node.tag == _MERGE):
             raise _RefusedError(
-                f"{shown(node.value)} is read as {shown(node.tag.removeprefix(_TAG))}, which no "
-                "file of ours holds; put quotes around it if it is text",
+                f"{shown(node.value)} has the YAML type {shown(node.tag.removeprefix(_TAG))}, "
+                "which is not supported; put quotes around it if it is text",
                 node.start_mark,
             )
         if not node.value.isascii() and _HALF.search(node.value):
-            raise _RefusedError("text holds half of a surrogate pair", node.start_mark)
+            raise _RefusedError("text has an unpaired surrogate", node.start_mark)
         if _SCALARS.get(node.tag, "").endswith("number") and len(node.value) > LONGEST_NUMBER:
             raise _RefusedError(
                 f"a number has more than {LONGEST_NUMBER} characters", node.start_mark
@@ -197,15 +197,16 @@ class _Loader(yaml.SafeLoader):
         try:
             return self.construct_object(node)
         except (ValueError, LookupError, OverflowError):
-            # The library trusts what a tag says (`!!int x`).
+            # A tag can name another type than the value has (`!!int x`).
             raise _RefusedError(
                 f"{shown(node.value)} is not {_SCALARS[node.tag]}", node.start_mark
             ) from None
 
     def _mapping(self, node: yaml.MappingNode) -> dict[Any, Any]:
-        """Return a mapping; its own keys win over those that `<<` names, earlier over later ones.
+        """Return a mapping with the keys of `<<`.
 
-        The library's own way to merge takes the wrong value where keys are merged twice.
+        The mapping's own keys override those of `<<`, and earlier mappings of `<<` override later
+        ones. PyYAML's own code takes the wrong value if a key is merged twice.
         """
         merged: dict[Any, Any] = {}
         own: dict[Any, Any] = {}

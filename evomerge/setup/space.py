@@ -156,8 +156,9 @@ def _frame(config: SearchConfig, host: str) -> Recipe:
 
 
 def _dataflow(config: SearchConfig, depths: Mapping[str, int], frame: Recipe, stack: str) -> Space:
-    from evomerge.space.paths.slices import SliceSpace, SwapSpace
+    from evomerge.space.paths.slices import SliceSpace
     from evomerge.space.paths.slots import SlotSpace, dropping
+    from evomerge.space.paths.swaps import SwapSpace
 
     space = config.space
     fixed_ends = space.ends == "fixed"

@@ -1,1 +1,1 @@
-"""Search spaces: genes and the two-way map genome <-> recipe."""
+"""Search spaces: genes, and the map between genomes and recipes."""

@@ -1,4 +1,4 @@
-"""What a search is compared with, as recipes: the uniform merge."""
+"""The uniform merge as a recipe. Every search is compared with it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ def uniform_recipe(parents: Sequence[str], layers: int, stack: str, like: Recipe
     """Return the plain average of the parents' weights (Wortsman et al. 2022, arXiv 2203.05482).
 
     Args:
-        parents: what is averaged.
-        layers: number of their blocks.
-        stack: prefix of the block stack.
-        like: gives everything else.
+        parents: references of the parents that are averaged.
+        layers: number of their blocks; they all have the same.
+        stack: prefix of the block stack (`model.layers`).
+        like: recipe that everything else is copied from (host, dtype, tokenizer, seed, ...).
     """
 
     def average(layer: int | None) -> Layer:

@@ -1,4 +1,4 @@
-"""Which knobs of which merge methods a search varies, in what range, and which are fixed."""
+"""Which knobs of the merge methods a search varies, in which range, and which are fixed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Literal, Protocol, TypeAlias
 from evomerge.errors import ConfigError, did_you_mean
 
 Setting: TypeAlias = float | tuple[float, float]
-"""A knob in a search file: a number is fixed, a range is searched."""
+"""What a search file says of a knob: a number fixes it, a range (low, high) is searched."""
 
 
 class KnobSpec(Protocol):
-    """What a space must know of a knob; `evomerge.merge.methods.method.Knob` is one."""
+    """What a space must know of a knob; `evomerge.merge.methods.method.Knob` has all of it."""
 
     @property
     def name(self) -> str:
@@ -23,7 +23,7 @@ class KnobSpec(Protocol):
 
     @property
     def default(self) -> float | None:
-        """Value where none is given, or None if one must be given."""
+        """Value of the knob if a recipe does not set it, or None if a recipe must set it."""
         ...
 
     @property
@@ -38,27 +38,33 @@ class KnobSpec(Protocol):
 
     @property
     def per(self) -> Literal["source", "merge"]:
-        """Whether each source has its own."""
+        """`source` if each source has its own value, `merge` if the merge has one."""
         ...
 
     @property
     def kind(self) -> Literal["real", "integer", "flag"]:
-        """What values it takes."""
+        """Which values it takes: real numbers, whole numbers, or 0 and 1."""
         ...
 
     @property
     def search(self) -> tuple[float, float] | None:
-        """Range searched when the search file names none, or None to stay at the default."""
+        """Range that is searched if the search file does not set the knob.
+
+        None if the knob then stays at its default.
+        """
         ...
 
     @property
     def start(self) -> float | None:
-        """Where a search starts, or None for the middle of its range."""
+        """Value at which a search starts, or None for the middle of the range."""
         ...
 
 
 class MethodSpec(Protocol):
-    """What a space must know of a merge method; `evomerge.merge.methods.method.Method` is one."""
+    """What a space must know of a merge method.
+
+    `evomerge.merge.methods.method.Method` has all of it.
+    """
 
     @property
     def name(self) -> str:
@@ -67,17 +73,17 @@ class MethodSpec(Protocol):
 
     @property
     def parents(self) -> tuple[int, int | None]:
-        """Smallest and largest number of sources, the base not counted."""
+        """Smallest and largest number of sources (None: no limit). The base does not count."""
         ...
 
     @property
     def base(self) -> Literal["required", "optional", "none"]:
-        """Whether it takes a base."""
+        """Whether the method needs a base, can use one, or uses none."""
         ...
 
     @property
     def knobs(self) -> Sequence[KnobSpec]:
-        """All knobs."""
+        """All knobs of the method."""
         ...
 
 
@@ -87,12 +93,13 @@ class SearchedKnob:
 
     Attributes:
         name: name as in recipes.
-        per: `source` or `merge`.
+        per: `source` if each source has its own value, `merge` if the merge has one.
         kind: `real`, `integer` or `flag`.
         low: smallest value searched.
         high: largest value searched.
-        start: where the search starts.
-        methods: the methods that share it. Methods whose ranges differ have genes of their own.
+        start: value at which the search starts.
+        methods: names of the methods that share this knob. If the range of a knob differs between
+            two methods, each of them has a `SearchedKnob` of its own.
     """
 
     name: str
@@ -106,11 +113,11 @@ class SearchedKnob:
 
 @dataclass(frozen=True)
 class KnobPlan:
-    """What happens to every knob; one that is in neither list stays at its method's default.
+    """Which knobs are searched and which are fixed. The others stay at their method's default.
 
     Attributes:
         searched: the knobs that become genes.
-        fixed: (method, per, knob) -> the number the search file gives it.
+        fixed: (name of the method, `source` or `merge`, name of the knob) -> its value.
     """
 
     searched: tuple[SearchedKnob, ...]
@@ -118,21 +125,21 @@ class KnobPlan:
 
 
 def plan_knobs(methods: Sequence[MethodSpec], settings: Mapping[str, Setting]) -> KnobPlan:
-    """Return what a search does with every knob of its methods.
+    """Decide for every knob of the methods whether it is searched or fixed.
 
     Args:
         methods: the merge methods of the search.
         settings: `space.knobs` of the search file.
 
     Raises:
-        ConfigError: a setting names no knob, or is not possible for a method; or a knob without a
-            default is not set.
+        ConfigError: a setting is for a knob that no method has, or is outside of what a method
+            allows; or a knob without a default is not set.
     """
     names = {knob.name for method in methods for knob in method.knobs}
     for name in settings:
         if name not in names:
             raise ConfigError(
-                f"space.knobs.{name} is no knob of {_list(methods)}; allowed are "
+                f"space.knobs.{name} is no knob of {_names(methods)}; allowed are "
                 f"{', '.join(sorted(names))}.{did_you_mean(name, names)}"
             )
     varying = {knob.name for method in methods for knob in method.knobs if knob.low < knob.high}
@@ -142,12 +149,12 @@ def plan_knobs(methods: Sequence[MethodSpec], settings: Mapping[str, Setting]) -
         for knob in method.knobs:
             setting = settings.get(knob.name, knob.search)
             if knob.low == knob.high and knob.name in varying:
-                continue  # the setting is meant for another of the methods
+                continue  # this method allows one value only; the setting is for another method
             if setting is None:
                 if knob.default is None:
                     raise ConfigError(
-                        f"space.knobs.{knob.name} is missing; {method.name} has no default for it, "
-                        f"give a number or a range within {knob.low:g} to {knob.high:g}."
+                        f"space.knobs.{knob.name} is missing; {method.name} has no default for it. "
+                        f"Give a number or a range within {knob.low:g} to {knob.high:g}."
                     )
             elif isinstance(setting, (int, float)):
                 _check(method, knob, setting, [setting])
@@ -171,8 +178,8 @@ def _range(method: MethodSpec, knob: KnobSpec, setting: tuple[float, float]) -> 
     _check(method, knob, setting, setting)
     if knob.kind == "flag" and tuple(setting) != (0, 1):
         raise ConfigError(
-            f"space.knobs.{knob.name} is {list(setting)}, but it is a switch; use [0, 1] to search "
-            "it, or true or false."
+            f"space.knobs.{knob.name} is {list(setting)}, but it can only be off or on; give "
+            "[0, 1] to search it, or true or false to fix it."
         )
     return float(setting[0]), float(setting[1])
 
@@ -191,5 +198,5 @@ def _check(method: MethodSpec, knob: KnobSpec, setting: object, values: Sequence
             )
 
 
-def _list(methods: Sequence[MethodSpec]) -> str:
+def _names(methods: Sequence[MethodSpec]) -> str:
     return " or ".join(method.name for method in methods)

@@ -1,10 +1,11 @@
-"""The parameter space: which weights, densities, ... merge the parents (PS in arXiv 2403.13187).
+"""The parameter space: the knobs (weights, densities, ...) of a merge (PS in arXiv 2403.13187).
 
-Every block of the merged model is merged from the same block of all parents. Genes are the merge
-method (where there are several) and its knobs, by place (embeddings, groups of blocks, head), by
-component (attention, mlp, ..., the rest) and by parent.
+Block i of the merged model is merged from block i of all parents. The genes are the merge method
+(if there are several) and its knobs: for each place (embeddings, groups of blocks, head), each
+component (attention, mlp, ..., the rest) and each parent.
 
-A recipe's numbers are genes rounded to 6 decimals or finer, so that recipes stay readable.
+The numbers in a recipe are the genes rounded to 6 decimals or more (see `rounded`), so that recipes
+stay readable.
 """
 
 from __future__ import annotations
@@ -17,43 +18,46 @@ from evomerge.errors import ConfigError, RecipeError, did_you_mean
 from evomerge.recipe import Layer, Recipe
 from evomerge.space.baselines import uniform_recipe
 from evomerge.space.knobs import MethodSpec, Setting, plan_knobs
-from evomerge.space.panel import Component, Panel, ingredients_of, rounded
+from evomerge.space.layer_genes import Component, LayerGenes, method_inputs, rounded
 from evomerge.space.protocol import Gene, Genome
 
 REST = "rest"
-"""Name of the component that holds every tensor that no named component holds."""
+"""Name of the component of all tensors that belong to no named component."""
 
 
 class ParameterSpace:
     """Knobs of one or several merge methods, by depth, component and parent.
 
     Args:
-        parents: references of the parents, in the order methods see them. Methods that use the
-            base do not count it among their sources.
+        parents: references of the parents, in the order of the methods' sources. If a method uses
+            the base, the base is not one of its sources.
         base: reference of the base, or None.
-        host: parent that gives config, tokenizer and whatever is not merged.
+        host: parent that gives the config, the tokenizer and every tensor that is not merged.
         stack: prefix of the block stack that is merged (`model.layers`).
         layers: number of its blocks.
-        methods: the merge methods; several make the method a gene of every place.
-        groups: number of contiguous groups of blocks with knobs of their own, `each` block, or
-            `one` for all.
-        components: components with knobs of their own; `rest` is one more.
-        filters: component -> substrings of its tensors' names, for all that the host has, in the
-            order in which they are tried.
-        embeddings: whether embeddings and head have knobs of their own; if not, they share those
-            of the first and the last blocks (of the rest, where there are components).
-        smooth: interpolate linearly over depth, between as many anchors as there are groups,
-            spread evenly from the first to the last block (see `Panel.blend`).
-        knobs: knob -> a range to search or a fixed number; others have the method's own range, or
-            stay at its default.
+        methods: the merge methods. If there are several, every place has a gene that chooses one.
+        groups: number of contiguous groups of blocks; each group has knobs of its own. `each`: one
+            group for each block. `one`: one group of all blocks.
+        components: names of the components with knobs of their own. All other tensors form one
+            more component, `rest`.
+        filters: component -> substrings of the names of its tensors, for all components of the
+            host, in the order in which they are tried.
+        embeddings: whether embeddings and head have knobs of their own. If not, the embeddings
+            share the knobs of the first group and the head those of the last group (those of
+            `rest`, if there are components).
+        smooth: whether knobs are interpolated linearly over depth. The genes then belong to single
+            blocks, called anchors: as many as `groups`, spread evenly from the first block to the
+            last one (see `LayerGenes.interpolate`).
+        knobs: knob -> a range to search or a fixed number. The other knobs are searched in the
+            method's own range, or stay at its default if it has none.
         dtype: dtype of the merged model.
         tokenizer: `base`, `union` or a parent.
         vocabulary: parents whose tokens are matched (see `Recipe`).
-        seed: seed of random methods.
+        seed: seed of the random methods.
 
     Raises:
-        ConfigError: the settings do not fit each other, the parents, or the methods; or nothing
-            is left to search.
+        ConfigError: the settings do not fit each other, the parents, or the methods; or every knob
+            is fixed, so that nothing is left to search.
     """
 
     def __init__(
@@ -82,16 +86,16 @@ class ParameterSpace:
         self._frame = Recipe(
             host, {}, nothing, nothing, dtype, tokenizer, seed, vocabulary=tuple(vocabulary)
         )
-        ingredients = ingredients_of(methods, self.parents, base)
+        inputs = method_inputs(methods, self.parents, base)
         plan = plan_knobs(methods, knobs or {})
-        self._inner = Panel(ingredients, plan, _components(components, filters or {}))
-        self._outer = Panel(ingredients, plan, ())
-        self._starts = _starts(groups, layers, smooth)
+        self._block_genes = LayerGenes(inputs, plan, _components(components, filters or {}))
+        self._end_genes = LayerGenes(inputs, plan, ())  # of the embeddings, of the head
+        self._first_blocks = _first_blocks(groups, layers, smooth)
         self._embeddings, self._smooth = embeddings, smooth
         self.genes: tuple[Gene, ...] = tuple(
             replace(gene, name=f"{place}.{gene.name}")
-            for place, panel in self._places()
-            for gene in panel.genes
+            for place, layer_genes in self._places()
+            for gene in layer_genes.genes
         )
         if not self.genes:
             raise ConfigError(
@@ -100,10 +104,11 @@ class ParameterSpace:
             )
 
     def decode(self, genome: Genome) -> Recipe:
-        """Return the recipe a genome stands for.
+        """Return the recipe of a genome.
 
         Raises:
-            RecipeError: the genome has another length than the space, or leaves its ranges.
+            RecipeError: the genome does not have one value for each gene, or a value is outside of
+                its gene's range.
         """
         if len(genome) != len(self.genes):
             raise RecipeError(
@@ -112,28 +117,28 @@ class ParameterSpace:
         for gene, value in zip(self.genes, genome, strict=True):
             if not gene.low <= value <= gene.high:
                 raise RecipeError(
-                    f"Gene {gene.name} is {value!r}; it goes from {gene.low:g} to {gene.high:g}."
+                    f"Gene {gene.name} is {value!r}; it must be from {gene.low:g} to {gene.high:g}."
                 )
         values = [rounded(gene, value) for gene, value in zip(self.genes, genome, strict=True)]
-        chunks = []
-        for _, panel in self._places():
-            chunks.append(values[: len(panel.genes)])
-            del values[: len(panel.genes)]
-        outer = self._outer if self._embeddings else self._inner
-        groups = chunks[1:-1] if self._embeddings else chunks
+        by_place = []
+        for _, layer_genes in self._places():
+            by_place.append(values[: len(layer_genes.genes)])
+            del values[: len(layer_genes.genes)]
+        ends = self._end_genes if self._embeddings else self._block_genes
+        groups = by_place[1:-1] if self._embeddings else by_place
         return replace(
             self._frame,
-            embeddings=outer.layer(chunks[0], None),
+            embeddings=ends.layer(by_place[0], None),
             layers={self._stack: self._decode_blocks(groups)},
-            head=outer.layer(chunks[-1], None),
+            head=ends.layer(by_place[-1], None),
         )
 
     def baselines(self) -> dict[str, Recipe]:
-        """Return each parent alone and the uniform merge, by parent reference and `uniform`.
+        """Return each parent alone (by its reference) and the uniform merge (as `uniform`).
 
-        The uniform merge is the plain average of the weights of all parents but the base (a model
-        soup; Wortsman et al. 2022, arXiv 2203.05482). These are recipes of `linear` whatever the
-        method of this space, so that a parent's recipe builds exactly that parent.
+        The uniform merge is the plain average of the weights of all parents except the base (a
+        model soup; Wortsman et al. 2022, arXiv 2203.05482). All baselines use the method `linear`,
+        not the methods of this space, so that the recipe of a parent builds exactly that parent.
         """
 
         def average(parents: Sequence[str]) -> Recipe:
@@ -143,59 +148,63 @@ class ParameterSpace:
         return alone | {"uniform": average(self._experts())}
 
     def baseline_genomes(self) -> dict[str, Genome]:
-        """Return genomes of the baselines that this space can express, to be enqueued.
+        """Return genomes of the baselines that this space can express, by label.
 
-        A parent has weight 1 and the others 0, the uniform merge weights of 1/n, at density 1 and
-        lambda 1. They decode to recipes of their own, which build the baselines up to rounding
-        (with a sign consensus, as in `ties`, only near the uniform merge).
+        For a parent, its weight is 1 and the weights of the others are 0. For the uniform merge,
+        all weights are 1/n. Density and lambda are 1. The recipes of these genomes use the methods
+        of this space. They build the baselines up to rounding; a method with a sign consensus
+        (`ties`) comes only near the uniform merge.
         """
         experts = self._experts()
         mixtures = {parent: {parent: 1.0} for parent in self.parents}
         mixtures["uniform"] = {parent: 1 / len(experts) for parent in experts}
         genomes = {}
         for label, shares in mixtures.items():
-            chunks = [panel.mixture(shares) for _, panel in self._places()]
-            if None not in chunks:
-                genomes[label] = tuple(value for chunk in chunks for value in chunk or ())
+            by_place = [layer_genes.mixture(shares) for _, layer_genes in self._places()]
+            if None not in by_place:
+                genomes[label] = tuple(value for values in by_place for value in values or ())
         return genomes
 
-    def _places(self) -> list[tuple[str, Panel]]:
+    def _places(self) -> list[tuple[str, LayerGenes]]:
         """Return the places with knobs of their own, in the order of the genome."""
         if self._smooth:
-            names = [f"layers[{start}]" for start in self._starts]
+            names = [f"layers[{start}]" for start in self._first_blocks]
         else:
-            stops = [*self._starts[1:], self._blocks]
-            names = [f"layers[{a}:{b}]" for a, b in zip(self._starts, stops, strict=True)]
-        groups = [(name, self._inner) for name in names]
+            stops = [*self._first_blocks[1:], self._blocks]
+            names = [f"layers[{a}:{b}]" for a, b in zip(self._first_blocks, stops, strict=True)]
+        groups = [(name, self._block_genes) for name in names]
         if not self._embeddings:
             return groups
-        return [("embeddings", self._outer), *groups, ("head", self._outer)]
+        return [("embeddings", self._end_genes), *groups, ("head", self._end_genes)]
 
     def _decode_blocks(self, groups: list[list[float]]) -> tuple[Layer, ...]:
+        """Return all blocks, given the values of the genes of every group (or anchor)."""
         layers, group = [], 0
         for block in range(self._blocks):
-            if group + 1 < len(groups) and block >= self._starts[group + 1]:
+            if group + 1 < len(groups) and block >= self._first_blocks[group + 1]:
                 group += 1
-            values, share = groups[group], 0.0
-            if self._smooth and block > self._starts[group]:
-                start, stop = self._starts[group], self._starts[group + 1]
+            values = groups[group]
+            if self._smooth and block > self._first_blocks[group]:
+                start, stop = self._first_blocks[group], self._first_blocks[group + 1]
                 share = (block - start) / (stop - start)
-                values = self._inner.blend(values, groups[group + 1], share)
-            layers.append(self._inner.layer(values, block))
+                values = self._block_genes.interpolate(values, groups[group + 1], share)
+            layers.append(self._block_genes.layer(values, block))
         return tuple(layers)
 
     def _experts(self) -> list[str]:
+        """Return the parents without the base, or all of them if the base is the only one."""
         return [parent for parent in self.parents if parent != self.base] or list(self.parents)
 
 
 def _components(
     wanted: Sequence[str], filters: Mapping[str, Sequence[str]]
 ) -> tuple[Component, ...]:
+    """Return the components that a search file names and the rest; none if it names none."""
     for name in wanted:
         if name not in filters:
             raise ConfigError(
                 f"space.components names {name!r}, which this model does not have; it has "
-                f"{', '.join(filters) or 'none'}, and the rest is always one more."
+                f"{', '.join(filters) or 'none'}, and `rest` is always added."
                 f"{did_you_mean(name, filters)}"
             )
         if list(wanted).count(name) > 1:
@@ -206,8 +215,8 @@ def _components(
     return (*named, Component(REST, ("*",)))
 
 
-def _starts(groups: int | Literal["each", "one"], layers: int, smooth: bool) -> list[int]:
-    """Return the first block of every group, or the blocks that are anchors."""
+def _first_blocks(groups: int | Literal["each", "one"], layers: int, smooth: bool) -> list[int]:
+    """Return the first block of every group; where knobs are interpolated, the anchors."""
     count = {"each": layers, "one": 1}.get(groups, groups) if isinstance(groups, str) else groups
     if not isinstance(count, int) or not 1 <= count <= layers:
         raise ConfigError(
@@ -219,7 +228,7 @@ def _starts(groups: int | Literal["each", "one"], layers: int, smooth: bool) -> 
     if count < 2:
         raise ConfigError(
             f"space.smooth is true, but space.groups is {groups!r}; interpolation over depth needs "
-            "2 groups or more, or set smooth to false."
+            "2 groups or more. Change space.groups, or set smooth to false."
         )
     steps = count - 1
     return [(2 * anchor * (layers - 1) + steps) // (2 * steps) for anchor in range(count)]

@@ -17,15 +17,15 @@ class Gene:
 
     Attributes:
         name: readable address, `layers[0:2].attention.zoo:maths.weight`.
-        kind: `real` in [low, high]; `integer` in low..high; `choice` an index 0..high;
-            `binary` 0 or 1.
+        kind: `real`: a number in [low, high]. `integer`: a whole number in [low, high].
+            `choice`: an index from 0 to high. `binary`: 0 or 1.
         low: smallest value.
         high: largest value.
-        start: where the search starts, in the gene's own units; between two values of a discrete
-            gene for undecided.
-        sigma: initial step in the gene's own units, or None for the optimizer's share of the
-            range: `optimizer.sigma` x (high - low), half as much again for unordered genes.
-        choices: labels of a `choice` gene.
+        start: value at which the search starts. For a discrete gene it may lie between two values
+            (0.5 for a binary gene), if the search shall start undecided.
+        sigma: initial step size in units of the gene. None: `optimizer.sigma` x (high - low), and
+            1.5 times that for `choice` and `binary` genes.
+        choices: labels of a `choice` gene, by index.
     """
 
     name: str
@@ -38,9 +38,10 @@ class Gene:
 
 
 class Space(Protocol):
-    """What is searched.
+    """What is searched: genes, and the map from genomes to recipes.
 
-    Laws: every genome in range decodes; equal genomes decode to equal recipes.
+    Laws: every genome within the ranges of the genes decodes to a recipe. Equal genomes decode to
+    equal recipes.
     """
 
     @property
@@ -49,13 +50,16 @@ class Space(Protocol):
         ...
 
     def decode(self, genome: Genome) -> Recipe:
-        """Return the recipe a genome stands for."""
+        """Return the recipe of a genome."""
         ...
 
     def baselines(self) -> dict[str, Recipe]:
-        """Recipes every search scores first: each parent, and the uniform merge, by label."""
+        """The recipes that every search scores first, by label: each parent, the uniform merge."""
         ...
 
     def baseline_genomes(self) -> dict[str, Genome]:
-        """Genomes that build baselines, or come nearest, by label; an optimizer tries them."""
+        """Genomes whose recipes equal the baselines or come near them, by label.
+
+        They are enqueued in the optimizer, so that it starts from good points.
+        """
         ...

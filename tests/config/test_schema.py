@@ -76,7 +76,7 @@ def test_a_dumped_config_parses_to_an_equal_config():
     ("text", "word"),
     [
         ("parents: [a\nseed: 1", "line"),
-        ("seed: 1\nseed: 2", "stands twice"),
+        ("seed: 1\nseed: 2", "is given twice"),
         ("- a", "mapping"),
         ("", "mapping"),
     ],

@@ -271,7 +271,7 @@ def test_what_cannot_be_honoured_is_named(change: dict[str, Any], told: str, lla
     [
         ("a: [", "not valid YAML"),
         ("- a", "must be a YAML mapping"),
-        ("dtype: float32\ndtype: float16", "line 2: the key 'dtype' stands twice"),
+        ("dtype: float32\ndtype: float16", "line 2: the key 'dtype' is given twice"),
         ("merge_method: ties\n---\nmerge_method: ties", "another document"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a parent is: headers that lie are found out, block stacks are found in the names."""
+"""Checkpoints: wrong headers are detected, and block stacks are found in the names of tensors."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ DAMAGED = {
     "empty file": (b"", "not a complete"),
     "three bytes": (b"abc", "not a complete"),
     "header longer than the file": (struct.pack("<Q", 10**6) + b"{}", "not a complete"),
-    "header of a size that no memory has": (struct.pack("<Q", 2**62) + b"{}", "not a complete"),
+    "header of a size larger than any memory": (struct.pack("<Q", 2**62) + b"{}", "not a complete"),
 }
 
-LYING = {
+WRONG_HEADERS = {
     "truncated": ({"a": entry("F32", [2], 0, 8)}, b"1234", "truncated.*'a'"),
     "no JSON": (b"{'a': 1}", b"", "damaged"),
-    "a list": ([1, 2], b"", "no JSON object"),
+    "a list": ([1, 2], b"", "not a JSON object"),
     "overlap": (
         {"a": entry("F32", [2], 0, 8), "b": entry("F32", [2], 4, 12)},
         b"x" * 12,
@@ -52,7 +52,7 @@ LYING = {
         b"x" * 12,
         "'b' leaves a gap",
     ),
-    "bytes behind the end": ({"a": entry("F32", [1], 0, 4)}, b"x" * 9, "5 bytes behind"),
+    "bytes after the end": ({"a": entry("F32", [1], 0, 4)}, b"x" * 9, "5 bytes after"),
     "size is not the shape's": ({"a": entry("F32", [3], 0, 8)}, b"x" * 8, "8 bytes.*takes 12"),
     "negative offset": ({"a": entry("F32", [2], -8, 0)}, b"", "malformed"),
     "negative size": ({"a": entry("F32", [-2, -1], 0, 8)}, b"x" * 8, "malformed"),
@@ -63,7 +63,7 @@ LYING = {
 
 
 @pytest.mark.parametrize("case", DAMAGED)
-def test_damaged_files_are_refused_by_name(case, tmp_path):
+def test_damaged_files_are_refused_with_their_name(case, tmp_path):
     content, message = DAMAGED[case]
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match=message) as caught:
@@ -72,9 +72,9 @@ def test_damaged_files_are_refused_by_name(case, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("case", LYING)
-def test_lying_headers_are_refused_by_name(case, tmp_path):
-    header, data, message = LYING[case]
+@pytest.mark.parametrize("case", WRONG_HEADERS)
+def test_wrong_headers_are_refused_with_the_name_of_the_file(case, tmp_path):
+    header, data, message = WRONG_HEADERS[case]
     file = write(tmp_path / "model.safetensors", header, data)
     with pytest.raises(CheckpointError, match=message) as caught:
         read_header(file)
@@ -82,7 +82,7 @@ def test_lying_headers_are_refused_by_name(case, tmp_path):
 
 
 @given(st.binary(max_size=200))
-def test_no_header_does_worse_than_a_checkpoint_error(tmp_path_factory, content):
+def test_any_header_is_read_or_raises_a_checkpoint_error(tmp_path_factory, content):
     file = tmp_path_factory.mktemp("fuzz") / "x.safetensors"
     write(file, content, b"data")
     with pytest.raises(CheckpointError):
@@ -111,14 +111,14 @@ def test_header_agrees_with_the_safetensors_library(tmp_path):
 
 INDEXES = {
     "missing shard": ("model-00009.safetensors", "missing"),
-    "outside of the folder": ("../evil.safetensors", "plain file name"),
-    "absolute": ("/etc/passwd", "plain file name"),
-    "a number": (3, "plain file name"),
+    "outside of the folder": ("../evil.safetensors", "not the name of a file"),
+    "absolute": ("/etc/passwd", "not the name of a file"),
+    "a number": (3, "not the name of a file"),
 }
 
 
 @pytest.mark.parametrize("case", INDEXES)
-def test_indexes_that_lead_astray_are_refused(case, tmp_path):
+def test_an_index_with_a_wrong_shard_is_refused(case, tmp_path):
     shard, message = INDEXES[case]
     folder = tiny.make(tmp_path / "a", shards=True)
     index = folder / "model.safetensors.index.json"
@@ -184,7 +184,7 @@ FOLDERS = {
 
 
 @pytest.mark.parametrize("case", FOLDERS)
-def test_folders_that_are_no_parents(case, tmp_path):
+def test_folders_that_are_not_models_are_refused(case, tmp_path):
     break_it, message = FOLDERS[case]
     folder = tiny.make(tmp_path / "a")
     break_it(folder)
@@ -193,17 +193,17 @@ def test_folders_that_are_no_parents(case, tmp_path):
 
 
 REFERENCES = {
-    "./nowhere": "no folder",
-    "nowhere": "no folder",
-    "a/b/c": "no folder",
-    "made-up-org/made-up-model": "cannot be fetched",
-    "model+": "no adapter behind",
-    "model+./nowhere": "no folder",
+    "./nowhere": "not a folder",
+    "nowhere": "not a folder",
+    "a/b/c": "not a folder",
+    "made-up-org/made-up-model": "cannot be downloaded",
+    "model+": "no adapter after",
+    "model+./nowhere": "not a folder",
 }
 
 
 @pytest.mark.parametrize("reference", REFERENCES)
-def test_references_that_lead_nowhere(reference, tmp_path, monkeypatch):
+def test_references_to_nothing_are_refused(reference, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     tiny.make(tmp_path / "model")
     with pytest.raises(CheckpointError, match=REFERENCES[reference]) as caught:
@@ -220,7 +220,7 @@ def test_reference_of_a_folder_with_an_adapter(tmp_path):
     assert len(opened.main) == 3
 
 
-def test_stacks_are_found_in_any_names():
+def test_stacks_are_found_under_any_prefix():
     names = [f"net.h.{i}.{part}.weight" for i in range(3) for part in "abcd"]
     names += [f"net.h.1.experts.{e}.w.weight" for e in range(9)]
     names += [f"proj.{i}.{kind}" for i in (0, 1) for kind in ("weight", "bias")]
@@ -231,7 +231,7 @@ def test_stacks_are_found_in_any_names():
 
 
 @pytest.mark.parametrize("architecture", tiny.CONFIGS)
-def test_every_block_tensor_has_a_component_and_filters_tell_them_apart(architecture, tmp_path):
+def test_every_tensor_of_a_block_has_a_component_that_its_filters_identify(architecture, tmp_path):
     opened = Checkpoint.open(tiny.make(tmp_path / "a", architecture, tokenizer=False), "a")
     assert len(opened.main) == 3
     filters = opened.filters()
@@ -250,7 +250,7 @@ def test_every_block_tensor_has_a_component_and_filters_tell_them_apart(architec
             assert first == "mlp"
 
 
-def test_heads_tied_absent_and_copied(tmp_path):
+def test_tied_heads_that_are_stored_or_not(tmp_path):
     tied = Checkpoint.open(tiny.make(tmp_path / "tied", tied=True), "tied")
     assert tied.tied and tied.head is None
     own = Checkpoint.open(tiny.make(tmp_path / "own", tied=False), "own")
@@ -265,7 +265,7 @@ def test_heads_tied_absent_and_copied(tmp_path):
     assert copied.tied and copied.head == "lm_head.weight"
 
 
-def test_vocabulary_and_the_files_beside_the_weights(tmp_path):
+def test_vocabulary_and_companion_files(tmp_path):
     opened = Checkpoint.open(tiny.make(tmp_path / "a"), "a")
     assert opened.vocabulary == tiny.VOCABULARY
     assert {"tokenizer.json", "tokenizer_config.json", "generation_config.json"} <= {
@@ -273,23 +273,23 @@ def test_vocabulary_and_the_files_beside_the_weights(tmp_path):
     }
 
 
-def test_fingerprint_names_content_not_place(tmp_path):
+def test_the_fingerprint_depends_on_the_content_and_not_on_the_folder(tmp_path):
     folder = tiny.make(tmp_path / "a")
     first = Checkpoint.open(folder, "a").fingerprint
     shutil.copytree(folder, tmp_path / "b")
     assert Checkpoint.open(tmp_path / "b", "b").fingerprint == first
 
-    def nudge(tensors):
+    def change_one_element(tensors):
         tensors["model.layers.1.mlp.up_proj.weight"][3, 4] += 1e-3
 
-    tiny.rewrite(tmp_path / "b", nudge)
+    tiny.rewrite(tmp_path / "b", change_one_element)
     assert Checkpoint.open(tmp_path / "b", "b").fingerprint != first
     tiny.edit_config(folder, rms_norm_eps=0.1)
     assert Checkpoint.open(folder, "a").fingerprint != first
 
 
 MISFITS = {
-    "wider": ({"hidden_size": 32}, r"\[48, 16\].*\[48, 32\].*one architecture and size"),
+    "wider": ({"hidden_size": 32}, r"\[48, 16\].*\[48, 32\].*same architecture and size"),
     "vocabulary": ({"vocab_size": 50}, r"\[48, 16\].*\[50, 16\].*tokenizer: union"),
     "more heads": ({"num_key_value_heads": 2}, r"k_proj.*\[8, 16\].*\[16, 16\]"),
     "biases": ({"attention_bias": True}, "'model.layers.0.self_attn.k_proj.bias'.*no counterpart"),
@@ -297,7 +297,7 @@ MISFITS = {
 
 
 @pytest.mark.parametrize("case", MISFITS)
-def test_parents_that_do_not_fit_are_told_apart(case, tmp_path):
+def test_parents_that_do_not_fit_are_refused_with_the_tensor(case, tmp_path):
     changes, message = MISFITS[case]
     host = Checkpoint.open(tiny.make(tmp_path / "a"), "one")
     other = Checkpoint.open(tiny.make(tmp_path / "b", **changes), "two")
@@ -309,7 +309,7 @@ def test_parents_that_do_not_fit_are_told_apart(case, tmp_path):
             check_fit(other, [host])
 
 
-def test_vocabularies_may_differ_where_rows_are_matched(tmp_path):
+def test_vocabularies_may_differ_if_rows_are_matched(tmp_path):
     host = Checkpoint.open(tiny.make(tmp_path / "a"), "a")
     other = Checkpoint.open(tiny.make(tmp_path / "b", vocab_size=50), "b")
     check_fit(host, [host, other], vocabularies=False)
@@ -325,7 +325,7 @@ def test_another_architecture_is_refused(tmp_path):
         check_fit(host, [host, other])
 
 
-def test_an_own_head_needs_a_host_with_one(tmp_path):
+def test_a_parent_with_a_head_needs_a_host_with_a_head(tmp_path):
     tied = Checkpoint.open(tiny.make(tmp_path / "tied", tied=True), "tied")
     own = Checkpoint.open(tiny.make(tmp_path / "own", tied=False), "own")
     check_fit(own, [own, tied])

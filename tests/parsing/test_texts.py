@@ -1,4 +1,4 @@
-"""JSON and text files: plain values, or one sentence that names the file."""
+"""JSON and text files give plain values, or an error of one sentence that names the file."""
 
 import json
 
@@ -9,7 +9,7 @@ from evomerge.parsing.texts import DEEPEST, json_value, read_text
 from evomerge.parsing.values import Values, shown
 
 
-def test_json_keeps_what_models_configs_hold():
+def test_json_keeps_the_values_of_model_configs():
     text = '{"limit": [0.0, Infinity], "pair": "\\ud83d\\ude00", "zero": "\\u0000"}'
     assert json_value(text, "f", RecipeError) == {
         "limit": [0.0, float("inf")],
@@ -19,35 +19,35 @@ def test_json_keeps_what_models_configs_hold():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("{", "damaged"),
         (b"\xff\xfe{}", "damaged"),
         ("9" * 5000, "damaged"),
-        ('{"a": "\\ud800"}', "half of a surrogate pair"),
-        ('{"\\udfff": 1}', "half of a surrogate pair"),
+        ('{"a": "\\ud800"}', "an unpaired surrogate"),
+        ('{"\\udfff": 1}', "an unpaired surrogate"),
         ("[" * 5000 + "]" * 5000, "more than 64 deep"),
         ("[" * (DEEPEST + 2) + "]" * (DEEPEST + 2), "more than 64 deep"),
         ('{"a":' * 300 + "1" + "}" * 300, "more than 64 deep"),
     ],
 )
-def test_json_that_is_none_of_ours(text, told):
-    with pytest.raises(RecipeError, match=f"the file.*{told}"):
+def test_json_that_is_refused(text, message):
+    with pytest.raises(RecipeError, match=f"the file.*{message}"):
         json_value(text, "the file", RecipeError)
 
 
-def test_files_that_are_no_text(tmp_path):
+def test_files_that_are_not_text(tmp_path):
     file = tmp_path / "file"
     with pytest.raises(RecipeError, match="does not exist"):
         read_text(file, RecipeError)
     file.write_bytes(b"good \xff")
-    with pytest.raises(RecipeError, match="byte 5 is no UTF-8"):
+    with pytest.raises(RecipeError, match="byte 5 is not UTF-8"):
         read_text(file, RecipeError)
     with pytest.raises(RecipeError, match="cannot be read"):
         read_text(tmp_path, RecipeError)
 
 
-def test_values_are_shown_short():
+def test_values_are_cut_in_messages():
     assert shown({"a": [1, 2.5, None]}) == "{'a': [1, 2.5, None]}"
     nested = ["x" * 10**6]
     for _ in range(50):
@@ -57,7 +57,7 @@ def test_values_are_shown_short():
 
 
 @pytest.mark.parametrize(
-    ("check", "told"),
+    ("check", "message"),
     [
         (lambda v: v.mapping([], "a"), r"`a` is \[\]; it must be a mapping of keys"),
         (lambda v: v.mapping({1: 2}, "a"), r"key 1 in `a` is not text"),
@@ -74,8 +74,8 @@ def test_values_are_shown_short():
         (lambda v: v.flag(1, "a"), r"must be true or false"),
     ],
 )
-def test_values_of_another_type(check, told):
-    with pytest.raises(RecipeError, match=told):
+def test_values_of_a_wrong_type_are_refused(check, message):
+    with pytest.raises(RecipeError, match=message):
         check(Values(RecipeError))
 
 

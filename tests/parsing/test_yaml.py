@@ -1,4 +1,4 @@
-"""YAML becomes plain values of the few kinds that our files hold; errors name the line."""
+"""YAML becomes plain values of a few types; error messages name the line."""
 
 import pytest
 import yaml
@@ -24,53 +24,56 @@ def read(text):
 
 
 @given(plain)
-def test_plain_values_read_back_as_themselves(value):
+def test_plain_values_that_are_written_and_read_stay_the_same(value):
     assert read(yaml.safe_dump(value)) == value
     assert read(yaml.safe_dump(value, default_flow_style=True)) == value
 
 
-def test_a_merged_key_gives_way_to_the_mappings_own():
+def test_the_keys_of_a_mapping_override_merged_keys():
     text = "a: &a {k: 1, x: 1}\nb: {deep: &b {<<: *a, k: 2}}\nc: {<<: [*b, *a], y: 3}\n"
     assert read(text)["c"] == {"k": 2, "x": 1, "y": 3}
 
 
-def test_values_written_by_an_alias_are_copies():
+def test_aliases_become_copies():
     value = read("a: &a [1, {x: 1}]\nb: *a\n")
     value["b"][1]["x"] = 2
     assert value["a"] == [1, {"x": 1}]
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3", r"line 3: the key 'a' stands twice"),
-        ("a: 1\n'a': 3", r"line 2: the key 'a' stands twice"),
-        ("a: 1\nb: 2001-01-01", r"line 2: '2001-01-01' is read as 'timestamp'.*quotes"),
-        ("a:\n- !!binary aGk=", r"line 2: 'aGk=' is read as 'binary'"),
-        ("a: 1\nb: !!set {x}", r"line 2: 'set' is a kind of value"),
-        ("a: !!python/object/apply:os.getcwd []", r"line 1: 'python/object/apply:os.getcwd'"),
+        ("a: 1\nb: 2\na: 3", r"line 3: the key 'a' is given twice"),
+        ("a: 1\n'a': 3", r"line 2: the key 'a' is given twice"),
+        ("a: 1\nb: 2001-01-01", r"line 2: '2001-01-01' has the YAML type 'timestamp'.*quotes"),
+        ("a:\n- !!binary aGk=", r"line 2: 'aGk=' has the YAML type 'binary'"),
+        ("a: 1\nb: !!set {x}", r"line 2: the YAML type 'set' is not supported"),
+        (
+            "a: !!python/object/apply:os.getcwd []",
+            r"line 1: the YAML type 'python/object/apply:os.getcwd'",
+        ),
         ("a: 1\nb: !!int x", r"line 2: 'x' is not a whole number"),
         ("a: !!float ''", r"line 1: '' is not a number"),
         ("a: !!bool maybe", r"line 1: 'maybe' is not true or false"),
         ("\n\n? [1]\n: 2", r"line 3: a key must be a word or a number"),
-        ("a: &a [*a]", r"line 1: an alias stands inside of what it names"),
+        ("a: &a [*a]", r"line 1: an alias is inside of the value"),
         ("a: 1\n<<: 1", r"line 2: `<<` needs a mapping"),
         ("a: 0x" + "f" * 5000, r"line 1: a number has more than 400 characters"),
-        ('a: "\\ud800"', r"line 1: text holds half of a surrogate pair"),
+        ('a: "\\ud800"', r"line 1: text has an unpaired surrogate"),
         ("a: [", r"not valid YAML in line 1"),
         ("a: 1\n---\nb: 1", r"not valid YAML in line 2: but found another document"),
         ("a: \0", r"not valid YAML: unacceptable character"),
         ('a: "\\UFFFFFFFF"', r"not valid YAML"),
     ],
 )
-def test_what_no_file_of_ours_holds_is_refused(text, told):
-    with pytest.raises(RecipeError, match=f"the file.*{told}"):
+def test_unsupported_yaml_is_refused_with_its_line(text, message):
+    with pytest.raises(RecipeError, match=f"the file.*{message}"):
         read(text)
 
 
 @pytest.mark.parametrize("depth", [DEEPEST - 1, DEEPEST + 1, 5000])
 @pytest.mark.parametrize("form", ["[{}]", "{{a: {}}}", "- {}"])
-def test_nesting_has_a_bottom(depth, form):
+def test_deep_nesting_is_refused(depth, form):
     before, after = form.format("x").split("x")
     text = before * depth + "1" + after * depth
     if depth < DEEPEST:
@@ -80,20 +83,20 @@ def test_nesting_has_a_bottom(depth, form):
             read(text)
 
 
-def test_aliases_count_for_depth():
+def test_the_nesting_inside_of_aliases_counts():
     lines = ["a0: &a0 [1]", *(f"a{i}: &a{i} [*a{i - 1}]" for i in range(1, 100))]
     with pytest.raises(RecipeError, match=r"line 63: .* more than 64 deep"):
         read("\n".join(lines))
 
 
-def test_a_small_text_does_not_become_a_large_value():
+def test_aliases_cannot_expand_a_small_text_into_a_huge_value():
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)]
-    with pytest.raises(RecipeError, match=r"line \d: aliases stand for more than 100000"):
+    with pytest.raises(RecipeError, match=r"line \d: aliases expand to more than 100000"):
         read("\n".join(lines))
 
 
 @pytest.mark.parametrize("text", ["", "1", "[a]", "null", "# nothing"])
-def test_a_file_is_a_mapping(text):
+def test_a_file_that_is_not_a_mapping_is_refused(text):
     with pytest.raises(RecipeError, match=r"the file is not a recipe: it must be a YAML mapping"):
         yaml_mapping(text, "the file", "a recipe", RecipeError)

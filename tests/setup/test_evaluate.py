@@ -110,6 +110,9 @@ def test_an_adapted_model_is_scored_as_a_search_scores_it(
 def test_a_missing_adapter_is_one_sentence(models, tmp_path):
     file = tmp_path / "search.yaml"
     file.write_text(yaml.safe_dump(SMALL))
-    for adapter, told in ((tmp_path / "gone", "is no folder"), (tmp_path, "has no adapter_config")):
+    for adapter, told in (
+        (tmp_path / "gone", "is not a folder"),
+        (tmp_path, "has no adapter_config"),
+    ):
         done = evomerge("evaluate", f"{models}/base+{adapter}", "--config", file, code=2)
         assert told in done.stderr and "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""The parameter space: its laws, its genes, its baselines, its error sentences."""
+"""The parameter space: its laws, genes, baselines and error messages."""
 
 import math
 from dataclasses import replace
@@ -11,7 +11,7 @@ from evomerge.errors import ConfigError, RecipeError
 from evomerge.merge.methods import get_method
 from evomerge.merge.methods.method import Knob, Method, check_knobs
 from evomerge.recipe import Recipe, knob_at
-from evomerge.space.panel import rounded
+from evomerge.space.layer_genes import rounded
 from evomerge.space.parameters import ParameterSpace
 
 FILTERS = {"attention": ("self_attn",), "mlp": ("mlp", "experts"), "norm": ("layernorm",)}
@@ -107,7 +107,7 @@ def test_every_genome_decodes_to_a_recipe_whose_knobs_the_methods_take(data):
 @settings(deadline=None)
 @given(st.data())
 def test_a_gene_changes_nothing_outside_of_its_place(data):
-    """Genes of a group reach its blocks, and the ends only where these have no genes."""
+    """The genes of a group change its blocks, and embeddings and head if these have no genes."""
     space = make(("ties",), groups=3, embeddings=data.draw(st.booleans()), filters=FILTERS)
     genome = list(data.draw(genomes(space)))
     before = space.decode(tuple(genome))
@@ -142,10 +142,10 @@ def test_equal_genomes_decode_to_equal_recipes(data):
     space = data.draw(spaces())
     genome = data.draw(genomes(space))
     recipe = space.decode(genome)
-    twin = tuple(-0.0 if value == 0 else int(value) if value == 1 else value for value in genome)
-    assert twin == genome
-    assert space.decode(twin) == recipe
-    assert space.decode(twin).digest == recipe.digest
+    equal = tuple(-0.0 if value == 0 else int(value) if value == 1 else value for value in genome)
+    assert equal == genome
+    assert space.decode(equal) == recipe
+    assert space.decode(equal).digest == recipe.digest
 
 
 @settings(deadline=None)
@@ -157,7 +157,7 @@ def test_a_genome_rounded_to_the_numbers_of_its_recipe_is_the_same_candidate(dat
     assert space.decode(short) == space.decode(genome)
 
 
-def test_numbers_in_a_recipe_are_genes_with_few_digits():
+def test_numbers_in_a_recipe_are_rounded_genes():
     space = make(("linear",), groups=2, knobs={"weight": (0.0, 2 / 3)})
     genome = (1 / 7, 2 / 3, 2e-9, 0.123456789, 0.5, 0.25, 1e-6, 1 / 3)
     recipe = space.decode(genome)
@@ -166,7 +166,7 @@ def test_numbers_in_a_recipe_are_genes_with_few_digits():
         tuple(source.knobs["weight"] for source in layer.sources)
         for layer in (recipe.embeddings, blocks[0], blocks[5], recipe.head)
     ]
-    # The range is narrower than 1, so there are 7 decimals; 2 / 3 is its end, and stays that.
+    # The range is narrower than 1, so there are 7 decimals. 2 / 3 is its upper end and is kept.
     assert found == [(0.1428571, 2 / 3), (0.0, 0.1234568), (0.5, 0.25), (1e-6, 0.3333333)]
 
 
@@ -191,7 +191,7 @@ def test_genes_have_readable_names_in_a_fixed_order():
     assert len(set(names)) == len(names) == 3 + 3 * 2 * 3 + 3
 
 
-def test_the_papers_start_is_the_middle_and_a_knob_may_say_otherwise():
+def test_a_search_starts_in_the_middle_of_a_range_unless_the_knob_has_a_start():
     assert {gene.start for gene in make(("linear",)).genes} == {0.5}
     starts = {gene.name.split(".")[-1]: gene.start for gene in make(("odd",)).genes}
     assert starts["weight"] == 0.25
@@ -200,7 +200,7 @@ def test_the_papers_start_is_the_middle_and_a_knob_may_say_otherwise():
     assert outside.genes[0].start == 0.75
 
 
-def test_components_get_their_own_numbers_and_the_rest_gets_one():
+def test_components_and_the_rest_have_their_own_numbers():
     space = make(("linear",), components=["mlp", "attention"], filters=FILTERS, embeddings=False)
     recipe = space.decode(tuple(0.1 * i for i in range(1, 7)))
     weight = recipe.layers["model.layers"][3].sources[1].knobs["weight"]
@@ -211,7 +211,7 @@ def test_components_get_their_own_numbers_and_the_rest_gets_one():
     assert recipe.embeddings.sources[1].knobs["weight"] == 0.6
 
 
-def test_smooth_knobs_run_straight_between_anchors():
+def test_smooth_knobs_are_interpolated_linearly_between_anchors():
     space = make(("linear",), ("a", "b"), 9, groups=3, smooth=True, embeddings=False)
     assert [gene.name for gene in space.genes[::2]] == [
         "layers[0].a.weight",
@@ -254,7 +254,7 @@ def test_methods_share_a_gene_only_where_they_search_the_same_range():
     assert {"embeddings.a.linear.weight", "embeddings.a.odd.weight"} <= apart
 
 
-def test_a_setting_is_for_the_methods_that_can_vary_the_knob():
+def test_a_setting_applies_to_the_methods_that_can_vary_the_knob():
     space = make(("task_arithmetic", "ties"), knobs={"density": (0.2, 0.9), "weight": 1.0})
     recipe = space.decode((0.0, 0.5, 0.5) * 3)
     assert (recipe.embeddings.method, recipe.embeddings.sources[0].knobs) == (
@@ -274,14 +274,14 @@ def test_the_base_is_no_source_of_methods_that_use_it():
     assert recipe.embeddings.base is None
 
 
-def test_a_fixed_knob_is_written_and_a_knob_at_its_default_is_not():
+def test_a_recipe_has_the_fixed_knobs_and_not_those_at_their_default():
     recipe = make(("ties",), knobs={"density": 0.3}).decode((0.5,) * 6)
     assert recipe.embeddings.sources[0].knobs == {"density": 0.3, "weight": 0.5}
     assert recipe.embeddings.knobs == {}
 
 
 @pytest.mark.parametrize("genome", [(), (0.5,) * 5, (1.5, *(0.5,) * 5), (math.nan,) + (0.5,) * 5])
-def test_a_foreign_genome_is_refused(genome):
+def test_a_genome_of_another_space_is_refused(genome):
     with pytest.raises(RecipeError, match=r"[Gg]ene"):
         make(("linear",)).decode(genome)
 
@@ -301,7 +301,7 @@ def test_baselines_are_each_parent_alone_and_the_average_of_the_experts():
     assert [layer.sources[0].layer for layer in alone.layers["model.layers"]] == list(range(6))
 
 
-def test_baselines_in_genome_form_where_the_space_can_express_them():
+def test_baselines_have_genomes_if_the_space_can_express_them():
     genomes = make(("task_arithmetic",), ("a", "b", "c")).baseline_genomes()
     assert set(genomes) == {"a", "b", "c", "uniform"}
     assert genomes["b"] == (0.0, 1.0, 0.0) * 3
@@ -348,7 +348,7 @@ def test_baselines_in_genome_form_where_the_space_can_express_them():
         ({"names": ("odd",), "knobs": {"rank": (1.0, 2.5)}}, "in whole numbers"),
     ],
 )
-def test_what_does_not_fit_is_one_sentence(keys, sentence):
+def test_wrong_settings_raise_one_sentence(keys, sentence):
     with pytest.raises(ConfigError, match=sentence) as caught:
         make(**({"filters": FILTERS} | keys))
     assert "\n" not in str(caught.value)

@@ -1,1 +1,1 @@
-"""The tokenizer and vocabulary of a merged model, and the rows that belong to its tokens."""
+"""The tokenizer of a merged model, and the rows of embeddings and head for its tokens."""

@@ -1,4 +1,4 @@
-"""Which chat template a merged model gets."""
+"""Choosing the chat template of a merged model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHATML = (
 
 
 def template_of(checkpoint: Checkpoint) -> str | None:
-    """Return a parent's (default) chat template, or None."""
+    """Return the chat template of a parent (the default one if it has several), or None."""
     file = checkpoint.folder / "chat_template.jinja"
     if file.is_file():
         return read_text(file, CheckpointError)
@@ -36,16 +36,17 @@ def template_of(checkpoint: Checkpoint) -> str | None:
 
 
 def choose_template(wanted: str, parents: Sequence[Checkpoint], giver: Checkpoint) -> str | None:
-    """Return the text of the template that `chat_template` asks for.
+    """Return the text of the template that the option `chat_template` selects, or None.
 
     Args:
-        wanted: `auto` (the one most parents have; among equals the tokenizer's own, then the
-            earliest parent's), `chatml`, a parent's reference, or the text of a Jinja template.
+        wanted: the option: `auto`, `chatml`, the reference of a parent, or the text of a Jinja
+            template. `auto` selects the template that most parents have; if there are several of
+            these, that of `giver`, or else that of the first parent.
         parents: all parents.
-        giver: the parent that gives the tokenizer.
+        giver: the parent whose tokenizer the merged model gets.
 
     Raises:
-        RecipeError: it is none of these, or the named parent has no template.
+        RecipeError: the option is none of these, or the parent has no template.
     """
     if wanted == "auto":
         order = [giver, *(parent for parent in parents if parent is not giver)]
@@ -57,7 +58,10 @@ def choose_template(wanted: str, parents: Sequence[Checkpoint], giver: Checkpoin
         if parent.reference == wanted:
             text = template_of(parent)
             if text is None:
-                raise RecipeError(f"`chat_template`: {wanted!r} has no chat template.")
+                raise RecipeError(
+                    f"`chat_template` is {wanted!r}, but this parent has no chat template; name "
+                    "another parent, or give auto, chatml or the text of a Jinja template."
+                )
             return text
     if "{%" in wanted or "{{" in wanted:
         return wanted

@@ -1,4 +1,4 @@
-"""What goes into a token's row in a parent that does not have the token."""
+"""Where the row of a token comes from in a parent that does not have the token."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from evomerge.errors import RecipeError, did_you_mean
 from evomerge.merge.tokenizers.rows import Filling
-from evomerge.merge.tokenizers.union import Tokens
+from evomerge.merge.tokenizers.tokens import Tokens
 from evomerge.parsing.texts import json_value
 from evomerge.parsing.values import Values, shown
 from evomerge.recipe import Recipe
@@ -21,16 +21,16 @@ def fill(
     tokens: Sequence[Tokens],
     index: Mapping[str, Sequence[int]],
 ) -> dict[int, Filling]:
-    """Return what goes into a token's row where a parent has none, by merged id.
+    """Return for every token that a parent lacks where its row comes from, by id.
 
     Args:
-        recipe: its option `tokens` holds mergekit's `tokenizer.tokens` as JSON.
+        recipe: the recipe. Its option `tokens` has mergekit's `tokenizer.tokens` as JSON.
         merged: the merged vocabulary.
-        tokens: the parents' vocabularies.
-        index: row of each merged token in each parent, -1 where it has none, by parent.
+        tokens: the vocabularies of the parents.
+        index: parent -> for each id of the merged vocabulary the row in the parent, or -1.
 
     Raises:
-        RecipeError: `tokens` cannot be honoured.
+        RecipeError: the option `tokens` has a wrong key, token, parent or row.
     """
     base = recipe.embeddings.base.parent if recipe.embeddings.base else None
     base = recipe.host if recipe.vocabulary else base
@@ -67,7 +67,13 @@ def _policies(recipe: Recipe) -> dict[str, tuple[Any, bool]]:
 
 
 def _source_rows(text: str, source: Any, tokens: Sequence[Tokens]) -> tuple[tuple[str, int], ...]:
-    """Return the rows that one entry of `tokens` names: a model, or {kind: zero|model_token}."""
+    """Return the (parent, row) pairs for the `source` of one token in the option `tokens`.
+
+    Args:
+        text: the token.
+        source: reference of a model, or a mapping {kind: zero} or {kind: model_token, ...}.
+        tokens: the vocabularies of the parents.
+    """
     where = f"tokens.{text}.source"
     if isinstance(source, str):
         source = {"kind": "model_token", "model": source, "token": text}

@@ -1,4 +1,4 @@
-"""Whether parents whose rows are merged id by id mean the same token by an id."""
+"""Check that an id is the same token in all parents, if rows are merged by id."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evomerge.errors import CheckpointError
-from evomerge.merge.tokenizers.union import Tokens
+from evomerge.merge.tokenizers.tokens import Tokens
 from evomerge.models.checkpoint import Checkpoint
 
 _RESERVED = re.compile(
     r"[<\[{]\W?\w*?(reserved|unused|placeholder|dummy|extra|filler|special|control)\w*?\d+\W?[>\]}]",
     re.IGNORECASE,
 )
-"""Names of rows kept free for later: `<|reserved_special_token_7|>`, `[unused7]`, `[control_7]`."""
+"""Tokens that reserve a row: `<|reserved_special_token_7|>`, `[unused7]`, `[control_7]`."""
 
 
 def check_ids(parents: Sequence[Checkpoint]) -> None:
-    """Refuse parents in which an id stands for different tokens, or a token for different ids.
+    """Check that no id is different tokens in two parents, and no token of the host another id.
 
-    An id that a parent has no token for, or a reserved one, says nothing: such rows are padding,
-    or what another parent's added token took. Parents without a `tokenizer.json` are passed over.
+    An id without a token, or with a reserved token, is allowed in any parent: its row is padding,
+    which another parent may have used for an added token. Parents without a `tokenizer.json` are
+    not checked.
 
     Args:
-        parents: the host first.
+        parents: all parents, the host first.
 
     Raises:
-        CheckpointError: two parents contradict each other, or a tokenizer is damaged.
+        CheckpointError: two parents disagree, or a tokenizer is damaged.
     """
     different: list[Checkpoint] = []
     for parent in parents:
@@ -50,13 +51,14 @@ def _check_pair(one: Tokens, other: Tokens, host: str) -> None:
     advice = (
         f"set `tokenizer: union`, or name a parent (`tokenizer: {host}`), to match rows by token"
     )
-    theirs = _by_id(other)
+    others = _by_id(other)
     for i, texts in _by_id(one).items():
-        meant = theirs.get(i, texts)
-        if meant.isdisjoint(texts) and not any(map(_RESERVED.fullmatch, {*texts, *meant})):
+        other_texts = others.get(i, texts)
+        reserved = any(map(_RESERVED.fullmatch, {*texts, *other_texts}))
+        if other_texts.isdisjoint(texts) and not reserved:
             raise CheckpointError(
                 f"Tokenizers do not fit: id {i} is the token {min(texts)!r} in {one.reference!r} "
-                f"and {min(meant)!r} in {other.reference!r}; {advice}."
+                f"and {min(other_texts)!r} in {other.reference!r}; {advice}."
             )
     if one.reference != host:
         return
@@ -69,7 +71,7 @@ def _check_pair(one: Tokens, other: Tokens, host: str) -> None:
 
 
 def _by_id(tokens: Tokens) -> dict[int, set[str]]:
-    """Return the texts of every id; an added token may share the id of one of the model's."""
+    """Return id -> texts of its tokens; an added token can have the id of another token."""
     found: dict[int, set[str]] = {}
     for text, i in tokens.ids.items():
         found.setdefault(i, set()).add(text)

@@ -1,12 +1,14 @@
-"""The tokenizer of a merged model, and how the rows of embeddings and heads follow it.
+"""Planning the tokenizer of a merged model, and the rows of its embeddings and head.
 
-`tokenizer: base`    the host's tokenizer; parents' rows are merged id by id. Parents in which a
-                     token of the host has another id are refused.
-`tokenizer: PARENT`  that parent's tokenizer; rows are matched by token (`PARENT` may be the host).
-`tokenizer: union`   the tokens of all parents, the host's ids unchanged; rows matched by token.
+`tokenizer: base`    the host's tokenizer. Row i is merged from row i of all parents. Parents in
+                     which an id is another token are refused.
+`tokenizer: PARENT`  the tokenizer of that parent (which may be the host). The row of a token is
+                     merged from the rows of the same token.
+`tokenizer: union`   the tokens of all parents; those of the host keep their ids. Rows are merged
+                     by token.
 
-Where parents disagree on special tokens, the parent that gives the tokenizer (the host, for a
-union) decides; `TokenizerPlan.notes` tells where.
+The giver is the parent that the tokenizer comes from (for a union, the host). If parents disagree
+on special tokens, those of the giver are used, and `TokenizerPlan.notes` says so.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from evomerge.errors import CheckpointError, RecipeError, did_you_mean
 from evomerge.merge.tokenizers.chat_template import choose_template, template_of
 from evomerge.merge.tokenizers.ids import check_ids
-from evomerge.merge.tokenizers.union import Tokens, check_alphabet, prove, unite
+from evomerge.merge.tokenizers.tokens import Tokens, check_spelling
+from evomerge.merge.tokenizers.union import check_merged, unite
 from evomerge.models.checkpoint import TOKENIZER_FILES, Checkpoint
 from evomerge.models.safetensors import read_json
 from evomerge.parsing.texts import read_text
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 
 GENERATION = "generation_config.json"
 _ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token")
-_STAY = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+_KEPT_FROM_HOST = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 _OPTIONS = ("chat_template", "pad_to_multiple_of", "tokens", "scale_network")
 
 
@@ -41,10 +44,11 @@ class TokenizerPlan:
     """The tokenizer of a merged model.
 
     Attributes:
-        files: tokenizer files (and generation config) that differ from the host's, by name.
+        files: name -> content, for the tokenizer files (and the generation config) that differ
+            from the host's.
         dropped: names of files that the merged model must not take over from the host.
-        rows: how rows are matched by token, or None where they are merged id by id.
-        notes: what was decided where parents disagree, one sentence each.
+        rows: how rows are matched by token, or None if they are merged by id.
+        notes: decisions where parents disagree, and tokens that are lost, one sentence each.
     """
 
     files: Mapping[str, str] = field(default_factory=dict)
@@ -54,15 +58,15 @@ class TokenizerPlan:
 
 
 def plan_tokenizer(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> TokenizerPlan:
-    """Plan the tokenizer of a recipe's model; no weight is read.
+    """Plan the tokenizer of the model of a recipe. No weights are read.
 
     Args:
-        recipe: names tokenizer, host and parents; its options may hold `chat_template`,
-            `pad_to_multiple_of` and `tokens` (mergekit's `tokenizer.tokens`, as JSON).
-        checkpoints: every parent the recipe names, by reference.
+        recipe: the recipe. Options that count here: `chat_template`, `pad_to_multiple_of` and
+            `tokens` (mergekit's `tokenizer.tokens`, as JSON).
+        checkpoints: all parents of the recipe, by reference.
 
     Raises:
-        RecipeError: an option or the tokenizer's name cannot be honoured.
+        RecipeError: an option, or `tokenizer`, has a value that is not possible.
         CheckpointError: a tokenizer is missing or damaged, or the tokenizers do not fit.
     """
     for name in recipe.options:
@@ -89,10 +93,11 @@ def plan_tokenizer(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Tok
 
 
 def _matched(recipe: Recipe, parents: Sequence[Checkpoint]) -> TokenizerPlan:
+    """Return the plan for rows that are matched by token."""
     host = parents[0]
     giver = host if recipe.tokenizer == "union" else _named(recipe, parents)
     tokens = [Tokens.of(parent) for parent in parents]
-    check_alphabet(tokens)
+    check_spelling(tokens)
     lead = next(item for item in tokens if item.reference == giver.reference)
     others = [item for item in tokens if item is not lead]
     notes: list[str] = []
@@ -105,14 +110,14 @@ def _matched(recipe: Recipe, parents: Sequence[Checkpoint]) -> TokenizerPlan:
             if lost:
                 notes.append(
                     f"{len(lost)} tokens of {item.reference!r} (such as {lost[0]!r}) are not in "
-                    f"the tokenizer of {lead.reference!r} and are lost."
+                    f"the tokenizer of {lead.reference!r}; the merged model does not have them."
                 )
     merged = Tokens(lead.reference, data, lead.rows)
-    prove(data, merged.ids)
-    notes += _roles(giver, parents)
+    check_merged(data, merged.ids)
+    notes += _special_token_notes(giver, parents)
     notes += [
-        f"{count} tokens of {item.reference!r} have ids beyond its {item.rows} rows; their rows "
-        "are filled as if it did not have them."
+        f"{count} tokens of {item.reference!r} have ids beyond its {item.rows} rows; they are "
+        "treated as tokens that it does not have."
         for item in tokens
         if (count := sum(i >= item.rows for i in item.ids.values()))
     ]
@@ -120,8 +125,8 @@ def _matched(recipe: Recipe, parents: Sequence[Checkpoint]) -> TokenizerPlan:
     template, outdated = _template(recipe, parents, giver)
     files = {**_files(merged, giver, host, united), **template}
     if united or giver is not host:
-        stay = _STAY if giver is host else ()
-        outdated += tuple(name for name in TOKENIZER_FILES if name not in (*files, *stay))
+        kept = _KEPT_FROM_HOST if giver is host else ()
+        outdated += tuple(name for name in TOKENIZER_FILES if name not in (*files, *kept))
     return TokenizerPlan(
         files,
         outdated,
@@ -131,6 +136,7 @@ def _matched(recipe: Recipe, parents: Sequence[Checkpoint]) -> TokenizerPlan:
 
 
 def _named(recipe: Recipe, parents: Sequence[Checkpoint]) -> Checkpoint:
+    """Return the parent that `tokenizer` names."""
     for parent in parents:
         if parent.reference == recipe.tokenizer:
             return parent
@@ -177,14 +183,14 @@ def _multiple(recipe: Recipe) -> int:
     text = recipe.options.get("pad_to_multiple_of", "0")
     if not re.fullmatch(r"[0-9]{1,6}", text):
         raise RecipeError(
-            f"`pad_to_multiple_of` is {shown(text)}; it must be a whole number above 0, "
-            "below a million."
+            f"`pad_to_multiple_of` is {shown(text)}; it must be a whole number above 0 and below a "
+            "million."
         )
     return int(text)
 
 
 def _special_ids(merged: Tokens, giver: Checkpoint, host: Checkpoint) -> dict[str, Any]:
-    """Return the token ids of the merged config, by key, where they are not the host's."""
+    """Return the token ids of the merged config that differ from the host's, by key."""
     if giver is host:
         return {}
     old = {i: text for text, i in Tokens.of(host).ids.items()}
@@ -204,6 +210,7 @@ def _special_ids(merged: Tokens, giver: Checkpoint, host: Checkpoint) -> dict[st
 
 
 def _files(merged: Tokens, giver: Checkpoint, host: Checkpoint, united: bool) -> dict[str, str]:
+    """Return the tokenizer files and the generation config, if they differ from the host's."""
     found: dict[str, str] = {}
     if giver is not host:
         for name in TOKENIZER_FILES:
@@ -228,18 +235,18 @@ def _files(merged: Tokens, giver: Checkpoint, host: Checkpoint, united: bool) ->
     return found
 
 
-def _roles(giver: Checkpoint, parents: Sequence[Checkpoint]) -> list[str]:
-    mine = _tokenizer_config(giver)
+def _special_token_notes(giver: Checkpoint, parents: Sequence[Checkpoint]) -> list[str]:
+    """Return a note for each special token (bos, eos, ...) that differs from the giver's."""
+    giver_config = _tokenizer_config(giver)
     notes = []
     for parent in parents:
-        theirs = _tokenizer_config(parent)
+        parent_config = _tokenizer_config(parent)
         for role in _ROLES:
-            a, b = _content(mine.get(role)), _content(theirs.get(role))
-            if b is not None and a != b:
+            used, other = _content(giver_config.get(role)), _content(parent_config.get(role))
+            if other is not None and used != other:
                 notes.append(
-                    f"{role} is {shown(a)} in {giver.reference!r} and {shown(b)} in "
-                    f"{parent.reference!r}; "
-                    f"{giver.reference!r} decides."
+                    f"{role} is {shown(used)} in {giver.reference!r} and {shown(other)} in "
+                    f"{parent.reference!r}; that of {giver.reference!r} is used."
                 )
     return notes
 
@@ -256,7 +263,7 @@ def _content(token: Any) -> Any:
 def _template(
     recipe: Recipe, parents: Sequence[Checkpoint], giver: Checkpoint
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return the files that carry the chat template a recipe asks for, and those to leave out."""
+    """Return the files for the recipe's chat template, and the names of files to leave out."""
     wanted = recipe.options.get("chat_template")
     if wanted is None:
         return {}, ()

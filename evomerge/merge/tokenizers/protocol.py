@@ -1,4 +1,4 @@
-"""What the rest of the merge backend must know of a vocabulary."""
+"""The protocol by which the rest of the merge backend uses a merged vocabulary."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Protocol
 
 
 class Vocabulary(Protocol):
-    """The tokens of a merged model whose rows are matched by token (`tokenizer: union`)."""
+    """The vocabulary of a merged model whose rows are matched by token (`tokenizer: union`)."""
 
     @property
     def size(self) -> int:
-        """Rows of the merged embedding matrix and head, padding included."""
+        """Number of rows of the merged embedding matrix and head, with padding."""
         ...
 
     @property
     def special_ids(self) -> Mapping[str, object]:
-        """Token ids of the merged config by key, where they are not the host's."""
+        """Token ids of the merged config that differ from the host's, by key."""
         ...

@@ -1,11 +1,13 @@
-"""Rows of embeddings and heads, matched by token: one parent's matrix in the merged order.
+"""Reordering the rows of a parent's embeddings and head to the ids of the merged vocabulary.
 
-A token that a parent does not have takes, in this order (as mergekit documents it): what the
-recipe's `tokens` says; the base's row (the host's, where the recipe names its vocabulary); the
-only row there is; the average of the rows there are.
-Rows without a token (padding to a multiple, gaps) are the parent's own where its rows keep their
-places, else the average of its other rows: a head's score for such a row is then the average of
-its scores, which is never the highest.
+If a parent does not have a token, the row of the token comes from the first of these that exists
+(mergekit documents the same order): the recipe's option `tokens`; the base's row (the host's, if
+the recipe has a `vocabulary`); the row of the only parent that has the token; the average of the
+rows of all parents that have it.
+
+Padding and unused ids are rows without a token. They are copied from the parent that gives the
+tokenizer, if it has these rows. Otherwise they are the average of the matrix's other rows: the
+logit of such a row is the average of the other logits, and so never the highest one.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ Read = Callable[[str], Tensor]
 
 @dataclass(frozen=True)
 class Filling:
-    """Where the row of one token comes from in a parent that lacks it.
+    """Where the row of one token comes from in parents that do not have the token.
 
     Attributes:
-        rows: (parent, row) pairs that are averaged; none stands for zeros.
-        force: whether it replaces the row of parents that have the token too.
+        rows: (parent, row) pairs that are averaged; if empty, the row is all zeros.
+        force: whether this row also replaces the row of parents that have the token.
     """
 
     rows: tuple[tuple[str, int], ...]
@@ -37,12 +39,12 @@ class MatchedRows:
     """A merged vocabulary whose rows are matched by token.
 
     Attributes:
-        size: rows of the merged matrices, padding included.
-        tokens: number of ids that are tokens or gaps between them (1 + the largest id).
-        index: row of each merged token in each parent, -1 where it has none, by parent.
-        filling: what goes in where a parent has no row, by merged id.
-        keeper: the parent whose rows keep their places, or None.
-        special_ids: keys of the config whose token ids change.
+        size: number of rows of the merged matrices, with padding.
+        tokens: 1 + the largest id of a token.
+        index: parent -> for each id of the merged vocabulary the row in the parent, or -1.
+        filling: id -> where the row comes from in parents that do not have the token.
+        keeper: the parent whose rows stay at their indices (it gives the tokenizer), or None.
+        special_ids: token ids of the merged config that differ from the host's, by key.
     """
 
     size: int
@@ -53,15 +55,16 @@ class MatchedRows:
     special_ids: Mapping[str, object]
 
     def rows(self, parent: str, name: str, read: Read) -> Tensor:
-        """Return one parent's matrix with a row for every token of the merged vocabulary.
+        """Return one parent's matrix with a row for every id of the merged vocabulary.
 
         Args:
-            parent: the parent's reference.
-            name: the merged model's name of the matrix, vector or bias.
-            read: returns the same matrix of any parent as it is on disk.
+            parent: reference of the parent.
+            name: name of the tensor (matrix or bias) in the merged model.
+            read: returns the same tensor of any parent, as it is on disk.
 
         Returns:
-            Shape (size, ...), in the parent's dtype; the parent's own memory where nothing moves.
+            Shape (size, ...), in the parent's dtype. If nothing changes, it is the tensor that
+            `read` returned, not a copy.
         """
         matrix = read(parent)
         index = torch.tensor(list(self.index[parent]), dtype=torch.int64)
@@ -101,7 +104,7 @@ class MatchedRows:
 
 
 def _sum(matrix: Tensor) -> Tensor:
-    """Return the sum of the rows, over fixed blocks in float64, the same on any thread count."""
+    """Return the sum of the rows in float64, by fixed blocks: the same for any thread count."""
     total = torch.zeros(matrix.shape[1:], dtype=torch.float64)
     for block in matrix.split(4096):  # type: ignore[no-untyped-call]
         total += block.double().sum(0)

@@ -1,180 +1,40 @@
-"""Tokens of a parent, and one `tokenizer.json` that holds the tokens of several.
-
-All of it is JSON: no tokenizer code runs, except that the tokenizers library loads the result to
-prove it. A token is what stands in the file (`Ġthe` in a byte-level vocabulary), so tokens of two
-parents are the same where their texts are.
-"""
+"""Uniting the tokenizers of several parents into one `tokenizer.json` with all their tokens."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from evomerge.errors import CheckpointError, one_line
-from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.safetensors import read_json
+from evomerge.merge.tokenizers.tokens import Tokens
 from evomerge.parsing.values import Values
 
 _VALUES = Values(CheckpointError)
 
-_LARGEST_ID = 2**22
-"""Far above every vocabulary there is; a list is made with a place for every id."""
-
 _PIPELINE = ("normalizer", "pre_tokenizer", "decoder")
-_CUTTING = ("type", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")
-_FIRST = {"BPE": ", the first one's merges before the others'"}
+_MODEL_KEYS = ("type", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")
+_MERGES_ORDER = {"BPE": " (merges of the first parent apply before those of the others)"}
 _FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
 
 
-@dataclass(frozen=True, eq=False)
-class Tokens:
-    """The tokens of one parent.
-
-    Attributes:
-        reference: the parent's reference.
-        data: content of its `tokenizer.json`.
-        rows: rows of its embedding matrix.
-    """
-
-    reference: str
-    data: Mapping[str, Any]
-    rows: int
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint) -> Tokens:
-        """Read a parent's tokenizer.
-
-        Raises:
-            CheckpointError: it has no `tokenizer.json`, or that file is damaged.
-        """
-        file = checkpoint.folder / "tokenizer.json"
-        if not file.is_file():
-            raise CheckpointError(
-                f"Parent {checkpoint.reference!r} has no tokenizer.json, which matching rows by "
-                "token needs; save its tokenizer with transformers' fast tokenizer, or set "
-                "`tokenizer: base`."
-            )
-        data = read_json(file)
-        _check_tokenizer(data, f"{file}: ")
-        tokens = cls(checkpoint.reference, data, checkpoint.vocabulary)
-        if not tokens.ids:
-            raise CheckpointError(f"{file} is a tokenizer without tokens; download it again.")
-        return tokens
-
-    @cached_property
-    def model(self) -> dict[str, int]:
-        """Tokens of the tokenizer's model by text."""
-        vocabulary = self.data["model"]["vocab"]
-        if isinstance(vocabulary, Mapping):
-            return dict(vocabulary)
-        return {piece[0]: i for i, piece in enumerate(vocabulary)}
-
-    @cached_property
-    def added(self) -> dict[str, dict[str, Any]]:
-        """Entries of the added tokens by text."""
-        return {item["content"]: dict(item) for item in self.data.get("added_tokens") or ()}
-
-    @cached_property
-    def ids(self) -> dict[str, int]:
-        """Id of every token by text, in the order of the ids."""
-        every = {**self.model, **{text: item["id"] for text, item in self.added.items()}}
-        return dict(sorted(every.items(), key=lambda item: item[1]))
-
-    @property
-    def size(self) -> int:
-        """1 + the largest id."""
-        return 1 + max(self.ids.values())
-
-    def row(self, text: str) -> int:
-        """Return the row of a token in the parent's embedding matrix, or -1."""
-        row = self.ids.get(text, -1)
-        return row if row < self.rows else -1
-
-
-def _check_tokenizer(data: Mapping[str, Any], file: str) -> None:
-    """Check the types of what is used of a `tokenizer.json`.
-
-    Args:
-        data: its content.
-        file: what begins every address in an error.
-
-    Raises:
-        CheckpointError: something has the wrong type, or an id is no vocabulary's.
-    """
-    model = _VALUES.mapping(data.get("model"), f"{file}model")
-    kind, vocabulary = model.get("type"), model.get("vocab")
-    if not (kind is None or isinstance(kind, str)):
-        raise _VALUES.wrong(kind, f"{file}model.type", "text")
-    # The library's old files name no type; pieces with scores are Unigram's alone.
-    if kind == "Unigram" or (kind is None and isinstance(vocabulary, list)):
-        pieces = _VALUES.items(vocabulary, f"{file}model.vocab")
-        if not all(map(_is_piece, pieces)):
-            raise CheckpointError(f"`{file}model.vocab` must be a list of [token, score].")
-    elif not all(map(_is_id, _VALUES.mapping(vocabulary, f"{file}model.vocab").values())):
-        raise CheckpointError(
-            f"`{file}model.vocab` must be a mapping from token to id, from 0 to {_LARGEST_ID}."
-        )
-    for i, item in enumerate(_VALUES.items(data.get("added_tokens") or (), f"{file}added_tokens")):
-        where = f"{file}added_tokens[{i}]"
-        entry = _VALUES.mapping(item, where)
-        if not isinstance(entry.get("content"), str):
-            raise _VALUES.wrong(entry.get("content"), f"{where}.content", "text")
-        _VALUES.whole(entry.get("id"), f"{where}.id", most=_LARGEST_ID)
-
-
-def _is_id(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= _LARGEST_ID
-
-
-def _is_piece(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and isinstance(value[0], str)
-        and isinstance(value[1], (int, float))
-    )
-
-
-def check_alphabet(tokens: Sequence[Tokens]) -> None:
-    """Check that equal texts mean equal tokens in all parents.
-
-    Raises:
-        CheckpointError: two parents spell their tokens differently (byte-level and SentencePiece,
-            say), so that their rows cannot be matched.
-    """
-    first = tokens[0]
-    for other in tokens[1:]:
-        if _spelling(first) != _spelling(other):
-            raise CheckpointError(
-                f"The tokenizers of {first.reference!r} ({_spelling(first)}) and "
-                f"{other.reference!r} ({_spelling(other)}) spell their tokens differently, so "
-                "rows cannot be matched by token; merge parents of one tokenizer family."
-            )
-
-
-def _spelling(tokens: Tokens) -> str:
-    text = str(tokens.data.get("decoder")) + str(tokens.data.get("pre_tokenizer"))
-    if "ByteLevel" in text:
-        return "byte-level"
-    return "SentencePiece" if "Metaspace" in text or "\u2581" in text else "plain"
-
-
 def unite(tokens: Sequence[Tokens]) -> tuple[dict[str, Any], list[str]]:
-    """Return a `tokenizer.json` with the tokens of all parents, and what was decided.
+    """Return a `tokenizer.json` with the tokens of all parents, and notes on what was decided.
 
-    The first parent's ids, pipeline and special tokens stay; the tokens that only later parents
-    have follow behind, parent by parent in the order of their ids, those of the model before
-    added ones. Merges (BPE) of later parents rank behind those of earlier ones, so text is cut as
-    the first parent does it as long as its merges apply; scores (Unigram) stay as they are.
+    The first parent's tokens keep their ids; its special tokens and its normalizer, pre-tokenizer
+    and decoder are used. The other tokens get the next ids: first the tokens of the other parents'
+    models, parent by parent in the order of their ids, then their added tokens.
+
+    For BPE, merges of later parents have lower priority than those of earlier ones. So a text is
+    split as by the first parent, as far as that parent's merges go. For Unigram, each token keeps
+    the score that it has in its parent.
 
     Args:
-        tokens: the parents, the one whose ids stay first.
+        tokens: the tokens of the parents. The first parent's ids stay.
 
     Raises:
-        CheckpointError: a later parent has tokens of its own and another kind of tokenizer.
+        CheckpointError: another parent has tokens that the first does not have, and its tokenizer
+            works differently.
     """
     first = tokens[0]
     data = copy.deepcopy(dict(first.data))
@@ -192,9 +52,9 @@ def unite(tokens: Sequence[Tokens]) -> tuple[dict[str, Any], list[str]]:
             pieces[text] = (other.reference, other.model[text])
         if new:
             notes.append(
-                f"{len(new)} tokens come from {other.reference!r}; text is cut by what all parents "
-                f"know{_FIRST.get(first.data['model'].get('type'), '')}, so not always as either "
-                "parent does alone."
+                f"{len(new)} tokens come from {other.reference!r}; text is tokenized with the "
+                f"tokens of all parents{_MERGES_ORDER.get(first.data['model'].get('type'), '')}, "
+                "so not always as by one of the parents alone."
             )
     for other in tokens[1:]:
         for text in other.added:
@@ -208,11 +68,12 @@ def unite(tokens: Sequence[Tokens]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _check_pipeline(first: Tokens, other: Tokens) -> None:
+    """Check that two tokenizers split text in the same way, apart from their tokens."""
     pairs: list[tuple[str, Any, Any]] = [
         (key, first.data.get(key), other.data.get(key)) for key in _PIPELINE
     ]
     models = first.data["model"], other.data["model"]
-    pairs += [(f"model.{key}", models[0].get(key), models[1].get(key)) for key in _CUTTING]
+    pairs += [(f"model.{key}", models[0].get(key), models[1].get(key)) for key in _MODEL_KEYS]
     lists = [isinstance(model["vocab"], list) for model in models]
     pairs.append(("kind of vocabulary", lists[0], lists[1]))
     for key, mine, theirs in pairs:
@@ -224,6 +85,7 @@ def _check_pipeline(first: Tokens, other: Tokens) -> None:
 
 
 def _conflicts(tokens: Sequence[Tokens]) -> list[str]:
+    """Return a note for each added token that differs from that of the first parent."""
     notes = []
     first = tokens[0]
     for other in tokens[1:]:
@@ -231,15 +93,15 @@ def _conflicts(tokens: Sequence[Tokens]) -> list[str]:
             mine = first.added.get(text)
             if mine is None and text in first.model:
                 notes.append(
-                    f"Token {text!r} is an added token in {other.reference!r} and a plain one in "
-                    f"{first.reference!r}; it stays plain."
+                    f"Token {text!r} is an added token in {other.reference!r} and an ordinary one "
+                    f"in {first.reference!r}; it stays an ordinary one."
                 )
             elif mine is not None:
                 differing = [key for key in _FLAGS if mine.get(key) != entry.get(key)]
                 if differing:
                     notes.append(
                         f"Token {text!r} has another {', '.join(differing)} in "
-                        f"{other.reference!r}; {first.reference!r}'s is kept."
+                        f"{other.reference!r}; that of {first.reference!r} is used."
                     )
     return notes
 
@@ -250,7 +112,7 @@ def _extend_model(
     ids: Mapping[str, int],
     pieces: Mapping[str, tuple[str, int]],
 ) -> None:
-    """Put new tokens into the model; added tokens join them, so that all keep their ids."""
+    """Write all tokens into the model's vocabulary, added ones too, so that each gets its id."""
     model = data["model"]
     model["vocab"] = dict(ids)
     if model.get("type") == "BPE":
@@ -267,7 +129,7 @@ def _extend_model(
 def _piece(
     text: str, pieces: Mapping[str, tuple[str, int]], scores: Mapping[str, Sequence[Any]]
 ) -> list[Any]:
-    if text not in pieces:  # an added token, which is cut out before the model sees the text
+    if text not in pieces:  # an added token; it is split off before the model gets the text
         return [text, 0.0]
     reference, i = pieces[text]
     return [text, scores[reference][i][1]]
@@ -289,11 +151,15 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def prove(data: Mapping[str, Any], ids: Mapping[str, int]) -> None:
-    """Load a tokenizer with the tokenizers library and check that every token has its id.
+def check_merged(data: Mapping[str, Any], ids: Mapping[str, int]) -> None:
+    """Load a merged tokenizer with the tokenizers library and check the ids of all tokens.
+
+    Args:
+        data: content of its `tokenizer.json`.
+        ids: text -> id that each token must have.
 
     Raises:
-        CheckpointError: the library refuses it or numbers the tokens otherwise.
+        CheckpointError: the library cannot load it, or a token has another id.
     """
     import json
 

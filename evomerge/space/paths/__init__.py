@@ -1,1 +1,1 @@
-"""Spaces of paths through the layers of the parents (data-flow space)."""
+"""Spaces of paths through the blocks of the parents (data-flow space in arXiv 2403.13187)."""

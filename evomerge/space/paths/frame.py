@@ -1,9 +1,12 @@
-"""What the spaces of paths share: limits, baselines, and the frame around a path.
+"""Functions that all spaces of paths use: checks of settings, baselines, the path of a recipe.
 
-The data-flow space searches which blocks of which parents a model has, in which order, how often
-and how scaled: `SlotSpace` (sakana, structured, dropping), `SliceSpace` (frankenmerge),
-`SwapSpace`; `JointSpace` merges at every depth of a path. docs/dataflow.md has the keys of the
-search file.
+A space of paths searches which blocks of which parents a model has, in which order, how often, and
+with which scales. There are `SlotSpace` (variants sakana, structured and dropping), `SliceSpace`
+(frankenmerge) and `SwapSpace`; `JointSpace` also merges the parents' blocks at every step of the
+path. docs/dataflow.md describes the keys of the search file.
+
+In all of these, the frame is the recipe of everything except the path: host, embeddings, head,
+dtype, tokenizer, seed.
 """
 
 from __future__ import annotations
@@ -20,10 +23,10 @@ from evomerge.space.protocol import Genome
 
 
 class Encoder(Protocol):
-    """A space that can say which genome a path has."""
+    """A space that can also map a recipe back to a genome."""
 
     def baselines(self) -> Mapping[str, Recipe]:
-        """Return the parents as they are, by label."""
+        """Return the parents, unchanged, as recipes, by label."""
         ...
 
     def encode(self, recipe: Recipe) -> Genome:
@@ -36,10 +39,14 @@ class Encoder(Protocol):
 
 
 def check_scales(scales: tuple[float, float] | float) -> tuple[float, float] | float:
-    """Return the scales if every one of them can be folded into weights.
+    """Return the setting `space.scales` unchanged, after checking it.
+
+    Args:
+        scales: a range [low, high], or one number for all scales.
 
     Raises:
-        ConfigError: the range is empty or contains 0, which would erase the hidden state.
+        ConfigError: the range is empty, or it contains 0. A scale of 0 would erase the hidden
+            state.
     """
     low, high = (scales, scales) if isinstance(scales, (int, float)) else scales
     if low > high or low <= 0.0 <= high:
@@ -51,10 +58,14 @@ def check_scales(scales: tuple[float, float] | float) -> tuple[float, float] | f
 
 
 def check_depth(layers: tuple[int, int | None], possible: tuple[int, int]) -> tuple[int, int]:
-    """Return (fewest, most) blocks of a path, from the wish and what the layout can do.
+    """Return the smallest and the largest number of blocks of a path.
+
+    Args:
+        layers: the setting `space.layers`; None stands for no limit.
+        possible: smallest and largest number of blocks that paths of the space can have.
 
     Raises:
-        ConfigError: no path of the layout has so many blocks.
+        ConfigError: the setting is not a range, or no path of the space is in it.
     """
     fewest = max(layers[0], possible[0])
     most = min(possible[1] if layers[1] is None else layers[1], possible[1])
@@ -67,19 +78,32 @@ def check_depth(layers: tuple[int, int | None], possible: tuple[int, int]) -> tu
 
 
 def parent_recipe(parent: str, depth: int, stack: str, like: Recipe) -> Recipe:
-    """Return a parent's own blocks, embeddings and head as a recipe."""
+    """Return the recipe of a parent as it is: its own blocks, embeddings and head.
+
+    Args:
+        parent: reference of the parent.
+        depth: number of its blocks.
+        stack: prefix of the block stack.
+        like: recipe that everything else is copied from.
+    """
     whole = Layer("passthrough", (Source(parent),))
     blocks = layers_of(Hop(parent, layer) for layer in range(depth))
     return replace(like, layers={stack: blocks}, embeddings=whole, head=whole, options={})
 
 
 def baselines_of(parents: Mapping[str, int], stack: str, like: Recipe) -> dict[str, Recipe]:
-    """Return every parent as it is, by its reference."""
+    """Return the recipe of every parent as it is, by the parent's reference.
+
+    Args:
+        parents: parent -> number of its blocks.
+        stack: prefix of the block stack.
+        like: recipe that everything else is copied from.
+    """
     return {name: parent_recipe(name, depth, stack, like) for name, depth in parents.items()}
 
 
 def genomes_of(space: Encoder) -> dict[str, Genome]:
-    """Return genomes of the baselines that a space of paths holds exactly, by label."""
+    """Return the genomes of the baselines that a space of paths contains exactly, by label."""
     found = {}
     for label, recipe in space.baselines().items():
         with contextlib.suppress(RecipeError):
@@ -88,10 +112,10 @@ def genomes_of(space: Encoder) -> dict[str, Genome]:
 
 
 def path_in(recipe: Recipe, frame: Recipe, stack: str) -> Path:
-    """Return the path of a recipe that differs from the frame in nothing else.
+    """Return the path of a recipe that otherwise equals the frame.
 
     Raises:
-        RecipeError: something outside of the path differs, or the blocks are no path.
+        RecipeError: something outside of the path differs from the frame, or a block is merged.
     """
     layers = recipe.layers.get(stack)
     if layers is None:
@@ -101,7 +125,7 @@ def path_in(recipe: Recipe, frame: Recipe, stack: str) -> Path:
     for name in ("host", "embeddings", "head", "dtype", "tokenizer", "seed"):
         if getattr(rest, name) != getattr(wanted, name):
             raise RecipeError(
-                f"The recipe's {name} is not the one of this space, where only the path through "
-                f"the blocks is searched."
+                f"The recipe's {name} differs from that of this space; this space searches only "
+                "the path through the blocks."
             )
     return path_of(layers)

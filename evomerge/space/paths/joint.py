@@ -1,10 +1,13 @@
-"""The joint space: a path through the depths whose every block is a merge of all parents.
+"""The joint space: a path in which every block is a merge of the parents' blocks of one depth.
 
-The layout is the parents' common depth, repeated r times; a slot that is in is a block merged from
-all parents' blocks of that depth, with knobs of its own. So the same depth may be passed twice,
-merged differently. docs/dataflow.md has the keys of the search file.
+The parents have the same number of blocks. The layout lists their depths (0, 1, 2, ...) in order, r
+times; each entry of the layout is a slot. For each slot that the path includes, the merged model
+has one block, merged from the parents' blocks of that depth with knobs of its own. So a path can
+pass the same depth twice, merged differently. docs/dataflow.md describes the keys of the search
+file.
 
-The knobs of a slot are a panel, as in the parameter space: equal kinds, ranges and rounding.
+The knobs of a slot have the same kinds, ranges and rounding as in the parameter space (see
+`LayerGenes`).
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from evomerge.errors import ConfigError, RecipeError
 from evomerge.recipe import Layer, Recipe
 from evomerge.space.baselines import uniform_recipe
 from evomerge.space.knobs import MethodSpec, Setting, plan_knobs
-from evomerge.space.panel import Panel, ingredients_of, rounded
+from evomerge.space.layer_genes import LayerGenes, method_inputs, rounded
 from evomerge.space.paths.frame import baselines_of
 from evomerge.space.paths.path import Hop, Path
 from evomerge.space.paths.slots import SlotSpace
@@ -25,29 +28,31 @@ from evomerge.space.protocol import Gene, Genome
 
 
 class JointSpace:
-    """Which depths, in which order, and at each the knobs of a merge.
+    """Paths through the depths of the parents, and the knobs of the merge at every depth.
 
-    Genome: the genes of the path (evomerge.space.paths.slots.SlotSpace), then the knobs of every
-    slot, then those of embeddings and head where they are merged.
+    Genome: the genes of the path (see `SlotSpace`), then the knobs of every slot, then those of
+    embeddings and head if these are merged.
 
     Args:
-        parents: parent -> number of its blocks; all the same.
-        frame: recipe that gives everything else.
+        parents: parent -> number of its blocks, which must be the same for all.
+        frame: recipe of everything except the path.
         method: merge method of every block.
-        knobs: knob -> a range to search or a fixed number; others have the method's own range, or
-            stay at its default.
-        base: what task vectors are measured from, or None; not a source where the method uses it.
-        outside: embeddings and head are merged with knobs of their own, else the frame's.
+        knobs: knob -> a range to search or a fixed number. The other knobs are searched in the
+            method's own range, or stay at its default if it has none.
+        base: parent that task vectors are measured from, or None. If the method uses it, it is not
+            one of the sources.
+        outside: whether embeddings and head are merged too, each with knobs of its own. If not,
+            they are the frame's.
         stack: name of the block stack.
-        repeats: how often the depths are laid out (r).
-        indicators: `threshold` or `binary`.
-        scales: range of the hops' scales, or a number that all have.
-        fixed_ends: the path starts at the first depth and ends at the last.
-        layers: fewest and most blocks of a path; None for no limit.
+        repeats: how often the layout lists all depths (r).
+        indicators: `threshold` or `binary` (see `SlotSpace`).
+        scales: range of the scales, or one number for all scales.
+        fixed_ends: whether every path starts at the first depth and ends at the last one.
+        layers: smallest and largest number of blocks of a path; None for no limit.
 
     Raises:
-        ConfigError: the parents differ in depth, the method does not take them, or an argument is
-            out of its range.
+        ConfigError: the parents have different numbers of blocks, the method does not take them,
+            or an argument is out of its range.
     """
 
     def __init__(
@@ -75,10 +80,10 @@ class JointSpace:
         self._frame, self._stack, self._parents = replace(frame, layers={}), stack, dict(parents)
         self._depth = next(iter(parents.values()))
         self._base, self._outside = base, outside
-        ingredients = ingredients_of([method], list(parents), base)
-        self._panel = Panel(ingredients, plan_knobs([method], knobs or {}), ())
-        # The host's name stands for "the block of this depth" in the layout.
-        self._way = SlotSpace(
+        inputs = method_inputs([method], list(parents), base)
+        self._layer_genes = LayerGenes(inputs, plan_knobs([method], knobs or {}), ())
+        # The layout names only the host. A slot of the host stands for the depth of that block.
+        self._path_space = SlotSpace(
             {frame.host: self._depth},
             frame,
             stack=stack,
@@ -88,20 +93,21 @@ class JointSpace:
             fixed_ends=fixed_ends,
             layers=layers,
         )
-        depths_in_path = [f"block{slot.name.removeprefix(frame.host)}" for slot in self._way.slots]
-        self._places = [*depths_in_path, *(("embeddings", "head") if outside else ())]
-        merges = (
+        slots = self._path_space.slots
+        blocks = [f"block{slot.name.removeprefix(frame.host)}" for slot in slots]
+        self._places = [*blocks, *(("embeddings", "head") if outside else ())]
+        knob_genes = (
             replace(gene, name=f"{place}.{gene.name}")
             for place in self._places
-            for gene in self._panel.genes
+            for gene in self._layer_genes.genes
         )
-        self.genes: Sequence[Gene] = (*self._way.genes, *merges)
+        self.genes: Sequence[Gene] = (*self._path_space.genes, *knob_genes)
 
     def decode(self, genome: Genome) -> Recipe:
         """Return the recipe of a genome."""
         blocks = tuple(
             replace(self._merge(genome, slot, hop.layer), scale=hop.scale)
-            for slot, hop in self._way.walk(genome[: len(self._way.genes)])
+            for slot, hop in self._path_space.hops(genome[: len(self._path_space.genes)])
         )
         recipe = replace(self._frame, layers={self._stack: blocks})
         if not self._outside:
@@ -114,7 +120,7 @@ class JointSpace:
         )
 
     def baselines(self) -> dict[str, Recipe]:
-        """Every parent as it is, and the plain average of all but the base."""
+        """Return every parent as it is, and the plain average of all except the base."""
         found = baselines_of(self._parents, self._stack, self._frame)
         if len(self._parents) < 2:
             return found
@@ -122,13 +128,14 @@ class JointSpace:
         return {**found, "uniform": uniform}
 
     def baseline_genomes(self) -> dict[str, Genome]:
-        """Genomes that build baselines, or come nearest: every depth once, parents in shares.
+        """Return genomes of the baselines that the method can express, by label.
 
-        There are none where the path cannot pass every depth once with scales of 1.
+        Their path passes every depth once, with scales of 1. If this space does not contain that
+        path, there are no such genomes.
         """
-        own_pass: Path = tuple(Hop(self._frame.host, layer) for layer in range(self._depth))
+        every_depth: Path = tuple(Hop(self._frame.host, layer) for layer in range(self._depth))
         try:
-            way = self._way.retrace(own_pass, {})[1]
+            path_genome = self._path_space.genome_of_path(every_depth, {})
         except RecipeError:
             return {}
         experts = self._experts()
@@ -137,18 +144,25 @@ class JointSpace:
             mixtures["uniform"] = {parent: 1 / len(experts) for parent in experts}
         genomes = {}
         for label, shares in mixtures.items():
-            values = self._panel.mixture(shares)
+            values = self._layer_genes.mixture(shares)
             if values is not None:
-                genomes[label] = (*way, *(values * len(self._places)))
+                genomes[label] = (*path_genome, *(values * len(self._places)))
         return genomes
 
     def _merge(self, genome: Genome, place: int, layer: int | None) -> Layer:
-        """Return what the knobs of a place make of the parents' blocks of a depth."""
-        genes = self._panel.genes
-        start = len(self._way.genes) + place * len(genes)
+        """Return the merge at one place.
+
+        Args:
+            genome: the whole genome.
+            place: index into `_places`.
+            layer: index of the merged blocks in the parents, or None outside of the blocks.
+        """
+        genes = self._layer_genes.genes
+        start = len(self._path_space.genes) + place * len(genes)
         own = genome[start : start + len(genes)]
         values = [rounded(gene, value) for gene, value in zip(genes, own, strict=True)]
-        return self._panel.layer(values, layer)
+        return self._layer_genes.layer(values, layer)
 
     def _experts(self) -> list[str]:
+        """Return the parents without the base, or all of them if the base is the only one."""
         return [parent for parent in self._parents if parent != self._base] or list(self._parents)

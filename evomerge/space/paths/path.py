@@ -1,8 +1,9 @@
-"""A path through the layers of several parents, as data and as a line that a person can read.
+"""A path through the blocks of several parents, as data and as one line of text.
 
-`A0-11 B8-15x0.9 A12-31` reads: blocks 0 to 11 of parent A, then 8 to 15 of parent B with the hidden
-state multiplied by 0.9 where it enters block 8, then 12 to 31 of A. A legend says who A and B are.
-A merged block reads `[A4*0.7+B4*0.3]`, its method being named once for the whole line.
+`A0-11 B8-15x0.9 A12-31` means: blocks 0 to 11 of parent A, then blocks 8 to 15 of parent B, then
+blocks 12 to 31 of A; the hidden state is multiplied by 0.9 before block 8 of B. A legend maps the
+letters A and B to parents. A merged block is written `[A4*0.7+B4*0.3]`; the merge method is named
+once at the end of the line.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from evomerge.recipe import Layer, Recipe, Source, number
 
 @dataclass(frozen=True)
 class Hop:
-    """One block of a path.
+    """One step of a path: a block of a parent, and the scale of the hidden state that enters it.
 
     Attributes:
         parent: reference of the parent.
@@ -33,7 +34,7 @@ class Hop:
         object.__setattr__(self, "scale", number(self.scale))
 
     def follows(self, other: Hop) -> bool:
-        """Say whether this block comes right after `other` in the same parent."""
+        """Whether this block comes right after `other` in the same parent."""
         return self.parent == other.parent and self.layer == other.layer + 1
 
 
@@ -41,17 +42,17 @@ Path: TypeAlias = tuple[Hop, ...]
 
 
 def layers_of(path: Iterable[Hop]) -> tuple[Layer, ...]:
-    """Return the blocks of a recipe for a path: each one parent's own, unmerged."""
+    """Return the blocks of a recipe for a path: each is the unchanged block of one parent."""
     return tuple(
         Layer("passthrough", (Source(hop.parent, hop.layer),), scale=hop.scale) for hop in path
     )
 
 
 def path_of(layers: Iterable[Layer]) -> Path:
-    """Return the path that `layers_of` turns into these blocks.
+    """Return the path of a recipe's blocks; the inverse of `layers_of`.
 
     Raises:
-        RecipeError: a block is merged, so that the blocks are no path.
+        RecipeError: a block is merged, so that the blocks are not a path.
     """
     hops = []
     for position, layer in enumerate(layers):
@@ -69,7 +70,7 @@ def path_of(layers: Iterable[Layer]) -> Path:
 
 
 def legend_of(parents: Iterable[str]) -> dict[str, str]:
-    """Return letter -> parent: A to Z in the order given, then AA, AB, ..."""
+    """Return letter -> parent: A to Z in the given order, then AA, AB, ..."""
     legend: dict[str, str] = {}
     for index, parent in enumerate(dict.fromkeys(parents)):
         letters = ""
@@ -82,11 +83,11 @@ def legend_of(parents: Iterable[str]) -> dict[str, str]:
 
 
 def format_path(path: Sequence[Hop], legend: Mapping[str, str]) -> str:
-    """Write a path as one line, `A0-11 B8-15x0.9 A12-31`; scales have three significant digits.
+    """Return a path as one line, `A0-11 B8-15x0.9 A12-31`; scales have three significant digits.
 
     Args:
         path: the hops.
-        legend: letter -> parent; has every parent of the path.
+        legend: letter -> parent, for every parent of the path.
     """
     letter = {parent: key for key, parent in legend.items()}
     words: list[str] = []
@@ -103,11 +104,11 @@ def format_path(path: Sequence[Hop], legend: Mapping[str, str]) -> str:
 
 
 def describe(recipe: Recipe, stack: str | None = None) -> str:
-    """Write the blocks of a recipe as one readable line, merged ones included.
+    """Return the blocks of a recipe, merged ones too, as one line that a person can read.
 
     Args:
         recipe: any recipe.
-        stack: the block stack; may be left out where the recipe has only one.
+        stack: name of the block stack; None for the first one of the recipe.
 
     Returns:
         `A0-3 B4-5x0.9 (A = zoo:language, B = zoo:maths)`, and for merged blocks
@@ -121,7 +122,7 @@ def describe(recipe: Recipe, stack: str | None = None) -> str:
     words: list[str] = []
     methods: dict[str, None] = {}
     plain: list[Layer] = []
-    for layer in (*layers, None):
+    for layer in (*layers, None):  # None marks the end, so that the last plain blocks are written
         if layer is not None and layer.method == "passthrough" and len(layer.sources) == 1:
             plain.append(layer)
             continue

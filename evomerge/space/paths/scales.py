@@ -1,14 +1,17 @@
-"""How the scales between the blocks of a path are coded in genes.
+"""How genes encode the scales between the blocks of a path.
 
-The hidden state may be multiplied wherever a path goes from one block to the next (a hop). Three
-codings, each with the same two-way map:
+Between two consecutive blocks of a path, the hidden state may be multiplied by a scale. There are
+four ways to encode these scales, all with the same interface (`ScaleCoding`):
 
-- `SlotScales`: one gene a slot, alive only while its slot is in (arXiv 2605.12326);
-- `HopMatrix`: one gene a pair of blocks, W[i, j] (arXiv 2403.13187, section 3.2);
-- `HopNetwork`: a small network pi_theta(i, j, t) in place of W, where M x M genes are too many
-  (same paper).
+- `FixedScale`: no genes, one number for all scales;
+- `SlotScales`: one gene for each slot, used only if the path includes the slot (arXiv 2605.12326);
+- `ScaleMatrix`: one gene W[i, j] for each pair of blocks (arXiv 2403.13187, section 3.2);
+- `ScaleNetwork`: a small network pi_theta(i, j, t) instead of W, for models where W would have too
+  many genes (same section).
 
-The state that enters the first block of a path has come by no hop; its scale is 1.
+Nothing comes before the first block of a path, so its scale is always 1.
+
+In this module M is the number of blocks of all parents together.
 """
 
 from __future__ import annotations
@@ -26,13 +29,13 @@ from evomerge.space.protocol import Gene
 
 @dataclass(frozen=True)
 class Slot:
-    """A place in the layout of a path.
+    """One entry of the layout: a block of a parent that a path may include at this position.
 
     Attributes:
         parent: reference of the parent.
-        layer: index of its block, from 0.
-        block: number of that block among all blocks of all parents, from 0.
-        turn: which repetition of the layout the slot belongs to, from 0.
+        layer: index of the block in that parent, from 0.
+        block: index of the block among all blocks of all parents, 0 to M - 1.
+        turn: index of the repetition of the layout that the slot belongs to, from 0.
     """
 
     parent: str
@@ -42,35 +45,48 @@ class Slot:
 
     @property
     def name(self) -> str:
-        """Readable address, `zoo:maths[4]` and `zoo:maths[4]#2` in the second repetition."""
+        """Name in genes: `zoo:maths[4]`, and `zoo:maths[4]#2` in the second repetition."""
         turn = f"#{self.turn + 1}" if self.turn else ""
         return f"{self.parent}[{self.layer}]{turn}"
 
 
 class ScaleCoding(Protocol):
-    """Two-way map between genes and the scales of a path through chosen slots."""
+    """A map between values of genes and the scales of a path, in both directions."""
 
     @property
     def genes(self) -> Sequence[Gene]:
-        """The coordinates."""
+        """The genes."""
         ...
 
     def decode(self, values: Sequence[float], chosen: Sequence[int]) -> tuple[float, ...]:
-        """Return the scale that enters each chosen slot; the first is 1."""
+        """Return the scales of a path.
+
+        Args:
+            values: one for each gene.
+            chosen: indices of the slots that the path includes, ascending.
+
+        Returns:
+            The scale before each chosen slot; the first is 1.
+        """
         ...
 
     def encode(
         self, scales: Sequence[float], chosen: Sequence[int], options: Mapping[str, str]
     ) -> tuple[float, ...]:
-        """Return genes that decode to these scales.
+        """Return values of the genes that decode to these scales.
+
+        Args:
+            scales: the scale before each chosen slot.
+            chosen: indices of the slots that the path includes, ascending.
+            options: the options of the recipe, with what `options` returned.
 
         Raises:
-            RecipeError: no genes of this coding do.
+            RecipeError: there are no such values.
         """
         ...
 
     def options(self, values: Sequence[float]) -> dict[str, str]:
-        """What a recipe must remember besides the scales, so that `encode` can go back."""
+        """Return the recipe options that `encode` needs besides the scales."""
         ...
 
 
@@ -79,11 +95,11 @@ def _gene(name: str, bounds: tuple[float, float]) -> Gene:
     return Gene(name, "real", low, high, start=min(max(1.0, low), high), sigma=(high - low) / 6)
 
 
-def within(scale: float, bounds: tuple[float, float]) -> float:
-    """Return `scale` if the range has it.
+def scale_in_range(scale: float, bounds: tuple[float, float]) -> float:
+    """Return `scale` unchanged, after checking that it is in the range (smallest, largest).
 
     Raises:
-        RecipeError: it lies outside.
+        RecipeError: it is outside of the range.
     """
     if not bounds[0] <= scale <= bounds[1]:
         raise RecipeError(
@@ -92,33 +108,33 @@ def within(scale: float, bounds: tuple[float, float]) -> float:
     return scale
 
 
-class NoScales:
-    """Every scale is one fixed number (1: plain stacking)."""
+class FixedScale:
+    """All scales are one fixed number (1: the blocks are stacked without scales)."""
 
     def __init__(self, scale: float = 1.0) -> None:
         self._scale = scale
         self.genes: tuple[Gene, ...] = ()
 
     def decode(self, values: Sequence[float], chosen: Sequence[int]) -> tuple[float, ...]:
-        """Return 1 and the fixed scale at every hop."""
+        """Return 1 for the first slot and the fixed scale for all others."""
         return (1.0, *[self._scale] * (len(chosen) - 1))
 
     def encode(
         self, scales: Sequence[float], chosen: Sequence[int], options: Mapping[str, str]
     ) -> tuple[float, ...]:
-        """Check that the scales are the fixed ones."""
-        _first_is_plain(scales)
+        """Check that all scales are the fixed one."""
+        _check_first(scales)
         for scale in scales[1:]:
-            within(scale, (self._scale, self._scale))
+            scale_in_range(scale, (self._scale, self._scale))
         return ()
 
     def options(self, values: Sequence[float]) -> dict[str, str]:
-        """Nothing to remember."""
+        """Return no options."""
         return {}
 
 
 class SlotScales:
-    """One scale gene a slot, conditional on the slot's indicator (arXiv 2605.12326).
+    """One scale gene for each slot, used only if the path includes it (arXiv 2605.12326).
 
     Args:
         slots: the layout.
@@ -127,32 +143,33 @@ class SlotScales:
 
     def __init__(self, slots: Sequence[Slot], bounds: tuple[float, float]) -> None:
         self._bounds = bounds
-        # No hop leads into the first slot of the layout, so it has no gene.
+        # If the first slot of the layout is in a path, it comes first, where the scale is 1.
         self.genes = tuple(_gene(f"scale.{slot.name}", bounds) for slot in slots[1:])
 
     def decode(self, values: Sequence[float], chosen: Sequence[int]) -> tuple[float, ...]:
-        """Read each chosen slot's own gene."""
+        """Return the genes of the chosen slots."""
         return (1.0, *(values[slot - 1] for slot in chosen[1:]))
 
     def encode(
         self, scales: Sequence[float], chosen: Sequence[int], options: Mapping[str, str]
     ) -> tuple[float, ...]:
-        """Write each chosen slot's gene; the others stay at their start."""
-        _first_is_plain(scales)
+        """Set the genes of the chosen slots; the others stay at their start."""
+        _check_first(scales)
         values = [gene.start for gene in self.genes]
         for slot, scale in zip(chosen[1:], scales[1:], strict=True):
-            values[slot - 1] = within(scale, self._bounds)
+            values[slot - 1] = scale_in_range(scale, self._bounds)
         return tuple(values)
 
     def options(self, values: Sequence[float]) -> dict[str, str]:
-        """Nothing to remember."""
+        """Return no options."""
         return {}
 
 
-class HopMatrix:
-    """W[i, j], the scale between block i and block j, for every pair that some path can join.
+class ScaleMatrix:
+    """One gene W[i, j] for each pair of blocks: the scale where block j follows block i in a path.
 
-    Source: arXiv 2403.13187, section 3.2; W is M x M, less the pairs that the order forbids.
+    Source: arXiv 2403.13187, section 3.2. There W is an M x M matrix; here the pairs that no path
+    of the layout can have are left out.
 
     Args:
         slots: the layout.
@@ -163,55 +180,58 @@ class HopMatrix:
         self._bounds = bounds
         self._blocks = [slot.block for slot in slots]
         names = {slot.block: f"{slot.parent}[{slot.layer}]" for slot in slots}
-        pairs: dict[tuple[int, int], None] = {}
-        before: dict[int, None] = {}
+        pairs: set[tuple[int, int]] = set()
+        earlier: set[int] = set()
         for slot in slots:
-            pairs.update(((earlier, slot.block), None) for earlier in before)
-            before.setdefault(slot.block)
+            pairs.update((block, slot.block) for block in earlier)
+            earlier.add(slot.block)
         self._column = {pair: index for index, pair in enumerate(sorted(pairs))}
         self.genes = tuple(_gene(f"scale.{names[i]}->{names[j]}", bounds) for i, j in self._column)
 
     def decode(self, values: Sequence[float], chosen: Sequence[int]) -> tuple[float, ...]:
-        """Look each hop up in W."""
-        return (1.0, *(values[column] for column in self._hops(chosen)))
+        """Return W[i, j] for every two consecutive blocks of the path."""
+        return (1.0, *(values[column] for column in self._columns(chosen)))
 
     def encode(
         self, scales: Sequence[float], chosen: Sequence[int], options: Mapping[str, str]
     ) -> tuple[float, ...]:
-        """Write each hop into W; pairs without a hop stay at their start."""
-        _first_is_plain(scales)
+        """Set W[i, j] for every two consecutive blocks of the path; the rest stays at its start."""
+        _check_first(scales)
         values = [gene.start for gene in self.genes]
         seen: dict[int, float] = {}
-        for column, scale in zip(self._hops(chosen), scales[1:], strict=True):
+        for column, scale in zip(self._columns(chosen), scales[1:], strict=True):
             if seen.setdefault(column, scale) != scale:
                 raise RecipeError(
-                    f"The path scales one hop ({self.genes[column].name.removeprefix('scale.')}) "
-                    f"by both {seen[column]:g} and {scale:g}; here a pair of blocks has one scale."
+                    f"The path has two scales, {seen[column]:g} and {scale:g}, for one pair of "
+                    f"blocks ({self.genes[column].name.removeprefix('scale.')}); in this space a "
+                    "pair of blocks has one scale."
                 )
-            values[column] = within(scale, self._bounds)
+            values[column] = scale_in_range(scale, self._bounds)
         return tuple(values)
 
     def options(self, values: Sequence[float]) -> dict[str, str]:
-        """Nothing to remember."""
+        """Return no options."""
         return {}
 
-    def _hops(self, chosen: Sequence[int]) -> list[int]:
+    def _columns(self, chosen: Sequence[int]) -> list[int]:
+        """Return the index of the gene for every two consecutive blocks of a path."""
         return [self._column[self._blocks[one], self._blocks[two]] for one, two in pairwise(chosen)]
 
 
-class HopNetwork:
-    """pi_theta(i, j, t), a network of one hidden layer that gives the scale of a hop.
+class ScaleNetwork:
+    """A network pi_theta(i, j, t) with one hidden layer that computes every scale; genes: theta.
 
-    Inputs are the block left, the block entered and the place in the path, each in [-1, 1]; the
-    hidden units are tanh, the output is 1 + a weighted sum, clipped to the range and rounded to
-    six digits. Output weights start at 0, so that every scale starts at 1. The weights cannot be
-    read off a path, so a recipe keeps them (option `scale_network`).
+    Its inputs are the block i that the hidden state leaves, the block j that it enters, and the
+    position t in the path, each mapped to [-1, 1]. The hidden units are tanh. The output is 1 plus
+    a weighted sum, rounded to 6 decimals and clipped to the range of scales. The output weights
+    start at 0, so that every scale starts at 1. The weights cannot be computed from a path, so a
+    recipe stores them in its option `scale_network`.
 
-    Source: arXiv 2403.13187, section 3.2; the size of the network is not given there.
+    Source: arXiv 2403.13187, section 3.2. The paper does not give the size of the network.
 
     Args:
         slots: the layout.
-        bounds: smallest and largest scale; contains 1.
+        bounds: smallest and largest scale; the range must contain 1.
         hidden: number of hidden units.
     """
 
@@ -223,7 +243,7 @@ class HopNetwork:
         self._places = len(slots)
         self._blocks = [slot.block for slot in slots]
         self._largest = max(max(self._blocks), 1)
-        draw = random.Random(0)  # hidden units must differ from each other at the start
+        draw = random.Random(0)  # the hidden units must differ from each other at the start
         inner = tuple(
             Gene(f"scale.network.{unit}.{feature}", "real", -4.0, 4.0, draw.gauss(0.0, 1.0), 0.5)
             for unit in range(hidden)
@@ -240,7 +260,7 @@ class HopNetwork:
         )
 
     def decode(self, values: Sequence[float], chosen: Sequence[int]) -> tuple[float, ...]:
-        """Run the network at every hop."""
+        """Compute the scale of every two consecutive blocks of the path."""
         inner, outer = values[: 4 * self._hidden], values[4 * self._hidden :]
         scales = [1.0]
         for place, (one, two) in enumerate(pairwise(chosen), start=1):
@@ -261,28 +281,27 @@ class HopNetwork:
     def encode(
         self, scales: Sequence[float], chosen: Sequence[int], options: Mapping[str, str]
     ) -> tuple[float, ...]:
-        """Take the network from the recipe's options; without it every scale must be 1."""
-        _first_is_plain(scales)
+        """Return the weights in the recipe's options; without the option all scales must be 1."""
+        _check_first(scales)
         text = options.get(self.option)
         values = tuple(gene.start for gene in self.genes)
         if text is not None:
             values = tuple(float(word) for word in text.split())
         if len(values) != len(self.genes) or self.decode(values, chosen) != tuple(scales):
             raise RecipeError(
-                "The path's scales do not come from this space's scale network (recipe option "
-                f"{self.option!r}); start from a recipe of such a search, or one without scales."
+                "The scales of the path are not those of the scale network in the recipe option "
+                f"{self.option!r}; give a recipe from a search with this coding, or a path without "
+                "scales."
             )
         return values
 
     def options(self, values: Sequence[float]) -> dict[str, str]:
-        """Return the network's weights, unless its output is switched off."""
+        """Return the weights of the network, or nothing if all output weights are 0."""
         if not any(values[4 * self._hidden :]):
             return {}
         return {self.option: " ".join(repr(float(value)) for value in values)}
 
 
-def _first_is_plain(scales: Sequence[float]) -> None:
+def _check_first(scales: Sequence[float]) -> None:
     if scales and scales[0] != 1.0:
-        raise RecipeError(
-            f"The path scales its first block by {scales[0]:g}; no hop leads there, it must be 1."
-        )
+        raise RecipeError(f"The first block of the path has the scale {scales[0]:g}; it must be 1.")

@@ -1,8 +1,6 @@
-"""Contiguous slices of parents stacked on each other, and one choice a depth.
+"""Frankenmerges (such as Goliath-120B): paths of a few contiguous slices of the parents.
 
-`SliceSpace` is the frankenmerge (Goliath-120B and the like): a few slices (parent, first, last),
-possibly overlapping, one after the other. `SwapSpace` keeps the depth: each block is one parent's
-block of the same depth.
+A slice is a parent, a first block and a last block. The slices of a path may overlap.
 """
 
 from __future__ import annotations
@@ -15,28 +13,31 @@ from evomerge.errors import ConfigError, RecipeError
 from evomerge.recipe import Recipe
 from evomerge.space.paths.frame import baselines_of, check_depth, check_scales, genomes_of, path_in
 from evomerge.space.paths.path import Hop, Path, layers_of
-from evomerge.space.paths.scales import within
+from evomerge.space.paths.scales import scale_in_range
 from evomerge.space.protocol import Gene, Genome
 
 Slice: TypeAlias = tuple[str, int, int, float]
-"""Parent, first and last block, scale where it is entered."""
+"""Parent, first block, last block, and scale of the hidden state that enters the first block."""
 
 
 class SliceSpace:
     """Paths of contiguous slices.
 
-    Genome: how many slices; then for each slice its parent, first and last block (integers, in
-    either order), and the scale where it is entered. Only the first `slices` slices count. A path
-    that is too short grows its slices to their parents' ends, last slice first, and then takes
-    further slices; one that is too long shortens them, last slice first, each to its first block.
+    Genome: the number n of slices. Then, for each possible slice: its parent, its first and last
+    block (integers, in either order), and the scale of the hidden state that enters it. Only the
+    first n slices are used.
+
+    Decoding repairs paths outside of `layers`. If a path is too short, its slices are extended to
+    the ends of their parents, the last slice first; then further slices are added. If it is too
+    long, its slices lose their last blocks, the last slice first; each slice keeps at least one.
 
     Args:
         parents: parent -> number of its blocks.
-        frame: recipe that gives everything but the blocks of `stack`; its host is the start.
+        frame: recipe of everything except the path. The search starts at the path of its host.
         stack: name of the block stack.
-        slices: fewest and most slices.
-        scales: range of the scales, or a number that all entries have.
-        layers: fewest and most blocks of a path; None for no limit.
+        slices: smallest and largest number of slices.
+        scales: range of the scales, or one number for all scales.
+        layers: smallest and largest number of blocks of a path; None for no limit.
 
     Raises:
         ConfigError: an argument is out of its range.
@@ -61,7 +62,7 @@ class SliceSpace:
         self._parents, self._names = dict(parents), tuple(parents)
         self._frame, self._stack = replace(frame, layers={}), stack
         self._count = slices
-        # Every genome can be grown to the fewest blocks, whatever parents it names.
+        # Every genome must decode, even one whose slices are all of the shallowest parent.
         check_depth((layers[0], None), (slices[0], slices[1] * min(parents.values())))
         self._fewest, self._most = check_depth(
             layers, (slices[0], slices[1] * max(parents.values()))
@@ -85,10 +86,14 @@ class SliceSpace:
         return replace(self._frame, layers={self._stack: layers_of(path)})
 
     def encode(self, recipe: Recipe) -> Genome:
-        """Return a genome of this path: its longest contiguous slices, split if too few.
+        """Return a genome of the recipe's path.
+
+        The path is cut into as few slices as possible. If these are fewer than the space allows,
+        the longest ones are split.
 
         Raises:
-            RecipeError: the path has too many slices or blocks, or a scale inside of a slice.
+            RecipeError: the path has a wrong number of blocks or slices, uses another parent, or
+                has a scale outside of the range; or the recipe differs in more than the path.
         """
         path = path_in(recipe, self._frame, self._stack)
         if not self._fewest <= len(path) <= self._most:
@@ -99,8 +104,8 @@ class SliceSpace:
         for hop in path:
             if hop.layer >= self._parents.get(hop.parent, 0):
                 raise RecipeError(
-                    f"The path uses block {hop.layer} of {hop.parent!r}, which is not among this "
-                    "space's parents' blocks."
+                    f"The path uses block {hop.layer} of {hop.parent!r}, which the parents of this "
+                    "space do not have."
                 )
         runs = self._runs(path)
         if len(runs) > self._count[1]:
@@ -118,17 +123,17 @@ class SliceSpace:
                 float(run[-1].layer),
             ]
             if index:
-                scale = within(run[0].scale, self._bounds)
+                scale = scale_in_range(run[0].scale, self._bounds)
                 if self._scaled:
                     genome[at + 3] = scale
         return tuple(genome)
 
     def baselines(self) -> dict[str, Recipe]:
-        """Every parent as it is."""
+        """Return every parent as it is."""
         return baselines_of(self._parents, self._stack, self._frame)
 
     def baseline_genomes(self) -> dict[str, Genome]:
-        """Genomes of the baselines that are paths of this space."""
+        """Return the genomes of the parents whose own path is in this space."""
         return genomes_of(self)
 
     def _make_genes(self, host_depth: int) -> tuple[Gene, ...]:
@@ -153,6 +158,7 @@ class SliceSpace:
         return tuple(genes)
 
     def _slice(self, genome: Genome, index: int) -> Slice:
+        """Return the slice at an index, as the genome has it."""
         at = 1 + self._width * index
         parent = self._names[min(max(round(genome[at]), 0), len(self._names) - 1)]
         deepest = self._parents[parent] - 1
@@ -161,7 +167,7 @@ class SliceSpace:
         return parent, min(one, two), max(one, two), scale
 
     def _grow(self, slices: list[Slice], count: int) -> list[Slice]:
-        """Return the first `count` slices, or as many more and longer as the fewest blocks need."""
+        """Return the first `count` slices, extended and with further slices if too short."""
         missing = self._fewest - sum(last - first + 1 for _, first, last, _ in slices[:count])
         for index in [*reversed(range(count)), *range(count, len(slices))]:
             if missing <= 0:
@@ -177,7 +183,7 @@ class SliceSpace:
         return slices[:count]
 
     def _shorten(self, slices: list[Slice]) -> list[Slice]:
-        """Return the slices with as many last blocks taken off as the most blocks need."""
+        """Return the slices without the last blocks that are too many."""
         excess = sum(last - first + 1 for _, first, last, _ in slices) - self._most
         for index in reversed(range(len(slices))):
             parent, first, last, scale = slices[index]
@@ -187,16 +193,16 @@ class SliceSpace:
         return slices
 
     def _runs(self, path: Path) -> list[Path]:
+        """Return the contiguous runs of a path, split further if they are too few."""
         plain = self._bounds[0] <= 1.0 <= self._bounds[1]
         runs: list[list[Hop]] = []
         for hop in path:
-            joined = runs and hop.scale == 1.0 and hop.follows(runs[-1][-1])
-            if joined:
+            if runs and hop.scale == 1.0 and hop.follows(runs[-1][-1]):
                 runs[-1].append(hop)
             else:
                 runs.append([hop])
         if runs[0][0].scale != 1.0:
-            raise RecipeError("The path scales its first block; no hop leads there, it must be 1.")
+            raise RecipeError("The first block of the path has a scale; it must be 1.")
         while len(runs) < self._count[0]:
             longest = max(range(len(runs)), key=lambda index: len(runs[index]))
             run = runs[longest]
@@ -207,87 +213,3 @@ class SliceSpace:
                 )
             runs[longest : longest + 1] = [run[:1], run[1:]]
         return [tuple(run) for run in runs]
-
-
-class SwapSpace:
-    """One parent a depth: a choice gene for each block of the host, and a scale if wanted.
-
-    Args:
-        parents: parent -> number of its blocks; those shallower than the host give only as many.
-        frame: recipe that gives everything but the blocks of `stack`; its host is the start.
-        stack: name of the block stack.
-        scales: range of the scales, or a number that all hops have.
-
-    Raises:
-        ConfigError: a parent has fewer blocks than the host, or the scales hold 0.
-    """
-
-    def __init__(
-        self,
-        parents: Mapping[str, int],
-        frame: Recipe,
-        *,
-        stack: str = "model.layers",
-        scales: tuple[float, float] | float = 1.0,
-    ) -> None:
-        self._names, self._depth = tuple(parents), parents[frame.host]
-        for parent, depth in parents.items():
-            if depth < self._depth:
-                raise ConfigError(
-                    f"space.variant is 'swaps', but {parent!r} has {depth} blocks and the host "
-                    f"{frame.host!r} has {self._depth}; take the shallowest parent as host."
-                )
-        self._parents = dict(parents)
-        self._frame, self._stack = replace(frame, layers={}), stack
-        checked = check_scales(scales)
-        self._bounds = (checked, checked) if isinstance(checked, (int, float)) else checked
-        low, high = self._bounds
-        host, last = float(self._names.index(frame.host)), float(len(self._names) - 1)
-        choices = [
-            Gene(f"block{index}", "choice", 0.0, last, host, choices=self._names)
-            for index in range(self._depth)
-        ]
-        start = min(max(1.0, low), high)
-        scale_genes = [
-            Gene(f"scale.block{index}", "real", low, high, start, (high - low) / 6)
-            for index in range(1, self._depth)
-            if low < high
-        ]
-        self.genes: Sequence[Gene] = (*choices, *scale_genes)
-
-    def decode(self, genome: Genome) -> Recipe:
-        """Return the recipe of a genome."""
-        top = len(self._names) - 1
-        scales = (1.0, *(genome[self._depth :] or [self._bounds[0]] * (self._depth - 1)))
-        path = (
-            Hop(self._names[min(max(round(genome[layer]), 0), top)], layer, scales[layer])
-            for layer in range(self._depth)
-        )
-        return replace(self._frame, layers={self._stack: layers_of(path)})
-
-    def encode(self, recipe: Recipe) -> Genome:
-        """Return the genome of this path.
-
-        Raises:
-            RecipeError: the path does not keep the depth, or names another parent or scale.
-        """
-        path = path_in(recipe, self._frame, self._stack)
-        if [hop.layer for hop in path] != list(range(self._depth)):
-            raise RecipeError("The path moves blocks to another depth; this space only swaps them.")
-        for hop in path:
-            if hop.parent not in self._parents:
-                raise RecipeError(f"The path uses {hop.parent!r}, which this space does not have.")
-        if path[0].scale != 1.0:
-            raise RecipeError("The path scales its first block; no hop leads there, it must be 1.")
-        scales = tuple(within(hop.scale, self._bounds) for hop in path[1:])
-        searched = self._bounds[0] < self._bounds[1]
-        choices = (float(self._names.index(hop.parent)) for hop in path)
-        return (*choices, *(scales if searched else ()))
-
-    def baselines(self) -> dict[str, Recipe]:
-        """Every parent as it is."""
-        return baselines_of(self._parents, self._stack, self._frame)
-
-    def baseline_genomes(self) -> dict[str, Genome]:
-        """Genomes of the baselines that are paths of this space."""
-        return genomes_of(self)

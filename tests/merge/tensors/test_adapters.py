@@ -96,7 +96,9 @@ def make(folder: Path, model: Any, options: dict[str, Any]) -> tuple[Checkpoint,
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_tensor_is_the_one_peft_makes(kind: str, architecture: str, tmp_path: Path) -> None:
+def test_every_tensor_equals_that_of_a_merge_by_peft(
+    kind: str, architecture: str, tmp_path: Path
+) -> None:
     options = KINDS[kind]
     model = llama(bias="bias" in kind) if architecture == "llama" else gpt2()
     if architecture == "gpt2":
@@ -122,7 +124,7 @@ def recipe(parents: list[str], layers: int, dtype: str) -> Recipe:
     return Recipe(parents[0], {"model.layers": blocks}, layer(None), layer(None), dtype)
 
 
-def test_a_merge_takes_the_adapter_without_a_merged_copy(tmp_path: Path) -> None:
+def test_a_merge_uses_the_adapter_and_writes_no_merged_copy(tmp_path: Path) -> None:
     parent, merged = make(tmp_path, llama(), {"target_modules": ["q_proj", "embed_tokens"]})
     plain = Checkpoint.open(tmp_path / "model", "plain")
     whole = Checkpoint.open(merged, "merged")
@@ -160,7 +162,7 @@ def test_an_adapted_host_keeps_its_dtype_in_copied_blocks(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"peft_type": "IA3"}, "peft_type 'IA3'"),
         ({"layer_replication": [[0, 1]]}, "layer_replication"),
@@ -169,16 +171,18 @@ def test_an_adapted_host_keeps_its_dtype_in_copied_blocks(tmp_path: Path) -> Non
         ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa'"),
     ],
 )
-def test_other_kinds_are_refused_by_name(change: dict[str, Any], told: str, tmp_path: Path) -> None:
+def test_unsupported_adapters_are_refused_with_the_key(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     parent, _ = make(tmp_path, llama(), {"target_modules": ["q_proj"]})
     file = tmp_path / "adapter" / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         adapter_patches({parent.reference: parent})
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "told"),
+    ("name", "shape", "message"),
     [
         ("base_model.model.model.layers.7.mlp.up_proj.lora_A.weight", (4, 16), "another model"),
         ("base_model.model.model.embed_tokens.weight", (30, 16), "resize"),
@@ -188,12 +192,12 @@ def test_other_kinds_are_refused_by_name(change: dict[str, Any], told: str, tmp_
     ],
 )
 def test_adapters_that_do_not_fit_are_refused(
-    name: str, shape: tuple[int, ...], told: str, tmp_path: Path
+    name: str, shape: tuple[int, ...], message: str, tmp_path: Path
 ) -> None:
     parent, _ = make(tmp_path, llama(), {"target_modules": ["q_proj"]})
     file = tmp_path / "adapter" / "adapter_model.safetensors"
     save_file({**load_file(file), name: torch.zeros(shape)}, file)
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         adapter_patches({parent.reference: parent})
 
 
@@ -209,7 +213,7 @@ def test_pickled_and_missing_adapters_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_adapter_on_single_experts_changes_those_of_the_checkpoint(tmp_path: Path) -> None:
-    """As PEFT wrote it while experts were modules of their own (transformers 4)."""
+    """PEFT wrote such adapters with transformers 4, where each expert was a module."""
     import tiny
 
     folder = tiny.make(tmp_path / "model", "mixtral")

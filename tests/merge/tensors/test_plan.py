@@ -116,7 +116,7 @@ WRONG = {
     "too many": (lambda: recipe([layer(0, "passthrough")]), "exactly 1 source.*got 2"),
     "no default": (
         lambda: recipe([Layer("linear", [Source("a", 0, {"weight": (("mlp", 1),)})])]),
-        "No value of a knob applies to tensor 'model.layers.0.",
+        "A knob has no value for tensor 'model.layers.0.",
     ),
     "vocabularies": (
         lambda: recipe(embeddings=Layer("linear", [Source("a"), Source("wide")])),

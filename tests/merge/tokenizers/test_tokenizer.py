@@ -1,4 +1,4 @@
-"""Tokenizers of merged models: rows follow tokens, ids stay, conflicts are told."""
+"""Tokenizers of merged models: rows are matched by token, ids stay, conflicts are reported."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def wordpiece(texts: list[str], size: int) -> Tokenizer:
 
 
 def words(texts: list[str], size: int) -> Tokenizer:
-    every = dict.fromkeys([*SPECIAL, *(word for text in texts for word in text.split())])
-    vocabulary = {word: i for i, word in enumerate(list(every)[:size])}
+    tokens = dict.fromkeys([*SPECIAL, *(word for text in texts for word in text.split())])
+    vocabulary = {word: i for i, word in enumerate(list(tokens)[:size])}
     found = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     found.pre_tokenizer = pre_tokenizers.Whitespace()
     found.add_special_tokens(SPECIAL)
@@ -175,9 +175,7 @@ def test_union_with_weights_1_and_0_gives_each_parent_its_own_logits(
 
 
 @pytest.mark.parametrize("kind", ["bpe", "words"])
-def test_the_host_of_a_union_keeps_its_ids_and_its_way_of_cutting(
-    kind: str, tmp_path: Path
-) -> None:
+def test_the_host_of_a_union_keeps_its_ids_and_its_tokenization(kind: str, tmp_path: Path) -> None:
     parents = [save(tmp_path / name, core) for name, core in zip("ab", PAIRS[kind], strict=True)]
     write(mix(parents, [1, 1]), named(*parents), tmp_path / "out")
     new, old = vocabulary(tmp_path / "out"), vocabulary(parents[0].folder)
@@ -192,7 +190,7 @@ def test_the_host_of_a_union_keeps_its_ids_and_its_way_of_cutting(
     assert any(token in theirs and token not in old for token in french)
 
 
-def test_added_tokens_stay_whole_and_special(tmp_path: Path) -> None:
+def test_added_tokens_are_not_split_and_stay_special(tmp_path: Path) -> None:
     core = bpe(ENGLISH, 290)
     core.add_special_tokens(["<|im_start|>", "<|im_end|>"])
     a = save(tmp_path / "a", bpe(ENGLISH, 290))
@@ -211,7 +209,7 @@ def test_added_tokens_stay_whole_and_special(tmp_path: Path) -> None:
     assert torch.equal(rows[290:292], theirs[290:292])
 
 
-def test_a_named_tokenizer_brings_its_ids_and_loses_other_tokens(tmp_path: Path) -> None:
+def test_a_named_tokenizer_gives_its_ids_and_other_tokens_are_lost(tmp_path: Path) -> None:
     a, b = save(tmp_path / "a", PAIRS["bpe"][0]), save(tmp_path / "b", bpe(FRENCH, 280))
     core = bpe(FRENCH, 280)
     data = json.loads(core.to_str())
@@ -237,7 +235,7 @@ def test_a_named_tokenizer_brings_its_ids_and_loses_other_tokens(tmp_path: Path)
     assert loaded.chat_template == "{{ 'b' }}"
 
 
-def test_padding_is_out_of_the_vocabulary_and_never_wins(tmp_path: Path) -> None:
+def test_padding_rows_never_have_the_highest_logit(tmp_path: Path) -> None:
     parents = [save(tmp_path / name, core) for name, core in zip("ab", PAIRS["words"], strict=True)]
     recipe = mix(parents, [0.5, 0.5], pad_to_multiple_of="64")
     write(recipe, named(*parents), tmp_path / "out")
@@ -250,7 +248,7 @@ def test_padding_is_out_of_the_vocabulary_and_never_wins(tmp_path: Path) -> None
     assert int(logits.argmax(-1).max()) < len(tokens)
 
 
-def test_rows_beyond_the_tokens_stay_where_they_are(tmp_path: Path) -> None:
+def test_rows_beyond_the_tokens_are_kept(tmp_path: Path) -> None:
     core = bpe(ENGLISH, 290)
     a, b = save(tmp_path / "a", core, rows=320), save(tmp_path / "b", core)
     write(mix([a, b], [1, 0]), named(a, b), tmp_path / "out")
@@ -259,7 +257,7 @@ def test_rows_beyond_the_tokens_stay_where_they_are(tmp_path: Path) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_a_token_beyond_the_rows_counts_as_missing(tmp_path: Path) -> None:
+def test_a_token_with_an_id_beyond_the_rows_counts_as_missing(tmp_path: Path) -> None:
     core = bpe(ENGLISH, 290)
     core.add_special_tokens(["<extra>"])
     a, b = save(tmp_path / "a", core, rows=290), save(tmp_path / "b", core)
@@ -271,7 +269,7 @@ def test_a_token_beyond_the_rows_counts_as_missing(tmp_path: Path) -> None:
     assert torch.equal(ours[290], load_file(b.folder / "model.safetensors")["lm_head.weight"][290])
 
 
-def test_missing_rows_come_from_the_base_the_only_one_or_the_average(tmp_path: Path) -> None:
+def test_missing_rows_come_from_the_base_the_only_parent_or_the_average(tmp_path: Path) -> None:
     more = bpe(ENGLISH, 290)
     more.add_special_tokens(["<x>"])
     plain = bpe(ENGLISH, 290)
@@ -303,7 +301,7 @@ def test_missing_rows_come_from_the_base_the_only_one_or_the_average(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"tokens": '{"<nothing>": {"source": "a"}}'}, "in no tokenizer"),
         ({"tokens": '{"<s>": {"sorce": "a"}}'}, "Did you mean 'source'"),
@@ -318,11 +316,9 @@ def test_missing_rows_come_from_the_base_the_only_one_or_the_average(tmp_path: P
         ({"pad_to_multiple": "8"}, "Did you mean 'pad_to_multiple_of'"),
     ],
 )
-def test_options_that_cannot_be_honoured_are_errors(
-    options: dict[str, str], told: str, tmp_path: Path
-) -> None:
+def test_wrong_options_are_errors(options: dict[str, str], message: str, tmp_path: Path) -> None:
     a, b = (save(tmp_path / n, core) for n, core in zip("ab", PAIRS["words"], strict=True))
-    with pytest.raises(RecipeError, match=told):
+    with pytest.raises(RecipeError, match=message):
         plan_tokenizer(mix([a, b], [1, 1], **options), named(a, b))
 
 
@@ -346,7 +342,7 @@ def test_tokenizers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         plan_tokenizer(mix([a, c], [1, 1], name="z"), named(a, c))
 
 
-def listed(folder: Path, names: list[str]) -> Checkpoint:
+def save_words(folder: Path, names: list[str]) -> Checkpoint:
     """Save a model whose tokens are these and some special ones, in this order."""
     core = Tokenizer(models.WordLevel({w: i for i, w in enumerate([*SPECIAL, *names])}, "<unk>"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -355,7 +351,7 @@ def listed(folder: Path, names: list[str]) -> Checkpoint:
 
 
 @pytest.mark.parametrize(
-    ("host", "first", "second", "told"),
+    ("host", "first", "second", "message"),
     [
         (
             ["cat", "on"],
@@ -364,7 +360,7 @@ def listed(folder: Path, names: list[str]) -> Checkpoint:
             "id 5 is .* 'on' in 'host' and 'mat' in 'y'",
         ),
         (["cat", "on"], ["on", "cat"], [], "id 4 is the token 'cat' in 'host' and 'on' in 'x'"),
-        # The host knows neither, but the row would be a mixture of two tokens all the same.
+        # The host has neither token, but the row would still be a mixture of two tokens.
         (
             ["cat"],
             ["cat", "<a>"],
@@ -378,27 +374,27 @@ def listed(folder: Path, names: list[str]) -> Checkpoint:
         (["cat", "[unused0]"], ["cat", "<a>"], ["cat", "[control_12]", "on"], None),
     ],
 )
-def test_rows_merged_id_by_id_must_mean_one_token(
-    host: list[str], first: list[str], second: list[str], told: str | None, tmp_path: Path
+def test_parents_merged_by_id_must_have_the_same_token_at_an_id(
+    host: list[str], first: list[str], second: list[str], message: str | None, tmp_path: Path
 ) -> None:
     parents = [
-        listed(tmp_path / name, names)
+        save_words(tmp_path / name, names)
         for name, names in (("host", host), ("x", first), ("y", second))
     ]
-    bare = listed(tmp_path / "bare", ["nothing", "alike"])
+    bare = save_words(tmp_path / "bare", ["nothing", "alike"])
     (bare.folder / "tokenizer.json").unlink()
     parents = [*parents, bare]
     recipe = mix(parents, [1, 1, 1, 1], name="base")
-    if told is None:
+    if message is None:
         assert plan_tokenizer(recipe, named(*parents)).rows is None
         return
-    with pytest.raises(CheckpointError, match=f"{told}.*`tokenizer: union`.*`tokenizer: host`"):
+    with pytest.raises(CheckpointError, match=f"{message}.*`tokenizer: union`.*`tokenizer: host`"):
         plan_tokenizer(recipe, named(*parents))
 
 
-def test_an_added_token_on_a_models_own_id_is_another_name_for_it(tmp_path: Path) -> None:
-    plain = listed(tmp_path / "plain", ["cat"])
-    renamed = listed(tmp_path / "renamed", ["cat"])
+def test_an_added_token_can_share_the_id_of_a_token_of_the_model(tmp_path: Path) -> None:
+    plain = save_words(tmp_path / "plain", ["cat"])
+    renamed = save_words(tmp_path / "renamed", ["cat"])
     file = renamed.folder / "tokenizer.json"
     data = json.loads(file.read_text())
     data["added_tokens"].append({**data["added_tokens"][0], "id": 4, "content": "<|cat|>"})
@@ -407,7 +403,7 @@ def test_an_added_token_on_a_models_own_id_is_another_name_for_it(tmp_path: Path
     assert plan_tokenizer(recipe, named(plain, renamed)).rows is None
 
 
-def test_flags_of_a_token_are_the_hosts(tmp_path: Path) -> None:
+def test_a_token_has_the_flags_of_the_host(tmp_path: Path) -> None:
     one, two = bpe(ENGLISH, 290), bpe(ENGLISH, 290)
     one.add_tokens([AddedToken("<x>", special=False)])
     two.add_special_tokens([AddedToken("<x>", lstrip=True)])
@@ -443,7 +439,7 @@ def test_chat_templates(wanted: str | None, expected: str, tmp_path: Path) -> No
     assert tokenizer(named(*parents), recipe).chat_template == expected
 
 
-def test_the_resident_model_is_bitwise_the_written_one(tmp_path: Path) -> None:
+def test_the_resident_model_equals_the_written_one_bit_for_bit(tmp_path: Path) -> None:
     parents = [save(tmp_path / name, core) for name, core in zip("ab", PAIRS["bpe"], strict=True)]
     recipe = mix(parents, [0.7, 0.4], pad_to_multiple_of="16")
     write(recipe, named(*parents), tmp_path / "out")
@@ -455,7 +451,7 @@ def test_the_resident_model_is_bitwise_the_written_one(tmp_path: Path) -> None:
 
 
 @given(st.data())
-def test_rows_follow_tokens(data: st.DataObject) -> None:
+def test_rows_are_matched_by_token(data: st.DataObject) -> None:
     letters = st.sampled_from("abcdefgh")
     own = {
         name: data.draw(st.lists(letters, min_size=1, unique=True), label=name)
@@ -488,7 +484,7 @@ def test_rows_follow_tokens(data: st.DataObject) -> None:
         torch.testing.assert_close(rows[len(merged) :], mean)
 
 
-def test_a_searchs_candidates_share_one_vocabulary_whatever_they_merge(tmp_path: Path) -> None:
+def test_all_candidates_of_a_search_have_one_vocabulary(tmp_path: Path) -> None:
     cores = (bpe(ENGLISH, 290), bpe(FRENCH, 285), bpe(FRENCH + ENGLISH, 300))
     a, b, c = (save(tmp_path / name, core) for name, core in zip("abc", cores, strict=True))
     plans = []
@@ -505,7 +501,7 @@ def test_a_searchs_candidates_share_one_vocabulary_whatever_they_merge(tmp_path:
         assert (plan.rows.index, plan.rows.filling) == (first.index, first.filling)
 
 
-def test_mergekit_can_say_a_vocabulary_only_of_merged_parents(tmp_path: Path) -> None:
+def test_mergekit_can_only_express_the_vocabulary_of_merged_parents(tmp_path: Path) -> None:
     a, b = (save(tmp_path / name, core) for name, core in zip("ab", PAIRS["bpe"], strict=True))
     c = save(tmp_path / "c", PAIRS["bpe"][0])
     fixed = replace(mix([c], [1.0]), host="a", vocabulary=("a", "c"))

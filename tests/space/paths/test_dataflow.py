@@ -1,4 +1,4 @@
-"""The data-flow and joint spaces: laws, start, repair, and refusals."""
+"""The data-flow and joint spaces: laws, start, repair, error messages."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from evomerge.merge.methods.method import check_knobs
 from evomerge.recipe import Layer, Recipe, Source, knob_at
 from evomerge.space.paths.joint import JointSpace
 from evomerge.space.paths.path import Hop, Path, describe, layers_of, path_of
-from evomerge.space.paths.slices import SliceSpace, SwapSpace
+from evomerge.space.paths.slices import SliceSpace
 from evomerge.space.paths.slots import SlotSpace, dropping
+from evomerge.space.paths.swaps import SwapSpace
 from evomerge.space.protocol import Gene, Space
 from evomerge.testing import check_space
 
@@ -27,7 +28,7 @@ WHOLE = Layer("passthrough", (Source(HOST),))
 FRAME = Recipe(host=HOST, layers={}, embeddings=WHOLE, head=WHOLE)
 
 
-def own_pass(parent: str = HOST, depth: int = 4) -> Recipe:
+def whole_parent(parent: str = HOST, depth: int = 4) -> Recipe:
     return replace(FRAME, layers={"model.layers": layers_of(Hop(parent, i) for i in range(depth))})
 
 
@@ -52,7 +53,7 @@ SPACES: dict[str, Callable[[], Space]] = {
     "one block": lambda: SlotSpace({HOST: 1, OTHER: 2}, FRAME, fixed_ends=False, repeats=1),
     "dropping": lambda: dropping(HOST, 4, FRAME, layers=(2, 3)),
     "slices": lambda: SliceSpace(DEPTHS, FRAME, slices=(2, 4), layers=(4, 7)),
-    "slices, as they come": lambda: SliceSpace(DEPTHS, FRAME, slices=(1, 3)),
+    "slices, any depth": lambda: SliceSpace(DEPTHS, FRAME, slices=(1, 3)),
     "slices, plain": lambda: SliceSpace(DEPTHS, FRAME, slices=(3, 3), scales=1.0, layers=(6, 6)),
     "slices, always scaled": lambda: SliceSpace(
         DEPTHS, FRAME, slices=(2, 3), scales=(0.5, 0.9), layers=(3, 5)
@@ -65,11 +66,11 @@ JOINT: dict[str, Callable[[], JointSpace]] = {
         {HOST: 4, OTHER: 4}, FRAME, method=get_method("linear"),
         knobs={"weight": (0.0, 1.5), "normalize": 1.0}, repeats=2,
     ),
-    "joint, with a switch": lambda: JointSpace(
+    "joint, with a flag": lambda: JointSpace(
         {HOST: 2, OTHER: 2}, FRAME, method=get_method("linear"),
         knobs={"weight": 0.5, "normalize": (0.0, 1.0)}, scales=1.0,
     ),
-    "joint, based": lambda: JointSpace(
+    "joint, with a base": lambda: JointSpace(
         {HOST: 3, OTHER: 3}, FRAME, method=get_method("ties"), base="zoo:base", outside=False,
         knobs={"weight": (0.0, 1.5), "density": (0.1, 1.0), "lambda": (0.5, 2.0)},
         indicators="binary", layers=(2, 3),
@@ -87,7 +88,7 @@ def values(gene: Gene) -> st.SearchStrategy[float]:
 @pytest.mark.parametrize("name", SPACES)
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
-def test_every_genome_decodes_and_comes_back(name: str, data: Any) -> None:
+def test_every_genome_decodes_to_a_recipe_that_encodes_back(name: str, data: Any) -> None:
     space = SPACES[name]()
     genome = data.draw(st.tuples(*map(values, space.genes)))
     recipe = space.decode(genome)
@@ -102,7 +103,7 @@ def test_every_genome_decodes_and_comes_back(name: str, data: Any) -> None:
 @pytest.mark.parametrize("name", JOINT)
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
-def test_every_merge_of_a_joint_recipe_has_knobs_that_its_method_takes(
+def test_every_merge_of_a_joint_recipe_has_knobs_that_its_method_allows(
     name: str, data: Any
 ) -> None:
     space = JOINT[name]()
@@ -124,7 +125,7 @@ def test_joint_spaces_keep_the_laws(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in SPACES if "always" not in name])
-def test_genes_are_sound_and_names_unique(name: str) -> None:
+def test_genes_start_within_their_range_and_have_unique_names(name: str) -> None:
     space = SPACES[name]()
     assert len({gene.name for gene in space.genes}) == len(space.genes)
     for gene in space.genes:
@@ -132,18 +133,18 @@ def test_genes_are_sound_and_names_unique(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["matrix", "network", "structured, free ends", "plain", "slices, as they come"]
+    "name", ["matrix", "network", "structured, free ends", "plain", "slices, any depth"]
 )
-def test_search_starts_at_the_hosts_own_pass(name: str) -> None:
+def test_search_starts_at_the_path_of_the_host(name: str) -> None:
     space = SPACES[name]()
-    assert space.decode(start(space)) == own_pass()
-    assert space.decode(space.encode(own_pass())) == own_pass()
+    assert space.decode(start(space)) == whole_parent()
+    assert space.decode(space.encode(whole_parent())) == whole_parent()
 
 
-def test_start_is_repaired_to_the_depth_that_is_asked() -> None:
+def test_the_start_is_repaired_to_the_wanted_depth() -> None:
     space = SlotSpace(DEPTHS, FRAME, layers=(6, 6))
     found = path(space, start(space))
-    # The host's own pass is there; what is missing comes from the earliest slots.
+    # The blocks of the host are all included. The missing ones come from the earliest slots.
     assert [(hop.parent, hop.layer) for hop in found] == [
         (HOST, 0), (HOST, 1), (HOST, 2), (HOST, 3), (OTHER, 0), (HOST, 3)
     ]  # fmt: skip
@@ -174,22 +175,22 @@ def test_paper_space_has_the_papers_size() -> None:
     assert len(auto.genes) < 64 * 3 + 64
 
 
-def test_scales_exist_only_where_a_hop_is() -> None:
+def test_the_first_block_has_no_scale() -> None:
     space = SlotSpace(DEPTHS, FRAME, repeats=2, indicators="threshold", coding="matrix")
     genome = tuple(0.7 if gene.name.startswith("scale") else gene.start for gene in space.genes)
     assert [hop.scale for hop in path(space, genome)] == [1.0, 0.7, 0.7, 0.7]
 
 
-def test_weakest_slots_go_first_where_a_path_is_too_long() -> None:
+def test_a_path_that_is_too_long_loses_the_slots_with_the_lowest_indicators() -> None:
     space = SlotSpace(DEPTHS, FRAME, repeats=1, indicators="threshold", scales=1.0, layers=(1, 4))
-    strengths = {f"in.{HOST}[2]": 1.5, f"in.{OTHER}[0]": 0.5, f"in.{OTHER}[4]": 0.6}
-    genome = tuple(strengths.get(gene.name, -1.0) for gene in space.genes)
+    indicators = {f"in.{HOST}[2]": 1.5, f"in.{OTHER}[0]": 0.5, f"in.{OTHER}[4]": 0.6}
+    genome = tuple(indicators.get(gene.name, -1.0) for gene in space.genes)
     assert [(h.parent, h.layer) for h in path(space, genome)] == [
         (HOST, 0), (HOST, 2), (OTHER, 4), (HOST, 3)
     ]  # fmt: skip
 
 
-def test_goliath_is_a_path_of_the_slice_space() -> None:
+def test_the_slice_space_contains_goliath() -> None:
     depths = {"X": 80, "E": 80}
     slices = [("X", 0, 16), ("E", 8, 24), ("X", 17, 32), ("E", 25, 40), ("X", 33, 48)]
     whole = Layer("passthrough", (Source("X"),))
@@ -201,15 +202,15 @@ def test_goliath_is_a_path_of_the_slice_space() -> None:
     assert describe(recipe) == "A0-16 B8-24 A17-32 B25-40 A33-48 (A = X, B = E)"
 
 
-def test_reversed_slice_counts_from_its_smaller_end() -> None:
+def test_a_slice_given_in_reverse_is_put_in_order() -> None:
     space = SliceSpace(DEPTHS, FRAME, slices=(1, 1), scales=1.0)
     assert [hop.layer for hop in path(space, (1.0, 1.0, 3.0, 1.0))] == [1, 2, 3]
 
 
 def test_baselines_are_the_parents_themselves() -> None:
-    marks = SlotSpace(DEPTHS, FRAME).baselines()
-    assert list(marks) == [HOST, OTHER]
-    other = marks[OTHER]
+    baselines = SlotSpace(DEPTHS, FRAME).baselines()
+    assert list(baselines) == [HOST, OTHER]
+    other = baselines[OTHER]
     sources = {source.parent for layer in other.every_layer() for source in layer.sources}
     assert sources == {OTHER} and len(other.layers["model.layers"]) == 5
 
@@ -227,8 +228,7 @@ def test_joint_repeats_a_depth_with_other_weights() -> None:
     )
 
 
-def test_a_joint_space_suggests_its_parents_and_their_mean() -> None:
-    """At every depth once, by the knobs that stand for a parent's share."""
+def test_a_joint_space_has_genomes_of_its_parents_and_their_average() -> None:
     genomes = JOINT["joint"]().baseline_genomes()
     assert set(genomes) == {HOST, OTHER, "uniform"}
     recipe = JOINT["joint"]().decode(genomes[OTHER])
@@ -253,7 +253,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "unknown host": (lambda: SlotSpace({OTHER: 2}, FRAME), "space.host"),
     "start": (lambda: SlotSpace(DEPTHS, FRAME, start=(0.0, -1.0)), "space.start"),
     "too deep": (lambda: dropping(HOST, 4, FRAME, layers=(5, 6)), "space.layers"),
-    "upside down": (lambda: SlotSpace(DEPTHS, FRAME, layers=(5, 4)), "space.layers"),
+    "range in reverse": (lambda: SlotSpace(DEPTHS, FRAME, layers=(5, 4)), "space.layers"),
     "slices": (lambda: SliceSpace(DEPTHS, FRAME, slices=(3, 2)), "space.slices"),
     "slices cannot reach": (
         lambda: SliceSpace(DEPTHS, FRAME, slices=(1, 2), layers=(9, 9)), "space.layers",
@@ -269,7 +269,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "no base": (
         lambda: JointSpace({HOST: 2, OTHER: 2}, FRAME, method=get_method("ties")), "`base`",
     ),
-    "half a switch": (
+    "half a flag": (
         lambda: JointSpace({HOST: 2, OTHER: 2}, FRAME, method=get_method("linear"),
                            knobs={"normalize": 0.303}),
         "normalize is 0.303.*off or on",
@@ -288,23 +288,23 @@ def test_wrong_arguments_are_one_sentence_that_names_the_key(name: str) -> None:
 
 
 FOREIGN: dict[str, Recipe] = {
-    "another host": replace(own_pass(), host=OTHER),
-    "another head": replace(own_pass(), head=Layer("passthrough", (Source(OTHER),))),
+    "another host": replace(whole_parent(), host=OTHER),
+    "another head": replace(whole_parent(), head=Layer("passthrough", (Source(OTHER),))),
     "a merged block": replace(
-        own_pass(),
+        whole_parent(),
         layers={"model.layers": (Layer("linear", (Source(HOST, 0), Source(OTHER, 0))),)},
     ),
-    "an unknown parent": own_pass("zoo:nobody"),
+    "an unknown parent": whole_parent("zoo:nobody"),
     "a first block that is scaled": replace(
-        own_pass(),
+        whole_parent(),
         layers={"model.layers": layers_of([Hop(HOST, 0, 0.8), Hop(HOST, 3)])},
     ),
-    "another stack": replace(own_pass(), layers={"blocks": layers_of([Hop(HOST, 0)])}),
+    "another stack": replace(whole_parent(), layers={"blocks": layers_of([Hop(HOST, 0)])}),
 }
 
 
 @pytest.mark.parametrize("what", FOREIGN)
 @pytest.mark.parametrize("name", ["matrix", "structured", "slices", "swaps"])
-def test_recipes_from_elsewhere_are_refused(name: str, what: str) -> None:
+def test_recipes_outside_of_the_space_are_refused(name: str, what: str) -> None:
     with pytest.raises(RecipeError):
         SPACES[name]().encode(FOREIGN[what])

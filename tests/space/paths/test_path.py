@@ -17,11 +17,11 @@ paths = st.lists(hops, max_size=12).map(tuple)
 
 
 @given(paths)
-def test_a_recipe_gives_the_path_back(path: tuple[Hop, ...]) -> None:
+def test_the_path_of_a_recipe_made_from_a_path_is_that_path(path: tuple[Hop, ...]) -> None:
     assert path_of(layers_of(path)) == path
 
 
-def test_a_path_reads_as_runs() -> None:
+def test_consecutive_blocks_are_written_as_one_run() -> None:
     path = (
         *(Hop(LEGEND["A"], layer) for layer in range(12)),
         *(Hop(LEGEND["B"], layer, 0.9 if layer == 8 else 1.0) for layer in range(8, 16)),
@@ -30,18 +30,18 @@ def test_a_path_reads_as_runs() -> None:
     assert format_path(path, LEGEND) == "A0-11 B8-15x0.9 A12-31"
 
 
-def test_repeated_and_scaled_blocks_stand_alone() -> None:
+def test_repeated_and_scaled_blocks_are_written_separately() -> None:
     path = (Hop(LEGEND["A"], 3), Hop(LEGEND["A"], 3), Hop(LEGEND["A"], 4, -0.51234))
     assert format_path(path, LEGEND) == "A3 A3 A4x-0.512"
 
 
 @given(paths)
-def test_a_path_reads_back_with_the_digits_that_are_shown(path: tuple[Hop, ...]) -> None:
+def test_the_text_of_a_path_can_be_parsed_back(path: tuple[Hop, ...]) -> None:
     shown = tuple(replace(hop, scale=float(f"{hop.scale:.3g}")) for hop in path)
     assert parse_path(format_path(shown, LEGEND), LEGEND) == shown
 
 
-def test_letters_go_on_after_z() -> None:
+def test_letters_continue_after_z_with_aa() -> None:
     legend = legend_of(f"p{i}" for i in range(30))
     assert list(legend)[25:28] == ["Z", "AA", "AB"]
     assert legend_of(["x", "y", "x"]) == {"A": "x", "B": "y"}

@@ -3,14 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evomerge.space.panel import rounded
+from evomerge.space.layer_genes import rounded
 from evomerge.space.protocol import Gene
 
 ranges = st.tuples(st.floats(-100, 100), st.floats(1e-9, 100)).map(lambda x: (x[0], x[0] + x[1]))
 
 
 @given(ranges.filter(lambda x: x[0] < x[1]), st.floats(0, 1))
-def test_real_values_are_rounded_once_within_their_range(bounds, share):
+def test_rounding_real_values_stays_in_range_and_changes_nothing_the_second_time(bounds, share):
     low, high = bounds
     gene = Gene("x", "real", low, high, low)
     value = min(high, low + share * (high - low))
@@ -21,7 +21,7 @@ def test_real_values_are_rounded_once_within_their_range(bounds, share):
 
 
 @given(st.integers(-5, 5), st.integers(1, 9), st.floats(0, 1))
-def test_discrete_values_are_the_whole_number_at_or_below(low, width, share):
+def test_discrete_values_are_rounded_down(low, width, share):
     gene = Gene("x", "integer", low, low + width, low)
     value = low + share * width
     assert rounded(gene, value) == int(value // 1)

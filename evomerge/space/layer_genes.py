@@ -1,0 +1,269 @@
+"""The genes of one place of the merged model, and how their values become a recipe's `Layer`.
+
+A place is what has knobs of its own: the embeddings, a group of blocks, or the head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from evomerge.errors import ConfigError
+from evomerge.recipe import Knob, Layer, Source
+from evomerge.space.knobs import KnobPlan, MethodSpec, SearchedKnob
+from evomerge.space.protocol import Gene
+
+_KINDS = {"real": "real", "integer": "integer", "flag": "binary"}
+
+
+@dataclass(frozen=True)
+class Component:
+    """A kind of tensors with knobs of its own: those whose name contains one of the patterns.
+
+    Attributes:
+        name: `attention`, `mlp`, ..., or `rest`.
+        patterns: substrings of tensor names; `"*"` matches all.
+    """
+
+    name: str
+    patterns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MethodInputs:
+    """A merge method, and the parents that it merges in a search.
+
+    Attributes:
+        method: the method.
+        sources: references of the parents, in order, without the base.
+        base: reference of the base, or None if the method uses none.
+    """
+
+    method: MethodSpec
+    sources: tuple[str, ...]
+    base: str | None
+
+
+def method_inputs(
+    methods: Sequence[MethodSpec], parents: Sequence[str], base: str | None
+) -> list[MethodInputs]:
+    """Return for each method of a search the parents that it merges.
+
+    If a method uses the base, the base is not one of its sources.
+
+    Raises:
+        ConfigError: a method is named twice, needs a base that is not set, or does not take this
+            number of parents.
+    """
+    inputs: list[MethodInputs] = []
+    for method in methods:
+        if any(item.method.name == method.name for item in inputs):
+            raise ConfigError(f"space.method names {method.name!r} twice; name each method once.")
+        if method.base == "required" and base is None:
+            raise ConfigError(
+                f"space.method is {method.name!r}, which measures task vectors from a base, but "
+                "`base` is not set; name the model that the parents were fine-tuned from."
+            )
+        used = base if method.base != "none" else None
+        sources = tuple(parent for parent in parents if parent != used)
+        fewest, most = method.parents
+        if len(sources) < fewest or (most is not None and len(sources) > most):
+            allowed = f"{fewest} or more" if most is None else f"{fewest} to {most}"
+            allowed = f"exactly {fewest}" if most == fewest else allowed
+            raise ConfigError(
+                f"space.method is {method.name!r}, which takes {allowed} parents, but `parents` "
+                f"names {len(sources)}{' beside the base' if used else ''}: "
+                f"{', '.join(sources) or 'none'}; change `parents`, or take another method."
+            )
+        inputs.append(MethodInputs(method, sources, used))
+    return inputs
+
+
+@dataclass(frozen=True)
+class _KnobGene:
+    """The knob whose value a gene holds.
+
+    Attributes:
+        component: index of the component.
+        parent: reference of the parent, or None for a knob of the whole merge.
+        knob: the knob.
+    """
+
+    component: int
+    parent: str | None
+    knob: SearchedKnob
+
+    def is_of(self, used: MethodInputs) -> bool:
+        """Whether the method has this knob and merges this parent."""
+        parents = (None, *used.sources)
+        return used.method.name in self.knob.methods and self.parent in parents
+
+
+class LayerGenes:
+    """The genes of one place, and the map from their values to a `Layer`.
+
+    Args:
+        inputs: one entry for each merge method. If there are several, the first gene chooses one.
+        plan: which knobs are genes.
+        components: components with knobs of their own. A tensor belongs to the first one that
+            matches; the last one must match every tensor. Empty if all tensors share the knobs.
+
+    Attributes:
+        genes: the genes. Their names do not contain the place.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[MethodInputs],
+        plan: KnobPlan,
+        components: Sequence[Component],
+    ) -> None:
+        self._inputs = tuple(inputs)
+        self._fixed = plan.fixed
+        self._components = tuple(components)
+        self._names = tuple(item.method.name for item in inputs)
+        self._knob_genes = self._list_knob_genes(plan)
+        choice = Gene("method", "choice", 0, len(self._names) - 1, 0, choices=self._names)
+        self._choices = int(len(self._names) > 1)
+        self.genes = ((choice,) if self._choices else ()) + tuple(map(self._gene, self._knob_genes))
+
+    def layer(self, values: Sequence[float], block: int | None) -> Layer:
+        """Return the layer that the values of the genes describe.
+
+        Args:
+            values: one for each gene, canonical (see `rounded`).
+            block: index of the block in every parent, or None for the tensors outside of the
+                blocks. These belong to the last component.
+        """
+        used = self._inputs[int(values[0]) if self._choices else 0]
+        name = used.method.name
+        numbers: dict[tuple[str | None, str], list[float]] = {}
+        for knob_gene, value in zip(self._knob_genes, values[self._choices :], strict=True):
+            if knob_gene.is_of(used):
+                numbers.setdefault((knob_gene.parent, knob_gene.knob.name), []).append(value)
+
+        def knobs(parent: str | None) -> dict[str, Knob]:
+            per = "merge" if parent is None else "source"
+            fixed = {key[2]: value for key, value in self._fixed.items() if key[:2] == (name, per)}
+            searched = {
+                knob: self._knob(items, block)
+                for (owner, knob), items in numbers.items()
+                if owner == parent
+            }
+            return {**fixed, **searched}
+
+        return Layer(
+            method=name,
+            sources=tuple(Source(parent, block, knobs(parent)) for parent in used.sources),
+            base=None if used.base is None else Source(used.base, block),
+            knobs=knobs(None),
+        )
+
+    def interpolate(self, first: list[float], second: list[float], share: float) -> list[float]:
+        """Return the values between those of two places.
+
+        Real knobs are interpolated linearly. Integer knobs and flags take the values of the nearer
+        place. If the two places use different methods, all knobs do.
+
+        Args:
+            first: values at one place.
+            second: values at the other place.
+            share: distance from the first place, 0 <= share < 1; 1 would be the second place.
+        """
+        nearer = first if share < 0.5 else second
+        if share == 0 or (self._choices and first[0] != second[0]):
+            return nearer
+        return [
+            rounded(gene, a + share * (b - a)) if gene.kind == "real" else nearer_value
+            for gene, a, b, nearer_value in zip(self.genes, first, second, nearer, strict=True)
+        ]
+
+    def mixture(self, shares: Mapping[str, float]) -> list[float] | None:
+        """Return values that merge the parents in the given shares, or None if there are none.
+
+        This goes by the usual names of knobs: `weight` is the parent's share, `density` and
+        `lambda` are 1, and `t` is the share of the last source. The first method that can express
+        the shares is used.
+
+        Args:
+            shares: parent -> share; the other parents have share 0.
+        """
+        for number, used in enumerate(self._inputs):
+            values = [rounded(gene, gene.start) for gene in self.genes]
+            values[: self._choices] = [float(number)] * self._choices
+            if self._set_shares(used, shares, values):
+                return values
+        return None
+
+    def _set_shares(
+        self, used: MethodInputs, shares: Mapping[str, float], values: list[float]
+    ) -> bool:
+        """Write the knobs of one method into `values`; return whether it can express the shares."""
+        method = used.method
+        if not set(shares) <= {*used.sources, used.base}:
+            return False
+        if not {"weight", "t"} & {knob.name for knob in method.knobs}:
+            return False
+        wanted = {"density": 1.0, "lambda": 1.0, "t": shares.get(used.sources[-1], 0.0)}
+        searched = set()
+        for index, knob_gene in enumerate(self._knob_genes, self._choices):
+            knob = knob_gene.knob
+            if knob_gene.is_of(used):
+                searched.add(knob.name)
+                wanted["weight"] = shares.get(knob_gene.parent or "", 0.0)
+                values[index] = rounded(self.genes[index], wanted.get(knob.name, values[index]))
+                if abs(values[index] - wanted.get(knob.name, values[index])) > 1e-6:
+                    return False
+        for spec in method.knobs:
+            if spec.name not in searched:
+                value = self._fixed.get((method.name, spec.per, spec.name), spec.default)
+                if spec.name == "weight" or wanted.get(spec.name, value) != value:
+                    return False
+        return True
+
+    def _list_knob_genes(self, plan: KnobPlan) -> tuple[_KnobGene, ...]:
+        parents: list[str | None] = list(
+            dict.fromkeys(parent for item in self._inputs for parent in item.sources)
+        )
+        return tuple(
+            _KnobGene(component, parent, knob)
+            for component in range(max(1, len(self._components)))
+            for parent in (*parents, None)
+            for knob in plan.searched
+            if (knob.per == "merge") == (parent is None)
+            and any(_KnobGene(component, parent, knob).is_of(item) for item in self._inputs)
+        )
+
+    def _gene(self, knob_gene: _KnobGene) -> Gene:
+        knob = knob_gene.knob
+        same_name = [item.knob for item in self._knob_genes if item.knob.name == knob.name]
+        # Methods that search one knob in different ranges have a gene each, named by the methods.
+        methods = "" if all(k == knob for k in same_name) else f"{'+'.join(knob.methods)}."
+        component = f"{self._components[knob_gene.component].name}." if self._components else ""
+        parent = f"{knob_gene.parent}." if knob_gene.parent is not None else ""
+        name = f"{component}{parent}{methods}{knob.name}"
+        kind = _KINDS[knob.kind]
+        return Gene(name, kind, knob.low, knob.high, knob.start)  # type: ignore[arg-type]
+
+    def _knob(self, numbers: list[float], block: int | None) -> Knob:
+        if block is None or not self._components:
+            return numbers[-1]
+        return tuple(
+            (pattern, number)
+            for component, number in zip(self._components, numbers, strict=True)
+            for pattern in component.patterns
+        )
+
+
+def rounded(gene: Gene, value: float) -> float:
+    """Return the canonical value for a value of a gene, within the gene's range.
+
+    Values of real genes are rounded to 6 decimals, or to more if the range is narrower than 1.
+    Values of discrete genes are rounded down (the start of a gene may lie between two of its
+    values). Rounding a rounded value changes nothing.
+    """
+    if gene.kind != "real":
+        return float(min(gene.high, max(gene.low, math.floor(value))))
+    decimals = 6 + max(0, math.ceil(-math.log10(gene.high - gene.low)))
+    return float(min(gene.high, max(gene.low, round(value, decimals)))) + 0.0
