@@ -66,7 +66,9 @@ class Registry(Generic[T]):
     def _load(self, point: EntryPoint) -> T:
         try:
             return cast(T, point.load())
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit would end evomerge without a word
             raise self.error(
                 f"The {self.kind} {point.name!r} of the entry point {point.value!r} cannot be "
                 f"loaded ({type(error).__name__}: {error}); repair or uninstall that package."

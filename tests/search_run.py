@@ -47,9 +47,16 @@ def environment(**more) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
 
 
-def evomerge(*arguments, code: int = 0, **more) -> subprocess.CompletedProcess:
+def evomerge(
+    *arguments, code: int = 0, cwd: Path | None = None, **more
+) -> subprocess.CompletedProcess:
     done = subprocess.run(
-        command(*arguments), capture_output=True, text=True, env=environment(**more), timeout=250
+        command(*arguments),
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment(**more),
+        timeout=250,
     )
     assert done.returncode == code, done.stderr
     return done

@@ -39,12 +39,13 @@ def validate(
 ) -> None:
     """Check a search file: parents, shapes, tasks, metrics, documents, memory."""
     from evomerge.cli import terminal
-    from evomerge.config.schema import load, read
+    from evomerge.config.schema import load, read, refuse_frozen
     from evomerge.setup import stages
     from evomerge.setup.preflight import summary, warnings
     from evomerge.setup.runs import prepare
 
-    if stages.is_staged(data := read(file, set_)):
+    refuse_frozen(data := read(file, set_), file)
+    if stages.is_staged(data):
         problems = stages.check(data, file, allow_pickle=allow_pickle)
         notes_by_stage = [warnings(problem, allow_benchmarks) for problem in problems]
         if as_json:

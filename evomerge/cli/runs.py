@@ -31,7 +31,7 @@ def search(
 ) -> None:
     """Start a search."""
     from evomerge.cli.terminal import warn
-    from evomerge.config.schema import load, read
+    from evomerge.config.schema import load, read, refuse_frozen
     from evomerge.run.folder import RunFolder
     from evomerge.setup import stages
     from evomerge.setup.check import freeze
@@ -39,7 +39,8 @@ def search(
     from evomerge.setup.runs import prepare
 
     RunFolder.check_free(run)
-    if stages.is_staged(data := read(file, set_)):
+    refuse_frozen(data := read(file, set_), file)
+    if stages.is_staged(data):
         if candidates:
             data = stages.with_candidates(data, candidates)
         problems = stages.start(data, file, run, allow_pickle=allow_pickle)

@@ -89,7 +89,7 @@ class EvaluationConfig(Section):
         None, description="document field whose values have the same shares in every split"
     )
     fewshot: int | None = Field(
-        None, ge=0, description="few-shot examples; null: the number in the task"
+        None, ge=0, le=1000, description="few-shot examples; null: the number in the task"
     )
     chat_template: bool = False
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"

@@ -24,7 +24,7 @@ class OptimizerConfig(Section):
     """The optimizer that proposes genomes."""
 
     name: str = "cma"
-    population: Annotated[int, Field(ge=2)] | Literal["auto"] = "auto"
+    population: Annotated[int, Field(ge=2, le=10_000)] | Literal["auto"] = "auto"
     sigma: float = Field(
         1 / 6, gt=0, le=1, description="initial step size, as a fraction of a gene's range"
     )
@@ -35,14 +35,14 @@ class ObjectiveConfig(Section):
 
     task: str
     metric: str = "acc"
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(1.0, gt=0, le=1e6)
 
 
 class BudgetConfig(Section):
     """The bounds of a search; it ends at the first one that it reaches."""
 
     candidates: int | None = Field(None, ge=1)
-    hours: float | None = Field(None, gt=0)
+    hours: float | None = Field(None, ge=0.001)
     target: float | None = Field(
         None, description="fitness on the search documents at which the search ends"
     )
@@ -97,7 +97,7 @@ class SearchConfig(Section):
     """A search file."""
 
     seed: int = Field(0, ge=0)
-    parents: list[str] = Field(min_length=1)
+    parents: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1)
     base: str | None = None
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     tokenizer: str = "base"
@@ -118,6 +118,17 @@ class SearchConfig(Section):
                 raise ValueError(f"names {item!r} twice; name each parent once")
         return value
 
+    @field_validator("objectives")
+    @classmethod
+    def _distinct_objectives(cls, value: list[ObjectiveConfig]) -> list[ObjectiveConfig]:
+        pairs = [(item.task, item.metric) for item in value]
+        for task, metric in pairs:
+            if pairs.count((task, metric)) > 1:
+                raise ValueError(
+                    f"names {metric!r} of {task!r} twice; name it once, with another weight"
+                )
+        return value
+
 
 def parse(data: Any, source: str) -> SearchConfig:
     """Turn the content of a search file into a `SearchConfig`.
@@ -135,6 +146,19 @@ def parse(data: Any, source: str) -> SearchConfig:
         return SearchConfig.model_validate(data)
     except ValidationError as error:
         raise ConfigError(f"{source}: {sentence(error, data, SearchConfig)}") from None
+
+
+def refuse_frozen(data: Mapping[str, Any], path: Path) -> None:
+    """Refuse a search file that a run has written, where a new search is started.
+
+    Raises:
+        ConfigError: the file has the section `frozen`.
+    """
+    if "frozen" in data:
+        raise ConfigError(
+            f"{path} has `frozen`, which only a run writes into its own search file; continue the "
+            "run with `evomerge resume`, or delete this section to start a new search."
+        )
 
 
 def load(path: Path, overrides: list[str] | None = None) -> SearchConfig:

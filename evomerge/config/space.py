@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -20,7 +20,7 @@ class SpaceConfig(Section):
     """The search space."""
 
     kind: Literal["parameters", "dataflow", "joint"] = "parameters"
-    method: str | list[str] = Field(
+    method: str | Annotated[list[str], Field(min_length=1)] = Field(
         "task_arithmetic", description="merge method; of a list, the search chooses one"
     )
     groups: int | Literal["each", "one"] = Field(

@@ -32,6 +32,18 @@ BAD = {
     "unknown parent": ({"parents": ["zoo:mathz"]}, ["zoo:mathz", "zoo:maths"]),
     "missing folder": ({"parents": ["./nowhere", "zoo:maths"]}, ["./nowhere", "folder"]),
     "unknown method": (space(method="tie"), ["'tie'", "Did you mean 'ties'"]),
+    "no method": (space(method=[]), ["space.method"]),
+    "an empty parent": ({"parents": ["", "zoo:maths"]}, ["parents"]),
+    "a population that no memory holds": (
+        {"optimizer": {"name": "cma", "population": 10**9}},
+        ["optimizer.population", "10000"],
+    ),
+    "weights that overflow": (objective(weight=1e308), ["weight"]),
+    "an objective twice": (
+        {"objectives": SMALL["objectives"] * 2},
+        ["objectives", "exact_match", "twice"],
+    ),
+    "a time too short to search": ({"budget": {"hours": 1e-300}}, ["budget.hours"]),
     "unknown knob": (space(knobs={"wieght": [0, 1]}), ["wieght", "Did you mean 'weight'"]),
     "range too wide": (space(knobs={"density": [0.0, 2.0]}), ["density", "2"]),
     "no base": ({"base": None} | space(method="ties"), ["ties", "base"]),
@@ -154,6 +166,14 @@ def test_a_mistake_gives_exit_code_2_no_traceback_and_no_run(tmp_path):
     assert not (tmp_path / "run").exists()
     done = evomerge("validate", file, code=2)
     assert done.stderr.startswith("evomerge: ")
+
+
+def test_a_file_that_a_run_has_written_starts_no_search(tmp_path):
+    file = write_search(tmp_path, frozen={})
+    for words in (["validate", file], ["search", file, "--run", tmp_path / "run"]):
+        said = evomerge(*words, code=2).stderr
+        assert "frozen" in said and "evomerge resume" in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_run_folders_that_exist_or_are_missing(tmp_path):

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import sys
 import threading
+from os import _exit
 
 from evomerge.errors import CheckpointError, ConfigError
 
@@ -46,6 +47,7 @@ CASES = {
     "SystemExit: 3": lambda d: throw(SystemExit(3)),
     "SystemExit: 0": lambda d: sys.exit(0),
     "SystemExit: os._exit(0)": lambda d: os._exit(0),
+    "SystemExit: os._exit(7)": lambda d: _exit(7),
     "GeneratorExit": lambda d: throw(GeneratorExit()),
     "StopIteration": lambda d: throw(StopIteration()),
     "Own: mine": lambda d: throw(Own("mine")),
@@ -70,6 +72,8 @@ CASES = {
     "a float for score": lambda d: 1.0,
     "a NoneType for score": lambda d: None,
     "the metrics 1, b": lambda d: {1: d, "b": d},
+    "in another folder": lambda d: os.chdir("/") or [0.125] * len(d),
+    "with closed streams": lambda d: sys.stdout.close() or sys.stderr.close() or [0.125] * len(d),
     "in a child": in_a_child,
     "in processes": in_processes,
 }
@@ -97,10 +101,12 @@ def test_every_fault_is_one_row(tmp_path):
         budget={"candidates": 3 + len(cases) + 2},
     )
     run = tmp_path / "run"
-    evomerge("search", file, "--run", run, PYTHONPATH=str(tmp_path))
+    said = evomerge("search", file, "--run", "run", cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert "export it with" in said.stdout + said.stderr
     rows = evomerge_json("results", run)["candidates"]
     assert len(rows) == len(cases) + 5
     scores = {"in a child": 0.25, "in processes": 0.5}
+    scores |= {"in another folder": 0.125, "with closed streams": 0.125}
     for case, row in zip(cases, rows[3:], strict=False):
         if case in scores:
             assert row["fitness"] == scores[case], case

@@ -65,6 +65,10 @@ def hook_on_all(model, tokenizer):
 def forward(model, tokenizer):
     blocks(model)[0].mlp.forward = torch.zeros_like
 
+def forward_of_the_class(model, tokenizer):
+    type(model).forward = lambda *args, **options: None
+    type(blocks(model)[0]).extra_state = 7
+
 def config(model, tokenizer):
     model.config.num_hidden_layers = 1
     model.config.eos_token_id = 7
@@ -98,7 +102,8 @@ def words(model, tokenizer):
 
 WAYS = [
     zero, one_weight, reorder, buffers, half, other_memory, shorten, no_memory, head, no_head,
-    hook, hook_on_all, forward, config, generation, dropout, gradients, settings, words,
+    hook, hook_on_all, forward, forward_of_the_class, config,
+    generation, dropout, gradients, settings, words,
 ]
 CALLS = []
 

@@ -15,33 +15,32 @@ whether higher is better. The default is `{"score": True}`. A search file names 
 `evomerge.objectives`.
 
 An exception in a function makes one candidate fail; the search goes on. While a function runs, the
-global random generators have the seeds of lm-eval, so that a resumed search gives the same scores;
-and `os._exit` raises SystemExit instead of ending the process. Afterwards, torch's global settings
-are restored. If a function changes the model or the tokenizer, both are built again (see
-`Evaluator`). This takes time, so a function that changes weights should do it on a copy
-(`copy.deepcopy(model)`).
+global random generators have the seeds of lm-eval, so that a resumed search gives the same scores.
+Afterwards the state of the process is restored, as far as `process_state.py` says. If a function
+changes the model or the tokenizer, both are built again (see `Evaluator`). This takes time, so a
+function that changes weights should do it on a copy (`copy.deepcopy(model)`).
 """
 
 from __future__ import annotations
 
 import importlib
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 from evomerge.errors import CandidateError, ConfigError, one_line
 from evomerge.evaluate.inference.memory import is_device_failure
-from evomerge.evaluate.inference.quiet import seeded
 from evomerge.evaluate.tasks.info import MetricInfo, TaskInfo
+from evomerge.evaluate.tasks.process_state import process_state_restored
 from evomerge.registry import Registry
 
 Body: TypeAlias = Callable[
     [Any, Any, Sequence[int]], Sequence[float] | Mapping[str, Sequence[float]]
 ]
+
+_MOST_DOCUMENTS = 10_000_000  # of one function
 
 REGISTERED: Registry[Body] = Registry("objective function", "evomerge.objectives", {})
 
@@ -68,7 +67,7 @@ class Function:
                 not return one finite number for each document and metric.
         """
         try:
-            with _contained():
+            with process_state_restored(self.body, model):
                 result = self.body(model, tokenizer, documents)
                 return self._checked(result, len(documents))
         except (KeyboardInterrupt, CandidateError):
@@ -128,49 +127,6 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-@contextmanager
-def _contained() -> Iterator[None]:
-    """While the context is open, keep a user's code from changing the state of this process.
-
-    A process that the code forks ends at the end of the block.
-    """
-    import torch
-
-    hooks = [
-        (found, dict(found))
-        for name, found in vars(torch.nn.modules.module).items()
-        if name.startswith("_global_") and isinstance(found, dict)
-    ]
-    dtype, threads, gradients = (
-        torch.get_default_dtype(),
-        torch.get_num_threads(),
-        torch.is_grad_enabled(),
-    )
-    process, leave = os.getpid(), os._exit
-
-    def refuse(status: int) -> NoReturn:
-        if os.getpid() != process:
-            leave(status)
-        raise SystemExit(f"os._exit({status})")
-
-    os._exit = refuse
-    try:
-        with seeded():
-            yield
-    finally:
-        if os.getpid() != process:
-            leave(1)
-        os._exit = leave
-        torch.set_default_dtype(dtype)
-        torch.set_grad_enabled(gradients)
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
-        for found, before in hooks:
-            if found != before:
-                found.clear()
-                found.update(before)
-
-
 def is_function(name: str) -> bool:
     """Return whether an objective's task is a function: `module:function`, or a registered name."""
     return ":" in name or name in REGISTERED.names()
@@ -183,24 +139,46 @@ def find(name: str) -> Function:
         ConfigError: it cannot be imported, is not a function, or has no attribute `documents`.
     """
     body = _imported(name) if ":" in name else REGISTERED.get(name)
-    count = getattr(body, "documents", None)
-    if not callable(body) or not isinstance(count, int) or count < 1:
+    try:
+        count: Any = getattr(body, "documents", None)
+        metrics: Any = getattr(body, "metrics", {"score": True})
+    except Exception as error:
+        raise ConfigError(
+            f"objectives: {name!r}: its attributes `documents` and `metrics` cannot be read "
+            f"({type(error).__name__}: {one_line(error)})."
+        ) from error
+    is_count = isinstance(count, int) and not isinstance(count, bool)
+    if not callable(body) or not is_count or not 1 <= count <= _MOST_DOCUMENTS:
         raise ConfigError(
             f"objectives: {name!r} must be a function with an attribute `documents`, the number "
-            f"of documents it can score (at least 1), not {body!r} with documents = {count!r}."
+            f"of documents it can score (1 to {_MOST_DOCUMENTS:,}), not {body!r:.80} with "
+            f"documents = {count!r:.80}."
         )
-    metrics = getattr(body, "metrics", {"score": True})
-    info = {metric: MetricInfo(bool(up), is_mean=True) for metric, up in metrics.items()}
+    if not isinstance(metrics, Mapping) or not metrics or not all(map(_is_metric, metrics.items())):
+        raise ConfigError(
+            f"objectives: {name!r} has the attribute metrics = {metrics!r:.80}; it must map each "
+            "metric's name to whether a higher value is better, for example "
+            '{"score": True}.'
+        )
+    info = {metric: MetricInfo(up, is_mean=True) for metric, up in metrics.items()}
     return Function(body, TaskInfo(name, "function", count, info))
+
+
+def _is_metric(item: tuple[Any, Any]) -> bool:
+    name, higher_is_better = item
+    return isinstance(name, str) and name != "" and isinstance(higher_is_better, bool)
 
 
 def _imported(name: str) -> Body:
     module, _, attribute = name.partition(":")
     try:
         body: Body = getattr(importlib.import_module(module), attribute)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit would end evomerge without a word
         raise ConfigError(
-            f"objectives: {name!r} could not be imported: {type(error).__name__}: {error}. Give "
-            f"`module:function` of a module that Python finds (PYTHONPATH, or an installed one)."
+            f"objectives: {name!r} could not be imported: {type(error).__name__}: "
+            f"{one_line(error)}. Give `module:function` of a module that Python finds (PYTHONPATH, "
+            "or an installed one)."
         ) from error
     return body

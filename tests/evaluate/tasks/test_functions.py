@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from fractions import Fraction
 from typing import Any
 
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from evomerge.errors import CandidateError
-from evomerge.evaluate.tasks.functions import Function
+from evomerge.errors import CandidateError, ConfigError
+from evomerge.evaluate.tasks.functions import Function, find
 from evomerge.evaluate.tasks.info import MetricInfo, TaskInfo
 
 
@@ -71,7 +72,7 @@ def test_numbers_are_scores_whatever_holds_them(scores: Any) -> None:
     ids=lambda scores: repr(scores).split(" at ")[0],
 )
 def test_anything_else_is_refused_in_a_sentence(scores: Any) -> None:
-    with pytest.raises(CandidateError, match=r"Objective mine:f returned .*(must|promises)"):
+    with pytest.raises(CandidateError, match=r"Objective mine:f returned .*(must|lists)"):
         function(lambda *_: scores)(None, None, [3, 4])
 
 
@@ -112,3 +113,39 @@ def test_a_person_can_interrupt_a_function() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         function(interrupted)(None, None, [3, 4])
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        ("metrics", ["score"]),
+        ("metrics", None),
+        ("metrics", {}),
+        ("metrics", {1: True}),
+        ("metrics", {"score": "yes"}),
+        ("documents", True),
+        ("documents", 0),
+        ("documents", 10**9),
+        ("documents", "7"),
+    ],
+)
+def test_wrong_attributes_are_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, attribute: str, value: Any
+) -> None:
+    attributes = {"documents": 5} | {attribute: value}
+    lines = [f"judge.{name} = {value!r}" for name, value in attributes.items()]
+    (tmp_path / "wrong_attributes.py").write_text("\n".join(["def judge(*_): ...", *lines]) + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "wrong_attributes", raising=False)
+    with pytest.raises(ConfigError, match=attribute):
+        find("wrong_attributes:judge")
+
+
+@pytest.mark.parametrize("line", ["import sys; sys.exit(0)", "raise BaseException('mine')"])
+def test_a_module_that_ends_python_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, line: str
+) -> None:
+    (tmp_path / "ends_python.py").write_text(line + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="could not be imported"):
+        find("ends_python:judge")
