@@ -104,7 +104,7 @@ def _run(run: RunFolder, problem: Problem, new_budget: dict[str, float]) -> None
             winner = run_search(problem, run, new_budget, [display.observe])
     except KeyboardInterrupt as signal:
         how = "terminated" if isinstance(signal, Terminated) else "interrupted"
-        terminal.say(f"{how}; nothing is lost, `evomerge resume {run.path}` goes on")
+        terminal.say(f"{how}; nothing is lost, continue with `evomerge resume {run.path}`")
         raise
     terminal.print_standings(standings(History(run.events()), problem.objectives))
     terminal.say(

@@ -40,7 +40,9 @@ def _override(data: dict[str, Any], item: str) -> None:
     elif isinstance(target, dict):
         target[last] = value
     else:
-        raise ConfigError(f"--set {shown(item)}: {shown(path)} leads through a plain value.")
+        raise ConfigError(
+            f"--set {shown(item)}: {shown(path)} does not exist, since a plain value has no keys."
+        )
 
 
 def _descend(target: Any, key: str, item: str) -> Any:
@@ -48,7 +50,9 @@ def _descend(target: Any, key: str, item: str) -> Any:
         return target[_index(target, key, item)]
     if isinstance(target, dict):
         return target.setdefault(key, {})
-    raise ConfigError(f"--set {shown(item)}: {shown(key)} leads through a plain value.")
+    raise ConfigError(
+        f"--set {shown(item)}: {shown(key)} does not exist, since a plain value has no keys."
+    )
 
 
 def _index(target: list[Any], key: str, item: str) -> int:

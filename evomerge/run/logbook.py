@@ -1,4 +1,4 @@
-"""The logbook of a running search: writes events, times and log messages, and calls followers."""
+"""The logbook of a running search: writes events and times, and calls followers."""
 
 from __future__ import annotations
 

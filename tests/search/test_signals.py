@@ -59,7 +59,8 @@ def test_a_signal_ends_a_search_in_order(unbroken, tmp_path, number, code, word)
     for lines in (8, 15):
         found, said = send_when(arguments, run, number, lines, **about)
         assert found == code, said
-        assert f"{word}; nothing is lost, `evomerge resume {run}` goes on" in " ".join(said.split())
+        sentence = f"{word}; nothing is lost, continue with `evomerge resume {run}`"
+        assert sentence in " ".join(said.split())
         assert "Traceback" not in said
         left = Attempts(run / "attempts.jsonl")
         assert not any(left.count(f"{candidate} search") for candidate in range(12))
