@@ -1,4 +1,4 @@
-"""A mergekit-evolve config becomes a search file."""
+"""Converting a mergekit-evolve config to a search file."""
 
 from __future__ import annotations
 
@@ -33,19 +33,20 @@ _COMPONENTS = {
     "norm": ("norm", "layernorm"),
 }
 _VALUES = Values(RecipeError)
-_CANDIDATES = 100  # what mergekit-evolve does unless --max-fevals says otherwise
+_CANDIDATES = 100  # the default of mergekit-evolve's option --max-fevals
 
 
 def convert(text: str, count_layers: Callable[[str], int]) -> str:
-    """Return the search file (YAML with comments) that stands for a mergekit-evolve config.
+    """Return the search file (YAML with comments) for a mergekit-evolve config.
 
     Args:
         text: the config.
-        count_layers: returns the number of blocks of a model; asked where the config has a
-            `layer_granularity`, because a search file counts groups.
+        count_layers: returns the number of blocks of a model. It is called if the config has a
+            `layer_granularity` (blocks in a group), because a search file has the number of groups.
 
     Raises:
-        RecipeError: something cannot be honoured; the message names the key.
+        RecipeError: a key or value is wrong, or a search file cannot express it; the message names
+            the key.
     """
     data = yaml_mapping(text, "The mergekit-evolve config", "one", RecipeError)
     _VALUES.mapping(data, "the mergekit-evolve config", _TOP)
@@ -60,8 +61,8 @@ def convert(text: str, count_layers: Callable[[str], int]) -> str:
     for key in ("shuffle", "random_init"):
         if data.get(key):
             raise RecipeError(
-                f"`{key}` is set, which a search file cannot say; remove it (documents are drawn "
-                "by `seed`, and a search starts from `knobs`)."
+                f"`{key}` is set, but a search file has no such key; remove it. (A search file "
+                "selects documents by `seed`, and a search starts within the ranges of `knobs`.)"
             )
     base, source = (
         _VALUES.text(genome[key], f"genome.{key}") if genome.get(key) else None
@@ -90,11 +91,11 @@ def convert(text: str, count_layers: Callable[[str], int]) -> str:
 def convert_file(file: Path) -> str:
     """Return the search file for a mergekit-evolve config on disk.
 
-    Paths in it start from the working folder, as mergekit's do. Of a model on the Hub only the
-    config is fetched.
+    Relative paths in the config start from the working folder, as in mergekit. If a model is on
+    the Hub, only its config is downloaded.
 
     Raises:
-        InputError: the file cannot be read or honoured, or a model's config cannot be had.
+        InputError: the file cannot be read or converted, or the config of a model cannot be read.
     """
 
     def count_layers(model: str) -> int:
@@ -143,17 +144,19 @@ def _space(
 
 
 def _component(item: Any) -> str:
+    """Return the component of a search file for an entry of `genome.filters`."""
     for component, words in _COMPONENTS.items():
         if item == component or item in words:
             return component
     known = [word for every in _COMPONENTS.values() for word in every]
     raise RecipeError(
-        f"`genome.filters` names {shown(item)}; a search file knows attention, mlp and norm "
+        f"`genome.filters` names {shown(item)}; a search file has attention, mlp and norm "
         f"({', '.join(known)}).{did_you_mean(str(item), known)}"
     )
 
 
 def _objectives(tasks: Any) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the objectives for the tasks of a config, and comments for the search file."""
     found: list[dict[str, Any]] = []
     notes: list[str] = []
     for i, task in enumerate(_VALUES.items(tasks, "tasks", least=1)):
@@ -168,8 +171,8 @@ def _objectives(tasks: Any) -> tuple[list[dict[str, Any]], list[str]]:
         found.append({"task": name, "metric": metric, "weight": abs(weight)})
         if weight < 0:
             notes.append(
-                f"# {one_line(name)} had the weight {weight}: metrics where lower is better are "
-                "turned round by themselves."
+                f"# {one_line(name)} had the weight {weight}. Its sign is dropped: a search knows "
+                "for which metrics lower is better."
             )
     return found, notes
 

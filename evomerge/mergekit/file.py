@@ -1,4 +1,4 @@
-"""mergekit's YAML, checked key by key and brought into one form: modules that hold slices."""
+"""Reading a mergekit file: its keys are checked, and all its forms become modules with slices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from evomerge.recipe import DTYPES
 _VALUES = Values(RecipeError)
 
 MAIN = "default"
-"""mergekit's name of the only module of a plain language model."""
+"""The name that mergekit gives to the only module of a text model."""
 
 _TOP = (
     "merge_method",
@@ -35,13 +35,13 @@ _TOP = (
 
 @dataclass(frozen=True)
 class Input:
-    """A model of a slice.
+    """A model in a slice.
 
     Attributes:
-        model: reference.
-        layers: first and one past the last block, or None for all of the model's.
-        parameters: the model's own.
-        where: address in the file, for errors.
+        model: reference of the model.
+        layers: first block and one past the last block, or None for all blocks of the model.
+        parameters: parameters of this model.
+        where: address in the file, for error messages.
     """
 
     model: str
@@ -52,13 +52,13 @@ class Input:
 
 @dataclass(frozen=True)
 class Slice:
-    """Blocks that are merged alike.
+    """A range of blocks of the merged model, with the models that it is merged from.
 
     Attributes:
         inputs: the models, in order.
-        base: the slice's own base model, or None.
-        parameters: of the slice.
-        where: address in the file, for errors.
+        base: base model of this slice, or None.
+        parameters: parameters of this slice.
+        where: address in the file, for error messages.
     """
 
     inputs: tuple[Input, ...]
@@ -69,13 +69,13 @@ class Slice:
 
 @dataclass(frozen=True)
 class Module:
-    """A stack of blocks.
+    """A block stack of the merged model.
 
     Attributes:
-        name: mergekit's name, or None where the file names no modules (then: every stack).
-        slices: in order.
-        parameters: of the module.
-        whole: whether it was given as `models`, of which all blocks are taken.
+        name: mergekit's name of it, or None if the file has no `modules`.
+        slices: its slices, in order.
+        parameters: parameters of this module.
+        whole: whether the file has `models`, of which all blocks are merged, and not `slices`.
     """
 
     name: str | None
@@ -90,12 +90,12 @@ class MergekitFile:
 
     Attributes:
         method: `merge_method`.
-        modules: at least one.
-        base: `base_model`.
-        parameters: of the whole merge.
-        dtype: of the written weights, or None where the file names none.
-        tokenizer: `base`, `union`, a model, or None where the file names none.
-        options: the recipe's options (`tokens`, `pad_to_multiple_of`, `chat_template`).
+        modules: the modules, at least one.
+        base: `base_model`, or None.
+        parameters: parameters of the whole merge.
+        dtype: dtype of the written weights, or None if the file does not set it.
+        tokenizer: `base`, `union`, a model, or None if the file does not set it.
+        options: options of the recipe (`tokens`, `pad_to_multiple_of`, `chat_template`).
     """
 
     method: str
@@ -108,7 +108,7 @@ class MergekitFile:
 
     @property
     def parents(self) -> tuple[str, ...]:
-        """Every model that is named, the one that gives the config first."""
+        """All models that the file names; the first one gives the config."""
         seen = {self.base: None} if self.base else {}
         for item in self._slices():
             if item.base:
@@ -127,7 +127,7 @@ def read(text: str) -> MergekitFile:
     """Read and check a mergekit file.
 
     Raises:
-        RecipeError: a key is unknown, missing or cannot be honoured; the message names it.
+        RecipeError: a key is unknown or missing, or a value is wrong; the message names the key.
     """
     data = yaml_mapping(text, "The mergekit file", "a mergekit file", RecipeError)
     _VALUES.mapping(data, "the mergekit file", _TOP)
@@ -149,8 +149,8 @@ def read(text: str) -> MergekitFile:
 def _modules(data: Mapping[str, Any]) -> tuple[Module, ...]:
     given = [key for key in ("models", "slices", "modules") if data.get(key) is not None]
     if len(given) != 1:
-        told = " and ".join(f"`{key}`" for key in given) or "none of them"
-        raise RecipeError(f"Exactly one of `models`, `slices` and `modules` is needed; got {told}.")
+        got = " and ".join(f"`{key}`" for key in given) or "none of them"
+        raise RecipeError(f"Exactly one of `models`, `slices` and `modules` is needed; got {got}.")
     if given != ["modules"]:
         return (_module(None, data, {}, ""),)
     modules = _VALUES.mapping(data["modules"], "modules")
@@ -225,7 +225,7 @@ def _check_distinct(inputs: tuple[Input, ...], where: str) -> None:
     names = [item.model for item in inputs]
     for name in names:
         if names.count(name) > 1:
-            raise RecipeError(f"`{where}` names {name!r} twice; each model must stand once.")
+            raise RecipeError(f"`{where}` names {name!r} twice; name each model once.")
 
 
 def _tokenizer(data: Mapping[str, Any]) -> tuple[str | None, dict[str, str]]:

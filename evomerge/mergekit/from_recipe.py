@@ -1,16 +1,16 @@
-"""A recipe becomes a mergekit file that makes the same model, where there is one.
+"""Writing a recipe as a mergekit file that makes the same model, if there is one.
 
-Blocks that follow each other in all of their parents and are merged alike become one slice; what
-is different outside of the blocks is told apart by filters that name those tensors in the first
-and the last slice. Scales of layer routing become `scale` filters.
+Consecutive blocks become one slice if they are also consecutive in all of their parents and have
+the same knobs. mergekit merges the embeddings with the first slice and the head with the last one;
+if their knobs differ from those of the blocks, filters name their tensors. The scales of a path
+become filters of `scale`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -18,8 +18,10 @@ import yaml
 from evomerge.errors import RecipeError
 from evomerge.merge.methods import get_method
 from evomerge.merge.methods.method import Method
-from evomerge.mergekit.into_recipe import BASE_IS_FIRST
-from evomerge.mergekit.parameters import Frame, SliceKnobs
+from evomerge.mergekit.parameters import SliceContext, SliceKnobs
+from evomerge.mergekit.reference import mergekit_reference
+from evomerge.mergekit.sources import BASE_IS_FIRST
+from evomerge.mergekit.tokenizer import tokenizer_keys
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import Fit
 from evomerge.recipe import Layer, Recipe, Source, knob_at
@@ -27,55 +29,47 @@ from evomerge.recipe import Layer, Recipe, Source, knob_at
 log = logging.getLogger(__name__)
 
 _MERGEKIT_NAMES = {"ramplus": "ramplus_tl"}
-_PERSONAL = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
+_IGNORED_KEYS = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
 
 
 def to_mergekit(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str | None:
-    """Return mergekit's YAML for a recipe, or None (with the reason in the log) without one.
+    """Return mergekit's YAML for a recipe, or None if there is none; the log then says why.
 
-    Methods that draw at random (DARE, DELLA) draw otherwise in mergekit: the file then makes a
-    model of the same distribution. Rows of padding are cut by mergekit where the tokenizer is not
-    the host's own. The file says so in its first lines.
+    In two cases mergekit's model differs, and a comment at the top of the file says so. Random
+    methods (DARE, DELLA) draw other numbers in mergekit, from the same distribution. And mergekit
+    cuts rows of padding if the tokenizer is not the host's.
 
     Args:
-        recipe: what to express.
-        checkpoints: every parent it names, by reference.
+        recipe: the recipe.
+        checkpoints: every parent of the recipe, by reference.
     """
     try:
         return express(recipe, checkpoints)
     except RecipeError as error:
-        log.info("There is no mergekit file for this recipe: %s", error)
+        log.info("There is no mergekit file for this recipe. %s", error)
         return None
 
 
 def express(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str:
     """Return mergekit's YAML for a recipe.
 
+    Args:
+        recipe: the recipe.
+        checkpoints: every parent of the recipe, by reference.
+
     Raises:
-        RecipeError: mergekit has no form for it; the message says why.
+        RecipeError: mergekit cannot express the recipe; the message says why.
     """
     return _Writer(recipe, checkpoints).text()
 
 
-def mergekit_reference(checkpoint: Checkpoint) -> str:
-    """Return how mergekit can be told of a parent: its Hub id, or the path of its folder."""
-    model, _, adapter = checkpoint.reference.partition("+")
-    if checkpoint.folder.parent.name != "snapshots":
-        model = str(checkpoint.folder.absolute())
-    if checkpoint.adapter is not None:
-        if checkpoint.adapter.parent.name != "snapshots":
-            adapter = str(checkpoint.adapter.absolute())
-        return f"{model}+{adapter}"
-    return model
-
-
 @dataclass(frozen=True)
-class _Run:
+class _BlockRange:
     """Blocks of the merged model that become one slice.
 
     Attributes:
-        start: position of the first in the merged model.
-        layers: the blocks.
+        start: index of the first block in the merged model.
+        layers: the blocks in the recipe.
     """
 
     start: int
@@ -89,28 +83,28 @@ class _Writer:
         method, prefix = get_method(recipe.embeddings.method), self._only_stack()
         fits = {name: Fit(self.host, item) for name, item in checkpoints.items()}
         self.layers = recipe.layers[prefix]
-        self.frame = Frame(method, prefix, fits, self._factors(method))
+        self.context = SliceContext(method, prefix, fits, self._factors(method))
         for layer in recipe.every_layer():
             if layer.method != recipe.embeddings.method:
                 raise RecipeError(
-                    f"it merges with {recipe.embeddings.method} and {layer.method}, and mergekit "
-                    "has one method a file."
+                    f"The recipe uses the methods {recipe.embeddings.method} and {layer.method}, "
+                    "but a mergekit file has only one method."
                 )
-        for outside, block, where in (
-            (recipe.embeddings, self.layers[0], "embeddings"),
-            (recipe.head, self.layers[-1], "head"),
+        for outside, block, where, which in (
+            (recipe.embeddings, self.layers[0], "embeddings", "first"),
+            (recipe.head, self.layers[-1], "head", "last"),
         ):
             if _names(outside) != _names(block):
                 raise RecipeError(
-                    f"`{where}` has other parents than the block beside it, from which mergekit "
-                    "takes them."
+                    f"`{where}` has other parents than the {which} block; in mergekit they are the "
+                    "same."
                 )
 
     def text(self) -> str:
         runs = self._runs()
         base = self._base()
         data: dict[str, Any] = {
-            "merge_method": _MERGEKIT_NAMES.get(self.frame.method.name, self.frame.method.name)
+            "merge_method": _MERGEKIT_NAMES.get(self.context.method.name, self.context.method.name)
         }
         if len(runs) == 1 and self._whole(base):
             content = self._slice(runs[0], first=True, last=True)
@@ -128,22 +122,22 @@ class _Writer:
         data["dtype"] = "float64" if self.recipe.dtype == "float64" else "float32"
         if self.recipe.dtype != data["dtype"]:
             data["out_dtype"] = self.recipe.dtype
-        data |= self._tokenizer()
+        data |= tokenizer_keys(self.recipe, self.checkpoints)
         text = yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=100)
         return "".join(f"# {remark}\n" for remark in self._remarks()) + text
 
     def _remarks(self) -> Iterator[str]:
-        """Yield what mergekit's model does not share with the recipe's."""
-        if self.frame.method.random:
-            yield "mergekit draws at random: same distribution, not the same numbers."
+        """Yield comments on how mergekit's model differs from the recipe's."""
+        if self.context.method.random:
+            yield "mergekit draws other random numbers, from the same distribution."
         if self.recipe.tokenizer != "base" and "pad_to_multiple_of" not in self.recipe.options:
             from evomerge.merge.tokenizers.plan import plan_tokenizer
 
             rows = plan_tokenizer(self.recipe, self.checkpoints).rows
             if rows is not None and rows.size > rows.tokens:
                 yield (
-                    f"mergekit cuts the embeddings to the {rows.tokens} tokens; the recipe keeps "
-                    f"{rows.size} rows, padding included. Every token's row is the same."
+                    f"mergekit cuts the embeddings to the {rows.tokens} tokens; the recipe has "
+                    f"{rows.size} rows, with padding. The rows of all tokens are the same."
                 )
 
     def _only_stack(self) -> str:
@@ -152,69 +146,71 @@ class _Writer:
         kept = [name for name, place in host.places.items() if place == "kept"]
         if more or kept or not layers:
             raise RecipeError(
-                f"the host has more than one stack of blocks ({', '.join(host.stacks)}) or another "
-                "modality, and mergekit's treatment of these is not known."
+                f"The host has several block stacks ({', '.join(host.stacks)}) or another "
+                "modality, which this conversion does not support."
             )
         return next(iter(layers))
 
     def _factors(self, method: Method) -> Mapping[str, float]:
-        """Return the factors of layer routing by merged tensor."""
+        """Return the factors that the scales of a path become, by merged tensor."""
         if all(layer.scale == 1 for layer in self.recipe.every_layer()):
             return {}
         from evomerge.merge.architecture.folding import fold_scales
 
         rescalings = fold_scales(self.recipe, self.host)
         if method.name != "passthrough" or any(item.offset for item in rescalings.values()):
-            raise RecipeError("it scales the hidden state between merged blocks.")
+            raise RecipeError(
+                "The recipe has scales between merged blocks, which mergekit cannot express."
+            )
         return {name: item.factor for name, item in rescalings.items()}
 
     def _base(self) -> str | None:
-        """Return the base model of the file, which gives mergekit the config too."""
+        """Return `base_model` of the file, or None. mergekit takes the config from it."""
         layer = self.recipe.embeddings
         base: str | None = self.recipe.host
         if layer.base is not None:
             base = layer.base.parent
-        elif self.frame.method.name in BASE_IS_FIRST:
+        elif self.context.method.name in BASE_IS_FIRST:
             base = layer.sources[0].parent
-        elif self.frame.method.base != "none" or self._fills_otherwise():
+        elif self.context.method.base != "none" or self._base_changes_rows():
             base = None
         if base not in (None, self.recipe.host):
             raise RecipeError(
-                f"its config comes from {self.recipe.host!r}, and mergekit takes it from the base "
+                f"The config comes from {self.recipe.host!r}, but mergekit takes it from the base "
                 f"model {base!r}."
             )
         if base is None:
             self._check_configs()
         return base
 
-    def _fills_otherwise(self) -> bool:
-        """Whether a base would change what goes into the rows of tokens that parents lack."""
+    def _base_changes_rows(self) -> bool:
+        """Whether a base model would change the rows of tokens that some parents do not have."""
         recipe = self.recipe
         if recipe.tokenizer == "base" or recipe.vocabulary:
             return False
         return len(recipe.parents) > 2
 
     def _check_configs(self) -> None:
-        ignored = _PERSONAL if self.recipe.tokenizer == "base" else (*_PERSONAL, "vocab_size")
+        ignored = (*_IGNORED_KEYS, *(("vocab_size",) if self.recipe.tokenizer != "base" else ()))
 
-        def plain(name: str) -> dict[str, Any]:
+        def compared(name: str) -> dict[str, Any]:
             config = self.checkpoints[name].config
             return {key: value for key, value in config.items() if key not in ignored}
 
         for name in self.recipe.parents:
-            if plain(name) != plain(self.recipe.host):
+            if compared(name) != compared(self.recipe.host):
                 raise RecipeError(
-                    f"the configs of {self.recipe.host!r} and {name!r} differ, and without a base "
-                    "model mergekit takes either."
+                    f"The configs of {self.recipe.host!r} and {name!r} differ; without a base "
+                    "model, mergekit may use either of them."
                 )
 
-    def _runs(self) -> list[_Run]:
-        runs: list[_Run] = []
+    def _runs(self) -> list[_BlockRange]:
+        runs: list[_BlockRange] = []
         for position, layer in enumerate(self.layers):
             if runs and self._continues(runs[-1].layers[-1], position - 1, layer, position):
-                runs[-1] = _Run(runs[-1].start, (*runs[-1].layers, layer))
+                runs[-1] = _BlockRange(runs[-1].start, (*runs[-1].layers, layer))
             else:
-                runs.append(_Run(position, (layer,)))
+                runs.append(_BlockRange(position, (layer,)))
         return runs
 
     def _continues(self, old: Layer, old_position: int, new: Layer, position: int) -> bool:
@@ -226,25 +222,26 @@ class _Writer:
         return alike
 
     def _values(self, layer: Layer, position: int) -> Any:
-        """Return every knob of a block by tensor, which is what makes blocks alike."""
-        names = self.frame.block_names(layer, position)
+        """Return the values of all knobs for each tensor of a block, to compare blocks."""
+        names = self.context.block_names(layer, position)
         return {
             rest: [
                 {key: knob_at(knob, name) for key, knob in knobs.items()}
                 for knobs in (layer.knobs, *(source.knobs for source in layer.sources))
             ]
-            + [self.frame.factors.get(name, 1.0)]
+            + [self.context.factors.get(name, 1.0)]
             for rest, name in names.items()
         }
 
     def _whole(self, base: str | None) -> bool:
+        """Whether the file can have `models`: one slice with all blocks of every parent."""
         for source in _all(self.layers[0]):
-            stack = self.frame.fits[source.parent].stacks[self.frame.prefix]
+            stack = self.context.fits[source.parent].stacks[self.context.prefix]
             if source.layer != 0 or len(stack) != len(self.layers):
                 return False
-        return self.frame.method.base != "none" or base is None or base in _names(self.layers[0])
+        return self.context.method.base != "none" or base is None or base in _names(self.layers[0])
 
-    def _slice(self, run: _Run, *, first: bool, last: bool) -> dict[str, Any]:
+    def _slice(self, run: _BlockRange, *, first: bool, last: bool) -> dict[str, Any]:
         lead = run.layers[0]
         outside = [
             (name, layer)
@@ -257,18 +254,18 @@ class _Writer:
             if found == place
         ]
         sources = [
-            self._source(run, source, SliceKnobs(self.frame, run.start, run.layers, outside, i))
+            self._source(run, source, SliceKnobs(self.context, run.start, run.layers, outside, i))
             for i, source in enumerate(lead.sources)
         ]
         if lead.base is not None:
             sources.append(self._source(run, lead.base, None))
         content: dict[str, Any] = {"sources": sources}
-        shared = SliceKnobs(self.frame, run.start, run.layers, outside, None).parameters()
+        shared = SliceKnobs(self.context, run.start, run.layers, outside, None).parameters()
         if shared:
             content["parameters"] = shared
         return content
 
-    def _source(self, run: _Run, source: Source, knobs: SliceKnobs | None) -> dict[str, Any]:
+    def _source(self, run: _BlockRange, source: Source, knobs: SliceKnobs | None) -> dict[str, Any]:
         start = source.layer or 0
         entry: dict[str, Any] = {
             "model": self._reference(source.parent),
@@ -280,47 +277,14 @@ class _Writer:
     def _reference(self, parent: str) -> str:
         return mergekit_reference(self.checkpoints[parent])
 
-    def _tokenizer(self) -> dict[str, Any]:
-        options = self.recipe.options
-        found: dict[str, Any] = {}
-        if self.recipe.tokenizer != "base":
-            self._check_vocabulary()
-            named = self.recipe.tokenizer != "union"
-            source = self._reference(self.recipe.tokenizer) if named else "union"
-            found["tokenizer"] = {"source": source}
-            if "tokens" in options:
-                found["tokenizer"]["tokens"] = self._renamed(json.loads(options["tokens"]))
-            if "pad_to_multiple_of" in options:
-                found["tokenizer"]["pad_to_multiple_of"] = int(options["pad_to_multiple_of"])
-        template = options.get("chat_template", "")
-        if template in self.checkpoints:
-            from evomerge.merge.tokenizers.chat_template import template_of
-
-            template = template_of(self.checkpoints[template]) or ""
-        return found | ({"chat_template": template} if template else {})
-
-    def _check_vocabulary(self) -> None:
-        from evomerge.merge.tokenizers.plan import plan_tokenizer
-
-        ours = plan_tokenizer(self.recipe, self.checkpoints)
-        theirs = plan_tokenizer(replace(self.recipe, vocabulary=()), self.checkpoints)
-        assert ours.rows is not None
-        assert theirs.rows is not None
-        alike = all(ours.rows.index[name] == index for name, index in theirs.rows.index.items())
-        if not alike or ours.files != theirs.files or ours.rows.filling != theirs.rows.filling:
-            raise RecipeError("its vocabulary has tokens of parents that it does not merge.")
-
-    def _renamed(self, tokens: Any) -> Any:
-        if isinstance(tokens, dict):
-            return {key: self._renamed(value) for key, value in tokens.items()}
-        return self._reference(tokens) if tokens in self.checkpoints else tokens
-
 
 def _all(layer: Layer) -> Iterator[Source]:
+    """Yield the sources, then the base if there is one."""
     yield from layer.sources
     if layer.base is not None:
         yield layer.base
 
 
 def _names(layer: Layer) -> list[str]:
+    """Return the parents of a layer, and whether the last one is a base, to compare layers."""
     return [source.parent for source in _all(layer)] + [str(layer.base is not None)]

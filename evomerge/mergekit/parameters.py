@@ -1,4 +1,4 @@
-"""The knobs of a slice, written as mergekit's `parameters`."""
+"""Writing the knobs of a slice as mergekit's `parameters`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from evomerge.recipe import Knob, Layer, knob_at
 
 
 @dataclass(frozen=True)
-class Frame:
-    """What all slices of a file share.
+class SliceContext:
+    """What is the same for all slices of a file.
 
     Attributes:
         method: the merge method.
-        prefix: the host's stack of blocks.
-        fits: how each parent's tensors answer to the host's, by reference.
-        factors: factors that layer routing puts on merged tensors.
+        prefix: prefix of the host's block stack.
+        fits: parent -> map from the names of the host's tensors to those of the parent.
+        factors: name of a merged tensor -> factor from the scales of a path.
     """
 
     method: Method
@@ -29,7 +29,12 @@ class Frame:
     factors: Mapping[str, float]
 
     def block_names(self, layer: Layer, position: int) -> dict[str, str]:
-        """Return the merged names of a block's tensors, by their name within the block."""
+        """Return name inside of the block -> full name in the merged model.
+
+        Args:
+            layer: the block in the recipe.
+            position: index of the block in the merged model.
+        """
         lead = layer.sources[0]
         fit = self.fits[lead.parent]
         stack = fit.host.stacks[self.prefix]
@@ -41,24 +46,29 @@ class SliceKnobs:
     """The knobs of one source of a slice, or of the slice as a whole.
 
     Attributes:
-        frame: the model the slice belongs to.
-        start: position of the slice's first block in the merged model.
-        layers: the slice's blocks.
-        outside: tensors outside of the blocks that the slice makes, with their layer.
-        source: position of the source, or None for the slice.
+        context: what is the same for all slices.
+        start: index of the slice's first block in the merged model.
+        layers: the blocks of the slice in the recipe.
+        outside: (name, layer) pairs of the tensors outside of the blocks that mergekit merges with
+            this slice (embeddings with the first slice, head with the last one).
+        source: index of the source, or None for the knobs of the slice as a whole.
     """
 
-    frame: Frame
+    context: SliceContext
     start: int
     layers: Sequence[Layer]
     outside: Sequence[tuple[str, Layer]]
     source: int | None
 
     def parameters(self) -> dict[str, Any]:
-        """Return what mergekit's `parameters` must hold; defaults are left out."""
+        """Return the content of mergekit's `parameters`, without values at their default.
+
+        Raises:
+            RecipeError: mergekit has no filters that give every tensor its value.
+        """
         per = "merge" if self.source is None else "source"
         found = {}
-        for knob in self.frame.method.knobs:
+        for knob in self.context.method.knobs:
             if knob.per == per:
                 default = None if knob.name == "weight" else knob.default
                 value = self._parameter(knob.name, knob.default)
@@ -69,10 +79,10 @@ class SliceKnobs:
         return found
 
     def _parameter(self, name: str, default: float | None) -> Any:
-        blocks: dict[str, tuple[str, float]] = {}  # merged name -> (name for filters, value)
+        blocks: dict[str, tuple[str, float]] = {}  # merged name -> (name that filters see, value)
         for offset, layer in enumerate(self.layers):
             knob = self._given(layer, name, default)
-            names = self.frame.block_names(layer, self.start + offset)
+            names = self.context.block_names(layer, self.start + offset)
             for rest, merged in names.items():
                 blocks[merged] = (self._shown(layer, rest, merged), self._at(knob, name, merged))
         wanted = {
@@ -85,7 +95,7 @@ class SliceKnobs:
         for shown, value in [*blocks.values(), *wanted.items()]:
             if _look_up(rules, shown) != value:
                 raise RecipeError(
-                    f"no filter of mergekit can give {name!r} of {shown!r} its own value."
+                    f"No filter of mergekit can give {name!r} of {shown!r} its own value."
                 )
         if len(rules) == 1:
             return rules[0][1]
@@ -95,7 +105,13 @@ class SliceKnobs:
     def _block_rules(
         self, name: str, default: float | None, blocks: Mapping[str, tuple[str, float]]
     ) -> list[tuple[str, float]]:
-        """Return filters that give every block tensor its value, the last one for all tensors."""
+        """Return (filter, value) pairs for the tensors of the blocks; "" matches all tensors.
+
+        Args:
+            name: name of the knob.
+            default: its default.
+            blocks: merged name -> (name that filters are compared with, value).
+        """
         values = [value for _, value in blocks.values()]
         common = max(values, key=values.count)
         if all(value == common for value in values):
@@ -108,7 +124,7 @@ class SliceKnobs:
             if all(_look_up(given, shown) == value for shown, value in blocks.values()):
                 return given
         rests = {
-            shown.split(".", len(self.frame.prefix.split(".")) + 1)[-1]: value
+            shown.split(".", len(self.context.prefix.split(".")) + 1)[-1]: value
             for shown, value in blocks.values()
         }
         longest = sorted(rests, key=len, reverse=True)
@@ -121,20 +137,20 @@ class SliceKnobs:
         knobs = layer.knobs if self.source is None else layer.sources[self.source].knobs
         knob = knobs.get(name, default)
         if knob is None:
-            raise RecipeError(f"the knob {name!r} is missing.")
+            raise RecipeError(f"The knob {name!r} is missing in the recipe.")
         return knob
 
     def _at(self, knob: Knob, name: str, tensor: str) -> float:
         value = knob_at(knob, tensor)
-        return value * self.frame.factors.get(tensor, 1.0) if name == "scale" else value
+        return value * self.context.factors.get(tensor, 1.0) if name == "scale" else value
 
     def _shown(self, layer: Layer, rest: str, merged: str) -> str:
-        """Return the name that mergekit compares filters with."""
+        """Return the name of a tensor that mergekit compares filters with."""
         if self.source is None:
             return merged
         source = layer.sources[self.source]
-        fit = self.frame.fits[source.parent]
-        return fit.inside(self.frame.prefix, source.layer or 0, rest) or merged
+        fit = self.context.fits[source.parent]
+        return fit.inside(self.context.prefix, source.layer or 0, rest) or merged
 
 
 def _look_up(rules: Sequence[tuple[str, float]], name: str) -> float:

@@ -1,8 +1,8 @@
-"""Parameter values as mergekit writes them, and the one number a tensor gets from them.
+"""Values of parameters in mergekit's files, and the number that each tensor gets from them.
 
-A value is a number, a flag, a gradient (numbers spread evenly over the depth of a slice and
-interpolated) or a list of `{filter, value}` entries tried in order, where a filter is a substring
-of a tensor's name.
+A value is a number, a flag, a gradient (numbers that are spread evenly over the depth of a slice,
+with linear interpolation) or a list of `{filter, value}` entries. A filter is a substring of a
+tensor's name; the first entry that matches a tensor applies.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _VALUES = Values(RecipeError)
 
 @dataclass(frozen=True)
 class Rule:
-    """A value and the tensors it is for.
+    """A value and the tensors that it applies to.
 
     Attributes:
-        pattern: substring of the tensor's name, or `*` for every tensor.
-        gradient: one number, or several spread evenly over depth.
+        pattern: substring of a tensor's name, or `*` for all tensors.
+        gradient: one number, or several that are spread evenly over depth.
     """
 
     pattern: str
@@ -47,10 +47,14 @@ Rules: TypeAlias = tuple[Rule, ...]
 
 
 def read_parameters(data: Any, where: str) -> dict[str, Rules]:
-    """Return the parameters of one level of the file by name.
+    """Return the parameters at one level of the file (model, slice, module, file), by name.
+
+    Args:
+        data: the value of the key `parameters`, or None.
+        where: address of the key, for error messages.
 
     Raises:
-        RecipeError: a value is none of the forms.
+        RecipeError: a value has none of the forms above.
     """
     if data is None:
         return {}
@@ -89,27 +93,26 @@ def _gradient(data: Any, where: str) -> tuple[float, ...]:
 
 
 def resolve(rules: Sequence[Rule], depth: float, names: Mapping[str, str], where: str) -> Knob:
-    """Return the knob that gives every tensor its number.
+    """Return a recipe's knob for the rules of a parameter.
 
     Args:
-        rules: tried in order.
-        depth: place of the tensors in their slice, 0 to 1.
-        names: the tensors, by their name in the merged model; the value is the name that the
-            filters are compared with.
-        where: what an error calls the parameter.
+        rules: the rules; the first one that matches a tensor applies.
+        depth: position of the tensors' block in its slice, from 0 (first) to 1 (last).
+        names: name of a tensor in the merged model -> name that filters are compared with.
+        where: name of the parameter in error messages.
 
     Returns:
-        A plain number where all tensors have the same; else as few pairs as say it.
+        A number if it is the same for all tensors; otherwise (pattern, number) pairs.
 
     Raises:
-        RecipeError: no rule matches one of the tensors.
+        RecipeError: a tensor matches no rule.
     """
     chosen: dict[str, Rule] = {}
-    for name, shown in names.items():
-        rule = next((r for r in rules if r.pattern == EVERY or r.pattern in shown), None)
+    for name, filter_name in names.items():
+        rule = next((r for r in rules if r.pattern == EVERY or r.pattern in filter_name), None)
         if rule is None:
             raise RecipeError(
-                f"No value of `{where}` is for tensor {shown!r}; add {{value: ...}} without a "
+                f"`{where}` has no value for tensor {filter_name!r}; add {{value: ...}} without a "
                 "filter as the last entry."
             )
         chosen[name] = rule
@@ -118,10 +121,11 @@ def resolve(rules: Sequence[Rule], depth: float, names: Mapping[str, str], where
         return values.pop() if values else rules[0].at(depth)
     pairs: list[tuple[str, float]] = []
     for rule in rules:
-        hit = [name for name, picked in chosen.items() if picked is rule]
-        plain = all((rule.pattern in name) == (rule.pattern in names[name]) for name in names)
-        if rule.pattern == EVERY or plain:
-            pairs += [(rule.pattern, rule.at(depth))] if hit else []
+        matched = [name for name, picked in chosen.items() if picked is rule]
+        # A recipe compares patterns with the merged names, and mergekit may use other names.
+        same = all((rule.pattern in name) == (rule.pattern in names[name]) for name in names)
+        if rule.pattern == EVERY or same:
+            pairs += [(rule.pattern, rule.at(depth))] if matched else []
         else:
-            pairs += [(name, rule.at(depth)) for name in hit]
+            pairs += [(name, rule.at(depth)) for name in matched]
     return tuple(pairs)

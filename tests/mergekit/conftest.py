@@ -1,4 +1,4 @@
-"""Three Llamas for every test of mergekit's files."""
+"""Three Llama models for the tests of mergekit files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from evomerge.models.checkpoint import Checkpoint
 
 @pytest.fixture(scope="session")
 def llamas(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
-    """Three Llamas of three blocks, called by their folders' names."""
+    """Three Llama models of three blocks; their references are the names of their folders."""
     root = tmp_path_factory.mktemp("llamas")
     return {
         name: Checkpoint.open(tiny.make(root / name, "llama", seed=seed), name)

@@ -49,7 +49,7 @@ def test_a_mergekit_evolve_config_becomes_a_search_file() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
         ("genome:", "genom:", "Did you mean 'genome'"),
         ("layer_granularity", "layer_granulrity", "Did you mean 'layer_granularity'"),
@@ -62,12 +62,12 @@ def test_a_mergekit_evolve_config_becomes_a_search_file() -> None:
         ("limit: 64", "shuffle: true", "`shuffle` is set"),
     ],
 )
-def test_evolve_configs_that_cannot_be_honoured(old: str, new: str, told: str) -> None:
-    with pytest.raises(RecipeError, match=told):
+def test_wrong_evolve_configs_are_refused(old: str, new: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
         convert(EVOLVE.replace(old, new), {"org/base": 32}.__getitem__)
 
 
-def test_evolve_counts_the_layers_of_local_models(
+def test_the_layers_of_local_models_are_counted(
     llamas: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = llamas["a"].folder

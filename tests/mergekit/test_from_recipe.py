@@ -1,4 +1,4 @@
-"""Recipes written as mergekit's files: they read back as the same merge, or the reason is said."""
+"""Recipes written as mergekit files read back as the same merge, or an error gives the reason."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def plan(recipe: Recipe, parents: Mapping[str, Checkpoint]) -> list[TensorPlan]:
 
 
 def read_back(text: str, parents: Mapping[str, Checkpoint]) -> Recipe:
-    """Read a written file, in which parents are folders, and call them by their references."""
+    """Read a written file and replace the folders of parents in it by their references."""
     names = {str(parent.folder): name for name, parent in parents.items()}
     found = {path: replace(parents[names[path]], reference=path) for path in mergekit_parents(text)}
     data = from_mergekit(text, found).to_dict()
@@ -88,11 +88,13 @@ def recipes(draw: st.DrawFn) -> Recipe:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(recipes())
-def test_recipes_come_back_from_mergekits_form(llamas: Any, recipe: Recipe) -> None:
+def test_a_recipe_written_as_a_mergekit_file_reads_back_the_same(
+    llamas: Any, recipe: Recipe
+) -> None:
     try:
         text = express(recipe, llamas)
     except RecipeError as error:
-        assert "no filter" in str(error)
+        assert "No filter" in str(error)
         return
     assert plan(read_back(text, llamas), llamas) == plan(recipe, llamas)
 
@@ -103,7 +105,7 @@ def path_recipe(scales: list[float]) -> Recipe:
     return Recipe("a", {STACK: blocks}, ends, ends, "float32")
 
 
-def test_scales_of_layer_routing_become_filters(llamas: Any) -> None:
+def test_the_scales_of_a_path_become_filters(llamas: Any) -> None:
     recipe = path_recipe([1, 0.8, 1.5])
     text = express(recipe, llamas)
     data = yaml.safe_load(text)
@@ -113,7 +115,7 @@ def test_scales_of_layer_routing_become_filters(llamas: Any) -> None:
         assert one.knobs[0]["scale"] * one.factor == pytest.approx(other.knobs[0]["scale"])
 
 
-def test_what_mergekit_has_no_form_for_is_said_with_the_reason(
+def test_recipes_that_mergekit_cannot_express_give_the_reason(
     llamas: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain = path_recipe([1, 1, 1])
@@ -123,15 +125,15 @@ def test_what_mergekit_has_no_form_for_is_said_with_the_reason(
         plain.embeddings,
         plain.head,
     )
-    elsewhere = Recipe(
+    other_head = Recipe(
         "a", plain.layers, plain.embeddings, Layer("passthrough", [Source("b")]), "float32"
     )
-    for recipe, told in ((mixed, "one method a file"), (elsewhere, "`head` has other parents")):
-        with pytest.raises(RecipeError, match=told):
+    for recipe, message in ((mixed, "only one method"), (other_head, "`head` has other parents")):
+        with pytest.raises(RecipeError, match=message):
             express(recipe, llamas)
         with caplog.at_level("INFO"):
             assert to_mergekit(recipe, llamas) is None
-        assert told in caplog.text
+        assert message in caplog.text
 
 
 def test_a_file_says_that_mergekit_cuts_rows_of_padding(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""mergekit's files read as recipes: what is spread over which tensor, and what is refused."""
+"""mergekit files read as recipes: the value of each tensor, and files that are refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def weights(recipe: Recipe, rest: str = "mlp.up_proj.weight", knob: str = "weigh
     ]
 
 
-def test_gradients_run_over_the_slice_and_start_outside(llamas: Any) -> None:
+def test_gradients_run_over_the_slice_and_the_ends_get_the_first_number(llamas: Any) -> None:
     recipe = read(
         """
         merge_method: linear
@@ -56,7 +56,7 @@ def test_gradients_run_over_the_slice_and_start_outside(llamas: Any) -> None:
     assert weights(two) == [0, 0.5, 1]
 
 
-def test_slices_stack_blocks_and_own_the_ends(llamas: Any) -> None:
+def test_slices_are_stacked_and_the_ends_belong_to_the_first_and_last_slice(llamas: Any) -> None:
     recipe = read(
         """
         merge_method: passthrough
@@ -71,7 +71,14 @@ def test_slices_stack_blocks_and_own_the_ends(llamas: Any) -> None:
     blocks = recipe.layers[STACK]
     taken = [(layer.sources[0].parent, layer.sources[0].layer) for layer in blocks]
     assert taken == [("a", 1), ("a", 2), ("b", 0), ("b", 0), ("b", 1), ("b", 2)]
-    assert weights(recipe, knob="scale") == [3, 5, 2, 1, 1.5, 2]  # one block: the last number
+    assert weights(recipe, knob="scale") == [
+        3,
+        5,
+        2,
+        1,
+        1.5,
+        2,
+    ]  # a slice of one block gets the last number
     assert (recipe.embeddings.sources[0].parent, recipe.embeddings.sources[0].knobs["scale"]) == (
         "a",
         3,
@@ -80,7 +87,7 @@ def test_slices_stack_blocks_and_own_the_ends(llamas: Any) -> None:
     assert recipe.host == "a"
 
 
-def test_the_nearest_level_wins_and_filters_fall_through(llamas: Any) -> None:
+def test_the_nearest_level_applies_and_without_a_match_the_next_one(llamas: Any) -> None:
     recipe = read(
         """
         merge_method: linear
@@ -107,7 +114,7 @@ def test_the_nearest_level_wins_and_filters_fall_through(llamas: Any) -> None:
     assert recipe.layers[STACK][0].knobs == {"normalize": 0.0}
 
 
-def test_source_filters_see_the_sources_names_and_merge_filters_the_merged_ones(
+def test_filters_of_a_source_use_its_names_and_other_filters_the_merged_names(
     llamas: Any,
 ) -> None:
     recipe = read(
@@ -182,7 +189,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"merge_methd": "ties"}, "'merge_methd' .* Did you mean 'merge_method'"),
         ({"merge_method": "tise"}, "Did you mean 'ties'"),
@@ -198,7 +205,7 @@ GOOD = {
         ({"models": [{"model": "b", "parameters": {"lambda": 1}}]}, "merge as a whole"),
         (
             {"models": [{"model": "b", "parameters": {"weight": [{"filter": "mlp", "value": 1}]}}]},
-            "No value of `weight` is for tensor",
+            "`weight` has no value for tensor",
         ),
         ({"models": [{"model": "b"}, {"model": "b"}]}, "names 'b' twice"),
         (
@@ -257,17 +264,19 @@ GOOD = {
         ({"merge_method": "linear", "base_model": "c"}, "`base_model` is 'c', which is not among"),
     ],
 )
-def test_what_cannot_be_honoured_is_named(change: dict[str, Any], told: str, llamas: Any) -> None:
+def test_wrong_keys_and_values_are_refused_with_the_key(
+    change: dict[str, Any], message: str, llamas: Any
+) -> None:
     data = {key: value for key, value in {**GOOD, **change}.items() if value is not None}
     if "merge_method" in change and change["merge_method"] is None:
         data["merge_method"] = None
-    with pytest.raises(RecipeError, match=told):
+    with pytest.raises(RecipeError, match=message):
         recipe = read(yaml.safe_dump(data), llamas)
         list(Planner(llamas, recipe.host).plan(recipe))
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("a: [", "not valid YAML"),
         ("- a", "must be a YAML mapping"),
@@ -275,12 +284,12 @@ def test_what_cannot_be_honoured_is_named(change: dict[str, Any], told: str, lla
         ("merge_method: ties\n---\nmerge_method: ties", "another document"),
     ],
 )
-def test_broken_files_are_refused(text: str, told: str) -> None:
-    with pytest.raises(RecipeError, match=told):
+def test_broken_files_are_refused(text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
         mergekit_parents(text)
 
 
-def test_parents_are_named_with_their_adapters_host_first() -> None:
+def test_parents_include_adapters_and_the_host_is_first() -> None:
     text = """
         merge_method: ties
         base_model: org/base@v1
@@ -290,7 +299,7 @@ def test_parents_are_named_with_their_adapters_host_first() -> None:
     assert mergekit_parents(text) == ("org/base@v1", "org/one+org/lora", "./two")
 
 
-def test_a_language_model_goes_into_the_tower_of_a_vision_model(tmp_path: Path) -> None:
+def test_a_language_model_is_merged_into_that_of_a_vision_model(tmp_path: Path) -> None:
     parents = {
         "vlm": Checkpoint.open(tiny.make(tmp_path / "vlm", "llava", seed=0), "vlm"),
         "text": Checkpoint.open(tiny.make(tmp_path / "text", "llama", seed=1), "text"),

@@ -1,0 +1,21 @@
+"""References of parents in mergekit's files."""
+
+from __future__ import annotations
+
+from evomerge.models.checkpoint import Checkpoint
+
+
+def mergekit_reference(checkpoint: Checkpoint) -> str:
+    """Return the reference of a parent in mergekit's files.
+
+    It is the Hub id for a model in the cache of the Hub, or else the absolute path of the folder;
+    `+` and the same for the adapter follow, if there is one.
+    """
+    model, _, adapter = checkpoint.reference.partition("+")
+    if checkpoint.folder.parent.name != "snapshots":
+        model = str(checkpoint.folder.absolute())
+    if checkpoint.adapter is not None:
+        if checkpoint.adapter.parent.name != "snapshots":
+            adapter = str(checkpoint.adapter.absolute())
+        return f"{model}+{adapter}"
+    return model

@@ -1,0 +1,123 @@
+"""The sources and the base of a slice in a mergekit file, each with its range of blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from evomerge.errors import RecipeError
+from evomerge.merge.methods.method import Method
+from evomerge.mergekit.file import Input, Slice
+from evomerge.models.correspondence import Fit
+
+BASE_IS_FIRST = ("slerp",)
+"""Methods that have no base; for them mergekit's `base_model` is the first source."""
+
+
+@dataclass(frozen=True)
+class SliceSources:
+    """A slice, with its inputs divided into sources and base. Every input has a range of blocks.
+
+    Attributes:
+        slice: the slice in the file.
+        sources: the inputs that are merged.
+        base: the input that is the base, or None if there is none.
+    """
+
+    slice: Slice
+    sources: tuple[Input, ...]
+    base: Input | None
+
+
+def start(entry: Input) -> int:
+    """Return the first block of an input that has a range of blocks."""
+    assert entry.layers is not None
+    return entry.layers[0]
+
+
+def length(entry: Input) -> int:
+    """Return the number of blocks of an input that has a range of blocks."""
+    assert entry.layers is not None
+    return entry.layers[1] - entry.layers[0]
+
+
+def slice_sources(
+    item: Slice,
+    prefix: str,
+    *,
+    whole: bool,
+    base: str | None,
+    method: Method,
+    fits: Mapping[str, Fit],
+) -> SliceSources:
+    """Return the sources and the base of a slice.
+
+    Args:
+        item: the slice.
+        prefix: prefix of the host's block stack that the slice is a part of.
+        whole: whether the slice has all blocks of its models (the file has `models`).
+        base: the base model of the slice or else of the file, or None.
+        method: the merge method.
+        fits: model -> map from the names of the host's tensors to those of the model.
+
+    Raises:
+        RecipeError: a range of blocks is wrong, or the base model is missing or does not fit the
+            method.
+    """
+    inputs = list(item.inputs)
+    named = base in [entry.model for entry in inputs]
+    if whole and base and not named and method.base != "none":
+        inputs.insert(0, Input(base, None, {}, "base_model"))
+    ranged = [_with_range(entry, prefix, fits) for entry in inputs]
+    lengths = {entry.model: length(entry) for entry in ranged}
+    if len(set(lengths.values())) > 1:
+        counts = ", ".join(f"{count} of {name}" for name, count in lengths.items())
+        raise RecipeError(
+            f"`{item.where}` merges block by block, but its models have different numbers of "
+            f"them: {counts}; give each a `layer_range` of the same length under `slices`."
+        )
+    if method.base != "none":
+        return _split(item, ranged, base, method)
+    if base and not named and (whole or method.name in BASE_IS_FIRST):
+        raise RecipeError(
+            f"`base_model` is {base!r}, which is not among the models of `{item.where}`; "
+            f"{method.name} uses no other base, so add it there or remove `base_model`."
+        )
+    if method.name in BASE_IS_FIRST:
+        if base is None:
+            raise RecipeError(f"`base_model` is missing; {method.name} starts from it at t = 0.")
+        ranged.sort(key=lambda entry: entry.model != base)
+    return SliceSources(item, tuple(ranged), None)
+
+
+def _split(item: Slice, inputs: list[Input], base: str | None, method: Method) -> SliceSources:
+    """Divide the inputs of a slice into sources and base."""
+    found = [entry for entry in inputs if entry.model == base]
+    if base and len(found) != 1:
+        fault = "is not among" if not found else "is given more than once among"
+        raise RecipeError(
+            f"`base_model` {base!r} {fault} the sources of `{item.where}`; list it once there, "
+            f"with its `layer_range`, because {method.name} needs its blocks."
+        )
+    for entry in found:
+        for name in entry.parameters:
+            raise RecipeError(
+                f"`{entry.where}.parameters.{name}` would change nothing: {base!r} is the "
+                f"base model, which has no parameters in {method.name}; remove it."
+            )
+    sources = tuple(entry for entry in inputs if entry.model != base)
+    return SliceSources(item, sources, found[0] if found else None)
+
+
+def _with_range(entry: Input, prefix: str, fits: Mapping[str, Fit]) -> Input:
+    """Return an input with its range of blocks, which by default is all blocks of the model."""
+    stack = fits[entry.model].stacks.get(prefix)
+    if stack is None:
+        raise RecipeError(f"`{entry.where}`: {entry.model!r} has no block stack {prefix!r}.")
+    begin, stop = entry.layers or (0, len(stack))
+    if stop > len(stack):
+        raise RecipeError(
+            f"`{entry.where}.layer_range` is [{begin}, {stop}]; {entry.model!r} has "
+            f"{len(stack)} blocks."
+        )
+    return replace(entry, layers=(begin, stop))

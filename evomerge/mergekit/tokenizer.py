@@ -1,0 +1,67 @@
+"""The keys of a mergekit file for the tokenizer and the chat template of a recipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from evomerge.errors import RecipeError
+from evomerge.mergekit.reference import mergekit_reference
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.recipe import Recipe
+
+
+def tokenizer_keys(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:
+    """Return mergekit's keys `tokenizer` and `chat_template`; a key that is not needed is left out.
+
+    Args:
+        recipe: the recipe.
+        checkpoints: every parent of the recipe, by reference.
+
+    Raises:
+        RecipeError: mergekit would make another vocabulary.
+    """
+    options = recipe.options
+    found: dict[str, Any] = {}
+    if recipe.tokenizer != "base":
+        _check_vocabulary(recipe, checkpoints)
+        source = "union"
+        if recipe.tokenizer != "union":
+            source = mergekit_reference(checkpoints[recipe.tokenizer])
+        found["tokenizer"] = {"source": source}
+        if "tokens" in options:
+            tokens = json.loads(options["tokens"])
+            found["tokenizer"]["tokens"] = _with_mergekit_references(tokens, checkpoints)
+        if "pad_to_multiple_of" in options:
+            found["tokenizer"]["pad_to_multiple_of"] = int(options["pad_to_multiple_of"])
+    template = options.get("chat_template", "")
+    if template in checkpoints:
+        from evomerge.merge.tokenizers.chat_template import template_of
+
+        template = template_of(checkpoints[template]) or ""
+    return found | ({"chat_template": template} if template else {})
+
+
+def _check_vocabulary(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> None:
+    """Check that the recipe's `vocabulary` is what its merged parents give without it."""
+    from evomerge.merge.tokenizers.plan import plan_tokenizer
+
+    ours = plan_tokenizer(recipe, checkpoints)
+    theirs = plan_tokenizer(replace(recipe, vocabulary=()), checkpoints)
+    assert ours.rows is not None
+    assert theirs.rows is not None
+    alike = all(ours.rows.index[name] == index for name, index in theirs.rows.index.items())
+    if not alike or ours.files != theirs.files or ours.rows.filling != theirs.rows.filling:
+        raise RecipeError(
+            "The recipe's vocabulary has tokens of parents that it does not merge, which a "
+            "mergekit file cannot express."
+        )
+
+
+def _with_mergekit_references(tokens: Any, checkpoints: Mapping[str, Checkpoint]) -> Any:
+    """Return the value of the option `tokens` with mergekit's references of the parents."""
+    if isinstance(tokens, dict):
+        return {key: _with_mergekit_references(value, checkpoints) for key, value in tokens.items()}
+    return mergekit_reference(checkpoints[tokens]) if tokens in checkpoints else tokens
