@@ -90,7 +90,7 @@ def create_grid(
 
 
 def _grid(cube: Cube) -> Iterator[Vector]:
-    """Yield the points of finer and finer grids; without real genes, the same grid for ever."""
+    """Yield the points of finer and finer grids; without real genes, repeat the same grid."""
     discrete = [levels(gene) for gene in cube.genes]
     if all(discrete):
         while True:

@@ -148,8 +148,8 @@ def _figure(name: str, figure: Any) -> str:
     """Return a figure as inline SVG.
 
     Args:
-        name: prefix of all ids in the SVG. matplotlib numbers them anew in every figure, but ids
-            must be unique in a page.
+        name: prefix of all ids in the SVG. matplotlib uses the same ids in different figures, but
+            ids must be unique in a page.
         figure: a matplotlib figure.
     """
     buffer = io.StringIO()

@@ -58,7 +58,7 @@ class Stops:
 
 
 def is_greedy(model: Any) -> bool:
-    """Return whether `continue_greedily` can stand in for the model's own `generate`.
+    """Return whether `continue_greedily` can be used instead of the model's own `generate`.
 
     The model must take position ids, and its generation config must not change greedy decoding
     (by a repetition penalty, suppressed tokens, several beams, ...).

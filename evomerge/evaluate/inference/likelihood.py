@@ -39,7 +39,7 @@ class Batch:
         targets: (targets,) int64, those of all continuations one after the other.
         starts: (continuations,) for each continuation, where its targets begin in `targets`.
         indices: for each continuation, its index.
-        prefix: tokens that stand before every row and are not part of `tokens`.
+        prefix: tokens before every row and are not part of `tokens`.
     """
 
     tokens: torch.Tensor
@@ -58,7 +58,7 @@ class Batch:
 
         Args:
             pad: the token id to pad with.
-            prefix: tokens that stand before every row.
+            prefix: tokens before every row.
         """
         length = max(len(row) for row in rows)
         packed = bool(prefix) or any(row.branch[-1] for row in rows)
@@ -133,7 +133,7 @@ def _logits(model: Any, batch: Batch, gather: bool, prefixes: PrefixCache) -> to
     with _head_on(model, batch.where):
         logits: torch.Tensor = model(**inputs).logits
     if logits.dim() != 2:
-        raise ValueError("the head of this model cannot be fed scored positions only")
+        raise ValueError("the head of this model cannot be applied to scored positions only")
     return logits
 
 
@@ -145,9 +145,9 @@ def select(states: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def _head_on(model: Any, where: torch.Tensor) -> Iterator[None]:
-    """Let a hook feed the output head only some positions.
+    """While the context is open, the output head gets only the scored positions, by a hook.
 
-    Whatever the architecture does to its logits (soft caps, scales) still happens after it.
+    Operations of an architecture on its logits (soft caps, scales) are applied to these as usual.
     """
     head = model.get_output_embeddings()
 

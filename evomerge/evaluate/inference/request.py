@@ -31,5 +31,5 @@ class Request:
         return str(self.instance.request_type)
 
     def answer(self, answer: Any) -> None:
-        """Store the model's answer in the instance, once for each repeat that the task wants."""
+        """Store the model's answer in the instance, once for each repeat of the task."""
         self.instance.resps = [answer] * self.instance.repeats

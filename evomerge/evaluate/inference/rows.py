@@ -63,7 +63,7 @@ class Row:
 
 
 def pack(continuations: Sequence[Continuation], indices: Sequence[int]) -> list[Row]:
-    """Return rows that score the continuations of one document behind their common prefix.
+    """Return rows that score the continuations of one document after their common prefix.
 
     This is one row, unless it would be longer than 2,048 tokens.
 

@@ -1,9 +1,9 @@
 """Scoring candidates together whose paths begin with the same blocks, by a trie of paths.
 
 Candidates whose first blocks are the same (same parents, same layers, same scales) have the same
-hidden states behind these blocks, for each batch of prompts. If the candidates are visited in
+hidden states after these blocks, for each batch of prompts. If the candidates are visited in
 depth-first order of the trie, every distinct block is run only once per batch. Hidden states are
-kept only where paths fork, and only until the last candidate behind the fork has been scored. Each
+kept only where paths fork, and only until the last candidate that needs them has been scored. Each
 block gets the same inputs as if the candidate were scored alone, so the scores are the same, bit
 for bit.
 
@@ -23,12 +23,12 @@ from torch import Tensor, nn
 
 Trail: TypeAlias = tuple[str, ...]
 """A key for each block of a model, in order. Two models whose trails begin with the same n keys
-have the same hidden states behind their first n blocks."""
+have the same hidden states after their first n blocks."""
 
 
 @dataclass(frozen=True)
 class Visit:
-    """The scoring of one candidate. A state is the hidden state behind the first n blocks.
+    """The scoring of one candidate. A state is the hidden state after the first n blocks.
 
     Attributes:
         number: the candidate's index.
@@ -84,7 +84,7 @@ class Forks:
     Attributes:
         memory: maximum bytes of states.
         applied: how often a block was run on a batch so far.
-        skipped: how often a block was not run, because the state behind it was kept.
+        skipped: how often a block was not run, because the state after it was kept.
     """
 
     memory: int

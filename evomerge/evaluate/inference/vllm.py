@@ -33,7 +33,7 @@ Weights: TypeAlias = Iterator[tuple[str, Any]]
 TokenLogprob: TypeAlias = tuple[float, bool]
 """A token's log-probability, and whether no other token is more likely."""
 
-_SHARE = 0.6  # of the GPU's memory for the engine; the merged model needs memory beside it
+_SHARE = 0.6  # share of the GPU's memory for the engine; the merged model needs memory too
 _SINCE = (0, 16)  # the first vLLM whose `reload_weights` takes weights from memory
 
 

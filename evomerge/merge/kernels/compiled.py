@@ -38,8 +38,8 @@ _STORED = {
     torch.float32: (torch.float32, np.float32),
     torch.float64: (torch.float64, np.float64),
 }
-"""The array dtype that stands for a torch dtype in compiled loops: uint16 for bfloat16, int16 for
-float16."""
+"""Torch dtype -> the dtypes that hold its bits in compiled loops, of a torch view and of the array
+(uint16 for bfloat16, int16 for float16)."""
 
 LANES = 64
 """Number of partial sums that `dot` keeps; they fill a few vector registers."""
@@ -109,7 +109,7 @@ def widen(context: Any, value: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def narrow(context: Any, value: Any, like: Any) -> Any:
-    """Return a float32 rounded to the dtype that the array `like` stands for."""
+    """Return a float32 rounded to the dtype whose bits the array `like` holds."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         number = arguments[0]

@@ -24,7 +24,7 @@ as an array of indices. The result is a buffer that the next call overwrites."""
 _SAMPLE = 1 << 15
 
 _RUN = 16
-"""Neighbouring elements that are sampled together, since one read of memory brings them all."""
+"""Neighbouring elements that are sampled together, since one read of memory loads all of them."""
 
 _GROUP = 16
 """Elements that `_sift` tests together."""
