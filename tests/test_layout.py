@@ -8,3 +8,11 @@ import evomerge
 def test_the_top_of_the_package_has_few_entries():
     entries = {item.name for item in Path(evomerge.__file__).parent.iterdir()}
     assert len(entries - {"__pycache__"}) <= 24
+
+
+def test_the_tests_mirror_the_package():
+    def folders(path: Path) -> set[str]:
+        return {item.parent.name for item in path.glob("*/*.py")}
+
+    package = folders(Path(evomerge.__file__).parent)
+    assert folders(Path(__file__).parent) == package
