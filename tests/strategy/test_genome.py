@@ -38,7 +38,7 @@ OUTCOMES = st.lists(
 
 @pytest.mark.parametrize("name", NAMES)
 @given(OUTCOMES)
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 def test_what_was_asked_is_proposed_again_from_its_origins(name: str, told: list[Any]) -> None:
     one, other = new(name), new(name)
     label = next(iter(one.space.baselines()))
