@@ -7,8 +7,6 @@ other tensors show whether they belong to the embeddings, the head or another mo
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import CheckpointError
+from evomerge.models.fingerprint import content_digest
 from evomerge.models.safetensors import TensorInfo, read_folder, read_json
 from evomerge.models.stacks import (
     Stack,
@@ -268,39 +267,14 @@ class Checkpoint:
     def fingerprint(self) -> str:
         """SHA-256 of the parent's content, as 64 hexadecimal digits.
 
-        It covers all bytes of the config, the tokenizer, the generation config and the adapter,
-        and the name, dtype and shape of every tensor. Of the data of a tensor it covers everything
-        up to 64 KiB, or else 16 samples of 4 KiB, spread evenly. So it changes if a model is
-        replaced or trained further. It does not change if only a few elements between the samples
-        are edited.
+        It covers the config, the tokenizer, the generation config, the adapter and the tensors;
+        see `content_digest` for how much of them.
         """
         if self.original is not None:
             return self.original.fingerprint
-        total = hashlib.sha256()
         files = [self.folder / "config.json", *self.companions]
         files += sorted(self.adapter.glob("adapter_*")) if self.adapter else []
-        for file in files:
-            total.update(f"{file.name}:{file.stat().st_size}\n".encode() + file.read_bytes())
-        for name, info in sorted(self.tensors.items()):
-            total.update(f"{name}:{info.dtype}:{info.shape}\n".encode())
-            total.update(_sample(info))
-        return total.hexdigest()
-
-
-def _sample(info: TensorInfo) -> bytes:
-    """Return the bytes of a tensor that a fingerprint covers."""
-    if info.end == info.begin:
-        return b""
-    if info.nbytes <= 1 << 16:
-        spans = [(info.begin, info.nbytes)]
-    else:
-        step = (info.nbytes - 4096) / 15
-        spans = [(info.begin + int(i * step), 4096) for i in range(16)]
-    descriptor = os.open(info.file, os.O_RDONLY)
-    try:
-        return b"".join(os.pread(descriptor, length, start) for start, length in spans)
-    finally:
-        os.close(descriptor)
+        return content_digest(files, self.tensors)
 
 
 def _tensors(folder: Path, allow_pickle: bool) -> dict[str, TensorInfo]:
