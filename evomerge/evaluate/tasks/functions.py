@@ -86,7 +86,8 @@ class Function:
             raise CandidateError(
                 f"Objective {self.info.name} returned the metrics "
                 f"{', '.join(sorted(map(str, scores)))}; "
-                f"its attribute `metrics` lists {', '.join(sorted(self.info.metrics))}."
+                f"it must return those of its attribute `metrics`: "
+                f"{', '.join(sorted(self.info.metrics))}."
             )
         return {name: self._numbers(name, values, documents) for name, values in scores.items()}
 
