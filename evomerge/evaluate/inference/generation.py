@@ -10,7 +10,8 @@ special tokens do not appear in the text.)
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -135,7 +136,7 @@ def continue_greedily(
     open_rows = set(rows)
     cache = DynamicCache(config=model.config.get_text_config())
     options = _options(model, cache)
-    with torch.inference_mode():
+    with torch.inference_mode(), contiguous_head(model):
         for step in range(prompts[0].limit):
             output = model(
                 input_ids=tokens,
@@ -180,6 +181,27 @@ def cache_argument(model: Any) -> str:
     """
     known = inspect.signature(model.forward).parameters
     return "cache" if "cache" in known else "past_key_values"
+
+
+@contextmanager
+def contiguous_head(model: Any) -> Iterator[None]:
+    """Let a hook copy what the output head reads into contiguous memory.
+
+    transformers feeds the head a slice of the hidden states, `hidden[:, -1:, :]`. For such a
+    slice of several rows, torch multiplies with one copy of the head's weight for each row if the
+    weight has no gradient: with 49,000 tokens and 100 rows, gigabytes and four times the CPU time.
+    """
+    head = model.get_output_embeddings()
+    if head is None:
+        yield
+        return
+    handle = head.register_forward_pre_hook(
+        lambda module, inputs: (inputs[0].contiguous(), *inputs[1:])
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _options(model: Any, cache: Any) -> dict[str, Any]:
