@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lm_eval
 import numpy as np
@@ -39,10 +39,15 @@ def reference(
 
 
 def ours(
-    model: Any, tokenizer: Any, tasks: Path, names: Sequence[str], **options: Any
+    model: Any,
+    tokenizer: Any,
+    tasks: Path,
+    names: Sequence[str],
+    batch_size: int | Literal["auto"] = "auto",
+    **options: Any,
 ) -> tuple[Evaluator, Scores]:
     harness = Harness(names, [tasks], **options)
-    evaluator = Evaluator(harness)
+    evaluator = Evaluator(harness, batch_size=batch_size)
     leaves = [leaf for name in names for leaf in harness.info.leaves(name)]
     evaluator.prepare(model, tokenizer, {"search": dict.fromkeys(leaves, IDS)})
     return evaluator, evaluator.score(model)
@@ -103,6 +108,22 @@ def test_every_architecture_gives_lm_evals_scores(
     expected = reference(any_model, tokenizer, tasks, names)
     evaluator, scores = ours(any_model, tokenizer, tasks, names)
     assert_equal(evaluator, scores, expected)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma2"])
+def test_at_batch_size_1_every_bit_is_lm_evals_in_bfloat16(
+    make_model: Any, tokenizer: Any, tasks: Path, kind: str
+) -> None:
+    model = make_model(kind, torch.bfloat16)
+    names = (*SCORED, *GENERATED) if kind == "llama" else ("t_choice", "t_rolling", "t_generate")
+    expected = reference(model, tokenizer, tasks, names)
+    evaluator, scores = ours(model, tokenizer, tasks, names, batch_size=1)
+    assert evaluator.forward.greedy
+    for task, ids in scores.documents.items():
+        theirs = {sample["doc_id"]: sample["resps"] for sample in expected["samples"][task]}
+        for document in ids:
+            requests = evaluator.requests("search", task)[document]
+            assert [[request.instance.resps[0]] for request in requests] == theirs[document]
 
 
 @pytest.mark.parametrize("name", ["g_sizes", "g_plain"])

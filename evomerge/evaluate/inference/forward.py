@@ -63,7 +63,9 @@ class Forward:
         model: a loaded model of the architecture, on its device.
         tokenizer: its tokenizer.
         reference: lm-eval's model class around the model.
-        batch_size: maximum rows in a batch; `auto` limits only the number of tokens.
+        batch_size: maximum rows in a batch; `auto` limits only the number of tokens. With 1, each
+            text is a pass of its own, as in lm-eval with its default batch size: then the bits of
+            every score are lm-eval's in any dtype, at the price of speed.
 
     Attributes:
         packed: whether the continuations of a document share a row.
@@ -78,7 +80,8 @@ class Forward:
         self, model: Any, tokenizer: Any, reference: ReferenceLM, batch_size: int | Literal["auto"]
     ) -> None:
         self.reference, self.tokenizer = reference, tokenizer
-        self.packed, self.gather, self.greedy = True, True, generation.is_greedy(model)
+        self.greedy = generation.is_greedy(model)
+        self.packed = self.gather = batch_size != 1
         self.shared = False
         self.batching, self.halvings = batching(model, batch_size), 0
         self.pad = int(tokenizer.pad_token_id or 0)
@@ -115,7 +118,7 @@ class Forward:
         """
         samples = [requests for documents in tasks for requests in _samples(documents)]
         scored = [requests for requests in samples if requests[0].continuations]
-        if scored:
+        if scored and self.packed:
             self._check_scoring(model, scored)
         prompted = [requests for requests in samples if requests[0].prompt is not None]
         if prompted and self.greedy:
