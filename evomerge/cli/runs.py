@@ -94,7 +94,7 @@ def _run(run: RunFolder, problem: Problem, new_budget: dict[str, float]) -> None
     from evomerge.report.standings import standings
     from evomerge.run.history import History
     from evomerge.search.ranking import WeightedSum
-    from evomerge.setup.search import run_search
+    from evomerge.setup.search import run_search, why_not_in_mergekit
 
     total = new_budget.get("candidates") or problem.config.budget.candidates
     ranking = WeightedSum(problem.objectives)
@@ -107,6 +107,9 @@ def _run(run: RunFolder, problem: Problem, new_budget: dict[str, float]) -> None
         terminal.say(f"{how}; nothing is lost, continue with `evomerge resume {run.path}`")
         raise
     terminal.print_standings(standings(History(run.events()), problem.objectives))
+    reason = why_not_in_mergekit(problem, winner)
+    if reason is not None:
+        terminal.say(f"there is no best.mergekit.yaml: {reason}")
     terminal.say(
         f"candidate {winner.number} won; export it with `evomerge export {run.path} --out MODEL`"
     )

@@ -23,6 +23,10 @@ class SpaceConfig(Section):
     method: str | Annotated[list[str], Field(min_length=1)] = Field(
         "task_arithmetic", description="merge method; of a list, the search chooses one"
     )
+    method_per: Literal["model", "group"] = Field(
+        "model",
+        description="of several methods: one for the whole model, or one for each layer group",
+    )
     groups: int | Literal["each", "one"] = Field(
         "one", description="layer groups with their own knobs: a number, `each` or `one`"
     )

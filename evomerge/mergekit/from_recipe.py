@@ -8,7 +8,6 @@ become filters of `scale`.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,32 +25,24 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import Fit
 from evomerge.recipe import Layer, Recipe, Source, knob_at
 
-log = logging.getLogger(__name__)
-
 _MERGEKIT_NAMES = {"ramplus": "ramplus_tl"}
 _IGNORED_KEYS = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
 
 
 def to_mergekit(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str | None:
-    """Return mergekit's YAML for a recipe, or None if there is none; the log then says why.
-
-    In two cases mergekit's model differs, and a comment at the top of the file says so. Random
-    methods (DARE, DELLA) draw other numbers in mergekit, from the same distribution. And mergekit
-    cuts rows of padding if the tokenizer is not the host's.
-
-    Args:
-        recipe: the recipe.
-        checkpoints: every parent of the recipe, by reference.
-    """
+    """Return mergekit's YAML for a recipe, or None if there is none; see `express`."""
     try:
         return express(recipe, checkpoints)
-    except RecipeError as error:
-        log.info("There is no mergekit file for this recipe. %s", error)
+    except RecipeError:
         return None
 
 
 def express(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str:
     """Return mergekit's YAML for a recipe.
+
+    In two cases mergekit's model differs, and a comment at the top of the file says so. Random
+    methods (DARE, DELLA) draw other numbers in mergekit, from the same distribution. And mergekit
+    cuts rows of padding if the tokenizer is not the host's.
 
     Args:
         recipe: the recipe.

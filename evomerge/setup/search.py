@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from evomerge.errors import ConfigError, SearchError, did_you_mean
+from evomerge.errors import ConfigError, RecipeError, SearchError, did_you_mean
 from evomerge.execute.protocol import Executor
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import RunFolder
@@ -99,6 +99,17 @@ def plan_of(problem: Problem, history: History) -> Plan:
         finalists=config.evaluation.validation.finalists,
         order="arrival" if config.executor.order == "arrival" else "generation",
     )
+
+
+def why_not_in_mergekit(problem: Problem, candidate: Candidate) -> str | None:
+    """Return the reason why mergekit cannot express a candidate's recipe, or None if it can."""
+    from evomerge.mergekit import express
+
+    try:
+        express(recipe_of(problem.space, candidate), problem.checkpoints)
+    except RecipeError as error:
+        return str(error)
+    return None
 
 
 def publish(problem: Problem, run: RunFolder, candidate: Candidate) -> None:

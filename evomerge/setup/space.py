@@ -111,6 +111,7 @@ def _parameters(config: SearchConfig, host: Checkpoint, reference: str) -> Space
         stack=host.main.prefix,
         layers=len(host.main),
         methods=[_method(name) for name in space.methods],
+        method_per=space.method_per,
         groups=space.groups,
         components=space.components,
         filters=host.filters(),

@@ -35,7 +35,9 @@ class ParameterSpace:
         host: parent that gives the config, the tokenizer and every tensor that is not merged.
         stack: prefix of the block stack that is merged (`model.layers`).
         layers: number of its blocks.
-        methods: the merge methods. If there are several, every place has a gene that chooses one.
+        methods: the merge methods. If there are several, a gene chooses one.
+        method_per: `model`: one such gene, so that the whole model has one method, as a mergekit
+            file has. `group`: one for each place.
         groups: number of contiguous groups of blocks; each group has knobs of its own. `each`: one
             group for each block. `one`: one group of all blocks.
         components: names of the components with knobs of their own. All other tensors form one
@@ -69,6 +71,7 @@ class ParameterSpace:
         stack: str,
         layers: int,
         methods: Sequence[MethodSpec],
+        method_per: Literal["model", "group"] = "model",
         groups: int | Literal["each", "one"] = "one",
         components: Sequence[str] = (),
         filters: Mapping[str, Sequence[str]] | None = None,
@@ -92,10 +95,12 @@ class ParameterSpace:
         self._end_genes = LayerGenes(inputs, plan, ())  # of the embeddings, of the head
         self._first_blocks = _first_blocks(groups, layers, smooth)
         self._embeddings, self._smooth = embeddings, smooth
-        self.genes: tuple[Gene, ...] = tuple(
+        self._shared = int(method_per == "model" and len(inputs) > 1)
+        """Number of genes that all places share: the one that chooses the method, or none."""
+        self.genes: tuple[Gene, ...] = self._block_genes.genes[: self._shared] + tuple(
             replace(gene, name=f"{place}.{gene.name}")
             for place, layer_genes in self._places()
-            for gene in layer_genes.genes
+            for gene in layer_genes.genes[self._shared :]
         )
         if not self.genes:
             raise ConfigError(
@@ -120,10 +125,13 @@ class ParameterSpace:
                     f"Gene {gene.name} is {value!r}; it must be from {gene.low:g} to {gene.high:g}."
                 )
         values = [rounded(gene, value) for gene, value in zip(self.genes, genome, strict=True)]
+        shared = values[: self._shared]
+        del values[: self._shared]
         by_place = []
         for _, layer_genes in self._places():
-            by_place.append(values[: len(layer_genes.genes)])
-            del values[: len(layer_genes.genes)]
+            own = len(layer_genes.genes) - self._shared
+            by_place.append(shared + values[:own])
+            del values[:own]
         ends = self._end_genes if self._embeddings else self._block_genes
         groups = by_place[1:-1] if self._embeddings else by_place
         return replace(
@@ -160,9 +168,14 @@ class ParameterSpace:
         mixtures["uniform"] = {parent: 1 / len(experts) for parent in experts}
         genomes = {}
         for label, shares in mixtures.items():
-            by_place = [layer_genes.mixture(shares) for _, layer_genes in self._places()]
-            if None not in by_place:
-                genomes[label] = tuple(value for values in by_place for value in values or ())
+            found = [layer_genes.mixture(shares) for _, layer_genes in self._places()]
+            by_place = [values for values in found if values is not None]
+            shared = by_place[0][: self._shared] if by_place else []
+            if len(by_place) == len(found) and all(
+                values[: self._shared] == shared for values in by_place
+            ):
+                own = (value for values in by_place for value in values[self._shared :])
+                genomes[label] = (*shared, *own)
         return genomes
 
     def _places(self) -> list[tuple[str, LayerGenes]]:

@@ -115,9 +115,7 @@ def test_the_scales_of_a_path_become_filters(llamas: Any) -> None:
         assert one.knobs[0]["scale"] * one.factor == pytest.approx(other.knobs[0]["scale"])
 
 
-def test_recipes_that_mergekit_cannot_express_give_the_reason(
-    llamas: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_recipes_that_mergekit_cannot_express_give_the_reason(llamas: Any) -> None:
     plain = path_recipe([1, 1, 1])
     mixed = Recipe(
         "a",
@@ -131,9 +129,7 @@ def test_recipes_that_mergekit_cannot_express_give_the_reason(
     for recipe, message in ((mixed, "only one method"), (other_head, "`head` has other parents")):
         with pytest.raises(RecipeError, match=message):
             express(recipe, llamas)
-        with caplog.at_level("INFO"):
-            assert to_mergekit(recipe, llamas) is None
-        assert message in caplog.text
+        assert to_mergekit(recipe, llamas) is None
 
 
 def test_a_file_says_that_mergekit_cuts_rows_of_padding(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def method(name):
 
 
 def make(names=("task_arithmetic",), parents=("a", "b"), layers=6, **keys):
-    keys = {"base": "base", "host": "base", "stack": "model.layers"} | keys
+    keys = {"base": "base", "host": "base", "stack": "model.layers", "method_per": "group"} | keys
     return ParameterSpace(
         parents=parents, layers=layers, methods=[method(name) for name in names], **keys
     )
@@ -69,6 +69,7 @@ def spaces(draw):
             components=draw(st.lists(st.sampled_from(sorted(FILTERS)), unique=True)),
             filters=FILTERS,
             embeddings=draw(st.booleans()),
+            method_per=draw(st.sampled_from(["model", "group"])),
             knobs={name: knobs[name] for name in knobs if names != ["slerp"]},
         )
     except ConfigError:
@@ -238,6 +239,21 @@ def test_smooth_takes_the_nearer_anchor_where_nothing_can_be_interpolated():
     assert ranks == [2.0, 2.0, 7.0, 7.0, 7.0]
     values["layers[4].method"] = 0.0
     assert [layer.method for layer in decode()] == ["odd", "odd", "linear", "linear", "linear"]
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_by_default_the_whole_model_has_one_method(data):
+    names = ("linear", "odd", "ties")
+    space = make(names, groups=3, method_per="model", smooth=data.draw(st.booleans()))
+    assert [gene.name for gene in space.genes if gene.kind == "choice"] == ["method"]
+    genome = data.draw(genomes(space))
+    assert {layer.method for layer in space.decode(genome).every_layer()} == {names[int(genome[0])]}
+    apart = make(names, groups=3, method_per="group")
+    assert len(apart.genes) == len(space.genes) + 4
+    for label, genome in space.baseline_genomes().items():
+        known = space.decode(genome)
+        assert known == apart.decode(apart.baseline_genomes()[label])
 
 
 def test_methods_share_a_gene_only_where_they_search_the_same_range():
