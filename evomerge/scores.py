@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import one_line
@@ -28,6 +28,29 @@ class Expected:
 
 
 @dataclass(frozen=True)
+class Example:
+    """One scored document as people read it. Long texts are cut.
+
+    Attributes:
+        task: the task.
+        document: id of the document.
+        prompt: what the model read.
+        answer: what the model generated, or the choice that it found most likely.
+        parsed: what the task's filter made of the answer; equal to it if there is no filter.
+        target: the right answer.
+        values: metric -> value of this document.
+    """
+
+    task: str
+    document: int
+    prompt: str
+    answer: str
+    parsed: str
+    target: str
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Scores:
     """Scores of one model on the documents of one split.
 
@@ -43,6 +66,7 @@ class Scores:
             them was scored; empty if all were.
         halvings: how often the batch size had been halved because memory ran out. The batch size
             can change the last bits of a score.
+        examples: a few of the documents with their answers, if the job asked for them.
     """
 
     documents: Mapping[str, tuple[int, ...]]
@@ -51,11 +75,20 @@ class Scores:
     seconds: Mapping[str, float] = field(default_factory=dict)
     expected: Mapping[str, Expected] = field(default_factory=dict)
     halvings: int = 0
+    examples: tuple[Example, ...] = ()
 
     @property
     def fidelity(self) -> dict[str, int]:
         """Number of scored documents, by task."""
         return {task: len(ids) for task, ids in self.documents.items()}
+
+    def of_task(self, task: str) -> dict[str, tuple[float, ...]]:
+        """Return the values of one task: metric -> one value for each document."""
+        return {
+            key.removeprefix(f"{task}/"): values
+            for key, values in self.values.items()
+            if key.rpartition("/")[0] == task
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return the scores as plain JSON values; `halvings` is not included."""
@@ -70,6 +103,8 @@ class Scores:
                 key: {"value": item.value, "error": item.error}
                 for key, item in self.expected.items()
             }
+        if self.examples:
+            plain["examples"] = [asdict(item) for item in self.examples]
         return plain
 
     @classmethod
@@ -81,6 +116,7 @@ class Scores:
             aggregates=dict(data["aggregates"]),
             seconds=dict(data.get("seconds", {})),
             expected={key: Expected(**item) for key, item in data.get("expected", {}).items()},
+            examples=tuple(Example(**item) for item in data.get("examples", ())),
         )
 
 

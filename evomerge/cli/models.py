@@ -38,9 +38,14 @@ def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="folder, Hub id or zoo:NAME")],
     config: Annotated[Path, typer.Option("--config", metavar="FILE", help="search file")],
     split: Annotated[str, typer.Option(help="search, validation or test")] = "test",
+    show: Annotated[
+        int, typer.Option(min=0, help="print so many documents with prompt, answer and target")
+    ] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Score any model on the documents of a search."""
+    from dataclasses import asdict
+
     from evomerge.cli import terminal
     from evomerge.config.schema import load
     from evomerge.report.confidence import factor_of, intervals
@@ -48,13 +53,20 @@ def evaluate(
     from evomerge.setup.search import evaluate as evaluate_model
 
     problem = prepare(load(config), config.parent)
-    scores = evaluate_model(problem, model, split)
+    scores = evaluate_model(problem, model, split, show)
     estimates = intervals(problem.objectives, scores)
     if as_json:
         plain = {key: item.to_dict() for key, item in estimates.items()}
-        answer = {"model": model, "split": split, "documents": scores.fidelity, "scores": plain}
+        answer = {
+            "model": model,
+            "split": split,
+            "documents": scores.fidelity,
+            "scores": plain,
+            "examples": [asdict(item) for item in scores.examples],
+        }
         terminal.print_json(answer)
         return
+    terminal.print_examples(scores.examples)
     rows = [(k, terminal.estimate(v, factor_of([v.value]))) for k, v in estimates.items()]
     terminal.print_table(("score", f"{split} [95 %]"), rows)
 

@@ -91,6 +91,7 @@ def _run(run: RunFolder, problem: Problem, new_budget: dict[str, float]) -> None
     """
     from evomerge.cli import terminal
     from evomerge.errors import Terminated
+    from evomerge.report.equal_scores import doubt_about_winner
     from evomerge.report.standings import standings
     from evomerge.run.history import History
     from evomerge.search.ranking import WeightedSum
@@ -101,12 +102,16 @@ def _run(run: RunFolder, problem: Problem, new_budget: dict[str, float]) -> None
     display = terminal.SearchDisplay(int(total) if total else None, ranking)
     try:
         with display.shown():
-            winner = run_search(problem, run, new_budget, [display.observe])
+            winner = run_search(
+                problem, run, new_budget, [display.observe, display.warn_of_baselines]
+            )
     except KeyboardInterrupt as signal:
         how = "terminated" if isinstance(signal, Terminated) else "interrupted"
         terminal.say(f"{how}; nothing is lost, continue with `evomerge resume {run.path}`")
         raise
     terminal.print_standings(standings(History(run.events()), problem.objectives))
+    doubt = doubt_about_winner(History(run.events()))
+    terminal.warn([] if doubt is None else [doubt])
     reason = why_not_in_mergekit(problem, winner)
     if reason is not None:
         terminal.say(f"there is no best.mergekit.yaml: {reason}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,14 +22,17 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from evomerge.report.equal_scores import doubt_about_baselines
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Event
-from evomerge.scores import SPLITS, Failure, Scores
+from evomerge.scores import SPLITS, Example, Failure, Scores
 
 if TYPE_CHECKING:
     from evomerge.report.confidence import Estimate
     from evomerge.report.standings import Standings
     from evomerge.search.ranking import Ranking
+
+log = logging.getLogger(__name__)
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
@@ -96,6 +100,24 @@ def print_standings(table: Standings) -> None:
         say(f"searched - {label} on {table.compared_on}: {comparison.text}")
 
 
+def print_examples(examples: Iterable[Example]) -> None:
+    """Print scored documents with prompt, answer and target."""
+    for item in examples:
+        out.print("\n".join(_example_lines(item)), markup=False, highlight=False)
+
+
+def _example_lines(item: Example) -> list[str]:
+    values = ", ".join(f"{name} {value:g}" for name, value in item.values.items())
+    parsed = [] if item.parsed == item.answer else [f"  parsed: {item.parsed!r}"]
+    return [
+        f"{item.task}, document {item.document}: {values}",
+        f"  prompt: {item.prompt!r}",
+        f"  answer: {item.answer!r}",
+        *parsed,
+        f"  target: {item.target!r}",
+    ]
+
+
 def _text(value: Any) -> str:
     if value is None:
         return "-"
@@ -140,6 +162,17 @@ class SearchDisplay:
             console=err,
         )
         self._task: TaskID = self._progress.add_task("searching", total=total, best="")
+
+    def warn_of_baselines(self, history: History, event: Event) -> None:
+        """Warn before the first candidate of the optimizer if the baselines tell nothing."""
+        if event["event"] != "ask" or event["candidate"] != len(history.baselines):
+            return
+        doubt = doubt_about_baselines(history)
+        if doubt is not None:
+            message, examples = doubt
+            log.warning("%s", message)
+            lines = [line for item in examples for line in _example_lines(item)]
+            say("\n".join([f"warning: {message}", *lines]))
 
     @contextmanager
     def shown(self) -> Iterator[None]:

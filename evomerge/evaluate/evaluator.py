@@ -20,7 +20,7 @@ from evomerge.evaluate.tasks.functions import Function
 from evomerge.evaluate.tasks.harness import DocumentMetrics, Harness
 from evomerge.evaluate.tasks.info import TasksInfo
 from evomerge.evaluate.tasks.task_set import TaskSet
-from evomerge.scores import Scores, Split
+from evomerge.scores import Example, Scores, Split
 
 log = logging.getLogger(__name__)
 
@@ -274,6 +274,29 @@ class Evaluator:
             f"{task}/{key}": v for task, figures in aggregates.items() for key, v in figures.items()
         }
         return Scores(documents, values, flat, {"evaluate": seconds})
+
+    def examples(self, scores: Scores, split: Split, count: int) -> tuple[Example, ...]:
+        """Return a few of the documents that were scored last, with the model's answers.
+
+        Args:
+            scores: the latest scores.
+            split: the split that they belong to.
+            count: number of documents of each lm-eval task. Functions have no prompts to show.
+        """
+        harness, functions = self.tasks_of(split).harness, self.tasks_of(split).functions
+        if harness is None or not count:
+            return ()
+        return tuple(
+            harness.example(
+                task,
+                ids[place],
+                [request.instance for request in self.requests(split, task)[ids[place]]],
+                {key: column[place] for key, column in scores.of_task(task).items()},
+            )
+            for task, ids in scores.documents.items()
+            if task not in functions
+            for place in range(min(count, len(ids)))
+        )
 
     def requests(self, split: Split, task: str) -> dict[int, list[Request]]:
         """Return the requests of each document of a task: document id -> requests.

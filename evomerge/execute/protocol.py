@@ -22,6 +22,7 @@ class Job:
         incumbent: scores of the incumbent, for a fidelity policy that may score fewer documents.
             None: score all documents.
         earlier: scores of earlier candidates, for a fidelity policy.
+        examples: number of documents of each task whose prompt and answer come with the scores.
         halvings: how often the batch size is halved, because memory ran out in earlier jobs.
     """
 
@@ -31,6 +32,7 @@ class Job:
     split: Split = "search"
     incumbent: Scores | None = None
     earlier: tuple[Scores, ...] = ()
+    examples: int = 0
     halvings: int = 0
 
 

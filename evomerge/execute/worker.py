@@ -158,7 +158,8 @@ class Worker:
                 job.earlier,
                 self.objectives,
             )
-        return replace(scores, halvings=self.evaluator.halvings)
+        examples = self.evaluator.examples(scores, job.split, job.examples)
+        return replace(scores, halvings=self.evaluator.halvings, examples=examples)
 
 
 def _system_message(error: OSError, stage: str, job: Job) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from evomerge.config.frozen import frozen_objectives
 from evomerge.config.schema import parse
 from evomerge.errors import InputError
+from evomerge.report.examples import examples_section
 from evomerge.report.pictures import best_so_far, genome_bars, standings_chart
 from evomerge.report.progress import progress
 from evomerge.report.rows import candidate_rows
@@ -34,6 +35,8 @@ th:first-child, td:first-child { text-align: left; }
 tr.searched td { font-weight: 600; } small { color: #6b7987; font-weight: 400; }
 figure { margin: 0; } svg { max-width: 100%; height: auto; }
 details table { font-size: .85rem; } .scroll { overflow-x: auto; }
+table.examples td { text-align: left; vertical-align: top; } table.examples pre { margin: 0;
+  white-space: pre-wrap; max-width: 24rem; }
 pre { background: #f5f7f9; padding: .8rem; overflow-x: auto; font-size: .8rem; }
 @media (prefers-color-scheme: dark) { body { color: #1d2733; background: #fff; } }
 """
@@ -93,6 +96,7 @@ def page(run: RunFolder) -> str:
         bars = genome_bars(names, best.origin["genome"])
         parts += ["<h2>The winner's genes</h2>", _figure("genes", bars)]
     parts += [
+        *examples_section(history, best),
         "<h2>Candidates</h2>",
         "<details><summary>all rows</summary>",
         _rows(candidate_rows(history, objectives)),

@@ -23,12 +23,24 @@ class _Expected(TypedDict):
     error: float
 
 
+class _Example(TypedDict):
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    task: str
+    document: _Count
+    prompt: str
+    answer: str
+    parsed: str
+    target: str
+    values: dict[str, _Number]
+
+
 class _Scores(TypedDict):
     __pydantic_config__ = _STRICT  # type: ignore[misc]
     documents: dict[str, list[_Count]]
     values: dict[str, list[_Number]]
     aggregates: dict[str, _Number]
     expected: NotRequired[dict[str, _Expected]]
+    examples: NotRequired[list[_Example]]
 
 
 class _Failure(TypedDict):

@@ -29,6 +29,9 @@ Purpose: TypeAlias = Literal["search", "complete", "validation", "test"]
 an estimate. `validation`, `test`: the scores of a finalist on this split.
 """
 
+EXAMPLES = 3
+"""Documents of each task whose prompts and answers are kept, of baselines and of the winner."""
+
 SAME_FAILURES = 10
 """Number of equal failures, one after the other, at which the search stops."""
 
@@ -166,7 +169,15 @@ class Session:
         self._jobs += 1
         recipe = self._recipe_of(candidate)
         split: Split = "search" if purpose == "complete" else purpose
-        job = Job(self._jobs, candidate.number, recipe, split, halvings=self.history.halvings)
+        shown = purpose == "test" or (purpose == "search" and candidate.label is not None)
+        job = Job(
+            self._jobs,
+            candidate.number,
+            recipe,
+            split,
+            examples=EXAMPLES if shown else 0,
+            halvings=self.history.halvings,
+        )
         if purpose != "search" or candidate.incumbent is None or self.window is None:
             return job
         incumbent = self.history.candidates[candidate.incumbent].scores("search")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from evomerge.errors import ConfigError, RecipeError, SearchError, did_you_mean
@@ -128,13 +129,14 @@ def publish(problem: Problem, run: RunFolder, candidate: Candidate) -> None:
         (run.path / "best.mergekit.yaml").unlink(missing_ok=True)
 
 
-def evaluate(problem: Problem, model: str, split: str) -> Scores:
+def evaluate(problem: Problem, model: str, split: str, examples: int = 0) -> Scores:
     """Score any model on the documents of a search.
 
     Args:
         problem: the problem of the search.
         model: reference of the model, as of a parent in a search file.
         split: `search`, `validation` or `test`.
+        examples: number of documents of each task whose prompts and answers come with the scores.
 
     Raises:
         InputError: there is no such split or model.
@@ -150,4 +152,5 @@ def evaluate(problem: Problem, model: str, split: str) -> Scores:
     loaded = load(checkpoint, place(problem.config, checkpoint), problem.config.dtype)
     evaluator = problem.evaluator
     evaluator.prepare(loaded, tokenizer_of(checkpoint), {chosen: problem.splits[chosen]})
-    return evaluator.score(loaded, chosen)
+    scores = evaluator.score(loaded, chosen)
+    return replace(scores, examples=evaluator.examples(scores, chosen, examples))

@@ -82,3 +82,13 @@ def test_a_search_where_nothing_can_be_scored_says_why(tmp_path):
     assert "cannot be judged" in done.stderr
     status = json.loads(evomerge("status", tmp_path / "run", "--json").stdout)
     assert status["failed"] == 5
+
+
+def test_a_search_without_any_right_answer_says_so(tmp_path):
+    parents = ["zoo:maths", "zoo:facts"]
+    file = write_search(tmp_path, parents=parents, budget={"candidates": 4})
+    said = evomerge("search", file, "--run", tmp_path / "run").stderr
+    assert said.count("warning: all baselines have the same fitness (0)") == 1
+    assert said.count("prompt:") == said.count("target:") == 3
+    assert "warning: all candidates have the same fitness (0)" in said
+    assert "all baselines have the same fitness" in (tmp_path / "run" / "log.txt").read_text()

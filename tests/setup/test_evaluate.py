@@ -6,7 +6,7 @@ import peft
 import pytest
 import torch
 import yaml
-from search_run import SMALL, evomerge
+from search_run import SMALL, evomerge, evomerge_json, write_search
 from tiny import make, save_tokenizer
 from transformers import AutoModelForCausalLM
 
@@ -116,3 +116,15 @@ def test_a_missing_adapter_is_one_sentence(models, tmp_path):
     ):
         done = evomerge("evaluate", f"{models}/base+{adapter}", "--config", file, code=2)
         assert told in done.stderr and "Traceback" not in done.stderr
+
+
+def test_show_prints_documents_with_prompt_answer_and_target(tmp_path):
+    file = write_search(tmp_path)
+    said = evomerge("evaluate", "zoo:language", "--config", file, "--show", "2").stdout
+    assert said.count("prompt:") == said.count("answer:") == said.count("target:") == 2
+    found = evomerge_json("evaluate", "zoo:language", "--config", file, "--show", "2")["examples"]
+    assert len(found) == 2
+    assert all(item["prompt"] in said and item["target"] in said for item in found)
+    for item in found:
+        right = item["answer"].strip() == item["target"].strip()
+        assert item["values"]["exact_match"] == float(right)

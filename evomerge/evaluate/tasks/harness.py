@@ -23,10 +23,12 @@ from typing import Any, TypeAlias
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluate.inference.quiet import quiet, seeded
 from evomerge.evaluate.inference.reference import ReferenceLM
+from evomerge.evaluate.tasks.examples import example
 from evomerge.evaluate.tasks.info import TaskInfo, describe
 from evomerge.evaluate.tasks.loading import load, refuse_unsupported, task_manager
 from evomerge.evaluate.tasks.rendering import RenderCache
 from evomerge.models.references import is_folder
+from evomerge.scores import Example
 
 Instance: TypeAlias = Any
 
@@ -220,6 +222,12 @@ class Harness:
                     results = subject.process_results(requests[0].doc, answers)
                     own |= {f"{metric}{suffix}": value for metric, value in results.items()}
         return metrics
+
+    def example(
+        self, task: str, document: int, requests: Sequence[Instance], values: Mapping[str, float]
+    ) -> Example:
+        """Return one scored document with prompt, answer and target; see `examples.example`."""
+        return example(self._tasks[task], task, document, requests, values)
 
     def aggregate(self, task: str, rows: Sequence[DocumentMetrics]) -> dict[str, float]:
         """Return metric key -> aggregate over documents, by the metric's own aggregation.

@@ -1,0 +1,53 @@
+"""Searches in which all models score the same, so that no candidate is better than another.
+
+Mostly the models are not the reason: the task cannot read their answers, or the prompt is not in
+the format that they know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evomerge.run.history import Candidate, History
+from evomerge.scores import Example, Scores
+
+INVALID = "[invalid]"
+"""What lm-eval's filter makes of an answer that its pattern does not match."""
+
+
+def doubt_about_baselines(history: History) -> tuple[str, tuple[Example, ...]] | None:
+    """Return a warning about the baselines, and up to three examples; None if there is no doubt.
+
+    Args:
+        history: the state of a run whose baselines have outcomes.
+    """
+    scores = [item.scores("search") for item in history.baselines]
+    examples = [item for one in scores if isinstance(one, Scores) for item in one.examples]
+    shown = tuple(scores[-1].examples[:3]) if scores and scores[-1] else ()
+    if examples and all(item.parsed == INVALID for item in examples):
+        return "the task's filter cannot parse the answers of the baselines", shown
+    value = _common_value(history.baselines)
+    if value is None:
+        return None
+    return (
+        f"all baselines have the same fitness ({value:g}), so it may not show which model is "
+        "better; compare answers and targets",
+        shown,
+    )
+
+
+def doubt_about_winner(history: History) -> str | None:
+    """Return a warning if all candidates have the same fitness on the search documents."""
+    value = _common_value(history.candidates)
+    if value is None:
+        return None
+    return (
+        f"all candidates have the same fitness ({value:g}), so the winner is no better than the "
+        "others; `evomerge report` shows prompts, answers and targets"
+    )
+
+
+def _common_value(candidates: Sequence[Candidate]) -> float | None:
+    """Return the first value of all scored candidates if it is the same for two or more."""
+    values = [item.values for item in candidates if item.values is not None]
+    return values[0][0] if len(values) > 1 and len(set(values)) == 1 else None

@@ -1,0 +1,54 @@
+"""Warnings about searches in which all models score the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evomerge.report.equal_scores import INVALID, doubt_about_baselines, doubt_about_winner
+from evomerge.report.examples import examples_section
+from evomerge.run.history import History, outcome_fields
+from evomerge.scores import Example, Scores
+
+
+def history(values: list[float], parsed: str = "5") -> History:
+    """Return a run with two baselines and further candidates of these fitness values."""
+    events: list[dict[str, Any]] = []
+    for number, value in enumerate(values):
+        label = {"label": "ab"[number]} if number < 2 else {}
+        events.append({"event": "ask", "candidate": number, "digest": str(number), **label})
+        shown = Example("t", 7, "1 + <4>?", "it is 5", parsed, "5 < 6", {"acc": value})
+        scores = Scores({"t": (7,)}, {"t/acc": (value,)}, {"t/acc": value}, examples=(shown,))
+        tell = {"event": "tell", "candidate": number, "values": [value]}
+        events.append(tell | outcome_fields(scores))
+    return History(events)
+
+
+def test_equal_baselines_are_doubted_with_what_they_answered() -> None:
+    doubt = doubt_about_baselines(history([0.0, 0.0]))
+    assert doubt is not None
+    message, examples = doubt
+    assert "same fitness (0)" in message
+    assert [item.answer for item in examples] == ["it is 5"]
+    assert doubt_about_baselines(history([0.0, 0.25])) is None
+    assert doubt_about_baselines(history([0.25])) is None
+
+
+def test_answers_that_no_filter_can_parse_are_doubted_whatever_the_scores() -> None:
+    doubt = doubt_about_baselines(history([0.0, 0.25], INVALID))
+    assert doubt is not None
+    assert "cannot parse" in doubt[0]
+
+
+def test_a_winner_among_equals_is_doubted() -> None:
+    assert "no better" in (doubt_about_winner(history([0.5, 0.5, 0.5])) or "")
+    assert doubt_about_winner(history([0.5, 0.5, 0.75])) is None
+
+
+def test_the_report_shows_each_document_once_with_all_answers() -> None:
+    run = history([0.0, 0.5, 0.75])
+    (_, _, table) = examples_section(run, run.candidates[2])
+    assert table.count("1 + &lt;4&gt;?") == 1
+    assert table.count("it is 5") == 3
+    assert table.count('rowspan="3"') == 1
+    assert "searched" in table and "acc 0.75" in table
+    assert examples_section(History(), None) == []
