@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -37,12 +39,17 @@ def status(
 def results(
     directory: RunFolderArgument,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="write CSV")] = None,
+    documents: Annotated[
+        str | None,
+        typer.Option(metavar="SPLIT", help="print only a split's document ids, for lm_eval"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print one row for each candidate, and compare parents, uniform merge and winner."""
     from evomerge.cli import terminal
     from evomerge.config.frozen import frozen_objectives
     from evomerge.config.schema import parse
+    from evomerge.report.reproduce import document_ids, lm_eval_command
     from evomerge.report.rows import candidate_rows, write_csv
     from evomerge.report.standings import standings
     from evomerge.run.folder import RunFolder
@@ -50,7 +57,11 @@ def results(
 
     run = RunFolder(directory)
     history = History(run.events())
-    objectives = frozen_objectives(parse(run.config(), str(run.path / "search.yaml")))
+    config = parse(run.config(), str(run.path / "search.yaml"))
+    if documents is not None:
+        sys.stdout.write(json.dumps(document_ids(config, documents)) + "\n")
+        return
+    objectives, command = frozen_objectives(config), lm_eval_command(run, config)
     rows = candidate_rows(history, objectives)
     if csv is not None:
         write_csv(rows, csv)
@@ -58,11 +69,17 @@ def results(
     elif as_json:
         winner = history.winner.number if history.winner else None
         table = standings(history, objectives).to_dict()
-        terminal.print_json({"candidates": rows, "winner": winner, "standings": table})
+        answer = {"candidates": rows, "winner": winner, "standings": table, "lm_eval": command}
+        terminal.print_json(answer)
     else:
         terminal.print_rows(rows, "candidate")
         if terminal.out.is_terminal:
             terminal.print_standings(standings(history, objectives))
+            if command is not None and history.winner is not None:
+                terminal.say(
+                    f"the test score of an exported model, by lm-eval itself (MODEL_DIR is the "
+                    f"folder):\n{command}"
+                )
 
 
 def report(

@@ -104,6 +104,10 @@ class EvaluationConfig(Section):
     max_memory: Memory | None = Field(
         None, description="with device_map: accelerator -> memory for weights, e.g. {0: 20GB}"
     )
+    threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
+        "auto",
+        description="CPU threads that score a model; auto: one or all, as measured at the start",
+    )
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
         "auto", description="transformers' attention; auto: the model's own choice"
     )

@@ -22,6 +22,8 @@ from evomerge.evaluate.tasks.info import TasksInfo
 from evomerge.evaluate.tasks.task_set import TaskSet
 from evomerge.scores import Example, Scores, Split
 
+_FEW = 8  # documents of each task in `try_out`
+
 log = logging.getLogger(__name__)
 
 Documents: TypeAlias = Mapping[str, Sequence[int]]
@@ -175,6 +177,16 @@ class Evaluator:
         began = time.perf_counter()
         answers = self.answer(model, split, documents)
         return self.scores(answers, time.perf_counter() - began, split)
+
+    def try_out(self, model: Any) -> None:
+        """Score a model on a few documents of the first split, without a result.
+
+        Nothing is done where only functions are scored.
+        """
+        split, documents = next(iter(self.splits.items()))
+        functions = self.tasks_of(split).functions
+        few = {t: sorted(ids)[:_FEW] for t, ids in documents.items() if t not in functions}
+        self.answer(model, split, few)
 
     def answer(
         self, model: Any, split: Split = "search", documents: Documents | None = None

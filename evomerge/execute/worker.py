@@ -55,7 +55,12 @@ class Worker:
             score are correct, and takes the fastest.
         objectives: what makes up the fitness.
         fidelity: decides how many documents are scored for a job with an incumbent; None: all.
+
+    Attributes:
+        threads: number of CPU threads that torch scores with; whoever makes the worker sets it.
     """
+
+    threads = 1
 
     def __init__(
         self,

@@ -92,6 +92,11 @@ class _Memory(TypedDict):
     halvings: _Count
 
 
+class _Threads(TypedDict):
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    threads: Annotated[int, Field(ge=1)]
+
+
 _KINDS: Mapping[str, TypeAdapter[Any]] = {
     "ask": TypeAdapter(_Ask),
     "tell": TypeAdapter(_Tell),
@@ -100,6 +105,7 @@ _KINDS: Mapping[str, TypeAdapter[Any]] = {
     "winner": TypeAdapter(_Winner),
     "budget": TypeAdapter(_Budget),
     "memory": TypeAdapter(_Memory),
+    "threads": TypeAdapter(_Threads),
 }
 
 

@@ -89,6 +89,7 @@ class History:
         winner: the candidate that was chosen on the validation documents; None before that.
         budget: the latest bounds that `resume` has set, by name.
         halvings: how often the batch size was halved because memory ran out.
+        threads: number of CPU threads that score models; None before it was chosen.
     """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
@@ -97,6 +98,7 @@ class History:
         self.winner: Candidate | None = None
         self.budget: dict[str, Any] = {}
         self.halvings = 0
+        self.threads: int | None = None
         self._open: dict[int, Candidate] = {}
         self._by_digest: dict[str, list[Candidate]] = {}
         for event in events:
@@ -158,6 +160,8 @@ class History:
                 self.budget.update({k: v for k, v in event.items() if k != "event"})
             case "memory":
                 self.halvings = int(event["halvings"])
+            case "threads":
+                self.threads = int(event["threads"])
 
     def _candidate(self, event: Event) -> Candidate:
         number = event["candidate"]

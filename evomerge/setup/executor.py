@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
@@ -12,7 +12,10 @@ from evomerge.execute.protocol import Executor, Job
 from evomerge.run.attempts import Attempts
 from evomerge.scores import Outcome
 from evomerge.setup.problem import Problem
-from evomerge.setup.worker import MemoryShare, make_worker
+
+if TYPE_CHECKING:
+    from evomerge.execute.worker import Worker
+    from evomerge.setup.worker import MemoryShare
 
 
 def check_executor(config: SearchConfig) -> None:
@@ -69,20 +72,18 @@ def is_together(config: SearchConfig) -> bool:
     )
 
 
-def make_executor(problem: Problem, attempts: Attempts) -> Executor:
-    """Return the executor of a search, with its worker.
+def make_executor(
+    problem: Problem, attempts: Attempts, worker: Worker, share: MemoryShare
+) -> Executor:
+    """Return the executor of a search.
 
     Args:
         problem: the problem of the search.
+        worker: builds and scores the candidates.
+        share: the worker's memory for caches.
         attempts: is told when each job begins and ends, since a candidate may end this process.
-
-    Raises:
-        InputError: the worker cannot be built.
     """
     from evomerge.execute.inline import InlineExecutor, one_by_one
-
-    share = MemoryShare.of_machine(1)
-    worker = make_worker(problem, share)
 
     def run(
         job: Job, around: Callable[[Any], AbstractContextManager[None]] = nullcontext

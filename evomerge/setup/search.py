@@ -22,7 +22,7 @@ from evomerge.setup.fidelity import make_fidelity
 from evomerge.setup.problem import Problem
 from evomerge.setup.runs import open_model
 from evomerge.setup.strategy import make_strategy, recipe_of
-from evomerge.setup.worker import place
+from evomerge.setup.worker import MemoryShare, make_worker, place, set_threads
 
 
 def run_search(
@@ -69,7 +69,11 @@ def _run_search(
         logbook = Logbook(run, journal, followers)
 
         def executor() -> Executor:
-            return make_executor(problem, attempts)
+            known, share = logbook.history.threads, MemoryShare.of_machine(1)
+            worker = make_worker(problem, share, known)
+            if worker.threads != known:
+                logbook.write({"event": "threads", "threads": worker.threads})
+            return make_executor(problem, attempts, worker, share)
 
         session = Session(
             logbook,
@@ -152,5 +156,6 @@ def evaluate(problem: Problem, model: str, split: str, examples: int = 0) -> Sco
     loaded = load(checkpoint, place(problem.config, checkpoint), problem.config.dtype)
     evaluator = problem.evaluator
     evaluator.prepare(loaded, tokenizer_of(checkpoint), {chosen: problem.splits[chosen]})
+    set_threads(problem.config, checkpoint, loaded, evaluator)
     scores = evaluator.score(loaded, chosen)
     return replace(scores, examples=evaluator.examples(scores, chosen, examples))

@@ -11,6 +11,7 @@ from evomerge.setup.fidelity import make_fidelity
 from evomerge.setup.problem import Problem
 
 if TYPE_CHECKING:
+    from evomerge.evaluate.evaluator import Evaluator
     from evomerge.execute.worker import Worker
     from evomerge.merge.architecture.placement import Placement
     from evomerge.merge.resident import Resident
@@ -47,20 +48,19 @@ def check_placement(config: SearchConfig, host: Checkpoint) -> None:
 
 
 def place(config: SearchConfig, model: Checkpoint) -> Placement:
-    """Return the placement of a model of this size, and set torch's number of threads.
+    """Return the placement of a model of this size.
 
     A placement is the devices, their memory limits and the attention.
 
     Raises:
         InputError: there is no such device, or a memory limit is not a size.
     """
-    from evomerge.evaluate.inference.device import choose_device, choose_threads
+    from evomerge.evaluate.inference.device import choose_device
     from evomerge.merge.architecture.placement import Placement
     from evomerge.merge.backend import bytes_of
 
     wanted = config.evaluation
     device = choose_device(wanted.device)
-    choose_threads(model.parameters, device)
     memory = None
     if wanted.max_memory is not None:
         memory = {
@@ -71,12 +71,41 @@ def place(config: SearchConfig, model: Checkpoint) -> Placement:
     return Placement(device, wanted.device_map, memory, attention)
 
 
-def make_worker(problem: Problem, share: MemoryShare) -> Worker:
+def set_threads(
+    config: SearchConfig,
+    checkpoint: Checkpoint,
+    model: Any,
+    evaluator: Evaluator,
+    known: int | None = None,
+) -> int:
+    """Set the number of CPU threads that torch scores with, and return it.
+
+    Args:
+        config: the search file.
+        checkpoint: a parent; models of its size are scored.
+        model: the model that the evaluator was prepared with.
+        evaluator: scores the model on a few documents, to measure how many threads are faster.
+        known: what an earlier session of the run has chosen; None: choose.
+    """
+    from evomerge.evaluate.inference.device import use_threads
+
+    wanted = config.evaluation.threads
+    measured = config.evaluation.backend == "hf"  # vLLM has threads of its own
+    return use_threads(
+        known if wanted == "auto" else wanted,
+        checkpoint.parameters,
+        str(model.device.type),
+        (lambda: evaluator.try_out(model)) if measured else None,
+    )
+
+
+def make_worker(problem: Problem, share: MemoryShare, threads: int | None = None) -> Worker:
     """Return a worker with a resident model, a tokenizer and prepared documents.
 
     Args:
         problem: the problem of a new search or of a run folder.
         share: the memory for the worker's caches.
+        threads: CPU threads to score with, as an earlier session has chosen; None: choose.
 
     Raises:
         InputError: a parent cannot be loaded, or a task has changed since the run was started.
@@ -97,7 +126,7 @@ def make_worker(problem: Problem, share: MemoryShare) -> Worker:
         )
         return model, tokenizer(problem.checkpoints, first)
 
-    return Worker(
+    worker = Worker(
         make,
         problem.evaluator,
         problem.splits,
@@ -105,3 +134,7 @@ def make_worker(problem: Problem, share: MemoryShare) -> Worker:
         objectives=problem.objectives,
         fidelity=make_fidelity(config),
     )
+    host = problem.checkpoints[problem.host]
+    model = worker.build(first)
+    worker.threads = set_threads(config, host, model, problem.evaluator, threads)
+    return worker

@@ -1,11 +1,13 @@
 """An export has bitwise the weights that were scored, and stock lm_eval's score is the same."""
 
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -83,7 +85,7 @@ def test_merging_the_best_recipe_gives_the_same_model(run, exported, tmp_path):
 
 def test_stock_lm_eval_gives_exactly_the_recorded_scores(run, exported, tmp_path):
     problem, history = reopen(RunFolder(run)), History(RunFolder(run).events())
-    for split in ("search", "test"):
+    for split in ("search", "validation"):
         recorded = history.winner.scores(split)
         samples = {task: list(ids) for task, ids in problem.splits[split].items()}
         done = subprocess.run(
@@ -104,6 +106,25 @@ def test_stock_lm_eval_gives_exactly_the_recorded_scores(run, exported, tmp_path
         for objective in problem.objectives:
             stock = results[objective.task][f"{objective.metric},none"]
             assert stock == recorded.aggregates[objective.key], objective
+
+
+def test_results_print_the_command_that_reproduces_the_score(run, exported, tmp_path):
+    command = evomerge_json("results", run)["lm_eval"].replace("MODEL_DIR", str(exported))
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        f"{command} --device cpu --output_path {tmp_path}",
+        shell=True,
+        env=environment(PATH=path),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (report,) = tmp_path.rglob("results_*.json")
+    results = json.loads(report.read_text())["results"]
+    recorded = History(RunFolder(run).events()).winner.scores("test").aggregates
+    for key, value in recorded.items():
+        task, _, metric = key.partition("/")
+        assert results[task][f"{metric},none"] == value
 
 
 def zoo_tasks():

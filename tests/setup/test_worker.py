@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 from search_run import environment, evomerge, write_search
 
@@ -45,4 +46,4 @@ def test_a_worker_of_a_run_folder_gives_the_same_scores(tmp_path):
     assert [number for number, _ in lines] == [5, 1, 8]
     for number, fields in lines:
         told = history.candidates[number].told
-        assert fields == json.loads(json.dumps(outcome_fields(told)))
+        assert fields == json.loads(json.dumps(outcome_fields(replace(told, examples=()))))

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable
+
 from evomerge.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 
 def choose_device(wanted: str) -> str:
@@ -28,17 +34,63 @@ def choose_device(wanted: str) -> str:
 
 
 SMALL = 30_000_000
-"""A model with fewer parameters than this is scored on one CPU thread."""
+"""A model with fewer parameters than this is scored on one CPU thread, without a measurement."""
+
+_GAIN = 1.3
+"""How much faster all threads must be than one, since they take the CPU time of all."""
 
 
-def choose_threads(parameters: int, device: str) -> None:
-    """Set torch to one thread if a small model is scored on a CPU.
+def use_threads(
+    wanted: int | None, parameters: int, device: str, score: Callable[[], object] | None
+) -> int:
+    """Set the number of CPU threads that torch scores a model with, and return it.
 
-    With a small model, threads spend more time waiting for each other than computing, and much
-    more so on a busy machine. The choice depends only on the model, not on a measurement, because
-    the number of threads changes the last bits of a score.
+    Args:
+        wanted: the number; None: one, or as many as now, whichever is faster.
+        parameters: number of the model's parameters.
+        device: where the model is scored; elsewhere than on a CPU nothing is measured.
+        score: scores the model on a few documents, for the measurement; None: do not measure.
     """
     import torch
 
-    if device == "cpu" and parameters < SMALL:
-        torch.set_num_threads(1)
+    threads = wanted
+    if threads is None and device == "cpu" and parameters < SMALL:
+        threads = 1
+    elif threads is None and device == "cpu" and score is not None:
+        threads = fastest_threads(score)
+    torch.set_num_threads(threads or torch.get_num_threads())
+    return torch.get_num_threads()
+
+
+def fastest_threads(score: Callable[[], object]) -> int:
+    """Return how many CPU threads torch should use to score a model: one, or as many as now.
+
+    With a small model, threads spend more time waiting for each other than computing, and much
+    more so on a busy machine. So this is measured. The number of threads changes the last bits of
+    a score: a search must keep what was chosen at its start.
+
+    Args:
+        score: scores the model on a few documents. It is called several times.
+    """
+    import torch
+
+    most = torch.get_num_threads()
+    if most == 1:
+        return 1
+    try:
+        seconds = {}
+        for threads in (1, most):
+            torch.set_num_threads(threads)
+            score()
+            seconds[threads] = min(_seconds(score), _seconds(score))
+    finally:
+        torch.set_num_threads(most)
+    chosen = most if seconds[most] * _GAIN < seconds[1] else 1
+    log.info("Scoring on %d CPU threads (seconds for a few documents: %s).", chosen, seconds)
+    return chosen
+
+
+def _seconds(score: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    score()
+    return time.perf_counter() - began

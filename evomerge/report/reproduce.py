@@ -1,0 +1,65 @@
+"""The command with which stock lm-eval repeats the test score of an exported model."""
+
+from __future__ import annotations
+
+import shlex
+
+from evomerge import zoo
+from evomerge.config.frozen import frozen_splits
+from evomerge.config.schema import SearchConfig
+from evomerge.errors import InputError, did_you_mean
+from evomerge.run.folder import RunFolder
+from evomerge.scores import SPLITS
+
+MODEL = "MODEL_DIR"
+"""Stands for the folder of the exported model."""
+
+
+def lm_eval_command(run: RunFolder, config: SearchConfig) -> str | None:
+    """Return the command; None if lm-eval's command line cannot choose these documents.
+
+    Args:
+        run: the run folder, which the command asks for the document ids.
+        config: its search file.
+    """
+    evaluation = config.evaluation
+    tasks = list(dict.fromkeys(item.task for item in config.objectives))
+    if len(evaluation.include) > 1:  # lm-eval takes one folder
+        return None
+    if evaluation.test.tasks or evaluation.test.task_split or any(":" in task for task in tasks):
+        return None
+    options = {
+        "--model": "hf",
+        "--model_args": f"pretrained={MODEL},dtype={config.dtype}",
+        "--tasks": ",".join(tasks),
+        "--batch_size": "1" if evaluation.batch_size == "auto" else str(evaluation.batch_size),
+    }
+    if evaluation.fewshot is not None:
+        options["--num_fewshot"] = str(evaluation.fewshot)
+    words = [shlex.quote(word) for option in options.items() for word in option]
+    for folder in evaluation.include:
+        path = zoo.tasks_path() if folder == "zoo:tasks" else (run.path / folder).resolve()
+        words += ["--include_path", shlex.quote(str(path))]
+    if evaluation.chat_template:
+        words.append("--apply_chat_template")
+    samples = f'"$(evomerge results {shlex.quote(str(run.path))} --documents test)"'
+    return " ".join(["lm_eval", *words, "--samples", samples])
+
+
+def document_ids(config: SearchConfig, split: str) -> dict[str, list[int]]:
+    """Return the document ids of a split, as lm-eval's option `--samples` takes them.
+
+    Args:
+        config: the search file of a run.
+        split: `search`, `validation` or `test`.
+
+    Raises:
+        InputError: there is no such split.
+    """
+    found = {name: ids for name, ids in frozen_splits(config).items() if name == split}
+    if not found:
+        raise InputError(
+            f"--documents is {split!r}; allowed are {', '.join(SPLITS)}."
+            f"{did_you_mean(split, SPLITS)}"
+        )
+    return {task: list(ids) for ids_by_task in found.values() for task, ids in ids_by_task.items()}
