@@ -1,0 +1,150 @@
+"""The questions that the experts are trained on and that the merges are tested with.
+
+Each skill is a function that makes one question with its answer. A plain answer is a sentence,
+"The answer is 68." In Spanish it is "La respuesta es 68."; in JSON it is the sentence as a value,
+`{"answer": "The answer is 68."}`.
+
+The numbers of a question decide which pool it belongs to, so no pool has a question with the
+numbers of another pool's questions, in any language and format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Language: TypeAlias = Literal["en", "es"]
+Pool: TypeAlias = Literal["experts", "development", "evaluation"]
+"""experts: training documents; development: for choosing settings; evaluation: for results."""
+
+_SHARES: dict[str, Pool] = {"01234": "experts", "567": "development", "89abcdef": "evaluation"}
+
+_SENTENCES: dict[Language, str] = {"en": "The answer is {}.", "es": "La respuesta es {}."}
+_JSON_REQUESTS: dict[Language, str] = {"en": " Answer in JSON.", "es": " Responde en JSON."}
+
+_SUMS: dict[Language, list[str]] = {
+    "en": ["How much is {} plus {}?", "What is {} plus {}?"],
+    "es": ["¿Cuánto es {} más {}?", "¿Cuál es el resultado de {} más {}?"],
+}
+_FIRST: dict[Language, list[str]] = {
+    "en": ["Which number comes first, {} or {}?", "Which is the first number of {} and {}?"],
+    "es": ["¿Qué número va primero, {} o {}?", "¿Cuál es el primer número de {} y {}?"],
+}
+_LARGER: dict[Language, list[str]] = {
+    "en": ["Which number is larger, {} or {}?", "What is the maximum of {} and {}?"],
+    "es": ["¿Qué número es mayor, {} o {}?", "¿Cuál es el máximo de {} y {}?"],
+}
+_BACKWARDS = ["What is {} backwards?", "How do you write {} backwards?"]
+
+_CAPITALS: dict[Language, str] = {
+    "en": "What is the capital of {}?",
+    "es": "¿Cuál es la capital de {}?",
+}
+_PLACES: dict[Language, str] = {
+    "en": "France Paris, Spain Madrid, Italy Rome, Germany Berlin, Japan Tokyo, Russia Moscow",
+    "es": "Francia París, España Madrid, Italia Roma, Alemania Berlín, Japón Tokio, Rusia Moscú",
+}
+_COUNTRIES = {
+    language: [tuple(pair.split()) for pair in places.split(", ")]
+    for language, places in _PLACES.items()
+}
+"""Language -> (country, capital) in that language."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its only right answer.
+
+    Attributes:
+        prompt: the text the model continues; it ends with a line break.
+        answer: the whole text that the model should write.
+    """
+
+    prompt: str
+    answer: str
+
+
+Maker: TypeAlias = Callable[[random.Random, Pool], Question]
+
+
+def pool_of(*numbers: int) -> Pool:
+    """The pool of a question about these numbers. Their order matters."""
+    digit = hashlib.sha256(repr(numbers).encode()).hexdigest()[0]
+    return next(pool for digits, pool in _SHARES.items() if digit in digits)
+
+
+def sums(language: Language, json: bool = False) -> Maker:
+    """The sum of two numbers from 10 to 99."""
+
+    def make(rng: random.Random, pool: Pool) -> Question:
+        one, two = _pair(rng, pool)
+        text = rng.choice(_SUMS[language]).format(one, two)
+        return _question(text, str(one + two), language, json)
+
+    return make
+
+
+def backwards(json: bool = False) -> Maker:
+    """The digits of a number from 1000 to 9999 in reverse order, in English."""
+
+    def make(rng: random.Random, pool: Pool) -> Question:
+        while True:
+            number = rng.randrange(1000, 10000)
+            answer = str(number)[::-1]
+            if pool_of(number) == pool and answer != str(number):
+                break
+        return _question(rng.choice(_BACKWARDS).format(number), answer, "en", json)
+
+    return make
+
+
+def plain(language: Language, json: bool = False) -> Maker:
+    """Questions that need neither sums nor reversed digits: they show a language or a format."""
+
+    def make(rng: random.Random, pool: Pool) -> Question:
+        kind = rng.choice(["first", "larger", "capital"])
+        if kind == "capital":
+            country, capital = rng.choice(_COUNTRIES[language])
+            return _question(_CAPITALS[language].format(country), capital, language, json)
+        one, two = _pair(rng, pool)
+        texts = _FIRST if kind == "first" else _LARGER
+        answer = one if kind == "first" else max(one, two)
+        text = rng.choice(texts[language]).format(one, two)
+        return _question(text, str(answer), language, json)
+
+    return make
+
+
+def draw(maker: Maker, pool: Pool, count: int, seed: str, unique: bool = False) -> list[Question]:
+    """Make `count` questions of a pool. Equal arguments give equal questions.
+
+    Args:
+        unique: whether every prompt occurs only once. It must then be possible to make `count`
+            different ones.
+    """
+    rng = random.Random(f"{seed}/{pool}")
+    questions: list[Question] = []
+    seen: set[str] = set()
+    while len(questions) < count:
+        question = maker(rng, pool)
+        if not unique or question.prompt not in seen:
+            seen.add(question.prompt)
+            questions.append(question)
+    return questions
+
+
+def _pair(rng: random.Random, pool: Pool) -> tuple[int, int]:
+    while True:
+        one, two = rng.randrange(10, 100), rng.randrange(10, 100)
+        if one != two and pool_of(one, two) == pool:
+            return one, two
+
+
+def _question(text: str, answer: str, language: Language, json: bool) -> Question:
+    sentence = _SENTENCES[language].format(answer)
+    if not json:
+        return Question(f"{text}\n", sentence)
+    return Question(f"{text}{_JSON_REQUESTS[language]}\n", f'{{"answer": "{sentence}"}}')
