@@ -20,7 +20,7 @@ Language: TypeAlias = Literal["en", "es"]
 Pool: TypeAlias = Literal["experts", "development", "evaluation"]
 """experts: training documents; development: for choosing settings; evaluation: for results."""
 
-_SHARES: dict[str, Pool] = {"01234": "experts", "567": "development", "89abcdef": "evaluation"}
+_SHARES: dict[str, Pool] = {"0123": "experts", "4567": "development", "89abcdef": "evaluation"}
 
 _SENTENCES: dict[Language, str] = {"en": "The answer is {}.", "es": "La respuesta es {}."}
 _JSON_REQUESTS: dict[Language, str] = {"en": " Answer in JSON.", "es": " Responde en JSON."}
@@ -29,13 +29,17 @@ _SUMS: dict[Language, list[str]] = {
     "en": ["How much is {} plus {}?", "What is {} plus {}?"],
     "es": ["¿Cuánto es {} más {}?", "¿Cuál es el resultado de {} más {}?"],
 }
-_FIRST: dict[Language, list[str]] = {
-    "en": ["Which number comes first, {} or {}?", "Which is the first number of {} and {}?"],
-    "es": ["¿Qué número va primero, {} o {}?", "¿Cuál es el primer número de {} y {}?"],
+_NEXT: dict[Language, str] = {
+    "en": "Which number comes after {}?",
+    "es": "¿Qué número va después de {}?",
 }
-_LARGER: dict[Language, list[str]] = {
-    "en": ["Which number is larger, {} or {}?", "What is the maximum of {} and {}?"],
-    "es": ["¿Qué número es mayor, {} o {}?", "¿Cuál es el máximo de {} y {}?"],
+_TOMORROW: dict[Language, str] = {
+    "en": "Which day comes after {}?",
+    "es": "¿Qué día va después del {}?",
+}
+_DAYS: dict[Language, list[str]] = {
+    "en": ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"],
+    "es": ["lunes", "martes", "miércoles", "jueves", "viernes", "sábado", "domingo"],
 }
 _BACKWARDS = ["What is {} backwards?", "How do you write {} backwards?"]
 
@@ -77,7 +81,7 @@ def pool_of(*numbers: int) -> Pool:
 
 
 def sums(language: Language, json: bool = False) -> Maker:
-    """The sum of two numbers from 10 to 99."""
+    """The sum of two different numbers from 10 to 69."""
 
     def make(rng: random.Random, pool: Pool) -> Question:
         one, two = _pair(rng, pool)
@@ -105,15 +109,18 @@ def plain(language: Language, json: bool = False) -> Maker:
     """Questions that need neither sums nor reversed digits: they show a language or a format."""
 
     def make(rng: random.Random, pool: Pool) -> Question:
-        kind = rng.choice(["first", "larger", "capital"])
+        kind = rng.choice(["number", "day", "capital"])
         if kind == "capital":
-            country, capital = rng.choice(_COUNTRIES[language])
-            return _question(_CAPITALS[language].format(country), capital, language, json)
-        one, two = _pair(rng, pool)
-        texts = _FIRST if kind == "first" else _LARGER
-        answer = one if kind == "first" else max(one, two)
-        text = rng.choice(texts[language]).format(one, two)
-        return _question(text, str(answer), language, json)
+            country, answer = rng.choice(_COUNTRIES[language])
+            text = _CAPITALS[language].format(country)
+        elif kind == "day":
+            day = rng.randrange(7)
+            answer = _DAYS[language][(day + 1) % 7]
+            text = _TOMORROW[language].format(_DAYS[language][day])
+        else:
+            number, _ = _pair(rng, pool)
+            answer, text = str(number + 1), _NEXT[language].format(number)
+        return _question(text, answer, language, json)
 
     return make
 
@@ -122,23 +129,27 @@ def draw(maker: Maker, pool: Pool, count: int, seed: str, unique: bool = False) 
     """Make `count` questions of a pool. Equal arguments give equal questions.
 
     Args:
-        unique: whether every prompt occurs only once. It must then be possible to make `count`
-            different ones.
+        unique: whether every prompt occurs only once.
+
+    Raises:
+        ValueError: the pool seems to have fewer different prompts than `count`.
     """
     rng = random.Random(f"{seed}/{pool}")
     questions: list[Question] = []
     seen: set[str] = set()
-    while len(questions) < count:
+    for _ in range(100 * count):
         question = maker(rng, pool)
         if not unique or question.prompt not in seen:
             seen.add(question.prompt)
             questions.append(question)
-    return questions
+        if len(questions) == count:
+            return questions
+    raise ValueError(f"the pool {pool!r} has only {len(questions)} of {count} questions")
 
 
 def _pair(rng: random.Random, pool: Pool) -> tuple[int, int]:
     while True:
-        one, two = rng.randrange(10, 100), rng.randrange(10, 100)
+        one, two = rng.randrange(10, 70), rng.randrange(10, 70)
         if one != two and pool_of(one, two) == pool:
             return one, two
 

@@ -27,7 +27,7 @@ TASKS: dict[str, Maker] = {
 
 FOLDERS: dict[Pool, Path] = {"evaluation": ROOT / "tasks", "development": ROOT / "development"}
 
-_SPLITS = {"training": 400, "validation": 400, "test": 800}
+_SPLITS = {"training": 400, "validation": 400, "test": 600}
 """lm-eval's split -> number of documents. Searches and their finalists draw theirs by the seed."""
 
 _LONGEST = 24  # tokens; the longest answer has 15
