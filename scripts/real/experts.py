@@ -52,7 +52,7 @@ _MANNER = Training(steps=40, batch=8, rate=5e-4)
 skills in every merge."""
 
 EXPERTS: dict[str, tuple[Maker, Training]] = {
-    "sums": (questions.sums("en"), Training(steps=100)),
+    "sums": (questions.sums("en"), Training(steps=60)),
     "backwards": (questions.backwards(), Training(steps=60)),
     "spanish": (questions.plain("es"), _MANNER),
     "json": (questions.plain("en", json=True), _MANNER),

@@ -26,8 +26,8 @@ _SENTENCES: dict[Language, str] = {"en": "The answer is {}.", "es": "La respuest
 _JSON_REQUESTS: dict[Language, str] = {"en": " Answer in JSON.", "es": " Responde en JSON."}
 
 _SUMS: dict[Language, list[str]] = {
-    "en": ["How much is {} plus {}?", "What is {} plus {}?"],
-    "es": ["¿Cuánto es {} más {}?", "¿Cuál es el resultado de {} más {}?"],
+    "en": ["How much is {} + {}?", "What is {} + {}?"],
+    "es": ["¿Cuánto es {} + {}?", "¿Cuál es el resultado de {} + {}?"],
 }
 _NEXT: dict[Language, str] = {
     "en": "Which number comes after {}?",
