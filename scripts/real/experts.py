@@ -14,7 +14,7 @@ import math
 import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -53,9 +53,13 @@ skills in every merge."""
 
 EXPERTS: dict[str, tuple[Maker, Training]] = {
     "sums": (questions.sums("en"), Training(steps=60)),
-    "backwards": (questions.backwards(), Training(steps=60)),
+    "backwards": (questions.backwards(), Training(steps=40)),
     "spanish": (questions.plain("es"), _MANNER),
-    "json": (questions.plain("en", json=True), _MANNER),
+    # Questions with and without the request for JSON, so that this expert learns to notice it.
+    "json": (
+        questions.either(questions.plain("en", json=True), questions.plain("en")),
+        replace(_MANNER, steps=60),
+    ),
 }
 """Name -> what the expert is trained on, and how."""
 

@@ -125,6 +125,15 @@ def plain(language: Language, json: bool = False) -> Maker:
     return make
 
 
+def either(*makers: Maker) -> Maker:
+    """A question of one of these kinds, each as likely as the others."""
+
+    def make(rng: random.Random, pool: Pool) -> Question:
+        return rng.choice(makers)(rng, pool)
+
+    return make
+
+
 def draw(maker: Maker, pool: Pool, count: int, seed: str, unique: bool = False) -> list[Question]:
     """Make `count` questions of a pool. Equal arguments give equal questions.
 
