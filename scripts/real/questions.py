@@ -23,7 +23,9 @@ Pool: TypeAlias = Literal["experts", "development", "evaluation"]
 _SHARES: dict[str, Pool] = {"0123": "experts", "4567": "development", "89abcdef": "evaluation"}
 
 _SENTENCES: dict[Language, str] = {"en": "The answer is {}.", "es": "La respuesta es {}."}
-_JSON_REQUESTS: dict[Language, str] = {"en": " Answer in JSON.", "es": " Responde en JSON."}
+_JSON_REQUEST = "JSON:"
+"""Stands at the end of the prompt. With "Answer in JSON." before the line break, every merge began
+its answer as the other experts do after a line break, with "The"."""
 
 _SUMS: dict[Language, list[str]] = {
     "en": ["How much is {} + {}?", "What is {} + {}?"],
@@ -63,7 +65,7 @@ class Question:
     """A question with its only right answer.
 
     Attributes:
-        prompt: the text the model continues; it ends with a line break.
+        prompt: the text the model continues.
         answer: the whole text that the model should write.
     """
 
@@ -167,4 +169,4 @@ def _question(text: str, answer: str, language: Language, json: bool) -> Questio
     sentence = _SENTENCES[language].format(answer)
     if not json:
         return Question(f"{text}\n", sentence)
-    return Question(f"{text}{_JSON_REQUESTS[language]}\n", f'{{"answer": "{sentence}"}}')
+    return Question(f"{text}\n{_JSON_REQUEST}", f'{{"answer": "{sentence}"}}')
