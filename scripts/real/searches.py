@@ -38,8 +38,8 @@ COMPOSITIONS: dict[str, tuple[str, ...]] = {
     "paths": ("search", "random search"),
     "hybrid": ("search",),
 }
-"""configs/showcase-NAME.yaml -> the ways that are run. `showcase-three.yaml` is left out: none of the
-merges that were tried on its development documents had all three skills."""
+"""configs/showcase-NAME.yaml -> the ways that are run. `showcase-three.yaml` is left out: none of
+the merges that were tried on its development documents had all three skills."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ per cent, with 95 % intervals.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from scripts.real.searches import COMPOSITIONS, Search, base_score
@@ -24,7 +25,10 @@ def _table(name: str, seeds: Sequence[int]) -> str:
     for way in COMPOSITIONS[name]:
         found = [Search(name, way, seed).finish() for seed in seeds]
         if not rows:  # parents and uniform merge are the same models in all ways
-            rows = {label: [_test(item, label) for item in found] for label in _labels(found[0])}
+            rows = {
+                Path(label).name: [_test(item, label) for item in found]
+                for label in _labels(found[0])
+            }
         rows[way] = [_test(item, _WINNER) for item in found]
     if "stages" not in _text(name):
         (score,) = base_score(name)["scores"].values()
