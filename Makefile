@@ -3,13 +3,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/quickstart
 
-.PHONY: quickstart test lint install clean
+.PHONY: quickstart showcase test lint install clean
 
 quickstart: $(BIN)/.installed
 	@if [ -e $(RUN)/journal.jsonl ]; then $(BIN)/evomerge resume $(RUN); \
 	else $(BIN)/evomerge search configs/quickstart.yaml --run $(RUN); fi
 	@if [ ! -e $(RUN)/model ]; then $(BIN)/evomerge export $(RUN) --out $(RUN)/model; fi
 	@echo "the searched merge is an ordinary checkpoint in $(RUN)/model"
+
+# Real experts, real searches, the table: hours on one core. Interrupt it and call it again at will.
+showcase: $(BIN)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[showcase]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m scripts.real
 
 install: $(BIN)/.installed
 
