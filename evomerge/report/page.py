@@ -35,7 +35,8 @@ th:first-child, td:first-child { text-align: left; }
 tr.searched td { font-weight: 600; } small { color: #6b7987; font-weight: 400; }
 figure { margin: 0; } svg { max-width: 100%; height: auto; }
 details table { font-size: .85rem; } .scroll { overflow-x: auto; }
-table.examples td { text-align: left; vertical-align: top; } table.examples pre { margin: 0;
+table.examples th, table.examples td { text-align: left; vertical-align: top; }
+table.examples pre { margin: 0;
   white-space: pre-wrap; max-width: 24rem; }
 pre { background: #f5f7f9; padding: .8rem; overflow-x: auto; font-size: .8rem; }
 @media (prefers-color-scheme: dark) { body { color: #1d2733; background: #fff; } }
