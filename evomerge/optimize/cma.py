@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections import deque
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
-import cma
 import numpy as np
-from cma.sigma_adaptation import CMAAdaptSigmaCSA, CMAAdaptSigmaTPA
 
 from evomerge.optimize.base import BaseOptimizer, default_population
 from evomerge.optimize.cube import Cube, Vector
@@ -20,23 +18,9 @@ MANY_GENES = 200
 """With more genes than this, `auto` learns variances only: learning the full covariance would take
 more trials than it saves."""
 
-SMALLEST_STEP = 1e-7
-"""Lower limit of the standard deviations, in units of the initial step. It is far below the
-resolution of a recipe, and far enough above rounding errors to keep the covariance matrix valid."""
-
 TWO_POINT_GENES = 300
 """With this many genes or more, the step size is adapted by two mirrored points in each generation,
 as in pycma. The usual adaptation (CSA) would need more than a thousand trials to shorten steps."""
-
-
-class TwoPointAdaptation(CMAAdaptSigmaTPA):  # type: ignore[misc]
-    """pycma's two-point step-size adaptation (Hansen 2008) without its consistency check.
-
-    The check draws random numbers from numpy's global generator.
-    """
-
-    def check_consistency(self, es: object) -> None:
-        """Do nothing."""
 
 
 class CMA(BaseOptimizer):
@@ -59,28 +43,27 @@ class CMA(BaseOptimizer):
         super().__init__(cube, population or default_population(len(cube.genes)))
         # pycma needs two dimensions: a single gene gets a second one that has no effect.
         self._idle = max(0, 2 - len(cube.genes))
-        low = [*(-cube.start / cube.step), *[-1.0] * self._idle]
-        high = [*((1 - cube.start) / cube.step), *[1.0] * self._idle]
-        self._two_point = len(low) >= TWO_POINT_GENES
-        self._es: Any = cma.CMAEvolutionStrategy(
-            [0.0] * len(low),
-            1.0,
-            {
-                "bounds": [low, high],
-                "popsize": self.population,
-                "CMA_diagonal": diagonal,
-                "AdaptSigma": TwoPointAdaptation if self._two_point else CMAAdaptSigmaCSA,
-                "minstd": SMALLEST_STEP,
-                # Without these two options, pycma seeds and uses numpy's global generator.
-                "randn": np.random.RandomState(seed % 2**32).randn,
-                "seed": math.nan,
-                "verbose": -9,
-            },
-        )
+        self._two_point = len(cube.genes) >= TWO_POINT_GENES
+        self._diagonal, self._seed = diagonal, seed
         self._samples: deque[Vector] = deque()
         self._mirrored: list[Vector] = []
         self._told: list[tuple[Vector, float]] = []
         self._sampled = False
+
+    @cached_property
+    def _es(self) -> Any:
+        """pycma's strategy. It is made at the first use, since importing pycma takes a second."""
+        from evomerge.optimize.pycma import evolution_strategy
+
+        cube, idle = self.cube, [1.0] * self._idle
+        return evolution_strategy(
+            low=[*(-cube.start / cube.step), *(-value for value in idle)],
+            high=[*((1 - cube.start) / cube.step), *idle],
+            population=self.population,
+            diagonal=self._diagonal,
+            two_point=self._two_point,
+            seed=self._seed,
+        )
 
     def propose(self) -> tuple[object, Vector]:
         """Return a sample in pycma's coordinates, and its point."""
