@@ -59,6 +59,14 @@ _NO_TOKENS = re.compile(r"position|token_type|(^|\.)wpe\.")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output_projection|unembed\w*|cls|score|head)(\.|$)")
 
 
+GGUF_ADVICE = (
+    "GGUF files have weights that are quantised for llama.cpp, which cannot be merged as they are; "
+    "give the checkpoint that the file was made from, or save a new one from it: load it with "
+    "`AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file=NAME)`, then load its state_dict into "
+    "a new model of its config and save that with `save_pretrained`, with the tokenizer."
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A model on disk. Its config and the headers of its weight files are read, not its weights.
@@ -105,7 +113,12 @@ class Checkpoint:
         if not folder.is_dir():
             raise CheckpointError(f"Parent {reference!r}: there is no folder {str(folder)!r}.")
         if not (folder / "config.json").is_file():
-            raise CheckpointError(f"Parent {reference!r}: {folder} has no config.json.")
+            if any(folder.glob("*.gguf")):
+                raise CheckpointError(f"Parent {reference!r}: {GGUF_ADVICE}")
+            raise CheckpointError(
+                f"Parent {reference!r}: {folder} has no config.json; give the folder that "
+                "`save_pretrained` wrote."
+            )
         config = read_json(folder / "config.json")
         if config.get("quantization_config"):
             raise CheckpointError(

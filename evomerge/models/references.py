@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import CheckpointError
-from evomerge.models.checkpoint import TOKENIZER_FILES, Checkpoint
+from evomerge.models.checkpoint import GGUF_ADVICE, TOKENIZER_FILES, Checkpoint
 from evomerge.models.safetensors import read_json
 
 RUN = "run:"
@@ -32,6 +32,11 @@ def place(text: str, relative_to: Path) -> Path:
 def is_folder(path: Path) -> bool:
     """Whether a path is an existing folder; False for a text that cannot be the name of a file."""
     return os.path.isdir(path)  # noqa: PTH112 - Path's raises for names that are too long
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path is an existing file; False for a text that cannot be the name of a file."""
+    return os.path.isfile(path)  # noqa: PTH113 - Path's raises for names that are too long
 
 
 def open_parent(reference: str, relative_to: Path, *, allow_pickle: bool = False) -> Checkpoint:
@@ -79,8 +84,11 @@ def resolve(reference: str, relative_to: Path, *, allow_pickle: bool = False) ->
     if is_folder(local):
         return local
     if reference.startswith((".", "/", "~")) or not _HUB.fullmatch(reference):
+        if local.suffix == ".gguf":
+            raise CheckpointError(f"Parent {reference!r}: {GGUF_ADVICE}")
+        why = "is a file" if is_file(local) else "does not exist"
         raise CheckpointError(
-            f"Parent {reference!r} is not a folder ({str(local)!r} does not exist); give a folder, "
+            f"Parent {reference!r} is not a folder ({str(local)!r} {why}); give a folder, "
             "a Hub id `org/name`, or `zoo:NAME`."
         )
     return _fetch(reference, [*_WANTED, *(_PICKLES if allow_pickle else ())])
@@ -129,9 +137,39 @@ def _fetch(reference: str, wanted: list[str]) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
     except Exception as error:  # the client of the Hub raises errors of many unrelated types
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"Parent {reference!r} is not a local folder and cannot be downloaded from the Hugging "
-            f"Face Hub ({reason}); check the id, the revision and your token (`hf auth login`), or "
-            "download the model yourself and give its folder."
+            f"Parent {reference!r} is not a local folder, and {_why_not_fetched(error)}"
         ) from error
+
+
+def _why_not_fetched(error: Exception) -> str:
+    """Return why a model of the Hub could not be downloaded, and what to do."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if isinstance(error, GatedRepoError):
+        return (
+            "the Hugging Face Hub gives this model only to people who accepted its terms; accept "
+            "them on the model's page, then log in with `hf auth login`."
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            "the Hugging Face Hub has no such model, or it is private; check the id, or log in "
+            "with `hf auth login`."
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return "the Hugging Face Hub does not have this revision of it; check what follows the `@`."
+    if isinstance(error, LocalEntryNotFoundError):
+        return (
+            "the Hugging Face Hub cannot be reached (offline, or HF_HUB_OFFLINE is set), and the "
+            "model is not in its cache on this machine; go online, or give the folder of a copy."
+        )
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (
+        f"it cannot be downloaded from the Hugging Face Hub ({reason}); check the connection, or "
+        "download the model yourself and give its folder."
+    )

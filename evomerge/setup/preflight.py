@@ -8,6 +8,10 @@ from evomerge.setup.optimizer import make_optimizer
 from evomerge.setup.parents import plan_tokenizers
 from evomerge.setup.problem import Problem
 from evomerge.setup.tasks import sources
+from evomerge.setup.worker import MemoryShare
+
+_LIBRARIES = 0.8e9  # bytes, of torch, transformers and lm-eval, measured on Linux
+_POSITIONS = 256  # of a batch on a CPU for which logits are computed at a time, about
 
 
 def summary(problem: Problem) -> dict[str, Any]:
@@ -38,9 +42,49 @@ def summary(problem: Problem) -> dict[str, Any]:
             "better)"
             for o in problem.objectives
         ],
-        "resident_model": _size(weights),
+        "memory": {name: _size(size) for name, size in memory_of(problem).items()},
         "export": _size(weights),
     }
+
+
+def memory_of(problem: Problem) -> dict[str, float]:
+    """Return about how much memory a search takes in its process, in bytes, by what takes it.
+
+    `parents` are files that are mapped into memory: they count as memory of the process, but the
+    system takes their pages back if it needs them. `prepared merges` is the most that is kept from
+    candidate to candidate; it is filled by the first candidates of each method. The weights, and
+    what batches need, are on the accelerator if there is one.
+    """
+    from evomerge.merge.methods import get_method
+
+    config, host = problem.config, problem.checkpoints[problem.host]
+    size = {"float32": 4}.get(config.dtype, 2)
+    paths_only = config.space.kind == "dataflow"
+    kept = 0.0
+    for name in () if paths_only else config.space.methods:
+        kept += get_method(name).cached_bytes * host.parameters * _sources(problem, name)
+    found: dict[str, float] = {
+        "libraries": _LIBRARIES,
+        "weights": 0 if paths_only else size * host.parameters,
+        "parents": sum(item.nbytes for item in problem.checkpoints.values()),
+        "prepared merges": min(kept, MemoryShare.of_machine(1).prepared),
+        "batches": _batches(problem),
+    }
+    return {**found, "together": sum(found.values())}
+
+
+def _sources(problem: Problem, method: str) -> int:
+    """Return how many parents a method merges: all, or all but the base."""
+    from evomerge.merge.methods import get_method
+
+    base = None if get_method(method).base == "none" else problem.config.base
+    return sum(parent != base for parent in problem.config.parents)
+
+
+def _batches(problem: Problem) -> float:
+    """Return about how many bytes the logits of one batch take on a CPU: twice, float32."""
+    vocabulary = int(problem.checkpoints[problem.host].config.get("vocab_size") or 0)
+    return _POSITIONS * vocabulary * 8.0
 
 
 def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:

@@ -6,12 +6,14 @@ import json
 import shutil
 import struct
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from huggingface_hub import errors
 
 from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import Checkpoint
@@ -196,7 +198,7 @@ REFERENCES = {
     "./nowhere": "not a folder",
     "nowhere": "not a folder",
     "a/b/c": "not a folder",
-    "made-up-org/made-up-model": "cannot be downloaded",
+    "made-up-org/made-up-model": "cannot be reached|no such model",
     "model+": "no adapter after",
     "model+./nowhere": "not a folder",
 }
@@ -338,3 +340,36 @@ def test_depths_may_differ(tmp_path):
     deeper = Checkpoint.open(tiny.make(tmp_path / "b", num_hidden_layers=5), "b")
     check_fit(host, [host, deeper])
     check_fit(deeper, [host, deeper])
+
+
+@pytest.mark.parametrize("place", ["folder", "file", "other file"])
+def test_gguf_and_other_files_are_one_sentence(tmp_path: Path, place: str) -> None:
+    for name in ("model.gguf", "model.safetensors"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    name = {"folder": "", "file": "/model.gguf", "other file": "/model.safetensors"}[place]
+    with pytest.raises(CheckpointError, match="is a file" if place == "other file" else "GGUF"):
+        open_parent(f"{tmp_path}{name}", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (errors.GatedRepoError, "accepted its terms"),
+        (errors.RepositoryNotFoundError, "no such model"),
+        (errors.RevisionNotFoundError, "revision"),
+        (errors.LocalEntryNotFoundError, "cannot be reached"),
+        (OSError, "mine"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_sentence_with_its_own_advice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: type[Exception], words: str
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        if issubclass(error, errors.HfHubHTTPError):
+            raise error("mine", response=Mock())
+        raise error("mine")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        open_parent("made-up-org/made-up-model", tmp_path)
+    assert "\n" not in str(caught.value)
