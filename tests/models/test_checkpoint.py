@@ -11,9 +11,9 @@ from unittest.mock import Mock
 import pytest
 import tiny
 import torch
+from huggingface_hub import errors
 from hypothesis import given
 from hypothesis import strategies as st
-from huggingface_hub import errors
 
 from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import Checkpoint
