@@ -26,7 +26,8 @@ def lm_eval_command(run: RunFolder, config: SearchConfig) -> str | None:
     tasks = list(dict.fromkeys(item.task for item in config.objectives))
     if len(evaluation.include) > 1:  # lm-eval takes one folder
         return None
-    if evaluation.test.tasks or evaluation.test.task_split or any(":" in task for task in tasks):
+    usual = evaluation.test.task_split in (None, "test")  # what lm-eval takes by itself
+    if evaluation.test.tasks or not usual or any(":" in task for task in tasks):
         return None
     options = {
         "--model": "hf",
