@@ -89,7 +89,7 @@ def print_standings(table: Standings) -> None:
     headers = ["model", *(f"{column} {split}" for column in table.columns for split in SPLITS)]
     rows = []
     for row in table.rows:
-        cells = [row.label]
+        cells = [table.names[row.label]]
         for column in table.columns:
             for split in SPLITS:
                 item = row.estimates.get((split, column))
@@ -97,7 +97,7 @@ def print_standings(table: Standings) -> None:
         rows.append(cells)
     print_table(headers, rows, title="standings, shares in %, with 95 % intervals")
     for label, comparison in table.comparisons.items():
-        say(f"searched - {label} on {table.compared_on}: {comparison.text}")
+        say(f"searched - {table.names[label]} on {table.compared_on}: {comparison.text}")
 
 
 def print_examples(examples: Iterable[Example]) -> None:

@@ -5,14 +5,15 @@ Cards are published, so a card shows the name of a local folder, never its full 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import yaml
 
 from evomerge import __version__
 from evomerge.config.schema import SearchConfig
-from evomerge.models.references import RUN, hub_id
+from evomerge.models.references import hub_id
 from evomerge.recipe import Recipe
+from evomerge.report.names import short_names
 from evomerge.report.standings import standings
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS, Objective
@@ -47,7 +48,7 @@ def model_card(
     models = dict.fromkeys(filter(None, map(hub_id, recipe.parents)))
     if models:
         metadata |= {"base_model": list(models), "base_model_relation": "merge"}
-    names = public_names([*recipe.parents, *(item.name for item in history.baselines)])
+    names = short_names([*recipe.parents, *(item.name for item in history.baselines)])
     methods = sorted({layer.method for layer in recipe.every_layer()})
     lines = [
         "---",
@@ -72,33 +73,6 @@ def model_card(
         *_table(history, candidate, objectives, names),
     ]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def public_names(references: Iterable[str]) -> dict[str, str]:
-    """Return the name of each reference in a card: reference -> name.
-
-    Hub ids, `zoo:` names and the labels of baselines are unchanged. The path of a local folder (of
-    a model, an adapter or a run) is cut to its last component, or to as many components at the end
-    as are needed for all names to differ.
-    """
-    every = list(dict.fromkeys(references))
-    longest = max((reference.count("/") for reference in every), default=0) + 1
-    for count in range(1, longest + 1):
-        names = {reference: _shortened(reference, count) for reference in every}
-        if len(set(names.values())) == len(every):
-            return names
-    return names
-
-
-def _shortened(reference: str, count: int) -> str:
-    """Return a reference in which local paths are cut to their last `count` components."""
-
-    def short(path: str) -> str:
-        local = path.startswith(("/", "~", "."))
-        return "/".join(path.rstrip("/").split("/")[-count:]) if local else path
-
-    kind = RUN if reference.startswith(RUN) else ""
-    return kind + "+".join(map(short, reference.removeprefix(kind).split("+")))
 
 
 def _path(config: SearchConfig, recipe: Recipe, names: Mapping[str, str]) -> list[str]:

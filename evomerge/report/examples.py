@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 
+from evomerge.report.names import short_names
 from evomerge.run.history import Candidate, History
 from evomerge.scores import Example
 
@@ -15,10 +16,12 @@ def examples_section(history: History, best: Candidate | None) -> list[str]:
         history: the state of the run.
         best: the best candidate, shown beside the baselines.
     """
+    names = short_names(item.name for item in history.baselines)
     answers: dict[tuple[str, int], list[tuple[str, Example]]] = {}
-    for candidate in [*history.baselines, *([best] if best else [])]:
+    shown = {item.number: item for item in [*history.baselines, *([best] if best else [])]}
+    for candidate in shown.values():
         scores = candidate.scores("test") or candidate.scores("search")
-        label = "searched" if candidate is best else candidate.name
+        label = "searched" if candidate is best else names[candidate.name]
         for item in scores.examples if scores else ():
             answers.setdefault((item.task, item.document), []).append((label, item))
     if not answers:

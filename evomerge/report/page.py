@@ -83,7 +83,7 @@ def page(run: RunFolder) -> str:
         "the test documents.</p>",
         _standings(table),
         *(
-            f"<p>Searched merge against {html.escape(label)} on {table.compared_on}: "
+            f"<p>Searched merge against {html.escape(table.names[label])} on {table.compared_on}: "
             f"{item.text}.</p>"
             for label, item in table.comparisons.items()
         ),
@@ -128,7 +128,9 @@ def _standings(table: Standings) -> str:
                 value, bounds = item.texts(table.factor(column)) if item else ("-", "")
                 cells.append(f"<td>{value}{f' <small>{bounds}</small>' if bounds else ''}</td>")
         mark = ' class="searched"' if row.label == "searched" else ""
-        lines.append(f"<tr{mark}><td>{html.escape(row.label)}</td>{''.join(cells)}</tr>")
+        lines.append(
+            f"<tr{mark}><td>{html.escape(table.names[row.label])}</td>{''.join(cells)}</tr>"
+        )
     return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
 
 

@@ -95,7 +95,7 @@ def standings_chart(table: Standings) -> Any:
     """
     figure, axes = _axes(9, 3.2)
     column = table.columns[-1]
-    labels = [_plain(row.label) for row in table.rows]
+    labels = [_plain(table.names[row.label]) for row in table.rows]
     width = 0.8 / len(SPLITS)
     for offset, split in enumerate(SPLITS):
         for index, row in enumerate(table.rows):

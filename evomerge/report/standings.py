@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from evomerge.report.confidence import (
@@ -14,6 +15,7 @@ from evomerge.report.confidence import (
     fitness_interval,
     intervals,
 )
+from evomerge.report.names import short_names
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS, Objective, Split
 from evomerge.search.ranking import WeightedSum, best_of
@@ -54,6 +56,11 @@ class Standings:
     columns: list[str]
     comparisons: dict[str, Comparison] = field(default_factory=dict)
     compared_on: Split | None = None
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Label of a row -> its name in a table: local folders without the path before them."""
+        return short_names(row.label for row in self.rows)
 
     def factor(self, column: str) -> float:
         """Return the factor by which the values of a column are multiplied when they are shown.

@@ -7,8 +7,9 @@ from search_run import SMALL, write_search
 
 from evomerge.config.schema import load, parse
 from evomerge.export.candidate import export_candidate
-from evomerge.export.card import model_card, public_names
+from evomerge.export.card import model_card
 from evomerge.recipe import Layer, Recipe, Source
+from evomerge.report.names import short_names
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.journal import encode
@@ -73,7 +74,7 @@ def test_no_path_of_this_machine_is_published():
 
 
 def test_names_tell_parents_apart():
-    names = public_names(["/a/x/model", "/b/y/model", "run:/c/model", "org/model"])
+    names = short_names(["/a/x/model", "/b/y/model", "run:/c/model", "org/model"])
     assert names == {
         "/a/x/model": "x/model",
         "/b/y/model": "y/model",

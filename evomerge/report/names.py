@@ -1,0 +1,34 @@
+"""Short names of models: what tables show, without the paths of this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from evomerge.models.references import RUN
+
+
+def short_names(references: Iterable[str]) -> dict[str, str]:
+    """Return a short name for each reference: reference -> name.
+
+    Hub ids, `zoo:` names and the labels of baselines are unchanged. The path of a local folder (of
+    a model, an adapter or a run) is cut to its last component, or to as many components at the end
+    as are needed for all names to differ.
+    """
+    every = list(dict.fromkeys(references))
+    longest = max((reference.count("/") for reference in every), default=0) + 1
+    for count in range(1, longest + 1):
+        names = {reference: _shortened(reference, count) for reference in every}
+        if len(set(names.values())) == len(every):
+            return names
+    return names
+
+
+def _shortened(reference: str, count: int) -> str:
+    """Return a reference in which local paths are cut to their last `count` components."""
+
+    def short(path: str) -> str:
+        local = path.startswith(("/", "~", "."))
+        return "/".join(path.rstrip("/").split("/")[-count:]) if local else path
+
+    kind = RUN if reference.startswith(RUN) else ""
+    return kind + "+".join(map(short, reference.removeprefix(kind).split("+")))
