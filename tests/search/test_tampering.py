@@ -177,7 +177,7 @@ def test_a_changed_model_changes_no_other_score(tmp_path, space):
     evomerge("search", file, "--run", tmp_path / "clean", **about)
     ways = tmp_path / "ways"
     evomerge("search", file, "--run", tmp_path / "tampered", **about, TAMPER=str(ways))
-    assert len(set(ways.read_text().split())) == 19
+    assert len(set(ways.read_text().split())) == 20
     assert rows_of(tmp_path / "tampered") == rows_of(tmp_path / "clean")
     told = [json.loads(row[9:]) for row in rows_of(tmp_path / "clean")]
     scores = {json.dumps(event["scores"]["values"]) for event in told if "scores" in event}
