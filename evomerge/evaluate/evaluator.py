@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import CandidateError, one_line
+from evomerge.evaluate.inference.engine import EngineForward
 from evomerge.evaluate.inference.fingerprint import Fingerprint
 from evomerge.evaluate.inference.forward import Forward
 from evomerge.evaluate.inference.memory import is_device_failure
 from evomerge.evaluate.inference.reference import ReferenceLM
 from evomerge.evaluate.inference.request import Request
-from evomerge.evaluate.inference.vllm import EngineForward, VllmEngine
+from evomerge.evaluate.inference.vllm import VllmEngine
 from evomerge.evaluate.tasks.functions import Function
 from evomerge.evaluate.tasks.harness import DocumentMetrics, Harness
 from evomerge.evaluate.tasks.info import TasksInfo
