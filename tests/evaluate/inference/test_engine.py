@@ -14,6 +14,7 @@ from tiny import load, make
 from evomerge.errors import ConfigError, DeviceError
 from evomerge.evaluate.evaluator import Evaluator
 from evomerge.evaluate.inference.engine import EngineForward, Weights, checkpoint_weights
+from evomerge.evaluate.inference.forward import Forward
 from evomerge.evaluate.inference.generation import Prompt, Stops, continue_greedily
 from evomerge.evaluate.tasks.harness import Harness, ReferenceLM
 
@@ -70,6 +71,39 @@ def test_an_engine_gives_the_scores_of_the_hf_backend(
     for key, value in expected.aggregates.items():
         assert got.aggregates[key] == pytest.approx(value, rel=1e-4)
     assert got.values["t_generate/exact_match"] == expected.values["t_generate/exact_match"]
+
+
+def test_transformers_scores_continuations_and_the_engine_only_generates(
+    make_model: Any, tokenizer: Any, tasks: Path
+) -> None:
+    candidate = make_model("llama", seed=4)
+
+    class Writer(Direct):
+        loaded = 0
+
+        def load(self, weights: Weights) -> None:
+            self.loaded += 1
+            super().load(weights)
+
+    engine = Writer(make_model("llama", seed=5), tokenizer)
+    for names, loads in ((NAMES, 1), (NAMES[:3], 0)):
+        splits = {"search": dict.fromkeys(names, range(12))}
+        scores = []
+        for served in (False, True):
+            evaluator = Evaluator(Harness(names, [tasks]))
+            evaluator.prepare(candidate, tokenizer, splits)
+            if served:
+                reference = evaluator._reference
+                scorer = Forward(candidate, tokenizer, reference, "auto")
+                evaluator.forward = EngineForward(reference, engine, scorer)
+                documents = [list(evaluator.requests("search", n).values()) for n in names]
+                evaluator.forward.check(candidate, documents)
+                engine.loaded = engine.asked = 0
+                evaluator.halve_batches(1)
+                assert evaluator.halvings == scorer.halvings == 1
+            scores.append(evaluator.score(candidate))
+        assert scores[0].values == scores[1].values
+        assert engine.asked == 0 and engine.loaded == loads
 
 
 def test_a_text_is_asked_for_once(llama: Any, tokenizer: Any, tasks: Path) -> None:

@@ -92,6 +92,37 @@ def test_each_model_answers_with_its_own_weights(engine: VllmEngine) -> None:
     assert (found[0] - found[1]).abs().mean() > 0.1
 
 
+def test_texts_that_begin_alike_have_the_same_log_probabilities_as_alone(
+    engine: VllmEngine,
+) -> None:
+    """The later texts find their first tokens in the prefix cache, some of them all but one."""
+    model = model_of(5)
+    start = [7 + 3 * i % 200 for i in range(96)]
+    texts = [[*start, 10, 11, 12], [*start, 20, 21], [*start, 10, 11, 12, 13], [*start, 30]]
+    counts = [3, 2, 40, 1]
+    engine.load(checkpoint_weights(model))
+    for _ in range(2):
+        for text, count, found in zip(
+            texts, counts, engine.token_logprobs(texts, counts), strict=True
+        ):
+            expected = logprobs_by_torch(model, text)[-count:]
+            assert torch.allclose(torch.tensor([p for p, _ in found]), expected, atol=1e-4)
+
+
+def test_the_backend_scores_with_transformers_and_generates_with_vllm(
+    engine: VllmEngine, tokenizer: Any, tasks: Path
+) -> None:
+    candidate = model_of(6)
+    splits = {"search": dict.fromkeys((*NAMES, "t_rolling"), range(12))}
+    scores = []
+    for backend in ("hf", "vllm"):
+        evaluator = Evaluator(Harness((*NAMES, "t_rolling"), [tasks]), backend=backend)
+        evaluator._engine = engine
+        evaluator.prepare(candidate, tokenizer, splits)
+        scores.append(evaluator.score(candidate))
+    assert scores[0].values == scores[1].values
+
+
 def test_a_missing_tensor_is_refused_before_vllm_keeps_the_last_one(engine: VllmEngine) -> None:
     engine.load(checkpoint_weights(model_of(3)))
     other = dict(checkpoint_weights(model_of(4)))

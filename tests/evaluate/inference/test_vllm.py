@@ -36,6 +36,8 @@ def engine(monkeypatch: pytest.MonkeyPatch, llama: Any, tokenizer: Any) -> VllmE
     """A `VllmEngine` on a substitute for vLLM that takes the same calls and gives such results."""
 
     class Options:
+        skip_reading_prefix_cache = False
+
         def __init__(self, **options: Any) -> None:
             self.__dict__ = {"prompt_logprobs": None, "stop": [], **options}
 
@@ -47,6 +49,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, llama: Any, tokenizer: Any) -> VllmE
             assert GenerationConfig.from_pretrained(model).eos_token_id == 2
             self.model_config = SimpleNamespace(max_model_len=self.config.max_position_embeddings)
             self.model, self.calls, self.version = None, [], "default"
+            self.cached, self.texts = 0, 0  # tokens taken from the prefix cache; texts read
             self.llm_engine = SimpleNamespace(set_weight_version=self.set_weight_version)
 
         def set_weight_version(self, digest: str) -> None:
@@ -87,9 +90,19 @@ def engine(monkeypatch: pytest.MonkeyPatch, llama: Any, tokenizer: Any) -> VllmE
                 prompt = Prompt(tuple(tokens), tuple(options.stop), limit)
                 stops = Stops(tokenizer, prompt.stops)
                 (said,) = continue_greedily(self.model, [prompt], stops, 0)
+            self.texts += 1
+            cached = 0
+            if options.prompt_logprobs is not None:
+                assert options.detokenize is False
+                if not options.skip_reading_prefix_cache:
+                    cached = min(self.cached, len(tokens) - 1)
+            for place in range(1, cached + 1):
+                known[place] = {-7: SimpleNamespace(logprob=1e9, rank=1)}
             spans = [SimpleNamespace(version=self.version, start=0, end=1)]
             completion = SimpleNamespace(token_ids=tuple(said), text=None, weight_versions=spans)
-            return SimpleNamespace(prompt_logprobs=known, outputs=[completion])
+            return SimpleNamespace(
+                prompt_logprobs=known, outputs=[completion], num_cached_tokens=cached
+            )
 
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=Options))
     monkeypatch.setattr("evomerge.evaluate.inference.vllm_start.version", lambda package: "0.33.0")
@@ -163,6 +176,18 @@ def test_an_engine_that_failed_is_not_used_again(
     ):
         with pytest.raises(DeviceError, match="no such tensor"):
             use()
+
+
+def test_texts_whose_targets_are_in_the_prefix_cache_are_scored_again(
+    engine: VllmEngine, llama: Any
+) -> None:
+    engine.load(checkpoint_weights(llama))
+    texts = [[1, 5, 6, 7, 8, 9], [1, 5, 6, 7, 8, 10]]
+    counts = [1, 4]
+    expected = engine.token_logprobs(texts, counts)
+    engine._llm.texts, engine._llm.cached = 0, 2
+    assert engine.token_logprobs(texts, counts) == expected
+    assert engine._llm.texts == 3  # the first of the 4 targets comes after the 2 cached tokens
 
 
 def test_an_output_of_other_weights_is_an_error(engine: VllmEngine, llama: Any) -> None:
