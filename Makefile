@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/quickstart
 
-.PHONY: quickstart showcase test lint install clean
+.PHONY: quickstart showcase test test-vllm lint install clean
 
 quickstart: $(BIN)/.installed
 	@if [ -e $(RUN)/journal.jsonl ]; then $(BIN)/evomerge resume $(RUN); \
@@ -20,6 +20,14 @@ install: $(BIN)/.installed
 
 test: $(BIN)/.tested lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# vLLM needs its own versions of torch and transformers, so it has an environment of its own.
+test-vllm: .venv-vllm/.installed
+	OMP_NUM_THREADS=1 .venv-vllm/bin/python -m pytest tests/evaluate/inference/test_real_vllm.py
+
+.venv-vllm/.installed: pyproject.toml scripts/vllm_environment.sh
+	PYTHON=$(PYTHON) scripts/vllm_environment.sh .venv-vllm
+	@touch $@
 
 lint: $(BIN)/.tested
 	$(BIN)/ruff format --check .
@@ -41,4 +49,4 @@ $(BIN)/.tested: pyproject.toml | $(BIN)/python
 	@touch $@ $(BIN)/.installed
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-vllm .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

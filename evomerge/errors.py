@@ -8,7 +8,7 @@ EvomergeError            exit 1   one sentence for the user, shown without a tra
 │   └── RunFolderError            a run folder exists already, is not one, or is in use
 ├── CandidateError       -        one candidate could not be merged or scored; the search goes on
 └── SearchError          exit 1   the search as a whole cannot go on
-    └── DeviceError               an accelerator no longer works in this process
+    └── DeviceError               an accelerator or engine no longer works in this process
 
 Terminated is not an EvomergeError: it is a KeyboardInterrupt, raised on SIGTERM (exit 143).
 """
@@ -69,7 +69,10 @@ class SearchError(EvomergeError):
 
 
 class DeviceError(SearchError):
-    """An accelerator no longer works in this process, perhaps because of a candidate."""
+    """An accelerator or an inference engine no longer works in this process.
+
+    A candidate may have caused it.
+    """
 
 
 class Terminated(KeyboardInterrupt):

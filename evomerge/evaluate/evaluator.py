@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import CandidateError, one_line
+from evomerge.evaluate.inference.engine import EngineForward
 from evomerge.evaluate.inference.fingerprint import Fingerprint
 from evomerge.evaluate.inference.forward import Forward
 from evomerge.evaluate.inference.memory import is_device_failure
 from evomerge.evaluate.inference.reference import ReferenceLM
 from evomerge.evaluate.inference.request import Request
-from evomerge.evaluate.inference.vllm import EngineForward, VllmEngine
+from evomerge.evaluate.inference.vllm import VllmEngine
 from evomerge.evaluate.tasks.functions import Function
 from evomerge.evaluate.tasks.harness import DocumentMetrics, Harness
 from evomerge.evaluate.tasks.info import TasksInfo
@@ -64,7 +65,8 @@ class Evaluator:
         harness: the lm-eval tasks, or None if all objectives are functions.
         functions: the objective functions.
         batch_size: maximum rows in a batch; `auto` sets it by the memory of the device.
-        backend: `hf` runs models by transformers, `vllm` loads their weights into a vLLM engine.
+        backend: `hf` runs models by transformers; `vllm` loads their weights into a vLLM engine,
+            which generates texts.
         by_split: the tasks of each split whose documents come from other tasks. They have the names
             of the tasks that they replace.
 
@@ -121,9 +123,11 @@ class Evaluator:
             self.forward: Forward | EngineForward
             if self.backend == "vllm":
                 self._engine = self._engine or VllmEngine(model, tokenizer)
-                self.forward = EngineForward(self._reference, self._engine)
+                is_near = model.device.type == self._engine.device
+                scorer = self._transformers(model) if is_near else None
+                self.forward = EngineForward(self._reference, self._engine, scorer)
             else:
-                self.forward = Forward(model, tokenizer, self._reference, self.batch_size)
+                self.forward = self._transformers(model)
             functions = self.tasks_of(first).functions
             tasks = [task for task in documents if task not in functions]
             self.forward.check(model, [list(self.requests(first, t).values()) for t in tasks])
@@ -149,17 +153,24 @@ class Evaluator:
             vars(self).pop(name, None)
         self._instead = None
 
+    def _transformers(self, model: Any) -> Forward:
+        return Forward(model, self.tokenizer, self._reference, self.batch_size)
+
+    @property
+    def _batched(self) -> Forward | None:
+        """What runs models by transformers, in batches; None: nothing does."""
+        forward = getattr(self, "forward", None)
+        return forward.scorer if isinstance(forward, EngineForward) else forward
+
     @property
     def halvings(self) -> int:
         """How often the batch limits were halved because memory ran out."""
-        forward = getattr(self, "forward", None)
-        return forward.halvings if isinstance(forward, Forward) else 0
+        return 0 if self._batched is None else self._batched.halvings
 
     def halve_batches(self, halvings: int) -> None:
         """Halve the batch limits until they have been halved at least `halvings` times in all."""
-        forward = getattr(self, "forward", None)
-        if isinstance(forward, Forward):
-            forward.halve(halvings)
+        if self._batched is not None:
+            self._batched.halve(halvings)
 
     def score(
         self, model: Any, split: Split = "search", documents: Documents | None = None

@@ -89,7 +89,7 @@ def freeze(problem: Problem) -> dict[str, Any]:
     for item, objective in zip(plain["objectives"], problem.objectives, strict=True):
         item["metric"] = objective.metric
     plain["frozen"] = {
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+        "versions": _versions(problem.config),
         "parents": {name: item.fingerprint for name, item in problem.checkpoints.items()},
         "models": {
             name: item.folder.name
@@ -106,3 +106,13 @@ def freeze(problem: Problem) -> dict[str, Any]:
         "lower_is_better": [o.key for o in problem.objectives if not o.higher_is_better],
     }
     return plain
+
+
+def _versions(config: SearchConfig) -> dict[str, str]:
+    """Return the versions of Python and of all packages that scores may depend on."""
+    from evomerge.evaluate.inference.vllm_start import installed_vllm
+
+    versions = {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}}
+    if config.evaluation.backend == "vllm" and (found := installed_vllm()) is not None:
+        versions[found[0]] = found[1]
+    return versions

@@ -67,7 +67,7 @@ def load_tasks(config: SearchConfig) -> Evaluator:
 
 def _check_vllm(config: SearchConfig) -> None:
     """Check that vLLM is installed and suits the space."""
-    from evomerge.evaluate.inference.vllm import check_vllm
+    from evomerge.evaluate.inference.vllm_start import check_vllm
 
     if config.space.kind != "parameters":
         raise ConfigError(

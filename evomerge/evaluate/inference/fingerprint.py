@@ -1,7 +1,8 @@
-"""Detecting whether an objective function has changed the model or the tokenizer."""
+"""Comparing weights by digests, and detecting whether a function has changed a model."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from types import FunctionType
 from typing import Any, TypeAlias
@@ -112,6 +113,19 @@ def _digests(tensors: list[Tensor]) -> dict[int, bytes]:
             flat = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
             found[storage.data_ptr()] = xxhash.xxh3_128_digest(flat.cpu().numpy().data)
     return found
+
+
+def digest_of(state: Mapping[str, Tensor]) -> str:
+    """Return a digest of the names, dtypes, shapes and bytes of some tensors, as 32 hex digits.
+
+    Tensors on an accelerator are copied to the CPU for this, one at a time.
+    """
+    digest = xxhash.xxh3_128()
+    for name, tensor in state.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def hollow(model: nn.Module | None) -> None:

@@ -1,143 +1,146 @@
-"""Scoring with vLLM: each candidate's weights are loaded into one running engine.
+"""The vLLM engine: weights are replaced in memory, log-probabilities and texts come from vLLM.
 
 The weights are passed by vLLM's own `collective_rpc("reload_weights", kwargs={"weights_iterator":
 ...})`, which takes the names and shapes of a checkpoint (vLLM's documentation, "Layerwise
-reloading"). The engine runs in this process, so neither a file nor a second copy is needed. The
-prefix cache is emptied each time, since it holds keys and values of the previous candidate. Prompts
-and metrics are the same as with the hf backend; logits and generated tokens come from vLLM.
+reloading"). The engine runs in this process, so no file is needed. The prefix cache is emptied each
+time, since it holds keys and values of the previous weights.
 
-What this file uses of vLLM, 0.16 to 0.33: `LLM(model, load_format="dummy", ...)`,
+What the backend uses of vLLM, 0.16 to 0.33: `LLM(model, load_format="dummy", ...)`,
 `.collective_rpc`, `.reset_prefix_cache`, `.generate` with `prompt_token_ids`,
-`.model_config.max_model_len`; `SamplingParams`; of an output `prompt_logprobs` and
-`outputs[0].token_ids`. All of it is public.
+`.model_config.max_model_len`; `SamplingParams`; of an output `prompt_logprobs`, `num_cached_tokens`
+and `outputs[0].token_ids`. Where the version has them, also `.llm_engine.set_weight_version`,
+`outputs[0].weight_versions` and `SamplingParams.skip_reading_prefix_cache`. All of it is public.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Hashable, Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
 
-from evomerge.errors import CandidateError, ConfigError
+import torch
+
+from evomerge.errors import CandidateError, DeviceError, one_line
+from evomerge.evaluate.inference.engine import TokenLogprob, Weights
+from evomerge.evaluate.inference.fingerprint import digest_of
 from evomerge.evaluate.inference.generation import Prompt, end_tokens
-from evomerge.evaluate.inference.likelihood import LogLikelihood
-from evomerge.evaluate.inference.reference import ReferenceLM
-from evomerge.evaluate.inference.request import Request
-from evomerge.evaluate.inference.rows import Continuation
+from evomerge.evaluate.inference.vllm_start import check_vllm, start_vllm
 
-Weights: TypeAlias = Iterator[tuple[str, Any]]
-"""Names and tensors of a checkpoint."""
-
-TokenLogprob: TypeAlias = tuple[float, bool]
-"""A token's log-probability, and whether no other token is more likely."""
-
-_SHARE = 0.6  # share of the GPU's memory for the engine; the merged model needs memory too
-_SINCE = (0, 16)  # the first vLLM whose `reload_weights` takes weights from memory
-
-
-def check_vllm() -> None:
-    """Check that the vLLM backend can be used.
-
-    Raises:
-        ConfigError: vLLM is not installed, or is too old.
-    """
-    how = (
-        "install it with `pip install 'evomerge[vllm]'` on a machine with a GPU, or use the "
-        "backend 'hf'."
-    )
-    try:
-        found = version("vllm")
-    except PackageNotFoundError:
-        raise ConfigError(
-            f"evaluation.backend is 'vllm', but vLLM is not installed; {how}"
-        ) from None
-    numbers = tuple(int(part) for part in found.split(".")[:2] if part.isdigit())
-    if numbers and numbers < _SINCE:
-        raise ConfigError(
-            f"evaluation.backend is 'vllm', but vLLM {found} cannot load weights from memory; "
-            f"{'.'.join(map(str, _SINCE))} or newer is needed; {how}"
-        )
-
-
-class Engine(Protocol):
-    """An inference engine whose weights can be replaced.
-
-    Attributes:
-        max_length: maximum number of tokens of a text that `token_logprobs` can score.
-    """
-
-    max_length: int
-
-    def load(self, weights: Weights) -> None:
-        """Replace the model's weights; names and shapes are those of the checkpoint."""
-        ...
-
-    def token_logprobs(self, texts: Sequence[Sequence[int]]) -> list[list[TokenLogprob]]:
-        """Return the log-probability of every token but the first, for each text."""
-        ...
-
-    def generate(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Return the new tokens of each prompt: greedy, up to a stop sequence or the limit."""
-        ...
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+"""Names of tensors -> shapes."""
 
 
 class VllmEngine:
-    """A vLLM engine in this process, started with dummy weights.
+    """A vLLM engine in this process, started with random weights.
 
     Args:
         model: a transformers model; the engine is made for its config and dtype.
         tokenizer: its tokenizer.
 
+    Attributes:
+        max_length: maximum number of tokens of a text that `token_logprobs` can score.
+        device: torch's name for the type of the device that vLLM runs on.
+
     Raises:
-        ConfigError: vLLM is not installed, or is too old.
+        ConfigError: vLLM is not installed, is too old, does not support the model, or lacks memory.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         check_vllm()
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # weights are passed in memory
-        from vllm import LLM
-
         self._ends = sorted(end_tokens(model))
-        with tempfile.TemporaryDirectory() as folder:
-            model.config.save_pretrained(folder)
-            model.generation_config.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-            self._llm = LLM(
-                model=folder,
-                load_format="dummy",
-                dtype=str(model.dtype).removeprefix("torch."),
-                gpu_memory_utilization=_SHARE,
-                max_logprobs=1,
-                seed=0,
-            )
+        self._llm = start_vllm(model, tokenizer)
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._loaded = ""  # the digest of the loaded weights
+        self._is_versioned = hasattr(self._llm.llm_engine, "set_weight_version")
+        self._failure: str | None = None
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        self.device = "cpu" if accelerator is None else accelerator.type
         # vLLM has to generate one token, which is not used, so it must have room for it.
         self.max_length = int(self._llm.model_config.max_model_len) - 1
 
     def load(self, weights: Weights) -> None:
-        """Replace the model's weights and empty the prefix cache."""
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
-        if not self._llm.reset_prefix_cache():
-            raise RuntimeError("vLLM did not empty its prefix cache of the previous weights.")
+        """Replace the model's weights and empty the prefix cache.
 
-    def token_logprobs(self, texts: Sequence[Sequence[int]]) -> list[list[TokenLogprob]]:
-        """Return the log-probability of every token but the first, for each text."""
-        from vllm import SamplingParams
+        The digest of the weights becomes the engine's weight version, which vLLM notes in every
+        output. If the engine has the same weights already, nothing is done.
 
-        options = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=1)
-        prompts = [{"prompt_token_ids": list(text)} for text in texts]
-        outputs = self._llm.generate(prompts, options, use_tqdm=False)
+        Raises:
+            CandidateError: the names or shapes are not those of the first weights. vLLM would keep
+                the previous values of a missing tensor.
+            DeviceError: the weights could not be loaded, so the engine cannot be used any more.
+        """
+        state = dict(weights)
+        shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        self._shapes = self._shapes or shapes
+        if shapes != self._shapes:
+            raise CandidateError(
+                f"vLLM cannot load these weights: {_difference(shapes, self._shapes)}."
+            )
+        digest = digest_of(state)
+        with self._fatal("load weights"):
+            if digest == self._loaded:
+                return
+            self._loaded = ""
+            self._llm.collective_rpc(
+                "reload_weights", kwargs={"weights_iterator": iter(state.items())}
+            )
+            if not self._llm.reset_prefix_cache():
+                raise RuntimeError("it did not empty its prefix cache of the previous weights")
+            if self._is_versioned:
+                self._llm.llm_engine.set_weight_version(digest)
+            self._loaded = digest
+
+    def token_logprobs(
+        self, texts: Sequence[Sequence[int]], counts: Sequence[int]
+    ) -> list[list[TokenLogprob]]:
+        """Return the log-probabilities of the last tokens of each text.
+
+        Raises:
+            DeviceError: the engine failed and cannot be used any more.
+        """
+        scored = [len(text) - count for text, count in zip(texts, counts, strict=True)]
+        outputs = self._run(texts, self._scoring(shared=True))
+        # vLLM has no log-probabilities of tokens that it took from its prefix cache, and not of the
+        # token after them. Texts of which such a token is needed are run again without the cache.
+        again = [
+            index
+            for index, (first, output) in enumerate(zip(scored, outputs, strict=True))
+            if first <= (output.num_cached_tokens or 0)
+        ]
+        if again:
+            complete = self._run([texts[index] for index in again], self._scoring(shared=False))
+            for index, output in zip(again, complete, strict=True):
+                outputs[index] = output
         return [
             [
                 _token_logprob(token, entries)
-                for token, entries in zip(text[1:], output.prompt_logprobs[1:], strict=True)
+                for token, entries in zip(text[first:], output.prompt_logprobs[first:], strict=True)
             ]
-            for text, output in zip(texts, outputs, strict=True)
+            for text, first, output in zip(texts, scored, outputs, strict=True)
         ]
 
+    def _scoring(self, shared: bool) -> Any:
+        """Return the options to score texts with.
+
+        Args:
+            shared: whether the tokens that texts begin with in common are computed only once.
+        """
+        from vllm import SamplingParams
+
+        options: dict[str, Any] = {}
+        if hasattr(SamplingParams, "skip_reading_prefix_cache"):
+            options["skip_reading_prefix_cache"] = not shared
+        # Without `detokenize=False` vLLM also decodes the undefined token ids of cached positions.
+        return SamplingParams(
+            temperature=0.0, max_tokens=1, prompt_logprobs=1, detokenize=False, **options
+        )
+
     def generate(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Return the new tokens of each prompt: greedy, up to a stop sequence or the limit."""
+        """Return the new tokens of each prompt: greedy, up to a stop sequence or the limit.
+
+        Raises:
+            DeviceError: the engine failed and cannot be used any more.
+        """
         from vllm import SamplingParams
 
         options = [
@@ -150,9 +153,49 @@ class VllmEngine:
             )
             for prompt in prompts
         ]
-        texts = [{"prompt_token_ids": list(prompt.tokens)} for prompt in prompts]
-        outputs = self._llm.generate(texts, options, use_tqdm=False)
+        outputs = self._run([prompt.tokens for prompt in prompts], options)
         return [list(output.outputs[0].token_ids) for output in outputs]
+
+    def _run(self, texts: Sequence[Sequence[int]], options: Any) -> list[Any]:
+        """Return vLLM's outputs for some texts, in their order."""
+        prompts = [{"prompt_token_ids": list(text)} for text in texts]
+        with self._fatal("run the model"):
+            outputs: list[Any] = self._llm.generate(prompts, options, use_tqdm=False)
+            for output in outputs if self._is_versioned else ():
+                if {span.version for span in output.outputs[0].weight_versions} != {self._loaded}:
+                    raise RuntimeError("an output comes from other weights than the loaded ones")
+        return outputs
+
+    @contextmanager
+    def _fatal(self, action: str) -> Iterator[None]:
+        """Turn an error of vLLM into a `DeviceError`, and refuse to use the engine after it.
+
+        After a failed reload the weights are a mixture, and every later reload fails. After a
+        failed run the requests remain in the engine's queue.
+        """
+        try:
+            if self._failure is not None:
+                raise RuntimeError(self._failure)
+            yield
+        except Exception as error:
+            self._failure = one_line(error).rstrip(".")
+            raise DeviceError(
+                f"vLLM failed to {action} ({self._failure}), so its engine cannot be used any "
+                "more. Go on with `evomerge resume`; a candidate with which this happens three "
+                "times is marked as failed."
+            ) from error
+
+
+def _difference(shapes: Shapes, wanted: Shapes) -> str:
+    """Return the first difference between the shapes of some tensors and those of the engine's."""
+    for name in sorted(shapes.keys() | wanted.keys()):
+        if name not in shapes:
+            return f"tensor {name!r} is missing"
+        if name not in wanted:
+            return f"tensor {name!r} is not in the engine's model"
+        if shapes[name] != wanted[name]:
+            return f"tensor {name!r} has the shape {shapes[name]} instead of {wanted[name]}"
+    return "no difference"
 
 
 def _token_logprob(token: int, entries: Any) -> TokenLogprob:
@@ -165,90 +208,3 @@ def _token_logprob(token: int, entries: Any) -> TokenLogprob:
     """
     own = float(entries[token].logprob)
     return own, own >= max(float(entry.logprob) for entry in entries.values())
-
-
-class EngineForward:
-    """Runs models on requests through an engine; has the interface of `Forward`.
-
-    Args:
-        reference: lm-eval's model class, which tokenises and truncates texts.
-        engine: the engine that runs the models.
-    """
-
-    def __init__(self, reference: ReferenceLM, engine: Engine) -> None:
-        self.reference, self.engine = reference, engine
-        # An engine also reads the last target of a continuation, so the input is one token shorter.
-        reference.max_length = min(reference.max_length, engine.max_length - 1)
-
-    def check(self, model: Any, tasks: Sequence[Sequence[Sequence[Request]]]) -> None:
-        """Check that all requests can be answered by this backend.
-
-        Args:
-            tasks: for each task, the requests of each document.
-
-        Raises:
-            ConfigError: a task does not generate greedily.
-        """
-        for request in (r for task in tasks for document in task for r in document):
-            if request.kind == "generate_until" and request.prompt is None:
-                raise ConfigError(
-                    f"evaluation.backend is 'vllm', which only generates greedily, but task "
-                    f"{request.instance.task_name!r} does not; set do_sample: false in its "
-                    f"generation_kwargs, or use the backend 'hf'."
-                )
-
-    def __call__(self, model: Any, key: Hashable, documents: Sequence[Sequence[Request]]) -> None:
-        """Load a model's weights into the engine and store the answers to all requests in them.
-
-        Args:
-            model: a model of the engine's architecture; only its weights are used.
-            key: not used by this backend.
-
-        Raises:
-            CandidateError: a log-likelihood is NaN.
-        """
-        self.engine.load(checkpoint_weights(model))
-        requests = [request for document in documents for request in document]
-        continuations = [
-            continuation for request in requests for continuation in request.continuations
-        ]
-        scores = iter(self._score(continuations))
-        for request in requests:
-            parts = [next(scores) for _ in request.continuations]
-            if request.kind == "loglikelihood_rolling":
-                request.answer(sum(total for total, _ in parts))
-            elif request.kind == "loglikelihood":
-                request.answer(parts[0])
-        prompted = [request for request in requests if request.prompt is not None]
-        prompts = [request.prompt for request in prompted if request.prompt is not None]
-        generated = self.engine.generate(prompts) if prompts else []
-        for request, prompt, tokens in zip(prompted, prompts, generated, strict=True):
-            request.answer(self.reference.text(tokens, prompt.stops))
-
-    def _score(self, continuations: Sequence[Continuation]) -> list[LogLikelihood]:
-        texts = [(*continuation.tokens, continuation.targets[-1]) for continuation in continuations]
-        different = list(dict.fromkeys(texts))
-        found = self.engine.token_logprobs(different) if different else []
-        known = dict(zip(different, found, strict=True))
-        scores = []
-        for text, continuation in zip(texts, continuations, strict=True):
-            scored = known[text][-len(continuation.targets) :]
-            total = sum(logprob for logprob, _ in scored)
-            if total != total:
-                raise CandidateError("The model's log-likelihoods are not numbers (NaN).")
-            scores.append((total, all(likeliest for _, likeliest in scored)))
-        return scores
-
-
-def checkpoint_weights(model: Any) -> Weights:
-    """Yield a model's weights with the names and shapes of its checkpoint.
-
-    transformers 5 stacks, splits and renames tensors when it loads a checkpoint (experts, for
-    example); that is reverted here. Older versions load tensors as they are.
-    """
-    state = model.state_dict()
-    try:
-        from transformers.core_model_loading import revert_weight_conversion
-    except ImportError:
-        return iter(state.items())
-    return iter(revert_weight_conversion(model, state).items())

@@ -1,10 +1,9 @@
-"""The vLLM backend without vLLM: the tests use an engine that runs a transformers model."""
+"""The vLLM engine without vLLM: a substitute takes the same calls and gives such results."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,93 +11,17 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from tiny import load, make
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, LlamaForCausalLM
 
-from evomerge.errors import ConfigError
+from evomerge.errors import CandidateError, ConfigError, DeviceError
 from evomerge.evaluate.evaluator import Evaluator
+from evomerge.evaluate.inference.engine import EngineForward, checkpoint_weights
 from evomerge.evaluate.inference.generation import Prompt, Stops, continue_greedily
-from evomerge.evaluate.inference.vllm import (
-    EngineForward,
-    VllmEngine,
-    Weights,
-    _token_logprob,
-    check_vllm,
-    checkpoint_weights,
-)
-from evomerge.evaluate.tasks.harness import Harness, ReferenceLM
-
-
-class Direct:
-    """An engine of another model instance, which must be given the weights."""
-
-    max_length = 161
-
-    def __init__(self, model: Any, tokenizer: Any) -> None:
-        self.model, self.tokenizer = model, tokenizer
-        self.asked = 0
-
-    def load(self, weights: Weights) -> None:
-        self.model.load_state_dict(dict(weights))
-
-    def token_logprobs(self, texts: Sequence[Sequence[int]]) -> list[list[tuple[float, bool]]]:
-        results = []
-        for text in texts:
-            self.asked += 1
-            with torch.inference_mode():
-                logits = self.model(torch.tensor([text[:-1]])).logits[0].log_softmax(-1)
-            places = zip(logits, text[1:], strict=True)
-            results.append([(float(row[t]), int(row.argmax()) == t) for row, t in places])
-        return results
-
-    def generate(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        generated = []
-        for prompt in prompts:
-            stops = Stops(self.tokenizer, prompt.stops)
-            generated += continue_greedily(self.model, [prompt], stops, 0)
-        return generated
-
+from evomerge.evaluate.inference.vllm import VllmEngine, _token_logprob
+from evomerge.evaluate.inference.vllm_start import check_vllm
+from evomerge.evaluate.tasks.harness import Harness
 
 NAMES = ("t_choice", "t_letter", "t_rolling", "t_generate")
-
-
-def test_an_engine_gives_the_scores_of_the_hf_backend(
-    make_model: Any, tokenizer: Any, tasks: Path
-) -> None:
-    candidate = make_model("llama", seed=4)
-    splits = {"search": dict.fromkeys(NAMES, range(12))}
-    plain = Evaluator(Harness(NAMES, [tasks]))
-    plain.prepare(candidate, tokenizer, splits)
-    expected = plain.score(candidate)
-    served = Evaluator(Harness(NAMES, [tasks]))
-    served.prepare(candidate, tokenizer, splits)
-    engine = Direct(make_model("llama", seed=5), tokenizer)
-    served.forward = EngineForward(ReferenceLM(candidate, tokenizer), engine)
-    got = served.score(candidate)
-    for key, value in expected.aggregates.items():
-        assert got.aggregates[key] == pytest.approx(value, rel=1e-4)
-    assert got.values["t_generate/exact_match"] == expected.values["t_generate/exact_match"]
-
-
-def test_a_text_is_asked_for_once(llama: Any, tokenizer: Any, tasks: Path) -> None:
-    evaluator = Evaluator(Harness(["t_choice"], [tasks]))
-    evaluator.prepare(llama, tokenizer, {"search": {"t_choice": range(12)}})
-    engine = Direct(llama, tokenizer)
-    evaluator.forward = EngineForward(ReferenceLM(llama, tokenizer), engine)
-    evaluator.score(llama)
-    documents = evaluator.requests("search", "t_choice").values()
-    assert engine.asked == len({r.instance.args for requests in documents for r in requests})
-
-
-def test_sampling_is_refused(llama: Any, tokenizer: Any, tasks: Path) -> None:
-    evaluator = Evaluator(Harness(["t_sample"], [tasks]))
-    evaluator.prepare(llama, tokenizer, {"search": {"t_sample": range(3)}})
-    documents = list(evaluator.requests("search", "t_sample").values())
-    with pytest.raises(ConfigError, match=r"t_sample.*do_sample"):
-        EngineForward(ReferenceLM(llama, tokenizer), Direct(llama, tokenizer)).check(
-            llama, [documents]
-        )
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
@@ -108,39 +31,13 @@ def test_without_vllm_the_error_names_the_extra(llama: Any, tokenizer: Any, task
         evaluator.prepare(llama, tokenizer, {"search": {"t_choice": range(3)}})
 
 
-def test_windows_leave_room_for_the_token_that_an_engine_adds(
-    llama: Any, tokenizer: Any, tasks: Path
-) -> None:
-    """Texts that are longer than the model can read are still scored to the last token."""
-
-    class Short(Direct):
-        max_length = 40
-
-        def token_logprobs(self, texts: Sequence[Sequence[int]]) -> Any:
-            assert max(map(len, texts)) == self.max_length
-            return super().token_logprobs(texts)
-
-    def targets(evaluator: Evaluator) -> list[int]:
-        documents = evaluator.requests("search", "t_rolling").values()
-        return [sum(len(c.targets) for c in request.continuations) for (request,) in documents]
-
-    made = []
-    for served in (False, True):
-        evaluator = Evaluator(Harness(["t_rolling"], [tasks]))
-        evaluator.prepare(llama, tokenizer, {"search": {"t_rolling": range(40)}})
-        if served:
-            evaluator._requests.clear()
-            evaluator.forward = EngineForward(evaluator._reference, Short(llama, tokenizer))
-        made.append(evaluator)
-    assert targets(made[0]) == targets(made[1])
-    made[1].score(llama)
-
-
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch, llama: Any, tokenizer: Any) -> VllmEngine:
     """A `VllmEngine` on a substitute for vLLM that takes the same calls and gives such results."""
 
     class Options:
+        skip_reading_prefix_cache = False
+
         def __init__(self, **options: Any) -> None:
             self.__dict__ = {"prompt_logprobs": None, "stop": [], **options}
 
@@ -151,7 +48,12 @@ def engine(monkeypatch: pytest.MonkeyPatch, llama: Any, tokenizer: Any) -> VllmE
             assert AutoTokenizer.from_pretrained(model).eos_token_id == 2
             assert GenerationConfig.from_pretrained(model).eos_token_id == 2
             self.model_config = SimpleNamespace(max_model_len=self.config.max_position_embeddings)
-            self.model, self.calls = None, []
+            self.model, self.calls, self.version = None, [], "default"
+            self.cached, self.texts = 0, 0  # tokens taken from the prefix cache; texts read
+            self.llm_engine = SimpleNamespace(set_weight_version=self.set_weight_version)
+
+        def set_weight_version(self, digest: str) -> None:
+            self.version = digest
 
         def collective_rpc(self, method: str, kwargs: dict[str, Any]) -> None:
             self.calls.append(method)
@@ -188,11 +90,22 @@ def engine(monkeypatch: pytest.MonkeyPatch, llama: Any, tokenizer: Any) -> VllmE
                 prompt = Prompt(tuple(tokens), tuple(options.stop), limit)
                 stops = Stops(tokenizer, prompt.stops)
                 (said,) = continue_greedily(self.model, [prompt], stops, 0)
-            completion = SimpleNamespace(token_ids=tuple(said), text=None)
-            return SimpleNamespace(prompt_logprobs=known, outputs=[completion])
+            self.texts += 1
+            cached = 0
+            if options.prompt_logprobs is not None:
+                assert options.detokenize is False
+                if not options.skip_reading_prefix_cache:
+                    cached = min(self.cached, len(tokens) - 1)
+            for place in range(1, cached + 1):
+                known[place] = {-7: SimpleNamespace(logprob=1e9, rank=1)}
+            spans = [SimpleNamespace(version=self.version, start=0, end=1)]
+            completion = SimpleNamespace(token_ids=tuple(said), text=None, weight_versions=spans)
+            return SimpleNamespace(
+                prompt_logprobs=known, outputs=[completion], num_cached_tokens=cached
+            )
 
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=Options))
-    monkeypatch.setattr("evomerge.evaluate.inference.vllm.version", lambda package: "0.33.0")
+    monkeypatch.setattr("evomerge.evaluate.inference.vllm_start.version", lambda package: "0.33.0")
     return VllmEngine(llama, tokenizer)
 
 
@@ -218,8 +131,108 @@ def test_a_cache_that_is_not_emptied_is_an_error(
     engine: VllmEngine, llama: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine._llm, "reset_prefix_cache", lambda: False)
-    with pytest.raises(RuntimeError, match="prefix cache"):
+    with pytest.raises(DeviceError, match="prefix cache"):
         engine.load(checkpoint_weights(llama))
+
+
+def test_equal_weights_are_loaded_once(engine: VllmEngine, make_model: Any) -> None:
+    for seed in (4, 4, 5):
+        engine.load(checkpoint_weights(make_model("llama", seed=seed)))
+    assert engine._llm.calls == ["reload_weights", "reset_prefix_cache"] * 2
+
+
+def test_weights_of_other_names_or_shapes_are_refused_and_the_engine_goes_on(
+    engine: VllmEngine, llama: Any
+) -> None:
+    engine.load(checkpoint_weights(llama))
+    name = "model.norm.weight"
+    for change, words in (
+        ({name: None}, "'model.norm.weight' is missing"),
+        ({name: torch.zeros(3)}, r"'model.norm.weight' has the shape \(3,\) instead of \(32,\)"),
+        ({"extra": torch.zeros(3)}, "'extra' is not in the engine's model"),
+    ):
+        state = {**dict(checkpoint_weights(llama)), **change}
+        with pytest.raises(CandidateError, match=words):
+            engine.load((n, t) for n, t in state.items() if t is not None)
+    engine.load(checkpoint_weights(llama))
+    assert len(engine.token_logprobs([[1, 5, 6]], [2])[0]) == 2
+
+
+def test_an_engine_that_failed_is_not_used_again(
+    engine: VllmEngine, llama: Any, make_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise ValueError("no such tensor\nand more lines")
+
+    engine.load(checkpoint_weights(llama))
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._llm, "collective_rpc", fail)
+        with pytest.raises(DeviceError, match=r"load weights \(no such tensor\).*resume"):
+            engine.load(checkpoint_weights(make_model("llama", seed=5)))
+    for use in (
+        lambda: engine.load(checkpoint_weights(llama)),
+        lambda: engine.token_logprobs([[1, 5, 6]], [2]),
+        lambda: engine.generate([Prompt((1, 5), (), 3)]),
+    ):
+        with pytest.raises(DeviceError, match="no such tensor"):
+            use()
+
+
+def test_texts_whose_targets_are_in_the_prefix_cache_are_scored_again(
+    engine: VllmEngine, llama: Any
+) -> None:
+    engine.load(checkpoint_weights(llama))
+    texts = [[1, 5, 6, 7, 8, 9], [1, 5, 6, 7, 8, 10]]
+    counts = [1, 4]
+    expected = engine.token_logprobs(texts, counts)
+    engine._llm.texts, engine._llm.cached = 0, 2
+    assert engine.token_logprobs(texts, counts) == expected
+    assert engine._llm.texts == 3  # the first of the 4 targets comes after the 2 cached tokens
+
+
+def test_an_output_of_other_weights_is_an_error(engine: VllmEngine, llama: Any) -> None:
+    engine.load(checkpoint_weights(llama))
+    engine._llm.version = "of the last candidate"
+    with pytest.raises(DeviceError, match="other weights"):
+        engine.token_logprobs([[1, 5, 6]], [2])
+
+
+def test_an_engine_that_does_not_start_is_one_sentence(
+    engine: VllmEngine, llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class LLM:
+        def __init__(self, **options: Any) -> None:
+            raise ValueError("No available memory for the cache blocks.\nTry this.")
+
+    monkeypatch.setattr(sys.modules["vllm"], "LLM", LLM)
+    with pytest.raises(ConfigError, match=r"cannot start .*\(No available memory .*blocks\); "):
+        VllmEngine(llama, tokenizer)
+
+
+def test_too_little_memory_is_one_sentence(
+    engine: VllmEngine, llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda check_available: None)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2**28))
+    with pytest.raises(ConfigError, match=r"vLLM needs 0.5 GB .* 160 tokens, and only 0.3 GB are"):
+        VllmEngine(llama, tokenizer)
+
+
+def test_torch_keeps_its_number_of_threads_adjustable(
+    engine: VllmEngine, llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = sys.modules["vllm"].LLM
+
+    def start(**options: Any) -> Any:
+        torch.set_num_threads = lambda count: None
+        assert "llvmlite.binding.ffi" not in sys.modules
+        return original(**options)
+
+    before = torch.set_num_threads
+    monkeypatch.setitem(sys.modules, "llvmlite.binding.ffi", sys)
+    monkeypatch.setattr(sys.modules["vllm"], "LLM", start)
+    VllmEngine(llama, tokenizer)
+    assert torch.set_num_threads is before and sys.modules["llvmlite.binding.ffi"] is sys
 
 
 def test_tied_tokens_are_both_the_likeliest() -> None:
@@ -227,15 +240,6 @@ def test_tied_tokens_are_both_the_likeliest() -> None:
     best = entry(logprob=-0.7, rank=2)
     assert _token_logprob(7, {7: entry(logprob=-0.7, rank=2), 3: best}) == (-0.7, True)
     assert _token_logprob(7, {7: entry(logprob=-0.8, rank=3), 3: best}) == (-0.8, False)
-
-
-@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "gpt_neox", "llama"])
-def test_weights_have_the_names_and_shapes_of_a_checkpoint(tmp_path: Path, kind: str) -> None:
-    folder = make(tmp_path / kind, kind)
-    stored = load_file(folder / "model.safetensors")
-    given = dict(checkpoint_weights(load(folder)))
-    assert given.keys() == stored.keys()
-    assert all(torch.equal(given[name], stored[name]) for name in stored)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +253,6 @@ def test_a_vllm_that_cannot_serve_is_refused(
             raise PackageNotFoundError(package)
         return found
 
-    monkeypatch.setattr("evomerge.evaluate.inference.vllm.version", version)
+    monkeypatch.setattr("evomerge.evaluate.inference.vllm_start.version", version)
     with pytest.raises(ConfigError, match=words + r".*pip install 'evomerge\[vllm\]'"):
         check_vllm()

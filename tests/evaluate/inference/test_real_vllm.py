@@ -1,0 +1,140 @@
+"""The vLLM backend with vLLM itself (`make test-vllm`); skipped where it is not installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from evomerge.errors import CandidateError, ConfigError
+from evomerge.evaluate.evaluator import Evaluator
+from evomerge.evaluate.inference.engine import EngineForward, checkpoint_weights
+from evomerge.evaluate.inference.reference import ReferenceLM
+from evomerge.evaluate.inference.vllm import VllmEngine
+from evomerge.evaluate.inference.vllm_start import installed_vllm
+from evomerge.evaluate.tasks.harness import Harness
+
+pytestmark = pytest.mark.skipif(installed_vllm() is None, reason="vLLM is not installed")
+
+NAMES = ("t_choice", "t_letter", "t_generate")
+TEXT = list(range(3, 60))
+
+
+def model_of(seed: int, head: int = 32) -> Any:
+    """Return a random Llama in float32 with 4 heads of the given size."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=384,
+        hidden_size=4 * head,
+        intermediate_size=192,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=160,
+        initializer_range=0.1,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def engine(tokenizer: Any) -> VllmEngine:
+    return VllmEngine(model_of(0), tokenizer)
+
+
+def logprobs_by_torch(model: Any, text: list[int]) -> torch.Tensor:
+    """Return the log-probabilities of all tokens of a text but the first."""
+    with torch.inference_mode():
+        scores = model(torch.tensor([text])).logits[0, :-1].log_softmax(-1)
+    return scores.gather(-1, torch.tensor(text[1:])[:, None])[:, 0]
+
+
+def logprobs_by_vllm(engine: VllmEngine, text: list[int]) -> torch.Tensor:
+    (found,) = engine.token_logprobs([text], [len(text) - 1])
+    return torch.tensor([logprob for logprob, _ in found])
+
+
+def test_all_scores_are_those_of_the_hf_backend(
+    engine: VllmEngine, tokenizer: Any, tasks: Path
+) -> None:
+    splits = {"search": dict.fromkeys((*NAMES, "t_rolling"), range(12))}
+    for seed in (1, 2):
+        candidate = model_of(seed)
+        scores = []
+        for served in (False, True):
+            evaluator = Evaluator(Harness((*NAMES, "t_rolling"), [tasks]))
+            evaluator.prepare(candidate, tokenizer, splits)
+            if served:
+                evaluator.forward = EngineForward(evaluator._reference, engine)
+            scores.append(evaluator.score(candidate))
+        assert scores[0].values["t_generate/exact_match"] == pytest.approx(
+            scores[1].values["t_generate/exact_match"]
+        )
+        for key, value in scores[0].aggregates.items():
+            if not key.startswith("t_rolling"):  # its windows are cut a little shorter
+                assert scores[1].aggregates[key] == pytest.approx(value, rel=1e-3), key
+
+
+def test_each_model_answers_with_its_own_weights(engine: VllmEngine) -> None:
+    """The first model is loaded again after the second; the text is the same each time."""
+    first, second = model_of(3), model_of(4)
+    found = []
+    for model in (first, second, first):
+        engine.load(checkpoint_weights(model))
+        found.append(logprobs_by_vllm(engine, TEXT))
+        assert torch.allclose(found[-1], logprobs_by_torch(model, TEXT), atol=1e-4)
+    assert torch.equal(found[0], found[2])
+    assert (found[0] - found[1]).abs().mean() > 0.1
+
+
+def test_texts_that_begin_alike_have_the_same_log_probabilities_as_alone(
+    engine: VllmEngine,
+) -> None:
+    """The later texts find their first tokens in the prefix cache, some of them all but one."""
+    model = model_of(5)
+    start = [7 + 3 * i % 200 for i in range(96)]
+    texts = [[*start, 10, 11, 12], [*start, 20, 21], [*start, 10, 11, 12, 13], [*start, 30]]
+    counts = [3, 2, 40, 1]
+    engine.load(checkpoint_weights(model))
+    for _ in range(2):
+        for text, count, found in zip(
+            texts, counts, engine.token_logprobs(texts, counts), strict=True
+        ):
+            expected = logprobs_by_torch(model, text)[-count:]
+            assert torch.allclose(torch.tensor([p for p, _ in found]), expected, atol=1e-4)
+
+
+def test_the_backend_scores_with_transformers_and_generates_with_vllm(
+    engine: VllmEngine, tokenizer: Any, tasks: Path
+) -> None:
+    candidate = model_of(6)
+    splits = {"search": dict.fromkeys((*NAMES, "t_rolling"), range(12))}
+    scores = []
+    for backend in ("hf", "vllm"):
+        evaluator = Evaluator(Harness((*NAMES, "t_rolling"), [tasks]), backend=backend)
+        evaluator._engine = engine
+        evaluator.prepare(candidate, tokenizer, splits)
+        scores.append(evaluator.score(candidate))
+    assert scores[0].values == scores[1].values
+
+
+def test_a_missing_tensor_is_refused_before_vllm_keeps_the_last_one(engine: VllmEngine) -> None:
+    engine.load(checkpoint_weights(model_of(3)))
+    other = dict(checkpoint_weights(model_of(4)))
+    del other["model.norm.weight"]
+    with pytest.raises(CandidateError, match=r"'model\.norm\.weight' is missing"):
+        engine.load(iter(other.items()))
+    engine.load(checkpoint_weights(model_of(4)))
+    expected = logprobs_by_torch(model_of(4), TEXT)
+    assert torch.allclose(logprobs_by_vllm(engine, TEXT), expected, atol=1e-4)
+
+
+def test_a_model_that_vllm_cannot_run_is_one_sentence(tokenizer: Any) -> None:
+    model = model_of(0, head=24)
+    with pytest.raises(ConfigError, match=r"vLLM cannot (run|start with) this model .*'hf'"):
+        EngineForward(ReferenceLM(model, tokenizer), VllmEngine(model, tokenizer)).check(model, [])
