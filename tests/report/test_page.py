@@ -15,7 +15,7 @@ from evomerge.report.page import page, write_page
 from evomerge.scores import Expected, Scores
 
 VOID = {"meta", "br", "link"}
-NASTY = "/models/<script>alert(1)</script> & $x^{$ | co"
+NASTY = "<script>alert(1)</script> & $x^{$ | co"
 
 
 class Page(HTMLParser):
