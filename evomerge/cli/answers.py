@@ -50,7 +50,7 @@ def results(
     from evomerge.config.frozen import frozen_objectives
     from evomerge.config.schema import parse
     from evomerge.report.reproduce import document_ids, lm_eval_command
-    from evomerge.report.rows import candidate_rows, write_csv
+    from evomerge.report.rows import brief_rows, candidate_rows, write_csv
     from evomerge.report.standings import standings
     from evomerge.run.folder import RunFolder
     from evomerge.run.history import History
@@ -72,8 +72,11 @@ def results(
         answer = {"candidates": rows, "winner": winner, "standings": table, "lm_eval": command}
         terminal.print_json(answer)
     else:
-        terminal.print_rows(rows, "candidate")
-        if terminal.out.is_terminal:
+        if not terminal.out.is_terminal:
+            terminal.print_rows(rows, "candidate")
+        else:
+            terminal.print_rows(brief_rows(rows), "candidate")
+            terminal.say("--csv and --json have more columns: scores by split, recipe digests")
             terminal.print_standings(standings(history, objectives))
             if command is not None and history.winner is not None:
                 terminal.say(

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import InputError
+from evomerge.report.names import short_names
 from evomerge.run.atomic import replace_text
 from evomerge.run.history import Candidate, History
 from evomerge.scores import Failure, Objective, Scores, Split, fitness_error
+
+_BRIEF = ["candidate", "origin", "generation", "status", "fitness", "error", "documents", "failure"]
 
 FINAL_SPLITS: tuple[Split, ...] = ("validation", "test")
 
@@ -24,6 +27,22 @@ def candidate_rows(history: History, objectives: Sequence[Objective]) -> list[di
     in the row are estimates too.
     """
     return [_row(item, history, objectives) for item in history.candidates]
+
+
+def brief_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the columns that fit a terminal, without those that are empty in all rows.
+
+    The status of the winner is `winner`, and local parents have the names of their folders.
+    """
+    names = short_names(row["origin"] for row in rows)
+    brief = [
+        {column: row[column] for column in _BRIEF}
+        | {"origin": names[row["origin"]]}
+        | ({"status": "winner"} if row["winner"] else {})
+        for row in rows
+    ]
+    empty = {name for name in _BRIEF if all(row[name] is None for row in brief)}
+    return [{name: row[name] for name in _BRIEF if name not in empty} for row in brief]
 
 
 def _row(candidate: Candidate, history: History, objectives: Sequence[Objective]) -> dict[str, Any]:
