@@ -3,7 +3,7 @@
 Prompts and metrics are the same as with the hf backend; the generated tokens come from the engine.
 Log-likelihoods come from transformers wherever the merged model is on the engine's device, since
 there they cost less: transformers reads the context of several choices only once, and applies the
-output head only where a target is (benchmarks/vllm.py has figures).
+output head only where a target is (benchmarks/backends.py has figures).
 """
 
 from __future__ import annotations
