@@ -36,6 +36,7 @@ def summary(problem: Problem) -> dict[str, Any]:
             split: list(dict.fromkeys(of_split.values()))
             for split, of_split in sources(config, problem.evaluator).items()
         },
+        "backend": _backend(problem),
         "fewer_documents": config.evaluation.fidelity_policy or "off",
         "objectives": [
             f"{o.key} (weight {o.weight:g}, {'higher' if o.higher_is_better else 'lower'} is "
@@ -99,12 +100,47 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
     recipes = problem.space.baselines().values()
     tokenizers = plan_tokenizers(problem.config, recipes, problem.checkpoints)
     notes = list(dict.fromkeys(note for plan in tokenizers for note in plan.notes))
+    if problem.config.evaluation.backend == "vllm" and not _tasks_by_answer(problem)[0]:
+        notes.append(
+            "evaluation.backend is 'vllm', but no task generates text, and log-likelihoods take "
+            "less time with transformers; use the backend 'hf'."
+        )
     if allow_benchmarks:
         return notes
     info = problem.evaluator.tasks_of("search").info
-    leaves = {task for item in problem.objectives for task in info.leaves(item.task)}
-    found = (benchmark_warning(info.tasks[task]) for task in sorted(leaves))
+    found = (benchmark_warning(info.tasks[task]) for task in _leaves(problem))
     return notes + [warning for warning in found if warning]
+
+
+def _leaves(problem: Problem) -> list[str]:
+    """Return the names of the objectives' tasks, with the tasks of groups instead of groups."""
+    info = problem.evaluator.tasks_of("search").info
+    return sorted({task for item in problem.objectives for task in info.leaves(item.task)})
+
+
+def _tasks_by_answer(problem: Problem) -> tuple[list[str], list[str]]:
+    """Return the tasks that generate text, and those that compare log-likelihoods."""
+    tasks = problem.evaluator.tasks_of("search").info.tasks
+    leaves = [name for name in _leaves(problem) if tasks[name].kind != "function"]
+    texts = [name for name in leaves if tasks[name].kind == "generate_until"]
+    return texts, [name for name in leaves if name not in texts]
+
+
+def _backend(problem: Problem) -> str:
+    """Return what runs the models for which tasks, and whether another backend may be cheaper."""
+    texts, likelihoods = _tasks_by_answer(problem)
+    if problem.config.evaluation.backend == "hf":
+        longer = "; vllm may take less time for texts of many tokens (docs/evaluation.md)"
+        return "hf" + (longer if texts and problem.config.space.kind == "parameters" else "")
+    parts = [
+        f"{backend} for {what} ({', '.join(tasks)})"
+        for backend, what, tasks in (
+            ("vllm", "texts", texts),
+            ("hf", "log-likelihoods", likelihoods),
+        )
+        if tasks
+    ]
+    return ", ".join(parts) or "vllm"
 
 
 def _size(count: float) -> str:

@@ -3,7 +3,7 @@
 Prompts and metrics are the same as with the hf backend; the generated tokens come from the engine.
 Log-likelihoods come from transformers wherever the merged model is on the engine's device, since
 there they cost less: transformers reads the context of several choices only once, and applies the
-output head only where a target is (benchmarks/vllm.py has figures).
+output head only where a target is (benchmarks/backends.py has figures).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from evomerge.errors import CandidateError, ConfigError, DeviceError, one_line
 from evomerge.evaluate.inference.forward import DocumentRequests, Forward
-from evomerge.evaluate.inference.generation import Prompt
+from evomerge.evaluate.inference.generation import Prompt, changed_setting
 from evomerge.evaluate.inference.likelihood import LogLikelihood
 from evomerge.evaluate.inference.reference import ReferenceLM
 from evomerge.evaluate.inference.request import Request
@@ -99,8 +99,9 @@ class EngineForward:
             tasks: for each task, the requests of each document.
 
         Raises:
-            ConfigError: a task does not generate greedily, or the engine cannot run the model, or
-                its log-probabilities are not those of transformers.
+            ConfigError: a task or the model's generation config asks for more than greedy decoding,
+                or the engine cannot run the model, or its log-probabilities are not those of
+                transformers.
         """
         requests = [r for task in tasks for document in task for r in document]
         for request in requests:
@@ -110,6 +111,13 @@ class EngineForward:
                     f"{request.instance.task_name!r} does not; set do_sample: false in its "
                     f"generation_kwargs, or use the backend 'hf'."
                 )
+        setting = changed_setting(model)
+        if setting is not None and any(request.prompt is not None for request in requests):
+            raise ConfigError(
+                f"evaluation.backend is 'vllm', which only generates greedily, but the model's "
+                f"generation_config.json sets {setting!r}; remove it there, or use the backend "
+                "'hf'."
+            )
         text = next(iter(_texts(requests)), [0, 0])[:_TRIED]
         try:
             # An engine may start with a model that its kernels do not support. It says so only when

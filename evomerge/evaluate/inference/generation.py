@@ -64,8 +64,12 @@ def is_greedy(model: Any) -> bool:
     The model must take position ids, and its generation config must not change greedy decoding
     (by a repetition penalty, suppressed tokens, several beams, ...).
     """
-    if "position_ids" not in inspect.signature(model.forward).parameters:
-        return False
+    takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+    return takes_positions and changed_setting(model) is None
+
+
+def changed_setting(model: Any) -> str | None:
+    """Return a setting of the model's generation config that changes greedy decoding, or None."""
     settings = model.generation_config
     idle: dict[str, tuple[Any, ...]] = {
         "repetition_penalty": (None, 1.0),
@@ -89,7 +93,8 @@ def is_greedy(model: Any) -> bool:
         "watermarking_config": (None,),
         "cache_implementation": (None,),
     }
-    return all(getattr(settings, name, None) in values for name, values in idle.items())
+    changed = (name for name, plain in idle.items() if getattr(settings, name, None) not in plain)
+    return next(changed, None)
 
 
 def make_batches(prompts: Sequence[Prompt], batching: Batching) -> list[list[int]]:

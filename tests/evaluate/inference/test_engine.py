@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,20 @@ def test_sampling_is_refused(llama: Any, tokenizer: Any, tasks: Path) -> None:
         EngineForward(ReferenceLM(llama, tokenizer), Direct(llama, tokenizer)).check(
             llama, [documents]
         )
+
+
+def test_a_generation_config_that_changes_greedy_decoding_is_refused(
+    make_model: Any, tokenizer: Any, tasks: Path
+) -> None:
+    model = make_model("llama", seed=4)
+    model.generation_config.repetition_penalty = 1.1
+    for name, refused in (("t_choice", False), ("t_generate", True)):
+        evaluator = Evaluator(Harness([name], [tasks]))
+        evaluator.prepare(model, tokenizer, {"search": {name: range(3)}})
+        documents = list(evaluator.requests("search", name).values())
+        forward = EngineForward(ReferenceLM(model, tokenizer), Direct(model, tokenizer))
+        with pytest.raises(ConfigError, match="repetition_penalty") if refused else nullcontext():
+            forward.check(model, [documents])
 
 
 def test_an_engine_that_runs_the_model_in_another_way_is_refused(

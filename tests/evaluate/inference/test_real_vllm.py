@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from search_run import evomerge, kill_when, write_search
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from evomerge.errors import CandidateError, ConfigError
@@ -138,3 +140,36 @@ def test_a_model_that_vllm_cannot_run_is_one_sentence(tokenizer: Any) -> None:
     model = model_of(0, head=24)
     with pytest.raises(ConfigError, match=r"vLLM cannot (run|start with) this model .*'hf'"):
         EngineForward(ReferenceLM(model, tokenizer), VllmEngine(model, tokenizer)).check(model, [])
+
+
+def test_a_killed_search_goes_on_as_if_it_had_not_been_killed(
+    tokenizer: Any, tasks: Path, tmp_path: Path
+) -> None:
+    for seed in (1, 2):
+        model_of(seed).save_pretrained(tmp_path / f"parent{seed}")
+        tokenizer.save_pretrained(tmp_path / f"parent{seed}")
+    file = write_search(
+        tmp_path,
+        parents=[str(tmp_path / "parent1"), str(tmp_path / "parent2")],
+        base=str(tmp_path / "parent1"),
+        objectives=[
+            {"task": "t_generate", "metric": "exact_match"},
+            {"task": "t_choice", "metric": "acc"},
+        ],
+        evaluation={
+            "backend": "vllm",
+            "include": [str(tasks)],
+            "search": {"documents": 20},
+            "validation": {"documents": 10, "finalists": 2},
+            "test": {"documents": 10},
+        },
+        budget={"candidates": 8},
+    )
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    evomerge("search", file, "--run", whole)
+    arguments = ("search", file, "--run", killed)
+    assert kill_when(arguments, killed / "journal.jsonl", 10, 0.0) == -signal.SIGKILL
+    before = (killed / "journal.jsonl").read_bytes()
+    evomerge("resume", killed)
+    after = (killed / "journal.jsonl").read_bytes()
+    assert len(before) < len(after) and after == (whole / "journal.jsonl").read_bytes()
