@@ -86,6 +86,11 @@ class Evaluator:
         self.by_split = by_split or {}
         self.batch_size, self.backend = batch_size, backend
         self._requests: dict[tuple[Split, str], dict[int, list[Request]]] = {}
+        self._answered: dict[tuple[Split, str], dict[int, list[Any]]] = {}
+        """The lm-eval instances with the latest answers: (split, task) -> document id -> instances.
+
+        They are kept beside the requests, which are built again if the model is made again.
+        """
         self._engine: VllmEngine | None = None
         self.is_spoilt = False
         self.lend(None)
@@ -229,6 +234,7 @@ class Evaluator:
                     self.forward(model, (split, tuple(asked.items())), by_document)
                 for task, of_task in requests.items():
                     instances = [[request.instance for request in item] for item in of_task]
+                    self._answered[split, task] = dict(zip(asked[task], instances, strict=True))
                     measured = harness.measure(task, instances)
                     rows[task] = dict(zip(asked[task], measured, strict=True))
             for task in asked:
@@ -313,7 +319,7 @@ class Evaluator:
             harness.example(
                 task,
                 ids[place],
-                [request.instance for request in self.requests(split, task)[ids[place]]],
+                self._answered[split, task][ids[place]],
                 {key: column[place] for key, column in scores.of_task(task).items()},
             )
             for task, ids in scores.documents.items()
