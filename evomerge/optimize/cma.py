@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +24,26 @@ more trials than it saves."""
 TWO_POINT_GENES = 300
 """With this many genes or more, the step size is adapted by two mirrored points in each generation,
 as in pycma. The usual adaptation (CSA) would need more than a thousand trials to shorten steps."""
+
+
+@contextmanager
+def _signals_after() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait until the block ends.
+
+    pycma's modules catch every exception while they are imported, KeyboardInterrupt too.
+    """
+    received: list[int] = []
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, lambda number, _: received.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in received:
+            signal.raise_signal(number)
 
 
 class CMA(BaseOptimizer):
@@ -53,7 +76,8 @@ class CMA(BaseOptimizer):
     @cached_property
     def _es(self) -> Any:
         """pycma's strategy. It is made at the first use, since importing pycma takes a second."""
-        from evomerge.optimize.pycma import evolution_strategy
+        with _signals_after():
+            from evomerge.optimize.pycma import evolution_strategy
 
         cube, idle = self.cube, [1.0] * self._idle
         return evolution_strategy(
