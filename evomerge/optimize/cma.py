@@ -33,17 +33,17 @@ def _signals_after() -> Iterator[None]:
     pycma's modules catch every exception while they are imported, KeyboardInterrupt too.
     """
     received: list[int] = []
-    before: dict[int, Any] = {}
+    before: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, lambda number, _: received.append(number))
+            before[number] = signal.signal(number, lambda caught, _: received.append(caught))
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for number in received:
-            signal.raise_signal(number)
+        for caught in received:
+            signal.raise_signal(caught)
 
 
 class CMA(BaseOptimizer):
