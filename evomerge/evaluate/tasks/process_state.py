@@ -107,7 +107,10 @@ def _torch_restored() -> Iterator[None]:
 
 @contextmanager
 def _classes_restored(model: Any) -> Iterator[None]:
-    """Restore the attributes of all classes that the model's modules are made of."""
+    """Restore the attributes of all classes that the model's modules are made of.
+
+    Attributes that Python does not let anyone set or delete need no restoring and are passed over.
+    """
     modules = model.modules() if hasattr(model, "modules") else ()
     classes = {kind for module in modules for kind in type(module).__mro__ if kind is not object}
     before = {kind: dict(vars(kind)) for kind in classes}
