@@ -30,7 +30,8 @@ as in pycma. The usual adaptation (CSA) would need more than a thousand trials t
 def _signals_after() -> Iterator[None]:
     """Let SIGINT and SIGTERM wait until the block ends.
 
-    pycma's modules catch every exception while they are imported, KeyboardInterrupt too.
+    pycma catches every exception in many places, when it is imported and when it samples, so a
+    KeyboardInterrupt could be lost there.
     """
     received: list[int] = []
     before: dict[signal.Signals, Any] = {}
@@ -76,8 +77,7 @@ class CMA(BaseOptimizer):
     @cached_property
     def _es(self) -> Any:
         """pycma's strategy. It is made at the first use, since importing pycma takes a second."""
-        with _signals_after():
-            from evomerge.optimize.pycma import evolution_strategy
+        from evomerge.optimize.pycma import evolution_strategy
 
         cube, idle = self.cube, [1.0] * self._idle
         return evolution_strategy(
@@ -92,7 +92,8 @@ class CMA(BaseOptimizer):
     def propose(self) -> tuple[object, Vector]:
         """Return a sample in pycma's coordinates, and its point."""
         if not self._samples:
-            self._sample()
+            with _signals_after():
+                self._sample()
         z = self._samples.popleft()
         return z, self.cube.start + self.cube.step * z[: len(self.cube.genes)]
 
@@ -107,7 +108,8 @@ class CMA(BaseOptimizer):
             z = np.append((point - self.cube.start) / self.cube.step, [0.0] * self._idle)
         self._told.append((z, loss))
         if len(self._told) == self.population:
-            self._update()
+            with _signals_after():
+                self._update()
 
     def _sample(self) -> None:
         """Sample a generation.
