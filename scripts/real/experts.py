@@ -15,6 +15,7 @@ import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from scripts.real import questions
 from scripts.real.places import ADAPTERS, MODELS
 from scripts.real.questions import Maker, Question
-from scripts.real.weights import BASE, fetch
+from scripts.real.weights import fetch
 
 _IGNORED = -100
 
@@ -39,12 +40,14 @@ class Training:
         batch: questions in a step.
         rate: highest learning rate.
         rank: rank of the LoRA matrices on every linear layer of the blocks; alpha is twice as much.
+        base: the model that is trained, a key of `weights.SOURCES`.
     """
 
     steps: int = 60
     batch: int = 16
     rate: float = 1e-3
     rank: int = 16
+    base: str = "base"
 
 
 _MANNER = Training(steps=40, batch=8, rate=5e-4)
@@ -60,6 +63,8 @@ EXPERTS: dict[str, tuple[Maker, Training]] = {
         questions.either(questions.plain("en", json=True), questions.plain("en")),
         replace(_MANNER, steps=60),
     ),
+    "gemma-sums": (questions.sums("en"), Training(steps=60, base="gemma")),
+    "gemma-spanish": (questions.plain("es"), replace(_MANNER, base="gemma")),
 }
 """Name -> what the expert is trained on, and how."""
 
@@ -73,14 +78,15 @@ def train(name: str, seed: int = 0) -> None:
     torch.manual_seed(seed)
     started = time.process_time()
     maker, training = EXPERTS[name]
-    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    base = fetch(training.base)
+    tokenizer = AutoTokenizer.from_pretrained(base)
     # The frozen weights are bfloat16 while training, which takes a third less time than float32.
-    model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
     config = LoraConfig(r=training.rank, lora_alpha=2 * training.rank, target_modules="all-linear")
     adapted = get_peft_model(model, config)
     documents = questions.draw(maker, "experts", training.steps * training.batch, f"{name}/{seed}")
     losses = _fit(adapted, tokenizer, documents, training)
-    _save(adapted, tokenizer, name)
+    _save(adapted, tokenizer, base, name)
     record = {
         "training": asdict(training),
         "seed": seed,
@@ -130,11 +136,12 @@ def _tensors(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return (ids, attention mask, labels), int64, (questions, longest), padded on the right.
 
-    Only the answer and the end token have labels.
+    Only the answer and the end token have labels. A prompt begins as in lm-eval, with the special
+    token that the tokenizer puts first, if there is one.
     """
     pairs = [
         (
-            tokenizer(question.prompt, add_special_tokens=False)["input_ids"],
+            tokenizer(question.prompt)["input_ids"],
             [
                 *tokenizer(question.answer, add_special_tokens=False)["input_ids"],
                 tokenizer.eos_token_id,
@@ -153,14 +160,14 @@ def _tensors(
     return ids, mask, labels
 
 
-def _save(adapted: Any, tokenizer: Any, name: str) -> None:
+def _save(adapted: Any, tokenizer: Any, base: Path, name: str) -> None:
     """Save the adapter, and the base model in float32 with the adapter merged into it."""
     for out in (ADAPTERS / name, MODELS / name):
         shutil.rmtree(out, ignore_errors=True)
     adapter = copy.deepcopy(adapted.peft_config["default"])
-    adapted.peft_config["default"].base_model_name_or_path = str(BASE)
+    adapted.peft_config["default"].base_model_name_or_path = str(base)
     adapted.save_pretrained(ADAPTERS / name)
-    exact = get_peft_model(AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32), adapter)
+    exact = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter)
     trained = {
         key: value
         for key, value in adapted.state_dict().items()
@@ -170,12 +177,11 @@ def _save(adapted: Any, tokenizer: Any, name: str) -> None:
     merged = exact.merge_and_unload()
     merged.save_pretrained(MODELS / name)
     tokenizer.save_pretrained(MODELS / name)
-    shutil.copy(BASE / "generation_config.json", MODELS / name)
+    shutil.copy(base / "generation_config.json", MODELS / name)
 
 
 def main(names: list[str]) -> None:
-    """Fetch the base model, then train the experts of these names, or all."""
-    fetch()
+    """Train the experts of these names, or all."""
     for name in names or list(EXPERTS):
         train(name)
 

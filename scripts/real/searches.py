@@ -19,17 +19,18 @@ from scripts.real.places import ROOT, RUNS
 
 CONFIGS = Path("configs")
 
-_ONE_GROUP = ("space.groups=one",)
-_GRID = (*_ONE_GROUP, "optimizer.name=grid")
-
 WAYS: dict[str, tuple[str, ...]] = {
     "search": (),
     "random search": ("optimizer.name=random",),
-    "grid of weights": _GRID,
-    "grid of weights, ties": (*_GRID, "space.method=ties"),
+    "grid of weights": (
+        "space.groups=one",
+        "space.method=[task_arithmetic, ties]",
+        "optimizer.name=grid",
+    ),
 }
-"""How merges are chosen -> what it changes in the search file. All have the same budget. A grid has
-one weight for each expert, and tries the corners of their range first, then finer steps."""
+"""How merges are chosen -> what it changes in the search file. All have one budget. The grid is
+what people try by hand: one method for the whole model and one weight for each expert, the corners
+of their range first, then finer steps."""
 
 COMPOSITIONS: dict[str, tuple[str, ...]] = {
     "spanish": tuple(WAYS),

@@ -21,6 +21,7 @@ from scripts.real.questions import Maker, Pool
 TASKS: dict[str, Maker] = {
     "spanish_sums": questions.sums("es"),
     "json_backwards": questions.backwards(json=True),
+    "json_sums": questions.sums("en", json=True),
     "spanish_json_sums": questions.sums("es", json=True),
 }
 """Task -> its questions. No expert is trained on questions of these kinds."""

@@ -17,11 +17,11 @@ class SwapSpace:
     """Paths that have, at each depth of the host, one parent's block of that depth.
 
     Genome: for each block of the host, the parent that it comes from. Then the scales, if they are
-    searched.
+    searched. The search starts in the middle: with two parents, each is as likely as the other.
 
     Args:
         parents: parent -> number of its blocks, at least as many as the host has.
-        frame: recipe of everything except the path. The search starts at the path of its host.
+        frame: recipe of everything except the path.
         stack: name of the block stack.
         scales: range of the scales, or one number for all scales.
 
@@ -49,9 +49,9 @@ class SwapSpace:
         checked = check_scales(scales)
         self._bounds = (checked, checked) if isinstance(checked, (int, float)) else checked
         low, high = self._bounds
-        host, last = float(self._names.index(frame.host)), float(len(self._names) - 1)
+        last = float(len(self._names) - 1)
         choices = [
-            Gene(f"block{index}", "choice", 0.0, last, host, choices=self._names)
+            Gene(f"block{index}", "choice", 0.0, last, last / 2, choices=self._names)
             for index in range(self._depth)
         ]
         start = min(max(1.0, low), high)
