@@ -35,12 +35,13 @@ of their range first, then finer steps."""
 COMPOSITIONS: dict[str, tuple[str, ...]] = {
     "spanish": tuple(WAYS),
     "json": tuple(WAYS),
-    "adapter": ("search",),
     "paths": ("search", "random search"),
     "hybrid": ("search",),
+    "adapter": ("search",),
+    "three": ("search",),
+    "gemma": ("search",),
 }
-"""configs/showcase-NAME.yaml -> the ways that are run. `showcase-three.yaml` is left out: none of
-the merges that were tried on its development documents had all three skills."""
+"""configs/showcase-NAME.yaml -> the ways that are run."""
 
 
 @dataclass(frozen=True)

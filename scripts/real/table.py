@@ -1,7 +1,7 @@
 """The result of the showcase as Markdown tables: one table for each composition.
 
 A row is a way of choosing a merge, a column is a seed. Figures are exact match on test documents in
-per cent, with 95 % intervals.
+per cent, with 95 % intervals; with several tasks, one figure for each.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ def _table(name: str, seeds: Sequence[int]) -> str:
             }
         rows[way] = [_test(item, _WINNER) for item in found]
     if "stages" not in _text(name):
-        (score,) = base_score(name)["scores"].values()
-        rows = {"base model": [_figure(score)] * len(seeds)} | rows
+        rows = {"base model": [_figures(base_score(name)["scores"])] * len(seeds)} | rows
     head = [f"`{Search(name, 'search', 0).config}`", *(f"seed {seed}" for seed in seeds)]
     lines = [head, ["---"] * len(head), *([label, *cells] for label, cells in rows.items())]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -49,12 +48,15 @@ def _labels(results: Mapping[str, Any]) -> list[str]:
 
 
 def _test(results: Mapping[str, Any], label: str) -> str:
-    """The test score of one row of a run's standings."""
+    """The test scores of one row of a run's standings."""
     (row,) = (row for row in results["standings"]["rows"] if row["label"] == label)
-    (score,) = row["splits"]["test"].values()
-    return _figure(score)
+    return _figures(row["splits"]["test"])
 
 
-def _figure(score: Mapping[str, float]) -> str:
-    value, low, high = (100 * score[key] for key in ("value", "low", "high"))
-    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+def _figures(scores: Mapping[str, Mapping[str, float]]) -> str:
+    """The scores of all tasks, in the order of the search file."""
+    parts = []
+    for score in scores.values():
+        value, low, high = (100 * score[key] for key in ("value", "low", "high"))
+        parts.append(f"{value:.1f} [{low:.1f}, {high:.1f}]")
+    return " / ".join(parts)
