@@ -17,9 +17,21 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from evomerge import __version__
+
+        typer.echo(f"evomerge {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="show tracebacks of errors")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="print the version"),
+    ] = False,
 ) -> None:
     """Search for the best merge of language models; resume it any time; export the winner."""
     # `evomerge.__main__` reads --debug before the command line is parsed.

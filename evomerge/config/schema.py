@@ -152,13 +152,19 @@ def refuse_frozen(data: Mapping[str, Any], path: Path) -> None:
     """Refuse a search file that a run has written, where a new search is started.
 
     Raises:
-        ConfigError: the file has the section `frozen`.
+        ConfigError: the file, or one of its stages, has the section `frozen`.
     """
-    if "frozen" in data:
-        raise ConfigError(
-            f"{path} has `frozen`, which only a run writes into its own search file; continue the "
-            "run with `evomerge resume`, or delete this section to start a new search."
-        )
+    stages = data.get("stages")
+    places = {"": data}
+    for number, stage in enumerate(stages if isinstance(stages, list) else [], start=1):
+        places[f" in stage {number}"] = stage
+    for where, section in places.items():
+        if isinstance(section, Mapping) and "frozen" in section:
+            raise ConfigError(
+                f"{path} has `frozen`{where}, which only a run writes into its own search file; "
+                "continue the run with `evomerge resume`, or delete this section to start a new "
+                "search."
+            )
 
 
 def load(path: Path, overrides: list[str] | None = None) -> SearchConfig:

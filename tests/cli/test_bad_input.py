@@ -4,11 +4,13 @@ import copy
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 from search_run import SMALL, environment, evomerge, write_search
 from tiny import make
 
+from evomerge.__main__ import run
 from evomerge.config.schema import load
 from evomerge.errors import EvomergeError
 from evomerge.setup.runs import prepare
@@ -168,11 +170,16 @@ def test_a_mistake_gives_exit_code_2_no_traceback_and_no_run(tmp_path):
     assert done.stderr.startswith("evomerge: ")
 
 
-def test_a_file_that_a_run_has_written_starts_no_search(tmp_path):
-    file = write_search(tmp_path, frozen={})
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [({"frozen": {}}, "`frozen`"), ({"stages": [{}, {"frozen": {}}]}, "`frozen` in stage 2")],
+    ids=["whole file", "stage"],
+)
+def test_a_file_that_a_run_has_written_starts_no_search(tmp_path, changes, where):
+    file = write_search(tmp_path, **changes)
     for words in (["validate", file], ["search", file, "--run", tmp_path / "run"]):
         said = evomerge(*words, code=2).stderr
-        assert "frozen" in said and "evomerge resume" in said
+        assert where in said and "evomerge resume" in said
     assert not (tmp_path / "run").exists()
 
 
@@ -200,7 +207,14 @@ def test_presets_are_valid(tmp_path, preset):
 
 
 HEAVY = ("torch", "lm_eval", "nevergrad", "transformers")
-LIGHT = [["--help"], ["schema"], ["list", "methods"], ["list", "optimizers"], ["list", "parents"]]
+LIGHT = [
+    ["--help"],
+    ["--version"],
+    ["schema"],
+    ["list", "methods"],
+    ["list", "optimizers"],
+    ["list", "parents"],
+]
 
 
 @pytest.mark.parametrize("arguments", LIGHT, ids=" ".join)
@@ -215,3 +229,8 @@ def test_light_commands_import_nothing_heavy(arguments):
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.strip().endswith("[]")
+
+
+def test_the_version_is_that_of_the_installed_package(capsys):
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"evomerge {version('evomerge')}\n"
