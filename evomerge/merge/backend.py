@@ -184,10 +184,13 @@ def load(checkpoint: Checkpoint, place: str | Placement, dtype: str = "bfloat16"
         return resident({checkpoint.reference: checkpoint}, recipe, place).apply(recipe)
     from transformers import AutoModelForCausalLM
 
+    from evomerge.merge.architecture.loading import without_bars
+
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            checkpoint.folder, trust_remote_code=False, dtype="auto"
-        )
+        with without_bars():
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                checkpoint.folder, trust_remote_code=False, dtype="auto"
+            )
     except Exception as error:  # transformers raises exceptions of many unrelated classes
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(

@@ -120,7 +120,9 @@ def test_a_missing_adapter_is_one_sentence(models, tmp_path):
 
 def test_show_prints_documents_with_prompt_answer_and_target(tmp_path):
     file = write_search(tmp_path)
-    said = evomerge("evaluate", "zoo:language", "--config", file, "--show", "2").stdout
+    done = evomerge("evaluate", "zoo:language", "--config", file, "--show", "2")
+    said = done.stdout
+    assert done.stderr == ""  # no progress bars of transformers
     assert said.count("prompt:") == said.count("answer:") == said.count("target:") == 2
     found = evomerge_json("evaluate", "zoo:language", "--config", file, "--show", "2")["examples"]
     assert len(found) == 2

@@ -113,18 +113,30 @@ def weights_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 @contextmanager
+def without_bars() -> Iterator[None]:
+    """Silence transformers' progress bars; its warnings about what was loaded stay."""
+    from transformers.utils import logging as reports
+
+    if not reports.is_progress_bar_enabled():
+        yield
+        return
+    reports.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        reports.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
 def quiet() -> Iterator[None]:
     """Silence transformers' progress bars and loading reports; callers check what was loaded."""
     from transformers.utils import logging as reports
 
-    level, bars = reports.get_verbosity(), reports.is_progress_bar_enabled()
+    level = reports.get_verbosity()
     reports.set_verbosity(logging.CRITICAL)
-    reports.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        with warnings.catch_warnings():
+        with without_bars(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         reports.set_verbosity(level)
-        if bars:
-            reports.enable_progress_bar()  # type: ignore[no-untyped-call]
