@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.table import Table
 
 from evomerge.report.equal_scores import doubt_about_baselines
+from evomerge.report.names import short_names
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Event
 from evomerge.scores import SPLITS, Example, Failure, Scores
@@ -207,21 +208,21 @@ class SearchDisplay:
             self._progress.update(self._task, completed=done, best=best, description=stage)
             return
         if event["event"] == "tell":
-            say(f"{describe(history.candidates[event['candidate']])}; {best}".rstrip("; "))
+            say(f"{describe(history, event['candidate'])}; {best}".rstrip("; "))
         elif event["event"] == "complete":
-            candidate = history.candidates[event["candidate"]]
-            say(f"{describe(candidate)} on all search documents, as every finalist")
+            told = describe(history, event["candidate"])
+            say(f"{told} on all search documents, as every finalist")
         elif event["event"] == "score":
-            candidate = history.candidates[event["candidate"]]
-            say(f"candidate {candidate.number} ({candidate.name}) scored on {event['split']}")
+            say(f"{_named(history, event['candidate'])} scored on {event['split']}")
         elif event["event"] == "winner":
             say(f"candidate {event['candidate']} wins on the validation documents")
 
 
-def describe(candidate: Candidate) -> str:
+def describe(history: History, number: int) -> str:
     """Return one line that says what came out of a candidate on the search documents."""
+    candidate = history.candidates[number]
     outcome = candidate.outcomes.get("search")
-    head = f"candidate {candidate.number} ({candidate.name})"
+    head = _named(history, number)
     if isinstance(outcome, Failure):
         return f"{head} failed in {outcome.stage}: {outcome.reason}"
     if isinstance(outcome, Scores) and candidate.fitness is not None:
@@ -229,6 +230,13 @@ def describe(candidate: Candidate) -> str:
         source = f", estimated from {documents} documents" if candidate.is_estimate else ""
         return f"{head} {candidate.fitness:.4f}{source}"
     return f"{head} open"
+
+
+def _named(history: History, number: int) -> str:
+    """Return a candidate's number and name; local parents have the names of their folders."""
+    name = history.candidates[number].name
+    names = short_names(item.name for item in history.baselines)
+    return f"candidate {number} ({names.get(name, name)})"
 
 
 def estimate(item: Estimate, factor: float) -> str:

@@ -1,0 +1,38 @@
+"""What a running search prints in a pipe."""
+
+from run_folders import FAILED, KEY, asked, scores, told
+
+from evomerge.cli.terminal import SearchDisplay
+from evomerge.run.history import History
+from evomerge.scores import Objective
+from evomerge.search.ranking import WeightedSum
+
+
+def lines_of(events, capsys):
+    """Return the lines that a display prints of these events."""
+    task, metric = KEY.split("/")
+    display = SearchDisplay(None, WeightedSum((Objective(task, metric),)))
+    history = History()
+    for event in events:
+        history.apply(event)
+        display.observe(history, event)
+    said = capsys.readouterr()
+    assert said.out == ""
+    return said.err.splitlines()
+
+
+def test_local_parents_have_the_names_of_their_folders(capsys):
+    parents = ("/home/me/models/ja", "/home/me/models/maths", "/srv/other/maths", "org/model")
+    events = [asked(number, label) for number, label in enumerate([*parents, "uniform"])]
+    events += [told(number, scores(6 * number)) for number in range(4)] + [told(4, FAILED)]
+    events += [*(asked(5, genome=[0.5]), told(5, scores(12)))]
+    events += [told(1, scores(3)) | {"event": "score", "split": "test"}]
+    assert lines_of(events, capsys) == [
+        "candidate 0 (models/ja) 0.0000; best 0.0000 (candidate 0)",
+        "candidate 1 (models/maths) 0.2500; best 0.2500 (candidate 1)",
+        "candidate 2 (other/maths) 0.5000; best 0.5000 (candidate 2)",
+        "candidate 3 (org/model) 0.7500; best 0.7500 (candidate 3)",
+        "candidate 4 (uniform) failed in merge: no <finite> weights; best 0.7500 (candidate 3)",
+        "candidate 5 (optimizer) 0.5000; best 0.7500 (candidate 3)",
+        "candidate 1 (models/maths) scored on test",
+    ]
