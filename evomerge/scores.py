@@ -61,12 +61,13 @@ class Scores:
             better; their sign is not changed here.
         aggregates: `"task/metric"` -> the values aggregated by the metric's own aggregation: the
             number that lm_eval prints.
-        seconds: wall-clock seconds of each phase (`merge`, `evaluate`).
+        seconds: wall-clock seconds of each phase (`prepare`, `merge`, `evaluate`).
         expected: `"task/metric"` -> estimate of the aggregate on all documents, if only a part of
             them was scored; empty if all were.
         halvings: how often the batch size had been halved because memory ran out. The batch size
             can change the last bits of a score.
         examples: a few of the documents with their answers, if the job asked for them.
+        cpu_seconds: CPU seconds of each phase, all threads of the scoring process together.
     """
 
     documents: Mapping[str, tuple[int, ...]]
@@ -76,6 +77,7 @@ class Scores:
     expected: Mapping[str, Expected] = field(default_factory=dict)
     halvings: int = 0
     examples: tuple[Example, ...] = ()
+    cpu_seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def fidelity(self) -> dict[str, int]:
@@ -91,7 +93,7 @@ class Scores:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the scores as plain JSON values; `halvings` is not included."""
+        """Return the scores as plain JSON values, without `halvings` and `cpu_seconds`."""
         plain = {
             "documents": {task: list(ids) for task, ids in self.documents.items()},
             "values": {key: list(values) for key, values in self.values.items()},
@@ -128,10 +130,15 @@ class Failure:
         stage: what failed: `merge` or `evaluate`; `timeout` if it took too long, `lost` if its
             process died.
         reason: the error message, one line.
+        seconds: wall-clock seconds of each phase, as in `Scores`. Failures that differ only in
+            their times are equal.
+        cpu_seconds: CPU seconds of each phase.
     """
 
     stage: str
     reason: str
+    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
+    cpu_seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reason", one_line(self.reason))

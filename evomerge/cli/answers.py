@@ -46,6 +46,8 @@ def results(
     as_json: JsonOption = False,
 ) -> None:
     """Print one row for each candidate, and compare parents, uniform merge and winner."""
+    from dataclasses import asdict
+
     from evomerge.cli import terminal
     from evomerge.config.frozen import frozen_objectives
     from evomerge.config.schema import parse
@@ -62,6 +64,7 @@ def results(
         sys.stdout.write(json.dumps(document_ids(config, documents)) + "\n")
         return
     objectives, command = frozen_objectives(config), lm_eval_command(run, config)
+    spent = run.timings.spent()
     rows = candidate_rows(history, objectives)
     if csv is not None:
         write_csv(rows, csv)
@@ -69,8 +72,9 @@ def results(
     elif as_json:
         winner = history.winner.number if history.winner else None
         table = standings(history, objectives).to_dict()
-        answer = {"candidates": rows, "winner": winner, "standings": table, "lm_eval": command}
-        terminal.print_json(answer)
+        times = {phase: asdict(item) for phase, item in spent.items()}
+        answer = {"candidates": rows, "winner": winner, "standings": table, "times": times}
+        terminal.print_json(answer | {"lm_eval": command})
     else:
         if not terminal.out.is_terminal:
             terminal.print_rows(rows, "candidate")
@@ -83,6 +87,12 @@ def results(
                     f"the test score of an exported model, by lm-eval itself (MODEL_DIR is the "
                     f"folder):\n{command}"
                 )
+        if spent:
+            times_of_phases = ", ".join(f"{phase} {item.text}" for phase, item in spent.items())
+            terminal.say(
+                f"seconds of candidates (CPU seconds in brackets): {times_of_phases}; "
+                f"{run.timings.hours():.2g} hours in all"
+            )
 
 
 def report(

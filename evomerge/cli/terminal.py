@@ -162,7 +162,8 @@ class SearchDisplay:
             TimeRemainingColumn(),
             console=err,
         )
-        self._task: TaskID = self._progress.add_task("searching", total=total, best="")
+        self._task: TaskID = self._progress.add_task("starting", total=total, best="")
+        self._preparing: TaskID | None = None
 
     def warn_of_baselines(self, history: History, event: Event) -> None:
         """Warn before the first candidate of the optimizer if the baselines tell nothing."""
@@ -201,6 +202,9 @@ class SearchDisplay:
         """Update the display after one event of the search."""
         if event["event"] == "ask":
             return
+        if event["event"] == "preparing":
+            self._show_preparation(event)
+            return
         best = self._best(history, event)
         if err.is_terminal:
             done = sum(item.status != "open" for item in history.candidates)
@@ -216,6 +220,21 @@ class SearchDisplay:
             say(f"{_named(history, event['candidate'])} scored on {event['split']}")
         elif event["event"] == "winner":
             say(f"candidate {event['candidate']} wins on the validation documents")
+
+    def _show_preparation(self, event: Event) -> None:
+        """Show how far a preparation is: a second bar on a terminal, two lines in a pipe."""
+        method, done, total = event["method"], event["done"], event["total"]
+        is_first = self._preparing is None
+        if self._preparing is None:
+            self._preparing = self._progress.add_task(f"preparing {method}", best="tensors")
+        self._progress.update(self._preparing, completed=done, total=total)
+        if is_first and not err.is_terminal:
+            say(f"preparing {method} for the first merges with it: {total} tensors")
+        if done == total:
+            self._progress.remove_task(self._preparing)
+            self._preparing = None
+            if not err.is_terminal:
+                say(f"prepared {method} in {event['seconds']:.0f} s")
 
 
 def describe(history: History, number: int) -> str:

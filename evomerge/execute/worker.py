@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from evomerge.errors import (
     CandidateError,
@@ -24,17 +24,55 @@ from evomerge.execute.protocol import Job
 from evomerge.recipe import Recipe
 from evomerge.scores import Failure, Objective, Outcome, Scores, Split
 
+if TYPE_CHECKING:
+    from evomerge.merge.resident import Report
+
 
 class Builder(Protocol):
-    """Builds a recipe in memory."""
+    """Builds recipes in memory, in two steps."""
 
-    def apply(self, recipe: Recipe) -> Any:
+    def prepare(self, recipe: Recipe, report: Report | None = None) -> Any:
+        """Compute what the recipe's merges need and no earlier candidate has needed.
+
+        Args:
+            recipe: the recipe.
+            report: is told how far this is.
+        """
+        ...
+
+    def write(self, prepared: Any) -> Any:
         """Return the model; its weights may take the place of the last model's.
+
+        Args:
+            prepared: what `prepare` returned for the recipe, in its last call.
 
         Raises:
             CandidateError: the recipe gives weights that are not finite.
         """
         ...
+
+
+class _Clock:
+    """The time of each phase of a job.
+
+    Attributes:
+        seconds: phase -> wall-clock seconds.
+        cpu_seconds: phase -> CPU seconds of this process, all threads.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.cpu_seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Measure the time that the block takes, also if it raises."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            yield
+        finally:
+            self.seconds[name] = time.perf_counter() - wall
+            self.cpu_seconds[name] = time.process_time() - cpu
 
 
 class Worker:
@@ -55,6 +93,7 @@ class Worker:
             score are correct, and takes the fastest.
         objectives: what makes up the fitness.
         fidelity: decides how many documents are scored for a job with an incumbent; None: all.
+        report: is told how far the preparation of a job's merges is.
 
     Attributes:
         threads: number of CPU threads that torch scores with; whoever makes the worker sets it.
@@ -71,9 +110,10 @@ class Worker:
         *,
         objectives: Sequence[Objective] = (),
         fidelity: Fidelity | None = None,
+        report: Report | None = None,
     ) -> None:
         self.evaluator, self.objectives, self.fidelity = evaluator, objectives, fidelity
-        self._make, self._splits, self._first = make, splits, first
+        self._make, self._splits, self._first, self._report = make, splits, first, report
         self._builder: Builder | None = None
         self._model: Any = None
         self._prepare()
@@ -90,16 +130,22 @@ class Worker:
         Raises:
             EvomergeError: something other than the candidate is at fault.
         """
+        clock = _Clock()
+        outcome = self._outcome(job, around, clock)
+        return replace(outcome, seconds=clock.seconds, cpu_seconds=clock.cpu_seconds)
+
+    def _outcome(
+        self, job: Job, around: Callable[[Any], AbstractContextManager[None]], clock: _Clock
+    ) -> Outcome:
         stage = "merge"
         try:
             if self.evaluator.is_spoilt:
                 self._renew()
-            began = time.perf_counter()
-            model = self.build(job.recipe)
-            merged = time.perf_counter() - began
+            model = self.build(job.recipe, clock)
             stage = "evaluate"
             self.evaluator.lend(lambda: self._renew(job.recipe), around)
-            scores = self.score(job, model)
+            with clock.phase("evaluate"):
+                return self.score(job, model)
         except CandidateError as error:
             return Failure(stage, one_line(error))
         except (KeyboardInterrupt, CheckpointError, ConfigError, SearchError):
@@ -110,17 +156,20 @@ class Worker:
             if is_device_failure(error):
                 raise DeviceError(_device_message(error, stage, job)) from error
             return Failure(stage, f"{type(error).__name__}: {one_line(error)}")
-        return replace(scores, seconds={"merge": merged, **scores.seconds})
 
     def _prepare(self) -> None:
         """Make the resident model and prepare the documents."""
         self._builder, tokenizer = self._make()
         self.evaluator.prepare(self.build(self._first), tokenizer, self._splits)
 
-    def build(self, recipe: Recipe) -> Any:
+    def build(self, recipe: Recipe, clock: _Clock | None = None) -> Any:
         """Return a recipe's model; its weights may take the place of the last model's."""
         assert self._builder is not None
-        self._model = self._builder.apply(recipe)
+        clock = clock or _Clock()
+        with clock.phase("prepare"):
+            prepared = self._builder.prepare(recipe, self._report)
+        with clock.phase("merge"):
+            self._model = self._builder.write(prepared)
         return self._model
 
     def _renew(self, recipe: Recipe | None = None) -> Any:

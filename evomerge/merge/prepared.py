@@ -33,32 +33,40 @@ class PreparedMerges:
         """Note that the following merges belong to a new candidate."""
         self._candidate += 1
 
-    def get(self, key: object, size: int, prepare: Callable[[bool], Merge]) -> Merge:
-        """Return the merge of a key; prepare it if it is not in the cache.
+    def find(self, key: object) -> Merge | None:
+        """Return the merge of a key, which this candidate then has used; None if it is not there.
 
         Args:
             key: identifies everything that the merge depends on, except knobs.
-            size: bytes that the merge takes in the cache.
-            prepare: prepares the merge. Its argument says whether the merge will be used again
-                (True) or does not fit in the cache (False).
         """
         with self._lock:
             found = self._merges.pop(key, None)
-            if found is not None:
-                self._merges[key] = (found[0], found[1], self._candidate)
-                return found[0]
-            fits = self._reserve(size)
-        if not fits:
-            return prepare(False)
+            if found is None:
+                return None
+            self._merges[key] = (found[0], found[1], self._candidate)
+            return found[0]
+
+    def keep(self, key: object, size: int, prepare: Callable[[], Merge]) -> None:
+        """Prepare the merge of a key that is not in the cache, and keep it if there is room.
+
+        Nothing is prepared if there is no room.
+
+        Args:
+            key: see `find`.
+            size: bytes that the merge takes in the cache.
+            prepare: prepares the merge.
+        """
+        with self._lock:
+            if not self._reserve(size):
+                return
         try:
-            merge = prepare(True)
+            merge = prepare()
         except BaseException:
             with self._lock:
                 self._used -= size
             raise
         with self._lock:
             self._merges[key] = (merge, size, self._candidate)
-        return merge
 
     def _reserve(self, size: int) -> bool:
         """Drop merges until `size` bytes fit; if they do, count them as used and return True."""

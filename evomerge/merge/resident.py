@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +25,6 @@ from evomerge.merge.architecture.depth import merged_config
 from evomerge.merge.architecture.layout import Layout, build_layout
 from evomerge.merge.architecture.placement import Placement, device_of
 from evomerge.merge.methods import get_method
-from evomerge.merge.methods.method import Merge
 from evomerge.merge.prepared import PreparedMerges
 from evomerge.merge.tensors.maker import TensorMaker
 from evomerge.merge.tensors.plan import STORED, Planner, TensorPlan
@@ -32,6 +35,23 @@ from evomerge.recipe import Recipe
 
 _OVERHEAD = 2048
 """Approximate bytes of Python objects in a prepared merge."""
+
+
+Report: TypeAlias = Callable[[str, int, int], None]
+"""Is told how far a preparation is: names of the methods, tensors that are done, all tensors."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe whose weights can be written.
+
+    Attributes:
+        layout: the module, and where in it each tensor is.
+        plans: how each tensor is made.
+    """
+
+    layout: Layout
+    plans: list[TensorPlan]
 
 
 class Resident:
@@ -101,6 +121,21 @@ class Resident:
             RecipeError: the recipe does not fit the parents, or has another host or dtype.
             CandidateError: a merged weight is not finite. The next `apply` still works.
         """
+        return self.write(self.prepare(recipe))
+
+    def prepare(self, recipe: Recipe, report: Report | None = None) -> Prepared:
+        """Compute what the merges of a recipe need and no earlier candidate has needed.
+
+        What is computed is kept for later candidates. What there is no room for is computed by
+        `write`. The model does not change.
+
+        Args:
+            recipe: the recipe.
+            report: is called before the first tensor and after each one, by one thread at a time.
+
+        Raises:
+            RecipeError: the recipe does not fit the parents, or has another host or dtype.
+        """
         if recipe.dtype != self.dtype or recipe.host != self.planner.host.reference:
             raise RecipeError(
                 f"The resident model has the host {self.planner.host.reference!r} in {self.dtype}, "
@@ -108,11 +143,42 @@ class Resident:
             )
         plans = list(self.planner.plan(recipe, self.rows))
         layout = self._layout(recipe, plans)
-        self._current = None
         self._prepared.begin_candidate()
-        self._fill(layout, plans)
-        self._current = layout
-        return layout.module
+        new = [
+            plan
+            for plan in self._changed(layout, plans)
+            if plan.method is not None and self._prepared.find(_key(plan)) is None
+        ]
+        methods = ", ".join(sorted({plan.method for plan in new if plan.method}))
+        lock, done = threading.Lock(), count()
+
+        def tell() -> None:
+            if report is not None and new:
+                with lock:
+                    report(methods, next(done), len(new))
+
+        def keep(plan: TensorPlan) -> None:
+            make = partial(self.maker.prepare, plan, reuse=True)
+            self._prepared.keep(_key(plan), self._size(plan), make)
+            tell()
+
+        tell()
+        for_each(keep, new)
+        return Prepared(layout, plans)
+
+    def write(self, prepared: Prepared) -> nn.Module:
+        """Write the weights of the recipe that `prepare` was called with last.
+
+        Returns:
+            as `apply`.
+
+        Raises:
+            CandidateError: a merged weight is not finite. The next `prepare` still works.
+        """
+        self._current = None
+        self._fill(prepared.layout, prepared.plans)
+        self._current = prepared.layout
+        return prepared.layout.module
 
     def state_digest(self) -> str:
         """Return the SHA-256 of names, dtypes, shapes and bytes of the model's parameters."""
@@ -126,14 +192,18 @@ class Resident:
             self._write(plan, location.view(self._memory[location.parameter], plan.shape))
             self._written[plan.name] = plan
 
-        changed = [
+        changed = self._changed(layout, plans)
+        for plan in changed:
+            self._written.pop(plan.name, None)
+        for_each(write, changed)
+
+    def _changed(self, layout: Layout, plans: list[TensorPlan]) -> list[TensorPlan]:
+        """Return the plans of the tensors that must be made."""
+        return [
             plan
             for plan in plans
             if plan.name in layout.locations and self._written.get(plan.name) != plan
         ]
-        for plan in changed:
-            self._written.pop(plan.name, None)
-        for_each(write, changed)
 
     def _write(self, plan: TensorPlan, target: Tensor) -> None:
         if plan.method is None:
@@ -142,15 +212,10 @@ class Resident:
         dtype = DTYPES[plan.dtype]
         direct = target.is_contiguous() and target.dtype == dtype and target.device.type == "cpu"
         out = target if direct else torch.empty(plan.shape, dtype=dtype)
-        self.maker.write(plan, self._merge(plan), out)
+        merge = self._prepared.find(_key(plan)) or self.maker.prepare(plan, reuse=False)
+        self.maker.write(plan, merge, out)
         if not direct:
             target.copy_(out)
-
-    def _merge(self, plan: TensorPlan) -> Merge:
-        key = (plan.method, plan.sources, plan.base, plan.seed, plan.name)
-        return self._prepared.get(
-            key, self._size(plan), lambda reuse: self.maker.prepare(plan, reuse=reuse)
-        )
 
     def _size(self, plan: TensorPlan) -> int:
         """Return the bytes that a prepared merge takes, with copies of sources if it has some."""
@@ -206,6 +271,11 @@ class Resident:
         for name, location in layout.locations.items():
             if location.parameter == parameter:
                 self._written.pop(name, None)
+
+
+def _key(plan: TensorPlan) -> Hashable:
+    """Return a key of all that a prepared merge depends on."""
+    return (plan.method, plan.sources, plan.base, plan.seed, plan.name)
 
 
 def digest(module: nn.Module) -> str:

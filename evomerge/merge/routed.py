@@ -42,16 +42,10 @@ class RoutedResident(Resident):
 
     def _fill(self, layout: Layout, plans: list[TensorPlan]) -> None:
         """Set every parameter to a tensor with the planned content."""
-        pieces: dict[str, list[Piece]] = {}
-        for plan in plans:
-            location = layout.locations.get(plan.name)
-            if location is not None:
-                pieces.setdefault(location.parameter, []).append((plan, location))
         weights = _weights(layout.module)
         made: dict[Hashable, Tensor] = {}
-        for name, parts in pieces.items():
-            content = tuple(self._content(plan, location) for plan, location in parts)
-            key = (content, weights[name].device)
+        for name, parts in _pieces(layout, plans).items():
+            key = self._content(weights[name], parts)
             tensor = self._unchanged.get(key, self._made.get(key, made.get(key)))
             if tensor is None:
                 tensor = self._parent_tensor(weights[name], parts)
@@ -64,6 +58,18 @@ class RoutedResident(Resident):
             weights[name].data = tensor
         self._made.clear()
         self._made.update(made)
+
+    def _changed(self, layout: Layout, plans: list[TensorPlan]) -> list[TensorPlan]:
+        """Return the plans of the tensors that must be made, equal ones only once."""
+        if all(map(_is_plain, plans)):
+            return []
+        weights = _weights(layout.module)
+        made: dict[Hashable, list[TensorPlan]] = {}
+        for name, parts in _pieces(layout, plans).items():
+            key = self._content(weights[name], parts)
+            if key not in self._unchanged and key not in self._made:
+                made.setdefault(key, [plan for plan, _ in parts if not _is_plain(plan)])
+        return [plan for of_one in made.values() for plan in of_one]
 
     @cached_property
     def _unchanged(self) -> dict[Hashable, Tensor]:
@@ -93,11 +99,14 @@ class RoutedResident(Resident):
         for_each(lambda part: self._write(part[0], part[1].view(made, part[0].shape)), parts)
         return made
 
-    def _content(self, plan: TensorPlan, location: Location) -> Hashable:
-        """Return a key of a tensor's content: everything in its plan but the name.
+    def _content(self, weight: Tensor, parts: list[Piece]) -> Hashable:
+        """Return a key of a parameter's content: all that its tensor depends on but names.
 
-        With a merged vocabulary the name is part of it, since rows are matched by name.
+        With a merged vocabulary the names are part of it, since rows are matched by name.
         """
+        return (tuple(self._part(plan, location) for plan, location in parts), weight.device)
+
+    def _part(self, plan: TensorPlan, location: Location) -> Hashable:
         return (
             plan.name if self.rows is not None else "",
             plan.method,
@@ -109,6 +118,16 @@ class RoutedResident(Resident):
             (plan.shape, plan.dtype),
             (location.start, location.size, location.axes),
         )
+
+
+def _pieces(layout: Layout, plans: list[TensorPlan]) -> dict[str, list[Piece]]:
+    """Return the tensors that each parameter consists of: parameter -> plans and locations."""
+    pieces: dict[str, list[Piece]] = {}
+    for plan in plans:
+        location = layout.locations.get(plan.name)
+        if location is not None:
+            pieces.setdefault(location.parameter, []).append((plan, location))
+    return pieces
 
 
 def _is_plain(plan: TensorPlan) -> bool:

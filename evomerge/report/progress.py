@@ -17,7 +17,8 @@ def progress(run: RunFolder) -> dict[str, Any]:
     """Return what `evomerge status` prints, as plain JSON values.
 
     `state` is `running` while a process holds the run's lock; `done` if the winner has test scores
-    and the budget asks for no more candidates; otherwise `stopped`.
+    and the budget asks for no more candidates; otherwise `stopped`. `phase` is there while a method
+    prepares for its first merges.
     """
     config = parse(run.config(), str(run.path / CONFIG))
     history = History(run.events())
@@ -31,7 +32,7 @@ def progress(run: RunFolder) -> dict[str, Any]:
     running = run.is_running
     if done and budget["candidates"] and len(history.candidates) < budget["candidates"]:
         done = budget["target"] is not None or budget["hours"] is not None
-    hours = run.hours()
+    hours, phase = run.timings.hours(), run.timings.preparation()
     result: dict[str, Any] = {
         "run": str(run.path),
         "state": "running" if running else "done" if done else "stopped",
@@ -42,11 +43,14 @@ def progress(run: RunFolder) -> dict[str, Any]:
         "estimated": sum(item.is_estimate for item in history.candidates),
         "budget": {name: value for name, value in budget.items() if value is not None},
         "hours": round(hours, 4),
+        "seconds": {name: round(item.seconds, 1) for name, item in run.timings.spent().items()},
         "best": None
         if best is None
         else {"candidate": best.number, "origin": best.name, "fitness": best.fitness},
         "winner": None if winner is None else winner.number,
     }
+    if running and phase is not None:
+        result["phase"] = phase
     if config.space.kind != "parameters" and (run.path / "best.yaml").exists():
         result["path"] = describe(Recipe.from_yaml((run.path / "best.yaml").read_text("utf-8")))
     finished = scored + failed

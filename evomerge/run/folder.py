@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -18,13 +17,11 @@ from evomerge.parsing.yaml import yaml_mapping
 from evomerge.run.atomic import create_folder, remove_abandoned, replace_text
 from evomerge.run.journal import FORMAT, Event, encode, read
 from evomerge.run.lock import exclusive, is_held
+from evomerge.run.timings import Timings
 
 CONFIG = "search.yaml"
 JOURNAL = "journal.jsonl"
 STAGES = "stages.yaml"
-
-_LARGEST_TIME = 1e11
-"""Seconds; a larger time in `timings.jsonl` is an error, and the line is ignored."""
 
 
 def stage_folder(path: Path, number: int) -> Path:
@@ -114,6 +111,11 @@ class RunFolder:
         """Path of the journal file."""
         return self.path / JOURNAL
 
+    @property
+    def timings(self) -> Timings:
+        """The times of the run's sessions and candidates."""
+        return Timings(self.path / "timings.jsonl")
+
     def config(self) -> dict[str, Any]:
         """Return the content of the frozen search file.
 
@@ -165,37 +167,3 @@ class RunFolder:
         finally:
             logger.removeHandler(handler)
             handler.close()
-
-    def note_timing(self, entry: Mapping[str, Any]) -> None:
-        """Append a line to `timings.jsonl`. A kill may lose it, since nothing depends on it."""
-        with (self.path / "timings.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(entry)) + "\n")
-
-    def hours(self) -> float:
-        """Return the working time so far in hours, over all sessions.
-
-        Lines of `timings.jsonl` that cannot be read are ignored.
-        """
-        try:
-            text = (self.path / "timings.jsonl").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return 0.0
-        sessions: dict[float, float] = {}
-        for session, elapsed in filter(None, map(_timing, text.splitlines())):
-            sessions[session] = max(sessions.get(session, 0.0), elapsed)
-        return sum(sessions.values()) / 3600
-
-
-def _timing(line: str) -> tuple[float, float] | None:
-    """Return the start of a line's session and the seconds since then; None for any other line."""
-    try:
-        entry = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(entry, dict):
-        return None
-    session, elapsed = entry.get("session"), entry.get("elapsed")
-    if not isinstance(session, (int, float)) or not isinstance(elapsed, (int, float)):
-        return None
-    valid = 0 <= session < _LARGEST_TIME and 0 <= elapsed < _LARGEST_TIME
-    return (float(session), float(elapsed)) if valid else None

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.journal import Event, Journal
-from evomerge.scores import Failure, Outcome
+from evomerge.scores import Outcome
 
 log = logging.getLogger(__name__)
 
 Follower: TypeAlias = Callable[[History, Event], None]
-"""A function that is called with every event after it is in the journal: a display, a tracker."""
+"""A display or a tracker: a function that is called with every event after it is in the journal.
+
+It is also called with `preparing` events, which are not in the journal. They have the fields
+`method` (names of merge methods), `done` and `total` (tensors), and `seconds` (since `done` was 0).
+"""
+
+INTERVAL = 1.0
+"""Seconds between two `preparing` events. A preparation that is faster has none."""
 
 
 class Logbook:
@@ -33,9 +40,11 @@ class Logbook:
 
     def __init__(self, run: RunFolder, journal: Journal, followers: Sequence[Follower]) -> None:
         self.history = History(journal.events)
-        self._run, self._journal, self._followers = run, journal, list(followers)
+        self._journal, self._followers, self._timings = journal, list(followers), run.timings
         self._session, self._began = time.time(), time.monotonic()
-        self._hours_before = run.hours()
+        self._hours_before = self._timings.hours()
+        self._prepared_from = self._shown_at = self._began
+        self._note({})  # `status` shows nothing of an earlier session any more
 
     @property
     def events(self) -> Sequence[Event]:
@@ -57,10 +66,41 @@ class Logbook:
         self._journal.append(event)
         self.history.apply(event)
         if outcome is not None:
-            seconds = {} if isinstance(outcome, Failure) else dict(outcome.seconds)
-            elapsed = round(time.monotonic() - self._began, 3)
-            place = {"session": self._session, "elapsed": elapsed}
-            self._run.note_timing(place | {"candidate": event["candidate"], "seconds": seconds})
+            self._note(
+                {
+                    "candidate": event["candidate"],
+                    "seconds": dict(outcome.seconds),
+                    "cpu_seconds": dict(outcome.cpu_seconds),
+                }
+            )
+        self._call_followers(event)
+
+    def note_preparation(self, method: str, done: int, total: int) -> None:
+        """Tell followers and `status` how far a preparation of merges is, once an `INTERVAL`.
+
+        Args:
+            method: names of the merge methods.
+            done: number of tensors that are prepared; 0 begins a new preparation.
+            total: number of tensors to prepare.
+        """
+        now = time.monotonic()
+        if done == 0:
+            self._prepared_from = self._shown_at = now
+        is_shown = self._shown_at > self._prepared_from
+        if now - self._shown_at < INTERVAL and not (is_shown and done == total):
+            return
+        self._shown_at = now
+        state = {"method": method, "done": done, "total": total}
+        self._note({"phase": "prepare", **state})
+        seconds = now - self._prepared_from
+        self._call_followers({"event": "preparing", **state, "seconds": seconds})
+
+    def _note(self, entry: Mapping[str, Any]) -> None:
+        """Add a line to the run's times."""
+        elapsed = round(time.monotonic() - self._began, 3)
+        self._timings.note({"session": self._session, "elapsed": elapsed, **entry})
+
+    def _call_followers(self, event: Event) -> None:
         for follower in list(self._followers):
             try:
                 follower(self.history, event)

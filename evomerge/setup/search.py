@@ -70,7 +70,7 @@ def _run_search(
 
         def executor() -> Executor:
             known, share = logbook.history.threads, MemoryShare.of_machine(1)
-            worker = make_worker(problem, share, known)
+            worker = make_worker(problem, share, known, logbook.note_preparation)
             if worker.threads != known:
                 logbook.write({"event": "threads", "threads": worker.threads})
             return make_executor(problem, attempts, worker, share)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from evomerge.evaluate.evaluator import Evaluator
     from evomerge.execute.worker import Worker
     from evomerge.merge.architecture.placement import Placement
-    from evomerge.merge.resident import Resident
+    from evomerge.merge.resident import Report, Resident
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,19 @@ def set_threads(
     )
 
 
-def make_worker(problem: Problem, share: MemoryShare, threads: int | None = None) -> Worker:
+def make_worker(
+    problem: Problem,
+    share: MemoryShare,
+    threads: int | None = None,
+    report: Report | None = None,
+) -> Worker:
     """Return a worker with a resident model, a tokenizer and prepared documents.
 
     Args:
         problem: the problem of a new search or of a run folder.
         share: the memory for the worker's caches.
         threads: CPU threads to score with, as an earlier session has chosen; None: choose.
+        report: is told how far the preparation of a candidate's merges is.
 
     Raises:
         InputError: a parent cannot be loaded, or a task has changed since the run was started.
@@ -133,6 +139,7 @@ def make_worker(problem: Problem, share: MemoryShare, threads: int | None = None
         first,
         objectives=problem.objectives,
         fidelity=make_fidelity(config),
+        report=report,
     )
     host = problem.checkpoints[problem.host]
     model = worker.build(first)

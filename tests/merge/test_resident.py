@@ -135,6 +135,28 @@ def failing(recipe: Recipe) -> Recipe:
     )
 
 
+def test_what_merges_need_is_prepared_once_and_reported(checkpoints):
+    resident = Resident(checkpoints, "base", memory=1 << 30)
+    reports = []
+
+    def prepare(recipe):
+        reports.clear()
+        return resident.prepare(recipe, lambda *state: reports.append(state))
+
+    first = prepare(single("ties", 0.25))
+    total = len(dict(resident.write(first).named_parameters()))
+    assert reports == [("ties", done, total) for done in range(total + 1)]
+    resident.write(prepare(single("ties", 0.75)))
+    assert reports == []  # nothing depends on the weight
+    resident.write(prepare(recipe_of(["ties", "dare_ties", "slerp"], [0.5] * 3)))
+    blocks = [name for name, _ in resident.module.named_parameters() if ".layers.0." in name]
+    assert reports[0] == ("dare_ties, slerp", 0, reports[-1][-1])
+    assert reports[-1][-1] == 2 * len(blocks) + 2  # the last method makes norm and head, too
+    poor = Resident(checkpoints, "base", memory=0)
+    poor.write(poor.prepare(recipe_of(["ties", "dare_ties", "slerp"], [0.5] * 3)))
+    assert poor.state_digest() == resident.state_digest()
+
+
 def test_what_does_not_change_is_not_touched(checkpoints):
     resident = Resident(checkpoints, "base")
     resident.apply(recipe_of(["linear"], [0.5, 0.5, 0.5]))

@@ -217,8 +217,13 @@ def test_merged_blocks_may_be_routed_and_scaled(parents: Any, tmp_path: Path) ->
 
     blocks = (mixed(0, 0.3, 1.0), mixed(1, 0.5, 0.9), mixed(1, 0.5, 1.0), mixed(2, 0.9, 1.2))
     wanted = Recipe("a", {"model.layers": blocks}, embeddings=whole, head=whole, dtype="float32")
-    resident = RoutedResident(checkpoints, "a", "float32")
-    model: Any = resident.apply(wanted)
+    resident = RoutedResident(checkpoints, "a", "float32", memory=1 << 30)
+    reports: list[Any] = []
+    model: Any = resident.write(resident.prepare(wanted, lambda *state: reports.append(state)))
+    distinct = {parameter.data_ptr() for parameter in model.model.layers.parameters()}
+    assert len(reports) == reports[-1][-1] + 1 == len(distinct) + 1  # equal tensors once
+    resident.prepare(wanted, lambda *state: reports.clear())
+    assert reports  # there is nothing left to prepare
     write_model(wanted, checkpoints, tmp_path / "out")
     stored = tiny.load(tmp_path / "out").state_dict()
     assert all(torch.equal(item, stored[name]) for name, item in model.state_dict().items())

@@ -96,12 +96,3 @@ def test_only_one_writer_and_a_kill_releases_the_lock(tmp_path):
     assert not run.is_running
     with run.writing():
         assert run.is_running
-
-
-def test_working_time_is_summed_over_sessions(tmp_path):
-    run = RunFolder.create(tmp_path / "run", {})
-    for session, elapsed in ((1.0, 10.0), (1.0, 1800.0), (2.0, 900.0)):
-        run.note_timing({"session": session, "elapsed": elapsed})
-    with (run.path / "timings.jsonl").open("a") as file:
-        file.write('{"session": 3.0, "ela')
-    assert run.hours() == pytest.approx(0.75)

@@ -38,6 +38,8 @@ EVENTS = [
 TIMINGS = [
     {"session": 1.7e9, "elapsed": 3.5, "candidate": 0, "seconds": {"merge": 0.5}},
     {"session": 1.8e9, "elapsed": 7.25, "candidate": 1, "seconds": {}},
+    {"candidate": 1, "seconds": {"evaluate": 1, "merge": 2}, "cpu_seconds": {"evaluate": 1.5}},
+    {"session": 1.8e9, "elapsed": 8, "phase": "prepare", "method": "ties", "done": 1, "total": 9},
 ]
 STAGED = {
     "parents": ["zoo:language", "zoo:maths"],
@@ -98,9 +100,12 @@ def test_the_journal_that_is_mutated_is_valid(folder):
 )
 def test_timings_that_cannot_be_read_are_ignored(folder, data):
     (folder / "timings.jsonl").write_bytes(data)
-    hours = RunFolder(folder).hours()
-    assert math.isfinite(hours)
-    assert hours >= 0
+    timings = RunFolder(folder).timings
+    times = [timings.hours()]
+    for item in timings.spent().values():
+        times += [item.seconds, item.cpu_seconds or 0.0]
+    assert all(math.isfinite(number) and number >= 0 for number in times)
+    assert timings.preparation() is None or "preparing" in timings.preparation()
 
 
 @FUZZ

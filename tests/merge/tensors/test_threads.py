@@ -79,32 +79,36 @@ def test_items_go_to_several_threads_and_errors_come_back(count, threads):
 
 def test_threads_share_prepared_merges_within_the_room():
     prepared = PreparedMerges(room=1000)
-    made: list[tuple[int, bool]] = []
+    made: list[int] = []
 
-    def get(key: int) -> None:
-        def prepare(reuse: bool):
-            made.append((key, reuse))
+    def need(key: int) -> None:
+        def prepare():
+            made.append(key)
             return key
 
-        assert prepared.get(key, 100, prepare) == key
+        if prepared.find(key) is None:
+            prepared.keep(key, 100, prepare)
 
     for _ in range(3):
         prepared.begin_candidate()
-        for_each(get, range(15))
-    assert sorted({key for key, reuse in made if reuse}) == list(range(10))
-    assert sum(reuse for _, reuse in made) == 10
+        for_each(need, range(15))
+        kept = [key for key in range(15) if prepared.find(key) is not None]
+        assert len(kept) == 10
+    assert sorted(made) == kept
     prepared.begin_candidate()
-    for_each(get, range(100, 110))
-    assert {key for key, reuse in made if reuse} == {*range(10), *range(100, 110)}
+    for_each(need, range(100, 110))
+    assert sorted(made) == [*kept, *range(100, 110)]
+    assert [prepared.find(key) for key in range(100, 110)] == list(range(100, 110))
 
 
 def test_a_failed_preparation_gives_its_room_back():
     prepared = PreparedMerges(room=100)
 
-    def fail(reuse: bool):
+    def fail():
         raise CandidateError("no")
 
     for _ in range(3):
         with pytest.raises(CandidateError):
-            prepared.get("a", 100, fail)
-    assert prepared.get("b", 100, lambda reuse: reuse) is True
+            prepared.keep("a", 100, fail)
+    prepared.keep("b", 100, lambda: True)
+    assert prepared.find("b") is True

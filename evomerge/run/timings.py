@@ -1,0 +1,123 @@
+"""How long the sessions of a run took, and its candidates by phase: the file `timings.jsonl`.
+
+Nothing depends on it but the bound `budget.hours` and what people are shown. A kill may lose a
+line, and lines that cannot be read are ignored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PHASES = ("prepare", "merge", "evaluate")
+"""The phases of a candidate.
+
+`prepare`: what merges need and keep for later candidates, such as the order of all magnitudes.
+`merge`: writing the merged weights. `evaluate`: scoring the model.
+"""
+
+_LARGEST = 1e11
+"""Seconds; a line with a larger time is ignored."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """The time of one phase, over all candidates and splits.
+
+    Attributes:
+        seconds: wall-clock seconds.
+        cpu_seconds: CPU seconds of the scoring processes, all threads; None where they are unknown.
+    """
+
+    seconds: float
+    cpu_seconds: float | None
+
+    @property
+    def text(self) -> str:
+        """The seconds, and the CPU seconds in brackets if they are known."""
+        cpu = "" if self.cpu_seconds is None else f" ({self.cpu_seconds:.1f})"
+        return f"{self.seconds:.1f}{cpu}"
+
+
+class Timings:
+    """The times of a run.
+
+    Args:
+        path: the file `timings.jsonl`; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def note(self, entry: Mapping[str, Any]) -> None:
+        """Append a line."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(entry)) + "\n")
+
+    def hours(self) -> float:
+        """Return the working time so far in hours, over all sessions."""
+        sessions: dict[float, float] = {}
+        for entry in self._entries():
+            session, elapsed = _time(entry.get("session")), _time(entry.get("elapsed"))
+            if session is not None and elapsed is not None:
+                sessions[session] = max(sessions.get(session, 0.0), elapsed)
+        return sum(sessions.values()) / 3600
+
+    def spent(self) -> dict[str, Spent]:
+        """Return the time of each phase that candidates have spent time in."""
+        found: dict[str, Spent] = {}
+        for entry in self._entries():
+            seconds, cpu = _by_phase(entry.get("seconds")), _by_phase(entry.get("cpu_seconds"))
+            for phase, own in seconds.items():
+                before = found.get(phase, Spent(0.0, 0.0))
+                known = phase in cpu and before.cpu_seconds is not None
+                total = (before.cpu_seconds or 0.0) + cpu[phase] if known else None
+                found[phase] = Spent(before.seconds + own, total)
+        return {phase: found[phase] for phase in PHASES if phase in found}
+
+    def preparation(self) -> str | None:
+        """Return how far the preparation is that the last line belongs to, for people to read.
+
+        Returns:
+            a text such as `preparing ties (30 of 272 tensors)`; None if the last line belongs to
+            none, or it is complete.
+        """
+        last = None
+        for entry in self._entries():
+            last = entry
+        if last is None or last.get("phase") != "prepare":
+            return None
+        method, done, total = last.get("method"), last.get("done"), last.get("total")
+        if not isinstance(method, str) or not isinstance(done, int) or not isinstance(total, int):
+            return None
+        return f"preparing {method} ({done} of {total} tensors)" if done < total else None
+
+    def _entries(self) -> Iterator[dict[str, Any]]:
+        try:
+            text = self._path.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return
+        for line in text.splitlines():
+            try:
+                entry = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(entry, dict):
+                yield entry
+
+
+def _time(value: Any) -> float | None:
+    """Return a number of seconds; None for any other value."""
+    valid = isinstance(value, (int, float)) and 0 <= value < _LARGEST
+    return float(value) if valid else None
+
+
+def _by_phase(value: Any) -> dict[str, float]:
+    """Return the seconds of each phase that has valid ones."""
+    if not isinstance(value, dict):
+        return {}
+    times = {phase: _time(value.get(phase)) for phase in PHASES}
+    return {phase: seconds for phase, seconds in times.items() if seconds is not None}
