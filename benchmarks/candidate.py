@@ -3,9 +3,9 @@
     python benchmarks/candidate.py [--quick]
 
 Runs the search of configs/quickstart.yaml completely (with journal, optimizer and best recipe) and
-divides the time from the first candidate to the last into merging, scoring and the rest. For
-comparison it measures, in the same process, the forward passes alone ("bare") on the same
-documents: the prompts in the best of several batch sizes, then as many new tokens as the model
+divides the time from the first candidate to the last into preparing merges, merging, scoring and
+the rest. For comparison it measures, in the same process, the forward passes alone ("bare") on the
+same documents: the prompts in the best of several batch sizes, then as many new tokens as the model
 generated, one after the other with a cache. Times are CPU milliseconds per candidate on one thread.
 The last line is one JSON object with ratios to the bare passes.
 """
@@ -17,7 +17,6 @@ import json
 import tempfile
 import time
 import unittest.mock
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from evomerge.config.schema import load
 from evomerge.execute.worker import Worker
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.scores import Outcome
 from evomerge.setup.check import freeze
 from evomerge.setup.problem import Problem
 from evomerge.setup.runs import prepare
@@ -36,28 +34,6 @@ from evomerge.setup.search import run_search
 from evomerge.setup.worker import MemoryShare, make_worker
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "quickstart.yaml"
-
-
-class Timed:
-    """A worker that adds up the CPU time it takes to merge and to score."""
-
-    def __init__(self, worker: Worker) -> None:
-        self.worker, self.spent = worker, {"merge": 0.0, "evaluate": 0.0}
-        worker.build = self.timed(worker.build, "merge")  # type: ignore[method-assign]
-        worker.score = self.timed(worker.score, "evaluate")  # type: ignore[method-assign]
-
-    def timed(self, call: Callable[..., Any], phase: str) -> Callable[..., Any]:
-        def run(*arguments: Any) -> Any:
-            began = time.process_time()
-            try:
-                return call(*arguments)
-            finally:
-                self.spent[phase] += time.process_time() - began
-
-        return run
-
-    def __call__(self, *arguments: Any) -> Outcome:
-        return self.worker(*arguments)
 
 
 def main() -> None:
@@ -71,31 +47,30 @@ def main() -> None:
     print(f"CPU ms per candidate on one thread, {count} candidates; {CONFIG.name}, 200 documents")
     for name, value in times.items():
         print(f"{name:10}{value:8.1f}")
-    ours = ("merge", "evaluate", "rest", "total")
+    ours = ("prepare", "merge", "evaluate", "rest", "total")
     print(json.dumps({f"{name}/bare": round(times[name] / times["bare"], 3) for name in ours}))
 
 
 def search(problem: Problem, worker: Worker, count: int) -> dict[str, float]:
     """Run the search and return CPU milliseconds per candidate, by phase."""
-    timed = Timed(worker)
     finished: list[float] = []
-
-    def observe(history: History, event: dict[str, Any]) -> None:
-        if event["event"] == "tell":
-            finished.append(time.process_time())
-            if len(finished) == count:
-                timed.spent = {**timed.spent, **{f"told {k}": v for k, v in timed.spent.items()}}
-
+    phases: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder.create(Path(folder) / "run", freeze(problem))
-        with unittest.mock.patch("evomerge.setup.executor.make_worker", lambda *_: timed):
+
+        def observe(history: History, event: dict[str, Any]) -> None:
+            if event["event"] == "tell":
+                finished.append(time.process_time())
+                if len(finished) == count:
+                    for name, spent in run.timings.spent().items():
+                        phases[name] = 1000 * (spent.cpu_seconds or 0.0) / count
+
+        with unittest.mock.patch("evomerge.setup.search.make_worker", lambda *_: worker):
             began = time.process_time()
             run_search(problem, run, {}, [observe])
     total = 1000 * (finished[count - 1] - began) / count
-    merge = 1000 * timed.spent["told merge"] / count
-    evaluate = 1000 * timed.spent["told evaluate"] / count
-    rest = total - merge - evaluate
-    return {"merge": merge, "evaluate": evaluate, "rest": rest, "total": total}
+    rest = total - sum(phases.values())
+    return {**phases, "rest": rest, "total": total}
 
 
 def bare(problem: Problem, worker: Worker) -> float:

@@ -43,12 +43,14 @@ def progress(run: RunFolder) -> dict[str, Any]:
         "estimated": sum(item.is_estimate for item in history.candidates),
         "budget": {name: value for name, value in budget.items() if value is not None},
         "hours": round(hours, 4),
-        "seconds": {name: round(item.seconds, 1) for name, item in run.timings.spent().items()},
         "best": None
         if best is None
         else {"candidate": best.number, "origin": best.name, "fitness": best.fitness},
         "winner": None if winner is None else winner.number,
     }
+    spent = run.timings.spent()
+    if spent:
+        result["seconds"] = {name: round(item.seconds, 1) for name, item in spent.items()}
     if running and phase is not None:
         result["phase"] = phase
     if config.space.kind != "parameters" and (run.path / "best.yaml").exists():

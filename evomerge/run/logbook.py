@@ -69,8 +69,8 @@ class Logbook:
             self._note(
                 {
                     "candidate": event["candidate"],
-                    "seconds": dict(outcome.seconds),
-                    "cpu_seconds": dict(outcome.cpu_seconds),
+                    "seconds": _rounded(outcome.seconds),
+                    "cpu_seconds": _rounded(outcome.cpu_seconds),
                 }
             )
         self._call_followers(event)
@@ -112,3 +112,8 @@ class Logbook:
                     type(error).__name__,
                     error,
                 )
+
+
+def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Return times as a line of `timings.jsonl` has them, to 0.1 ms."""
+    return {phase: round(value, 4) for phase, value in seconds.items()}

@@ -154,3 +154,23 @@ def test_watch_of_a_run_without_a_writer_ends_at_once(tmp_path, capsys):
     run = finished(tmp_path / "run")
     assert call(["status", str(run.path), "--watch"]) == 0
     assert capsys.readouterr().out.count("state\t") == 1
+
+
+def test_times_by_phase_and_the_preparation_that_goes_on(tmp_path, capsys):
+    run = finished(tmp_path / "run")
+    assert "seconds" not in answer(capsys, "status", run.path)
+    times = {"prepare": 2.0, "merge": 0.5, "evaluate": 30.25}
+    for factor in (1, 2):
+        seconds = {phase: factor * value for phase, value in times.items()}
+        run.timings.note({"session": 1.0, "elapsed": 99.0, "seconds": seconds})
+    run.timings.note({"phase": "prepare", "method": "ties", "done": 3, "total": 9})
+    assert "phase" not in answer(capsys, "status", run.path)
+    with run.writing():
+        found = answer(capsys, "status", run.path)
+    assert found["phase"] == "preparing ties (3 of 9 tensors)"
+    assert found["seconds"] == {"prepare": 6.0, "merge": 1.5, "evaluate": 90.8}
+    spent = answer(capsys, "results", run.path)["times"]
+    assert spent["evaluate"] == {"seconds": 90.75, "cpu_seconds": None}
+    call(["results", str(run.path)])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("prepare 6.0, merge 1.5, evaluate 90.8; 0.028 hours in all")
