@@ -6,10 +6,10 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import CandidateError, one_line
+from evomerge.evaluate.answers import Answers
 from evomerge.evaluate.inference.engine import EngineForward
 from evomerge.evaluate.inference.fingerprint import Fingerprint
 from evomerge.evaluate.inference.forward import Forward
@@ -31,35 +31,15 @@ Documents: TypeAlias = Mapping[str, Sequence[int]]
 """Task -> ids of documents."""
 
 
-@dataclass(frozen=True)
-class Answers:
-    """The metrics of a model on single documents.
-
-    Attributes:
-        rows: task -> document id -> metric key -> value, as lm-eval's `process_results` returns it.
-    """
-
-    rows: Mapping[str, Mapping[int, DocumentMetrics]]
-
-    def has(self, task: str, document: int) -> bool:
-        """Whether there are metrics of a document."""
-        return document in self.rows.get(task, {})
-
-    def __or__(self, other: Answers) -> Answers:
-        """Return the metrics of the documents of both; for common documents, those of `other`."""
-        tasks = [*self.rows, *(task for task in other.rows if task not in self.rows)]
-        return Answers({t: {**self.rows.get(t, {}), **other.rows.get(t, {})} for t in tasks})
-
-
 class Evaluator:
     """Scores models on the documents of a search.
 
     Call `prepare` once, then `score` for each candidate. A model has the same scores on the same
     documents every time, bit for bit, whatever was scored before.
 
-    An objective function may change the model and the tokenizer. If `lend` was given a way to build
-    the model again, both are compared before and after each call of a function. If a function has
-    changed them, the model is built again before anything else is scored.
+    An objective function may change the model and the tokenizer. If `set_callbacks` was given a way
+    to build the model again, both are compared before and after each call of a function. If a
+    function has changed them, the model is built again before anything else is scored.
 
     Args:
         harness: the lm-eval tasks, or None if all objectives are functions.
@@ -71,7 +51,7 @@ class Evaluator:
             of the tasks that they replace.
 
     Attributes:
-        is_spoilt: whether a function has changed the model since it was last built.
+        is_model_changed: whether a function has changed the model since it was last built.
     """
 
     def __init__(
@@ -92,8 +72,8 @@ class Evaluator:
         They are kept beside the requests, which are built again if the model is made again.
         """
         self._engine: VllmEngine | None = None
-        self.is_spoilt = False
-        self.lend(None)
+        self.is_model_changed = False
+        self.set_callbacks(None)
 
     @property
     def info(self) -> TasksInfo:
@@ -121,7 +101,7 @@ class Evaluator:
             ConfigError: a task needs longer inputs than the model can read.
         """
         self.tokenizer, self.splits = tokenizer, splits
-        self._requests, self.is_spoilt = {}, False
+        self._requests, self.is_model_changed = {}, False
         first, documents = next(iter(splits.items()))
         if any(self.tasks_of(split).harness is not None for split in splits):
             self._reference = ReferenceLM(model, tokenizer)
@@ -137,26 +117,26 @@ class Evaluator:
             tasks = [task for task in documents if task not in functions]
             self.forward.check(model, [list(self.requests(first, t).values()) for t in tasks])
 
-    def lend(
+    def set_callbacks(
         self,
-        renew: Callable[[], Any] | None,
+        rebuild: Callable[[], Any] | None,
         around: Callable[[Any], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """Set how the next model is treated while it is scored.
+        """Set what is called while the next model is scored.
 
         Args:
-            renew: builds the model again after a function has changed it; it must call `prepare`
+            rebuild: builds the model again after a function has changed it; it must call `prepare`
                 before it returns the model. None: a changed model is used as it is.
             around: returns a context for the model. lm-eval's tasks are scored inside this context,
                 functions outside, so that functions get the model unchanged.
         """
-        self._renew, self._around, self._instead = renew, around, None
+        self._rebuild, self._around, self._rebuilt = rebuild, around, None
 
     def release(self) -> None:
         """Drop the references to the model of `prepare`, so that its memory can be freed."""
         for name in ("forward", "_reference"):
             vars(self).pop(name, None)
-        self._instead = None
+        self._rebuilt = None
 
     def _transformers(self, model: Any) -> Forward:
         return Forward(model, self.tokenizer, self._reference, self.batch_size)
@@ -192,7 +172,7 @@ class Evaluator:
         """
         began = time.perf_counter()
         answers = self.answer(model, split, documents)
-        return self.scores(answers, time.perf_counter() - began, split)
+        return answers.scores(self.tasks_of(split), time.perf_counter() - began)
 
     def try_out(self, model: Any) -> None:
         """Score a model on a few documents of the first split, without a result.
@@ -223,7 +203,7 @@ class Evaluator:
         harness, functions = self.tasks_of(split).harness, self.tasks_of(split).functions
         with _failures():
             if harness is not None:
-                model = self._intact(model)
+                model = self._unchanged(model)
                 requests = {
                     task: [self.requests(split, task)[i] for i in ids]
                     for task, ids in asked.items()
@@ -239,7 +219,7 @@ class Evaluator:
                     rows[task] = dict(zip(asked[task], measured, strict=True))
             for task in asked:
                 if task in functions:
-                    model = self._intact(model)
+                    model = self._unchanged(model)
                     results = self._call(functions[task], model, asked[task])
                     rows[task] = {
                         document: {metric: values[place] for metric, values in results.items()}
@@ -247,62 +227,29 @@ class Evaluator:
                     }
         return Answers({task: rows[task] for task in asked})
 
-    def _intact(self, model: Any) -> Any:
+    def _unchanged(self, model: Any) -> Any:
         """Return the model to score; if a function has changed it, it is built again first."""
-        if self.is_spoilt and self._renew is not None:
-            self._instead = self._renew()
-        return model if self._instead is None else self._instead
+        if self.is_model_changed and self._rebuild is not None:
+            self._rebuilt = self._rebuild()
+        return model if self._rebuilt is None else self._rebuilt
 
     def _call(
         self, function: Function, model: Any, documents: Sequence[int]
     ) -> dict[str, tuple[float, ...]]:
         """Call an objective function, and note whether it changes the model or the tokenizer."""
-        if self._renew is None:
+        if self._rebuild is None:
             return function(model, self.tokenizer, documents)
         before = Fingerprint(model, self.tokenizer)
         try:
             return function(model, self.tokenizer, documents)
         finally:
-            if not before.fits(model, self.tokenizer):
-                self.is_spoilt = True
+            if not before.matches(model, self.tokenizer):
+                self.is_model_changed = True
                 log.warning(
                     "Objective %s changed the model or the tokenizer, so both are built again. To "
                     "save this time, change a copy (copy.deepcopy(model)) instead.",
                     function.info.name,
                 )
-
-    def scores(self, answers: Answers, seconds: float, split: Split = "search") -> Scores:
-        """Return the scores of a model from its metrics on single documents.
-
-        Args:
-            answers: the metrics.
-            seconds: how long it took to get them.
-            split: the split of the documents.
-        """
-        harness, functions = self.tasks_of(split).harness, self.tasks_of(split).functions
-        values: dict[str, tuple[float, ...]] = {}
-        aggregates: dict[str, dict[str, float]] = {}
-        documents = {task: tuple(sorted(rows)) for task, rows in answers.rows.items()}
-        for task, ids in documents.items():
-            rows = [answers.rows[task][i] for i in ids]
-            keys = dict.fromkeys(key for row in rows for key in row)
-            if task in functions:
-                columns: dict[str, tuple[float, ...] | None] = {
-                    key: tuple(row[key] for row in rows) for key in keys
-                }
-                aggregates[task] = {key: sum(row[key] for row in rows) / len(rows) for key in keys}
-            else:
-                assert harness is not None
-                columns = {key: harness.per_document(task, key, rows) for key in keys}
-                aggregates[task] = harness.aggregate(task, rows)
-            values |= {f"{task}/{key}": items for key, items in columns.items() if items}
-        if harness is not None:
-            sizes = {task: len(ids) for task, ids in documents.items()}
-            aggregates |= harness.info.aggregate_groups(aggregates, sizes)
-        flat = {
-            f"{task}/{key}": v for task, figures in aggregates.items() for key, v in figures.items()
-        }
-        return Scores(documents, values, flat, {"evaluate": seconds})
 
     def examples(self, scores: Scores, split: Split, count: int) -> tuple[Example, ...]:
         """Return a few of the documents that were scored last, with the model's answers.

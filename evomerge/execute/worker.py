@@ -18,7 +18,7 @@ from evomerge.errors import (
 )
 from evomerge.evaluate.evaluator import Evaluator
 from evomerge.evaluate.fidelity.protocol import Fidelity, score_by
-from evomerge.evaluate.inference.fingerprint import hollow
+from evomerge.evaluate.inference.fingerprint import free_weights
 from evomerge.evaluate.inference.memory import is_device_failure
 from evomerge.execute.protocol import Job
 from evomerge.recipe import Recipe
@@ -139,11 +139,11 @@ class Worker:
     ) -> Outcome:
         stage = "merge"
         try:
-            if self.evaluator.is_spoilt:
-                self._renew()
+            if self.evaluator.is_model_changed:
+                self._rebuild()
             model = self.build(job.recipe, clock)
             stage = "evaluate"
-            self.evaluator.lend(lambda: self._renew(job.recipe), around)
+            self.evaluator.set_callbacks(lambda: self._rebuild(job.recipe), around)
             with clock.phase("evaluate"):
                 return self.score(job, model)
         except CandidateError as error:
@@ -172,7 +172,7 @@ class Worker:
             self._model = self._builder.write(prepared)
         return self._model
 
-    def _renew(self, recipe: Recipe | None = None) -> Any:
+    def _rebuild(self, recipe: Recipe | None = None) -> Any:
         """Make the resident model and the documents again, and build a recipe, if there is one.
 
         Raises:
@@ -181,7 +181,7 @@ class Worker:
         halvings = self.evaluator.halvings
         self.evaluator.release()
         # A function may keep the old model. Its memory is freed, as two models may not fit.
-        hollow(self._model)
+        free_weights(self._model)
         self._builder = self._model = None
         try:
             self._prepare()

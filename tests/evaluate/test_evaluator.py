@@ -53,7 +53,7 @@ def test_answers_to_parts_join_to_the_scores_of_the_whole(evaluator: Evaluator, 
     joined = evaluator.answer(llama, documents=parts[0]) | evaluator.answer(
         llama, documents=parts[1]
     )
-    scores, whole = evaluator.scores(joined, 1.0), evaluator.score(llama)
+    scores, whole = joined.scores(evaluator.default, 1.0), evaluator.score(llama)
     assert scores.documents == {task: whole.documents[task] for task in ("t_choice", "t_rolling")}
     assert scores.values["t_choice/acc"] == whole.values["t_choice/acc"]
     assert scores.aggregates["t_rolling/word_perplexity"] == pytest.approx(

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeAlias
 
 from evomerge.errors import ConfigError
-from evomerge.evaluate.evaluator import Answers, Documents, Evaluator
+from evomerge.evaluate.answers import Answers
+from evomerge.evaluate.evaluator import Documents, Evaluator
 from evomerge.evaluate.tasks.info import TasksInfo
 from evomerge.scores import Expected, Objective, Scores, Split
 
@@ -81,7 +82,7 @@ def score_by(
     while True:
         new = {task: [i for i in ids if not answers.has(task, i)] for task, ids in wanted.items()}
         answers = answers | evaluator.answer(model, split, new)
-        scores = evaluator.scores(answers, time.perf_counter() - began, split)
+        scores = answers.scores(evaluator.tasks_of(split), time.perf_counter() - began)
         if scores.fidelity == incumbent.fidelity:
             return scores
         try:

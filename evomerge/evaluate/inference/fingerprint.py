@@ -1,4 +1,4 @@
-"""Comparing weights by digests, and detecting whether a function has changed a model."""
+"""Comparing weights by digests, detecting whether a function has changed a model, freeing it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Fingerprint:
         self._held = structure.held
         self._bytes = _digests(structure.tensors)
 
-    def fits(self, model: nn.Module, tokenizer: Any) -> bool:
+    def matches(self, model: nn.Module, tokenizer: Any) -> bool:
         """Return whether the model and the tokenizer are unchanged."""
         structure = _Structure()
         try:
@@ -128,7 +128,7 @@ def digest_of(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def hollow(model: nn.Module | None) -> None:
+def free_weights(model: nn.Module | None) -> None:
     """Free the memory of a model's weights, even if other references to the model exist."""
     with suppress(Exception):  # an objective function may have changed the model in any way
         for tensor in () if model is None else (*model.parameters(), *model.buffers()):

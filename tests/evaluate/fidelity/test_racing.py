@@ -74,9 +74,8 @@ def test_the_better_is_scored_on_everything_and_the_worse_is_not(evaluator: Eval
     better = raced(evaluator, answering(0.8, 1), incumbent)
     worse = raced(evaluator, answering(0.3, 2), incumbent)
     assert better.fidelity == {"t": COUNT} and not better.expected
-    assert better == evaluator.scores(
-        evaluator.answer(answering(0.8, 1)), better.seconds["evaluate"]
-    )
+    answers = evaluator.answer(answering(0.8, 1))
+    assert better == answers.scores(evaluator.default, better.seconds["evaluate"])
     assert 50 <= worse.fidelity["t"] < 150
     truth, found = sum(answering(0.3, 2)) / COUNT, worse.expected["t/acc"]
     assert fitness([ACC], worse) == found.value == pytest.approx(truth, abs=3 * found.error)
