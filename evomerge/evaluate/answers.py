@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from evomerge.evaluate.tasks.harness import DocumentMetrics
+from evomerge.evaluate.tasks.scoring import DocumentMetrics
 from evomerge.evaluate.tasks.task_set import TaskSet
 from evomerge.scores import Scores
 
@@ -15,7 +15,7 @@ class Answers:
     """The metrics of a model on single documents.
 
     Attributes:
-        rows: task -> document id -> metric key -> value, as lm-eval's `process_results` returns it.
+        rows: task -> document id -> metric key -> value, as lm-eval computes it.
     """
 
     rows: Mapping[str, Mapping[int, DocumentMetrics]]

@@ -18,8 +18,9 @@ from evomerge.evaluate.inference.reference import ReferenceLM
 from evomerge.evaluate.inference.request import Request
 from evomerge.evaluate.inference.vllm import VllmEngine
 from evomerge.evaluate.tasks.functions import Function
-from evomerge.evaluate.tasks.harness import DocumentMetrics, Harness
+from evomerge.evaluate.tasks.harness import Harness
 from evomerge.evaluate.tasks.info import TasksInfo
+from evomerge.evaluate.tasks.scoring import DocumentMetrics
 from evomerge.evaluate.tasks.task_set import TaskSet
 from evomerge.scores import Example, Scores, Split
 

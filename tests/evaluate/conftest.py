@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lm_eval.api.task import Task
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -154,12 +155,24 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "doc_to_target": "{{level}}",
             "metric_list": [
                 {"metric": "acc", **metric},
-                {"metric": "f1", "aggregation": "f1", "higher_is_better": True},
-                {"metric": "brier_score", "aggregation": "brier_score", "higher_is_better": False},
+                {"metric": "f1"},
+                {"metric": "brier_score"},
             ],
         },
-        "t_mutual": {**choice, "metric_list": [{"metric": "acc_mutual_info", **metric}]},
+        "t_mutual": {
+            **choice,
+            "target_delimiter": "",  # lm-eval 0.5.0.dev1 takes no other one for this metric
+            "metric_list": [{"metric": "acc_mutual_info", **metric}],
+        },
         "t_inputs": {
+            **choice,
+            "multiple_inputs": True,
+            "doc_to_text": "options",
+            "doc_to_choice": ["{{answer}}"],
+            "doc_to_target": "{{level}}",
+        }
+        if hasattr(Task, "scorers")  # since lm-eval 0.5
+        else {
             **choice,
             "doc_to_text": "level",
             "doc_to_choice": "options",

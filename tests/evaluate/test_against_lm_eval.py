@@ -21,17 +21,25 @@ from evomerge.scores import Scores
 IDS = (0, 3, 4, 7, 11, 12, 20, 25, 26, 31, 38, 39)
 
 
+def chosen(ids: Sequence[int]) -> Any:
+    """Return a task's `samples`, such that a logged sample is `samples[its doc_id]`.
+
+    The instances of lm-eval before 0.5 have their places among `ids` as `doc_id`.
+    """
+    return (
+        dict(zip(ids, ids, strict=True)) if hasattr(lm_eval.api.task.Task, "scorers") else list(ids)
+    )
+
+
 def reference(
     model: Any, tokenizer: Any, tasks: Path, names: Sequence[str], **options: Any
 ) -> dict[str, Any]:
     manager = TaskManager(include_path=str(tasks), include_defaults=False)
-    members = {"g_sizes": ["t_choice", "t_letter"]}
-    leaves = [leaf for name in names for leaf in members.get(name, [name])]
     return lm_eval.simple_evaluate(
         model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1),
         tasks=list(names),
         task_manager=manager,
-        samples={name: list(IDS) for name in leaves},
+        samples={name: chosen(IDS) for name in names},
         bootstrap_iters=0,
         log_samples=True,
         **options,
@@ -135,8 +143,9 @@ def test_groups_average_as_lm_evals_groups(
         model=HFLM(pretrained=llama, tokenizer=tokenizer, batch_size=1),
         tasks=[name],
         task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
-        samples=samples,
+        samples=samples | {f"{name}::{task}": ids for task, ids in samples.items()},  # since 0.5
         bootstrap_iters=0,
+        log_samples=False,
     )
     evaluator = Evaluator(Harness([name], [tasks]))
     evaluator.prepare(llama, tokenizer, {"search": samples})

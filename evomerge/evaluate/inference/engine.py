@@ -169,9 +169,7 @@ class EngineForward:
         """Score all continuations with the engine, and store the sums in the requests."""
         scores = iter(self._score([c for request in requests for c in request.continuations]))
         for request in requests:
-            parts = [next(scores) for _ in request.continuations]
-            rolling = request.kind == "loglikelihood_rolling"
-            request.answer(sum(total for total, _ in parts) if rolling else parts[0])
+            request.answer_scored([next(scores) for _ in request.continuations])
 
     def _score(self, continuations: Sequence[Continuation]) -> list[LogLikelihood]:
         texts = [(*continuation.tokens, continuation.targets[-1]) for continuation in continuations]

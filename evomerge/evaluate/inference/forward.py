@@ -207,11 +207,7 @@ class Forward:
             raise CandidateError("The model's log-likelihoods are not numbers (NaN).")
         remaining = iter(scores)
         for request in prepared.scored:
-            parts: list[LogLikelihood] = [next(remaining) for _ in request.continuations]
-            if request.kind == "loglikelihood_rolling":
-                request.answer(sum(part[0] for part in parts))
-            else:
-                request.answer(parts[0])
+            request.answer_scored([next(remaining) for _ in request.continuations])
 
     def _answer_prompts(self, model: Any, prepared: _Prepared) -> None:
         prompts = [r.prompt for r in prepared.prompted if r.prompt is not None]

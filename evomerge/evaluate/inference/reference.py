@@ -52,7 +52,7 @@ class ReferenceLM:
         if instance.request_type == "generate_until":
             return Request(instance, prompt=self.prompt(*instance.args))
         if instance.request_type == "loglikelihood_rolling":
-            pairs = self.windows(instance.args[0])
+            pairs = self.windows(instance.args[-1])
         else:
             pairs = [self.pair(*instance.args)]
         return Request(instance, tuple(Continuation.of(*pair, self.max_length) for pair in pairs))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evomerge.evaluate.inference.generation import Prompt
 from evomerge.evaluate.inference.rows import Continuation
+
+if TYPE_CHECKING:
+    from evomerge.evaluate.inference.likelihood import LogLikelihood
 
 
 @dataclass(frozen=True)
@@ -33,3 +37,21 @@ class Request:
     def answer(self, answer: Any) -> None:
         """Store the model's answer in the instance, once for each repeat of the task."""
         self.instance.resps = [answer] * self.instance.repeats
+
+    def answer_scored(self, parts: Sequence[LogLikelihood]) -> None:
+        """Store the log-likelihoods of the continuations as the answer to the instance."""
+        if self.kind == "loglikelihood_rolling":
+            self.answer(rolling_answer(self.instance, sum(total for total, _ in parts)))
+        else:
+            self.answer(parts[0])
+
+
+def rolling_answer(instance: Any, total: float) -> Any:
+    """Return a text's log-likelihood in the form that lm-eval expects.
+
+    Args:
+        instance: the `loglikelihood_rolling` instance. Its arguments are (text,) before lm-eval
+            0.5, and ("", text) since, as those of `loglikelihood`, and so is the answer.
+        total: the log-likelihood, in nats.
+    """
+    return total if len(instance.args) == 1 else (total, False)

@@ -32,7 +32,9 @@ def example(
     if first.request_type == "generate_until":
         answer = str(first.resps[0])
         parsed = next(iter(first.filtered_resps.values()), answer)
-        parsed = parsed if isinstance(parsed, str) else str(parsed)
+        if isinstance(parsed, (list, tuple)) and parsed:  # since lm-eval 0.5, one for each repeat
+            parsed = parsed[0]
+        parsed = str(parsed)
     elif first.request_type == "loglikelihood":
         best = max(requests, key=lambda request: float(request.resps[0][0]))
         answer = parsed = str(best.args[1]).strip()

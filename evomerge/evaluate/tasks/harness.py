@@ -1,14 +1,12 @@
 """lm-eval's tasks: their requests, metrics and documents.
 
-What this file uses of lm-eval, 0.4.10 and newer (`loading.py` loads tasks, and
-`evomerge.evaluate.inference.reference` wraps lm-eval's model class):
+What this file uses of lm-eval, 0.4.10 and newer (`loading.py` loads tasks, `scoring.py` computes
+metrics, and `evomerge.evaluate.inference.reference` wraps lm-eval's model class):
 
 - of a `Task`: `get_config`, `set_config`, `set_fewshot_seed`, `eval_docs`, `build_all_requests`,
-  `instances`, `apply_filters`, `process_results`, `aggregation`, `higher_is_better`,
-  `doc_to_text`, `doc_to_target`, `doc_to_choice`; private: `_instances` (`apply_filters` works
-  on these);
-- of an `Instance`: `request_type`, `args`, `idx`, `doc`, `doc_id`, `repeats`, `resps`,
-  `filtered_resps`.
+  `instances`, `aggregation`, `higher_is_better`, `doc_to_text`, `doc_to_target`, `doc_to_choice`;
+- of an `Instance`: `request_type`, `args`, `idx`, `doc`, `doc_id` (its place among the documents of
+  one call, since 0.5 its place among all documents), `repeats`, `resps`, `filtered_resps`.
 """
 
 from __future__ import annotations
@@ -17,8 +15,9 @@ import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluate.inference.quiet import quiet, seeded
@@ -27,13 +26,9 @@ from evomerge.evaluate.tasks.examples import example
 from evomerge.evaluate.tasks.info import TaskInfo, describe
 from evomerge.evaluate.tasks.loading import load, refuse_unsupported, task_manager
 from evomerge.evaluate.tasks.rendering import RenderCache
+from evomerge.evaluate.tasks.scoring import DocumentMetrics, Instance, document_metrics
 from evomerge.models.references import is_folder
 from evomerge.scores import Example
-
-Instance: TypeAlias = Any
-
-DocumentMetrics: TypeAlias = dict[str, Any]
-"""Metric key -> value of one document, as the task's `process_results` returns it."""
 
 _FEWSHOT_SEED = 1234  # the default of simple_evaluate
 
@@ -182,6 +177,9 @@ class Harness:
 
         Returns:
             for each document, its requests in lm-eval's order.
+
+        Raises:
+            ConfigError: lm-eval makes no requests of a document.
         """
         subject = self._tasks[task]
         with quiet(bars=True), seeded():
@@ -194,11 +192,14 @@ class Harness:
                 chat_template=reference.chat_template if self.apply_chat_template else None,
                 tokenizer_name=reference.tokenizer_name if self.apply_chat_template else "",
             )
-        documents: list[list[Instance]] = [[] for _ in ids]
-        for instance in subject.instances:
-            documents[instance.doc_id].append(instance)
-        for requests in documents:
-            requests.sort(key=lambda instance: instance.idx)
+        found = groupby(subject.instances, key=lambda instance: instance.doc_id)
+        documents = [sorted(requests, key=lambda instance: instance.idx) for _, requests in found]
+        if len(documents) != len(ids):
+            raise ConfigError(
+                f"objectives: lm-eval skips {len(ids) - len(documents)} of {len(ids)} documents of "
+                f"task {task!r}, since they have no choices or no target; leave them out with "
+                "process_docs in the task's YAML."
+            )
         return documents
 
     def measure(self, task: str, documents: Sequence[Sequence[Instance]]) -> list[DocumentMetrics]:
@@ -208,20 +209,8 @@ class Harness:
             documents: the requests of each document, with `resps` set.
         """
         subject = self._tasks[task]
-        subject._instances = [instance for requests in documents for instance in requests]
-        for instance in subject._instances:
-            instance.filtered_resps = {}
-        metrics: list[DocumentMetrics] = [{} for _ in documents]
         with quiet(), self._rendered.applied_to(subject):
-            subject.apply_filters()
-            filters = list(subject._instances[0].filtered_resps)
-            for name in filters:
-                suffix = f",{name}" if len(filters) > 1 else ""
-                for own, requests in zip(metrics, documents, strict=True):
-                    answers = [instance.filtered_resps[name] for instance in requests]
-                    results = subject.process_results(requests[0].doc, answers)
-                    own |= {f"{metric}{suffix}": value for metric, value in results.items()}
-        return metrics
+            return document_metrics(subject, documents)
 
     def example(
         self, task: str, document: int, requests: Sequence[Instance], values: Mapping[str, float]

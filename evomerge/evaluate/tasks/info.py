@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge.errors import ConfigError, did_you_mean
+from evomerge.evaluate.inference.request import rolling_answer
+from evomerge.evaluate.tasks.scoring import document_metrics
 
 TASK_SPLITS = ("training", "validation", "test")
 """lm-eval's names for the splits of a task (`training_split` in its YAML, and so on)."""
@@ -195,26 +197,26 @@ def _is_mean(aggregation: Any, value: Any) -> bool:
 
 def _probe(task: Any) -> dict[str, Any]:
     """Return metric key -> value of the first document, computed from made-up answers."""
-    made_up = {"loglikelihood": (-1.0, False), "loglikelihood_rolling": -1.0}
     shots = task.get_config("num_fewshot")
-    values: dict[str, Any] = {}
     try:
         task.set_config(key="num_fewshot", value=0)
         task.build_all_requests(samples=[0])
         for instance in task.instances:
-            instance.resps = [made_up.get(instance.request_type, "")] * instance.repeats
-        task.apply_filters()
-        filters = list(task.instances[0].filtered_resps)
-        for label in filters:
-            answers = [instance.filtered_resps[label] for instance in task.instances]
-            results = task.process_results(task.instances[0].doc, answers)
-            suffix = f",{label}" if len(filters) > 1 else ""
-            values |= {f"{metric}{suffix}": value for metric, value in results.items()}
+            instance.resps = [_made_up(instance)] * instance.repeats
+        (values,) = document_metrics(task, [task.instances])
+        return values
     except Exception:  # a task's own code may fail on made-up answers
         return dict.fromkeys(task.aggregation(), 0.0)
     finally:
         task.set_config(key="num_fewshot", value=shots)
-    return values
+
+
+def _made_up(instance: Any) -> Any:
+    if instance.request_type == "generate_until":
+        return ""
+    if instance.request_type == "loglikelihood_rolling":
+        return rolling_answer(instance, -1.0)
+    return -1.0, False
 
 
 def _group_info(name: str, group: Any, tasks: Mapping[str, TaskInfo]) -> GroupInfo:

@@ -1,10 +1,10 @@
 """Loading lm-eval's tasks and groups by name.
 
 What this file uses of lm-eval, 0.4.10 and newer: `TaskManager(include_path, include_defaults)`,
-`.all_tasks`, and to load tasks `TaskManager.load(names)` (from 0.4.12) or
-`lm_eval.tasks.get_task_dict(names, manager)` (before). Both are given a name, or a group that
-contains a dictionary: the name of a task and keys to change. All versions accept such a dictionary
-inside of a group only.
+`.all_tasks`; of a `Task`: `task_name`, `dataset`, `get_config`; to load tasks
+`TaskManager.load(names)` (from 0.4.12) or `lm_eval.tasks.get_task_dict(names, manager)` (before).
+Both are given a name, or a group that contains a dictionary: the name of a task and keys to change.
+All versions accept such a dictionary inside of a group only.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evomerge.errors import ConfigError, did_you_mean
+
+_OTHER_INPUTS = ("doc_to_image", "doc_to_audio")
 
 
 def task_manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
@@ -62,13 +64,16 @@ def load(
     try:
         if hasattr(manager, "load"):
             loaded = manager.load([spec])
-            return dict(loaded["tasks"]), dict(loaded.get("groups", {}))
-        from lm_eval.tasks import get_task_dict
+            # Since 0.5 lm-eval names a task of a group `group::task`.
+            tasks = {task.task_name: task for task in loaded["tasks"].values()}
+            groups = dict(loaded.get("groups", {}))
+        else:
+            from lm_eval.tasks import get_task_dict
 
-        tasks: dict[str, Any] = {}
-        groups: dict[str, Any] = {}
-        _flatten(get_task_dict([spec], manager), tasks, groups)
-        return tasks, groups
+            tasks, groups = {}, {}
+            _flatten(get_task_dict([spec], manager), tasks, groups)
+        for task in tasks.values():
+            getattr(task, "dataset", None)  # since 0.5 loaded when it is first asked for
     except Exception as error:
         reason = str(error).strip().splitlines()
         raise ConfigError(
@@ -76,6 +81,7 @@ def load(
             f"{': ' + reason[0] if reason else ''}. Check its YAML and that its data set can be "
             f"reached from here."
         ) from error
+    return tasks, groups
 
 
 def _flatten(tree: Mapping[Any, Any], tasks: dict[str, Any], groups: dict[str, Any]) -> list[str]:
@@ -107,9 +113,9 @@ def refuse_unsupported(task: Any, where: str) -> None:
         ConfigError: the task needs images or sound, or runs code that the model writes.
     """
     name = task.get_config("task")
-    if getattr(task, "MULTIMODAL", False):
+    if getattr(task, "MULTIMODAL", False) or any(map(task.get_config, _OTHER_INPUTS)):
         raise ConfigError(f"{where}: task {name!r} needs images or sound; only text is scored.")
-    if getattr(task, "UNSAFE_CODE", False):
+    if getattr(task, "UNSAFE_CODE", False) or task.get_config("unsafe_code"):
         raise ConfigError(
             f"{where}: task {name!r} runs code that the model writes; a search would do this "
             f"thousands of times without supervision. Choose a task that only compares text."
