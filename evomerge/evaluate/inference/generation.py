@@ -98,16 +98,22 @@ def changed_setting(model: Any) -> str | None:
 
 
 def make_batches(prompts: Sequence[Prompt], batching: Batching) -> list[list[int]]:
-    """Return batches of indices into `prompts`, of equal stops and limits and similar length."""
-    wide = replace(batching, tokens=_WIDER * batching.tokens)
+    """Return batches of indices into `prompts`, of equal stops and limits and similar length.
+
+    A batch takes one forward pass for each new token. So one more batch costs as much as the
+    overhead of `limit` passes, and padding is seldom worth one.
+    """
     kinds: dict[tuple[tuple[str, ...], int], list[int]] = {}
     for number, prompt in enumerate(prompts):
         kinds.setdefault((prompt.stops, prompt.limit), []).append(number)
-    return [
-        [numbers[i] for i in group]
-        for (_, limit), numbers in kinds.items()
-        for group in wide.cut([len(prompts[n].tokens) + limit for n in numbers])
-    ]
+    batches = []
+    for (_, limit), numbers in kinds.items():
+        wide = replace(
+            batching, tokens=_WIDER * batching.tokens, overhead=batching.overhead * limit
+        )
+        groups = wide.cut([len(prompts[n].tokens) + limit for n in numbers])
+        batches += [[numbers[i] for i in group] for group in groups]
+    return batches
 
 
 def continue_greedily(
