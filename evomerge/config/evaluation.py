@@ -47,12 +47,15 @@ class RacingConfig(Section):
 
     enabled: bool | Literal["auto"] = Field(
         "auto",
-        description="auto: in parameter spaces with backend hf, where every "
-        "metric is a mean over documents and a candidate has at least four times `minimum` of them",
+        description="auto: where it saves time, that is in parameter spaces with backend hf, where "
+        "every metric is a mean over documents and these make four samples that fill batches",
     )
     confidence: float = Field(0.98, gt=0.5, lt=1)
     minimum: int = Field(
-        50, ge=2, description="documents that are scored before a candidate may be stopped"
+        50,
+        ge=2,
+        description="documents that are scored before a candidate may be stopped, and again before "
+        "each later decision; with auto it is raised if several tasks generate texts",
     )
 
 

@@ -89,6 +89,9 @@ class Frozen(Section):
         description="split -> task -> task and split that its document ids belong to",
     )
     lower_is_better: list[str] = Field(default_factory=list)
+    fewer_documents: str = Field(
+        "", description="the policy that scores candidates on fewer documents, and why"
+    )
     genes: list[str] = Field(default_factory=list)
     allow_pickle: bool = False
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.config.frozen import frozen_objectives, frozen_splits
-from evomerge.config.schema import SearchConfig
+from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.models.references import RUN
 from evomerge.setup.executor import check_executor, resolve_order
@@ -54,7 +54,7 @@ def check_search(
     evaluator = load_tasks(config)
     objectives = find_objectives(config, evaluator)
     splits = find_splits(config, evaluator)
-    config = resolve_racing(config, objectives, evaluator.info, splits["search"])
+    config, fewer = resolve_racing(config, objectives, evaluator.info, splits["search"])
     check_fidelity(config, objectives, evaluator.info, splits["search"])
     check_placement(config, checkpoints[host])
     config = resolve_order(config, make_optimizer(config, space).population)
@@ -63,7 +63,9 @@ def check_search(
         config, [*space.baselines().values(), *recipes.values()], checkpoints
     )
     check_recipes(recipes, checkpoints, host, tokenizers[0].rows)
-    return Problem(config, checkpoints, host, space, objectives, splits, allow_pickle, evaluator)
+    return Problem(
+        config, checkpoints, host, space, objectives, splits, fewer, allow_pickle, evaluator
+    )
 
 
 def restore(config: SearchConfig, relative_to: Path, opener: Opener) -> Problem:
@@ -72,11 +74,13 @@ def restore(config: SearchConfig, relative_to: Path, opener: Opener) -> Problem:
     Raises:
         InputError: a parent is missing or has changed.
     """
-    allow_pickle = config.frozen is not None and config.frozen.allow_pickle
+    frozen = config.frozen or Frozen()
+    allow_pickle = frozen.allow_pickle
     config, checkpoints, host = open_parents(config, relative_to, opener, allow_pickle=allow_pickle)
     space = make_space(config, checkpoints)
     objectives, splits = frozen_objectives(config), frozen_splits(config)
-    return Problem(config, checkpoints, host, space, objectives, splits, allow_pickle)
+    fewer = frozen.fewer_documents
+    return Problem(config, checkpoints, host, space, objectives, splits, fewer, allow_pickle)
 
 
 def freeze(problem: Problem) -> dict[str, Any]:
@@ -101,6 +105,7 @@ def freeze(problem: Problem) -> dict[str, Any]:
             for split, documents in problem.splits.items()
         },
         "sources": sources(problem.config, problem.evaluator),
+        "fewer_documents": problem.fewer_documents,
         "genes": [gene.name for gene in problem.space.genes],
         "allow_pickle": problem.allow_pickle,
         "lower_is_better": [o.key for o in problem.objectives if not o.higher_is_better],

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from evomerge.evaluate.tasks.info import TasksInfo
 
 
+_SAMPLES = 4
+"""Number of samples that the search documents must make at least, so that racing saves time."""
+
+
 def make_fidelity(config: SearchConfig) -> Fidelity | None:
     """Return the fidelity policy; None if every candidate is scored on all search documents."""
     from evomerge.evaluate.fidelity.halving import Halving
@@ -37,31 +41,89 @@ def resolve_racing(
     objectives: Sequence[Objective],
     info: TasksInfo,
     search: Mapping[str, Sequence[int]],
-) -> SearchConfig:
-    """Return the search file with `evaluation.racing.enabled` set, if it is `auto`.
+) -> tuple[SearchConfig, str]:
+    """Return the search file with `evaluation.racing` set if it is `auto`, and the reason.
 
-    Racing is enabled where measurements show that it saves documents and finds merges that are as
-    good (docs/evaluation.md).
+    Racing is enabled where it saves time and finds merges that are as good, by measurements
+    (docs/evaluation.md). If `minimum` documents are too few to fill batches, it is raised.
 
     Args:
         config: the search file.
         objectives: its objectives.
         info: what is known of its tasks.
         search: the search documents by task.
+
+    Returns:
+        the search file; and which policy is enabled and why, such as `off, since ...`.
     """
     wanted = config.evaluation
-    if wanted.racing.enabled != "auto":
-        return config
-    enabled = (
-        wanted.fidelity_policy is None
-        and config.space.kind == "parameters"
-        and config.mode == "weighted"
-        and wanted.backend == "hf"  # vLLM would load a candidate's weights again after each check
-        and all(info.metric(item.task, item.metric)[1].is_mean for item in objectives)
-        and sum(map(len, search.values())) >= 4 * wanted.racing.minimum
+    least, total = wanted.racing.minimum, sum(map(len, search.values()))
+    if wanted.fidelity_policy is not None or wanted.racing.enabled != "auto":
+        enabled = wanted.racing.enabled is True
+        reason = f"{wanted.fidelity_policy or 'off'}, as the search file says"
+    else:
+        least = max(least, _full_batches(config, info, search))
+        objection = _objection(config, objectives, info) or _too_few(total, least)
+        enabled = objection is None
+        reason = f"off, since {objection}"
+        if enabled:
+            parts = total // least
+            reason = (
+                f"racing, since {total} documents make {parts} samples of at least {least}, which "
+                "fill batches"
+            )
+    minimum = least if enabled else wanted.racing.minimum
+    racing = wanted.racing.model_copy(update={"enabled": enabled, "minimum": minimum})
+    evaluation = wanted.model_copy(update={"racing": racing})
+    return config.model_copy(update={"evaluation": evaluation}), reason
+
+
+def _full_batches(
+    config: SearchConfig, info: TasksInfo, search: Mapping[str, Sequence[int]]
+) -> int:
+    """Return how many documents fill batches: with more, a document takes little less time.
+
+    Texts are generated with one forward pass of the batch for each token. So a batch should have as
+    many texts as the tokens that cost as much as starting a pass, and each task that generates
+    texts has batches of its own. Log-likelihoods take few passes, so any sample will do.
+
+    Args:
+        search: the search documents by task.
+    """
+    from evomerge.evaluate.inference.device import choose_device
+    from evomerge.evaluate.inference.memory import pass_overhead
+
+    wanted = config.evaluation
+    device = choose_device(wanted.device) if wanted.device_map is None else "accelerators"
+    generating = sum(info.tasks[task].kind == "generate_until" for task in search)
+    return generating * pass_overhead(device)
+
+
+def _objection(
+    config: SearchConfig, objectives: Sequence[Objective], info: TasksInfo
+) -> str | None:
+    """Return why racing is not suitable, whatever the number of documents; None if it is."""
+    kind = config.space.kind
+    if kind != "parameters":
+        return f"racing was only measured in parameter spaces, and this one is {kind}"
+    if config.mode != "weighted":
+        return f"a race needs one fitness, and the mode is {config.mode}"
+    if config.evaluation.backend != "hf":
+        return "vLLM would load the weights of a candidate again for each sample"
+    for item in objectives:
+        if not info.metric(item.task, item.metric)[1].is_mean:
+            return f"{item.key} is not a mean over documents"
+    return None
+
+
+def _too_few(total: int, least: int) -> str | None:
+    """Return that there are too few documents for several samples; None if there are enough."""
+    if total >= _SAMPLES * least:
+        return None
+    return (
+        f"{total} documents make fewer than {_SAMPLES} samples of at least {least}, and smaller "
+        "ones take more time for each document"
     )
-    racing = wanted.racing.model_copy(update={"enabled": enabled})
-    return config.model_copy(update={"evaluation": wanted.model_copy(update={"racing": racing})})
 
 
 def check_fidelity(

@@ -37,7 +37,7 @@ def summary(problem: Problem) -> dict[str, Any]:
             for split, of_split in sources(config, problem.evaluator).items()
         },
         "backend": _backend(problem),
-        "fewer_documents": config.evaluation.fidelity_policy or "off",
+        "fewer_documents": problem.fewer_documents,
         "objectives": [
             f"{o.key} (weight {o.weight:g}, {'higher' if o.higher_is_better else 'lower'} is "
             "better)"

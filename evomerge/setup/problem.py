@@ -29,6 +29,7 @@ class Problem:
         space: the search space.
         objectives: the objectives, with full metric names and directions.
         splits: the document ids of every split, by task.
+        fewer_documents: which policy scores candidates on fewer documents and why, for a person.
         allow_pickle: whether parents may have pickled weights.
         loaded: the evaluator with the objectives' tasks, if they are loaded already.
     """
@@ -39,6 +40,7 @@ class Problem:
     space: Space
     objectives: tuple[Objective, ...]
     splits: Mapping[Split, Documents]
+    fewer_documents: str = ""
     allow_pickle: bool = False
     loaded: Evaluator | None = field(default=None, compare=False, repr=False)
 

@@ -9,13 +9,14 @@ from evomerge.evaluate.tasks.info import MetricInfo, TaskInfo, TasksInfo
 from evomerge.scores import Objective
 from evomerge.setup.fidelity import make_fidelity, resolve_racing
 
+MEAN, OTHER = MetricInfo(True, is_mean=True), MetricInfo(True, is_mean=False)
 INFO = TasksInfo(
     {
-        "t": TaskInfo(
-            "t",
-            "generate_until",
-            900,
-            {"acc": MetricInfo(True, is_mean=True), "f1": MetricInfo(True, is_mean=False)},
+        name: TaskInfo(name, kind, 900, {"acc": MEAN, "f1": OTHER})
+        for name, kind in (
+            ("t", "generate_until"),
+            ("u", "generate_until"),
+            ("choices", "multiple_choice"),
         )
     },
     {},
@@ -23,25 +24,52 @@ INFO = TasksInfo(
 PLAIN = {"parents": ["a", "b"], "objectives": [{"task": "t", "metric": "acc"}]}
 
 
+def resolved(change, metric, documents):
+    config = parse(copy.deepcopy(PLAIN) | change, "search.yaml")
+    search = {task: range(count) for task, count in documents.items()}
+    return resolve_racing(config, [Objective("t", metric)], INFO, search)
+
+
 @pytest.mark.parametrize(
-    ("change", "metric", "documents", "raced"),
+    ("change", "metric", "documents", "raced", "why"),
     [
-        ({}, "acc", 200, True),
-        ({}, "acc", 199, False),
-        ({}, "f1", 400, False),
-        ({"evaluation": {"racing": {"minimum": 10}}}, "acc", 40, True),
-        ({"evaluation": {"racing": {"enabled": False}}}, "acc", 400, False),
-        ({"evaluation": {"racing": {"enabled": True}}}, "acc", 60, True),
-        ({"evaluation": {"backend": "vllm"}}, "acc", 400, False),
-        ({"evaluation": {"halving": {"enabled": True}}}, "acc", 400, False),
-        ({"space": {"kind": "dataflow"}}, "acc", 400, False),
+        ({}, "acc", 200, True, "racing, since 200 documents make 4 samples of at least 50"),
+        ({}, "acc", 199, False, "off, since 199 documents make fewer than 4 samples"),
+        ({}, "f1", 400, False, "off, since t/f1 is not a mean"),
+        ({"evaluation": {"racing": {"minimum": 90}}}, "acc", 400, True, "at least 90, which"),
+        ({"evaluation": {"racing": {"enabled": False}}}, "acc", 400, False, "off, as the search"),
+        ({"evaluation": {"racing": {"enabled": True}}}, "acc", 60, True, "racing, as the search"),
+        ({"evaluation": {"backend": "vllm"}}, "acc", 400, False, "off, since vLLM"),
+        ({"evaluation": {"halving": {"enabled": True}}}, "acc", 400, False, "halving, as the"),
+        ({"space": {"kind": "dataflow"}}, "acc", 400, False, "this one is dataflow"),
     ],
 )
-def test_racing_auto_becomes_true_or_false(change, metric, documents, raced):
-    config = parse(copy.deepcopy(PLAIN) | change, "search.yaml")
-    objectives = [Objective("t", metric)]
-    resolved = resolve_racing(config, objectives, INFO, {"t": range(documents)})
-    assert resolved.evaluation.racing.enabled is raced
-    assert (resolved.evaluation.fidelity_policy == "racing") is raced
-    again = parse(resolved.model_dump(mode="json"), "frozen")
-    assert again == resolved and make_fidelity(again) == make_fidelity(resolved)
+def test_racing_auto_becomes_true_or_false(change, metric, documents, raced, why):
+    config, reason = resolved(change, metric, {"t": documents})
+    assert config.evaluation.racing.enabled is raced
+    assert (config.evaluation.fidelity_policy == "racing") is raced
+    assert why in reason
+    again = parse(config.model_dump(mode="json"), "frozen")
+    assert again == config and make_fidelity(again) == make_fidelity(config)
+
+
+def test_samples_are_large_enough_for_each_task_that_generates_texts():
+    auto = {"evaluation": {"device": "cpu"}}
+    asked = {"evaluation": {"racing": {"enabled": True}}}
+    several = {"t": 200, "u": 200, "choices": 100}
+    for change, minimum in ((auto, 96), (asked, 50)):
+        config, _ = resolved(change, "acc", several)
+        assert config.evaluation.racing.enabled and config.evaluation.racing.minimum == minimum
+    config, reason = resolved(auto, "acc", several | {"t": 50, "u": 50})
+    assert not config.evaluation.racing.enabled and "at least 96" in reason
+    assert config.evaluation.racing.minimum == 50
+    small = {"evaluation": {"device": "cpu", "racing": {"minimum": 20}}}
+    assert resolved(small, "acc", {"choices": 80})[0].evaluation.racing.minimum == 20
+
+
+def test_a_few_texts_are_no_full_batch_on_an_accelerator():
+    """`meta` is a device that is no CPU and that every torch has."""
+    meta = {"evaluation": {"device": "meta"}}
+    assert not resolved(meta, "acc", {"t": 400})[0].evaluation.racing.enabled
+    assert resolved(meta, "acc", {"t": 2048})[0].evaluation.racing.enabled
+    assert resolved(meta, "acc", {"choices": 400})[0].evaluation.racing.enabled

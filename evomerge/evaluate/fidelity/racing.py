@@ -28,7 +28,7 @@ from evomerge.evaluate.fidelity.strata import (
 )
 from evomerge.scores import Objective, Scores
 
-_GROWTH = 1.4  # factor between one sample size and the next
+_GROWTH = 1.4  # least factor between one sample size and the next
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Race:
 
     Attributes:
         confidence: a candidate is stopped when it is behind the incumbent with this probability.
-        minimum: the first sample size, before which no candidate is stopped.
+        minimum: number of documents that each sample has more than the one before, at least; before
+            the first sample is scored, no candidate is stopped.
         seed: determines the order of the documents.
         recent: number of earlier candidates from which the strata are made.
         whole: see `Fidelity`.
@@ -66,11 +67,21 @@ class Race:
         return expected_scores(strata, objectives, scores, incumbent, earlier)
 
     def sizes(self, total: int) -> list[int]:
-        """Sample sizes at which the race is checked; the last is all documents."""
-        sizes = [self.minimum]
-        while sizes[-1] < total:
-            sizes.append(math.ceil(sizes[-1] * _GROWTH))
-        return [*sizes[:-1], total]
+        """Sample sizes at which the race is checked; the last is all documents.
+
+        The documents are divided into equal parts of at least `minimum`, and each sample adds whole
+        parts. So what is scored at once is never a remainder of a few documents, which would cost
+        almost as much time as a full batch.
+
+        Args:
+            total: number of all documents.
+        """
+        parts = max(1, total // self.minimum)
+        sizes, taken = [], 1
+        while taken < parts:
+            sizes.append(math.ceil(total * taken / parts))
+            taken = math.ceil(taken * _GROWTH)
+        return [*sizes, total]
 
 
 def chance(mean: float, variance: float) -> float:

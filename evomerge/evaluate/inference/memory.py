@@ -27,7 +27,7 @@ _BROKEN = (
     "device-side assert",
 )
 _READ = 10_000  # characters of an error's message that are searched
-_CPU_BATCH, _GPU_BATCH = 48, 512  # tokens of padding that cost about what one more batch costs
+_CPU_PASS, _GPU_PASS = 48, 512  # tokens that cost about as much as starting a forward pass
 
 
 def batching(model: Any, batch_size: int | Literal["auto"]) -> Batching:
@@ -43,14 +43,23 @@ def batching(model: Any, batch_size: int | Literal["auto"]) -> Batching:
     activations = model.dtype.itemsize * (8 * width + 3 * inner)
     if model.device.type == "cpu":
         tokens = max(_CPU_LEAST, min(_CPU_MOST, _CACHE // activations))
-        return Batching(tokens, rows, _CPU_BATCH)
+        return Batching(tokens, rows, pass_overhead("cpu"))
     kept = model.dtype.itemsize * 2 * width * int(config.num_hidden_layers)
     total = 8 * 2**30
     if model.device.type == "cuda":
         total = torch.cuda.get_device_properties(model.device).total_memory
     per_token = activations + kept + 12 * int(config.vocab_size)
     tokens = max(_GPU_LEAST, min(_GPU_MOST, int(total * _SHARE / per_token)))
-    return Batching(tokens, rows, _GPU_BATCH)
+    return Batching(tokens, rows, pass_overhead(model.device.type))
+
+
+def pass_overhead(device: str) -> int:
+    """Return how many tokens cost about as much time as starting one more forward pass.
+
+    Args:
+        device: a torch device, such as `cpu` or `cuda:0`.
+    """
+    return _CPU_PASS if device == "cpu" else _GPU_PASS
 
 
 def is_exhausted(error: BaseException) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from evomerge.errors import ConfigError
 from evomerge.evaluate.evaluator import Evaluator
@@ -90,7 +93,7 @@ def test_better_candidates_are_rarely_stopped_and_standard_errors_are_right(
     earlier = [scores(answering(0.55, seed)) for seed in range(500, 510)]
     stopped_ahead, scaled = 0, []
     for seed in range(150):
-        model = answering(0.6, seed + 10)
+        model = answering(0.6 if seed % 2 else 0.52, seed + 10)
         got = raced(evaluator, model, incumbent, earlier)
         if got.expected:
             stopped_ahead += sum(model) > sum(values)
@@ -138,10 +141,24 @@ def test_chance() -> None:
     assert chance(1.96, 1.0) == pytest.approx(0.975, abs=1e-3)
 
 
-def test_sizes_grow_from_the_minimum_to_all() -> None:
-    sizes = Race(minimum=50).sizes(400)
-    assert sizes[0] == 50 and sizes[-1] == 400 and sizes == sorted(set(sizes))
-    assert Race(minimum=50).sizes(40) == [40]
+@given(st.integers(2, 400), st.integers(1, 5000))
+def test_samples_grow_by_equal_parts_of_at_least_the_minimum(minimum: int, total: int) -> None:
+    sizes = Race(minimum=minimum).sizes(total)
+    assert sizes[-1] == total
+    added = [after - before for before, after in itertools.pairwise([0, *sizes])]
+    assert min(added) >= min(minimum, total)
+    part = total / max(1, total // minimum)
+    parts = [round(size / part) for size in sizes]
+    assert sizes == [math.ceil(number * total / (total // minimum or 1)) for number in parts]
+    assert parts == sorted(set(parts)) and parts[0] == 1
+    for before, after in itertools.pairwise(sizes[:-1]):
+        assert after - before <= 0.4 * before + part + 1
+
+
+def test_a_sample_of_the_default_minimum_is_a_quarter_of_200_documents() -> None:
+    assert Race().sizes(200) == [50, 100, 150, 200]
+    assert Race().sizes(400) == [50, 100, 150, 250, 350, 400]
+    assert Race().sizes(230) == [58, 115, 173, 230]
 
 
 def test_fewer_documents_need_means_over_documents(tasks: Path) -> None:

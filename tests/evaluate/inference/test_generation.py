@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from evomerge.evaluate.inference.generation import Prompt, continue_greedily
+from evomerge.evaluate.inference.batches import Batching
+from evomerge.evaluate.inference.generation import Prompt, continue_greedily, make_batches
 
 
 class Nothing:
@@ -40,3 +41,21 @@ def test_the_head_reads_contiguous_memory() -> None:
     assert len(seen) == 3
     assert all(seen)
     assert not model.lm_head._forward_pre_hooks
+
+
+def test_no_batch_is_started_to_save_padding_if_it_takes_many_passes() -> None:
+    """Prompts of 10 and 20 tokens: apart, they need no padding, but twice as many passes."""
+    lengths, batching = [10] * 20 + [20] * 20, Batching(1024, None, overhead=48)
+
+    def sizes(limit: int) -> list[int]:
+        prompts = [Prompt((1,) * length, ("\n",), limit) for length in lengths]
+        return [len(batch) for batch in make_batches(prompts, batching)]
+
+    assert sizes(24) == [40]
+    assert sizes(1) == [20, 20]
+
+
+def test_texts_that_end_differently_are_not_in_one_batch() -> None:
+    ends = [(("\n",), 8), (("\n",), 9), (("."), 8)]
+    prompts = [Prompt((1, 2), tuple(stops), limit) for stops, limit in [*ends, *ends]]
+    assert make_batches(prompts, Batching(1024, None, 48)) == [[0, 3], [1, 4], [2, 5]]

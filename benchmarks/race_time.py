@@ -1,0 +1,218 @@
+"""Measures what racing saves of the CPU time of a search, beside what it saves of the documents.
+
+    python benchmarks/race_time.py SEARCH_FILE [--candidates N] [--documents N]
+
+The search proposes its candidates as without racing. Each is merged once and then scored twice: on
+all search documents, and in a race against the best candidate at the start of its generation, as a
+raced search would score it. So both are measured side by side, on the same models. As in a search,
+the baselines are scored on all documents, and so is a finalist whose score is an estimate. Times
+are CPU seconds on one thread. Printed are, for each number of documents that a race scores at once,
+the time of a document; then the documents and the times of the whole search, and the score of the
+best candidate of each way. The last line is one JSON object: the shares of racing, without and with
+the time of merging, and the difference of the best scores in points.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from evomerge.config.schema import SearchConfig, load, parse
+from evomerge.errors import CandidateError
+from evomerge.evaluate.evaluator import Answers, Documents
+from evomerge.evaluate.fidelity.protocol import score_by
+from evomerge.recipe import Recipe
+from evomerge.scores import Scores, fitness
+from evomerge.search.ranking import WeightedSum
+from evomerge.setup.fidelity import make_fidelity
+from evomerge.setup.problem import Problem
+from evomerge.setup.runs import prepare
+from evomerge.setup.strategy import make_strategy
+from evomerge.setup.worker import MemoryShare, make_worker
+
+T = TypeVar("T")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", type=Path, help="a search file")
+    parser.add_argument("--candidates", type=int, default=16, help="baselines included")
+    parser.add_argument("--documents", type=int, help="search documents, in place of the file's")
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    config = raced(load(options.file), options.documents)
+    measured = Measured(prepare(config, options.file.parent), options.candidates)
+    print(json.dumps(measured.show()))
+
+
+def raced(config: SearchConfig, documents: int | None) -> SearchConfig:
+    """Return a search file with racing enabled, and with this many search documents."""
+    plain = config.model_dump(mode="json")
+    evaluation = plain["evaluation"]
+    evaluation |= {"threads": 1}
+    evaluation["racing"] |= {"enabled": True}
+    evaluation["search"] |= {} if documents is None else {"documents": documents}
+    return parse(plain, "benchmark")
+
+
+class Measured:
+    """The candidates of a search, each scored in both ways.
+
+    Attributes:
+        full: scores on all search documents, by candidate; None: it failed.
+        raced: scores of the race.
+        seconds: CPU time of `merge`, `full` and `race` in all.
+        looks: the documents and the CPU time of each time that a race scored some.
+    """
+
+    def __init__(self, problem: Problem, candidates: int) -> None:
+        self.problem, self.candidates = problem, candidates
+        self.worker = make_worker(problem, MemoryShare.of_machine(1), 1)
+        self.full: list[Scores | None] = []
+        self.raced: list[Scores | None] = []
+        self.seconds = {"merge": 0.0, "full": 0.0, "race": 0.0}
+        self.looks: list[tuple[int, float]] = []
+        self.run()
+
+    def timed(self, phase: str, call: Callable[[], T]) -> T:
+        """Return what a call returns, and add its CPU time to a phase."""
+        began = time.process_time()
+        try:
+            return call()
+        finally:
+            self.seconds[phase] += time.process_time() - began
+
+    def run(self) -> None:
+        """Score the baselines, then one generation of proposals after the other."""
+        fidelity = make_fidelity(self.problem.config)
+        assert fidelity is not None
+        strategy = make_strategy(self.problem, WeightedSum(self.problem.objectives))
+        for label, recipe in self.problem.space.baselines().items():
+            strategy.add_baseline(len(self.full), label)
+            self.score(recipe, None, [])
+        told = 0
+        while len(self.full) < self.candidates:
+            best = self.best(self.raced)
+            incumbent = None if best is None else self.raced[best]
+            earlier = [scores for scores in self.raced if scores is not None]
+            while True:
+                recipe = strategy.ask(len(self.full)).recipe
+                self.score(recipe, incumbent, earlier[-fidelity.recent :])
+                if strategy.left == strategy.generation or len(self.full) == self.candidates:
+                    break
+            for number in range(told, len(self.full)):
+                scores = self.full[number]
+                if scores is not None:
+                    strategy.tell(number, scores)
+            told = len(self.full)
+
+    def score(self, recipe: Recipe, incumbent: Scores | None, earlier: list[Scores]) -> None:
+        """Merge a candidate and score it in both ways; without an incumbent there is no race."""
+        evaluator, fidelity = self.worker.evaluator, self.worker.fidelity
+        assert fidelity is not None
+        full = race = None
+        try:
+            model = self.timed("merge", lambda: self.worker.build(recipe))
+            full = self.timed("full", lambda: evaluator.score(model, "search"))
+            if incumbent is None:
+                race = full
+                self.seconds["race"] = self.seconds["full"]
+            else:
+                race = self.timed(
+                    "race",
+                    lambda: score_by(
+                        fidelity,
+                        Timed(evaluator, self.looks),
+                        model,
+                        "search",
+                        incumbent,
+                        earlier,
+                        self.problem.objectives,
+                    ),
+                )
+        except CandidateError as error:
+            print(f"candidate {len(self.full)} failed: {error}")
+        self.full.append(full)
+        self.raced.append(race)
+        if full is not None and race is not None:
+            documents = sum(race.fidelity.values())
+            print(f"candidate {len(self.full) - 1:3}: {self.points(full):6.1f} points", end="")
+            print(f", the race scored {documents} documents", flush=True)
+
+    def best(self, rows: list[Scores | None]) -> int | None:
+        """Return the number of the best candidate that was scored on all documents."""
+        whole = [n for n, scores in enumerate(rows) if scores is not None and not scores.expected]
+        return max(whole, key=lambda n: (self.points(rows[n]), -n), default=None)
+
+    def points(self, scores: Scores | None) -> float:
+        assert scores is not None
+        return 100 * fitness(self.problem.objectives, scores)
+
+    def completed(self) -> Iterator[int]:
+        """Yield the finalists whose scores are estimates, and replace these by full scores."""
+        count = self.problem.config.evaluation.validation.finalists
+        while True:
+            scored = [n for n, scores in enumerate(self.raced) if scores is not None]
+            finalists = sorted(scored, key=lambda n: (-self.points(self.raced[n]), n))[:count]
+            estimated = [n for n in finalists if (s := self.raced[n]) is not None and s.expected]
+            if not estimated:
+                return
+            for number in estimated:
+                self.raced[number] = self.full[number]
+                yield number
+
+    def show(self) -> dict[str, float]:
+        """Print the table, and return the shares of racing."""
+        print(f"\n{'documents at once':20}{'times':>8}{'CPU ms a document':>20}")
+        for size in sorted({size for size, _ in self.looks}):
+            spent = [seconds for count, seconds in self.looks if count == size]
+            print(f"{size:<20}{len(spent):8}{1000 * sum(spent) / len(spent) / size:20.1f}")
+        rows = [scores for scores in self.full if scores is not None]
+        total = sum(sum(scores.fidelity.values()) for scores in rows)
+        documents = sum(sum(s.fidelity.values()) for s in self.raced if s is not None)
+        each = sum(rows[0].fidelity.values())
+        for _ in self.completed():
+            documents += each
+            self.seconds["race"] += self.seconds["full"] / len(rows)
+        best, won = self.best(self.full), self.best(self.raced)
+        assert best is not None and won is not None
+        merge, full, race = (self.seconds[name] for name in ("merge", "full", "race"))
+        print(f"\n{'':20}{'documents':>10}{'scoring, s':>12}{'merging, s':>12}{'best':>8}")
+        for name, count, seconds, number in (
+            ("all documents", total, full, best),
+            ("racing", documents, race, won),
+        ):
+            points = self.points(self.full[number])
+            print(f"{name:20}{count:10}{seconds:12.1f}{merge:12.1f}{points:8.1f}")
+        return {
+            "documents": round(documents / total, 3),
+            "scoring": round(race / full, 3),
+            "scoring and merging": round((race + merge) / (full + merge), 3),
+            "points": round(self.points(self.full[won]) - self.points(self.full[best]), 2),
+        }
+
+
+class Timed:
+    """An evaluator that notes the documents and the CPU time of each call of `answer`."""
+
+    def __init__(self, evaluator: Any, looks: list[tuple[int, float]]) -> None:
+        self.scores, self._evaluator, self._looks = evaluator.scores, evaluator, looks
+
+    def answer(self, model: Any, split: Any, documents: Documents) -> Answers:
+        began = time.process_time()
+        answers: Answers = self._evaluator.answer(model, split, documents)
+        count = sum(map(len, documents.values()))
+        self._looks.append((count, time.process_time() - began))
+        return answers
+
+
+if __name__ == "__main__":
+    main()
