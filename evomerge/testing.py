@@ -146,12 +146,22 @@ def check_space(space: Space, samples: int = 100, seed: int = 0) -> None:
             Recipe.from_dict(recipe.to_dict()) == recipe,
             "Recipe.from_dict(recipe.to_dict()) gives another recipe.",
         )
+        _check_depth(recipe, space)
     baselines = space.baselines()
     for label, recipe in baselines.items():
         require(isinstance(recipe, Recipe), f"Baseline {label} is not a Recipe.")
+        _check_depth(recipe, space)
     for label, genome in space.baseline_genomes().items():
         require(label in baselines, f"baseline_genomes() has {label}, but baselines() has not.")
         _check_range(genes, genome)
+
+
+def _check_depth(recipe: Recipe, space: Space) -> None:
+    depth = max(map(len, recipe.layers.values()))
+    require(
+        depth <= space.max_depth,
+        f"A recipe has {depth} blocks, but max_depth is {space.max_depth}.",
+    )
 
 
 def _genome(genes: Sequence[Gene], generator: np.random.RandomState, number: int) -> Genome:

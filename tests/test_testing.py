@@ -102,6 +102,7 @@ class FlawedSpace:
         self.genes = (replace(first, **changes.get(flaw, {})), *rest)
         if flaw == "empty":
             self.genes = ()
+        self.max_depth = self.inner.max_depth - (flaw == "deep")
 
     def decode(self, genome):
         self.decoded += 1
@@ -128,6 +129,7 @@ class FlawedSpace:
         ("start", "starts out of its range"),
         ("changing", "decoded to two different recipes"),
         ("no recipe", "odd is not a Recipe"),
+        ("deep", "4 blocks, but max_depth is 3"),
         ("stray", "baseline_genomes.. has nobody"),
         ("outside", "out of its range"),
     ],

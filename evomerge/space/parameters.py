@@ -108,6 +108,11 @@ class ParameterSpace:
                 "range, for example weight: [0.0, 1.0], or name several methods."
             )
 
+    @property
+    def max_depth(self) -> int:
+        """Number of blocks of every recipe."""
+        return self._blocks
+
     def decode(self, genome: Genome) -> Recipe:
         """Return the recipe of a genome.
 

@@ -49,6 +49,11 @@ class Space(Protocol):
         """The genome's coordinates, in order."""
         ...
 
+    @property
+    def max_depth(self) -> int:
+        """Largest number of blocks of a recipe; baselines count, too."""
+        ...
+
     def decode(self, genome: Genome) -> Recipe:
         """Return the recipe of a genome."""
         ...

@@ -103,6 +103,11 @@ class JointSpace:
         )
         self.genes: Sequence[Gene] = (*self._path_space.genes, *knob_genes)
 
+    @property
+    def max_depth(self) -> int:
+        """Largest number of blocks of a path or a parent."""
+        return self._path_space.max_depth
+
     def decode(self, genome: Genome) -> Recipe:
         """Return the recipe of a genome."""
         blocks = tuple(

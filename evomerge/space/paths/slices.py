@@ -73,6 +73,11 @@ class SliceSpace:
         self._width = 4 if self._scaled else 3
         self.genes: Sequence[Gene] = self._make_genes(host_depth)
 
+    @property
+    def max_depth(self) -> int:
+        """Largest number of blocks of a path or a parent."""
+        return max(self._most, *self._parents.values())
+
     def decode(self, genome: Genome) -> Recipe:
         """Return the recipe of a genome."""
         count = min(max(round(genome[0]), self._count[0]), self._count[1], self._most)

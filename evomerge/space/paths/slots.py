@@ -122,6 +122,11 @@ class SlotSpace:
         return (*self._indicators, *self._scales.genes)
 
     @property
+    def max_depth(self) -> int:
+        """Largest number of blocks of a path or a parent."""
+        return max(self._most, *self._parents.values())
+
+    @property
     def slots(self) -> Sequence[Slot]:
         """The layout, in order."""
         return self._slots

@@ -62,6 +62,11 @@ class SwapSpace:
         ]
         self.genes: Sequence[Gene] = (*choices, *scale_genes)
 
+    @property
+    def max_depth(self) -> int:
+        """Number of blocks of the deepest parent; a path is as deep as the host."""
+        return max(self._parents.values())
+
     def decode(self, genome: Genome) -> Recipe:
         """Return the recipe of a genome."""
         top = len(self._names) - 1

@@ -98,6 +98,7 @@ def test_every_genome_decodes_to_a_recipe_that_encodes_back(name: str, data: Any
     assert space.decode(again) == recipe
     assert space.decode(again).digest == recipe.digest
     assert Recipe.from_dict(recipe.to_dict()) == recipe
+    assert len(recipe.layers["model.layers"]) <= space.max_depth
 
 
 @pytest.mark.parametrize("name", JOINT)
@@ -122,6 +123,15 @@ def test_every_merge_of_a_joint_recipe_has_knobs_that_its_method_allows(
 @pytest.mark.parametrize("name", JOINT)
 def test_joint_spaces_keep_the_laws(name: str) -> None:
     check_space(JOINT[name]())
+
+
+def test_the_largest_depth_is_that_of_the_longest_path_or_the_deepest_parent() -> None:
+    depths = {name: make().max_depth for name, make in (SPACES | JOINT).items()}
+    assert depths["matrix"] == 9 and depths["network"] == 2 * (4 + 5) + 1
+    assert depths["dropping"] == 4 and depths["plain"] == 6  # the host with 4, a bound of 6
+    assert depths["slices, always scaled"] == 5 and depths["slices, any depth"] == 3 * 5
+    assert depths["swaps"] == 5  # paths are as deep as the host, but a parent has 5
+    assert depths["joint"] == 2 * 4 and depths["joint, with a base"] == 3
 
 
 @pytest.mark.parametrize("name", [name for name in SPACES if "always" not in name])
