@@ -85,7 +85,13 @@ class Evaluator:
         """Return the tasks that supply a split's documents."""
         return self.by_split.get(split, self.default)
 
-    def prepare(self, model: Any, tokenizer: Any, splits: Mapping[Split, Documents]) -> None:
+    def prepare(
+        self,
+        model: Any,
+        tokenizer: Any,
+        splits: Mapping[Split, Documents],
+        deepest: Callable[[], Any] | None = None,
+    ) -> None:
         """Set the documents, and choose the fastest way to run models that gives right results.
 
         The prompts and tokens of the first split are built here, those of the other splits when
@@ -97,6 +103,8 @@ class Evaluator:
                 different ways, to find out which of them give right results.
             tokenizer: the model's tokenizer.
             splits: split -> task -> ids of the documents that can be scored.
+            deepest: returns a model that is as deep as the deepest one that will be scored; a vLLM
+                engine is made for it. Its weights do not matter. None: `model` is the deepest.
 
         Raises:
             ConfigError: a task needs longer inputs than the model can read.
@@ -108,7 +116,9 @@ class Evaluator:
             self._reference = ReferenceLM(model, tokenizer)
             self.forward: Forward | EngineForward
             if self.backend == "vllm":
-                self._engine = self._engine or VllmEngine(model, tokenizer)
+                self._engine = self._engine or VllmEngine(
+                    deepest() if deepest else model, tokenizer
+                )
                 is_near = model.device.type == self._engine.device
                 scorer = self._transformers(model) if is_near else None
                 self.forward = EngineForward(self._reference, self._engine, scorer)

@@ -91,6 +91,8 @@ class Worker:
         splits: split -> task -> document ids.
         first: a recipe whose model is an ordinary one. The evaluator tries out on it which ways to
             score are correct, and takes the fastest.
+        deepest: a recipe of the largest number of blocks that a candidate can have, for engines
+            whose depth is fixed; None: `first` is one.
         objectives: what makes up the fitness.
         fidelity: decides how many documents are scored for a job with an incumbent; None: all.
         report: is told how far the preparation of a job's merges is.
@@ -108,12 +110,14 @@ class Worker:
         splits: Mapping[Split, Mapping[str, Sequence[int]]],
         first: Recipe,
         *,
+        deepest: Recipe | None = None,
         objectives: Sequence[Objective] = (),
         fidelity: Fidelity | None = None,
         report: Report | None = None,
     ) -> None:
         self.evaluator, self.objectives, self.fidelity = evaluator, objectives, fidelity
-        self._make, self._splits, self._first, self._report = make, splits, first, report
+        self._make, self._splits, self._report = make, splits, report
+        self._first, self._deepest = first, deepest or first
         self._builder: Builder | None = None
         self._model: Any = None
         self._prepare()
@@ -160,7 +164,9 @@ class Worker:
     def _prepare(self) -> None:
         """Make the resident model and prepare the documents."""
         self._builder, tokenizer = self._make()
-        self.evaluator.prepare(self.build(self._first), tokenizer, self._splits)
+        self.evaluator.prepare(
+            self.build(self._first), tokenizer, self._splits, lambda: self.build(self._deepest)
+        )
 
     def build(self, recipe: Recipe, clock: _Clock | None = None) -> Any:
         """Return a recipe's model; its weights may take the place of the last model's."""

@@ -16,6 +16,7 @@ from evomerge.config.frozen import frozen_objectives, frozen_splits
 from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.models.references import RUN
+from evomerge.setup.engine import check_engine
 from evomerge.setup.executor import check_executor, resolve_order
 from evomerge.setup.fidelity import check_fidelity, resolve_racing
 from evomerge.setup.optimizer import make_optimizer
@@ -57,6 +58,7 @@ def check_search(
     config, fewer = resolve_racing(config, objectives, evaluator.info, splits["search"])
     check_fidelity(config, objectives, evaluator.info, splits["search"])
     check_placement(config, checkpoints[host])
+    check_engine(config, checkpoints, host)
     config = resolve_order(config, make_optimizer(config, space).population)
     recipes = sample_recipes(space)
     tokenizers = plan_tokenizers(

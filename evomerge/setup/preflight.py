@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from evomerge.setup.engine import engine_depth, engine_warning, serves_paths
 from evomerge.setup.optimizer import make_optimizer
 from evomerge.setup.parents import plan_tokenizers
 from evomerge.setup.problem import Problem
@@ -37,6 +38,7 @@ def summary(problem: Problem) -> dict[str, Any]:
             for split, of_split in sources(config, problem.evaluator).items()
         },
         "backend": _backend(problem),
+        **({"engine": engine_depth(problem)} if serves_paths(config) else {}),
         "fewer_documents": problem.fewer_documents,
         "objectives": [
             f"{o.key} (weight {o.weight:g}, {'higher' if o.higher_is_better else 'lower'} is "
@@ -105,6 +107,8 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
             "evaluation.backend is 'vllm', but no task generates text, and log-likelihoods take "
             "less time with transformers; use the backend 'hf'."
         )
+    if serves_paths(problem.config) and (note := engine_warning(problem)) is not None:
+        notes.append(note)
     if allow_benchmarks:
         return notes
     info = problem.evaluator.tasks_of("search").info

@@ -28,13 +28,14 @@ def load_tasks(config: SearchConfig) -> Evaluator:
     """
     from evomerge import zoo
     from evomerge.evaluate.evaluator import Evaluator
+    from evomerge.evaluate.inference.vllm_start import check_vllm
     from evomerge.evaluate.tasks.functions import find, is_function
     from evomerge.evaluate.tasks.harness import Harness
     from evomerge.evaluate.tasks.task_set import TaskSet
 
     evaluation = config.evaluation
     if evaluation.backend == "vllm":
-        _check_vllm(config)
+        check_vllm()
     names = list(dict.fromkeys(item.task for item in config.objectives))
     tasks = [name for name in names if not is_function(name)]
     functions = {name: find(name) for name in names if is_function(name)}
@@ -63,19 +64,6 @@ def load_tasks(config: SearchConfig) -> Evaluator:
         evaluation.backend,
         by_split,
     )
-
-
-def _check_vllm(config: SearchConfig) -> None:
-    """Check that vLLM is installed and suits the space."""
-    from evomerge.evaluate.inference.vllm_start import check_vllm
-
-    if config.space.kind != "parameters":
-        raise ConfigError(
-            f"`evaluation.backend` is 'vllm', whose engine has a fixed number of layers, but "
-            f"candidates of a space of the kind {config.space.kind!r} differ in it; use the "
-            "backend 'hf'."
-        )
-    check_vllm()
 
 
 def _document_sources(

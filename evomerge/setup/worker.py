@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.config.schema import SearchConfig
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.setup.engine import deepest
 from evomerge.setup.fidelity import make_fidelity
 from evomerge.setup.problem import Problem
 
@@ -137,6 +138,7 @@ def make_worker(
         problem.evaluator,
         problem.splits,
         first,
+        deepest=deepest(problem.space, first, problem.checkpoints[problem.host].main.prefix),
         objectives=problem.objectives,
         fidelity=make_fidelity(config),
         report=report,

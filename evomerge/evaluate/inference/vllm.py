@@ -14,27 +14,26 @@ and `outputs[0].token_ids`. Where the version has them, also `.llm_engine.set_we
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
 from evomerge.errors import CandidateError, DeviceError, one_line
-from evomerge.evaluate.inference.engine import TokenLogprob, Weights
+from evomerge.evaluate.inference.engine import TokenLogprob, Weights, checkpoint_weights
 from evomerge.evaluate.inference.fingerprint import digest_of
 from evomerge.evaluate.inference.generation import Prompt, end_tokens
+from evomerge.evaluate.inference.identity import Shapes, with_identity_layers
 from evomerge.evaluate.inference.vllm_start import check_vllm, start_vllm
-
-Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
-"""Names of tensors -> shapes."""
 
 
 class VllmEngine:
     """A vLLM engine in this process, started with random weights.
 
     Args:
-        model: a transformers model; the engine is made for its config and dtype.
+        model: a transformers model; the engine is made for its config and dtype. It is as deep as
+            the deepest model that will be loaded.
         tokenizer: its tokenizer.
 
     Attributes:
@@ -49,7 +48,7 @@ class VllmEngine:
         check_vllm()
         self._ends = sorted(end_tokens(model))
         self._llm = start_vllm(model, tokenizer)
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._shapes = {name: tuple(item.shape) for name, item in checkpoint_weights(model)}
         self._loaded = ""  # the digest of the loaded weights
         self._is_versioned = hasattr(self._llm.llm_engine, "set_weight_version")
         self._failure: str | None = None
@@ -61,22 +60,23 @@ class VllmEngine:
     def load(self, weights: Weights) -> None:
         """Replace the model's weights and empty the prefix cache.
 
-        The digest of the weights becomes the engine's weight version, which vLLM notes in every
+        A model with fewer layers than the engine is completed by identity layers. The digest of the
+        weights, without these, becomes the engine's weight version, which vLLM notes in every
         output. If the engine has the same weights already, nothing is done.
 
         Raises:
-            CandidateError: the names or shapes are not those of the first weights. vLLM would keep
+            CandidateError: the names or shapes are not those of the engine's model. vLLM would keep
                 the previous values of a missing tensor.
             DeviceError: the weights could not be loaded, so the engine cannot be used any more.
         """
-        state = dict(weights)
+        own = dict(weights)
+        state = with_identity_layers(own, self._shapes)
         shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-        self._shapes = self._shapes or shapes
         if shapes != self._shapes:
             raise CandidateError(
                 f"vLLM cannot load these weights: {_difference(shapes, self._shapes)}."
             )
-        digest = digest_of(state)
+        digest = digest_of(own)
         with self._fatal("load weights"):
             if digest == self._loaded:
                 return

@@ -13,8 +13,6 @@ these are. In exact arithmetic, only the epsilon inside the norms makes a differ
 
 from __future__ import annotations
 
-import json
-
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.merge.architecture.folding_rules import (
     FoldingRules,
@@ -22,6 +20,7 @@ from evomerge.merge.architecture.folding_rules import (
     UnfoldableError,
     find_rules,
 )
+from evomerge.merge.architecture.miniature import language_config
 from evomerge.merge.architecture.submodel import NoMiniatureError, kind_of
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
@@ -100,11 +99,8 @@ def rules_for(host: Checkpoint, prefix: str) -> FoldingRules:
     Raises:
         CheckpointError: scales cannot be folded into this architecture's weights.
     """
-    data = {**host.text_config, "architectures": host.config.get("architectures")}
-    if host.text_config is not host.config:
-        data["architectures"] = None  # a vision-language model: only its language model is probed
     try:
-        return find_rules(json.dumps(data, sort_keys=True), prefix.rpartition(".")[2])
+        return find_rules(language_config(host), prefix.rpartition(".")[2])
     except (UnfoldableError, NoMiniatureError) as error:
         raise CheckpointError(
             f"The hidden state of {host.reference!r} cannot be scaled between blocks: {error}; "

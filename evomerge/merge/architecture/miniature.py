@@ -6,6 +6,7 @@ a block adds. It is loaded like a real checkpoint, so its weights have the names
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,14 @@ from evomerge.models.stacks import Stack
 
 _BLOCK = re.compile(r"(.*?\.\d+)\.")
 _TOKENS = 5
+
+
+def language_config(checkpoint: Checkpoint) -> str:
+    """Return `config.json` of a checkpoint's language model alone, as JSON text."""
+    data = {**checkpoint.text_config, "architectures": checkpoint.config.get("architectures")}
+    if checkpoint.text_config is not checkpoint.config:
+        data["architectures"] = None  # a vision-language model: only its language model is probed
+    return json.dumps(data, sort_keys=True)
 
 
 class Miniature:
@@ -58,17 +67,24 @@ class Miniature:
                 f"no small model of it can be made to find out how ({reason})"
             ) from None
 
+    def layers(self) -> list[MiniatureBlock]:
+        """Return all blocks in order."""
+        return [
+            MiniatureBlock(module, call)
+            for module, call in zip(self._modules, self._calls, strict=True)
+        ]
+
     def blocks(self) -> Iterator[Submodel]:
         """Yield one block of every kind; a kind is a module class with a set of tensor names."""
         seen: set[tuple[object, ...]] = set()
+        layers = self.layers()
         for index, rests in enumerate(self._stack.blocks):
-            module, call = self._modules[index], self._calls[index]
-            kind = (type(module), frozenset(map(kind_of, rests)))
+            kind = (type(layers[index].module), frozenset(map(kind_of, rests)))
             if kind not in seen:
                 seen.add(kind)
                 yield Submodel(
-                    _Run(module, call),
-                    self._random_state(),
+                    layers[index],
+                    self.random_state(),
                     self._weights({rest: self._stack.name(index, rest) for rest in rests}),
                     degree=1,
                 )
@@ -93,7 +109,7 @@ class Miniature:
 
         outside = {name: name for name in self._locations if name not in inside}
         weights = [weight for weight in self._weights(outside) if weight.is_vector]
-        return Submodel(run, self._random_state(), weights, degree=0)
+        return Submodel(run, self.random_state(), weights, degree=0)
 
     def _make(self, config: dict[str, Any]) -> None:
         made = transformers_config(config)
@@ -164,7 +180,8 @@ class Miniature:
         logits: Tensor = self.model(input_ids=self._tokens, use_cache=False).logits
         return logits
 
-    def _random_state(self) -> Tensor:
+    def random_state(self) -> Tensor:
+        """Return a random hidden state, float32, of shape (1, tokens, features)."""
         return torch.randn(1, _TOKENS, self._width, dtype=torch.float32)
 
     def _weights(self, names: Mapping[str, str]) -> list[WeightGroup]:
@@ -218,14 +235,20 @@ class Miniature:
 
 
 @dataclass(frozen=True)
-class _Run:
-    """A block, called as the whole model calls it."""
+class MiniatureBlock:
+    """A block of the small model, called as the whole model calls it.
 
-    block: nn.Module
+    Attributes:
+        module: the block.
+        call: calls it with a hidden state; other arguments are those of a run of the model.
+    """
+
+    module: nn.Module
     call: Callable[[nn.Module, Tensor], Any]
 
     def __call__(self, state: Tensor) -> Tensor:
-        output = self.call(self.block, state)
+        """Return the hidden state after the block, given that before it."""
+        output = self.call(self.module, state)
         result = output[0] if isinstance(output, (tuple, list)) else output
         if not isinstance(result, Tensor):
             raise NoMiniatureError("its blocks do not return a hidden state")

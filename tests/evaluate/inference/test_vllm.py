@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, LlamaForCa
 from evomerge.errors import CandidateError, ConfigError, DeviceError
 from evomerge.evaluate.evaluator import Evaluator
 from evomerge.evaluate.inference.engine import EngineForward, checkpoint_weights
+from evomerge.evaluate.inference.fingerprint import digest_of
 from evomerge.evaluate.inference.generation import Prompt, Stops, continue_greedily
 from evomerge.evaluate.inference.vllm import VllmEngine, _token_logprob
 from evomerge.evaluate.inference.vllm_start import check_vllm
@@ -156,6 +157,24 @@ def test_weights_of_other_names_or_shapes_are_refused_and_the_engine_goes_on(
             engine.load((n, t) for n, t in state.items() if t is not None)
     engine.load(checkpoint_weights(llama))
     assert len(engine.token_logprobs([[1, 5, 6]], [2])[0]) == 2
+
+
+def test_a_path_on_a_deeper_engine_answers_with_its_own_weights(
+    engine: VllmEngine, make_model: Any, tokenizer: Any
+) -> None:
+    """The fixture `engine` is what makes the substitute for vLLM."""
+    model, deep = (make_model("llama", seed=seed) for seed in (4, 5))
+    deep.model.layers.extend(make_model("llama", seed=6).model.layers)
+    deep.config.num_hidden_layers = 6
+    deeper = VllmEngine(deep, tokenizer)
+    text = [1, *range(5, 40, 3)]
+    for served in (engine, deeper):
+        served.load(checkpoint_weights(model))
+    assert deeper._llm.config.num_hidden_layers == 6
+    assert deeper.token_logprobs([text], [9]) == engine.token_logprobs([text], [9])
+    assert deeper._llm.version == engine._llm.version == digest_of(model.state_dict())
+    with pytest.raises(CandidateError, match=r"layers\.3\..* is not in the engine's model"):
+        engine.load(checkpoint_weights(deep))
 
 
 def test_an_engine_that_failed_is_not_used_again(
