@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import sys
@@ -67,6 +68,10 @@ def start_vllm(model: Any, tokenizer: Any) -> Any:
     # Weights are passed in memory, so the engine must run in this process.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its messages would break the display
+    # A search in stages starts several engines. When one is collected, vLLM ends its process group,
+    # even if a later engine uses it; and it hides objects from the garbage collector.
+    gc.unfreeze()
+    gc.collect()
     has_gpu = torch.accelerator.current_accelerator(check_available=True) is not None
     options = {"gpu_memory_utilization": _SHARE} if has_gpu else _cpu_options(model)
     with _shielded(), tempfile.TemporaryDirectory() as folder:
@@ -113,7 +118,8 @@ def _cpu_options(model: Any) -> dict[str, Any]:
     config = model.config.get_text_config()
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    values = 2 * config.num_hidden_layers * width * (config.num_key_value_heads or heads)
+    groups = getattr(config, "num_key_value_heads", None) or heads
+    values = 2 * config.num_hidden_layers * width * groups
     longest = int(config.max_position_embeddings)
     # The engine divides the cache into blocks of tokens, so a little more is needed.
     one_text = math.ceil(1.02 * values * model.dtype.itemsize * (longest + 256))
