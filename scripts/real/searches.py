@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from scripts.real.places import ROOT, RUNS
+from scripts.real.places import MODELS, ROOT, RUNS
 
 CONFIGS = Path("configs")
 
@@ -113,7 +113,9 @@ def base_score(name: str) -> Mapping[str, Any]:
     kept = ROOT / f"base-{name}.json"
     if not kept.exists():
         config = CONFIGS / f"showcase-{name}.yaml"
-        answer = _evomerge("evaluate", ROOT / "models/base", "--config", config, "--json")
+        base = yaml.safe_load(config.read_text(encoding="utf-8")).get("base")
+        model = MODELS / "base" if base is None else CONFIGS / base
+        answer = _evomerge("evaluate", model, "--config", config, "--json")
         kept.write_text(answer, encoding="utf-8")
     found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
     return found
