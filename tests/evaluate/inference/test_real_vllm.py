@@ -8,16 +8,24 @@ from typing import Any
 
 import pytest
 import torch
-from search_run import evomerge, kill_when, write_search
+from search_run import evomerge, evomerge_json, kill_when, write_search
+from tiny import load
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from evomerge.errors import CandidateError, ConfigError
 from evomerge.evaluate.evaluator import Evaluator
 from evomerge.evaluate.inference.engine import EngineForward, checkpoint_weights
+from evomerge.evaluate.inference.fingerprint import digest_of
+from evomerge.evaluate.inference.generation import Prompt
 from evomerge.evaluate.inference.reference import ReferenceLM
 from evomerge.evaluate.inference.vllm import VllmEngine
 from evomerge.evaluate.inference.vllm_start import installed_vllm
 from evomerge.evaluate.tasks.harness import Harness
+from evomerge.merge.routed import RoutedResident
+from evomerge.merge.writer import write_model
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.recipe import Layer, Recipe, Source
+from evomerge.space.paths.path import Hop, layers_of
 
 pytestmark = pytest.mark.skipif(installed_vllm() is None, reason="vLLM is not installed")
 
@@ -142,34 +150,115 @@ def test_a_model_that_vllm_cannot_run_is_one_sentence(tokenizer: Any) -> None:
         EngineForward(ReferenceLM(model, tokenizer), VllmEngine(model, tokenizer)).check(model, [])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_paths_of_all_depths_on_one_engine_answer_as_their_exports_on_engines_of_their_own(
+    tokenizer: Any, tmp_path: Path, dtype: str
+) -> None:
+    """Log-probabilities and texts are the same bit for bit; the first path is loaded twice."""
+    checkpoints = parents_in(tmp_path, tokenizer, dtype)
+    paths = {
+        "short": [Hop("a", 0), Hop("b", 2, 0.8)],
+        "long": [Hop("a", 0), Hop("b", 0), Hop("b", 1, 1.3), Hop("a", 1), Hop("a", 2)],
+        "middle": [Hop("b", 0), Hop("b", 0), Hop("a", 2)],
+    }
+    whole = Layer("passthrough", (Source("a"),))
+    recipes = {
+        name: Recipe("a", {"model.layers": layers_of(path)}, whole, whole, dtype=dtype)
+        for name, path in paths.items()
+    }
+    resident = RoutedResident(checkpoints, "a", dtype)
+    deep = VllmEngine(resident.apply(recipes["long"]), tokenizer)
+    found: dict[str, Any] = {}
+    for name in ("short", "long", "middle", "short"):
+        deep.load(checkpoint_weights(model := resident.apply(recipes[name])))
+        assert deep._loaded == digest_of(dict(checkpoint_weights(model)))
+        answers = logprobs_by_vllm(deep, TEXT), deep.generate([Prompt(tuple(TEXT[:9]), (), 30)])
+        assert torch.equal(found.setdefault(name, answers)[0], answers[0])
+        assert found[name][1] == answers[1]
+    engines = [deep]  # vLLM ends the process group of all of them when one is collected
+    for name, recipe in recipes.items():
+        write_model(recipe, checkpoints, tmp_path / name)
+        exported = load(tmp_path / name)
+        engines.append(own := VllmEngine(exported, tokenizer))
+        own.load(checkpoint_weights(exported))
+        assert own._loaded == digest_of(dict(checkpoint_weights(resident.apply(recipe))))
+        assert torch.equal(logprobs_by_vllm(own, TEXT), found[name][0])
+        assert own.generate([Prompt(tuple(TEXT[:9]), (), 30)]) == found[name][1]
+        near = 1e-4 if dtype == "float32" else 0.1
+        assert torch.allclose(found[name][0], logprobs_by_torch(exported, TEXT).float(), atol=near)
+
+
+def test_a_killed_search_over_paths_goes_on_and_its_winner_scores_the_same_alone(
+    tokenizer: Any, tasks: Path, tmp_path: Path
+) -> None:
+    """The winner is evaluated on an engine of its own depth."""
+    parents_in(tmp_path, tokenizer, "float32")
+    file = write_search(
+        tmp_path,
+        base=None,
+        parents=[str(tmp_path / "a"), str(tmp_path / "b")],
+        space={"kind": "dataflow", "variant": "structured", "repeats": 1, "layers": [2, 5],
+               "ends": "free", "scales": [0.7, 1.4]},
+        optimizer={"name": "cma-margin"},
+        **served(tasks),
+    )  # fmt: skip
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    evomerge("search", file, "--run", whole)
+    assert kill_and_resume(file, killed) == (whole / "journal.jsonl").read_bytes()
+    evomerge("export", whole, "--out", tmp_path / "model")
+    (best,) = (row for row in evomerge_json("results", whole)["candidates"] if row["winner"])
+    again = evomerge_json("evaluate", tmp_path / "model", "--config", file, "--split", "test")
+    for key, score in again["scores"].items():
+        assert score["value"] == best[f"test {key}"]
+
+
 def test_a_killed_search_goes_on_as_if_it_had_not_been_killed(
     tokenizer: Any, tasks: Path, tmp_path: Path
 ) -> None:
-    for seed in (1, 2):
-        model_of(seed).save_pretrained(tmp_path / f"parent{seed}")
-        tokenizer.save_pretrained(tmp_path / f"parent{seed}")
+    parents_in(tmp_path, tokenizer, "float32")
     file = write_search(
         tmp_path,
-        parents=[str(tmp_path / "parent1"), str(tmp_path / "parent2")],
-        base=str(tmp_path / "parent1"),
-        objectives=[
+        parents=[str(tmp_path / "a"), str(tmp_path / "b")],
+        base=str(tmp_path / "a"),
+        **served(tasks),
+    )
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    evomerge("search", file, "--run", whole)
+    assert kill_and_resume(file, killed) == (whole / "journal.jsonl").read_bytes()
+
+
+def parents_in(folder: Path, tokenizer: Any, dtype: str) -> dict[str, Checkpoint]:
+    """Save two parents with the tokenizer."""
+    for seed, name in ((1, "a"), (2, "b")):
+        model_of(seed).to(getattr(torch, dtype)).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return {name: Checkpoint.open(folder / name, name) for name in "ab"}
+
+
+def served(tasks: Path) -> dict[str, Any]:
+    """Return the sections of a small search whose texts vLLM generates."""
+    return {
+        "objectives": [
             {"task": "t_generate", "metric": "exact_match"},
             {"task": "t_choice", "metric": "acc"},
         ],
-        evaluation={
+        "evaluation": {
             "backend": "vllm",
             "include": [str(tasks)],
             "search": {"documents": 20},
             "validation": {"documents": 10, "finalists": 2},
             "test": {"documents": 10},
         },
-        budget={"candidates": 8},
-    )
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    evomerge("search", file, "--run", whole)
-    arguments = ("search", file, "--run", killed)
-    assert kill_when(arguments, killed / "journal.jsonl", 10, 0.0) == -signal.SIGKILL
-    before = (killed / "journal.jsonl").read_bytes()
-    evomerge("resume", killed)
-    after = (killed / "journal.jsonl").read_bytes()
-    assert len(before) < len(after) and after == (whole / "journal.jsonl").read_bytes()
+        "budget": {"candidates": 8},
+    }
+
+
+def kill_and_resume(file: Path, run: Path) -> bytes:
+    """Kill a search in its middle, resume it, and return the journal."""
+    journal = run / "journal.jsonl"
+    arguments = ("search", file, "--run", run)
+    assert kill_when(arguments, journal, 10, 0.0) == -signal.SIGKILL
+    before = journal.read_bytes()
+    evomerge("resume", run)
+    assert len(before) < len(journal.read_bytes())
+    return journal.read_bytes()

@@ -172,7 +172,7 @@ def test_a_path_on_a_deeper_engine_answers_with_its_own_weights(
         served.load(checkpoint_weights(model))
     assert deeper._llm.config.num_hidden_layers == 6
     assert deeper.token_logprobs([text], [9]) == engine.token_logprobs([text], [9])
-    assert deeper._llm.version == engine._llm.version == digest_of(model.state_dict())
+    assert deeper._llm.version == engine._llm.version == digest_of(dict(checkpoint_weights(model)))
     with pytest.raises(CandidateError, match=r"layers\.3\..* is not in the engine's model"):
         engine.load(checkpoint_weights(deep))
 
