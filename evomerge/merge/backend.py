@@ -14,6 +14,7 @@ from evomerge.merge.architecture.placement import Placement
 from evomerge.merge.tensors.adapters import adapter_patches
 from evomerge.merge.tokenizers.plan import plan_tokenizer
 from evomerge.merge.writer import write_model
+from evomerge.models.causal import check_causal
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 
@@ -177,25 +178,35 @@ def load(checkpoint: Checkpoint, place: str | Placement, dtype: str = "bfloat16"
         dtype: dtype of a model with an adapter; not used without one.
 
     Raises:
-        CheckpointError: transformers cannot load it, or the adapter does not fit.
+        CheckpointError: it is no causal language model, transformers cannot load it, it lacks
+            weights, or the adapter does not fit.
     """
+    check_causal(checkpoint)
     if checkpoint.adapter is not None:
         recipe = _unchanged(checkpoint, dtype)
         return resident({checkpoint.reference: checkpoint}, recipe, place).apply(recipe)
     from transformers import AutoModelForCausalLM
 
-    from evomerge.merge.architecture.loading import without_bars
+    from evomerge.merge.architecture.loading import quiet
 
     try:
-        with without_bars():
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                checkpoint.folder, trust_remote_code=False, dtype="auto"
+        with quiet():
+            model, loaded = AutoModelForCausalLM.from_pretrained(
+                checkpoint.folder,
+                trust_remote_code=False,
+                dtype="auto",
+                output_loading_info=True,
             )
     except Exception as error:  # transformers raises exceptions of many unrelated classes
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             f"{checkpoint.reference!r} cannot be loaded as a causal language model ({reason})."
         ) from error
+    if loaded["missing_keys"]:
+        raise CheckpointError(
+            f"{checkpoint.reference!r} lacks the weight {min(loaded['missing_keys'])!r}, which "
+            f"{type(model).__name__} needs (it would be random); copy its weight files again."
+        )
     placement = Placement(place) if isinstance(place, str) else place
     placement.settle(model)
     return model.requires_grad_(False).train(False)

@@ -58,6 +58,7 @@ _INPUT = re.compile(r"embed|(^|\.)(wte|wpe|shared)\.")
 _NO_TOKENS = re.compile(r"position|token_type|(^|\.)wpe\.")
 _HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output_projection|unembed\w*|cls|score|head)(\.|$)")
 
+_WEIGHTS = ("*.safetensors", "*.bin")
 
 GGUF_ADVICE = (
     "GGUF files have weights that are quantised for llama.cpp, which cannot be merged as they are; "
@@ -115,6 +116,11 @@ class Checkpoint:
         if not (folder / "config.json").is_file():
             if any(folder.glob("*.gguf")):
                 raise CheckpointError(f"Parent {reference!r}: {GGUF_ADVICE}")
+            if (folder / "adapter_config.json").is_file():
+                raise CheckpointError(
+                    f"Parent {reference!r} is an adapter; name it behind the model that it was "
+                    f"made for, as `MODEL+{reference}`."
+                )
             raise CheckpointError(
                 f"Parent {reference!r}: {folder} has no config.json; give the folder that "
                 "`save_pretrained` wrote."
@@ -125,7 +131,16 @@ class Checkpoint:
                 f"Parent {reference!r} is quantised (config.json has quantization_config); merge "
                 "the full-precision checkpoint it was made from."
             )
-        return cls(reference, folder, config, _tensors(folder, allow_pickle), adapter)
+        if any(folder.glob("*.gguf")) and not any(map(any, map(folder.glob, _WEIGHTS))):
+            raise CheckpointError(f"Parent {reference!r}: {GGUF_ADVICE}")
+        tensors = _tensors(folder, allow_pickle)
+        for name, info in tensors.items():
+            if info.dtype.startswith("F8"):
+                raise CheckpointError(
+                    f"Parent {reference!r} is quantised (tensor {name!r} has dtype {info.dtype}); "
+                    "merge the full-precision checkpoint it was made from."
+                )
+        return cls(reference, folder, config, tensors, adapter)
 
     @property
     def parameters(self) -> int:

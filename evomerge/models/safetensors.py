@@ -43,6 +43,7 @@ FLOATING = frozenset({"F16", "BF16", "F32", "F64"})
 """The dtypes of tensors that can be merged; other tensors are copied."""
 
 _LARGEST_HEADER = 100_000_000
+_LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,12 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
         size = file.stat().st_size
         with file.open("rb") as stream:
             start = stream.read(8)
+            if start == _LFS_POINTER[:8] and stream.read(len(_LFS_POINTER) - 8) == _LFS_POINTER[8:]:
+                raise CheckpointError(
+                    f"{file} is a pointer of Git LFS, not the weights; run `git lfs pull` in its "
+                    "folder."
+                )
+            stream.seek(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
             if not 2 <= length <= min(size - 8, _LARGEST_HEADER):
                 raise CheckpointError(

@@ -15,6 +15,8 @@ from typing import Any
 from evomerge.config.frozen import frozen_objectives, frozen_splits
 from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.errors import ConfigError
+from evomerge.models.causal import check_causal, check_known, check_tokenizer
+from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import RUN
 from evomerge.setup.engine import check_engine
 from evomerge.setup.executor import check_executor, resolve_order
@@ -51,6 +53,7 @@ def check_search(
         raise ConfigError("`mode` is 'pareto', which this version cannot search; use 'weighted'.")
     check_executor(config)
     config, checkpoints, host = open_parents(config, relative_to, opener, allow_pickle=allow_pickle)
+    _check_host(config, checkpoints[host])
     space = make_space(config, checkpoints)
     evaluator = load_tasks(config)
     objectives = find_objectives(config, evaluator)
@@ -68,6 +71,16 @@ def check_search(
     return Problem(
         config, checkpoints, host, space, objectives, splits, fewer, allow_pickle, evaluator
     )
+
+
+def _check_host(config: SearchConfig, host: Checkpoint) -> None:
+    """Check that transformers can run the model that gives config and tokenizer."""
+    from evomerge.evaluate.tasks.functions import is_function
+
+    functions_only = all(is_function(item.task) for item in config.objectives)
+    check_known(host) if functions_only else check_causal(host)
+    if config.tokenizer == "base":
+        check_tokenizer(host)
 
 
 def restore(config: SearchConfig, relative_to: Path, opener: Opener) -> Problem:

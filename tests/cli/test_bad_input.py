@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import pytest
 from search_run import SMALL, environment, evomerge, write_search
-from tiny import make
+from tiny import edit_config, make
 
 from evomerge.__main__ import run
 from evomerge.config.schema import load
@@ -151,6 +151,22 @@ def test_parents_with_different_shapes(tmp_path):
         prepare(load(file), tmp_path)
     assert "16" in str(caught.value)
     assert "32" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model_type": "frobnicator"}, "does not know its model_type 'frobnicator'"),
+        ({"architectures": ["LlamaModel"]}, "no causal language model"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["parameters", "dataflow"])
+def test_a_host_that_transformers_cannot_run(tmp_path, kind, change, words):
+    edit_config(make(tmp_path / "a"), **change)
+    searched = {"kind": kind} if kind == "dataflow" else SMALL["space"] | {"method": "linear"}
+    file = write_search(tmp_path, parents=["./a"], base=None, space=searched)
+    with pytest.raises(EvomergeError, match=words):
+        prepare(load(file), tmp_path)
 
 
 def test_parents_with_different_vocabularies(tmp_path):

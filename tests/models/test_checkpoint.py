@@ -36,6 +36,7 @@ def entry(dtype: str, shape: list[int], begin: int, end: int) -> dict[str, objec
 DAMAGED = {
     "empty file": (b"", "not a complete"),
     "three bytes": (b"abc", "not a complete"),
+    "a pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
     "header longer than the file": (struct.pack("<Q", 10**6) + b"{}", "not a complete"),
     "header of a size larger than any memory": (struct.pack("<Q", 2**62) + b"{}", "not a complete"),
 }
@@ -181,6 +182,21 @@ FOLDERS = {
     "quantised": (
         lambda folder: tiny.edit_config(folder, quantization_config={"quant_method": "fp8"}),
         "quantised",
+    ),
+    "quantised without saying so": (
+        lambda folder: tiny.rewrite(
+            folder,
+            lambda tensors: tensors.update({"w": torch.zeros(2, 2, dtype=torch.float8_e4m3fn)}),
+        ),
+        "quantised.*'w'.*F8_E4M3",
+    ),
+    "GGUF beside a config": (
+        lambda folder: (folder / "model.safetensors").rename(folder / "model.gguf"),
+        "GGUF",
+    ),
+    "an adapter": (
+        lambda folder: (folder / "config.json").rename(folder / "adapter_config.json"),
+        r"is an adapter.*MODEL\+a",
     ),
 }
 

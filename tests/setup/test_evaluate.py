@@ -7,10 +7,13 @@ import pytest
 import torch
 import yaml
 from search_run import SMALL, evomerge, evomerge_json, write_search
-from tiny import make, save_tokenizer
+from tiny import make, rewrite, save_tokenizer
 from transformers import AutoModelForCausalLM
 
 from evomerge.config.schema import parse
+from evomerge.errors import CheckpointError
+from evomerge.merge.backend import load
+from evomerge.models.checkpoint import Checkpoint
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.setup.check import freeze
@@ -116,6 +119,13 @@ def test_a_missing_adapter_is_one_sentence(models, tmp_path):
     ):
         done = evomerge("evaluate", f"{models}/base+{adapter}", "--config", file, code=2)
         assert told in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_model_that_lacks_a_weight_is_one_sentence(tmp_path):
+    folder = make(tmp_path / "a")
+    rewrite(folder, lambda tensors: tensors.pop("model.norm.weight"))
+    with pytest.raises(CheckpointError, match=r"'a' lacks the weight 'model\.norm\.weight'"):
+        load(Checkpoint.open(folder, "a"), "cpu")
 
 
 def test_show_prints_documents_with_prompt_answer_and_target(tmp_path):

@@ -1,0 +1,70 @@
+"""Whether transformers can run a model as a causal language model, by its config and files only."""
+
+from __future__ import annotations
+
+import re
+
+from evomerge.errors import CheckpointError
+from evomerge.models.checkpoint import TOKENIZER_FILES, Checkpoint
+
+_HAS_NO_LM_HEAD = re.compile(
+    r"For(MaskedLM|PreTraining|NextSentencePrediction|MultipleChoice|QuestionAnswering|"
+    r"(Sequence|Token|Image|Audio)Classification)$|(?<!LMHead)(?<!DoubleHeads)Model$"
+)
+
+
+def check_known(checkpoint: Checkpoint) -> None:
+    """Check that the installed transformers knows the type of a model.
+
+    Raises:
+        CheckpointError: it does not, or the config names no type.
+    """
+    from transformers import __version__
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    kind, name = checkpoint.config.get("model_type"), checkpoint.reference
+    if kind is None:
+        raise CheckpointError(
+            f"Parent {name!r}: its config.json has no model_type, so transformers cannot build the "
+            "model; copy config.json from the model that it was made from."
+        )
+    if kind not in CONFIG_MAPPING_NAMES:
+        raise CheckpointError(
+            f"Parent {name!r}: the installed transformers {__version__} does not know its "
+            f"model_type {kind!r}; install a version that does. Code that comes with a model is "
+            "not run."
+        )
+
+
+def check_causal(checkpoint: Checkpoint) -> None:
+    """Check that a model is a causal language model of a type that transformers knows.
+
+    Raises:
+        CheckpointError: it is an encoder, an encoder-decoder or a classifier, or of unknown type.
+    """
+    check_known(checkpoint)
+    names = [str(name) for name in checkpoint.config.get("architectures") or ()]
+    if checkpoint.config.get("is_encoder_decoder"):
+        what = "an encoder-decoder model"
+    elif names and all(map(_HAS_NO_LM_HEAD.search, names)):
+        what = "no causal language model"
+    else:
+        return
+    raise CheckpointError(
+        f"Parent {checkpoint.reference!r} is {what} (config.json: architectures "
+        f"{', '.join(names) or 'missing'}), and lm-eval's tasks are scored on causal language "
+        "models; use a model whose architecture ends in ForCausalLM, or an objective function."
+    )
+
+
+def check_tokenizer(checkpoint: Checkpoint) -> None:
+    """Check that a model's folder has files of a tokenizer.
+
+    Raises:
+        CheckpointError: it has none.
+    """
+    if not any(file.name in TOKENIZER_FILES for file in checkpoint.companions):
+        raise CheckpointError(
+            f"Parent {checkpoint.reference!r} has no tokenizer; put tokenizer.json and "
+            "tokenizer_config.json beside its weights."
+        )
