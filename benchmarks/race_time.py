@@ -6,10 +6,10 @@ The search proposes its candidates as without racing. Each is merged once and th
 all search documents, and in a race against the best candidate at the start of its generation, as a
 raced search would score it. So both are measured side by side, on the same models. As in a search,
 the baselines are scored on all documents, and so is a finalist whose score is an estimate. Times
-are CPU seconds on one thread. Printed are, for each number of documents that a race scores at once,
-the time of a document; then the documents and the times of the whole search, and the score of the
-best candidate of each way. The last line is one JSON object: the shares of racing, without and with
-the time of merging, and the difference of the best scores in points.
+are CPU seconds on one thread. Printed are the documents and the times of both ways, and the score
+of the best candidate of each; then, for the uniform merge, the time of a document by the number of
+documents that are scored at once. The last line is one JSON object: the shares of racing, without
+and with the time of merging, and the difference of the best scores in points.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from evomerge.config.schema import SearchConfig, load, parse
 from evomerge.errors import CandidateError
-from evomerge.evaluate.evaluator import Answers, Documents
 from evomerge.evaluate.fidelity.protocol import score_by
+from evomerge.evaluate.tasks.documents import in_order
 from evomerge.recipe import Recipe
 from evomerge.scores import Scores, fitness
 from evomerge.search.ranking import WeightedSum
@@ -36,6 +36,8 @@ from evomerge.setup.problem import Problem
 from evomerge.setup.runs import prepare
 from evomerge.setup.strategy import make_strategy
 from evomerge.setup.worker import MemoryShare, make_worker
+
+SIZES = (5, 10, 25, 50, 100)
 
 T = TypeVar("T")
 
@@ -50,7 +52,9 @@ def main() -> None:
     torch.set_num_threads(1)
     config = raced(load(options.file), options.documents)
     measured = Measured(prepare(config, options.file.parent), options.candidates)
-    print(json.dumps(measured.show()))
+    shares = measured.show()
+    measured.show_sizes()
+    print(json.dumps(shares))
 
 
 def raced(config: SearchConfig, documents: int | None) -> SearchConfig:
@@ -70,7 +74,6 @@ class Measured:
         full: scores on all search documents, by candidate; None: it failed.
         raced: scores of the race.
         seconds: CPU time of `merge`, `full` and `race` in all.
-        looks: the documents and the CPU time of each time that a race scored some.
     """
 
     def __init__(self, problem: Problem, candidates: int) -> None:
@@ -79,7 +82,6 @@ class Measured:
         self.full: list[Scores | None] = []
         self.raced: list[Scores | None] = []
         self.seconds = {"merge": 0.0, "full": 0.0, "race": 0.0}
-        self.looks: list[tuple[int, float]] = []
         self.run()
 
     def timed(self, phase: str, call: Callable[[], T]) -> T:
@@ -130,7 +132,7 @@ class Measured:
                     "race",
                     lambda: score_by(
                         fidelity,
-                        Timed(evaluator, self.looks),
+                        evaluator,
                         model,
                         "search",
                         incumbent,
@@ -171,10 +173,6 @@ class Measured:
 
     def show(self) -> dict[str, float]:
         """Print the table, and return the shares of racing."""
-        print(f"\n{'documents at once':20}{'times':>8}{'CPU ms a document':>20}")
-        for size in sorted({size for size, _ in self.looks}):
-            spent = [seconds for count, seconds in self.looks if count == size]
-            print(f"{size:<20}{len(spent):8}{1000 * sum(spent) / len(spent) / size:20.1f}")
         rows = [scores for scores in self.full if scores is not None]
         total = sum(sum(scores.fidelity.values()) for scores in rows)
         documents = sum(sum(s.fidelity.values()) for s in self.raced if s is not None)
@@ -199,19 +197,22 @@ class Measured:
             "points": round(self.points(self.full[won]) - self.points(self.full[best]), 2),
         }
 
-
-class Timed:
-    """An evaluator that notes the documents and the CPU time of each call of `answer`."""
-
-    def __init__(self, evaluator: Any, looks: list[tuple[int, float]]) -> None:
-        self.scores, self._evaluator, self._looks = evaluator.scores, evaluator, looks
-
-    def answer(self, model: Any, split: Any, documents: Documents) -> Answers:
-        began = time.process_time()
-        answers: Answers = self._evaluator.answer(model, split, documents)
-        count = sum(map(len, documents.values()))
-        self._looks.append((count, time.process_time() - began))
-        return answers
+    def show_sizes(self) -> None:
+        """Print the CPU time of a document by the number of documents that are scored at once."""
+        *_, uniform = self.problem.space.baselines().values()
+        model = self.worker.build(uniform)
+        print(f"\n{'documents at once':20}{'CPU ms a document':>20}")
+        every = self.problem.splits["search"]
+        total = sum(map(len, every.values()))
+        for size in (*(size for size in SIZES if size < total), total):
+            part = {
+                task: [ids[i] for i in in_order(len(ids), "sizes")[: len(ids) * size // total]]
+                for task, ids in every.items()
+            }
+            began = time.process_time()
+            self.worker.evaluator.answer(model, "search", part)
+            spent = time.process_time() - began
+            print(f"{size:<20}{1000 * spent / size:20.1f}", flush=True)
 
 
 if __name__ == "__main__":

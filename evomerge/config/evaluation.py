@@ -48,7 +48,7 @@ class RacingConfig(Section):
     enabled: bool | Literal["auto"] = Field(
         "auto",
         description="auto: where it saves time, that is in parameter spaces with backend hf, where "
-        "every metric is a mean over documents and these make four samples that fill batches",
+        "every metric is a mean over documents and these make three samples that fill batches",
     )
     confidence: float = Field(0.98, gt=0.5, lt=1)
     minimum: int = Field(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from evomerge.evaluate.tasks.info import TasksInfo
 
 
-_SAMPLES = 4
+_SAMPLES = 3
 """Number of samples that the search documents must make at least, so that racing saves time."""
 
 

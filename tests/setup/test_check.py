@@ -6,6 +6,7 @@ from tiny import make
 
 from evomerge.config.schema import parse
 from evomerge.errors import InputError
+from evomerge.setup.check import freeze
 from evomerge.setup.runs import prepare
 
 
@@ -96,3 +97,14 @@ def test_a_method_that_cannot_take_the_parents_is_refused(
 )
 def test_keys_of_other_spaces_are_refused_with_their_value(tmp_path, space, sentence):
     refused(tmp_path, sentence, space=space)
+
+
+@pytest.mark.parametrize(("documents", "policy"), [(200, "racing"), (40, "off")])
+def test_a_run_keeps_why_candidates_are_scored_on_fewer_documents(tmp_path, documents, policy):
+    evaluation = SMALL["evaluation"] | {"search": {"documents": documents}}
+    problem = prepared(tmp_path, evaluation=evaluation)
+    assert problem.fewer_documents.startswith(f"{policy}, since {documents} documents make")
+    frozen = parse(freeze(problem), "frozen")
+    assert frozen.evaluation.racing.enabled is (policy == "racing")
+    assert frozen.frozen.fewer_documents == problem.fewer_documents
+    assert prepare(frozen, tmp_path).fewer_documents == problem.fewer_documents

@@ -33,8 +33,9 @@ def resolved(change, metric, documents):
 @pytest.mark.parametrize(
     ("change", "metric", "documents", "raced", "why"),
     [
-        ({}, "acc", 200, True, "racing, since 200 documents make 4 samples of at least 50"),
-        ({}, "acc", 199, False, "off, since 199 documents make fewer than 4 samples"),
+        ({}, "acc", 230, True, "racing, since 230 documents make 4 samples of at least 50"),
+        ({}, "acc", 150, True, "racing, since 150 documents make 3 samples of at least 50"),
+        ({}, "acc", 149, False, "off, since 149 documents make fewer than 3 samples"),
         ({}, "f1", 400, False, "off, since t/f1 is not a mean"),
         ({"evaluation": {"racing": {"minimum": 90}}}, "acc", 400, True, "at least 90, which"),
         ({"evaluation": {"racing": {"enabled": False}}}, "acc", 400, False, "off, as the search"),
@@ -64,12 +65,12 @@ def test_samples_are_large_enough_for_each_task_that_generates_texts():
     assert not config.evaluation.racing.enabled and "at least 96" in reason
     assert config.evaluation.racing.minimum == 50
     small = {"evaluation": {"device": "cpu", "racing": {"minimum": 20}}}
-    assert resolved(small, "acc", {"choices": 80})[0].evaluation.racing.minimum == 20
+    assert resolved(small, "acc", {"choices": 60})[0].evaluation.racing.minimum == 20
 
 
 def test_a_few_texts_are_no_full_batch_on_an_accelerator():
     """`meta` is a device that is no CPU and that every torch has."""
     meta = {"evaluation": {"device": "meta"}}
-    assert not resolved(meta, "acc", {"t": 400})[0].evaluation.racing.enabled
-    assert resolved(meta, "acc", {"t": 2048})[0].evaluation.racing.enabled
+    assert not resolved(meta, "acc", {"t": 1535})[0].evaluation.racing.enabled
+    assert resolved(meta, "acc", {"t": 1536})[0].evaluation.racing.enabled
     assert resolved(meta, "acc", {"choices": 400})[0].evaluation.racing.enabled
