@@ -29,7 +29,7 @@ from evomerge.errors import CandidateError
 from evomerge.evaluate.fidelity.protocol import score_by
 from evomerge.evaluate.tasks.documents import in_order
 from evomerge.recipe import Recipe
-from evomerge.scores import Scores, fitness
+from evomerge.scores import Failure, Scores, fitness
 from evomerge.search.ranking import WeightedSum
 from evomerge.setup.fidelity import make_fidelity
 from evomerge.setup.problem import Problem
@@ -38,6 +38,7 @@ from evomerge.setup.strategy import make_strategy
 from evomerge.setup.worker import MemoryShare, make_worker
 
 SIZES = (5, 10, 25, 50, 100)
+FAILED = Failure("evaluate", "The candidate could not be scored.")
 
 T = TypeVar("T")
 
@@ -111,9 +112,7 @@ class Measured:
                 if strategy.left == strategy.generation or len(self.full) == self.candidates:
                     break
             for number in range(told, len(self.full)):
-                scores = self.full[number]
-                if scores is not None:
-                    strategy.tell(number, scores)
+                strategy.tell(number, self.full[number] or FAILED)
             told = len(self.full)
 
     def score(self, recipe: Recipe, incumbent: Scores | None, earlier: list[Scores]) -> None:
