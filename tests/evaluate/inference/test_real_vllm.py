@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ from evomerge.merge.routed import RoutedResident
 from evomerge.merge.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
+from evomerge.run.folder import RunFolder
+from evomerge.run.history import History
+from evomerge.setup.runs import reopen
+from evomerge.setup.strategy import recipe_of
 from evomerge.space.paths.path import Hop, layers_of
 
 pytestmark = pytest.mark.skipif(installed_vllm() is None, reason="vLLM is not installed")
@@ -188,11 +193,19 @@ def test_paths_of_all_depths_on_one_engine_answer_as_their_exports_on_engines_of
         assert torch.allclose(found[name][0], logprobs_by_torch(exported, TEXT).float(), atol=near)
 
 
-def test_a_killed_search_over_paths_goes_on_and_its_winner_scores_the_same_alone(
+def test_a_killed_search_over_paths_goes_on_and_a_path_scores_the_same_alone(
     tokenizer: Any, tasks: Path, tmp_path: Path
 ) -> None:
-    """The winner is evaluated on an engine of its own depth."""
+    """A path that is not as deep as a parent is evaluated on an engine of its own depth.
+
+    The objective is chrF, since it changes with every character of the texts.
+    """
     parents_in(tmp_path, tokenizer, "float32")
+    body = json.loads((tasks / "t_generate.yaml").read_text())
+    metric = {"metric": "chrf", "aggregation": "chrf", "higher_is_better": True}
+    body |= {"task": "t_texts", "metric_list": [metric]}
+    body["generation_kwargs"] = {"until": ["@@"], "max_gen_toks": 24}
+    (tmp_path / "t_texts.yaml").write_text(json.dumps(body))
     file = write_search(
         tmp_path,
         base=None,
@@ -200,16 +213,24 @@ def test_a_killed_search_over_paths_goes_on_and_its_winner_scores_the_same_alone
         space={"kind": "dataflow", "variant": "structured", "repeats": 1, "layers": [2, 5],
                "ends": "free", "scales": [0.7, 1.4]},
         optimizer={"name": "cma-margin"},
-        **served(tasks),
+        **served(tmp_path, [{"task": "t_texts", "metric": "chrf"}]),
     )  # fmt: skip
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     evomerge("search", file, "--run", whole)
     assert kill_and_resume(file, killed) == (whole / "journal.jsonl").read_bytes()
-    evomerge("export", whole, "--out", tmp_path / "model")
-    (best,) = (row for row in evomerge_json("results", whole)["candidates"] if row["winner"])
-    again = evomerge_json("evaluate", tmp_path / "model", "--config", file, "--split", "test")
-    for key, score in again["scores"].items():
-        assert score["value"] == best[f"test {key}"]
+    rows = evomerge_json("results", whole)["candidates"]
+    assert len({row["search t_texts/chrf"] for row in rows}) > 2
+    number = next(number for number, depth in enumerate(depths_of(whole)) if depth != 3)
+    evomerge("export", whole, "--out", tmp_path / "model", "--candidate", number)
+    again = evomerge_json("evaluate", tmp_path / "model", "--config", file, "--split", "search")
+    assert again["scores"]["t_texts/chrf"]["value"] == rows[number]["search t_texts/chrf"]
+
+
+def depths_of(run: Path) -> list[int]:
+    """Return the number of layers of every candidate of a run."""
+    folder = RunFolder(run)
+    space, candidates = reopen(folder).space, History(folder.events()).candidates
+    return [sum(map(len, recipe_of(space, item).layers.values())) for item in candidates]
 
 
 def test_a_killed_search_goes_on_as_if_it_had_not_been_killed(
@@ -220,7 +241,13 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been_killed(
         tmp_path,
         parents=[str(tmp_path / "a"), str(tmp_path / "b")],
         base=str(tmp_path / "a"),
-        **served(tasks),
+        **served(
+            tasks,
+            [
+                {"task": "t_generate", "metric": "exact_match"},
+                {"task": "t_choice", "metric": "acc"},
+            ],
+        ),
     )
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     evomerge("search", file, "--run", whole)
@@ -235,13 +262,10 @@ def parents_in(folder: Path, tokenizer: Any, dtype: str) -> dict[str, Checkpoint
     return {name: Checkpoint.open(folder / name, name) for name in "ab"}
 
 
-def served(tasks: Path) -> dict[str, Any]:
+def served(tasks: Path, objectives: list[dict[str, str]]) -> dict[str, Any]:
     """Return the sections of a small search whose texts vLLM generates."""
     return {
-        "objectives": [
-            {"task": "t_generate", "metric": "exact_match"},
-            {"task": "t_choice", "metric": "acc"},
-        ],
+        "objectives": objectives,
         "evaluation": {
             "backend": "vllm",
             "include": [str(tasks)],
