@@ -205,7 +205,8 @@ def test_a_killed_search_over_paths_goes_on_and_a_path_scores_the_same_alone(
     metric = {"metric": "chrf", "aggregation": "chrf", "higher_is_better": True}
     body |= {"task": "t_texts", "metric_list": [metric]}
     body["generation_kwargs"] = {"until": ["@@"], "max_gen_toks": 24}
-    (tmp_path / "t_texts.yaml").write_text(json.dumps(body))
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "t_texts.yaml").write_text(json.dumps(body))
     file = write_search(
         tmp_path,
         base=None,
@@ -213,7 +214,7 @@ def test_a_killed_search_over_paths_goes_on_and_a_path_scores_the_same_alone(
         space={"kind": "dataflow", "variant": "structured", "repeats": 1, "layers": [2, 5],
                "ends": "free", "scales": [0.7, 1.4]},
         optimizer={"name": "cma-margin"},
-        **served(tmp_path, [{"task": "t_texts", "metric": "chrf"}]),
+        **served(tmp_path / "tasks", [{"task": "t_texts", "metric": "chrf"}]),
     )  # fmt: skip
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     evomerge("search", file, "--run", whole)
