@@ -114,7 +114,8 @@ def bare_scoring(model: Any, rows: Sequence[Sequence[int]], size: int) -> Callab
     for start in range(0, len(ordered), size):
         batch = ordered[start : start + size]
         width = len(batch[0])
-        batches.append(torch.tensor([[*row, *[0] * (width - len(row))] for row in batch]))
+        padded = [[*row, *[0] * (width - len(row))] for row in batch]
+        batches.append(torch.tensor(padded, device=model.device))
 
     def run() -> None:
         with torch.inference_mode():
@@ -139,7 +140,8 @@ def bare_generation(
         chosen = order[start : start + size]
         width = max(len(prompts[i]) for i in chosen)
         tokens = [[*[0] * (width - len(prompts[i])), *prompts[i]] for i in chosen]
-        batches.append((torch.tensor(tokens), max(new[i] for i in chosen)))
+        batch = torch.tensor(tokens, device=model.device)
+        batches.append((batch, max(new[i] for i in chosen)))
 
     name = cache_argument(model)
 

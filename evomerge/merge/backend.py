@@ -191,7 +191,7 @@ def load(checkpoint: Checkpoint, place: str | Placement, dtype: str = "bfloat16"
 
     try:
         with quiet():
-            model, loaded = AutoModelForCausalLM.from_pretrained(
+            found: Any = AutoModelForCausalLM.from_pretrained(
                 checkpoint.folder,
                 trust_remote_code=False,
                 dtype="auto",
@@ -202,9 +202,10 @@ def load(checkpoint: Checkpoint, place: str | Placement, dtype: str = "bfloat16"
         raise CheckpointError(
             f"{checkpoint.reference!r} cannot be loaded as a causal language model ({reason})."
         ) from error
-    if loaded["missing_keys"]:
+    model, report = found
+    if report["missing_keys"]:
         raise CheckpointError(
-            f"{checkpoint.reference!r} lacks the weight {min(loaded['missing_keys'])!r}, which "
+            f"{checkpoint.reference!r} lacks the weight {min(report['missing_keys'])!r}, which "
             f"{type(model).__name__} needs (it would be random); copy its weight files again."
         )
     placement = Placement(place) if isinstance(place, str) else place

@@ -20,7 +20,7 @@ def check_known(checkpoint: Checkpoint) -> None:
         CheckpointError: it does not, or the config names no type.
     """
     from transformers import __version__
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers.models.auto import configuration_auto
 
     kind, name = checkpoint.config.get("model_type"), checkpoint.reference
     if kind is None:
@@ -28,7 +28,7 @@ def check_known(checkpoint: Checkpoint) -> None:
             f"Parent {name!r}: its config.json has no model_type, so transformers cannot build the "
             "model; copy config.json from the model that it was made from."
         )
-    if kind not in CONFIG_MAPPING_NAMES:
+    if kind not in configuration_auto.CONFIG_MAPPING_NAMES:  # type: ignore[attr-defined]
         raise CheckpointError(
             f"Parent {name!r}: the installed transformers {__version__} does not know its "
             f"model_type {kind!r}; install a version that does. Code that comes with a model is "
