@@ -58,8 +58,12 @@ class ExecutorConfig(Section):
     """The executor that builds and scores candidates."""
 
     kind: Literal["inline", "processes", "ray"] = "inline"
-    workers: int = Field(1, ge=1)
-    timeout: float | None = Field(None, gt=0, description="seconds a candidate may take")
+    workers: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = Field(
+        1, description="number of workers; auto: one for each accelerator, else for each CPU core"
+    )
+    timeout: float | None = Field(
+        None, gt=0, description="processes: seconds that a candidate may take on one split"
+    )
     order: Literal["auto", "generation", "arrival"] = Field(
         "auto",
         description="when the optimizer is told outcomes: after each generation, or at once; "

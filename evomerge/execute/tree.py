@@ -46,6 +46,25 @@ def as_tree(run: RunAround, forks: Forks) -> RunJobs:
     return run_tree
 
 
+def divide(jobs: Sequence[Job], parts: int) -> list[tuple[Job, ...]]:
+    """Divide jobs into parts for several workers; paths with equal first blocks stay together.
+
+    Each part has about the same number of blocks.
+
+    Args:
+        jobs: the jobs of a generation.
+        parts: largest number of parts.
+    """
+    trails = [trail(job.recipe) for job in jobs]
+    order = [visit.number for visit in visits(trails)]
+    total, done = sum(map(len, trails)), 0
+    divided: list[list[Job]] = [[] for _ in range(parts)]
+    for number in order:
+        divided[min(parts - 1, done * parts // total)].append(jobs[number])
+        done += len(trails[number])
+    return [tuple(part) for part in divided if part]
+
+
 def trail(recipe: Recipe) -> Trail:
     """Return a key for each block of a recipe's model, in order.
 

@@ -51,6 +51,16 @@ class Attempts:
         """
         return max(0, self._begun[job])
 
+    def add(self, job: str) -> int:
+        """Note that a process ended in the middle of a job. Returns `count(job)`.
+
+        Args:
+            job: name of the job.
+        """
+        self._write(job, "begins")
+        self._begun[job] += 1
+        return self.count(job)
+
     @contextmanager
     def trying(self, job: str) -> Iterator[None]:
         """Note that a job begins, and that it ends or is withdrawn when the block ends.

@@ -75,6 +75,11 @@ class Logbook:
             )
         self._call_followers(event)
 
+    def note_threads(self, threads: int) -> None:
+        """Write the number of CPU threads that score models to the journal, if it is new."""
+        if threads != self.history.threads:
+            self.write({"event": "threads", "threads": threads})
+
     def note_preparation(self, method: str, done: int, total: int) -> None:
         """Tell followers and `status` how far a preparation of merges is, once an `INTERVAL`.
 

@@ -1,21 +1,9 @@
-"""The executor that a search file asks for."""
+"""The section `executor` of a search file: what it may say, and what `auto` means in it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
-
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
-from evomerge.execute.protocol import Executor, Job
-from evomerge.run.attempts import Attempts
-from evomerge.scores import Outcome
-from evomerge.setup.problem import Problem
-
-if TYPE_CHECKING:
-    from evomerge.execute.worker import Worker
-    from evomerge.setup.worker import MemoryShare
 
 
 def check_executor(config: SearchConfig) -> None:
@@ -26,18 +14,20 @@ def check_executor(config: SearchConfig) -> None:
             does not suit.
     """
     executor = config.executor
-    if executor.kind != "inline":
+    if executor.kind == "ray":
         raise ConfigError(
-            f"`executor.kind` is {executor.kind!r}, which this version does not have; use 'inline'."
+            "`executor.kind` is 'ray', which this version does not have; use 'inline' or "
+            "'processes'."
         )
-    if executor.workers != 1:
+    if executor.kind == "inline" and executor.workers not in (1, "auto"):
         raise ConfigError(
-            f"`executor.workers` is {executor.workers}; the inline executor has exactly 1."
+            f"`executor.workers` is {executor.workers}, but the inline executor has exactly 1; "
+            "set `executor.kind` to 'processes'."
         )
-    if executor.timeout is not None:
+    if executor.kind == "inline" and executor.timeout is not None:
         raise ConfigError(
-            "`executor.timeout` needs an executor that runs candidates in other processes, which "
-            "this version does not have; remove it."
+            f"`executor.timeout` is {executor.timeout:g}, but candidates that run in this process "
+            "cannot be ended; set `executor.kind` to 'processes', or remove it."
         )
     if executor.order == "arrival" and executor.together:
         raise ConfigError(
@@ -70,30 +60,3 @@ def is_together(config: SearchConfig) -> bool:
         and config.evaluation.fidelity_policy is None
         and config.executor.order != "arrival"
     )
-
-
-def make_executor(
-    problem: Problem, attempts: Attempts, worker: Worker, share: MemoryShare
-) -> Executor:
-    """Return the executor of a search.
-
-    Args:
-        problem: the problem of the search.
-        worker: builds and scores the candidates.
-        share: the worker's memory for caches.
-        attempts: is told when each job begins and ends, since a candidate may end this process.
-    """
-    from evomerge.execute.inline import InlineExecutor, one_by_one
-
-    def run(
-        job: Job, around: Callable[[Any], AbstractContextManager[None]] = nullcontext
-    ) -> Outcome:
-        with attempts.trying(f"{job.candidate} {job.split}"):
-            return worker(job, around)
-
-    if not is_together(problem.config):
-        return InlineExecutor(one_by_one(run))
-    from evomerge.evaluate.inference.tree import Forks
-    from evomerge.execute.tree import as_tree
-
-    return InlineExecutor(as_tree(run, Forks(share.states)))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 from evomerge.errors import ConfigError, RecipeError, SearchError, did_you_mean
 from evomerge.execute.protocol import Executor
@@ -17,12 +18,20 @@ from evomerge.scores import SPLITS, Scores
 from evomerge.search.loop import Plan, Search
 from evomerge.search.ranking import WeightedSum
 from evomerge.search.session import Session, Window
-from evomerge.setup.executor import make_executor
 from evomerge.setup.fidelity import make_fidelity
+from evomerge.setup.inline import make_inline
 from evomerge.setup.problem import Problem
+from evomerge.setup.processes import make_processes
 from evomerge.setup.runs import open_model
 from evomerge.setup.strategy import make_strategy, recipe_of
-from evomerge.setup.worker import MemoryShare, make_worker, place, set_threads
+from evomerge.setup.worker import place, set_threads
+
+MakeExecutor: TypeAlias = Callable[[Problem, Path, Logbook, Attempts], Executor]
+"""Makes the executor of a search from its problem, its run folder, and what notes for the run:
+the number of CPU threads that score a model, and the jobs that end a process."""
+
+EXECUTORS: Mapping[str, MakeExecutor] = {"inline": make_inline, "processes": make_processes}
+"""`executor.kind` -> what makes the executor."""
 
 
 def run_search(
@@ -67,17 +76,11 @@ def _run_search(
             journal.append({"event": "budget", **new_budget})
         attempts = Attempts(run.path / "attempts.jsonl")
         logbook = Logbook(run, journal, followers)
-
-        def executor() -> Executor:
-            known, share = logbook.history.threads, MemoryShare.of_machine(1)
-            worker = make_worker(problem, share, known, logbook.note_preparation)
-            if worker.threads != known:
-                logbook.write({"event": "threads", "threads": worker.threads})
-            return make_executor(problem, attempts, worker, share)
+        make = EXECUTORS[problem.config.executor.kind]
 
         session = Session(
             logbook,
-            executor,
+            lambda: make(problem, run.path, logbook, attempts),
             lambda candidate: recipe_of(problem.space, candidate),
             ranking,
             None if fidelity is None else Window(fidelity.recent, fidelity.whole),

@@ -78,6 +78,7 @@ def set_threads(
     model: Any,
     evaluator: Evaluator,
     known: int | None = None,
+    most: int | None = None,
 ) -> int:
     """Set the number of CPU threads that torch scores with, and return it.
 
@@ -87,6 +88,7 @@ def set_threads(
         model: the model that the evaluator was prepared with.
         evaluator: scores the model on a few documents, to measure how many threads are faster.
         known: what an earlier session of the run has chosen; None: choose.
+        most: largest number to choose; None: all that torch would use.
     """
     from evomerge.evaluate.inference.device import use_threads
 
@@ -97,6 +99,7 @@ def set_threads(
         checkpoint.parameters,
         str(model.device.type),
         (lambda: evaluator.try_out(model)) if measured else None,
+        most,
     )
 
 
@@ -105,6 +108,7 @@ def make_worker(
     share: MemoryShare,
     threads: int | None = None,
     report: Report | None = None,
+    most_threads: int | None = None,
 ) -> Worker:
     """Return a worker with a resident model, a tokenizer and prepared documents.
 
@@ -113,6 +117,7 @@ def make_worker(
         share: the memory for the worker's caches.
         threads: CPU threads to score with, as an earlier session has chosen; None: choose.
         report: is told how far the preparation of a candidate's merges is.
+        most_threads: largest number of CPU threads to choose; None: all that torch would use.
 
     Raises:
         InputError: a parent cannot be loaded, or a task has changed since the run was started.
@@ -145,5 +150,5 @@ def make_worker(
     )
     host = problem.checkpoints[problem.host]
     model = worker.build(first)
-    worker.threads = set_threads(config, host, model, problem.evaluator, threads)
+    worker.threads = set_threads(config, host, model, problem.evaluator, threads, most_threads)
     return worker

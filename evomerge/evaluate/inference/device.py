@@ -33,6 +33,13 @@ def choose_device(wanted: str) -> str:
     return wanted
 
 
+def count_devices(device: str) -> int:
+    """Return the number of devices of a kind, such as `cuda`; 1 for a CPU or a numbered device."""
+    import torch
+
+    return torch.cuda.device_count() if device == "cuda" else 1
+
+
 SMALL = 30_000_000
 """A model with fewer parameters than this is scored on one CPU thread, without a measurement."""
 
@@ -41,7 +48,11 @@ _GAIN = 1.3
 
 
 def use_threads(
-    wanted: int | None, parameters: int, device: str, score: Callable[[], object] | None
+    wanted: int | None,
+    parameters: int,
+    device: str,
+    score: Callable[[], object] | None,
+    most: int | None = None,
 ) -> int:
     """Set the number of CPU threads that torch scores a model with, and return it.
 
@@ -50,9 +61,12 @@ def use_threads(
         parameters: number of the model's parameters.
         device: where the model is scored; elsewhere than on a CPU nothing is measured.
         score: scores the model on a few documents, for the measurement; None: do not measure.
+        most: the largest number to choose, if it is smaller than as many as now.
     """
     import torch
 
+    if most is not None:
+        torch.set_num_threads(min(most, torch.get_num_threads()))
     threads = wanted
     if threads is None and device == "cpu" and parameters < SMALL:
         threads = 1

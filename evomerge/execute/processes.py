@@ -1,0 +1,173 @@
+"""A worker in a process of its own on this machine.
+
+The process comes from the library pebble, which ends it at a timeout and reports how it ended. On
+Linux all workers are forked from one server process that has imported the libraries, so that a
+worker is ready, or replaced, in little time and shares their memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import cache
+from logging.handlers import QueueHandler
+from multiprocessing.connection import wait
+from typing import Any, TypeAlias, TypeVar, cast
+
+from pebble import ProcessExpired, ProcessPool
+from tqdm import tqdm
+
+from evomerge.errors import SearchError
+from evomerge.execute.protocol import Job, RunJobs
+from evomerge.execute.remote import Batch, LostWorkerError, WorkerTimeoutError
+from evomerge.scores import Outcome
+
+T = TypeVar("T")
+Outcomes: TypeAlias = list[tuple[Job, Outcome]]
+Reply: TypeAlias = tuple[Outcomes, list[logging.LogRecord]]
+
+PRELOADED = ("torch", "transformers", "lm_eval", "evomerge.execute.worker")
+"""Modules that the server process imports, once for all workers."""
+
+
+class ProcessWorker:
+    """A worker in a process of its own.
+
+    Args:
+        make: makes what runs the jobs, in the process; it must be picklable.
+    """
+
+    def __init__(self, make: Callable[[], RunJobs]) -> None:
+        self._make = make
+        self._pool: ProcessPool | None = None
+
+    def start(self) -> Future[None]:
+        """Start a new process and make the worker in it; an old process is ended."""
+        self.close()
+        self._pool = ProcessPool(max_workers=1, context=_context())
+        return _relay(self._pool.schedule(_start, (self._make,)), lambda none: none)
+
+    def run(self, jobs: Batch, timeout: float | None) -> Future[Outcomes]:
+        """Run jobs; see `RemoteWorker`."""
+        assert self._pool is not None
+        try:
+            return _relay(self._pool.schedule(_run, (jobs,), timeout=timeout), _unpack)
+        except RuntimeError:  # the pool has noticed that its process ended
+            lost: Future[Outcomes] = Future()
+            lost.set_exception(LostWorkerError("it ended between two jobs"))
+            return lost
+
+    def close(self) -> None:
+        """End the process."""
+        if self._pool is not None:
+            self._pool.stop()
+            self._pool.join()
+            self._pool = None
+
+
+def call(function: Callable[[], T]) -> T:
+    """Call a function in a process of its own, and return its result.
+
+    Raises:
+        SearchError: the process ended.
+    """
+    with ProcessPool(max_workers=1, context=_context()) as pool:
+        try:
+            return cast(T, pool.schedule(function).result())
+        except ProcessExpired as error:
+            raise SearchError(
+                f"A worker process ended while it was starting ({_how(error.exitcode)}); go on "
+                "with `evomerge resume`."
+            ) from error
+
+
+@cache
+def _context() -> Any:
+    """Return how processes are started: forked from a server if there is one, else from nothing."""
+    if "forkserver" not in multiprocessing.get_all_start_methods() or sys.platform == "darwin":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    return context
+
+
+def _relay(future: Future[Any], unpack: Callable[[Any], Any]) -> Future[Any]:
+    """Return a future with the same result, and with this package's errors for lost processes."""
+    relayed: Future[Any] = Future()
+
+    def finish(done: Future[Any]) -> None:
+        try:
+            relayed.set_result(unpack(done.result()))
+        except ProcessExpired as error:
+            relayed.set_exception(LostWorkerError(_how(error.exitcode)))
+        except TimeoutError as error:
+            relayed.set_exception(WorkerTimeoutError(str(error)))
+        except BaseException as error:
+            relayed.set_exception(error)
+
+    future.add_done_callback(finish)
+    return relayed
+
+
+def _how(code: int | None) -> str:
+    """Return how a process ended, as text."""
+    if code is not None and code < 0:
+        return f"by the signal {signal.Signals(-code).name}"
+    return f"with the exit status {code}"
+
+
+def _unpack(reply: Reply) -> Outcomes:
+    """Log in this process what the worker has logged. Returns the outcomes."""
+    outcomes, records = reply
+    for record in records:
+        logging.getLogger(record.name).handle(record)
+    return outcomes
+
+
+# What follows runs in the worker's process.
+
+_jobs: RunJobs | None = None
+_records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+
+
+def _start(make: Callable[[], RunJobs]) -> None:
+    """Make what runs the jobs."""
+    global _jobs
+    _end_with_parent()
+    # tqdm's own lock is for several processes: one that is killed leaves it behind in the system.
+    tqdm.set_lock(threading.RLock())
+    root = logging.getLogger()
+    root.handlers = [QueueHandler(_records)]
+    root.setLevel(logging.INFO)
+    _jobs = make()
+
+
+def _run(jobs: Sequence[Job]) -> Reply:
+    """Run jobs.
+
+    Raises:
+        LostWorkerError: this process was started in place of another that ended between two jobs.
+    """
+    if _jobs is None:
+        raise LostWorkerError("it ended between two jobs")
+    outcomes = list(_jobs(jobs))
+    return outcomes, [_records.get() for _ in range(_records.qsize())]
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it ends, however it ends."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()

@@ -1,0 +1,38 @@
+"""The executor that builds and scores candidates in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from evomerge.execute.protocol import Executor, Job
+from evomerge.run.attempts import Attempts
+from evomerge.run.logbook import Logbook
+from evomerge.scores import Outcome
+from evomerge.setup.executor import is_together
+from evomerge.setup.problem import Problem
+from evomerge.setup.worker import MemoryShare, make_worker
+
+
+def make_inline(problem: Problem, run: Path, logbook: Logbook, attempts: Attempts) -> Executor:
+    """Return the inline executor of a search; see `evomerge.setup.search.MakeExecutor`."""
+    from evomerge.execute.inline import InlineExecutor, one_by_one
+
+    share = MemoryShare.of_machine(1)
+    worker = make_worker(problem, share, logbook.history.threads, logbook.note_preparation)
+    logbook.note_threads(worker.threads)
+
+    def score(
+        job: Job, around: Callable[[Any], AbstractContextManager[None]] = nullcontext
+    ) -> Outcome:
+        with attempts.trying(f"{job.candidate} {job.split}"):
+            return worker(job, around)
+
+    if not is_together(problem.config):
+        return InlineExecutor(one_by_one(score))
+    from evomerge.evaluate.inference.tree import Forks
+    from evomerge.execute.tree import as_tree
+
+    return InlineExecutor(as_tree(score, Forks(share.states)))

@@ -1,0 +1,124 @@
+"""The executor whose workers are processes of their own: how many, where, with which share.
+
+Each worker is made from the run folder, in its process. The parents' weights are files that are
+mapped into memory, so all workers of a machine share their pages.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from evomerge.config.schema import SearchConfig
+from evomerge.execute.protocol import Executor, Job, RunJobs
+from evomerge.run.attempts import Attempts
+from evomerge.run.folder import RunFolder
+from evomerge.run.logbook import Logbook
+from evomerge.setup.executor import is_together
+from evomerge.setup.problem import Problem
+from evomerge.setup.runs import reopen
+from evomerge.setup.worker import MemoryShare, make_worker
+
+
+@dataclass(frozen=True)
+class WorkerOfRun:
+    """Makes a worker from a run folder, in any process that sees the folder and the parents.
+
+    Attributes:
+        run: the run folder.
+        device: torch device that takes the place of `evaluation.device`; None: as in the file.
+        share: the worker's memory for caches.
+        cores: largest number of CPU threads.
+        threads: CPU threads that score a model; None: choose.
+    """
+
+    run: Path
+    device: str | None
+    share: MemoryShare
+    cores: int
+    threads: int | None
+
+    def __call__(self) -> RunJobs:
+        """Return what runs the jobs.
+
+        Raises:
+            InputError: a parent or a task has changed since the run was started.
+        """
+        from evomerge.evaluate.inference.tree import Forks
+        from evomerge.execute.inline import one_by_one
+        from evomerge.execute.tree import as_tree
+
+        problem = self._problem()
+        worker = make_worker(problem, self.share, self.threads, most_threads=self.cores)
+        if is_together(problem.config):
+            return as_tree(worker, Forks(self.share.states))
+        return one_by_one(worker)
+
+    def choose_threads(self) -> int:
+        """Return how many CPU threads a worker should score with."""
+        return make_worker(self._problem(), self.share, most_threads=self.cores).threads
+
+    def _problem(self) -> Problem:
+        problem = reopen(RunFolder(self.run))
+        if self.device is None:
+            return problem
+        config = problem.config
+        evaluation = config.evaluation.model_copy(update={"device": self.device})
+        return replace(problem, config=config.model_copy(update={"evaluation": evaluation}))
+
+
+def make_processes(problem: Problem, run: Path, logbook: Logbook, attempts: Attempts) -> Executor:
+    """Return an executor of worker processes; see `evomerge.setup.search.MakeExecutor`."""
+    from evomerge.execute.processes import ProcessWorker, call
+    from evomerge.execute.remote import RemoteExecutor, each_alone
+    from evomerge.execute.tree import divide
+
+    config, threads = problem.config, logbook.history.threads
+    devices = devices_of(config)
+    count = len(devices)
+    first = WorkerOfRun(
+        run, devices[0], MemoryShare.of_machine(count), max(1, count_cores() // count), threads
+    )
+    if config.evaluation.threads != "auto":
+        threads = config.evaluation.threads
+    elif threads is None:
+        threads = 1 if first.cores == 1 else call(first.choose_threads)
+    logbook.note_threads(threads)
+
+    def count_loss(job: Job) -> int:
+        return attempts.add(f"{job.candidate} {job.split}")
+
+    return RemoteExecutor(
+        [ProcessWorker(replace(first, device=device, threads=threads)) for device in devices],
+        config.executor.timeout,
+        partial(divide, parts=count) if is_together(config) else each_alone,
+        count_loss,
+    )
+
+
+def devices_of(config: SearchConfig) -> list[str | None]:
+    """Return the device of each worker; None: as `evaluation.device` says.
+
+    With several accelerators, the workers take them in turn. Without one, `workers: auto` gives
+    each worker as many cores as `evaluation.threads` says, or one.
+    """
+    from evomerge.evaluate.inference.device import choose_device, count_devices
+
+    wanted, device = config.executor.workers, choose_device(config.evaluation.device)
+    several = count_devices(device) if config.evaluation.device_map is None else 1
+    if wanted == "auto":
+        threads = config.evaluation.threads
+        cores = max(1, count_cores() // (1 if threads == "auto" else threads))
+        wanted = cores if device == "cpu" else several
+    if several == 1:
+        return [None] * wanted
+    return [f"{device}:{number % several}" for number in range(wanted)]
+
+
+def count_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,136 @@
+"""The laws of executors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from evomerge.errors import SearchError
+from evomerge.execute.protocol import Executor, Job, RunJobs
+from evomerge.recipe import Layer, Recipe, Source
+from evomerge.scores import Failure, Outcome, Scores, Split
+from evomerge.testing.require import require
+
+_SPLITS: tuple[Split, ...] = ("search", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Pretend:
+    """Makes what runs jobs, without models: the outcome of a job depends on the job alone.
+
+    Attributes:
+        failing: candidates whose outcome is a failure.
+        ending: candidates that end the process which runs them.
+        broken: candidates with which something else is at fault.
+    """
+
+    failing: frozenset[int] = frozenset()
+    ending: frozenset[int] = frozenset()
+    broken: frozenset[int] = frozenset()
+
+    def __call__(self) -> RunJobs:
+        """Return what runs the jobs."""
+        return self._run
+
+    def outcome(self, job: Job) -> Outcome:
+        """Return the outcome of a job that ends no process."""
+        if job.candidate in self.failing:
+            return Failure("evaluate", f"Candidate {job.candidate} is made to fail.")
+        value = job.candidate + _SPLITS.index(job.split) / 10
+        return Scores({"task/acc": value}, {"task": (0, 1)}, {"task/acc": (value, value)})
+
+    def _run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        for job in jobs:
+            if job.candidate in self.ending:
+                os._exit(3)
+            if job.candidate in self.broken:
+                raise SearchError(f"The disk of candidate {job.candidate} is full.")
+            yield job, self.outcome(job)
+
+
+def check_executor(
+    create: Callable[[Callable[[], RunJobs]], Executor], *, survives: bool = True
+) -> None:
+    """Check the laws of `evomerge.execute.protocol.Executor`.
+
+    Args:
+        create: a function that returns a new executor. It is given a picklable function without
+            arguments, which makes what runs the jobs.
+        survives: whether the jobs run in other processes, so that a candidate that ends its
+            process is a failure.
+
+    Raises:
+        AssertionError: a law is broken.
+    """
+    _check_outcomes(create)
+    _check_faults(create)
+    if survives:
+        _check_losses(create)
+
+
+def _check_outcomes(create: Callable[[Callable[[], RunJobs]], Executor]) -> None:
+    pretend = Pretend(failing=frozenset((2, 7)))
+    executor = create(pretend)
+    require(executor.width >= 1, "The width is below 1.")
+    batches = [[3, 2, 2, 9], [7], [1, 4, 5, 6, 8, 10, 11]]
+    jobs: dict[int, Job] = {}
+    found: list[int] = []
+    for candidates in batches:
+        batch = [job_of(len(jobs) + place, item) for place, item in enumerate(candidates)]
+        jobs |= {job.id: job for job in batch}
+        executor.submit(batch)
+        found.append(_check_next(executor, jobs, pretend))
+    while len(found) < len(jobs):
+        found.append(_check_next(executor, jobs, pretend))
+    require(sorted(found) == sorted(jobs), "A job was returned twice, and another one never.")
+    executor.submit([replace(jobs[0], id=100)])  # closed in the middle of a job
+    executor.close()
+    executor.close()
+
+
+def _check_next(executor: Executor, jobs: dict[int, Job], pretend: Pretend) -> int:
+    """Check the next job and its outcome. Returns the job's id."""
+    job, outcome = executor.next()
+    require(job == jobs.get(job.id), f"Job {job.id} is not the one that was submitted.")
+    require(outcome == pretend.outcome(job), f"Job {job.id} has the outcome of another job.")
+    return job.id
+
+
+def _check_faults(create: Callable[[Callable[[], RunJobs]], Executor]) -> None:
+    executor = create(Pretend(broken=frozenset((4,))))
+    try:
+        executor.submit([job_of(0, 4)])
+        executor.next()
+    except SearchError as error:
+        require("disk of candidate 4" in str(error), "The error of a job has another message.")
+    else:
+        raise AssertionError("A SearchError in a job was not raised by `next`.")
+    finally:
+        executor.close()
+
+
+def _check_losses(create: Callable[[Callable[[], RunJobs]], Executor]) -> None:
+    pretend = Pretend(ending=frozenset((2, 5)))
+    executor = create(pretend)
+    jobs = [job_of(number, number) for number in range(7)]
+    executor.submit(jobs)
+    found = {job.id: outcome for job, outcome in (executor.next() for _ in jobs)}
+    executor.close()
+    require(len(found) == len(jobs), "A job was returned twice, and another one never.")
+    for job in jobs:
+        outcome = found[job.id]
+        if job.candidate in pretend.ending:
+            require(
+                isinstance(outcome, Failure) and outcome.stage == "lost",
+                f"Job {job.id} ended its process, but its outcome is not a failure `lost`.",
+            )
+        else:
+            require(outcome == pretend.outcome(job), f"Job {job.id} suffered for another job.")
+
+
+def job_of(number: int, candidate: int) -> Job:
+    """Return a job for `Pretend`, whose id is the number."""
+    model = f"model{candidate}"
+    copied = Layer("linear", (Source(model),))
+    return Job(number, candidate, Recipe(model, {}, copied, copied), _SPLITS[number % 3])

@@ -1,0 +1,139 @@
+"""The laws of merge methods."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from evomerge.errors import CandidateError
+from evomerge.merge.methods.method import Knob, Method
+from evomerge.testing.require import require
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def check_method(method: Method, samples: int = 20, seed: int = 0) -> None:
+    """Check the laws of a merge method (`evomerge.merge.methods.method`) on small random tensors.
+
+    Raises:
+        AssertionError: a law is broken.
+    """
+    import torch
+
+    for knob in method.knobs:
+        _check_knob(knob)
+    generator = np.random.RandomState(seed)
+    torch_generator = torch.Generator().manual_seed(seed)
+    fewest, most = method.parents
+    for number in range(samples):
+        count = int(generator.randint(fewest, (most or fewest + 2) + 1))
+        shape = ((), (7,), (5, 6), (2, 3, 4))[number % 4]
+        dtype = (torch.float32, torch.bfloat16)[number // 4 % 2]
+        tensors = [
+            torch.randn(shape, generator=torch_generator).to(dtype) for _ in range(count + 1)
+        ]
+        base = None if method.base == "none" else tensors[-1]
+        sources = [_knobs(method, "source", generator) for _ in range(count)]
+        _check_tensor(method, tensors[:count], base, sources, _knobs(method, "merge", generator))
+
+
+def _check_tensor(
+    method: Method,
+    tensors: list[Tensor],
+    base: Tensor | None,
+    sources: list[dict[str, float]],
+    knobs: dict[str, float],
+) -> None:
+    import torch
+
+    from evomerge.merge.kernels.noise import Noise
+
+    noise = [Noise(0, f"parent{i}", "weight") for i in range(len(tensors))]
+    copies = [tensor.clone() for tensor in (*tensors, *([] if base is None else [base]))]
+
+    def run(dtype: torch.dtype, *, reuse: bool, before: Sequence[float] = ()) -> Tensor | None:
+        merge = method.prepare(tensors, base, noise, reuse=reuse)
+        out = torch.full(tensors[0].shape, math.nan, dtype=dtype)
+        try:
+            for share in before:
+                merge(_between(method, "source", sources, share), knobs, out.clone())
+            merge(sources, knobs, out)
+        except CandidateError:
+            return None
+        return out
+
+    once = run(torch.float32, reuse=False)
+    for copy, tensor in zip(copies, (*tensors, *([] if base is None else [base])), strict=True):
+        require(torch.equal(copy, tensor), f"{method.name} writes into the tensors it merges.")
+    results = {
+        "reuse=True and reuse=False give different bits": run(torch.float32, reuse=True),
+        "the result depends on earlier calls of the merge": run(
+            torch.float32, reuse=True, before=(0.0, 1.0)
+        ),
+    }
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if threads > 1 else 2)
+    results["the result depends on the number of threads"] = run(torch.float32, reuse=False)
+    torch.set_num_threads(threads)
+    for sentence, result in results.items():
+        if once is None or result is None:
+            continue
+        require(torch.equal(once, result), f"{method.name}: {sentence}.")
+    if once is not None:
+        require(
+            torch.isfinite(once).all(),
+            f"{method.name}: the result for the knobs {sources} {knobs} is not finite; such knobs "
+            "must raise CandidateError.",
+        )
+        rounded = run(torch.bfloat16, reuse=False)
+        require(
+            rounded is None or torch.equal(rounded, once.to(torch.bfloat16)),
+            f"{method.name}: a bfloat16 result is not the float32 result rounded once.",
+        )
+
+
+def _check_knob(knob: Knob) -> None:
+    inside = [knob.default, *(knob.search or ())]
+    for value in inside:
+        require(
+            value is None or knob.low <= value <= knob.high,
+            f"Knob {knob.name}: {value} is outside of {knob.low} to {knob.high}.",
+        )
+    if knob.search is not None:
+        low, high = knob.search
+        require(low < high, f"Knob {knob.name}: the search range {knob.search} is empty.")
+        require(
+            knob.start is None or low <= knob.start <= high,
+            f"Knob {knob.name} starts at {knob.start}, outside of its search range {knob.search}.",
+        )
+
+
+def _knobs(method: Method, per: str, generator: np.random.RandomState) -> dict[str, float]:
+    """Return random values of the `source` or `merge` knobs of a method."""
+    return {
+        knob.name: _value_at(knob, float(generator.uniform()))
+        for knob in method.knobs
+        if knob.per == per
+    }
+
+
+def _between(
+    method: Method, per: str, given: Sequence[Mapping[str, float]], share: float
+) -> list[dict[str, float]]:
+    """Return the same knobs for each of the given sources, at a share of their search ranges."""
+    knobs = [knob for knob in method.knobs if knob.per == per]
+    return [{knob.name: _value_at(knob, share) for knob in knobs} for _ in given]
+
+
+def _value_at(knob: Knob, share: float) -> float:
+    """Return the value at a share (0 to 1) of a knob's search range, or its default without one."""
+    if knob.search is None:
+        if knob.default is None:
+            raise AssertionError(f"Knob {knob.name} has neither a default nor a search range.")
+        return knob.default
+    value = knob.search[0] + share * (knob.search[1] - knob.search[0])
+    return value if knob.kind == "real" else float(round(value))

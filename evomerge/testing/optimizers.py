@@ -1,0 +1,99 @@
+"""The laws of optimizers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from evomerge.optimize.protocol import Optimizer
+from evomerge.space.protocol import Gene, Genome
+from evomerge.testing.require import require
+
+GENES = (
+    Gene("weight", "real", 0.0, 2.0, 1.0),
+    Gene("narrow", "real", -1e-3, 1e-3, 0.0, sigma=1e-5),
+    Gene("count", "integer", 2, 9, 5),
+    Gene("method", "choice", 0, 2, 0, choices=("a", "b", "c")),
+    Gene("flag", "binary", 0, 1, 0.5),
+)
+"""Genes of all kinds; `check_optimizer` uses them if it is given no others."""
+
+
+def check_optimizer(
+    create: Callable[[Sequence[Gene], int], Optimizer],
+    genes: Sequence[Gene] = GENES,
+    trials: int = 200,
+) -> None:
+    """Check the laws of `evomerge.optimize.protocol.Optimizer`.
+
+    Args:
+        create: a function of genes and a seed that returns a new optimizer.
+        genes: the genes that it searches.
+        trials: number of trials in each search.
+
+    Raises:
+        AssertionError: a law is broken.
+    """
+    genes = tuple(genes)
+    require(create(genes, 3).population >= 1, "The population is below 1.")
+    kept = np.random.get_state()
+    for width, failures in ((1, 0.0), (4, 0.0), (4, 0.2), (4, 1.0), (50, 0.2)):
+        np.random.seed(1)
+        first = _play(create(genes, 3), genes, trials, width, failures)
+        drawn = np.random.uniform()
+        np.random.seed(1)
+        require(drawn == np.random.uniform(), "The optimizer draws from numpy's global generator.")
+        again = _play(create(genes, 3), genes, trials, width, failures)
+        require(
+            first == again, "The same calls gave different genomes, so a run could not be resumed."
+        )
+    np.random.set_state(kept)
+
+
+def _play(
+    optimizer: Optimizer, genes: Sequence[Gene], trials: int, width: int, failures: float
+) -> list[Genome]:
+    """Search, and return all genomes; some are enqueued, some amended.
+
+    Args:
+        trials: number of trials.
+        width: maximum number of open trials; they are told in random order, and 5 % are never told.
+        failures: share of the trials that fail.
+    """
+    order = np.random.RandomState(trials)
+    genomes: list[Genome] = []
+    waiting: list[tuple[int, Genome]] = []
+    for number in range(trials):
+        corner = tuple(gene.high if order.rand() < 0.5 else gene.low for gene in genes)
+        if number % 50 == 0:
+            optimizer.enqueue(corner)
+        trial, genome = optimizer.ask()
+        require(
+            trial == number,
+            f"Trial {number} was numbered {trial}; trials are numbered 0, 1, 2, ...",
+        )
+        require(number % 50 or genome == corner, "An enqueued genome was not proposed next.")
+        check_range(genes, genome)
+        genomes.append(genome)
+        waiting.append((trial, genome))
+        if number % 50 == 25:
+            optimizer.amend(trial, genomes[0])
+        if len(waiting) >= width:
+            trial, genome = waiting.pop(order.randint(len(waiting)))
+            if order.rand() < 0.05:
+                continue
+            values = [-sum((x - gene.low) ** 2 for gene, x in zip(genes, genome, strict=True))]
+            failed = order.rand() < failures
+            optimizer.tell(trial, None if failed else values)
+    return genomes
+
+
+def check_range(genes: Sequence[Gene], genome: Genome) -> None:
+    """Check that each value of a genome is in its gene's range."""
+    for gene, value in zip(genes, genome, strict=True):
+        require(gene.low <= value <= gene.high, f"Gene {gene.name} is {value}, out of its range.")
+        require(
+            gene.kind == "real" or value == int(value),
+            f"Gene {gene.name} is {value}, which is not a whole number.",
+        )

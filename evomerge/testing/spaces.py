@@ -1,0 +1,67 @@
+"""The laws of spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from evomerge.recipe import Recipe
+from evomerge.space.protocol import Gene, Genome, Space
+from evomerge.testing.optimizers import check_range
+from evomerge.testing.require import require
+
+
+def check_space(space: Space, samples: int = 100, seed: int = 0) -> None:
+    """Check the laws of `evomerge.space.protocol.Space`.
+
+    Raises:
+        AssertionError: a law is broken.
+    """
+    genes = tuple(space.genes)
+    require(genes, "The space has no genes.")
+    names = [gene.name for gene in genes]
+    require(len(set(names)) == len(names), "Two genes have the same name.")
+    for gene in genes:
+        require(gene.low < gene.high, f"Gene {gene.name} has an empty range.")
+        require(gene.low <= gene.start <= gene.high, f"Gene {gene.name} starts out of its range.")
+        require(
+            gene.kind != "choice" or len(gene.choices) == gene.high + 1,
+            f"Gene {gene.name} has {len(gene.choices)} choices, but values up to {gene.high:g}.",
+        )
+    generator = np.random.RandomState(seed)
+    for number in range(samples):
+        genome = _genome(genes, generator, number)
+        recipe = space.decode(genome)
+        require(space.decode(genome) == recipe, "One genome was decoded to two different recipes.")
+        require(
+            Recipe.from_dict(recipe.to_dict()) == recipe,
+            "Recipe.from_dict(recipe.to_dict()) gives another recipe.",
+        )
+        _check_depth(recipe, space)
+    baselines = space.baselines()
+    for label, recipe in baselines.items():
+        require(isinstance(recipe, Recipe), f"Baseline {label} is not a Recipe.")
+        _check_depth(recipe, space)
+    for label, genome in space.baseline_genomes().items():
+        require(label in baselines, f"baseline_genomes() has {label}, but baselines() has not.")
+        check_range(genes, genome)
+
+
+def _check_depth(recipe: Recipe, space: Space) -> None:
+    depth = max(map(len, recipe.layers.values()))
+    require(
+        depth <= space.max_depth,
+        f"A recipe has {depth} blocks, but max_depth is {space.max_depth}.",
+    )
+
+
+def _genome(genes: Sequence[Gene], generator: np.random.RandomState, number: int) -> Genome:
+    """Return the lowest values for number 0, the highest for number 1, else random values."""
+    genome = []
+    for gene in genes:
+        share = (0.0, 1.0)[number] if number < 2 else float(generator.uniform())
+        value = gene.low + share * (gene.high - gene.low)
+        value = value if gene.kind == "real" else round(value)
+        genome.append(min(gene.high, max(gene.low, value)))
+    return tuple(genome)

@@ -1,0 +1,144 @@
+"""Every executor keeps the laws of executors; workers in other processes can be lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from evomerge.errors import DeviceError, SearchError
+from evomerge.execute.inline import InlineExecutor
+from evomerge.execute.processes import ProcessWorker
+from evomerge.execute.protocol import Job, RunJobs
+from evomerge.execute.remote import RemoteExecutor
+from evomerge.scores import Failure, Outcome
+from evomerge.testing import check_executor
+from evomerge.testing.executors import Pretend, job_of
+
+
+def processes(make: Callable[[], RunJobs], count: int = 2, **options: object) -> RemoteExecutor:
+    return RemoteExecutor([ProcessWorker(make) for _ in range(count)], **options)  # type: ignore[arg-type]
+
+
+def together(jobs: Sequence[Job]) -> list[tuple[Job, ...]]:
+    return [tuple(jobs)]
+
+
+def test_the_inline_executor_keeps_the_laws() -> None:
+    check_executor(lambda make: InlineExecutor(make()), survives=False)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_executor_of_processes_keeps_the_laws(count: int) -> None:
+    check_executor(lambda make: processes(make, count))
+
+
+def test_jobs_that_run_together_keep_the_laws() -> None:
+    check_executor(lambda make: processes(make, 2, divide=together))
+
+
+@dataclass(frozen=True)
+class Ill:
+    """Runs jobs that misbehave once or always, by the number of their candidate."""
+
+    notes: Path
+
+    def __call__(self) -> RunJobs:
+        return self._run
+
+    def _run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        for job in jobs:
+            first = not (self.notes / str(job.candidate)).exists()
+            (self.notes / str(job.candidate)).write_text(str(os.getpid()))
+            if job.candidate == 1:
+                time.sleep(600)
+            if job.candidate == 2 and first:
+                os.kill(os.getpid(), signal.SIGSEGV)
+            if job.candidate == 3 and first:
+                raise DeviceError("The device has fallen off the bus.")
+            yield job, Pretend().outcome(job)
+
+
+def test_a_job_that_hangs_is_ended_and_one_that_is_hit_once_is_run_again(tmp_path: Path) -> None:
+    losses: list[int] = []
+
+    def count_loss(job: Job) -> int:
+        losses.append(job.candidate)
+        return losses.count(job.candidate)
+
+    executor = processes(Ill(tmp_path), 2, timeout=2.0, count_loss=count_loss)
+    jobs = [job_of(number, number) for number in range(5)]
+    executor.submit(jobs)
+    found = {job.id: outcome for job, outcome in (executor.next() for _ in jobs)}
+    executor.close()
+    assert found.pop(1) == Failure("timeout", "It took longer than executor.timeout, 2 seconds.")
+    assert found == {job.id: Pretend().outcome(job) for job in jobs if job.candidate != 1}
+    assert sorted(losses) == [2, 3] and executor.losses == 3
+
+
+def test_a_worker_that_ends_between_two_jobs_is_replaced(tmp_path: Path) -> None:
+    executor = processes(Ill(tmp_path), 1)
+    executor.submit([job_of(0, 0)])
+    executor.next()
+    process = psutil.Process(int((tmp_path / "0").read_text()))
+    process.kill()
+    process.wait(10)
+    time.sleep(0.5)  # until the pool has noticed
+    executor.submit([job_of(1, 4)])
+    assert executor.next()[1] == Pretend().outcome(job_of(1, 4))
+    executor.close()
+
+
+def fail_to_start() -> RunJobs:
+    os._exit(7)
+
+
+def test_a_worker_that_cannot_start_ends_the_search() -> None:
+    executor = processes(fail_to_start, 1)
+    executor.submit([job_of(0, 0)])
+    with pytest.raises(SearchError, match="exit status 7"):
+        executor.next()
+    executor.close()
+
+
+ORPHANS = """
+import sys
+from pathlib import Path
+
+from test_executors import Ill, processes
+from evomerge.testing.executors import job_of
+
+if __name__ == "__main__":
+    executor = processes(Ill(Path(sys.argv[1])), 2)
+    executor.submit([job_of(0, 0), job_of(1, 1)])
+    executor.next()
+    print("ready", flush=True)
+    executor.next()
+"""
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    script = tmp_path / "driver.py"
+    script.write_text(ORPHANS)
+    place = os.pathsep.join((str(Path(__file__).parent), *sys.path))
+    driver = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": place},
+    )
+    assert driver.stdout is not None and driver.stdout.readline() == b"ready\n"
+    while not (tmp_path / "1").exists():
+        time.sleep(0.05)
+    children = psutil.Process(driver.pid).children(recursive=True)
+    driver.kill()
+    driver.wait()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert len(children) >= 3 and not alive
