@@ -33,25 +33,24 @@ T = TypeVar("T")
 Outcomes: TypeAlias = list[tuple[Job, Outcome]]
 Reply: TypeAlias = tuple[Outcomes, list[logging.LogRecord]]
 
-PRELOADED = ("torch", "transformers", "lm_eval", "evomerge.execute.worker")
-"""Modules that the server process imports, once for all workers."""
-
 
 class ProcessWorker:
     """A worker in a process of its own.
 
     Args:
         make: makes what runs the jobs, in the process; it must be picklable.
+        preload: modules that the server process imports. All workers of this process have the same
+            server, so the first worker's modules count.
     """
 
-    def __init__(self, make: Callable[[], RunJobs]) -> None:
-        self._make = make
+    def __init__(self, make: Callable[[], RunJobs], preload: Sequence[str] = ()) -> None:
+        self._make, self._preload = make, tuple(preload)
         self._pool: ProcessPool | None = None
 
     def start(self) -> Future[None]:
         """Start a new process and make the worker in it; an old process is ended."""
         self.close()
-        self._pool = ProcessPool(max_workers=1, context=_context())
+        self._pool = ProcessPool(max_workers=1, context=_context(self._preload))
         return _relay(self._pool.schedule(_start, (self._make,)), lambda none: none)
 
     def run(self, jobs: Batch, timeout: float | None) -> Future[Outcomes]:
@@ -72,13 +71,17 @@ class ProcessWorker:
             self._pool = None
 
 
-def call(function: Callable[[], T]) -> T:
+def call(function: Callable[[], T], preload: Sequence[str] = ()) -> T:
     """Call a function in a process of its own, and return its result.
+
+    Args:
+        function: the function; it must be picklable.
+        preload: see `ProcessWorker`.
 
     Raises:
         SearchError: the process ended.
     """
-    with ProcessPool(max_workers=1, context=_context()) as pool:
+    with ProcessPool(max_workers=1, context=_context(tuple(preload))) as pool:
         try:
             return cast(T, pool.schedule(function).result())
         except ProcessExpired as error:
@@ -89,12 +92,12 @@ def call(function: Callable[[], T]) -> T:
 
 
 @cache
-def _context() -> Any:
+def _context(preload: tuple[str, ...]) -> Any:
     """Return how processes are started: forked from a server if there is one, else from nothing."""
     if "forkserver" not in multiprocessing.get_all_start_methods() or sys.platform == "darwin":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
+    context.set_forkserver_preload(list(preload))
     return context
 
 

@@ -1,0 +1,95 @@
+"""Searches whose candidates run in worker processes take the same course as inline ones."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from judging import write_judged
+from search_run import SMALL, evomerge, evomerge_json, kill_when, write_search
+
+TWO = {"kind": "processes", "workers": 2}
+
+
+def events_of(run: Path) -> dict[tuple[Any, ...], str]:
+    """Return what a journal says of each candidate; the order of outcomes may differ."""
+    found = {}
+    for line in (run / "journal.jsonl").read_text().splitlines():
+        event = json.loads(line[line.index("{") :])
+        key = (event["event"], event.get("candidate"), event.get("split"))
+        assert key not in found or event["event"] in ("budget", "threads")
+        found[key] = json.dumps(event, sort_keys=True)
+    found.pop(("run", None, None), None)
+    return found
+
+
+@pytest.fixture(scope="module")
+def inline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inline")
+    evomerge("search", write_search(folder), "--run", folder / "run")
+    return folder / "run"
+
+
+def test_two_workers_take_the_course_of_one_also_if_all_are_killed(
+    inline: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    file = write_search(tmp_path, executor=TWO)
+    killed = kill_when(["search", file, "--run", run], run / "journal.jsonl", 20, 0.1)
+    assert killed == -signal.SIGKILL
+    evomerge("resume", run)
+    assert events_of(run) == events_of(inline)
+    assert (run / "best.yaml").read_bytes() == (inline / "best.yaml").read_bytes()
+
+
+PATHS = SMALL | {
+    "space": {"kind": "dataflow", "variant": "swaps"},
+    "base": None,
+    "optimizer": {"name": "cma-margin"},
+    "objectives": [{"task": "zoo_l2_maths_mc", "metric": "acc"}],
+    "budget": {"candidates": 16},
+}
+
+
+def test_a_generation_of_paths_is_divided_among_the_workers(tmp_path: Path) -> None:
+    evomerge("search", write_search(tmp_path, **PATHS), "--run", tmp_path / "inline")
+    evomerge("search", write_search(tmp_path, **PATHS, executor=TWO), "--run", tmp_path / "two")
+    assert events_of(tmp_path / "two") == events_of(tmp_path / "inline")
+
+
+SOURCE = '''
+import os
+import time
+
+def judge(model, tokenizer, documents):
+    """Mean size of the first weights; the fifth model hangs, the seventh ends the process."""
+    spread = repr(float(next(model.parameters()).detach().abs().mean()))
+    with open(os.environ["SEEN"], "a+") as file:
+        file.seek(0)
+        seen = file.read().split()
+        print(spread, file=file)
+    number = list(dict.fromkeys([*seen, spread])).index(spread) + 1
+    if number == 5:
+        time.sleep(600)
+    if number == 7:
+        os.abort()
+    return [float(spread)] * len(documents)
+
+judge.documents = 12
+'''
+
+
+def test_a_hanging_and_a_crashing_candidate_are_rows_and_the_search_goes_on(tmp_path: Path) -> None:
+    executor = {"kind": "processes", "workers": 1, "timeout": 10}
+    file = write_judged(tmp_path, SOURCE, executor=executor)
+    about = {"PYTHONPATH": str(tmp_path), "SEEN": str(tmp_path / "seen")}
+    evomerge("search", file, "--run", tmp_path / "run", "--candidates", "12", **about)
+    rows = evomerge_json("results", tmp_path / "run")["candidates"]
+    assert len(rows) == 12
+    assert [row["failure"] for row in rows if row["failure"]] == [
+        "timeout: It took longer than executor.timeout, 10 seconds.",
+        "lost: 3 processes ended while this candidate was scored (by the signal SIGABRT).",
+    ]
