@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from functools import cache
 from logging.handlers import QueueHandler
 from multiprocessing.connection import wait
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 from tqdm import tqdm
@@ -66,7 +66,7 @@ class ProcessWorker:
     def close(self) -> None:
         """End the process."""
         if self._pool is not None:
-            self._pool.stop()
+            self._pool.stop()  # type: ignore[no-untyped-call]
             self._pool.join()
             self._pool = None
 
@@ -83,7 +83,7 @@ def call(function: Callable[[], T], preload: Sequence[str] = ()) -> T:
     """
     with ProcessPool(max_workers=1, context=_context(tuple(preload))) as pool:
         try:
-            return cast(T, pool.schedule(function).result())
+            return pool.schedule(function).result()
         except ProcessExpired as error:
             raise SearchError(
                 f"A worker process ended while it was starting ({_how(error.exitcode)}); go on "

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from evomerge.errors import DeviceError, SearchError, one_line
 from evomerge.execute.protocol import Job
@@ -114,7 +114,8 @@ class RemoteExecutor:
         """
         while not self._done:
             self._hand_out()
-            done, _ = wait([*self._starting, *self._running], return_when=FIRST_COMPLETED)
+            futures: list[Future[Any]] = [*self._starting, *self._running]
+            done, _ = wait(futures, return_when=FIRST_COMPLETED)
             for future in done:
                 if future in self._starting:
                     self._take_started(future)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
 
@@ -60,3 +63,67 @@ def is_together(config: SearchConfig) -> bool:
         and config.evaluation.fidelity_policy is None
         and config.executor.order != "arrival"
     )
+
+
+def worker_devices(config: SearchConfig) -> list[str | None]:
+    """Return the device of each worker; None: as `evaluation.device` says.
+
+    With several accelerators, the workers take them in turn. Without one, `workers: auto` gives
+    each worker as many cores as `evaluation.threads` says, or one.
+    """
+    from evomerge.evaluate.inference.device import choose_device, count_devices
+
+    wanted, device = config.executor.workers, choose_device(config.evaluation.device)
+    several = count_devices(device) if config.evaluation.device_map is None else 1
+    if wanted == "auto":
+        threads = config.evaluation.threads
+        cores = max(1, count_cores() // (1 if threads == "auto" else threads))
+        wanted = cores if device == "cpu" else several
+    if several == 1:
+        return [None] * wanted
+    return [f"{device}:{number % several}" for number in range(wanted)]
+
+
+def check_workers(config: SearchConfig) -> None:
+    """Check that the workers do not need more than this machine has.
+
+    Raises:
+        ConfigError: several vLLM engines would have to share an accelerator or the CPU.
+    """
+    devices = worker_devices(config)
+    if config.evaluation.backend == "vllm" and len(devices) > len(set(devices)):
+        raise ConfigError(
+            f"`executor.workers` is {config.executor.workers}, but each vLLM engine takes an "
+            f"accelerator of its own and there are {len(set(devices))}; lower the number, or set "
+            "`evaluation.backend` to 'hf'."
+        )
+
+
+def describe_workers(config: SearchConfig, generation: int) -> str:
+    """Return how many workers there are and where, and how much of their time is not used.
+
+    Args:
+        config: the search file.
+        generation: number of proposals in a generation of the strategy; 1: no generations.
+    """
+    if config.executor.kind == "inline":
+        return "1, in this process"
+    devices = worker_devices(config)
+    count = len(devices)
+    places = sorted({device for device in devices if device is not None})
+    text = f"{count} processes" + (f" on {', '.join(places)}" if places else "")
+    rounds = math.ceil(generation / count)
+    unused = 1 - generation / (rounds * count)
+    if config.executor.order == "arrival" or unused == 0:
+        return text
+    return (
+        f"{text}; a generation of {generation} leaves {unused:.0%} of their time unused, and "
+        f"`optimizer.population: {rounds * count}` would leave none"
+    )
+
+
+def count_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

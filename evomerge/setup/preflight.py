@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from evomerge.setup.engine import engine_depth, engine_warning, serves_paths
+from evomerge.setup.executor import describe_workers, worker_devices
 from evomerge.setup.optimizer import make_optimizer
 from evomerge.setup.parents import plan_tokenizers
 from evomerge.setup.problem import Problem
@@ -20,6 +21,7 @@ def summary(problem: Problem) -> dict[str, Any]:
     config = problem.config
     host = problem.checkpoints[problem.host]
     weights = host.parameters * {"float32": 4}.get(config.dtype, 2)
+    population = make_optimizer(config, problem.space).population
     return {
         "parents": {name: _size(item.nbytes) for name, item in problem.checkpoints.items()},
         "host": problem.host,
@@ -27,7 +29,7 @@ def summary(problem: Problem) -> dict[str, Any]:
         "layers": len(host.main),
         "space": config.space.kind,
         "dimension": len(problem.space.genes),
-        "population": make_optimizer(config, problem.space).population,
+        "population": population,
         "candidates": config.budget.candidates,
         "documents": {
             split: sum(len(ids) for ids in documents.values())
@@ -37,6 +39,7 @@ def summary(problem: Problem) -> dict[str, Any]:
             split: list(dict.fromkeys(of_split.values()))
             for split, of_split in sources(config, problem.evaluator).items()
         },
+        "workers": describe_workers(config, population),
         "backend": _backend(problem),
         **({"engine": engine_depth(problem)} if serves_paths(config) else {}),
         "fewer_documents": problem.fewer_documents,
@@ -51,12 +54,12 @@ def summary(problem: Problem) -> dict[str, Any]:
 
 
 def memory_of(problem: Problem) -> dict[str, float]:
-    """Return about how much memory a search takes in its process, in bytes, by what takes it.
+    """Return about how much memory a search takes on this machine, in bytes, by what takes it.
 
-    `parents` are files that are mapped into memory: they count as memory of the process, but the
-    system takes their pages back if it needs them. `prepared merges` is the most that is kept from
-    candidate to candidate; it is filled by the first candidates of each method. The weights, and
-    what batches need, are on the accelerator if there is one.
+    `parents` are files that are mapped into memory: they count as memory of a process, but all
+    workers share their pages, and the system takes these back if it needs them. `prepared merges`
+    is the most that is kept from candidate to candidate; it is filled by the first candidates of
+    each method. The weights, and what batches need, are on the accelerator if there is one.
     """
     from evomerge.merge.methods import get_method
 
@@ -66,12 +69,13 @@ def memory_of(problem: Problem) -> dict[str, float]:
     kept = 0.0
     for name in () if paths_only else config.space.methods:
         kept += get_method(name).cached_bytes * host.parameters * _sources(problem, name)
+    count = 1 if config.executor.kind == "inline" else len(worker_devices(config))
     found: dict[str, float] = {
-        "libraries": _LIBRARIES,
-        "weights": 0 if paths_only else size * host.parameters,
+        "libraries": count * _LIBRARIES,
+        "weights": 0 if paths_only else count * size * host.parameters,
         "parents": sum(item.nbytes for item in problem.checkpoints.values()),
-        "prepared merges": min(kept, MemoryShare.of_machine(1).prepared),
-        "batches": _batches(problem),
+        "prepared merges": count * min(kept, MemoryShare.of_machine(count).prepared),
+        "batches": count * _batches(problem),
     }
     return {**found, "together": sum(found.values())}
 

@@ -6,17 +6,15 @@ mapped into memory, so all workers of a machine share their pages.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from evomerge.config.schema import SearchConfig
 from evomerge.execute.protocol import Executor, Job, RunJobs
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import RunFolder
 from evomerge.run.logbook import Logbook
-from evomerge.setup.executor import is_together
+from evomerge.setup.executor import count_cores, is_together, worker_devices
 from evomerge.setup.problem import Problem
 from evomerge.setup.runs import reopen
 from evomerge.setup.worker import MemoryShare, make_worker
@@ -90,7 +88,7 @@ def make_processes(problem: Problem, run: Path, logbook: Logbook, attempts: Atte
     from evomerge.execute.tree import divide
 
     config, threads = problem.config, logbook.history.threads
-    devices = devices_of(config)
+    devices = worker_devices(config)
     count = len(devices)
     first = WorkerOfRun(
         run, devices[0], MemoryShare.of_machine(count), max(1, count_cores() // count), threads
@@ -115,29 +113,3 @@ def make_processes(problem: Problem, run: Path, logbook: Logbook, attempts: Atte
         partial(divide, parts=count) if is_together(config) else each_alone,
         count_loss,
     )
-
-
-def devices_of(config: SearchConfig) -> list[str | None]:
-    """Return the device of each worker; None: as `evaluation.device` says.
-
-    With several accelerators, the workers take them in turn. Without one, `workers: auto` gives
-    each worker as many cores as `evaluation.threads` says, or one.
-    """
-    from evomerge.evaluate.inference.device import choose_device, count_devices
-
-    wanted, device = config.executor.workers, choose_device(config.evaluation.device)
-    several = count_devices(device) if config.evaluation.device_map is None else 1
-    if wanted == "auto":
-        threads = config.evaluation.threads
-        cores = max(1, count_cores() // (1 if threads == "auto" else threads))
-        wanted = cores if device == "cpu" else several
-    if several == 1:
-        return [None] * wanted
-    return [f"{device}:{number % several}" for number in range(wanted)]
-
-
-def count_cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

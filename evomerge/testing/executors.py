@@ -38,7 +38,7 @@ class Pretend:
         if job.candidate in self.failing:
             return Failure("evaluate", f"Candidate {job.candidate} is made to fail.")
         value = job.candidate + _SPLITS.index(job.split) / 10
-        return Scores({"task/acc": value}, {"task": (0, 1)}, {"task/acc": (value, value)})
+        return Scores({"task": (0, 1)}, {"task/acc": (value, value)}, {"task/acc": value})
 
     def _run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
         for job in jobs:

@@ -1,0 +1,68 @@
+"""The section `executor`: what is refused, and what `validate` says of workers."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from evomerge.config.schema import SearchConfig, parse
+from evomerge.errors import ConfigError
+from evomerge.setup import executor
+from evomerge.setup.executor import (
+    check_executor,
+    check_workers,
+    describe_workers,
+    worker_devices,
+)
+
+PLAIN = {"parents": ["a", "b"], "objectives": [{"task": "t", "metric": "acc"}]}
+
+
+def config(evaluation: dict[str, Any] | None = None, **given: Any) -> SearchConfig:
+    data = copy.deepcopy(PLAIN) | {"executor": given, "evaluation": evaluation or {}}
+    return parse(data, "search.yaml")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"kind": "ray"}, ["`executor.kind` is 'ray'", "'processes'"]),
+        ({"workers": 2}, ["`executor.workers` is 2", "exactly 1", "'processes'"]),
+        ({"timeout": 9.5}, ["`executor.timeout` is 9.5", "'processes'"]),
+        ({"kind": "processes", "order": "arrival", "together": True}, ["`executor.together`"]),
+    ],
+)
+def test_what_an_executor_cannot_do_is_refused(given: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        check_executor(config(**given))
+    assert all(word in str(error.value) for word in words)
+
+
+def test_auto_means_a_worker_for_each_core_or_for_as_many_threads_as_are_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(executor, "count_cores", lambda: 12)
+    auto = {"kind": "processes", "workers": "auto"}
+    assert worker_devices(config({"device": "cpu"}, **auto)) == [None] * 12
+    assert worker_devices(config({"device": "cpu", "threads": 5}, **auto)) == [None] * 2
+    assert worker_devices(config({"device": "cpu", "threads": 50}, **auto)) == [None]
+
+
+def test_workers_take_the_accelerators_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    from evomerge.evaluate.inference import device
+
+    monkeypatch.setattr(device, "choose_device", lambda wanted: "cuda")
+    monkeypatch.setattr(device, "count_devices", lambda kind: 2)
+    auto = config(kind="processes", workers="auto")
+    assert worker_devices(auto) == ["cuda:0", "cuda:1"]
+    three = {"kind": "processes", "workers": 3, "order": "generation"}
+    assert worker_devices(config(**three)) == ["cuda:0", "cuda:1", "cuda:0"]
+    assert describe_workers(config(**three), 14) == (
+        "3 processes on cuda:0, cuda:1; a generation of 14 leaves 7% of their time unused, and "
+        "`optimizer.population: 15` would leave none"
+    )
+    check_workers(config({"backend": "vllm"}, kind="processes", workers=2))
+    with pytest.raises(ConfigError, match="there are 2"):
+        check_workers(config({"backend": "vllm"}, **three))
