@@ -76,7 +76,6 @@ class RemoteExecutor:
         divide: divides the jobs of one `submit` into batches.
         count_loss: is told of each worker that was lost in the middle of a job. Returns how often
             that has happened in the middle of this job, earlier sessions of the run included.
-        watch: is called with what each worker is doing whenever that changes.
 
     Attributes:
         losses: number of workers that were lost.
@@ -88,10 +87,9 @@ class RemoteExecutor:
         timeout: float | None = None,
         divide: Callable[[Sequence[Job]], list[Batch]] = each_alone,
         count_loss: Callable[[Job], int] | None = None,
-        watch: Callable[[Sequence[Batch]], None] = lambda running: None,
     ) -> None:
         self._workers, self._timeout, self._divide = tuple(workers), timeout, divide
-        self._count_loss, self._watch = count_loss or _count_in_memory(), watch
+        self._count_loss = count_loss or _count_in_memory()
         self.width, self.losses = len(self._workers), 0
         self._queue: deque[Batch] = deque()
         self._done: deque[tuple[Job, Outcome]] = deque()
@@ -135,14 +133,10 @@ class RemoteExecutor:
 
     def _hand_out(self) -> None:
         """Give a batch to each free worker, as long as there are batches."""
-        changed = False
         while self._free and self._queue:
             number, batch = self._free.pop(), self._queue.popleft()
             timeout = None if self._timeout is None else self._timeout * len(batch)
             self._running[self._workers[number].run(batch, timeout)] = number, batch
-            changed = True
-        if changed:
-            self._watch([batch for _, batch in self._running.values()])
 
     def _take_started(self, future: Future[None]) -> None:
         number = self._starting.pop(future)
