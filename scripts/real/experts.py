@@ -75,10 +75,10 @@ def train(name: str, seed: int = 0) -> None:
     if done.exists():
         return
     torch.set_num_threads(1)
+    maker, training = EXPERTS[name]
+    base = fetch(training.base)  # draws random numbers, if the model is not there yet
     torch.manual_seed(seed)
     started = time.process_time()
-    maker, training = EXPERTS[name]
-    base = fetch(training.base)
     tokenizer = AutoTokenizer.from_pretrained(base)
     # The frozen weights are bfloat16 while training, which takes a third less time than float32.
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
