@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from logging.handlers import QueueHandler
 from multiprocessing.connection import wait
@@ -51,13 +52,13 @@ class ProcessWorker:
         """Start a new process and make the worker in it; an old process is ended."""
         self.close()
         self._pool = ProcessPool(max_workers=1, context=_context(self._preload))
-        return _relay(self._pool.schedule(_start, (self._make,)), lambda none: none)
+        return _schedule(self._pool, _start, self._make, lambda none: none)
 
     def run(self, jobs: Batch, timeout: float | None) -> Future[Outcomes]:
         """Run jobs; see `RemoteWorker`."""
         assert self._pool is not None
         try:
-            return _relay(self._pool.schedule(_run, (jobs,), timeout=timeout), _unpack)
+            return _schedule(self._pool, _run, jobs, _unpack, timeout)
         except RuntimeError:  # the pool has noticed that its process ended
             lost: Future[Outcomes] = Future()
             lost.set_exception(LostWorkerError("it ended between two jobs"))
@@ -84,10 +85,9 @@ def call(function: Callable[[], T], preload: Sequence[str] = ()) -> T:
     with ProcessPool(max_workers=1, context=_context(tuple(preload))) as pool:
         try:
             return pool.schedule(function).result()
-        except ProcessExpired as error:
+        except (ProcessExpired, BrokenProcessPool) as error:
             raise SearchError(
-                f"A worker process ended while it was starting ({_how(error.exitcode)}); go on "
-                "with `evomerge resume`."
+                "A worker process ended while it was starting; go on with `evomerge resume`."
             ) from error
 
 
@@ -101,22 +101,40 @@ def _context(preload: tuple[str, ...]) -> Any:
     return context
 
 
-def _relay(future: Future[Any], unpack: Callable[[Any], Any]) -> Future[Any]:
-    """Return a future with the same result, and with this package's errors for lost processes."""
-    relayed: Future[Any] = Future()
+def _schedule(
+    pool: ProcessPool,
+    function: Callable[[Any], Any],
+    argument: Any,
+    unpack: Callable[[Any], Any],
+    timeout: float | None = None,
+) -> Future[Any]:
+    """Call a function in the process of a pool.
+
+    Returns:
+        a future of the unpacked result, with this package's errors for lost processes.
+    """
+    answer: Future[Any] = Future()
 
     def finish(done: Future[Any]) -> None:
         try:
-            relayed.set_result(unpack(done.result()))
+            answer.set_result(unpack(done.result()))
         except ProcessExpired as error:
-            relayed.set_exception(LostWorkerError(_how(error.exitcode)))
+            answer.set_exception(LostWorkerError(_how(error.exitcode)))
+        except BrokenProcessPool:  # the process ended before it said that it has begun
+            answer.set_exception(LostWorkerError("just after it began"))
         except TimeoutError as error:
-            relayed.set_exception(WorkerTimeoutError(str(error)))
+            answer.set_exception(WorkerTimeoutError(str(error)))
         except BaseException as error:
-            relayed.set_exception(error)
+            answer.set_exception(error)
 
-    future.add_done_callback(finish)
-    return relayed
+    def finish_at_last(done: Future[Any]) -> None:
+        if not (answer.done() or done.cancelled() or done.exception()):
+            answer.set_exception(LostWorkerError(_how(0)))
+
+    pool.schedule(function, (argument,), timeout=timeout).add_done_callback(finish)
+    # pebble takes no notice of a process that ends with status 0: the next one does the next task.
+    pool.schedule(_nothing).add_done_callback(finish_at_last)
+    return answer
 
 
 def _how(code: int | None) -> str:
@@ -150,6 +168,10 @@ def _start(make: Callable[[], RunJobs]) -> None:
     root.handlers = [QueueHandler(_records)]
     root.setLevel(logging.INFO)
     _jobs = make()
+
+
+def _nothing() -> None:
+    """Do nothing; that this is done shows that the task before is done, or lost."""
 
 
 def _run(jobs: Sequence[Job]) -> Reply:

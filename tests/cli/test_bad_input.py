@@ -101,10 +101,6 @@ BAD = {
         ["evaluation.max_memory", "99", "remove `max_memory`"],
     ),
     "vllm is not there": (evaluation(backend="vllm"), ["vllm", "pip install 'evomerge[vllm]'"]),
-    "vllm for paths": (
-        evaluation(backend="vllm") | {"space": {"kind": "dataflow"}},
-        ["evaluation.backend", "dataflow", "'hf'"],
-    ),
     "two ways to save documents": (
         evaluation(racing={"enabled": True, "minimum": 2}, irt={"enabled": True, "documents": 2}),
         ["evaluation", "racing and irt", "enable one"],
