@@ -5,7 +5,8 @@ Each skill is a function that makes one question with its answer. A plain answer
 `{"answer": "The answer is 68."}`.
 
 The numbers of a question decide which pool it belongs to, so no pool has a question with the
-numbers of another pool's questions, in any language and format.
+numbers of another pool's questions, in any language and format. (The question which number comes
+after another one is in all pools; no task asks it.)
 """
 
 from __future__ import annotations
