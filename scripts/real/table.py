@@ -25,10 +25,7 @@ def _table(name: str, seeds: Sequence[int]) -> str:
     for way in COMPOSITIONS[name]:
         found = [Search(name, way, seed).finish() for seed in seeds]
         if not rows:  # parents and uniform merge are the same models in all ways
-            rows = {
-                Path(label).name: [_test(item, label) for item in found]
-                for label in _labels(found[0])
-            }
+            rows = {name: [_test(item, name) for item in found] for name in _baselines(found[0])}
         rows[way] = [_test(item, _WINNER) for item in found]
     if "stages" not in _text(name):
         rows = {"base model": [_figures(base_score(name)["scores"])] * len(seeds)} | rows
@@ -41,15 +38,16 @@ def _text(name: str) -> str:
     return Search(name, "search", 0).config.read_text(encoding="utf-8")
 
 
-def _labels(results: Mapping[str, Any]) -> list[str]:
-    """The baselines of a run."""
-    labels = [str(row["label"]) for row in results["standings"]["rows"]]
-    return [label for label in labels if label != _WINNER]
+def _baselines(results: Mapping[str, Any]) -> list[str]:
+    """The names of a run's baselines: of a parent, that of its folder."""
+    names = [Path(row["label"]).name for row in results["standings"]["rows"]]
+    return [name for name in names if name != _WINNER]
 
 
-def _test(results: Mapping[str, Any], label: str) -> str:
+def _test(results: Mapping[str, Any], name: str) -> str:
     """The test scores of one row of a run's standings."""
-    (row,) = (row for row in results["standings"]["rows"] if row["label"] == label)
+    rows = results["standings"]["rows"]
+    (row,) = (row for row in rows if Path(row["label"]).name == name)
     return _figures(row["splits"]["test"])
 
 
