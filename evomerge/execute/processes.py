@@ -140,7 +140,8 @@ def _schedule(
 def _how(code: int | None) -> str:
     """Return how a process ended, as text."""
     if code is not None and code < 0:
-        return f"by the signal {signal.Signals(-code).name}"
+        names = {item.value: item.name for item in signal.Signals}
+        return f"by the signal {names.get(-code, -code)}"
     return f"with the exit status {code}"
 
 
