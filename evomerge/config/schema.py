@@ -54,6 +54,22 @@ class BudgetConfig(Section):
         return self
 
 
+class RayConfig(Section):
+    """Where Ray runs, and what each worker takes of a machine."""
+
+    address: str | None = Field(
+        None,
+        min_length=1,
+        description="HOST:PORT of a running cluster; auto: the cluster that this machine belongs "
+        "to; null: start Ray on this machine",
+    )
+    resources: dict[str, Annotated[float, Field(gt=0, le=1e6)]] | None = Field(
+        None,
+        description="what a worker takes, such as {GPU: 1, CPU: 4}; fractions of a GPU are "
+        "allowed; null: a GPU if there is one, and a CPU core",
+    )
+
+
 class ExecutorConfig(Section):
     """The executor that builds and scores candidates."""
 
@@ -62,7 +78,7 @@ class ExecutorConfig(Section):
         1, description="number of workers; auto: one for each accelerator, else for each CPU core"
     )
     timeout: float | None = Field(
-        None, gt=0, description="processes: seconds that a candidate may take on one split"
+        None, gt=0, description="processes, ray: seconds that a candidate may take on one split"
     )
     order: Literal["auto", "generation", "arrival"] = Field(
         "auto",
@@ -74,6 +90,7 @@ class ExecutorConfig(Section):
         description="inline: score a generation's paths together, and run shared blocks only once; "
         "null: in data-flow spaces with fixed scales, scored on all documents",
     )
+    ray: RayConfig = RayConfig()
 
 
 class Frozen(Section):

@@ -1,16 +1,14 @@
 """A worker in a process of its own on this machine.
 
-The process comes from the library pebble, which ends it at a timeout and reports how it ended. On
-Linux all workers are forked from one server process that has imported the libraries, so that a
-worker is ready, or replaced, in little time and shares their memory.
+The process comes from the library pebble, which can end it and reports how it ended. On Linux all
+workers are forked from one server process that has imported the libraries, so that a worker is
+ready, or replaced, in little time and shares their memory.
 """
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
-import queue
 import signal
 import sys
 import threading
@@ -18,21 +16,17 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
-from logging.handlers import QueueHandler
 from multiprocessing.connection import wait
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
-from tqdm import tqdm
 
 from evomerge.errors import SearchError
+from evomerge.execute.host import Host, Outcomes, Reply, unpack
 from evomerge.execute.protocol import Job, RunJobs
-from evomerge.execute.remote import Batch, LostWorkerError, WorkerTimeoutError
-from evomerge.scores import Outcome
+from evomerge.execute.remote import Batch, LostWorkerError
 
 T = TypeVar("T")
-Outcomes: TypeAlias = list[tuple[Job, Outcome]]
-Reply: TypeAlias = tuple[Outcomes, list[logging.LogRecord]]
 
 
 class ProcessWorker:
@@ -42,10 +36,13 @@ class ProcessWorker:
         make: makes what runs the jobs, in the process; it must be picklable.
         preload: modules that the server process imports. All workers of this process have the same
             server, so the first worker's modules count.
+        place: where it runs, for people.
     """
 
-    def __init__(self, make: Callable[[], RunJobs], preload: Sequence[str] = ()) -> None:
-        self._make, self._preload = make, tuple(preload)
+    def __init__(
+        self, make: Callable[[], RunJobs], preload: Sequence[str] = (), place: str = ""
+    ) -> None:
+        self._make, self._preload, self.place = make, tuple(preload), place
         self._pool: ProcessPool | None = None
 
     def start(self) -> Future[None]:
@@ -54,11 +51,11 @@ class ProcessWorker:
         self._pool = ProcessPool(max_workers=1, context=_context(self._preload))
         return _schedule(self._pool, _start, self._make, lambda none: none)
 
-    def run(self, jobs: Batch, timeout: float | None) -> Future[Outcomes]:
+    def run(self, jobs: Batch) -> Future[Outcomes]:
         """Run jobs; see `RemoteWorker`."""
         assert self._pool is not None
         try:
-            return _schedule(self._pool, _run, jobs, _unpack, timeout)
+            return _schedule(self._pool, _run, jobs, unpack)
         except RuntimeError:  # the pool has noticed that its process ended
             lost: Future[Outcomes] = Future()
             lost.set_exception(LostWorkerError("it ended between two jobs"))
@@ -106,7 +103,6 @@ def _schedule(
     function: Callable[[Any], Any],
     argument: Any,
     unpack: Callable[[Any], Any],
-    timeout: float | None = None,
 ) -> Future[Any]:
     """Call a function in the process of a pool.
 
@@ -122,8 +118,6 @@ def _schedule(
             answer.set_exception(LostWorkerError(_how(error.exitcode)))
         except BrokenProcessPool:  # the process ended before it said that it has begun
             answer.set_exception(LostWorkerError("just after it began"))
-        except TimeoutError as error:
-            answer.set_exception(WorkerTimeoutError(str(error)))
         except BaseException as error:
             answer.set_exception(error)
 
@@ -131,7 +125,7 @@ def _schedule(
         if not (answer.done() or done.cancelled() or done.exception()):
             answer.set_exception(LostWorkerError(_how(0)))
 
-    pool.schedule(function, (argument,), timeout=timeout).add_done_callback(finish)
+    pool.schedule(function, (argument,)).add_done_callback(finish)
     # pebble takes no notice of a process that ends with status 0: the next one does the next task.
     pool.schedule(_nothing).add_done_callback(finish_at_last)
     return answer
@@ -145,30 +139,16 @@ def _how(code: int | None) -> str:
     return f"with the exit status {code}"
 
 
-def _unpack(reply: Reply) -> Outcomes:
-    """Log in this process what the worker has logged. Returns the outcomes."""
-    outcomes, records = reply
-    for record in records:
-        logging.getLogger(record.name).handle(record)
-    return outcomes
-
-
 # What follows runs in the worker's process.
 
-_jobs: RunJobs | None = None
-_records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+_host: Host | None = None
 
 
 def _start(make: Callable[[], RunJobs]) -> None:
     """Make what runs the jobs."""
-    global _jobs
+    global _host
     _end_with_parent()
-    # tqdm's own lock is for several processes: one that is killed leaves it behind in the system.
-    tqdm.set_lock(threading.RLock())
-    root = logging.getLogger()
-    root.handlers = [QueueHandler(_records)]
-    root.setLevel(logging.INFO)
-    _jobs = make()
+    _host = Host(make)
 
 
 def _nothing() -> None:
@@ -181,10 +161,9 @@ def _run(jobs: Sequence[Job]) -> Reply:
     Raises:
         LostWorkerError: this process was started in place of another that ended between two jobs.
     """
-    if _jobs is None:
+    if _host is None:
         raise LostWorkerError("it ended between two jobs")
-    outcomes = list(_jobs(jobs))
-    return outcomes, [_records.get() for _ in range(_records.qsize())]
+    return _host.run(jobs)
 
 
 def _end_with_parent() -> None:

@@ -1,18 +1,22 @@
 """The executor that hands jobs to workers in other processes, and replaces workers that are lost.
 
 How a worker is started, reached and ended is its own matter (`RemoteWorker`); this file decides
-what each one runs, and what becomes of jobs whose worker is lost.
+what each one runs, and what becomes of jobs whose worker is lost or that take too long.
 """
 
 from __future__ import annotations
 
+import heapq
+import queue
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from typing import Any, Protocol, TypeAlias
 
 from evomerge.errors import DeviceError, SearchError, one_line
 from evomerge.execute.protocol import Job
+from evomerge.run.activity import Activity
 from evomerge.run.attempts import MAX_ATTEMPTS
 from evomerge.scores import Failure, Outcome
 
@@ -21,32 +25,31 @@ Batch: TypeAlias = tuple[Job, ...]
 
 
 class LostWorkerError(Exception):
-    """A worker ended before its jobs did; the message says how (`signal SIGKILL`)."""
+    """A worker ended before its jobs did; the message says how (`by the signal SIGKILL`)."""
 
 
-class WorkerTimeoutError(Exception):
-    """A worker was ended, because its jobs took too long."""
+class LostMachineError(LostWorkerError):
+    """A worker ended because its machine is gone, so its jobs are not at fault."""
 
 
 class RemoteWorker(Protocol):
     """A worker in another process, perhaps on another machine.
 
     The futures of both methods may raise `LostWorkerError`, or what the worker has raised. A worker
-    that is lost, or ran out of time, runs nothing more until it is started again.
+    that is lost or closed runs nothing more until it is started again.
     """
+
+    @property
+    def place(self) -> str:
+        """Where it runs, for people: a device, or a machine. Empty: nothing to say."""
+        ...
 
     def start(self) -> Future[None]:
         """Make the worker ready, in a new process; the old one is ended, if there is one."""
         ...
 
-    def run(self, jobs: Batch, timeout: float | None) -> Future[list[tuple[Job, Outcome]]]:
-        """Run jobs.
-
-        Args:
-            jobs: what to build and score.
-            timeout: seconds after which the worker is ended and the future raises
-                `WorkerTimeoutError`; None: no limit.
-        """
+    def run(self, jobs: Batch) -> Future[list[tuple[Job, Outcome]]]:
+        """Run jobs."""
         ...
 
     def close(self) -> None:
@@ -63,12 +66,12 @@ class RemoteExecutor:
     """Runs each batch of jobs on the next free worker.
 
     A worker that is lost is started again. Its job is given to the next free worker; after
-    `MAX_ATTEMPTS` losses in the middle of one job, the outcome of this job is a `Failure`. A job
-    that takes too long is a `Failure` at once, because each attempt would take as long. If several
-    jobs were run together, each of them is first run again alone, since any of them may be the
-    cause.
+    `MAX_ATTEMPTS` losses in the middle of one job, the outcome of this job is a `Failure`. Losses
+    of whole machines do not count. A job that takes too long is a `Failure` at once, because each
+    attempt would take as long. If several jobs were run together, each of them is first run again
+    alone, since any of them may be the cause.
 
-    A worker that fails to start ends the search: the next one would fail in the same way.
+    A worker that is lost `MAX_ATTEMPTS` times while it starts ends the search.
 
     Args:
         workers: the workers; the executor closes them.
@@ -76,6 +79,7 @@ class RemoteExecutor:
         divide: divides the jobs of one `submit` into batches.
         count_loss: is told of each worker that was lost in the middle of a job. Returns how often
             that has happened in the middle of this job, earlier sessions of the run included.
+        activity: is told what each worker does.
 
     Attributes:
         losses: number of workers that were lost.
@@ -87,15 +91,20 @@ class RemoteExecutor:
         timeout: float | None = None,
         divide: Callable[[Sequence[Job]], list[Batch]] = each_alone,
         count_loss: Callable[[Job], int] | None = None,
+        activity: Activity | None = None,
     ) -> None:
         self._workers, self._timeout, self._divide = tuple(workers), timeout, divide
         self._count_loss = count_loss or _count_in_memory()
+        self._activity = activity or Activity(None)
         self.width, self.losses = len(self._workers), 0
         self._queue: deque[Batch] = deque()
         self._done: deque[tuple[Job, Outcome]] = deque()
-        self._starting: dict[Future[None], int] = {}
-        self._running: dict[Future[list[tuple[Job, Outcome]]], tuple[int, Batch]] = {}
+        self._starting: dict[Future[Any], int] = {}
+        self._running: dict[Future[Any], tuple[int, Batch]] = {}
+        self._finished: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
+        self._deadlines: list[tuple[float, int, Future[Any]]] = []
         self._free: list[int] = []
+        self._failed_starts: Counter[int] = Counter()
         for number in range(self.width):
             self._start(number)
 
@@ -112,13 +121,13 @@ class RemoteExecutor:
         """
         while not self._done:
             self._hand_out()
-            futures: list[Future[Any]] = [*self._starting, *self._running]
-            done, _ = wait(futures, return_when=FIRST_COMPLETED)
-            for future in done:
-                if future in self._starting:
-                    self._take_started(future)
-                else:
-                    self._take_outcomes(future)
+            future = self._wait()
+            if future is None:
+                self._end_late_jobs()
+            elif future in self._starting:
+                self._take_started(future)
+            elif future in self._running:
+                self._take_outcomes(future)
         return self._done.popleft()
 
     def close(self) -> None:
@@ -127,50 +136,99 @@ class RemoteExecutor:
         self._running.clear()
         for worker in self._workers:
             worker.close()
+        self._activity.close()
+
+    def _wait(self) -> Future[Any] | None:
+        """Return a finished future; None if it is time to look at the deadlines."""
+        while self._deadlines and self._deadlines[0][2] not in self._running:
+            heapq.heappop(self._deadlines)
+        waits = [self._activity.write_if_due()]
+        if self._deadlines:
+            waits.append(max(0.0, self._deadlines[0][0] - time.monotonic()))
+        seconds = min((wait for wait in waits if wait is not None), default=None)
+        try:
+            return self._finished.get(timeout=seconds)
+        except queue.Empty:
+            return None
 
     def _start(self, number: int) -> None:
-        self._starting[self._workers[number].start()] = number
+        future = self._workers[number].start()
+        self._starting[future] = number
+        self._activity.note(number, "starting")
+        future.add_done_callback(self._finished.put)
 
     def _hand_out(self) -> None:
         """Give a batch to each free worker, as long as there are batches."""
         while self._free and self._queue:
             number, batch = self._free.pop(), self._queue.popleft()
-            timeout = None if self._timeout is None else self._timeout * len(batch)
-            self._running[self._workers[number].run(batch, timeout)] = number, batch
+            future = self._workers[number].run(batch)
+            self._running[future] = number, batch
+            if self._timeout is not None:
+                deadline = time.monotonic() + self._timeout * len(batch)
+                heapq.heappush(self._deadlines, (deadline, number, future))
+            candidates = [job.candidate for job in batch]
+            self._activity.note(
+                number, "scoring", self._workers[number].place, candidates, batch[0].split
+            )
+            future.add_done_callback(self._finished.put)
 
-    def _take_started(self, future: Future[None]) -> None:
+    def _take_started(self, future: Future[Any]) -> None:
         number = self._starting.pop(future)
         try:
             future.result()
         except LostWorkerError as error:
-            raise SearchError(
-                f"A worker process ended while it was starting ({one_line(error)}); if memory is "
-                "short, set `executor.workers` to a smaller number, then go on with `evomerge "
-                "resume`."
-            ) from error
-        self._free.append(number)
+            self._failed_starts[number] += not isinstance(error, LostMachineError)
+            if self._failed_starts[number] >= MAX_ATTEMPTS:
+                raise SearchError(
+                    f"A worker was lost {MAX_ATTEMPTS} times while it was starting "
+                    f"({one_line(error)}); if memory is short, set `executor.workers` to a smaller "
+                    "number, then go on with `evomerge resume`."
+                ) from error
+            self._start(number)
+            return
+        self._failed_starts[number] = 0
+        self._set_free(number)
 
-    def _take_outcomes(self, future: Future[list[tuple[Job, Outcome]]]) -> None:
+    def _take_outcomes(self, future: Future[Any]) -> None:
         number, batch = self._running.pop(future)
         try:
             self._done.extend(future.result())
-        except (LostWorkerError, WorkerTimeoutError, DeviceError) as error:
-            self.losses += 1
-            self._start(number)
+        except (LostWorkerError, DeviceError) as error:
+            self._replace(number)
             if len(batch) > 1:
                 self._queue.extendleft(reversed(each_alone(batch)))
             else:
                 self._take_loss(batch[0], error)
         else:
-            self._free.append(number)
+            self._set_free(number)
+
+    def _end_late_jobs(self) -> None:
+        """Replace the workers whose jobs have taken too long."""
+        while self._deadlines and self._deadlines[0][0] <= time.monotonic():
+            _, number, future = heapq.heappop(self._deadlines)
+            if future not in self._running or future.done():
+                continue
+            _, batch = self._running.pop(future)
+            self._replace(number)
+            if len(batch) > 1:
+                self._queue.extendleft(reversed(each_alone(batch)))
+                continue
+            reason = f"It took longer than executor.timeout, {self._timeout:g} seconds."
+            self._done.append((batch[0], Failure("timeout", reason)))
+
+    def _set_free(self, number: int) -> None:
+        self._free.append(number)
+        self._activity.note(number, "free", self._workers[number].place)
+
+    def _replace(self, number: int) -> None:
+        """Start a worker again that was lost."""
+        self.losses += 1
+        self._activity.note_loss()
+        self._start(number)
 
     def _take_loss(self, job: Job, error: Exception) -> None:
         """Run a job again whose worker was lost, or give it up."""
-        if isinstance(error, WorkerTimeoutError):
-            reason = f"It took longer than executor.timeout, {self._timeout:g} seconds."
-            self._done.append((job, Failure("timeout", reason)))
-            return
-        count = self._count_loss(job)
+        count = 0 if isinstance(error, LostMachineError) else self._count_loss(job)
         if count < MAX_ATTEMPTS:
             self._queue.appendleft((job,))
             return

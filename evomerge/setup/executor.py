@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
+from evomerge.evaluate.inference.device import choose_device, count_cores, count_devices
+from evomerge.setup.cluster import check_ray, count_workers, resources_of, workers_by_machine
 
 
 def check_executor(config: SearchConfig) -> None:
@@ -18,10 +19,7 @@ def check_executor(config: SearchConfig) -> None:
     """
     executor = config.executor
     if executor.kind == "ray":
-        raise ConfigError(
-            "`executor.kind` is 'ray', which this version does not have; use 'inline' or "
-            "'processes'."
-        )
+        check_ray(config)
     if executor.kind == "inline" and executor.workers not in (1, "auto"):
         raise ConfigError(
             f"`executor.workers` is {executor.workers}, but the inline executor has exactly 1; "
@@ -71,8 +69,6 @@ def worker_devices(config: SearchConfig) -> list[str | None]:
     With several accelerators, the workers take them in turn. Without one, `workers: auto` gives
     each worker as many cores as `evaluation.threads` says, or one.
     """
-    from evomerge.evaluate.inference.device import choose_device, count_devices
-
     wanted, device = config.executor.workers, choose_device(config.evaluation.device)
     several = count_devices(device) if config.evaluation.device_map is None else 1
     if wanted == "auto":
@@ -88,8 +84,12 @@ def check_workers(config: SearchConfig) -> None:
     """Check that the workers do not need more than this machine has.
 
     Raises:
-        ConfigError: several vLLM engines would have to share an accelerator or the CPU.
+        ConfigError: several vLLM engines would have to share an accelerator or the CPU; there is no
+            Ray cluster, or it has too little.
     """
+    if config.executor.kind == "ray":
+        workers_by_machine(config)
+        return
     devices = worker_devices(config)
     if config.evaluation.backend == "vllm" and len(devices) > len(set(devices)):
         raise ConfigError(
@@ -108,10 +108,13 @@ def describe_workers(config: SearchConfig, generation: int) -> str:
     """
     if config.executor.kind == "inline":
         return "1, in this process"
-    devices = worker_devices(config)
-    count = len(devices)
-    places = sorted({device for device in devices if device is not None})
-    text = f"{count} processes" + (f" on {', '.join(places)}" if places else "")
+    if config.executor.kind == "ray":
+        count, text = count_workers(config), _describe_ray(config)
+    else:
+        devices = worker_devices(config)
+        count = len(devices)
+        places = sorted({device for device in devices if device is not None})
+        text = f"{count} processes" + (f" on {', '.join(places)}" if places else "")
     rounds = math.ceil(generation / count)
     unused = 1 - generation / (rounds * count)
     if config.executor.order == "arrival" or unused == 0:
@@ -122,8 +125,18 @@ def describe_workers(config: SearchConfig, generation: int) -> str:
     )
 
 
-def count_cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def workers_per_machine(config: SearchConfig) -> int:
+    """Return the largest number of workers that a machine has at a time."""
+    if config.executor.kind == "inline":
+        return 1
+    if config.executor.kind == "ray":
+        return max(workers_by_machine(config))
+    return len(worker_devices(config))
+
+
+def _describe_ray(config: SearchConfig) -> str:
+    """Return how many actors there are, on how many machines, and what each takes."""
+    machines, amounts = len(workers_by_machine(config)), resources_of(config)
+    taken = ", ".join(f"{name} {amount:g}" for name, amount in amounts.items())
+    where = "this machine" if machines == 1 else f"{machines} machines"
+    return f"{count_workers(config)} Ray actors on {where}, each with {taken}"

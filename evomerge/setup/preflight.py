@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from evomerge.setup.engine import engine_depth, engine_warning, serves_paths
-from evomerge.setup.executor import describe_workers, worker_devices
+from evomerge.setup.executor import describe_workers, workers_per_machine
 from evomerge.setup.optimizer import make_optimizer
 from evomerge.setup.parents import plan_tokenizers
 from evomerge.setup.problem import Problem
@@ -54,7 +54,7 @@ def summary(problem: Problem) -> dict[str, Any]:
 
 
 def memory_of(problem: Problem) -> dict[str, float]:
-    """Return about how much memory a search takes on this machine, in bytes, by what takes it.
+    """Return about how much memory a search takes on a machine, in bytes, by what takes it.
 
     `parents` are files that are mapped into memory: they count as memory of a process, but all
     workers share their pages, and the system takes these back if it needs them. `prepared merges`
@@ -69,7 +69,7 @@ def memory_of(problem: Problem) -> dict[str, float]:
     kept = 0.0
     for name in () if paths_only else config.space.methods:
         kept += get_method(name).cached_bytes * host.parameters * _sources(problem, name)
-    count = 1 if config.executor.kind == "inline" else len(worker_devices(config))
+    count = workers_per_machine(config)
     found: dict[str, float] = {
         "libraries": count * _LIBRARIES,
         "weights": 0 if paths_only else count * size * host.parameters,

@@ -22,6 +22,7 @@ from evomerge.setup.fidelity import make_fidelity
 from evomerge.setup.inline import make_inline
 from evomerge.setup.problem import Problem
 from evomerge.setup.processes import make_processes
+from evomerge.setup.ray import make_ray
 from evomerge.setup.runs import open_model
 from evomerge.setup.strategy import make_strategy, recipe_of
 from evomerge.setup.worker import place, set_threads
@@ -30,7 +31,11 @@ MakeExecutor: TypeAlias = Callable[[Problem, Path, Logbook, Attempts], Executor]
 """Makes the executor of a search from its problem, its run folder, and what notes for the run:
 the number of CPU threads that score a model, and the jobs that end a process."""
 
-EXECUTORS: Mapping[str, MakeExecutor] = {"inline": make_inline, "processes": make_processes}
+EXECUTORS: Mapping[str, MakeExecutor] = {
+    "inline": make_inline,
+    "processes": make_processes,
+    "ray": make_ray,
+}
 """`executor.kind` -> what makes the executor."""
 
 

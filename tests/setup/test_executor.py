@@ -28,7 +28,6 @@ def config(evaluation: dict[str, Any] | None = None, **given: Any) -> SearchConf
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"kind": "ray"}, ["`executor.kind` is 'ray'", "'processes'"]),
         ({"workers": 2}, ["`executor.workers` is 2", "exactly 1", "'processes'"]),
         ({"timeout": 9.5}, ["`executor.timeout` is 9.5", "'processes'"]),
         ({"kind": "processes", "order": "arrival", "together": True}, ["`executor.together`"]),
@@ -51,10 +50,8 @@ def test_auto_means_a_worker_for_each_core_or_for_as_many_threads_as_are_asked(
 
 
 def test_workers_take_the_accelerators_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    from evomerge.evaluate.inference import device
-
-    monkeypatch.setattr(device, "choose_device", lambda wanted: "cuda")
-    monkeypatch.setattr(device, "count_devices", lambda kind: 2)
+    monkeypatch.setattr(executor, "choose_device", lambda wanted: "cuda")
+    monkeypatch.setattr(executor, "count_devices", lambda kind: 2)
     auto = config(kind="processes", workers="auto")
     assert worker_devices(auto) == ["cuda:0", "cuda:1"]
     three = {"kind": "processes", "workers": 3, "order": "generation"}

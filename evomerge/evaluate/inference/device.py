@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 
@@ -38,6 +39,13 @@ def count_devices(device: str) -> int:
     import torch
 
     return torch.cuda.device_count() if device == "cuda" else 1
+
+
+def count_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 SMALL = 30_000_000

@@ -1,0 +1,54 @@
+"""What runs in the process of a worker: it makes the worker, runs its jobs, keeps its log messages.
+
+The driver logs these messages when it gets the outcomes, so that all messages of a search are in
+one place.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from logging.handlers import QueueHandler
+from typing import TypeAlias
+
+from tqdm import tqdm
+
+from evomerge.execute.protocol import Job, RunJobs
+from evomerge.scores import Outcome
+
+Outcomes: TypeAlias = list[tuple[Job, Outcome]]
+Reply: TypeAlias = tuple[Outcomes, list[logging.LogRecord]]
+"""The outcomes of jobs, and what was logged meanwhile."""
+
+
+class Host:
+    """Holds a worker in a process of its own.
+
+    Args:
+        make: makes what runs the jobs.
+    """
+
+    def __init__(self, make: Callable[[], RunJobs]) -> None:
+        # tqdm's own lock is for several processes: one that is killed leaves it behind in the
+        # system.
+        tqdm.set_lock(threading.RLock())
+        self._records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+        root = logging.getLogger()
+        root.handlers = [QueueHandler(self._records)]
+        root.setLevel(logging.INFO)
+        self._run = make()
+
+    def run(self, jobs: Sequence[Job]) -> Reply:
+        """Run jobs."""
+        outcomes = list(self._run(jobs))
+        return outcomes, [self._records.get() for _ in range(self._records.qsize())]
+
+
+def unpack(reply: Reply) -> Outcomes:
+    """Log in the driver what the worker has logged. Returns the outcomes."""
+    outcomes, records = reply
+    for record in records:
+        logging.getLogger(record.name).handle(record)
+    return outcomes

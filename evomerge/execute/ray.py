@@ -1,0 +1,149 @@
+"""A worker that is an actor of Ray, on this machine or on another one of a cluster.
+
+Ray places each actor where its resources are free. An actor is never restarted by Ray, and its
+calls are never repeated by Ray: which job runs again where is decided in `evomerge.execute.remote`,
+so that lost attempts are counted.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
+
+from evomerge.errors import one_line
+from evomerge.execute.host import Host, Outcomes, Reply, unpack
+from evomerge.execute.protocol import Job, RunJobs
+from evomerge.execute.remote import Batch, LostMachineError, LostWorkerError
+
+DECISION = 60.0
+"""Largest number of seconds until Ray has decided whether an actor that does not answer is lost."""
+
+
+class Actor:
+    """What an actor holds: the host of a worker, in the actor's process."""
+
+    def __init__(self) -> None:
+        self._host: Host | None = None
+
+    def start(self, make: Callable[[], RunJobs]) -> str:
+        """Make the worker. Returns the address of the machine."""
+        self._host = Host(make)
+        return str(ray.util.get_node_ip_address())
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        """Return the result of a function in this process."""
+        return function()
+
+    def run(self, jobs: tuple[Job, ...]) -> Reply:
+        """Run jobs."""
+        assert self._host is not None
+        return self._host.run(jobs)
+
+
+class RayWorker:
+    """A worker in an actor of its own. Ray must be connected.
+
+    Args:
+        make: makes what runs the jobs, in the actor; it must be picklable.
+        resources: what the actor takes of a machine, by name: `CPU`, `GPU` (a fraction below 1
+            shares one), or a resource of one's own.
+
+    Attributes:
+        place: address of the machine; empty before the worker is ready.
+    """
+
+    def __init__(self, make: Callable[[], RunJobs], resources: Mapping[str, float]) -> None:
+        self._make, self._resources, self.place = make, resources, ""
+        self._actor: Any = None
+
+    def start(self) -> Future[None]:
+        """Place a new actor and make the worker in it; an old actor is ended."""
+        self.close()
+        self._actor = actor = new_actor(self._resources)
+
+        def take(address: str) -> None:
+            self.place = address
+
+        return _answer(actor, actor.start.remote(self._make), take)
+
+    def run(self, jobs: Batch) -> Future[Outcomes]:
+        """Run jobs; see `RemoteWorker`."""
+        return _answer(self._actor, self._actor.run.remote(jobs), unpack)
+
+    def close(self) -> None:
+        """End the actor."""
+        if self._actor is not None:
+            ray.kill(self._actor)
+            self._actor, self.place = None, ""
+
+
+def new_actor(resources: Mapping[str, float]) -> Any:
+    """Return a new actor; calls wait until Ray has placed it."""
+    own = dict(resources)
+    cpus, gpus = own.pop("CPU", 0.0), own.pop("GPU", 0.0)
+    options = {"num_cpus": cpus, "num_gpus": gpus, "resources": own}
+    return ray.remote(Actor).options(**options, max_restarts=0, max_task_retries=0).remote()
+
+
+def call(function: Callable[[], Any], resources: Mapping[str, float]) -> Any:
+    """Return the result of a function that is called in an actor with these resources."""
+    actor = new_actor(resources)
+    try:
+        return _answer(actor, actor.call.remote(function), lambda result: result).result()
+    finally:
+        ray.kill(actor)
+
+
+def _answer(actor: Any, call: Any, unpack: Callable[[Any], Any]) -> Future[Any]:
+    """Return a future of the unpacked result of a call, with this package's errors."""
+    answer: Future[Any] = Future()
+
+    def finish(done: Future[Any]) -> None:
+        try:
+            answer.set_result(unpack(done.result()))
+        except RayTaskError as error:
+            answer.set_exception(error.cause or error)
+        except RayError as error:
+            # Ray may need time to find out, and its own thread must not wait for it.
+            lost = threading.Thread(target=_find_cause, args=(actor, error, answer), daemon=True)
+            lost.start()
+        except BaseException as error:
+            answer.set_exception(error)
+
+    call.future().add_done_callback(finish)
+    return answer
+
+
+def _find_cause(actor: Any, error: RayError, answer: Future[Any]) -> None:
+    """Wait until it is known why an actor does not answer, and set the error of a future."""
+    end = time.monotonic() + DECISION
+    while not isinstance(error, ActorDiedError) and time.monotonic() < end:
+        time.sleep(0.5)
+        try:
+            ray.get(actor.call.remote(_nothing), timeout=5)
+        except RayError as newer:
+            error = newer
+        else:
+            break
+    text = str(error)
+    if "node has died" in text or "node died" in text.lower() or getattr(error, "preempted", False):
+        answer.set_exception(LostMachineError("its machine is gone"))
+    else:
+        answer.set_exception(LostWorkerError(_reason(error)))
+
+
+def _reason(error: RayError) -> str:
+    """Return why an actor died, in Ray's words, without its advice."""
+    text = " ".join(str(error).split())
+    _, _, detail = text.partition("Worker exit detail: ")
+    return one_line((detail or text).partition(" Some common causes")[0])
+
+
+def _nothing() -> None:
+    """Do nothing."""

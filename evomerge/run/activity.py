@@ -1,0 +1,121 @@
+"""What the workers of a running search are doing: the file `workers.json` of a run.
+
+Nothing depends on it but what `status` shows. It is written at most once in `INTERVAL`, and removed
+when the search ends.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge.run.atomic import replace_text
+
+INTERVAL = 1.0
+"""Least number of seconds between two writes."""
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """What one worker is doing.
+
+    Attributes:
+        number: the worker, from 0.
+        state: `starting`, `scoring`, or `free` (it waits for a candidate).
+        place: where it runs: a device or a machine; empty: unknown.
+        candidates: numbers of the candidates that it scores.
+        split: the documents that it scores them on; empty if it scores none.
+        since: seconds since 1970 at which it began.
+    """
+
+    number: int
+    state: str
+    place: str
+    candidates: tuple[int, ...]
+    split: str
+    since: float
+
+
+class Activity:
+    """Writes what each worker is doing.
+
+    Args:
+        path: the file `workers.json`; None: write nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._states: dict[int, WorkerState] = {}
+        self._losses = 0
+        self._written_at = -INTERVAL
+        self._is_new = False
+
+    def note(
+        self,
+        number: int,
+        state: str,
+        place: str = "",
+        candidates: Sequence[int] = (),
+        split: str = "",
+    ) -> None:
+        """Note what a worker begins to do; see `WorkerState`."""
+        if self._path is None:
+            return
+        self._states[number] = WorkerState(
+            number, state, place, tuple(candidates), split, round(time.time(), 3)
+        )
+        self._is_new = True
+
+    def note_loss(self) -> None:
+        """Count a worker that was lost."""
+        self._losses += 1
+        self._is_new = True
+
+    def write_if_due(self) -> float | None:
+        """Write the file if something is new and the last write is long enough ago.
+
+        Returns:
+            seconds until the next write is due; None: nothing is left to write.
+        """
+        if self._path is None or not self._is_new:
+            return None
+        left = self._written_at + INTERVAL - time.monotonic()
+        if left > 0:
+            return left
+        workers = [asdict(self._states[number]) for number in sorted(self._states)]
+        replace_text(self._path, json.dumps({"workers": workers, "lost": self._losses}) + "\n")
+        self._written_at, self._is_new = time.monotonic(), False
+        return None
+
+    def close(self) -> None:
+        """Remove the file."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+
+def read_activity(path: Path) -> tuple[list[WorkerState], int]:
+    """Return what the workers are doing, and how many were lost in this session of the search.
+
+    Args:
+        path: the file `workers.json`. If it is missing or cannot be read, there are no workers.
+    """
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+        states = [
+            WorkerState(
+                int(item["number"]),
+                str(item["state"]),
+                str(item["place"]),
+                tuple(map(int, item["candidates"])),
+                str(item["split"]),
+                float(item["since"]),
+            )
+            for item in data["workers"]
+        ]
+        return states, int(data["lost"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return [], 0

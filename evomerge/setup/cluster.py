@@ -1,0 +1,163 @@
+"""The Ray cluster of a search: connecting to it, its machines, and how many workers fit on them."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evomerge.config.schema import SearchConfig
+from evomerge.errors import ConfigError
+from evomerge.evaluate.inference.device import choose_device, count_cores, count_devices
+
+OBJECT_STORE = 100 << 20
+"""Bytes of Ray's object store on this machine. Nothing large goes through it."""
+
+
+def check_ray(config: SearchConfig) -> None:
+    """Check that Ray is installed, and what the section `executor.ray` says.
+
+    Raises:
+        ConfigError: Ray is not installed, or a value cannot be used.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError(
+            "`executor.kind` is 'ray', but Ray is not installed; install it with "
+            "`pip install 'evomerge[ray]'`."
+        )
+    address = config.executor.ray.address
+    if address is not None and "://" in address:
+        raise ConfigError(
+            f"`executor.ray.address` is {address!r}, an address for Ray's client; start the search "
+            "on a machine of the cluster, for example its head, and use 'auto' or 'HOST:PORT'."
+        )
+    for name, amount in (config.executor.ray.resources or {}).items():
+        if amount > 1 and amount != int(amount):
+            raise ConfigError(
+                f"`executor.ray.resources.{name}` is {amount:g}; allowed are whole numbers, and "
+                "fractions below 1."
+            )
+
+
+def resources_of(config: SearchConfig) -> dict[str, float]:
+    """Return what a worker takes of a machine: `executor.ray.resources`, and a CPU core at least.
+
+    Without this key, a worker takes an accelerator if `evaluation.device` names one or this machine
+    has one, and as many cores as `evaluation.threads` says.
+    """
+    threads = config.evaluation.threads
+    cores = 1.0 if threads == "auto" else float(threads)
+    given = config.executor.ray.resources
+    if given is None:
+        wanted = config.evaluation.device
+        device = choose_device(wanted) if wanted == "auto" else wanted
+        given = {} if device == "cpu" else {"GPU": 1.0}
+    return {"CPU": cores, **given}
+
+
+def connect(config: SearchConfig) -> None:
+    """Connect this process to the cluster, or start Ray on this machine; once in a process.
+
+    Ray on this machine listens on 127.0.0.1 only, since everyone who reaches its ports can run
+    code.
+
+    Raises:
+        ConfigError: there is no cluster at the address.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = config.executor.ray.address
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        # Ray reads these when it is imported.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        os.environ.setdefault("RAY_worker_niceness", "0")
+        os.environ.pop("RAY_ADDRESS", None)  # it would take the place of a missing address
+        options |= {
+            "num_cpus": count_cores(),
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE,
+            "_node_ip_address": "127.0.0.1",
+        }
+    import ray
+
+    if ray.is_initialized():
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address, **options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"`executor.ray.address` is {address!r}, but no Ray cluster answers there; start one "
+            "with `ray start --head`, or remove the key to start Ray on this machine."
+        ) from error
+    finally:
+        signal.signal(signal.SIGTERM, handler)  # Ray has set its own
+    # Ray prints messages of its own on standard output, for example of each process that ends.
+    ray._private.worker._worker_logs_enabled = False
+
+
+def machines(config: SearchConfig) -> list[Mapping[str, float]]:
+    """Return the resources of each machine that workers can run on, by name.
+
+    If no address is given this is the machine itself, and Ray is not started.
+
+    Raises:
+        ConfigError: there is no cluster at the address.
+    """
+    if config.executor.ray.address is None:
+        return [{"CPU": float(count_cores()), "GPU": float(count_devices("cuda"))}]
+    connect(config)
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def fitting(machine: Mapping[str, float], needed: Mapping[str, float]) -> int:
+    """Return how many workers fit on a machine.
+
+    Args:
+        machine: its resources, by name.
+        needed: the resources of a worker, by name.
+    """
+    shares = [machine.get(name, 0.0) / amount for name, amount in needed.items() if amount > 0]
+    return min((math.floor(share + 1e-6) for share in shares), default=0)
+
+
+def workers_by_machine(config: SearchConfig) -> list[int]:
+    """Return how many workers run on each machine, at most.
+
+    Raises:
+        ConfigError: there is no cluster, or more workers are asked for than fit.
+    """
+    needed, found = resources_of(config), machines(config)
+    fits = [fitting(machine, needed) for machine in found]
+    wanted = config.executor.workers
+    if wanted == "auto":
+        wanted = max(1, sum(fits))
+    if sum(fits) < wanted:
+        amounts = ", ".join(f"{name} {amount:g}" for name, amount in needed.items())
+        raise ConfigError(
+            f"`executor.workers` is {config.executor.workers}, and each takes {amounts}, but "
+            f"{_place(config, found)} {'has' if len(found) == 1 else 'have'} room for {sum(fits)}; "
+            "lower `executor.workers` or `executor.ray.resources`."
+        )
+    return [min(wanted, fit) for fit in fits if fit]
+
+
+def _place(config: SearchConfig, found: Sequence[Mapping[str, float]]) -> str:
+    if config.executor.ray.address is None:
+        return "this machine"
+    return f"the {len(found)} machines of the cluster" if len(found) > 1 else "the cluster"
+
+
+def count_workers(config: SearchConfig) -> int:
+    """Return how many workers a search has on Ray.
+
+    Raises:
+        ConfigError: as for `workers_by_machine`.
+    """
+    fits = workers_by_machine(config)
+    return sum(fits) if config.executor.workers == "auto" else config.executor.workers

@@ -1,0 +1,100 @@
+"""The executor whose workers are actors of Ray, on this machine or on a cluster.
+
+Each actor makes its worker from the frozen search file, so each machine must see the parents and
+the tasks: in a folder that all share, or in its own cache of the Hub. The worker checks that they
+are the same as where the search runs. Only the driver writes to the run folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import InputError, SearchError
+from evomerge.execute.protocol import Executor, RunJobs
+from evomerge.run.attempts import Attempts
+from evomerge.run.logbook import Logbook
+from evomerge.setup.cluster import connect, count_workers, fitting, resources_of
+from evomerge.setup.problem import Problem
+from evomerge.setup.remote import WorkerOfRun, remote_executor, with_threads, worker_of_run
+from evomerge.setup.worker import MemoryShare
+
+SAME = ("evomerge", "torch", "transformers", "lm_eval")
+"""Packages whose versions must be the same on all machines, since scores depend on them."""
+
+
+@dataclass(frozen=True)
+class WorkerOnMachine:
+    """Makes a worker on a machine of the cluster, after checking the machine.
+
+    Attributes:
+        worker: makes the worker; its `share` is replaced by the share of this machine's memory.
+        needed: the resources of a worker, by name.
+        count: number of workers of the search.
+        versions: versions of the packages where the search runs.
+    """
+
+    worker: WorkerOfRun
+    needed: Mapping[str, float]
+    count: int
+    versions: Mapping[str, str]
+
+    def __call__(self) -> RunJobs:
+        """Return what runs the jobs.
+
+        Raises:
+            SearchError: this machine has other versions, or does not see the same parents or tasks.
+        """
+        return self._checked(self._here().__call__)
+
+    def choose_threads(self) -> int:
+        """Return how many CPU threads a worker should score with."""
+        return self._checked(self._here().choose_threads)
+
+    def _here(self) -> WorkerOfRun:
+        """Return the worker with its share of this machine's memory."""
+        import ray
+
+        own = ray.get_runtime_context().get_node_id()
+        resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == own)
+        neighbours = min(self.count, max(1, fitting(resources, self.needed)))
+        return replace(self.worker, share=MemoryShare.of_machine(neighbours))
+
+    def _checked(self, make: Callable[[], Any]) -> Any:
+        import ray
+
+        place = f"On the machine {ray.util.get_node_ip_address()} of the cluster"
+        for name, wanted in self.versions.items():
+            if (found := version(name)) != wanted:
+                raise SearchError(
+                    f"{place} the version of {name} is {found}, but it is {wanted} where the "
+                    "search runs; install the same versions on all machines."
+                )
+        try:
+            return make()
+        except InputError as error:
+            raise SearchError(
+                f"{place}: {error} All machines must see the same parents and tasks."
+            ) from error
+
+
+def make_ray(problem: Problem, run: Path, logbook: Logbook, attempts: Attempts) -> Executor:
+    """Return an executor of Ray actors; see `evomerge.setup.search.MakeExecutor`."""
+    config = problem.config
+    needed, count = resources_of(config), count_workers(config)
+    connect(config)
+    from evomerge.execute.ray import RayWorker, call
+
+    cores = max(1, int(needed["CPU"]))
+    worker = worker_of_run(problem, run, logbook, MemoryShare(0, 0), cores)
+    versions = {name: version(name) for name in SAME}
+
+    def choose(function: Callable[[], int]) -> int:
+        return int(call(WorkerOnMachine(worker, needed, count, versions).choose_threads, needed))
+
+    worker = with_threads(worker, logbook, choose)
+    make = WorkerOnMachine(worker, needed, count, versions)
+    return remote_executor(config, run, attempts, [RayWorker(make, needed) for _ in range(count)])

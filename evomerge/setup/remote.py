@@ -1,0 +1,132 @@
+"""Workers that are made from a run's frozen search file, in any process, and their executor.
+
+What makes a worker is small and can be sent to any machine that sees the parents and the tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from evomerge.config.schema import SearchConfig, parse
+from evomerge.execute.protocol import Executor, Job, RunJobs
+from evomerge.execute.remote import RemoteExecutor, RemoteWorker, each_alone
+from evomerge.run.activity import Activity
+from evomerge.run.attempts import Attempts
+from evomerge.run.folder import CONFIG, RunFolder
+from evomerge.run.logbook import Logbook
+from evomerge.setup.check import restore
+from evomerge.setup.executor import is_together
+from evomerge.setup.problem import Problem
+from evomerge.setup.runs import open_model
+from evomerge.setup.worker import MemoryShare, make_worker
+
+
+@dataclass(frozen=True)
+class WorkerOfRun:
+    """Makes a worker from a frozen search file, in any process that sees the parents.
+
+    Attributes:
+        config: the frozen search file.
+        folder: folder of relative paths: the run folder. It need not be there.
+        share: the worker's memory for caches.
+        cores: largest number of CPU threads.
+        threads: CPU threads that score a model; None: choose.
+    """
+
+    config: SearchConfig
+    folder: Path
+    share: MemoryShare
+    cores: int
+    threads: int | None
+
+    def on(self, device: str | None) -> WorkerOfRun:
+        """Return the same worker on a torch device; None: as `evaluation.device` says."""
+        if device is None:
+            return self
+        evaluation = self.config.evaluation.model_copy(update={"device": device})
+        return replace(self, config=self.config.model_copy(update={"evaluation": evaluation}))
+
+    def __call__(self) -> RunJobs:
+        """Return what runs the jobs.
+
+        Raises:
+            InputError: a parent or a task has changed since the run was started.
+        """
+        from evomerge.evaluate.inference.tree import Forks
+        from evomerge.execute.inline import one_by_one
+        from evomerge.execute.tree import as_tree
+
+        worker = make_worker(self._problem(), self.share, self.threads, most_threads=self.cores)
+        if is_together(self.config):
+            return as_tree(worker, Forks(self.share.states))
+        return one_by_one(worker)
+
+    def choose_threads(self) -> int:
+        """Return how many CPU threads a worker should score with."""
+        return make_worker(self._problem(), self.share, most_threads=self.cores).threads
+
+    def _problem(self) -> Problem:
+        return restore(self.config, self.folder, open_model)
+
+
+def worker_of_run(
+    problem: Problem, run: Path, logbook: Logbook, share: MemoryShare, cores: int
+) -> WorkerOfRun:
+    """Return what makes a worker of a run; see `WorkerOfRun`.
+
+    The number of CPU threads is the one in the journal, or in the search file. It is 1 if there is
+    no choice.
+    """
+    frozen = parse(RunFolder(run).config(), str(run / CONFIG))
+    # The section `executor` may differ from the frozen one, since `resume` can change it.
+    config = frozen.model_copy(update={"executor": problem.config.executor})
+    wanted = config.evaluation.threads
+    threads = logbook.history.threads if wanted == "auto" else wanted
+    if threads is None and cores == 1:
+        threads = 1
+    return WorkerOfRun(config, run.absolute(), share, cores, threads)
+
+
+def with_threads(
+    worker: WorkerOfRun, logbook: Logbook, call: Callable[[Callable[[], int]], int]
+) -> WorkerOfRun:
+    """Return a worker whose number of CPU threads is set, and journal the number.
+
+    Args:
+        worker: the worker.
+        logbook: writes the journal.
+        call: calls a function in a process like those of the workers, and returns its result.
+    """
+    threads = worker.threads if worker.threads is not None else call(worker.choose_threads)
+    logbook.note_threads(threads)
+    return replace(worker, threads=threads)
+
+
+def remote_executor(
+    config: SearchConfig, run: Path, attempts: Attempts, workers: Sequence[RemoteWorker]
+) -> Executor:
+    """Return the executor of workers in other processes.
+
+    Args:
+        config: the search file.
+        run: the run folder.
+        attempts: counts the processes that were lost in the middle of a job.
+        workers: the workers, not started yet.
+    """
+    from evomerge.execute.tree import divide
+
+    def count_loss(job: Job) -> int:
+        return attempts.add(f"{job.candidate} {job.split}")
+
+    by_generation: Any = partial(divide, parts=len(workers))
+    return RemoteExecutor(
+        workers,
+        config.executor.timeout,
+        by_generation if is_together(config) else each_alone,
+        count_loss,
+        Activity(run / "workers.json"),
+    )
