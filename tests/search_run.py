@@ -81,3 +81,15 @@ def kill_when(arguments, journal, lines: int, delay: float) -> int:
     finally:
         process.communicate()
     return process.returncode
+
+
+def events_of(run: Path) -> dict[tuple, str]:
+    """Return what a journal says of each candidate; the order of outcomes may differ."""
+    found = {}
+    for line in (run / "journal.jsonl").read_text().splitlines():
+        event = json.loads(line[line.index("{") :])
+        key = (event["event"], event.get("candidate"), event.get("split"))
+        assert key not in found or event["event"] in ("budget", "threads")
+        found[key] = json.dumps(event, sort_keys=True)
+    found.pop(("run", None, None), None)
+    return found

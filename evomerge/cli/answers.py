@@ -22,6 +22,7 @@ def status(
 
     from evomerge.cli import terminal
     from evomerge.report.progress import progress
+    from evomerge.run.activity import WORKERS, read_activity
     from evomerge.run.folder import RunFolder
 
     run = RunFolder(directory)
@@ -30,7 +31,7 @@ def status(
         if as_json:
             terminal.print_json(values)
         else:
-            terminal.print_values(values)
+            terminal.print_progress(values, read_activity(run.path / WORKERS)[0])
         if not watch or values["state"] != "running":
             return
         time.sleep(2)

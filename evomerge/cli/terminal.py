@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from rich.table import Table
 
 from evomerge.report.equal_scores import doubt_about_baselines
 from evomerge.report.names import short_names
+from evomerge.report.workers import workers_in_words
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Event
 from evomerge.scores import SPLITS, Example, Failure, Scores
@@ -31,6 +33,7 @@ from evomerge.scores import SPLITS, Example, Failure, Scores
 if TYPE_CHECKING:
     from evomerge.report.confidence import Estimate
     from evomerge.report.standings import Standings
+    from evomerge.run.activity import WorkerState
     from evomerge.search.ranking import Ranking
 
 log = logging.getLogger(__name__)
@@ -72,6 +75,21 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: st
 def print_values(values: Mapping[str, Any]) -> None:
     """Print named values, one on each line."""
     print_table(("what", "value"), [(name, _text(value)) for name, value in values.items()])
+
+
+def print_progress(values: Mapping[str, Any], workers: Sequence[WorkerState]) -> None:
+    """Print the progress of a search, and what its workers do.
+
+    Args:
+        values: named values, as `evomerge.report.progress.progress` returns them.
+        workers: what each worker does.
+    """
+    if "workers" not in values:
+        print_values(values)
+        return
+    summary, rows = workers_in_words(workers, time.time())
+    print_values({**values, "workers": f"{len(workers)}: {summary}"})
+    print_table(("worker", "place", "does", "for"), rows)
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], first: str) -> None:

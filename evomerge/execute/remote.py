@@ -136,7 +136,6 @@ class RemoteExecutor:
         self._running.clear()
         for worker in self._workers:
             worker.close()
-        self._activity.close()
 
     def _wait(self) -> Future[Any] | None:
         """Return a finished future; None if it is time to look at the deadlines."""

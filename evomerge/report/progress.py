@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from evomerge.config.frozen import frozen_objectives
 from evomerge.config.schema import parse
 from evomerge.recipe import Recipe
+from evomerge.run.activity import WORKERS, read_activity
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import History
 from evomerge.search.ranking import WeightedSum
@@ -18,7 +20,8 @@ def progress(run: RunFolder) -> dict[str, Any]:
 
     `state` is `running` while a process holds the run's lock; `done` if the winner has test scores
     and the budget asks for no more candidates; otherwise `stopped`. `phase` is there while a method
-    prepares for its first merges.
+    prepares for its first merges. While the search runs, `workers` says what each worker does, and
+    `candidates_per_hour` and `remaining_hours` how fast the last candidates came.
     """
     config = parse(run.config(), str(run.path / CONFIG))
     history = History(run.events())
@@ -55,8 +58,27 @@ def progress(run: RunFolder) -> dict[str, Any]:
         result["phase"] = phase
     if config.space.kind != "parameters" and (run.path / "best.yaml").exists():
         result["path"] = describe(Recipe.from_yaml((run.path / "best.yaml").read_text("utf-8")))
-    finished = scored + failed
-    if running and budget["candidates"] and finished:
-        left = max(0, int(budget["candidates"]) - finished)
-        result["remaining_hours"] = round(left * hours / finished, 4)
+    if running:
+        result |= _speed(run, budget["candidates"], scored + failed)
+        states, lost = read_activity(run.path / WORKERS)
+        if states:
+            result["workers"] = [asdict(state) for state in states]
+            result["lost_workers"] = lost
     return result
+
+
+def _speed(run: RunFolder, candidates: float | None, finished: int) -> dict[str, float]:
+    """Return how fast candidates came in this session, and when the search will end.
+
+    Args:
+        run: the run folder.
+        candidates: largest number of candidates; None: no bound.
+        finished: number of candidates with an outcome.
+    """
+    rate = run.timings.candidates_per_hour()
+    if rate is None:
+        return {}
+    found = {"candidates_per_hour": round(rate, 1)}
+    if candidates is not None:
+        found["remaining_hours"] = round(max(0.0, candidates - finished) / rate, 4)
+    return found

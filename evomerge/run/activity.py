@@ -1,7 +1,7 @@
 """What the workers of a running search are doing: the file `workers.json` of a run.
 
-Nothing depends on it but what `status` shows. It is written at most once in `INTERVAL`, and removed
-when the search ends.
+Nothing depends on it but what `status` shows. It is written at most once in `INTERVAL`, and there
+only while the search runs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.run.atomic import replace_text
+
+WORKERS = "workers.json"
 
 INTERVAL = 1.0
 """Least number of seconds between two writes."""
@@ -90,11 +92,6 @@ class Activity:
         replace_text(self._path, json.dumps({"workers": workers, "lost": self._losses}) + "\n")
         self._written_at, self._is_new = time.monotonic(), False
         return None
-
-    def close(self) -> None:
-        """Remove the file."""
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
 
 
 def read_activity(path: Path) -> tuple[list[WorkerState], int]:

@@ -68,6 +68,7 @@ class Logbook:
         if outcome is not None:
             self._note(
                 {
+                    "event": event["event"],
                     "candidate": event["candidate"],
                     "seconds": _rounded(outcome.seconds),
                     "cpu_seconds": _rounded(outcome.cpu_seconds),

@@ -19,6 +19,9 @@ PHASES = ("prepare", "merge", "evaluate")
 `merge`: writing the merged weights. `evaluate`: scoring the model.
 """
 
+RECENT = 100
+"""Number of candidates that the speed of a search is computed from, at most."""
+
 _LARGEST = 1e11
 """Seconds; a line with a larger time is ignored."""
 
@@ -65,6 +68,28 @@ class Timings:
             if session is not None and elapsed is not None:
                 sessions[session] = max(sessions.get(session, 0.0), elapsed)
         return sum(sessions.values()) / 3600
+
+    def candidates_per_hour(self) -> float | None:
+        """Return how many candidates an hour got their first outcome of late.
+
+        Returns:
+            the rate over the last `RECENT` candidates of the last session; None if this session has
+            fewer than two.
+        """
+        session: float | None = None
+        times: list[float] = []
+        for entry in self._entries():
+            elapsed, own = _time(entry.get("elapsed")), _time(entry.get("session"))
+            if elapsed is None or own is None:
+                continue
+            if own != session:
+                session, times = own, []
+            if entry.get("event") == "tell":
+                times.append(elapsed)
+        latest = times[-RECENT:]
+        if len(latest) < 2 or latest[-1] <= latest[0]:
+            return None
+        return 3600 * (len(latest) - 1) / (latest[-1] - latest[0])
 
     def spent(self) -> dict[str, Spent]:
         """Return the time of each phase that candidates have spent time in."""

@@ -6,15 +6,19 @@ import importlib.util
 import math
 import os
 import signal
+import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evomerge.config.schema import SearchConfig
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, one_line
 from evomerge.evaluate.inference.device import choose_device, count_cores, count_devices
 
 OBJECT_STORE = 100 << 20
 """Bytes of Ray's object store on this machine. Nothing large goes through it."""
+
+ANSWER = 5.0
+"""Seconds that a cluster has to answer."""
 
 
 def check_ray(config: SearchConfig) -> None:
@@ -87,16 +91,38 @@ def connect(config: SearchConfig) -> None:
         return
     handler = signal.getsignal(signal.SIGTERM)
     try:
+        if address is not None:
+            address = _answering(address)
         ray.init(address, **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"`executor.ray.address` is {address!r}, but no Ray cluster answers there; start one "
-            "with `ray start --head`, or remove the key to start Ray on this machine."
+            f"`executor.ray.address` is {config.executor.ray.address!r}, but no Ray cluster "
+            f"answers there ({one_line(error).rstrip('.')}); start one with `ray start --head`, or "
+            "remove the key to start Ray on this machine."
         ) from error
     finally:
         signal.signal(signal.SIGTERM, handler)  # Ray has set its own
     # Ray prints messages of its own on standard output, for example of each process that ends.
     ray._private.worker._worker_logs_enabled = False
+
+
+def _answering(address: str) -> str:
+    """Return the HOST:PORT of a cluster, after checking that something answers there.
+
+    Ray itself tries for minutes to reach a cluster that is gone.
+
+    Raises:
+        OSError: nothing answers.
+        ValueError: it is not an address.
+    """
+    from ray._private.services import canonicalize_bootstrap_address
+
+    found = canonicalize_bootstrap_address(address)
+    if found is None:
+        raise ConnectionError("no cluster was started on this machine")
+    host, _, port = found.rpartition(":")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER):
+        return str(found)
 
 
 def machines(config: SearchConfig) -> list[Mapping[str, float]]:

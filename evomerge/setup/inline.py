@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.execute.protocol import Executor, Job
+from evomerge.run.activity import WORKERS, Activity
 from evomerge.run.attempts import Attempts
 from evomerge.run.logbook import Logbook
 from evomerge.scores import Outcome
@@ -24,9 +25,13 @@ def make_inline(problem: Problem, run: Path, logbook: Logbook, attempts: Attempt
     worker = make_worker(problem, share, logbook.history.threads, logbook.note_preparation)
     logbook.note_threads(worker.threads)
 
+    activity = Activity(run / WORKERS)
+
     def score(
         job: Job, around: Callable[[Any], AbstractContextManager[None]] = nullcontext
     ) -> Outcome:
+        activity.note(0, "scoring", "this process", [job.candidate], job.split)
+        activity.write_if_due()
         with attempts.trying(f"{job.candidate} {job.split}"):
             return worker(job, around)
 

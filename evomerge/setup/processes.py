@@ -6,6 +6,7 @@ pages.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from evomerge.evaluate.inference.device import count_cores
@@ -42,6 +43,6 @@ def make_processes(problem: Problem, run: Path, logbook: Logbook, attempts: Atte
     preload = (*PRELOADED, f"transformers.models.{kind}.modeling_{kind}")
     share, cores = MemoryShare.of_machine(count), max(1, count_cores() // count)
     worker = worker_of_run(problem, run, logbook, share, cores).on(devices[0])
-    worker = with_threads(worker, logbook, lambda function: call(function, preload))
+    worker = with_threads(worker, logbook, partial(call, worker.choose_threads, preload))
     workers = [ProcessWorker(worker.on(device), preload, device or "") for device in devices]
     return remote_executor(problem.config, run, attempts, workers)

@@ -7,8 +7,11 @@ are the same as where the search runs. Only the driver writes to the run folder.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,12 +38,15 @@ class WorkerOnMachine:
         needed: the resources of a worker, by name.
         count: number of workers of the search.
         versions: versions of the packages where the search runs.
+        paths: folders of the environment variable PYTHONPATH where the search runs, in which an
+            objective function may be.
     """
 
     worker: WorkerOfRun
     needed: Mapping[str, float]
     count: int
     versions: Mapping[str, str]
+    paths: tuple[str, ...]
 
     def __call__(self) -> RunJobs:
         """Return what runs the jobs.
@@ -66,6 +72,7 @@ class WorkerOnMachine:
     def _checked(self, make: Callable[[], Any]) -> Any:
         import ray
 
+        sys.path.extend(path for path in self.paths if path not in sys.path)
         place = f"On the machine {ray.util.get_node_ip_address()} of the cluster"
         for name, wanted in self.versions.items():
             if (found := version(name)) != wanted:
@@ -90,11 +97,10 @@ def make_ray(problem: Problem, run: Path, logbook: Logbook, attempts: Attempts) 
 
     cores = max(1, int(needed["CPU"]))
     worker = worker_of_run(problem, run, logbook, MemoryShare(0, 0), cores)
+    paths = tuple(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
     versions = {name: version(name) for name in SAME}
+    make = WorkerOnMachine(worker, needed, count, versions, tuple(map(os.path.abspath, paths)))
 
-    def choose(function: Callable[[], int]) -> int:
-        return int(call(WorkerOnMachine(worker, needed, count, versions).choose_threads, needed))
-
-    worker = with_threads(worker, logbook, choose)
-    make = WorkerOnMachine(worker, needed, count, versions)
+    worker = with_threads(worker, logbook, partial(call, make.choose_threads, needed))
+    make = replace(make, worker=worker)
     return remote_executor(config, run, attempts, [RayWorker(make, needed) for _ in range(count)])

@@ -14,7 +14,7 @@ from typing import Any
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.execute.protocol import Executor, Job, RunJobs
 from evomerge.execute.remote import RemoteExecutor, RemoteWorker, each_alone
-from evomerge.run.activity import Activity
+from evomerge.run.activity import WORKERS, Activity
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.logbook import Logbook
@@ -91,17 +91,15 @@ def worker_of_run(
     return WorkerOfRun(config, run.absolute(), share, cores, threads)
 
 
-def with_threads(
-    worker: WorkerOfRun, logbook: Logbook, call: Callable[[Callable[[], int]], int]
-) -> WorkerOfRun:
+def with_threads(worker: WorkerOfRun, logbook: Logbook, choose: Callable[[], int]) -> WorkerOfRun:
     """Return a worker whose number of CPU threads is set, and journal the number.
 
     Args:
         worker: the worker.
         logbook: writes the journal.
-        call: calls a function in a process like those of the workers, and returns its result.
+        choose: returns the number, measured in a process like those of the workers.
     """
-    threads = worker.threads if worker.threads is not None else call(worker.choose_threads)
+    threads = worker.threads if worker.threads is not None else choose()
     logbook.note_threads(threads)
     return replace(worker, threads=threads)
 
@@ -128,5 +126,5 @@ def remote_executor(
         config.executor.timeout,
         by_generation if is_together(config) else each_alone,
         count_loss,
-        Activity(run / "workers.json"),
+        Activity(run / WORKERS),
     )

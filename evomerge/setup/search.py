@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from evomerge.errors import ConfigError, RecipeError, SearchError, did_you_mean
 from evomerge.execute.protocol import Executor
+from evomerge.run.activity import WORKERS
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
@@ -79,6 +80,7 @@ def _run_search(
         budget = History(journal.events).budget
         if {**budget, **new_budget} != budget:
             journal.append({"event": "budget", **new_budget})
+        (run.path / WORKERS).unlink(missing_ok=True)  # left behind by a session that was killed
         attempts = Attempts(run.path / "attempts.jsonl")
         logbook = Logbook(run, journal, followers)
         make = EXECUTORS[problem.config.executor.kind]
@@ -102,6 +104,7 @@ def _run_search(
             return search.run()
         finally:
             session.close()
+            (run.path / WORKERS).unlink(missing_ok=True)
 
 
 def plan_of(problem: Problem, history: History) -> Plan:

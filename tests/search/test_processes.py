@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 from judging import write_judged
-from search_run import SMALL, evomerge, evomerge_json, kill_when, write_search
+from search_run import SMALL, events_of, evomerge, evomerge_json, kill_when, write_search
 
 TWO = {"kind": "processes", "workers": 2}
-
-
-def events_of(run: Path) -> dict[tuple[Any, ...], str]:
-    """Return what a journal says of each candidate; the order of outcomes may differ."""
-    found = {}
-    for line in (run / "journal.jsonl").read_text().splitlines():
-        event = json.loads(line[line.index("{") :])
-        key = (event["event"], event.get("candidate"), event.get("split"))
-        assert key not in found or event["event"] in ("budget", "threads")
-        found[key] = json.dumps(event, sort_keys=True)
-    found.pop(("run", None, None), None)
-    return found
 
 
 @pytest.fixture(scope="module")

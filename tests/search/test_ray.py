@@ -1,0 +1,181 @@
+"""A search on a Ray cluster takes the course of an inline one, whatever is lost on the way."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from judging import write_judged
+from ray.cluster_utils import Cluster
+from search_run import command, environment, events_of, evomerge, write_search
+
+from evomerge.config.schema import parse
+from evomerge.errors import SearchError
+from evomerge.execute.protocol import Job, RunJobs
+from evomerge.execute.ray import RayWorker
+from evomerge.execute.remote import RemoteExecutor
+from evomerge.run.activity import read_activity
+from evomerge.run.folder import RunFolder
+from evomerge.scores import Failure, Outcome
+from evomerge.setup.cluster import connect
+from evomerge.setup.ray import WorkerOnMachine
+from evomerge.setup.remote import WorkerOfRun
+from evomerge.setup.worker import MemoryShare
+from evomerge.testing import check_executor
+from evomerge.testing.executors import Pretend, job_of
+
+SOURCE = '''
+import os
+import time
+
+def judge(model, tokenizer, documents):
+    """Mean size of the first weights; waits as long as there is a file `hold`."""
+    while os.path.exists({hold!r}):
+        time.sleep(0.02)
+    return [float(next(model.parameters()).detach().abs().mean())] * len(documents)
+
+judge.documents = 12
+'''
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A cluster of three machines with a core each, all of them on this one."""
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    for _ in range(2):
+        found.add_node(num_cpus=1)
+    yield found
+    found.shutdown()
+
+
+def test_actors_keep_the_laws_of_executors(cluster: Cluster) -> None:
+    connect_to(cluster)
+    check_executor(lambda make: RemoteExecutor([RayWorker(make, {"CPU": 1}) for _ in range(2)]))
+
+
+def connect_to(cluster: Cluster) -> None:
+    data = {"parents": ["a"], "objectives": [{"task": "t"}]}
+    ray = {"kind": "ray", "ray": {"address": cluster.address}}
+    connect(parse(data | {"executor": ray}, "search.yaml"))
+
+
+def test_a_job_on_an_actor_that_takes_too_long_is_a_failure(cluster: Cluster) -> None:
+    connect_to(cluster)
+    executor = RemoteExecutor([RayWorker(sleeper, {"CPU": 1})], timeout=1.0)
+    executor.submit([job_of(0, 0), job_of(1, 1)])
+    found = dict((job.id, outcome) for job, outcome in (executor.next(), executor.next()))
+    executor.close()
+    assert isinstance(found[0], Failure) and found[0].stage == "timeout"
+    assert found[1] == Pretend().outcome(job_of(1, 1))
+
+
+def sleeper() -> RunJobs:
+    """Return what sleeps in candidate 0 only."""
+
+    def run(jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        for job in jobs:
+            time.sleep(600 * (job.candidate == 0))
+            yield job, Pretend().outcome(job)
+
+    return run
+
+
+def test_a_machine_with_other_versions_or_parents_ends_the_search(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    connect_to(cluster)
+    evomerge("search", write_search(tmp_path, budget={"candidates": 3}), "--run", tmp_path / "run")
+    config = parse(RunFolder(tmp_path / "run").config(), "search.yaml")
+    worker = WorkerOfRun(config, tmp_path / "run", MemoryShare(0, 0), 1, 1)
+
+    def message(worker: WorkerOfRun, versions: dict[str, str]) -> str:
+        actor = RayWorker(WorkerOnMachine(worker, {"CPU": 1}, 1, versions, ()), {"CPU": 1})
+        with pytest.raises(SearchError) as error:
+            actor.start().result(200)
+        actor.close()
+        return str(error.value)
+
+    told = message(worker, {"torch": "0.1"})
+    assert "of the cluster the version of torch is" in told and "it is 0.1 where" in told
+    frozen = config.frozen
+    assert frozen is not None
+    other = frozen.model_copy(update={"parents": {**frozen.parents, "zoo:maths": "0" * 64}})
+    told = message(replace(worker, config=config.model_copy(update={"frozen": other})), {})
+    assert "zoo:maths" in told and "All machines must see the same parents and tasks." in told
+
+
+def write(folder: Path, hold: Path, **executor: Any) -> Path:
+    folder.mkdir()
+    return write_judged(folder, SOURCE.format(hold=str(hold)), executor=executor)
+
+
+def wait_until(is_so: Callable[[], bool], driver: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 250
+    while not is_so():
+        assert driver.poll() is None, "The search has ended."
+        assert time.monotonic() < end, "It did not come to pass."
+        time.sleep(0.05)
+
+
+def scoring(run: Path) -> int:
+    """Return how many workers are in the middle of a job."""
+    workers, _ = read_activity(run / "workers.json")
+    return sum(worker.state == "scoring" for worker in workers)
+
+
+def actors(of: int | None = None) -> list[psutil.Process]:
+    """Return the processes of actors; those of a machine, if its raylet's pid is given."""
+    return [
+        process
+        for process in psutil.process_iter(["name", "ppid"])
+        if process.info["name"].startswith("ray::Actor") and of in (None, process.info["ppid"])
+    ]
+
+
+def test_a_search_survives_the_loss_of_a_worker_of_a_machine_and_of_the_driver(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    hold, run = tmp_path / "hold", tmp_path / "ray" / "run"
+    inline = write(tmp_path / "inline", hold)
+    evomerge("search", inline, "--run", tmp_path / "inline" / "run", "--candidates", "22",
+             PYTHONPATH=str(inline.parent))  # fmt: skip
+    file = write(tmp_path / "ray", hold, kind="ray", workers=2, ray={"address": cluster.address})
+    about = {"PYTHONPATH": str(file.parent)}
+
+    hold.touch()
+    driver = subprocess.Popen(
+        command("search", file, "--run", run, "--candidates", "22"), env=environment(**about)
+    )
+    wait_until(lambda: scoring(run) == 2, driver)
+    actors()[0].kill()
+    wait_until(lambda: read_activity(run / "workers.json")[1] == 1, driver)
+    hold.unlink()
+
+    def is_written(lines: int) -> bool:
+        return (run / "journal.jsonl").read_bytes().count(b"\n") >= lines
+
+    wait_until(lambda: is_written(14), driver)
+    hold.touch()
+    wait_until(lambda: scoring(run) == 2, driver)
+    machine = next(
+        node for node in cluster.worker_nodes
+        if actors(node.all_processes["raylet"][0].process.pid)
+    )  # fmt: skip
+    cluster.remove_node(machine, allow_graceful=False)
+    wait_until(lambda: read_activity(run / "workers.json")[1] == 2, driver)
+    hold.unlink()
+    wait_until(lambda: is_written(24), driver)
+    hold.touch()
+    wait_until(lambda: scoring(run) >= 1, driver)
+    driver.kill()
+    driver.wait()
+    hold.unlink()
+
+    evomerge("resume", run, **about)
+    assert events_of(run) == events_of(tmp_path / "inline" / "run")
