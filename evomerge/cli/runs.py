@@ -60,25 +60,33 @@ def resume(
         float | None,
         typer.Option(min=0.0, help="largest number of working hours, over all sessions"),
     ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY.PATH=VALUE",
+            help="run elsewhere in this session, e.g. executor.workers=8",
+        ),
+    ] = None,
 ) -> None:
-    """Continue a search, with a larger budget if you give one."""
+    """Continue a search, with a larger budget or with other workers if you say so."""
     from evomerge.errors import InputError
     from evomerge.run.folder import STAGES, RunFolder
     from evomerge.setup import stages
     from evomerge.setup.runs import reopen
 
     if (directory / STAGES).is_file():
-        if candidates or hours:
+        if candidates or hours or set_:
             raise InputError(
-                f"{directory} is a search in stages, but --candidates and --hours change one "
-                f"stage; give the folder of a stage, for example {directory / 'stage-1'}."
+                f"{directory} is a search in stages, but --candidates, --hours and --set change "
+                f"one stage; give the folder of a stage, for example {directory / 'stage-1'}."
             )
         stages.run_stages(directory, lambda stage, problem: _run(stage, problem, {}))
         return
     run = RunFolder(directory)
     new_budget = {"candidates": candidates, "hours": hours}
     given = {name: value for name, value in new_budget.items() if value is not None}
-    _run(run, reopen(run), given)
+    _run(run, reopen(run, set_ or []), given)
 
 
 def _run(run: RunFolder, problem: Problem, new_budget: dict[str, float]) -> None:

@@ -16,6 +16,7 @@ from evomerge.config.evaluation import EvaluationConfig
 from evomerge.config.fields import Section
 from evomerge.config.messages import sentence
 from evomerge.config.space import SpaceConfig
+from evomerge.config.yaml import override as override
 from evomerge.config.yaml import read as read
 from evomerge.errors import ConfigError
 

@@ -21,12 +21,20 @@ def read(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
     text = read_text(path, ConfigError, missing)
     data = yaml_mapping(text, str(path), "a search file", ConfigError)
     for item in overrides or []:
-        _override(data, item)
+        override(data, item)
     return data
 
 
-def _override(data: dict[str, Any], item: str) -> None:
-    """Replace one value; mappings on the way to it are created if they are missing."""
+def override(data: dict[str, Any], item: str) -> None:
+    """Replace one value; mappings on the way to it are created if they are missing.
+
+    Args:
+        data: content of a search file; it is changed.
+        item: `key.path=value`.
+
+    Raises:
+        ConfigError: the item is of another form, or there is no such place.
+    """
     path, separator, text = item.partition("=")
     if not separator or not path:
         raise ConfigError(f"--set {shown(item)} is not of the form key.path=value.")

@@ -160,9 +160,8 @@ def workers_by_machine(config: SearchConfig) -> list[int]:
     """
     needed, found = resources_of(config), machines(config)
     fits = [fitting(machine, needed) for machine in found]
-    wanted = config.executor.workers
-    if wanted == "auto":
-        wanted = max(1, sum(fits))
+    given = config.executor.workers
+    wanted = max(1, sum(fits)) if given == "auto" else given
     if sum(fits) < wanted:
         amounts = ", ".join(f"{name} {amount:g}" for name, amount in needed.items())
         raise ConfigError(

@@ -7,6 +7,7 @@ import math
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.evaluate.inference.device import choose_device, count_cores, count_devices
+from evomerge.parsing.values import shown
 from evomerge.setup.cluster import check_ray, count_workers, resources_of, workers_by_machine
 
 
@@ -34,6 +35,27 @@ def check_executor(config: SearchConfig) -> None:
         raise ConfigError(
             "`executor.together` scores the paths of a generation together, but `executor.order` "
             "is 'arrival', which has no generations; set the order to generation."
+        )
+
+
+MOVES = ("executor.kind", "executor.workers", "executor.timeout", "executor.ray")
+"""Keys that `resume` can change."""
+
+
+def check_move(item: str) -> None:
+    """Check that `resume` may set a key.
+
+    Args:
+        item: `key.path=value`.
+
+    Raises:
+        ConfigError: the key may change the course of the search.
+    """
+    path = item.partition("=")[0]
+    if not any(path == move or path.startswith(f"{move}.") for move in MOVES):
+        raise ConfigError(
+            f"--set {shown(item)}: a search that has begun keeps its search file; `resume` can "
+            f"change only {', '.join(MOVES)}."
         )
 
 

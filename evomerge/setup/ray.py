@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from evomerge.errors import InputError, SearchError
 from evomerge.execute.protocol import Executor, RunJobs
@@ -24,6 +24,8 @@ from evomerge.setup.cluster import connect, count_workers, fitting, resources_of
 from evomerge.setup.problem import Problem
 from evomerge.setup.remote import WorkerOfRun, remote_executor, with_threads, worker_of_run
 from evomerge.setup.worker import MemoryShare
+
+T = TypeVar("T")
 
 SAME = ("evomerge", "torch", "transformers", "lm_eval")
 """Packages whose versions must be the same on all machines, since scores depend on them."""
@@ -69,7 +71,7 @@ class WorkerOnMachine:
         neighbours = min(self.count, max(1, fitting(resources, self.needed)))
         return replace(self.worker, share=MemoryShare.of_machine(neighbours))
 
-    def _checked(self, make: Callable[[], Any]) -> Any:
+    def _checked(self, make: Callable[[], T]) -> T:
         import ray
 
         sys.path.extend(path for path in self.paths if path not in sys.path)

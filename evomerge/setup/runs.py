@@ -6,9 +6,10 @@ means to open that run, whose parents may be models of other runs again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from evomerge.config.schema import SearchConfig, parse
+from evomerge.config.schema import SearchConfig, override, parse
 from evomerge.errors import RunFolderError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import RUN, is_folder, open_parent, place
@@ -16,6 +17,7 @@ from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.search.ranking import WeightedSum, best_of
 from evomerge.setup.check import check_search, restore
+from evomerge.setup.executor import check_executor, check_move, check_workers
 from evomerge.setup.problem import Problem
 from evomerge.setup.strategy import recipe_of
 
@@ -36,15 +38,28 @@ def prepare(config: SearchConfig, relative_to: Path, *, allow_pickle: bool = Fal
     return check_search(config, relative_to, open_model, allow_pickle=allow_pickle)
 
 
-def reopen(run: RunFolder) -> Problem:
+def reopen(run: RunFolder, moves: Sequence[str] = ()) -> Problem:
     """Return the problem of an existing run, after checking that its parents are unchanged.
 
+    Args:
+        run: the run.
+        moves: `executor.KEY=VALUE` for what is to differ from the frozen search file in this
+            session: where candidates run does not change the course of a search.
+
     Raises:
-        InputError: the frozen search file is damaged, or a parent is missing or has changed.
+        InputError: the frozen search file is damaged, a parent is missing or has changed, or a move
+            is not possible.
     """
-    config = parse(run.config(), str(run.path / CONFIG))
+    data = run.config()
+    for item in moves:
+        check_move(item)
+        override(data, item)
+    config = parse(data, str(run.path / CONFIG))
     if config.frozen is None:
         raise RunFolderError(f"{run.path / CONFIG} was not written by a run: it has no `frozen`.")
+    if moves:
+        check_executor(config)
+        check_workers(config)
     return restore(config, run.path, open_model)
 
 

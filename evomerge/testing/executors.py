@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -23,11 +24,13 @@ class Pretend:
         failing: candidates whose outcome is a failure.
         ending: candidates that end the process which runs them.
         broken: candidates with which something else is at fault.
+        hanging: candidates whose jobs never end.
     """
 
     failing: frozenset[int] = frozenset()
     ending: frozenset[int] = frozenset()
     broken: frozenset[int] = frozenset()
+    hanging: frozenset[int] = frozenset()
 
     def __call__(self) -> RunJobs:
         """Return what runs the jobs."""
@@ -42,6 +45,8 @@ class Pretend:
 
     def _run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
         for job in jobs:
+            while job.candidate in self.hanging:
+                time.sleep(60)
             if job.candidate in self.ending:
                 os._exit(3)
             if job.candidate in self.broken:

@@ -19,14 +19,15 @@ def inline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_two_workers_take_the_course_of_one_also_if_all_are_killed(
+def test_two_workers_take_the_course_of_one_also_if_all_are_killed_and_one_goes_on(
     inline: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     file = write_search(tmp_path, executor=TWO)
     killed = kill_when(["search", file, "--run", run], run / "journal.jsonl", 20, 0.1)
     assert killed == -signal.SIGKILL
-    evomerge("resume", run)
+    moves = ["--set", "executor.kind=inline", "--set", "executor.workers=1"]
+    evomerge("resume", run, *moves)
     assert events_of(run) == events_of(inline)
     assert (run / "best.yaml").read_bytes() == (inline / "best.yaml").read_bytes()
 

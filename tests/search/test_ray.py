@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,11 @@ from search_run import command, environment, events_of, evomerge, write_search
 
 from evomerge.config.schema import parse
 from evomerge.errors import SearchError
-from evomerge.execute.protocol import Job, RunJobs
 from evomerge.execute.ray import RayWorker
 from evomerge.execute.remote import RemoteExecutor
 from evomerge.run.activity import read_activity
 from evomerge.run.folder import RunFolder
-from evomerge.scores import Failure, Outcome
+from evomerge.scores import Failure
 from evomerge.setup.cluster import connect
 from evomerge.setup.ray import WorkerOnMachine
 from evomerge.setup.remote import WorkerOfRun
@@ -67,23 +66,14 @@ def connect_to(cluster: Cluster) -> None:
 
 def test_a_job_on_an_actor_that_takes_too_long_is_a_failure(cluster: Cluster) -> None:
     connect_to(cluster)
-    executor = RemoteExecutor([RayWorker(sleeper, {"CPU": 1})], timeout=1.0)
+    executor = RemoteExecutor(
+        [RayWorker(Pretend(hanging=frozenset((0,))), {"CPU": 1})], timeout=1.0
+    )
     executor.submit([job_of(0, 0), job_of(1, 1)])
-    found = dict((job.id, outcome) for job, outcome in (executor.next(), executor.next()))
+    found = {job.id: outcome for job, outcome in (executor.next(), executor.next())}
     executor.close()
     assert isinstance(found[0], Failure) and found[0].stage == "timeout"
     assert found[1] == Pretend().outcome(job_of(1, 1))
-
-
-def sleeper() -> RunJobs:
-    """Return what sleeps in candidate 0 only."""
-
-    def run(jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
-        for job in jobs:
-            time.sleep(600 * (job.candidate == 0))
-            yield job, Pretend().outcome(job)
-
-    return run
 
 
 def test_a_machine_with_other_versions_or_parents_ends_the_search(

@@ -87,7 +87,7 @@ def test_workers_are_placed_where_all_their_resources_are() -> None:
     assert fits(GPU=0.1, CPU=0.05) == [40, 40]
     assert fits(GPU=2, CPU=16) == [2]
     assert fits(big=1) == [1]
-    few = config(workers=7, ray={"resources": {"GPU": 1}})
+    few = config(workers=7, ray={"address": "head:6379", "resources": {"GPU": 1}})
     with pytest.raises(ConfigError, match="the 3 machines of the cluster have room for 6"):
         check_workers(few)
     assert workers_per_machine(config(workers=3, ray={"resources": {"GPU": 0.5}})) == 3

@@ -12,6 +12,7 @@ from evomerge.errors import ConfigError
 from evomerge.setup import executor
 from evomerge.setup.executor import (
     check_executor,
+    check_move,
     check_workers,
     describe_workers,
     worker_devices,
@@ -63,3 +64,11 @@ def test_workers_take_the_accelerators_in_turn(monkeypatch: pytest.MonkeyPatch) 
     check_workers(config({"backend": "vllm"}, kind="processes", workers=2))
     with pytest.raises(ConfigError, match="there are 2"):
         check_workers(config({"backend": "vllm"}, **three))
+
+
+def test_a_search_that_has_begun_can_move_but_not_change() -> None:
+    for item in ("executor.workers=8", "executor.ray.address=auto", "executor.timeout=null"):
+        check_move(item)
+    for item in ("executor={}", "executor.order=arrival", "seed=2", "executor.kindness=ray", "x"):
+        with pytest.raises(ConfigError, match="a search that has begun keeps its search file"):
+            check_move(item)
