@@ -1,6 +1,6 @@
 """Measures what an optimizer loses if it is told outcomes late and in another order.
 
-    python benchmarks/lag.py [--quick] [--seeds N] [--optimizers NAME ...]
+    python benchmarks/lag.py [--quick] [--seeds N] [--candidates N ...] [--optimizers NAME ...]
 
 With `executor.order: arrival` and W workers, an optimizer proposes a candidate while W - 1 others
 are not scored yet (the *lag*), and is told outcomes in the order in which they arrive. Here such a
@@ -45,7 +45,6 @@ FINALISTS = 5
 DOCUMENTS = 200
 NOISE = 0.02
 SPREAD = 0.5  # of the logarithm of a candidate's time: half of them take 0.71 to 1.4 of the median
-COUNTS = (300, 1000)
 WORKERS = (4, 16, 64)
 
 Vector = NDArray[np.float64]
@@ -267,13 +266,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two seeds, 8 genes, 300 candidates")
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--candidates", type=int, nargs="+", default=[300, 1000])
     parser.add_argument("--optimizers", nargs="+", help="by default all that learn")
     options = parser.parse_args()
     # `auto` is `cma` or `diagonal-cma`; the others do not learn from outcomes.
     names = options.optimizers or [
         n for n in BUILTIN if n not in ("auto", "random", "sobol", "grid")
     ]
-    seeds, counts = (2, COUNTS[:1]) if options.quick else (options.seeds, COUNTS)
+    seeds, counts = (2, [300]) if options.quick else (options.seeds, options.candidates)
     measured: list[Gains] = []
     with contextlib.suppress(KeyboardInterrupt):
         for seed in range(seeds):
