@@ -5,6 +5,7 @@ Small scripts stand in for the commands of Slurm and Ray; evomerge and the searc
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -73,6 +74,11 @@ def wait_for(process: subprocess.Popen, run: Path, lines: int) -> None:
         time.sleep(0.01)
 
 
+def signal_group(folder: Path) -> None:
+    """Send SIGTERM to all that srun started, as Slurm does."""
+    os.killpg(int((folder / "group").read_text()), signal.SIGTERM)
+
+
 def cloud_script(folder: Path) -> list:
     """Write the `run` part of the cloud's task, with folders in place of bucket and disk."""
     (folder / "saved").mkdir()
@@ -87,7 +93,7 @@ def cloud_script(folder: Path) -> list:
 
 
 def test_a_search_goes_on_from_job_to_job(tmp_path):
-    """One search: begun by the job of one node, continued with Ray, finished in the cloud."""
+    """One search, begun by a job of Slurm and finished in the cloud."""
     file, run = write_judged(tmp_path, SOURCE), tmp_path / "runs" / "mine"
     given = write_commands(tmp_path, COMMANDS | REAL) | {
         "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}",
@@ -96,20 +102,14 @@ def test_a_search_goes_on_from_job_to_job(tmp_path):
         "RUN": str(run),
         "NAME": "mine",
     }
-    for number, (name, lines) in enumerate(
-        (("slurm.sbatch", 8), ("slurm-ray.sbatch", 15)), start=1
-    ):
-        job = start([EXAMPLES / name], env=given)
-        wait_for(job, run, lines)
-        os.killpg(int((tmp_path / "group").read_text()), signal.SIGTERM)
-        said, _ = job.communicate(timeout=250)
-        assert job.returncode == 143, said
-        assert "terminated; nothing is lost" in " ".join(said.split())
-        assert (tmp_path / "scontrol").read_text() == "requeue 7\n" * number
-    started = (tmp_path / "started").read_text()
-    assert started.startswith(f"evomerge search {file} --run {run}\n")
-    assert started.endswith(f"evomerge resume {run}\n")
-    assert "--min-nodes\n2\n" in (tmp_path / "ray").read_text()
+    job = start([EXAMPLES / "slurm.sbatch"], env=given)
+    wait_for(job, run, lines=8)
+    signal_group(tmp_path)
+    said, _ = job.communicate(timeout=250)
+    assert job.returncode == 143, said
+    assert "terminated; nothing is lost" in " ".join(said.split())
+    assert (tmp_path / "scontrol").read_text() == "requeue 7\n"
+    assert (tmp_path / "started").read_text() == f"evomerge search {file} --run {run}\n"
 
     script = cloud_script(tmp_path)
     subprocess.run(["tar", "-C", run, "-cf", tmp_path / "saved" / "mine.tar", "."], check=True)
@@ -134,7 +134,10 @@ ENDING = 'mkdir -p "$RUN"; echo "$1" >> "$RUN/journal.jsonl"; exit "$CODE"'
 """In place of evomerge: writes its first argument into the journal and ends with a code."""
 
 
-@pytest.mark.parametrize("name", ["slurm.sbatch", "slurm-ray.sbatch"])
+SCRIPTS = ["slurm.sbatch", "slurm-ray.sbatch"]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
 @pytest.mark.parametrize(
     ("code", "state", "again"),
     [
@@ -161,6 +164,23 @@ trap 'echo ended >> "$RUN/journal.jsonl"; exit 143' TERM
 while :; do sleep 0.05; done
 """
 """In place of evomerge: runs until SIGTERM, and then still writes to the journal."""
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_search_that_is_terminated_with_its_node_ends_in_order(tmp_path, name):
+    run = tmp_path / "run"
+    given = write_commands(tmp_path, COMMANDS | {"evomerge": GROWING}) | {"RUN": str(run)}
+    job = start([EXAMPLES / name], env=given)
+    wait_for(job, run, lines=1)
+    signal_group(tmp_path)
+    assert job.wait(timeout=60) == 143
+    assert rows_of(run) == [b"begun", b"ended"]
+    assert (tmp_path / "scontrol").read_text() == "requeue 7\n"
+    if "ray" in name:
+        assert (tmp_path / "ray").read_text().splitlines() == [
+            *("symmetric-run", "--address", f"{socket.gethostname()}:6379"),
+            *("--min-nodes", "2", "--num-cpus=2"),
+        ]
 
 
 def test_the_cloud_keeps_a_copy_while_the_search_runs_and_when_it_ends(tmp_path):
