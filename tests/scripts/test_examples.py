@@ -31,13 +31,16 @@ SBATCH = {
 """Options of sbatch (Slurm 24.11) that the examples may use."""
 
 
+@pytest.mark.parametrize("name", ["one-gpu.yaml", "eight-gpus.yaml", "many-nodes.yaml"])
+def test_a_search_file_keeps_the_schema(name):
+    assert load(EXAMPLES / name).budget.candidates
+
+
 @pytest.mark.parametrize(
     ("name", "workers"), [("one-gpu.yaml", "1, in this process"), ("eight-gpus.yaml", "processes")]
 )
 def test_a_search_file_is_valid_apart_from_its_models_and_tasks(name, workers):
-    path = EXAMPLES / name
-    load(path)
-    problem = prepare(load(path, STANDING_IN), EXAMPLES)
+    problem = prepare(load(EXAMPLES / name, STANDING_IN), EXAMPLES)
     assert warnings(problem, allow_benchmarks=False) == []
     found = summary(problem)
     assert workers in found["workers"]
