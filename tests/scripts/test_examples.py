@@ -1,0 +1,100 @@
+"""The examples are what a person can use: search files are valid, job files have known options."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from evomerge.config.schema import load
+from evomerge.setup.preflight import summary, warnings
+from evomerge.setup.runs import prepare
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+STANDING_IN = [
+    "parents=[zoo:language, zoo:maths]",
+    "base=zoo:base",
+    "dtype=float32",
+    "objectives=[{task: zoo_l2_maths, metric: exact_match}]",
+    "evaluation.include=[zoo:tasks]",
+    "space.groups=6",
+]
+"""What stands in for models and tasks that would have to be downloaded: models of 6 layers."""
+
+SBATCH = {
+    "job-name", "nodes", "ntasks", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "mem",
+    "exclusive", "time", "requeue", "signal", "output", "open-mode",
+}  # fmt: skip
+"""Options of sbatch (Slurm 24.11) that the examples may use."""
+
+
+@pytest.mark.parametrize("name", ["one-gpu.yaml", "eight-gpus.yaml", "many-nodes.yaml"])
+def test_a_search_file_keeps_the_schema(name):
+    assert load(EXAMPLES / name).budget.candidates
+
+
+@pytest.mark.parametrize(
+    ("name", "workers"), [("one-gpu.yaml", "1, in this process"), ("eight-gpus.yaml", "processes")]
+)
+def test_a_search_file_is_valid_apart_from_its_models_and_tasks(name, workers):
+    problem = prepare(load(EXAMPLES / name, STANDING_IN), EXAMPLES)
+    assert warnings(problem, allow_benchmarks=False) == []
+    found = summary(problem)
+    assert workers in found["workers"]
+    assert found["documents"]["search"] == problem.config.evaluation.search.documents
+
+
+def test_the_search_files_differ_only_in_their_size_and_executor():
+    def content(name):
+        found = yaml.safe_load((EXAMPLES / name).read_text())
+        return {
+            key: found[key] for key in found if key not in ("optimizer", "budget", "executor")
+        }, found["executor"]
+
+    same, inline = content("one-gpu.yaml")
+    assert inline["kind"] == "inline"
+    for name, kind in (("eight-gpus.yaml", "processes"), ("many-nodes.yaml", "ray")):
+        other, executor = content(name)
+        assert other == same
+        assert (executor["kind"], executor["workers"]) == (kind, "auto")
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.sbatch")), ids=lambda path: path.name)
+def test_a_job_script_is_bash_with_options_that_sbatch_knows(path):
+    subprocess.run(["bash", "-n", path], check=True)
+    text = path.read_text()
+    assert text.startswith("#!/bin/bash\n")
+    lines = text.splitlines()
+    options = [number for number, line in enumerate(lines) if line.startswith("#SBATCH")]
+    first = next(n for n, line in enumerate(lines) if line and not line.startswith("#"))
+    assert max(options) < first  # sbatch reads no options after the first command
+    found = dict(
+        re.fullmatch(r"#SBATCH --([a-z-]+)(?:=(\S+))?", lines[n]).groups() for n in options
+    )
+    assert set(found) <= SBATCH
+    assert found["requeue"] is None
+    assert found["signal"] == "TERM@120"  # without B:, so what srun started gets it
+    assert found["open-mode"] == "append"
+    named = re.search(r"^search=\$\{SEARCH:-(\S+)\}", text, re.MULTILINE)
+    assert (EXAMPLES.parent / named[1]).is_file()
+
+
+def test_the_cloud_task_has_the_keys_of_skypilot():
+    """`sky.Task.from_yaml` of SkyPilot 0.14.1 accepts the file, and refuses unknown keys."""
+    task = yaml.safe_load((EXAMPLES / "skypilot.yaml").read_text())
+    assert set(task) == {
+        "name", "workdir", "resources", "envs", "file_mounts", "setup", "run"
+    }  # fmt: skip
+    resources = task["resources"]
+    assert set(resources) == {"accelerators", "use_spot", "disk_size", "job_recovery"}
+    assert resources["use_spot"] is True
+    assert resources["job_recovery"]["recover_on_exit_codes"] == [143]
+    assert {mount["mode"] for mount in task["file_mounts"].values()} == {"MOUNT"}
+    assert all(isinstance(value, str) for value in task["envs"].values())
+    assert (EXAMPLES.parent / task["envs"]["SEARCH"]).is_file()
+    for part in ("setup", "run"):
+        subprocess.run(["bash", "-n"], input=task[part], text=True, check=True)
+        assert shlex.split(task[part], comments=True)
