@@ -166,8 +166,10 @@ class Search:
         number = len(self.history.candidates)
         event: Event = {"event": "ask", "candidate": number, "digest": recipe.digest}
         self.session.logbook.write(event | fields | {"origin": dict(origin)})
-        self.untold.append(self.history.candidates[number])
-        return self.history.candidates[number]
+        candidate = self.history.candidates[number]
+        self.session.add(candidate, recipe)
+        self.untold.append(candidate)
+        return candidate
 
     @property
     def generation(self) -> int:

@@ -81,6 +81,8 @@ class Session:
         self.window, self.publish = window, publish
         self.incumbents = ranking.incumbents(self.history.candidates)
         self._make_executor, self._recipe_of, self._attempts = make_executor, recipe_of, attempts
+        self._proposed: dict[int, Recipe] = {}
+        """Recipes that were proposed in this session and have no outcome yet, by candidate."""
         self._running: dict[int, tuple[Candidate, Purpose]] = {}
         """The jobs in flight, by id."""
         self._duplicates: list[Candidate] = []
@@ -103,6 +105,10 @@ class Session:
         best = [self.history.winner] if self.history.winner else self.incumbents
         if best:
             self.publish(best)
+
+    def add(self, candidate: Candidate, recipe: Recipe) -> None:
+        """Keep the recipe of a new candidate, so that its job need not make it again."""
+        self._proposed[candidate.number] = recipe
 
     @property
     def in_flight(self) -> int:
@@ -167,7 +173,7 @@ class Session:
     def _job(self, candidate: Candidate, purpose: Purpose) -> Job:
         """Return a new job with its own id."""
         self._jobs += 1
-        recipe = self._recipe_of(candidate)
+        recipe = self._proposed.get(candidate.number) or self._recipe_of(candidate)
         split: Split = "search" if purpose == "complete" else purpose
         shown = purpose == "test" or (purpose == "search" and candidate.label is not None)
         job = Job(
@@ -222,6 +228,7 @@ class Session:
         event: Event = {"event": "tell", "candidate": candidate.number}
         event |= outcome_fields(outcome) if scored is None else {"same_as": scored.number}
         event |= {} if values is None else {"values": list(values)}
+        self._proposed.pop(candidate.number, None)
         self._write(event, outcome)
         self._update_incumbents(candidate)
 
