@@ -112,6 +112,7 @@ class Journal:
             self.events, end = _scan(path)
             _check_header(path, self.events)
         self._file = path.open("ab")
+        self._is_synced = True
         if self._file.tell() > end:
             self._file.truncate(end)
             os.fsync(self._file.fileno())
@@ -119,15 +120,30 @@ class Journal:
             self.append({"event": "header", "format": FORMAT})
 
     def append(self, event: Event) -> None:
-        """Write an event and flush it to disk."""
+        """Write an event. A kill of this process does not lose it, but a power cut may.
+
+        See `sync`.
+        """
         self._file.write(encode(event))
         self._file.flush()
-        os.fsync(self._file.fileno())
         self.events.append(event)
+        self._is_synced = False
+
+    def sync(self) -> None:
+        """Flush all events to disk, so that a power cut does not lose them either.
+
+        This takes a millisecond or more, so it is not done for each event, but before the search
+        waits for a worker.
+        """
+        if not self._is_synced:
+            os.fsync(self._file.fileno())
+            self._is_synced = True
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Flush all events to disk and close the file."""
+        if not self._file.closed:
+            self.sync()
+            self._file.close()
 
     def __enter__(self) -> Journal:
         return self
