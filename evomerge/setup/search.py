@@ -76,7 +76,9 @@ def _run_search(
         logbook = Logbook(run, journal, followers)
         budget = logbook.history.budget
         if {**budget, **new_budget} != budget:
-            logbook.write({"event": "budget", **new_budget})
+            event = {"event": "budget", **new_budget}
+            journal.append(event)
+            logbook.history.apply(event)
         make = EXECUTORS[problem.config.executor.kind]
 
         session = Session(
