@@ -96,7 +96,8 @@ class Journal:
 
     Attributes:
         path: the file.
-        events: all events, the header included.
+        events: the events that it had when it was opened, the header included. Later ones are not
+            kept in memory, where those of a long search would take more than a gigabyte.
     """
 
     def __init__(self, path: Path) -> None:
@@ -117,7 +118,8 @@ class Journal:
             self._file.truncate(end)
             os.fsync(self._file.fileno())
         if not self.events:
-            self.append({"event": "header", "format": FORMAT})
+            self.events.append({"event": "header", "format": FORMAT})
+            self.append(self.events[0])
 
     def append(self, event: Event) -> None:
         """Write an event. A kill of this process does not lose it, but a power cut may.
@@ -126,7 +128,6 @@ class Journal:
         """
         self._file.write(encode(event))
         self._file.flush()
-        self.events.append(event)
         self._is_synced = False
 
     def sync(self) -> None:

@@ -48,7 +48,7 @@ class Logbook:
 
     @property
     def events(self) -> Sequence[Event]:
-        """All events of the journal."""
+        """The events of earlier sessions of the run."""
         return self._journal.events
 
     @property
