@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from scaling.outcomes import InstantExecutor
-from scaling.searches import RACING, DriverClock, Setting, run_search, space_of_200_genes
-
 from evomerge.run.history import History
 from evomerge.run.journal import Event
+from scaling.outcomes import InstantExecutor
+from scaling.searches import RACING, DriverClock, Setting, run_search, space_of_200_genes
 
 WIDTH = 64
 """Jobs in flight at a time."""

@@ -1,9 +1,9 @@
 """A landscape of fitness that real searches have recorded.
 
-The embedded models are searched over the space of `configs/quickstart.yaml`, by random search and by
-CMA-ES, and the fitness of each recipe is kept. Between recorded recipes the landscape is an
-interpolation by radial basis functions. It is smoother than the real one. So a search on it says how
-workers and orders compare, not which fitness is reached in truth.
+The embedded models are searched over the space of `configs/quickstart.yaml`, by random search and
+by CMA-ES, and the fitness of each recipe is kept. Between recorded recipes the landscape is an
+interpolation by radial basis functions. It is smoother than the real one. So a search on it says
+how workers and orders compare, not which fitness is reached in truth.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scaling.outcomes import scores_of
 from scipy.interpolate import RBFInterpolator
 
 from evomerge.config.schema import load
@@ -28,6 +27,7 @@ from evomerge.setup.runs import prepare, reopen
 from evomerge.setup.search import run_search
 from evomerge.setup.strategy import recipe_of
 from evomerge.space.protocol import Space
+from scaling.outcomes import scores_of
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "configs" / "quickstart.yaml"
@@ -105,7 +105,7 @@ def _search(optimizer: str, candidates: int) -> RunFolder:
 
 
 def _interpolate(points: Points, fitness: Points) -> RBFInterpolator:
-    """Return the interpolation; it is smoothed, since the fitness has the noise of 200 documents."""
+    """Return a smoothed interpolation, since the fitness has the noise of 200 documents."""
     return RBFInterpolator(points, fitness, kernel="thin_plate_spline", smoothing=0.1)
 
 

@@ -9,10 +9,10 @@ from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
-from scaling.searches import METRIC, TASK
 
 from evomerge.execute.protocol import Job
 from evomerge.scores import Outcome, Scores
+from scaling.searches import METRIC, TASK
 
 DOCUMENTS = 400
 

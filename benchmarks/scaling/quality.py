@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from evomerge.search.loop import Order
 from scaling.landscape import Landscape
 from scaling.searches import Setting
 from scaling.simulation import Simulated, Uneven, simulate
 
-from evomerge.search.loop import Order
+SHARE = 0.9
+"""Share of the best recorded fitness that searches are timed to."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +94,14 @@ def courses(
     return found
 
 
+def goal_of(landscape: Landscape) -> float:
+    """Return the fitness whose time is measured: `SHARE` of the best recorded one."""
+    return SHARE * max(landscape.recorded.values())
+
+
 def show(landscape: Landscape, rows: Sequence[Course], times: Sequence[float]) -> None:
     """Print the best fitness over wall time."""
-    top = max(landscape.recorded.values())
-    goal = 0.9 * top
+    top, goal = max(landscape.recorded.values()), goal_of(landscape)
     seeds = len(rows[0].runs)
     print(
         f"\nBest fitness over wall time, simulated on the recorded landscape: "
@@ -108,3 +115,15 @@ def show(landscape: Landscape, rows: Sequence[Course], times: Sequence[float]) -
         reached = row.seconds_to(goal)
         text = "never" if reached is None else f"{reached:.0f}"
         print(f"{row.workers:8}  {row.name:30}{values}{text:>14}")
+
+
+def ratios(landscape: Landscape, rows: Sequence[Course]) -> dict[str, float]:
+    """Return how much sooner than with 8 workers the fitness is reached, by kind and workers."""
+    goal, found = goal_of(landscape), {}
+    few = {row.name: row.seconds_to(goal) for row in rows if row.workers == 8}
+    for row in rows:
+        before, after = few.get(row.name.partition(" of ")[0]), row.seconds_to(goal)
+        if row.workers > 8 and before is not None and after is not None:
+            key = f"times sooner than 8 workers: {row.name}, {row.workers} workers"
+            found[key] = round(before / after, 2)
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,6 +49,12 @@ def space_of_200_genes() -> ParameterSpace:
     )
 
 
+def warm_up() -> None:
+    """Import what optimizers import when they are first asked, so that no search is charged."""
+    for optimizer in ("cma", "one-plus-one"):
+        create(optimizer, list(space_of_200_genes().genes), 0).ask()
+
+
 @dataclass(frozen=True)
 class Setting:
     """What is searched, and how.
@@ -86,15 +93,22 @@ class Setting:
 class DriverClock:
     """The time of the process that runs the search: its CPU time, and its time waiting for disks.
 
-    Other work on the machine slows neither much, so what is measured on a busy machine holds.
+    Each wait counts as the median of all so far. Longer ones are mostly the time of other processes
+    on the machine, as the system gives a process that has waited its core back late.
 
     Attributes:
         optimizer: CPU seconds in the optimizer so far, a part of the whole.
-        disk: wall-clock seconds spent waiting for disks so far, a part of the whole.
+        disk: seconds spent waiting for disks so far, a part of the whole.
     """
 
     def __init__(self) -> None:
         self.optimizer = self.disk = 0.0
+        self._waits: list[float] = []
+
+    def add_wait(self, seconds: float) -> None:
+        """Count a wait for a disk of so many wall-clock seconds."""
+        insort(self._waits, seconds)
+        self.disk += self._waits[len(self._waits) // 2]
 
     @property
     def seconds(self) -> float:
@@ -110,9 +124,11 @@ class _TimedJournal(Journal):
         super().__init__(path)
 
     def sync(self) -> None:
+        if self._is_synced:
+            return
         wall, cpu = time.perf_counter(), time.process_time()
         super().sync()
-        self._clock.disk += time.perf_counter() - wall - (time.process_time() - cpu)
+        self._clock.add_wait(time.perf_counter() - wall - (time.process_time() - cpu))
 
 
 class _TimedOptimizer:

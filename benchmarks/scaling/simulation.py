@@ -18,13 +18,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scaling.outcomes import random_of, scores_of
-from scaling.searches import DriverClock, Setting, run_search
-
 from evomerge.execute.protocol import Job
 from evomerge.run.history import History
 from evomerge.run.journal import Event
 from evomerge.scores import Failure, Outcome
+from scaling.outcomes import random_of, scores_of
+from scaling.searches import DriverClock, Setting, run_search
 
 LATENCY = 0.001
 """Assumed seconds that a message is on its way from the driver to a worker, or back."""
@@ -193,9 +192,7 @@ class Simulated:
     best: tuple[tuple[float, float], ...]
 
 
-def simulate(
-    setting: Setting, workers: int, uneven: Uneven, score: Score = scores_of
-) -> Simulated:
+def simulate(setting: Setting, workers: int, uneven: Uneven, score: Score = scores_of) -> Simulated:
     """Run a search on simulated workers.
 
     Finals are left out of all figures: they are a few jobs for any number of workers.
