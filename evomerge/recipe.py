@@ -252,20 +252,31 @@ class Recipe:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, (Source, Layer, Recipe)):
-        plain: dict[str, Any] = {}
-        for item in fields(value):
-            content = getattr(value, item.name)
-            empty = content in (None, {}, ()) and item.name != "sources"
-            if not empty and content != item.default:
-                plain[item.name] = _plain(content)
-        return plain
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, (tuple, list)):
+    kind = type(value)
+    if kind is dict:
+        return {
+            name: item if type(item) in _SIMPLE else _plain(item) for name, item in value.items()
+        }
+    if kind is tuple or kind is list:
         return [_plain(item) for item in value]
+    if kind in _FIELDS:
+        plain: dict[str, Any] = {}
+        for name, default in _FIELDS[kind]:
+            content = getattr(value, name)
+            empty = not content and content in (None, {}, ()) and name != "sources"
+            if not empty and content != default:
+                plain[name] = content if type(content) in _SIMPLE else _plain(content)
+        return plain
     return value
 
+
+_FIELDS: Mapping[type, tuple[tuple[str, Any], ...]] = {
+    kind: tuple((item.name, item.default) for item in fields(kind))
+    for kind in (Source, Layer, Recipe)
+}
+"""Names and defaults of the fields. A recipe has hundreds of parts, so they are looked up once."""
+
+_SIMPLE = frozenset((float, int, str))
 
 _PARENT = "a parent reference"
 

@@ -20,7 +20,8 @@ from evomerge.run.logbook import Logbook
 from evomerge.scores import Expected, Failure, Objective, Outcome, Scores
 from evomerge.search.loop import Plan, Search
 from evomerge.search.ranking import WeightedSum
-from evomerge.search.session import Session, Window
+from evomerge.search.session import Session
+from evomerge.search.window import Window
 from evomerge.setup.strategy import recipe_of
 from evomerge.space.parameters import ParameterSpace
 from evomerge.strategy.genome import GenomeStrategy

@@ -8,7 +8,7 @@ have the same state. Which candidate is the best is not decided here, but by a r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -179,11 +179,12 @@ class History:
         """The candidates that are baselines: the parents and the uniform merge."""
         return [item for item in self.candidates if item.label is not None]
 
-    def earlier_equals(self, candidate: Candidate) -> list[Candidate]:
-        """Return the earlier candidates with the same recipe."""
-        return [
-            item for item in self._by_digest[candidate.digest] if item.number < candidate.number
-        ]
+    def earlier_equals(self, candidate: Candidate) -> Iterator[Candidate]:
+        """Yield the earlier candidates with the same recipe, by number."""
+        for item in self._by_digest[candidate.digest]:
+            if item.number >= candidate.number:
+                return
+            yield item
 
     def chosen(self, which: str, best: Candidate | None) -> Candidate:
         """Return the candidate that `best` or a number means.

@@ -96,7 +96,8 @@ class Journal:
 
     Attributes:
         path: the file.
-        events: all events, the header included.
+        events: the events that it had when it was opened, the header included. Later ones are not
+            kept in memory, where those of a long search would take more than a gigabyte.
     """
 
     def __init__(self, path: Path) -> None:
@@ -112,22 +113,38 @@ class Journal:
             self.events, end = _scan(path)
             _check_header(path, self.events)
         self._file = path.open("ab")
+        self._is_synced = True
         if self._file.tell() > end:
             self._file.truncate(end)
             os.fsync(self._file.fileno())
         if not self.events:
-            self.append({"event": "header", "format": FORMAT})
+            self.events.append({"event": "header", "format": FORMAT})
+            self.append(self.events[0])
 
     def append(self, event: Event) -> None:
-        """Write an event and flush it to disk."""
+        """Write an event. A kill of this process does not lose it, but a power cut may.
+
+        See `sync`.
+        """
         self._file.write(encode(event))
         self._file.flush()
-        os.fsync(self._file.fileno())
-        self.events.append(event)
+        self._is_synced = False
+
+    def sync(self) -> None:
+        """Flush all events to disk, so that a power cut does not lose them either.
+
+        This takes a millisecond or more, so it is not done for each event, but before the search
+        waits for a worker.
+        """
+        if not self._is_synced:
+            os.fsync(self._file.fileno())
+            self._is_synced = True
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Flush all events to disk and close the file."""
+        if not self._file.closed:
+            self.sync()
+            self._file.close()
 
     def __enter__(self) -> Journal:
         return self

@@ -48,7 +48,7 @@ class Logbook:
 
     @property
     def events(self) -> Sequence[Event]:
-        """All events of the journal."""
+        """The events of earlier sessions of the run."""
         return self._journal.events
 
     @property
@@ -75,6 +75,10 @@ class Logbook:
                 }
             )
         self._call_followers(event)
+
+    def sync(self) -> None:
+        """Flush all events to disk; see `Journal.sync`."""
+        self._journal.sync()
 
     def note_threads(self, threads: int) -> None:
         """Write the number of CPU threads that score models to the journal, if it is new."""

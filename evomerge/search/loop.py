@@ -141,8 +141,10 @@ class Search:
         All its candidates are compared with the same incumbent: the one before its first candidate.
         """
         asked = [item.number for item in self.untold if item.label is None]
-        start = asked[0] if asked else len(self.history.candidates)
-        incumbents = self.session.ranking.incumbents(self.history.candidates[:start])
+        start, incumbents = len(self.history.candidates), self.session.incumbents
+        if asked:  # later candidates may have outcomes already
+            start = asked[0]
+            incumbents = self.session.ranking.incumbents(self.history.candidates[:start])
         while not self.is_spent:
             self.ask(incumbents, start)
             if is_full(self.strategy, self.untold):
@@ -166,8 +168,10 @@ class Search:
         number = len(self.history.candidates)
         event: Event = {"event": "ask", "candidate": number, "digest": recipe.digest}
         self.session.logbook.write(event | fields | {"origin": dict(origin)})
-        self.untold.append(self.history.candidates[number])
-        return self.history.candidates[number]
+        candidate = self.history.candidates[number]
+        self.session.add(candidate, recipe)
+        self.untold.append(candidate)
+        return candidate
 
     @property
     def generation(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Literal, TypeAlias
 
@@ -21,6 +21,7 @@ from evomerge.run.journal import Event
 from evomerge.run.logbook import Logbook
 from evomerge.scores import Failure, Outcome, Scores, Split
 from evomerge.search.ranking import Ranking
+from evomerge.search.window import Recent, Window
 
 Purpose: TypeAlias = Literal["search", "complete", "validation", "test"]
 """What a job is for.
@@ -34,19 +35,6 @@ EXAMPLES = 3
 
 SAME_FAILURES = 10
 """Number of equal failures, one after the other, at which the search stops."""
-
-
-@dataclass(frozen=True)
-class Window:
-    """The earlier candidates whose scores a fidelity policy is given.
-
-    Attributes:
-        recent: largest number of candidates; the latest ones are taken.
-        whole: take only candidates that were scored on all documents.
-    """
-
-    recent: int
-    whole: bool
 
 
 class Session:
@@ -79,12 +67,15 @@ class Session:
     ) -> None:
         self.logbook, self.history, self.ranking = logbook, logbook.history, ranking
         self.window, self.publish = window, publish
+        self._recent = None if window is None else Recent(window, self.history.told)
         self.incumbents = ranking.incumbents(self.history.candidates)
         self._make_executor, self._recipe_of, self._attempts = make_executor, recipe_of, attempts
+        self._proposed: dict[int, Recipe] = {}
+        """Recipes that were proposed in this session and have no outcome yet, by candidate."""
         self._running: dict[int, tuple[Candidate, Purpose]] = {}
         """The jobs in flight, by id."""
-        self._duplicates: list[Candidate] = []
-        """Candidates that wait for the outcome of another one with the same recipe."""
+        self._duplicates: dict[str, list[Candidate]] = {}
+        """Candidates that wait for the outcome of another one with the same recipe, by digest."""
         self._jobs = 0
         self._failures = _lost_last(self.history)
 
@@ -104,10 +95,14 @@ class Session:
         if best:
             self.publish(best)
 
+    def add(self, candidate: Candidate, recipe: Recipe) -> None:
+        """Keep the recipe of a new candidate, so that its job need not make it again."""
+        self._proposed[candidate.number] = recipe
+
     @property
     def in_flight(self) -> int:
         """Number of candidates that wait for an outcome."""
-        return len(self._running) + len(self._duplicates)
+        return len(self._running) + sum(map(len, self._duplicates.values()))
 
     def score(self, candidates: Sequence[Candidate], purpose: Purpose = "search") -> None:
         """Score candidates and wait for all outcomes.
@@ -143,9 +138,12 @@ class Session:
     def wait(self) -> None:
         """Wait for the next outcome and journal it.
 
+        Until then all events are flushed to disk.
+
         Raises:
             EvomergeError: the search cannot go on.
         """
+        self.logbook.sync()
         job, outcome = self.executor.next()
         self._record(job.id, outcome)
 
@@ -154,12 +152,12 @@ class Session:
 
         If so, the candidate gets the earlier scores, or waits for them.
         """
-        equal = self.history.earlier_equals(candidate)
-        scored = next((item for item in equal if item.status == "scored"), None)
+        equal = self.history.earlier_equals
+        scored = next((item for item in equal(candidate) if item.status == "scored"), None)
         if scored is not None:
             self._tell(candidate, scored.outcomes["search"], scored)
-        elif any(item.status == "open" for item in equal):
-            self._duplicates.append(candidate)
+        elif any(item.status == "open" for item in equal(candidate)):
+            self._duplicates.setdefault(candidate.digest, []).append(candidate)
         else:
             return False
         return True
@@ -167,7 +165,7 @@ class Session:
     def _job(self, candidate: Candidate, purpose: Purpose) -> Job:
         """Return a new job with its own id."""
         self._jobs += 1
-        recipe = self._recipe_of(candidate)
+        recipe = self._proposed.get(candidate.number) or self._recipe_of(candidate)
         split: Split = "search" if purpose == "complete" else purpose
         shown = purpose == "test" or (purpose == "search" and candidate.label is not None)
         job = Job(
@@ -178,26 +176,17 @@ class Session:
             examples=EXAMPLES if shown else 0,
             halvings=self.history.halvings,
         )
-        if purpose != "search" or candidate.incumbent is None or self.window is None:
+        if purpose != "search" or candidate.incumbent is None or self._recent is None:
             return job
         incumbent = self.history.candidates[candidate.incumbent].scores("search")
-        return replace(job, incumbent=incumbent, earlier=self._earlier(candidate, self.window))
-
-    def _earlier(self, candidate: Candidate, window: Window) -> tuple[Scores, ...]:
-        """Return the scores in the window that were known when the generation began."""
-        known = sorted(self.history.told[: candidate.known], key=lambda item: item.number)
-        scores = [item.told for item in known if isinstance(item.told, Scores)]
-        wanted = [item for item in scores if not (window.whole and item.expected)]
-        return tuple(wanted[-window.recent :])
+        return replace(job, incumbent=incumbent, earlier=self._recent.scores(candidate.known))
 
     def _record(self, job: int, outcome: Outcome) -> None:
         """Journal the outcome of a job, for the duplicates of its candidate too."""
         candidate, purpose = self._running.pop(job)
         if purpose == "search":
             self._tell(candidate, outcome)
-            equal = [item for item in self._duplicates if item.digest == candidate.digest]
-            self._duplicates = [x for x in self._duplicates if x.digest != candidate.digest]
-            self.submit(equal)
+            self.submit(self._duplicates.pop(candidate.digest, ()))
             return
         event: Event = {"event": "score", "candidate": candidate.number, "split": purpose}
         if purpose == "complete":
@@ -222,6 +211,7 @@ class Session:
         event: Event = {"event": "tell", "candidate": candidate.number}
         event |= outcome_fields(outcome) if scored is None else {"same_as": scored.number}
         event |= {} if values is None else {"values": list(values)}
+        self._proposed.pop(candidate.number, None)
         self._write(event, outcome)
         self._update_incumbents(candidate)
 

@@ -18,7 +18,8 @@ from evomerge.run.logbook import Follower, Logbook
 from evomerge.scores import SPLITS, Scores
 from evomerge.search.loop import Plan, Search
 from evomerge.search.ranking import WeightedSum
-from evomerge.search.session import Session, Window
+from evomerge.search.session import Session
+from evomerge.search.window import Window
 from evomerge.setup.fidelity import make_fidelity
 from evomerge.setup.inline import make_inline
 from evomerge.setup.problem import Problem
@@ -77,12 +78,14 @@ def _run_search(
 ) -> Candidate:
     ranking, fidelity = WeightedSum(problem.objectives), make_fidelity(problem.config)
     with run.writing(), Journal(run.journal_path) as journal, run.logged():
-        budget = History(journal.events).budget
-        if {**budget, **new_budget} != budget:
-            journal.append({"event": "budget", **new_budget})
         (run.path / WORKERS).unlink(missing_ok=True)  # left behind by a session that was killed
         attempts = Attempts(run.path / "attempts.jsonl")
         logbook = Logbook(run, journal, followers)
+        budget = logbook.history.budget
+        if {**budget, **new_budget} != budget:
+            event = {"event": "budget", **new_budget}
+            journal.append(event)
+            logbook.history.apply(event)
         make = EXECUTORS[problem.config.executor.kind]
 
         session = Session(

@@ -126,6 +126,23 @@ class LayerGenes:
         self._knob_genes = self._list_knob_genes(plan)
         choice = Gene("method", "choice", 0, len(self._names) - 1, 0, choices=self._names)
         self._choices = int(len(self._names) > 1)
+        # What each method takes from the values. A search makes thousands of layers, so this is
+        # listed once.
+        self._knob_places = [
+            [
+                (item.parent, item.knob.name, place)
+                for place, item in enumerate(self._knob_genes, self._choices)
+                if item.is_of(used)
+            ]
+            for used in inputs
+        ]
+        self._fixed_knobs = [
+            {
+                per: {key[2]: value for key, value in plan.fixed.items() if key[:2] == (name, per)}
+                for per in ("merge", "source")
+            }
+            for name in self._names
+        ]
         self.genes = ((choice,) if self._choices else ()) + tuple(map(self._gene, self._knob_genes))
 
     def layer(self, values: Sequence[float], block: int | None) -> Layer:
@@ -136,25 +153,20 @@ class LayerGenes:
             block: index of the block in every parent, or None for the tensors outside of the
                 blocks. These belong to the last component.
         """
-        used = self._inputs[int(values[0]) if self._choices else 0]
-        name = used.method.name
-        numbers: dict[tuple[str | None, str], list[float]] = {}
-        for knob_gene, value in zip(self._knob_genes, values[self._choices :], strict=True):
-            if knob_gene.is_of(used):
-                numbers.setdefault((knob_gene.parent, knob_gene.knob.name), []).append(value)
+        number = int(values[0]) if self._choices else 0
+        used, fixed = self._inputs[number], self._fixed_knobs[number]
+        numbers: dict[str | None, dict[str, list[float]]] = {}
+        for parent, knob, place in self._knob_places[number]:
+            numbers.setdefault(parent, {}).setdefault(knob, []).append(values[place])
 
         def knobs(parent: str | None) -> dict[str, Knob]:
-            per = "merge" if parent is None else "source"
-            fixed = {key[2]: value for key, value in self._fixed.items() if key[:2] == (name, per)}
             searched = {
-                knob: self._knob(items, block)
-                for (owner, knob), items in numbers.items()
-                if owner == parent
+                knob: self._knob(items, block) for knob, items in numbers.get(parent, {}).items()
             }
-            return {**fixed, **searched}
+            return {**fixed["merge" if parent is None else "source"], **searched}
 
         return Layer(
-            method=name,
+            method=used.method.name,
             sources=tuple(Source(parent, block, knobs(parent)) for parent in used.sources),
             base=None if used.base is None else Source(used.base, block),
             knobs=knobs(None),

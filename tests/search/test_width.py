@@ -15,7 +15,7 @@ from scripted import ScriptedExecutor, search, trajectory
 from evomerge.errors import SearchError
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.search.session import Window
+from evomerge.search.window import Window
 
 OPTIMIZERS = ["cma", "de", "random", "one-plus-one"]
 FEW = settings(max_examples=15, deadline=None, derandomize=True)
