@@ -21,6 +21,7 @@ from evomerge.models.references import RUN
 from evomerge.setup.engine import check_engine
 from evomerge.setup.executor import check_executor, check_workers, resolve_order
 from evomerge.setup.fidelity import check_fidelity, resolve_racing
+from evomerge.setup.memory import check_fit
 from evomerge.setup.optimizer import make_optimizer
 from evomerge.setup.parents import Opener, open_parents, plan_tokenizers
 from evomerge.setup.problem import Problem
@@ -61,6 +62,7 @@ def check_search(
     config, fewer = resolve_racing(config, objectives, evaluator.info, splits["search"])
     check_fidelity(config, objectives, evaluator.info, splits["search"])
     check_placement(config, checkpoints[host])
+    check_fit(config, checkpoints[host])
     check_workers(config)
     check_engine(config, checkpoints, host)
     config = resolve_order(config, make_optimizer(config, space).population)

@@ -5,25 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from evomerge.setup.engine import engine_depth, engine_warning, serves_paths
-from evomerge.setup.executor import describe_workers, workers_per_machine
+from evomerge.setup.executor import describe_workers
+from evomerge.setup.memory import memory_of, needs, size_text, weights_of
 from evomerge.setup.optimizer import make_optimizer
 from evomerge.setup.parents import plan_tokenizers
 from evomerge.setup.problem import Problem
 from evomerge.setup.tasks import sources
-from evomerge.setup.worker import MemoryShare
-
-_LIBRARIES = 0.8e9  # bytes, of torch, transformers and lm-eval, measured on Linux
-_POSITIONS = 256  # of a batch on a CPU for which logits are computed at a time, about
 
 
 def summary(problem: Problem) -> dict[str, Any]:
     """Return what `evomerge validate` prints: parents, dimension, documents, memory, disk space."""
     config = problem.config
     host = problem.checkpoints[problem.host]
-    weights = host.parameters * {"float32": 4}.get(config.dtype, 2)
     population = make_optimizer(config, problem.space).population
     return {
-        "parents": {name: _size(item.nbytes) for name, item in problem.checkpoints.items()},
+        "parents": {name: size_text(item.nbytes) for name, item in problem.checkpoints.items()},
         "host": problem.host,
         "architecture": (host.config.get("architectures") or ["unknown"])[0],
         "layers": len(host.main),
@@ -48,50 +44,10 @@ def summary(problem: Problem) -> dict[str, Any]:
             "better)"
             for o in problem.objectives
         ],
-        "memory": {name: _size(size) for name, size in memory_of(problem).items()},
-        "export": _size(weights),
+        "needs": needs(problem),
+        "memory": {name: size_text(size) for name, size in memory_of(problem).items()},
+        "export": size_text(weights_of(problem)),
     }
-
-
-def memory_of(problem: Problem) -> dict[str, float]:
-    """Return about how much memory a search takes on a machine, in bytes, by what takes it.
-
-    `parents` are files that are mapped into memory: they count as memory of a process, but all
-    workers share their pages, and the system takes these back if it needs them. `prepared merges`
-    is the most that is kept from candidate to candidate; it is filled by the first candidates of
-    each method. The weights, and what batches need, are on the accelerator if there is one.
-    """
-    from evomerge.merge.methods import get_method
-
-    config, host = problem.config, problem.checkpoints[problem.host]
-    size = {"float32": 4}.get(config.dtype, 2)
-    paths_only = config.space.kind == "dataflow"
-    kept = 0.0
-    for name in () if paths_only else config.space.methods:
-        kept += get_method(name).cached_bytes * host.parameters * _sources(problem, name)
-    count = workers_per_machine(config)
-    found: dict[str, float] = {
-        "libraries": count * _LIBRARIES,
-        "weights": 0 if paths_only else count * size * host.parameters,
-        "parents": sum(item.nbytes for item in problem.checkpoints.values()),
-        "prepared merges": count * min(kept, MemoryShare.of_machine(count).prepared),
-        "batches": count * _batches(problem),
-    }
-    return {**found, "together": sum(found.values())}
-
-
-def _sources(problem: Problem, method: str) -> int:
-    """Return how many parents a method merges: all, or all but the base."""
-    from evomerge.merge.methods import get_method
-
-    base = None if get_method(method).base == "none" else problem.config.base
-    return sum(parent != base for parent in problem.config.parents)
-
-
-def _batches(problem: Problem) -> float:
-    """Return about how many bytes the logits of one batch take on a CPU: twice, float32."""
-    vocabulary = int(problem.checkpoints[problem.host].config.get("vocab_size") or 0)
-    return _POSITIONS * vocabulary * 8.0
 
 
 def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
@@ -149,12 +105,3 @@ def _backend(problem: Problem) -> str:
         if tasks
     ]
     return ", ".join(parts) or "vllm"
-
-
-def _size(count: float) -> str:
-    """Return a number of bytes as text, such as `1.23 GB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"

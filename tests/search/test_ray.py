@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
+import ray
 from judging import write_judged
 from ray.cluster_utils import Cluster
 from search_run import command, environment, events_of, evomerge, write_search
@@ -50,6 +51,7 @@ def cluster() -> Iterator[Cluster]:
     for _ in range(2):
         found.add_node(num_cpus=1)
     yield found
+    ray.shutdown()
     found.shutdown()
 
 

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from search_run import environment, evomerge_json, write_search
+
+from evomerge.config.schema import load
+from evomerge.errors import ConfigError
+from evomerge.setup import memory
+from evomerge.setup.memory import check_fit, needs
+from evomerge.setup.runs import prepare
 
 RUN = """
 from pathlib import Path
@@ -39,3 +46,21 @@ def test_the_memory_of_a_search_is_what_validate_says(tmp_path):
     assert done.returncode == 0, done.stderr
     peak = 1024 * int(done.stdout.splitlines()[-1])
     assert 0.7 < peak / said["together"] < 1.4
+
+
+def test_what_fits_on_an_accelerator_is_said_and_what_does_not_is_refused(tmp_path, monkeypatch):
+    file = write_search(tmp_path)
+    problem = prepare(load(file), tmp_path)
+    assert needs(problem) == "3 parents x 2.75 MB mapped; 2.75 MB of weights"
+    two = load(file, ["executor.kind=processes", "executor.workers=2"])
+    assert needs(replace(problem, config=two)).endswith("2.75 MB for each of 2 workers")
+
+    monkeypatch.setattr(memory, "choose_device", lambda wanted: "cuda")
+    monkeypatch.setattr(memory, "device_memory", lambda device: 80_000_000)
+    host = problem.checkpoints[problem.host]
+    check_fit(problem.config, host)
+    assert needs(problem).endswith("2.75 MB on each accelerator, which has 80 MB")
+    monkeypatch.setattr(memory, "device_memory", lambda device: 3_000_000)
+    with pytest.raises(ConfigError, match=r"2.75 MB of weights in float32 do not fit .* of 3 MB"):
+        check_fit(problem.config, host)
+    check_fit(load(file, ["evaluation.device_map=auto"]), host)

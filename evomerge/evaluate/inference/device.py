@@ -41,6 +41,15 @@ def count_devices(device: str) -> int:
     return torch.cuda.device_count() if device == "cuda" else 1
 
 
+def device_memory(device: str) -> int | None:
+    """Return the memory of a device in bytes; None for a CPU, or if it is unknown."""
+    import torch
+
+    if not device.startswith("cuda"):
+        return None
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
 def count_cores() -> int:
     """Return the number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

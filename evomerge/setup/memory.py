@@ -1,0 +1,118 @@
+"""How much memory a search takes, and whether its models fit."""
+
+from __future__ import annotations
+
+from evomerge.config.schema import SearchConfig
+from evomerge.errors import ConfigError
+from evomerge.evaluate.inference.device import choose_device, count_devices, device_memory
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.setup.executor import workers_per_machine
+from evomerge.setup.problem import Problem
+from evomerge.setup.worker import MemoryShare
+
+_LIBRARIES = 0.8e9  # bytes, of torch, transformers and lm-eval, measured on Linux
+_POSITIONS = 256  # of a batch on a CPU for which logits are computed at a time, about
+_MOST = 0.9  # of an accelerator's memory that weights may take; batches need the rest
+
+
+def weights_of(problem: Problem) -> int:
+    """Return the size of a merged model's weights in bytes."""
+    return _weights(problem.config, problem.checkpoints[problem.host])
+
+
+def _weights(config: SearchConfig, host: Checkpoint) -> int:
+    return host.parameters * {"float32": 4}.get(config.dtype, 2)
+
+
+def check_fit(config: SearchConfig, host: Checkpoint) -> None:
+    """Check that a merged model fits on the accelerator, if it is not divided over several.
+
+    Workers of a Ray cluster have the accelerators of their machines, which are not checked here.
+
+    Raises:
+        ConfigError: it does not fit.
+    """
+    evaluation = config.evaluation
+    elsewhere = config.executor.kind == "ray" and config.executor.ray.address is not None
+    if evaluation.device_map is not None or elsewhere:
+        return
+    total = device_memory(choose_device(evaluation.device))
+    weights = _weights(config, host)
+    if total is not None and weights > _MOST * total:
+        raise ConfigError(
+            f"`evaluation.device_map` is null, but the model's {size_text(weights)} of weights in "
+            f"{config.dtype} do not fit on an accelerator of {size_text(total)}; set it to 'auto' "
+            "to divide the model over several, or choose a smaller dtype."
+        )
+
+
+def needs(problem: Problem) -> str:
+    """Return what a search needs of each machine, and what this machine has, in words."""
+    config = problem.config
+    sizes = [item.nbytes for item in problem.checkpoints.values()]
+    count, weights = workers_per_machine(config), size_text(weights_of(problem))
+    parents = f"{len(sizes)} parents x {size_text(sizes[0])} mapped"
+    if max(sizes) > 1.01 * min(sizes):
+        parents = f"{len(sizes)} parents, together {size_text(sum(sizes))} mapped"
+    elsewhere = config.executor.kind == "ray" and config.executor.ray.address is not None
+    device = "cpu" if elsewhere else choose_device(config.evaluation.device)
+    if config.space.kind == "dataflow":
+        where = "no copies of weights: paths read the parents' own"
+    elif config.evaluation.device_map is not None:
+        where = f"{weights} divided over {count_devices(device)} accelerators"
+    elif (total := device_memory(device)) is not None:
+        where = f"{weights} on each accelerator, which has {size_text(total)}"
+    elif elsewhere:
+        where = f"{weights} for each worker, at most {count} on a machine"
+    else:
+        where = f"{weights} for each of {count} workers" if count > 1 else f"{weights} of weights"
+    return f"{parents}; {where}"
+
+
+def memory_of(problem: Problem) -> dict[str, float]:
+    """Return about how much memory a search takes on a machine, in bytes, by what takes it.
+
+    `parents` are files that are mapped into memory: they count as memory of a process, but all
+    workers share their pages, and the system takes these back if it needs them. `prepared merges`
+    is the most that is kept from candidate to candidate; it is filled by the first candidates of
+    each method. The weights, and what batches need, are on the accelerator if there is one.
+    """
+    from evomerge.merge.methods import get_method
+
+    config, host = problem.config, problem.checkpoints[problem.host]
+    paths_only = config.space.kind == "dataflow"
+    kept = 0.0
+    for name in () if paths_only else config.space.methods:
+        kept += get_method(name).cached_bytes * host.parameters * _sources(problem, name)
+    count = workers_per_machine(config)
+    found: dict[str, float] = {
+        "libraries": count * _LIBRARIES,
+        "weights": 0 if paths_only else count * weights_of(problem),
+        "parents": sum(item.nbytes for item in problem.checkpoints.values()),
+        "prepared merges": count * min(kept, MemoryShare.of_machine(count).prepared),
+        "batches": count * _batches(problem),
+    }
+    return {**found, "together": sum(found.values())}
+
+
+def _sources(problem: Problem, method: str) -> int:
+    """Return how many parents a method merges: all, or all but the base."""
+    from evomerge.merge.methods import get_method
+
+    base = None if get_method(method).base == "none" else problem.config.base
+    return sum(parent != base for parent in problem.config.parents)
+
+
+def _batches(problem: Problem) -> float:
+    """Return about how many bytes the logits of one batch take on a CPU: twice, float32."""
+    vocabulary = int(problem.checkpoints[problem.host].config.get("vocab_size") or 0)
+    return _POSITIONS * vocabulary * 8.0
+
+
+def size_text(count: float) -> str:
+    """Return a number of bytes as text, such as `1.23 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
