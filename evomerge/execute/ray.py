@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from evomerge.errors import one_line
 from evomerge.execute.host import Host, Outcomes, Reply, unpack
@@ -83,21 +84,43 @@ class RayWorker:
             self._actor, self.place = None, ""
 
 
-def new_actor(resources: Mapping[str, float]) -> Any:
-    """Return a new actor; calls wait until Ray has placed it."""
+def new_actor(resources: Mapping[str, float], machine: str | None = None) -> Any:
+    """Return a new actor; calls wait until Ray has placed it.
+
+    Args:
+        resources: what it takes of a machine, by name.
+        machine: Ray's id of the machine; None: any.
+    """
     own = dict(resources)
     cpus, gpus = own.pop("CPU", 0.0), own.pop("GPU", 0.0)
-    options = {"num_cpus": cpus, "num_gpus": gpus, "resources": own}
+    options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "resources": own}
+    if machine is not None:
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(machine, soft=False)
     return ray.remote(Actor).options(**options, max_restarts=0, max_task_retries=0).remote()
 
 
 def call(function: Callable[[], Any], resources: Mapping[str, float]) -> Any:
     """Return the result of a function that is called in an actor with these resources."""
-    actor = new_actor(resources)
+    return _call([new_actor(resources)], function)[0]
+
+
+def call_on(machines: Sequence[str], function: Callable[[], Any]) -> list[Any]:
+    """Return the results of a function that is called once on each machine, at the same time.
+
+    Args:
+        machines: Ray's ids of the machines.
+        function: the function; it must be picklable.
+    """
+    return _call([new_actor({}, machine) for machine in machines], function)
+
+
+def _call(actors: Sequence[Any], function: Callable[[], Any]) -> list[Any]:
     try:
-        return _answer(actor, actor.call.remote(function), lambda result: result).result()
+        answers = [_answer(item, item.call.remote(function), lambda got: got) for item in actors]
+        return [answer.result() for answer in answers]
     finally:
-        ray.kill(actor)
+        for actor in actors:
+            ray.kill(actor)
 
 
 def _answer(actor: Any, call: Any, unpack: Callable[[Any], Any]) -> Future[Any]:

@@ -141,6 +141,18 @@ def machines(config: SearchConfig) -> list[Mapping[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def suitable(needed: Mapping[str, float]) -> list[str]:
+    """Return Ray's ids of the machines on which a worker fits. Ray must be connected.
+
+    Args:
+        needed: the resources of a worker, by name.
+    """
+    import ray
+
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return [node["NodeID"] for node in alive if fitting(node["Resources"], needed)]
+
+
 def fitting(machine: Mapping[str, float], needed: Mapping[str, float]) -> int:
     """Return how many workers fit on a machine.
 

@@ -20,7 +20,7 @@ from evomerge.errors import InputError, SearchError
 from evomerge.execute.protocol import Executor, RunJobs
 from evomerge.run.attempts import Attempts
 from evomerge.run.logbook import Logbook
-from evomerge.setup.cluster import connect, count_workers, fitting, resources_of
+from evomerge.setup.cluster import connect, count_workers, fitting, resources_of, suitable
 from evomerge.setup.problem import Problem
 from evomerge.setup.remote import WorkerOfRun, remote_executor, with_threads, worker_of_run
 from evomerge.setup.worker import MemoryShare
@@ -57,6 +57,14 @@ class WorkerOnMachine:
             SearchError: this machine has other versions, or does not see the same parents or tasks.
         """
         return self._checked(self._here().__call__)
+
+    def check(self) -> None:
+        """Check this machine without making a worker.
+
+        Raises:
+            SearchError: as for a call.
+        """
+        self._checked(self.worker.check)
 
     def choose_threads(self) -> int:
         """Return how many CPU threads a worker should score with."""
@@ -95,7 +103,7 @@ def make_ray(problem: Problem, run: Path, logbook: Logbook, attempts: Attempts) 
     config = problem.config
     needed, count = resources_of(config), count_workers(config)
     connect(config)
-    from evomerge.execute.ray import RayWorker, call
+    from evomerge.execute.ray import RayWorker, call, call_on
 
     cores = max(1, int(needed["CPU"]))
     worker = worker_of_run(problem, run, logbook, MemoryShare(0, 0), cores)
@@ -103,6 +111,8 @@ def make_ray(problem: Problem, run: Path, logbook: Logbook, attempts: Attempts) 
     versions = {name: version(name) for name in SAME}
     make = WorkerOnMachine(worker, needed, count, versions, tuple(map(os.path.abspath, paths)))
 
+    if config.executor.ray.address is not None:
+        call_on(suitable(needed), make.check)
     worker = with_threads(worker, logbook, partial(call, make.choose_threads, needed))
     make = replace(make, worker=worker)
     return remote_executor(config, run, attempts, [RayWorker(make, needed) for _ in range(count)])

@@ -65,6 +65,14 @@ class WorkerOfRun:
             return as_tree(worker, Forks(self.share.states))
         return one_by_one(worker)
 
+    def check(self) -> None:
+        """Check the parents.
+
+        Raises:
+            InputError: one of them is not there, or not the one that the run was started with.
+        """
+        self._problem()
+
     def choose_threads(self) -> int:
         """Return how many CPU threads a worker should score with."""
         return make_worker(self._problem(), self.share, most_threads=self.cores).threads

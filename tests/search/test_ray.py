@@ -18,12 +18,12 @@ from search_run import command, environment, events_of, evomerge, write_search
 
 from evomerge.config.schema import parse
 from evomerge.errors import SearchError
-from evomerge.execute.ray import RayWorker
+from evomerge.execute.ray import RayWorker, call_on
 from evomerge.execute.remote import RemoteExecutor
 from evomerge.run.activity import read_activity
 from evomerge.run.folder import RunFolder
 from evomerge.scores import Failure
-from evomerge.setup.cluster import connect
+from evomerge.setup.cluster import connect, suitable
 from evomerge.setup.ray import WorkerOnMachine
 from evomerge.setup.remote import WorkerOfRun
 from evomerge.setup.worker import MemoryShare
@@ -85,12 +85,13 @@ def test_a_machine_with_other_versions_or_parents_ends_the_search(
     evomerge("search", write_search(tmp_path, budget={"candidates": 3}), "--run", tmp_path / "run")
     config = parse(RunFolder(tmp_path / "run").config(), "search.yaml")
     worker = WorkerOfRun(config, tmp_path / "run", MemoryShare(0, 0), 1, 1)
+    machines = suitable({"CPU": 1})
+    assert len(machines) == 3
 
     def message(worker: WorkerOfRun, versions: dict[str, str]) -> str:
-        actor = RayWorker(WorkerOnMachine(worker, {"CPU": 1}, 1, versions, ()), {"CPU": 1})
+        make = WorkerOnMachine(worker, {"CPU": 1}, 1, versions, ())
         with pytest.raises(SearchError) as error:
-            actor.start().result(200)
-        actor.close()
+            call_on(machines[:1], make.check)
         return str(error.value)
 
     told = message(worker, {"torch": "0.1"})
