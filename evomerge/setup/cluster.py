@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evomerge.config.schema import SearchConfig
-from evomerge.errors import ConfigError, one_line
+from evomerge.errors import ConfigError, SearchError, one_line
 from evomerge.evaluate.inference.device import choose_device, count_cores, count_devices
 
 OBJECT_STORE = 100 << 20
@@ -70,6 +70,7 @@ def connect(config: SearchConfig) -> None:
 
     Raises:
         ConfigError: there is no cluster at the address.
+        SearchError: Ray cannot start on this machine.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = config.executor.ray.address
@@ -78,7 +79,6 @@ def connect(config: SearchConfig) -> None:
         # Ray reads these when it is imported.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         os.environ.setdefault("RAY_worker_niceness", "0")
-        os.environ.pop("RAY_ADDRESS", None)  # it would take the place of a missing address
         options |= {
             "num_cpus": count_cores(),
             "include_dashboard": False,
@@ -91,14 +91,17 @@ def connect(config: SearchConfig) -> None:
         return
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        if address is not None:
-            address = _answering(address)
-        ray.init(address, **options)
+        ray.init("local" if address is None else _answering(address), **options)
     except (OSError, ValueError, RuntimeError) as error:
+        reason = one_line(error).rstrip(".")
+        if address is None:
+            raise SearchError(
+                f"Ray could not start on this machine ({reason}); set `executor.kind` to "
+                "'processes', which needs no Ray."
+            ) from error
         raise ConfigError(
-            f"`executor.ray.address` is {config.executor.ray.address!r}, but no Ray cluster "
-            f"answers there ({one_line(error).rstrip('.')}); start one with `ray start --head`, or "
-            "remove the key to start Ray on this machine."
+            f"`executor.ray.address` is {address!r}, but no Ray cluster answers there ({reason}); "
+            "start one with `ray start --head`, or remove the key to start Ray on this machine."
         ) from error
     finally:
         signal.signal(signal.SIGTERM, handler)  # Ray has set its own
