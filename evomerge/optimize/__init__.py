@@ -30,11 +30,15 @@ class Builtin:
         about: one line for `evomerge list optimizers`.
         factory: its `Factory`, as `module:function`.
         has_population: whether `optimizer.population` can be set.
+        most_workers: largest number of workers with which the optimizer keeps 95 % of its gain if
+            it is told each outcome as it arrives, of the numbers that benchmarks/lag.py measured
+            (1, 4, 16, 64). None: any number, because it does not learn from outcomes.
     """
 
     about: str
     factory: str
     has_population: bool = False
+    most_workers: int | None = None
 
 
 BUILTIN: Mapping[str, Builtin] = {
@@ -42,44 +46,53 @@ BUILTIN: Mapping[str, Builtin] = {
         "cma up to 200 genes, diagonal-cma above",
         "evomerge.optimize.cma:create_auto",
         has_population=True,
+        most_workers=16,
     ),
     "cma": Builtin(
         "CMA-ES with full covariance, as evolutionary model merge used it",
         "evomerge.optimize.cma:create_full",
         has_population=True,
+        most_workers=16,
     ),
     "diagonal-cma": Builtin(
         "CMA-ES that learns variances only; for many genes",
         "evomerge.optimize.cma:create_diagonal",
         has_population=True,
+        most_workers=16,
     ),
     "cma-margin": Builtin(
         "CMA-ES with margin; for many binary or choice genes",
         "evomerge.optimize.margin:create",
         has_population=True,
+        most_workers=16,
     ),
     "de": Builtin(
         "differential evolution",
         "evomerge.optimize.evolution:create_de",
         has_population=True,
+        most_workers=16,
     ),
     "two-points-de": Builtin(
         "differential evolution with two-point crossover",
         "evomerge.optimize.evolution:create_two_points_de",
         has_population=True,
+        most_workers=16,
     ),
     "pso": Builtin(
         "particle swarm optimization",
         "evomerge.optimize.evolution:create_pso",
         has_population=True,
+        most_workers=16,
     ),
     "one-plus-one": Builtin(
         "(1+1) evolution strategy; cheap to run, local",
         "evomerge.optimize.evolution:create_one_plus_one",
+        most_workers=1,
     ),
     "discrete-lengler": Builtin(
         "(1+1) with a decreasing mutation rate; for choices rather than numbers",
         "evomerge.optimize.evolution:create_discrete_lengler",
+        most_workers=4,
     ),
     "random": Builtin(
         "uniform random search; a baseline",

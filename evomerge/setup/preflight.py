@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from evomerge.config.schema import SearchConfig
+from evomerge.optimize import BUILTIN
+from evomerge.setup.cluster import count_workers
 from evomerge.setup.engine import engine_depth, engine_warning, serves_paths
-from evomerge.setup.executor import describe_workers
+from evomerge.setup.executor import describe_workers, worker_devices
 from evomerge.setup.memory import memory_of, needs, size_text, weights_of
 from evomerge.setup.optimizer import make_optimizer
 from evomerge.setup.parents import plan_tokenizers
@@ -69,11 +72,34 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
         )
     if serves_paths(problem.config) and (note := engine_warning(problem)) is not None:
         notes.append(note)
+    if (note := _lag_warning(problem.config)) is not None:
+        notes.append(note)
     if allow_benchmarks:
         return notes
     info = problem.evaluator.tasks_of("search").info
     found = (benchmark_warning(info.tasks[task]) for task in _leaves(problem))
     return notes + [warning for warning in found if warning]
+
+
+def _lag_warning(config: SearchConfig) -> str | None:
+    """Return a warning if the optimizer finds less with so many candidates that are not scored."""
+    executor, optimizer = config.executor, BUILTIN.get(config.optimizer.name)
+    if executor.order != "arrival" or executor.kind == "inline" or optimizer is None:
+        return None
+    count = count_workers(config) if executor.kind == "ray" else len(worker_devices(config))
+    most = optimizer.most_workers
+    if most is None or count <= most:
+        return None
+    instead = (
+        "set `executor.order` to generation, or raise `budget.candidates`"
+        if optimizer.has_population
+        else "set `optimizer.name` to 'cma'"
+    )
+    return (
+        f"executor.order is 'arrival', so with {count} workers {config.optimizer.name!r} proposes "
+        f"candidates before it knows the scores of {count - 1} others; with more than {most} it "
+        f"finds less with as many candidates (docs/scaling.md). Use fewer workers, or {instead}."
+    )
 
 
 def _leaves(problem: Problem) -> list[str]:

@@ -1,4 +1,4 @@
-"""What `evomerge validate` says about memory, against a search that runs."""
+"""What `evomerge validate` says: memory, against a search that runs, and warnings."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from dataclasses import replace
 import pytest
 from search_run import environment, evomerge_json, write_search
 
-from evomerge.config.schema import load
+from evomerge.config.schema import load, parse
 from evomerge.errors import ConfigError
 from evomerge.setup import memory
+from evomerge.setup.executor import resolve_order
 from evomerge.setup.memory import check_fit, needs
+from evomerge.setup.preflight import warnings
 from evomerge.setup.runs import prepare
 
 RUN = """
@@ -64,3 +66,34 @@ def test_what_fits_on_an_accelerator_is_said_and_what_does_not_is_refused(tmp_pa
     with pytest.raises(ConfigError, match=r"2.75 MB of weights in float32 do not fit .* of 3 MB"):
         check_fit(problem.config, host)
     check_fit(load(file, ["evaluation.device_map=auto"]), host)
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory):
+    file = write_search(tmp_path_factory.mktemp("search"))
+    return prepare(load(file), file.parent)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "executor", "words"),
+    [
+        ("cma", {"workers": 16, "order": "arrival"}, []),
+        (
+            "cma",
+            {"workers": 17, "order": "arrival"},
+            ["17 workers 'cma'", "16 others", "generation"],
+        ),
+        ("cma", {"workers": 64}, []),
+        ("one-plus-one", {"workers": 16}, ["16 workers 'one-plus-one'", "15 others", "'cma'"]),
+        ("one-plus-one", {"workers": 1}, []),
+        ("random", {"workers": 64}, []),
+    ],
+)
+def test_a_lag_that_an_optimizer_does_not_take_is_warned_of(problem, optimizer, executor, words):
+    plain = problem.config.model_dump(mode="json")
+    plain["optimizer"] |= {"name": optimizer}
+    plain["executor"] |= {"kind": "processes", "order": "auto"} | executor
+    config = resolve_order(parse(plain, "search.yaml"), 10 if optimizer == "cma" else 1)
+    found = warnings(replace(problem, config=config), allow_benchmarks=True)
+    assert len(found) == bool(words)
+    assert all(word in note for note in found for word in words)
