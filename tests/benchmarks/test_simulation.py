@@ -1,4 +1,4 @@
-"""The simulated executor of `benchmarks/scale.py`: the laws of executors, and known efficiencies."""
+"""The simulated executor of `benchmarks/scale.py`: laws of executors, and known efficiencies."""
 
 from __future__ import annotations
 
