@@ -15,4 +15,7 @@ def test_the_tests_mirror_the_package():
         return {item.parent.name for item in path.glob("*/*.py")}
 
     package = folders(Path(evomerge.__file__).parent)
-    assert folders(Path(__file__).parent) == package | {"scripts"}  # of the repository's scripts
+    assert folders(Path(__file__).parent) == package | {
+        "scripts",
+        "benchmarks",
+    }  # of the repository

@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 from evomerge.errors import RunFolderError
 from evomerge.parsing.texts import json_value
 from evomerge.parsing.values import shown
+from evomerge.run.flush import Flusher
 
 FORMAT = 2
 """Version of the journal format."""
@@ -113,37 +114,39 @@ class Journal:
             self.events, end = _scan(path)
             _check_header(path, self.events)
         self._file = path.open("ab")
-        self._is_synced = True
         if self._file.tell() > end:
             self._file.truncate(end)
-            os.fsync(self._file.fileno())
+        os.fsync(self._file.fileno())
+        self._flusher = Flusher(self._file.fileno())
         if not self.events:
             self.events.append({"event": "header", "format": FORMAT})
             self.append(self.events[0])
 
     def append(self, event: Event) -> None:
-        """Write an event. A kill of this process does not lose it, but a power cut may.
+        """Write an event.
 
-        See `sync`.
+        A kill of this process does not lose it. A power cut does, before the disk has it: this
+        takes some milliseconds, for which nobody waits. What a power cut leaves is a journal up to
+        some event, so the search goes on from there.
+
+        Raises:
+            OSError: it cannot be written, or an earlier event could not be flushed to disk.
         """
         self._file.write(encode(event))
         self._file.flush()
-        self._is_synced = False
-
-    def sync(self) -> None:
-        """Flush all events to disk, so that a power cut does not lose them either.
-
-        This takes a millisecond or more, so it is not done for each event, but before the search
-        waits for a worker.
-        """
-        if not self._is_synced:
-            os.fsync(self._file.fileno())
-            self._is_synced = True
+        self._flusher.note()
 
     def close(self) -> None:
-        """Flush all events to disk and close the file."""
-        if not self._file.closed:
-            self.sync()
+        """Flush all events to disk and close the file.
+
+        Raises:
+            OSError: they could not be flushed.
+        """
+        if self._file.closed:
+            return
+        try:
+            self._flusher.close()
+        finally:
             self._file.close()
 
     def __enter__(self) -> Journal:

@@ -76,10 +76,6 @@ class Logbook:
             )
         self._call_followers(event)
 
-    def sync(self) -> None:
-        """Flush all events to disk; see `Journal.sync`."""
-        self._journal.sync()
-
     def note_threads(self, threads: int) -> None:
         """Write the number of CPU threads that score models to the journal, if it is new."""
         if threads != self.history.threads:

@@ -138,12 +138,9 @@ class Session:
     def wait(self) -> None:
         """Wait for the next outcome and journal it.
 
-        Until then all events are flushed to disk.
-
         Raises:
             EvomergeError: the search cannot go on.
         """
-        self.logbook.sync()
         job, outcome = self.executor.next()
         self._record(job.id, outcome)
 
