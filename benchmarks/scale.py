@@ -13,8 +13,7 @@ Four parts:
 - `workers`: 1 and 2 real workers on this machine, against one and two independent processes that
   score the same candidates.
 
-The time of the driver is its CPU time and its time waiting for the disk. Run folders are made in
-the working directory, so that it is the disk of a real run. `--quick` takes smaller numbers. The
+The time of the driver is its CPU time; it waits for no disk. `--quick` takes smaller numbers. The
 last line is one JSON object of named ratios.
 """
 

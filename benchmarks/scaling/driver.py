@@ -26,19 +26,17 @@ class Driver:
     Attributes:
         candidates: number of candidates.
         own: CPU time of the driver, without the optimizer's.
-        disk: time of waiting for the disk.
         optimizer: CPU time of the optimizer.
         early: `own` of the candidates in the second quarter.
         late: `own` of the candidates in the last quarter. It would be much longer than `early` if
             a step looked at all earlier candidates.
-        wall: candidates in a second of wall-clock time, optimizer and disk included.
+        wall: candidates in a second of wall-clock time, with the optimizer.
         resume: wall-clock seconds from opening the run folder to the next job.
         resume_cpu: the same in CPU seconds.
     """
 
     candidates: int
     own: float
-    disk: float
     optimizer: float
     early: float
     late: float
@@ -48,8 +46,8 @@ class Driver:
 
     @property
     def rate(self) -> float:
-        """Candidates in a second, without the time of the optimizer."""
-        return 1000 / (self.own + self.disk)
+        """Candidates in a second of CPU time, without the time of the optimizer."""
+        return 1000 / self.own
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,6 @@ class _Mark:
 
     wall: float
     own: float
-    disk: float
     optimizer: float
 
 
@@ -70,7 +67,7 @@ def measure(setting: Setting) -> Driver:
     def follow(history: History, event: Event) -> None:
         if event["event"] == "tell":
             cpu = time.process_time() - clock.optimizer - executor.spent
-            marks.append(_Mark(time.perf_counter(), cpu, clock.disk, clock.optimizer))
+            marks.append(_Mark(time.perf_counter(), cpu, clock.optimizer))
 
     def milliseconds(what: str, first: int, last: int) -> float:
         return 1000 * (getattr(marks[last], what) - getattr(marks[first], what)) / (last - first)
@@ -82,7 +79,6 @@ def measure(setting: Setting) -> Driver:
     return Driver(
         setting.candidates,
         milliseconds("own", 0, end),
-        milliseconds("disk", 0, end),
         milliseconds("optimizer", 0, end),
         milliseconds("own", end // 4, end // 2),
         milliseconds("own", 3 * end // 4, end),
@@ -130,7 +126,7 @@ def show(rows: Sequence[tuple[Setting, Driver]]) -> dict[str, float]:
     """Print the table, and return the named figures."""
     print("\nThe driver alone: 200 genes, 400 documents; times of a candidate in ms")
     print(
-        f"{'':34}{'candi-':>8}{'candidates':>12}{'own':>7}{'2nd':>7}{'last':>7}{'disk':>7}"
+        f"{'':34}{'candi-':>8}{'candidates':>12}{'own':>7}{'2nd':>7}{'last':>7}"
         f"{'opti-':>8}{'with optimizer':>16}{'resume,':>9}\n"
         f"{'optimizer, order':34}{'dates':>8}{'a second':>12}{'':>7}{'quarter':>14}{'':>7}"
         f"{'mizer':>8}{'a second, wall':>16}{'s (CPU)':>13}"
@@ -138,7 +134,7 @@ def show(rows: Sequence[tuple[Setting, Driver]]) -> dict[str, float]:
     for setting, row in rows:
         print(
             f"{setting.name:34}{row.candidates:8}{row.rate:12.0f}{row.own:7.2f}{row.early:7.2f}"
-            f"{row.late:7.2f}{row.disk:7.2f}{row.optimizer:8.2f}{row.wall:16.0f}"
+            f"{row.late:7.2f}{row.optimizer:8.2f}{row.wall:16.0f}"
             f"{row.resume:7.1f} ({row.resume_cpu:.1f})"
         )
     first = rows[0][1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -91,44 +90,19 @@ class Setting:
 
 
 class DriverClock:
-    """The time of the process that runs the search: its CPU time, and its time waiting for disks.
-
-    Each wait counts as the median of all so far. Longer ones are mostly the time of other processes
-    on the machine, as the system gives a process that has waited its core back late.
+    """The CPU time of the process that runs the search. It waits for no disk.
 
     Attributes:
         optimizer: CPU seconds in the optimizer so far, a part of the whole.
-        disk: seconds spent waiting for disks so far, a part of the whole.
     """
 
     def __init__(self) -> None:
-        self.optimizer = self.disk = 0.0
-        self._waits: list[float] = []
-
-    def add_wait(self, seconds: float) -> None:
-        """Count a wait for a disk of so many wall-clock seconds."""
-        insort(self._waits, seconds)
-        self.disk += self._waits[len(self._waits) // 2]
+        self.optimizer = 0.0
 
     @property
     def seconds(self) -> float:
-        """All seconds so far; only differences have a meaning."""
-        return time.process_time() + self.disk
-
-
-class _TimedJournal(Journal):
-    """A journal that measures how long it waits for the disk."""
-
-    def __init__(self, path: Path, clock: DriverClock) -> None:
-        self._clock = clock
-        super().__init__(path)
-
-    def sync(self) -> None:
-        if self._is_synced:
-            return
-        wall, cpu = time.perf_counter(), time.process_time()
-        super().sync()
-        self._clock.add_wait(time.perf_counter() - wall - (time.process_time() - cpu))
+        """All CPU seconds so far; only differences have a meaning."""
+        return time.process_time()
 
 
 class _TimedOptimizer:
@@ -185,7 +159,7 @@ def run_search(
     def publish(best: Sequence[Candidate]) -> None:
         run.write("best.yaml", recipe_of(space, best[0]).to_yaml())
 
-    with run.writing(), _TimedJournal(run.journal_path, clock) as journal:
+    with run.writing(), Journal(run.journal_path) as journal:
         session = Session(
             Logbook(run, journal, followers),
             make_executor,

@@ -225,9 +225,8 @@ class SearchDisplay:
             return
         best = self._best(history, event)
         if err.is_terminal:
-            done = sum(item.status != "open" for item in history.candidates)
             stage = "searching" if event["event"] == "tell" else "final scores"
-            self._progress.update(self._task, completed=done, best=best, description=stage)
+            self._progress.update(self._task, completed=len(history.told), best=best, description=stage)
             return
         if event["event"] == "tell":
             say(f"{describe(history, event['candidate'])}; {best}".rstrip("; "))
