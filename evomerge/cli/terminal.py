@@ -226,7 +226,9 @@ class SearchDisplay:
         best = self._best(history, event)
         if err.is_terminal:
             stage = "searching" if event["event"] == "tell" else "final scores"
-            self._progress.update(self._task, completed=len(history.told), best=best, description=stage)
+            self._progress.update(
+                self._task, completed=len(history.told), best=best, description=stage
+            )
             return
         if event["event"] == "tell":
             say(f"{describe(history, event['candidate'])}; {best}".rstrip("; "))
