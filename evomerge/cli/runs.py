@@ -65,7 +65,7 @@ def resume(
         typer.Option(
             "--set",
             metavar="KEY.PATH=VALUE",
-            help="run elsewhere in this session, e.g. executor.workers=8",
+            help="run elsewhere in this session, e.g. executor.kind=processes",
         ),
     ] = None,
 ) -> None:
