@@ -22,7 +22,6 @@ def status(
 
     from evomerge.cli import terminal
     from evomerge.report.progress import progress
-    from evomerge.run.activity import WORKERS, read_activity
     from evomerge.run.folder import RunFolder
 
     run = RunFolder(directory)
@@ -31,7 +30,7 @@ def status(
         if as_json:
             terminal.print_json(values)
         else:
-            terminal.print_progress(values, read_activity(run.path / WORKERS)[0])
+            terminal.print_progress(values)
         if not watch or values["state"] != "running":
             return
         time.sleep(2)

@@ -73,7 +73,7 @@ def resume(
     from evomerge.errors import InputError
     from evomerge.run.folder import STAGES, RunFolder
     from evomerge.setup import stages
-    from evomerge.setup.runs import reopen
+    from evomerge.setup.runs import continued
 
     if (directory / STAGES).is_file():
         if candidates or hours or set_:
@@ -86,7 +86,7 @@ def resume(
     run = RunFolder(directory)
     new_budget = {"candidates": candidates, "hours": hours}
     given = {name: value for name, value in new_budget.items() if value is not None}
-    _run(run, reopen(run, set_ or []), given)
+    _run(run, continued(run, set_ or []), given)
 
 
 def _run(run: RunFolder, problem: Problem, new_budget: dict[str, float]) -> None:

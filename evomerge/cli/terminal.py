@@ -26,6 +26,7 @@ from rich.table import Table
 from evomerge.report.equal_scores import doubt_about_baselines
 from evomerge.report.names import short_names
 from evomerge.report.workers import workers_in_words
+from evomerge.run.activity import WorkerState
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Event
 from evomerge.scores import SPLITS, Example, Failure, Scores
@@ -33,7 +34,6 @@ from evomerge.scores import SPLITS, Example, Failure, Scores
 if TYPE_CHECKING:
     from evomerge.report.confidence import Estimate
     from evomerge.report.standings import Standings
-    from evomerge.run.activity import WorkerState
     from evomerge.search.ranking import Ranking
 
 log = logging.getLogger(__name__)
@@ -77,14 +77,14 @@ def print_values(values: Mapping[str, Any]) -> None:
     print_table(("what", "value"), [(name, _text(value)) for name, value in values.items()])
 
 
-def print_progress(values: Mapping[str, Any], workers: Sequence[WorkerState]) -> None:
+def print_progress(values: Mapping[str, Any]) -> None:
     """Print the progress of a search, and what its workers do.
 
     Args:
         values: named values, as `evomerge.report.progress.progress` returns them.
-        workers: what each worker does.
     """
-    if "workers" not in values:
+    workers = [WorkerState(**worker) for worker in values.get("workers", [])]
+    if not workers:
         print_values(values)
         return
     summary, rows = workers_in_words(workers, time.time())

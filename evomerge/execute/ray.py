@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from evomerge.errors import one_line
+from evomerge.errors import SearchError, one_line
 from evomerge.execute.host import Host, Outcomes, Reply, unpack
 from evomerge.execute.protocol import Job, RunJobs
 from evomerge.execute.remote import Batch, LostMachineError, LostWorkerError
@@ -118,6 +118,11 @@ def _call(actors: Sequence[Any], function: Callable[[], Any]) -> list[Any]:
     try:
         answers = [_answer(item, item.call.remote(function), lambda got: got) for item in actors]
         return [answer.result() for answer in answers]
+    except LostWorkerError as error:
+        raise SearchError(
+            f"A process of the cluster ended before the search began ({one_line(error)}); see to "
+            "its machine, then go on with `evomerge resume`."
+        ) from error
     finally:
         for actor in actors:
             ray.kill(actor)
@@ -152,6 +157,9 @@ def _find_cause(actor: Any, error: RayError, answer: Future[Any]) -> None:
             ray.get(actor.call.remote(_nothing), timeout=5)
         except RayError as newer:
             error = newer
+        except Exception as other:
+            answer.set_exception(LostWorkerError(one_line(other)))
+            return
         else:
             break
     text = str(error)

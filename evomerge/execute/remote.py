@@ -24,6 +24,10 @@ Batch: TypeAlias = tuple[Job, ...]
 """Jobs that one worker runs together, such as a part of a generation of paths."""
 
 
+LONGEST_WAIT = 3600.0
+"""Seconds after which a wait begins anew; the system knows no wait of many years."""
+
+
 class LostWorkerError(Exception):
     """A worker ended before its jobs did; the message says how (`by the signal SIGKILL`)."""
 
@@ -144,7 +148,7 @@ class RemoteExecutor:
         waits = [self._activity.write_if_due()]
         if self._deadlines:
             waits.append(max(0.0, self._deadlines[0][0] - time.monotonic()))
-        seconds = min((wait for wait in waits if wait is not None), default=None)
+        seconds = min(wait for wait in (*waits, LONGEST_WAIT) if wait is not None)
         try:
             return self._finished.get(timeout=seconds)
         except queue.Empty:

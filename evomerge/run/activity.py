@@ -1,7 +1,6 @@
 """What the workers of a running search are doing: the file `workers.json` of a run.
 
-Nothing depends on it but what `status` shows. It is written at most once in `INTERVAL`, and there
-only while the search runs.
+Nothing depends on it but what `status` shows. It is there only while the search runs.
 """
 
 from __future__ import annotations
@@ -13,12 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge.run.atomic import replace_text
-
 WORKERS = "workers.json"
 
 INTERVAL = 1.0
-"""Least number of seconds between two writes."""
+"""Least number of seconds between two writes of `write_if_due`."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +85,18 @@ class Activity:
         left = self._written_at + INTERVAL - time.monotonic()
         if left > 0:
             return left
-        workers = [asdict(self._states[number]) for number in sorted(self._states)]
-        replace_text(self._path, json.dumps({"workers": workers, "lost": self._losses}) + "\n")
-        self._written_at, self._is_new = time.monotonic(), False
+        self.write()
         return None
+
+    def write(self) -> None:
+        """Write the file now. It is not flushed to disk, since nothing depends on it."""
+        if self._path is None:
+            return
+        workers = [asdict(self._states[number]) for number in sorted(self._states)]
+        part = self._path.with_suffix(".tmp")
+        part.write_text(json.dumps({"workers": workers, "lost": self._losses}) + "\n", "utf-8")
+        part.replace(self._path)
+        self._written_at, self._is_new = time.monotonic(), False
 
 
 def read_activity(path: Path) -> tuple[list[WorkerState], int]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, SearchError, one_line
-from evomerge.evaluate.inference.device import choose_device, count_cores, count_devices
+from evomerge.evaluate.inference.device import count_cores, count_devices
 
 OBJECT_STORE = 100 << 20
 """Bytes of Ray's object store on this machine. Nothing large goes through it."""
@@ -49,16 +49,22 @@ def check_ray(config: SearchConfig) -> None:
 def resources_of(config: SearchConfig) -> dict[str, float]:
     """Return what a worker takes of a machine: `executor.ray.resources`, and a CPU core at least.
 
-    Without this key, a worker takes an accelerator if `evaluation.device` names one or this machine
-    has one, and as many cores as `evaluation.threads` says.
+    Without this key, a worker takes a GPU if `evaluation.device` names one, or if a machine has one
+    and the device is `auto`; and as many cores as `evaluation.threads` says.
+
+    Raises:
+        ConfigError: there is no cluster at the address.
     """
     threads = config.evaluation.threads
     cores = 1.0 if threads == "auto" else float(threads)
     given = config.executor.ray.resources
     if given is None:
-        wanted = config.evaluation.device
-        device = choose_device(wanted) if wanted == "auto" else wanted
-        given = {} if device == "cpu" else {"GPU": 1.0}
+        device = config.evaluation.device
+        if device == "auto":
+            has_gpu = any(machine.get("GPU") for machine in machines(config))
+        else:
+            has_gpu = device != "cpu"
+        given = {"GPU": 1.0} if has_gpu else {}
     return {"CPU": cores, **given}
 
 
@@ -92,8 +98,8 @@ def connect(config: SearchConfig) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init("local" if address is None else _answering(address), **options)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = one_line(error).rstrip(".")
+    except Exception as error:  # Ray raises errors of many kinds, also plain Exception
+        reason = one_line(error).partition(" Last connection error")[0].rstrip(".")
         if address is None:
             raise SearchError(
                 f"Ray could not start on this machine ({reason}); set `executor.kind` to "

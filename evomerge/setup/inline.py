@@ -24,14 +24,13 @@ def make_inline(problem: Problem, run: Path, logbook: Logbook, attempts: Attempt
     share = MemoryShare.of_machine(1)
     worker = make_worker(problem, share, logbook.history.threads, logbook.note_preparation)
     logbook.note_threads(worker.threads)
-
     activity = Activity(run / WORKERS)
 
     def score(
         job: Job, around: Callable[[Any], AbstractContextManager[None]] = nullcontext
     ) -> Outcome:
         activity.note(0, "scoring", "this process", [job.candidate], job.split)
-        activity.write_if_due()
+        activity.write()
         with attempts.trying(f"{job.candidate} {job.split}"):
             return worker(job, around)
 

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
 
-from evomerge.errors import InputError, SearchError
+from evomerge.errors import EvomergeError, InputError, SearchError, one_line
 from evomerge.execute.protocol import Executor, RunJobs
 from evomerge.run.attempts import Attempts
 from evomerge.run.logbook import Logbook
@@ -85,7 +85,7 @@ class WorkerOnMachine:
         sys.path.extend(path for path in self.paths if path not in sys.path)
         place = f"On the machine {ray.util.get_node_ip_address()} of the cluster"
         for name, wanted in self.versions.items():
-            if (found := version(name)) != wanted:
+            if (found := _version(name)) != wanted:
                 raise SearchError(
                     f"{place} the version of {name} is {found}, but it is {wanted} where the "
                     "search runs; install the same versions on all machines."
@@ -96,6 +96,21 @@ class WorkerOnMachine:
             raise SearchError(
                 f"{place}: {error} All machines must see the same parents and tasks."
             ) from error
+        except EvomergeError:
+            raise
+        except Exception as error:
+            raise SearchError(
+                f"{place} a worker could not be made ({one_line(error)}); see to this machine, then "
+                "go on with `evomerge resume`."
+            ) from error
+
+
+def _version(package: str) -> str:
+    """Return the version of a package, or `none` if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
 
 
 def make_ray(problem: Problem, run: Path, logbook: Logbook, attempts: Attempts) -> Executor:
@@ -107,6 +122,8 @@ def make_ray(problem: Problem, run: Path, logbook: Logbook, attempts: Attempts) 
 
     cores = max(1, int(needed["CPU"]))
     worker = worker_of_run(problem, run, logbook, MemoryShare(0, 0), cores)
+    if not needed.get("GPU"):
+        worker = worker.on("cpu")  # Ray does not hide accelerators that an actor did not ask for
     paths = tuple(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
     versions = {name: version(name) for name in SAME}
     make = WorkerOnMachine(worker, needed, count, versions, tuple(map(os.path.abspath, paths)))

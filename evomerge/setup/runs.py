@@ -6,8 +6,9 @@ means to open that run, whose parents may be models of other runs again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from evomerge.config.schema import SearchConfig, override, parse
 from evomerge.errors import RunFolderError
@@ -38,28 +39,41 @@ def prepare(config: SearchConfig, relative_to: Path, *, allow_pickle: bool = Fal
     return check_search(config, relative_to, open_model, allow_pickle=allow_pickle)
 
 
-def reopen(run: RunFolder, moves: Sequence[str] = ()) -> Problem:
+def reopen(run: RunFolder) -> Problem:
     """Return the problem of an existing run, after checking that its parents are unchanged.
+
+    Raises:
+        InputError: the frozen search file is damaged, or a parent is missing or has changed.
+    """
+    return _reopen(run, run.config())
+
+
+def continued(run: RunFolder, moves: Sequence[str] = ()) -> Problem:
+    """Return the problem of a run whose search goes on now.
 
     Args:
         run: the run.
         moves: `executor.KEY=VALUE` for what is to differ from the frozen search file in this
-            session: where candidates run does not change the course of a search.
+            session.
 
     Raises:
-        InputError: the frozen search file is damaged, a parent is missing or has changed, or a move
-            is not possible.
+        InputError: as for `reopen`, a move is not possible, or this machine cannot run the
+            executor.
     """
     data = run.config()
     for item in moves:
         check_move(item)
         override(data, item)
+    problem = _reopen(run, data)
+    check_executor(problem.config)
+    check_workers(problem.config)
+    return problem
+
+
+def _reopen(run: RunFolder, data: Mapping[str, Any]) -> Problem:
     config = parse(data, str(run.path / CONFIG))
     if config.frozen is None:
         raise RunFolderError(f"{run.path / CONFIG} was not written by a run: it has no `frozen`.")
-    if moves:
-        check_executor(config)
-        check_workers(config)
     return restore(config, run.path, open_model)
 
 

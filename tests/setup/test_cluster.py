@@ -30,7 +30,6 @@ def config(evaluation: dict[str, Any] | None = None, **executor: Any) -> SearchC
 def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "count_cores", lambda: 4)
     monkeypatch.setattr(cluster, "count_devices", lambda kind: 0)
-    monkeypatch.setattr(cluster, "choose_device", lambda wanted: "cpu")
 
 
 @pytest.fixture
@@ -91,7 +90,8 @@ def test_workers_are_placed_where_all_their_resources_are() -> None:
     with pytest.raises(ConfigError, match="the 3 machines of the cluster have room for 6"):
         check_workers(few)
     assert workers_per_machine(config(workers=3, ray={"resources": {"GPU": 0.5}})) == 3
-    assert resources_of(config({"device": "cuda"})) == {"CPU": 1.0, "GPU": 1.0}
+    assert resources_of(config()) == {"CPU": 1.0, "GPU": 1.0}
+    assert resources_of(config({"device": "cpu"})) == {"CPU": 1.0}
 
 
 def test_ray_takes_its_keys_only_as_they_are_named() -> None:

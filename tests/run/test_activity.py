@@ -1,0 +1,45 @@
+"""What workers do, as a running search notes it and `status` reads it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from evomerge.report.workers import MOST_WORKERS, workers_in_words
+from evomerge.run.activity import Activity, WorkerState, read_activity
+
+
+def test_what_is_noted_is_read_and_each_change_is_written_sooner_or_later(tmp_path: Path) -> None:
+    path = tmp_path / "workers.json"
+    activity = Activity(path)
+    assert activity.write_if_due() is None and not path.exists()
+    activity.note(1, "starting")
+    assert activity.write_if_due() is None
+    activity.note(1, "scoring", "cuda:1", [4, 5], "search")
+    activity.note_loss()
+    assert read_activity(path)[0][0].state == "starting"
+    wait = activity.write_if_due()
+    assert wait is not None and 0 < wait <= 1
+    time.sleep(wait)
+    assert activity.write_if_due() is None
+    (state,), lost = read_activity(path)
+    assert (state.number, state.state, state.place) == (1, "scoring", "cuda:1")
+    assert (state.candidates, state.split, lost) == ((4, 5), "search", 1)
+
+
+def test_a_damaged_file_says_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "workers.json"
+    for text in ("", "{", "[]", '{"workers": [{"number": "x"}], "lost": 0}', '{"workers": 3}'):
+        path.write_text(text)
+        assert read_activity(path) == ([], 0)
+
+
+def test_of_many_workers_those_are_shown_that_take_longest() -> None:
+    def state(number: int, name: str, since: float) -> WorkerState:
+        return WorkerState(number, name, "", (number,) * (name == "scoring"), "search", since)
+
+    states = [state(number, "scoring", 100.0 - number) for number in range(40)]
+    summary, rows = workers_in_words([*states, state(40, "free", 0.0)], 160.0)
+    assert summary == "40 scoring, 1 free"
+    assert [row[0] for row in rows] == [str(number) for number in range(40 - MOST_WORKERS, 40)]
+    assert rows[-1] == ["39", "-", "candidate 39 on search", "99 s"]
