@@ -100,8 +100,8 @@ class WorkerOnMachine:
             raise
         except Exception as error:
             raise SearchError(
-                f"{place} a worker could not be made ({one_line(error)}); see to this machine, then "
-                "go on with `evomerge resume`."
+                f"{place} a worker could not be made ({one_line(error)}); see to this machine, "
+                "then go on with `evomerge resume`."
             ) from error
 
 
