@@ -40,6 +40,7 @@ def draw(lines: Mapping[str, Sequence[tuple[int, float]]], target: float, file: 
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(INK)
     axes.grid(axis="y", color=INK, alpha=0.25, linewidth=0.6)
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower left")
+    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncol": 2}
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK, **above)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, transparent=True, bbox_inches="tight", metadata={"Date": None})
