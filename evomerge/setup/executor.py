@@ -110,7 +110,12 @@ def check_workers(config: SearchConfig) -> None:
             Ray cluster, or it has too little.
     """
     if config.executor.kind == "ray":
-        workers_by_machine(config)
+        gpus, most = resources_of(config).get("GPU", 0.0), max(workers_by_machine(config))
+        if config.evaluation.backend == "vllm" and gpus < 1 and most > 1:
+            raise ConfigError(
+                f"`executor.ray.resources` gives each worker GPU {gpus:g}, but each vLLM engine "
+                "takes an accelerator of its own; set GPU to 1, or `evaluation.backend` to 'hf'."
+            )
         return
     devices = worker_devices(config)
     if config.evaluation.backend == "vllm" and len(devices) > len(set(devices)):
