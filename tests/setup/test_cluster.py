@@ -90,7 +90,7 @@ def test_workers_are_placed_where_all_their_resources_are() -> None:
     with pytest.raises(ConfigError, match="the 3 machines of the cluster have room for 6"):
         check_workers(few)
     shared = config({"backend": "vllm"}, workers="auto", ray={"resources": {"GPU": 0.5}})
-    with pytest.raises(ConfigError, match="gives each worker GPU 0.5, but each vLLM engine"):
+    with pytest.raises(ConfigError, match=r"gives each worker GPU 0\.5, but each vLLM engine"):
         check_workers(shared)
     assert workers_per_machine(config(workers=3, ray={"resources": {"GPU": 0.5}})) == 3
     assert resources_of(config()) == {"CPU": 1.0, "GPU": 1.0}
