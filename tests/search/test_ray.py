@@ -13,6 +13,7 @@ import psutil
 import pytest
 import ray
 from judging import write_judged
+from ray._private.node import Node
 from ray.cluster_utils import Cluster
 from search_run import command, environment, events_of, evomerge, write_search
 
@@ -122,12 +123,13 @@ def scoring(run: Path) -> int:
     return sum(worker.state == "scoring" for worker in workers)
 
 
-def actors(of: int | None = None) -> list[psutil.Process]:
-    """Return the processes of actors; those of a machine, if its raylet's pid is given."""
+def actors(*machines: Node) -> list[psutil.Process]:
+    """Return the processes of the actors on these machines of the cluster."""
+    raylets = {machine.all_processes["raylet"][0].process.pid for machine in machines}
     return [
         process
         for process in psutil.process_iter(["name", "ppid"])
-        if process.info["name"].startswith("ray::Actor") and of in (None, process.info["ppid"])
+        if process.info["name"].startswith("ray::Actor") and process.info["ppid"] in raylets
     ]
 
 
@@ -146,7 +148,7 @@ def test_a_search_survives_the_loss_of_a_worker_of_a_machine_and_of_the_driver(
         command("search", file, "--run", run, "--candidates", "22"), env=environment(**about)
     )
     wait_until(lambda: scoring(run) == 2, driver)
-    actors()[0].kill()
+    actors(cluster.head_node, *cluster.worker_nodes)[0].kill()
     wait_until(lambda: read_activity(run / "workers.json")[1] == 1, driver)
     hold.unlink()
 
@@ -156,10 +158,7 @@ def test_a_search_survives_the_loss_of_a_worker_of_a_machine_and_of_the_driver(
     wait_until(lambda: is_written(14), driver)
     hold.touch()
     wait_until(lambda: scoring(run) == 2, driver)
-    machine = next(
-        node for node in cluster.worker_nodes
-        if actors(node.all_processes["raylet"][0].process.pid)
-    )  # fmt: skip
+    machine = next(node for node in cluster.worker_nodes if actors(node))
     cluster.remove_node(machine, allow_graceful=False)
     wait_until(lambda: read_activity(run / "workers.json")[1] == 2, driver)
     hold.unlink()
