@@ -7,11 +7,13 @@ what each one runs, and what becomes of jobs whose worker is lost or that take t
 from __future__ import annotations
 
 import heapq
+import logging
 import queue
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from typing import Any, Protocol, TypeAlias
 
 from evomerge.errors import DeviceError, SearchError, one_line
@@ -26,6 +28,12 @@ Batch: TypeAlias = tuple[Job, ...]
 
 LONGEST_WAIT = 3600.0
 """Seconds after which a wait begins anew; the system knows no wait of many years."""
+
+
+START = 60.0
+"""Seconds without a ready worker after which a person is told."""
+
+log = logging.getLogger(__name__)
 
 
 class LostWorkerError(Exception):
@@ -109,6 +117,7 @@ class RemoteExecutor:
         self._deadlines: list[tuple[float, int, Future[Any]]] = []
         self._free: list[int] = []
         self._failed_starts: Counter[int] = Counter()
+        self._last_ready, self._warned = time.monotonic(), False
         for number in range(self.width):
             self._start(number)
 
@@ -128,6 +137,7 @@ class RemoteExecutor:
             future = self._wait()
             if future is None:
                 self._end_late_jobs()
+                self._warn_of_waiting()
             elif future in self._starting:
                 self._take_started(future)
             elif future in self._running:
@@ -138,8 +148,9 @@ class RemoteExecutor:
         """End all workers."""
         self._queue.clear()
         self._running.clear()
-        for worker in self._workers:
-            worker.close()
+        with ExitStack() as ends:  # ends all, also if one of them raises
+            for worker in self._workers:
+                ends.callback(worker.close)
 
     def _wait(self) -> Future[Any] | None:
         """Return a finished future; None if it is time to look at the deadlines."""
@@ -148,11 +159,25 @@ class RemoteExecutor:
         waits = [self._activity.write_if_due()]
         if self._deadlines:
             waits.append(max(0.0, self._deadlines[0][0] - time.monotonic()))
-        seconds = min(wait for wait in (*waits, LONGEST_WAIT) if wait is not None)
+        longest = LONGEST_WAIT if self._running else START
+        seconds = min(wait for wait in (*waits, longest) if wait is not None)
         try:
             return self._finished.get(timeout=seconds)
         except queue.Empty:
             return None
+
+    def _warn_of_waiting(self) -> None:
+        """Warn once if no worker runs anything, and none has become ready for `START` seconds."""
+        waited = time.monotonic() - self._last_ready
+        if self._warned or self._running or waited < START:
+            return
+        self._warned = True
+        log.warning(
+            "No worker has become ready for %.0f seconds: %d are starting. If they wait for "
+            "resources of a cluster that are in use, the search goes on when these are free.",
+            waited,
+            len(self._starting),
+        )
 
     def _start(self, number: int) -> None:
         future = self._workers[number].start()
@@ -198,9 +223,7 @@ class RemoteExecutor:
             self._done.extend(future.result())
         except (LostWorkerError, DeviceError) as error:
             self._replace(number)
-            if len(batch) > 1:
-                self._queue.extendleft(reversed(each_alone(batch)))
-            else:
+            if not self._runs_again(batch):
                 self._take_loss(batch[0], error)
         else:
             self._set_free(number)
@@ -213,13 +236,18 @@ class RemoteExecutor:
                 continue
             _, batch = self._running.pop(future)
             self._replace(number)
-            if len(batch) > 1:
-                self._queue.extendleft(reversed(each_alone(batch)))
-                continue
-            reason = f"It took longer than executor.timeout, {self._timeout:g} seconds."
-            self._done.append((batch[0], Failure("timeout", reason)))
+            if not self._runs_again(batch):
+                reason = f"It took longer than executor.timeout, {self._timeout:g} seconds."
+                self._done.append((batch[0], Failure("timeout", reason)))
+
+    def _runs_again(self, batch: Batch) -> bool:
+        """Run each of several jobs again alone, since any may be at fault; False for one job."""
+        if len(batch) > 1:
+            self._queue.extendleft(reversed(each_alone(batch)))
+        return len(batch) > 1
 
     def _set_free(self, number: int) -> None:
+        self._last_ready, self._warned = time.monotonic(), False
         self._free.append(number)
         self._activity.note(number, "free", self._workers[number].place)
 

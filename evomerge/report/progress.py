@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -59,7 +60,7 @@ def progress(run: RunFolder) -> dict[str, Any]:
     if config.space.kind != "parameters" and (run.path / "best.yaml").exists():
         result["path"] = describe(Recipe.from_yaml((run.path / "best.yaml").read_text("utf-8")))
     if running:
-        result |= _speed(run, budget["candidates"], scored + failed)
+        result |= _speed(run, budget, scored + failed)
         states, lost = read_activity(run.path / WORKERS)
         if states:
             result["workers"] = [asdict(state) for state in states]
@@ -67,18 +68,21 @@ def progress(run: RunFolder) -> dict[str, Any]:
     return result
 
 
-def _speed(run: RunFolder, candidates: float | None, finished: int) -> dict[str, float]:
+def _speed(run: RunFolder, budget: Mapping[str, float | None], finished: int) -> dict[str, float]:
     """Return how fast candidates came in this session, and when the search will end.
 
     Args:
         run: the run folder.
-        candidates: largest number of candidates; None: no bound.
+        budget: the bounds `candidates` and `hours`; None: no bound.
         finished: number of candidates with an outcome.
     """
     rate = run.timings.candidates_per_hour()
     if rate is None:
         return {}
     found = {"candidates_per_hour": round(rate, 1)}
-    if candidates is not None:
-        found["remaining_hours"] = round(max(0.0, candidates - finished) / rate, 4)
+    candidates, hours = budget["candidates"], budget["hours"]
+    left = [] if candidates is None else [(candidates - finished) / rate]
+    left += [] if hours is None else [hours - run.timings.hours()]
+    if left:
+        found["remaining_hours"] = round(max(0.0, min(left)), 4)
     return found

@@ -39,6 +39,11 @@ def check_ray(config: SearchConfig) -> None:
             "on a machine of the cluster, for example its head, and use 'auto' or 'HOST:PORT'."
         )
     for name, amount in (config.executor.ray.resources or {}).items():
+        if name not in ("CPU", "GPU") and name.upper() in ("CPU", "GPU"):
+            raise ConfigError(
+                f"`executor.ray.resources` names {name!r}, which Ray does not know; write "
+                f"{name.upper()!r}."
+            )
         if amount > 1 and amount != int(amount):
             raise ConfigError(
                 f"`executor.ray.resources.{name}` is {amount:g}; allowed are whole numbers, and "

@@ -118,6 +118,7 @@ def make_ray(problem: Problem, run: Path, logbook: Logbook, attempts: Attempts) 
     config = problem.config
     needed, count = resources_of(config), count_workers(config)
     connect(config)
+    from evomerge.evaluate.inference.vllm_start import installed_vllm
     from evomerge.execute.ray import RayWorker, call, call_on
 
     cores = max(1, int(needed["CPU"]))
@@ -126,6 +127,8 @@ def make_ray(problem: Problem, run: Path, logbook: Logbook, attempts: Attempts) 
         worker = worker.on("cpu")  # Ray does not hide accelerators that an actor did not ask for
     paths = tuple(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
     versions = {name: version(name) for name in SAME}
+    if config.evaluation.backend == "vllm" and (found := installed_vllm()) is not None:
+        versions |= {found[0]: found[1]}
     make = WorkerOnMachine(worker, needed, count, versions, tuple(map(os.path.abspath, paths)))
 
     if config.executor.ray.address is not None:

@@ -26,7 +26,7 @@ from evomerge.run.atomic import create_folder
 from evomerge.run.folder import STAGES, RunFolder, stage_folder
 from evomerge.setup.check import check_search, freeze
 from evomerge.setup.problem import Problem
-from evomerge.setup.runs import open_model, prepare, reopen
+from evomerge.setup.runs import continued, open_model, prepare
 from evomerge.setup.space import host_of
 
 _STAGE = re.compile(r"stage:(\d+)")
@@ -121,7 +121,7 @@ def run_stages(folder: Path, each: Callable[[RunFolder, Problem], None]) -> None
         path = stage_folder(folder, number)
         if path.exists():
             run = RunFolder(path)
-            each(run, reopen(run))
+            each(run, continued(run))
             continue
         winners = {
             f"stage:{earlier}": f"{RUN}{stage_folder(folder, earlier).resolve()}"

@@ -112,7 +112,11 @@ def test_a_search_goes_on_from_job_to_job(tmp_path):
     assert (tmp_path / "started").read_text() == f"evomerge search {file} --run {run}\n"
 
     script = cloud_script(tmp_path)
-    subprocess.run(["tar", "-C", run, "-cf", tmp_path / "saved" / "mine.tar", "."], check=True)
+    kept = tmp_path / "saved" / "mine.1.tgz"
+    subprocess.run(["tar", "-C", run, "-czf", kept, "."], check=True)
+    os.utime(kept, (1.0, 1.0))
+    cut_off = kept.read_bytes()[: kept.stat().st_size // 2]
+    (tmp_path / "saved" / "mine.2.tgz").write_bytes(cut_off)  # newer, of a machine that was lost
     before = rows_of(run)
     run.rename(tmp_path / "gone")
     done = start(script, env=given | {"PAUSE": "0", "SECONDS_BETWEEN_COPIES": "1"})
@@ -125,8 +129,9 @@ def test_a_search_goes_on_from_job_to_job(tmp_path):
 
 
 def saved_journal(folder: Path) -> bytes:
-    """Return the journal in the copy of the run folder."""
-    command = ["tar", "-xOf", folder / "saved" / "mine.tar", "./journal.jsonl"]
+    """Return the journal in the latest copy of the run folder."""
+    copy = max((folder / "saved").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    command = ["tar", "-xzOf", copy, "./journal.jsonl"]
     return subprocess.run(command, capture_output=True, check=True).stdout
 
 
@@ -192,7 +197,7 @@ def test_the_cloud_keeps_a_copy_while_the_search_runs_and_when_it_ends(tmp_path)
     }
     script = cloud_script(tmp_path)
     job = start(script, env=given)
-    while job.poll() is None and not (tmp_path / "saved" / "mine.tar").exists():
+    while job.poll() is None and not (tmp_path / "saved" / "mine.1.tgz").exists():
         time.sleep(0.01)
     job.send_signal(signal.SIGTERM)
     assert job.wait(timeout=60) == 143

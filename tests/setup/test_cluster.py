@@ -42,6 +42,7 @@ def three_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     ("ray", "words"),
     [
         ({"address": "ray://head:10001"}, ["`executor.ray.address`", "'auto'", "HOST:PORT"]),
+        ({"resources": {"gpu": 1}}, ["`executor.ray.resources` names 'gpu'", "write 'GPU'"]),
         ({"resources": {"GPU": 1.5}}, ["`executor.ray.resources.GPU` is 1.5", "whole numbers"]),
     ],
 )
