@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import CandidateError, one_line
 from evomerge.evaluate.answers import Answers
+from evomerge.evaluate.inference.allocator import keep_freed_memory
 from evomerge.evaluate.inference.engine import EngineForward
 from evomerge.evaluate.inference.fingerprint import Fingerprint
 from evomerge.evaluate.inference.forward import Forward
@@ -109,6 +110,7 @@ class Evaluator:
         Raises:
             ConfigError: a task needs longer inputs than the model can read.
         """
+        keep_freed_memory()
         self.tokenizer, self.splits = tokenizer, splits
         self._requests, self.is_model_changed = {}, False
         first, documents = next(iter(splits.items()))

@@ -1,0 +1,29 @@
+"""The memory that the C library keeps: what a forward pass frees is used by the next one."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # the names of parameters in <malloc.h> of glibc
+_KEPT = 2**31 - 1  # bytes that are freed at the end of the heap before they go to the system
+_LARGEST = 2**30  # bytes of an allocation that is made on the heap
+
+
+def keep_freed_memory() -> None:
+    """Make the C library keep the memory that is freed, instead of returning it to the system.
+
+    Every forward pass on a CPU allocates the same large tensors and frees them. By default glibc
+    returns them to the system, which fills each page with zeros when it is used again: up to a
+    third of the time of a small model. What has been kept, up to 2 GiB, can be used by this process
+    only. Nothing is done with other C libraries, or if an environment variable sets this.
+
+    Source: mallopt(3), `M_MMAP_THRESHOLD` and `M_TRIM_THRESHOLD`.
+    """
+    names = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
+    if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in names):
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_TRIM_THRESHOLD, _KEPT)
+    libc.mallopt(_MMAP_THRESHOLD, _LARGEST)
