@@ -142,6 +142,7 @@ class RemoteExecutor:
                 self._take_started(future)
             elif future in self._running:
                 self._take_outcomes(future)
+        self._hand_out()  # so that no worker waits until the outcome is recorded
         return self._done.popleft()
 
     def close(self) -> None:
