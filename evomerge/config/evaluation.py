@@ -100,6 +100,9 @@ class EvaluationConfig(Section):
     halving: HalvingConfig = HalvingConfig()
     irt: IrtConfig = IrtConfig()
     backend: Literal["hf", "vllm"] = "hf"
+    tensor_parallel: int = Field(
+        1, ge=1, le=64, description="with backend vllm: accelerators that an engine is divided over"
+    )
     device: str = "auto"
     device_map: Literal["auto", "balanced", "sequential"] | None = Field(
         None, description="spread the model over all accelerators; null: one device"
@@ -114,6 +117,21 @@ class EvaluationConfig(Section):
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
         "auto", description="transformers' attention; auto: the model's own choice"
     )
+
+    @model_validator(mode="after")
+    def _fits_the_engine(self) -> EvaluationConfig:
+        if self.tensor_parallel > 1 and self.backend != "vllm":
+            raise ValueError(
+                f"has `tensor_parallel` {self.tensor_parallel}, which only `backend: vllm` knows; "
+                "with `backend: hf`, `device_map: auto` divides a model over accelerators"
+            )
+        if self.backend == "vllm" and ":" in self.device:
+            raise ValueError(
+                f"has the `device` {self.device!r}, but a vLLM engine takes the first accelerators "
+                "that it sees; set `device` to 'auto', and the environment variable "
+                f"CUDA_VISIBLE_DEVICES to {self.device.partition(':')[2]}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_device_or_many(self) -> EvaluationConfig:

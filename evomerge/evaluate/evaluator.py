@@ -49,6 +49,7 @@ class Evaluator:
         batch_size: maximum rows in a batch; `auto` sets it by the memory of the device.
         backend: `hf` runs models by transformers; `vllm` loads their weights into a vLLM engine,
             which generates texts.
+        tensor_parallel: accelerators that the engine is divided over.
         by_split: the tasks of each split whose documents come from other tasks. They have the names
             of the tasks that they replace.
 
@@ -63,10 +64,12 @@ class Evaluator:
         batch_size: int | Literal["auto"] = "auto",
         backend: Literal["hf", "vllm"] = "hf",
         by_split: Mapping[Split, TaskSet] | None = None,
+        tensor_parallel: int = 1,
     ) -> None:
         self.default = TaskSet(harness, {item.info.name: item for item in functions})
         self.by_split = by_split or {}
         self.batch_size, self.backend = batch_size, backend
+        self.tensor_parallel = tensor_parallel
         self._requests: dict[tuple[Split, str], dict[int, list[Request]]] = {}
         self._answered: dict[tuple[Split, str], dict[int, list[Any]]] = {}
         """The lm-eval instances with the latest answers: (split, task) -> document id -> instances.
@@ -119,7 +122,7 @@ class Evaluator:
             self.forward: Forward | EngineForward
             if self.backend == "vllm":
                 self._engine = self._engine or VllmEngine(
-                    deepest() if deepest else model, tokenizer
+                    deepest() if deepest else model, tokenizer, self.tensor_parallel
                 )
                 is_near = model.device.type == self._engine.device
                 scorer = self._transformers(model) if is_near else None

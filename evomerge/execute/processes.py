@@ -61,6 +61,12 @@ class ProcessWorker:
             lost.set_exception(LostWorkerError("it ended between two jobs"))
             return lost
 
+    def confirm(self) -> Future[None]:
+        """Return a future that is done: this machine is there."""
+        there: Future[None] = Future()
+        there.set_result(None)
+        return there
+
     def close(self) -> None:
         """End the process."""
         if self._pool is not None:

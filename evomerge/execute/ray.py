@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from evomerge.errors import SearchError, one_line
@@ -23,7 +23,7 @@ from evomerge.execute.protocol import Job, RunJobs
 from evomerge.execute.remote import Batch, LostMachineError, LostWorkerError
 
 DECISION = 60.0
-"""Largest number of seconds until Ray has decided whether an actor that does not answer is lost."""
+"""Largest number of seconds until Ray has decided whether an actor or a machine is lost."""
 
 
 class Actor:
@@ -32,10 +32,11 @@ class Actor:
     def __init__(self) -> None:
         self._host: Host | None = None
 
-    def start(self, make: Callable[[], RunJobs]) -> str:
-        """Make the worker. Returns the address of the machine."""
+    def start(self, make: Callable[[], RunJobs]) -> tuple[str, str]:
+        """Make the worker. Returns the address of the machine and Ray's id of it."""
         self._host = Host(make)
-        return str(ray.util.get_node_ip_address())
+        machine = ray.get_runtime_context().get_node_id()
+        return str(ray.util.get_node_ip_address()), str(machine)
 
     def call(self, function: Callable[[], Any]) -> Any:
         """Return the result of a function in this process."""
@@ -62,26 +63,40 @@ class RayWorker:
     def __init__(self, make: Callable[[], RunJobs], resources: Mapping[str, float]) -> None:
         self._make, self._resources, self.place = make, resources, ""
         self._actor: Any = None
+        self._machine: str | None = None  # Ray's id of it
 
     def start(self) -> Future[None]:
         """Place a new actor and make the worker in it; an old actor is ended."""
         self.close()
         self._actor = actor = new_actor(self._resources)
 
-        def take(address: str) -> None:
-            self.place = address
+        def take(found: tuple[str, str]) -> None:
+            self.place, self._machine = found
 
         return _answer(actor, actor.start.remote(self._make), take)
 
     def run(self, jobs: Batch) -> Future[Outcomes]:
         """Run jobs; see `RemoteWorker`."""
-        return _answer(self._actor, self._actor.run.remote(jobs), unpack)
+        return _answer(self._actor, self._actor.run.remote(jobs), unpack, self._machine)
+
+    def confirm(self) -> Future[None]:
+        """Find out whether the machine of the worker is still there; see `RemoteWorker`."""
+        machine, answer = self._machine, Future[None]()
+
+        def ask() -> None:
+            if machine is None or _is_there(machine):
+                answer.set_result(None)
+            else:
+                answer.set_exception(LostMachineError("its machine is gone"))
+
+        threading.Thread(target=ask, daemon=True).start()
+        return answer
 
     def close(self) -> None:
         """End the actor."""
         if self._actor is not None:
             ray.kill(self._actor)
-            self._actor, self.place = None, ""
+            self._actor, self._machine, self.place = None, None, ""
 
 
 def new_actor(resources: Mapping[str, float], machine: str | None = None) -> Any:
@@ -128,8 +143,17 @@ def _call(actors: Sequence[Any], function: Callable[[], Any]) -> list[Any]:
             ray.kill(actor)
 
 
-def _answer(actor: Any, call: Any, unpack: Callable[[Any], Any]) -> Future[Any]:
-    """Return a future of the unpacked result of a call, with this package's errors."""
+def _answer(
+    actor: Any, call: Any, unpack: Callable[[Any], Any], machine: str | None = None
+) -> Future[Any]:
+    """Return a future of the unpacked result of a call, with this package's errors.
+
+    Args:
+        actor: the actor.
+        call: the object reference of the call.
+        unpack: unpacks the result.
+        machine: Ray's id of the actor's machine; None: unknown.
+    """
     answer: Future[Any] = Future()
 
     def finish(done: Future[Any]) -> None:
@@ -139,8 +163,8 @@ def _answer(actor: Any, call: Any, unpack: Callable[[Any], Any]) -> Future[Any]:
             answer.set_exception(error.cause or error)
         except RayError as error:
             # Ray may need time to find out, and its own thread must not wait for it.
-            lost = threading.Thread(target=_find_cause, args=(actor, error, answer), daemon=True)
-            lost.start()
+            about = (actor, machine, error, answer)
+            threading.Thread(target=_find_cause, args=about, daemon=True).start()
         except BaseException as error:
             answer.set_exception(error)
 
@@ -148,7 +172,7 @@ def _answer(actor: Any, call: Any, unpack: Callable[[Any], Any]) -> Future[Any]:
     return answer
 
 
-def _find_cause(actor: Any, error: RayError, answer: Future[Any]) -> None:
+def _find_cause(actor: Any, machine: str | None, error: RayError, answer: Future[Any]) -> None:
     """Wait until it is known why an actor does not answer, and set the error of a future."""
     end = time.monotonic() + DECISION
     while not isinstance(error, ActorDiedError) and time.monotonic() < end:
@@ -165,8 +189,27 @@ def _find_cause(actor: Any, error: RayError, answer: Future[Any]) -> None:
     text = str(error)
     if "node has died" in text or "node died" in text.lower() or getattr(error, "preempted", False):
         answer.set_exception(LostMachineError("its machine is gone"))
+    elif machine is not None and not _is_there(machine):
+        # A machine that is shut down in order ends its actors before it leaves the cluster.
+        answer.set_exception(LostMachineError("its machine was shut down"))
     else:
         answer.set_exception(LostWorkerError(_reason(error)))
+
+
+def _is_there(machine: str) -> bool:
+    """Return whether a machine of the cluster runs a task within `DECISION` seconds.
+
+    Ray lists a machine for some time after it has gone.
+    """
+    where = NodeAffinitySchedulingStrategy(machine, soft=False)
+    task = ray.remote(_nothing).options(num_cpus=0, scheduling_strategy=where, max_retries=0)
+    try:
+        ray.get(task.remote(), timeout=DECISION)
+    except GetTimeoutError:
+        return False
+    except RayError:
+        return any(node["NodeID"] == machine and node["Alive"] for node in ray.nodes())
+    return True
 
 
 def _reason(error: RayError) -> str:

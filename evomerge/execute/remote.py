@@ -64,6 +64,13 @@ class RemoteWorker(Protocol):
         """Run jobs."""
         ...
 
+    def confirm(self) -> Future[None]:
+        """Find out whether the machine of the worker is still there, in the middle of jobs too.
+
+        The future raises `LostMachineError` if it is not.
+        """
+        ...
+
     def close(self) -> None:
         """End the process, in the middle of jobs too."""
         ...
@@ -80,8 +87,8 @@ class RemoteExecutor:
     A worker that is lost is started again. Its job is given to the next free worker; after
     `MAX_ATTEMPTS` losses in the middle of one job, the outcome of this job is a `Failure`. Losses
     of whole machines do not count. A job that takes too long is a `Failure` at once, because each
-    attempt would take as long. If several jobs were run together, each of them is first run again
-    alone, since any of them may be the cause.
+    attempt would take as long, unless its machine is gone. If several jobs were run together, each
+    of them is first run again alone, since any of them may be the cause.
 
     A worker that is lost `MAX_ATTEMPTS` times while it starts ends the search.
 
@@ -113,6 +120,7 @@ class RemoteExecutor:
         self._done: deque[tuple[Job, Outcome]] = deque()
         self._starting: dict[Future[Any], int] = {}
         self._running: dict[Future[Any], tuple[int, Batch]] = {}
+        self._late: dict[Future[Any], Future[Any]] = {}  # `confirm` -> `run`
         self._finished: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
         self._deadlines: list[tuple[float, int, Future[Any]]] = []
         self._free: list[int] = []
@@ -136,12 +144,14 @@ class RemoteExecutor:
             self._hand_out()
             future = self._wait()
             if future is None:
-                self._end_late_jobs()
+                self._confirm_late_jobs()
                 self._warn_of_waiting()
             elif future in self._starting:
                 self._take_started(future)
             elif future in self._running:
                 self._take_outcomes(future)
+            elif future in self._late:
+                self._end_late_jobs(future)
         self._hand_out()  # so that no worker waits until the outcome is recorded
         return self._done.popleft()
 
@@ -226,20 +236,37 @@ class RemoteExecutor:
             self._replace(number)
             if not self._runs_again(batch):
                 self._take_loss(batch[0], error)
+        except SearchError as error:
+            place = self._workers[number].place
+            raise SearchError(f"On {place}: {error}" if place else str(error)) from error
         else:
             self._set_free(number)
 
-    def _end_late_jobs(self) -> None:
-        """Replace the workers whose jobs have taken too long."""
+    def _confirm_late_jobs(self) -> None:
+        """Find out whether the machines are there whose jobs have taken too long."""
         while self._deadlines and self._deadlines[0][0] <= time.monotonic():
             _, number, future = heapq.heappop(self._deadlines)
             if future not in self._running or future.done():
                 continue
-            _, batch = self._running.pop(future)
-            self._replace(number)
-            if not self._runs_again(batch):
-                reason = f"It took longer than executor.timeout, {self._timeout:g} seconds."
-                self._done.append((batch[0], Failure("timeout", reason)))
+            confirmed = self._workers[number].confirm()
+            self._late[confirmed] = future
+            confirmed.add_done_callback(self._finished.put)
+
+    def _end_late_jobs(self, confirmed: Future[Any]) -> None:
+        """Replace a worker whose jobs have taken too long, or whose machine is gone."""
+        future = self._late.pop(confirmed)
+        if future not in self._running or future.done():
+            return
+        number, batch = self._running.pop(future)
+        self._replace(number)
+        error = confirmed.exception()
+        if self._runs_again(batch):
+            return
+        if isinstance(error, LostMachineError):
+            self._take_loss(batch[0], error)
+        else:
+            reason = f"It took longer than executor.timeout, {self._timeout:g} seconds."
+            self._done.append((batch[0], Failure("timeout", reason)))
 
     def _runs_again(self, batch: Batch) -> bool:
         """Run each of several jobs again alone, since any may be at fault; False for one job."""

@@ -55,7 +55,8 @@ def resources_of(config: SearchConfig) -> dict[str, float]:
     """Return what a worker takes of a machine: `executor.ray.resources`, and a CPU core at least.
 
     Without this key, a worker takes a GPU if `evaluation.device` names one, or if a machine has one
-    and the device is `auto`; and as many cores as `evaluation.threads` says.
+    and the device is `auto`; with `evaluation.tensor_parallel` it takes as many GPUs. It takes as
+    many cores as `evaluation.threads` says.
 
     Raises:
         ConfigError: there is no cluster at the address.
@@ -69,7 +70,7 @@ def resources_of(config: SearchConfig) -> dict[str, float]:
             has_gpu = any(machine.get("GPU") for machine in machines(config))
         else:
             has_gpu = device != "cpu"
-        given = {"GPU": 1.0} if has_gpu else {}
+        given = {"GPU": float(config.evaluation.tensor_parallel)} if has_gpu else {}
     return {"CPU": cores, **given}
 
 

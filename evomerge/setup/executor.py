@@ -85,21 +85,34 @@ def is_together(config: SearchConfig) -> bool:
     )
 
 
-def worker_devices(config: SearchConfig) -> list[str | None]:
-    """Return the device of each worker; None: as `evaluation.device` says.
+def worker_devices(config: SearchConfig) -> list[tuple[str, ...]]:
+    """Return the accelerators of each worker; none: as `evaluation.device` says.
 
-    With several accelerators, the workers take them in turn. Without one, `workers: auto` gives
-    each worker as many cores as `evaluation.threads` says, or one.
+    With several accelerators, the workers take them in turn, each `evaluation.tensor_parallel` of
+    them. Without one, `workers: auto` gives each worker as many cores as `evaluation.threads` says,
+    or one.
     """
-    wanted, device = config.executor.workers, choose_device(config.evaluation.device)
-    several = count_devices(device) if config.evaluation.device_map is None else 1
+    evaluation, wanted = config.evaluation, config.executor.workers
+    size, device = evaluation.tensor_parallel, _accelerator(config)
+    count = count_devices(device)
+    if evaluation.device_map is not None and size == 1:
+        count = 1  # the model is divided over all of them
+    groups = max(1, count // size)
     if wanted == "auto":
-        threads = config.evaluation.threads
-        cores = max(1, count_cores() // (1 if threads == "auto" else threads))
-        wanted = cores if device == "cpu" else several
-    if several == 1:
-        return [None] * wanted
-    return [f"{device}:{number % several}" for number in range(wanted)]
+        cores = max(1, count_cores() // (1 if evaluation.threads == "auto" else evaluation.threads))
+        wanted = cores if device == "cpu" else groups
+    if count == 1:
+        return [()] * wanted
+    devices = [f"{device}:{number}" for number in range(count)]
+    parts = [tuple(devices[group * size : (group + 1) * size]) for group in range(groups)]
+    return [parts[number % groups] for number in range(wanted)]
+
+
+def _accelerator(config: SearchConfig) -> str:
+    """Return the kind of device that workers take; a vLLM engine takes an accelerator anyway."""
+    evaluation = config.evaluation
+    beside = evaluation.backend == "vllm" and evaluation.device == "cpu"
+    return choose_device("auto" if beside else evaluation.device)
 
 
 def check_workers(config: SearchConfig) -> None:
@@ -109,6 +122,7 @@ def check_workers(config: SearchConfig) -> None:
         ConfigError: several vLLM engines would have to share an accelerator or the CPU; there is no
             Ray cluster, or it has too little.
     """
+    size = config.evaluation.tensor_parallel
     if config.executor.kind == "ray":
         gpus, most = resources_of(config).get("GPU", 0.0), max(workers_by_machine(config))
         if config.evaluation.backend == "vllm" and gpus < 1 and most > 1:
@@ -116,13 +130,25 @@ def check_workers(config: SearchConfig) -> None:
                 f"`executor.ray.resources` gives each worker GPU {gpus:g}, but each vLLM engine "
                 "takes an accelerator of its own; set GPU to 1, or `evaluation.backend` to 'hf'."
             )
+        if size > 1 and 0 < gpus != size:
+            raise ConfigError(
+                f"`executor.ray.resources` gives each worker GPU {gpus:g}, but "
+                f"`evaluation.tensor_parallel` is {size}; give both the same number."
+            )
         return
+    device = _accelerator(config)
+    if device != "cpu" and count_devices(device) < size:
+        raise ConfigError(
+            f"`evaluation.tensor_parallel` is {size}, but this machine has "
+            f"{count_devices(device)} accelerators; lower it."
+        )
     devices = worker_devices(config)
     if config.evaluation.backend == "vllm" and len(devices) > len(set(devices)):
         raise ConfigError(
-            f"`executor.workers` is {config.executor.workers}, but each vLLM engine takes an "
-            f"accelerator of its own and there are {len(set(devices))}; lower the number, or set "
-            "`evaluation.backend` to 'hf'."
+            f"`executor.workers` is {config.executor.workers}, but each vLLM engine takes "
+            f"{'an accelerator' if size == 1 else f'{size} accelerators'} of its own, which is "
+            f"enough for {len(set(devices))}; lower the number, or set `evaluation.backend` to "
+            "'hf'."
         )
 
 
@@ -140,7 +166,7 @@ def describe_workers(config: SearchConfig, generation: int) -> str:
     else:
         devices = worker_devices(config)
         count = len(devices)
-        places = sorted({device for device in devices if device is not None})
+        places = sorted({"+".join(group) for group in devices if group})
         text = f"{count} processes" + (f" on {', '.join(places)}" if places else "")
     rounds = math.ceil(generation / count)
     unused = 1 - generation / (rounds * count)

@@ -44,5 +44,5 @@ def make_processes(problem: Problem, run: Path, logbook: Logbook, attempts: Atte
     share, cores = MemoryShare.of_machine(count), max(1, count_cores() // count)
     worker = worker_of_run(problem, run, logbook, share, cores).on(devices[0])
     worker = with_threads(worker, logbook, partial(call, worker.choose_threads, preload))
-    workers = [ProcessWorker(worker.on(device), preload, device or "") for device in devices]
+    workers = [ProcessWorker(worker.on(group), preload, "+".join(group)) for group in devices]
     return remote_executor(problem.config, run, attempts, workers)

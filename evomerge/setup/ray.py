@@ -124,7 +124,7 @@ def make_ray(problem: Problem, run: Path, logbook: Logbook, attempts: Attempts) 
     cores = max(1, int(needed["CPU"]))
     worker = worker_of_run(problem, run, logbook, MemoryShare(0, 0), cores)
     if not needed.get("GPU"):
-        worker = worker.on("cpu")  # Ray does not hide accelerators that an actor did not ask for
+        worker = worker.on_cpu()  # Ray does not hide accelerators that an actor did not ask for
     paths = tuple(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
     versions = {name: version(name) for name in SAME}
     if config.evaluation.backend == "vllm" and (found := installed_vllm()) is not None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.config.schema import SearchConfig, parse
+from evomerge.evaluate.inference.device import use_only
 from evomerge.execute.protocol import Executor, Job, RunJobs
 from evomerge.execute.remote import RemoteExecutor, RemoteWorker, each_alone
 from evomerge.run.activity import WORKERS, Activity
@@ -35,6 +36,8 @@ class WorkerOfRun:
         share: the worker's memory for caches.
         cores: largest number of CPU threads.
         threads: CPU threads that score a model; None: choose.
+        devices: accelerators, all others are hidden from the process; none: as `evaluation.device`
+            says.
     """
 
     config: SearchConfig
@@ -42,12 +45,15 @@ class WorkerOfRun:
     share: MemoryShare
     cores: int
     threads: int | None
+    devices: tuple[str, ...] = ()
 
-    def on(self, device: str | None) -> WorkerOfRun:
-        """Return the same worker on a torch device; None: as `evaluation.device` says."""
-        if device is None:
-            return self
-        evaluation = self.config.evaluation.model_copy(update={"device": device})
+    def on(self, devices: tuple[str, ...]) -> WorkerOfRun:
+        """Return the same worker on other accelerators."""
+        return replace(self, devices=devices)
+
+    def on_cpu(self) -> WorkerOfRun:
+        """Return the same worker without an accelerator."""
+        evaluation = self.config.evaluation.model_copy(update={"device": "cpu"})
         return replace(self, config=self.config.model_copy(update={"evaluation": evaluation}))
 
     def __call__(self) -> RunJobs:
@@ -78,6 +84,7 @@ class WorkerOfRun:
         return make_worker(self._problem(), self.share, most_threads=self.cores).threads
 
     def _problem(self) -> Problem:
+        use_only(self.devices)
         return restore(self.config, self.folder, open_model)
 
 

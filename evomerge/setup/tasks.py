@@ -63,6 +63,7 @@ def load_tasks(config: SearchConfig) -> Evaluator:
         evaluation.batch_size,
         evaluation.backend,
         by_split,
+        evaluation.tensor_parallel,
     )
 
 

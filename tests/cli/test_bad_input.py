@@ -75,6 +75,14 @@ BAD = {
         evaluation(device_map="balance"),
         ["evaluation.device_map", "Did you mean 'balanced'"],
     ),
+    "an engine of several processes": (
+        evaluation(tensor_parallel=2),
+        ["tensor_parallel", "backend: vllm", "device_map: auto"],
+    ),
+    "an engine on the second device": (
+        evaluation(backend="vllm", device="cuda:1"),
+        ["'cuda:1'", "CUDA_VISIBLE_DEVICES", "to 1"],
+    ),
     "memory of one device": (evaluation(max_memory={0: "1GB"}), ["max_memory", "device_map"]),
     "no amount of memory": (
         evaluation(device_map="auto", max_memory={0: "much"}),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import subprocess
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,12 @@ from search_run import command, environment, events_of, evomerge, write_search
 
 from evomerge.config.schema import parse
 from evomerge.errors import SearchError
+from evomerge.execute.protocol import Job, RunJobs
 from evomerge.execute.ray import RayWorker, call_on
 from evomerge.execute.remote import RemoteExecutor
 from evomerge.run.activity import read_activity
 from evomerge.run.folder import RunFolder
-from evomerge.scores import Failure
+from evomerge.scores import Failure, Outcome
 from evomerge.setup.cluster import connect, suitable
 from evomerge.setup.ray import WorkerOnMachine
 from evomerge.setup.remote import WorkerOfRun
@@ -79,6 +82,56 @@ def test_a_job_on_an_actor_that_takes_too_long_is_a_failure(cluster: Cluster) ->
     assert found[1] == Pretend().outcome(job_of(1, 1))
 
 
+@dataclass(frozen=True)
+class HangsOnce:
+    """Runs jobs, and hangs in the first one.
+
+    Attributes:
+        note: a file that exists as soon as the first job has begun.
+    """
+
+    note: Path
+
+    def __call__(self) -> RunJobs:
+        return self._run
+
+    def _run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        if not self.note.exists():
+            self.note.touch()
+            time.sleep(600)
+        yield from ((job, Pretend().outcome(job)) for job in jobs)
+
+
+def never(job: Job) -> int:
+    raise AssertionError("The loss of a machine was counted against a job.")
+
+
+@pytest.mark.parametrize("is_graceful", [True, False], ids=["in order", "at once"])
+def test_a_machine_that_goes_does_not_count_against_a_job(
+    cluster: Cluster, tmp_path: Path, is_graceful: bool
+) -> None:
+    connect_to(cluster)
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    machines = [cluster.add_node(num_cpus=1, resources={"own": 1})]
+    executor = RemoteExecutor(
+        [RayWorker(HangsOnce(tmp_path / "note"), {"own": 1})],
+        timeout=None if is_graceful else 4.0,  # it runs out before Ray notices
+        count_loss=never,
+    )
+    job = job_of(0, 0)
+    executor.submit([job])
+    found: list[tuple[Job, Outcome]] = []
+    waiting = threading.Thread(target=lambda: found.append(executor.next()))
+    waiting.start()
+    wait_for((tmp_path / "note").exists, waiting.is_alive)
+    cluster.remove_node(machines.pop(), allow_graceful=is_graceful)
+    machines.append(cluster.add_node(num_cpus=1, resources={"own": 1}))
+    waiting.join(100)
+    executor.close()
+    cluster.remove_node(machines.pop())
+    assert found == [(job, Pretend().outcome(job))] and executor.losses == 1
+
+
 def test_a_machine_with_other_versions_or_parents_ends_the_search(
     cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -110,9 +163,13 @@ def write(folder: Path, hold: Path, **executor: Any) -> Path:
 
 
 def wait_until(is_so: Callable[[], bool], driver: subprocess.Popen[bytes]) -> None:
+    wait_for(is_so, lambda: driver.poll() is None)
+
+
+def wait_for(is_so: Callable[[], bool], goes_on: Callable[[], bool]) -> None:
     end = time.monotonic() + 250
     while not is_so():
-        assert driver.poll() is None, "The search has ended."
+        assert goes_on(), "It has ended."
         assert time.monotonic() < end, "It did not come to pass."
         time.sleep(0.05)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from evomerge.errors import ConfigError
 
@@ -39,6 +39,24 @@ def count_devices(device: str) -> int:
     import torch
 
     return torch.cuda.device_count() if device == "cuda" else 1
+
+
+def use_only(devices: Sequence[str]) -> None:
+    """Hide all other accelerators from this process, before it uses one.
+
+    The first of the devices is then `cuda:0`. vLLM always takes the first ones that it sees.
+
+    Args:
+        devices: such as `cuda:2`; none: hide nothing.
+    """
+    if not devices:
+        return
+    numbers = [int(device.partition(":")[2]) for device in devices]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(number) for number in numbers]
+    if visible:
+        names = [visible.split(",")[number].strip() for number in numbers]
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names)
 
 
 def device_memory(device: str) -> int | None:

