@@ -7,6 +7,7 @@ so that lost attempts are counted.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -187,7 +188,11 @@ def _find_cause(actor: Any, machine: str | None, error: RayError, answer: Future
         else:
             break
     text = str(error)
-    if "node has died" in text or "node died" in text.lower() or getattr(error, "preempted", False):
+    if "failed to import on the worker" in text:
+        answer.set_exception(SearchError(_not_importable(text)))
+    elif (
+        "node has died" in text or "node died" in text.lower() or getattr(error, "preempted", False)
+    ):
         answer.set_exception(LostMachineError("its machine is gone"))
     elif machine is not None and not _is_there(machine):
         # A machine that is shut down in order ends its actors before it leaves the cluster.
@@ -210,6 +215,17 @@ def _is_there(machine: str) -> bool:
     except RayError:
         return any(node["NodeID"] == machine and node["Alive"] for node in ray.nodes())
     return True
+
+
+def _not_importable(text: str) -> str:
+    """Return in a sentence on which machine this package cannot be imported."""
+    address = re.search(r"\bip=([^,)\s]+)", text)
+    reason = re.search(r"(?:ModuleNotFoundError|ImportError): ([^\n]+)", text)
+    return (
+        f"On {f'the machine {address[1]}' if address else 'a machine'} of the cluster evomerge "
+        f"cannot be imported ({reason[1].rstrip('.') if reason else 'no reason is known'}); all "
+        "machines need the same Python environment."
+    )
 
 
 def _reason(error: RayError) -> str:

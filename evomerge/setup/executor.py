@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
@@ -185,6 +186,17 @@ def workers_per_machine(config: SearchConfig) -> int:
     if config.executor.kind == "ray":
         return max(workers_by_machine(config))
     return len(worker_devices(config))
+
+
+def workers_per_accelerator(config: SearchConfig) -> int:
+    """Return the largest number of workers that share an accelerator of this machine; 1 if none."""
+    if config.executor.kind == "inline":
+        return 1
+    if config.executor.kind == "ray":
+        share = resources_of(config).get("GPU", 0.0)
+        most = math.floor(1 / share) if 0 < share < 1 else 1
+        return min(most, count_workers(config))
+    return max(Counter(worker_devices(config)).values())
 
 
 def _describe_ray(config: SearchConfig) -> str:

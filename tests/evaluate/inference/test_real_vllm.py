@@ -7,9 +7,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
-from search_run import evomerge, evomerge_json, kill_when, write_search
+from search_run import events_of, evomerge, evomerge_json, kill_when, write_search
 from tiny import load
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -234,25 +235,39 @@ def depths_of(run: Path) -> list[int]:
     return [sum(map(len, recipe_of(space, item).layers.values())) for item in candidates]
 
 
+@pytest.mark.parametrize("division", [1, 2])
 def test_a_killed_search_goes_on_as_if_it_had_not_been_killed(
-    tokenizer: Any, tasks: Path, tmp_path: Path
+    tokenizer: Any, tasks: Path, tmp_path: Path, division: int
 ) -> None:
-    parents_in(tmp_path, tokenizer, "float32")
-    file = write_search(
-        tmp_path,
-        parents=[str(tmp_path / "a"), str(tmp_path / "b")],
-        base=str(tmp_path / "a"),
-        **served(
-            tasks,
-            [
-                {"task": "t_generate", "metric": "exact_match"},
-                {"task": "t_choice", "metric": "acc"},
-            ],
-        ),
-    )
+    file = write_served(tokenizer, tasks, tmp_path, division)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     evomerge("search", file, "--run", whole)
     assert kill_and_resume(file, killed) == (whole / "journal.jsonl").read_bytes()
+
+
+def test_a_divided_engine_is_a_worker_in_a_process_of_its_own(
+    tokenizer: Any, tasks: Path, tmp_path: Path
+) -> None:
+    """Its scores are those of an engine in one piece, and its processes end with the search."""
+    evomerge("search", write_served(tokenizer, tasks, tmp_path, 1), "--run", tmp_path / "whole")
+    file = write_served(tokenizer, tasks, tmp_path, 2, executor={"kind": "processes", "workers": 1})
+    evomerge("search", file, "--run", tmp_path / "divided")
+    assert events_of(tmp_path / "divided") == events_of(tmp_path / "whole")
+    names = [process.info["name"] for process in psutil.process_iter(["name"])]
+    assert not [name for name in names if name.startswith("VLLM")]
+
+
+def write_served(tokenizer: Any, tasks: Path, folder: Path, division: int, **more: Any) -> Path:
+    """Write a search whose engine is divided over so many processes."""
+    parents_in(folder, tokenizer, "float32")
+    objectives = [
+        {"task": "t_generate", "metric": "exact_match"},
+        {"task": "t_choice", "metric": "acc"},
+    ]
+    sections = served(tasks, objectives)
+    sections["evaluation"]["tensor_parallel"] = division
+    parents = [str(folder / "a"), str(folder / "b")]
+    return write_search(folder, parents=parents, base=parents[0], **sections, **more)
 
 
 def parents_in(folder: Path, tokenizer: Any, dtype: str) -> dict[str, Checkpoint]:
