@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
 import os
 import signal
@@ -13,6 +14,8 @@ from typing import Any
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, SearchError, one_line
 from evomerge.evaluate.inference.device import count_cores, count_devices
+
+log = logging.getLogger(__name__)
 
 OBJECT_STORE = 100 << 20
 """Bytes of Ray's object store on this machine. Nothing large goes through it."""
@@ -177,6 +180,25 @@ def fitting(machine: Mapping[str, float], needed: Mapping[str, float]) -> int:
     """
     shares = [machine.get(name, 0.0) / amount for name, amount in needed.items() if amount > 0]
     return min((math.floor(share + 1e-6) for share in shares), default=0)
+
+
+def warn_if_busy(count: int, needed: Mapping[str, float]) -> None:
+    """Warn if the cluster has too few free resources for all workers now. Ray must be connected.
+
+    Args:
+        count: number of workers.
+        needed: the resources of a worker, by name.
+    """
+    import ray
+
+    now = fitting(ray.available_resources(), needed)
+    if now < count:
+        log.warning(
+            "Other work on the cluster leaves resources for %d of %d workers now; the others start "
+            "when more are free.",
+            now,
+            count,
+        )
 
 
 def workers_by_machine(config: SearchConfig) -> list[int]:

@@ -25,7 +25,7 @@ def check_executor(config: SearchConfig) -> None:
     if executor.kind == "inline" and executor.workers not in (1, "auto"):
         raise ConfigError(
             f"`executor.workers` is {executor.workers}, but the inline executor has exactly 1; "
-            "set `executor.kind` to 'processes'."
+            "set it to 1, or `executor.kind` to 'processes'."
         )
     if executor.kind == "inline" and executor.timeout is not None:
         raise ConfigError(

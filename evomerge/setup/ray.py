@@ -20,7 +20,14 @@ from evomerge.errors import EvomergeError, InputError, SearchError, one_line
 from evomerge.execute.protocol import Executor, RunJobs
 from evomerge.run.attempts import Attempts
 from evomerge.run.logbook import Logbook
-from evomerge.setup.cluster import connect, count_workers, fitting, resources_of, suitable
+from evomerge.setup.cluster import (
+    connect,
+    count_workers,
+    fitting,
+    resources_of,
+    suitable,
+    warn_if_busy,
+)
 from evomerge.setup.problem import Problem
 from evomerge.setup.remote import WorkerOfRun, remote_executor, with_threads, worker_of_run
 from evomerge.setup.worker import MemoryShare
@@ -132,6 +139,7 @@ def make_ray(problem: Problem, run: Path, logbook: Logbook, attempts: Attempts) 
     make = WorkerOnMachine(worker, needed, count, versions, tuple(map(os.path.abspath, paths)))
 
     if config.executor.ray.address is not None:
+        warn_if_busy(count, needed)
         call_on(suitable(needed), make.check)
     worker = with_threads(worker, logbook, partial(call, make.choose_threads, needed))
     make = replace(make, worker=worker)

@@ -22,12 +22,12 @@ from search_run import command, environment, events_of, evomerge, write_search
 from evomerge.config.schema import parse
 from evomerge.errors import SearchError
 from evomerge.execute.protocol import Job, RunJobs
-from evomerge.execute.ray import RayWorker, call_on
+from evomerge.execute.ray import RayWorker, call_on, new_actor
 from evomerge.execute.remote import RemoteExecutor
 from evomerge.run.activity import read_activity
 from evomerge.run.folder import RunFolder
 from evomerge.scores import Failure, Outcome
-from evomerge.setup.cluster import connect, suitable
+from evomerge.setup.cluster import connect, suitable, warn_if_busy
 from evomerge.setup.ray import WorkerOnMachine
 from evomerge.setup.remote import WorkerOfRun
 from evomerge.setup.worker import MemoryShare
@@ -155,6 +155,21 @@ def test_a_machine_with_other_versions_or_parents_ends_the_search(
     other = frozen.model_copy(update={"parents": {**frozen.parents, "zoo:maths": "0" * 64}})
     told = message(replace(worker, config=config.model_copy(update={"frozen": other})), {})
     assert "zoo:maths" in told and "All machines must see the same parents and tasks." in told
+
+
+def test_other_work_on_the_cluster_is_said(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    connect_to(cluster)
+    wait_for(lambda: ray.available_resources().get("CPU") == 3, lambda: True)
+    warn_if_busy(3, {"CPU": 1})
+    assert not caplog.messages
+    other = new_actor({"CPU": 1})
+    ray.get(other.call.remote(Pretend()))
+    wait_for(lambda: ray.available_resources().get("CPU") == 2, lambda: True)
+    warn_if_busy(3, {"CPU": 1})
+    assert "leaves resources for 2 of 3 workers now" in caplog.text
+    ray.kill(other)
 
 
 CHECK = """
