@@ -35,7 +35,7 @@ PARTS = ("driver", "efficiency", "quality", "workers")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="smaller numbers, under two minutes")
+    parser.add_argument("--quick", action="store_true", help="smaller numbers: about two minutes")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure")
     parser.add_argument("--kinds", nargs="+", default=["processes"], help="executors of `workers`")
     parser.add_argument("--rounds", type=int, help="rounds of `workers`")

@@ -56,12 +56,26 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
     host = host_of(config)
     stack = checkpoints[host].main
     if config.space.kind == "parameters":
+        _check_depths(config, checkpoints, host)
         return _parameters(config, checkpoints[host], host)
     _check_scales(config, checkpoints[host], stack.prefix)
     depths = {name: len(checkpoints[name].main) for name in config.parents}
     frame = _frame(config, host)
     build = _joint if config.space.kind == "joint" else _dataflow
     return build(config, depths, frame, stack.prefix)
+
+
+def _check_depths(config: SearchConfig, checkpoints: Mapping[str, Checkpoint], host: str) -> None:
+    """Check that all parents have as many layers as the host, since these are merged in pairs."""
+    depth = len(checkpoints[host].main)
+    for name, checkpoint in checkpoints.items():
+        if (own := len(checkpoint.main)) != depth:
+            raise ConfigError(
+                f"Parent {name!r} has {own} layers, but the host {host!r} has {depth}; "
+                "`space.kind` 'parameters' merges the layers of all parents one by one, so give "
+                "parents with as many layers, or set the kind to 'dataflow', which searches a path "
+                "through them."
+            )
 
 
 def _check_scales(config: SearchConfig, host: Checkpoint, stack: str) -> None:
