@@ -41,6 +41,7 @@ def validate(
     from evomerge.cli import terminal
     from evomerge.config.schema import load, read, refuse_frozen
     from evomerge.setup import stages
+    from evomerge.setup.genes import HEADERS, gene_list, gene_rows
     from evomerge.setup.preflight import summary, warnings
     from evomerge.setup.runs import prepare
 
@@ -50,7 +51,7 @@ def validate(
         notes_by_stage = [warnings(problem, allow_benchmarks) for problem in problems]
         if as_json:
             checked = [
-                {**summary(problem), "warnings": notes}
+                {**summary(problem), "genes": gene_list(problem), "warnings": notes}
                 for problem, notes in zip(problems, notes_by_stage, strict=True)
             ]
             terminal.print_json({"valid": True, "stages": checked})
@@ -61,9 +62,11 @@ def validate(
     problem = prepare(load(file, set_), file.parent, allow_pickle=allow_pickle)
     values, notes = summary(problem), warnings(problem, allow_benchmarks)
     if as_json:
-        terminal.print_json({"valid": True, **values, "warnings": notes})
+        genes = gene_list(problem)
+        terminal.print_json({"valid": True, **values, "genes": genes, "warnings": notes})
         return
     terminal.print_values(values)
+    terminal.print_table(HEADERS, gene_rows(problem))
     terminal.warn(notes)
     terminal.say(f"{file} is valid")
 

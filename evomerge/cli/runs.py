@@ -58,7 +58,7 @@ def resume(
     candidates: CandidatesOption = None,
     hours: Annotated[
         float | None,
-        typer.Option(min=0.0, help="largest number of working hours, over all sessions"),
+        typer.Option(min=0.001, help="largest number of working hours, over all sessions"),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -73,7 +73,7 @@ def resume(
     from evomerge.errors import InputError
     from evomerge.run.folder import STAGES, RunFolder
     from evomerge.setup import stages
-    from evomerge.setup.runs import continued
+    from evomerge.setup.runs import check_budget, continued
 
     if (directory / STAGES).is_file():
         if candidates or hours or set_:
@@ -86,6 +86,7 @@ def resume(
     run = RunFolder(directory)
     new_budget = {"candidates": candidates, "hours": hours}
     given = {name: value for name, value in new_budget.items() if value is not None}
+    check_budget(run, given)
     _run(run, continued(run, set_ or []), given)
 
 

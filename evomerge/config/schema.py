@@ -115,6 +115,9 @@ class Frozen(Section):
         "", description="the policy that scores candidates on fewer documents, and why"
     )
     genes: list[str] = Field(default_factory=list)
+    digests: dict[str, str] = Field(
+        default_factory=dict, description="digest of each section; a changed file is refused"
+    )
     allow_pickle: bool = False
 
 

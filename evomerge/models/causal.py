@@ -6,6 +6,7 @@ import re
 
 from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import TOKENIZER_FILES, Checkpoint
+from evomerge.models.safetensors import read_json
 
 _HAS_NO_LM_HEAD = re.compile(
     r"For(MaskedLM|PreTraining|NextSentencePrediction|MultipleChoice|QuestionAnswering|"
@@ -55,6 +56,24 @@ def check_causal(checkpoint: Checkpoint) -> None:
         f"{', '.join(names) or 'missing'}), and lm-eval's tasks are scored on causal language "
         "models; use a model whose architecture ends in ForCausalLM, or an objective function."
     )
+
+
+def check_chat_template(checkpoint: Checkpoint) -> None:
+    """Check that the tokenizer in a model's folder has a chat template.
+
+    Raises:
+        CheckpointError: it has none, or its config cannot be read.
+    """
+    names = {file.name for file in checkpoint.companions}
+    files = ("chat_template.jinja", "chat_template.json")
+    config = checkpoint.folder / "tokenizer_config.json"
+    has_own = config.is_file() and bool(read_json(config).get("chat_template"))
+    if not has_own and not names.intersection(files):
+        raise CheckpointError(
+            "`evaluation.chat_template` is true, but the tokenizer of "
+            f"{checkpoint.reference!r} has no chat template; set it to false, or choose a base "
+            "whose tokenizer has one."
+        )
 
 
 def check_tokenizer(checkpoint: Checkpoint) -> None:

@@ -58,7 +58,10 @@ def progress(run: RunFolder) -> dict[str, Any]:
     if running and phase is not None:
         result["phase"] = phase
     if config.space.kind != "parameters" and (run.path / "best.yaml").exists():
-        result["path"] = describe(Recipe.from_yaml((run.path / "best.yaml").read_text("utf-8")))
+        recipe = Recipe.from_yaml((run.path / "best.yaml").read_text("utf-8"))
+        of = next((item for item in history.candidates if item.digest == recipe.digest), None)
+        result["path"] = describe(recipe)
+        result["path_of"] = None if of is None else of.number
     if running:
         result |= _speed(run, budget, scored + failed)
         states, lost = read_activity(run.path / WORKERS)

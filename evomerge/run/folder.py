@@ -15,6 +15,7 @@ from evomerge.errors import RunFolderError
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping
 from evomerge.run.atomic import create_folder, remove_abandoned, replace_text
+from evomerge.run.frozen_file import changed_sections, with_digests
 from evomerge.run.journal import FORMAT, Event, encode, read
 from evomerge.run.lock import exclusive, is_held
 from evomerge.run.timings import Timings
@@ -98,7 +99,7 @@ class RunFolder:
         """
         cls.check_free(path)
         header = encode({"event": "header", "format": FORMAT})
-        text = yaml.safe_dump(dict(config), sort_keys=False, width=110)
+        text = yaml.safe_dump(with_digests(config), sort_keys=False, width=110)
         try:
             create_folder(path, {CONFIG: text, JOURNAL: header.decode()})
         except OSError as error:
@@ -120,11 +121,19 @@ class RunFolder:
         """Return the content of the frozen search file.
 
         Raises:
-            RunFolderError: it cannot be read, or is not a YAML mapping.
+            RunFolderError: it cannot be read, is not a YAML mapping, or was changed by hand.
         """
         file = self.path / CONFIG
         text = read_text(file, RunFolderError)
-        return yaml_mapping(text, str(file), "a search file", RunFolderError)
+        content = yaml_mapping(text, str(file), "a search file", RunFolderError)
+        changed = changed_sections(content)
+        if changed:
+            raise RunFolderError(
+                f"{file} was changed after the run began (in `{'`, `'.join(changed)}`); put it "
+                "back as it was, or start a new run. `evomerge resume` takes --candidates, "
+                "--hours and --set executor.KEY=VALUE."
+            )
+        return content
 
     def events(self) -> list[Event]:
         """Return the complete events of the journal.

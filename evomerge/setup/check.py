@@ -15,7 +15,7 @@ from typing import Any
 from evomerge.config.frozen import frozen_objectives, frozen_splits
 from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.errors import ConfigError
-from evomerge.models.causal import check_causal, check_known, check_tokenizer
+from evomerge.models.causal import check_causal, check_chat_template, check_known, check_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import RUN
 from evomerge.setup.engine import check_engine
@@ -84,6 +84,8 @@ def _check_host(config: SearchConfig, host: Checkpoint) -> None:
     check_known(host) if functions_only else check_causal(host)
     if config.tokenizer == "base":
         check_tokenizer(host)
+        if config.evaluation.chat_template and not functions_only:
+            check_chat_template(host)
 
 
 def restore(config: SearchConfig, relative_to: Path, opener: Opener) -> Problem:

@@ -70,6 +70,12 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
             "evaluation.backend is 'vllm', but no task generates text, and log-likelihoods take "
             "less time with transformers; use the backend 'hf'."
         )
+    budget, baselines = problem.config.budget.candidates, len(problem.space.baselines())
+    if budget is not None and budget <= baselines:
+        notes.append(
+            f"budget.candidates is {budget}, but the {baselines} baselines (parents and uniform "
+            f"merge) count among them, so nothing is searched; set it to {baselines + 1} or more."
+        )
     if serves_paths(problem.config) and (note := engine_warning(problem)) is not None:
         notes.append(note)
     if (note := _lag_warning(problem.config)) is not None:

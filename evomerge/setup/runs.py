@@ -70,6 +70,30 @@ def continued(run: RunFolder, moves: Sequence[str] = ()) -> Problem:
     return problem
 
 
+def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
+    """Check that new bounds of a run's budget leave something to do.
+
+    Args:
+        run: the run.
+        given: the new bounds, `candidates` or `hours`.
+
+    Raises:
+        RunFolderError: the run has passed a bound already.
+    """
+    done = len(History(run.events()).candidates)
+    if given.get("candidates", done) < done:
+        raise RunFolderError(
+            f"--candidates is {given['candidates']:g}, but {run.path} has {done} candidates "
+            "already, baselines among them; give a larger number."
+        )
+    hours = run.timings.hours()
+    if given.get("hours", hours) < hours:
+        raise RunFolderError(
+            f"--hours is {given['hours']:g}, but {run.path} has taken {hours:.2f} hours already, "
+            "over all sessions; give a larger number."
+        )
+
+
 def _reopen(run: RunFolder, data: Mapping[str, Any]) -> Problem:
     config = parse(data, str(run.path / CONFIG))
     if config.frozen is None:

@@ -2,14 +2,17 @@
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from search_run import SMALL, environment, evomerge, write_search
-from tiny import edit_config, make
+from tiny import edit_config, make, rewrite
 
+from evomerge import zoo
 from evomerge.__main__ import run
 from evomerge.config.schema import load
 from evomerge.errors import EvomergeError
@@ -109,6 +112,7 @@ BAD = {
         ["evaluation.max_memory", "99", "remove `max_memory`"],
     ),
     "vllm is not there": (evaluation(backend="vllm"), ["vllm", "pip install 'evomerge[vllm]'"]),
+    "no chat template": (evaluation(chat_template=True), ["chat_template", "'zoo:base'", "false"]),
     "two ways to save documents": (
         evaluation(racing={"enabled": True, "minimum": 2}, irt={"enabled": True, "documents": 2}),
         ["evaluation", "racing and irt", "enable one"],
@@ -173,6 +177,62 @@ def test_a_host_that_transformers_cannot_run(tmp_path, kind, change, words):
         prepare(load(file), tmp_path)
 
 
+def test_parents_of_different_depths_are_not_cut_off(tmp_path):
+    make(tmp_path / "a", num_hidden_layers=2)
+    make(tmp_path / "b", num_hidden_layers=3)
+    for parents in (["./a", "./b"], ["./b", "./a"]):
+        file = write_search(tmp_path, parents=parents, base=None, **space(method="linear"))
+        with pytest.raises(EvomergeError, match=r"b' has 3 layers|a' has 2 layers") as caught:
+            prepare(load(file), tmp_path)
+        assert "'dataflow'" in str(caught.value)
+
+
+def test_more_few_shot_examples_than_there_are_documents(tmp_path):
+    rows = [{"q": str(i), "a": str(i % 3)} for i in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = {
+        "task": "own",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}},
+        "test_split": "test",
+        "fewshot_split": "test",
+        "doc_to_text": "{{q}}",
+        "doc_to_target": "{{a}}",
+        "output_type": "generate_until",
+        "metric_list": [{"metric": "exact_match"}],
+    }
+    (tmp_path / "own.yaml").write_text(json.dumps(task))
+    own = {"objectives": [{"task": "own", "metric": "exact_match"}]}
+    for count, message in ((39, None), (40, "is to show 40 few-shot examples, but has 40")):
+        settings = {"include": [str(tmp_path)], "fewshot": count, **DOCUMENTS}
+        file = write_search(tmp_path, **own, evaluation=settings)
+        if message is None:
+            prepare(load(file), tmp_path)
+        else:
+            with pytest.raises(EvomergeError, match=message):
+                prepare(load(file), tmp_path)
+
+
+def test_a_parent_with_nan_ends_the_search_with_a_sentence(tmp_path):
+    folder = tmp_path / "bad"
+    shutil.copytree(Path(zoo.__file__).parent / "models" / "maths", folder)
+    name = "model.layers.1.mlp.up_proj.weight"
+    rewrite(folder, lambda tensors: tensors[name].view(-1)[:2].fill_(float("nan")))
+    file = write_search(tmp_path, parents=["zoo:language", str(folder)])
+    done = evomerge("search", file, "--run", tmp_path / "run", code=2)
+    assert f"{name}: 2 of " in done.stderr and "remove the parent" in done.stderr
+
+
+def test_a_bound_that_a_run_has_passed_is_refused(tmp_path):
+    run = tmp_path / "run"
+    evomerge("search", write_search(tmp_path, budget={"candidates": 5}), "--run", run)
+    before = (run / "journal.jsonl").read_bytes()
+    assert "has 5 candidates already" in evomerge("resume", run, "--candidates", 4, code=2).stderr
+    evomerge("resume", run, "--hours", 0, code=2)
+    assert (run / "journal.jsonl").read_bytes() == before
+    evomerge("resume", run, "--candidates", 5)
+
+
 def test_parents_with_different_vocabularies(tmp_path):
     make(tmp_path / "a")
     make(tmp_path / "b", vocab_size=80)
@@ -216,7 +276,28 @@ def test_validate_prints_the_dimension_and_the_documents(tmp_path):
     values = json.loads(evomerge("validate", write_search(tmp_path), "--json").stdout)
     assert values["valid"] is True
     assert values["dimension"] == 8
+    assert len(values["genes"]) == 8
+    assert values["genes"][0] == {
+        "name": "embeddings.zoo:language.weight",
+        "kind": "real",
+        "low": 0.0,
+        "high": 2.0,
+        "start": 1.0,
+    }
     assert values["documents"] == {"search": 24, "validation": 16, "test": 32}
+
+
+def test_validate_names_knobs_that_the_search_file_does_not(tmp_path):
+    file = write_search(tmp_path, **space(method="dare_ties", knobs={"weight": [0.0, 1.5]}))
+    rows = [line.split("\t") for line in evomerge("validate", file).stdout.splitlines()]
+    named = {row[0]: row[1:] for row in rows if len(row) == 5}
+    assert named["weight"] == ["8", "0 to 1.5", "0.75", "space.knobs.weight"]
+    assert named["density"][3] == "the method's range; space.knobs.density fixes it"
+
+
+def test_a_budget_for_the_baselines_alone_is_warned_of(tmp_path):
+    said = evomerge("validate", write_search(tmp_path, budget={"candidates": 3})).stderr
+    assert "nothing is searched; set it to 4 or more" in said
 
 
 @pytest.mark.parametrize("preset", ["parameters", "multi", "dataflow", "joint"])

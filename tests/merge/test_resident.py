@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from evomerge.errors import CandidateError, RecipeError
+from evomerge.errors import CandidateError, CheckpointError, RecipeError
 from evomerge.merge.methods import get_method, method_names
 from evomerge.merge.resident import Resident, digest
 from evomerge.merge.writer import write_model
@@ -207,9 +207,9 @@ def test_bad_weights_of_a_parent_are_named(method, value, folders, tmp_path):
     checkpoints = {name: Checkpoint.open(folder, name) for name, folder in folders.items()}
     checkpoints["a"] = Checkpoint.open(bad, "a")
     wanted = r"model\.layers\.1\.mlp\.up_proj\.weight: 1 of 384 weights of 'a' are NaN or inf"
-    with pytest.raises(CandidateError, match=wanted):
+    with pytest.raises(CheckpointError, match=wanted):
         Resident(checkpoints, "base").apply(single(method))
-    with pytest.raises(CandidateError, match=wanted):
+    with pytest.raises(CheckpointError, match=wanted):
         write_model(single(method), checkpoints, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -13,7 +13,7 @@ import tiny
 import torch
 from paths import parse_path
 
-from evomerge.errors import CandidateError, CheckpointError, RecipeError
+from evomerge.errors import CheckpointError, RecipeError
 from evomerge.merge.architecture.folding import check_foldable
 from evomerge.merge.resident import Resident
 from evomerge.merge.routed import RoutedResident
@@ -231,14 +231,14 @@ def test_merged_blocks_may_be_routed_and_scaled(parents: Any, tmp_path: Path) ->
     assert up[1] == up[2]  # one merge serves both
 
 
-def test_a_parent_with_nan_weights_is_a_failed_candidate(parents: Any, tmp_path: Path) -> None:
+def test_a_parent_with_nan_weights_is_at_fault(parents: Any, tmp_path: Path) -> None:
     checkpoints = dict(parents("llama"))
     folder = tiny.make(tmp_path / "bad", "llama", seed=3)
     name = "model.layers.1.mlp.up_proj.weight"
     tiny.rewrite(folder, lambda tensors: tensors[name].view(-1)[3:5].fill_(float("nan")))
     checkpoints["b"] = Checkpoint.open(folder, "b")
     resident = RoutedResident(checkpoints, "a", "float32")
-    with pytest.raises(CandidateError, match="2 of 384 weights of 'b' are NaN"):
+    with pytest.raises(CheckpointError, match="2 of 384 weights of 'b' are NaN"):
         resident.apply(recipe("A0 B1 A2", checkpoints))
     resident.apply(recipe("A0 B0 A2", checkpoints))
 

@@ -23,7 +23,7 @@ with RunFolder(Path(sys.argv[1])).writing():
 def test_create_then_open(tmp_path):
     RunFolder.create(tmp_path / "deep" / "run", {"seed": 3})
     run = RunFolder(tmp_path / "deep" / "run")
-    assert run.config() == {"seed": 3}
+    assert run.config()["seed"] == 3
     assert run.events() == [{"event": "header", "format": FORMAT}]
     assert sorted(item.name for item in (tmp_path / "deep").iterdir()) == ["run"]
 
@@ -44,7 +44,29 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path):
 def test_an_empty_folder_is_taken(tmp_path):
     (tmp_path / "run").mkdir()
     RunFolder.create(tmp_path / "run", {"seed": 1})
-    assert RunFolder(tmp_path / "run").config() == {"seed": 1}
+    assert RunFolder(tmp_path / "run").config()["seed"] == 1
+
+
+def test_a_search_file_that_was_changed_is_refused_by_its_section(tmp_path):
+    plain = {"seed": 1, "tol": 1e-05, "executor": {"workers": 1}, "frozen": {"genes": ["a"]}}
+    file = RunFolder.create(tmp_path / "run", plain).path / "search.yaml"
+    text = file.read_text()
+
+    def refusal(old: str, new: str) -> str | None:
+        assert old in text
+        file.write_text(text.replace(old, new))
+        try:
+            RunFolder(tmp_path / "run").config()
+        except RunFolderError as error:
+            return str(error)
+        return None
+
+    assert refusal("seed: 1", "seed:   1  # as it was") is None
+    assert refusal("workers: 1", "workers: 2") is None
+    assert "(in `seed`)" in refusal("seed: 1", "seed: 2")
+    assert "(in `tol`)" in refusal("tol: 1.0e-05\n", "")
+    assert "(in `frozen`)" in refusal("- a\n", "- b\n")
+    assert "(in `dtype`)" in refusal("seed: 1", "seed: 1\ndtype: float16")
 
 
 @pytest.mark.parametrize("name", ["missing", "empty"])
@@ -59,7 +81,7 @@ def test_a_search_in_stages_that_has_begun_none_names_resume(tmp_path):
     with pytest.raises(RunFolderError, match=r"none of its stages yet.*evomerge resume"):
         RunFolder(tmp_path / "run")
     RunFolder.create(tmp_path / "run" / "stage-1", {"seed": 4})
-    assert RunFolder(tmp_path / "run").config() == {"seed": 4}
+    assert RunFolder(tmp_path / "run").config()["seed"] == 4
 
 
 def test_two_processes_that_create_the_same_run(tmp_path, monkeypatch):
@@ -75,8 +97,7 @@ def test_two_processes_that_create_the_same_run(tmp_path, monkeypatch):
     monkeypatch.setattr(RunFolder, "check_free", staticmethod(check_then_meet))
     with pytest.raises(RunFolderError, match="already holds a run"):
         RunFolder.create(tmp_path / "run", {"seed": 2})
-    assert RunFolder(tmp_path / "run").config() == {"seed": 1}
-    assert [item.name for item in tmp_path.iterdir()] == ["run"]
+    assert RunFolder(tmp_path / "run").config()["seed"] == 1
 
 
 def test_only_one_writer_and_a_kill_releases_the_lock(tmp_path):

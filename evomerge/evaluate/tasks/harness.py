@@ -24,7 +24,7 @@ from evomerge.evaluate.inference.quiet import quiet, seeded
 from evomerge.evaluate.inference.reference import ReferenceLM
 from evomerge.evaluate.tasks.examples import example
 from evomerge.evaluate.tasks.info import TaskInfo, describe
-from evomerge.evaluate.tasks.loading import load, refuse_unsupported, task_manager
+from evomerge.evaluate.tasks.loading import check_fewshot, load, refuse_unsupported, task_manager
 from evomerge.evaluate.tasks.rendering import RenderCache
 from evomerge.evaluate.tasks.scoring import DocumentMetrics, Instance, document_metrics
 from evomerge.models.references import is_folder
@@ -164,6 +164,7 @@ class Harness:
             task.set_config(key="num_fewshot", value=self._fewshot)
         elif task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
+        check_fewshot(task, where)
 
     def build(self, task: str, ids: Sequence[int], reference: ReferenceLM) -> list[list[Instance]]:
         """Return the requests of each document: those of `simple_evaluate(samples={task: ids})`.

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evomerge.errors import ConfigError, did_you_mean
+from evomerge.errors import ConfigError, did_you_mean, one_line
 
 _OTHER_INPUTS = ("doc_to_image", "doc_to_audio")
 
@@ -104,6 +104,32 @@ def _flatten(tree: Mapping[Any, Any], tasks: dict[str, Any], groups: dict[str, A
             tasks[key] = value
             names.append(key)
     return names
+
+
+def check_fewshot(task: Any, where: str) -> None:
+    """Check that a task has as many documents for few-shot examples as it is to show.
+
+    Raises:
+        ConfigError: it has fewer. lm-eval would find out when it makes the first prompt.
+    """
+    count = task.get_config("num_fewshot")
+    if not count:
+        return
+    try:
+        found = task.fewshot_docs()
+        documents = len(found) if hasattr(found, "__len__") else sum(1 for _ in found)
+    except Exception as error:  # a task may raise anything here
+        raise ConfigError(
+            f"{where}: task {task.get_config('task')!r} cannot give {count} few-shot examples "
+            f"({one_line(error)}); set evaluation.fewshot to 0."
+        ) from error
+    is_scored = task.get_config("fewshot_split") == task.get_config("test_split")
+    if count > documents - is_scored:
+        raise ConfigError(
+            f"{where}: task {task.get_config('task')!r} is to show {count} few-shot examples, but "
+            f"has {documents} documents for them; lower evaluation.fewshot, or num_fewshot in the "
+            "task's YAML."
+        )
 
 
 def refuse_unsupported(task: Any, where: str) -> None:

@@ -82,6 +82,7 @@ class TensorMaker:
 
         Raises:
             CandidateError: the result is not finite; the message names the tensor.
+            CheckpointError: a source is not finite, so that other merges of it will not be either.
         """
         knobs = plan.merge_knobs or {}
         try:
@@ -94,22 +95,23 @@ class TensorMaker:
         except CandidateError as error:
             raise CandidateError(f"{plan.name}: {error}") from error
         if not is_finite(out):
-            raise CandidateError(self._blame(plan, out))
+            raise self._blame(plan, out)
 
     def _counterpart(self, name: str, parent: str) -> Tensor:
         own = self.planner.fit(parent).outside[name]
         return self.reader.read(SourceTensor(parent, own))
 
-    def _blame(self, plan: TensorPlan, out: Tensor) -> str:
-        """Return a sentence that says why a merged tensor is not finite."""
+    def _blame(self, plan: TensorPlan, out: Tensor) -> CandidateError | CheckpointError:
+        """Return an error that says why a merged tensor is not finite."""
         for source in plan.inputs:
             bad = count_bad(self.read(plan, source))
             if bad:
-                return (
+                return CheckpointError(
                     f"{plan.name}: {bad} of {math.prod(plan.shape)} weights of {source.parent!r} "
-                    "are NaN or infinite, and so is the merge."
+                    "are NaN or infinite, and so is every merge of them; repair the file, or "
+                    "remove the parent."
                 )
-        return (
+        return CandidateError(
             f"{plan.name}: {plan.method} gave {count_bad(out)} NaN or infinite weights of "
             f"{math.prod(plan.shape)} from finite sources; the knobs are too large for "
             f"{plan.dtype} or have no finite result."

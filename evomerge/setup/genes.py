@@ -1,0 +1,80 @@
+"""What a search varies, for people: its genes, and why those that the search file does not name."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from evomerge.setup.problem import Problem
+from evomerge.space.protocol import Gene
+
+HEADERS = ("searched", "genes", "values", "start", "set by")
+
+
+def gene_list(problem: Problem) -> list[dict[str, Any]]:
+    """Return all genes with range and start, as plain JSON values, in the order of the genome."""
+    return [
+        {
+            "name": gene.name,
+            "kind": gene.kind,
+            "low": gene.low,
+            "high": gene.high,
+            "start": gene.start,
+            **({"choices": list(gene.choices)} if gene.choices else {}),
+        }
+        for gene in problem.space.genes
+    ]
+
+
+def gene_rows(problem: Problem) -> list[tuple[str, ...]]:
+    """Return a row for each group of genes that differ only in their place; see `HEADERS`.
+
+    The last cell names what in the search file makes a knob vary. A knob that `space.knobs` does
+    not name is searched in its method's own range.
+    """
+    knobs = _knobs(problem)
+    groups: dict[tuple[str, str, str], list[Gene]] = {}
+    for gene in problem.space.genes:
+        key = (_group(gene, knobs), _values(gene), f"{gene.start:.4g}")
+        groups.setdefault(key, []).append(gene)
+    return [
+        (name, str(len(genes)), values, start, _reason(name, problem, knobs))
+        for (name, values, start), genes in groups.items()
+    ]
+
+
+def _knobs(problem: Problem) -> set[str]:
+    """Return the names of all knobs of the methods, and `method`; none in a data-flow space."""
+    from evomerge.merge.methods import get_method
+
+    if problem.config.space.kind == "dataflow":
+        return set()
+    methods = problem.config.space.methods
+    return {"method", *(knob.name for method in methods for knob in get_method(method).knobs)}
+
+
+_PLACE = re.compile(r"(?<=\[)\d+(?=\])|(?<=slice)\d+|(?<=block)\d+")
+
+
+def _group(gene: Gene, knobs: set[str]) -> str:
+    last = gene.name.rpartition(".")[2]
+    return last if last in knobs else _PLACE.sub("N", gene.name)
+
+
+def _values(gene: Gene) -> str:
+    if gene.kind == "binary":
+        return "0 or 1"
+    if gene.kind == "choice":
+        return ", ".join(gene.choices) if len(gene.choices) < 4 else f"{len(gene.choices)} choices"
+    whole = "whole, " if gene.kind == "integer" else ""
+    return f"{whole}{gene.low:.4g} to {gene.high:.4g}"
+
+
+def _reason(name: str, problem: Problem, knobs: set[str]) -> str:
+    if name in problem.config.space.knobs:
+        return f"space.knobs.{name}"
+    if name == "method":
+        return "space.method"
+    if name in knobs:
+        return f"the method's range; space.knobs.{name} fixes it"
+    return "space"
