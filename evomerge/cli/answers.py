@@ -65,7 +65,8 @@ def results(
         return
     objectives, command = frozen_objectives(config), lm_eval_command(run, config)
     spent = run.timings.spent()
-    rows = candidate_rows(history, objectives)
+    genes = config.frozen.genes if config.frozen else []
+    rows = candidate_rows(history, objectives, genes, run.timings.by_candidate())
     if csv is not None:
         write_csv(rows, csv)
         terminal.say(f"wrote {len(rows)} rows to {csv}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from evomerge.errors import InputError
 from evomerge.report.names import short_names
 from evomerge.run.atomic import replace_text
 from evomerge.run.history import Candidate, History
+from evomerge.run.timings import PHASES
 from evomerge.scores import Failure, Objective, Scores, Split, fitness_error
 
 _BRIEF = ["candidate", "origin", "generation", "status", "fitness", "error", "documents", "failure"]
@@ -19,14 +20,43 @@ _BRIEF = ["candidate", "origin", "generation", "status", "fitness", "error", "do
 FINAL_SPLITS: tuple[Split, ...] = ("validation", "test")
 
 
-def candidate_rows(history: History, objectives: Sequence[Objective]) -> list[dict[str, Any]]:
+def candidate_rows(
+    history: History,
+    objectives: Sequence[Objective],
+    genes: Sequence[str] = (),
+    seconds: Mapping[int, Mapping[str, float]] | None = None,
+) -> list[dict[str, Any]]:
     """Return one dictionary for each candidate, all with the same keys.
 
     `error` is the standard error of the fitness if the fitness was estimated from some of the
     search documents, and None if all were scored. If the fitness is an estimate, the search scores
-    in the row are estimates too.
+    in the row are estimates too. A baseline has no genes.
+
+    Args:
+        history: the state of the run.
+        objectives: its objectives.
+        genes: names of the genes, in the order of the genome; each is a column `gene NAME`.
+        seconds: candidate -> phase -> seconds; each phase is a column `seconds PHASE`.
     """
-    return [_row(item, history, objectives) for item in history.candidates]
+    return [
+        _row(item, history, objectives) | _genes(item, genes) | _seconds(item, seconds)
+        for item in history.candidates
+    ]
+
+
+def _seconds(
+    candidate: Candidate, known: Mapping[int, Mapping[str, float]] | None
+) -> dict[str, float | None]:
+    if known is None:
+        return {}
+    own = known.get(candidate.number, {})
+    return {f"seconds {phase}": own.get(phase) for phase in PHASES}
+
+
+def _genes(candidate: Candidate, names: Sequence[str]) -> dict[str, float | None]:
+    values = candidate.origin.get("genome", ())
+    known = len(values) == len(names)
+    return {f"gene {name}": values[index] if known else None for index, name in enumerate(names)}
 
 
 def brief_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -103,6 +103,17 @@ class Timings:
                 found[phase] = Spent(before.seconds + own, total)
         return {phase: found[phase] for phase in PHASES if phase in found}
 
+    def by_candidate(self) -> dict[int, dict[str, float]]:
+        """Return the seconds of each candidate on the search documents, by phase.
+
+        A candidate that was scored again after a kill has the times of the last time.
+        """
+        return {
+            entry["candidate"]: _by_phase(entry.get("seconds"))
+            for entry in self._entries()
+            if entry.get("event") == "tell" and isinstance(entry.get("candidate"), int)
+        }
+
     def preparation(self) -> str | None:
         """Return how far the preparation is that the last line belongs to, for people to read.
 
