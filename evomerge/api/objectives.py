@@ -13,7 +13,8 @@ def with_named_functions(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a search file in which every Python function is replaced by its name.
 
     A run names an objective function as `module:function`, so that `resume` finds it again. An
-    objective may be the function alone, or a mapping whose `task` is the function.
+    objective may be the function alone, or a mapping whose `task` is the function. If the function
+    has one metric, the mapping need not name it.
 
     Args:
         config: the content of a search file.
@@ -36,7 +37,9 @@ def with_named_functions(config: Mapping[str, Any]) -> dict[str, Any]:
                     f"or notebook, but `executor.kind` is {_executor(config)!r}, whose processes "
                     "cannot import it; put the function into a module."
                 )
-            item = {**(item if isinstance(item, Mapping) else {}), "task": name}
+            metrics = list(getattr(task, "metrics", ("score",)))
+            only = {"metric": metrics[0]} if len(metrics) == 1 else {}
+            item = {**only, **(item if isinstance(item, Mapping) else {}), "task": name}
         named.append(item)
     return {**config, "objectives": named}
 

@@ -12,7 +12,7 @@ from evomerge.config.schema import SearchConfig, parse
 from evomerge.recipe import Recipe
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import Candidate, History
-from evomerge.search.ranking import WeightedSum, best_of
+from evomerge.searching.ranking import WeightedSum, best_of
 
 if TYPE_CHECKING:
     import pandas as pd

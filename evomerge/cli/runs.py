@@ -103,7 +103,7 @@ def _run(run: RunFolder, problem: Problem, new_budget: dict[str, float]) -> None
     from evomerge.report.equal_scores import doubt_about_winner
     from evomerge.report.standings import standings
     from evomerge.run.history import History
-    from evomerge.search.ranking import WeightedSum
+    from evomerge.searching.ranking import WeightedSum
     from evomerge.setup.search import run_search, why_not_in_mergekit
 
     total = new_budget.get("candidates") or problem.config.budget.candidates

@@ -34,7 +34,7 @@ from evomerge.scores import SPLITS, Example, Failure, Scores
 if TYPE_CHECKING:
     from evomerge.report.confidence import Estimate
     from evomerge.report.standings import Standings
-    from evomerge.search.ranking import Ranking
+    from evomerge.searching.ranking import Ranking
 
 log = logging.getLogger(__name__)
 

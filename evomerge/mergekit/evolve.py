@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from evomerge.errors import RecipeError, did_you_mean, one_line
-from evomerge.merge.methods import get_method
+from evomerge.merging.methods import get_method
 from evomerge.models.references import read_config
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.values import Values, shown

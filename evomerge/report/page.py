@@ -21,7 +21,7 @@ from evomerge.run.atomic import replace_text
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import History
 from evomerge.scores import SPLITS
-from evomerge.search.ranking import WeightedSum, best_of
+from evomerge.searching.ranking import WeightedSum, best_of
 
 _STYLE = """
 :root { color-scheme: light dark; }

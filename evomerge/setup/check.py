@@ -78,7 +78,7 @@ def check_search(
 
 def _check_host(config: SearchConfig, host: Checkpoint) -> None:
     """Check that transformers can run the model that gives config and tokenizer."""
-    from evomerge.evaluate.tasks.functions import is_function
+    from evomerge.evaluation.tasks.functions import is_function
 
     functions_only = all(is_function(item.task) for item in config.objectives)
     check_known(host) if functions_only else check_causal(host)
@@ -135,7 +135,7 @@ def freeze(problem: Problem) -> dict[str, Any]:
 
 def _versions(config: SearchConfig) -> dict[str, str]:
     """Return the versions of Python and of all packages that scores may depend on."""
-    from evomerge.evaluate.inference.vllm_start import installed_vllm
+    from evomerge.evaluation.inference.vllm_start import installed_vllm
 
     versions = {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}}
     if config.evaluation.backend == "vllm" and (found := installed_vllm()) is not None:

@@ -45,7 +45,7 @@ def gene_rows(problem: Problem) -> list[tuple[str, ...]]:
 
 def _knobs(problem: Problem) -> set[str]:
     """Return the names of all knobs of the methods, and `method`; none in a data-flow space."""
-    from evomerge.merge.methods import get_method
+    from evomerge.merging.methods import get_method
 
     if problem.config.space.kind == "dataflow":
         return set()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
-from evomerge.evaluate.inference.device import choose_device, count_devices, device_memory
-from evomerge.evaluate.inference.vllm_start import ENGINE_SHARE
+from evomerge.evaluation.inference.device import choose_device, count_devices, device_memory
+from evomerge.evaluation.inference.vllm_start import ENGINE_SHARE
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.setup.executor import workers_per_accelerator, workers_per_machine
 from evomerge.setup.problem import Problem
@@ -90,7 +90,7 @@ def memory_of(problem: Problem) -> dict[str, float]:
     is the most that is kept from candidate to candidate; it is filled by the first candidates of
     each method. The weights, and what batches need, are on the accelerator if there is one.
     """
-    from evomerge.merge.methods import get_method
+    from evomerge.merging.methods import get_method
 
     config, host = problem.config, problem.checkpoints[problem.host]
     paths_only = config.space.kind == "dataflow"
@@ -110,7 +110,7 @@ def memory_of(problem: Problem) -> dict[str, float]:
 
 def _sources(problem: Problem, method: str) -> int:
     """Return how many parents a method merges: all, or all but the base."""
-    from evomerge.merge.methods import get_method
+    from evomerge.merging.methods import get_method
 
     base = None if get_method(method).base == "none" else problem.config.base
     return sum(parent != base for parent in problem.config.parents)

@@ -107,4 +107,5 @@ def test_functions_that_resume_could_not_find_are_refused() -> None:
     with pytest.raises(ConfigError, match="not a function at the top level"):
         with_named_functions({"objectives": [lambda model, tokenizer, documents: []]})
     found = with_named_functions({"objectives": [{"task": write_search, "weight": 2.0}, "t"]})
-    assert found["objectives"] == [{"task": "search_run:write_search", "weight": 2.0}, "t"]
+    name, metric = "search_run:write_search", "score"
+    assert found["objectives"] == [{"task": name, "metric": metric, "weight": 2.0}, "t"]

@@ -5,7 +5,7 @@ from run_folders import FAILED, KEY, asked, scores, told
 from evomerge.cli.terminal import SearchDisplay
 from evomerge.run.history import History
 from evomerge.scores import Objective
-from evomerge.search.ranking import WeightedSum
+from evomerge.searching.ranking import WeightedSum
 
 
 def lines_of(events, capsys):
