@@ -99,13 +99,18 @@ def results(
 def report(
     directory: RunFolderArgument,
     out: Annotated[Path | None, typer.Option(metavar="FILE.html")] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="write the pictures as SVG files, too")
+    ] = None,
 ) -> None:
     """Write the run as one HTML page."""
     from evomerge.cli import terminal
-    from evomerge.report.page import write_page
+    from evomerge.report.page import write_page, write_pictures
     from evomerge.run.folder import RunFolder
 
     run = RunFolder(directory)
     target = out or run.path / "report.html"
     write_page(run, target)
     terminal.say(f"wrote {target}")
+    if pictures is not None:
+        terminal.say(f"wrote {len(write_pictures(run, pictures))} pictures to {pictures}")
