@@ -79,7 +79,16 @@ def needs(problem: Problem) -> str:
         where = f"{weights} for each worker, at most {count} on a machine"
     else:
         where = f"{weights} for each of {count} workers" if count > 1 else f"{weights} of weights"
-    return f"{parents}; {where}"
+    return f"{parents}; {where}{_engine_needs(config, device)}"
+
+
+def _engine_needs(config: SearchConfig, device: str) -> str:
+    """Return what the vLLM engine of a worker takes on accelerators; empty without one."""
+    size = config.evaluation.tensor_parallel
+    if config.evaluation.backend != "vllm" or device == "cpu":
+        return ""
+    of = "its accelerator" if size == 1 else f"each of its {size} accelerators"
+    return f"; the vLLM engine of each worker takes {ENGINE_SHARE:.0%} of {of}"
 
 
 def memory_of(problem: Problem) -> dict[str, float]:
