@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -18,27 +19,40 @@ def status(
     watch: Annotated[bool, typer.Option(help="refresh until the search ends")] = False,
 ) -> None:
     """Say how far a search is."""
-    import time
-
     from evomerge.cli import terminal
     from evomerge.report.progress import progress
     from evomerge.run.folder import RunFolder
 
     run = RunFolder(directory)
-    while True:
-        values = progress(run)
-        if as_json:
-            terminal.print_json(values)
-        else:
-            terminal.print_progress(values)
-        if not watch or values["state"] != "running":
-            return
+    if watch and not as_json:
+        from evomerge.cli.watching import watch_run
+
+        watch_run(run)
+        return
+    values = progress(run)
+    while watch and values["state"] == "running":
+        terminal.print_json(values)
         time.sleep(2)
+        values = progress(run)
+    if as_json:
+        terminal.print_json(values)
+    else:
+        terminal.print_progress(values)
 
 
 def results(
     directory: RunFolderArgument,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="write CSV")] = None,
+    candidate: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="print all that is known of candidate N")
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="print the N best candidates only")
+    ] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="sort by a column, the largest value first"),
+    ] = None,
     documents: Annotated[
         str | None,
         typer.Option(metavar="SPLIT", help="print only a split's document ids, for lm_eval"),
@@ -52,7 +66,14 @@ def results(
     from evomerge.config.frozen import frozen_objectives
     from evomerge.config.schema import parse
     from evomerge.report.reproduce import document_ids, lm_eval_command
-    from evomerge.report.rows import brief_rows, candidate_rows, write_csv
+    from evomerge.report.rows import (
+        brief_rows,
+        candidate_rows,
+        chosen_row,
+        sorted_rows,
+        without_details,
+        write_csv,
+    )
     from evomerge.report.standings import standings
     from evomerge.run.folder import RunFolder
     from evomerge.run.history import History
@@ -67,6 +88,11 @@ def results(
     spent = run.timings.spent()
     genes = config.frozen.genes if config.frozen else []
     rows = candidate_rows(history, objectives, genes, run.timings.by_candidate())
+    if candidate is not None:
+        row = chosen_row(rows, candidate)
+        terminal.print_json(row) if as_json else terminal.print_values(row)
+        return
+    rows = sorted_rows(rows, sort, top)
     if csv is not None:
         write_csv(rows, csv)
         terminal.say(f"wrote {len(rows)} rows to {csv}")
@@ -77,11 +103,12 @@ def results(
         answer = {"candidates": rows, "winner": winner, "standings": table, "times": times}
         terminal.print_json(answer | {"lm_eval": command})
     else:
-        if not terminal.out.is_terminal:
-            terminal.print_rows(rows, "candidate")
-        else:
+        if terminal.out.is_terminal:
             terminal.print_rows(brief_rows(rows), "candidate")
-            terminal.say("--csv and --json have more columns: scores by split, recipe digests")
+            terminal.say("--csv and --json have more columns: scores by split, genes, seconds")
+        else:
+            terminal.print_rows(without_details(rows), "candidate")
+        if history.winner is not None or (history.told and terminal.out.is_terminal):
             terminal.print_standings(standings(history, objectives))
             if command is not None and history.winner is not None:
                 terminal.say(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import InputError
+from evomerge.errors import InputError, did_you_mean
 from evomerge.report.names import short_names
 from evomerge.run.atomic import replace_text
 from evomerge.run.history import Candidate, History
@@ -73,6 +73,54 @@ def brief_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
     empty = {name for name in _BRIEF if all(row[name] is None for row in brief)}
     return [{name: row[name] for name in _BRIEF if name not in empty} for row in brief]
+
+
+def without_details(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows without the columns of genes and seconds."""
+    return [
+        {name: value for name, value in row.items() if not name.startswith(("gene ", "seconds "))}
+        for row in rows
+    ]
+
+
+def chosen_row(rows: Sequence[dict[str, Any]], number: int) -> dict[str, Any]:
+    """Return the row of a candidate, without the columns that are empty.
+
+    Raises:
+        InputError: there is no such candidate.
+    """
+    if number >= len(rows):
+        raise InputError(f"--candidate is {number}, but the run has {len(rows)} candidates.")
+    return {name: value for name, value in rows[number].items() if value is not None}
+
+
+def sorted_rows(
+    rows: Sequence[dict[str, Any]], column: str | None, count: int | None
+) -> list[dict[str, Any]]:
+    """Return rows by a column, the largest value first; rows without a value come last.
+
+    Args:
+        rows: the rows.
+        column: the column; None: `fitness` if a count is given, else the order of the rows.
+        count: number of rows to return; None: all.
+
+    Raises:
+        InputError: there is no such column.
+    """
+    if column is None and count is None:
+        return list(rows)
+    name = column or "fitness"
+    if rows and name not in rows[0]:
+        raise InputError(
+            f"--sort is {name!r}, which is no column.{did_you_mean(name, list(rows[0]))}"
+        )
+
+    def key(row: dict[str, Any]) -> tuple[bool, Any]:
+        value = row[name]
+        number = isinstance(value, (int, float))
+        return value is None, -value if number else str(value)
+
+    return sorted(rows, key=key)[:count]
 
 
 def _row(candidate: Candidate, history: History, objectives: Sequence[Objective]) -> dict[str, Any]:
