@@ -119,18 +119,24 @@ def print_rows(rows: Sequence[Mapping[str, Any]], first: str) -> None:
 def print_standings(table: Standings) -> None:
     """Print the scores of parents, uniform merge and winner, and compare the winner with each.
 
-    A row is a model; if there are several scores, a row is a score of a model.
+    A terminal gets a table for each score; a pipe gets one table, with the score as first column if
+    there are several.
     """
-    several = len(table.columns) > 1
+    several = len(table.columns) > 1 and not out.is_terminal
     rows = []
     for column in table.columns:
+        own = []
         for row in table.rows:
             items = [row.estimates.get((split, column)) for split in FINAL_FIRST]
             cells = [estimate(item, table.factor(column)) if item else "-" for item in items]
-            rows.append([*([column] if several else []), table.names[row.label], *cells])
-    headers = [*(["score"] if several else []), "model", *FINAL_FIRST]
-    scored = "" if several or not table.columns else f" of {table.columns[0]}"
-    print_table(headers, rows, title=f"standings{scored}, shares in %, with 95 % intervals")
+            own.append([*([column] if several else []), table.names[row.label], *cells])
+        if out.is_terminal:
+            shares = " in %" if table.factor(column) == 100 else ""
+            title = f"{column}{shares}, with 95 % intervals"
+            print_table(("model", *FINAL_FIRST), own, title=title)
+        rows += own
+    if not out.is_terminal:
+        print_table([*(["score"] if several else []), "model", *FINAL_FIRST], rows)
     for label, comparison in table.comparisons.items():
         say(f"searched - {table.names[label]} on {table.compared_on}: {comparison.text}")
 
