@@ -26,7 +26,7 @@ def candidate_rows(history: History, objectives: Sequence[Objective]) -> list[di
     search documents, and None if all were scored. If the fitness is an estimate, the search scores
     in the row are estimates too.
     """
-    return [_row(item, history, objectives) for item in history.candidates]
+    return [candidate_row(item, history, objectives) for item in history.candidates]
 
 
 def brief_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -45,7 +45,10 @@ def brief_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: row[name] for name in _BRIEF if name not in empty} for row in brief]
 
 
-def _row(candidate: Candidate, history: History, objectives: Sequence[Objective]) -> dict[str, Any]:
+def candidate_row(
+    candidate: Candidate, history: History, objectives: Sequence[Objective]
+) -> dict[str, Any]:
+    """Return the row of one candidate; see `candidate_rows`."""
     outcome = candidate.outcomes.get("search")
     scores = candidate.scores("search")
     row: dict[str, Any] = {
