@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from evomerge.config.frozen import frozen_objectives
 from evomerge.config.schema import parse
 from evomerge.errors import InputError
 from evomerge.report.examples import examples_section
-from evomerge.report.pictures import best_so_far, genome_bars, standings_chart
+from evomerge.report.pictures import best_so_far, genome_bars, standings_chart, svg
 from evomerge.report.progress import progress
 from evomerge.report.rows import candidate_rows
 from evomerge.report.standings import Standings, standings
@@ -159,11 +158,9 @@ def _figure(name: str, figure: Any) -> str:
             ids must be unique in a page.
         figure: a matplotlib figure.
     """
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    text = buffer.getvalue()
-    svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text[text.index("<svg") :])
-    return f"<figure>{svg}</figure>"
+    text = svg(figure)
+    inline = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text[text.index("<svg") :])
+    return f"<figure>{inline}</figure>"
 
 
 def _search_file(run: RunFolder) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -15,10 +16,8 @@ _SPLIT_COLOURS = {"search": "#b8c4d0", "validation": "#7aa7e8", "test": _ACCENT}
 
 
 def _axes(width: float, height: float) -> tuple[Any, Any]:
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    mpl.rcParams["svg.hashsalt"] = "evomerge"
     figure = Figure(figsize=(width, height))
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
@@ -95,7 +94,7 @@ def standings_chart(table: Standings) -> Any:
     """
     figure, axes = _axes(9, 3.2)
     column = table.columns[-1]
-    labels = [_plain(table.names[row.label]) for row in table.rows]
+    labels = [plain_text(table.names[row.label]) for row in table.rows]
     width = 0.8 / len(SPLITS)
     for offset, split in enumerate(SPLITS):
         for index, row in enumerate(table.rows):
@@ -109,7 +108,7 @@ def standings_chart(table: Standings) -> Any:
     for split in SPLITS:
         axes.bar(0, 0, color=_SPLIT_COLOURS[split], label=split)
     axes.set_xticks(range(len(labels)), labels)
-    axes.set_ylabel(_plain(column), color=_INK)
+    axes.set_ylabel(plain_text(column), color=_INK)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
@@ -123,7 +122,8 @@ def genome_bars(names: Sequence[str], genome: Sequence[float]) -> Any:
         return figure
     figure, axes = _axes(9, 0.6 + 0.22 * len(genome))
     labels = [
-        _plain(names[index]) if index < len(names) else str(index) for index in range(len(genome))
+        plain_text(names[index]) if index < len(names) else str(index)
+        for index in range(len(genome))
     ]
     axes.grid(visible=False)
     axes.grid(axis="x", color="#e6ebf0", linewidth=0.8)
@@ -133,6 +133,16 @@ def genome_bars(names: Sequence[str], genome: Sequence[float]) -> Any:
     return figure
 
 
-def _plain(text: str) -> str:
+def svg(figure: Any) -> str:
+    """Return a figure as the text of an SVG file. Equal figures give equal texts."""
+    import matplotlib as mpl
+
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": "evomerge"}):
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def plain_text(text: str) -> str:
     """Return a text that matplotlib shows unchanged; it reads text between `$` as a formula."""
     return text.replace("$", r"\$")
