@@ -26,6 +26,11 @@ def parent_letters(recipe: Recipe) -> dict[str, str]:
     return legend_of([recipe.host, *sources, *recipe.parents])
 
 
+def is_path(recipe: Recipe) -> bool:
+    """Return whether every block of a recipe is an unchanged block of one parent."""
+    return bool(_blocks(recipe)) and all(map(_is_plain, _blocks(recipe)))
+
+
 def recipe_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     """Draw a recipe: a path if all its blocks are unchanged blocks of parents, else its knobs.
 
@@ -36,7 +41,7 @@ def recipe_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     Returns:
         a matplotlib figure; None if the recipe is no path and sets no knob.
     """
-    if _blocks(recipe) and all(_is_plain(layer) for layer in _blocks(recipe)):
+    if is_path(recipe):
         return path_picture(recipe, names)
     return knob_picture(recipe, names)
 
