@@ -18,6 +18,7 @@ _COLOURS = ("#1f6feb", "#d9822b", "#2a9d6f", "#a855c7", "#c0392b", "#5f6b78", "#
 _WIDTH = 4.2
 """Width in inches: 403 pixels at the 96 pixels an inch that browsers use."""
 _LONGEST_NAME = 52
+_DEPTH = "block of the merged model"
 
 
 def parent_letters(recipe: Recipe) -> dict[str, str]:
@@ -88,7 +89,7 @@ def knob_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
         bar.locator = _few_ticks(4)
         if low == high:
             bar.set_ticks([low], labels=[f"{low:.3g}"])
-    panels[-1].set_xlabel(_below("block of the merged model", notes), **_NOTE)
+    panels[-1].set_xlabel(_below(f"{_DEPTH} (E: embeddings, H: head)", notes), **_NOTE)
     return figure
 
 
@@ -133,7 +134,7 @@ def path_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.set_major_locator(_few_ticks(8, whole=True))
     panels[0].yaxis.set_major_locator(_few_ticks(6, whole=True))
-    panels[-1].set_xlabel(_below("block of the merged model", notes), **_NOTE)
+    panels[-1].set_xlabel(_below(_DEPTH, notes), **_NOTE)
     return figure
 
 
