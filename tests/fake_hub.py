@@ -5,9 +5,11 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 from huggingface_hub import ModelCard
 
@@ -19,7 +21,8 @@ class FakeHub:
 
     Attributes:
         private: id of a repository -> whether it is private.
-        files: id of a repository -> path -> content, as committed.
+        files: id of a repository -> path -> content, as committed. Of a file in Xet storage it is
+            the SHA-256.
         stored: SHA-256 -> content of an uploaded large file, committed or not.
         uploads: SHA-256 of every large file whose upload began.
         asked: the requests: path, token, body (None if it is not JSON).
@@ -27,9 +30,12 @@ class FakeHub:
         trouble: SHA-256 -> what happens to its upload in the middle, once: `drop` the connection,
             or `hang` until the test ends.
         hanging: set when an upload hangs.
+        xet: folder that the client uses as Xet storage (`local://` is for such tests), or None:
+            large files are uploaded to this server with LFS.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, xet: Path | None = None) -> None:
+        self.xet = xet
         self.private: dict[str, bool] = {}
         self.files: dict[str, dict[str, bytes]] = {}
         self.stored: dict[str, bytes] = {}
@@ -77,7 +83,8 @@ class FakeHub:
             if line["key"] == "file":
                 self.files[name][value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
-                self.files[name][value["path"]] = self.stored[value["oid"]]
+                oid = value["oid"]
+                self.files[name][value["path"]] = oid.encode() if self.xet else self.stored[oid]
         oid = hashlib.sha1(text.encode()).hexdigest()
         url = f"{self.address}/{name}/commit/{oid}"
         return 200, {"success": True, "commitOid": oid, "commitUrl": url}
@@ -100,6 +107,9 @@ class FakeHub:
                 return 404, {"error": "Repository not found"}
             if rest.startswith("/preupload/"):
                 return self.preupload(json.loads(text))
+            if rest.startswith("/xet-write-token/"):
+                exp = int(time.time()) + 3600
+                return 200, {"accessToken": "x", "casUrl": f"local://{self.xet}", "exp": exp}
             if rest.startswith("/commit/"):
                 return self.commit(name, text)
             if not rest or rest.startswith("/revision/"):

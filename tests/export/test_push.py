@@ -1,6 +1,7 @@
 """`evomerge push` to a Hub on this machine: what arrives there, and what is refused."""
 
 import hashlib
+import random
 import subprocess
 
 import pytest
@@ -38,7 +39,7 @@ def settings(hub, folder):
         "HF_ENDPOINT": hub.address,
         "HF_TOKEN": TOKEN,
         "HF_HOME": str(folder.parent / "cache"),
-        "HF_HUB_DISABLE_XET": "1",  # this Hub has no Xet storage
+        "HF_HUB_DISABLE_XET": "0" if hub.xet else "1",
     }
 
 
@@ -141,6 +142,25 @@ def test_a_refused_commit_is_repeated_without_sending_the_weights_again(hub, mod
     push(hub, model, "org/merged")
     assert hub.files == {"org/merged": contents(model)}
     assert sorted(hub.uploads) == sorted(map(digest, weights(model)))
+
+
+def test_weights_in_xet_storage_are_not_sent_again(model, tmp_path):
+    pytest.importorskip("hf_xet")
+    (path, *_) = weights(model)
+    path.write_bytes(random.Random(0).randbytes(2_000_000))
+    with serve(FakeHub(tmp_path / "xet")) as hub:
+        commit = "/api/models/org/merged/commit/main"
+        hub.refusals[commit] = (403, "You have read-only access.")
+        push(hub, model, "org/merged", code=1)
+        blocks = [item for item in hub.xet.rglob("default.*") if item.is_file()]
+        assert sum(item.stat().st_size for item in blocks) > 2_000_000
+        hub.refusals.clear()
+        push(hub, model, "org/merged")
+        assert [item for item in hub.xet.rglob("default.*") if item.is_file()] == blocks
+        expected = contents(model) | {item.name: digest(item).encode() for item in weights(model)}
+        assert hub.files == {"org/merged": expected}
+        files = [item for item in tmp_path.rglob("*") if item.is_file()]
+        assert not any(TOKEN.encode() in item.read_bytes() for item in files)
 
 
 @pytest.mark.parametrize(
