@@ -93,10 +93,16 @@ def merge(
 def push(
     model: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="an exported model")],
     repository: Annotated[str, typer.Argument(metavar="REPO_ID", help="org/name on the Hub")],
-    private: Annotated[bool, typer.Option("--private/--public")] = True,
+    private: Annotated[
+        bool,
+        typer.Option("--private/--public", help="an existing repository must be what this says"),
+    ] = True,
 ) -> None:
-    """Upload an exported model to the Hugging Face Hub."""
+    """Upload an exported model to the Hugging Face Hub; if interrupted, call it again."""
     from evomerge.cli import terminal
     from evomerge.export.hub import push_model
 
-    terminal.say(f"pushed to {push_model(model, repository, private=private)}")
+    pushed = push_model(model, repository, private=private)
+    for name in pushed.left_out:
+        terminal.say(f"{name} was not uploaded, since it names folders of this machine")
+    terminal.say(f"pushed to {pushed.url}")

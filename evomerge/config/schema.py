@@ -104,6 +104,14 @@ class GeneRange(Section):
     choices: list[str] = Field(default_factory=list)
 
 
+class HubDataset(Section):
+    """The data set on the Hub that the documents of a task come from."""
+
+    id: str
+    config: str | None = None
+    split: str | None = None
+
+
 class Frozen(Section):
     """What a run adds to its search file: versions, fingerprints, document ids, directions.
 
@@ -119,6 +127,10 @@ class Frozen(Section):
     sources: dict[str, dict[str, str]] = Field(
         default_factory=dict,
         description="split -> task -> task and split that its document ids belong to",
+    )
+    datasets: dict[str, dict[str, HubDataset]] = Field(
+        default_factory=dict,
+        description="split -> task -> its data set; only those that are on the Hub",
     )
     lower_is_better: list[str] = Field(default_factory=list)
     fewer_documents: str = Field(

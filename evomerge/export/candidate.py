@@ -27,7 +27,8 @@ def export_candidate(
         InputError: there is no such candidate, a parent has changed, `out` exists, or the disk
             does not have enough room.
     """
-    from evomerge.export.card import model_card
+    from evomerge.export.card import Merge, search_card
+    from evomerge.export.parents import describe_parents
     from evomerge.mergekit import to_mergekit
     from evomerge.merging.backend import write
 
@@ -40,13 +41,8 @@ def export_candidate(
     mergekit = to_mergekit(recipe, problem.checkpoints)
     if mergekit is not None:
         texts["mergekit_config.yml"] = mergekit
-    texts["README.md"] = model_card(
-        problem.config,
-        history,
-        candidate,
-        recipe,
-        problem.objectives,
-        mergekit=mergekit is not None,
-    )
+    parents = describe_parents(problem.checkpoints, problem.checkpoints)
+    merge = Merge(out.absolute().name, recipe, parents, mergekit=mergekit is not None)
+    texts |= search_card(merge, problem.config, history, candidate, problem.objectives)
     write(recipe, problem.checkpoints, out, shard_size=shard_size, texts=texts)
     return candidate.number

@@ -1,85 +1,178 @@
-"""The model card of an exported merge: its parents, how it was found, and its scores.
+"""The model card of a merge: its parents, its recipe, its scores, and how to repeat it.
 
-Cards are published, so a card shows the name of a local folder, never its full path.
+Cards are published, so a card shows the name of a local folder, never its path.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 
-import yaml
+from huggingface_hub import ModelCard, ModelCardData
 
 from evomerge.config.schema import SearchConfig
-from evomerge.models.references import hub_id
+from evomerge.export.metadata import card_data, hub_datasets, results_on_test
+from evomerge.export.parents import Parent, common_licence
+from evomerge.export.repeat import how_to_repeat, search_file
 from evomerge.recipe import Recipe
-from evomerge.report.names import short_names
+from evomerge.report.markup import svg_text
+from evomerge.report.recipe_picture import is_path, parent_letters, recipe_picture
 from evomerge.report.standings import standings
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS, Objective
 from evomerge.searching.ranking import WeightedSum, best_of
 from evomerge.space.paths.path import describe
 
+CARD, PICTURE = "README.md", "recipe.svg"
 
-def model_card(
+
+@dataclass(frozen=True)
+class Merge:
+    """A merged model that a card is written for.
+
+    Attributes:
+        name: name of the model.
+        recipe: its recipe; the dtype may differ from the one that was scored.
+        parents: reference -> what the card says of it: all parents of the recipe, and those that a
+            search had to choose from.
+        mergekit: whether `mergekit_config.yml` is written beside the card.
+    """
+
+    name: str
+    recipe: Recipe
+    parents: Mapping[str, Parent]
+    mergekit: bool
+
+    @property
+    def used(self) -> list[Parent]:
+        """The parents of the recipe."""
+        return [self.parents[reference] for reference in self.recipe.parents]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Reference -> published name, for all parents."""
+        return {reference: parent.name for reference, parent in self.parents.items()}
+
+
+def merge_card(merge: Merge, versions: Mapping[str, str]) -> dict[str, str]:
+    """Return the card of a recipe's model (`evomerge merge`), which has no scores, and its picture.
+
+    Args:
+        merge: the model.
+        versions: the versions of the packages that it was made with.
+
+    Returns:
+        name of a file -> its text.
+    """
+    commands = ["evomerge merge evomerge_recipe.yaml --out MODEL_DIR"]
+    intro = f"A merge that was made by evomerge {version('evomerge')}. {_recipe_sentences(merge)}"
+    data = card_data(merge.name, merge.used, mergekit=merge.mergekit)
+    repeat = how_to_repeat(commands, versions, merge.used)
+    path = _path(merge) if is_path(merge.recipe) else []
+    return _files(merge, data, intro, path, repeat)
+
+
+def search_card(
+    merge: Merge,
     config: SearchConfig,
     history: History,
     candidate: Candidate,
-    recipe: Recipe,
     objectives: Sequence[Objective],
-    *,
-    mergekit: bool,
-) -> str:
-    """Return the card as Markdown with the Hub's metadata in front.
+) -> dict[str, str]:
+    """Return the card of a candidate of a run (`evomerge export`), and its picture.
 
     Args:
+        merge: the model of the candidate.
         config: the run's search file.
         history: the run.
-        candidate: the exported candidate.
-        recipe: its recipe; the dtype may differ from the one that was scored.
+        candidate: the exported candidate. Only the card of the winner has scores.
         objectives: the objectives of the search.
-        mergekit: whether `mergekit_config.yml` is written beside the card.
+
+    Returns:
+        name of a file -> its text.
     """
-    metadata: dict[str, object] = {
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["merge", "evomerge", *(["mergekit"] if mergekit else [])],
-    }
-    models = dict.fromkeys(filter(None, map(hub_id, recipe.parents)))
-    if models:
-        metadata |= {"base_model": list(models), "base_model_relation": "merge"}
-    names = short_names([*recipe.parents, *(item.name for item in history.baselines)])
-    methods = sorted({layer.method for layer in recipe.every_layer()})
-    lines = [
-        "---",
-        yaml.safe_dump(metadata, sort_keys=False).strip(),
-        "---",
-        "",
-        "# Merged model",
-        "",
+    is_winner = best_of(history, WeightedSum(objectives)) is candidate
+    as_scored = merge.recipe.dtype == config.dtype
+    scores = candidate.scores("test") if is_winner and as_scored else None
+    data = card_data(
+        merge.name,
+        merge.used,
+        mergekit=merge.mergekit,
+        datasets=hub_datasets(config),
+        results=results_on_test(config, objectives, scores) if scores else (),
+    )
+    intro = (
         f"Candidate {candidate.number} of an evomerge {version('evomerge')} search over "
         f"{len(history.candidates)} candidates (optimizer {config.optimizer.name}, seed "
-        f"{config.seed}). Merge method: {', '.join(methods)}. The exact recipe is in "
-        "`evomerge_recipe.yaml`"
-        + (", and for mergekit in `mergekit_config.yml`." if mergekit else "."),
+        f"{config.seed}). {_recipe_sentences(merge)}"
+    )
+    chosen = "" if is_winner else f" --candidate {candidate.number}"
+    dtype = "" if as_scored else f" --dtype {merge.recipe.dtype}"
+    commands = [
+        f"evomerge search search.yaml --run RUN --candidates {len(history.candidates)}",
+        f"evomerge export RUN --out MODEL_DIR{chosen}{dtype}",
+        "evomerge merge evomerge_recipe.yaml --out MODEL_DIR    # this model without the search",
+    ]
+    body = [
+        *([] if config.space.kind == "parameters" else _path(merge)),
+        *_dtype(config, merge.recipe),
+        "## Scores",
         "",
+        *_sources(config),
+        *(_table(history, objectives, merge.names) if is_winner else _NO_TABLE),
+        "",
+    ]
+    versions = config.frozen.versions if config.frozen else {}
+    repeat = how_to_repeat(commands, versions, merge.used)
+    return _files(merge, data, intro, body, [*repeat, *search_file(config, merge.names)])
+
+
+def _files(
+    merge: Merge,
+    data: ModelCardData,
+    intro: str,
+    body: Sequence[str],
+    repeat: Sequence[str],
+) -> dict[str, str]:
+    """Return the texts of the card and of its picture, by file name."""
+    figure = recipe_picture(merge.recipe, merge.names)
+    picture = [f"![The recipe: what comes from which parent]({PICTURE})", ""] if figure else []
+    letters = parent_letters(merge.recipe)
+    lines = [
+        f"# {merge.name}",
+        "",
+        intro,
+        "",
+        *picture,
         "Parents:",
         "",
-        *(f"- `{names[reference]}`" for reference in recipe.parents),
+        *(f"- {key}: `{merge.parents[reference].name}`" for key, reference in letters.items()),
         "",
-        *_path(config, recipe, names),
-        *_dtype(config, recipe),
-        *_sources(config),
-        *_table(history, candidate, objectives, names),
+        *body,
+        *_licence(merge, letters),
+        *repeat,
     ]
-    return "\n".join(lines).rstrip() + "\n"
+    text = "\n".join(lines).rstrip()
+    card = str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n"))
+    return {CARD: card, **({PICTURE: svg_text(figure, transparent=False)} if figure else {})}
 
 
-def _path(config: SearchConfig, recipe: Recipe, names: Mapping[str, str]) -> list[str]:
-    """Return lines with the path through the layers, if the search was for a path."""
-    if config.space.kind == "parameters":
-        return []
-    text = describe(recipe)
+def _recipe_sentences(merge: Merge) -> str:
+    """Return the merge method, and the files that have the recipe."""
+    methods = sorted({layer.method for layer in merge.recipe.every_layer()})
+    mergekit = ", and for mergekit in `mergekit_config.yml`" if merge.mergekit else ""
+    return (
+        f"Merge method: {', '.join(methods)}. The exact recipe is in `evomerge_recipe.yaml`"
+        f"{mergekit}. (`evomerge push` does not upload these files if they name folders of the "
+        "machine where the model was made.)"
+    )
+
+
+def _path(merge: Merge) -> list[str]:
+    """Return lines with the blocks in one line."""
+    text = describe(merge.recipe)
+    names = merge.names
     for reference in sorted(names, key=len, reverse=True):
         text = text.replace(f"= {reference}", f"= {names[reference]}")
     return [
@@ -110,15 +203,13 @@ def _sources(config: SearchConfig) -> list[str]:
     return [f"Sources of the documents ({'; '.join(listed)}).", ""] if listed else []
 
 
+_NO_TABLE = ["This candidate is not the winner of its run, so the run's table is left out."]
+
+
 def _table(
-    history: History,
-    candidate: Candidate,
-    objectives: Sequence[Objective],
-    names: Mapping[str, str],
+    history: History, objectives: Sequence[Objective], names: Mapping[str, str]
 ) -> list[str]:
-    """Return the standings as a Markdown table; for another candidate than the winner, a note."""
-    if best_of(history, WeightedSum(objectives)) is not candidate:
-        return ["This candidate is not the winner of its run, so the run's table is left out."]
+    """Return the standings as a Markdown table."""
     table = standings(history, objectives)
     columns = [(split, column) for column in table.columns for split in SPLITS]
     lines = [
@@ -137,3 +228,27 @@ def _table(
         label = names.get(row.label, row.label).replace("|", "\\|")
         lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return lines
+
+
+def _licence(merge: Merge, letters: Mapping[str, str]) -> list[str]:
+    """Return the section about the licence; nothing is concluded from cards that do not agree."""
+    licence = common_licence(merge.used)
+    if licence is not None:
+        text = f"The cards of all parents name the licence `{licence.label}`; so does this card."
+        return ["## Licence", "", text, ""]
+    said = [
+        f"- {letter}: " + ", ".join(f"`{item.label}`" if item else "not known" for item in licences)
+        for letter, licences in (
+            (letter, merge.parents[reference].licences) for letter, reference in letters.items()
+        )
+    ]
+    return [
+        "## Licence",
+        "",
+        "**This card names no licence**, since the cards of the parents name different ones, or "
+        "not all of them name one. Read the licences of the parents before you use or publish this "
+        "model. In the cards:",
+        "",
+        *said,
+        "",
+    ]

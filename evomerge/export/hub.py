@@ -1,50 +1,153 @@
-"""Uploading an exported model to the Hugging Face Hub (`evomerge push`)."""
+"""Uploading an exported model to the Hugging Face Hub (`evomerge push`).
+
+`upload_folder` is used, and not `upload_large_folder`: the Hub stores the content of a large file
+by its digest (as one file with LFS, in pieces with Xet), so after a kill the same call uploads only
+what is missing. What was uploaded is recorded on the Hub alone; `upload_large_folder` records it in
+the model's folder, and is gone from newer versions of the client. All files appear in one commit,
+or in few if there are hundreds, so that nobody sees a model without some of its weights.
+"""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.errors import CheckpointError, EvomergeError, InputError, one_line
 
+_ID = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
+_NO_OWNERS = ("datasets", "models", "spaces")
+_LONGEST_ID = 96
+_LOCAL_PATH = re.compile(r"(^|[\s\[{(,:+'\"])(/|~/)[\w.~-]", re.MULTILINE)
+_RECIPES = ("*.yaml", "*.yml")
 
-def push_model(model: Path, repository: str, *, private: bool) -> str:
-    """Upload every file of a model folder; the repository is created if it does not exist.
+
+@dataclass(frozen=True)
+class Pushed:
+    """What an upload did.
+
+    Attributes:
+        url: address of the commit.
+        left_out: names of the recipe files that were not uploaded, since they name folders of this
+            machine.
+    """
+
+    url: str
+    left_out: tuple[str, ...]
+
+
+def push_model(model: Path, repository: str, *, private: bool) -> Pushed:
+    """Upload the files of a model folder; the repository is created if it does not exist.
+
+    If the upload is interrupted, the same call goes on where it was.
 
     Args:
         model: folder of an exported model.
         repository: id of the repository, `org/name`, or `name` alone for one of the user's own.
-        private: whether a new repository is private; an existing one stays as it is.
-
-    Returns:
-        the URL of the commit.
+        private: whether the repository is private. An existing one must be what this says.
 
     Raises:
-        CheckpointError: the folder is not a model folder.
-        InputError: `repository` is not a valid id.
+        CheckpointError: the folder is not a model folder, or has a link to something outside.
+        InputError: `repository` is not a valid id, or is public where it is to be private or the
+            other way round.
         EvomergeError: the Hub refused the upload or could not be reached.
     """
+    _check_folder(model)
+    _check_id(repository)
+    left_out = _files_with_local_paths(model)
+
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import BadRequestError
+
+    api = HfApi()
+    try:
+        name = api.create_repo(repository, private=private, exist_ok=True).repo_id
+        is_private = bool(api.model_info(name).private)
+        if is_private == private:
+            commit = api.upload_folder(
+                repo_id=name,
+                folder_path=str(model),
+                commit_message="Upload a merge made by evomerge",
+                ignore_patterns=list(left_out),
+            )
+            return Pushed(commit.commit_url, left_out)
+    except BadRequestError as error:
+        raise InputError(
+            f"The Hub refuses the upload of {model} to {repository!r}: {_reason(error)}; check "
+            "the id."
+        ) from error
+    except Exception as error:  # the Hub's client raises exceptions of many unrelated classes
+        raise EvomergeError(
+            f"{model} could not be pushed to {repository}: {_reason(error)}; check the id, the "
+            "network and your token (`hf auth login`), then give the same command again, which "
+            "uploads only what is missing."
+        ) from error
+    raise InputError(_other_visibility(name, is_private=is_private))
+
+
+def _other_visibility(name: str, *, is_private: bool) -> str:
+    if is_private:
+        return (
+            f"The repository {name} is private, but --public was given; make it public in its "
+            "settings on the Hub, or give --private."
+        )
+    return (
+        f"The repository {name} exists and is public, so nothing was uploaded, since --private is "
+        "the default; give --public, make it private in its settings on the Hub, or name another "
+        "repository."
+    )
+
+
+def _check_folder(model: Path) -> None:
     if not (model / "config.json").is_file() or not list(model.glob("*.safetensors")):
         raise CheckpointError(
             f"{model} is not a model folder (config.json and *.safetensors are needed); "
             f"make one with `evomerge export RUN --out {model}`."
         )
-    from huggingface_hub import HfApi
+    inside = model.resolve()
+    for path in sorted(model.rglob("*")):
+        if path.is_symlink() and not path.resolve().is_relative_to(inside):
+            raise CheckpointError(
+                f"{path} is a link to {path.resolve()}, which is outside of the model's folder; "
+                "remove the link, or copy the file to its place."
+            )
+
+
+def _check_id(repository: str) -> None:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+    owner = repository.partition("/")[0] if "/" in repository else ""
     try:
         validate_repo_id(repository)
-    except HFValidationError as error:
+        # Older versions of the client accept letters that the Hub refuses.
+        is_id = _ID.fullmatch(repository) is not None and len(repository) <= _LONGEST_ID
+    except HFValidationError:
+        is_id = False
+    if not is_id or owner in _NO_OWNERS:
         raise InputError(
-            f"REPO_ID is {repository!r}; it must be `org/name`, made of letters, digits, '-', '_' "
-            "and '.', 96 characters at most."
-        ) from error
-    api = HfApi()
-    try:
-        created = api.create_repo(repository, private=private, exist_ok=True)
-        return str(api.upload_folder(repo_id=created.repo_id, folder_path=str(model)))
-    except Exception as error:  # the Hub's client raises exceptions of many unrelated classes
-        raise EvomergeError(
-            f"{model} could not be pushed to {repository}: {one_line(error).rstrip('.')}; "
-            "check the id, the network and your token (`hf auth login`)."
-        ) from error
+            f"REPO_ID is {repository!r}; it must be `org/name`, made of the letters a to z, "
+            f"digits, '-', '_' and '.', {_LONGEST_ID} characters at most, without '--' and '..', "
+            "and with a letter or digit at both ends of each part."
+        )
+
+
+def _files_with_local_paths(model: Path) -> tuple[str, ...]:
+    """Return the names of the recipe files that have absolute paths, which may name a user."""
+    files = sorted(file for pattern in _RECIPES for file in model.glob(pattern))
+    return tuple(
+        file.name
+        for file in files
+        if _LOCAL_PATH.search(file.read_text(encoding="utf-8", errors="replace"))
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Return the message of an error without the user's token, which it may quote."""
+    from huggingface_hub import get_token
+
+    token = get_token()
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    # The client puts what the Hub says on the line after `Bad request:`.
+    text = one_line(" ".join(lines[:2]) if lines and lines[0].endswith(":") else error)
+    return (text.replace(token, "(token)") if token else text).rstrip(".:; ")

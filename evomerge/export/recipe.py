@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 from evomerge.errors import RecipeError
@@ -37,12 +39,15 @@ def merge_recipe(
         InputError: the file, a parent or an option is wrong, or `out` exists.
         CandidateError: the merged weights are not finite.
     """
+    from evomerge.export.card import Merge, merge_card
+    from evomerge.export.parents import describe_parents
     from evomerge.mergekit import from_mergekit, mergekit_parents
     from evomerge.merging.architecture.naming import with_host_names
     from evomerge.merging.backend import write
 
     text = read_text(file, RecipeError)
-    if _is_ours(text, file):
+    is_ours = _is_ours(text, file)
+    if is_ours:
         recipe = Recipe.from_yaml(text)
         checkpoints = _open(recipe.parents, file, allow_pickle=allow_pickle)
     else:
@@ -52,6 +57,11 @@ def merge_recipe(
     host = checkpoints[recipe.host]
     check_fit(host, list(checkpoints.values()), vocabularies=recipe.tokenizer == "base")
     extra = {"evomerge_recipe.yaml": recipe.to_yaml()}
+    if not is_ours:
+        extra["mergekit_config.yml"] = text
+    parents = describe_parents(recipe.parents, checkpoints)
+    merge = Merge(out.absolute().name, recipe, parents, mergekit=not is_ours)
+    extra |= merge_card(merge, _versions())
     return write(recipe, checkpoints, out, memory=memory, shard_size=shard_size, texts=extra)
 
 
@@ -59,6 +69,12 @@ def _is_ours(text: str, file: Path) -> bool:
     """Return whether a file is a recipe of evomerge; mergekit's configs have no key `host`."""
     data = yaml_mapping(text, str(file), "a recipe", RecipeError)
     return "host" in data
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that the bits of a merge may depend on."""
+    packages = ("evomerge", "torch", "transformers", "numba", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def _open(

@@ -15,7 +15,7 @@ RUN = "run:"
 """Prefix of a reference to the best model of another run; see `evomerge.setup.runs`."""
 
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-_WANTED = ["*.safetensors", "*.json", "*.jinja", *TOKENIZER_FILES]
+_WANTED = ["*.safetensors", "*.json", "*.jinja", "README.md", *TOKENIZER_FILES]
 _PICKLES = ["pytorch_model*.bin"]
 
 
@@ -66,7 +66,8 @@ def open_parent(reference: str, relative_to: Path, *, allow_pickle: bool = False
 def resolve(reference: str, relative_to: Path, *, allow_pickle: bool = False) -> Path:
     """Return the local folder of a model or adapter. What is on the Hub is downloaded.
 
-    Only safetensors files, JSON files, chat templates and tokenizer files are downloaded.
+    Only safetensors files, JSON files, chat templates, tokenizer files and the model card are
+    downloaded.
 
     Args:
         reference: `zoo:NAME`, a folder, or `org/name[@revision]`.

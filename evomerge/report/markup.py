@@ -65,13 +65,18 @@ def code(content: str) -> str:
     return f"<pre>{text(content)}</pre>"
 
 
-def svg_text(figure: Any) -> str:
-    """Return a matplotlib figure as an SVG document, always with the same bytes."""
+def svg_text(figure: Any, *, transparent: bool = True) -> str:
+    """Return a matplotlib figure as an SVG document, always with the same bytes.
+
+    Args:
+        figure: the figure.
+        transparent: whether what is behind it shows through; else it is white.
+    """
     import matplotlib as mpl
 
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "evomerge", "svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(buffer, format="svg", transparent=transparent, metadata={"Date": None})
     return buffer.getvalue()
 
 

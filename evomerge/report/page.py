@@ -13,6 +13,7 @@ from evomerge.errors import InputError
 from evomerge.report.colours import STYLE
 from evomerge.report.importance import gene_importance
 from evomerge.report.markup import paragraph, svg_text, text
+from evomerge.report.names import short_names
 from evomerge.report.pictures import (
     best_so_far,
     genome_bars,
@@ -21,6 +22,7 @@ from evomerge.report.pictures import (
     standings_chart,
 )
 from evomerge.report.progress import progress
+from evomerge.report.recipe_picture import recipe_picture
 from evomerge.report.sections.cost import cost
 from evomerge.report.sections.course import course
 from evomerge.report.sections.found import found
@@ -78,8 +80,12 @@ def pictures(run: RunFolder) -> dict[str, Any]:
     figures: dict[str, Any] = {"course": best_so_far(view.history)}
     if view.table.rows:
         figures["standings"] = standings_chart(view.table)
-    if view.best is not None and "genome" in view.best.origin:
+    has_knobs = view.config.space.kind != "dataflow"
+    if has_knobs and view.best is not None and "genome" in view.best.origin:
         figures["genes"] = genome_bars(view.gene_labels, view.best.origin["genome"])
+    if view.recipe is not None:
+        drawn = recipe_picture(view.recipe, short_names(view.recipe.parents))
+        figures |= {"recipe": drawn} if drawn is not None else {}
     spread = spread_of_generations(view.history)
     if spread is not None:
         figures["spread"] = spread

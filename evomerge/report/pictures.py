@@ -50,7 +50,7 @@ def standings_chart(table: Standings) -> Any:
     """Plot the fitness (or the only metric) of each model with its 95 % interval, by split."""
     column = main_column(table)
     factor = table.factor(column)
-    labels = [_plain(table.names[row.label]) for row in table.rows]
+    labels = [plain_text(table.names[row.label]) for row in table.rows]
     figure, axes = _axes(0.9 + 0.5 * max(1, len(labels)))
     axes.grid(visible=False)
     axes.grid(axis="x", color=LINE, linewidth=0.8)
@@ -68,7 +68,7 @@ def standings_chart(table: Standings) -> Any:
         axes.plot([], [], "o-", color=_SPLIT_COLOURS[split], label=split)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.set_xlabel(_plain(column) + (" in %" if factor == 100 else ""), color=INK, fontsize=10)
+    axes.set_xlabel(plain_text(column) + (" in %" if factor == 100 else ""), color=INK, fontsize=10)
     _legend(figure)
     return figure
 
@@ -179,7 +179,9 @@ def _bars(labels: Sequence[str], values: Sequence[float], what: str) -> Any:
     axes.grid(visible=False)
     axes.grid(axis="x", color=LINE, linewidth=0.8)
     axes.barh(range(len(values)), values, color=ACCENT, height=0.7)
-    axes.set_yticks(range(len(values)), [_short(_plain(label)) for label in labels], fontsize=10)
+    axes.set_yticks(
+        range(len(values)), [_short(plain_text(label)) for label in labels], fontsize=10
+    )
     axes.set_xlabel(what, color=INK, fontsize=10)
     axes.invert_yaxis()
     return figure
@@ -192,6 +194,6 @@ def _short(label: str, most: int = 34) -> str:
     return f"{label[: most // 2 - 1]}…{label[-(most // 2) :]}"
 
 
-def _plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """Return a text that matplotlib shows unchanged; it reads text between `$` as a formula."""
     return text.replace("$", r"\$")

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from evomerge.report.standings import FITNESS, Standings
 from evomerge.run.history import Candidate
 
+UNIFORM = "uniform"
+"""The label of the uniform merge."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -53,8 +56,9 @@ def verdict(table: Standings, best: Candidate | None) -> Verdict:
     if not doubtful:
         return Verdict(
             True,
-            "Yes: on the test documents the searched merge is better than each parent and the "
-            f"uniform merge. The closest is {closest_text}.",
+            "Yes: on the test documents the searched merge is better than each parent"
+            f"{' and the uniform merge' if UNIFORM in names else ''}. The closest is "
+            f"{closest_text}.",
         )
     worse = [label for label in doubtful if table.comparisons[label].difference.high < 0]
     if worse:

@@ -28,7 +28,7 @@ from evomerge.setup.parents import Opener, open_parents, plan_tokenizers
 from evomerge.setup.problem import Problem
 from evomerge.setup.recipes import check_recipes, sample_recipes
 from evomerge.setup.space import make_space
-from evomerge.setup.tasks import find_objectives, find_splits, load_tasks, sources
+from evomerge.setup.tasks import datasets, find_objectives, find_splits, load_tasks, sources
 from evomerge.setup.worker import check_placement
 
 PACKAGES = (
@@ -126,6 +126,7 @@ def freeze(problem: Problem) -> dict[str, Any]:
             for split, documents in problem.splits.items()
         },
         "sources": sources(problem.config, problem.evaluator),
+        "datasets": datasets(problem.config, problem.evaluator),
         "fewer_documents": problem.fewer_documents,
         "genes": [gene.name for gene in problem.space.genes],
         "gene_ranges": gene_ranges(problem),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -16,7 +17,9 @@ from evomerge.scores import SPLITS, Objective, Split
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
     from evomerge.evaluation.tasks.documents import Pool
-    from evomerge.evaluation.tasks.info import TasksInfo
+    from evomerge.evaluation.tasks.info import TaskInfo, TasksInfo
+
+_DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
 def load_tasks(config: SearchConfig) -> Evaluator:
@@ -185,6 +188,34 @@ def sources(config: SearchConfig, evaluator: Evaluator) -> dict[str, dict[str, s
         split: {task: info.tasks[task].source for task in _leaves(config, info)}
         for split, info in infos.items()
     }
+
+
+def datasets(config: SearchConfig, evaluator: Evaluator) -> dict[str, dict[str, dict[str, str]]]:
+    """Return the data sets on the Hub that documents come from: split -> task -> `HubDataset`.
+
+    A data set in local files is left out.
+    """
+    infos = {split: evaluator.tasks_of(split).info for split in SPLITS}
+    return {
+        split: {
+            task: found
+            for task in _leaves(config, info)
+            if (found := _hub_dataset(info.tasks[task])) is not None
+        }
+        for split, info in infos.items()
+    }
+
+
+def _hub_dataset(task: TaskInfo) -> dict[str, str] | None:
+    """Return what names a task's data set on the Hub; None if it is not there.
+
+    A name without an owner may be a kind of local files (`json`), so it is not taken as an id.
+    """
+    if not _DATASET.fullmatch(task.dataset) or Path(task.dataset).exists():
+        return None
+    split = task.task_splits.get(task.task_split, "")
+    named = {"id": task.dataset, "config": task.dataset_config, "split": split}
+    return {key: value for key, value in named.items() if value}
 
 
 def check_sources(config: SearchConfig, evaluator: Evaluator) -> None:

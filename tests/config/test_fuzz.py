@@ -56,6 +56,7 @@ FROZEN = {
             "test": {"zoo_maths": [2]},
         },
         "sources": {"search": {"zoo_maths": "zoo_maths/test"}},
+        "datasets": {"test": {"zoo_maths": {"id": "org/sums", "config": "en", "split": "test"}}},
         "lower_is_better": ["zoo_maths/exact_match"],
         "genes": ["weight/0"],
         "allow_pickle": False,

@@ -1,93 +1,302 @@
-"""The model card: only models of the Hub are base models, and no local path is shown."""
+"""The model card: metadata that huggingface_hub reads, nothing guessed, no path of this machine."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
 import yaml
-from run_folders import asked, scores, told
-from search_run import SMALL, write_search
+from huggingface_hub import ModelCard, metadata_load
+from run_folders import KEY, asked, scores, told
+from search_run import SMALL, evomerge, write_search
+from tiny import make
 
 from evomerge.config.schema import load, parse
 from evomerge.export.candidate import export_candidate
-from evomerge.export.card import model_card
+from evomerge.export.card import Merge, merge_card, search_card
+from evomerge.export.parents import describe_parents, published_names
+from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
-from evomerge.report.names import short_names
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.journal import encode
-from evomerge.scores import Objective
+from evomerge.scores import Objective, Scores
 from evomerge.setup.check import freeze
 from evomerge.setup.runs import prepare
 
-PARENTS = {
-    "org/maths": "org/maths",
-    "org/language@v1.0": "org/language",
-    "org/code+/home/me/adapters/json": "org/code",
-    "org/chat@main+org/polite": "org/chat",
-    "/home/me/models/mine": None,
-    "/home/me/models/mine+org/adapter": None,
-    "run:/home/me/runs/first": None,
-    "run:org/first": None,
-    "./models": None,
-    "../models": None,
-    "zoo:maths": None,
+OBJECTIVES = [Objective("zoo_l2_maths", "exact_match")]
+HUB = {
+    "org/maths": ["org/maths"],
+    "org/language@v1.0": ["org/language"],
+    "org/code+/home/me/adapters/json": ["org/code"],
+    "org/chat@main+org/polite": ["org/chat"],
 }
+LOCAL = [
+    *("/home/me/models/mine", "/home/me/models/mine+org/adapter", "/home/you/models/mine"),
+    *("run:/home/me/runs/first", "run:org/first", "./models", "zoo:maths", "local/name"),
+]
 
 
-def card(parents, mergekit=True):
-    layer = Layer("linear", tuple(Source(name, knobs={"weight": 1.0}) for name in parents))
-    recipe = Recipe(parents[0], {"model.layers": (layer,)}, layer, layer, dtype="float32")
+def parent(folder: Path, reference: str, readme: str | None = None) -> Checkpoint:
+    """A checkpoint without weights; that of a Hub id is where the Hub's client puts it."""
+    place = folder / reference.replace("/", "_").replace(":", "_")
+    model, _, adapter = reference.partition("+")
+    if reference in HUB:
+        place = folder / f"models--{model.partition('@')[0].replace('/', '--')}/snapshots/0123"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "config.json").write_text("{}")
+    if readme is not None:
+        (place / "README.md").write_text(readme)
+    added = None
+    if adapter:
+        hub = not adapter.startswith("/")
+        added = folder / (f"models--{adapter.replace('/', '--')}/snapshots/4567" if hub else "json")
+        added.mkdir(parents=True, exist_ok=True)
+    return Checkpoint(reference, place, {}, {}, added)
+
+
+def merge_of(checkpoints: dict[str, Checkpoint], mergekit: bool = True) -> Merge:
+    layer = Layer("linear", tuple(Source(name, 0, {"weight": 1.0}) for name in checkpoints))
+    outside = Layer("linear", tuple(Source(name, knobs={"weight": 1.0}) for name in checkpoints))
+    host = next(iter(checkpoints))
+    recipe = Recipe(host, {"model.layers": (layer,)}, outside, outside, dtype="float32")
+    return Merge("merged", recipe, describe_parents(checkpoints, checkpoints), mergekit)
+
+
+def opened(folder, references) -> dict[str, Checkpoint]:
+    return {reference: parent(folder, reference) for reference in references}
+
+
+def with_cards(folder, *cards) -> dict[str, Checkpoint]:
+    names = [f"/models/m{number}" for number in range(len(cards))]
+    return {name: parent(folder, name, card) for name, card in zip(names, cards, strict=True)}
+
+
+def front(**metadata) -> str:
+    return f"---\n{yaml.safe_dump(metadata)}---\n# A parent\n"
+
+
+def searched(merge, config=None, objectives=OBJECTIVES, best=20, last=None):
+    """The card of the last candidate of a run with a candidate for each parent and one more."""
     events = []
-    for number, name in enumerate(parents):
+    for number, name in enumerate(merge.parents):
         events += [asked(number, name), told(number, scores(number))]
+    count = len(merge.parents)
+    events += [asked(count, genome=[1.0]), told(count, scores(best))]
+    test = last or Scores({"zoo_l2_maths": (5, 6)}, {KEY: (1.0, 0.0)}, {KEY: 0.5})
+    events.append({**told(count, test), "event": "score", "split": "test"})
     history = History(events)
-    objectives = [Objective("zoo_l2_maths", "exact_match")]
-    text = model_card(
-        parse(SMALL, "search.yaml"),
+    return search_card(
+        merge,
+        config or parse(SMALL, "search.yaml"),
         history,
         history.candidates[-1],
-        recipe,
         objectives,
-        mergekit=mergekit,
     )
-    _, head, body = text.split("---\n", 2)
-    return yaml.safe_load(head), body
 
 
-@pytest.mark.parametrize("reference", PARENTS)
-def test_base_models_are_hub_ids_alone(reference):
-    metadata, _ = card([reference])
-    expected = PARENTS[reference]
-    assert metadata.get("base_model") == (None if expected is None else [expected])
-    assert ("base_model_relation" in metadata) == (expected is not None)
+def read(texts: dict[str, str]) -> tuple[dict, str]:
+    """Metadata and text of a card, as huggingface_hub reads them."""
+    card = ModelCard(texts["README.md"])
+    return card.data.to_dict(), card.text
 
 
-def test_one_base_model_of_two_adapters_is_named_once():
-    metadata, _ = card(["org/code+org/one", "org/code+org/two", "org/code@main"])
-    assert metadata["base_model"] == ["org/code"]
+def test_the_metadata_are_what_huggingface_hub_reads(tmp_path):
+    texts = searched(merge_of(opened(tmp_path, HUB)))
+    metadata, text = read(texts)
+    assert metadata["library_name"] == "transformers"
+    assert metadata["pipeline_tag"] == "text-generation"
+    assert metadata["tags"] == ["merge", "evomerge", "mergekit"]
+    assert metadata["base_model_relation"] == "merge"
+    assert text.lstrip().startswith("# merged\n")
+    (tmp_path / "README.md").write_text(texts["README.md"])
+    assert metadata_load(tmp_path / "README.md") == metadata
+    assert str(ModelCard(texts["README.md"])) == texts["README.md"]  # unchanged by the Hub's tools
 
 
-def test_no_path_of_this_machine_is_published():
-    _, body = card([name for name in PARENTS if not name.startswith(".")])
-    assert "/home" not in body
-    assert "- `org/code+json`" in body
-    assert "- `run:first`" in body
-    assert "| mine | " in body
+@pytest.mark.parametrize("reference", [*HUB, *LOCAL])
+def test_base_models_are_models_of_the_hub_alone(tmp_path, reference):
+    metadata, _ = read(searched(merge_of(opened(tmp_path, [reference]))))
+    assert metadata.get("base_model") == HUB.get(reference)
+    assert ("base_model_relation" in metadata) == (reference in HUB)
 
 
-def test_names_tell_parents_apart():
-    names = short_names(["/a/x/model", "/b/y/model", "run:/c/model", "org/model"])
-    assert names == {
-        "/a/x/model": "x/model",
-        "/b/y/model": "y/model",
-        "run:/c/model": "run:c/model",
-        "org/model": "org/model",
+def test_one_base_model_of_two_revisions_is_named_once(tmp_path):
+    first = parent(tmp_path, "org/maths")
+    both = {name: Checkpoint(name, first.folder, {}, {}) for name in ("org/maths", "org/maths@v2")}
+    metadata, _ = read(searched(merge_of(both)))
+    assert metadata["base_model"] == ["org/maths"]
+
+
+def test_no_path_of_this_machine_and_no_user_is_published(tmp_path):
+    config = parse(
+        SMALL
+        | {"parents": [*HUB, *LOCAL], "base": "/home/me/models/mine"}
+        | {"evaluation": {"include": ["/home/me/tasks", "../me/tasks"]}},
+        "search.yaml",
+    )
+    merge = merge_of(opened(tmp_path, [*HUB, *LOCAL]))
+    for texts in (searched(merge, config), merge_card(merge, {"torch": "2.9"})):
+        for text in texts.values():
+            assert "/home" not in text
+            assert str(tmp_path) not in text
+            assert not re.search(r"\b(me|you)\b/", text)
+        _, body = read(texts)
+        for name in ("org/code+json", "mine", "mine+org/adapter", "mine (2)", "run:first", "name"):
+            assert re.search(rf"- [A-Z]: `{re.escape(name)}`\n", body)
+
+
+def test_published_names_differ(tmp_path):
+    references = ["/a/x/model", "/b/y/model", "run:/c/model", "org/maths"]
+    assert published_names(references, opened(tmp_path, references)) == {
+        "/a/x/model": "model",
+        "/b/y/model": "model (2)",
+        "run:/c/model": "run:model",
+        "org/maths": "org/maths",
     }
 
 
+OWN = {"license": "other", "license_name": "own-1.0", "license_link": "https://example.org/own"}
+AGREEING = {
+    "one parent": ([front(license="mit")], {"license": "mit"}),
+    "the same": ([front(license="MIT"), front(license=["mit"])], {"license": "mit"}),
+    "a licence of their own": ([front(**OWN), front(**OWN)], OWN),
+}
+DIFFERING = {
+    "different": [front(license="mit"), front(license="apache-2.0")],
+    "one has no card": [front(license="mit"), None],
+    "one does not say it": [front(license="mit"), front(tags=["merge"])],
+    "one card is damaged": [front(license="mit"), "---\nlicense: [mit\n---\n"],
+    "one card is no mapping": [front(license="mit"), "---\n- license\n---\n"],
+    "others without a name": [front(license="other"), front(license="other")],
+    "others": [front(**OWN), front(**OWN | {"license_name": "own-2.0"})],
+    "several": [front(license=["mit", "gpl-3.0"]), front(license=["mit", "gpl-3.0"])],
+}
+
+
+@pytest.mark.parametrize("case", AGREEING)
+def test_a_licence_that_all_parents_name_is_inherited(tmp_path, case):
+    cards, expected = AGREEING[case]
+    metadata, body = read(searched(merge_of(with_cards(tmp_path, *cards))))
+    found = {key: value for key, value in metadata.items() if key.startswith("license")}
+    assert found == expected
+    assert "names no licence" not in body
+
+
+@pytest.mark.parametrize("case", DIFFERING)
+def test_no_licence_is_guessed(tmp_path, case):
+    metadata, body = read(searched(merge_of(with_cards(tmp_path, *DIFFERING[case]))))
+    assert not any(key.startswith("license") for key in metadata)
+    assert "**This card names no licence**" in body
+    assert ("- A: `mit`\n" in body) == ("license: mit" in (DIFFERING[case][0] or ""))
+
+
+def test_an_adapter_has_a_licence_of_its_own(tmp_path):
+    reference = "org/chat@main+org/polite"
+    checkpoint = parent(tmp_path, reference, front(license="mit"))
+    assert "license" not in read(searched(merge_of({reference: checkpoint})))[0]
+    (checkpoint.adapter / "README.md").write_text(front(license="mit"))
+    assert read(searched(merge_of({reference: checkpoint})))[0]["license"] == "mit"
+
+
+@pytest.mark.parametrize(
+    ("cards", "languages"),
+    [
+        ([front(language="ja"), front(language=["ja"])], ["ja"]),
+        ([front(language=["en", "ja"]), front(language=["ja", "en"])], ["en", "ja"]),
+        ([front(language="ja"), front(language="en")], None),
+        ([front(language="ja"), None], None),
+        (["---\nlanguage: [en, no]\n---\n"], None),  # YAML reads `no` as false
+    ],
+)
+def test_languages_are_those_that_all_parents_name(tmp_path, cards, languages):
+    metadata, _ = read(searched(merge_of(with_cards(tmp_path, *cards))))
+    assert metadata.get("language") == languages
+
+
+FROZEN = {
+    "sources": {"test": {"zoo_l2_maths": "zoo_l2_maths:validation"}},
+    "datasets": {
+        "search": {"zoo_l2_maths": {"id": "org/sums", "config": "ja", "split": "train"}},
+        "test": {"zoo_l2_maths": {"id": "org/sums", "config": "ja", "split": "held_out"}},
+    },
+    "versions": {"python": "3.11.7", "torch": "2.9"},
+}
+
+
+def test_the_winner_has_its_test_scores_and_their_data_set(tmp_path):
+    config = parse(SMALL | {"frozen": FROZEN}, "search.yaml")
+    metadata, body = read(searched(merge_of(opened(tmp_path, HUB)), config))
+    assert metadata["datasets"] == ["org/sums"]
+    (model,) = metadata["model-index"]
+    assert model["name"] == "merged"
+    (result,) = model["results"]
+    assert result["task"] == {"type": "text-generation", "name": "zoo_l2_maths"}
+    assert result["dataset"] == {
+        "name": "zoo_l2_maths",
+        "type": "org/sums",
+        "config": "ja",
+        "split": "held_out",
+    }
+    (metric,) = result["metrics"]
+    assert (metric["type"], metric["value"]) == ("exact_match", 0.5)
+    assert "2 test documents" in metric["name"]
+    assert "Made with python 3.11.7, torch 2.9." in body
+
+
+def test_the_split_of_a_local_data_set_is_the_split_of_its_task(tmp_path):
+    config = parse(SMALL | {"frozen": {"sources": FROZEN["sources"]}}, "search.yaml")
+    metadata, _ = read(searched(merge_of(opened(tmp_path, HUB)), config))
+    (result,) = metadata["model-index"][0]["results"]
+    assert result["dataset"]["split"] == "validation"
+    assert "datasets" not in metadata
+
+
+def test_a_score_that_is_not_finite_is_left_out(tmp_path):
+    broken = Scores({"zoo_l2_maths": (5,)}, {KEY: (1.0,)}, {KEY: float("nan")})
+    metadata, _ = read(searched(merge_of(opened(tmp_path, HUB)), last=broken))
+    assert "model-index" not in metadata
+
+
+def test_only_the_winner_as_it_was_scored_has_scores(tmp_path):
+    merge = merge_of(opened(tmp_path, HUB))
+    metadata, body = read(searched(merge, best=0))  # a parent is better
+    assert "model-index" not in metadata
+    assert "not the winner" in body
+    bfloat16 = parse(SMALL | {"dtype": "bfloat16"}, "search.yaml")
+    metadata, body = read(searched(merge, bfloat16))
+    assert "model-index" not in metadata
+    assert "Written in float32; the scores are those of the bfloat16 weights." in body
+
+
+def test_the_card_repeats_the_search_file(tmp_path):
+    merge = merge_of(opened(tmp_path, HUB))
+    config = parse(SMALL | {"parents": list(HUB), "base": None}, "search.yaml")
+    _, body = read(searched(merge, config))
+    (block,) = re.findall(r"```yaml\n(.*?)```", body, re.DOTALL)
+    again = yaml.safe_load(block)
+    assert again["parents"] == [item.name for item in merge.parents.values()]
+    assert parse(again | {"parents": list(HUB)}, "search.yaml") == config
+    assert "--candidates 5\n" in body
+    for item in merge.parents.values():
+        assert f"- `{item.name}`: `{item.fingerprint}`" in body
+
+
 @pytest.mark.parametrize("mergekit", [True, False])
-def test_mergekit_is_named_where_its_file_is(mergekit):
-    metadata, body = card(["org/maths"], mergekit)
-    assert ("mergekit" in metadata["tags"]) == mergekit
-    assert ("mergekit_config.yml" in body) == mergekit
+def test_mergekit_is_named_where_its_file_is(tmp_path, mergekit):
+    merge = merge_of(opened(tmp_path, HUB), mergekit)
+    for texts in (searched(merge), merge_card(merge, {})):
+        metadata, body = read(texts)
+        assert ("mergekit" in metadata["tags"]) == mergekit
+        assert ("mergekit_config.yml" in body) == mergekit
+
+
+def test_the_picture_is_beside_the_card(tmp_path):
+    texts = searched(merge_of(opened(tmp_path, HUB)))
+    assert "](recipe.svg)" in texts["README.md"]
+    root = ElementTree.fromstring(texts["recipe.svg"])
+    assert root.tag.endswith("svg")
+    assert float(root.attrib["width"].removesuffix("pt")) < 400 * 72 / 96 * 1.1
 
 
 def test_an_export_that_mergekit_cannot_express_promises_no_file(tmp_path):
@@ -109,4 +318,30 @@ def test_an_export_that_mergekit_cannot_express_promises_no_file(tmp_path):
     text = (tmp_path / "model" / "README.md").read_text()
     assert "mergekit_config.yml" not in written
     assert "mergekit" not in text
-    assert "evomerge_recipe.yaml" in written
+    assert {"evomerge_recipe.yaml", "recipe.svg"} <= written
+    assert "Path through the layers" in text
+
+
+def test_a_merge_has_a_card_without_scores_and_keeps_the_mergekit_file(tmp_path):
+    for name in ("one", "two"):
+        make(tmp_path / "me" / name)
+        (tmp_path / "me" / name / "README.md").write_text(front(license="mit", language="ja"))
+    config = "merge_method: linear\ndtype: float32\nmodels:\n" + "".join(
+        f"- {{model: {tmp_path}/me/{name}, parameters: {{weight: 0.5}}}}  # mine\n"
+        for name in ("one", "two")
+    )
+    (tmp_path / "merge.yml").write_text(config)
+    evomerge("merge", tmp_path / "merge.yml", "--out", tmp_path / "merged")
+    written = {item.name: item for item in (tmp_path / "merged").iterdir()}
+    assert written["mergekit_config.yml"].read_text() == config
+    assert {"evomerge_recipe.yaml", "recipe.svg", "config.json"} <= set(written)
+    text = written["README.md"].read_text()
+    assert str(tmp_path) not in text
+    assert "me/" not in text
+    metadata, body = read({"README.md": text})
+    assert metadata["tags"] == ["merge", "evomerge", "mergekit"]
+    assert (metadata["license"], metadata["language"]) == ("mit", ["ja"])
+    assert "model-index" not in metadata
+    assert "evomerge merge evomerge_recipe.yaml --out MODEL_DIR" in body
+    for name in ("one", "two"):
+        assert f"- `{name}`: `{Checkpoint.open(tmp_path / 'me' / name, 'x').fingerprint}`" in body

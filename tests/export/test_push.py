@@ -1,61 +1,17 @@
-"""`evomerge push` to a Hub that refuses: the requests that are sent, and the error messages."""
+"""`evomerge push` to a Hub on this machine: what arrives there, and what is refused."""
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+import hashlib
+import random
+import subprocess
 
 import pytest
-from search_run import evomerge
+from fake_hub import TOKEN, FakeHub, serve
+from search_run import command, environment, evomerge
 
 from evomerge.__main__ import run as call
 from evomerge.errors import InputError
 
-
-@contextmanager
-def hub(creates: bool) -> Iterator[tuple[str, list[dict]]]:
-    """A server that refuses all files and records requests; `creates`: whether it creates repos."""
-    asked: list[dict] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            asked.append(
-                {
-                    "path": self.path,
-                    "token": self.headers.get("Authorization"),
-                    "body": json.loads(body or b"{}"),
-                }
-            )
-            if creates and self.path == "/api/repos/create":
-                self.answer(200, {"url": f"{address}/somebody/merged"})
-            else:
-                self.answer(403, {"error": "refused"})
-
-        do_GET = do_PUT = do_POST  # noqa: N815
-
-        def answer(self, code, content):
-            body = json.dumps(content).encode()
-            self.send_response(code)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("X-Error-Message", "You may not write here")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *arguments):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    address = f"http://127.0.0.1:{server.server_port}"
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield address, asked
-    finally:
-        server.shutdown()
-        server.server_close()
+CARD = "---\ntags:\n- merge\n---\n\n# merged\n"
 
 
 @pytest.fixture
@@ -63,61 +19,242 @@ def model(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "README.md").write_text(CARD)
+    (folder / "evomerge_recipe.yaml").write_text("host: org/base\n")
+    for number in (1, 2):
+        name = f"model-0000{number}-of-00002.safetensors"
+        (folder / name).write_bytes(bytes([number]) * 2_000_000)
     return folder
 
 
-def push(address, model, repository, *options):
-    done = evomerge(
-        *("push", model, repository, *options),
-        code=1,
-        HF_HUB_OFFLINE="0",
-        HF_ENDPOINT=address,
-        HF_TOKEN="hf_nobody",
-    )
-    (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("evomerge: ")]
-    assert f"{model} could not be pushed to {repository}" in sentence
-    assert "hf auth login" in sentence
+@pytest.fixture
+def hub():
+    with serve(FakeHub()) as hub:
+        yield hub
+
+
+def settings(hub, folder):
+    return {
+        "HF_HUB_OFFLINE": "0",
+        "HF_ENDPOINT": hub.address,
+        "HF_TOKEN": TOKEN,
+        "HF_HOME": str(folder.parent / "cache"),
+        "HF_HUB_DISABLE_XET": "0" if hub.xet else "1",
+    }
+
+
+def push(hub, model, repository, *options, code=0):
+    arguments = ("push", model, repository, *options)
+    done = evomerge(*arguments, code=code, **settings(hub, model))
     assert "Traceback" not in done.stderr
-    return sentence
+    assert TOKEN not in done.stdout + done.stderr
+    return done
+
+
+def sentence(done):
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("evomerge: ")]
+    assert not any(end in line for end in (".;", ".:", ";;", ". ;"))
+    return line
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def weights(model):
+    return sorted(model.glob("*.safetensors"))
 
 
 @pytest.mark.parametrize(("options", "private"), [((), True), (("--public",), False)])
-def test_a_refused_repository(model, options, private):
-    with hub(creates=False) as (address, asked):
-        sentence = push(address, model, "org/merged", *options)
-    assert "403" in sentence
-    assert "You may not write here" in sentence
-    first = next(item for item in asked if item["path"] == "/api/repos/create")
-    assert first["token"] == "Bearer hf_nobody"
-    assert first["body"]["name"] == "merged"
-    assert first["body"]["organization"] == "org"
-    said = first["body"].get("visibility", first["body"].get("private"))  # by the client's version
-    assert said in ((True, "private") if private else (False, "public"))
+def test_every_file_arrives_in_a_new_repository(hub, model, options, private):
+    done = push(hub, model, "org/merged", *options)
+    assert hub.files == {"org/merged": contents(model)}
+    assert hub.private == {"org/merged": private}
+    assert f"pushed to {hub.address}/org/merged/commit/" in done.stdout + done.stderr
 
 
-def test_refused_files_of_a_name_that_the_hub_completed(model):
-    """The Hub completes a name without an owner, and the files are sent to the complete id."""
-    with hub(creates=True) as (address, asked):
-        push(address, model, "merged")
-    places = [item["path"] for item in asked if item["path"].startswith("/api/models/")]
-    assert places
-    assert all(path.startswith("/api/models/somebody/merged/") for path in places)
+def test_a_name_without_owner_is_completed_by_the_hub(hub, model):
+    push(hub, model, "merged")
+    assert hub.files == {"somebody/merged": contents(model)}
+
+
+def test_the_token_is_sent_to_the_hub_and_written_nowhere(hub, model, tmp_path):
+    push(hub, model, "org/merged")
+    sent = {item["path"]: item["token"] for item in hub.asked}
+    storage = [path for path in sent if path.startswith("/storage/")]
+    assert len(storage) == 2
+    assert {sent[path] for path in storage} == {None}
+    assert sent["/api/repos/create"] == f"Bearer {TOKEN}"
+    assert sent["/api/models/org/merged/commit/main"] == f"Bearer {TOKEN}"
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert model / "README.md" in files
+    assert not any(TOKEN.encode() in path.read_bytes() for path in files)
+
+
+def test_a_message_that_quotes_the_token_hides_it(hub, model):
+    hub.refusals["/api/repos/create"] = (403, f"The token {TOKEN} may not write here.")
+    said = sentence(push(hub, model, "org/merged", code=1))
+    assert "The token (token) may not write here; check" in said
+
+
+def test_a_push_that_was_killed_goes_on(hub, model):
+    """Of two weight files the first is stored and the second half sent when the process dies."""
+    first, second = weights(model)
+    hub.stored[digest(first)] = first.read_bytes()
+    hub.trouble[digest(second)] = "hang"
+    process = subprocess.Popen(
+        command("push", model, "org/merged"),
+        env=environment(**settings(hub, model)),
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert hub.hanging.wait(60)
+    finally:
+        process.kill()
+        process.wait()
+    assert hub.files == {"org/merged": {}}
+    before = contents(model)
+    push(hub, model, "org/merged")
+    assert hub.files == {"org/merged": before}
+    assert contents(model) == before
+    assert hub.uploads == [digest(second), digest(second)]
+
+
+def test_a_dropped_connection_is_tried_again(hub, model):
+    first, second = weights(model)
+    hub.trouble[digest(first)] = "drop"
+    push(hub, model, "org/merged")
+    assert hub.files == {"org/merged": contents(model)}
+    assert sorted(hub.uploads) == sorted([digest(first), digest(first), digest(second)])
+
+
+def test_a_refused_commit_is_repeated_without_sending_the_weights_again(hub, model):
+    commit = "/api/models/org/merged/commit/main"
+    hub.refusals[commit] = (403, "You have read-only access.")
+    said = sentence(push(hub, model, "org/merged", code=1))
+    assert "You have read-only access; check" in said
+    assert "the same command again" in said
+    hub.refusals.clear()
+    push(hub, model, "org/merged")
+    assert hub.files == {"org/merged": contents(model)}
+    assert sorted(hub.uploads) == sorted(map(digest, weights(model)))
+
+
+def test_weights_in_xet_storage_are_not_sent_again(model, tmp_path):
+    pytest.importorskip("hf_xet")
+    pytest.importorskip("huggingface_hub", minversion="2.0")  # before, it asked in another way
+    (path, *_) = weights(model)
+    path.write_bytes(random.Random(0).randbytes(2_000_000))
+    with serve(FakeHub(tmp_path / "xet")) as hub:
+        commit = "/api/models/org/merged/commit/main"
+        hub.refusals[commit] = (403, "You have read-only access.")
+        push(hub, model, "org/merged", code=1)
+        blocks = [item for item in hub.xet.rglob("default.*") if item.is_file()]
+        assert sum(item.stat().st_size for item in blocks) > 2_000_000
+        hub.refusals.clear()
+        push(hub, model, "org/merged")
+        assert [item for item in hub.xet.rglob("default.*") if item.is_file()] == blocks
+        expected = contents(model) | {item.name: digest(item).encode() for item in weights(model)}
+        assert hub.files == {"org/merged": expected}
+        files = [item for item in tmp_path.rglob("*") if item.is_file()]
+        assert not any(TOKEN.encode() in item.read_bytes() for item in files)
+
+
+@pytest.mark.parametrize(
+    ("is_private", "options", "advice"),
+    [(False, (), "give --public"), (True, ("--public",), "give --private")],
+)
+def test_a_repository_that_is_not_what_the_option_says(hub, model, is_private, options, advice):
+    hub.private["org/merged"] = is_private
+    said = sentence(push(hub, model, "org/merged", *options, code=2))
+    assert f"org/merged {'is private' if is_private else 'exists and is public'}" in said
+    assert advice in said
+    assert hub.private == {"org/merged": is_private}
+    assert not hub.uploads
+    assert not any("/commit/" in item["path"] for item in hub.asked)
+
+
+@pytest.mark.parametrize(("options", "private"), [((), True), (("--public",), False)])
+def test_an_existing_repository_gets_the_files(hub, model, options, private):
+    hub.private["org/merged"], hub.files["org/merged"] = private, {"notes.md": b"mine"}
+    push(hub, model, "org/merged", *options)
+    assert hub.files["org/merged"] == {"notes.md": b"mine", **contents(model)}
+
+
+def test_recipes_that_name_folders_of_this_machine_stay_here(hub, model):
+    (model / "evomerge_recipe.yaml").write_text("host: {parent: /home/me/models/base}\n")
+    (model / "mergekit_config.yml").write_text("models:\n- model: ~/models/base\n")
+    done = push(hub, model, "org/merged")
+    assert set(hub.files["org/merged"]) == {
+        "config.json",
+        "README.md",
+        *(path.name for path in weights(model)),
+    }
+    for name in ("evomerge_recipe.yaml", "mergekit_config.yml"):
+        assert f"{name} was not uploaded" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_link_out_of_the_folder_is_not_followed(hub, model, tmp_path, kind):
+    outside = tmp_path / "private"
+    outside.mkdir()
+    (outside / "key.txt").write_text("secret")
+    (model / "link").symlink_to(outside / "key.txt" if kind == "file" else outside)
+    said = sentence(push(hub, model, "org/merged", code=2))
+    assert f"{model / 'link'} is a link to {outside}" in said
+    assert not hub.asked
+
+
+def test_a_link_inside_of_the_folder_is_a_file(hub, model):
+    (model / "again.json").symlink_to("config.json")
+    push(hub, model, "org/merged")
+    assert hub.files["org/merged"]["again.json"] == b"{}"
+
+
+def test_an_id_that_the_hub_refuses(hub, model):
+    hub.refusals["/api/repos/create"] = (400, "This name is reserved.")
+    said = sentence(push(hub, model, "org/merged", code=2))
+    assert "'org/merged'" in said
+    assert "This name is reserved; check the id." in said
 
 
 def test_a_hub_that_is_not_there(model):
-    push("http://127.0.0.1:9", model, "org/merged")
+    nowhere = FakeHub()
+    nowhere.address = "http://127.0.0.1:9"
+    said = sentence(push(nowhere, model, "org/merged", code=1))
+    assert f"{model} could not be pushed to org/merged" in said
+    assert "hf auth login" in said
 
 
-@pytest.mark.parametrize("repository", ["org/name/more", "no spaces/name", "../model", "-x/name"])
+@pytest.mark.parametrize(
+    "repository",
+    [
+        *("", "org/", "/name", "org//name", "org/name/more", "no spaces/name", "../model"),
+        *("-x/name", "org/na--me", "org/na..me", "org/.name", "org/name.", "org/name.git"),
+        *("org/name@main", "orgé/name", "org/näme", "日本/語", "org/name\n", "~/name"),
+        *("datasets/name", "spaces/name", "https://huggingface.co/org/name"),
+        *("a" * 97, "org/" + "a" * 93),
+    ],
+)
 def test_an_id_that_cannot_be_one(model, repository):
     with pytest.raises(InputError, match="REPO_ID is ") as caught:
         call(["push", str(model), "--", repository])
     assert caught.value.exit_code == 2
+    assert ".;" not in str(caught.value)
 
 
-@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
+def test_an_id_of_the_greatest_length_is_tried(model, hub):
+    push(hub, model, "org/" + "a" * 92)
+    assert list(hub.files) == ["org/" + "a" * 92]
+
+
+@pytest.mark.parametrize("missing", ["config.json", "*.safetensors"])
 def test_a_folder_that_is_no_model(model, missing):
-    (model / missing).unlink()
+    for path in model.glob(missing):
+        path.unlink()
     with pytest.raises(InputError, match="is not a model folder"):
         call(["push", str(model), "org/name"])

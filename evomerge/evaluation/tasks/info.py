@@ -41,6 +41,7 @@ class TaskInfo:
         metrics: metric key -> properties. The key is the metric's name, with the filter's name
             appended (`exact_match,strict-match`) if the task has several filters.
         dataset: the name of the data set.
+        dataset_config: the name of its configuration, or an empty text.
         task_splits: the splits that the task has (of `training`, `validation` and `test`) -> their
             names in the data set.
         task_split: the one of these that the documents come from.
@@ -53,6 +54,7 @@ class TaskInfo:
     dataset: str = ""
     task_splits: Mapping[str, str] = field(default_factory=dict)
     task_split: str = ""
+    dataset_config: str = ""
 
     @property
     def source(self) -> str:
@@ -183,6 +185,7 @@ def _task_info(name: str, task: Any) -> TaskInfo:
         dataset=str(task.get_config("dataset_path") or ""),
         task_splits=task_splits,
         task_split=next((split for split in ("test", "validation") if split in task_splits), ""),
+        dataset_config=str(task.get_config("dataset_name") or ""),
     )
 
 

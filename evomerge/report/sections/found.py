@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from evomerge.recipe import Recipe
 from evomerge.report.markup import code, folded, paragraph, picture
+from evomerge.report.names import short_names
 from evomerge.report.pictures import genome_bars
+from evomerge.report.recipe_picture import recipe_picture
 from evomerge.report.view import View
 from evomerge.space.paths.path import describe
 
@@ -22,10 +25,22 @@ def found(view: View) -> list[str]:
         methods = sorted({layer.method for layer in view.recipe.every_layer()})
         parts.append(paragraph(f"Merge method: {', '.join(methods)}; dtype {view.recipe.dtype}."))
         if view.config.space.kind != "parameters":
-            parts += ["<h3>Path through the layers</h3>", code(describe(view.recipe))]
-    if "genome" in view.best.origin:
+            parts += ["<h3>Path through the layers</h3>", code(_path(view, view.recipe))]
+        drawn = recipe_picture(view.recipe, short_names(view.recipe.parents))
+        if drawn is not None:
+            parts.append(picture("recipe", drawn, "What comes from which parent, at which depth."))
+    # Most genes of a path belong to layers that are out, and the picture has all the others.
+    if "genome" in view.best.origin and view.config.space.kind != "dataflow":
         bars = genome_bars(view.gene_labels, view.best.origin["genome"])
         parts.append(picture("genes", bars, "The genes of the best candidate."))
     if view.recipe is not None:
         parts.append(folded("the whole recipe", code(view.recipe.to_yaml())))
     return parts
+
+
+def _path(view: View, recipe: Recipe) -> str:
+    """Return the path as text; local parents have the names of their folders."""
+    text, names = describe(recipe), short_names(view.config.parents)
+    for parent in sorted(names, key=len, reverse=True):
+        text = text.replace(f"= {parent}", f"= {names[parent]}")
+    return text

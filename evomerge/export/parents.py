@@ -1,0 +1,162 @@
+"""What a published card says of the parents of a merge: names, licences, languages, fingerprints.
+
+Names are Hub ids, or the last part of the path of a local folder. Licences and languages are what
+the parents' own cards say (`README.md` in their folders); what no card says is unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.references import RUN, hub_id
+
+_UNKNOWN_LICENCES = ("", "unknown", "other")
+"""Values of the key `license` that do not say which licence it is."""
+
+
+@dataclass(frozen=True)
+class Licence:
+    """A licence as a model card names it.
+
+    Attributes:
+        key: the Hub's name of the licence (`apache-2.0`), or `other`.
+        name: name of a licence that the Hub has no name for (`license_name`).
+        link: where its text is (`license_link`).
+    """
+
+    key: str
+    name: str | None = None
+    link: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What a person reads."""
+        return self.name or self.key
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A parent as a card names it.
+
+    Attributes:
+        name: its name in a published text; it has no path of this machine.
+        hub_id: its id on the Hub, or None if it did not come from there.
+        fingerprint: SHA-256 of its content; see `Checkpoint.fingerprint`.
+        licences: what the cards of the model and of its adapter say. None in place of a licence
+            stands for a card that is missing or does not say it.
+        languages: the languages that its card names, sorted; empty if it names none.
+    """
+
+    name: str
+    hub_id: str | None
+    fingerprint: str
+    licences: tuple[Licence | None, ...]
+    languages: tuple[str, ...]
+
+
+def describe_parents(
+    references: Iterable[str], checkpoints: Mapping[str, Checkpoint]
+) -> dict[str, Parent]:
+    """Return what a card says of the parents: reference -> parent.
+
+    Args:
+        references: the references of a recipe.
+        checkpoints: the parents, by reference.
+    """
+    every = list(dict.fromkeys(references))
+    names = published_names(every, checkpoints)
+    found = {}
+    for reference in every:
+        checkpoint = checkpoints[reference]
+        folders = [checkpoint.folder, *([checkpoint.adapter] if checkpoint.adapter else [])]
+        cards = [_metadata(folder / "README.md") for folder in folders]
+        found[reference] = Parent(
+            names[reference],
+            hub_id(reference) if _is_from_hub(checkpoint.folder) else None,
+            checkpoint.fingerprint,
+            tuple(map(_licence, cards)),
+            _languages(cards[0]),
+        )
+    return found
+
+
+def published_names(
+    references: Sequence[str], checkpoints: Mapping[str, Checkpoint]
+) -> dict[str, str]:
+    """Return a name for each parent that can be published: reference -> name.
+
+    A folder above a model may have the name of a user. So of a path only the last part is used, and
+    names that are equal get numbers.
+    """
+    names: dict[str, str] = {}
+    for reference in references:
+        plain = name = _published(reference, checkpoints[reference])
+        number = 1
+        while name in names.values():
+            number += 1
+            name = f"{plain} ({number})"
+        names[reference] = name
+    return names
+
+
+def common_licence(parents: Iterable[Parent]) -> Licence | None:
+    """Return the licence that the cards of all parents name; None if they do not agree."""
+    found = {licence for parent in parents for licence in parent.licences}
+    return found.pop() if len(found) == 1 else None
+
+
+def common_languages(parents: Iterable[Parent]) -> tuple[str, ...]:
+    """Return the languages of the parents' cards; none if they do not agree."""
+    found = {parent.languages for parent in parents}
+    return found.pop() if len(found) == 1 else ()
+
+
+def _published(reference: str, checkpoint: Checkpoint) -> str:
+    kind = RUN if reference.startswith(RUN) else ""
+    model, plus, adapter = reference.removeprefix(kind).partition("+")
+    if not _is_from_hub(checkpoint.folder) and not model.startswith("zoo:"):
+        model = _last_part(model)
+    if checkpoint.adapter is not None and not _is_from_hub(checkpoint.adapter):
+        adapter = _last_part(adapter)
+    return f"{kind}{model}{plus}{adapter}"
+
+
+def _last_part(path: str) -> str:
+    return Path(path).absolute().name or "model"
+
+
+def _is_from_hub(folder: Path) -> bool:
+    """Whether a folder is in the cache of the Hub's client, where a download is a snapshot."""
+    return folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--")
+
+
+def _metadata(card: Path) -> Mapping[str, Any]:
+    """Return the metadata of a model card; empty if there is none that can be read."""
+    from huggingface_hub import metadata_load
+
+    try:
+        found = metadata_load(card) if card.is_file() else None
+    except Exception:  # what others have written may be damaged in any way; then it says nothing
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _licence(card: Mapping[str, Any]) -> Licence | None:
+    key, name, link = (card.get(part) for part in ("license", "license_name", "license_link"))
+    if isinstance(key, list) and len(key) == 1:
+        key = key[0]
+    if not isinstance(key, str) or (key.lower() in _UNKNOWN_LICENCES and not name):
+        return None
+    return Licence(key.lower(), str(name) if name else None, str(link) if link else None)
+
+
+def _languages(card: Mapping[str, Any]) -> tuple[str, ...]:
+    found = card.get("language")
+    named = found if isinstance(found, list) else [found]
+    if not all(isinstance(item, str) for item in named):
+        return ()  # none; or Norwegian, which is `no` and which YAML reads as false
+    return tuple(sorted(set(named)))

@@ -1,0 +1,76 @@
+"""The section of a model card on how to repeat the merge: commands, versions, parents, search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+import yaml
+
+from evomerge.config.schema import SearchConfig
+from evomerge.export.parents import Parent
+
+
+def how_to_repeat(
+    commands: Sequence[str], versions: Mapping[str, str], parents: Iterable[Parent]
+) -> list[str]:
+    """Return the lines of the section.
+
+    Args:
+        commands: the commands that make the model again.
+        versions: package -> version that the model was made with.
+        parents: the parents of the model.
+    """
+    used = ", ".join(f"{package} {version}" for package, version in versions.items())
+    return [
+        "## How to repeat",
+        "",
+        "```",
+        *commands,
+        "```",
+        "",
+        *([f"Made with {used}.", ""] if used else []),
+        "Fingerprints of the parents (SHA-256 of config, tokenizer and samples of the weights; "
+        "`frozen.parents` in the search file of a run has them too):",
+        "",
+        *(f"- `{parent.name}`: `{parent.fingerprint}`" for parent in parents),
+        "",
+    ]
+
+
+def search_file(config: SearchConfig, names: Mapping[str, str]) -> list[str]:
+    """Return the lines with the search file, without defaults and without paths of this machine.
+
+    The section `executor` is left out: it says where the search ran, and does not change its
+    result.
+
+    Args:
+        config: the search file of a run.
+        names: reference of a parent -> its published name.
+    """
+    plain = config.model_dump(mode="json", exclude={"frozen", "executor"}, exclude_defaults=True)
+    text = yaml.safe_dump(_published(plain, names), sort_keys=False, allow_unicode=True, width=98)
+    return [
+        "Search file (`search.yaml`), without what is at its default:",
+        "",
+        "```yaml",
+        *text.strip().splitlines(),
+        "```",
+        "",
+    ]
+
+
+def _published(value: Any, names: Mapping[str, str]) -> Any:
+    """Return plain values in which parents have their published names, and paths are cut."""
+    if isinstance(value, dict):
+        return {_published(key, names): _published(item, names) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_published(item, names) for item in value]
+    if isinstance(value, str):
+        return names.get(value) or (PurePath(value).name if _is_path(value) else value)
+    return value
+
+
+def _is_path(text: str) -> bool:
+    return text.startswith(("/", "~", "./", "../"))

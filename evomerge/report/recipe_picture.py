@@ -1,0 +1,243 @@
+"""Pictures of a recipe, made with matplotlib: its knobs over the depth, or its path.
+
+They are readable at a width of 400 pixels. Parents have letters, as in `evomerge.space.paths.path`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from evomerge.recipe import Knob, Layer, Recipe
+from evomerge.report.colours import GREY, INK, LINE
+from evomerge.report.pictures import plain_text
+from evomerge.space.paths.path import Hop, legend_of, path_of
+
+_COLOURS = ("#1f6feb", "#d9822b", "#2a9d6f", "#a855c7", "#c0392b", "#5f6b78", "#b8a21f", "#1797a6")
+_WIDTH = 4.2
+"""Width in inches: 403 pixels at the 96 pixels an inch that browsers use."""
+_LONGEST_NAME = 52
+_DEPTH = "block of the merged model"
+
+
+def parent_letters(recipe: Recipe) -> dict[str, str]:
+    """Return letter -> parent for all parents of a recipe, with the letters of `describe`."""
+    sources = (source.parent for layer in _blocks(recipe) for source in layer.sources)
+    return legend_of([recipe.host, *sources, *recipe.parents])
+
+
+def is_path(recipe: Recipe) -> bool:
+    """Return whether every block of a recipe is an unchanged block of one parent."""
+    return bool(_blocks(recipe)) and all(map(_is_plain, _blocks(recipe)))
+
+
+def recipe_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
+    """Draw a recipe: a path if all its blocks are unchanged blocks of parents, else its knobs.
+
+    Args:
+        recipe: the recipe.
+        names: parent -> the name that the legend shows.
+
+    Returns:
+        a matplotlib figure; None if the recipe is no path and sets no knob.
+    """
+    if is_path(recipe):
+        return path_picture(recipe, names)
+    return knob_picture(recipe, names)
+
+
+def knob_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
+    """Draw one heat map for each knob: columns are the depth, rows are parents.
+
+    The first column is the embeddings (E), the last one the head (H). A knob of the whole merge has
+    the row `all`. A knob with other values for some tensors has one row for each kind of tensors.
+
+    Args:
+        recipe: the recipe.
+        names: parent -> the name that the legend shows.
+
+    Returns:
+        a matplotlib figure; None if the recipe sets no knob.
+    """
+    letters = {parent: letter for letter, parent in parent_letters(recipe).items()}
+    knobs = _knob_grids(recipe, letters)
+    if not knobs:
+        return None
+    rows = sum(map(len, knobs.values()))
+    notes = _legend(recipe, names)
+    height = 0.55 * len(knobs) + 0.2 * rows + 0.16 * len(notes) + 0.3
+    figure, panels = _figure(height, [len(grid) + 1.2 for grid in knobs.values()])
+    count = len(_blocks(recipe))
+    for axes, (knob, grid) in zip(panels, knobs.items(), strict=True):
+        values = [value for row in grid.values() for value in row if not math.isnan(value)]
+        low, high = min(values), max(values)
+        image = axes.imshow(
+            list(grid.values()),
+            aspect="auto",
+            cmap="viridis",
+            interpolation="nearest",
+            vmin=low - 0.5 * (low == high),  # one value is not drawn as if it were an extreme
+            vmax=high + 0.5 * (low == high),
+        )
+        axes.set_title(plain_text(knob), loc="left", fontsize=8.5, color=INK, pad=3)
+        axes.set_yticks(range(len(grid)), [plain_text(label) for label in grid])
+        axes.set_xticks(*_depth_ticks(count))
+        axes.set_facecolor(LINE)
+        bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
+        bar.ax.tick_params(labelsize=7, colors=INK)
+        bar.locator = _few_ticks(4)
+        if low == high:
+            bar.set_ticks([low], labels=[f"{low:.3g}"])
+    panels[-1].set_xlabel(_below(f"{_DEPTH} (E: embeddings, H: head)", notes), **_NOTE)
+    return figure
+
+
+def path_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
+    """Draw a path through the layers: which block of which parent is at each depth.
+
+    A second panel has the scale of the hidden state where it enters each block, if it is not 1
+    everywhere.
+
+    Args:
+        recipe: a recipe whose blocks are unchanged blocks of parents.
+        names: parent -> the name that the legend shows.
+
+    Returns:
+        a matplotlib figure.
+
+    Raises:
+        RecipeError: a block of the recipe is merged.
+    """
+    path = path_of(_blocks(recipe))
+    scaled = any(hop.scale != 1.0 for hop in path)
+    notes = _legend(recipe, names)
+    height = 2.3 + 0.9 * scaled + 0.16 * len(notes)
+    figure, panels = _figure(height, [2.4, 1.0] if scaled else [1.0])
+    for number, (letter, parent) in enumerate(parent_letters(recipe).items()):
+        colour, points = _COLOURS[number % len(_COLOURS)], _points(path, parent)
+        if points:
+            panels[0].plot(*zip(*points, strict=True), "s", color=colour, ms=4, label=letter)
+    for start, hop in enumerate(path[:-1]):
+        after = path[start + 1]
+        style = "-" if after.follows(hop) else ":"
+        panels[0].plot([start, start + 1], [hop.layer, after.layer], style, color=GREY, lw=0.8)
+    panels[0].set_ylabel("block of the parent", fontsize=8, color=INK)
+    panels[0].legend(frameon=False, fontsize=8, ncols=4, handletextpad=0.1, columnspacing=1.0)
+    if scaled:
+        scales = [hop.scale for hop in path]
+        panels[1].axhline(1.0, color=GREY, lw=0.8)
+        panels[1].vlines(range(len(path)), 1.0, scales, color=INK, lw=2)
+        panels[1].set_ylabel("scale", fontsize=8, color=INK)
+    for axes in panels:
+        axes.set_xlim(-0.7, len(path) - 0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.set_major_locator(_few_ticks(8, whole=True))
+    panels[0].yaxis.set_major_locator(_few_ticks(6, whole=True))
+    panels[-1].set_xlabel(_below(_DEPTH, notes), **_NOTE)
+    return figure
+
+
+_NOTE = {"loc": "left", "fontsize": 8, "color": INK, "linespacing": 1.4}
+
+
+def _blocks(recipe: Recipe) -> tuple[Layer, ...]:
+    """Return the blocks of the stack with the most blocks; none if no stack is named."""
+    return max(recipe.layers.values(), key=len, default=())
+
+
+def _is_plain(layer: Layer) -> bool:
+    return (
+        layer.method == "passthrough"
+        and len(layer.sources) == 1
+        and layer.sources[0].layer is not None
+        and not (layer.knobs or layer.sources[0].knobs or layer.base)
+    )
+
+
+def _points(path: Sequence[Hop], parent: str) -> list[tuple[int, int]]:
+    return [(place, hop.layer) for place, hop in enumerate(path) if hop.parent == parent]
+
+
+_Grid: TypeAlias = dict[str, list[float]]
+"""Label of a row -> value at each depth; nan where the knob is not used."""
+
+
+def _knob_grids(recipe: Recipe, letters: Mapping[str, str]) -> dict[str, _Grid]:
+    """Return knob -> its grid: knobs of the sources first, then knobs of the whole merge."""
+    depth = (recipe.embeddings, *_blocks(recipe), recipe.head)
+    of_sources: dict[str, _Grid] = {}
+    of_merge: dict[str, _Grid] = {}
+    for column, layer in enumerate(depth):
+        owners = [(letters[source.parent], source.knobs, of_sources) for source in layer.sources]
+        for owner, knobs, grids in [*owners, ("all", layer.knobs, of_merge)]:
+            for knob, value in knobs.items():
+                grid = grids.setdefault(knob, {})
+                for label, number in _by_tensor(owner, value).items():
+                    grid.setdefault(label, [math.nan] * len(depth))[column] = number
+    found = {**of_merge, **of_sources}  # no method has one name for both
+    return {knob: _without_whole_rows(found[knob]) for knob in {**of_sources, **of_merge}}
+
+
+def _by_tensor(owner: str, knob: Knob) -> dict[str, float]:
+    if isinstance(knob, float):
+        return {owner: knob}
+    return {
+        f"{owner} {'other' if pattern == '*' else pattern.strip('.')}": number
+        for pattern, number in knob
+    }
+
+
+def _without_whole_rows(grid: _Grid) -> _Grid:
+    """Return a sorted grid in which a value for all tensors is shown for each kind of them.
+
+    Blocks may have one value for each kind of tensors, and embeddings and head only one.
+    """
+    rows: _Grid = {}
+    for label in sorted(grid):
+        owner, _, kind = label.partition(" ")
+        if kind:
+            whole = grid.get(owner, grid[label])
+            pairs = zip(grid[label], whole, strict=True)
+            rows[label] = [other if math.isnan(value) else value for value, other in pairs]
+        elif not any(other.startswith(f"{label} ") for other in grid):
+            rows[label] = grid[label]
+    return rows
+
+
+def _depth_ticks(blocks: int) -> tuple[list[int], list[str]]:
+    """Return places and labels of the columns `E`, some of the blocks, `H`."""
+    step = next(size for size in (1, 2, 4, 5, 8, 10, 20, 50, 100, blocks + 1) if blocks / size <= 9)
+    shown = [block for block in range(0, blocks, step) if block + step / 2 < blocks or block == 0]
+    return (
+        [0, *(block + 1 for block in shown), blocks + 1],
+        ["E", *map(str, shown), "H"],
+    )
+
+
+def _legend(recipe: Recipe, names: Mapping[str, str]) -> list[str]:
+    lines = (f"{key}: {names[parent]}" for key, parent in parent_letters(recipe).items())
+    return [
+        line if len(line) <= _LONGEST_NAME else f"{line[: _LONGEST_NAME - 1]}…" for line in lines
+    ]
+
+
+def _below(label: str, notes: Sequence[str]) -> str:
+    return "\n".join([label, *map(plain_text, notes)])
+
+
+def _figure(height: float, heights: Sequence[float]) -> tuple[Any, list[Any]]:
+    """Return a figure and its panels, one below the other."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes in panels:
+        axes.tick_params(labelsize=7.5, colors=INK, length=2)
+    return figure, list(panels)
+
+
+def _few_ticks(most: int, *, whole: bool = False) -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(nbins=most, integer=whole)

@@ -1,0 +1,182 @@
+"""The part of the Hub's HTTP interface that an upload uses, on 127.0.0.1."""
+
+import base64
+import hashlib
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from huggingface_hub import ModelCard
+
+TOKEN = "hf_thisIsSecret0123456789"
+
+
+class FakeHub:
+    """Repositories, stored large files, and the requests that came in.
+
+    Attributes:
+        private: id of a repository -> whether it is private.
+        files: id of a repository -> path -> content, as committed. Of a file in Xet storage it is
+            the SHA-256.
+        stored: SHA-256 -> content of an uploaded large file, committed or not.
+        uploads: SHA-256 of every large file whose upload began.
+        asked: the requests: path, token, body (None if it is not JSON).
+        refusals: path -> (status, message) of requests that are refused.
+        trouble: SHA-256 -> what happens to its upload in the middle, once: `drop` the connection,
+            or `hang` until the test ends.
+        hanging: set when an upload hangs.
+        xet: folder that the client uses as Xet storage (`local://` is for such tests), or None:
+            large files are uploaded to this server with LFS.
+    """
+
+    def __init__(self, xet: Path | None = None) -> None:
+        self.xet = xet
+        self.private: dict[str, bool] = {}
+        self.files: dict[str, dict[str, bytes]] = {}
+        self.stored: dict[str, bytes] = {}
+        self.uploads: list[str] = []
+        self.asked: list[dict] = []
+        self.refusals: dict[str, tuple[int, str]] = {}
+        self.trouble: dict[str, str] = {}
+        self.hanging = threading.Event()
+        self.over = threading.Event()
+        self.address = ""
+
+    def create(self, body) -> tuple[int, dict]:
+        name = f"{body['organization'] or 'somebody'}/{body['name']}"
+        url = {"url": f"{self.address}/{name}"}
+        if name in self.private:
+            return 409, {**url, "error": "You already created this model repo"}
+        # The key depends on the version of the client.
+        self.private[name] = body.get("visibility") == "private" or bool(body.get("private"))
+        self.files[name] = {}
+        return 200, url
+
+    def preupload(self, body) -> tuple[int, dict]:
+        modes = [
+            {
+                "path": item["path"],
+                "uploadMode": "lfs" if item["path"].endswith(".safetensors") else "regular",
+                "shouldIgnore": False,
+                "oid": None,
+            }
+            for item in body["files"]
+        ]
+        return 200, {"files": modes}
+
+    def batch(self, body) -> tuple[int, dict]:
+        objects = []
+        for item in body["objects"]:
+            href = {"upload": {"href": f"{self.address}/storage/{item['oid']}"}}
+            new = item["oid"] not in self.stored
+            objects.append({**item, **({"actions": href} if new else {})})
+        return 200, {"transfer": "basic", "objects": objects}
+
+    def commit(self, name: str, text: str) -> tuple[int, dict]:
+        for line in map(json.loads, text.splitlines()):
+            value = line["value"]
+            if line["key"] == "file":
+                self.files[name][value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                oid = value["oid"]
+                self.files[name][value["path"]] = oid.encode() if self.xet else self.stored[oid]
+        oid = hashlib.sha1(text.encode()).hexdigest()
+        url = f"{self.address}/{name}/commit/{oid}"
+        return 200, {"success": True, "commitOid": oid, "commitUrl": url}
+
+    def answer(self, path: str, text: str) -> tuple[int, dict]:
+        """Return status and content for all requests but the upload of large files."""
+        if path in self.refusals:
+            status, message = self.refusals[path]
+            return status, {"error": message}
+        if path == "/api/repos/create":
+            return self.create(json.loads(text))
+        if path == "/api/validate-yaml":
+            ModelCard(json.loads(text)["content"])  # what the client can check of a card
+            return 200, {"errors": [], "warnings": []}
+        if match := re.fullmatch(r"/(.+)\.git/info/lfs/objects/batch", path):
+            return self.batch(json.loads(text))
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(/.*)?", path):
+            name, rest = match[1], match[2] or ""
+            if name not in self.private:
+                return 404, {"error": "Repository not found"}
+            if rest.startswith("/preupload/"):
+                return self.preupload(json.loads(text))
+            if rest.startswith("/xet-write-token/"):
+                exp = int(time.time()) + 3600
+                return 200, {"accessToken": "x", "casUrl": f"local://{self.xet}", "exp": exp}
+            if rest.startswith("/commit/"):
+                return self.commit(name, text)
+            if not rest or rest.startswith("/revision/"):
+                return 200, {"id": name, "private": self.private[name], "sha": "0" * 40}
+        return 404, {"error": f"nothing at {path}"}
+
+
+@contextmanager
+def serve(hub: FakeHub) -> Iterator[FakeHub]:
+    """Serve a hub at `hub.address` until the block ends."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            text = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+            path = self.path.partition("?")[0]
+            try:
+                body = json.loads(text or "{}")
+            except json.JSONDecodeError:
+                body = None
+            token = self.headers.get("Authorization")
+            hub.asked.append({"path": path, "token": token, "body": body})
+            self.reply(*hub.answer(path, text))
+
+        do_GET = do_POST  # noqa: N815
+
+        def do_PUT(self):
+            length, oid = int(self.headers["Content-Length"]), self.path.rpartition("/")[2]
+            hub.uploads.append(oid)
+            hub.asked.append(
+                {"path": self.path, "token": self.headers.get("Authorization"), "body": None}
+            )
+            trouble = hub.trouble.pop(oid, None)
+            if trouble:
+                self.rfile.read(length // 2)
+                if trouble == "hang":
+                    hub.hanging.set()
+                    hub.over.wait(60)
+                self.close_connection = True
+                return
+            content = self.rfile.read(length)
+            assert hashlib.sha256(content).hexdigest() == oid
+            hub.stored[oid] = content
+            self.reply(200, {})
+
+        def reply(self, code, content):
+            body = json.dumps(content).encode()
+            self.send_response(code)
+            self.send_header("Content-Type", "application/json")
+            if "error" in content:
+                self.send_header("X-Error-Message", content["error"])
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    server.block_on_close = False
+    hub.address = f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield hub
+    finally:
+        hub.over.set()
+        server.shutdown()
+        server.server_close()

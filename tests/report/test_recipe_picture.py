@@ -1,0 +1,121 @@
+"""The pictures of a recipe show its knobs at every depth, or the blocks of its path."""
+
+import math
+
+import pytest
+
+from evomerge.recipe import Layer, Recipe, Source
+from evomerge.report.markup import svg_text
+from evomerge.report.recipe_picture import (
+    is_path,
+    knob_picture,
+    parent_letters,
+    path_picture,
+    recipe_picture,
+)
+from evomerge.space.paths.path import describe
+
+NAMES = {"base": "org/base", "one": "org/one", "two": "a-name-$of$-" + "x" * 80}
+
+
+def merged(count=3, weight=lambda depth: 0.1 * depth, knobs=None):
+    def layer(depth, block):
+        sources = (
+            Source("one", block, {"weight": weight(depth), "density": 0.5}),
+            Source("two", block, {"weight": 1.0}),
+        )
+        return Layer("ties", sources, Source("base", block), knobs or {})
+
+    blocks = tuple(layer(block + 1, block) for block in range(count))
+    return Recipe("base", {"model.layers": blocks}, layer(0, None), layer(count + 1, None))
+
+
+def routed(hops):
+    blocks = tuple(
+        Layer("passthrough", (Source(parent, layer),), scale=scale) for parent, layer, scale in hops
+    )
+    whole = Layer("passthrough", (Source("one"),))
+    return Recipe("one", {"model.layers": blocks}, whole, whole)
+
+
+def grids(figure):
+    """Title -> label of a row -> shown values, of every heat map."""
+    found = {}
+    for axes in figure.axes:
+        if axes.images and axes.get_title(loc="left"):
+            labels = [item.get_text() for item in axes.get_yticklabels()]
+            values = axes.images[0].get_array().filled(math.nan).tolist()
+            found[axes.get_title(loc="left")] = dict(zip(labels, values, strict=True))
+    return found
+
+
+def texts(figure):
+    return "\n".join(axes.get_xlabel() for axes in figure.axes)
+
+
+def test_knobs_are_shown_at_every_depth():
+    found = grids(knob_picture(merged(knobs={"lambda": 2.0}), NAMES))
+    assert list(found) == ["density", "weight", "lambda"]
+    assert found["weight"]["B"] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+    assert found["weight"]["C"] == [1.0] * 5
+    assert list(found["density"]) == ["B"]
+    assert found["lambda"] == {"all": [2.0] * 5}
+
+
+def test_a_knob_of_some_tensors_has_rows_of_its_own():
+    def weight(depth):
+        return [["self_attn.", 0.5], ["*", 0.25]] if 0 < depth < 4 else 0.75
+
+    found = grids(knob_picture(merged(weight=weight), NAMES))["weight"]
+    assert found["B self_attn"] == [0.75, 0.5, 0.5, 0.5, 0.75]
+    assert found["B other"] == [0.75, 0.25, 0.25, 0.25, 0.75]
+    assert set(found) == {"B self_attn", "B other", "C"}
+
+
+def test_the_embeddings_alone_may_use_a_knob():
+    layer = Layer("linear", (Source("one", None, {"weight": 0.5}),))
+    block = Layer("passthrough", (Source("two", 0),), knobs={"scale": 2.0})
+    found = grids(knob_picture(Recipe("base", {"layers": (block,)}, layer, layer), NAMES))
+    values = next(iter(found["weight"].values()))
+    assert (values[0], values[2]) == (0.5, 0.5)
+    assert math.isnan(values[1])
+
+
+def test_a_path_shows_which_block_comes_from_where():
+    recipe = routed([("one", 0, 1.0), ("one", 1, 1.0), ("two", 5, 0.9), ("one", 2, 1.0)])
+    figure = path_picture(recipe, NAMES)
+    blocks, scales = figure.axes
+    points = {line.get_label(): line.get_xydata().tolist() for line in blocks.lines}
+    assert points["A"] == [[0, 0], [1, 1], [3, 2]]
+    assert points["B"] == [[2, 5]]
+    (bars,) = scales.collections
+    assert [segment[1][1] for segment in bars.get_segments()] == [1.0, 1.0, 0.9, 1.0]
+    assert len(path_picture(routed([("one", 0, 1.0)]), NAMES).axes) == 1
+
+
+def test_the_kind_of_the_picture():
+    path = routed([("one", 0, 1.0)])
+    assert is_path(path)
+    assert not is_path(merged())
+    assert not grids(recipe_picture(path, NAMES))
+    assert grids(recipe_picture(merged(), NAMES))
+    plain = Layer("linear", (Source("one"), Source("two")))
+    assert recipe_picture(Recipe("base", {}, plain, plain), NAMES) is None
+
+
+def test_the_letters_are_those_of_the_path_in_words():
+    recipe = routed([("two", 0, 1.0), ("one", 1, 1.0)])
+    assert parent_letters(recipe) == {"A": "one", "B": "two"}
+    assert describe(recipe).startswith("B0 A1 (A = one, B = two")
+
+
+@pytest.mark.parametrize("recipe", [merged(80), routed([("two", i, 1.1) for i in range(80)])])
+def test_pictures_are_narrow_and_equal_in_every_run(recipe):
+    figure = recipe_picture(recipe, NAMES)
+    assert "…" in texts(figure)
+    assert "org/one" in texts(figure)
+    first = svg_text(figure)
+    assert first == svg_text(recipe_picture(recipe, NAMES))
+    assert figure.get_size_inches()[0] * 96 <= 404
+    small = [item for axes in figure.axes for item in axes.get_xticklabels() if item.get_text()]
+    assert min(item.get_fontsize() for item in small) >= 7
