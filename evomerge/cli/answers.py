@@ -1,4 +1,4 @@
-"""The commands that show a run: status, results, report."""
+"""The commands that show runs: status, results, report, dashboard."""
 
 from __future__ import annotations
 
@@ -141,3 +141,27 @@ def report(
     terminal.say(f"wrote {target}")
     if pictures is not None:
         terminal.say(f"wrote {len(write_pictures(run, pictures))} pictures to {pictures}")
+
+
+def dashboard(
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="folders of runs")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port; 0: any that is free")] = 8080,
+) -> None:
+    """Show runs in optuna-dashboard, in a browser on this machine, also while they go on."""
+    from evomerge.cli import terminal
+    from evomerge.errors import InputError
+
+    try:
+        from evomerge.report.dashboard.server import HOST, make_server, open_studies
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("optuna", "optuna_dashboard"):
+            raise
+        raise InputError(
+            f"The dashboard needs {error.name}, which is not installed; install it with "
+            "`pip install 'evomerge[dashboard]'`."
+        ) from error
+    studies = open_studies(directories)
+    with make_server(studies, port) as server:
+        names = ", ".join(study.name for study in studies)
+        terminal.say(f"{names}: http://{HOST}:{server.server_port}/ (Ctrl-C ends it)")
+        server.serve_forever()

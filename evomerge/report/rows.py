@@ -39,7 +39,7 @@ def candidate_rows(
         seconds: candidate -> phase -> seconds; each phase is a column `seconds PHASE`.
     """
     return [
-        _row(item, history, objectives) | _genes(item, genes) | _seconds(item, seconds)
+        candidate_row(item, history, objectives) | _genes(item, genes) | _seconds(item, seconds)
         for item in history.candidates
     ]
 
@@ -123,7 +123,10 @@ def sorted_rows(
     return sorted(rows, key=key)[:count]
 
 
-def _row(candidate: Candidate, history: History, objectives: Sequence[Objective]) -> dict[str, Any]:
+def candidate_row(
+    candidate: Candidate, history: History, objectives: Sequence[Objective]
+) -> dict[str, Any]:
+    """Return the row of one candidate without genes and seconds; see `candidate_rows`."""
     outcome = candidate.outcomes.get("search")
     scores = candidate.scores("search")
     row: dict[str, Any] = {

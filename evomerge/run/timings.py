@@ -114,6 +114,25 @@ class Timings:
             if entry.get("event") == "tell" and isinstance(entry.get("candidate"), int)
         }
 
+    def spans(self) -> dict[int, tuple[float, float]]:
+        """Return when each candidate was scored on the search documents: begin and end, Unix times.
+
+        It began as many seconds before its end as its phases took together. A candidate that was
+        scored again after a kill has the times of the last time.
+        """
+        found: dict[int, tuple[float, float]] = {}
+        for entry in self._entries():
+            number, end = entry.get("candidate"), _moment(entry)
+            if entry.get("event") == "tell" and isinstance(number, int) and end is not None:
+                seconds = sum(_by_phase(entry.get("seconds")).values())
+                found[number] = (max(0.0, end - seconds), end)
+        return found
+
+    def latest(self) -> float | None:
+        """Return the Unix time of the last line; None if no line has a time."""
+        times = [moment for entry in self._entries() if (moment := _moment(entry)) is not None]
+        return times[-1] if times else None
+
     def preparation(self) -> str | None:
         """Return how far the preparation is that the last line belongs to, for people to read.
 
@@ -149,6 +168,12 @@ def _time(value: Any) -> float | None:
     """Return a number of seconds; None for any other value."""
     valid = isinstance(value, (int, float)) and 0 <= value < _LARGEST
     return float(value) if valid else None
+
+
+def _moment(entry: Mapping[str, Any]) -> float | None:
+    """Return the Unix time of a line; None if it has none."""
+    session, elapsed = _time(entry.get("session")), _time(entry.get("elapsed"))
+    return None if session is None or elapsed is None else session + elapsed
 
 
 def _by_phase(value: Any) -> dict[str, float]:

@@ -21,6 +21,7 @@ from evomerge.models.references import RUN
 from evomerge.setup.engine import check_engine
 from evomerge.setup.executor import check_executor, check_workers, resolve_order
 from evomerge.setup.fidelity import check_fidelity, resolve_racing
+from evomerge.setup.genes import gene_ranges
 from evomerge.setup.memory import check_fit
 from evomerge.setup.optimizer import make_optimizer
 from evomerge.setup.parents import Opener, open_parents, plan_tokenizers
@@ -107,7 +108,7 @@ def freeze(problem: Problem) -> dict[str, Any]:
     """Return the search file that a run keeps.
 
     Its section `frozen` has what must not change: versions, fingerprints of the parents, document
-    ids, genes and metric directions.
+    ids, genes with their ranges, and metric directions.
     """
     plain = problem.config.model_dump(mode="json", exclude={"frozen"})
     for item, objective in zip(plain["objectives"], problem.objectives, strict=True):
@@ -127,6 +128,7 @@ def freeze(problem: Problem) -> dict[str, Any]:
         "sources": sources(problem.config, problem.evaluator),
         "fewer_documents": problem.fewer_documents,
         "genes": [gene.name for gene in problem.space.genes],
+        "gene_ranges": gene_ranges(problem),
         "allow_pickle": problem.allow_pickle,
         "lower_is_better": [o.key for o in problem.objectives if not o.higher_is_better],
     }
