@@ -7,8 +7,9 @@ import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from socketserver import ThreadingMixIn
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import optuna_dashboard
 from optuna.storages import JournalStorage
@@ -18,9 +19,6 @@ from evomerge.report.dashboard.journal import READ_ONLY, RunsBackend
 from evomerge.report.dashboard.study import Study
 from evomerge.report.names import short_names
 from evomerge.run.folder import STAGES, RunFolder, begun_stages
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 HOST = "127.0.0.1"
 """The only address that is served: other machines cannot reach it."""

@@ -45,12 +45,10 @@ class Study:
     def __init__(self, name: str, run: RunFolder) -> None:
         config = parse(run.config(), str(run.path / CONFIG))
         self.name, self.history = name, History()
-        self._objectives = frozen_objectives(config)
+        self._config, self._objectives = config, frozen_objectives(config)
         self._reader, self._timings = Reader(run.journal_path), run.timings
-        self._pareto = config.mode == "pareto"
+        self._distributions: dict[str, str] = {}
         self.update()
-        genes = _distributions(config, self.history)
-        self._genes, self._ranges = list(genes), list(map(distribution_to_json, genes.values()))
 
     def update(self) -> set[int]:
         """Read the new events of the journal, and return the numbers of candidates in them.
@@ -71,7 +69,8 @@ class Study:
     @property
     def value_names(self) -> list[str]:
         """Name of each value of a trial."""
-        return [item.key for item in self._objectives] if self._pareto else ["fitness"]
+        pareto = self._config.mode == "pareto"
+        return [item.key for item in self._objectives] if pareto else ["fitness"]
 
     @property
     def winner(self) -> int | None:
@@ -89,6 +88,9 @@ class Study:
         the end of the candidate before it, or at the start of the session.
         """
         spans, latest = self._timings.spans(), self._timings.latest()
+        if not self._distributions:
+            found = _distributions(self._config, self.history)
+            self._distributions = {name: distribution_to_json(d) for name, d in found.items()}
         return [self._trial(self.history.candidates[n], spans.get(n), latest) for n in numbers]
 
     def _trial(
@@ -100,8 +102,8 @@ class Study:
         return {
             "datetime_start": _time(start),
             **({} if end is None else {"datetime_complete": _time(end)}),
-            "distributions": dict(zip(self._genes, self._ranges, strict=True)) if genome else {},
-            "params": dict(zip(self._genes, genome, strict=True)) if genome else {},
+            "distributions": self._distributions if genome else {},
+            "params": dict(zip(self._distributions, genome, strict=True)) if genome else {},
             "user_attrs": self.attributes(candidate.number),
             **self._state(candidate),
         }
@@ -155,7 +157,7 @@ def _distributions(config: SearchConfig, history: History) -> Mapping[str, BaseD
     """Return the distribution of each gene, in the order of the genome.
 
     Runs of earlier versions do not have the ranges. There, each gene is a real number between the
-    smallest and the largest value that it has had so far.
+    smallest and the largest value that it had when the run was opened.
     """
     frozen = config.frozen or Frozen()
     if frozen.gene_ranges:
