@@ -148,6 +148,8 @@ def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535, help="port; 0: any that is free")] = 8080,
 ) -> None:
     """Show runs in optuna-dashboard, in a browser on this machine, also while they go on."""
+    import warnings
+
     from evomerge.cli import terminal
     from evomerge.errors import InputError
 
@@ -161,6 +163,8 @@ def dashboard(
             "`pip install 'evomerge[dashboard]'`."
         ) from error
     studies = open_studies(directories)
+    # Optuna warns of every parameter that has few trials, again and again.
+    warnings.filterwarnings("ignore", module="optuna")
     with make_server(studies, port) as server:
         names = ", ".join(study.name for study in studies)
         terminal.say(f"{names}: http://{HOST}:{server.server_port}/ (Ctrl-C ends it)")
