@@ -111,9 +111,13 @@ def check(detail, results):
         assert trial["state"] == states[row["status"]]
         fitness = row.pop("fitness")
         assert trial.get("values") == (None if fitness is None else [fitness])
+        values = {f"gene {p['name']}": p["param_internal_value"] for p in trial["params"]}
+        genes = [name for name in row if name.startswith("gene ")]
+        assert values == {n: v for n in genes if (v := row.pop(n)) is not None}
         shown = attributes(trial)
         assert shown.pop("estimated") == str(row["error"] is not None)
-        assert shown == {name: str(value) for name, value in row.items() if value is not None}
+        columns = {name: value for name, value in row.items() if not name.startswith("seconds ")}
+        assert shown == {name: str(value) for name, value in columns.items() if value is not None}
 
 
 def until(condition, seconds=30):
@@ -130,7 +134,8 @@ def test_a_running_search_is_shown_as_results_shows_it(tmp_path, capsys):
     run.timings.note({"session": SESSION, "elapsed": 0.0})
     times = {"event": "tell", "candidate": 0, "seconds": {"merge": 1.5, "evaluate": 8.0}}
     run.timings.note({"session": SESSION, "elapsed": 10.0, **times})
-    other = write_run(tmp_path / "b" / "mine", *STATES["being written"])
+    named = {"genes": ["a", "b"]}
+    other = write_run(tmp_path / "b" / "mine", *STATES["being written"], frozen=named)
 
     def results(folder):
         assert call(["results", str(folder), "--json"]) == 0
