@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from evomerge.config.schema import SearchConfig, parse
-from evomerge.convert import Conversion, convert
+from evomerge.mergekit.convert import Conversion, convert
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def convert(
 ) -> None:
     """Convert a config of mergekit-evolve or mergenetic into a search file and print it."""
     from evomerge.cli.terminal import say
-    from evomerge.convert import convert_file
+    from evomerge.mergekit.convert import convert_file
 
     converted = convert_file(file)
     typer.echo(converted.text, nl=False)

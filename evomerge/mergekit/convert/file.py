@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evomerge.convert.draft import Conversion
-from evomerge.convert.lookup import Lookup, ModelFiles
-from evomerge.convert.mergekit_evolve import from_mergekit_evolve
-from evomerge.convert.mergenetic import from_mergenetic
 from evomerge.errors import RecipeError, did_you_mean
+from evomerge.mergekit.convert.draft import Conversion
+from evomerge.mergekit.convert.lookup import Lookup, ModelFiles
+from evomerge.mergekit.convert.mergekit_evolve import from_mergekit_evolve
+from evomerge.mergekit.convert.mergenetic import from_mergenetic
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping
 

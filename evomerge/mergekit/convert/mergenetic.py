@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from evomerge.convert.draft import VALUES, Draft
 from evomerge.errors import RecipeError
+from evomerge.mergekit.convert.draft import VALUES, Draft
 from evomerge.parsing.values import shown
 
 _DTYPES = ("bfloat16", "float16", "float32")

@@ -10,8 +10,8 @@ import tiny
 import yaml
 from known_models import converted
 
-from evomerge.convert import convert_file
 from evomerge.errors import EvomergeError, RecipeError
+from evomerge.mergekit.convert import convert_file
 
 EVOLVE = """
 genome:

@@ -9,7 +9,7 @@ from known_models import KnownModels
 from mutations import FUZZ, value_or_error, yaml_files
 
 from evomerge.config.schema import parse
-from evomerge.convert import convert
+from evomerge.mergekit.convert import convert
 
 EVOLVE = {
     "genome": {
