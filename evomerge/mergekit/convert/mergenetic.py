@@ -16,6 +16,7 @@ from evomerge.mergekit.convert.draft import VALUES, Draft
 from evomerge.parsing.values import shown
 
 _DTYPES = ("bfloat16", "float16", "float32")
+_POPULATION = 4  # the smallest that `evomerge.optimize.create` takes
 _CSV_METRIC = "exact_match"  # mergenetic's own evaluators compare a generated answer with a column
 
 _CONVERTED = (
@@ -150,10 +151,10 @@ def _optimizer(population: int, draft: Draft) -> dict[str, Any]:
     draft.checks.append(
         "optimizer: CMA-ES in place of GA or NSGA-II; `evomerge list optimizers` has others."
     )
-    if population == 1:
+    if population < _POPULATION:
         draft.notes.append(
-            "`pop_size` is 1, and a search needs a population of 2 or more; here the optimizer "
-            "chooses it."
+            f"`pop_size` is {population}, and CMA-ES needs a population of {_POPULATION} or more; "
+            "here it chooses the population itself."
         )
         return {"name": "cma"}
     return {"name": "cma", "population": population}
