@@ -31,10 +31,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evomerge.evaluate.evaluator import Evaluator
-from evomerge.evaluate.inference.engine import EngineForward
-from evomerge.evaluate.inference.reference import ReferenceLM
-from evomerge.evaluate.tasks.harness import Harness
+from evomerge.evaluation.evaluator import Evaluator
+from evomerge.evaluation.inference.engine import EngineForward
+from evomerge.evaluation.inference.reference import ReferenceLM
+from evomerge.evaluation.tasks.harness import Harness
 
 BACKENDS = ("hf", "vllm")
 KINDS = ("choice", "rolling", "generate_1", "generate_40")

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from evomerge.config.schema import parse
-from evomerge.evaluate.inference.tree import Forks
+from evomerge.evaluation.inference.tree import Forks
 from evomerge.execute.protocol import Job
 from evomerge.execute.tree import as_tree, trail
 from evomerge.recipe import Recipe

@@ -26,11 +26,11 @@ from typing import Any
 
 import torch
 
-from evomerge.evaluate.inference.engine import checkpoint_weights
-from evomerge.evaluate.inference.generation import Prompt
-from evomerge.evaluate.inference.vllm import VllmEngine
-from evomerge.merge.backend import tokenizer_of
-from evomerge.merge.routed import RoutedResident
+from evomerge.evaluation.inference.engine import checkpoint_weights
+from evomerge.evaluation.inference.generation import Prompt
+from evomerge.evaluation.inference.vllm import VllmEngine
+from evomerge.merging.backend import tokenizer_of
+from evomerge.merging.routed import RoutedResident
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 

@@ -34,10 +34,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, LlamaConfig
 
 from evomerge import zoo
-from evomerge.evaluate.evaluator import Evaluator
-from evomerge.evaluate.inference.forward import continuation_rows
-from evomerge.evaluate.inference.generation import cache_argument
-from evomerge.evaluate.tasks.harness import Harness
+from evomerge.evaluation.evaluator import Evaluator
+from evomerge.evaluation.inference.forward import continuation_rows
+from evomerge.evaluation.inference.generation import cache_argument
+from evomerge.evaluation.tasks.harness import Harness
 
 BATCHES = (1, 4, 8, 16, 32, 64, 128)
 

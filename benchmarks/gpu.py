@@ -42,11 +42,11 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from evomerge import zoo
 from evomerge.errors import ConfigError
-from evomerge.evaluate.evaluator import Evaluator
-from evomerge.evaluate.inference.forward import Forward, continuation_rows
-from evomerge.evaluate.tasks.harness import Harness
-from evomerge.merge.architecture.loading import quiet
-from evomerge.merge.resident import Resident
+from evomerge.evaluation.evaluator import Evaluator
+from evomerge.evaluation.inference.forward import Forward, continuation_rows
+from evomerge.evaluation.tasks.harness import Harness
+from evomerge.merging.architecture.loading import quiet
+from evomerge.merging.resident import Resident
 from evomerge.models.checkpoint import TOKENIZER_FILES, Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 

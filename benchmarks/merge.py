@@ -58,13 +58,13 @@ os.fsync(file)
 """
 IMPORTS = """
 import evomerge.__main__, evomerge.cli.commands, evomerge.mergekit, evomerge.export.recipe
-import evomerge.merge.writer, evomerge.merge.tokenizers.plan, evomerge.merge.tensors.adapters
-import evomerge.merge.kernels.consensus, evomerge.merge.kernels.overlap
-import evomerge.merge.kernels.rowwise
-import evomerge.merge.kernels.sparsify, evomerge.merge.kernels.variance
+import evomerge.merging.writer, evomerge.merging.tokenizers.plan, evomerge.merging.tensors.adapters
+import evomerge.merging.kernels.consensus, evomerge.merging.kernels.overlap
+import evomerge.merging.kernels.rowwise
+import evomerge.merging.kernels.sparsify, evomerge.merging.kernels.variance
 import pydantic.main, rich.console, typer.main
 import numpy
-evomerge.merge.kernels.compiled.are_finite(numpy.zeros(1, dtype=numpy.uint16))
+evomerge.merging.kernels.compiled.are_finite(numpy.zeros(1, dtype=numpy.uint16))
 """
 
 
@@ -251,8 +251,8 @@ def place(method: str, family: Path) -> None:
 
     import torch
 
-    from evomerge.merge.resident import Resident
     from evomerge.mergekit import from_mergekit
+    from evomerge.merging.resident import Resident
     from evomerge.models.checkpoint import Checkpoint
 
     opened = {

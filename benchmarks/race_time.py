@@ -26,11 +26,11 @@ import torch
 
 from evomerge.config.schema import SearchConfig, load, parse
 from evomerge.errors import CandidateError
-from evomerge.evaluate.fidelity.protocol import score_by
-from evomerge.evaluate.tasks.documents import in_order
+from evomerge.evaluation.fidelity.protocol import score_by
+from evomerge.evaluation.tasks.documents import in_order
 from evomerge.recipe import Recipe
 from evomerge.scores import Failure, Scores, fitness
-from evomerge.search.ranking import WeightedSum
+from evomerge.searching.ranking import WeightedSum
 from evomerge.setup.fidelity import make_fidelity
 from evomerge.setup.problem import Problem
 from evomerge.setup.runs import prepare

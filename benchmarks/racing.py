@@ -45,14 +45,14 @@ import yaml
 
 from evomerge.config.schema import parse
 from evomerge.errors import CandidateError
-from evomerge.evaluate.evaluator import Evaluator
-from evomerge.evaluate.fidelity.halving import Halving
-from evomerge.evaluate.fidelity.prediction import Prediction
-from evomerge.evaluate.fidelity.protocol import Fidelity, score_by
-from evomerge.evaluate.fidelity.racing import Race
-from evomerge.evaluate.tasks.documents import in_order
-from evomerge.evaluate.tasks.functions import Function
-from evomerge.evaluate.tasks.info import MetricInfo, TaskInfo
+from evomerge.evaluation.evaluator import Evaluator
+from evomerge.evaluation.fidelity.halving import Halving
+from evomerge.evaluation.fidelity.prediction import Prediction
+from evomerge.evaluation.fidelity.protocol import Fidelity, score_by
+from evomerge.evaluation.fidelity.racing import Race
+from evomerge.evaluation.tasks.documents import in_order
+from evomerge.evaluation.tasks.functions import Function
+from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 from evomerge.optimize import create
 from evomerge.scores import Objective, Scores, fitness
 from evomerge.setup.runs import prepare

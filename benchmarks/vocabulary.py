@@ -58,7 +58,7 @@ def measure(way: str, steps: int) -> dict[str, float]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from evomerge.evaluate.inference import generation
+    from evomerge.evaluation.inference import generation
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -1,5 +1,68 @@
-"""Evolutionary merge search for language models."""
+"""Evolutionary merge search for language models.
 
+    import evomerge
+
+    run = evomerge.search("search.yaml", run="runs/first")
+    run.standings
+    run.export("merged-model")
+
+`import evomerge` itself imports nothing heavy: each name is imported at its first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evomerge.api.models import evaluate, merge
+    from evomerge.api.plots import plot_genes, plot_history, plot_standings
+    from evomerge.api.run import Run
+    from evomerge.api.search import resume, search
+    from evomerge.errors import EvomergeError
+    from evomerge.recipe import Layer, Recipe, Source
 
 __version__ = version("evomerge")
+
+_PLACES = {
+    "EvomergeError": "evomerge.errors",
+    "Layer": "evomerge.recipe",
+    "Recipe": "evomerge.recipe",
+    "Run": "evomerge.api.run",
+    "Source": "evomerge.recipe",
+    "evaluate": "evomerge.api.models",
+    "merge": "evomerge.api.models",
+    "plot_genes": "evomerge.api.plots",
+    "plot_history": "evomerge.api.plots",
+    "plot_standings": "evomerge.api.plots",
+    "resume": "evomerge.api.search",
+    "search": "evomerge.api.search",
+}
+"""Public name -> the module that it is in."""
+
+__all__ = [
+    "EvomergeError",
+    "Layer",
+    "Recipe",
+    "Run",
+    "Source",
+    "__version__",
+    "evaluate",
+    "merge",
+    "plot_genes",
+    "plot_history",
+    "plot_standings",
+    "resume",
+    "search",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -21,10 +21,10 @@ from transformers import AutoTokenizer
 
 from evomerge import zoo
 from evomerge.errors import ConfigError
-from evomerge.evaluate.evaluator import Evaluator
-from evomerge.evaluate.tasks.harness import Harness
-from evomerge.merge.architecture.placement import Placement
-from evomerge.merge.resident import Resident
+from evomerge.evaluation.evaluator import Evaluator
+from evomerge.evaluation.tasks.harness import Harness
+from evomerge.merging.architecture.placement import Placement
+from evomerge.merging.resident import Resident
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.scores import Scores

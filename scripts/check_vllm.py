@@ -23,10 +23,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge import zoo
 from evomerge.errors import ConfigError
-from evomerge.evaluate.evaluator import Evaluator
-from evomerge.evaluate.inference.engine import EngineForward
-from evomerge.evaluate.inference.reference import ReferenceLM
-from evomerge.evaluate.tasks.harness import Harness
+from evomerge.evaluation.evaluator import Evaluator
+from evomerge.evaluation.inference.engine import EngineForward
+from evomerge.evaluation.inference.reference import ReferenceLM
+from evomerge.evaluation.tasks.harness import Harness
 
 TASKS = ("zoo_facts", "zoo_l2_maths_mc", "zoo_maths")
 DEVICE = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

@@ -10,7 +10,7 @@ from typing import Any
 
 from evomerge.errors import SearchError
 from evomerge.execute.protocol import Job
-from evomerge.merge.methods import get_method
+from evomerge.merging.methods import get_method
 from evomerge.optimize import create
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import RunFolder
@@ -18,10 +18,10 @@ from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Journal
 from evomerge.run.logbook import Logbook
 from evomerge.scores import Expected, Failure, Objective, Outcome, Scores
-from evomerge.search.loop import Plan, Search
-from evomerge.search.ranking import WeightedSum
-from evomerge.search.session import Session
-from evomerge.search.window import Window
+from evomerge.searching.loop import Plan, Search
+from evomerge.searching.ranking import WeightedSum
+from evomerge.searching.session import Session
+from evomerge.searching.window import Window
 from evomerge.setup.strategy import recipe_of
 from evomerge.space.parameters import ParameterSpace
 from evomerge.strategy.genome import GenomeStrategy

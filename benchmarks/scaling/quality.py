@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evomerge.search.loop import Order
+from evomerge.searching.loop import Order
 from scaling.landscape import Landscape
 from scaling.searches import Setting
 from scaling.simulation import Simulated, Uneven, simulate

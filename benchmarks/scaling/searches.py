@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from evomerge.execute.protocol import Executor
-from evomerge.merge.methods import get_method
+from evomerge.merging.methods import get_method
 from evomerge.optimize import create
 from evomerge.optimize.protocol import Optimizer
 from evomerge.run.attempts import Attempts
@@ -18,10 +18,10 @@ from evomerge.run.history import Candidate
 from evomerge.run.journal import Journal
 from evomerge.run.logbook import Follower, Logbook
 from evomerge.scores import Objective
-from evomerge.search.loop import Order, Plan, Search
-from evomerge.search.ranking import WeightedSum
-from evomerge.search.session import Session
-from evomerge.search.window import Window
+from evomerge.searching.loop import Order, Plan, Search
+from evomerge.searching.ranking import WeightedSum
+from evomerge.searching.session import Session
+from evomerge.searching.window import Window
 from evomerge.setup.strategy import recipe_of
 from evomerge.space.parameters import ParameterSpace
 from evomerge.space.protocol import Genome, Space

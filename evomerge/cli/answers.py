@@ -1,9 +1,10 @@
-"""The commands that show a run: status, results, report."""
+"""The commands that show runs: status, results, report, dashboard."""
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -18,27 +19,40 @@ def status(
     watch: Annotated[bool, typer.Option(help="refresh until the search ends")] = False,
 ) -> None:
     """Say how far a search is."""
-    import time
-
     from evomerge.cli import terminal
     from evomerge.report.progress import progress
     from evomerge.run.folder import RunFolder
 
     run = RunFolder(directory)
-    while True:
-        values = progress(run)
-        if as_json:
-            terminal.print_json(values)
-        else:
-            terminal.print_progress(values)
-        if not watch or values["state"] != "running":
-            return
+    if watch and not as_json:
+        from evomerge.cli.watching import watch_run
+
+        watch_run(run)
+        return
+    values = progress(run)
+    while watch and values["state"] == "running":
+        terminal.print_json(values)
         time.sleep(2)
+        values = progress(run)
+    if as_json:
+        terminal.print_json(values)
+    else:
+        terminal.print_progress(values)
 
 
 def results(
     directory: RunFolderArgument,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="write CSV")] = None,
+    candidate: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="print all that is known of candidate N")
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="print the N best candidates only")
+    ] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="sort by a column, the largest value first"),
+    ] = None,
     documents: Annotated[
         str | None,
         typer.Option(metavar="SPLIT", help="print only a split's document ids, for lm_eval"),
@@ -52,7 +66,14 @@ def results(
     from evomerge.config.frozen import frozen_objectives
     from evomerge.config.schema import parse
     from evomerge.report.reproduce import document_ids, lm_eval_command
-    from evomerge.report.rows import brief_rows, candidate_rows, write_csv
+    from evomerge.report.rows import (
+        brief_rows,
+        candidate_rows,
+        chosen_row,
+        sorted_rows,
+        without_details,
+        write_csv,
+    )
     from evomerge.report.standings import standings
     from evomerge.run.folder import RunFolder
     from evomerge.run.history import History
@@ -65,7 +86,13 @@ def results(
         return
     objectives, command = frozen_objectives(config), lm_eval_command(run, config)
     spent = run.timings.spent()
-    rows = candidate_rows(history, objectives)
+    genes = config.frozen.genes if config.frozen else []
+    rows = candidate_rows(history, objectives, genes, run.timings.by_candidate())
+    if candidate is not None:
+        row = chosen_row(rows, candidate)
+        terminal.print_json(row) if as_json else terminal.print_values(row)
+        return
+    rows = sorted_rows(rows, sort, top)
     if csv is not None:
         write_csv(rows, csv)
         terminal.say(f"wrote {len(rows)} rows to {csv}")
@@ -76,11 +103,12 @@ def results(
         answer = {"candidates": rows, "winner": winner, "standings": table, "times": times}
         terminal.print_json(answer | {"lm_eval": command})
     else:
-        if not terminal.out.is_terminal:
-            terminal.print_rows(rows, "candidate")
-        else:
+        if terminal.out.is_terminal:
             terminal.print_rows(brief_rows(rows), "candidate")
-            terminal.say("--csv and --json have more columns: scores by split, recipe digests")
+            terminal.say("--csv and --json have more columns: scores by split, genes, seconds")
+        else:
+            terminal.print_rows(without_details(rows), "candidate")
+        if history.winner is not None or (history.told and terminal.out.is_terminal):
             terminal.print_standings(standings(history, objectives))
             if command is not None and history.winner is not None:
                 terminal.say(
@@ -98,13 +126,46 @@ def results(
 def report(
     directory: RunFolderArgument,
     out: Annotated[Path | None, typer.Option(metavar="FILE.html")] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="write the pictures as SVG files, too")
+    ] = None,
 ) -> None:
     """Write the run as one HTML page."""
     from evomerge.cli import terminal
-    from evomerge.report.page import write_page
+    from evomerge.report.page import write_page, write_pictures
     from evomerge.run.folder import RunFolder
 
     run = RunFolder(directory)
     target = out or run.path / "report.html"
     write_page(run, target)
     terminal.say(f"wrote {target}")
+    if pictures is not None:
+        terminal.say(f"wrote {len(write_pictures(run, pictures))} pictures to {pictures}")
+
+
+def dashboard(
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="folders of runs")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port; 0: any that is free")] = 8080,
+) -> None:
+    """Show runs in optuna-dashboard, in a browser on this machine, also while they go on."""
+    import warnings
+
+    from evomerge.cli import terminal
+    from evomerge.errors import InputError
+
+    try:
+        from evomerge.report.dashboard.server import HOST, make_server, open_studies
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("optuna", "optuna_dashboard"):
+            raise
+        raise InputError(
+            f"The dashboard needs {error.name}, which is not installed; install it with "
+            "`pip install 'evomerge[dashboard]'`."
+        ) from error
+    studies = open_studies(directories)
+    # Optuna warns of every parameter that has few trials, again and again.
+    warnings.filterwarnings("ignore", module="optuna")
+    with make_server(studies, port) as server:
+        names = ", ".join(study.name for study in studies)
+        terminal.say(f"{names}: http://{HOST}:{server.server_port}/ (Ctrl-C ends it)")
+        server.serve_forever()

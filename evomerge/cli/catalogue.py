@@ -51,7 +51,7 @@ def _rows(what: str) -> list[dict[str, Any]]:
 
 
 def _methods() -> list[dict[str, Any]]:
-    from evomerge.merge.methods import get_method, method_names
+    from evomerge.merging.methods import get_method, method_names
 
     rows = []
     for name in method_names():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +31,7 @@ def search(
     allow_pickle: AllowPickleOption = False,
 ) -> None:
     """Start a search."""
-    from evomerge.cli.terminal import warn
+    from evomerge.cli.terminal import busy, warn
     from evomerge.config.schema import load, read, refuse_frozen
     from evomerge.run.folder import RunFolder
     from evomerge.setup import stages
@@ -43,13 +44,16 @@ def search(
     if stages.is_staged(data):
         if candidates:
             data = stages.with_candidates(data, candidates)
-        problems = stages.start(data, file, run, allow_pickle=allow_pickle)
+        with busy(f"checking {file}"):
+            problems = stages.start(data, file, run, allow_pickle=allow_pickle)
         warn([note for problem in problems for note in warnings(problem, allow_benchmarks)])
         stages.run_stages(run, lambda stage, problem: _run(stage, problem, {}))
         return
     overrides = [*(set_ or []), *([f"budget.candidates={candidates}"] if candidates else [])]
-    problem = prepare(load(file, overrides), file.parent, allow_pickle=allow_pickle)
-    warn(warnings(problem, allow_benchmarks))
+    with busy(f"checking {file}"):
+        problem = prepare(load(file, overrides), file.parent, allow_pickle=allow_pickle)
+        notes = warnings(problem, allow_benchmarks)
+    warn(notes)
     _run(RunFolder.create(run, freeze(problem)), problem, {})
 
 
@@ -99,16 +103,16 @@ def _run(run: RunFolder, problem: Problem, new_budget: dict[str, float]) -> None
         new_budget: bounds of the budget that replace earlier ones, by name.
     """
     from evomerge.cli import terminal
+    from evomerge.cli.live import SearchDisplay
     from evomerge.errors import Terminated
     from evomerge.report.equal_scores import doubt_about_winner
     from evomerge.report.standings import standings
     from evomerge.run.history import History
-    from evomerge.search.ranking import WeightedSum
     from evomerge.setup.search import run_search, why_not_in_mergekit
 
     total = new_budget.get("candidates") or problem.config.budget.candidates
-    ranking = WeightedSum(problem.objectives)
-    display = terminal.SearchDisplay(int(total) if total else None, ranking)
+    before = History(run.events())
+    display = SearchDisplay(int(total) if total else None, problem.objectives, before)
     try:
         with display.shown():
             winner = run_search(
@@ -124,6 +128,8 @@ def _run(run: RunFolder, problem: Problem, new_budget: dict[str, float]) -> None
     reason = why_not_in_mergekit(problem, winner)
     if reason is not None:
         terminal.say(f"there is no best.mergekit.yaml: {reason}")
+    path = shlex.quote(str(run.path))
     terminal.say(
-        f"candidate {winner.number} won; export it with `evomerge export {run.path} --out MODEL`"
+        f"candidate {winner.number} won; export it with `evomerge export {path} --out MODEL`, and "
+        f"see what was found with `evomerge report {path}`"
     )

@@ -94,6 +94,16 @@ class ExecutorConfig(Section):
     ray: RayConfig = RayConfig()
 
 
+class GeneRange(Section):
+    """The values that some genes of a search can take; see `evomerge.space.protocol.Gene`."""
+
+    genes: list[str] = Field(description="names of the genes")
+    kind: Literal["real", "integer", "choice", "binary"]
+    low: float
+    high: float
+    choices: list[str] = Field(default_factory=list)
+
+
 class Frozen(Section):
     """What a run adds to its search file: versions, fingerprints, document ids, directions.
 
@@ -115,6 +125,9 @@ class Frozen(Section):
         "", description="the policy that scores candidates on fewer documents, and why"
     )
     genes: list[str] = Field(default_factory=list)
+    gene_ranges: list[GeneRange] = Field(
+        default_factory=list, description="empty in runs of earlier versions"
+    )
     digests: dict[str, str] = Field(
         default_factory=dict, description="digest of each section; a changed file is refused"
     )

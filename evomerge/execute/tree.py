@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Protocol
 
-from evomerge.evaluate.inference.tree import Forks, Trail, visits
+from evomerge.evaluation.inference.tree import Forks, Trail, visits
 from evomerge.execute.protocol import Job, RunJobs
 from evomerge.recipe import Recipe
 from evomerge.scores import Outcome
@@ -30,7 +30,7 @@ class RunAround(Protocol):
 def as_tree(run: RunAround, forks: Forks) -> RunJobs:
     """Turn a function that runs one job into one that runs several in the order of a trie.
 
-    It is the trie of the jobs' paths (see `evomerge.evaluate.inference.tree`).
+    It is the trie of the jobs' paths (see `evomerge.evaluation.inference.tree`).
 
     Args:
         run: runs one job.

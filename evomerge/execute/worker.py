@@ -16,16 +16,16 @@ from evomerge.errors import (
     SearchError,
     one_line,
 )
-from evomerge.evaluate.evaluator import Evaluator
-from evomerge.evaluate.fidelity.protocol import Fidelity, score_by
-from evomerge.evaluate.inference.fingerprint import free_weights
-from evomerge.evaluate.inference.memory import is_device_failure
+from evomerge.evaluation.evaluator import Evaluator
+from evomerge.evaluation.fidelity.protocol import Fidelity, score_by
+from evomerge.evaluation.inference.fingerprint import free_weights
+from evomerge.evaluation.inference.memory import is_device_failure
 from evomerge.execute.protocol import Job
 from evomerge.recipe import Recipe
 from evomerge.scores import Failure, Objective, Outcome, Scores, Split
 
 if TYPE_CHECKING:
-    from evomerge.merge.resident import Report
+    from evomerge.merging.resident import Report
 
 
 class Builder(Protocol):

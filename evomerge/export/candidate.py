@@ -28,8 +28,8 @@ def export_candidate(
             does not have enough room.
     """
     from evomerge.export.card import model_card
-    from evomerge.merge.backend import write
     from evomerge.mergekit import to_mergekit
+    from evomerge.merging.backend import write
 
     problem, history = reopen(run), History(run.events())
     candidate = chosen_candidate(problem, history, which)

@@ -6,10 +6,10 @@ Cards are published, so a card shows the name of a local folder, never its full 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 
 import yaml
 
-from evomerge import __version__
 from evomerge.config.schema import SearchConfig
 from evomerge.models.references import hub_id
 from evomerge.recipe import Recipe
@@ -17,7 +17,7 @@ from evomerge.report.names import short_names
 from evomerge.report.standings import standings
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS, Objective
-from evomerge.search.ranking import WeightedSum, best_of
+from evomerge.searching.ranking import WeightedSum, best_of
 from evomerge.space.paths.path import describe
 
 
@@ -57,7 +57,7 @@ def model_card(
         "",
         "# Merged model",
         "",
-        f"Candidate {candidate.number} of an evomerge {__version__} search over "
+        f"Candidate {candidate.number} of an evomerge {version('evomerge')} search over "
         f"{len(history.candidates)} candidates (optimizer {config.optimizer.name}, seed "
         f"{config.seed}). Merge method: {', '.join(methods)}. The exact recipe is in "
         "`evomerge_recipe.yaml`"

@@ -37,9 +37,9 @@ def merge_recipe(
         InputError: the file, a parent or an option is wrong, or `out` exists.
         CandidateError: the merged weights are not finite.
     """
-    from evomerge.merge.architecture.naming import with_host_names
-    from evomerge.merge.backend import write
     from evomerge.mergekit import from_mergekit, mergekit_parents
+    from evomerge.merging.architecture.naming import with_host_names
+    from evomerge.merging.backend import write
 
     text = read_text(file, RecipeError)
     if _is_ours(text, file):

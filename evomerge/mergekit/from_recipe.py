@@ -15,12 +15,12 @@ from typing import Any
 import yaml
 
 from evomerge.errors import RecipeError
-from evomerge.merge.methods import get_method
-from evomerge.merge.methods.method import Method
 from evomerge.mergekit.parameters import SliceContext, SliceKnobs
 from evomerge.mergekit.reference import mergekit_reference
 from evomerge.mergekit.sources import BASE_IS_FIRST
 from evomerge.mergekit.tokenizer import tokenizer_keys
+from evomerge.merging.methods import get_method
+from evomerge.merging.methods.method import Method
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import Fit
 from evomerge.recipe import Layer, Recipe, Source, knob_at
@@ -122,7 +122,7 @@ class _Writer:
         if self.context.method.random:
             yield "mergekit draws other random numbers, from the same distribution."
         if self.recipe.tokenizer != "base" and "pad_to_multiple_of" not in self.recipe.options:
-            from evomerge.merge.tokenizers.plan import plan_tokenizer
+            from evomerge.merging.tokenizers.plan import plan_tokenizer
 
             rows = plan_tokenizer(self.recipe, self.checkpoints).rows
             if rows is not None and rows.size > rows.tokens:
@@ -146,7 +146,7 @@ class _Writer:
         """Return the factors that the scales of a path become, by merged tensor."""
         if all(layer.scale == 1 for layer in self.recipe.every_layer()):
             return {}
-        from evomerge.merge.architecture.folding import fold_scales
+        from evomerge.merging.architecture.folding import fold_scales
 
         rescalings = fold_scales(self.recipe, self.host)
         if method.name != "passthrough" or any(item.offset for item in rescalings.values()):

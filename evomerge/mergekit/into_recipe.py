@@ -17,12 +17,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from evomerge.errors import RecipeError, did_you_mean
-from evomerge.merge.methods import get_method
-from evomerge.merge.methods.method import Knob as MethodKnob
-from evomerge.merge.methods.method import Method
 from evomerge.mergekit.file import MAIN, Input, MergekitFile, Module, Slice, read
 from evomerge.mergekit.sources import SliceSources, length, slice_sources, start
 from evomerge.mergekit.values import EVERY, Rule, Rules, resolve
+from evomerge.merging.methods import get_method
+from evomerge.merging.methods.method import Knob as MethodKnob
+from evomerge.merging.methods.method import Method
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import Fit
 from evomerge.recipe import DTYPES, Knob, Layer, Recipe, Source

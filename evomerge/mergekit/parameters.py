@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evomerge.errors import RecipeError
-from evomerge.merge.methods.method import Method
+from evomerge.merging.methods.method import Method
 from evomerge.models.correspondence import Fit
 from evomerge.recipe import Knob, Layer, knob_at
 

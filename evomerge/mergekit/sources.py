@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from evomerge.errors import RecipeError
-from evomerge.merge.methods.method import Method
 from evomerge.mergekit.file import Input, Slice
+from evomerge.merging.methods.method import Method
 from evomerge.models.correspondence import Fit
 
 BASE_IS_FIRST = ("slerp",)

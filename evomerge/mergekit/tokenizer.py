@@ -38,7 +38,7 @@ def tokenizer_keys(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dic
             found["tokenizer"]["pad_to_multiple_of"] = int(options["pad_to_multiple_of"])
     template = options.get("chat_template", "")
     if template in checkpoints:
-        from evomerge.merge.tokenizers.chat_template import template_of
+        from evomerge.merging.tokenizers.chat_template import template_of
 
         template = template_of(checkpoints[template]) or ""
     return found | ({"chat_template": template} if template else {})
@@ -46,7 +46,7 @@ def tokenizer_keys(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dic
 
 def _check_vocabulary(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> None:
     """Check that the recipe's `vocabulary` is what its merged parents give without it."""
-    from evomerge.merge.tokenizers.plan import plan_tokenizer
+    from evomerge.merging.tokenizers.plan import plan_tokenizer
 
     ours = plan_tokenizer(recipe, checkpoints)
     theirs = plan_tokenizer(replace(recipe, vocabulary=()), checkpoints)

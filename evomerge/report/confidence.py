@@ -72,13 +72,21 @@ class Comparison:
 
     @property
     def text(self) -> str:
-        """The comparison as text: `+78.0 points [+75.9, +80.1], better with probability 1.000`."""
+        """The comparison as text: `+7.8 points [+5.9, +9.7], better with probability > 0.999`."""
         value, bounds = self.difference.texts(self.factor, "+.1f")
-        return f"{value} points {bounds}, better with probability {self.probability:.3f}"
+        sure = probability_text(self.probability)
+        return f"{value} points {bounds}, better with probability {sure}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {"difference": self.difference.to_dict(), "probability": self.probability}
+
+
+def probability_text(probability: float) -> str:
+    """Return a probability with three decimals; resamples cannot tell 0.9999 from 1."""
+    if probability > 0.9995:
+        return "> 0.999"
+    return "< 0.001" if probability < 0.0005 else f"{probability:.3f}"
 
 
 def factor_of(values: Iterable[float]) -> float:

@@ -1,136 +1,195 @@
-"""The figures of a report, made with matplotlib."""
+"""The pictures of a run, as matplotlib figures: standings, course of the search, genes.
+
+A figure is 5.6 inches wide with large letters, so that it can be read on a phone. Its colours are
+those of `evomerge.report.colours`, which a page replaces by its own.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from evomerge.report.colours import ACCENT, BAD, GREY, INK, LINE, PALE, SOFT, WARM
+from evomerge.report.confidence import factor_of
 from evomerge.report.standings import Standings
-from evomerge.run.history import History
+from evomerge.report.verdict import main_column
+from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS
 
-_INK, _GREY, _ACCENT, _WARM = "#1d2733", "#9aa7b4", "#1f6feb", "#d9822b"
-_SPLIT_COLOURS = {"search": "#b8c4d0", "validation": "#7aa7e8", "test": _ACCENT}
+_SPLIT_COLOURS = {"search": GREY, "validation": PALE, "test": ACCENT}
+_MOST_GENES = 40  # of one picture with names
 
 
-def _axes(width: float, height: float) -> tuple[Any, Any]:
-    import matplotlib as mpl
+def _axes(height: float) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
-    mpl.rcParams["svg.hashsalt"] = "evomerge"
-    figure = Figure(figsize=(width, height))
+    figure = Figure(figsize=(5.6, height), layout="constrained")
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=_INK, labelsize=9)
-    axes.grid(axis="y", color="#e6ebf0", linewidth=0.8)
+    axes.spines[["left", "bottom"]].set_color(LINE)
+    axes.tick_params(colors=INK, labelsize=10, color=LINE)
+    axes.grid(axis="y", color=LINE, linewidth=0.8)
     axes.set_axisbelow(True)
     return figure, axes
 
 
-def best_so_far(history: History) -> Any:
-    """Plot the fitness of every candidate on the search documents, and the best so far."""
-    figure, axes = _axes(9, 3.4)
-    finished = [item for item in history.candidates if item.fitness is not None]
-    searched = [item for item in finished if item.label is None]
-    estimates = [item for item in searched if item.is_estimate]
-    scored = [item for item in searched if not item.is_estimate]
-    axes.plot(
-        [item.number for item in scored],
-        [item.fitness for item in scored],
-        "o",
-        color=_GREY,
-        markersize=3,
-        label="candidate",
+def _legend(figure: Any) -> None:
+    figure.legend(
+        frameon=False,
+        fontsize=10,
+        labelcolor=INK,
+        loc="outside upper left",
+        ncols=3,
+        handletextpad=0.4,
+        columnspacing=1.0,
     )
-    if estimates:
-        axes.plot(
-            [item.number for item in estimates],
-            [item.fitness for item in estimates],
-            "o",
-            color=_GREY,
-            markersize=3,
-            fillstyle="none",
-            label="candidate, estimated",
-        )
-    baselines = [item for item in finished if item.label is not None]
-    axes.plot(
-        [item.number for item in baselines],
-        [item.fitness for item in baselines],
-        "D",
-        color=_WARM,
-        markersize=5,
-        label="parents, uniform merge",
-    )
-    best, line = -math.inf, []
-    for item in finished:
-        best = best if item.is_estimate else max(best, item.fitness or 0.0)
-        line.append(best)
-    axes.step(
-        [item.number for item in finished], line, where="post", color=_ACCENT, label="best so far"
-    )
-    failed = [item.number for item in history.candidates if item.status == "failed"]
-    if failed:
-        floor = min((item.fitness or 0.0 for item in finished), default=0.0)
-        axes.plot(failed, [floor] * len(failed), "x", color="#c0392b", label="failed")
-    if history.winner is not None and history.winner.fitness is not None:
-        axes.plot(
-            [history.winner.number],
-            [history.winner.fitness],
-            "*",
-            color=_ACCENT,
-            markersize=14,
-            label="winner",
-        )
-    axes.set_xlabel("candidate", color=_INK)
-    axes.set_ylabel("fitness on search documents", color=_INK)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure
 
 
 def standings_chart(table: Standings) -> Any:
-    """Plot the last column of the standings (the fitness, or the only metric) with intervals.
-
-    Every model has one bar for each split that it was scored on.
-    """
-    figure, axes = _axes(9, 3.2)
-    column = table.columns[-1]
+    """Plot the fitness (or the only metric) of each model with its 95 % interval, by split."""
+    column = main_column(table)
+    factor = table.factor(column)
     labels = [_plain(table.names[row.label]) for row in table.rows]
-    width = 0.8 / len(SPLITS)
+    figure, axes = _axes(0.9 + 0.5 * max(1, len(labels)))
+    axes.grid(visible=False)
+    axes.grid(axis="x", color=LINE, linewidth=0.8)
     for offset, split in enumerate(SPLITS):
         for index, row in enumerate(table.rows):
             item = row.estimates.get((split, column))
             if item is None or not math.isfinite(item.value):
                 continue
-            x = index + (offset - 1) * width
-            axes.bar(x, item.value, width * 0.92, color=_SPLIT_COLOURS[split])
-            if math.isfinite(item.low) and math.isfinite(item.high):
-                axes.plot([x, x], [item.low, item.high], color=_INK, linewidth=1)
+            y = index + (offset - 1) * 0.22
+            if item.has_interval:
+                bounds = [factor * item.low, factor * item.high]
+                axes.plot(bounds, [y, y], color=_SPLIT_COLOURS[split], linewidth=2)
+            axes.plot(factor * item.value, y, "o", color=_SPLIT_COLOURS[split], markersize=6)
     for split in SPLITS:
-        axes.bar(0, 0, color=_SPLIT_COLOURS[split], label=split)
-    axes.set_xticks(range(len(labels)), labels)
-    axes.set_ylabel(_plain(column), color=_INK)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.plot([], [], "o-", color=_SPLIT_COLOURS[split], label=split)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.set_xlabel(_plain(column) + (" in %" if factor == 100 else ""), color=INK, fontsize=10)
+    _legend(figure)
+    return figure
+
+
+def best_so_far(history: History) -> Any:
+    """Plot the fitness of every candidate on the search documents, and the best so far."""
+    finished = [item for item in history.candidates if item.fitness is not None]
+    factor = factor_of(item.fitness or 0.0 for item in finished)
+
+    figure, axes = _axes(3.4)
+
+    def points(items: Sequence[Candidate], mark: str, label: str, **style: Any) -> None:
+        if items:
+            heights = [factor * (item.fitness or 0.0) for item in items]
+            axes.plot([item.number for item in items], heights, mark, label=label, **style)
+
+    searched = [item for item in finished if item.label is None]
+    points(
+        [item for item in searched if not item.is_estimate],
+        "o",
+        "candidate",
+        color=GREY,
+        markersize=3.5,
+    )
+    points(
+        [item for item in searched if item.is_estimate],
+        "o",
+        "estimated",
+        color=GREY,
+        markersize=3.5,
+        fillstyle="none",
+    )
+    points(
+        [item for item in finished if item.label is not None],
+        "D",
+        "parents, uniform",
+        color=WARM,
+        markersize=5,
+    )
+    best, line = -math.inf, []
+    for item in finished:
+        best = best if item.is_estimate else max(best, item.fitness or 0.0)
+        line.append(factor * best)
+    numbers = [item.number for item in finished]
+    axes.step(numbers, line, where="post", color=ACCENT, label="best so far")
+    failed = [item.number for item in history.candidates if item.status == "failed"]
+    if failed:
+        floor = min((factor * (item.fitness or 0.0) for item in finished), default=0.0)
+        axes.plot(failed, [floor] * len(failed), "x", color=BAD, label="failed")
+    if history.winner is not None:
+        points([history.winner], "*", "winner", color=ACCENT, markersize=13)
+    axes.set_xlabel("candidate", color=INK, fontsize=10)
+    axes.set_ylabel("fitness" + (" in %" if factor == 100 else ""), color=INK, fontsize=10)
+    _legend(figure)
+    return figure
+
+
+def spread_of_generations(history: History) -> Any | None:
+    """Plot the median, quartiles and range of the fitness of each generation.
+
+    Returns:
+        None if there are fewer than two generations of several candidates.
+    """
+    by_generation: dict[int, list[float]] = {}
+    for item in history.candidates:
+        if item.generation is not None and item.fitness is not None:
+            by_generation.setdefault(item.generation, []).append(item.fitness)
+    if sum(len(values) > 1 for values in by_generation.values()) < 2:
+        return None
+    import numpy as np
+
+    factor = factor_of(value for values in by_generation.values() for value in values)
+    figure, axes = _axes(2.6)
+    numbers = sorted(by_generation)
+    quantiles = np.array(
+        [np.quantile(by_generation[number], [0, 0.25, 0.5, 0.75, 1]) for number in numbers]
+    )
+    low, first, middle, third, high = factor * quantiles.T
+    axes.fill_between(numbers, low, high, color=PALE, alpha=0.35, linewidth=0, label="all")
+    axes.fill_between(numbers, first, third, color=PALE, linewidth=0, label="middle half")
+    axes.plot(numbers, middle, color=ACCENT, label="median")
+    axes.set_xlabel("generation", color=INK, fontsize=10)
+    axes.set_ylabel("fitness" + (" in %" if factor == 100 else ""), color=INK, fontsize=10)
+    _legend(figure)
     return figure
 
 
 def genome_bars(names: Sequence[str], genome: Sequence[float]) -> Any:
-    """Plot the value of each gene: as bars with their names, or as dots if there are over 80."""
-    if len(genome) > 80:
-        figure, axes = _axes(9, 3)
-        axes.plot(range(len(genome)), genome, ".", color=_ACCENT)
-        axes.set_xlabel("gene", color=_INK)
+    """Plot the value of each gene: as bars with their names, or as dots if there are many."""
+    if len(genome) > _MOST_GENES:
+        figure, axes = _axes(3)
+        axes.plot(range(len(genome)), genome, ".", color=ACCENT)
+        axes.set_xlabel("gene", color=INK, fontsize=10)
         return figure
-    figure, axes = _axes(9, 0.6 + 0.22 * len(genome))
-    labels = [
-        _plain(names[index]) if index < len(names) else str(index) for index in range(len(genome))
-    ]
+    labels = [names[index] if index < len(names) else str(index) for index in range(len(genome))]
+    return _bars(labels, genome, "value")
+
+
+def importance_bars(importance: Mapping[str, float]) -> Any:
+    """Plot how closely the fitness follows each gene: rank correlations, from -1 to 1."""
+    figure = _bars(list(importance), list(importance.values()), "rank correlation with the fitness")
+    figure.axes[0].axvline(0, color=SOFT, linewidth=0.8)
+    return figure
+
+
+def _bars(labels: Sequence[str], values: Sequence[float], what: str) -> Any:
+    figure, axes = _axes(0.9 + 0.3 * max(1, len(values)))
     axes.grid(visible=False)
-    axes.grid(axis="x", color="#e6ebf0", linewidth=0.8)
-    axes.barh(range(len(genome)), genome, color=_ACCENT, height=0.7)
-    axes.set_yticks(range(len(genome)), labels, fontsize=8)
+    axes.grid(axis="x", color=LINE, linewidth=0.8)
+    axes.barh(range(len(values)), values, color=ACCENT, height=0.7)
+    axes.set_yticks(range(len(values)), [_short(_plain(label)) for label in labels], fontsize=10)
+    axes.set_xlabel(what, color=INK, fontsize=10)
     axes.invert_yaxis()
     return figure
+
+
+def _short(label: str, most: int = 34) -> str:
+    """Return a label whose middle is left out if it is long."""
+    if len(label) <= most:
+        return label
+    return f"{label[: most // 2 - 1]}…{label[-(most // 2) :]}"
 
 
 def _plain(text: str) -> str:

@@ -12,7 +12,7 @@ from evomerge.recipe import Recipe
 from evomerge.run.activity import WORKERS, read_activity
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import History
-from evomerge.search.ranking import WeightedSum
+from evomerge.searching.ranking import WeightedSum
 from evomerge.space.paths.path import describe
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import InputError
+from evomerge.errors import InputError, did_you_mean
 from evomerge.report.names import short_names
 from evomerge.run.atomic import replace_text
 from evomerge.run.history import Candidate, History
+from evomerge.run.timings import PHASES
 from evomerge.scores import Failure, Objective, Scores, Split, fitness_error
 
 _BRIEF = ["candidate", "origin", "generation", "status", "fitness", "error", "documents", "failure"]
@@ -19,14 +20,43 @@ _BRIEF = ["candidate", "origin", "generation", "status", "fitness", "error", "do
 FINAL_SPLITS: tuple[Split, ...] = ("validation", "test")
 
 
-def candidate_rows(history: History, objectives: Sequence[Objective]) -> list[dict[str, Any]]:
+def candidate_rows(
+    history: History,
+    objectives: Sequence[Objective],
+    genes: Sequence[str] = (),
+    seconds: Mapping[int, Mapping[str, float]] | None = None,
+) -> list[dict[str, Any]]:
     """Return one dictionary for each candidate, all with the same keys.
 
     `error` is the standard error of the fitness if the fitness was estimated from some of the
     search documents, and None if all were scored. If the fitness is an estimate, the search scores
-    in the row are estimates too.
+    in the row are estimates too. A baseline has no genes.
+
+    Args:
+        history: the state of the run.
+        objectives: its objectives.
+        genes: names of the genes, in the order of the genome; each is a column `gene NAME`.
+        seconds: candidate -> phase -> seconds; each phase is a column `seconds PHASE`.
     """
-    return [_row(item, history, objectives) for item in history.candidates]
+    return [
+        candidate_row(item, history, objectives) | _genes(item, genes) | _seconds(item, seconds)
+        for item in history.candidates
+    ]
+
+
+def _seconds(
+    candidate: Candidate, known: Mapping[int, Mapping[str, float]] | None
+) -> dict[str, float | None]:
+    if known is None:
+        return {}
+    own = known.get(candidate.number, {})
+    return {f"seconds {phase}": own.get(phase) for phase in PHASES}
+
+
+def _genes(candidate: Candidate, names: Sequence[str]) -> dict[str, float | None]:
+    values = candidate.origin.get("genome", ())
+    known = len(values) == len(names)
+    return {f"gene {name}": values[index] if known else None for index, name in enumerate(names)}
 
 
 def brief_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -45,7 +75,58 @@ def brief_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: row[name] for name in _BRIEF if name not in empty} for row in brief]
 
 
-def _row(candidate: Candidate, history: History, objectives: Sequence[Objective]) -> dict[str, Any]:
+def without_details(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows without the columns of genes and seconds."""
+    return [
+        {name: value for name, value in row.items() if not name.startswith(("gene ", "seconds "))}
+        for row in rows
+    ]
+
+
+def chosen_row(rows: Sequence[dict[str, Any]], number: int) -> dict[str, Any]:
+    """Return the row of a candidate, without the columns that are empty.
+
+    Raises:
+        InputError: there is no such candidate.
+    """
+    if number >= len(rows):
+        raise InputError(f"--candidate is {number}, but the run has {len(rows)} candidates.")
+    return {name: value for name, value in rows[number].items() if value is not None}
+
+
+def sorted_rows(
+    rows: Sequence[dict[str, Any]], column: str | None, count: int | None
+) -> list[dict[str, Any]]:
+    """Return rows by a column, the largest value first; rows without a value come last.
+
+    Args:
+        rows: the rows.
+        column: the column; None: `fitness` if a count is given, else the order of the rows.
+        count: number of rows to return; None: all.
+
+    Raises:
+        InputError: there is no such column.
+    """
+    if column is None and count is None:
+        return list(rows)
+    name = column or "fitness"
+    if rows and name not in rows[0]:
+        raise InputError(
+            f"--sort is {name!r}, which is no column.{did_you_mean(name, list(rows[0]))}"
+        )
+
+    def key(row: dict[str, Any]) -> tuple[bool, Any]:
+        value = row[name]
+        number = isinstance(value, (int, float))
+        return value is None, -value if number else str(value)
+
+    return sorted(rows, key=key)[:count]
+
+
+def candidate_row(
+    candidate: Candidate, history: History, objectives: Sequence[Objective]
+) -> dict[str, Any]:
+    """Return the row of one candidate; see `candidate_rows`."""
     outcome = candidate.outcomes.get("search")
     scores = candidate.scores("search")
     row: dict[str, Any] = {

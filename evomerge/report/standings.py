@@ -18,7 +18,7 @@ from evomerge.report.confidence import (
 from evomerge.report.names import short_names
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS, Objective, Split
-from evomerge.search.ranking import WeightedSum, best_of
+from evomerge.searching.ranking import WeightedSum, best_of
 
 FITNESS = "fitness"
 

@@ -35,6 +35,16 @@ def stage_folder(path: Path, number: int) -> Path:
     return path / f"stage-{number}"
 
 
+def begun_stages(path: Path) -> list[Path]:
+    """Return the run folders of the stages that have begun.
+
+    Args:
+        path: folder of the search in stages.
+    """
+    folders = (stage_folder(path, number) for number in range(1, 100))
+    return [folder for folder in folders if folder.exists()]
+
+
 class RunFolder:
     """A folder that holds one search.
 
@@ -50,13 +60,13 @@ class RunFolder:
         """
         there = os.path.isdir(path)  # noqa: PTH112 - Path's raises for names that are too long
         if there and (path / STAGES).is_file():
-            begun = [number for number in range(1, 100) if stage_folder(path, number).exists()]
+            begun = begun_stages(path)
             if not begun:
                 raise RunFolderError(
                     f"{path} has begun none of its stages yet; wait until it has, or start them "
                     f"with `evomerge resume {path}`."
                 )
-            path = stage_folder(path, begun[-1])
+            path = begun[-1]
         self.path = path
         if not there or not path.is_dir():
             raise RunFolderError(

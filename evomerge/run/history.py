@@ -2,7 +2,7 @@
 
 It is computed from the events of the journal only. So a running search, a resumed one and a report
 have the same state. Which candidate is the best is not decided here, but by a ranking
-(`evomerge.search.ranking`).
+(`evomerge.searching.ranking`).
 """
 
 from __future__ import annotations

@@ -47,23 +47,31 @@ def _event(line: bytes, where: str) -> Event:
     return event
 
 
-def _scan(path: Path) -> tuple[list[Event], int]:
-    """Return the complete events, and the byte position where they end."""
-    data = path.read_bytes()
+def _scan(path: Path, position: int = 0, lines: int = 0) -> tuple[list[Event], int]:
+    """Return the complete events from a byte position on, and the position where they end.
+
+    Args:
+        path: the file.
+        position: where a line begins.
+        lines: number of lines before that position, for error messages.
+    """
+    with path.open("rb") as file:
+        file.seek(position)
+        data = file.read()
     events: list[Event] = []
-    position = 0
-    while (end := data.find(b"\n", position)) >= 0:
-        line = data[position:end]
+    begin = 0
+    while (end := data.find(b"\n", begin)) >= 0:
+        line, number = data[begin:end], lines + len(events) + 1
         if not _is_whole(line):
             if any(map(_is_whole, data[end + 1 :].split(b"\n")[:-1])):
                 raise RunFolderError(
-                    f"{path} is damaged: line {len(events) + 1} does not match its checksum but "
+                    f"{path} is damaged: line {number} does not match its checksum but "
                     f"later lines do; restore it from a copy, or cut the file before that line."
                 )
             break
-        events.append(_event(line, f"{path}, line {len(events) + 1}"))
-        position = end + 1
-    return events, position
+        events.append(_event(line, f"{path}, line {number}"))
+        begin = end + 1
+    return events, position + begin
 
 
 def read(path: Path) -> list[Event]:
@@ -72,16 +80,39 @@ def read(path: Path) -> list[Event]:
     Raises:
         RunFolderError: the file is missing, damaged in the middle, or of another format.
     """
-    try:
-        events, _ = _scan(path)
-    except FileNotFoundError as error:
-        raise RunFolderError(
-            f"{path.parent} has no {path.name}; it is not a run folder."
-        ) from error
-    except OSError as error:
-        raise RunFolderError(f"{path} cannot be read: {error.strerror}.") from error
-    _check_header(path, events)
-    return events
+    return Reader(path).new_events()
+
+
+class Reader:
+    """Reads a journal piece by piece, while another process may write to it.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = self._lines = 0
+
+    def new_events(self) -> list[Event]:
+        """Return the complete events that were written since the last call.
+
+        Raises:
+            RunFolderError: the file is missing, damaged in the middle, or of another format.
+        """
+        path = self._path
+        try:
+            events, end = _scan(path, self._position, self._lines)
+        except FileNotFoundError as error:
+            raise RunFolderError(
+                f"{path.parent} has no {path.name}; it is not a run folder."
+            ) from error
+        except OSError as error:
+            raise RunFolderError(f"{path} cannot be read: {error.strerror}.") from error
+        if self._position == 0:
+            _check_header(path, events)
+        self._position, self._lines = end, self._lines + len(events)
+        return events
 
 
 def _check_header(path: Path, events: list[Event]) -> None:

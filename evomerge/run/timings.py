@@ -103,6 +103,35 @@ class Timings:
                 found[phase] = Spent(before.seconds + own, total)
         return {phase: found[phase] for phase in PHASES if phase in found}
 
+    def by_candidate(self) -> dict[int, dict[str, float]]:
+        """Return the seconds of each candidate on the search documents, by phase.
+
+        A candidate that was scored again after a kill has the times of the last time.
+        """
+        return {
+            entry["candidate"]: _by_phase(entry.get("seconds"))
+            for entry in self._entries()
+            if entry.get("event") == "tell" and isinstance(entry.get("candidate"), int)
+        }
+
+    def spans(self) -> dict[int, tuple[float, float]]:
+        """Return when each candidate's first scoring began and ended: number -> Unix times.
+
+        It began as many seconds before its end as its phases took together.
+        """
+        found: dict[int, tuple[float, float]] = {}
+        for entry in self._entries():
+            number, end = entry.get("candidate"), _moment(entry)
+            if entry.get("event") == "tell" and isinstance(number, int) and end is not None:
+                seconds = sum(_by_phase(entry.get("seconds")).values())
+                found.setdefault(number, (max(0.0, end - seconds), end))
+        return found
+
+    def latest(self) -> float | None:
+        """Return the Unix time of the last line; None if no line has a time."""
+        times = [moment for entry in self._entries() if (moment := _moment(entry)) is not None]
+        return times[-1] if times else None
+
     def preparation(self) -> str | None:
         """Return how far the preparation is that the last line belongs to, for people to read.
 
@@ -138,6 +167,12 @@ def _time(value: Any) -> float | None:
     """Return a number of seconds; None for any other value."""
     valid = isinstance(value, (int, float)) and 0 <= value < _LARGEST
     return float(value) if valid else None
+
+
+def _moment(entry: Mapping[str, Any]) -> float | None:
+    """Return the Unix time of a line; None if it has none."""
+    session, elapsed = _time(entry.get("session")), _time(entry.get("elapsed"))
+    return None if session is None or elapsed is None else session + elapsed
 
 
 def _by_phase(value: Any) -> dict[str, float]:

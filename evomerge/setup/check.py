@@ -21,6 +21,7 @@ from evomerge.models.references import RUN
 from evomerge.setup.engine import check_engine
 from evomerge.setup.executor import check_executor, check_workers, resolve_order
 from evomerge.setup.fidelity import check_fidelity, resolve_racing
+from evomerge.setup.genes import gene_ranges
 from evomerge.setup.memory import check_fit
 from evomerge.setup.optimizer import make_optimizer
 from evomerge.setup.parents import Opener, open_parents, plan_tokenizers
@@ -78,7 +79,7 @@ def check_search(
 
 def _check_host(config: SearchConfig, host: Checkpoint) -> None:
     """Check that transformers can run the model that gives config and tokenizer."""
-    from evomerge.evaluate.tasks.functions import is_function
+    from evomerge.evaluation.tasks.functions import is_function
 
     functions_only = all(is_function(item.task) for item in config.objectives)
     check_known(host) if functions_only else check_causal(host)
@@ -107,7 +108,7 @@ def freeze(problem: Problem) -> dict[str, Any]:
     """Return the search file that a run keeps.
 
     Its section `frozen` has what must not change: versions, fingerprints of the parents, document
-    ids, genes and metric directions.
+    ids, genes with their ranges, and metric directions.
     """
     plain = problem.config.model_dump(mode="json", exclude={"frozen"})
     for item, objective in zip(plain["objectives"], problem.objectives, strict=True):
@@ -127,6 +128,7 @@ def freeze(problem: Problem) -> dict[str, Any]:
         "sources": sources(problem.config, problem.evaluator),
         "fewer_documents": problem.fewer_documents,
         "genes": [gene.name for gene in problem.space.genes],
+        "gene_ranges": gene_ranges(problem),
         "allow_pickle": problem.allow_pickle,
         "lower_is_better": [o.key for o in problem.objectives if not o.higher_is_better],
     }
@@ -135,7 +137,7 @@ def freeze(problem: Problem) -> dict[str, Any]:
 
 def _versions(config: SearchConfig) -> dict[str, str]:
     """Return the versions of Python and of all packages that scores may depend on."""
-    from evomerge.evaluate.inference.vllm_start import installed_vllm
+    from evomerge.evaluation.inference.vllm_start import installed_vllm
 
     versions = {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}}
     if config.evaluation.backend == "vllm" and (found := installed_vllm()) is not None:

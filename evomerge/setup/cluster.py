@@ -13,7 +13,7 @@ from typing import Any
 
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, SearchError, one_line
-from evomerge.evaluate.inference.device import count_cores, count_devices
+from evomerge.evaluation.inference.device import count_cores, count_devices
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ def check_engine(config: SearchConfig, checkpoints: Mapping[str, Checkpoint], ho
     """
     if not serves_paths(config):
         return
-    from evomerge.merge.architecture.identity import check_identity_layers, has_fixed_layers
+    from evomerge.merging.architecture.identity import check_identity_layers, has_fixed_layers
 
     in_place = config.space.kind == "dataflow" and config.space.variant == "swaps"
     if not (in_place and has_fixed_layers(checkpoints, host)):

@@ -7,7 +7,7 @@ from collections import Counter
 
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
-from evomerge.evaluate.inference.device import choose_device, count_cores, count_devices
+from evomerge.evaluation.inference.device import choose_device, count_cores, count_devices
 from evomerge.parsing.values import shown
 from evomerge.setup.cluster import check_ray, count_workers, resources_of, workers_by_machine
 

@@ -10,8 +10,8 @@ from evomerge.errors import ConfigError
 from evomerge.scores import Objective
 
 if TYPE_CHECKING:
-    from evomerge.evaluate.fidelity.protocol import Fidelity
-    from evomerge.evaluate.tasks.info import TasksInfo
+    from evomerge.evaluation.fidelity.protocol import Fidelity
+    from evomerge.evaluation.tasks.info import TasksInfo
 
 
 _SAMPLES = 3
@@ -20,9 +20,9 @@ _SAMPLES = 3
 
 def make_fidelity(config: SearchConfig) -> Fidelity | None:
     """Return the fidelity policy; None if every candidate is scored on all search documents."""
-    from evomerge.evaluate.fidelity.halving import Halving
-    from evomerge.evaluate.fidelity.prediction import Prediction
-    from evomerge.evaluate.fidelity.racing import Race
+    from evomerge.evaluation.fidelity.halving import Halving
+    from evomerge.evaluation.fidelity.prediction import Prediction
+    from evomerge.evaluation.fidelity.racing import Race
 
     wanted, seed = config.evaluation, config.seed
     match wanted.fidelity_policy:
@@ -90,8 +90,8 @@ def _full_batches(
     Args:
         search: the search documents by task.
     """
-    from evomerge.evaluate.inference.device import choose_device
-    from evomerge.evaluate.inference.memory import pass_overhead
+    from evomerge.evaluation.inference.device import choose_device
+    from evomerge.evaluation.inference.memory import pass_overhead
 
     wanted = config.evaluation
     device = choose_device(wanted.device) if wanted.device_map is None else "accelerators"
@@ -143,7 +143,7 @@ def check_fidelity(
     Raises:
         ConfigError: a metric is not a mean over documents, or there are too few documents.
     """
-    from evomerge.evaluate.fidelity.protocol import check_means
+    from evomerge.evaluation.fidelity.protocol import check_means
 
     wanted = config.evaluation
     if wanted.fidelity_policy is None:

@@ -26,6 +26,24 @@ def gene_list(problem: Problem) -> list[dict[str, Any]]:
     ]
 
 
+def gene_ranges(problem: Problem) -> list[dict[str, Any]]:
+    """Return each different range once, with the names of its genes, for the frozen search file."""
+    names: dict[tuple[str, float, float, tuple[str, ...]], list[str]] = {}
+    for gene in problem.space.genes:
+        key = (gene.kind, float(gene.low), float(gene.high), gene.choices)
+        names.setdefault(key, []).append(gene.name)
+    return [
+        {
+            "genes": genes,
+            "kind": kind,
+            "low": low,
+            "high": high,
+            **({"choices": list(choices)} if choices else {}),
+        }
+        for (kind, low, high, choices), genes in names.items()
+    ]
+
+
 def gene_rows(problem: Problem) -> list[tuple[str, ...]]:
     """Return a row for each group of genes that differ only in their place; see `HEADERS`.
 
@@ -45,7 +63,7 @@ def gene_rows(problem: Problem) -> list[tuple[str, ...]]:
 
 def _knobs(problem: Problem) -> set[str]:
     """Return the names of all knobs of the methods, and `method`; none in a data-flow space."""
-    from evomerge.merge.methods import get_method
+    from evomerge.merging.methods import get_method
 
     if problem.config.space.kind == "dataflow":
         return set()

@@ -36,7 +36,7 @@ def make_inline(problem: Problem, run: Path, logbook: Logbook, attempts: Attempt
 
     if not is_together(problem.config):
         return InlineExecutor(one_by_one(score))
-    from evomerge.evaluate.inference.tree import Forks
+    from evomerge.evaluation.inference.tree import Forks
     from evomerge.execute.tree import as_tree
 
     return InlineExecutor(as_tree(score, Forks(share.states)))

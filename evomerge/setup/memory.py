@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
-from evomerge.evaluate.inference.device import choose_device, count_devices, device_memory
-from evomerge.evaluate.inference.vllm_start import ENGINE_SHARE
+from evomerge.evaluation.inference.device import choose_device, count_devices, device_memory
+from evomerge.evaluation.inference.vllm_start import ENGINE_SHARE
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.setup.executor import workers_per_accelerator, workers_per_machine
 from evomerge.setup.problem import Problem
@@ -79,7 +79,16 @@ def needs(problem: Problem) -> str:
         where = f"{weights} for each worker, at most {count} on a machine"
     else:
         where = f"{weights} for each of {count} workers" if count > 1 else f"{weights} of weights"
-    return f"{parents}; {where}"
+    return f"{parents}; {where}{_engine_needs(config, device)}"
+
+
+def _engine_needs(config: SearchConfig, device: str) -> str:
+    """Return what the vLLM engine of a worker takes on accelerators; empty without one."""
+    size = config.evaluation.tensor_parallel
+    if config.evaluation.backend != "vllm" or device == "cpu":
+        return ""
+    of = "its accelerator" if size == 1 else f"each of its {size} accelerators"
+    return f"; the vLLM engine of each worker takes {ENGINE_SHARE:.0%} of {of}"
 
 
 def memory_of(problem: Problem) -> dict[str, float]:
@@ -90,7 +99,7 @@ def memory_of(problem: Problem) -> dict[str, float]:
     is the most that is kept from candidate to candidate; it is filled by the first candidates of
     each method. The weights, and what batches need, are on the accelerator if there is one.
     """
-    from evomerge.merge.methods import get_method
+    from evomerge.merging.methods import get_method
 
     config, host = problem.config, problem.checkpoints[problem.host]
     paths_only = config.space.kind == "dataflow"
@@ -110,7 +119,7 @@ def memory_of(problem: Problem) -> dict[str, float]:
 
 def _sources(problem: Problem, method: str) -> int:
     """Return how many parents a method merges: all, or all but the base."""
-    from evomerge.merge.methods import get_method
+    from evomerge.merging.methods import get_method
 
     base = None if get_method(method).base == "none" else problem.config.base
     return sum(parent != base for parent in problem.config.parents)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import CheckpointError
-from evomerge.merge.architecture.naming import with_host_names
+from evomerge.merging.architecture.naming import with_host_names
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit
 from evomerge.models.references import RUN, is_folder, place
@@ -17,7 +17,7 @@ from evomerge.run.folder import STAGES, RunFolder
 from evomerge.setup.space import host_of
 
 if TYPE_CHECKING:
-    from evomerge.merge.tokenizers.plan import TokenizerPlan
+    from evomerge.merging.tokenizers.plan import TokenizerPlan
 
 
 class Opener(Protocol):
@@ -87,8 +87,8 @@ def plan_tokenizers(
     Raises:
         InputError: a tokenizer or adapter is damaged, or does not fit.
     """
-    from evomerge.merge.tensors.adapters import adapter_patches
-    from evomerge.merge.tokenizers.plan import plan_tokenizer
+    from evomerge.merging.tensors.adapters import adapter_patches
+    from evomerge.merging.tokenizers.plan import plan_tokenizer
 
     adapter_patches(checkpoints)
     different = list({recipe.parents: recipe for recipe in recipes}.values())

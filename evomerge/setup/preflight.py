@@ -60,7 +60,7 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
         problem: a checked search.
         allow_benchmarks: do not warn of objectives that are well-known public benchmarks.
     """
-    from evomerge.evaluate.tasks.benchmarks import benchmark_warning
+    from evomerge.evaluation.tasks.benchmarks import benchmark_warning
 
     recipes = problem.space.baselines().values()
     tokenizers = plan_tokenizers(problem.config, recipes, problem.checkpoints)

@@ -15,7 +15,7 @@ from evomerge.setup.tasks import check_sources, load_tasks
 from evomerge.space.protocol import Space
 
 if TYPE_CHECKING:
-    from evomerge.evaluate.evaluator import Evaluator
+    from evomerge.evaluation.evaluator import Evaluator
 
 
 @dataclass(frozen=True)

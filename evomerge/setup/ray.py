@@ -125,7 +125,7 @@ def make_ray(problem: Problem, run: Path, logbook: Logbook, attempts: Attempts) 
     config = problem.config
     needed, count = resources_of(config), count_workers(config)
     connect(config)
-    from evomerge.evaluate.inference.vllm_start import installed_vllm
+    from evomerge.evaluation.inference.vllm_start import installed_vllm
     from evomerge.execute.ray import RayWorker, call, call_on
 
     cores = max(1, int(needed["CPU"]))

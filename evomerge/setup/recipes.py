@@ -21,8 +21,8 @@ from evomerge.recipe import Layer, Recipe
 from evomerge.space.protocol import Gene, Space
 
 if TYPE_CHECKING:
-    from evomerge.merge.tensors.plan import Planner
-    from evomerge.merge.tokenizers.protocol import Vocabulary
+    from evomerge.merging.tensors.plan import Planner
+    from evomerge.merging.tokenizers.protocol import Vocabulary
 
 START = "where the search starts"
 
@@ -57,9 +57,9 @@ def check_recipes(
     Raises:
         InputError: one of the recipes cannot be built.
     """
-    from evomerge.merge.architecture.depth import merged_config
-    from evomerge.merge.architecture.folding import fold_scales
-    from evomerge.merge.tensors.plan import Planner
+    from evomerge.merging.architecture.depth import merged_config
+    from evomerge.merging.architecture.folding import fold_scales
+    from evomerge.merging.tensors.plan import Planner
 
     planner = Planner(checkpoints, host)
     kinds = _BlockKinds(planner)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.config.schema import SearchConfig, parse
-from evomerge.evaluate.inference.device import use_only
+from evomerge.evaluation.inference.device import use_only
 from evomerge.execute.protocol import Executor, Job, RunJobs
 from evomerge.execute.remote import RemoteExecutor, RemoteWorker, each_alone
 from evomerge.run.activity import WORKERS, Activity
@@ -62,7 +62,7 @@ class WorkerOfRun:
         Raises:
             InputError: a parent or a task has changed since the run was started.
         """
-        from evomerge.evaluate.inference.tree import Forks
+        from evomerge.evaluation.inference.tree import Forks
         from evomerge.execute.inline import one_by_one
         from evomerge.execute.tree import as_tree
 

@@ -16,7 +16,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import RUN, is_folder, open_parent, place
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import Candidate, History
-from evomerge.search.ranking import WeightedSum, best_of
+from evomerge.searching.ranking import WeightedSum, best_of
 from evomerge.setup.check import check_search, restore
 from evomerge.setup.executor import check_executor, check_move, check_workers
 from evomerge.setup.problem import Problem
@@ -132,7 +132,7 @@ def open_model(
     """
     if not reference.startswith(RUN):
         return open_parent(reference, relative_to, allow_pickle=allow_pickle)
-    from evomerge.merge.backend import write
+    from evomerge.merging.backend import write
 
     try:
         run = RunFolder(place(reference.removeprefix(RUN), relative_to))

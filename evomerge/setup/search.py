@@ -16,10 +16,10 @@ from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Journal
 from evomerge.run.logbook import Follower, Logbook
 from evomerge.scores import SPLITS, Scores
-from evomerge.search.loop import Plan, Search
-from evomerge.search.ranking import WeightedSum
-from evomerge.search.session import Session
-from evomerge.search.window import Window
+from evomerge.searching.loop import Plan, Search
+from evomerge.searching.ranking import WeightedSum
+from evomerge.searching.session import Session
+from evomerge.searching.window import Window
 from evomerge.setup.fidelity import make_fidelity
 from evomerge.setup.inline import make_inline
 from evomerge.setup.problem import Problem
@@ -159,7 +159,7 @@ def evaluate(problem: Problem, model: str, split: str, examples: int = 0) -> Sco
     Raises:
         InputError: there is no such split or model.
     """
-    from evomerge.merge.backend import load, tokenizer_of
+    from evomerge.merging.backend import load, tokenizer_of
 
     chosen = next((known for known in SPLITS if known == split), None)
     if chosen is None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from evomerge.config.schema import SearchConfig
 from evomerge.config.space import OutsideConfig
 from evomerge.errors import ConfigError, RecipeError, did_you_mean
-from evomerge.merge.methods import get_method
-from evomerge.merge.methods.method import Method
+from evomerge.merging.methods import get_method
+from evomerge.merging.methods.method import Method
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.space.protocol import Space
@@ -83,7 +83,7 @@ def _check_scales(config: SearchConfig, host: Checkpoint, stack: str) -> None:
     scales = config.space.scales
     lowest = scales if isinstance(scales, float) else scales[0]
     if scales != 1.0:
-        from evomerge.merge.architecture.folding import check_foldable
+        from evomerge.merging.architecture.folding import check_foldable
 
         check_foldable(host, stack, negative=lowest < 0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from evomerge.errors import SearchError
 from evomerge.recipe import Recipe
 from evomerge.run.history import Candidate
-from evomerge.search.ranking import Ranking
+from evomerge.searching.ranking import Ranking
 from evomerge.setup.optimizer import make_optimizer
 from evomerge.setup.problem import Problem
 from evomerge.space.protocol import Space

@@ -14,9 +14,9 @@ from evomerge.errors import ConfigError, did_you_mean
 from evomerge.scores import SPLITS, Objective, Split
 
 if TYPE_CHECKING:
-    from evomerge.evaluate.evaluator import Evaluator
-    from evomerge.evaluate.tasks.documents import Pool
-    from evomerge.evaluate.tasks.info import TasksInfo
+    from evomerge.evaluation.evaluator import Evaluator
+    from evomerge.evaluation.tasks.documents import Pool
+    from evomerge.evaluation.tasks.info import TasksInfo
 
 
 def load_tasks(config: SearchConfig) -> Evaluator:
@@ -27,11 +27,11 @@ def load_tasks(config: SearchConfig) -> Evaluator:
             backend is not installed.
     """
     from evomerge import zoo
-    from evomerge.evaluate.evaluator import Evaluator
-    from evomerge.evaluate.inference.vllm_start import check_vllm
-    from evomerge.evaluate.tasks.functions import find, is_function
-    from evomerge.evaluate.tasks.harness import Harness
-    from evomerge.evaluate.tasks.task_set import TaskSet
+    from evomerge.evaluation.evaluator import Evaluator
+    from evomerge.evaluation.inference.vllm_start import check_vllm
+    from evomerge.evaluation.tasks.functions import find, is_function
+    from evomerge.evaluation.tasks.harness import Harness
+    from evomerge.evaluation.tasks.task_set import TaskSet
 
     evaluation = config.evaluation
     if evaluation.backend == "vllm":
@@ -88,7 +88,7 @@ def _document_sources(
         ConfigError: a key is not the task of an objective, or a task is to supply the documents of
             a function, or a function those of a task.
     """
-    from evomerge.evaluate.tasks.functions import is_function
+    from evomerge.evaluation.tasks.functions import is_function
 
     for name, item in section.tasks.items():
         _check_known(name, names, f"{where}.tasks")
@@ -148,7 +148,7 @@ def find_splits(config: SearchConfig, evaluator: Evaluator) -> Mapping[Split, Do
     Raises:
         ConfigError: a task has too few documents, or lacks the field to stratify by.
     """
-    from evomerge.evaluate.tasks.documents import choose_documents
+    from evomerge.evaluation.tasks.documents import choose_documents
 
     evaluation = config.evaluation
     sizes = {split: getattr(evaluation, split).documents for split in SPLITS}
@@ -162,7 +162,7 @@ def find_splits(config: SearchConfig, evaluator: Evaluator) -> Mapping[Split, Do
 
 def _pools(config: SearchConfig, evaluator: Evaluator, split: Split) -> dict[str, Pool]:
     """Return the documents that those of a split are chosen from, by task."""
-    from evomerge.evaluate.tasks.documents import Pool
+    from evomerge.evaluation.tasks.documents import Pool
 
     tasks, field = evaluator.tasks_of(split), config.evaluation.stratify
     pools = {}

@@ -12,10 +12,10 @@ from evomerge.setup.fidelity import make_fidelity
 from evomerge.setup.problem import Problem
 
 if TYPE_CHECKING:
-    from evomerge.evaluate.evaluator import Evaluator
+    from evomerge.evaluation.evaluator import Evaluator
     from evomerge.execute.worker import Worker
-    from evomerge.merge.architecture.placement import Placement
-    from evomerge.merge.resident import Report, Resident
+    from evomerge.merging.architecture.placement import Placement
+    from evomerge.merging.resident import Report, Resident
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ def place(config: SearchConfig, model: Checkpoint) -> Placement:
     Raises:
         InputError: there is no such device, or a memory limit is not a size.
     """
-    from evomerge.evaluate.inference.device import choose_device
-    from evomerge.merge.architecture.placement import Placement
-    from evomerge.merge.backend import bytes_of
+    from evomerge.evaluation.inference.device import choose_device
+    from evomerge.merging.architecture.placement import Placement
+    from evomerge.merging.backend import bytes_of
 
     wanted = config.evaluation
     device = choose_device(wanted.device)
@@ -90,7 +90,7 @@ def set_threads(
         known: what an earlier session of the run has chosen; None: choose.
         most: largest number to choose; None: all that torch would use.
     """
-    from evomerge.evaluate.inference.device import use_threads
+    from evomerge.evaluation.inference.device import use_threads
 
     wanted = config.evaluation.threads
     measured = config.evaluation.backend == "hf"  # vLLM has threads of its own
@@ -123,7 +123,7 @@ def make_worker(
         InputError: a parent cannot be loaded, or a task has changed since the run was started.
     """
     from evomerge.execute.worker import Worker
-    from evomerge.merge.backend import resident, tokenizer
+    from evomerge.merging.backend import resident, tokenizer
 
     config = problem.config
     first = next(iter(problem.space.baselines().values()))

@@ -14,7 +14,7 @@ Setting: TypeAlias = float | tuple[float, float]
 
 
 class KnobSpec(Protocol):
-    """What a space must know of a knob; `evomerge.merge.methods.method.Knob` has all of it."""
+    """What a space must know of a knob; `evomerge.merging.methods.method.Knob` has all of it."""
 
     @property
     def name(self) -> str:
@@ -63,7 +63,7 @@ class KnobSpec(Protocol):
 class MethodSpec(Protocol):
     """What a space must know of a merge method.
 
-    `evomerge.merge.methods.method.Method` has all of it.
+    `evomerge.merging.methods.method.Method` has all of it.
     """
 
     @property

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evomerge.errors import CandidateError
-from evomerge.merge.methods.method import Knob, Method
+from evomerge.merging.methods.method import Knob, Method
 from evomerge.testing.require import require
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check_method(method: Method, samples: int = 20, seed: int = 0) -> None:
-    """Check the laws of a merge method (`evomerge.merge.methods.method`) on small random tensors.
+    """Check the laws of a merge method (`evomerge.merging.methods.method`) on small random tensors.
 
     Raises:
         AssertionError: a law is broken.
@@ -50,7 +50,7 @@ def _check_tensor(
 ) -> None:
     import torch
 
-    from evomerge.merge.kernels.noise import Noise
+    from evomerge.merging.kernels.noise import Noise
 
     noise = [Noise(0, f"parent{i}", "weight") for i in range(len(tensors))]
     copies = [tensor.clone() for tensor in (*tensors, *([] if base is None else [base]))]

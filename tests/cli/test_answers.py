@@ -99,6 +99,26 @@ def test_csv_has_the_rows_of_json(tmp_path, capsys):
     assert sorted(item.name for item in tmp_path.iterdir()) == ["rows.csv", "run"]
 
 
+def test_results_can_be_sorted_cut_and_of_one_candidate(tmp_path, capsys):
+    run = finished(tmp_path / "run")
+    rows = answer(capsys, "results", run.path, "--top", 2)["candidates"]
+    assert [row["candidate"] for row in rows] == [2, 0]
+    rows = answer(capsys, "results", run.path, "--sort", "candidate")["candidates"]
+    assert [row["candidate"] for row in rows] == [2, 1, 0]
+    assert answer(capsys, "results", run.path, "--candidate", 1)["failure"].startswith("merge: no")
+    with pytest.raises(InputError, match="--candidate is 9, but the run has 3 candidates"):
+        call(["results", str(run.path), "--candidate", "9"])
+    with pytest.raises(InputError, match=r"--sort is 'fitnes', .* 'fitness'"):
+        call(["results", str(run.path), "--sort", "fitnes"])
+
+
+def test_results_in_a_pipe_have_the_standings(tmp_path, capsys):
+    call(["results", str(finished(tmp_path / "run").path)])
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    head = lines.index(["model", "test", "validation", "search"])
+    assert lines[head + 2] == ["searched", "83.3 [64.1, 93.3]", "-", "87.5 [69.0, 95.7]"]
+
+
 def test_csv_of_an_empty_run_and_csv_into_a_missing_folder(tmp_path):
     run = write_run(tmp_path / "run", [])
     call(["results", str(run.path), "--csv", str(tmp_path / "rows.csv")])
@@ -172,5 +192,5 @@ def test_times_by_phase_and_the_preparation_that_goes_on(tmp_path, capsys):
     spent = answer(capsys, "results", run.path)["times"]
     assert spent["evaluate"] == {"seconds": 90.75, "cpu_seconds": None}
     call(["results", str(run.path)])
-    (line,) = capsys.readouterr().err.splitlines()
+    *_, line = capsys.readouterr().err.splitlines()
     assert line.endswith("prepare 6.0, merge 1.5, evaluate 90.8; 0.028 hours in all")

@@ -1,17 +1,18 @@
 """What a running search prints in a pipe."""
 
+import pytest
 from run_folders import FAILED, KEY, asked, scores, told
 
-from evomerge.cli.terminal import SearchDisplay
+from evomerge.cli.live import SearchDisplay
+from evomerge.cli.terminal import duration
 from evomerge.run.history import History
 from evomerge.scores import Objective
-from evomerge.search.ranking import WeightedSum
 
 
 def lines_of(events, capsys):
     """Return the lines that a display prints of these events."""
     task, metric = KEY.split("/")
-    display = SearchDisplay(None, WeightedSum((Objective(task, metric),)))
+    display = SearchDisplay(None, (Objective(task, metric),))
     history = History()
     for event in events:
         history.apply(event)
@@ -19,6 +20,14 @@ def lines_of(events, capsys):
     said = capsys.readouterr()
     assert said.out == ""
     return said.err.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "0 s"), (59.4, "59 s"), (125, "2 min 5 s"), (12000, "3 h 20 min"), (187200, "2 d 4 h")],
+)
+def test_durations(seconds, words):
+    assert duration(seconds) == words
 
 
 def test_local_parents_have_the_names_of_their_folders(capsys):

@@ -12,7 +12,7 @@ from paths import parse_path
 
 from evomerge import zoo
 from evomerge.config.schema import parse
-from evomerge.evaluate.inference.tree import Forks
+from evomerge.evaluation.inference.tree import Forks
 from evomerge.execute.protocol import Job
 from evomerge.execute.tree import as_tree, trail
 from evomerge.execute.worker import Worker

@@ -12,13 +12,13 @@ import tiny
 import torch
 
 from evomerge.errors import CheckpointError, DeviceError
-from evomerge.evaluate.evaluator import Evaluator
-from evomerge.evaluate.tasks.functions import Function
-from evomerge.evaluate.tasks.info import MetricInfo, TaskInfo
+from evomerge.evaluation.evaluator import Evaluator
+from evomerge.evaluation.tasks.functions import Function
+from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 from evomerge.execute.protocol import Job
 from evomerge.execute.worker import Worker
-from evomerge.merge.resident import Resident, digest
-from evomerge.merge.routed import RoutedResident
+from evomerge.merging.resident import Resident, digest
+from evomerge.merging.routed import RoutedResident
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.scores import Failure, Scores

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evomerge.errors import RecipeError
-from evomerge.merge.tensors.plan import Planner, TensorPlan
 from evomerge.mergekit import express, from_mergekit, mergekit_parents, to_mergekit
+from evomerge.merging.tensors.plan import Planner, TensorPlan
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 

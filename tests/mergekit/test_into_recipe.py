@@ -12,9 +12,9 @@ import yaml
 from safetensors.torch import load_file
 
 from evomerge.errors import RecipeError
-from evomerge.merge.backend import write
-from evomerge.merge.tensors.plan import Planner
 from evomerge.mergekit import from_mergekit, mergekit_parents, to_mergekit
+from evomerge.merging.backend import write
+from evomerge.merging.tensors.plan import Planner
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe, Source, knob_at
 

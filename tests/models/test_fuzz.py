@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from mutations import FUZZ, damaged, json_files, value_or_error
 from safetensors.torch import load_file, save_file
 
-from evomerge.merge.tensors.adapters import adapter_patches
-from evomerge.merge.tokenizers.plan import plan_tokenizer
+from evomerge.merging.tensors.adapters import adapter_patches
+from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit
 from evomerge.models.safetensors import INDEX, SINGLE, read_folder, read_header

@@ -11,7 +11,7 @@ from run_folders import FAILED, STATES, asked, scores, told, write_run
 from search_run import environment, evomerge
 
 from evomerge.errors import InputError
-from evomerge.report.page import page, write_page
+from evomerge.report.page import page, write_page, write_pictures
 from evomerge.scores import Expected, Scores
 
 VOID = {"meta", "br", "link"}
@@ -91,26 +91,55 @@ def finished(tmp_path):
     return write_run(tmp_path / "a <run> & $", events)
 
 
-def test_every_table_and_figure_is_there_and_names_are_text(finished):
+def test_every_table_and_picture_is_there_and_names_are_text(finished):
     parsed = Page(page(finished))
-    standings, candidates = parsed.tables
-    assert [row[0] for row in standings] == ["model", NASTY, "uniform", "searched"]
-    assert standings[3][1:] == ["87.5 [69.0, 95.7]", "83.3 [64.1, 93.3]", "83.3 [64.1, 93.3]"]
-    header, *rows = candidates
+    by_head = {tuple(rows[0]): rows for rows in parsed.tables}
+    standings = by_head["model", "test", "validation", "search"]
+    assert [row[0] for row in standings[1:]] == [NASTY, "uniform", "searched"]
+    assert standings[3][1:] == ["83.3 [64.1, 93.3]", "83.3 [64.1, 93.3]", "87.5 [69.0, 95.7]"]
+    compared = by_head["searched merge against", "difference on test documents"]
+    assert compared[1][0] == NASTY and compared[1][1].startswith("+62.5 points [")
+    assert by_head["candidates", "failed in", "reason"][1] == ["1", "merge", "no <finite> weights"]
+    (who,) = by_head["score", "merge and a parent", "only the merge", "only a parent", "nobody"][1:]
+    assert who[1:] == ["5", "15", "0", "4"]
+    header, *rows = parsed.tables[-1]
     assert [row[0] for row in rows] == ["0", "1", "2", "3", "4"]
     cells = [dict(zip(header, row, strict=True)) for row in rows]
     assert [cell["status"] for cell in cells] == ["scored"] * 2 + ["failed"] + ["scored"] * 2
     assert [cell["winner"] for cell in cells] == ["", "", "", "True", ""]
     assert cells[2]["failure"] == "merge: no <finite> weights"
     assert cells[4]["error"] == "0.1000"
-    assert parsed.tags.count("svg") == 3  # standings, progress, the winner's genes
-    assert parsed.tags.count("figure") == 3
+    assert parsed.tags.count("svg") == 3  # standings, the winner's genes, the course
+    assert parsed.tags.count("figure") == parsed.tags.count("figcaption") == 3
     assert "script" not in parsed.tags
-    assert f"Searched merge against {NASTY} on test: +62.5 points [" in parsed.text
+    assert "Yes: on the test documents the searched merge is better than each" in parsed.text
     assert "1 candidates were scored on some of the search documents." in parsed.text
     assert "a <run> & $" in parsed.text
-    assert "exact_match" in parsed.text.split("Search file")[1]
+    assert "exact_match" in parsed.text.split("search file")[-1]
     assert "nan" not in parsed.text
+
+
+def test_the_questions_come_in_their_order(finished):
+    titles = re.findall("<h2>(.*?)</h2>", page(finished))
+    assert titles == [
+        "Did it work?",
+        "What was found?",
+        "How did it go?",
+        "Trade-offs",
+        "What did it cost?",
+        "How to repeat it",
+    ]
+
+
+def test_pictures_are_written_as_files(finished, tmp_path):
+    said = evomerge("report", finished.path, "--pictures", tmp_path / "pictures").stderr
+    assert "wrote 3 pictures" in said
+    names = sorted(file.name for file in (tmp_path / "pictures").iterdir())
+    assert names == ["course.svg", "genes.svg", "standings.svg"]
+    assert "var(--" not in (tmp_path / "pictures" / "course.svg").read_text()
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"--pictures .* cannot be written"):
+        write_pictures(finished, tmp_path / "file" / "no")
 
 
 def test_ids_are_unique_and_every_reference_has_its_id(finished):
@@ -130,8 +159,8 @@ def test_runs_without_a_winner_have_a_page_too(tmp_path, state):
     parsed = Page(page(write_run(tmp_path / "run", events, torn)))
     asks = sum(event["event"] == "ask" for event in events)
     assert f"{asks} candidates" in parsed.text
-    assert sum(map(len, parsed.tables[1:])) == (asks + 1 if asks else 0)
-    assert parsed.tags.count("svg") == 2
+    assert len(parsed.tables[-1]) == asks + 1 if asks else parsed.text.endswith("none\n")
+    assert parsed.tags.count("svg") >= 1
 
 
 def test_a_killed_report_leaves_the_old_page_whole(finished):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.errors import RunFolderError
-from evomerge.run.journal import FORMAT, Journal, encode, read
+from evomerge.run.journal import FORMAT, Journal, Reader, encode, read
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 events = st.lists(
@@ -33,6 +33,33 @@ def test_a_journal_cut_at_any_byte_opens_and_continues(tmp_path_factory, events,
     header = [{"event": "header", "format": FORMAT}]
     assert kept == (header + events)[: max(complete, 1)]
     assert read(path) == [*kept, {"event": "after"}]
+
+
+@settings(max_examples=60, deadline=None)
+@given(events=events, data=st.data())
+def test_a_reader_gives_each_event_once_wherever_the_writer_is(tmp_path_factory, events, data):
+    path = tmp_path_factory.mktemp("journal") / "journal.jsonl"
+    header = [{"event": "header", "format": FORMAT}]
+    whole = b"".join(map(encode, header + events))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=4)))
+    path.touch()
+    reader, found = Reader(path), []
+    for cut in [*cuts, len(whole)]:
+        path.write_bytes(whole[:cut])
+        found += reader.new_events()
+        assert len(found) == whole[:cut].count(b"\n")
+    assert found == header + events
+
+
+def test_a_reader_counts_the_lines_of_the_whole_file(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(encode({"event": "header", "format": FORMAT}) + encode({"event": "a"}))
+    reader = Reader(path)
+    assert len(reader.new_events()) == 2
+    with path.open("ab") as file:
+        file.write(encode({"event": "b"}) + b"no event\n" + encode({"event": "c"}))
+    with pytest.raises(RunFolderError, match="line 4 does not match"):
+        reader.new_events()
 
 
 @settings(max_examples=60, deadline=None)

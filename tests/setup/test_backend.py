@@ -22,7 +22,7 @@ STACKED = {"kind": "dataflow", "scales": 1.0}
 @pytest.fixture
 def installed(monkeypatch):
     """A vLLM that is installed, as far as `validate` looks."""
-    monkeypatch.setattr("evomerge.evaluate.inference.vllm_start.version", lambda name: "0.33.0")
+    monkeypatch.setattr("evomerge.evaluation.inference.vllm_start.version", lambda name: "0.33.0")
 
 
 @pytest.mark.parametrize(

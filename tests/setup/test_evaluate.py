@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from evomerge.config.schema import parse
 from evomerge.errors import CheckpointError
-from evomerge.merge.backend import load
+from evomerge.merging.backend import load
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History

@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from evomerge.config.schema import parse
-from evomerge.evaluate.tasks.info import MetricInfo, TaskInfo, TasksInfo
+from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo, TasksInfo
 from evomerge.scores import Objective
 from evomerge.setup.fidelity import make_fidelity, resolve_racing
 

@@ -62,6 +62,11 @@ def test_what_fits_on_an_accelerator_is_said_and_what_does_not_is_refused(tmp_pa
     host = problem.checkpoints[problem.host]
     check_fit(problem.config, host)
     assert needs(problem).endswith("2.75 MB on each accelerator, which has 80 MB")
+    served = load(file, ["evaluation.backend=vllm", "evaluation.tensor_parallel=2"])
+    monkeypatch.setattr(memory, "count_devices", lambda device: 2)
+    assert needs(replace(problem, config=served)).endswith(
+        "; the vLLM engine of each worker takes 60% of each of its 2 accelerators"
+    )
     monkeypatch.setattr(memory, "device_memory", lambda device: 3_000_000)
     with pytest.raises(ConfigError, match=r"2.75 MB of weights in float32 do not fit .* of 3 MB"):
         check_fit(problem.config, host)

@@ -258,8 +258,8 @@ def test_a_run_whose_task_has_changed_is_refused(run, tasks, tmp_path):
 
 def test_few_shot_examples_are_not_the_document_itself(tasks, tmp_path):
     """They come from the split of the documents, as in lm-eval with `fewshot_split` set."""
-    from evomerge.evaluate.evaluator import Evaluator
-    from evomerge.evaluate.tasks.harness import Harness
+    from evomerge.evaluation.evaluator import Evaluator
+    from evomerge.evaluation.tasks.harness import Harness
 
     harness = Harness(["t_maths"], [tasks], fewshot=20).with_documents_from(
         {}, {"t_maths": "training"}, "evaluation.search"

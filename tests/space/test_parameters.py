@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.errors import ConfigError, RecipeError
-from evomerge.merge.methods import get_method
-from evomerge.merge.methods.method import Knob, Method, check_knobs
+from evomerge.merging.methods import get_method
+from evomerge.merging.methods.method import Knob, Method, check_knobs
 from evomerge.recipe import Recipe, knob_at
 from evomerge.space.layer_genes import rounded
 from evomerge.space.parameters import ParameterSpace

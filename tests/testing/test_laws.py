@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evomerge.merge.methods import get_method, method_names
-from evomerge.merge.methods.method import Knob, Method
+from evomerge.merging.methods import get_method, method_names
+from evomerge.merging.methods.method import Knob, Method
 from evomerge.optimize import create, optimizer_names
 from evomerge.space.parameters import ParameterSpace
 from evomerge.space.protocol import Gene

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from evomerge.errors import RecipeError, did_you_mean
-from evomerge.merge.methods import get_method
-from evomerge.merge.methods.method import Method
 from evomerge.mergekit.convert.draft import VALUES, Draft
 from evomerge.mergekit.convert.lookup import Lookup
+from evomerge.merging.methods import get_method
+from evomerge.merging.methods.method import Method
 from evomerge.parsing.values import shown
 
 _GENOME = (

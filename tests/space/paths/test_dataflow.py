@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.errors import ConfigError, RecipeError
-from evomerge.merge.methods import get_method
-from evomerge.merge.methods.method import check_knobs
+from evomerge.merging.methods import get_method
+from evomerge.merging.methods.method import check_knobs
 from evomerge.recipe import Layer, Recipe, Source, knob_at
 from evomerge.space.paths.joint import JointSpace
 from evomerge.space.paths.path import Hop, Path, describe, layers_of, path_of

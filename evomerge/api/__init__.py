@@ -1,0 +1,1 @@
+"""The Python interface: `import evomerge` offers what is in these files."""

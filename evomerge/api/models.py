@@ -1,0 +1,82 @@
+"""Building, scoring and exporting single models from Python."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evomerge.api.objectives import with_named_functions
+from evomerge.recipe import Recipe
+
+if TYPE_CHECKING:
+    from evomerge.report.confidence import Estimate
+
+
+def merge(
+    recipe: Recipe | str | PathLike[str],
+    out: str | PathLike[str],
+    *,
+    memory: str = "8GB",
+    shard_size: str = "5GB",
+    allow_pickle: bool = False,
+) -> Path:
+    """Write the model of a recipe as an ordinary Hugging Face checkpoint, out of core.
+
+    Args:
+        recipe: a recipe, or the path of a recipe file or of a mergekit config.
+        out: folder to create; it must not exist.
+        memory: memory that merging may use, such as `8GB`.
+        shard_size: largest size of a weight file.
+        allow_pickle: accept parents with pickled weights.
+
+    Returns:
+        the folder.
+
+    Raises:
+        InputError: the recipe, a parent or an option is wrong, or `out` exists.
+        CandidateError: the merged weights are not finite.
+    """
+    from evomerge.export.recipe import merge_recipe
+
+    target = Path(out)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "recipe.yaml"
+        if isinstance(recipe, Recipe):
+            file.write_text(recipe.to_yaml(), encoding="utf-8")
+        else:
+            file = Path(recipe)
+        merge_recipe(file, target, memory, shard_size, allow_pickle=allow_pickle)
+    return target
+
+
+def evaluate(
+    model: str | PathLike[str],
+    config: str | PathLike[str] | Mapping[str, Any],
+    split: str = "test",
+) -> dict[str, Estimate]:
+    """Score any model on the documents of a search.
+
+    Args:
+        model: folder, Hub id, `zoo:NAME` or `run:DIR`.
+        config: path of a search file or of a run's `search.yaml`, or its content.
+        split: `search`, `validation` or `test`.
+
+    Returns:
+        `task/metric` -> the score with its 95 % interval (`value`, `low`, `high`).
+
+    Raises:
+        InputError: there is no such model or split, or the search file is wrong.
+    """
+    from evomerge.config.schema import load, parse
+    from evomerge.report.confidence import intervals
+    from evomerge.setup.runs import prepare
+    from evomerge.setup.search import evaluate as evaluate_model
+
+    if isinstance(config, Mapping):
+        problem = prepare(parse(with_named_functions(config), "config"), Path.cwd())
+    else:
+        problem = prepare(load(Path(config)), Path(config).parent)
+    return intervals(problem.objectives, evaluate_model(problem, str(model), split))

@@ -1,0 +1,189 @@
+"""A run folder as an object, for Python and notebooks."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evomerge.config.frozen import frozen_objectives
+from evomerge.config.schema import SearchConfig, parse
+from evomerge.recipe import Recipe
+from evomerge.run.folder import CONFIG, RunFolder
+from evomerge.run.history import Candidate, History
+from evomerge.searching.ranking import WeightedSum, best_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from evomerge.report.standings import Standings
+    from evomerge.scores import Objective
+
+
+class Run:
+    """A run: its candidates, the best of them, the standings. Nothing in it is changed.
+
+    The properties read the journal each time, so they are up to date while the search runs.
+
+    Args:
+        folder: the run folder; of a search in stages, the latest stage is taken.
+
+    Attributes:
+        folder: the folder.
+
+    Raises:
+        RunFolderError: it is not a run folder.
+    """
+
+    def __init__(self, folder: str | PathLike[str]) -> None:
+        self._run = RunFolder(Path(folder))
+        self.folder: Path = self._run.path
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    def _repr_html_(self) -> str:
+        return str(self.standings.to_html())
+
+    @cached_property
+    def config(self) -> SearchConfig:
+        """The search file as it was frozen when the run began."""
+        return parse(self._run.config(), str(self.folder / CONFIG))
+
+    @property
+    def history(self) -> History:
+        """All candidates with their outcomes, and the winner."""
+        return History(self._run.events())
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """What `evomerge status --json` prints: state, counts, budget, best candidate, workers."""
+        from evomerge.report.progress import progress
+
+        return progress(self._run)
+
+    @property
+    def candidates(self) -> pd.DataFrame:
+        """One row for each candidate: origin, fitness, scores by split, genes, seconds, failure."""
+        import pandas as pd
+
+        from evomerge.report.rows import candidate_rows
+
+        genes = self.config.frozen.genes if self.config.frozen else []
+        rows = candidate_rows(
+            self.history, self._objectives, genes, self._run.timings.by_candidate()
+        )
+        return pd.DataFrame(rows).set_index("candidate") if rows else pd.DataFrame()
+
+    @property
+    def best(self) -> Candidate | None:
+        """The winner, or the best candidate so far; None while none is scored."""
+        return best_of(self.history, WeightedSum(self._objectives))
+
+    @property
+    def front(self) -> list[Candidate]:
+        """The candidates that no other one beats; with one fitness, the best candidate alone."""
+        return WeightedSum(self._objectives).incumbents(self.history.candidates)
+
+    @property
+    def standings(self) -> pd.DataFrame:
+        """Parents, uniform merge and searched merge, with 95 % intervals.
+
+        A row is a model. The columns have three levels: split, `task/metric`, and `value`, `low`
+        or `high`.
+        """
+        import pandas as pd
+
+        table = self.standings_table()
+        cells = {
+            table.names[row.label]: {
+                (split, column, part): value
+                for (split, column), item in row.estimates.items()
+                for part, value in item.to_dict().items()
+            }
+            for row in table.rows
+        }
+        columns = list(dict.fromkeys(key for row in cells.values() for key in row))
+        frame = pd.DataFrame.from_dict(cells, orient="index").reindex(columns=columns)
+        if columns:
+            frame.columns = pd.MultiIndex.from_tuples(columns)
+        return frame
+
+    def standings_table(self) -> Standings:
+        """Return the standings with the comparisons of the searched merge with each baseline."""
+        from evomerge.report.standings import standings
+
+        return standings(self.history, self._objectives)
+
+    def genes(self, candidate: int | str = "best") -> dict[str, float]:
+        """Return the genes of a candidate by name; none of a baseline.
+
+        Args:
+            candidate: `best`, or a number.
+
+        Raises:
+            RunFolderError: there is no such candidate.
+        """
+        names = self.config.frozen.genes if self.config.frozen else []
+        values = self._candidate(candidate).origin.get("genome", ())
+        return dict(zip(names, values, strict=False))
+
+    def recipe(self, candidate: int | str = "best") -> Recipe:
+        """Return the recipe of a candidate. The parents must be there; no weights are read.
+
+        Raises:
+            InputError: there is no such candidate, or a parent is missing or has changed.
+        """
+        from evomerge.setup.runs import reopen
+        from evomerge.setup.strategy import recipe_of
+
+        return recipe_of(reopen(self._run).space, self._candidate(candidate))
+
+    def path(self, candidate: int | str = "best") -> str:
+        """Return the path of a candidate through the layers of the parents, as one line of text."""
+        from evomerge.space.paths.path import describe
+
+        return describe(self.recipe(candidate))
+
+    def export(
+        self,
+        out: str | PathLike[str],
+        candidate: int | str = "best",
+        *,
+        dtype: str | None = None,
+        shard_size: str = "5GB",
+    ) -> Path:
+        """Write a candidate as an ordinary Hugging Face checkpoint, bit for bit what was scored.
+
+        Args:
+            out: folder to create; it must not exist.
+            candidate: `best`, or a number.
+            dtype: dtype of the weights, if not the one that was scored.
+            shard_size: largest size of a weight file.
+
+        Returns:
+            the folder.
+
+        Raises:
+            InputError: there is no such candidate, a parent has changed, or `out` exists.
+        """
+        from evomerge.export.candidate import export_candidate
+
+        export_candidate(self._run, Path(out), str(candidate), dtype, shard_size)
+        return Path(out)
+
+    def report(self, out: str | PathLike[str] | None = None) -> Path:
+        """Write the run as one HTML page and return its path; None: into the run folder."""
+        from evomerge.report.page import write_page
+
+        target = self.folder / "report.html" if out is None else Path(out)
+        write_page(self._run, target)
+        return target
+
+    @cached_property
+    def _objectives(self) -> tuple[Objective, ...]:
+        return frozen_objectives(self.config)
+
+    def _candidate(self, which: int | str) -> Candidate:
+        return self.history.chosen(str(which), self.best)

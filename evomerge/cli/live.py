@@ -1,0 +1,217 @@
+"""What a running search shows: a panel that is redrawn on a terminal, lines in a pipe."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from evomerge.cli.terminal import duration, err, estimate, example_lines, say
+from evomerge.report.confidence import factor_of, fitness_interval
+from evomerge.report.equal_scores import doubt_about_baselines
+from evomerge.report.names import short_names
+from evomerge.run.history import Candidate, History
+from evomerge.run.journal import Event
+from evomerge.run.timings import RECENT
+from evomerge.scores import Failure, Objective, Scores
+from evomerge.searching.ranking import WeightedSum
+
+log = logging.getLogger(__name__)
+
+LATEST = 4
+"""Number of candidates that are shown with their fitness."""
+
+
+class SearchDisplay:
+    """Shows a running search.
+
+    Args:
+        total: largest number of candidates; None if the budget has no such bound.
+        objectives: the objectives of the search.
+        history: the state of the run before this session.
+    """
+
+    def __init__(
+        self, total: int | None, objectives: Sequence[Objective], history: History | None = None
+    ) -> None:
+        self._objectives, self._ranking = objectives, WeightedSum(objectives)
+        self._history = history or History()
+        self._incumbents = self._ranking.incumbents(self._history.candidates)
+        self._times: deque[float] = deque(maxlen=RECENT)
+        self._intervals: dict[int, str] = {}
+        self._preparing: tuple[str, int, int] | None = None
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeElapsedColumn(),
+            console=err,
+        )
+        done = len(self._history.told)
+        stage = f"replaying {done} candidates" if done else "loading models and tasks"
+        self._task = self._bar.add_task(stage, total=total, completed=done, speed="")
+        self._total = total
+
+    def warn_of_baselines(self, history: History, event: Event) -> None:
+        """Warn before the first candidate of the optimizer if the baselines tell nothing."""
+        if event["event"] != "ask" or event["candidate"] != len(history.baselines):
+            return
+        doubt = doubt_about_baselines(history)
+        if doubt is not None:
+            message, examples = doubt
+            log.warning("%s", message)
+            lines = [line for item in examples for line in example_lines(item)]
+            say("\n".join([f"warning: {message}", *lines]))
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the panel while the block runs; in a pipe, one line that it begins."""
+        if not err.is_terminal:
+            say(str(self._bar.tasks[0].description))
+            yield
+            return
+        with Live(get_renderable=self._panel, console=err, refresh_per_second=2):
+            yield
+
+    def observe(self, history: History, event: Event) -> None:
+        """Update the display after one event of the search."""
+        self._history = history
+        if event["event"] == "preparing":
+            self._note_preparation(event)
+            return
+        if "candidate" in event and event["event"] != "ask":
+            changed = history.candidates[event["candidate"]]
+            self._incumbents = self._ranking.incumbents([*self._incumbents, changed])
+            self._intervals.pop(changed.number, None)
+        if event["event"] == "tell":
+            self._times.append(time.monotonic())
+        if err.is_terminal:
+            self._update_bar(event)
+        else:
+            self._say(event)
+
+    def _update_bar(self, event: Event) -> None:
+        stage = "searching"
+        if event["event"] == "score":
+            split = event["split"]
+            done = sum(split in item.outcomes for item in self._history.candidates)
+            stage = f"final scores: {done} on {split}"
+        elif event["event"] in ("complete", "winner"):
+            stage = "final scores"
+        self._bar.update(
+            self._task,
+            completed=len(self._history.told),
+            description=stage,
+            speed=self._speed(),
+        )
+
+    def _speed(self) -> str:
+        """Return the candidates an hour, and when all are scored, as text."""
+        if len(self._times) < 2 or self._times[-1] <= self._times[0]:
+            return ""
+        per_second = (len(self._times) - 1) / (self._times[-1] - self._times[0])
+        hourly = f"{3600 * per_second:,.0f} an hour"
+        left = (self._total or 0) - len(self._history.told)
+        return f"{hourly}, {duration(left / per_second)} left" if left > 0 else hourly
+
+    def _panel(self) -> RenderableType:
+        """Return the bar, the best candidate beside the best parent, failures, the latest."""
+        lines = Table.grid(padding=(0, 2))
+        lines.add_column(style="dim", no_wrap=True)
+        lines.add_column(overflow="ellipsis", no_wrap=True)
+        for name, words in self._lines():
+            lines.add_row(name, Text(words))
+        return Group(self._bar, lines)
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        history = self._history
+        if self._preparing is not None:
+            method, done, total = self._preparing
+            yield "preparing", f"{method}: {done} of {total} tensors"
+        if self._incumbents:
+            yield "best", self._with_interval(self._incumbents[0])
+        parents = [item for item in history.baselines if item.label != "uniform"]
+        best_parents = self._ranking.incumbents(parents)
+        if best_parents and best_parents != self._incumbents[:1]:
+            yield "best parent", self._with_interval(best_parents[0])
+        latest = [item for item in history.told[-LATEST:] if item.fitness is not None]
+        if latest:
+            yield "latest", ", ".join(map(self._brief, reversed(latest)))
+        failed = [item for item in history.told if item.status == "failed"]
+        if failed:
+            last = describe(history, failed[-1].number).removeprefix("candidate ")
+            yield "failed", f"{len(failed)}; the last one: {last}"
+
+    def _with_interval(self, candidate: Candidate) -> str:
+        if candidate.number not in self._intervals:
+            scores = candidate.scores("search")
+            words = "-"
+            if scores is not None:
+                found = fitness_interval(self._objectives, scores)
+                words = estimate(found, factor_of([found.value]))
+            self._intervals[candidate.number] = words
+        return f"{self._intervals[candidate.number]}  {named(self._history, candidate.number)}"
+
+    def _brief(self, candidate: Candidate) -> str:
+        value = candidate.fitness or 0.0
+        about = "about " if candidate.is_estimate else ""
+        return f"{about}{factor_of([value]) * value:.1f} ({candidate.number})"
+
+    def _say(self, event: Event) -> None:
+        """Print the line of an event."""
+        history = self._history
+        if event["event"] == "tell":
+            best = ""
+            if self._incumbents:
+                first = self._incumbents[0]
+                best = f"; best {first.fitness:.4f} (candidate {first.number})"
+            say(describe(history, event["candidate"]) + best)
+        elif event["event"] == "complete":
+            told = describe(history, event["candidate"])
+            say(f"{told} on all search documents, as every finalist")
+        elif event["event"] == "score":
+            say(f"{named(history, event['candidate'])} scored on {event['split']}")
+        elif event["event"] == "winner":
+            say(f"candidate {event['candidate']} wins on the validation documents")
+
+    def _note_preparation(self, event: Event) -> None:
+        """Note how far a preparation is; in a pipe, print when it begins and ends."""
+        method, done, total = event["method"], event["done"], event["total"]
+        is_first = self._preparing is None
+        self._preparing = None if done == total else (method, done, total)
+        if err.is_terminal:
+            return
+        if is_first:
+            say(f"preparing {method} for the first merges with it: {total} tensors")
+        if done == total:
+            say(f"prepared {method} in {event['seconds']:.0f} s")
+
+
+def describe(history: History, number: int) -> str:
+    """Return one line that says what came out of a candidate on the search documents."""
+    candidate = history.candidates[number]
+    outcome = candidate.outcomes.get("search")
+    head = named(history, number)
+    if isinstance(outcome, Failure):
+        return f"{head} failed in {outcome.stage}: {outcome.reason}"
+    if isinstance(outcome, Scores) and candidate.fitness is not None:
+        documents = sum(outcome.fidelity.values())
+        source = f", estimated from {documents} documents" if candidate.is_estimate else ""
+        return f"{head} {candidate.fitness:.4f}{source}"
+    return f"{head} open"
+
+
+def named(history: History, number: int) -> str:
+    """Return a candidate's number and name; local parents have the names of their folders."""
+    name = history.candidates[number].name
+    names = short_names(item.name for item in history.baselines)
+    return f"candidate {number} ({names.get(name, name)})"

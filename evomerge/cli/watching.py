@@ -1,0 +1,64 @@
+"""`evomerge status --watch`: the progress of a search, redrawn until it ends."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+
+from evomerge.cli.terminal import (
+    WORKER_HEADERS,
+    out,
+    print_progress,
+    print_table,
+    progress_in_words,
+    text_of,
+)
+from evomerge.report.progress import progress
+from evomerge.run.folder import RunFolder
+
+_PAUSE = 2.0
+_PATIENCE = 20.0  # seconds in which a search that has just been started takes its lock
+
+
+def watch_run(run: RunFolder) -> None:
+    """Show the progress until the search ends: redrawn on a terminal, its changes in a pipe.
+
+    A search that does not run yet is waited for, unless it is done.
+    """
+    values = progress(run)
+    end = time.monotonic() + _PATIENCE
+    while values["state"] == "stopped" and time.monotonic() < end:
+        time.sleep(0.2)
+        values = progress(run)
+    if out.is_terminal:
+        with Live(_panel(values), console=out, auto_refresh=False) as live:
+            while values["state"] == "running":
+                time.sleep(_PAUSE)
+                values = progress(run)
+                live.update(_panel(values), refresh=True)
+        return
+    print_progress(values)
+    while values["state"] == "running":
+        time.sleep(_PAUSE)
+        newer = progress(run)
+        keys = ("state", "candidates", "scored", "failed", "best", "winner", "phase")
+        changed = {key: newer.get(key) for key in keys if newer.get(key) != values.get(key)}
+        if changed:
+            print_table(("what", "value"), [(key, text_of(item)) for key, item in changed.items()])
+        values = newer
+
+
+def _panel(values: dict[str, object]) -> RenderableType:
+    shown, rows = progress_in_words(values)
+    what = Table("what", "value")
+    for name, value in shown.items():
+        what.add_row(name, text_of(value))
+    if not rows:
+        return what
+    workers = Table(*WORKER_HEADERS)
+    for row in rows:
+        workers.add_row(*row)
+    return Group(what, workers)

@@ -1,0 +1,61 @@
+"""What a model's answers are worth: metrics of single documents, and the scores made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from evomerge.evaluation.tasks.scoring import DocumentMetrics
+from evomerge.evaluation.tasks.task_set import TaskSet
+from evomerge.scores import Scores
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The metrics of a model on single documents.
+
+    Attributes:
+        rows: task -> document id -> metric key -> value, as lm-eval computes it.
+    """
+
+    rows: Mapping[str, Mapping[int, DocumentMetrics]]
+
+    def has(self, task: str, document: int) -> bool:
+        """Whether there are metrics of a document."""
+        return document in self.rows.get(task, {})
+
+    def __or__(self, other: Answers) -> Answers:
+        """Return the metrics of the documents of both; for common documents, those of `other`."""
+        tasks = [*self.rows, *(task for task in other.rows if task not in self.rows)]
+        return Answers({t: {**self.rows.get(t, {}), **other.rows.get(t, {})} for t in tasks})
+
+    def scores(self, tasks: TaskSet, seconds: float) -> Scores:
+        """Return the scores of the model: the metrics, and their aggregates by task and group.
+
+        Args:
+            tasks: the tasks and functions that the documents belong to.
+            seconds: how long it took to get the metrics.
+        """
+        values: dict[str, tuple[float, ...]] = {}
+        aggregates: dict[str, dict[str, float]] = {}
+        documents = {task: tuple(sorted(rows)) for task, rows in self.rows.items()}
+        for task, ids in documents.items():
+            rows = [self.rows[task][i] for i in ids]
+            keys = dict.fromkeys(key for row in rows for key in row)
+            if task in tasks.functions:
+                columns: dict[str, tuple[float, ...] | None] = {
+                    key: tuple(row[key] for row in rows) for key in keys
+                }
+                aggregates[task] = {key: sum(row[key] for row in rows) / len(rows) for key in keys}
+            else:
+                assert tasks.harness is not None
+                columns = {key: tasks.harness.per_document(task, key, rows) for key in keys}
+                aggregates[task] = tasks.harness.aggregate(task, rows)
+            values |= {f"{task}/{key}": items for key, items in columns.items() if items}
+        if tasks.harness is not None:
+            sizes = {task: len(ids) for task, ids in documents.items()}
+            aggregates |= tasks.harness.info.aggregate_groups(aggregates, sizes)
+        flat = {
+            f"{task}/{key}": v for task, figures in aggregates.items() for key, v in figures.items()
+        }
+        return Scores(documents, values, flat, {"evaluate": seconds})

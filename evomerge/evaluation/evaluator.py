@@ -1,0 +1,318 @@
+"""Scoring many models on the same documents, whose prompts and tokens are prepared only once."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Literal, TypeAlias
+
+from evomerge.errors import CandidateError, one_line
+from evomerge.evaluation.answers import Answers
+from evomerge.evaluation.inference.allocator import keep_freed_memory
+from evomerge.evaluation.inference.engine import EngineForward
+from evomerge.evaluation.inference.fingerprint import Fingerprint
+from evomerge.evaluation.inference.forward import Forward
+from evomerge.evaluation.inference.memory import is_device_failure
+from evomerge.evaluation.inference.reference import ReferenceLM
+from evomerge.evaluation.inference.request import Request
+from evomerge.evaluation.inference.vllm import VllmEngine
+from evomerge.evaluation.tasks.functions import Function
+from evomerge.evaluation.tasks.harness import Harness
+from evomerge.evaluation.tasks.info import TasksInfo
+from evomerge.evaluation.tasks.scoring import DocumentMetrics
+from evomerge.evaluation.tasks.task_set import TaskSet
+from evomerge.scores import Example, Scores, Split
+
+_FEW = 8  # documents of each task in `try_out`
+
+log = logging.getLogger(__name__)
+
+Documents: TypeAlias = Mapping[str, Sequence[int]]
+"""Task -> ids of documents."""
+
+
+class Evaluator:
+    """Scores models on the documents of a search.
+
+    Call `prepare` once, then `score` for each candidate. A model has the same scores on the same
+    documents every time, bit for bit, whatever was scored before.
+
+    An objective function may change the model and the tokenizer. If `set_callbacks` was given a way
+    to build the model again, both are compared before and after each call of a function. If a
+    function has changed them, the model is built again before anything else is scored.
+
+    Args:
+        harness: the lm-eval tasks, or None if all objectives are functions.
+        functions: the objective functions.
+        batch_size: maximum rows in a batch; `auto` sets it by the memory of the device.
+        backend: `hf` runs models by transformers; `vllm` loads their weights into a vLLM engine,
+            which generates texts.
+        tensor_parallel: accelerators that the engine is divided over.
+        by_split: the tasks of each split whose documents come from other tasks. They have the names
+            of the tasks that they replace.
+
+    Attributes:
+        is_model_changed: whether a function has changed the model since it was last built.
+    """
+
+    def __init__(
+        self,
+        harness: Harness | None,
+        functions: Sequence[Function] = (),
+        batch_size: int | Literal["auto"] = "auto",
+        backend: Literal["hf", "vllm"] = "hf",
+        by_split: Mapping[Split, TaskSet] | None = None,
+        tensor_parallel: int = 1,
+    ) -> None:
+        self.default = TaskSet(harness, {item.info.name: item for item in functions})
+        self.by_split = by_split or {}
+        self.batch_size, self.backend = batch_size, backend
+        self.tensor_parallel = tensor_parallel
+        self._requests: dict[tuple[Split, str], dict[int, list[Request]]] = {}
+        self._answered: dict[tuple[Split, str], dict[int, list[Any]]] = {}
+        """The lm-eval instances with the latest answers: (split, task) -> document id -> instances.
+
+        They are kept beside the requests, which are built again if the model is made again.
+        """
+        self._engine: VllmEngine | None = None
+        self.is_model_changed = False
+        self.set_callbacks(None)
+
+    @property
+    def info(self) -> TasksInfo:
+        """Documents and metrics of the tasks and functions."""
+        return self.default.info
+
+    def tasks_of(self, split: Split) -> TaskSet:
+        """Return the tasks that supply a split's documents."""
+        return self.by_split.get(split, self.default)
+
+    def prepare(
+        self,
+        model: Any,
+        tokenizer: Any,
+        splits: Mapping[Split, Documents],
+        deepest: Callable[[], Any] | None = None,
+    ) -> None:
+        """Set the documents, and choose the fastest way to run models that gives right results.
+
+        The prompts and tokens of the first split are built here, those of the other splits when
+        these are scored for the first time.
+
+        Args:
+            model: a loaded model of the architecture that will be scored, on its device. It must
+                have meaningful weights (those of a parent): a few documents are scored on it in
+                different ways, to find out which of them give right results.
+            tokenizer: the model's tokenizer.
+            splits: split -> task -> ids of the documents that can be scored.
+            deepest: returns a model that is as deep as the deepest one that will be scored; a vLLM
+                engine is made for it. Its weights do not matter. None: `model` is the deepest.
+
+        Raises:
+            ConfigError: a task needs longer inputs than the model can read.
+        """
+        keep_freed_memory()
+        self.tokenizer, self.splits = tokenizer, splits
+        self._requests, self.is_model_changed = {}, False
+        first, documents = next(iter(splits.items()))
+        if any(self.tasks_of(split).harness is not None for split in splits):
+            self._reference = ReferenceLM(model, tokenizer)
+            self.forward: Forward | EngineForward
+            if self.backend == "vllm":
+                self._engine = self._engine or VllmEngine(
+                    deepest() if deepest else model, tokenizer, self.tensor_parallel
+                )
+                is_near = model.device.type == self._engine.device
+                scorer = self._transformers(model) if is_near else None
+                self.forward = EngineForward(self._reference, self._engine, scorer)
+            else:
+                self.forward = self._transformers(model)
+            functions = self.tasks_of(first).functions
+            tasks = [task for task in documents if task not in functions]
+            self.forward.check(model, [list(self.requests(first, t).values()) for t in tasks])
+
+    def set_callbacks(
+        self,
+        rebuild: Callable[[], Any] | None,
+        around: Callable[[Any], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """Set what is called while the next model is scored.
+
+        Args:
+            rebuild: builds the model again after a function has changed it; it must call `prepare`
+                before it returns the model. None: a changed model is used as it is.
+            around: returns a context for the model. lm-eval's tasks are scored inside this context,
+                functions outside, so that functions get the model unchanged.
+        """
+        self._rebuild, self._around, self._rebuilt = rebuild, around, None
+
+    def release(self) -> None:
+        """Drop the references to the model of `prepare`, so that its memory can be freed."""
+        for name in ("forward", "_reference"):
+            vars(self).pop(name, None)
+        self._rebuilt = None
+
+    def _transformers(self, model: Any) -> Forward:
+        return Forward(model, self.tokenizer, self._reference, self.batch_size)
+
+    @property
+    def _batched(self) -> Forward | None:
+        """What runs models by transformers, in batches; None: nothing does."""
+        forward = getattr(self, "forward", None)
+        return forward.scorer if isinstance(forward, EngineForward) else forward
+
+    @property
+    def halvings(self) -> int:
+        """How often the batch limits were halved because memory ran out."""
+        return 0 if self._batched is None else self._batched.halvings
+
+    def halve_batches(self, halvings: int) -> None:
+        """Halve the batch limits until they have been halved at least `halvings` times in all."""
+        if self._batched is not None:
+            self._batched.halve(halvings)
+
+    def score(
+        self, model: Any, split: Split = "search", documents: Documents | None = None
+    ) -> Scores:
+        """Return the scores of a model on a split, or on some of its documents.
+
+        Args:
+            model: the model.
+            split: the split.
+            documents: the documents to score; None for all of the split.
+
+        Raises:
+            CandidateError: the model cannot be run on them.
+        """
+        began = time.perf_counter()
+        answers = self.answer(model, split, documents)
+        return answers.scores(self.tasks_of(split), time.perf_counter() - began)
+
+    def try_out(self, model: Any) -> None:
+        """Score a model on a few documents of the first split, without a result.
+
+        Nothing is done where only functions are scored.
+        """
+        split, documents = next(iter(self.splits.items()))
+        functions = self.tasks_of(split).functions
+        few = {t: sorted(ids)[:_FEW] for t, ids in documents.items() if t not in functions}
+        self.answer(model, split, few)
+
+    def answer(
+        self, model: Any, split: Split = "search", documents: Documents | None = None
+    ) -> Answers:
+        """Return the metrics of a model on single documents of a split.
+
+        Args:
+            model: the model.
+            split: the split.
+            documents: the documents to score; None for all of the split.
+
+        Raises:
+            CandidateError: the model cannot be run on them.
+        """
+        chosen = documents if documents is not None else self.splits[split]
+        asked = {task: tuple(sorted(ids)) for task, ids in chosen.items() if len(ids)}
+        rows: dict[str, dict[int, DocumentMetrics]] = {}
+        harness, functions = self.tasks_of(split).harness, self.tasks_of(split).functions
+        with _failures():
+            if harness is not None:
+                model = self._unchanged(model)
+                requests = {
+                    task: [self.requests(split, task)[i] for i in ids]
+                    for task, ids in asked.items()
+                    if task not in functions
+                }
+                by_document = [item for of_task in requests.values() for item in of_task]
+                with self._around(model):
+                    self.forward(model, (split, tuple(asked.items())), by_document)
+                for task, of_task in requests.items():
+                    instances = [[request.instance for request in item] for item in of_task]
+                    self._answered[split, task] = dict(zip(asked[task], instances, strict=True))
+                    measured = harness.measure(task, instances)
+                    rows[task] = dict(zip(asked[task], measured, strict=True))
+            for task in asked:
+                if task in functions:
+                    model = self._unchanged(model)
+                    results = self._call(functions[task], model, asked[task])
+                    rows[task] = {
+                        document: {metric: values[place] for metric, values in results.items()}
+                        for place, document in enumerate(asked[task])
+                    }
+        return Answers({task: rows[task] for task in asked})
+
+    def _unchanged(self, model: Any) -> Any:
+        """Return the model to score; if a function has changed it, it is built again first."""
+        if self.is_model_changed and self._rebuild is not None:
+            self._rebuilt = self._rebuild()
+        return model if self._rebuilt is None else self._rebuilt
+
+    def _call(
+        self, function: Function, model: Any, documents: Sequence[int]
+    ) -> dict[str, tuple[float, ...]]:
+        """Call an objective function, and note whether it changes the model or the tokenizer."""
+        if self._rebuild is None:
+            return function(model, self.tokenizer, documents)
+        before = Fingerprint(model, self.tokenizer)
+        try:
+            return function(model, self.tokenizer, documents)
+        finally:
+            if not before.matches(model, self.tokenizer):
+                self.is_model_changed = True
+                log.warning(
+                    "Objective %s changed the model or the tokenizer, so both are built again. To "
+                    "save this time, change a copy (copy.deepcopy(model)) instead.",
+                    function.info.name,
+                )
+
+    def examples(self, scores: Scores, split: Split, count: int) -> tuple[Example, ...]:
+        """Return a few of the documents that were scored last, with the model's answers.
+
+        Args:
+            scores: the latest scores.
+            split: the split that they belong to.
+            count: number of documents of each lm-eval task. Functions have no prompts to show.
+        """
+        harness, functions = self.tasks_of(split).harness, self.tasks_of(split).functions
+        if harness is None or not count:
+            return ()
+        return tuple(
+            harness.example(
+                task,
+                ids[place],
+                self._answered[split, task][ids[place]],
+                {key: column[place] for key, column in scores.of_task(task).items()},
+            )
+            for task, ids in scores.documents.items()
+            if task not in functions
+            for place in range(min(count, len(ids)))
+        )
+
+    def requests(self, split: Split, task: str) -> dict[int, list[Request]]:
+        """Return the requests of each document of a task: document id -> requests.
+
+        They are built in the first call and kept.
+        """
+        if (split, task) not in self._requests:
+            harness = self.tasks_of(split).harness
+            assert harness is not None
+            ids = sorted(self.splits[split][task])
+            built = harness.build(task, ids, self._reference)
+            self._requests[split, task] = {
+                document: [self._reference.request(instance) for instance in instances]
+                for document, instances in zip(ids, built, strict=True)
+            }
+        return self._requests[split, task]
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Turn errors that a broken model can cause into a `CandidateError`."""
+    try:
+        yield
+    except (RuntimeError, ValueError, IndexError, ArithmeticError) as error:
+        if is_device_failure(error):
+            raise
+        raise CandidateError(f"The model could not be scored: {one_line(error)}") from error

@@ -1,0 +1,300 @@
+"""Running models on tokenised requests, in the fastest way that gives the right results.
+
+The fast ways (packed rows, a shared prefix, the output head on few positions, own generation) do
+not work with every architecture, and a wrong attention mask is silent. So `Forward.check` compares
+each with a plain way on a few documents before it is used.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+
+from evomerge.errors import CandidateError
+from evomerge.evaluation.inference import generation, likelihood
+from evomerge.evaluation.inference.generation import Prompt, Stops
+from evomerge.evaluation.inference.likelihood import Batch, LogLikelihood
+from evomerge.evaluation.inference.memory import batching, is_exhausted
+from evomerge.evaluation.inference.prefix import by_prefix
+from evomerge.evaluation.inference.reference import ReferenceLM
+from evomerge.evaluation.inference.request import Request
+from evomerge.evaluation.inference.rows import Row, pack, separate
+
+log = logging.getLogger(__name__)
+
+DocumentRequests: TypeAlias = Sequence[Request]
+"""The requests of one document, for example one for each choice of a question."""
+
+_MAX_PREPARED = 8  # sets of documents whose batches are kept
+_CACHED_PER_TOKEN = 4  # cached tokens that take about as much memory as one computed token
+_CHECKED = 4  # documents of each task that are used to compare the ways of running
+
+
+@dataclass
+class _Prepared:
+    """The batches for one set of documents.
+
+    Attributes:
+        scored: requests whose continuations are scored; these are indexed one after the other.
+        continuations: number of continuations.
+        batches: the rows that score them.
+        prompted: requests to generate for with our own loop.
+        groups: batches of indices into `prompted`.
+        others: requests that lm-eval generates for.
+    """
+
+    scored: list[Request]
+    continuations: int
+    batches: list[Batch]
+    prompted: list[Request]
+    groups: list[list[int]]
+    others: list[Request]
+
+
+class Forward:
+    """Runs models of one architecture on requests.
+
+    Args:
+        model: a loaded model of the architecture, on its device.
+        tokenizer: its tokenizer.
+        reference: lm-eval's model class around the model.
+        batch_size: maximum rows in a batch; `auto` limits only the number of tokens. With 1, each
+            text is a pass of its own, as in lm-eval with its default batch size: then the bits of
+            every score are lm-eval's in any dtype, at the price of speed.
+
+    Attributes:
+        packed: whether the continuations of a document share a row.
+        shared: whether a prefix that documents share is computed only once.
+        gather: whether the output head is applied only to scored positions.
+        greedy: whether our own loop generates; otherwise lm-eval's `generate_until` does.
+        batching: the size limits of batches.
+        halvings: how often these were halved because memory ran out.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, reference: ReferenceLM, batch_size: int | Literal["auto"]
+    ) -> None:
+        self.reference, self.tokenizer = reference, tokenizer
+        self.greedy = generation.is_greedy(model)
+        self.packed = self.gather = batch_size != 1
+        self.shared = False
+        self.batching, self.halvings = batching(model, batch_size), 0
+        self.pad = int(tokenizer.pad_token_id or 0)
+        self._prepared: dict[Hashable, _Prepared] = {}
+        self._stops: dict[tuple[str, ...], Stops] = {}
+
+    def __call__(self, model: Any, key: Hashable, documents: Sequence[DocumentRequests]) -> None:
+        """Run a model on all requests of some documents and store the answers in the requests.
+
+        Args:
+            key: identifies this set of documents; their batches are cached by it.
+
+        Raises:
+            CandidateError: a single row does not fit into memory, or a result is NaN.
+        """
+        while True:
+            try:
+                prepared = self._prepare(model, key, documents)
+                self._score(model, prepared)
+                self._answer_prompts(model, prepared)
+                return
+            except RuntimeError as error:
+                if not is_exhausted(error):
+                    raise
+                self._shrink(error)
+
+    def check(self, model: Any, tasks: Sequence[Sequence[DocumentRequests]]) -> None:
+        """Choose the fastest ways that give this model the right results on a few documents.
+
+        Sets `packed`, `gather`, `shared` and `greedy`.
+
+        Args:
+            tasks: for each task, its documents.
+        """
+        samples = [requests for documents in tasks for requests in _samples(documents)]
+        scored = [requests for requests in samples if requests[0].continuations]
+        if scored and self.packed:
+            self._check_scoring(model, scored)
+        prompted = [requests for requests in samples if requests[0].prompt is not None]
+        if prompted and self.greedy:
+            self._check_generation(model, prompted)
+
+    def _check_scoring(self, model: Any, samples: Sequence[DocumentRequests]) -> None:
+        continuations = [c for requests in samples for r in requests for c in r.continuations]
+        single = [
+            Batch.of(separate([continuation], [index]), self.pad, model.device)
+            for index, continuation in enumerate(continuations)
+        ]
+        truth = likelihood.score(model, single, len(continuations), gather=False)
+
+        def is_right(packed: bool, gather: bool, shared: bool) -> bool:
+            batches = self._batches(continuation_rows(samples, packed), model.device, shared)
+            if shared and not any(batch.prefix for batch in batches):
+                return False
+            try:
+                found = likelihood.score(model, batches, len(continuations), gather)
+            except Exception as error:
+                log.debug("packed=%s gather=%s shared=%s: %s", packed, gather, shared, error)
+                return False
+            triples = zip(found, truth, continuations, strict=True)
+            return all(_agree(a, b, len(c.targets), model.dtype) for a, b, c in triples)
+
+        ways = ((True, True), (True, False), (False, True), (False, False))
+        self.packed, self.gather = next((way for way in ways if is_right(*way, False)), ways[-1])
+        self.shared = is_right(self.packed, self.gather, True)
+        log.debug(
+            "log-likelihoods: packed=%s, gather=%s, shared=%s",
+            *(self.packed, self.gather, self.shared),
+        )
+
+    def _check_generation(self, model: Any, samples: Sequence[DocumentRequests]) -> None:
+        requests = [r for document in samples for r in document if r.prompt is not None]
+        prompts = [r.prompt for r in requests if r.prompt is not None]
+        theirs = self.reference.generate(model, [request.instance for request in requests])
+        try:
+            ours = self.generate(model, prompts, self.generation_batches(prompts))
+            self.greedy = all(
+                self.reference.text(tokens, prompt.stops) == text
+                or generation.is_greedy_up_to_rounding(model, prompt, tokens)
+                for tokens, prompt, text in zip(ours, prompts, theirs, strict=True)
+            )
+        except Exception as error:
+            log.debug("generation: %s", error)
+            self.greedy = False
+        log.debug("generation: own loop=%s", self.greedy)
+
+    def _prepare(
+        self, model: Any, key: Hashable, documents: Sequence[DocumentRequests]
+    ) -> _Prepared:
+        if key in self._prepared:
+            return self._prepared[key]
+        requests = [request for document in documents for request in document]
+        rows = continuation_rows(documents, self.packed)
+        prompted = [r for r in requests if r.prompt is not None and self.greedy]
+        prepared = _Prepared(
+            scored=[r for r in requests if r.kind != "generate_until"],
+            continuations=sum(len(request.continuations) for request in requests),
+            batches=self._batches(rows, model.device, self.shared),
+            prompted=prompted,
+            groups=self.generation_batches([r.prompt for r in prompted if r.prompt is not None]),
+            others=[
+                r
+                for r in requests
+                if r.kind == "generate_until" and (r.prompt is None or not self.greedy)
+            ],
+        )
+        while len(self._prepared) >= _MAX_PREPARED:
+            self._prepared.pop(next(iter(self._prepared)))
+        self._prepared[key] = prepared
+        return prepared
+
+    def _batches(self, rows: Sequence[Row], device: torch.device, shared: bool) -> list[Batch]:
+        batches = []
+        for prefix, rest in by_prefix(rows) if shared else [((), rows)]:
+            cached = len(prefix) // _CACHED_PER_TOKEN
+            for group in self.batching.cut([cached + len(row) for row in rest]):
+                batches.append(Batch.of([rest[i] for i in group], self.pad, device, prefix))
+        return batches
+
+    def _score(self, model: Any, prepared: _Prepared) -> None:
+        scores = likelihood.score(model, prepared.batches, prepared.continuations, self.gather)
+        if any(math.isnan(total) for total, _ in scores):
+            raise CandidateError("The model's log-likelihoods are not numbers (NaN).")
+        remaining = iter(scores)
+        for request in prepared.scored:
+            request.answer_scored([next(remaining) for _ in request.continuations])
+
+    def _answer_prompts(self, model: Any, prepared: _Prepared) -> None:
+        prompts = [r.prompt for r in prepared.prompted if r.prompt is not None]
+        generated = self.generate(model, prompts, prepared.groups)
+        for request, prompt, tokens in zip(prepared.prompted, prompts, generated, strict=True):
+            request.answer(self.reference.text(tokens, prompt.stops))
+        if prepared.others:
+            repeated = [r for r in prepared.others for _ in range(r.instance.repeats)]
+            texts = iter(self.reference.generate(model, [r.instance for r in repeated]))
+            for request in prepared.others:
+                request.instance.resps = [next(texts) for _ in range(request.instance.repeats)]
+
+    def halve(self, halvings: int) -> None:
+        """Halve the batch limits until they have been halved at least `halvings` times in all."""
+        while self.halvings < halvings:
+            self.batching, self.halvings = self.batching.halved(), self.halvings + 1
+            self._prepared.clear()
+
+    def generation_batches(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Return batches of indices into `prompts`."""
+        return generation.make_batches(prompts, self.batching)
+
+    def generate(
+        self, model: Any, prompts: Sequence[Prompt], groups: Sequence[Sequence[int]]
+    ) -> list[list[int]]:
+        """Return the new tokens of each prompt.
+
+        Args:
+            groups: batches of indices into `prompts`, from `generation_batches`.
+        """
+        generated: list[list[int]] = [[] for _ in prompts]
+        for group in groups:
+            stops = prompts[group[0]].stops
+            if stops not in self._stops:
+                self._stops[stops] = Stops(self.tokenizer, stops)
+            batch = [prompts[index] for index in group]
+            tokens = generation.continue_greedily(model, batch, self._stops[stops], self.pad)
+            for index, new in zip(group, tokens, strict=True):
+                generated[index] = new
+        return generated
+
+    def _shrink(self, error: RuntimeError) -> None:
+        if self.batching.is_least:
+            raise CandidateError(
+                "One document alone does not fit into the device's memory; use a smaller model, "
+                "shorter prompts, or a device with more memory."
+            ) from error
+        self.halve(self.halvings + 1)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        log.warning("Memory ran out; batches now hold at most %d tokens.", self.batching.tokens)
+
+
+def continuation_rows(documents: Sequence[DocumentRequests], packed: bool) -> list[Row]:
+    """Return the rows that score the documents' continuations, indexed one after the other.
+
+    Args:
+        packed: whether the continuations of a document share rows.
+    """
+    rows: list[Row] = []
+    start = 0
+    for requests in documents:
+        continuations = [c for request in requests for c in request.continuations]
+        if continuations:
+            indices = range(start, start + len(continuations))
+            share = packed and requests[0].kind == "loglikelihood"
+            rows += (pack if share else separate)(continuations, indices)
+            start += len(continuations)
+    return rows
+
+
+def _samples(documents: Sequence[DocumentRequests]) -> list[DocumentRequests]:
+    """Return a few documents of different lengths, the shortest and the longest among them."""
+
+    def size(requests: DocumentRequests) -> int:
+        texts = [c.tokens for request in requests for c in request.continuations]
+        texts += [request.prompt.tokens for request in requests if request.prompt is not None]
+        return sum(map(len, texts))
+
+    ordered = sorted(documents, key=size)
+    if len(ordered) <= _CHECKED:
+        return ordered
+    step = (len(ordered) - 1) / (_CHECKED - 1)
+    return [ordered[round(step * i)] for i in range(_CHECKED)]
+
+
+def _agree(one: LogLikelihood, other: LogLikelihood, targets: int, dtype: torch.dtype) -> bool:
+    """Return whether two log-likelihoods of `targets` tokens differ only by rounding."""
+    tolerance = 1e-4 if dtype == torch.float32 else 0.02
+    return abs(one[0] - other[0]) <= tolerance * (targets + abs(other[0]))

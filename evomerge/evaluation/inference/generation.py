@@ -1,0 +1,243 @@
+"""Greedy generation that drops finished rows from the batch, with the texts of lm-eval's HFLM.
+
+A row ends where it ends in lm-eval at batch size 1: at an end token of the model's generation
+config, at a stop sequence among the last tokens, or at the maximum number of new tokens. (In a
+larger batch, lm-eval continues a finished row until the whole batch has ended and truncates the
+text afterwards. That gives the same text unless a stop sequence is a special token, because
+special tokens do not appear in the text.)
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from evomerge.errors import CandidateError
+from evomerge.evaluation.inference.batches import Batching
+
+_WIDER = 4  # batches may hold 4 x the tokens of a scoring batch: most steps read one token a row
+_LOOK_BACK = 2  # a stop sequence may take 2 tokens more than its own encoding, as in lm-eval
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A tokenised prompt, and when generation stops.
+
+    Attributes:
+        tokens: the prompt, truncated from the left so that `limit` more tokens fit.
+        stops: the stop sequences; the text of the end token is one of them.
+        limit: maximum number of new tokens.
+    """
+
+    tokens: tuple[int, ...]
+    stops: tuple[str, ...]
+    limit: int
+
+
+class Stops:
+    """Detects stop sequences at the end of generated tokens.
+
+    Results are cached by the last tokens, because decoding them is slow.
+    """
+
+    def __init__(self, tokenizer: Any, stops: Sequence[str]) -> None:
+        self._tokenizer, self._stops = tokenizer, stops
+        encoded = [len(tokenizer.encode(stop, add_special_tokens=False)) for stop in stops]
+        self._width = max(encoded, default=0) + _LOOK_BACK
+        self._known: dict[tuple[int, ...], bool] = {}
+
+    def __call__(self, tokens: Sequence[int]) -> bool:
+        """Return whether the text of the last few of these tokens contains a stop sequence."""
+        ending = tuple(tokens[-self._width :])
+        if ending not in self._known:
+            text = self._tokenizer.decode(ending)
+            self._known[ending] = any(stop in text for stop in self._stops)
+        return self._known[ending]
+
+
+def is_greedy(model: Any) -> bool:
+    """Return whether `continue_greedily` can be used instead of the model's own `generate`.
+
+    The model must take position ids, and its generation config must not change greedy decoding
+    (by a repetition penalty, suppressed tokens, several beams, ...).
+    """
+    takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+    return takes_positions and changed_setting(model) is None
+
+
+def changed_setting(model: Any) -> str | None:
+    """Return a setting of the model's generation config that changes greedy decoding, or None."""
+    settings = model.generation_config
+    idle: dict[str, tuple[Any, ...]] = {
+        "repetition_penalty": (None, 1.0),
+        "encoder_repetition_penalty": (None, 1.0),
+        "no_repeat_ngram_size": (None, 0),
+        "min_length": (None, 0),
+        "min_new_tokens": (None,),
+        "num_beams": (None, 1),
+        "guidance_scale": (None, 1, 1.0),
+        "penalty_alpha": (None,),
+        "bad_words_ids": (None,),
+        "forced_bos_token_id": (None,),
+        "forced_eos_token_id": (None,),
+        "suppress_tokens": (None,),
+        "begin_suppress_tokens": (None,),
+        "sequence_bias": (None,),
+        "exponential_decay_length_penalty": (None,),
+        "stop_strings": (None,),
+        "prompt_lookup_num_tokens": (None,),
+        "max_time": (None,),
+        "watermarking_config": (None,),
+        "cache_implementation": (None,),
+    }
+    changed = (name for name, plain in idle.items() if getattr(settings, name, None) not in plain)
+    return next(changed, None)
+
+
+def make_batches(prompts: Sequence[Prompt], batching: Batching) -> list[list[int]]:
+    """Return batches of indices into `prompts`, of equal stops and limits and similar length.
+
+    A batch takes one forward pass for each new token. So one more batch costs as much as the
+    overhead of `limit` passes, and padding is seldom worth one.
+    """
+    kinds: dict[tuple[tuple[str, ...], int], list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        kinds.setdefault((prompt.stops, prompt.limit), []).append(number)
+    batches = []
+    for (_, limit), numbers in kinds.items():
+        wide = replace(
+            batching, tokens=_WIDER * batching.tokens, overhead=batching.overhead * limit
+        )
+        groups = wide.cut([len(prompts[n].tokens) + limit for n in numbers])
+        batches += [[numbers[i] for i in group] for group in groups]
+    return batches
+
+
+def continue_greedily(
+    model: Any, prompts: Sequence[Prompt], stops: Stops, pad: int
+) -> list[list[int]]:
+    """Return the new tokens of each prompt, the one that ended it included.
+
+    Args:
+        prompts: one batch; all have the same stops and the same limit.
+        stops: detects these stop sequences.
+        pad: the token id to pad with.
+
+    Raises:
+        CandidateError: the first logits are NaN.
+    """
+    import torch
+    from transformers import DynamicCache
+
+    device = model.device
+    ends = end_tokens(model)
+    length = max(len(prompt.tokens) for prompt in prompts)
+    tokens = torch.tensor(
+        [[pad] * (length - len(prompt.tokens)) + list(prompt.tokens) for prompt in prompts],
+        device=device,
+    )
+    lengths = torch.tensor([len(prompt.tokens) for prompt in prompts], device=device)
+    mask = (torch.arange(length, device=device) >= length - lengths[:, None]).long()
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    generated: list[list[int]] = [[] for _ in prompts]
+    rows = list(range(len(prompts)))  # the prompt that each row of the tensors belongs to
+    open_rows = set(rows)
+    cache = DynamicCache(config=model.config.get_text_config())
+    options = _options(model, cache)
+    with torch.inference_mode(), contiguous_head(model):
+        for step in range(prompts[0].limit):
+            output = model(
+                input_ids=tokens,
+                attention_mask=mask,
+                position_ids=positions,
+                use_cache=True,
+                **options,
+            )
+            logits = output.logits[:, -1].to(device).float()
+            if step == 0 and bool(logits.isnan().any()):
+                raise CandidateError("The model's logits are not numbers (NaN).")
+            following = logits.argmax(-1)
+            for row, token in zip(rows, following.tolist(), strict=True):
+                if row in open_rows:
+                    generated[row].append(token)
+                    if token in ends or stops(generated[row]):
+                        open_rows.discard(row)
+            if not open_rows or step + 1 == prompts[0].limit:
+                break
+            kept = [line for line, row in enumerate(rows) if row in open_rows]
+            if len(kept) < len(rows):
+                chosen = torch.tensor(kept)  # on the CPU: layers may be on several devices
+                cache.batch_select_indices(chosen)
+                following, mask, positions = following[chosen], mask[chosen], positions[chosen]
+                rows = [rows[line] for line in kept]
+            tokens = following[:, None]
+            positions = positions[:, -1:] + 1
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+    return generated
+
+
+def end_tokens(model: Any) -> set[int]:
+    """Return the end tokens of the model's generation config."""
+    ends = model.generation_config.eos_token_id
+    return set() if ends is None else set(ends) if isinstance(ends, (list, tuple)) else {ends}
+
+
+def cache_argument(model: Any) -> str:
+    """Return the name of the forward argument that takes the cache of keys and values.
+
+    It depends on the version of transformers.
+    """
+    known = inspect.signature(model.forward).parameters
+    return "cache" if "cache" in known else "past_key_values"
+
+
+@contextmanager
+def contiguous_head(model: Any) -> Iterator[None]:
+    """Let a hook copy what the output head reads into contiguous memory.
+
+    transformers feeds the head a slice of the hidden states, `hidden[:, -1:, :]`. For such a
+    slice of several rows, torch multiplies with one copy of the head's weight for each row if the
+    weight has no gradient: with 49,000 tokens and 100 rows, gigabytes and four times the CPU time.
+    """
+    head = model.get_output_embeddings()
+    if head is None:
+        yield
+        return
+    handle = head.register_forward_pre_hook(
+        lambda module, inputs: (inputs[0].contiguous(), *inputs[1:])
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _options(model: Any, cache: Any) -> dict[str, Any]:
+    """Return forward arguments: the cache, and logits of the last position only if supported."""
+    known = inspect.signature(model.forward).parameters
+    options: dict[str, Any] = {cache_argument(model): cache}
+    if "logits_to_keep" in known:
+        options["logits_to_keep"] = 1
+    return options
+
+
+def is_greedy_up_to_rounding(model: Any, prompt: Prompt, generated: Sequence[int]) -> bool:
+    """Return whether each new token has the highest logit of its position, up to rounding.
+
+    The logits come from one forward pass without a cache. This is checked where two runs of a
+    model give different texts: at a near tie either token is right, and after it the texts
+    cannot be compared.
+    """
+    import torch
+
+    tokens = torch.tensor([[*prompt.tokens, *generated]], device=model.device)
+    with torch.inference_mode():
+        logits = model(input_ids=tokens, use_cache=False).logits[0, len(prompt.tokens) - 1 : -1]
+    logits = logits.float()
+    chosen = logits.gather(-1, tokens[0, len(prompt.tokens) :, None])[:, 0]
+    tolerance = 1e-4 if model.dtype == torch.float32 else 0.02
+    gap = logits.max(-1).values - chosen
+    return bool((gap <= tolerance * logits.abs().amax(-1)).all())

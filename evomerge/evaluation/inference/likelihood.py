@@ -1,0 +1,194 @@
+"""Log-likelihoods of continuations: rows as tensors, attention masks, scoring.
+
+A row with branches (`evomerge.evaluation.inference.rows`) needs a 4-D attention mask, by which each
+branch sees the prefix and itself; its position ids go on from the prefix. A row without branches
+needs no mask. The output head is applied only to the positions that predict a target.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+
+from evomerge.evaluation.inference.generation import cache_argument
+from evomerge.evaluation.inference.prefix import Prefix, PrefixCache
+from evomerge.evaluation.inference.rows import Row
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LogLikelihood: TypeAlias = tuple[float, bool]
+"""A continuation's log-likelihood, and whether greedy decoding would produce it."""
+
+
+@dataclass
+class Batch:
+    """Rows as tensors, on the model's device.
+
+    Attributes:
+        tokens: (rows, length) int64, padded on the right.
+        positions: (rows, length) int64 position ids, or None if no row has branches or a prefix.
+        branch: (rows, length) int64, -1 at padding, or None if no row has branches or a prefix.
+        where: (2, scored) int64: row and column of every position that predicts a target.
+        index: (targets,) int64: for each target, which of these positions predicts it.
+        targets: (targets,) int64, those of all continuations one after the other.
+        starts: (continuations,) for each continuation, where its targets begin in `targets`.
+        indices: for each continuation, its index.
+        prefix: tokens before every row and are not part of `tokens`.
+    """
+
+    tokens: torch.Tensor
+    positions: torch.Tensor | None
+    branch: torch.Tensor | None
+    where: torch.Tensor
+    index: torch.Tensor
+    targets: torch.Tensor
+    starts: NDArray[np.intp]
+    indices: list[int]
+    prefix: Prefix = ()
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], pad: int, device: torch.device, prefix: Prefix = ()) -> Batch:
+        """Return a batch of rows.
+
+        Args:
+            pad: the token id to pad with.
+            prefix: tokens before every row.
+        """
+        length = max(len(row) for row in rows)
+        packed = bool(prefix) or any(row.branch[-1] for row in rows)
+
+        def table(name: str, fill: int) -> torch.Tensor:
+            cells = [getattr(row, name) + [fill] * (length - len(row)) for row in rows]
+            return torch.tensor(cells, dtype=torch.int64, device=device)
+
+        scored: dict[tuple[int, int], int] = {}
+        index: list[int] = []
+        targets: list[int] = []
+        starts: list[int] = []
+        indices: list[int] = []
+        for line, row in enumerate(rows):
+            for number, columns, wanted in zip(row.indices, row.columns, row.targets, strict=True):
+                starts.append(len(targets))
+                indices.append(number)
+                targets += wanted
+                index += [scored.setdefault((line, column), len(scored)) for column in columns]
+        return cls(
+            tokens=table("tokens", pad),
+            positions=table("positions", 0) if packed else None,
+            branch=table("branch", -1) if packed else None,
+            where=torch.tensor(list(scored), dtype=torch.int64, device=device).T,
+            index=torch.tensor(index, dtype=torch.int64, device=device),
+            targets=torch.tensor(targets, dtype=torch.int64, device=device),
+            starts=np.array(starts, dtype=np.intp),
+            indices=indices,
+            prefix=prefix,
+        )
+
+
+def score(
+    model: Any, batches: Sequence[Batch], count: int, gather: bool = True
+) -> list[LogLikelihood]:
+    """Return the log-likelihood of every continuation, in the order of their indices.
+
+    As in lm-eval's HFLM, the log-softmax is computed in the model's dtype, and the sum over a
+    continuation's tokens is rounded to that dtype.
+
+    Args:
+        count: number of continuations; their indices are 0 .. count - 1.
+        gather: apply the output head only to scored positions; otherwise compute all logits and
+            select from them.
+    """
+    totals = np.full(count, np.nan)
+    greedy = np.zeros(count, dtype=bool)
+    prefixes = PrefixCache(model)
+    with torch.inference_mode():
+        for batch in batches:
+            logits = _logits(model, batch, gather, prefixes).to(batch.index.device)
+            scores = torch.log_softmax(logits, dim=-1)
+            picked = scores[batch.index, batch.targets]
+            hit = scores.argmax(dim=-1)[batch.index] == batch.targets
+            parts = picked.float().cpu().numpy().astype(np.float64)
+            sums = torch.from_numpy(np.add.reduceat(parts, batch.starts)).to(scores.dtype)
+            totals[batch.indices] = sums.double().numpy()
+            greedy[batch.indices] = np.logical_and.reduceat(hit.cpu().numpy(), batch.starts)
+    return list(zip(totals.tolist(), greedy.tolist(), strict=True))
+
+
+def _logits(model: Any, batch: Batch, gather: bool, prefixes: PrefixCache) -> torch.Tensor:
+    """Return the logits at the scored positions, (scored, vocabulary)."""
+    inputs: dict[str, Any] = {"input_ids": batch.tokens, "use_cache": False}
+    if batch.prefix:
+        inputs[cache_argument(model)] = prefixes.cache(batch.prefix, len(batch.tokens))
+    if batch.branch is not None:
+        inputs["position_ids"] = batch.positions
+        inputs["attention_mask"] = attention_mask(model, batch)
+    if not gather:
+        return select(model(**inputs).logits, batch.where)
+    with _head_on(model, batch.where):
+        logits: torch.Tensor = model(**inputs).logits
+    if logits.dim() != 2:
+        raise ValueError("the head of this model cannot be applied to scored positions only")
+    return logits
+
+
+def select(states: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """Return the states at the scored positions: (rows, length, features) -> (scored, features)."""
+    where = where.to(states.device)
+    return states[where[0], where[1]]
+
+
+@contextlib.contextmanager
+def _head_on(model: Any, where: torch.Tensor) -> Iterator[None]:
+    """While the context is open, the output head gets only the scored positions, by a hook.
+
+    Operations of an architecture on its logits (soft caps, scales) are applied to these as usual.
+    """
+    head = model.get_output_embeddings()
+
+    def narrow(module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (select(inputs[0], where), *inputs[1:])
+
+    handle = head.register_forward_pre_hook(narrow)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def attention_mask(model: Any, batch: Batch) -> Any:
+    """Return the additive attention mask of a batch: (rows, 1, length, prefix + length).
+
+    A token sees the tokens of the prefix and of its own branch, up to its own position, and only
+    those within the sliding window where a layer has one. A model whose layers differ in that
+    gets one mask for each layer type, by its name. The dtype is the model's.
+    """
+    assert batch.branch is not None and batch.positions is not None
+    branch, positions = batch.branch, batch.positions
+    if batch.prefix:
+        before = torch.arange(len(batch.prefix), device=positions.device)
+        before = before.expand(len(positions), -1)
+        branch = torch.cat([torch.zeros_like(before), branch], dim=1)
+        positions = torch.cat([before, positions], dim=1)
+    seen_by, seen = batch.branch[:, :, None], branch[:, None, :]
+    distance = batch.positions[:, :, None] - positions[:, None, :]
+    allowed = ((seen == 0) | (seen == seen_by)) & (distance >= 0)
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    full = _additive(allowed, model.dtype)
+    windowed = _additive(allowed & (distance < window), model.dtype) if window else full
+    if "sliding_attention" in kinds:
+        return {"full_attention": full, "sliding_attention": windowed}
+    return windowed
+
+
+def _additive(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return a mask that is 0 where allowed and the dtype's lowest value elsewhere."""
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+    return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]

@@ -1,0 +1,135 @@
+"""lm-eval's own model class, HFLM: the reference for tokenisation and generation.
+
+What this file uses of lm-eval, 0.4.10 and newer:
+
+- of `HFLM`: the constructor with a model in memory, `tok_encode`, `tok_batch_encode`,
+  `tok_decode`, `eot_token_id`, `prefix_token_id`, `max_length`, `max_gen_toks`,
+  `apply_chat_template`, `tokenizer_name`, `generate_until`; private: `_encode_pair`, and `_model`,
+  which is replaced by the next candidate;
+- `lm_eval.utils.get_rolling_token_windows` and `make_disjoint_window`;
+  `lm_eval.models.utils.normalize_gen_kwargs`, `handle_stop_sequences` and
+  `postprocess_generated_text`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from evomerge.errors import ConfigError
+from evomerge.evaluation.inference.generation import Prompt
+from evomerge.evaluation.inference.quiet import quiet, seeded
+from evomerge.evaluation.inference.request import Request
+from evomerge.evaluation.inference.rows import Continuation
+
+if TYPE_CHECKING:
+    import torch
+
+Instance: TypeAlias = Any
+
+
+class ReferenceLM:
+    """An HFLM around a model in memory; tokenises and generates exactly as lm-eval does.
+
+    Args:
+        model: a causal language model of transformers; its config sets the maximum input length.
+        tokenizer: a tokenizer of transformers.
+        batch_size: prompts in a batch of `generate`.
+    """
+
+    def __init__(self, model: torch.nn.Module, tokenizer: Any, batch_size: int = 1) -> None:
+        with quiet():
+            from lm_eval.models.huggingface import HFLM
+
+            self._lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        self.max_length: int = self._lm.max_length
+        self.tokenizer_name: str = self._lm.tokenizer_name
+        self.chat_template: Callable[..., str] = self._lm.apply_chat_template
+        self._end = self._lm.tok_decode(self._lm.eot_token_id, skip_special_tokens=False)
+
+    def request(self, instance: Instance) -> Request:
+        """Return the tokenised request of an lm-eval `Instance`."""
+        if instance.request_type == "generate_until":
+            return Request(instance, prompt=self.prompt(*instance.args))
+        if instance.request_type == "loglikelihood_rolling":
+            pairs = self.windows(instance.args[-1])
+        else:
+            pairs = [self.pair(*instance.args)]
+        return Request(instance, tuple(Continuation.of(*pair, self.max_length) for pair in pairs))
+
+    def pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Return the tokens of a context and of its continuation, as in `HFLM.loglikelihood`.
+
+        Raises:
+            ConfigError: one of the two has no tokens.
+        """
+        if context:
+            before, after = self._lm._encode_pair(context, continuation)
+        else:
+            tokens = self._lm.tok_encode(continuation, add_special_tokens=False)
+            prefix = self._lm.prefix_token_id
+            begins = tokens[:1] == [prefix]
+            before, after = (tokens[:1], tokens[1:]) if begins else ([prefix], tokens)
+        if not before or not after:
+            text = continuation if before else context
+            raise ConfigError(
+                f"objectives: the tokenizer makes no tokens of {text[:40]!r}, so nothing can be "
+                "scored; check that tokenizer.json belongs to the model's architecture."
+            )
+        return before, after
+
+    def windows(self, text: str) -> list[tuple[list[int], list[int]]]:
+        """Return the (context, continuation) windows that `loglikelihood_rolling` sums over."""
+        from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+        windows = get_rolling_token_windows(
+            token_list=self._lm.tok_encode(text),
+            prefix_token=self._lm.prefix_token_id,
+            max_seq_len=self.max_length,
+            context_len=1,
+        )
+        return [make_disjoint_window(window) for window in windows]
+
+    def prompt(self, context: str, options: Mapping[str, Any]) -> Prompt | None:
+        """Return the prompt of a `generate_until` request, as HFLM would feed it.
+
+        Args:
+            options: the task's `generation_kwargs`.
+
+        Returns:
+            None if the options ask for more than greedy decoding (sampling, beams, ...).
+
+        Raises:
+            ConfigError: the task asks for as many new tokens as the model can read, or more.
+        """
+        from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
+
+        rest = dict(normalize_gen_kwargs(dict(options), self._lm.max_gen_toks))
+        stops = handle_stop_sequences(rest.pop("until", None), eos=self._end)
+        limit = int(rest.pop("max_gen_toks"))
+        sampled = rest.pop("do_sample", False)
+        for idle in ("temperature", "top_p", "top_k"):  # they do not change greedy decoding
+            rest.pop(idle, None)
+        room = self.max_length - limit
+        if room <= 0:
+            raise ConfigError(
+                f"objectives: a task asks for {limit} new tokens, but the model reads at most "
+                f"{self.max_length} tokens in all; lower max_gen_toks in the task's YAML."
+            )
+        if sampled or rest:
+            return None
+        tokens = self._lm.tok_batch_encode([context], left_truncate_len=room)[0][0].tolist()
+        return Prompt(tuple(tokens), tuple(stop for stop in stops if stop), limit)
+
+    def text(self, tokens: Sequence[int], stops: Sequence[str]) -> str:
+        """Return generated tokens as text, truncated at the first stop sequence."""
+        from lm_eval.models.utils import postprocess_generated_text
+
+        text = self._lm.tok_decode(list(tokens))
+        return str(postprocess_generated_text(text, stop=list(stops), think_end_token=None))
+
+    def generate(self, model: torch.nn.Module, instances: Sequence[Instance]) -> list[str]:
+        """Return the texts that lm-eval generates, with the random seed of `simple_evaluate`."""
+        self._lm._model = model
+        with quiet(bars=True), seeded():
+            return list(self._lm.generate_until(list(instances), disable_tqdm=True))

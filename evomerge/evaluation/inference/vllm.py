@@ -1,0 +1,228 @@
+"""The vLLM engine: weights are replaced in memory, log-probabilities and texts come from vLLM.
+
+The weights are passed by vLLM's own `collective_rpc("reload_weights", kwargs={"weights_iterator":
+...})`, which takes the names and shapes of a checkpoint (vLLM's documentation, "Layerwise
+reloading"). The engine runs in this process, so no file is needed. If it is divided over several
+processes, these read a file in shared memory (`weights_path`). The prefix cache is emptied each
+time, since it holds keys and values of the previous weights.
+
+What the backend uses of vLLM, 0.16 to 0.33: `LLM(model, load_format="dummy", ...)`,
+`.collective_rpc`, `.reset_prefix_cache`, `.generate` with `prompt_token_ids`,
+`.model_config.max_model_len`; `SamplingParams`; of an output `prompt_logprobs`, `num_cached_tokens`
+and `outputs[0].token_ids`. Where the version has them, also `.llm_engine.set_weight_version`,
+`outputs[0].weight_versions` and `SamplingParams.skip_reading_prefix_cache`. All of it is public.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from evomerge.errors import CandidateError, DeviceError, one_line
+from evomerge.evaluation.inference.engine import TokenLogprob, Weights, checkpoint_weights
+from evomerge.evaluation.inference.fingerprint import digest_of
+from evomerge.evaluation.inference.generation import Prompt, end_tokens
+from evomerge.evaluation.inference.identity import Shapes, with_identity_layers
+from evomerge.evaluation.inference.shared_weights import memory_folder, write_weights
+from evomerge.evaluation.inference.vllm_start import check_vllm, start_vllm
+
+
+class VllmEngine:
+    """A vLLM engine in this process, started with random weights.
+
+    Args:
+        model: a transformers model; the engine is made for its config and dtype. It is as deep as
+            the deepest model that will be loaded.
+        tokenizer: its tokenizer.
+        tensor_parallel: number of processes, each with an accelerator, that the engine is divided
+            over; 1: it runs in this process.
+
+    Attributes:
+        max_length: maximum number of tokens of a text that `token_logprobs` can score.
+        device: torch's name for the type of the device that vLLM runs on.
+
+    Raises:
+        ConfigError: vLLM is not installed, is too old, does not support the model, or lacks memory.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, tensor_parallel: int = 1) -> None:
+        check_vllm()
+        self._ends = sorted(end_tokens(model))
+        self._is_divided = tensor_parallel > 1
+        weights = dict(checkpoint_weights(model))
+        self._llm = start_vllm(model, tokenizer, weights, tensor_parallel)
+        self._shapes = {name: tuple(item.shape) for name, item in weights.items()}
+        self._loaded = ""  # the digest of the loaded weights
+        self._is_versioned = hasattr(self._llm.llm_engine, "set_weight_version")
+        self._failure: str | None = None
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        self.device = "cpu" if accelerator is None else accelerator.type
+        # vLLM has to generate one token, which is not used, so it must have room for it.
+        self.max_length = int(self._llm.model_config.max_model_len) - 1
+
+    def load(self, weights: Weights) -> None:
+        """Replace the model's weights and empty the prefix cache.
+
+        A model with fewer layers than the engine is completed by identity layers. The digest of the
+        weights, without these, becomes the engine's weight version, which vLLM notes in every
+        output. If the engine has the same weights already, nothing is done.
+
+        Raises:
+            CandidateError: the names or shapes are not those of the engine's model. vLLM would keep
+                the previous values of a missing tensor.
+            DeviceError: the weights could not be loaded, so the engine cannot be used any more.
+        """
+        own = dict(weights)
+        state = with_identity_layers(own, self._shapes)
+        shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        if shapes != self._shapes:
+            raise CandidateError(
+                f"vLLM cannot load these weights: {_difference(shapes, self._shapes)}."
+            )
+        digest = digest_of(own)
+        with self._fatal("load weights"):
+            if digest == self._loaded:
+                return
+            self._loaded = ""
+            with self._passed(state) as arguments:
+                self._llm.collective_rpc("reload_weights", kwargs=arguments)
+            if not self._llm.reset_prefix_cache():
+                raise RuntimeError("it did not empty its prefix cache of the previous weights")
+            if self._is_versioned:
+                self._llm.llm_engine.set_weight_version(digest)
+            self._loaded = digest
+
+    def token_logprobs(
+        self, texts: Sequence[Sequence[int]], counts: Sequence[int]
+    ) -> list[list[TokenLogprob]]:
+        """Return the log-probabilities of the last tokens of each text.
+
+        Raises:
+            DeviceError: the engine failed and cannot be used any more.
+        """
+        scored = [len(text) - count for text, count in zip(texts, counts, strict=True)]
+        outputs = self._run(texts, self._scoring(shared=True))
+        # vLLM has no log-probabilities of tokens that it took from its prefix cache, and not of the
+        # token after them. Texts of which such a token is needed are run again without the cache.
+        again = [
+            index
+            for index, (first, output) in enumerate(zip(scored, outputs, strict=True))
+            if first <= (output.num_cached_tokens or 0)
+        ]
+        if again:
+            complete = self._run([texts[index] for index in again], self._scoring(shared=False))
+            for index, output in zip(again, complete, strict=True):
+                outputs[index] = output
+        return [
+            [
+                _token_logprob(token, entries)
+                for token, entries in zip(text[first:], output.prompt_logprobs[first:], strict=True)
+            ]
+            for text, first, output in zip(texts, scored, outputs, strict=True)
+        ]
+
+    def _scoring(self, shared: bool) -> Any:
+        """Return the options to score texts with.
+
+        Args:
+            shared: whether the tokens that texts begin with in common are computed only once.
+        """
+        from vllm import SamplingParams
+
+        options: dict[str, Any] = {}
+        if hasattr(SamplingParams, "skip_reading_prefix_cache"):
+            options["skip_reading_prefix_cache"] = not shared
+        # Without `detokenize=False` vLLM also decodes the undefined token ids of cached positions.
+        return SamplingParams(
+            temperature=0.0, max_tokens=1, prompt_logprobs=1, detokenize=False, **options
+        )
+
+    def generate(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Return the new tokens of each prompt: greedy, up to a stop sequence or the limit.
+
+        Raises:
+            DeviceError: the engine failed and cannot be used any more.
+        """
+        from vllm import SamplingParams
+
+        options = [
+            SamplingParams(
+                temperature=0.0,
+                max_tokens=prompt.limit,
+                stop=list(prompt.stops),
+                stop_token_ids=self._ends,
+                skip_special_tokens=False,  # a stop sequence may be a special token
+            )
+            for prompt in prompts
+        ]
+        outputs = self._run([prompt.tokens for prompt in prompts], options)
+        return [list(output.outputs[0].token_ids) for output in outputs]
+
+    def _run(self, texts: Sequence[Sequence[int]], options: Any) -> list[Any]:
+        """Return vLLM's outputs for some texts, in their order."""
+        prompts = [{"prompt_token_ids": list(text)} for text in texts]
+        with self._fatal("run the model"):
+            outputs: list[Any] = self._llm.generate(prompts, options, use_tqdm=False)
+            for output in outputs if self._is_versioned else ():
+                if {span.version for span in output.outputs[0].weight_versions} != {self._loaded}:
+                    raise RuntimeError("an output comes from other weights than the loaded ones")
+        return outputs
+
+    @contextmanager
+    def _passed(self, state: Mapping[str, torch.Tensor]) -> Iterator[dict[str, Any]]:
+        """Yield the arguments of `reload_weights` that pass these weights.
+
+        An engine in other processes reads them from a file in memory; each process takes its part.
+        """
+        if not self._is_divided:
+            yield {"weights_iterator": iter(state.items())}
+            return
+        with memory_folder() as folder:
+            write_weights(state, folder)
+            yield {"weights_path": str(folder)}
+
+    @contextmanager
+    def _fatal(self, action: str) -> Iterator[None]:
+        """Turn an error of vLLM into a `DeviceError`, and refuse to use the engine after it.
+
+        After a failed reload the weights are a mixture, and every later reload fails. After a
+        failed run the requests remain in the engine's queue.
+        """
+        try:
+            if self._failure is not None:
+                raise RuntimeError(self._failure)
+            yield
+        except Exception as error:
+            self._failure = one_line(error).rstrip(".")
+            raise DeviceError(
+                f"vLLM failed to {action} ({self._failure}), so its engine cannot be used any "
+                "more. Go on with `evomerge resume`; a candidate with which this happens three "
+                "times is marked as failed."
+            ) from error
+
+
+def _difference(shapes: Shapes, wanted: Shapes) -> str:
+    """Return the first difference between the shapes of some tensors and those of the engine's."""
+    for name in sorted(shapes.keys() | wanted.keys()):
+        if name not in shapes:
+            return f"tensor {name!r} is missing"
+        if name not in wanted:
+            return f"tensor {name!r} is not in the engine's model"
+        if shapes[name] != wanted[name]:
+            return f"tensor {name!r} has the shape {shapes[name]} instead of {wanted[name]}"
+    return "no difference"
+
+
+def _token_logprob(token: int, entries: Any) -> TokenLogprob:
+    """Return a token's log-probability, and whether no other token is more likely.
+
+    Args:
+        entries: vLLM's entries by token, for this token and the most likely one. Log-probabilities
+            are compared because an entry's rank counts equally likely tokens too: at a tie it is
+            2 or more for each.
+    """
+    own = float(entries[token].logprob)
+    return own, own >= max(float(entry.logprob) for entry in entries.values())

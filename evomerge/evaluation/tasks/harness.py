@@ -1,0 +1,303 @@
+"""lm-eval's tasks: their requests, metrics and documents.
+
+What this file uses of lm-eval, 0.4.10 and newer (`loading.py` loads tasks, `scoring.py` computes
+metrics, and `evomerge.evaluation.inference.reference` wraps lm-eval's model class):
+
+- of a `Task`: `get_config`, `set_config`, `set_fewshot_seed`, `eval_docs`, `build_all_requests`,
+  `instances`, `aggregation`, `higher_is_better`, `doc_to_text`, `doc_to_target`, `doc_to_choice`;
+- of an `Instance`: `request_type`, `args`, `idx`, `doc`, `doc_id` (its place among the documents of
+  one call, since 0.5 its place among all documents), `repeats`, `resps`, `filtered_resps`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import ConfigError, did_you_mean
+from evomerge.evaluation.inference.quiet import quiet, seeded
+from evomerge.evaluation.inference.reference import ReferenceLM
+from evomerge.evaluation.tasks.examples import example
+from evomerge.evaluation.tasks.info import TaskInfo, describe
+from evomerge.evaluation.tasks.loading import check_fewshot, load, refuse_unsupported, task_manager
+from evomerge.evaluation.tasks.rendering import RenderCache
+from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance, document_metrics
+from evomerge.models.references import is_folder
+from evomerge.scores import Example
+
+_FEWSHOT_SEED = 1234  # the default of simple_evaluate
+
+
+class Harness:
+    """The lm-eval tasks of a search.
+
+    Args:
+        tasks: names of lm-eval tasks or groups.
+        include: folders with task YAML of the user; these tasks take precedence over built-in ones.
+        fewshot: number of few-shot examples; None is the number that each task sets, or 0.
+        apply_chat_template: apply the tokenizer's chat template to prompts, with few-shot examples
+            as turns, as lm-eval's command line does.
+
+    Raises:
+        ConfigError: a folder or a task does not exist, or a task cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        include: Sequence[Path] = (),
+        fewshot: int | None = None,
+        apply_chat_template: bool = False,
+    ) -> None:
+        self.apply_chat_template = apply_chat_template
+        self._fewshot = fewshot
+        for folder in include:
+            if not is_folder(Path(folder)):
+                raise ConfigError(f"evaluation.include: {str(folder)!r} is not a folder.")
+        self._include = [str(folder) for folder in include]
+        self._tasks: dict[str, Any] = {}
+        self._groups: dict[str, Any] = {}
+        self._rendered = RenderCache()
+        with quiet(bars=True), seeded():
+            self._manager = task_manager(self._include, tasks, "objectives")
+            for name in dict.fromkeys(tasks):
+                self._load(name, name, "objectives")
+            self.info = describe(self._tasks, self._groups)
+
+    def with_documents_from(
+        self, replacements: Mapping[str, str], task_splits: Mapping[str, str], where: str
+    ) -> Harness:
+        """Return a harness with the same task names but other documents.
+
+        Another split of a task is selected by lm-eval's own mechanism: a task that includes the
+        YAML of the first one and sets `test_split`. If few-shot examples come from the split that
+        is scored, they never contain the document itself.
+
+        Args:
+            replacements: task or group -> the task or group that supplies its documents instead.
+            task_splits: task or group -> `training`, `validation` or `test`: the split of the task
+                that its documents come from.
+            where: the section of the search file with these settings, for errors.
+
+        Raises:
+            ConfigError: there is no such task, or it has no such split.
+        """
+        other = copy.copy(self)
+        other._tasks, other._groups = dict(self._tasks), dict(self._groups)
+        with quiet(bars=True), seeded():
+            sources = list(replacements.values())
+            if not all(name in self._manager.all_tasks for name in sources):
+                other._manager = task_manager(self._include, sources, f"{where}.tasks")
+            for name, source in replacements.items():
+                other._load(name, source, f"{where}.tasks")
+            other.info = describe(other._tasks, other._groups)
+            changed = {
+                leaf: other._select_split(leaf, task_split, f"{where}.task_split")
+                for name, task_split in task_splits.items()
+                for leaf in other.info.leaves(name)
+            }
+        other.info = replace(other.info, tasks={**other.info.tasks, **changed})
+        return other
+
+    def _load(self, name: str, source: str, where: str) -> None:
+        """Load the task or group `source` and store it under `name`."""
+        tasks, groups = load(self._manager, source, where)
+        if source not in tasks and source not in groups:
+            raise ConfigError(
+                f"{where}: {source!r} is a set of tasks (a tag) without a score of its own; list "
+                f"the tasks one by one: {', '.join(sorted(tasks))}."
+            )
+        if name != source:
+            if (name in self._groups) != (source in groups):
+                raise ConfigError(
+                    f"{where}: {source!r} cannot replace {name!r}, since one is a group and the "
+                    "other a single task; replace a task by a task, and a group by a group."
+                )
+            top = groups if source in groups else tasks
+            top[name] = top.pop(source)
+        for task in tasks.values():
+            self._accept(task, where)
+        self._tasks |= tasks
+        self._groups |= groups
+
+    def _select_split(self, name: str, task_split: str, where: str) -> TaskInfo:
+        """Replace a task by the same task on another of its splits; return its info."""
+        info = self.info.tasks[name]
+        if task_split not in info.task_splits:
+            raise ConfigError(
+                f"{where}: task {info.name!r} has no {task_split} split; it has "
+                f"{', '.join(info.task_splits) or 'no split that lm-eval can select'}. Choose "
+                f"another split, or set `tasks` in this section to a task with such documents."
+            )
+        if task_split == info.task_split:
+            return info
+        if info.name not in self._manager.all_tasks:
+            raise ConfigError(
+                f"{where}: task {info.name!r} has no YAML of its own, so its {task_split} split "
+                "cannot be selected; write one into a folder named in evaluation.include."
+            )
+        dataset_split = info.task_splits[task_split]
+        spec = {"task": info.name, "test_split": dataset_split}
+        shots = self._tasks[name].get_config("fewshot_config")
+        examples = info.task_splits.get("training") or info.task_splits.get("validation")
+        is_default = (
+            getattr(shots, "split", None) is None and getattr(shots, "samples", None) is None
+        )
+        if is_default and examples == dataset_split:
+            # Only if `fewshot_split` is set does lm-eval leave out the document itself.
+            spec["fewshot_split"] = dataset_split
+        tasks, _ = load(self._manager, {"group": "changed", "task": [spec]}, where)
+        task = tasks[info.name]
+        self._accept(task, where)
+        self._tasks[name] = task
+        return replace(info, documents=len(task.eval_docs), task_split=task_split)
+
+    def _accept(self, task: Any, where: str) -> None:
+        """Check that a task can be scored, and set its number of few-shot examples."""
+        refuse_unsupported(task, where)
+        if self._fewshot is not None and task.get_config("num_fewshot") != 0:
+            task.set_config(key="num_fewshot", value=self._fewshot)
+        elif task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+        check_fewshot(task, where)
+
+    def build(self, task: str, ids: Sequence[int], reference: ReferenceLM) -> list[list[Instance]]:
+        """Return the requests of each document: those of `simple_evaluate(samples={task: ids})`.
+
+        Few-shot examples are drawn in the order of the ids, starting from the same seed in each
+        call, so a document's prompt depends on the other ids too.
+
+        Args:
+            ids: document ids, ascending and unique, at least one.
+            reference: the wrapper of lm-eval's model class, for the chat template.
+
+        Returns:
+            for each document, its requests in lm-eval's order.
+
+        Raises:
+            ConfigError: lm-eval makes no requests of a document.
+        """
+        subject = self._tasks[task]
+        with quiet(bars=True), seeded():
+            subject.set_fewshot_seed(seed=_FEWSHOT_SEED)
+            subject.build_all_requests(
+                samples=dict.fromkeys(ids),  # lm-eval tests `in samples` for every document
+                system_instruction=None,
+                apply_chat_template=self.apply_chat_template,
+                fewshot_as_multiturn=self.apply_chat_template,
+                chat_template=reference.chat_template if self.apply_chat_template else None,
+                tokenizer_name=reference.tokenizer_name if self.apply_chat_template else "",
+            )
+        found = groupby(subject.instances, key=lambda instance: instance.doc_id)
+        documents = [sorted(requests, key=lambda instance: instance.idx) for _, requests in found]
+        if len(documents) != len(ids):
+            raise ConfigError(
+                f"objectives: lm-eval skips {len(ids) - len(documents)} of {len(ids)} documents of "
+                f"task {task!r}, since they have no choices or no target; leave them out with "
+                "process_docs in the task's YAML."
+            )
+        return documents
+
+    def measure(self, task: str, documents: Sequence[Sequence[Instance]]) -> list[DocumentMetrics]:
+        """Return the metrics of each document, from the answers in its requests.
+
+        Args:
+            documents: the requests of each document, with `resps` set.
+        """
+        subject = self._tasks[task]
+        with quiet(), self._rendered.applied_to(subject):
+            return document_metrics(subject, documents)
+
+    def example(
+        self, task: str, document: int, requests: Sequence[Instance], values: Mapping[str, float]
+    ) -> Example:
+        """Return one scored document with prompt, answer and target; see `examples.example`."""
+        return example(self._tasks[task], task, document, requests, values)
+
+    def aggregate(self, task: str, rows: Sequence[DocumentMetrics]) -> dict[str, float]:
+        """Return metric key -> aggregate over documents, by the metric's own aggregation.
+
+        Args:
+            rows: the metrics of each document.
+        """
+        aggregation = self._tasks[task].aggregation()
+        columns: dict[str, list[Any]] = {}
+        for row in rows:
+            for key, value in row.items():
+                columns.setdefault(key, []).append(value)
+        with quiet():
+            return {
+                key: float(aggregation.get(key.split(",")[0], _mean)(items))
+                for key, items in columns.items()
+            }
+
+    def per_document(
+        self, task: str, key: str, rows: Sequence[DocumentMetrics]
+    ) -> tuple[float, ...] | None:
+        """Return one number for each document, or None if the metric has none.
+
+        lm-eval's value of a perplexity is a pair (log-likelihood, length); the number is then the
+        perplexity of that document alone.
+
+        Args:
+            key: the metric's key.
+            rows: the metrics of each document.
+        """
+        if any(key not in row for row in rows):
+            return None
+        items = [row[key] for row in rows]
+        if self.info.tasks[task].kind == "loglikelihood_rolling":
+            own = self._tasks[task].aggregation()[key.split(",")[0]]
+            return tuple(float(own([item])) for item in items)
+        if any(isinstance(item, (tuple, list)) for item in items):
+            return None
+        return tuple(map(float, items))
+
+    def field(self, task: str, name: str) -> list[str]:
+        """Return the value of a field as text, for every document of a task.
+
+        Raises:
+            ConfigError: the task's documents have no such field.
+        """
+        documents = self._tasks[task].eval_docs
+        first = dict(documents[0])
+        if name not in first:
+            raise ConfigError(
+                f"evaluation.stratify: documents of task {task!r} have no field {name!r}; they "
+                f"have {', '.join(first)}.{did_you_mean(name, first)}"
+            )
+        return [str(document[name]) for document in documents]
+
+    def forms(self, task: str, *, rendered: bool) -> Callable[[int], list[str]]:
+        """Return a function: document id -> texts by which the document is compared with others.
+
+        Two documents are the same if they have a text in common. The first text has the raw fields
+        of the document.
+
+        Args:
+            rendered: whether to add a text of question, choices and answer. It can be compared with
+                documents of other tasks and data sets, which have other fields.
+        """
+        subject = self._tasks[task]
+        documents = subject.eval_docs  # kept, since lm-eval creates them again at each access
+
+        def texts(document: int) -> list[str]:
+            content = documents[document]
+            found = [json.dumps(dict(content), sort_keys=True, default=str)]
+            if rendered:
+                parts = [subject.doc_to_text(content), subject.doc_to_target(content)]
+                if subject.get_config("doc_to_choice"):
+                    parts.append(subject.doc_to_choice(content))
+                found.append(" ".join(str(parts).casefold().split()))
+            return found
+
+        return texts
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,237 @@
+"""Properties of tasks and groups: number of documents, metrics and their directions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from evomerge.errors import ConfigError, did_you_mean
+from evomerge.evaluation.inference.request import rolling_answer
+from evomerge.evaluation.tasks.scoring import document_metrics
+
+TASK_SPLITS = ("training", "validation", "test")
+"""lm-eval's names for the splits of a task (`training_split` in its YAML, and so on)."""
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """One metric of a task.
+
+    Attributes:
+        higher_is_better: the direction of the metric.
+        is_mean: whether the score is the mean of one value per document, so that it can be
+            estimated from some of the documents (true of `acc`; not of `f1`, of a perplexity or
+            of a group's average).
+    """
+
+    higher_is_better: bool
+    is_mean: bool
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """A task or objective function with documents of its own.
+
+    Attributes:
+        name: its name in lm-eval, or the name of the objective function (`module:function`).
+        kind: `multiple_choice`, `loglikelihood`, `loglikelihood_rolling`, `generate_until` or
+            `function`.
+        documents: number of documents; their ids are 0 .. documents - 1.
+        metrics: metric key -> properties. The key is the metric's name, with the filter's name
+            appended (`exact_match,strict-match`) if the task has several filters.
+        dataset: the name of the data set.
+        task_splits: the splits that the task has (of `training`, `validation` and `test`) -> their
+            names in the data set.
+        task_split: the one of these that the documents come from.
+    """
+
+    name: str
+    kind: str
+    documents: int
+    metrics: Mapping[str, MetricInfo]
+    dataset: str = ""
+    task_splits: Mapping[str, str] = field(default_factory=dict)
+    task_split: str = ""
+
+    @property
+    def source(self) -> str:
+        """The task and split that the documents come from.
+
+        In equal sources, equal ids are the same document.
+        """
+        return f"{self.name}:{self.task_split}" if self.task_split else self.name
+
+
+@dataclass(frozen=True)
+class GroupInfo:
+    """A group of tasks whose scores are averaged.
+
+    Attributes:
+        tasks: names of all tasks in it, those of nested groups included.
+        averages: metric key -> whether tasks are weighted by their number of documents.
+        metrics: metric key -> properties; `is_mean` is false, since a group has no documents.
+    """
+
+    name: str
+    tasks: tuple[str, ...]
+    averages: Mapping[str, bool]
+    metrics: Mapping[str, MetricInfo]
+
+
+@dataclass(frozen=True)
+class TasksInfo:
+    """Properties of all tasks and groups that the objectives name.
+
+    Attributes:
+        tasks: name -> properties, for every task and function, those inside groups included.
+        groups: name -> properties, for every group.
+    """
+
+    tasks: Mapping[str, TaskInfo]
+    groups: Mapping[str, GroupInfo]
+
+    def metric(self, task: str, metric: str, where: str = "objectives") -> tuple[str, MetricInfo]:
+        """Return a metric's key and its properties.
+
+        Args:
+            task: the name of a task or group.
+            metric: the metric's name or key.
+            where: the key of the search file that names it, for the error.
+
+        Raises:
+            ConfigError: the task has no such metric, or has it under several filters.
+        """
+        offered = (self.groups.get(task) or self.tasks[task]).metrics
+        if metric in offered:
+            return metric, offered[metric]
+        plain = metric.removesuffix(",none")
+        if plain in offered:
+            return plain, offered[plain]
+        filtered = [key for key in offered if key.split(",")[0] == metric]
+        if filtered:
+            raise ConfigError(
+                f"{where}: metric {metric!r} of task {task!r} exists with several filters; "
+                f"name one of {', '.join(filtered)}."
+            )
+        name = task if task in self.groups else self.tasks[task].name
+        raise ConfigError(
+            f"{where}: task {name!r} has no metric {metric!r}; it has "
+            f"{', '.join(sorted(offered)) or 'none'}.{did_you_mean(metric, offered)}"
+        )
+
+    def leaves(self, name: str) -> tuple[str, ...]:
+        """Return the tasks of a group, or the task itself if the name is a task's."""
+        return self.groups[name].tasks if name in self.groups else (name,)
+
+    def aggregate_groups(
+        self, aggregates: Mapping[str, Mapping[str, float]], sizes: Mapping[str, int]
+    ) -> dict[str, dict[str, float]]:
+        """Return the average over the tasks of each group: group -> metric key -> average.
+
+        Tasks that were not scored are left out of the average.
+
+        Args:
+            aggregates: task -> metric key -> aggregate over documents.
+            sizes: task -> number of documents.
+        """
+        result: dict[str, dict[str, float]] = {}
+        for name, group in self.groups.items():
+            for metric, weight_by_size in group.averages.items():
+                tasks = [task for task in group.tasks if metric in aggregates.get(task, {})]
+                if tasks:
+                    weights = [sizes[task] if weight_by_size else 1 for task in tasks]
+                    total = sum(
+                        aggregates[task][metric] * weight
+                        for task, weight in zip(tasks, weights, strict=True)
+                    )
+                    result.setdefault(name, {})[metric] = total / sum(weights)
+        return result
+
+
+def describe(tasks: Mapping[str, Any], groups: Mapping[str, Any]) -> TasksInfo:
+    """Return the properties of loaded lm-eval tasks and groups.
+
+    Groups are objects with `get_all_tasks()` and `aggregate_metric_list` (lm-eval 0.4.12 and newer)
+    or the dictionaries that `loading.py` makes (older versions).
+
+    Args:
+        tasks: lm-eval's task objects by the objectives' names, which may differ from lm-eval's.
+        groups: the same for groups.
+    """
+    info = {name: _task_info(name, task) for name, task in tasks.items()}
+    return TasksInfo(info, {name: _group_info(name, group, info) for name, group in groups.items()})
+
+
+def _task_info(name: str, task: Any) -> TaskInfo:
+    direction = task.higher_is_better()
+    kind = str(task.get_config("output_type") or task.OUTPUT_TYPE)
+    metrics = {
+        key: MetricInfo(
+            higher_is_better=bool(direction.get(key.split(",")[0], True)),
+            is_mean=_is_mean(task.aggregation().get(key.split(",")[0]), value),
+        )
+        for key, value in _probe(task).items()
+    }
+    named = {split: task.get_config(f"{split}_split") for split in TASK_SPLITS}
+    task_splits = {split: str(own) for split, own in named.items() if own}
+    return TaskInfo(
+        name=str(task.get_config("task") or name),
+        kind=kind,
+        documents=len(task.eval_docs),
+        metrics=metrics,
+        dataset=str(task.get_config("dataset_path") or ""),
+        task_splits=task_splits,
+        task_split=next((split for split in ("test", "validation") if split in task_splits), ""),
+    )
+
+
+def _is_mean(aggregation: Any, value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return False
+    try:
+        return aggregation is None or bool(aggregation([0.0, 0.0, 1.5]) == 0.5)
+    except Exception:  # the aggregation does not take numbers
+        return False
+
+
+def _probe(task: Any) -> dict[str, Any]:
+    """Return metric key -> value of the first document, computed from made-up answers."""
+    shots = task.get_config("num_fewshot")
+    try:
+        task.set_config(key="num_fewshot", value=0)
+        task.build_all_requests(samples=[0])
+        for instance in task.instances:
+            instance.resps = [_made_up(instance)] * instance.repeats
+        (values,) = document_metrics(task, [task.instances])
+        return values
+    except Exception:  # a task's own code may fail on made-up answers
+        return dict.fromkeys(task.aggregation(), 0.0)
+    finally:
+        task.set_config(key="num_fewshot", value=shots)
+
+
+def _made_up(instance: Any) -> Any:
+    if instance.request_type == "generate_until":
+        return ""
+    if instance.request_type == "loglikelihood_rolling":
+        return rolling_answer(instance, -1.0)
+    return -1.0, False
+
+
+def _group_info(name: str, group: Any, tasks: Mapping[str, TaskInfo]) -> GroupInfo:
+    if isinstance(group, Mapping):  # lm-eval before 0.4.12
+        below, configured = tuple(group["tasks"]), group["averages"] or []
+    else:
+        below = tuple(task.task_name for task in group.get_all_tasks())
+        configured = [vars(item) for item in group.aggregate_metric_list or []]
+    averages: dict[str, bool] = {}
+    metrics: dict[str, MetricInfo] = {}
+    for item in configured:
+        for key, info in (pair for task in below for pair in tasks[task].metrics.items()):
+            metric, _, label = key.partition(",")
+            wanted = item.get("filter_list")
+            if metric == item["metric"] and (wanted is None or (label or "none") in wanted):
+                averages[key] = bool(item.get("weight_by_size"))
+                metrics[key] = MetricInfo(info.higher_is_better, is_mean=False)
+    return GroupInfo(name, below, averages, metrics)

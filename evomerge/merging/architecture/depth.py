@@ -1,0 +1,171 @@
+"""The config of a merged model: the host's config with the new dtype, vocabulary and depth.
+
+Where blocks are added, left out or moved, the number of layers changes, and every per-layer list of
+the config (`layer_types`, `no_rope_layers`, ...) follows the blocks: entry i is the entry of the
+block that the first source at position i comes from. Lists that transformers computes from a rule
+about positions (`sliding_window_pattern`, `max_window_layers`) are written out in full first.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Any
+
+from evomerge.errors import RecipeError
+from evomerge.merging.tokenizers.protocol import Vocabulary
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.correspondence import Fit
+from evomerge.recipe import Layer, Recipe
+
+_COUNTS = (
+    "num_hidden_layers",
+    "n_layer",
+    "n_layers",
+    "num_layers",
+    "encoder_layers",
+    "num_decoder_layers",
+    "decoder_layers",
+)
+_DTYPE_KEYS = ("torch_dtype", "dtype")
+
+
+def merged_config(
+    recipe: Recipe, checkpoints: Mapping[str, Checkpoint], *, vocabulary: Vocabulary | None = None
+) -> dict[str, Any]:
+    """Return `config.json` of the merged model.
+
+    Args:
+        recipe: what is built.
+        checkpoints: every parent the recipe names, by reference.
+        vocabulary: the merged vocabulary if embedding rows are matched by token, else None.
+
+    Raises:
+        RecipeError: the depth of a stack changes, and the config has no key for it; or a parent's
+            config lacks a per-layer list that the host's has.
+    """
+    host = checkpoints[recipe.host]
+    config: dict[str, Any] = copy.deepcopy(dict(host.config))
+    for prefix, layers in recipe.layers.items():
+        if not _in_place(prefix, layers, host):
+            _write_depth(config, prefix, layers, checkpoints, host)
+    for section in (config, *(item for item in config.values() if isinstance(item, dict))):
+        for key in _DTYPE_KEYS:
+            if key in section:
+                section[key] = recipe.dtype
+    if not any(key in config for key in _DTYPE_KEYS):
+        config["torch_dtype"] = recipe.dtype
+    if vocabulary is not None:
+        values = {"vocab_size": vocabulary.size, **vocabulary.special_ids}
+        text = _text(config, host)
+        for key, value in values.items():
+            for target in [item for item in (config, text) if key in item] or [text]:
+                target[key] = value
+    return config
+
+
+def _in_place(prefix: str, layers: tuple[Layer, ...], host: Checkpoint) -> bool:
+    """Whether there are as many blocks as in the host, each led by a block of its own position."""
+    stack = host.stacks.get(prefix)
+    return (
+        stack is not None
+        and len(layers) == len(stack)
+        and all(source.layer == i for i, layer in enumerate(layers) for source in layer.sources[:1])
+    )
+
+
+def _write_depth(
+    config: dict[str, Any],
+    prefix: str,
+    layers: tuple[Layer, ...],
+    checkpoints: Mapping[str, Checkpoint],
+    host: Checkpoint,
+) -> None:
+    old, new = len(host.stacks[prefix]), len(layers)
+    section = _text(config, host)
+    keys = count_keys(section, prefix, old, host.stacks)
+    if old != new and not keys:
+        raise RecipeError(
+            f"layers.{prefix} has {new} blocks and the host has {old}, but no key of the host's "
+            f"config.json gives this number; list {old} blocks."
+        )
+    lists = {name: per_layer(item, prefix) for name, item in checkpoints.items()}
+    for key in keys:
+        section[key] = new
+    for key in lists[host.reference]:
+        column = []
+        for i, layer in enumerate(layers):
+            lead = layer.sources[0]
+            entries = lists[lead.parent].get(key)
+            if entries is None:
+                raise RecipeError(
+                    f"layers.{prefix}[{i}]: the host's config has {key!r}, but the config of "
+                    f"parent {lead.parent!r} does not, so their blocks cannot be mixed; use "
+                    "parents of one architecture."
+                )
+            column.append(entries[lead.layer or 0])
+        section[key] = column
+    if isinstance(section.get("max_window_layers"), int):
+        section["max_window_layers"] = min(section["max_window_layers"], new)
+
+
+def per_layer(checkpoint: Checkpoint, prefix: str) -> dict[str, list[Any]]:
+    """Return the per-layer lists of a parent's config, with those that transformers computes.
+
+    Args:
+        checkpoint: a parent.
+        prefix: the host's name of the stack; the lists have an entry for each of its blocks.
+    """
+    fit = Fit(checkpoint, checkpoint)
+    stack = fit.stacks.get(prefix, checkpoint.main)
+    section = dict(_text(dict(checkpoint.config), checkpoint))
+    derived = _derived(checkpoint)
+    return {
+        key: list(value)
+        for key, value in {**derived, **section}.items()
+        if isinstance(value, (list, tuple)) and len(value) == len(stack) and is_per_layer(key)
+    }
+
+
+def is_per_layer(key: str) -> bool:
+    """Whether a config's list under this key, if as long as the stack, has an entry per layer."""
+    return "layer" in key and not key.endswith("_only_layers") and "index" not in key
+
+
+def _derived(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    from transformers import CONFIG_MAPPING
+
+    kind = checkpoint.text_config.get("model_type", checkpoint.config.get("model_type"))
+    if kind not in CONFIG_MAPPING:
+        return {}
+    whole = CONFIG_MAPPING[kind].from_dict(dict(checkpoint.text_config))
+    return whole.to_dict()
+
+
+def _text(config: dict[str, Any], host: Checkpoint) -> MutableMapping[str, Any]:
+    """Return the section of a config that describes the language model."""
+    for key, value in host.config.items():
+        if value is host.text_config and isinstance(config.get(key), dict):
+            return config[key]  # type: ignore[no-any-return]
+    return config
+
+
+def count_keys(
+    section: Mapping[str, Any], prefix: str, count: int, stacks: Iterable[str]
+) -> list[str]:
+    """Return the keys of a config that hold the number of blocks of a stack.
+
+    Args:
+        section: the language model's part of the config.
+        prefix: the stack.
+        count: how many blocks it has.
+        stacks: prefixes of all stacks of the model.
+    """
+    words = " ".join(stacks)
+    both = "encoder" in words and "decoder" in words
+    keys = [key for key in _COUNTS if section.get(key) == count]
+    if not both:
+        return keys
+    if "decoder" in prefix:
+        return [key for key in keys if "decoder" in key] or ["num_decoder_layers"]
+    return [key for key in keys if "decoder" not in key and key != "num_hidden_layers"]

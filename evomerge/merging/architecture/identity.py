@@ -1,0 +1,113 @@
+"""Whether an engine of a fixed depth can serve paths of other depths in an architecture.
+
+The engine completes a shorter path by layers whose weights are all zero. For this, such a layer
+must return its input, bit for bit, and a layer must compute the same at every position. No table
+says where this holds. The configs show whether layers are of several kinds; the rest is tested on a
+small model with random weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+
+import torch
+
+from evomerge.errors import CheckpointError
+from evomerge.merging.architecture.depth import per_layer
+from evomerge.merging.architecture.loading import weights_of
+from evomerge.merging.architecture.miniature import Miniature, language_config
+from evomerge.merging.architecture.submodel import NoMiniatureError
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.correspondence import Fit
+
+
+class PositionError(Exception):
+    """Layers of an architecture cannot be moved or completed; the message says why."""
+
+
+def check_identity_layers(checkpoints: Mapping[str, Checkpoint], host: str) -> None:
+    """Check that layers do the same at any position, and nothing at all if their weights are zero.
+
+    Args:
+        checkpoints: the parents by reference.
+        host: reference of the host.
+
+    Raises:
+        CheckpointError: they do not, or it cannot be tested.
+    """
+    stack = checkpoints[host].main.prefix
+    try:
+        _check_kinds(checkpoints, host, stack)
+        _check_miniature(language_config(checkpoints[host]), stack.rpartition(".")[2])
+    except (NoMiniatureError, PositionError) as error:
+        raise CheckpointError(
+            "`evaluation.backend` is 'vllm', whose engine has a fixed number of layers, and paths "
+            f"through the layers of {host!r} cannot be completed to it: {error}; use the backend "
+            "'hf'."
+        ) from None
+
+
+def has_fixed_layers(checkpoints: Mapping[str, Checkpoint], host: str) -> bool:
+    """Whether all parents have the same number of layers, with the same entries in their configs.
+
+    Then a model whose layers keep their positions has the host's config.
+    """
+    stack = checkpoints[host].main.prefix
+    lists = [per_layer(item, stack) for item in checkpoints.values()]
+    depths = {len(item.main) for item in checkpoints.values()}
+    return len(depths) == 1 and all(item == lists[0] for item in lists)
+
+
+def _check_kinds(checkpoints: Mapping[str, Checkpoint], host: str, stack: str) -> None:
+    """Check that all layers have the same entries in the config's lists, and the same tensors.
+
+    Raises:
+        PositionError: they have not.
+    """
+    entries: dict[str, dict[str, None]] = {}
+    tensors: dict[frozenset[tuple[str, tuple[int, ...]]], None] = {}
+    for checkpoint in checkpoints.values():
+        for key, values in per_layer(checkpoint, stack).items():
+            entries.setdefault(key, {}).update(dict.fromkeys(map(json.dumps, values)))
+        fit = Fit(checkpoints[host], checkpoint)
+        for layer in range(len(fit.stacks[stack])):
+            names = ((rest, fit.inside(stack, layer, rest)) for rest in fit.block(stack, layer))
+            shapes = ((rest, checkpoint.tensors[name].shape) for rest, name in names if name)
+            tensors.setdefault(frozenset(shapes))
+    for key, found in entries.items():
+        if len(found) > 1:
+            raise PositionError(f"its layers differ in {key} ({', '.join(found)})")
+    if len(tensors) > 1:
+        one, other = list(tensors)[:2]
+        raise PositionError(f"its layers differ in the tensor {min(one ^ other)[0]}")
+
+
+@lru_cache(maxsize=16)
+def _check_miniature(config: str, stack: str) -> None:
+    """Test an architecture on a small model.
+
+    Args:
+        config: `config.json` of a causal language model, as JSON text.
+        stack: last word of the name of its stack of layers.
+
+    Raises:
+        PositionError: a layer computes something else at another position, or is no identity with
+            weights of zero.
+        NoMiniatureError: the small model cannot be made.
+    """
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        torch.manual_seed(0)
+        miniature = Miniature(json.loads(config), stack)
+        first, *others = miniature.layers()
+        state = miniature.random_state()
+        expected, weights = first(state), first.module.state_dict()
+        for other in others:
+            other.module.load_state_dict(weights)
+            if not torch.equal(other(state), expected):
+                raise PositionError("its layers compute different things at different positions")
+        for _, weight in weights_of(first.module):
+            weight.zero_()
+        if not torch.equal(first(state), state):
+            raise PositionError("its layers are no identities if their weights are zero")

@@ -1,0 +1,113 @@
+"""Giving parents of one architecture the tensor names of the host.
+
+Checkpoints of one architecture can have different tensors: for example, some versions of
+transformers save the experts of a mixture one by one, others save them in one tensor. No rule about
+this is written down here. transformers shows where the tensors of both checkpoints lie in its model
+(see `layout`); from this follows which boxes (sub-tensors) of the parent's stored tensors make up
+each tensor of the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evomerge.errors import CheckpointError
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.correspondence import has_counterparts
+from evomerge.models.safetensors import Part, TensorInfo
+
+if TYPE_CHECKING:
+    from evomerge.merging.architecture.probe import Location
+
+
+def with_host_names(checkpoints: Mapping[str, Checkpoint], host: str) -> dict[str, Checkpoint]:
+    """Return the parents, each with tensors that have the host's names and shapes.
+
+    Args:
+        checkpoints: the parents by reference.
+        host: reference of the parent that gives the names.
+    """
+    return {name: in_names_of(checkpoints[host], item) for name, item in checkpoints.items()}
+
+
+def in_names_of(host: Checkpoint, parent: Checkpoint) -> Checkpoint:
+    """Return a parent with its tensors described by the host's names.
+
+    It is returned unchanged if its names already correspond to the host's (up to a prefix), if it
+    has another architecture, or if the two cannot be related through transformers' model.
+    """
+    same = parent.config.get("architectures") == host.config.get("architectures")
+    if parent is host or not same or has_counterparts(host, parent):
+        return parent
+    try:
+        theirs, own = _locations(host), _locations(parent)
+    except CheckpointError:
+        return parent
+    by_parameter: dict[str, list[tuple[str, Location]]] = {}
+    for name, location in own.items():
+        by_parameter.setdefault(location.parameter, []).append((name, location))
+    tensors: dict[str, TensorInfo] = {}
+    for name, location in theirs.items():
+        found = _parts(location, by_parameter.get(location.parameter, []), parent)
+        if found is None:
+            return parent
+        dtype = found[0].info.dtype
+        tensors[name] = TensorInfo(dtype, host.tensors[name].shape, Path(), 0, 0, found)
+    return replace(parent, tensors=tensors, original=parent)
+
+
+def _locations(checkpoint: Checkpoint) -> Mapping[str, Location]:
+    import torch
+
+    from evomerge.merging.architecture.layout import build_layout
+
+    shapes = {name: info.shape for name, info in checkpoint.tensors.items() if info.floating}
+    return build_layout(checkpoint.config, checkpoint.folder, shapes, {}, torch.float32).locations
+
+
+def _parts(
+    location: Location, candidates: list[tuple[str, Location]], parent: Checkpoint
+) -> tuple[Part, ...] | None:
+    """Return the boxes of the parent's tensors that make up one tensor of the host.
+
+    Args:
+        location: where the host's tensor lies in a parameter.
+        candidates: the parent's tensors that lie in the same parameter, with their locations.
+        parent: the parent.
+
+    Returns:
+        the parts, or None if they do not fill the tensor or have more than one dtype.
+    """
+    parts, covered = [], 0
+    for name, other in candidates:
+        start = tuple(map(max, location.start, other.start))
+        stop = tuple(map(min, _stop(location), _stop(other)))
+        size = tuple(b - a for a, b in zip(start, stop, strict=True))
+        if min(size, default=1) > 0:
+            parts.append(
+                Part(
+                    name,
+                    parent.tensors[name],
+                    other.axes,
+                    _minus(start, other.start),
+                    size,
+                    _minus(start, location.start),
+                    location.axes,
+                )
+            )
+            covered += prod(size)
+    dtypes = {part.info.dtype for part in parts}
+    whole = covered == prod(location.size) and len(dtypes) == 1
+    return tuple(parts) if whole else None
+
+
+def _stop(location: Location) -> tuple[int, ...]:
+    return tuple(a + n for a, n in zip(location.start, location.size, strict=True))
+
+
+def _minus(one: tuple[int, ...], two: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(a - b for a, b in zip(one, two, strict=True))

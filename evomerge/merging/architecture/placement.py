@@ -1,0 +1,182 @@
+"""Where a model runs: on one device, or divided over several by accelerate; and its attention.
+
+When a model is divided, each block is whole on one device, and accelerate's hooks move the hidden
+state between devices. Candidates are written into the same parameters, wherever these are.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from evomerge.errors import ConfigError
+
+_SHARE = 0.8
+"""Share of an accelerator's memory that weights may take; the rest is for batches."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how a model runs.
+
+    Attributes:
+        device: torch device of the whole model, if `spread` is None.
+        spread: how accelerate divides the model over accelerators: `auto` and `balanced` give each
+            about the same share, `sequential` fills one after the other. None: one device.
+        memory: bytes that weights may take on each accelerator, by its number; accelerators that
+            are not listed are not used. None: four fifths of the memory of every accelerator.
+        attention: transformers' attention implementation; None: the model's default.
+    """
+
+    device: str = "cpu"
+    spread: Literal["auto", "balanced", "sequential"] | None = None
+    memory: Mapping[int, int] | None = None
+    attention: str | None = None
+
+    def settle(self, module: Any) -> None:
+        """Set the attention of a model and move its weights to their devices.
+
+        A parameter that is on its device already keeps its memory.
+
+        Raises:
+            ConfigError: the model has no such attention, or the devices are too small for it.
+        """
+        if self.attention is not None:
+            _set_attention(module, self.attention)
+        devices = self.device_map(module)
+        first = next(iter(devices.values()))
+        if len(devices) == 1:
+            module.to(first)
+            return
+        from accelerate import dispatch_model
+
+        with _quiet():
+            dispatch_model(
+                module,
+                devices,
+                main_device=first,  # inputs are moved to it, and outputs are moved back to it
+                skip_keys=getattr(module, "_skip_keys_device_placement", None),
+                force_hooks=True,
+            )
+
+    def check(self, data: Mapping[str, Any], dtype: str) -> None:
+        """Check attention and devices with a model without weights, so before any compute.
+
+        Args:
+            data: `config.json` of the model.
+            dtype: dtype of its weights, as a search file spells it.
+
+        Raises:
+            CheckpointError: transformers has no class for the model.
+            ConfigError: the model has no such attention, the devices are too small for it, or one
+                of them is not there.
+        """
+        if self.attention is None and self.spread is None:
+            return
+        from evomerge.merging.architecture.loading import model_class, transformers_config
+
+        config = transformers_config(data)
+        with torch.device("meta"):
+            module = model_class(config)(config).to(getattr(torch, dtype))
+        if self.attention is not None:
+            _set_attention(module, self.attention)
+        self.device_map(module)
+
+    def device_map(self, module: Any) -> dict[str, torch.device]:
+        """Return accelerate's device map for a model: module name -> device.
+
+        "" stands for the whole model. Only shapes and dtypes of the weights are used, so they may
+        be on the meta device.
+
+        Raises:
+            ConfigError: the devices are too small for the model, or one of them is not there.
+        """
+        if self.spread is None:
+            return {"": torch.empty(0, device=self.device).device}  # "cuda" becomes "cuda:0"
+        room = dict(_room() if self.memory is None else self.memory)
+        if not room:
+            return {"": torch.device("cpu")}
+        from accelerate import infer_auto_device_map
+        from accelerate.utils import get_balanced_memory
+
+        whole = sorted(getattr(module, "_no_split_modules", None) or ())
+        with _quiet():
+            limits = (
+                room if self.spread == "sequential" else get_balanced_memory(module, room, whole)
+            )
+            # What does not fit on accelerators, accelerate puts into main memory or on disk.
+            found = infer_auto_device_map(module, {**limits, "cpu": 0}, whole)
+        beyond = [name for name, device in found.items() if device in ("cpu", "disk")]
+        if beyond:
+            needed = sum(p.numel() * p.element_size() for p in module.parameters()) / 1e9
+            have = ", ".join(f"{size / 1e9:.3g} GB" for size in room.values())
+            raise ConfigError(
+                f"`evaluation.device_map` spreads {needed:.3g} GB of weights over {have}, with no "
+                f"room for {beyond[0]!r} and what follows; raise `evaluation.max_memory`, use more "
+                "devices or a smaller dtype. (Weights are never left on the host, since every "
+                "batch would carry them in again.)"
+            )
+        return {name: _accelerator(int(number)) for name, number in found.items()}
+
+
+def device_of(parameter: str, devices: Mapping[str, torch.device]) -> torch.device:
+    """Return the device of a parameter or buffer in a device map."""
+    name = parameter
+    while name not in devices and name:
+        name = name.rpartition(".")[0]
+    return devices[name]
+
+
+def _accelerator(number: int) -> torch.device:
+    kind, count = torch.accelerator.current_accelerator(), torch.accelerator.device_count()
+    if kind is None or number >= count:
+        have = f"{count}, counted from 0" if count else "none"
+        raise ConfigError(
+            f"`evaluation.max_memory` names accelerator {number}, but this machine has {have}; "
+            "name those that are there, or remove `max_memory` to use all."
+        )
+    return torch.device(kind.type, number)
+
+
+def _room() -> dict[int, int]:
+    """Return the bytes that weights may take on each accelerator: a share of all its memory.
+
+    All memory counts, also what is used at the moment: so a resumed search, and models of other
+    depths, get the same device map.
+    """
+    count = torch.accelerator.device_count()
+    tell = getattr(torch.get_device_module(), "mem_get_info", None) if count else None
+    return {} if tell is None else {i: int(_SHARE * tell(i)[1]) for i in range(count)}
+
+
+def _set_attention(module: Any, attention: str) -> None:
+    try:
+        module.set_attn_implementation(attention)
+    except AttributeError:
+        raise ConfigError(
+            "`evaluation.attention` needs transformers 4.54 or newer; upgrade it, or leave "
+            "`attention` at auto."
+        ) from None
+    except (ImportError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(
+            f"`evaluation.attention` is {attention!r}, which {type(module).__name__} cannot use "
+            f"here ({reason}); use auto, sdpa or eager."
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence accelerate's messages about devices; `device_map` checks what they warn of."""
+    logger = logging.getLogger("accelerate")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

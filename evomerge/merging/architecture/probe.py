@@ -1,0 +1,176 @@
+"""Finding where the tensors of a checkpoint go in a model, by loading known numbers.
+
+First, each tensor is filled with a number of its own: these numbers then show which box of which
+parameter holds the tensor. Next, for each axis, each tensor is filled with the coordinates along
+this axis: they show whether the axes were permuted. The tensors are expanded from one number or one
+line of numbers, so they take almost no memory; nor do parameters that are a single tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evomerge.errors import CheckpointError
+from evomerge.merging.architecture.loading import Loader, weights_of
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where one tensor of a checkpoint lies in a model: a box (sub-tensor) of a parameter.
+
+    Attributes:
+        parameter: name of the parameter or buffer in the model.
+        start: first index of the box along every axis of the parameter.
+        size: size of the box along every axis of the parameter.
+        axes: for every axis of the parameter, the axis of the tensor that it is; -1 if the tensor
+            has no such axis (the box has size 1 there).
+    """
+
+    parameter: str
+    start: tuple[int, ...]
+    size: tuple[int, ...]
+    axes: tuple[int, ...]
+
+    def lies_in(self, shape: tuple[int, ...]) -> bool:
+        """Whether the box is inside of a parameter of this shape."""
+        ends = zip(self.start, self.size, shape, strict=False)
+        return len(shape) == len(self.size) and all(a + n <= end for a, n, end in ends)
+
+    def view(self, parameter: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Return the box as a tensor of the checkpoint's shape, sharing the parameter's memory.
+
+        Args:
+            parameter: the parameter.
+            shape: shape of the tensor in the checkpoint.
+        """
+        box = parameter
+        for axis, (start, size) in enumerate(zip(self.start, self.size, strict=True)):
+            box = box.narrow(axis, start, size)
+        for axis in reversed([i for i, of in enumerate(self.axes) if of < 0]):
+            box = box.squeeze(axis)
+        kept = [of for of in self.axes if of >= 0]
+        order = [kept.index(of) for of in sorted(kept)]
+        return box.permute(order).view(shape)
+
+
+def find_locations(loader: Loader, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Location]:
+    """Return where tensors of these shapes lie in the loader's model, by tensor name.
+
+    A tensor that the model does not use is not listed.
+
+    Raises:
+        CheckpointError: transformers cannot load them, or transforms one in another way than by
+            stacking, concatenating and permuting axes.
+    """
+    names = {float(number): name for number, name in enumerate(shapes, 1)}
+    numbered = loader.load(
+        {name: torch.tensor(number).expand(shapes[name]) for number, name in names.items()},
+        torch.float32,
+    )
+    parameters = [_Boxes(name, tensor, names) for name, tensor in weights_of(numbered)]
+    del numbered
+    return _orient(loader, shapes, parameters)
+
+
+class _Boxes:
+    """The boxes of one parameter that hold the number of a tensor: (start, size) by tensor name."""
+
+    def __init__(self, parameter: str, tensor: Tensor, names: Mapping[float, str]) -> None:
+        self.parameter = parameter
+        self.boxes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+        for start, size in _cells(tensor, (0,) * tensor.dim(), tuple(tensor.shape)):
+            cell = _cut(tensor, start, size)
+            name = names.get(float(cell.reshape(-1)[0]))
+            if name is not None and name not in self.boxes and _uniform(cell):
+                self.boxes[name] = (start, size)
+
+
+def _cells(
+    tensor: Tensor, start: tuple[int, ...], size: tuple[int, ...]
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Divide a tensor into boxes of one number each, and yield (start, size) of each box."""
+    cell = _cut(tensor, start, size)
+    if not cell.numel() or not any(cell.stride()):
+        yield start, size
+        return
+    for axis in range(cell.dim()):
+        line = cell[tuple(slice(None) if i == axis else 0 for i in range(cell.dim()))]
+        edges = (torch.nonzero(line[1:] != line[:-1]).flatten() + 1).tolist()
+        if edges:
+            for begin, end in zip([0, *edges], [*edges, size[axis]], strict=True):
+                yield from _cells(
+                    tensor,
+                    (*start[:axis], start[axis] + begin, *start[axis + 1 :]),
+                    (*size[:axis], end - begin, *size[axis + 1 :]),
+                )
+            return
+    yield start, size
+
+
+def _cut(tensor: Tensor, start: tuple[int, ...], size: tuple[int, ...]) -> Tensor:
+    return tensor[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))]
+
+
+def _uniform(cell: Tensor) -> bool:
+    return not any(cell.stride()) or bool((cell == cell.reshape(-1)[0]).all())
+
+
+def _orient(
+    loader: Loader, shapes: Mapping[str, tuple[int, ...]], parameters: Sequence[_Boxes]
+) -> dict[str, Location]:
+    """Find which axis of its tensor each axis of a box is, by loading the tensors' coordinates."""
+    placed = {name: found for found in parameters for name in found.boxes}
+    axes = {name: [-1] * len(placed[name].boxes[name][1]) for name in placed}
+    for axis in range(max((len(shape) for shape in shapes.values()), default=0)):
+        probes = {name: _coordinates(shape, axis) for name, shape in shapes.items()}
+        weights = dict(weights_of(loader.load(probes, torch.float32)))
+        for name, found in placed.items():
+            if axis < len(shapes[name]):
+                start, size = found.boxes[name]
+                cell = _cut(weights[found.parameter], start, size)
+                box_axis = _axis_of(cell, shapes[name][axis], axes[name])
+                if box_axis is None:
+                    raise CheckpointError(
+                        f"transformers lays tensor {name!r} out in {found.parameter!r} in a way "
+                        "that is not supported (not whole, stacked, concatenated or transposed)."
+                    )
+                axes[name][box_axis] = axis
+    return {
+        name: Location(found.parameter, *found.boxes[name], tuple(axes[name]))
+        for name, found in placed.items()
+    }
+
+
+def _coordinates(shape: tuple[int, ...], axis: int) -> Tensor:
+    if axis >= len(shape):
+        return torch.zeros(()).expand(shape)
+    line = torch.arange(shape[axis], dtype=torch.float32)
+    return line.view([-1 if i == axis else 1 for i in range(len(shape))]).expand(shape)
+
+
+def _axis_of(cell: Tensor, length: int, taken: list[int]) -> int | None:
+    """Return the axis along which a box counts from 0 to `length` - 1, or None.
+
+    Args:
+        cell: the box.
+        length: size of the tensor's axis.
+        taken: for every axis of the box, the axis of the tensor already found for it, or -1.
+    """
+    for axis in range(cell.dim()):
+        if taken[axis] == -1 and cell.shape[axis] == length:
+            line = torch.arange(length, dtype=cell.dtype)
+            line = line.view([-1 if i == axis else 1 for i in range(cell.dim())])
+            corner = cell[
+                tuple(slice(None) if i == axis else slice(0, 1) for i in range(cell.dim()))
+            ]
+            still = all(
+                stride == 0 or i == axis or size == 1
+                for i, (stride, size) in enumerate(zip(cell.stride(), cell.shape, strict=True))
+            )
+            if torch.equal(corner, line) and (still or bool((cell == line).all())):
+                return axis
+    return None

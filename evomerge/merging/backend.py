@@ -1,0 +1,223 @@
+"""The functions of this package that others call: build, write and load models and tokenizers."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from evomerge.errors import CheckpointError, InputError
+from evomerge.merging.architecture.placement import Placement
+from evomerge.merging.tensors.adapters import adapter_patches
+from evomerge.merging.tokenizers.plan import plan_tokenizer
+from evomerge.merging.writer import write_model
+from evomerge.models.causal import check_causal
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.recipe import Layer, Recipe, Source
+
+if TYPE_CHECKING:
+    from evomerge.merging.resident import Resident
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+def bytes_of(text: str, option: str) -> int:
+    """Return the number of bytes of a size such as `5GB`.
+
+    Args:
+        text: the size.
+        option: the command-line option that it belongs to, for the error.
+
+    Raises:
+        InputError: the text is not a size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?B?)", text.strip().upper())
+    size = int(float(match[1]) * _UNITS.get(match[2], 0)) if match else 0
+    if size <= 0:
+        raise InputError(f"{option} is {text!r}; it must be a size such as 500MB or 5GB.")
+    return size
+
+
+def resident(
+    checkpoints: Mapping[str, Checkpoint],
+    recipe: Recipe,
+    place: str | Placement,
+    *,
+    routed: bool = False,
+    memory: int = 0,
+) -> Resident:
+    """Return the resident model for recipes with the host, dtype and tokenizer of this one.
+
+    Args:
+        checkpoints: every parent by reference.
+        recipe: any of the recipes.
+        place: the device of the model, or a placement on several.
+        routed: whether recipes are paths through the layers, in which most blocks are unchanged
+            blocks of parents.
+        memory: maximum bytes of prepared merges that are kept for later candidates.
+
+    Raises:
+        CheckpointError: transformers cannot build the host, or an adapter cannot be added.
+    """
+    # These modules import transformers' models, which `evomerge merge` does not need.
+    from evomerge.merging.resident import Resident
+    from evomerge.merging.routed import RoutedResident
+
+    rows = plan_tokenizer(recipe, checkpoints).rows
+    patches = adapter_patches(checkpoints)
+    kind = RoutedResident if routed else Resident
+    return kind(
+        checkpoints, recipe.host, recipe.dtype, place, memory=memory, patches=patches, rows=rows
+    )
+
+
+def tokenizer(checkpoints: Mapping[str, Checkpoint], recipe: Recipe) -> Any:
+    """Return the tokenizer of a recipe's model.
+
+    Raises:
+        CheckpointError: transformers cannot load it.
+    """
+    plan = plan_tokenizer(recipe, checkpoints)
+    host = checkpoints[recipe.host]
+    if not plan.files:
+        return tokenizer_of(host)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        for file in host.companions:
+            if file.parent == host.folder and file.name not in plan.dropped:
+                shutil.copyfile(file, folder / file.name)
+        shutil.copyfile(host.folder / "config.json", folder / "config.json")
+        for file_name, text in plan.files.items():
+            (folder / file_name).write_text(text, encoding="utf-8")
+        return load_tokenizer(folder, recipe.tokenizer)
+
+
+def write(
+    recipe: Recipe,
+    checkpoints: Mapping[str, Checkpoint],
+    out: Path,
+    *,
+    memory: str = "8GB",
+    shard_size: str = "5GB",
+    texts: Mapping[str, str] | None = None,
+) -> tuple[str, ...]:
+    """Write a recipe's model as a checkpoint, including its tokenizer.
+
+    Args:
+        recipe: the recipe.
+        checkpoints: every parent by reference.
+        out: folder to create; it must not exist.
+        memory: memory that merging may use, such as `8GB`.
+        shard_size: largest size of a weight file, such as `5GB`.
+        texts: more text files to write: name -> text.
+
+    Returns:
+        one sentence for each decision that was made because the parents' tokenizers differ.
+
+    Raises:
+        InputError: `memory` or `shard_size` is not a size, or as `write_model`.
+    """
+    plan = plan_tokenizer(recipe, checkpoints)
+    write_model(
+        recipe,
+        checkpoints,
+        out,
+        memory=bytes_of(memory, "--memory"),
+        shard_size=bytes_of(shard_size, "--shard-size"),
+        extra_files={**plan.files, **(texts or {})},
+        dropped=plan.dropped,
+        patches=adapter_patches(checkpoints),
+        rows=plan.rows,
+    )
+    return plan.notes
+
+
+def tokenizer_of(checkpoint: Checkpoint) -> Any:
+    """Load a parent's tokenizer; code in its folder is never run.
+
+    Raises:
+        CheckpointError: transformers cannot load a tokenizer from the folder.
+    """
+    return load_tokenizer(checkpoint.folder, checkpoint.reference)
+
+
+def load_tokenizer(folder: Path, reference: str) -> Any:
+    """Load the tokenizer in a folder; code in the folder is never run.
+
+    Args:
+        folder: folder with the tokenizer's files.
+        reference: name of the parent, for the error.
+
+    Raises:
+        CheckpointError: transformers cannot load a tokenizer from the folder.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # transformers raises exceptions of many unrelated classes
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"{reference!r} has no tokenizer that transformers can load "
+            f"({reason}); put tokenizer.json and tokenizer_config.json beside its weights."
+        ) from error
+
+
+def load(checkpoint: Checkpoint, place: str | Placement, dtype: str = "bfloat16") -> Any:
+    """Load a causal language model for scoring.
+
+    A parent with an adapter is built as in a search. One without is loaded by transformers, in the
+    dtype that it is stored in.
+
+    Args:
+        checkpoint: the parent.
+        place: the device of the model, or a placement on several.
+        dtype: dtype of a model with an adapter; not used without one.
+
+    Raises:
+        CheckpointError: it is no causal language model, transformers cannot load it, it lacks
+            weights, or the adapter does not fit.
+    """
+    check_causal(checkpoint)
+    if checkpoint.adapter is not None:
+        recipe = _unchanged(checkpoint, dtype)
+        return resident({checkpoint.reference: checkpoint}, recipe, place).apply(recipe)
+    from transformers import AutoModelForCausalLM
+
+    from evomerge.merging.architecture.loading import quiet
+
+    try:
+        with quiet():
+            found: Any = AutoModelForCausalLM.from_pretrained(
+                checkpoint.folder,
+                trust_remote_code=False,
+                dtype="auto",
+                output_loading_info=True,
+            )
+    except Exception as error:  # transformers raises exceptions of many unrelated classes
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"{checkpoint.reference!r} cannot be loaded as a causal language model ({reason})."
+        ) from error
+    model, report = found
+    if report["missing_keys"]:
+        raise CheckpointError(
+            f"{checkpoint.reference!r} lacks the weight {min(report['missing_keys'])!r}, which "
+            f"{type(model).__name__} needs (it would be random); copy its weight files again."
+        )
+    placement = Placement(place) if isinstance(place, str) else place
+    placement.settle(model)
+    return model.requires_grad_(False).train(False)
+
+
+def _unchanged(checkpoint: Checkpoint, dtype: str) -> Recipe:
+    """Return the recipe of a parent without any change."""
+    whole = Layer("passthrough", (Source(checkpoint.reference),))
+    stack = checkpoint.main
+    blocks = tuple(
+        Layer("passthrough", (Source(checkpoint.reference, layer),)) for layer in range(len(stack))
+    )
+    return Recipe(checkpoint.reference, {stack.prefix: blocks}, whole, whole, dtype)

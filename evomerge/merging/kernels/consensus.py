@@ -1,0 +1,167 @@
+"""The consensus of several changes of a base: their sum, or the sum of those with one sign."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from evomerge.merging.kernels.compiled import Array, compiled, fma, narrow, stored, widen
+from evomerge.merging.kernels.passes import BLOCK, add_scaled, scratch, spans, store_changed
+
+Changes = Callable[[slice, Array], None]
+"""Writes a span of the changes as float32, of shape (sources, elements of the span)."""
+
+
+def write_consensus(
+    changes: Changes,
+    out: Tensor,
+    base: Tensor,
+    *,
+    factors: Sequence[float],
+    scale: float = 1.0,
+    elect: bool,
+    divisors: Sequence[float] | None = None,
+    elected_factors: Sequence[float] | None = None,
+    row_length: int = 1,
+) -> None:
+    """Write base + scale * (consensus of the changes).
+
+    Args:
+        changes: writes the sources' changes.
+        out: the merged tensor is written here.
+        base: the base of the changes.
+        factors: for each source, a factor on its change.
+        scale: factor on the consensus.
+        elect: if False, the consensus is the sum of the changes. If True, each element takes the
+            sign of that sum (positive where the sum is 0), and the consensus is the sum of the
+            changes of this sign only; changes of the other sign, or of 0, do not count (TIES;
+            Yadav et al. 2023). The next two arguments are used only then.
+        divisors: for each source, a number above 0. The sum at an element is divided by the sum of
+            the divisors of the sources that count there.
+        elected_factors: for each source, a second factor on its change, which does not take part
+            in the election of the sign.
+        row_length: spans have whole rows of this many elements.
+    """
+    origin, target = stored(base), stored(out)
+    weights = np.array(factors, dtype=np.float32)
+    more = np.array(elected_factors or [1.0] * len(factors), dtype=np.float32)
+    divide = np.array(divisors or [], dtype=np.float32)
+    for span in spans(len(target), row_length=row_length):
+        size = span.stop - span.start
+        values = scratch(len(factors) * size, "changes").reshape(len(factors), size)
+        changes(span, values)
+        if elect:
+            _elect(origin[span], values, weights, divide, more, np.float32(scale), target[span])
+        else:
+            _add(origin[span], values, weights, np.float32(scale), target[span])
+
+
+@compiled
+def _add(base: Array, changes: Array, factors: Array, scale: np.float32, out: Array) -> None:
+    size = len(out)
+    total = np.empty(BLOCK, dtype=np.float32)
+    for at in range(0, size, BLOCK):
+        stop = min(at + BLOCK, size)
+        total[:] = np.float32(0)
+        for k in range(len(changes)):
+            add_scaled(changes[k][at:stop], factors[k], total[: stop - at])
+        store_changed(base[at:stop], total, scale, out[at:stop])
+
+
+@compiled
+def _elect(
+    base: Array,
+    changes: Array,
+    factors: Array,
+    divisors: Array,
+    elected_factors: Array,
+    scale: np.float32,
+    out: Array,
+) -> None:
+    size = len(out)
+    plain = np.empty(BLOCK, dtype=np.float32)
+    total = np.empty(BLOCK, dtype=np.float32)
+    divisor = np.empty(BLOCK, dtype=np.float32)
+    for at in range(0, size, BLOCK):
+        stop = min(at + BLOCK, size)
+        plain[:] = np.float32(0)
+        for k in range(len(changes)):
+            _add_product(changes[k][at:stop], factors[k], plain)
+        total[:] = np.float32(0)
+        if len(divisors):
+            divisor[:] = np.float32(0)
+            for k in range(len(changes)):
+                change = changes[k][at:stop]
+                _add_shared(
+                    change, factors[k], plain, elected_factors[k], total, divisors[k], divisor
+                )
+            least = np.float32(0.5) * divisors.min()
+            _store_mean(base[at:stop], plain, total, divisor, least, scale, out[at:stop])
+        else:
+            for k in range(len(changes)):
+                _add_along(changes[k][at:stop], factors[k], plain, elected_factors[k], total)
+            _store_sum(base[at:stop], plain, total, scale, out[at:stop])
+
+
+@compiled
+def _add_product(change: Array, factor: np.float32, total: Array) -> None:
+    """Add factor * change, without fma: so equal changes of opposite signs give exactly 0."""
+    for i in range(len(change)):
+        total[i] += change[i] * factor
+
+
+@compiled
+def _add_along(
+    change: Array, factor: np.float32, plain: Array, more: np.float32, total: Array
+) -> None:
+    """Add the magnitude of each change that has the elected sign, which is the sign of `plain`.
+
+    A NaN stays NaN.
+    """
+    for i in range(len(change)):
+        product = change[i] * factor
+        along = -product if plain[i] < np.float32(0) else product
+        total[i] = fma(np.float32(0) if along <= np.float32(0) else along, more, total[i])
+
+
+@compiled
+def _add_shared(
+    change: Array,
+    factor: np.float32,
+    plain: Array,
+    more: np.float32,
+    total: Array,
+    share: np.float32,
+    divisor: Array,
+) -> None:
+    """Do as `_add_along`, and add `share` to the divisor where the change counts."""
+    for i in range(len(change)):
+        product = change[i] * factor
+        along = -product if plain[i] < np.float32(0) else product
+        total[i] = fma(np.float32(0) if along <= np.float32(0) else along, more, total[i])
+        divisor[i] += share if along > np.float32(0) else np.float32(0)
+
+
+@compiled
+def _store_sum(base: Array, plain: Array, total: Array, scale: np.float32, out: Array) -> None:
+    for i in range(len(out)):
+        signed = -total[i] if plain[i] < np.float32(0) else total[i]
+        out[i] = narrow(fma(signed, scale, widen(base[i])), out)
+
+
+@compiled
+def _store_mean(
+    base: Array,
+    plain: Array,
+    total: Array,
+    divisor: Array,
+    least: np.float32,
+    scale: np.float32,
+    out: Array,
+) -> None:
+    for i in range(len(out)):
+        mean = total[i] / (divisor[i] if divisor[i] > least else least)
+        signed = -mean if plain[i] < np.float32(0) else mean
+        out[i] = narrow(fma(signed, scale, widen(base[i])), out)

@@ -1,0 +1,298 @@
+"""Selecting exactly the k elements of largest magnitude; among equal ones, the lowest index first.
+
+Differences of bf16 weights have few distinct magnitudes, so a threshold alone would select more or
+fewer than k elements. So a selection is a `Cut`: a magnitude and, for the elements of exactly this
+magnitude, an index. `find_cut` finds one cut without sorting; `MagnitudeOrder` sorts once and gives
+any number of cuts. Both give the same cut. A NaN counts as larger than every number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evomerge.merging.kernels.compiled import Array, compiled, widen
+from evomerge.merging.kernels.passes import SPAN, spans
+
+Magnitudes = Callable[["slice | Array"], Array]
+"""Returns the magnitudes (float32, not negative) of elements of a flat tensor, given as a slice or
+as an array of indices. The result is a buffer that the next call overwrites."""
+
+_SAMPLE = 1 << 15
+
+_RUN = 16
+"""Neighbouring elements that are sampled together, since one read of memory loads all of them."""
+
+_GROUP = 16
+"""Elements that `_sift` tests together."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A position in the order of falling magnitude (lowest index first among equal magnitudes).
+
+    An element is before the cut if its magnitude is above `magnitude`, or is equal to it and the
+    element's index is below `index`.
+    """
+
+    magnitude: float
+    index: int
+
+    def load_before(self, source: Array, base: Array, start: int, out: Array) -> None:
+        """Write source - base where an element is before the cut, and 0 elsewhere; a NaN stays.
+
+        Args:
+            source: a span of the stored source (see `stored`).
+            base: the same span of the stored base.
+            start: index of the span's first element in the flat tensor.
+            out: float32, as long as the span.
+        """
+        for part, bound in self._parts(len(out), start):
+            _load_above(source[part], base[part], bound, out[part])
+
+    def drop_before(self, values: Array, start: int) -> None:
+        """Set to 0 the elements of a float32 span that are before the cut; a NaN stays."""
+        for part, bound in self._parts(len(values), start):
+            _drop_above(values[part], bound)
+
+    def keep_before(self, values: Array, magnitudes: Array, start: int) -> None:
+        """Set to 0 the elements of a float32 span whose magnitudes are not before the cut."""
+        for part, bound in self._parts(len(values), start):
+            _keep_above(values[part], magnitudes[part], bound)
+
+    def _parts(self, size: int, start: int) -> list[tuple[slice, np.float32]]:
+        """Split a span at `index` into parts, each with a bound.
+
+        An element is before the cut if its magnitude is above the bound of its part.
+        """
+        split = min(max(self.index - start, 0), size)
+        bound = np.float32(self.magnitude)
+        below = np.nextafter(bound, np.float32(-1))
+        parts = [(slice(0, split), below), (slice(split, size), bound)]
+        return [(part, bound) for part, bound in parts if part.stop > part.start]
+
+
+@compiled
+def _load_above(source: Array, base: Array, bound: np.float32, out: Array) -> None:
+    for i in range(len(out)):
+        change = widen(source[i]) - widen(base[i])
+        out[i] = np.float32(0) if abs(change) <= bound else change
+
+
+@compiled
+def _drop_above(values: Array, bound: np.float32) -> None:
+    for i in range(len(values)):
+        values[i] = np.float32(0) if abs(values[i]) > bound else values[i]
+
+
+@compiled
+def _keep_above(values: Array, magnitudes: Array, bound: np.float32) -> None:
+    for i in range(len(values)):
+        values[i] = np.float32(0) if magnitudes[i] <= bound else values[i]
+
+
+class MagnitudeOrder:
+    """The elements of one tensor sorted by magnitude, from which any cut can be looked up.
+
+    It keeps 4 bytes for each element.
+
+    Args:
+        magnitudes: the tensor's magnitudes.
+        size: how many there are; below 2^32.
+    """
+
+    def __init__(self, magnitudes: Magnitudes, size: int):
+        self._magnitudes = magnitudes
+        falling = np.empty(size, dtype=np.uint32)
+        for span in spans(size):
+            falling[span] = np.uint32(0xFFFFFFFF) - magnitudes(span).view(np.uint32)
+        self._order = _stable_order(falling)
+
+    def cut(self, count: int) -> Cut:
+        """Return the cut that has `count` (1 or more) elements before it."""
+        last = int(self._order[count - 1])
+        return _cut(float(self._magnitudes(slice(last, last + 1))[0]), last)
+
+
+def _stable_order(keys: Array) -> Array:
+    """Return the indices that sort uint32 keys, equal keys in the order of their indices (uint32).
+
+    This is a radix sort by one byte after the other, the lowest first. On 28 million magnitudes it
+    takes half the time of numpy's sort or less.
+
+    Args:
+        keys: the keys; they are overwritten.
+    """
+    size = len(keys)
+    order = np.arange(size, dtype=np.uint32)
+    other_keys, other_order = np.empty_like(keys), np.empty_like(order)
+    counts = _byte_counts(keys)
+    for byte in range(4):
+        if counts[byte].max() == size:  # all keys have the same byte
+            continue
+        starts = np.cumsum(counts[byte]) - counts[byte]
+        _distribute(keys, order, np.uint32(8 * byte), starts, other_keys, other_order)
+        keys, other_keys, order, other_order = other_keys, keys, other_order, order
+    return order
+
+
+@compiled
+def _byte_counts(keys: Array) -> Array:
+    """Return how many keys have each value of each byte, int64 of shape (4, 256)."""
+    counts = np.zeros((4, 256), dtype=np.int64)
+    for i in range(len(keys)):
+        key = keys[i]
+        for byte in range(4):
+            counts[byte, (key >> np.uint32(8 * byte)) & np.uint32(255)] += 1
+    return counts
+
+
+@compiled
+def _distribute(
+    keys: Array, order: Array, shift: Any, starts: Array, out_keys: Array, out_order: Array
+) -> None:
+    """Write keys and their indices in the order of one byte.
+
+    Args:
+        keys: uint32.
+        order: their indices.
+        shift: position of the byte in bits.
+        starts: for each value of the byte, where its first key is written; changed by this.
+        out_keys: the keys in their new order.
+        out_order: the indices in their new order.
+    """
+    for i in range(len(keys)):
+        value = (keys[i] >> shift) & np.uint32(255)
+        place = starts[value]
+        starts[value] = place + 1
+        out_keys[place] = keys[i]
+        out_order[place] = order[i]
+
+
+def find_cut(magnitudes: Magnitudes, size: int, count: int) -> Cut:
+    """Return the cut that has `count` (1 or more) of `size` elements before it, without sorting.
+
+    After Floyd and Rivest 1975 (doi 10.1145/360680.360691): a sample gives a bracket, two
+    magnitudes with the cut between them. One pass counts the elements above the bracket and
+    collects those inside. Elements equal to one of the two magnitudes are counted as well, since
+    there may be many of them. If the bracket turns out to be wrong, all elements are searched: the
+    result is exact in any case.
+    """
+    if size > 4 * _SAMPLE:
+        low, high = _bracket(magnitudes, size, count)
+        counts, places, values = _collect(magnitudes, size, low, high)
+        above, highest, lowest = (int(number) for number in counts.sum(0))
+        wanted = count - above
+        if 0 < wanted <= highest:
+            return _cut(high, _nth_equal(magnitudes, size, high, counts[:, 1], wanted))
+        wanted -= highest
+        if 0 < wanted <= len(values):
+            magnitude, place = _nth(values, wanted)
+            return _cut(magnitude, int(places[place]))
+        wanted -= len(values)
+        if 0 < wanted <= lowest:
+            return _cut(low, _nth_equal(magnitudes, size, low, counts[:, 2], wanted))
+    everything = [magnitudes(span).copy() for span in spans(size)]
+    return _cut(*_nth(np.concatenate(everything), count))
+
+
+def _cut(magnitude: float, last: int) -> Cut:
+    return Cut(math.inf if math.isnan(magnitude) else magnitude, last + 1)
+
+
+def _bracket(magnitudes: Magnitudes, size: int, count: int) -> tuple[float, float]:
+    """Return a low and a high magnitude that most likely have the cut between them.
+
+    They are the sample's quantiles 4 standard deviations below and above the wanted one.
+    """
+    starts = np.arange(0, size - _RUN, size // (_SAMPLE // _RUN))
+    sample = np.sort(magnitudes((starts[:, None] + np.arange(_RUN)).ravel()))
+    share = 1 - count / size
+    slack = 4 * math.sqrt(share * (1 - share) / len(sample)) + 2 / len(sample)
+    first = math.floor((share - slack) * len(sample))
+    last = math.ceil((share + slack) * len(sample))
+    low = float(sample[first]) if first >= 0 else 0.0
+    high = float(sample[last]) if last < len(sample) else math.inf
+    return (0.0 if math.isnan(low) else low), (math.inf if math.isnan(high) else high)
+
+
+def _collect(
+    magnitudes: Magnitudes, size: int, low: float, high: float
+) -> tuple[Array, Array, Array]:
+    """Count the magnitudes at and above the ends of a bracket, and collect those inside.
+
+    Returns:
+        counts, int64 of shape (spans, 3): in each span, how many are above `high` (NaN included),
+        are equal to `high`, and are equal to `low` (0 where `low` is `high`); the indices and the
+        magnitudes of the elements strictly between `low` and `high`.
+    """
+    counts = np.zeros((-(-size // SPAN), 3), dtype=np.int64)
+    places, values = [], []
+    found = np.empty(SPAN, dtype=np.uint32)
+    for number, span in enumerate(spans(size)):
+        some = magnitudes(span)
+        inside = _sift(some, np.float32(low), np.float32(high), counts[number], found)
+        places.append(found[:inside].astype(np.int64) + span.start)
+        values.append(some[found[:inside]])
+    return counts, np.concatenate(places), np.concatenate(values)
+
+
+@compiled
+def _sift(magnitudes: Array, low: np.float32, high: np.float32, counts: Array, found: Array) -> int:
+    """`_collect` for one span: fill its row of counts and the indices found inside the bracket.
+
+    Returns:
+        how many indices were written to `found`.
+    """
+    size = len(magnitudes)
+    above = highest = lowest = np.uint32(0)
+    for i in range(size):
+        above += np.uint32(not magnitudes[i] <= high)
+        highest += np.uint32(magnitudes[i] == high)
+        lowest += np.uint32(magnitudes[i] == low)
+    counts[0], counts[1], counts[2] = above, highest, lowest if low < high else np.uint32(0)
+    # Most groups have no element inside the bracket; a few vector operations per group show that.
+    hits = np.zeros(size // _GROUP + 1, dtype=np.uint8)
+    for group in range(size // _GROUP):
+        for i in range(_GROUP):
+            value = magnitudes[group * _GROUP + i]
+            hits[group] |= (value > low) & (value < high)
+    hits[size // _GROUP] = 1
+    inside = 0
+    for group in range(len(hits)):
+        if hits[group]:
+            for i in range(group * _GROUP, min((group + 1) * _GROUP, size)):
+                found[inside] = i
+                inside += (magnitudes[i] > low) & (magnitudes[i] < high)
+    return inside
+
+
+def _nth(values: Array, count: int) -> tuple[float, int]:
+    """Return the `count`-th largest magnitude and the index of its element."""
+    at = len(values) - count
+    magnitude = np.partition(values, at)[at]
+    if np.isnan(magnitude):
+        return math.nan, int(np.flatnonzero(np.isnan(values))[count - 1])
+    above = len(values) - int(np.count_nonzero(values <= magnitude))
+    return float(magnitude), int(np.flatnonzero(values == magnitude)[count - above - 1])
+
+
+def _nth_equal(magnitudes: Magnitudes, size: int, value: float, counts: Array, wanted: int) -> int:
+    """Return the index of the `wanted`-th element that has exactly the magnitude `value`.
+
+    Args:
+        magnitudes: of all elements.
+        size: how many elements there are.
+        value: the magnitude.
+        counts: in each span, how many elements have it.
+        wanted: 1 is the first of them.
+    """
+    number = int(np.searchsorted(counts.cumsum(), wanted))
+    start = number * SPAN
+    some = magnitudes(slice(start, min(start + SPAN, size)))
+    equal = np.flatnonzero(some == np.float32(value))
+    return start + int(equal[wanted - int(counts[:number].sum()) - 1])

@@ -1,0 +1,216 @@
+"""The definition of a merge method: its knobs, its inputs, and how it makes one merged tensor.
+
+A method works on one tensor at a time, in two steps. `prepare` gets the source tensors and computes
+what does not depend on knobs (magnitude ranks, random numbers, norms, dot products). It returns a
+`Merge`, which is called for each candidate with its knobs and writes the merged tensor. The model
+in memory and the writer of checkpoints both use these two steps, so their weights are equal bit
+for bit. torch is imported inside functions only, so that `evomerge list methods` starts fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from evomerge.errors import RecipeError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from evomerge.merging.kernels.noise import Noise
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A parameter of a merge method: its range, its default, and the range that is searched.
+
+    Attributes:
+        name: as in mergekit's documentation (`weight`, `density`, `lambda`, `t`, ...).
+        default: value if none is given; None if a value must be given.
+        low: smallest allowed value.
+        high: largest allowed value.
+        per: `source` (each parent has its own) or `merge` (one for the whole merge).
+        kind: `real`, `integer` or `flag` (0 or 1).
+        search: range that is searched if the search file gives none; None if the knob then has its
+            default.
+        start: value at which a search starts, or None for the middle of the range.
+        help: one line for `evomerge list methods`.
+    """
+
+    name: str
+    default: float | None
+    low: float
+    high: float
+    per: Literal["source", "merge"]
+    kind: Literal["real", "integer", "flag"] = "real"
+    search: tuple[float, float] | None = None
+    start: float | None = None
+    help: str = ""
+
+
+class Merge(Protocol):
+    """The prepared merge of one tensor; it can be called with any knobs."""
+
+    def __call__(
+        self,
+        sources: Sequence[Mapping[str, float]],
+        knobs: Mapping[str, float],
+        out: Tensor,
+    ) -> None:
+        """Write the merged tensor into `out`.
+
+        Args:
+            sources: every `source` knob of every source, in the order given to `prepare`.
+            knobs: every `merge` knob.
+            out: contiguous tensor of the sources' shape, of any floating dtype. It shares no memory
+                with the tensors given to `prepare`. Arithmetic is float32, rounded once to the
+                dtype of `out`.
+
+        Raises:
+            CandidateError: these knobs have no finite result (for example, the weights sum to 0 and
+                `normalize` is 1).
+        """
+        ...
+
+
+class Prepare(Protocol):
+    """The first step of a merge: computes what does not depend on the knobs."""
+
+    def __call__(
+        self,
+        tensors: Sequence[Tensor],
+        base: Tensor | None,
+        noise: Sequence[Noise],
+        *,
+        reuse: bool,
+    ) -> Merge:
+        """Return the merge of these tensors.
+
+        Args:
+            tensors: one tensor for each source, all of one shape, of any floating dtype. The
+                `Merge` may keep and read them; nothing may write to them.
+            base: the base's tensor, or None (always None if the method's `base` is `none`).
+            noise: the random numbers of each source, which depend on (seed, parent, tensor name);
+                may be empty if the method's `random` is False.
+            reuse: True if the result will be called for many candidates: use memory to make each
+                call fast. False if it will be called once: use as little memory as possible. The
+                bits of the result must not depend on it.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """A merge method.
+
+    Attributes:
+        name: as in recipes and search files.
+        title: one line that says what the method does, for `evomerge list methods`.
+        prepare: the first step of a merge; the second is the `Merge` that it returns.
+        knobs: all knobs.
+        parents: smallest and largest number of sources (None: no limit), not counting the base.
+        base: whether a base model is `required`, `optional`, or `none` (never used). The base is
+            not one of the sources, even where mergekit lists it among the models.
+        paper: its publication (authors, year, arXiv id), or "" if there is none.
+        random: whether the method uses `noise`.
+        cached_bytes: memory that a prepared merge (`reuse=True`) takes in addition to the tensors,
+            in bytes for each element of each source.
+    """
+
+    name: str
+    title: str
+    prepare: Prepare
+    knobs: tuple[Knob, ...]
+    parents: tuple[int, int | None]
+    base: Literal["required", "optional", "none"]
+    paper: str = ""
+    random: bool = False
+    cached_bytes: float = 0.0
+
+
+MERGED_DTYPES = ("F64", "F32", "F16", "BF16")
+"""The dtypes that are merged, as safetensors headers spell them."""
+
+
+def is_merged(dtypes: Iterable[str]) -> bool:
+    """Whether tensors of these dtypes (spelt as in safetensors headers) are merged.
+
+    Integer and boolean buffers (position ids, masks) have no meaningful average. They are copied
+    bit for bit from the base, or from the first source if there is no base.
+    """
+    return all(dtype in MERGED_DTYPES for dtype in dtypes)
+
+
+def check_knobs(
+    method: Method,
+    sources: Sequence[Mapping[str, float]],
+    knobs: Mapping[str, float],
+    *,
+    has_base: bool,
+) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """Check the inputs that a recipe gives a method, and fill in the defaults of knobs.
+
+    Args:
+        method: the method.
+        sources: the given knobs of every source, in order.
+        knobs: the given knobs of the merge as a whole.
+        has_base: whether there is a base.
+
+    Returns:
+        every `source` knob of every source, and every `merge` knob, as a `Merge` takes them.
+
+    Raises:
+        RecipeError: there are too few or too many sources, the base or a knob is missing, a knob is
+            unknown, or a value is out of range.
+    """
+    fewest, most = method.parents
+    if len(sources) < fewest or (most is not None and len(sources) > most):
+        allowed = f"{fewest} or more" if most is None else f"from {fewest} to {most}"
+        allowed = f"exactly {fewest}" if fewest == most else allowed
+        raise RecipeError(
+            f"{method.name} takes {allowed} sources, not counting the base, and got "
+            f"{len(sources)}; add or remove sources."
+        )
+    if method.base == "required" and not has_base:
+        raise RecipeError(f"{method.name} needs a base model; set `base`.")
+    return (
+        [_complete(method, "source", given, f"source {i + 1}") for i, given in enumerate(sources)],
+        _complete(method, "merge", knobs, "the merge"),
+    )
+
+
+def _complete(
+    method: Method, per: Literal["source", "merge"], given: Mapping[str, float], where: str
+) -> dict[str, float]:
+    known = {knob.name: knob for knob in method.knobs if knob.per == per}
+    for name in given:
+        if name not in known:
+            raise RecipeError(_unknown(method, per, name, where, tuple(known)))
+    return {name: _value(method, knob, given.get(name), where) for name, knob in known.items()}
+
+
+def _unknown(method: Method, per: str, name: str, where: str, known: Sequence[str]) -> str:
+    if any(knob.name == name for knob in method.knobs):
+        place = "each source" if per == "merge" else "the merge as a whole"
+        return f"{method.name}: {name!r} belongs to {place}, but was given for {where}; move it."
+    allowed = f"allowed are {', '.join(known)}" if known else "it has none"
+    return f"{method.name}: unknown knob {name!r} of {where}; {allowed}.{did_you_mean(name, known)}"
+
+
+def _value(method: Method, knob: Knob, given: float | None, where: str) -> float:
+    value = knob.default if given is None else float(given)
+    if value is None:
+        raise RecipeError(
+            f"{method.name}: {knob.name!r} of {where} is missing; give a number from {knob.low:g} "
+            f"to {knob.high:g}."
+        )
+    whole = knob.kind == "real" or value.is_integer()
+    if not (knob.low <= value <= knob.high and whole):
+        kinds = {"real": "a number", "integer": "a whole number", "flag": "true or false,"}
+        allowed = f"{kinds[knob.kind]} from {knob.low:g} to {knob.high:g}"
+        raise RecipeError(
+            f"{method.name}: {knob.name!r} of {where} is {value:g}; it must be "
+            f"{f'{knob.low:g}' if knob.low == knob.high else allowed}."
+        )
+    return value

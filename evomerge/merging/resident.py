@@ -1,0 +1,288 @@
+"""The resident model: the one model in memory whose weights are replaced for each candidate.
+
+The parents' weights are memory-mapped files. What a merge method computes independently of knobs is
+kept for later candidates as far as memory allows (`PreparedMerges`). A tensor whose plan is the
+same as for the last candidate is not written again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from math import prod
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from evomerge.errors import RecipeError
+from evomerge.merging.architecture.depth import merged_config
+from evomerge.merging.architecture.layout import Layout, build_layout
+from evomerge.merging.architecture.placement import Placement, device_of
+from evomerge.merging.methods import get_method
+from evomerge.merging.prepared import PreparedMerges
+from evomerge.merging.tensors.maker import TensorMaker
+from evomerge.merging.tensors.plan import STORED, Planner, TensorPlan
+from evomerge.merging.tensors.reader import DTYPES, Patch, Reader, TokenRows
+from evomerge.merging.tensors.threads import for_each
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.recipe import Recipe
+
+_OVERHEAD = 2048
+"""Approximate bytes of Python objects in a prepared merge."""
+
+
+Report: TypeAlias = Callable[[str, int, int], None]
+"""Is told how far a preparation is: names of the methods, tensors that are done, all tensors."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe whose weights can be written.
+
+    Attributes:
+        layout: the module, and where in it each tensor is.
+        plans: how each tensor is made.
+    """
+
+    layout: Layout
+    plans: list[TensorPlan]
+
+
+class Resident:
+    """Builds the models of recipes, one after the other, in the same memory.
+
+    Args:
+        checkpoints: every parent by reference.
+        host: reference of the host.
+        dtype: dtype of the merged model; recipes must have the same.
+        place: the device of the model, or a placement on several. Merging runs on the CPU, so that
+            its bits do not depend on the device; changed tensors are copied to the device.
+        memory: maximum bytes of prepared merges that are kept for later candidates.
+        patches: see `Reader`.
+        rows: the merged vocabulary if rows of embeddings and head are matched by token, else None.
+
+    Raises:
+        CheckpointError: transformers cannot build the host.
+    """
+
+    most_layouts = 8
+    """Maximum number of modules of different depths (or other differences in config) to keep."""
+
+    shows_parents = False
+    """Whether parameters may be the parents' memory-mapped tensors themselves."""
+
+    def __init__(
+        self,
+        checkpoints: Mapping[str, Checkpoint],
+        host: str,
+        dtype: str = "bfloat16",
+        place: str | Placement = "cpu",
+        *,
+        memory: int = 0,
+        patches: Mapping[str, Patch] | None = None,
+        rows: TokenRows | None = None,
+    ) -> None:
+        self.checkpoints, self.dtype, self.rows = checkpoints, dtype, rows
+        self.placement = Placement(place) if isinstance(place, str) else place
+        self.planner = Planner(checkpoints, host)
+        reader = Reader(checkpoints, patches, writable=self.shows_parents)
+        self.maker = TensorMaker(self.planner, reader, rows)
+        self._prepared = PreparedMerges(memory)
+        self._memory: dict[str, Tensor] = {}
+        self._layouts: dict[str, Layout] = {}
+        self._written: dict[str, TensorPlan] = {}
+        self._current: Layout | None = None
+
+    @property
+    def module(self) -> nn.Module:
+        """The model as the last `apply` left it.
+
+        Raises:
+            RuntimeError: nothing has been applied yet.
+        """
+        if self._current is None:
+            raise RuntimeError("No recipe has been applied yet.")
+        return self._current.module
+
+    def apply(self, recipe: Recipe) -> nn.Module:
+        """Build the model of a recipe; this overwrites the weights of the previous model.
+
+        Returns:
+            the model, in evaluation mode, on its device. It is the same object for all recipes of
+            the same depth.
+
+        Raises:
+            RecipeError: the recipe does not fit the parents, or has another host or dtype.
+            CandidateError: a merged weight is not finite. The next `apply` still works.
+        """
+        return self.write(self.prepare(recipe))
+
+    def prepare(self, recipe: Recipe, report: Report | None = None) -> Prepared:
+        """Compute what the merges of a recipe need and no earlier candidate has needed.
+
+        What is computed is kept for later candidates. What there is no room for is computed by
+        `write`. The model does not change.
+
+        Args:
+            recipe: the recipe.
+            report: is called before the first tensor and after each one, by one thread at a time.
+
+        Raises:
+            RecipeError: the recipe does not fit the parents, or has another host or dtype.
+        """
+        if recipe.dtype != self.dtype or recipe.host != self.planner.host.reference:
+            raise RecipeError(
+                f"The resident model has the host {self.planner.host.reference!r} in {self.dtype}, "
+                f"but the recipe has the host {recipe.host!r} in {recipe.dtype}."
+            )
+        plans = list(self.planner.plan(recipe, self.rows))
+        layout = self._layout(recipe, plans)
+        self._prepared.begin_candidate()
+        new = [
+            plan
+            for plan in self._changed(layout, plans)
+            if plan.method is not None and self._prepared.find(_key(plan)) is None
+        ]
+        methods = ", ".join(sorted({plan.method for plan in new if plan.method}))
+        lock, done = threading.Lock(), count()
+
+        def tell() -> None:
+            if report is not None and new:
+                with lock:
+                    report(methods, next(done), len(new))
+
+        def keep(plan: TensorPlan) -> None:
+            make = partial(self.maker.prepare, plan, reuse=True)
+            self._prepared.keep(_key(plan), self._size(plan), make)
+            tell()
+
+        tell()
+        for_each(keep, new)
+        return Prepared(layout, plans)
+
+    def write(self, prepared: Prepared) -> nn.Module:
+        """Write the weights of the recipe that `prepare` was called with last.
+
+        Returns:
+            as `apply`.
+
+        Raises:
+            CandidateError: a merged weight is not finite. The next `prepare` still works.
+        """
+        self._current = None
+        self._fill(prepared.layout, prepared.plans)
+        self._current = prepared.layout
+        return prepared.layout.module
+
+    def state_digest(self) -> str:
+        """Return the SHA-256 of names, dtypes, shapes and bytes of the model's parameters."""
+        return digest(self.module)
+
+    def _fill(self, layout: Layout, plans: list[TensorPlan]) -> None:
+        """Write the tensors whose plans have changed."""
+
+        def write(plan: TensorPlan) -> None:
+            location = layout.locations[plan.name]
+            self._write(plan, location.view(self._memory[location.parameter], plan.shape))
+            self._written[plan.name] = plan
+
+        changed = self._changed(layout, plans)
+        for plan in changed:
+            self._written.pop(plan.name, None)
+        for_each(write, changed)
+
+    def _changed(self, layout: Layout, plans: list[TensorPlan]) -> list[TensorPlan]:
+        """Return the plans of the tensors that must be made."""
+        return [
+            plan
+            for plan in plans
+            if plan.name in layout.locations and self._written.get(plan.name) != plan
+        ]
+
+    def _write(self, plan: TensorPlan, target: Tensor) -> None:
+        if plan.method is None:
+            target.copy_(self.maker.read(plan, plan.sources[0]))
+            return
+        dtype = DTYPES[plan.dtype]
+        direct = target.is_contiguous() and target.dtype == dtype and target.device.type == "cpu"
+        out = target if direct else torch.empty(plan.shape, dtype=dtype)
+        merge = self._prepared.find(_key(plan)) or self.maker.prepare(plan, reuse=False)
+        self.maker.write(plan, merge, out)
+        if not direct:
+            target.copy_(out)
+
+    def _size(self, plan: TensorPlan) -> int:
+        """Return the bytes that a prepared merge takes, with copies of sources if it has some."""
+        elements = prod(plan.shape)
+        held = get_method(plan.method or "").cached_bytes * elements * len(plan.sources)
+        copies = sum(self.maker.is_copied(plan, item) for item in plan.inputs)
+        return int(held) + copies * elements * DTYPES[plan.dtype].itemsize + _OVERHEAD
+
+    def _layout(self, recipe: Recipe, plans: list[TensorPlan]) -> Layout:
+        data = merged_config(recipe, self.checkpoints, vocabulary=self.rows)
+        key = json.dumps(data, sort_keys=True)
+        if key not in self._layouts:
+            layout = self._build(data, plans)
+            while len(self._layouts) >= self.most_layouts:
+                self._layouts.pop(next(iter(self._layouts)))
+            self._layouts[key] = layout
+        return self._layouts[key]
+
+    def _build(self, data: Mapping[str, Any], plans: list[TensorPlan]) -> Layout:
+        shapes = {plan.name: plan.shape for plan in plans if DTYPES[plan.dtype].is_floating_point}
+        constants = {
+            plan.name: self.maker.read(plan, plan.sources[0])
+            for plan in plans
+            if not DTYPES[plan.dtype].is_floating_point
+        }
+        layout = build_layout(
+            data, self.planner.host.folder, shapes, constants, DTYPES[STORED[self.dtype]]
+        )
+        self._allocate(layout)
+        self.placement.settle(layout.module)
+        return layout
+
+    def _allocate(self, layout: Layout) -> None:
+        """Give memory to the parameters of a new module; modules of all depths share it."""
+        module = layout.module
+        devices = self.placement.device_map(module)
+        wanted = {location.parameter for location in layout.locations.values()}
+        weights = dict(module.named_parameters())
+        for name, buffer in module.named_buffers():
+            if name in wanted:
+                weights[name] = buffer  # type: ignore[assignment]
+        for name in wanted:
+            held, weight, device = self._memory.get(name), weights[name], device_of(name, devices)
+            like = (weight.shape, weight.dtype, device)
+            if held is None or (held.shape, held.dtype, held.device) != like:
+                held = torch.empty(weight.shape, dtype=weight.dtype, device=device)
+                self._memory[name] = held
+                self._forget(name, layout)
+            weight.data = held
+
+    def _forget(self, parameter: str, layout: Layout) -> None:
+        """Note that the tensors of a parameter must be written again."""
+        for name, location in layout.locations.items():
+            if location.parameter == parameter:
+                self._written.pop(name, None)
+
+
+def _key(plan: TensorPlan) -> Hashable:
+    """Return a key of all that a prepared merge depends on."""
+    return (plan.method, plan.sources, plan.base, plan.seed, plan.name)
+
+
+def digest(module: nn.Module) -> str:
+    """Return the SHA-256 of names, dtypes, shapes and bytes of a model's parameters, by name."""
+    total = hashlib.sha256()
+    for name, parameter in sorted(module.named_parameters()):
+        total.update(f"{name}:{parameter.dtype}:{tuple(parameter.shape)}\n".encode())
+        flat = parameter.detach().cpu().contiguous().reshape(-1)
+        total.update(flat.view(torch.uint8).numpy().data)
+    return total.hexdigest()

@@ -1,0 +1,298 @@
+"""Planning a recipe: how each tensor of the merged model is made. torch is not needed for this.
+
+Every tensor of the merged checkpoint has a plan: tensors of the blocks that the recipe lists
+(renumbered if layers are added or left out), embeddings, norms and head. Tensors that the recipe
+does not merge are copied from the host: other modalities, buffers, integer tensors, other stacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from evomerge.errors import RecipeError, did_you_mean
+from evomerge.merging.methods import get_method
+from evomerge.merging.methods.method import Method, check_knobs, is_merged
+from evomerge.merging.tokenizers.protocol import Vocabulary
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.correspondence import Fit
+from evomerge.models.safetensors import TensorInfo
+from evomerge.models.stacks import is_buffer
+from evomerge.recipe import Knob, Layer, Recipe, Source, knob_at
+
+if TYPE_CHECKING:
+    from evomerge.merging.architecture.folding_rules import Rescaling
+
+_Find: TypeAlias = Callable[[Source], "SourceTensor"]
+
+STORED = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
+"""dtype of a recipe -> the same dtype as safetensors headers spell it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTensor:
+    """One tensor of one parent.
+
+    Attributes:
+        parent: the parent's reference.
+        name: the tensor's name in this parent.
+    """
+
+    parent: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlan:
+    """How one tensor of the merged model is made.
+
+    Attributes:
+        name: its name in the merged model (the host's naming).
+        shape: its shape.
+        dtype: its dtype on disk, as safetensors headers spell it.
+        method: name of the merge method, or None for a bit-for-bit copy of the only source.
+        sources: the tensors that are merged.
+        knobs: for each source, all of its `source` knobs.
+        base: what task vectors are measured from, or None.
+        merge_knobs: all `merge` knobs.
+        seed: the recipe's seed if the method is random, else 0.
+        factor: the result is rescaled before it is rounded, to (result + offset) * factor - offset;
+            this folds the scales of layer routing. 1 changes nothing.
+        offset: see `factor`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    method: str | None
+    sources: tuple[SourceTensor, ...]
+    knobs: tuple[Mapping[str, float], ...] = ()
+    base: SourceTensor | None = None
+    merge_knobs: Mapping[str, float] | None = None
+    seed: int = 0
+    factor: float = 1.0
+    offset: float = 0.0
+
+    @property
+    def inputs(self) -> tuple[SourceTensor, ...]:
+        """The sources, and the base if there is one."""
+        return (*self.sources, self.base) if self.base else self.sources
+
+
+class Planner:
+    """Plans any number of recipes that have the same parents and the same host.
+
+    Args:
+        checkpoints: every parent that the recipes name, by reference.
+        host: reference of the host of all recipes.
+
+    Raises:
+        CheckpointError: a parent has tensors that correspond to none of the host's.
+    """
+
+    def __init__(self, checkpoints: Mapping[str, Checkpoint], host: str) -> None:
+        self.checkpoints = checkpoints
+        self.host = self._parent(host)
+        self._fits = {name: Fit(self.host, item) for name, item in checkpoints.items()}
+
+    def plan(self, recipe: Recipe, vocabulary: Vocabulary | None = None) -> Iterator[TensorPlan]:
+        """Yield the plan of every tensor, embeddings first, blocks in order.
+
+        Args:
+            recipe: what to build.
+            vocabulary: the merged vocabulary if rows of embeddings and head are matched by token,
+                else None.
+
+        Raises:
+            RecipeError: it names a parent, stack, block, method or knob that does not exist, or
+                sources whose tensors have different shapes.
+        """
+        for prefix in recipe.layers:
+            if prefix not in self.host.stacks:
+                raise RecipeError(
+                    f"layers.{prefix}: the host {self.host.reference!r} has no such block stack; "
+                    f"it has {', '.join(self.host.stacks)}."
+                    f"{did_you_mean(prefix, self.host.stacks)}"
+                )
+        recipe_planner = _RecipePlanner(self, recipe, vocabulary, _rescalings(recipe, self.host))
+        places = self.host.places
+        for name, place in places.items():
+            if place == "embeddings":
+                yield recipe_planner.outside(name, recipe.embeddings)
+        for prefix in self.host.stacks:
+            yield from recipe_planner.stack(prefix)
+        for name, place in places.items():
+            if place in ("kept", "buffer"):
+                yield recipe_planner.copy(name, SourceTensor(recipe.host, name))
+            elif place == "head" and not (name == self.host.head and self.host.tied):
+                yield recipe_planner.outside(name, recipe.head)
+
+    def fit(self, reference: str) -> Fit:
+        """Return which tensors of a parent correspond to which of the host."""
+        self._parent(reference)
+        return self._fits[reference]
+
+    def _parent(self, reference: str) -> Checkpoint:
+        if reference not in self.checkpoints:
+            raise RecipeError(
+                f"The recipe names the parent {reference!r}, which was not opened; name one of "
+                f"{', '.join(self.checkpoints)}."
+            )
+        return self.checkpoints[reference]
+
+
+@dataclass(frozen=True)
+class _RecipePlanner:
+    """Plans the tensors of one recipe."""
+
+    planner: Planner
+    recipe: Recipe
+    vocabulary: Vocabulary | None
+    rescalings: Mapping[str, Rescaling]
+
+    def copy(self, name: str, source: SourceTensor) -> TensorPlan:
+        info = self.planner.checkpoints[source.parent].tensors[source.name]
+        return TensorPlan(name, info.shape, info.dtype, None, (source,))
+
+    def outside(self, name: str, layer: Layer) -> TensorPlan:
+        """Plan a tensor outside of the blocks, which `layer` says how to merge."""
+
+        def find(source: Source) -> SourceTensor:
+            own = self.planner.fit(source.parent).outside.get(name)
+            return SourceTensor(source.parent, _found(own, name, source.parent))
+
+        return self._make(name, layer, find, _Knobs(layer))
+
+    def stack(self, prefix: str) -> Iterator[TensorPlan]:
+        """Plan the blocks of one stack: merged if the recipe names it, else copied."""
+        host = self.planner.host
+        stack = host.stacks[prefix]
+        if prefix not in self.recipe.layers:
+            for index, block in enumerate(stack.blocks):
+                for rest in block:
+                    name = stack.name(index, rest)
+                    yield self.copy(name, SourceTensor(host.reference, name))
+            return
+        for position, layer in enumerate(self.recipe.layers[prefix]):
+            yield from self._block(prefix, position, layer)
+
+    def _block(self, prefix: str, position: int, layer: Layer) -> Iterator[TensorPlan]:
+        where = f"layers.{prefix}[{position}]"
+        for source in (*layer.sources, *((layer.base,) if layer.base else ())):
+            self._check_index(prefix, source, where)
+        if not layer.sources:
+            raise RecipeError(f"{where} has no sources; name at least one.")
+        lead = layer.sources[0]
+        knobs = _Knobs(layer)
+        for rest in self.planner.fit(lead.parent).block(prefix, lead.layer or 0):
+            name = self.planner.host.stacks[prefix].name(position, rest)
+
+            def find(source: Source, rest: str = rest) -> SourceTensor:
+                index = source.layer or 0
+                own = self.planner.fit(source.parent).inside(prefix, index, rest)
+                shown = f"{prefix}.{index}.{rest}"
+                return SourceTensor(source.parent, _found(own, shown, source.parent))
+
+            if is_buffer(rest, self._info(find(lead))):
+                yield self.copy(name, find(lead))
+            else:
+                yield self._make(name, layer, find, knobs)
+
+    def _check_index(self, prefix: str, source: Source, where: str) -> None:
+        stack = self.planner.fit(source.parent).stacks.get(prefix)
+        if stack is None:
+            raise RecipeError(
+                f"{where}: parent {source.parent!r} has no blocks {prefix!r}; name another parent."
+            )
+        if source.layer is None or not 0 <= source.layer < len(stack):
+            raise RecipeError(
+                f"{where}: layer of {source.parent!r} is {source.layer}; allowed are 0 to "
+                f"{len(stack) - 1}."
+            )
+
+    def _make(self, name: str, layer: Layer, find: _Find, knobs: _Knobs) -> TensorPlan:
+        if not layer.sources:
+            raise RecipeError(f"Tensor {name!r} has no sources; name at least one.")
+        sources = tuple(find(source) for source in layer.sources)
+        base = find(layer.base) if layer.base else None
+        inputs = (*sources, base) if base else sources
+        if not is_merged(self._info(item).dtype for item in inputs):
+            return self.copy(name, base or sources[0])
+        own, shared = knobs.at(name)
+        rescaling = self.rescalings.get(name)
+        return TensorPlan(
+            name=name,
+            shape=self._shape(name, inputs),
+            dtype=STORED[self.recipe.dtype],
+            method=layer.method,
+            sources=sources,
+            knobs=own,
+            base=base if knobs.method.base != "none" else None,
+            merge_knobs=shared,
+            seed=self.recipe.seed if knobs.method.random else 0,
+            factor=rescaling.factor if rescaling else 1.0,
+            offset=rescaling.offset if rescaling else 0.0,
+        )
+
+    def _shape(self, name: str, inputs: Sequence[SourceTensor]) -> tuple[int, ...]:
+        shapes = {item.parent: self._info(item).shape for item in inputs}
+        host = self.planner.host
+        if self.vocabulary is not None and name in host.token_tensors:
+            return (self.vocabulary.size, *self._info(inputs[0]).shape[1:])
+        if len(set(shapes.values())) > 1:
+            told = ", ".join(f"{list(shape)} in {parent!r}" for parent, shape in shapes.items())
+            raise RecipeError(
+                f"Tensor {name!r} has different shapes: {told}; merge parents of one size (or set "
+                "`tokenizer: union` where only the vocabularies differ)."
+            )
+        return self._info(inputs[0]).shape
+
+    def _info(self, source: SourceTensor) -> TensorInfo:
+        return self.planner.checkpoints[source.parent].tensors[source.name]
+
+
+class _Knobs:
+    """A layer's knobs for each of its tensors.
+
+    Knobs without filters are the same for all tensors, and are checked only once.
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        self.method: Method = get_method(layer.method)
+        self._layer = layer
+        given = [layer.knobs, *(source.knobs for source in layer.sources)]
+        plain = all(isinstance(knob, float) for knobs in given for knob in knobs.values())
+        self._fixed = self._resolve("") if plain else None
+
+    def at(self, name: str) -> tuple[tuple[Mapping[str, float], ...], Mapping[str, float]]:
+        """Return the `source` knobs of every source, and the `merge` knobs, for one tensor."""
+        return self._fixed or self._resolve(name)
+
+    def _resolve(self, name: str) -> tuple[tuple[Mapping[str, float], ...], Mapping[str, float]]:
+        def numbers(knobs: Mapping[str, Knob]) -> dict[str, float]:
+            return {key: knob_at(knob, name) for key, knob in knobs.items()}
+
+        sources, shared = check_knobs(
+            self.method,
+            [numbers(source.knobs) for source in self._layer.sources],
+            numbers(self._layer.knobs),
+            has_base=self._layer.base is not None,
+        )
+        return tuple(sources), shared
+
+
+def _found(own: str | None, name: str, parent: str) -> str:
+    if own is None:
+        raise RecipeError(
+            f"Tensor {name!r} has no counterpart in {parent!r}; merge parents of one architecture."
+        )
+    return own
+
+
+def _rescalings(recipe: Recipe, host: Checkpoint) -> Mapping[str, Rescaling]:
+    if all(layer.scale == 1 for layer in recipe.every_layer()):
+        return {}
+    from evomerge.merging.architecture.folding import fold_scales
+
+    return fold_scales(recipe, host)

@@ -1,0 +1,281 @@
+"""Planning the tokenizer of a merged model, and the rows of its embeddings and head.
+
+`tokenizer: base`    the host's tokenizer. Row i is merged from row i of all parents. Parents in
+                     which an id is another token are refused.
+`tokenizer: PARENT`  the tokenizer of that parent (which may be the host). The row of a token is
+                     merged from the rows of the same token.
+`tokenizer: union`   the tokens of all parents; those of the host keep their ids. Rows are merged
+                     by token.
+
+The giver is the parent that the tokenizer comes from (for a union, the host). If parents disagree
+on special tokens, those of the giver are used, and `TokenizerPlan.notes` says so.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from evomerge.errors import CheckpointError, RecipeError, did_you_mean
+from evomerge.merging.tokenizers.chat_template import choose_template, template_of
+from evomerge.merging.tokenizers.ids import check_ids
+from evomerge.merging.tokenizers.tokens import Tokens, check_spelling
+from evomerge.merging.tokenizers.union import check_merged, unite
+from evomerge.models.checkpoint import TOKENIZER_FILES, Checkpoint
+from evomerge.models.safetensors import read_json
+from evomerge.parsing.texts import read_text
+from evomerge.parsing.values import shown
+from evomerge.recipe import Recipe
+
+if TYPE_CHECKING:
+    from evomerge.merging.tokenizers.rows import MatchedRows
+
+GENERATION = "generation_config.json"
+_ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token")
+_KEPT_FROM_HOST = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+_OPTIONS = ("chat_template", "pad_to_multiple_of", "tokens", "scale_network")
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizerPlan:
+    """The tokenizer of a merged model.
+
+    Attributes:
+        files: name -> content, for the tokenizer files (and the generation config) that differ
+            from the host's.
+        dropped: names of files that the merged model must not take over from the host.
+        rows: how rows are matched by token, or None if they are merged by id.
+        notes: decisions where parents disagree, and tokens that are lost, one sentence each.
+    """
+
+    files: Mapping[str, str] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+    rows: MatchedRows | None = None
+    notes: tuple[str, ...] = ()
+
+
+def plan_tokenizer(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> TokenizerPlan:
+    """Plan the tokenizer of the model of a recipe. No weights are read.
+
+    Args:
+        recipe: the recipe. Options that count here: `chat_template`, `pad_to_multiple_of` and
+            `tokens` (mergekit's `tokenizer.tokens`, as JSON).
+        checkpoints: all parents of the recipe, by reference.
+
+    Raises:
+        RecipeError: an option, or `tokenizer`, has a value that is not possible.
+        CheckpointError: a tokenizer is missing or damaged, or the tokenizers do not fit.
+    """
+    for name in recipe.options:
+        if name not in _OPTIONS:
+            raise RecipeError(
+                f"Unknown option {name!r}; allowed are {', '.join(_OPTIONS)}."
+                f"{did_you_mean(name, _OPTIONS)}"
+            )
+    names = (
+        dict.fromkeys((recipe.host, *recipe.vocabulary)) if recipe.vocabulary else recipe.parents
+    )
+    parents = [checkpoints[name] for name in names]
+    host = parents[0]
+    if recipe.tokenizer == "base":
+        for name in ("pad_to_multiple_of", "tokens"):
+            if name in recipe.options:
+                raise RecipeError(
+                    f"The option {name!r} needs rows matched by token; set `tokenizer` to `union` "
+                    "or a parent."
+                )
+        check_ids(parents)
+        return TokenizerPlan(*_template(recipe, parents, host))
+    return _matched(recipe, parents)
+
+
+def _matched(recipe: Recipe, parents: Sequence[Checkpoint]) -> TokenizerPlan:
+    """Return the plan for rows that are matched by token."""
+    host = parents[0]
+    giver = host if recipe.tokenizer == "union" else _named(recipe, parents)
+    tokens = [Tokens.of(parent) for parent in parents]
+    check_spelling(tokens)
+    lead = next(item for item in tokens if item.reference == giver.reference)
+    others = [item for item in tokens if item is not lead]
+    notes: list[str] = []
+    data: Mapping[str, Any] = lead.data
+    if recipe.tokenizer == "union":
+        data, notes = unite([lead, *others])
+    else:
+        for item in others:
+            lost = [text for text in item.ids if text not in lead.ids]
+            if lost:
+                notes.append(
+                    f"{len(lost)} tokens of {item.reference!r} (such as {lost[0]!r}) are not in "
+                    f"the tokenizer of {lead.reference!r}; the merged model does not have them."
+                )
+    merged = Tokens(lead.reference, data, lead.rows)
+    check_merged(data, merged.ids)
+    notes += _special_token_notes(giver, parents)
+    notes += [
+        f"{count} tokens of {item.reference!r} have ids beyond its {item.rows} rows; they are "
+        "treated as tokens that it does not have."
+        for item in tokens
+        if (count := sum(i >= item.rows for i in item.ids.values()))
+    ]
+    united = data is not lead.data
+    template, outdated = _template(recipe, parents, giver)
+    files = {**_files(merged, giver, host, united), **template}
+    if united or giver is not host:
+        kept = _KEPT_FROM_HOST if giver is host else ()
+        outdated += tuple(name for name in TOKENIZER_FILES if name not in (*files, *kept))
+    return TokenizerPlan(
+        files,
+        outdated,
+        _rows(recipe, merged, lead, tokens, _special_ids(merged, giver, host)),
+        tuple(notes),
+    )
+
+
+def _named(recipe: Recipe, parents: Sequence[Checkpoint]) -> Checkpoint:
+    """Return the parent that `tokenizer` names."""
+    for parent in parents:
+        if parent.reference == recipe.tokenizer:
+            return parent
+    known = ("base", "union", *(parent.reference for parent in parents))
+    raise RecipeError(
+        f"`tokenizer` is {recipe.tokenizer!r}; allowed are {', '.join(known)}."
+        f"{did_you_mean(recipe.tokenizer, known)}"
+    )
+
+
+def _rows(
+    recipe: Recipe,
+    merged: Tokens,
+    lead: Tokens,
+    tokens: Sequence[Tokens],
+    special_ids: Mapping[str, Any],
+) -> MatchedRows:
+    from evomerge.merging.tokenizers.filling import fill
+    from evomerge.merging.tokenizers.rows import MatchedRows
+
+    texts: list[str | None] = [None] * merged.size
+    for text, i in merged.ids.items():
+        texts[i] = text
+    index = {
+        item.reference: tuple(
+            item.row(text) if text is not None else i if item is lead and i < item.rows else -1
+            for i, text in enumerate(texts)
+        )
+        for item in tokens
+    }
+    multiple = _multiple(recipe)
+    size = -(-merged.size // multiple) * multiple if multiple else max(merged.size, lead.rows)
+    return MatchedRows(
+        size=size,
+        tokens=merged.size,
+        index=index,
+        filling=fill(recipe, merged, tokens, index),
+        keeper=lead.reference,
+        special_ids=special_ids,
+    )
+
+
+def _multiple(recipe: Recipe) -> int:
+    text = recipe.options.get("pad_to_multiple_of", "0")
+    if not re.fullmatch(r"[0-9]{1,6}", text):
+        raise RecipeError(
+            f"`pad_to_multiple_of` is {shown(text)}; it must be a whole number above 0 and below a "
+            "million."
+        )
+    return int(text)
+
+
+def _special_ids(merged: Tokens, giver: Checkpoint, host: Checkpoint) -> dict[str, Any]:
+    """Return the token ids of the merged config that differ from the host's, by key."""
+    if giver is host:
+        return {}
+    old = {i: text for text, i in Tokens.of(host).ids.items()}
+
+    def renumber(value: Any) -> Any:
+        if isinstance(value, list):
+            return [item for item in map(renumber, value) if item is not None]
+        return merged.ids.get(old.get(value, "")) if isinstance(value, int) else None
+
+    found = {}
+    for section in (host.config, host.text_config, giver.config, giver.text_config):
+        for key, value in section.items():
+            if key.endswith(("_token_id", "_token_index")) and value is not None:
+                own = giver.text_config.get(key, giver.config.get(key))
+                found[key] = renumber(value) if own is None else own
+    return found
+
+
+def _files(merged: Tokens, giver: Checkpoint, host: Checkpoint, united: bool) -> dict[str, str]:
+    """Return the tokenizer files and the generation config, if they differ from the host's."""
+    found: dict[str, str] = {}
+    if giver is not host:
+        for name in TOKENIZER_FILES:
+            if (giver.folder / name).is_file() and not name.endswith(".model"):
+                found[name] = read_text(giver.folder / name, CheckpointError)
+    if united:
+        found["tokenizer.json"] = json.dumps(merged.data, ensure_ascii=False, indent=2) + "\n"
+        config = giver.folder / "tokenizer_config.json"
+        if config.is_file():
+            data = read_json(config)
+            if "added_tokens_decoder" in data:
+                data["added_tokens_decoder"] = {
+                    str(item["id"]): {key: item[key] for key in item if key != "id"}
+                    for item in merged.data["added_tokens"]
+                }
+                found["tokenizer_config.json"] = _json(data)
+    generation = host.folder / GENERATION
+    special = _special_ids(merged, giver, host)
+    if special and generation.is_file():
+        data = read_json(generation)
+        found[GENERATION] = _json({**data, **{k: v for k, v in special.items() if k in data}})
+    return found
+
+
+def _special_token_notes(giver: Checkpoint, parents: Sequence[Checkpoint]) -> list[str]:
+    """Return a note for each special token (bos, eos, ...) that differs from the giver's."""
+    giver_config = _tokenizer_config(giver)
+    notes = []
+    for parent in parents:
+        parent_config = _tokenizer_config(parent)
+        for role in _ROLES:
+            used, other = _content(giver_config.get(role)), _content(parent_config.get(role))
+            if other is not None and used != other:
+                notes.append(
+                    f"{role} is {shown(used)} in {giver.reference!r} and {shown(other)} in "
+                    f"{parent.reference!r}; that of {giver.reference!r} is used."
+                )
+    return notes
+
+
+def _tokenizer_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    file = checkpoint.folder / "tokenizer_config.json"
+    return read_json(file) if file.is_file() else {}
+
+
+def _content(token: Any) -> Any:
+    return token.get("content") if isinstance(token, Mapping) else token
+
+
+def _template(
+    recipe: Recipe, parents: Sequence[Checkpoint], giver: Checkpoint
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the files for the recipe's chat template, and the names of files to leave out."""
+    wanted = recipe.options.get("chat_template")
+    if wanted is None:
+        return {}, ()
+    text = choose_template(wanted, parents, giver)
+    if text is None or text == template_of(giver):
+        return {}, ()
+    files = {"chat_template.jinja": text}
+    config = dict(_tokenizer_config(giver))
+    if config.pop("chat_template", None) is not None:
+        files["tokenizer_config.json"] = _json(config)
+    return files, ("chat_template.json",)
+
+
+def _json(data: Mapping[str, Any]) -> str:
+    return json.dumps(data, ensure_ascii=False, indent=2) + "\n"

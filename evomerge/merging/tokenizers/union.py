@@ -1,0 +1,180 @@
+"""Uniting the tokenizers of several parents into one `tokenizer.json` with all their tokens."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evomerge.errors import CheckpointError, one_line
+from evomerge.merging.tokenizers.tokens import Tokens
+from evomerge.parsing.values import Values
+
+_VALUES = Values(CheckpointError)
+
+_PIPELINE = ("normalizer", "pre_tokenizer", "decoder")
+_MODEL_KEYS = ("type", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")
+_MERGES_ORDER = {"BPE": " (merges of the first parent apply before those of the others)"}
+_FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
+
+
+def unite(tokens: Sequence[Tokens]) -> tuple[dict[str, Any], list[str]]:
+    """Return a `tokenizer.json` with the tokens of all parents, and notes on what was decided.
+
+    The first parent's tokens keep their ids; its special tokens and its normalizer, pre-tokenizer
+    and decoder are used. The other tokens get the next ids: first the tokens of the other parents'
+    models, parent by parent in the order of their ids, then their added tokens.
+
+    For BPE, merges of later parents have lower priority than those of earlier ones. So a text is
+    split as by the first parent, as far as that parent's merges go. For Unigram, each token keeps
+    the score that it has in its parent.
+
+    Args:
+        tokens: the tokens of the parents. The first parent's ids stay.
+
+    Raises:
+        CheckpointError: another parent has tokens that the first does not have, and its tokenizer
+            works differently.
+    """
+    first = tokens[0]
+    data = copy.deepcopy(dict(first.data))
+    notes: list[str] = []
+    ids = dict(first.ids)
+    pieces: dict[str, tuple[str, int]] = {}
+    data["added_tokens"] = list(data.get("added_tokens") or ())
+    size = first.size
+    for other in tokens[1:]:
+        new = [text for text in other.model if text not in ids and text not in other.added]
+        if new:
+            _check_pipeline(first, other)
+        for text in sorted(new, key=other.model.__getitem__):
+            ids[text], size = size, size + 1
+            pieces[text] = (other.reference, other.model[text])
+        if new:
+            notes.append(
+                f"{len(new)} tokens come from {other.reference!r}; text is tokenized with the "
+                f"tokens of all parents{_MERGES_ORDER.get(first.data['model'].get('type'), '')}, "
+                "so not always as by one of the parents alone."
+            )
+    for other in tokens[1:]:
+        for text in other.added:
+            if text not in ids:
+                ids[text], size = size, size + 1
+                data["added_tokens"].append({**other.added[text], "id": ids[text]})
+    notes += _conflicts(tokens)
+    if pieces or (len(ids) > len(first.ids) and len(ids) != size):
+        _extend_model(data, tokens, ids, pieces)
+    return data, notes
+
+
+def _check_pipeline(first: Tokens, other: Tokens) -> None:
+    """Check that two tokenizers split text in the same way, apart from their tokens."""
+    pairs: list[tuple[str, Any, Any]] = [
+        (key, first.data.get(key), other.data.get(key)) for key in _PIPELINE
+    ]
+    models = first.data["model"], other.data["model"]
+    pairs += [(f"model.{key}", models[0].get(key), models[1].get(key)) for key in _MODEL_KEYS]
+    lists = [isinstance(model["vocab"], list) for model in models]
+    pairs.append(("kind of vocabulary", lists[0], lists[1]))
+    for key, mine, theirs in pairs:
+        if mine != theirs:
+            raise CheckpointError(
+                f"The tokenizers of {first.reference!r} and {other.reference!r} cannot be united: "
+                f"their {key} differs; set `tokenizer: {first.reference}` or another parent."
+            )
+
+
+def _conflicts(tokens: Sequence[Tokens]) -> list[str]:
+    """Return a note for each added token that differs from that of the first parent."""
+    notes = []
+    first = tokens[0]
+    for other in tokens[1:]:
+        for text, entry in other.added.items():
+            mine = first.added.get(text)
+            if mine is None and text in first.model:
+                notes.append(
+                    f"Token {text!r} is an added token in {other.reference!r} and an ordinary one "
+                    f"in {first.reference!r}; it stays an ordinary one."
+                )
+            elif mine is not None:
+                differing = [key for key in _FLAGS if mine.get(key) != entry.get(key)]
+                if differing:
+                    notes.append(
+                        f"Token {text!r} has another {', '.join(differing)} in "
+                        f"{other.reference!r}; that of {first.reference!r} is used."
+                    )
+    return notes
+
+
+def _extend_model(
+    data: dict[str, Any],
+    tokens: Sequence[Tokens],
+    ids: Mapping[str, int],
+    pieces: Mapping[str, tuple[str, int]],
+) -> None:
+    """Write all tokens into the model's vocabulary, added ones too, so that each gets its id."""
+    model = data["model"]
+    model["vocab"] = dict(ids)
+    if model.get("type") == "BPE":
+        model["merges"] = _merges(tokens)
+    if isinstance(tokens[0].data["model"]["vocab"], list):
+        by_id = {i: text for text, i in ids.items()}
+        scores = {item.reference: item.data["model"]["vocab"] for item in tokens}
+        old = tokens[0].data["model"]["vocab"]
+        model["vocab"] = [
+            old[i] if i < len(old) else _piece(by_id[i], pieces, scores) for i in sorted(by_id)
+        ]
+
+
+def _piece(
+    text: str, pieces: Mapping[str, tuple[str, int]], scores: Mapping[str, Sequence[Any]]
+) -> list[Any]:
+    if text not in pieces:  # an added token; it is split off before the model gets the text
+        return [text, 0.0]
+    reference, i = pieces[text]
+    return [text, scores[reference][i][1]]
+
+
+def _merges(tokens: Sequence[Tokens]) -> list[list[str]]:
+    pairs: dict[tuple[str, str], None] = {}
+    for item in tokens:
+        where = f"model.merges of {item.reference!r}"
+        for merge in _VALUES.items(item.data["model"].get("merges") or (), where):
+            pair = merge.split(" ", 1) if isinstance(merge, str) else merge
+            if not (isinstance(pair, list) and len(pair) == 2 and all(map(_is_text, pair))):
+                raise _VALUES.wrong(merge, where, "a list of pairs of tokens")
+            pairs.setdefault((pair[0], pair[1]))
+    return [list(pair) for pair in pairs]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def check_merged(data: Mapping[str, Any], ids: Mapping[str, int]) -> None:
+    """Load a merged tokenizer with the tokenizers library and check the ids of all tokens.
+
+    Args:
+        data: content of its `tokenizer.json`.
+        ids: text -> id that each token must have.
+
+    Raises:
+        CheckpointError: the library cannot load it, or a token has another id.
+    """
+    import json
+
+    from tokenizers import Tokenizer
+
+    try:
+        loaded = Tokenizer.from_str(json.dumps(data))
+    except Exception as error:  # the library raises plain Exception
+        raise CheckpointError(
+            f"The merged tokenizer cannot be loaded: {one_line(error)}."
+        ) from error
+    found = loaded.get_vocab(with_added_tokens=True)
+    for text, i in ids.items():
+        if found.get(text) != i:
+            raise CheckpointError(
+                f"The merged tokenizer gives token {text!r} the id {found.get(text)} and not {i}; "
+                "set `tokenizer` to one of the parents."
+            )

@@ -1,0 +1,1 @@
+"""The sections of a report, each a question: did it work, what was found, how did it go, ..."""

@@ -1,0 +1,87 @@
+"""The end of a search: the best candidates are scored on documents that were not used before.
+
+The winner is chosen on the validation documents. Its result is measured on the test documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evomerge.errors import SearchError
+from evomerge.run.history import Candidate, History
+from evomerge.scores import Failure, Scores
+from evomerge.searching.session import Session
+
+
+def is_finished(history: History) -> bool:
+    """Whether there is a winner, and it and the baselines have outcomes on the test documents."""
+    if history.winner is None:
+        return False
+    return all("test" in item.outcomes for item in (history.winner, *history.baselines))
+
+
+def choose_winner(session: Session, count: int) -> Candidate:
+    """Return the best of the finalists and baselines on the validation documents.
+
+    A baseline can win: then no merge is better than the parents or the uniform merge.
+
+    Args:
+        session: scores the candidates and journals the winner.
+        count: number of finalists.
+
+    Raises:
+        SearchError: no candidate could be scored.
+    """
+    best = [*_finalists(session, count), *session.history.baselines]
+    contenders = list({item.number: item for item in best}.values())
+    untried = [item for item in contenders if "validation" not in item.outcomes]
+    if not any(isinstance(item.outcomes.get("validation"), Scores) for item in contenders):
+        untried = contenders  # the cause why they all failed may be gone: try again
+    session.score(untried, "validation")
+    winners = session.ranking.incumbents(contenders, "validation")
+    if not winners:
+        reasons = [item.outcomes["validation"] for item in contenders]
+        raise SearchError(
+            f"None of the {len(contenders)} finalists and baselines could be scored on the "
+            f"validation documents; the last failed with: {_reason(reasons)}"
+        )
+    if session.history.winner is not winners[0]:
+        session.logbook.write({"event": "winner", "candidate": winners[0].number})
+        session.publish(winners)
+    return winners[0]
+
+
+def score_on_test(session: Session, winner: Candidate) -> None:
+    """Score the winner and the baselines on the test documents."""
+    contenders = {item.number: item for item in (winner, *session.history.baselines)}
+    untried = [item for item in contenders.values() if "test" not in item.outcomes]
+    session.score(untried, "test")
+
+
+def _finalists(session: Session, count: int) -> list[Candidate]:
+    """Return the best candidates on the search documents.
+
+    No finalist has an estimated score: a candidate that is among the best by an estimate is scored
+    on all search documents, and the finalists are chosen again.
+
+    Raises:
+        SearchError: no candidate could be scored.
+    """
+    candidates = session.history.candidates
+    finalists = session.ranking.finalists(candidates, count)
+    while estimated := [item for item in finalists if item.is_estimate]:
+        session.score(estimated, "complete")
+        finalists = session.ranking.finalists(candidates, count)
+    if not finalists:
+        reasons = [item.outcomes.get("search") for item in candidates]
+        raise SearchError(
+            f"None of the {len(reasons)} candidates could be scored; the last failed with: "
+            f"{_reason(reasons)}"
+        )
+    return finalists
+
+
+def _reason(outcomes: Sequence[object]) -> str:
+    """Return the reason of the last failure."""
+    reasons = [item.reason for item in outcomes if isinstance(item, Failure)]
+    return reasons[-1] if reasons else "nothing, since there were no candidates."

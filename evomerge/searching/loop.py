@@ -1,0 +1,193 @@
+"""The search loop.
+
+The strategy is asked for recipes. The executor builds and scores each one, as a job. The outcome
+is written to the journal and told to the strategy. At the end the winner is chosen and tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, TypeAlias
+
+from evomerge.recipe import Recipe
+from evomerge.run.history import Candidate
+from evomerge.run.journal import Event
+from evomerge.searching.finals import choose_winner, is_finished, score_on_test
+from evomerge.searching.replay import is_full, replay_arrivals, replay_generations, tell_all
+from evomerge.searching.session import Session
+from evomerge.strategy.protocol import Origin, Strategy
+
+Order: TypeAlias = Literal["generation", "arrival"]
+"""When the strategy is told outcomes.
+
+`generation`: once all of a generation is scored, in the order of asking. So the search does not
+depend on how many jobs run at a time. `arrival`: as soon as there is an outcome.
+"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When the search ends, and when the strategy is told outcomes.
+
+    Attributes:
+        candidates: largest number of candidates, baselines included; None: no bound.
+        hours: largest number of working hours, over all sessions of the run; None: no bound.
+        target: fitness on the search documents at which the search ends; None: no such end.
+        finalists: number of the best candidates that are scored on the validation documents.
+        order: when the strategy is told outcomes.
+    """
+
+    candidates: int | None
+    hours: float | None
+    target: float | None
+    finalists: int
+    order: Order
+
+
+class Search:
+    """The search of one run. `run` starts or continues it and returns the winner.
+
+    Args:
+        session: runs jobs and keeps the journal.
+        make_strategy: makes a new strategy with the run's seed. It is not called if the search is
+            over already.
+        baselines: recipes of the baselines by label; they are scored first.
+        plan: when the search ends.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        make_strategy: Callable[[], Strategy],
+        baselines: Mapping[str, Recipe],
+        plan: Plan,
+    ) -> None:
+        self.session, self.history = session, session.history
+        self.make_strategy, self.baselines, self.plan = make_strategy, baselines, plan
+        self.untold: list[Candidate] = []
+        """Candidates whose outcomes the strategy was not told yet, in the order of asking."""
+
+    @cached_property
+    def strategy(self) -> Strategy:
+        """The strategy that proposes candidates, made at the first use."""
+        return self.make_strategy()
+
+    def run(self) -> Candidate:
+        """Search, choose the winner on the validation documents, score it on the test documents.
+
+        Raises:
+            EvomergeError: no candidate could be scored, or something other than a candidate is at
+                fault.
+        """
+        self.session.publish_best()
+        if not (self.is_spent and is_finished(self.history)):
+            if self.plan.order == "generation":
+                self.search_by_generation()
+            else:
+                self.search_by_arrival()
+        winner = choose_winner(self.session, self.plan.finalists)
+        score_on_test(self.session, winner)
+        return winner
+
+    def search_by_generation(self) -> None:
+        """Ask for a generation, score it, tell the outcomes in the order of asking; repeat.
+
+        The first generation of a resumed search may be asked for and scored in part already.
+        """
+        self.untold = replay_generations(self.history, self.strategy)
+        self.ask_baselines()
+        self.session.score([item for item in self.history.open if item.label is not None])
+        while True:
+            if not is_full(self.strategy, self.untold):
+                self.ask_generation()
+            self.session.score(self.history.open)
+            if not is_full(self.strategy, self.untold):
+                return  # the plan did not allow the whole generation
+            tell_all(self.strategy, self.untold)
+
+    def search_by_arrival(self) -> None:
+        """Keep as many candidates open as the executor can run; tell each outcome at once."""
+        replay_arrivals(self.session.logbook.events, self.history, self.strategy)
+        told = len(self.history.told)
+        self.ask_baselines()
+        unsubmitted = self.history.open
+        while True:
+            while told < len(self.history.told):
+                tell_all(self.strategy, self.history.told[told : told + 1])
+                told += 1
+            more = bool(unsubmitted) or not self.is_spent
+            if more and self.session.in_flight < self.session.executor.width:
+                if not unsubmitted:
+                    unsubmitted = [self.ask(self.session.incumbents, told)]
+                self.session.submit([unsubmitted.pop(0)])
+            elif self.session.in_flight:
+                self.session.wait()
+            else:
+                return
+
+    def ask_baselines(self) -> None:
+        """Make candidates of the baselines that the journal does not have yet."""
+        known = {item.label for item in self.history.baselines}
+        for label, recipe in self.baselines.items():
+            if label not in known and not self.is_spent:
+                origin = self.strategy.add_baseline(len(self.history.candidates), label)
+                self.journal(recipe, origin, {"label": label})
+
+    def ask_generation(self) -> None:
+        """Ask for the rest of a generation, as far as the plan allows.
+
+        All its candidates are compared with the same incumbent: the one before its first candidate.
+        """
+        asked = [item.number for item in self.untold if item.label is None]
+        start, incumbents = len(self.history.candidates), self.session.incumbents
+        if asked:  # later candidates may have outcomes already
+            start = asked[0]
+            incumbents = self.session.ranking.incumbents(self.history.candidates[:start])
+        while not self.is_spent:
+            self.ask(incumbents, start)
+            if is_full(self.strategy, self.untold):
+                return
+
+    def ask(self, incumbents: list[Candidate], known: int) -> Candidate:
+        """Ask the strategy for a candidate and journal it.
+
+        Args:
+            incumbents: the best candidates; a fidelity policy compares the new one with the first.
+            known: how many of the journal's outcomes the fidelity policy may use.
+        """
+        fields: Event = {"generation": self.generation}
+        proposal = self.strategy.ask(len(self.history.candidates))
+        if self.session.window is not None and incumbents:
+            fields |= {"incumbent": incumbents[0].number, "known": known}
+        return self.journal(proposal.recipe, proposal.origin, fields)
+
+    def journal(self, recipe: Recipe, origin: Origin, fields: Event) -> Candidate:
+        """Write the `ask` event of a new candidate, with further fields of the event."""
+        number = len(self.history.candidates)
+        event: Event = {"event": "ask", "candidate": number, "digest": recipe.digest}
+        self.session.logbook.write(event | fields | {"origin": dict(origin)})
+        candidate = self.history.candidates[number]
+        self.session.add(candidate, recipe)
+        self.untold.append(candidate)
+        return candidate
+
+    @property
+    def generation(self) -> int:
+        """Number of the generation of the next proposal, from 0."""
+        last = self.history.candidates[-1].generation if self.history.candidates else None
+        if last is None:
+            return 0
+        return last + 1 if self.strategy.left == self.strategy.generation else last
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the plan allows no further candidate."""
+        plan = self.plan
+        if plan.candidates is not None and len(self.history.candidates) >= plan.candidates:
+            return True
+        if plan.hours is not None and self.session.logbook.hours >= plan.hours:
+            return True
+        values = [item.values[0] for item in self.session.incumbents if item.values]
+        return plan.target is not None and any(value >= plan.target for value in values)

@@ -1,0 +1,280 @@
+"""One session of a search: makes jobs of candidates, and journals the outcomes.
+
+All scoring goes through a session: of candidates on the search documents, of estimates that are
+completed, and of finalists. So jobs of all these kinds can be in flight at the same time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Literal, TypeAlias
+
+from evomerge.errors import SearchError
+from evomerge.execute.protocol import Executor, Job
+from evomerge.recipe import Recipe
+from evomerge.run.attempts import MAX_ATTEMPTS, Attempts
+from evomerge.run.history import Candidate, History, outcome_fields
+from evomerge.run.journal import Event
+from evomerge.run.logbook import Logbook
+from evomerge.scores import Failure, Outcome, Scores, Split
+from evomerge.searching.ranking import Ranking
+from evomerge.searching.window import Recent, Window
+
+Purpose: TypeAlias = Literal["search", "complete", "validation", "test"]
+"""What a job is for.
+
+`search`: the first scores of a candidate. `complete`: scores on all search documents, in place of
+an estimate. `validation`, `test`: the scores of a finalist on this split.
+"""
+
+EXAMPLES = 3
+"""Documents of each task whose prompts and answers are kept, of baselines and of the winner."""
+
+SAME_FAILURES = 10
+"""Number of equal failures, one after the other, at which the search stops."""
+
+
+class Session:
+    """Runs jobs for candidates and journals their outcomes.
+
+    Args:
+        logbook: writes the events.
+        make_executor: makes the executor; called when the first job is submitted.
+        recipe_of: returns a candidate's recipe.
+        ranking: compares candidates.
+        window: the earlier candidates that a fidelity policy is given; None if every candidate is
+            scored on all documents.
+        attempts: counts the processes that ended while they ran a job.
+        publish: is called with the winner, or with the incumbents whenever they change.
+
+    Attributes:
+        history: the state of the run.
+        incumbents: the best candidates on the search documents.
+    """
+
+    def __init__(
+        self,
+        logbook: Logbook,
+        make_executor: Callable[[], Executor],
+        recipe_of: Callable[[Candidate], Recipe],
+        ranking: Ranking,
+        window: Window | None,
+        attempts: Attempts,
+        publish: Callable[[Sequence[Candidate]], None],
+    ) -> None:
+        self.logbook, self.history, self.ranking = logbook, logbook.history, ranking
+        self.window, self.publish = window, publish
+        self._recent = None if window is None else Recent(window, self.history.told)
+        self.incumbents = ranking.incumbents(self.history.candidates)
+        self._make_executor, self._recipe_of, self._attempts = make_executor, recipe_of, attempts
+        self._proposed: dict[int, Recipe] = {}
+        """Recipes that were proposed in this session and have no outcome yet, by candidate."""
+        self._running: dict[int, tuple[Candidate, Purpose]] = {}
+        """The jobs in flight, by id."""
+        self._duplicates: dict[str, list[Candidate]] = {}
+        """Candidates that wait for the outcome of another one with the same recipe, by digest."""
+        self._jobs = 0
+        self._failures = _lost_last(self.history)
+
+    @cached_property
+    def executor(self) -> Executor:
+        """The executor, made at the first use."""
+        return self._make_executor()
+
+    def close(self) -> None:
+        """Close the executor, if it was made."""
+        if "executor" in self.__dict__:
+            self.executor.close()
+
+    def publish_best(self) -> None:
+        """Publish the winner; before there is one, the incumbents."""
+        best = [self.history.winner] if self.history.winner else self.incumbents
+        if best:
+            self.publish(best)
+
+    def add(self, candidate: Candidate, recipe: Recipe) -> None:
+        """Keep the recipe of a new candidate, so that its job need not make it again."""
+        self._proposed[candidate.number] = recipe
+
+    @property
+    def in_flight(self) -> int:
+        """Number of candidates that wait for an outcome."""
+        return len(self._running) + sum(map(len, self._duplicates.values()))
+
+    def score(self, candidates: Sequence[Candidate], purpose: Purpose = "search") -> None:
+        """Score candidates and wait for all outcomes.
+
+        Raises:
+            EvomergeError: the search cannot go on.
+        """
+        self.submit(candidates, purpose)
+        while self.in_flight:
+            self.wait()
+
+    def submit(self, candidates: Iterable[Candidate], purpose: Purpose = "search") -> None:
+        """Start scoring candidates.
+
+        A recipe is scored on the search documents only once: further candidates with this recipe
+        get the same scores. A candidate fails without being scored if
+        `MAX_ATTEMPTS` processes have ended while they scored it.
+        """
+        jobs = []
+        for candidate in candidates:
+            if purpose == "search" and self._is_duplicate(candidate):
+                continue
+            job = self._job(candidate, purpose)
+            self._running[job.id] = candidate, purpose
+            count = self._attempts.count(f"{candidate.number} {job.split}")
+            if count >= MAX_ATTEMPTS:
+                self._record(job.id, _lost(count))
+            else:
+                jobs.append(job)
+        if jobs:
+            self.executor.submit(jobs)
+
+    def wait(self) -> None:
+        """Wait for the next outcome and journal it.
+
+        Raises:
+            EvomergeError: the search cannot go on.
+        """
+        job, outcome = self.executor.next()
+        self._record(job.id, outcome)
+
+    def _is_duplicate(self, candidate: Candidate) -> bool:
+        """Return whether an earlier candidate with the same recipe is scored or open.
+
+        If so, the candidate gets the earlier scores, or waits for them.
+        """
+        equal = self.history.earlier_equals
+        scored = next((item for item in equal(candidate) if item.status == "scored"), None)
+        if scored is not None:
+            self._tell(candidate, scored.outcomes["search"], scored)
+        elif any(item.status == "open" for item in equal(candidate)):
+            self._duplicates.setdefault(candidate.digest, []).append(candidate)
+        else:
+            return False
+        return True
+
+    def _job(self, candidate: Candidate, purpose: Purpose) -> Job:
+        """Return a new job with its own id."""
+        self._jobs += 1
+        recipe = self._proposed.get(candidate.number) or self._recipe_of(candidate)
+        split: Split = "search" if purpose == "complete" else purpose
+        shown = purpose == "test" or (purpose == "search" and candidate.label is not None)
+        job = Job(
+            self._jobs,
+            candidate.number,
+            recipe,
+            split,
+            examples=EXAMPLES if shown else 0,
+            halvings=self.history.halvings,
+        )
+        if purpose != "search" or candidate.incumbent is None or self._recent is None:
+            return job
+        incumbent = self.history.candidates[candidate.incumbent].scores("search")
+        return replace(job, incumbent=incumbent, earlier=self._recent.scores(candidate.known))
+
+    def _record(self, job: int, outcome: Outcome) -> None:
+        """Journal the outcome of a job, for the duplicates of its candidate too."""
+        candidate, purpose = self._running.pop(job)
+        if purpose == "search":
+            self._tell(candidate, outcome)
+            self.submit(self._duplicates.pop(candidate.digest, ()))
+            return
+        event: Event = {"event": "score", "candidate": candidate.number, "split": purpose}
+        if purpose == "complete":
+            event = {"event": "complete", "candidate": candidate.number}
+            outcome, values = self._with_values(outcome)
+            event |= {} if values is None else {"values": list(values)}
+        self._write(event | outcome_fields(outcome), outcome)
+        if purpose == "complete":
+            self._update_incumbents(candidate)
+
+    def _tell(
+        self, candidate: Candidate, outcome: Outcome, scored: Candidate | None = None
+    ) -> None:
+        """Journal a candidate's first outcome on the search documents.
+
+        Args:
+            candidate: the candidate.
+            outcome: its outcome.
+            scored: the earlier candidate with the same recipe that the outcome is taken from.
+        """
+        outcome, values = self._with_values(outcome)
+        event: Event = {"event": "tell", "candidate": candidate.number}
+        event |= outcome_fields(outcome) if scored is None else {"same_as": scored.number}
+        event |= {} if values is None else {"values": list(values)}
+        self._proposed.pop(candidate.number, None)
+        self._write(event, outcome)
+        self._update_incumbents(candidate)
+
+    def _with_values(self, outcome: Outcome) -> tuple[Outcome, tuple[float, ...] | None]:
+        """Return an outcome and its values. If a value is not finite, the outcome is a failure."""
+        if isinstance(outcome, Failure):
+            return outcome, None
+        values = self.ranking.values(outcome)
+        if all(map(math.isfinite, values)):
+            return outcome, values
+        return Failure("evaluate", "The fitness is not a finite number."), None
+
+    def _write(self, event: Event, outcome: Outcome) -> None:
+        """Journal an event that carries an outcome, and a batch size that memory has forced."""
+        if isinstance(outcome, Scores) and outcome.halvings > self.history.halvings:
+            self.logbook.write({"event": "memory", "halvings": outcome.halvings})
+        self.logbook.write(event, outcome)
+        self._check_failures(outcome)
+
+    def _update_incumbents(self, candidate: Candidate) -> None:
+        """Compare a candidate with the incumbents, and publish the incumbents if they change."""
+        incumbents = self.ranking.incumbents([*self.incumbents, candidate])
+        if incumbents != self.incumbents:
+            self.incumbents = incumbents
+            if self.history.winner is None:
+                self.publish(incumbents)
+
+    def _check_failures(self, outcome: Outcome) -> None:
+        """Count equal failures, and stop the search after too many.
+
+        Raises:
+            SearchError: the last `SAME_FAILURES` outcomes were the same failure.
+        """
+        if not isinstance(outcome, Failure) or outcome not in self._failures[-1:]:
+            self._failures.clear()
+        if isinstance(outcome, Failure):
+            self._failures.append(outcome)
+        if len(self._failures) >= SAME_FAILURES:
+            raise SearchError(
+                f"The last {len(self._failures)} candidates failed in the same way "
+                f"({outcome_text(self._failures[-1])}), so the search has stopped; remove the "
+                "cause, then go on with `evomerge resume`."
+            )
+
+
+def _lost_last(history: History) -> list[Failure]:
+    """Return the failures of the last candidates, as far as these ended their process.
+
+    Each of them took processes of several sessions, so no single session sees them in a row.
+    """
+    lost: list[Failure] = []
+    for candidate in reversed(history.told):
+        outcome = candidate.told
+        if not isinstance(outcome, Failure) or outcome.stage != "lost":
+            break
+        lost.append(outcome)
+    return lost
+
+
+def outcome_text(failure: Failure) -> str:
+    """Return a failure as `stage: reason`."""
+    return f"{failure.stage}: {failure.reason.rstrip('.')}"
+
+
+def _lost(count: int) -> Failure:
+    """Return the failure of a candidate that ended so many processes."""
+    return Failure(
+        "lost", f"{count} processes ended without an error while this candidate was scored."
+    )

@@ -1,0 +1,111 @@
+"""Searches from Python: with a function as objective, interrupted and continued, exported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from search_run import SMALL, environment, evomerge, write_search
+
+from evomerge.api.models import evaluate, merge
+from evomerge.api.objectives import with_named_functions
+from evomerge.api.run import Run
+from evomerge.api.search import resume, search
+from evomerge.errors import ConfigError, RunFolderError
+from evomerge.run.history import History
+from evomerge.run.journal import Event
+
+SCRIPT = '''
+import sys
+import evomerge
+
+def size(model, tokenizer, documents):
+    """Mean size of the first weights."""
+    return [float(next(model.parameters()).detach().abs().mean())] * len(documents)
+
+size.documents = 30
+
+CONFIG = {
+    "parents": ["zoo:language", "zoo:maths"],
+    "base": "zoo:base",
+    "space": {"method": "task_arithmetic", "knobs": {"weight": [0.0, 2.0]}},
+    "objectives": [size],
+    "evaluation": {"search": {"documents": 10}, "validation": {"documents": 5},
+                   "test": {"documents": 10}},
+    "budget": {"candidates": 6},
+}
+
+run = evomerge.search(CONFIG, run=sys.argv[1])
+assert len(run.candidates) == 6, run.candidates
+assert list(run.genes()) == [name for name in run.config.frozen.genes]
+run = evomerge.resume(run, candidates=8)
+assert len(evomerge.Run(sys.argv[1]).candidates) == 8
+print(run.best.number, run.recipe().digest)
+'''
+
+
+def test_a_function_of_a_script_is_an_objective(tmp_path: Path) -> None:
+    script = tmp_path / "own.py"
+    script.write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "searching" in done.stderr, "there is a progress bar"
+    number, digest = done.stdout.split()
+    row = Run(tmp_path / "run").candidates.loc[int(number)]
+    assert row["digest"] == digest
+
+
+def test_a_search_is_that_of_the_command_line_and_its_winner_scores_the_same(
+    tmp_path: Path,
+) -> None:
+    file = write_search(tmp_path, budget={"candidates": 8})
+    evomerge("search", file, "--run", tmp_path / "one")
+    seen: list[str] = []
+
+    def follow(history: History, event: Event) -> None:
+        seen.append(event["event"])
+
+    with pytest.raises(RunFolderError, match="already holds a run"):
+        search(SMALL | {"budget": {"candidates": 8}}, tmp_path / "one")
+    run = search(file, tmp_path / "two", progress=False, followers=[follow])
+    assert (run.folder / "journal.jsonl").read_bytes() == (
+        tmp_path / "one" / "journal.jsonl"
+    ).read_bytes()
+    assert seen.count("tell") == 8
+
+    exported = run.export(tmp_path / "model")
+    merged = merge(run.recipe(), tmp_path / "merged")
+    name = "model.safetensors"
+    assert (exported / name).read_bytes() == (merged / name).read_bytes()
+    score = evaluate(exported, file, "test")["zoo_l2_maths/exact_match"]
+    assert run.best is not None
+    recorded = run.best.scores("test")
+    assert recorded is not None
+    assert score.value == recorded.aggregates["zoo_l2_maths/exact_match"]
+    assert score.low <= score.value <= score.high
+    assert resume(run, progress=False).best is not None
+
+
+def inner() -> Any:
+    def local(model: Any, tokenizer: Any, documents: list[int]) -> list[float]:
+        return [1.0] * len(documents)
+
+    return local
+
+
+def test_functions_that_resume_could_not_find_are_refused() -> None:
+    with pytest.raises(ConfigError, match="not a function at the top level"):
+        with_named_functions({"objectives": [{"task": inner()}]})
+    with pytest.raises(ConfigError, match="not a function at the top level"):
+        with_named_functions({"objectives": [lambda model, tokenizer, documents: []]})
+    found = with_named_functions({"objectives": [{"task": write_search, "weight": 2.0}, "t"]})
+    name, metric = "search_run:write_search", "score"
+    assert found["objectives"] == [{"task": name, "metric": metric, "weight": 2.0}, "t"]

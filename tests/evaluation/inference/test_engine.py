@@ -1,0 +1,207 @@
+"""Scoring through an engine; the engine of these tests runs a transformers model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import load, make
+
+from evomerge.errors import ConfigError, DeviceError
+from evomerge.evaluation.evaluator import Evaluator
+from evomerge.evaluation.inference.engine import EngineForward, Weights, checkpoint_weights
+from evomerge.evaluation.inference.forward import Forward
+from evomerge.evaluation.inference.generation import Prompt, Stops, continue_greedily
+from evomerge.evaluation.tasks.harness import Harness, ReferenceLM
+
+
+class Direct:
+    """An engine of another model instance, which must be given the weights."""
+
+    max_length = 161
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.asked = 0
+
+    def load(self, weights: Weights) -> None:
+        self.model.load_state_dict(dict(weights))
+
+    def token_logprobs(
+        self, texts: Sequence[Sequence[int]], counts: Sequence[int]
+    ) -> list[list[tuple[float, bool]]]:
+        results = []
+        for text, count in zip(texts, counts, strict=True):
+            self.asked += 1
+            with torch.inference_mode():
+                logits = self.model(torch.tensor([text[:-1]])).logits[0].log_softmax(-1)
+            places = zip(logits, text[1:], strict=True)
+            found = [(float(row[t]), int(row.argmax()) == t) for row, t in places]
+            results.append(found[-count:])
+        return results
+
+    def generate(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        generated = []
+        for prompt in prompts:
+            stops = Stops(self.tokenizer, prompt.stops)
+            generated += continue_greedily(self.model, [prompt], stops, 0)
+        return generated
+
+
+NAMES = ("t_choice", "t_letter", "t_rolling", "t_generate")
+
+
+def test_an_engine_gives_the_scores_of_the_hf_backend(
+    make_model: Any, tokenizer: Any, tasks: Path
+) -> None:
+    candidate = make_model("llama", seed=4)
+    splits = {"search": dict.fromkeys(NAMES, range(12))}
+    plain = Evaluator(Harness(NAMES, [tasks]))
+    plain.prepare(candidate, tokenizer, splits)
+    expected = plain.score(candidate)
+    served = Evaluator(Harness(NAMES, [tasks]))
+    served.prepare(candidate, tokenizer, splits)
+    engine = Direct(make_model("llama", seed=5), tokenizer)
+    served.forward = EngineForward(ReferenceLM(candidate, tokenizer), engine)
+    got = served.score(candidate)
+    for key, value in expected.aggregates.items():
+        assert got.aggregates[key] == pytest.approx(value, rel=1e-4)
+    assert got.values["t_generate/exact_match"] == expected.values["t_generate/exact_match"]
+
+
+def test_transformers_scores_continuations_and_the_engine_only_generates(
+    make_model: Any, tokenizer: Any, tasks: Path
+) -> None:
+    candidate = make_model("llama", seed=4)
+
+    class Writer(Direct):
+        loaded = 0
+
+        def load(self, weights: Weights) -> None:
+            self.loaded += 1
+            super().load(weights)
+
+    engine = Writer(make_model("llama", seed=5), tokenizer)
+    for names, loads in ((NAMES, 1), (NAMES[:3], 0)):
+        splits = {"search": dict.fromkeys(names, range(12))}
+        scores = []
+        for served in (False, True):
+            evaluator = Evaluator(Harness(names, [tasks]))
+            evaluator.prepare(candidate, tokenizer, splits)
+            if served:
+                reference = evaluator._reference
+                scorer = Forward(candidate, tokenizer, reference, "auto")
+                evaluator.forward = EngineForward(reference, engine, scorer)
+                documents = [list(evaluator.requests("search", n).values()) for n in names]
+                evaluator.forward.check(candidate, documents)
+                engine.loaded = engine.asked = 0
+                evaluator.halve_batches(1)
+                assert evaluator.halvings == scorer.halvings == 1
+            scores.append(evaluator.score(candidate))
+        assert scores[0].values == scores[1].values
+        assert engine.asked == 0 and engine.loaded == loads
+
+
+def test_a_text_is_asked_for_once(llama: Any, tokenizer: Any, tasks: Path) -> None:
+    evaluator = Evaluator(Harness(["t_choice"], [tasks]))
+    evaluator.prepare(llama, tokenizer, {"search": {"t_choice": range(12)}})
+    engine = Direct(llama, tokenizer)
+    evaluator.forward = EngineForward(ReferenceLM(llama, tokenizer), engine)
+    evaluator.score(llama)
+    documents = evaluator.requests("search", "t_choice").values()
+    assert engine.asked == len({r.instance.args for requests in documents for r in requests})
+
+
+def test_sampling_is_refused(llama: Any, tokenizer: Any, tasks: Path) -> None:
+    evaluator = Evaluator(Harness(["t_sample"], [tasks]))
+    evaluator.prepare(llama, tokenizer, {"search": {"t_sample": range(3)}})
+    documents = list(evaluator.requests("search", "t_sample").values())
+    with pytest.raises(ConfigError, match=r"t_sample.*do_sample"):
+        EngineForward(ReferenceLM(llama, tokenizer), Direct(llama, tokenizer)).check(
+            llama, [documents]
+        )
+
+
+def test_a_generation_config_that_changes_greedy_decoding_is_refused(
+    make_model: Any, tokenizer: Any, tasks: Path
+) -> None:
+    model = make_model("llama", seed=4)
+    model.generation_config.repetition_penalty = 1.1
+    for name, refused in (("t_choice", False), ("t_generate", True)):
+        evaluator = Evaluator(Harness([name], [tasks]))
+        evaluator.prepare(model, tokenizer, {"search": {name: range(3)}})
+        documents = list(evaluator.requests("search", name).values())
+        forward = EngineForward(ReferenceLM(model, tokenizer), Direct(model, tokenizer))
+        with pytest.raises(ConfigError, match="repetition_penalty") if refused else nullcontext():
+            forward.check(model, [documents])
+
+
+def test_an_engine_that_runs_the_model_in_another_way_is_refused(
+    llama: Any, make_model: Any, tokenizer: Any, tasks: Path
+) -> None:
+    class Deaf(Direct):
+        def load(self, weights: Weights) -> None:
+            """Keep the weights that it had."""
+
+    evaluator = Evaluator(Harness(["t_choice"], [tasks]))
+    evaluator.prepare(llama, tokenizer, {"search": {"t_choice": range(3)}})
+    documents = list(evaluator.requests("search", "t_choice").values())
+    other = make_model("llama", seed=5)
+    reference = ReferenceLM(llama, tokenizer)
+    EngineForward(reference, Direct(other, tokenizer)).check(llama, [documents])
+    other = make_model("llama", seed=5)
+    with pytest.raises(ConfigError, match=r"in a different way.*use the backend 'hf'"):
+        EngineForward(reference, Deaf(other, tokenizer)).check(llama, [documents])
+
+
+def test_an_engine_that_cannot_run_the_model_is_refused(
+    llama: Any, tokenizer: Any, tasks: Path
+) -> None:
+    class Broken(Direct):
+        def token_logprobs(self, texts: Any, counts: Any) -> Any:
+            raise DeviceError("It failed.") from ValueError("head size 24 is not supported")
+
+    with pytest.raises(ConfigError, match=r"cannot run this model \(head size 24.*'hf'"):
+        EngineForward(ReferenceLM(llama, tokenizer), Broken(llama, tokenizer)).check(llama, [])
+
+
+def test_windows_leave_room_for_the_token_that_an_engine_adds(
+    llama: Any, tokenizer: Any, tasks: Path
+) -> None:
+    """Texts that are longer than the model can read are still scored to the last token."""
+
+    class Short(Direct):
+        max_length = 40
+
+        def token_logprobs(self, texts: Sequence[Sequence[int]], counts: Sequence[int]) -> Any:
+            assert max(map(len, texts)) == self.max_length
+            return super().token_logprobs(texts, counts)
+
+    def targets(evaluator: Evaluator) -> list[int]:
+        documents = evaluator.requests("search", "t_rolling").values()
+        return [sum(len(c.targets) for c in request.continuations) for (request,) in documents]
+
+    made = []
+    for served in (False, True):
+        evaluator = Evaluator(Harness(["t_rolling"], [tasks]))
+        evaluator.prepare(llama, tokenizer, {"search": {"t_rolling": range(40)}})
+        if served:
+            evaluator._requests.clear()
+            evaluator.forward = EngineForward(evaluator._reference, Short(llama, tokenizer))
+        made.append(evaluator)
+    assert targets(made[0]) == targets(made[1])
+    made[1].score(llama)
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe", "gpt_neox", "llama"])
+def test_weights_have_the_names_and_shapes_of_a_checkpoint(tmp_path: Path, kind: str) -> None:
+    folder = make(tmp_path / kind, kind)
+    stored = load_file(folder / "model.safetensors")
+    given = dict(checkpoint_weights(load(folder)))
+    assert given.keys() == stored.keys()
+    assert all(torch.equal(given[name], stored[name]) for name in stored)

@@ -1,0 +1,304 @@
+"""The vLLM backend with vLLM itself (`make test-vllm`); skipped where it is not installed."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from search_run import events_of, evomerge, evomerge_json, kill_when, write_search
+from tiny import load
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from evomerge.errors import CandidateError, ConfigError
+from evomerge.evaluation.evaluator import Evaluator
+from evomerge.evaluation.inference.engine import EngineForward, checkpoint_weights
+from evomerge.evaluation.inference.fingerprint import digest_of
+from evomerge.evaluation.inference.generation import Prompt
+from evomerge.evaluation.inference.reference import ReferenceLM
+from evomerge.evaluation.inference.vllm import VllmEngine
+from evomerge.evaluation.inference.vllm_start import installed_vllm
+from evomerge.evaluation.tasks.harness import Harness
+from evomerge.merging.routed import RoutedResident
+from evomerge.merging.writer import write_model
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.recipe import Layer, Recipe, Source
+from evomerge.run.folder import RunFolder
+from evomerge.run.history import History
+from evomerge.setup.runs import reopen
+from evomerge.setup.strategy import recipe_of
+from evomerge.space.paths.path import Hop, layers_of
+
+pytestmark = pytest.mark.skipif(installed_vllm() is None, reason="vLLM is not installed")
+
+NAMES = ("t_choice", "t_letter", "t_generate")
+TEXT = list(range(3, 60))
+
+
+def model_of(seed: int, head: int = 32) -> Any:
+    """Return a random Llama in float32 with 4 heads of the given size."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=384,
+        hidden_size=4 * head,
+        intermediate_size=192,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=160,
+        initializer_range=0.1,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(scope="module")
+def engine(tokenizer: Any) -> VllmEngine:
+    return VllmEngine(model_of(0), tokenizer)
+
+
+def logprobs_by_torch(model: Any, text: list[int]) -> torch.Tensor:
+    """Return the log-probabilities of all tokens of a text but the first."""
+    with torch.inference_mode():
+        scores = model(torch.tensor([text])).logits[0, :-1].log_softmax(-1)
+    return scores.gather(-1, torch.tensor(text[1:])[:, None])[:, 0]
+
+
+def logprobs_by_vllm(engine: VllmEngine, text: list[int]) -> torch.Tensor:
+    (found,) = engine.token_logprobs([text], [len(text) - 1])
+    return torch.tensor([logprob for logprob, _ in found])
+
+
+def test_all_scores_are_those_of_the_hf_backend(
+    engine: VllmEngine, tokenizer: Any, tasks: Path
+) -> None:
+    splits = {"search": dict.fromkeys((*NAMES, "t_rolling"), range(12))}
+    for seed in (1, 2):
+        candidate = model_of(seed)
+        scores = []
+        for served in (False, True):
+            evaluator = Evaluator(Harness((*NAMES, "t_rolling"), [tasks]))
+            evaluator.prepare(candidate, tokenizer, splits)
+            if served:
+                evaluator.forward = EngineForward(evaluator._reference, engine)
+            scores.append(evaluator.score(candidate))
+        assert scores[0].values["t_generate/exact_match"] == pytest.approx(
+            scores[1].values["t_generate/exact_match"]
+        )
+        for key, value in scores[0].aggregates.items():
+            if not key.startswith("t_rolling"):  # its windows are cut a little shorter
+                assert scores[1].aggregates[key] == pytest.approx(value, rel=1e-3), key
+
+
+def test_each_model_answers_with_its_own_weights(engine: VllmEngine) -> None:
+    """The first model is loaded again after the second; the text is the same each time."""
+    first, second = model_of(3), model_of(4)
+    found = []
+    for model in (first, second, first):
+        engine.load(checkpoint_weights(model))
+        found.append(logprobs_by_vllm(engine, TEXT))
+        assert torch.allclose(found[-1], logprobs_by_torch(model, TEXT), atol=1e-4)
+    assert torch.equal(found[0], found[2])
+    assert (found[0] - found[1]).abs().mean() > 0.1
+
+
+def test_texts_that_begin_alike_have_the_same_log_probabilities_as_alone(
+    engine: VllmEngine,
+) -> None:
+    """The later texts find their first tokens in the prefix cache, some of them all but one."""
+    model = model_of(5)
+    start = [7 + 3 * i % 200 for i in range(96)]
+    texts = [[*start, 10, 11, 12], [*start, 20, 21], [*start, 10, 11, 12, 13], [*start, 30]]
+    counts = [3, 2, 40, 1]
+    engine.load(checkpoint_weights(model))
+    for _ in range(2):
+        for text, count, found in zip(
+            texts, counts, engine.token_logprobs(texts, counts), strict=True
+        ):
+            expected = logprobs_by_torch(model, text)[-count:]
+            assert torch.allclose(torch.tensor([p for p, _ in found]), expected, atol=1e-4)
+
+
+def test_the_backend_scores_with_transformers_and_generates_with_vllm(
+    engine: VllmEngine, tokenizer: Any, tasks: Path
+) -> None:
+    candidate = model_of(6)
+    splits = {"search": dict.fromkeys((*NAMES, "t_rolling"), range(12))}
+    scores = []
+    for backend in ("hf", "vllm"):
+        evaluator = Evaluator(Harness((*NAMES, "t_rolling"), [tasks]), backend=backend)
+        evaluator._engine = engine
+        evaluator.prepare(candidate, tokenizer, splits)
+        scores.append(evaluator.score(candidate))
+    assert scores[0].values == scores[1].values
+
+
+def test_a_missing_tensor_is_refused_before_vllm_keeps_the_last_one(engine: VllmEngine) -> None:
+    engine.load(checkpoint_weights(model_of(3)))
+    other = dict(checkpoint_weights(model_of(4)))
+    del other["model.norm.weight"]
+    with pytest.raises(CandidateError, match=r"'model\.norm\.weight' is missing"):
+        engine.load(iter(other.items()))
+    engine.load(checkpoint_weights(model_of(4)))
+    expected = logprobs_by_torch(model_of(4), TEXT)
+    assert torch.allclose(logprobs_by_vllm(engine, TEXT), expected, atol=1e-4)
+
+
+def test_a_model_that_vllm_cannot_run_is_one_sentence(tokenizer: Any) -> None:
+    model = model_of(0, head=24)
+    with pytest.raises(ConfigError, match=r"vLLM cannot (run|start with) this model .*'hf'"):
+        EngineForward(ReferenceLM(model, tokenizer), VllmEngine(model, tokenizer)).check(model, [])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_paths_of_all_depths_on_one_engine_answer_as_their_exports_on_engines_of_their_own(
+    tokenizer: Any, tmp_path: Path, dtype: str
+) -> None:
+    """Log-probabilities and texts are the same bit for bit; the first path is loaded twice."""
+    checkpoints = parents_in(tmp_path, tokenizer, dtype)
+    paths = {
+        "short": [Hop("a", 0), Hop("b", 2, 0.8)],
+        "long": [Hop("a", 0), Hop("b", 0), Hop("b", 1, 1.3), Hop("a", 1), Hop("a", 2)],
+        "middle": [Hop("b", 0), Hop("b", 0), Hop("a", 2)],
+    }
+    whole = Layer("passthrough", (Source("a"),))
+    recipes = {
+        name: Recipe("a", {"model.layers": layers_of(path)}, whole, whole, dtype=dtype)
+        for name, path in paths.items()
+    }
+    resident = RoutedResident(checkpoints, "a", dtype)
+    deep = VllmEngine(resident.apply(recipes["long"]), tokenizer)
+    found: dict[str, Any] = {}
+    for name in ("short", "long", "middle", "short"):
+        deep.load(checkpoint_weights(model := resident.apply(recipes[name])))
+        assert deep._loaded == digest_of(dict(checkpoint_weights(model)))
+        answers = logprobs_by_vllm(deep, TEXT), deep.generate([Prompt(tuple(TEXT[:9]), (), 30)])
+        assert torch.equal(found.setdefault(name, answers)[0], answers[0])
+        assert found[name][1] == answers[1]
+    engines = [deep]  # vLLM ends the process group of all of them when one is collected
+    for name, recipe in recipes.items():
+        write_model(recipe, checkpoints, tmp_path / name)
+        exported = load(tmp_path / name)
+        engines.append(own := VllmEngine(exported, tokenizer))
+        own.load(checkpoint_weights(exported))
+        assert own._loaded == digest_of(dict(checkpoint_weights(resident.apply(recipe))))
+        assert torch.equal(logprobs_by_vllm(own, TEXT), found[name][0])
+        assert own.generate([Prompt(tuple(TEXT[:9]), (), 30)]) == found[name][1]
+        near = 1e-4 if dtype == "float32" else 0.1
+        assert torch.allclose(found[name][0], logprobs_by_torch(exported, TEXT).float(), atol=near)
+
+
+def test_a_killed_search_over_paths_goes_on_and_a_path_scores_the_same_alone(
+    tokenizer: Any, tasks: Path, tmp_path: Path
+) -> None:
+    """A path that is not as deep as a parent is evaluated on an engine of its own depth.
+
+    The objective is chrF, since it changes with every character of the texts.
+    """
+    parents_in(tmp_path, tokenizer, "float32")
+    body = json.loads((tasks / "t_generate.yaml").read_text())
+    metric = {"metric": "chrf", "aggregation": "chrf", "higher_is_better": True}
+    body |= {"task": "t_texts", "metric_list": [metric]}
+    body["generation_kwargs"] = {"until": ["@@"], "max_gen_toks": 24}
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "t_texts.yaml").write_text(json.dumps(body))
+    file = write_search(
+        tmp_path,
+        base=None,
+        parents=[str(tmp_path / "a"), str(tmp_path / "b")],
+        space={"kind": "dataflow", "variant": "structured", "repeats": 1, "layers": [2, 5],
+               "ends": "free", "scales": [0.7, 1.4]},
+        optimizer={"name": "cma-margin"},
+        **served(tmp_path / "tasks", [{"task": "t_texts", "metric": "chrf"}]),
+    )  # fmt: skip
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    evomerge("search", file, "--run", whole)
+    assert kill_and_resume(file, killed) == (whole / "journal.jsonl").read_bytes()
+    rows = evomerge_json("results", whole)["candidates"]
+    assert len({row["search t_texts/chrf"] for row in rows}) > 2
+    number = next(number for number, depth in enumerate(depths_of(whole)) if depth != 3)
+    evomerge("export", whole, "--out", tmp_path / "model", "--candidate", number)
+    again = evomerge_json("evaluate", tmp_path / "model", "--config", file, "--split", "search")
+    assert again["scores"]["t_texts/chrf"]["value"] == rows[number]["search t_texts/chrf"]
+
+
+def depths_of(run: Path) -> list[int]:
+    """Return the number of layers of every candidate of a run."""
+    folder = RunFolder(run)
+    space, candidates = reopen(folder).space, History(folder.events()).candidates
+    return [sum(map(len, recipe_of(space, item).layers.values())) for item in candidates]
+
+
+@pytest.mark.parametrize("division", [1, 2])
+def test_a_killed_search_goes_on_as_if_it_had_not_been_killed(
+    tokenizer: Any, tasks: Path, tmp_path: Path, division: int
+) -> None:
+    file = write_served(tokenizer, tasks, tmp_path, division)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    evomerge("search", file, "--run", whole)
+    assert kill_and_resume(file, killed) == (whole / "journal.jsonl").read_bytes()
+
+
+def test_a_divided_engine_is_a_worker_in_a_process_of_its_own(
+    tokenizer: Any, tasks: Path, tmp_path: Path
+) -> None:
+    """Its scores are those of an engine in one piece, and its processes end with the search."""
+    evomerge("search", write_served(tokenizer, tasks, tmp_path, 1), "--run", tmp_path / "whole")
+    file = write_served(tokenizer, tasks, tmp_path, 2, executor={"kind": "processes", "workers": 1})
+    evomerge("search", file, "--run", tmp_path / "divided")
+    assert events_of(tmp_path / "divided") == events_of(tmp_path / "whole")
+    names = [process.info["name"] for process in psutil.process_iter(["name"])]
+    assert not [name for name in names if name.startswith("VLLM")]
+
+
+def write_served(tokenizer: Any, tasks: Path, folder: Path, division: int, **more: Any) -> Path:
+    """Write a search whose engine is divided over so many processes."""
+    parents_in(folder, tokenizer, "float32")
+    objectives = [
+        {"task": "t_generate", "metric": "exact_match"},
+        {"task": "t_choice", "metric": "acc"},
+    ]
+    sections = served(tasks, objectives)
+    sections["evaluation"]["tensor_parallel"] = division
+    parents = [str(folder / "a"), str(folder / "b")]
+    return write_search(folder, parents=parents, base=parents[0], **sections, **more)
+
+
+def parents_in(folder: Path, tokenizer: Any, dtype: str) -> dict[str, Checkpoint]:
+    """Save two parents with the tokenizer."""
+    for seed, name in ((1, "a"), (2, "b")):
+        model_of(seed).to(getattr(torch, dtype)).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return {name: Checkpoint.open(folder / name, name) for name in "ab"}
+
+
+def served(tasks: Path, objectives: list[dict[str, str]]) -> dict[str, Any]:
+    """Return the sections of a small search whose texts vLLM generates."""
+    return {
+        "objectives": objectives,
+        "evaluation": {
+            "backend": "vllm",
+            "include": [str(tasks)],
+            "search": {"documents": 20},
+            "validation": {"documents": 10, "finalists": 2},
+            "test": {"documents": 10},
+        },
+        "budget": {"candidates": 8},
+    }
+
+
+def kill_and_resume(file: Path, run: Path) -> bytes:
+    """Kill a search in its middle, resume it, and return the journal."""
+    journal = run / "journal.jsonl"
+    arguments = ("search", file, "--run", run)
+    assert kill_when(arguments, journal, 10, 0.0) == -signal.SIGKILL
+    before = journal.read_bytes()
+    evomerge("resume", run)
+    assert len(before) < len(journal.read_bytes())
+    return journal.read_bytes()

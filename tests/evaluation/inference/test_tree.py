@@ -1,0 +1,31 @@
+"""The trie of paths: every distinct prefix is run once, and states are kept only while needed."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evomerge.evaluation.inference.tree import visits
+
+trails = st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=6).map(tuple), max_size=12)
+
+
+@given(trails)
+def test_every_distinct_prefix_is_computed_once(trails: list[tuple[str, ...]]) -> None:
+    turns = visits(trails)
+    assert sorted(turn.number for turn in turns) == list(range(len(trails)))
+    nodes = {trail[: depth + 1] for trail in trails for depth in range(len(trail))}
+    assert sum(len(trails[turn.number]) - turn.start for turn in turns) == len(nodes)
+
+
+@given(trails)
+def test_a_state_is_held_from_its_making_to_its_last_use(trails: list[tuple[str, ...]]) -> None:
+    held: dict[int, tuple[str, ...]] = {}
+    for turn in visits(trails):
+        path = trails[turn.number]
+        if turn.start:
+            assert held[turn.start] == path[: turn.start]
+        held |= {depth: path[:depth] for depth in turn.keep}
+        held = {depth: state for depth, state in held.items() if depth in turn.needed}
+        assert set(held) == turn.needed  # no state is missing, and none is kept too long
+    assert not held

@@ -1,0 +1,279 @@
+"""The vLLM engine without vLLM: a substitute takes the same calls and gives such results."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, LlamaForCausalLM
+
+from evomerge.errors import CandidateError, ConfigError, DeviceError
+from evomerge.evaluation.evaluator import Evaluator
+from evomerge.evaluation.inference.engine import EngineForward, checkpoint_weights
+from evomerge.evaluation.inference.fingerprint import digest_of
+from evomerge.evaluation.inference.generation import Prompt, Stops, continue_greedily
+from evomerge.evaluation.inference.vllm import VllmEngine, _token_logprob
+from evomerge.evaluation.inference.vllm_start import check_vllm
+from evomerge.evaluation.tasks.harness import Harness
+
+NAMES = ("t_choice", "t_letter", "t_rolling", "t_generate")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
+def test_without_vllm_the_error_names_the_extra(llama: Any, tokenizer: Any, tasks: Path) -> None:
+    evaluator = Evaluator(Harness(["t_choice"], [tasks]), backend="vllm")
+    with pytest.raises(ConfigError, match=r"pip install 'evomerge\[vllm\]'"):
+        evaluator.prepare(llama, tokenizer, {"search": {"t_choice": range(3)}})
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch, llama: Any, tokenizer: Any) -> VllmEngine:
+    """A `VllmEngine` on a substitute for vLLM that takes the same calls and gives such results."""
+
+    class Options:
+        skip_reading_prefix_cache = False
+
+        def __init__(self, **options: Any) -> None:
+            self.__dict__ = {"prompt_logprobs": None, "stop": [], **options}
+
+    class LLM:
+        def __init__(self, model: str, **options: Any) -> None:
+            assert options["load_format"] == "dummy" and options["dtype"] == "float32"
+            self.config = AutoConfig.from_pretrained(model)
+            assert AutoTokenizer.from_pretrained(model).eos_token_id == 2
+            assert GenerationConfig.from_pretrained(model).eos_token_id == 2
+            self.model_config = SimpleNamespace(max_model_len=self.config.max_position_embeddings)
+            self.model, self.calls, self.version = None, [], "default"
+            self.cached, self.texts = 0, 0  # tokens taken from the prefix cache; texts read
+            self.llm_engine = SimpleNamespace(set_weight_version=self.set_weight_version)
+
+        def set_weight_version(self, digest: str) -> None:
+            self.version = digest
+
+        def collective_rpc(self, method: str, kwargs: dict[str, Any]) -> None:
+            self.calls.append(method)
+            state = dict(kwargs["weights_iterator"])
+            self.model = LlamaForCausalLM.from_pretrained(
+                None, config=self.config, state_dict=state
+            )
+
+        def reset_prefix_cache(self) -> bool:
+            self.calls.append("reset_prefix_cache")
+            return True
+
+        def generate(self, prompts: Any, options: Any, use_tqdm: bool) -> list[Any]:
+            each = options if isinstance(options, list) else [options] * len(prompts)
+            return [self._one(p["prompt_token_ids"], o) for p, o in zip(prompts, each, strict=True)]
+
+        def _one(self, tokens: list[int], options: Any) -> Any:
+            limit = options.max_tokens
+            assert len(tokens) + limit <= self.model_config.max_model_len
+            with torch.inference_mode():
+                scores = self.model(torch.tensor([tokens])).logits[0].log_softmax(-1)
+            known: list[Any] = [None]
+            for row, token in zip(scores[:-1], tokens[1:], strict=True):
+                best = int(row.argmax())
+                known.append(
+                    {
+                        i: SimpleNamespace(logprob=float(row[i]), rank=int((row >= row[i]).sum()))
+                        for i in (token, best)
+                    }
+                )
+            said: list[int] = []
+            if options.prompt_logprobs is None:
+                assert options.skip_special_tokens is False and options.stop_token_ids == [2]
+                prompt = Prompt(tuple(tokens), tuple(options.stop), limit)
+                stops = Stops(tokenizer, prompt.stops)
+                (said,) = continue_greedily(self.model, [prompt], stops, 0)
+            self.texts += 1
+            cached = 0
+            if options.prompt_logprobs is not None:
+                assert options.detokenize is False
+                if not options.skip_reading_prefix_cache:
+                    cached = min(self.cached, len(tokens) - 1)
+            for place in range(1, cached + 1):
+                known[place] = {-7: SimpleNamespace(logprob=1e9, rank=1)}
+            spans = [SimpleNamespace(version=self.version, start=0, end=1)]
+            completion = SimpleNamespace(token_ids=tuple(said), text=None, weight_versions=spans)
+            return SimpleNamespace(
+                prompt_logprobs=known, outputs=[completion], num_cached_tokens=cached
+            )
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=Options))
+    monkeypatch.setattr(
+        "evomerge.evaluation.inference.vllm_start.version", lambda package: "0.33.0"
+    )
+    return VllmEngine(llama, tokenizer)
+
+
+def test_the_calls_to_vllm_give_the_scores_of_the_hf_backend(
+    engine: VllmEngine, make_model: Any, tokenizer: Any, tasks: Path
+) -> None:
+    candidate = make_model("llama", seed=4)
+    splits = {"search": dict.fromkeys(NAMES, range(12))}
+    scores = []
+    for served in (False, True):
+        evaluator = Evaluator(Harness(NAMES, [tasks]))
+        evaluator.prepare(candidate, tokenizer, splits)
+        if served:
+            evaluator.forward = EngineForward(evaluator._reference, engine)
+        scores.append(evaluator.score(candidate))
+    for key, value in scores[0].aggregates.items():
+        if not key.startswith("t_rolling"):  # its windows are cut a little shorter
+            assert scores[1].aggregates[key] == pytest.approx(value, rel=1e-4)
+    assert engine._llm.calls == ["reload_weights", "reset_prefix_cache"]
+
+
+def test_a_cache_that_is_not_emptied_is_an_error(
+    engine: VllmEngine, llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine._llm, "reset_prefix_cache", lambda: False)
+    with pytest.raises(DeviceError, match="prefix cache"):
+        engine.load(checkpoint_weights(llama))
+
+
+def test_equal_weights_are_loaded_once(engine: VllmEngine, make_model: Any) -> None:
+    for seed in (4, 4, 5):
+        engine.load(checkpoint_weights(make_model("llama", seed=seed)))
+    assert engine._llm.calls == ["reload_weights", "reset_prefix_cache"] * 2
+
+
+def test_weights_of_other_names_or_shapes_are_refused_and_the_engine_goes_on(
+    engine: VllmEngine, llama: Any
+) -> None:
+    engine.load(checkpoint_weights(llama))
+    name = "model.norm.weight"
+    for change, words in (
+        ({name: None}, "'model.norm.weight' is missing"),
+        ({name: torch.zeros(3)}, r"'model.norm.weight' has the shape \(3,\) instead of \(32,\)"),
+        ({"extra": torch.zeros(3)}, "'extra' is not in the engine's model"),
+    ):
+        state = {**dict(checkpoint_weights(llama)), **change}
+        with pytest.raises(CandidateError, match=words):
+            engine.load((n, t) for n, t in state.items() if t is not None)
+    engine.load(checkpoint_weights(llama))
+    assert len(engine.token_logprobs([[1, 5, 6]], [2])[0]) == 2
+
+
+def test_a_path_on_a_deeper_engine_answers_with_its_own_weights(
+    engine: VllmEngine, make_model: Any, tokenizer: Any
+) -> None:
+    """The fixture `engine` is what makes the substitute for vLLM."""
+    model, deep = (make_model("llama", seed=seed) for seed in (4, 5))
+    deep.model.layers.extend(make_model("llama", seed=6).model.layers)
+    deep.config.num_hidden_layers = 6
+    deeper = VllmEngine(deep, tokenizer)
+    text = [1, *range(5, 40, 3)]
+    for served in (engine, deeper):
+        served.load(checkpoint_weights(model))
+    assert deeper._llm.config.num_hidden_layers == 6
+    assert deeper.token_logprobs([text], [9]) == engine.token_logprobs([text], [9])
+    assert deeper._llm.version == engine._llm.version == digest_of(dict(checkpoint_weights(model)))
+    with pytest.raises(CandidateError, match=r"layers\.3\..* is not in the engine's model"):
+        engine.load(checkpoint_weights(deep))
+
+
+def test_an_engine_that_failed_is_not_used_again(
+    engine: VllmEngine, llama: Any, make_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise ValueError("no such tensor\nand more lines")
+
+    engine.load(checkpoint_weights(llama))
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._llm, "collective_rpc", fail)
+        with pytest.raises(DeviceError, match=r"load weights \(no such tensor\).*resume"):
+            engine.load(checkpoint_weights(make_model("llama", seed=5)))
+    for use in (
+        lambda: engine.load(checkpoint_weights(llama)),
+        lambda: engine.token_logprobs([[1, 5, 6]], [2]),
+        lambda: engine.generate([Prompt((1, 5), (), 3)]),
+    ):
+        with pytest.raises(DeviceError, match="no such tensor"):
+            use()
+
+
+def test_texts_whose_targets_are_in_the_prefix_cache_are_scored_again(
+    engine: VllmEngine, llama: Any
+) -> None:
+    engine.load(checkpoint_weights(llama))
+    texts = [[1, 5, 6, 7, 8, 9], [1, 5, 6, 7, 8, 10]]
+    counts = [1, 4]
+    expected = engine.token_logprobs(texts, counts)
+    engine._llm.texts, engine._llm.cached = 0, 2
+    assert engine.token_logprobs(texts, counts) == expected
+    assert engine._llm.texts == 3  # the first of the 4 targets comes after the 2 cached tokens
+
+
+def test_an_output_of_other_weights_is_an_error(engine: VllmEngine, llama: Any) -> None:
+    engine.load(checkpoint_weights(llama))
+    engine._llm.version = "of the last candidate"
+    with pytest.raises(DeviceError, match="other weights"):
+        engine.token_logprobs([[1, 5, 6]], [2])
+
+
+def test_an_engine_that_does_not_start_is_one_sentence(
+    engine: VllmEngine, llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class LLM:
+        def __init__(self, **options: Any) -> None:
+            raise ValueError("No available memory for the cache blocks.\nTry this.")
+
+    monkeypatch.setattr(sys.modules["vllm"], "LLM", LLM)
+    with pytest.raises(ConfigError, match=r"cannot start .*\(No available memory .*blocks\); "):
+        VllmEngine(llama, tokenizer)
+
+
+def test_too_little_memory_is_one_sentence(
+    engine: VllmEngine, llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.accelerator.current_accelerator", lambda check_available: None)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2**28))
+    with pytest.raises(ConfigError, match=r"vLLM needs 0.5 GB .* 160 tokens, and only 0.3 GB are"):
+        VllmEngine(llama, tokenizer)
+
+
+def test_torch_keeps_its_number_of_threads_adjustable(
+    engine: VllmEngine, llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = sys.modules["vllm"].LLM
+
+    def start(**options: Any) -> Any:
+        torch.set_num_threads = lambda count: None
+        assert "llvmlite.binding.ffi" not in sys.modules
+        return original(**options)
+
+    before = torch.set_num_threads
+    monkeypatch.setitem(sys.modules, "llvmlite.binding.ffi", sys)
+    monkeypatch.setattr(sys.modules["vllm"], "LLM", start)
+    VllmEngine(llama, tokenizer)
+    assert torch.set_num_threads is before and sys.modules["llvmlite.binding.ffi"] is sys
+
+
+def test_tied_tokens_are_both_the_likeliest() -> None:
+    entry = SimpleNamespace
+    best = entry(logprob=-0.7, rank=2)
+    assert _token_logprob(7, {7: entry(logprob=-0.7, rank=2), 3: best}) == (-0.7, True)
+    assert _token_logprob(7, {7: entry(logprob=-0.8, rank=3), 3: best}) == (-0.8, False)
+
+
+@pytest.mark.parametrize(
+    ("found", "words"), [("0.15.1", "vLLM 0.15.1 cannot load weights"), (None, "is not installed")]
+)
+def test_a_vllm_that_cannot_serve_is_refused(
+    monkeypatch: pytest.MonkeyPatch, found: str | None, words: str
+) -> None:
+    def version(package: str) -> str:
+        if found is None:
+            raise PackageNotFoundError(package)
+        return found
+
+    monkeypatch.setattr("evomerge.evaluation.inference.vllm_start.version", version)
+    with pytest.raises(ConfigError, match=words + r".*pip install 'evomerge\[vllm\]'"):
+        check_vllm()

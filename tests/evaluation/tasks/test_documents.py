@@ -1,0 +1,130 @@
+"""Splits: disjoint, stratified, and the same for equal seeds."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evomerge.errors import ConfigError
+from evomerge.evaluation.tasks.documents import Pool, choose_documents, in_order
+
+
+def split_documents(count, sizes, seed, labels=None, *, task="t"):
+    pool = Pool(task, count, labels=labels)
+    chosen = choose_documents(sizes, {split: {task: pool} for split in sizes}, seed)
+    return {split: of_split[task] for split, of_split in chosen.items()}
+
+
+@given(st.integers(3, 300), st.data())
+def test_splits_are_disjoint_as_large_as_asked_and_always_the_same(
+    count: int, data: st.DataObject
+) -> None:
+    search = data.draw(st.integers(1, count - 2))
+    validation = data.draw(st.integers(1, count - search - 1))
+    sizes = {"search": search, "validation": validation, "test": "all"}
+    parts = split_documents(count, sizes, 7)
+    assert [len(parts[s]) for s in ("search", "validation")] == [search, validation]
+    assert sorted(i for ids in parts.values() for i in ids) == list(range(count))
+    assert all(ids == sorted(ids) for ids in parts.values())
+    assert parts == split_documents(count, sizes, 7)
+
+
+def test_seed_and_task_decide_the_split() -> None:
+    sizes = {"search": 10, "validation": 10, "test": 10}
+    one = split_documents(100, sizes, 0, task="t")
+    assert one != split_documents(100, sizes, 1, task="t")
+    assert one != split_documents(100, sizes, 0, task="u")
+
+
+def test_labels_are_held_in_proportion() -> None:
+    labels = ["easy"] * 60 + ["hard"] * 30 + ["odd"] * 10
+    sizes = {"search": 50, "validation": 20, "test": "all"}
+    for ids in split_documents(100, sizes, 0, labels).values():
+        shares = [sum(labels[i] == label for i in ids) / len(ids) for label in ("easy", "hard")]
+        assert shares == pytest.approx([0.6, 0.3], abs=1.5 / len(ids))
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"search": 60, "validation": 30, "test": 20},
+        {"search": 60, "validation": 40, "test": "all"},
+        {"search": "all", "validation": 10, "test": "all"},
+    ],
+)
+def test_splits_that_would_overlap_or_be_empty_are_refused(sizes: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"'my_task'"):
+        split_documents(100, sizes, 0, task="my_task")
+
+
+WORLD = st.lists(st.sampled_from("abcdefghijklmnopqrst"), min_size=1, max_size=30)
+
+
+@given(
+    st.dictionaries(st.sampled_from("xyz"), WORLD, min_size=1),
+    st.tuples(*[st.integers(1, 4) | st.just("all")] * 3),
+    st.lists(st.tuples(st.sampled_from("tu"), *[st.sampled_from("xyz")] * 3), max_size=2),
+)
+def test_no_two_splits_have_a_text_in_common(
+    texts: dict[str, list[str]], wanted: tuple[object, ...], tasks: list[tuple[str, ...]]
+) -> None:
+    """Sources share some texts, and the source of a task may differ from split to split."""
+    names = ("search", "validation", "test")
+
+    def pool(source: str) -> Pool:
+        says = texts[source]
+        return Pool(source, len(says), lambda i: [says[i]])
+
+    sources = {task: origins for task, *origins in tasks if set(origins) <= set(texts)}
+    pools = {
+        split: {task: pool(origins[k]) for task, origins in sources.items()}
+        for k, split in enumerate(names)
+    }
+    sizes = dict(zip(names, wanted, strict=True))
+    try:
+        chosen = choose_documents(sizes, pools, 3)
+    except ConfigError:
+        return
+    said = [
+        {texts[pools[split][task].source][i] for task, ids in chosen[split].items() for i in ids}
+        for split in names
+    ]
+    assert not said[0] & said[1] and not said[0] & said[2] and not said[1] & said[2]
+    for split in names:
+        for ids in chosen[split].values():
+            assert (
+                len(set(ids)) == len(ids) == (len(ids) if sizes[split] == "all" else sizes[split])
+            )
+
+
+def test_sources_of_their_own_may_all_be_taken_whole() -> None:
+    sizes = {"search": "all", "validation": 5, "test": "all"}
+    pools = {
+        split: {"t": Pool(source, count)}
+        for split, source, count in (("search", "t:training", 30), ("test", "t:test", 20))
+    } | {"validation": {"t": Pool("t:training", 30)}}
+    chosen = choose_documents(sizes, pools, 0)
+    assert [len(chosen[s]["t"]) for s in ("search", "validation", "test")] == [25, 5, 20]
+
+
+def test_tasks_with_common_documents_get_the_same_ones() -> None:
+    sizes = {"search": 40, "validation": 30, "test": "all"}
+    tasks = {name: Pool(name, 100, lambda i: [f"question {i}"]) for name in ("cot", "plain")}
+    chosen = choose_documents(sizes, dict.fromkeys(sizes, tasks), 0)
+    for of_split in chosen.values():
+        assert of_split["cot"] == of_split["plain"]
+
+
+def test_documents_that_other_splits_have_are_not_counted() -> None:
+    pools = {
+        split: {"t": Pool(source, 10, lambda i: [str(i % 8)])}
+        for split, source in (("search", "x"), ("validation", "y"), ("test", "z"))
+    }
+    with pytest.raises(ConfigError, match=r"evaluation\.test\.documents.*'z' are in no other"):
+        choose_documents({"search": 4, "validation": 4, "test": 4}, pools, 0)
+
+
+@given(st.integers(0, 60), st.text(max_size=3))
+def test_an_order_is_a_permutation(count: int, key: str) -> None:
+    assert sorted(in_order(count, key)) == list(range(count))

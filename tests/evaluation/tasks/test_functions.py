@@ -1,0 +1,151 @@
+"""Objective functions: the values that they may return, and the restored state of the process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from evomerge.errors import CandidateError, ConfigError
+from evomerge.evaluation.tasks.functions import Function, find
+from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
+
+
+def function(body: Any) -> Function:
+    info = TaskInfo("mine:f", "function", 9, {"score": MetricInfo(True, is_mean=True)})
+    return Function(body, info)
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [0.5, 1],
+        (0.5, 1.0),
+        [np.float32(0.5), np.int64(1)],
+        np.array([0.5, 1.0]),
+        torch.tensor([0.5, 1.0]),
+        [torch.tensor(0.5), torch.tensor(1)],
+        [Fraction(1, 2), 1],
+        {"score": [0.5, 1.0]},
+    ],
+    ids=repr,
+)
+def test_numbers_are_scores_whatever_holds_them(scores: Any) -> None:
+    found = function(lambda *_: scores)(None, None, [3, 4])
+    assert found == {"score": (0.5, 1.0)}
+    assert {type(value) for value in found["score"]} == {float}
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        ["0.5", 1.0],
+        "01",
+        b"01",
+        [True, False],
+        [np.bool_(True), 1.0],
+        torch.tensor([True, False]),
+        [None, 1.0],
+        None,
+        [float("nan"), 1.0],
+        [1.0, float("-inf")],
+        np.array([np.nan, 1.0]),
+        [10**400, 1],
+        [1 + 0j, 1.0],
+        [[0.5], [1.0]],
+        [1.0],
+        [1.0, 1.0, 1.0],
+        torch.tensor(1.0),
+        1.0,
+        (number for number in (0.5, 1.0)),
+        {0.5, 1.0},
+        {"score": ["0.5", 1.0]},
+        {"score": [0.5, 1.0], "more": [0.5, 1.0]},
+        {},
+        {3: [0.5, 1.0], "score": [0.5, 1.0]},
+    ],
+    ids=lambda scores: repr(scores).split(" at ")[0],
+)
+def test_anything_else_is_refused_in_a_sentence(scores: Any) -> None:
+    with pytest.raises(CandidateError, match=r"Objective mine:f returned .* must "):
+        function(lambda *_: scores)(None, None, [3, 4])
+
+
+def test_the_settings_of_the_process_are_put_back() -> None:
+    before = torch.get_default_dtype(), torch.get_num_threads(), torch.get_rng_state(), os._exit
+
+    def meddle(*_: Any) -> list[float]:
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        torch.set_num_threads(before[1] + 1)
+        torch.manual_seed(3)
+        torch.nn.modules.module.register_module_forward_hook(lambda *_: torch.tensor(0.0))
+        return [float(torch.rand(())) for _ in range(2)]
+
+    first, second = (function(meddle)(None, None, [3, 4]) for _ in range(2))
+    assert first == second
+    assert torch.get_default_dtype() is before[0]
+    assert torch.get_num_threads() == before[1]
+    assert torch.is_grad_enabled()
+    assert torch.equal(torch.get_rng_state(), before[2])
+    assert os._exit is before[3]
+    assert torch.nn.Identity()(torch.ones(1)) == 1.0
+
+
+def test_chance_does_not_depend_on_what_was_called_before() -> None:
+    def draw(*_: Any) -> list[float]:
+        return [float(torch.rand(())), float(np.random.random())]
+
+    first = function(draw)(None, None, [3, 4])
+    torch.rand(5)
+    np.random.random(5)
+    assert function(draw)(None, None, [3, 4]) == first
+
+
+def test_a_person_can_interrupt_a_function() -> None:
+    def interrupted(*_: Any) -> list[float]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        function(interrupted)(None, None, [3, 4])
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        ("metrics", ["score"]),
+        ("metrics", None),
+        ("metrics", {}),
+        ("metrics", {1: True}),
+        ("metrics", {"score": "yes"}),
+        ("documents", True),
+        ("documents", 0),
+        ("documents", 10**9),
+        ("documents", "7"),
+    ],
+)
+def test_wrong_attributes_are_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, attribute: str, value: Any
+) -> None:
+    attributes = {"documents": 5} | {attribute: value}
+    lines = [f"judge.{name} = {value!r}" for name, value in attributes.items()]
+    (tmp_path / "wrong_attributes.py").write_text("\n".join(["def judge(*_): ...", *lines]) + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "wrong_attributes", raising=False)
+    with pytest.raises(ConfigError, match=attribute):
+        find("wrong_attributes:judge")
+
+
+@pytest.mark.parametrize("line", ["import sys; sys.exit(0)", "raise BaseException('mine')"])
+def test_a_module_that_ends_python_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, line: str
+) -> None:
+    (tmp_path / "ends_python.py").write_text(line + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="could not be imported"):
+        find("ends_python:judge")

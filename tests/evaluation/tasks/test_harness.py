@@ -1,0 +1,130 @@
+"""The properties of tasks that are known before a model runs, and the tasks that are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evomerge.errors import ConfigError
+from evomerge.evaluation.tasks.harness import Harness
+
+
+def test_info_has_documents_metrics_and_directions(tasks: Path) -> None:
+    info = Harness(["t_letter", "t_rolling", "t_filters", "g_sizes"], [tasks]).info
+    letter = info.tasks["t_letter"]
+    assert letter.documents == 40 and letter.kind == "multiple_choice"
+    assert letter.metrics["acc"].is_mean and letter.metrics["acc"].higher_is_better
+    assert not letter.metrics["f1"].is_mean
+    assert not letter.metrics["brier_score"].higher_is_better
+    perplexity = info.metric("t_rolling", "word_perplexity")[1]
+    assert not perplexity.higher_is_better and not perplexity.is_mean
+    assert set(info.tasks["t_filters"].metrics) == {
+        "exact_match,strict",
+        "exact_match,first-word",
+    }
+    assert info.leaves("g_sizes") == ("t_choice", "t_letter")
+    assert info.metric("g_sizes", "acc")[0] == "acc"
+    assert info.metric("t_letter", "acc,none")[0] == "acc"
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "words"),
+    [
+        ("t_letter", "acurracy", ["t_letter", "acurracy", "brier_score"]),
+        ("t_letter", "brier_scor", ["Did you mean 'brier_score'"]),
+        ("t_filters", "exact_match", ["several filters", "exact_match,strict"]),
+        ("g_sizes", "f1", ["g_sizes", "f1", "acc"]),
+    ],
+)
+def test_a_metric_that_is_not_there_is_one_sentence(
+    tasks: Path, task: str, metric: str, words: list[str]
+) -> None:
+    info = Harness([task], [tasks]).info
+    with pytest.raises(ConfigError) as error:
+        info.metric(task, metric)
+    assert all(word in str(error.value) for word in words)
+
+
+def test_documents_are_made_once_to_be_compared(tasks: Path) -> None:
+    harness, made = Harness(["t_letter"], [tasks]), []
+
+    def process(documents: Any) -> Any:
+        made.append(len(documents))
+        return documents
+
+    harness._tasks["t_letter"].set_config(key="process_docs", value=process)
+    say = harness.forms("t_letter", rendered=True)
+    assert len({form for document in range(40) for form in say(document)}) > 40
+    assert made == [40]
+
+
+def test_an_unknown_task_names_the_nearest_one(tasks: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'t_chioce'.*evaluation\.include.*'t_choice'"):
+        Harness(["t_chioce"], [tasks])
+
+
+def test_lm_eval_prints_nothing(tasks: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    Harness(["t_letter", "g_sizes"], [tasks]).with_documents_from(
+        {"g_sizes": "g_sizes"}, {"t_letter": "test"}, "evaluation.test"
+    )
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"evaluation\.include.*nowhere"):
+        Harness(["t_choice"], [tmp_path / "nowhere"])
+
+
+def write_task(folder: Path, **body: Any) -> None:
+    (folder / "documents.jsonl").write_text('{"q": "a?", "a": "b"}\n')
+    files = {"data_files": {"test": str(folder / "documents.jsonl")}}
+    task = {
+        "task": "t_odd",
+        "dataset_path": "json",
+        "dataset_kwargs": files,
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "q",
+        "doc_to_target": "a",
+        **body,
+    }
+    (folder / "t_odd.yaml").write_text(json.dumps(task))
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"dataset_kwargs": {"data_files": {"test": "/nowhere.jsonl"}}}, "could not be loaded"),
+        ({"test_split": "tset"}, "could not be loaded"),
+        ({"unsafe_code": True}, "runs code that the model writes"),
+        ({"doc_to_image": ["q"]}, "only text is scored"),
+    ],
+)
+def test_a_task_that_cannot_be_used_is_one_sentence(
+    tmp_path: Path, body: dict[str, Any], words: str
+) -> None:
+    write_task(tmp_path, **body)
+    with pytest.raises(ConfigError, match=words) as error:
+        Harness(["t_odd"], [tmp_path])
+    assert "\n" not in str(error.value) and "t_odd" in str(error.value)
+
+
+def test_a_task_that_needs_more_tokens_than_the_model_reads_is_refused(
+    tmp_path: Path, llama: Any, tokenizer: Any
+) -> None:
+    from evomerge.evaluation.evaluator import Evaluator
+
+    write_task(tmp_path, generation_kwargs={"until": ["\n"], "max_gen_toks": 4000})
+    evaluator = Evaluator(Harness(["t_odd"], [tmp_path]))
+    with pytest.raises(ConfigError, match="max_gen_toks"):
+        evaluator.prepare(llama, tokenizer, {"search": {"t_odd": [0]}})
+
+
+def test_documents_can_be_told_apart_by_a_field(tasks: Path) -> None:
+    harness = Harness(["t_choice"], [tasks])
+    assert harness.field("t_choice", "level")[:4] == ["0", "1", "0", "1"]
+    with pytest.raises(ConfigError, match=r"no field 'levle'.*'level'"):
+        harness.field("t_choice", "levle")

@@ -1,0 +1,175 @@
+"""The evaluator: reproducible bits, failed candidates, the choice of fast ways, lack of memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from evomerge.errors import CandidateError, ConfigError
+from evomerge.evaluation.evaluator import Evaluator
+from evomerge.evaluation.tasks.functions import find
+from evomerge.evaluation.tasks.harness import Harness
+
+ALL = dict.fromkeys(("t_choice", "t_rolling", "t_generate"), range(40))
+
+
+@pytest.fixture
+def evaluator(llama: Any, tokenizer: Any, tasks: Path) -> Evaluator:
+    made = Evaluator(Harness(list(ALL), [tasks]))
+    made.prepare(llama, tokenizer, {"search": ALL})
+    return made
+
+
+def test_the_same_model_and_documents_give_the_same_bits_whatever_came_before(
+    make_model: Any, evaluator: Evaluator, llama: Any, tokenizer: Any, tasks: Path
+) -> None:
+    first = evaluator.score(llama)
+    evaluator.score(make_model("llama", seed=1))
+    evaluator.score(llama, documents={"t_choice": [3, 5], "t_generate": [7]})
+    again = evaluator.score(llama)
+    fresh = Evaluator(Harness(list(ALL), [tasks]))
+    fresh.prepare(llama, tokenizer, {"search": ALL})
+    for other in (again, fresh.score(llama)):
+        assert other.values == first.values and other.aggregates == first.aggregates
+
+
+def test_some_documents_have_the_values_they_have_among_all(
+    evaluator: Evaluator, llama: Any
+) -> None:
+    whole = evaluator.score(llama)
+    part = evaluator.score(llama, documents={"t_choice": [30, 2, 11], "t_generate": [4]})
+    assert part.documents == {"t_choice": (2, 11, 30), "t_generate": (4,)}
+    assert part.values["t_choice/acc"] == tuple(
+        whole.values["t_choice/acc"][i] for i in (2, 11, 30)
+    )
+    assert part.aggregates["t_choice/acc"] == sum(part.values["t_choice/acc"]) / 3
+
+
+def test_answers_to_parts_join_to_the_scores_of_the_whole(evaluator: Evaluator, llama: Any) -> None:
+    parts = [{"t_choice": range(25, 40)}, {"t_choice": range(25), "t_rolling": range(40)}]
+    joined = evaluator.answer(llama, documents=parts[0]) | evaluator.answer(
+        llama, documents=parts[1]
+    )
+    scores, whole = joined.scores(evaluator.default, 1.0), evaluator.score(llama)
+    assert scores.documents == {task: whole.documents[task] for task in ("t_choice", "t_rolling")}
+    assert scores.values["t_choice/acc"] == whole.values["t_choice/acc"]
+    assert scores.aggregates["t_rolling/word_perplexity"] == pytest.approx(
+        whole.aggregates["t_rolling/word_perplexity"], rel=1e-5
+    )
+
+
+def test_a_model_of_nans_is_a_failed_candidate(make_model: Any, evaluator: Evaluator) -> None:
+    broken = make_model("llama", seed=3)
+    with torch.no_grad():
+        broken.model.norm.weight.fill_(float("nan"))
+    for documents in ({"t_choice": range(4)}, {"t_generate": range(4)}):
+        with pytest.raises(CandidateError, match="not numbers"):
+            evaluator.score(broken, documents=documents)
+
+
+def test_a_model_that_ignores_masks_is_scored_row_by_row(
+    make_model: Any, llama: Any, tokenizer: Any, tasks: Path
+) -> None:
+    deaf = make_model("llama")
+    hear = deaf.forward
+
+    def forward(*args: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
+        return hear(*args, **kwargs)
+
+    deaf.forward = forward
+    evaluator = Evaluator(Harness(["t_choice"], [tasks]))
+    evaluator.prepare(deaf, tokenizer, {"search": {"t_choice": range(40)}})
+    assert not evaluator.forward.packed
+    right = Evaluator(Harness(["t_choice"], [tasks]))
+    right.prepare(llama, tokenizer, {"search": {"t_choice": range(40)}})
+    assert evaluator.score(deaf).values == right.score(llama).values
+
+
+def test_when_memory_runs_out_batches_are_halved_for_good(
+    make_model: Any, evaluator: Evaluator, llama: Any
+) -> None:
+    expected = evaluator.score(llama)
+    narrow = make_model("llama")
+    wide = narrow.forward
+    sizes: list[int] = []
+
+    def forward(*args: Any, input_ids: torch.Tensor, **kwargs: Any) -> Any:
+        sizes.append(input_ids.numel())
+        if input_ids.numel() > 300:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return wide(*args, input_ids=input_ids, **kwargs)
+
+    narrow.forward = forward
+    assert evaluator.score(narrow).values["t_choice/acc"] == expected.values["t_choice/acc"]
+    sizes.clear()
+    evaluator.score(narrow)
+    assert max(sizes) <= 300
+
+
+def test_one_row_that_does_not_fit_is_a_failed_candidate(
+    make_model: Any, evaluator: Evaluator
+) -> None:
+    none = make_model("llama")
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    none.forward = forward
+    with pytest.raises(CandidateError, match="memory"):
+        evaluator.score(none)
+
+
+def test_bfloat16_is_scored_in_bfloat16(make_model: Any, tokenizer: Any, tasks: Path) -> None:
+    model = make_model("llama", torch.bfloat16)
+    evaluator = Evaluator(Harness(["t_choice"], [tasks]))
+    evaluator.prepare(model, tokenizer, {"search": {"t_choice": range(40)}})
+    assert evaluator.forward.packed and evaluator.forward.gather
+    evaluator.score(model)
+    for requests in evaluator.requests("search", "t_choice").values():
+        for request in requests:
+            (total, _), *_ = request.instance.resps
+            assert torch.tensor(total, dtype=torch.bfloat16).item() == total
+
+
+def lengths(model: Any, tokenizer: Any, documents: Any) -> list[float]:
+    return [len(tokenizer.encode("cat " * document)) for document in documents]
+
+
+lengths.documents = 50  # type: ignore[attr-defined]
+
+
+def short(model: Any, tokenizer: Any, documents: Any) -> list[float]:
+    return [1.0]
+
+
+short.documents = 5  # type: ignore[attr-defined]
+
+
+def test_a_function_scores_documents_beside_tasks(llama: Any, tokenizer: Any, tasks: Path) -> None:
+    own = find(f"{__name__}:lengths")
+    evaluator = Evaluator(Harness(["t_choice"], [tasks]), [own])
+    name = own.info.name
+    assert evaluator.info.metric(name, "score")[1].higher_is_better
+    evaluator.prepare(llama, tokenizer, {"search": {"t_choice": range(9), name: [4, 1]}})
+    scores = evaluator.score(llama)
+    assert scores.documents[name] == (1, 4)
+    assert scores.values[f"{name}/score"] == (3.0, 6.0)
+    assert scores.aggregates[f"{name}/score"] == 4.5
+    assert len(scores.values["t_choice/acc"]) == 9
+
+
+def test_a_function_that_forgets_documents_fails_the_candidate(llama: Any, tokenizer: Any) -> None:
+    own = find(f"{__name__}:short")
+    evaluator = Evaluator(None, [own])
+    evaluator.prepare(llama, tokenizer, {"search": {own.info.name: [0, 1]}})
+    with pytest.raises(CandidateError, match="1 values of score for 2 documents"):
+        evaluator.score(llama)
+
+
+@pytest.mark.parametrize("name", ["nowhere_at_all:f", "math:nothing", "math:pi", "math:sqrt"])
+def test_an_invalid_objective_function_is_reported_in_one_sentence(name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        find(name)

@@ -1,0 +1,92 @@
+"""Where tensors land: found on few blocks as on all, and told where they cannot be found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from evomerge.errors import CheckpointError
+from evomerge.merging.architecture.blocks import first_blocks
+from evomerge.merging.architecture.layout import build_layout
+from evomerge.merging.architecture.loading import Loader
+from evomerge.merging.architecture.probe import find_locations
+from evomerge.models.checkpoint import Checkpoint
+
+DEPTH = 5
+COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "num_decoder_layers")
+VARIANTS = {name: (name, {}) for name in tiny.CONFIGS} | {
+    "dense blocks first": ("qwen3_moe", {"mlp_only_layers": [0, 1]}),
+    "experts in every second block": ("qwen3_moe", {"decoder_sparse_step": 2}),
+}
+
+
+def deep(folder: Path, architecture: str, **changes: object) -> Checkpoint:
+    """Make a checkpoint of `DEPTH` blocks."""
+    counts = dict.fromkeys(COUNTS, DEPTH)
+    kinds = [("sliding_attention", "full_attention")[i == 2] for i in range(DEPTH)]
+    lists = {"layer_types": kinds if architecture == "gemma3" else None, "no_rope_layers": None}
+    made = tiny.make(folder, architecture, tokenizer=False, **counts, **lists, **changes)
+    return Checkpoint.open(made, architecture)
+
+
+def shapes_of(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    return {name: info.shape for name, info in checkpoint.tensors.items() if info.floating}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_first_blocks_tell_the_layout_of_all(variant, tmp_path):
+    architecture, changes = VARIANTS[variant]
+    checkpoint = deep(tmp_path / "a", architecture, **changes)
+    assert len(checkpoint.main) == DEPTH
+    shapes = shapes_of(checkpoint)
+    few = first_blocks(checkpoint.config, shapes)
+    assert few is not None
+    assert max(few.counts.values()) < DEPTH
+    assert len(few.shapes) < len(shapes)
+    whole = find_locations(Loader.of(checkpoint.config, {}), shapes)
+    assert few.extend(find_locations(Loader.of(few.config, {}), few.shapes)) == whole
+
+
+def test_locations_of_experts_are_boxes_of_one_parameter(tmp_path):
+    checkpoint = Checkpoint.open(tiny.make(tmp_path / "a", "mixtral", tokenizer=False), "a")
+    shapes = shapes_of(checkpoint)
+    layout = build_layout(checkpoint.config, checkpoint.folder, shapes, {}, torch.float32)
+    experts = [name for name in shapes if ".experts." in name]
+    parameters = {layout.locations[name].parameter for name in experts}
+    assert len(experts) == 27 and len(parameters) == 6
+    weights = dict(layout.module.named_parameters())
+    for parameter in parameters:
+        boxes = torch.zeros(weights[parameter].shape)
+        for name in experts:
+            if layout.locations[name].parameter == parameter:
+                layout.locations[name].view(boxes, shapes[name]).add_(1)
+        assert torch.equal(boxes, torch.ones_like(boxes))
+
+
+def test_placeholders_take_no_memory(tmp_path):
+    checkpoint = Checkpoint.open(tiny.make(tmp_path / "a", tokenizer=False), "a")
+    layout = build_layout(
+        checkpoint.config, checkpoint.folder, shapes_of(checkpoint), {}, torch.float32
+    )
+    held = sum(item.untyped_storage().nbytes() for item in layout.module.parameters())
+    assert held == 4 * len(list(layout.module.parameters()))
+
+
+@pytest.mark.parametrize("missing", ["lm_head.weight", "model.layers.2.mlp.up_proj.weight"])
+def test_weights_that_would_be_random_are_named(missing, tmp_path):
+    checkpoint = Checkpoint.open(tiny.make(tmp_path / "a", tokenizer=False), "a")
+    shapes = shapes_of(checkpoint)
+    del shapes[missing]
+    with pytest.raises(CheckpointError, match=missing.replace(".", r"\.")):
+        build_layout(checkpoint.config, checkpoint.folder, shapes, {}, torch.float32)
+
+
+def test_shapes_that_contradict_the_config_are_refused(tmp_path):
+    checkpoint = Checkpoint.open(tiny.make(tmp_path / "a", tokenizer=False), "a")
+    shapes = shapes_of(checkpoint) | {"model.layers.1.mlp.up_proj.weight": (25, 16)}
+    with pytest.raises(CheckpointError, match="cannot build LlamaForCausalLM") as caught:
+        build_layout(checkpoint.config, checkpoint.folder, shapes, {}, torch.float32)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,97 @@
+"""Random numbers: uniform, and determined by seed, parent and tensor name only."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evomerge.merging.kernels.noise import LOWEST, STEPS, Noise, philox, rounded_probability
+
+
+def test_draws_never_change() -> None:
+    draws = Noise(0, "zoo:maths", "model.layers.0.mlp.down_proj.weight").draws(0, 6)
+    assert draws.tolist() == [-9804, 15256, -12213, -410, 4391, -17061]
+
+
+def test_philox_gives_its_authors_known_answer() -> None:
+    words = np.empty((1, 4, 1), dtype=np.uint32)
+    philox(np.zeros(2, dtype=np.uint64), 0, words)
+    assert words.ravel().tolist() == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+
+
+@given(*[st.integers(0, 2**32 - 1)] * 2, st.integers(0, 2**62), st.integers(1, 40))
+def test_philox_is_the_paper_s_rounds(one: int, two: int, first: int, counters: int) -> None:
+    words = np.empty((2, 4, counters), dtype=np.uint32)
+    philox(np.array([one, two], dtype=np.uint64), first, words)
+    for at in range(2 * counters):
+        counter = first + at
+        left, right = (counter & 0xFFFFFFFF, counter >> 32), (0, 0)
+        keys = one, two
+        for _ in range(10):
+            a, c = left[0] * 0xD2511F53, right[0] * 0xCD9E8D57
+            left, right = (
+                ((c >> 32) ^ left[1] ^ keys[0], c & 0xFFFFFFFF),
+                ((a >> 32) ^ right[1] ^ keys[1], a & 0xFFFFFFFF),
+            )
+            keys = (keys[0] + 0x9E3779B9) % 2**32, (keys[1] + 0xBB67AE85) % 2**32
+        block, place = divmod(at, counters)
+        assert words[block, :, place].tolist() == [*left, *right]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 6000), st.integers(0, 6000))
+def test_numbers_drawn_in_pieces_are_those_drawn_at_once(start: int, count: int) -> None:
+    noise = Noise(7, "parent", "tensor")
+    whole = noise.draws(0, 12_000)
+    assert torch.equal(noise.draws(start, start + count), whole[start : start + count])
+
+
+@settings(deadline=None)
+@given(
+    st.tuples(st.integers(0, 2**63), st.text(), st.text()),
+    st.tuples(st.integers(0, 2**63), st.text(), st.text()),
+)
+def test_every_key_has_its_own_numbers(
+    one: tuple[int, str, str], two: tuple[int, str, str]
+) -> None:
+    same = torch.equal(Noise(*one).draws(0, 64), Noise(*two).draws(0, 64))
+    assert same == (one == two)
+
+
+def test_a_global_seed_is_neither_read_nor_changed() -> None:
+    torch.manual_seed(1)
+    np.random.seed(1)
+    before = torch.get_rng_state(), np.random.get_state()[1]
+    first = Noise(0, "a", "b").draws(0, 100)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])
+    torch.manual_seed(2)
+    assert torch.equal(Noise(0, "a", "b").draws(0, 100), first)
+
+
+def test_draws_are_uniform_and_independent() -> None:
+    count = 1 << 20
+    draws = Noise(3, "a", "b").draws(0, count).float()
+    assert draws.min() == LOWEST and draws.max() == LOWEST + STEPS - 1
+    unit = (draws - LOWEST) / STEPS
+    for probability in (0.1, 0.5, 0.9):
+        share = float((unit < probability).float().mean())
+        assert abs(share - probability) < 4 * (0.25 / count) ** 0.5
+    centred = unit - unit.mean()
+    other = (Noise(3, "a", "c").draws(0, count).float() - LOWEST) / STEPS
+    for shifted in (centred.roll(1), centred.roll(4), other - other.mean()):
+        correlation = float((centred * shifted).mean() / centred.var())
+        assert abs(correlation) < 4 / count**0.5
+
+
+@settings(deadline=None)
+@given(st.floats(0, 1))
+def test_a_rounded_probability_is_the_nearest_step_and_certain_only_when_asked(
+    probability: float,
+) -> None:
+    result = rounded_probability(probability)
+    assert (result * STEPS).is_integer()
+    assert abs(result - probability) <= 1 / STEPS
+    assert (result in (0, 1)) == (probability in (0, 1))

@@ -1,0 +1,458 @@
+"""Laws of the merge methods: equal bits, end points, symmetries, and extreme inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evomerge.errors import CandidateError
+from evomerge.merging.kernels.noise import Noise
+from evomerge.merging.methods import get_method, method_names
+from evomerge.merging.methods.method import Knob, check_knobs
+
+ALL = method_names()
+TASK_VECTORS = [name for name in ALL if any(k.name == "lambda" for k in get_method(name).knobs)]
+SPARSE = [name for name in TASK_VECTORS if name != "task_arithmetic"]
+SUMS = ["task_arithmetic", "dare_linear", "della_linear", "breadcrumbs"]
+ELECTED = [name for name in TASK_VECTORS if name not in SUMS]
+
+SHAPES = [(), (1,), (7,), (3, 5), (1, 6), (4, 33), (2, 3, 4)]
+NEEDED = {"t": 0.3, "density": 0.6}
+"""Values of knobs without a default, and a density with which sparsifiers drop elements."""
+
+FEW = settings(max_examples=10, deadline=None)
+
+Given = Sequence[Mapping[str, float]]
+
+
+def tensors(
+    shape: Sequence[int], count: int, seed: int, dtype: torch.dtype = torch.float32
+) -> list[torch.Tensor]:
+    """Tensors like those of fine-tuned models: a base and small bf16 changes, many of them tied."""
+    generator = torch.Generator().manual_seed(seed)
+    base = torch.randn(shape, generator=generator)
+    made = [base + 0.05 * torch.randn(shape, generator=generator) for _ in range(count)]
+    return [tensor.bfloat16().to(dtype) for tensor in (base, *made)]
+
+
+def count_of(name: str) -> int:
+    """Number of sources that a method is tested with."""
+    most = get_method(name).parents[1]
+    return 3 if most is None else most
+
+
+def merged(
+    name: str,
+    sources: Sequence[torch.Tensor],
+    base: torch.Tensor | None,
+    given: Given | None = None,
+    knobs: Mapping[str, float] | None = None,
+    *,
+    reuse: bool = False,
+    out: torch.dtype | None = None,
+    seed: int = 0,
+) -> torch.Tensor:
+    """Merge with the given knobs; others have the value in `NEEDED` or their default."""
+    method = get_method(name)
+
+    def filled(own: Mapping[str, float], per: str) -> dict[str, float]:
+        wanted = {k.name: NEEDED[k.name] for k in method.knobs if k.per == per and k.name in NEEDED}
+        if name == "task_arithmetic":
+            wanted.pop("density", None)
+        return {**wanted, **own}
+
+    complete = check_knobs(
+        method,
+        [filled(own, "source") for own in given or [{} for _ in sources]],
+        filled(knobs or {}, "merge"),
+        has_base=base is not None,
+    )
+    noise = [Noise(seed, f"parent {i}", "tensor") for i in range(len(sources))]
+    used = base if method.base != "none" else None
+    result = torch.empty(sources[0].shape, dtype=out or sources[0].dtype)
+    merge = method.prepare(sources, used, noise if method.random else (), reuse=reuse)
+    merge(*complete, result)
+    return result
+
+
+def same_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """Whether two tensors are equal bit for bit (NaN equals NaN, 0 differs from -0)."""
+    assert left.dtype == right.dtype and left.shape == right.shape
+    return (
+        left.contiguous()
+        .view(-1)
+        .view(torch.uint8)
+        .equal(right.contiguous().view(-1).view(torch.uint8))
+    )
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch use `count` threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def ranged(knob: Knob) -> st.SearchStrategy[float]:
+    """Values of a knob, its ends among them; weights of both signs."""
+    if knob.kind == "flag":
+        return st.sampled_from([0.0, 1.0])
+    if knob.kind == "integer":
+        return st.integers(int(max(knob.low, 1)), 12).map(float)
+    low, high = max(knob.low, -2), min(knob.high, 2)
+    middle = min(max(0.5, low), high)
+    return st.sampled_from([low, high, middle]) | st.floats(low, high).map(lambda x: round(x, 3))
+
+
+@st.composite
+def knobs_of(draw: st.DrawFn, name: str) -> tuple[list[dict[str, float]], dict[str, float]]:
+    knobs = get_method(name).knobs
+    per_source = [
+        {k.name: draw(ranged(k)) for k in knobs if k.per == "source"} for _ in range(count_of(name))
+    ]
+    return per_source, {k.name: draw(ranged(k)) for k in knobs if k.per == "merge"}
+
+
+cases = st.tuples(
+    st.sampled_from(SHAPES),
+    st.integers(0, 50),
+    st.sampled_from([torch.float32, torch.bfloat16]),
+)
+
+
+@pytest.mark.parametrize("name", ALL)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_result_is_finite_rounded_once_and_the_same_however_it_is_reused(
+    name: str, data: st.DataObject
+) -> None:
+    shape, seed, dtype = data.draw(cases)
+    given, knobs = data.draw(knobs_of(name))
+    base, *sources = tensors(shape, count_of(name), seed, dtype)
+    try:
+        once = merged(name, sources, base, given, knobs, out=torch.float32)
+    except CandidateError:
+        with pytest.raises(CandidateError):
+            merged(name, sources, base, given, knobs, reuse=True)
+        return
+    assert once.isfinite().all()
+    assert same_bits(once, merged(name, sources, base, given, knobs, reuse=True, out=torch.float32))
+    half = merged(name, sources, base, given, knobs, out=torch.bfloat16)
+    assert same_bits(once.bfloat16(), half)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_bits_are_the_same_on_any_number_of_threads(name: str) -> None:
+    base, *sources = tensors((640, 512), count_of(name), 1, torch.bfloat16)
+    with threads(1):
+        expected = merged(name, sources, base)
+    for count, reuse in ((2, False), (2, True), (5, False), (1, True)):
+        with threads(count):
+            assert same_bits(merged(name, sources, base, reuse=reuse), expected)
+
+
+@pytest.mark.parametrize("name", ["nuslerp", "model_stock"])
+@pytest.mark.parametrize("shape", [(3, 70_000), (70_000, 3)])
+def test_bits_of_row_wise_methods_are_the_same_on_any_number_of_threads(
+    name: str, shape: tuple[int, int]
+) -> None:
+    base, *sources = tensors(shape, count_of(name), 1)
+    for knobs in (
+        [{"nuslerp_flatten": 0.0, "nuslerp_row_wise": rows} for rows in (0.0, 1.0)]
+        if name == "nuslerp"
+        else [{"filter_wise": 1.0}]
+    ):
+        with threads(1):
+            expected = merged(name, sources, base, knobs=knobs)
+        with threads(4):
+            assert same_bits(merged(name, sources, base, knobs=knobs), expected)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_prepared_merge_takes_one_candidate_after_another(name: str) -> None:
+    base, *sources = tensors((70, 1000), count_of(name), 2)
+    method = get_method(name)
+    noise = [Noise(0, f"parent {i}", "tensor") for i in range(len(sources))]
+    shared = {k.name: NEEDED[k.name] for k in method.knobs if k.name in NEEDED and k.per == "merge"}
+    merge = method.prepare(sources, base if method.base != "none" else None, noise, reuse=True)
+    results = []
+    for density in (0.2, 0.7, 0.2):
+        own = {"density": density} if name in SPARSE else {}
+        out = torch.empty_like(base)
+        merge(*check_knobs(method, [own] * len(sources), shared, has_base=True), out)
+        results.append(out)
+    assert same_bits(results[0], results[2])
+
+
+SCALED = [name for name in ALL if name not in ("ram", "ramplus", "nearswap", "arcee_fusion")]
+
+
+@pytest.mark.parametrize("name", SCALED)
+@FEW
+@given(case=cases)
+def test_doubling_every_weight_doubles_the_result(name: str, case: Any) -> None:
+    shape, seed, dtype = case
+    base, *sources = tensors(shape, count_of(name), seed, dtype)
+    expected = merged(name, sources, base) * 2
+    assert same_bits(merged(name, [2 * x for x in sources], 2 * base), expected)
+
+
+ORDERLESS = [
+    name for name in ALL if get_method(name).parents[1] is None and not get_method(name).random
+]
+
+
+@pytest.mark.parametrize("name", ORDERLESS)
+@FEW
+@given(case=cases)
+def test_the_order_of_the_sources_does_not_matter(name: str, case: Any) -> None:
+    shape, seed, dtype = case
+    base, *sources = tensors(shape, 3, seed, dtype)
+    weighted = any(knob.name == "weight" for knob in get_method(name).knobs)
+    given = [{"weight": w} for w in (0.5, 0.25, 0.125)] if weighted else [{}] * 3
+    forward = merged(name, sources, base, given, out=torch.float32)
+    backward = merged(name, sources[::-1], base, given[::-1], out=torch.float32)
+    torch.testing.assert_close(forward, backward, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["dare_linear", "dare_ties", "della", "della_linear"])
+def test_noise_belongs_to_the_parent_not_to_its_place(name: str) -> None:
+    base, *sources = tensors((60, 50), 2, 3)
+    method = get_method(name)
+    noise = [Noise(0, parent, "tensor") for parent in ("a", "b")]
+    knobs = check_knobs(method, [{"density": 0.4}] * 2, {}, has_base=True)
+    results = []
+    for order in (1, -1):
+        out = torch.empty_like(base)
+        method.prepare(sources[::order], base, noise[::order], reuse=False)(*knobs, out)
+        results.append(out)
+    torch.testing.assert_close(*results, rtol=1e-6, atol=1e-7)
+    other = merged(name, sources, base, [{"density": 0.4}] * 2, seed=1)
+    assert not torch.equal(results[0], other)
+
+
+@FEW
+@given(case=cases)
+def test_linear_with_all_weight_on_one_source_is_that_source(case: Any) -> None:
+    shape, seed, dtype = case
+    _, *sources = tensors(shape, 2, seed, dtype)
+    assert same_bits(merged("linear", sources, None, [{"weight": 1}, {"weight": 0}]), sources[0])
+    assert same_bits(merged("linear", sources, None, [{"weight": 0}, {"weight": 3}]), sources[1])
+
+
+@FEW
+@given(case=cases)
+def test_slerp_ends_at_its_sources(case: Any) -> None:
+    shape, seed, dtype = case
+    _, *sources = tensors(shape, 2, seed, dtype)
+    for t in (0, 1):
+        assert same_bits(merged("slerp", sources, None, knobs={"t": t}), sources[t])
+        weights = [{"weight": 1 - t}, {"weight": t}]
+        assert same_bits(merged("nuslerp", sources, None, weights), sources[t])
+
+
+def test_slerp_keeps_to_the_sphere_and_to_the_angle() -> None:
+    first, second = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 3.0])
+    for t in (0.25, 0.5, 0.9):
+        angle = torch.tensor(t * torch.pi / 2)
+        expected = 3 * torch.stack([angle.cos(), angle.sin()])
+        for result in (
+            merged("slerp", [first, second], None, knobs={"t": t}),
+            merged("nuslerp", [first, second], None, [{"weight": 1 - t}, {"weight": t}]),
+        ):
+            torch.testing.assert_close(result, expected)
+    middle = 3 * torch.full((2,), 0.5**0.5)
+    for name in ("multislerp", "karcher"):
+        torch.testing.assert_close(merged(name, [first, second], None), middle)
+
+
+@pytest.mark.parametrize("name", TASK_VECTORS)
+@FEW
+@given(case=cases)
+def test_task_vectors_without_weight_leave_the_base(name: str, case: Any) -> None:
+    shape, seed, dtype = case
+    base, *sources = tensors(shape, 3, seed, dtype)
+    assert same_bits(merged(name, sources, base, [{"weight": 0}] * 3), base)
+    if name in SPARSE:
+        assert same_bits(merged(name, sources, base, [{"density": 0}] * 3), base)
+
+
+@pytest.mark.parametrize("name", ALL)
+@FEW
+@given(case=cases)
+def test_merging_a_model_with_itself_gives_it_back(name: str, case: Any) -> None:
+    shape, seed, dtype = case
+    (base,) = tensors(shape, 0, seed, dtype)
+    result = merged(name, [base] * count_of(name), base, out=torch.float32)
+    torch.testing.assert_close(result, base.float(), rtol=1e-6, atol=1e-7)
+    if get_method(name).base == "required":
+        assert same_bits(result, base.float())
+
+
+@pytest.mark.parametrize("name", [*ELECTED, "sce", "model_stock", "ram"])
+@FEW
+@given(case=cases)
+def test_identical_parents_away_from_the_base_give_the_parent(name: str, case: Any) -> None:
+    shape, seed, dtype = case
+    base, parent = tensors(shape, 1, seed, dtype)
+    whole = [{"density": 1}] * 3 if name in SPARSE else None
+    normalize = {"normalize": 1} if name in SPARSE else {}
+    result = merged(name, [parent] * 3, base, whole, normalize, out=torch.float32)
+    torch.testing.assert_close(result, parent.float(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_at_density_1_nothing_is_dropped(name: str) -> None:
+    base, *sources = tensors((30, 20), 3, 5)
+    own = [{"weight": w, "density": 1} for w in (0.5, -0.3, 0.8)]
+    expected = merged("task_arithmetic", sources, base, own)
+    assert same_bits(merged(name, sources, base, own), expected)
+
+
+def kept_by_magnitude(delta: np.ndarray, count: int, skipped: int = 0) -> np.ndarray:
+    """A simple implementation: a stable sort by descending magnitude."""
+    order = np.argsort(-np.abs(delta), kind="stable")
+    kept = np.zeros_like(delta)
+    chosen = order[skipped : skipped + count]
+    kept[chosen] = delta[chosen]
+    return kept
+
+
+@pytest.mark.parametrize("size", [1, 2, 50, 65_537, 200_003])
+@pytest.mark.parametrize("levels", [0, 1, 3, 1000])
+@pytest.mark.parametrize("reuse", [False, True])
+def test_exactly_the_asked_share_stays_lowest_index_first(
+    size: int, levels: int, reuse: bool
+) -> None:
+    generator = np.random.default_rng(size + levels)
+    delta = generator.integers(-levels, levels + 1, size).astype(np.float32)
+    for density in (0.01, 0.3, 0.5, 0.999):
+        knobs = {"normalize": 0.0}
+        for name, gamma in (("ties", 0.0), ("breadcrumbs", 0.1)):
+            own = {"density": density} | ({"gamma": gamma} if gamma else {})
+            out = merged(
+                name, [torch.from_numpy(delta)], torch.zeros(size), [own], knobs, reuse=reuse
+            )
+            count = int(density * size)
+            expected = kept_by_magnitude(delta, count, min(int(gamma * size), size - count))
+            assert np.array_equal(out.numpy(), expected)
+
+
+def test_selection_is_exact_with_an_unrepresentative_sample() -> None:
+    size = 1 << 18
+    stride = (size // (1 << 15)) | 1
+    delta = torch.rand(size, generator=torch.Generator().manual_seed(0))
+    delta[::stride] = 100  # all that the sample sees is the largest magnitude
+    out = merged("ties", [delta], torch.zeros(size), [{"density": 0.5}], {"normalize": 0})
+    expected = kept_by_magnitude(delta.numpy(), size // 2)
+    assert np.array_equal(out.numpy(), expected)
+
+
+@pytest.mark.parametrize("name", ["ties", "breadcrumbs"])
+def test_rescale_keeps_the_norm_of_a_sparse_task_vector(name: str) -> None:
+    base, source = tensors((300, 300), 1, 6)
+    for reuse in (False, True):
+        out = merged(
+            name, [source], base, [{"density": 0.3}], {"rescale": 1, "normalize": 0}, reuse=reuse
+        )
+        change, whole = (out - base).abs().sum(), (source - base).abs().sum()
+        torch.testing.assert_close(change, whole, rtol=1e-4, atol=0)
+
+
+def test_ties_elects_the_heavier_sign() -> None:
+    base = torch.zeros(4)
+    sources = [torch.tensor(x) for x in ([3.0, 1, -1, 0], [1.0, 1, 3, 0], [-2.0, -2, 0, -4])]
+    weights = [{"weight": 1}, {"weight": 1}, {"weight": 2}]
+    summed = merged("ties", sources, base, [{**w, "density": 1} for w in weights], {"normalize": 0})
+    assert summed.tolist() == [4, -4, 3, -8]
+    mean = merged("ties", sources, base, [{**w, "density": 1} for w in weights])
+    assert mean.tolist() == [2, -2, 3, -4]
+
+
+def test_ties_with_a_negative_weight_follows_the_elected_sign() -> None:
+    base, source = torch.zeros(3), torch.tensor([2.0, -1, 0])
+    out = merged("ties", [source], base, [{"weight": -0.5, "density": 1}])
+    assert out.tolist() == [-2, 1, 0]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_nan_never_vanishes(name: str) -> None:
+    base, *sources = tensors((9, 11), count_of(name), 7)
+    sources[0][4, 5] = torch.nan
+    for reuse in (False, True):
+        assert merged(name, sources, base, reuse=reuse)[4, 5].isnan()
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_zeros_merge_to_zeros(name: str, shape: tuple[int, ...]) -> None:
+    zeros = [torch.zeros(shape)] * count_of(name)
+    assert not merged(name, zeros, torch.zeros(shape)).any()
+
+
+@pytest.mark.parametrize(
+    "name", ["linear", "nuslerp", "multislerp", "task_arithmetic", "dare_linear"]
+)
+def test_weights_that_cancel_cannot_be_normalized(name: str) -> None:
+    base, *sources = tensors((3, 3), 2, 8)
+    flag = {"normalize": 1} if "slerp" not in name else {}
+    with pytest.raises(CandidateError, match=r"\[1\.0, -1\.0\] sum to 0 .* normaliz"):
+        merged(name, sources, base, [{"weight": 1.0}, {"weight": -1.0}], flag)
+
+
+def test_model_stock_moves_by_the_angle() -> None:
+    base = torch.zeros(2)
+    orthogonal = [torch.tensor([1.0, 0]), torch.tensor([0.0, 1])]
+    assert not merged("model_stock", orthogonal, base).any()
+    cosine = 0.5
+    near = [torch.tensor([1.0, 0]), torch.tensor([cosine, (1 - cosine**2) ** 0.5])]
+    expected = (2 * cosine / (1 + cosine)) * torch.stack(near).mean(0)
+    torch.testing.assert_close(merged("model_stock", near, base), expected)
+
+
+def test_sce_selects_calculates_and_erases() -> None:
+    base = torch.zeros(4)
+    sources = [torch.tensor([4.0, 1, -1, 2]), torch.tensor([-3.0, 1, 2, 2])]
+    # The first and third element vary; energies there are 17 and 13; +4 and +2 are elected.
+    out = merged("sce", sources, base, knobs={"select_topk": 0.5})
+    torch.testing.assert_close(out, torch.tensor([4.0, 0, 2, 0]))
+    everything = merged("sce", sources, base, knobs={"select_topk": 1.0})
+    torch.testing.assert_close(everything, torch.tensor([4.0, 1, 2, 2]))
+
+
+def test_ram_takes_single_changes_whole_and_shared_ones_as_their_mean() -> None:
+    base = torch.zeros(4)
+    sources = [torch.tensor([1.0, 2, 0, 0]), torch.tensor([0.0, 4, 0, 8])]
+    assert merged("ram", sources, base).tolist() == [1, 3, 0, 8]
+    plus = merged("ramplus", sources, base, knobs={"r": 0.5, "alpha": 0.4})
+    torch.testing.assert_close(plus, torch.tensor([1.2, 3, 0, 9.6]))
+
+
+def test_nearswap_moves_no_weight_farther_than_t() -> None:
+    base, source = torch.tensor([0.0, 0, 0]), torch.tensor([0.25, -3, 1])
+    assert merged("nearswap", [source], base, knobs={"t": 0.5}).tolist() == [0.25, -0.5, 0.5]
+
+
+def test_arcee_fusion_takes_each_weight_from_one_of_the_two() -> None:
+    base, source = tensors((64, 64), 1, 9)
+    out = merged("arcee_fusion", [source], base)
+    taken = out == source
+    assert (taken | (out == base)).all()
+    assert 0.01 < float(taken.float().mean()) < 0.25
+
+
+def test_passthrough_scales() -> None:
+    (source,) = tensors((5, 5), 0, 10, torch.bfloat16)
+    assert same_bits(merged("passthrough", [source], None), source)
+    assert same_bits(merged("passthrough", [source], None, [{"scale": -0.5}]), source * -0.5)

@@ -1,0 +1,39 @@
+"""The check that every merged tensor goes through."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evomerge.merging.tensors.maker import count_bad, is_finite
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("value", [float("nan"), -float("nan"), float("inf"), -float("inf")])
+def test_bad_weights_are_found_wherever_they_are(dtype, value):
+    for place in (0, 700, 999):
+        tensor = torch.randn(1000).to(dtype)
+        assert is_finite(tensor)
+        tensor[place] = value
+        assert not is_finite(tensor)
+        assert count_bad(tensor) == 1
+
+
+@given(st.sampled_from(DTYPES[:2]), st.lists(st.integers(0, 65535), min_size=1, max_size=4))
+def test_any_bits_are_judged_as_torch_judges_them(dtype, bits):
+    tensor = torch.tensor(bits, dtype=torch.uint16).view(dtype)
+    assert is_finite(tensor) == bool(torch.isfinite(tensor).all())
+
+
+def test_extremes_empty_and_integer_tensors_are_fine():
+    for dtype in DTYPES:
+        limits = torch.finfo(dtype)
+        assert is_finite(torch.tensor([limits.max, limits.min, limits.tiny, -0.0], dtype=dtype))
+        assert is_finite(torch.tensor(1.0, dtype=dtype))
+        assert is_finite(torch.empty(0, 3, dtype=dtype))
+    assert is_finite(torch.tensor([2**31 - 1], dtype=torch.int32))
+    assert is_finite(torch.randn(4, 6).t())

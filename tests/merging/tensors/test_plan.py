@@ -1,0 +1,153 @@
+"""A plan covers every tensor, and says precisely what a recipe gets wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import tiny
+
+from evomerge.errors import RecipeError
+from evomerge.merging.tensors.plan import Planner, SourceTensor, TensorPlan
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.recipe import Layer, Recipe, Source
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory) -> dict[str, Checkpoint]:
+    root = tmp_path_factory.mktemp("plan")
+    made = {name: tiny.make(root / name, seed=i) for i, name in enumerate("abc")}
+    made["wide"] = tiny.make(root / "wide", vocab_size=52)
+    return {name: Checkpoint.open(folder, name) for name, folder in made.items()}
+
+
+def plan(recipe: Recipe, checkpoints: dict[str, Checkpoint]) -> list[TensorPlan]:
+    return list(Planner(checkpoints, recipe.host).plan(recipe))
+
+
+def layer(index: int | None, method: str = "linear", **knobs) -> Layer:
+    return Layer(method, [Source("a", index), Source("b", index)], None, knobs)
+
+
+def recipe(layers=None, **changes) -> Recipe:
+    layers = [layer(i) for i in range(3)] if layers is None else layers
+    stacks = layers if isinstance(layers, dict) else {"model.layers": layers}
+    made = Recipe("a", stacks, layer(None), layer(None))
+    return replace(made, **changes)
+
+
+def test_every_tensor_of_the_host_once_and_blocks_in_order(checkpoints):
+    plans = plan(recipe(), checkpoints)
+    names = [item.name for item in plans]
+    assert sorted(names) == sorted(checkpoints["a"].tensors)
+    blocks = [int(name.split(".")[2]) for name in names if ".layers." in name]
+    assert blocks == sorted(blocks)
+    assert names[0] == "model.embed_tokens.weight"
+    for item in plans:
+        assert item.sources == (SourceTensor("a", item.name), SourceTensor("b", item.name))
+        assert item.shape == checkpoints["a"].tensors[item.name].shape
+        assert item.knobs == ({"weight": 1.0}, {"weight": 1.0})
+
+
+def test_a_stack_that_is_not_named_is_the_hosts_bit_for_bit(checkpoints):
+    plans = plan(recipe(layers={}, host="b"), checkpoints)
+    blocks = [item for item in plans if ".layers." in item.name]
+    assert len(blocks) == 27
+    for item in blocks:
+        assert item.method is None
+        assert item.dtype == "F32"
+        assert item.sources == (SourceTensor("b", item.name),)
+
+
+def test_blocks_are_renumbered_where_the_depth_changes(checkpoints):
+    path = [2, 0, 0, 1]
+    plans = plan(recipe([layer(i) for i in path]), checkpoints)
+    blocks = [item for item in plans if ".layers." in item.name]
+    assert len(blocks) == 4 * 9
+    for item in blocks:
+        position = int(item.name.split(".")[2])
+        wanted = item.name.replace(f".{position}.", f".{path[position]}.", 1)
+        assert {source.name for source in item.sources} == {wanted}
+
+
+def test_filters_choose_knobs_by_the_merged_name(checkpoints):
+    weight = (("self_attn", 0.9), ("layers.1.mlp", 0.4), ("*", 0.1))
+    blocks = [
+        Layer("linear", [Source("a", i, {"weight": weight}), Source("b", i)]) for i in range(3)
+    ]
+    for item in plan(recipe(blocks), checkpoints):
+        if ".layers." in item.name:
+            wanted = 0.9 if "self_attn" in item.name else 0.1
+            wanted = 0.4 if "layers.1.mlp" in item.name else wanted
+            assert item.knobs[0]["weight"] == wanted, item.name
+
+
+def test_seeds_and_bases_that_a_method_does_not_use_are_left_out(checkpoints):
+    block = Layer("linear", [Source("a", 0)], Source("b", 0))
+    one, two = (plan(recipe([block], seed=seed), checkpoints)[1:10] for seed in (1, 2))
+    assert one == two
+    assert all(item.base is None for item in one)
+    dare = Layer("dare_linear", [Source("a", 0)], Source("b", 0))
+    assert plan(recipe([dare], seed=1), checkpoints)[5].seed == 1
+    assert plan(recipe([dare], seed=1), checkpoints)[5].base is not None
+
+
+WRONG = {
+    "unknown parent": (lambda: recipe([Layer("linear", [Source("zz", 0)])]), "'zz'.*not opened"),
+    "unknown host": (lambda: recipe(host="zz"), "'zz'.*not opened"),
+    "unknown stack": (
+        lambda: recipe(layers={"model.layer": (layer(0),)}),
+        "Did you mean 'model.layers'",
+    ),
+    "block too high": (
+        lambda: recipe([layer(0), layer(3)]),
+        r"layers\.model\.layers\[1\]: layer of 'a' is 3; allowed are 0 to 2",
+    ),
+    "block missing": (lambda: recipe([layer(None)]), "is None; allowed are 0 to 2"),
+    "no sources": (lambda: recipe([Layer("linear", [])]), "has no sources"),
+    "unknown method": (lambda: recipe([layer(0, "linaer")]), "Did you mean 'linear'"),
+    "unknown knob": (lambda: recipe([layer(0, normalise=1)]), "Did you mean 'normalize'"),
+    "knob of a source": (lambda: recipe([layer(0, weight=1)]), "belongs to each source"),
+    "out of range": (
+        lambda: recipe([Layer("ties", [Source("a", 0, {"density": 2})], Source("b", 0))]),
+        "'density'.* is 2; .*from 0 to 1",
+    ),
+    "no base": (lambda: recipe([Layer("ties", [Source("a", 0)])]), "ties needs a base"),
+    "too many": (lambda: recipe([layer(0, "passthrough")]), "exactly 1 source.*got 2"),
+    "no default": (
+        lambda: recipe([Layer("linear", [Source("a", 0, {"weight": (("mlp", 1),)})])]),
+        "A knob has no value for tensor 'model.layers.0.",
+    ),
+    "vocabularies": (
+        lambda: recipe(embeddings=Layer("linear", [Source("a"), Source("wide")])),
+        r"\[48, 16\] in 'a', \[52, 16\] in 'wide'.*tokenizer: union",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_said_precisely(case, checkpoints):
+    make, message = WRONG[case]
+    with pytest.raises(RecipeError, match=message) as caught:
+        plan(make(), checkpoints)
+    assert "\n" not in str(caught.value)
+
+
+def test_integer_tensors_are_copied_from_the_base_or_the_first_source(tmp_path):
+    import torch
+
+    folders = {name: tiny.make(tmp_path / name, seed=i) for i, name in enumerate("ab")}
+    for number, folder in enumerate(folders.values()):
+        tiny.rewrite(
+            folder,
+            lambda tensors, n=number: tensors.update(
+                {f"model.layers.{i}.steps": torch.tensor([n]) for i in range(3)}
+            ),
+        )
+    checkpoints = {name: Checkpoint.open(folder, name) for name, folder in folders.items()}
+    based = Layer("ties", [Source("a", 1)], Source("b", 1))
+    for block, origin in ((layer(1), "a"), (based, "b")):
+        found = {item.name: item for item in plan(recipe([block]), checkpoints)}
+        item = found["model.layers.0.steps"]
+        assert item.method is None and item.dtype == "I64"
+        assert item.sources == (SourceTensor(origin, "model.layers.1.steps"),)

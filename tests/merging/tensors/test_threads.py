@@ -1,0 +1,114 @@
+"""Sharing work among threads changes no bit and loses no error."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import tiny
+import torch
+
+from evomerge.errors import CandidateError
+from evomerge.merging.prepared import PreparedMerges
+from evomerge.merging.resident import Resident, digest
+from evomerge.merging.tensors.threads import for_each
+from evomerge.merging.writer import write_model
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.recipe import Layer, Recipe, Source
+
+
+@pytest.fixture
+def threads():
+    """Return a function that sets torch's threads until the test ends."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("method", ["linear", "ties", "dare_ties", "della", "slerp", "sce"])
+def test_any_number_of_threads_gives_the_same_bits(method, threads, tmp_path):
+    base = tiny.make(tmp_path / "base", hidden_size=64, vocab_size=700)
+    folders = {"base": base}
+    for seed, name in enumerate("ab", 1):
+        folders[name] = tiny.make(
+            tmp_path / name, seed=seed, near=base, hidden_size=64, vocab_size=700
+        )
+    checkpoints = {name: Checkpoint.open(folder, name) for name, folder in folders.items()}
+    origin = None if method in ("linear", "slerp") else "base"
+    shared = {"t": 0.3} if method == "slerp" else {}
+    sparse = {"density": 0.5} if method in ("ties", "dare_ties", "della") else {}
+
+    def mix(layer: int | None) -> Layer:
+        sources = [Source(name, layer, sparse) for name in "ab"]
+        return Layer(method, sources, origin and Source(origin, layer), shared)
+
+    layers = [mix(i) for i in range(3)]
+    recipe = Recipe("base", {"model.layers": layers}, mix(None), mix(None), seed=3)
+    seen = set()
+    for count in (1, 2, 5):
+        threads(count)
+        resident = Resident(checkpoints, "base")
+        resident.apply(recipe)
+        write_model(recipe, checkpoints, tmp_path / f"out{count}")
+        seen |= {resident.state_digest(), digest(tiny.load(tmp_path / f"out{count}"))}
+        assert torch.get_num_threads() == count
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_items_go_to_several_threads_and_errors_come_back(count, threads):
+    threads(count)
+    names: set[str] = set()
+
+    def work(item: int) -> None:
+        assert torch.get_num_threads() == 1
+        names.add(threading.current_thread().name)
+        time.sleep(0.005)
+        if item >= 20:
+            raise CandidateError(f"item {item}")
+
+    for_each(work, range(20))
+    assert len(names) == count
+    done: list[int] = []
+    with pytest.raises(CandidateError, match="item 20"):
+        for_each(lambda item: (done.append(item), work(item)), range(18, 500))
+    assert len(done) < 30
+    assert torch.get_num_threads() == count
+
+
+def test_threads_share_prepared_merges_within_the_room():
+    prepared = PreparedMerges(room=1000)
+    made: list[int] = []
+
+    def need(key: int) -> None:
+        def prepare():
+            made.append(key)
+            return key
+
+        if prepared.find(key) is None:
+            prepared.keep(key, 100, prepare)
+
+    for _ in range(3):
+        prepared.begin_candidate()
+        for_each(need, range(15))
+        kept = [key for key in range(15) if prepared.find(key) is not None]
+        assert len(kept) == 10
+    assert sorted(made) == kept
+    prepared.begin_candidate()
+    for_each(need, range(100, 110))
+    assert sorted(made) == [*kept, *range(100, 110)]
+    assert [prepared.find(key) for key in range(100, 110)] == list(range(100, 110))
+
+
+def test_a_failed_preparation_gives_its_room_back():
+    prepared = PreparedMerges(room=100)
+
+    def fail():
+        raise CandidateError("no")
+
+    for _ in range(3):
+        with pytest.raises(CandidateError):
+            prepared.keep("a", 100, fail)
+    prepared.keep("b", 100, lambda: True)
+    assert prepared.find("b") is True

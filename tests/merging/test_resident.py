@@ -1,0 +1,276 @@
+"""The resident model: right after any sequence of candidates; unchanged tensors are not written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from evomerge.errors import CandidateError, CheckpointError, RecipeError
+from evomerge.merging.methods import get_method, method_names
+from evomerge.merging.resident import Resident, digest
+from evomerge.merging.writer import write_model
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.recipe import Layer, Recipe, Source
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("family")
+    made = {"base": tiny.make(root / "base", dtype="bfloat16")}
+    for seed, name in enumerate(("a", "b"), 1):
+        made[name] = tiny.make(root / name, seed=seed, dtype="bfloat16", near=made["base"])
+    return made
+
+
+@pytest.fixture(scope="module")
+def checkpoints(folders) -> dict[str, Checkpoint]:
+    return {name: Checkpoint.open(folder, name) for name, folder in folders.items()}
+
+
+def layer_of(method: str, layer: int | None, weight: float = 0.5) -> Layer:
+    """Return a layer of any method, with knobs that have an effect."""
+    found = get_method(method)
+    values = {
+        "weight": weight,
+        "lambda": 0.5,
+        "density": 0.4 + 0.2 * weight,
+        "t": weight,
+        "scale": 1.0,
+    }
+    given = {
+        per: {
+            knob.name: min(max(values[knob.name], knob.low), knob.high)
+            for knob in found.knobs
+            if knob.per == per and knob.name in values
+        }
+        for per in ("source", "merge")
+    }
+    parents = ("a", "b")[: found.parents[1] or 2]
+    if found.parents[0] > 2:
+        parents = ("a", "b", "base")
+    base = Source("base", layer) if found.base != "none" else None
+    sources = [Source(item, layer, given["source"]) for item in parents]
+    return Layer(method, sources, base, given["merge"])
+
+
+def recipe_of(methods, weights, path=(0, 1, 2), dtype="bfloat16") -> Recipe:
+    blocks = [
+        layer_of(methods[i % len(methods)], layer, weights[i]) for i, layer in enumerate(path)
+    ]
+    return Recipe(
+        "base",
+        {"model.layers": blocks},
+        layer_of(methods[0], None, weights[0]),
+        layer_of(methods[-1], None, weights[-1]),
+        dtype=dtype,
+        seed=7,
+    )
+
+
+def single(method: str, weight: float = 0.5, dtype: str = "bfloat16") -> Recipe:
+    return recipe_of([method], [weight] * 3, dtype=dtype)
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_in_memory_on_disk_kept_or_not_the_bits_are_equal(method, checkpoints, tmp_path):
+    fresh = Resident(checkpoints, "base")
+    fresh.apply(single(method, 0.75))
+    wanted = fresh.state_digest()
+    kept = Resident(checkpoints, "base", memory=1 << 30)
+    poor = Resident(checkpoints, "base", memory=0)
+    for resident in (kept, poor):
+        for weight in (0.25, 0.75):
+            resident.apply(single(method, weight))
+        assert resident.state_digest() == wanted
+    write_model(single(method, 0.75), checkpoints, tmp_path / "out")
+    assert digest(tiny.load(tmp_path / "out")) == wanted
+
+
+COMMON = ("linear", "slerp", "ties", "dare_ties", "passthrough", "task_arithmetic")
+HISTORY = st.lists(
+    st.tuples(
+        st.lists(st.sampled_from(COMMON), min_size=1, max_size=3),
+        st.lists(st.sampled_from([0.25, 0.5, 1.0]), min_size=5, max_size=5),
+        st.lists(st.integers(0, 2), min_size=1, max_size=5),
+        st.booleans(),
+    ),
+    min_size=2,
+    max_size=5,
+)
+
+
+@settings(
+    max_examples=12,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+@given(HISTORY, st.sampled_from([0, 60_000, 1 << 30]))
+def test_any_history_leaves_the_model_of_the_last_recipe(checkpoints, history, memory):
+    resident = Resident(checkpoints, "base", memory=memory)
+    for methods, weights, path, fails in history:
+        recipe = recipe_of(methods, weights, path)
+        if fails:
+            with pytest.raises(CandidateError):
+                resident.apply(failing(recipe))
+        resident.apply(recipe)
+    new = Resident(checkpoints, "base")
+    new.apply(recipe)
+    assert resident.state_digest() == new.state_digest()
+
+
+def failing(recipe: Recipe) -> Recipe:
+    """Return a recipe whose last block cannot be built."""
+    zero = {"weight": 0.0}
+    layers = dict(recipe.layers)
+    last = Layer("linear", [Source("a", 0, zero), Source("b", 0, zero)])
+    layers["model.layers"] = (*layers["model.layers"][:-1], last)
+    return Recipe(
+        recipe.host, layers, recipe.embeddings, recipe.head, recipe.dtype, recipe.tokenizer
+    )
+
+
+def test_what_merges_need_is_prepared_once_and_reported(checkpoints):
+    resident = Resident(checkpoints, "base", memory=1 << 30)
+    reports = []
+
+    def prepare(recipe):
+        reports.clear()
+        return resident.prepare(recipe, lambda *state: reports.append(state))
+
+    first = prepare(single("ties", 0.25))
+    total = len(dict(resident.write(first).named_parameters()))
+    assert reports == [("ties", done, total) for done in range(total + 1)]
+    resident.write(prepare(single("ties", 0.75)))
+    assert reports == []  # nothing depends on the weight
+    resident.write(prepare(recipe_of(["ties", "dare_ties", "slerp"], [0.5] * 3)))
+    blocks = [name for name, _ in resident.module.named_parameters() if ".layers.0." in name]
+    assert reports[0] == ("dare_ties, slerp", 0, reports[-1][-1])
+    assert reports[-1][-1] == 2 * len(blocks) + 2  # the last method makes norm and head, too
+    poor = Resident(checkpoints, "base", memory=0)
+    poor.write(poor.prepare(recipe_of(["ties", "dare_ties", "slerp"], [0.5] * 3)))
+    assert poor.state_digest() == resident.state_digest()
+
+
+def test_what_does_not_change_is_not_touched(checkpoints):
+    resident = Resident(checkpoints, "base")
+    resident.apply(recipe_of(["linear"], [0.5, 0.5, 0.5]))
+    weights = dict(resident.module.named_parameters())
+    marked = {name: weight.data.flatten()[:1] for name, weight in weights.items()}
+    for mark in marked.values():
+        mark.fill_(42.0)
+    resident.apply(recipe_of(["linear"], [0.5, 0.25, 0.5]))
+    written = {name for name, mark in marked.items() if float(mark) != 42.0}
+    assert written == {name for name in weights if name.startswith("model.layers.1.")}
+
+
+def test_the_same_module_and_memory_serve_all_candidates(checkpoints):
+    resident = Resident(checkpoints, "base")
+    first = resident.apply(single("linear", 0.25))
+    places = {name: weight.data_ptr() for name, weight in first.named_parameters()}
+    other = resident.apply(recipe_of(["linear"], [0.5] * 5, path=(0, 1, 2, 1, 0)))
+    again = resident.apply(single("linear", 0.5))
+    assert again is first and other is not first
+    assert places == {name: weight.data_ptr() for name, weight in again.named_parameters()}
+    deeper = dict(other.named_parameters())
+    assert all(deeper[name].data_ptr() == place for name, place in places.items())
+
+
+def test_a_failed_candidate_is_named_and_leaves_no_trace(checkpoints):
+    resident = Resident(checkpoints, "base")
+    with pytest.raises(CandidateError, match=r"model\.layers\.2\..*sum to 0"):
+        resident.apply(failing(single("linear")))
+    with pytest.raises(RuntimeError, match="No recipe"):
+        _ = resident.module
+    resident.apply(single("linear"))
+    fresh = Resident(checkpoints, "base")
+    fresh.apply(single("linear"))
+    assert resident.state_digest() == fresh.state_digest()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("method", ["linear", "ties", "slerp"])
+def test_bad_weights_of_a_parent_are_named(method, value, folders, tmp_path):
+    import shutil
+
+    bad = Path(shutil.copytree(folders["a"], tmp_path / "bad"))
+
+    def spoil(tensors):
+        tensors["model.layers.1.mlp.up_proj.weight"][2, 3] = value
+
+    tiny.rewrite(bad, spoil)
+    checkpoints = {name: Checkpoint.open(folder, name) for name, folder in folders.items()}
+    checkpoints["a"] = Checkpoint.open(bad, "a")
+    wanted = r"model\.layers\.1\.mlp\.up_proj\.weight: 1 of 384 weights of 'a' are NaN or inf"
+    with pytest.raises(CheckpointError, match=wanted):
+        Resident(checkpoints, "base").apply(single(method))
+    with pytest.raises(CheckpointError, match=wanted):
+        write_model(single(method), checkpoints, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_overflow_of_the_dtype_is_named(checkpoints):
+    recipe = Recipe(
+        "base",
+        {"model.layers": [Layer("passthrough", [Source("a", i)]) for i in range(3)]},
+        Layer("passthrough", [Source("a")]),
+        Layer("linear", [Source("a", None, {"weight": 99})] * 3, None, {"normalize": 0}),
+        dtype="float16",
+    )
+    Resident(checkpoints, "base", "float16").apply(recipe)
+    loud = {"weight": 100.0}
+    huge = Layer("linear", [Source("a", None, loud)] * 5000, None, {"normalize": 0})
+    over = Recipe("base", recipe.layers, recipe.embeddings, huge, dtype="float16")
+    with pytest.raises(CandidateError, match=r"from finite sources.*F16"):
+        Resident(checkpoints, "base", "float16").apply(over)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_arithmetic_is_float32_and_rounds_once(dtype, folders, checkpoints):
+    merged = Resident(checkpoints, "base", dtype).apply(single("linear", dtype=dtype))
+    one, two = (tiny.load(folders[name]).float() for name in ("a", "b"))
+    others, written = dict(two.named_parameters()), dict(merged.named_parameters())
+    for name, weight in one.named_parameters():
+        exact = (weight * 0.5 + others[name] * 0.5).to(getattr(torch, dtype))
+        assert torch.equal(written[name], exact), name
+
+
+def test_recipes_of_another_host_or_dtype_are_refused(checkpoints):
+    resident = Resident(checkpoints, "base")
+    with pytest.raises(RecipeError, match=r"in bfloat16.*'base' in float32"):
+        resident.apply(single("linear", dtype="float32"))
+
+
+def test_generation_config_comes_along(folders, checkpoints, tmp_path):
+    import json
+    import shutil
+
+    folder = Path(shutil.copytree(folders["base"], tmp_path / "base"))
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "eos_token_id": [2, 5]}))
+    mixed = {**checkpoints, "base": Checkpoint.open(folder, "base")}
+    merged = Resident(mixed, "base").apply(single("linear"))
+    assert merged.generation_config.eos_token_id == [2, 5]
+    write_model(single("linear"), mixed, tmp_path / "out")
+    assert tiny.load(tmp_path / "out").generation_config.eos_token_id == [2, 5]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tied_heads_stay_tied(tied, tmp_path):
+    folders = {name: tiny.make(tmp_path / name, seed=i, tied=tied) for i, name in enumerate("ab")}
+    checkpoints = {name: Checkpoint.open(folder, name) for name, folder in folders.items()}
+    whole = Layer("linear", [Source("a"), Source("b")])
+    layers = [Layer("linear", [Source("a", i), Source("b", i)]) for i in range(3)]
+    after = Layer("linear", [Source("a", None, {"weight": 0.9}), Source("b")])
+    recipe = Recipe("a", {"model.layers": layers}, whole, after, dtype="float32")
+    resident = Resident(checkpoints, "a", "float32")
+    merged = resident.apply(recipe)
+    assert (merged.lm_head.weight is merged.model.embed_tokens.weight) == tied
+    write_model(recipe, checkpoints, tmp_path / "out")
+    assert digest(tiny.load(tmp_path / "out")) == resident.state_digest()
+    assert ("lm_head.weight" in Checkpoint.open(tmp_path / "out", "out").tensors) == (not tied)

@@ -1,0 +1,302 @@
+"""Writing checkpoints: complete or not at all, within the memory limit, same bits as in memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from evomerge.errors import CandidateError, CheckpointError, RecipeError
+from evomerge.merging.writer import write_model
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.safetensors import read_folder
+from evomerge.recipe import Layer, Recipe, Source
+from evomerge.run.atomic import atomic_folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("stream")
+    return {name: tiny.make(root / name, seed=i, dtype="bfloat16") for i, name in enumerate("ab")}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(folders) -> dict[str, Checkpoint]:
+    return {name: Checkpoint.open(folder, name) for name, folder in folders.items()}
+
+
+def recipe(dtype: str = "bfloat16", method: str = "linear", host: str = "a") -> Recipe:
+    def mix(layer: int | None) -> Layer:
+        return Layer(method, [Source("a", layer, {"weight": 0.3}), Source("b", layer)])
+
+    return Recipe(host, {"model.layers": [mix(i) for i in range(3)]}, mix(None), mix(None), dtype)
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(item.name for item in folder.iterdir() if "partial" in item.name)
+
+
+def test_one_file_or_shards_hold_the_same_tensors(checkpoints, tmp_path):
+    write_model(recipe(), checkpoints, tmp_path / "one")
+    write_model(recipe(), checkpoints, tmp_path / "many", shard_size=3000)
+    assert (tmp_path / "one" / "model.safetensors").is_file()
+    assert not (tmp_path / "one" / "model.safetensors.index.json").exists()
+    index = json.loads((tmp_path / "many" / "model.safetensors.index.json").read_text())
+    shards = sorted(set(index["weight_map"].values()))
+    assert len(shards) > 3 and shards[0] == f"model-00001-of-{len(shards):05}.safetensors"
+    weights = sum(info.nbytes for info in read_folder(tmp_path / "many").values())
+    assert index["metadata"]["total_size"] == weights
+    whole = load_file(tmp_path / "one" / "model.safetensors")
+    for shard in shards:
+        with safe_open(tmp_path / "many" / shard, "pt") as file:
+            assert file.metadata() == {"format": "pt"}
+        tensors = load_file(tmp_path / "many" / shard)
+        assert len(tensors) == 1 or sum(item.nbytes for item in tensors.values()) <= 3000
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, whole.pop(name)), name
+    assert not whole
+    assert torch.equal(*(tiny.logits(tiny.load(tmp_path / name)) for name in ("one", "many")))
+
+
+def test_host_files_come_along_and_extra_ones_replace_them(folders, checkpoints, tmp_path):
+    folder = Path(shutil.copytree(folders["a"], tmp_path / "host"))
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "training_args.bin").write_bytes(b"x")
+    (folder / "README.md").write_text("the parent's own card")
+    mixed = {**checkpoints, "a": Checkpoint.open(folder, "a")}
+    extra = {"README.md": "# merged\n", "generation_config.json": '{"eos_token_id": 7}'}
+    write_model(recipe(), mixed, tmp_path / "out", extra_files=extra)
+    written = {file.name for file in (tmp_path / "out").iterdir()}
+    assert written == {
+        "README.md",
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    for name, text in extra.items():
+        assert (tmp_path / "out" / name).read_text() == text
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        assert (tmp_path / "out" / name).read_bytes() == (folder / name).read_bytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_dtype_of_the_weights_and_of_the_config(dtype, checkpoints, tmp_path):
+    write_model(recipe(dtype), checkpoints, tmp_path / "out")
+    written = Checkpoint.open(tmp_path / "out", "out")
+    assert {info.dtype for info in written.tensors.values()} == {
+        {"float32": "F32"}.get(dtype, "F16")
+    }
+    assert tiny.load(tmp_path / "out").dtype == getattr(torch, dtype)
+    text = (tmp_path / "out" / "config.json").read_text()
+    assert dtype in text and "bfloat16" not in text
+
+
+def test_tensors_of_odd_widths_lie_where_readers_want_them(folders, tmp_path):
+    folder = Path(shutil.copytree(folders["a"], tmp_path / "a"))
+
+    def add(tensors):
+        for i in range(3):
+            tensors[f"model.layers.{i}.odd"] = torch.full((3,), i, dtype=torch.uint8)
+            tensors[f"model.layers.{i}.long"] = torch.full((1,), i, dtype=torch.int64)
+
+    tiny.rewrite(folder, add)
+    checkpoints = {"a": Checkpoint.open(folder, "a")}
+    whole = Layer("passthrough", [Source("a")])
+    blocks = [Layer("passthrough", [Source("a", i)]) for i in range(3)]
+    write_model(Recipe("a", {"model.layers": blocks}, whole, whole), checkpoints, tmp_path / "out")
+    before = load_file(folder / "model.safetensors")
+    after = load_file(tmp_path / "out" / "model.safetensors")
+    assert set(before) == set(after)
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]), name
+
+
+def test_an_output_that_exists_is_refused(checkpoints, tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(CheckpointError, match=r"out exists already"):
+        write_model(recipe(), checkpoints, tmp_path / "out")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match=r"link exists already"):
+        write_model(recipe(), checkpoints, tmp_path / "link")
+
+
+def test_an_output_that_cannot_be_made_is_refused(checkpoints, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        write_model(recipe(), checkpoints, tmp_path / "file" / "out")
+
+
+def test_a_failure_half_way_leaves_nothing(checkpoints, tmp_path):
+    def mix(layer: int | None, weight: float) -> Layer:
+        return Layer("linear", [Source("a", layer, {"weight": weight})])
+
+    blocks = [mix(i, float(i < 2)) for i in range(3)]
+    bad = Recipe("a", {"model.layers": blocks}, mix(None, 1), mix(None, 1))
+    with pytest.raises(CandidateError, match=r"model\.layers\.2\."):
+        write_model(bad, checkpoints, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_interrupts_leave_nothing(checkpoints, tmp_path):
+    seen: list[str] = []
+
+    def stop(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        seen.append(name)
+        if name.startswith("model.layers.1."):
+            raise KeyboardInterrupt
+        return tensor
+
+    with pytest.raises(KeyboardInterrupt):
+        write_model(recipe(), checkpoints, tmp_path / "out", patches={"b": stop})
+    assert len(seen) > 5  # it was in the middle
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_without_room_is_refused_before_the_first_byte(checkpoints, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(9, 4, 5))
+    with pytest.raises(CheckpointError, match=r"would take .* GB and .* has 0\.00 GB free"):
+        write_model(recipe(), checkpoints, tmp_path / "deep" / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_little_memory_is_refused(checkpoints, tmp_path):
+    with pytest.raises(RecipeError, match=r"--memory is 0\.10 GB; it must be at least"):
+        write_model(recipe(), checkpoints, tmp_path / "out", memory=100_000_000)
+    assert not list(tmp_path.iterdir())
+
+
+def run(code: str, folders: dict[str, Path], *arguments: object) -> subprocess.Popen[str]:
+    """Start a Python process with the fixture's recipe and checkpoints."""
+    here = Path(__file__).resolve().parent
+    tests = here.parent
+    start = (
+        "import sys, resource, signal, time, torch\n"
+        "from pathlib import Path\n"
+        "from evomerge.models.checkpoint import Checkpoint\n"
+        "from evomerge.errors import CheckpointError\n"
+        "from evomerge.merging.writer import write_model\n"
+        "from test_writer import recipe\n"
+        "torch.set_num_threads(1)\n"
+        f"checkpoints = {{name: Checkpoint.open(Path(folder), name) for name, folder in "
+        f"{ {name: str(folder) for name, folder in folders.items()} }.items()}}\n"
+        "out = Path(sys.argv[1])\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", start + code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tests.parent, tests, here)))},
+    )
+
+
+def test_a_full_disk_half_way_leaves_nothing_and_says_so(folders, tmp_path):
+    process = run(
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))\n"
+        "try:\n"
+        "    write_model(recipe(), checkpoints, out)\n"
+        "except CheckpointError as error:\n"
+        "    print('refused:', error)\n",
+        folders,
+        tmp_path / "out",
+    )
+    told, _ = process.communicate(timeout=100)
+    assert "refused: Writing" in told and "was not created" in told, told
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_writer_leaves_no_model_and_the_next_one_cleans_up(folders, checkpoints, tmp_path):
+    process = run(
+        "def wait(name, tensor):\n"
+        "    if name.startswith('model.layers.1.'):\n"
+        "        print('writing', flush=True)\n"
+        "        time.sleep(60)\n"
+        "    return tensor\n"
+        "write_model(recipe(), checkpoints, out, patches={'b': wait})\n",
+        folders,
+        tmp_path / "out",
+    )
+    assert process.stdout is not None
+    assert "writing" in process.stdout.readline()
+    assert len(leftovers(tmp_path)) == 1
+    with atomic_folder(tmp_path / "out") as folder:
+        assert len(leftovers(tmp_path)) == 2  # a living writer's folder is left alone
+        (folder / "x").write_text("")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    shutil.rmtree(tmp_path / "out")
+    assert len(leftovers(tmp_path)) == 1
+    assert not (tmp_path / "out").exists()
+    write_model(recipe(), checkpoints, tmp_path / "out")
+    assert [item.name for item in tmp_path.iterdir()] == ["out"]
+
+
+def test_two_writers_of_one_name_cannot_mix(tmp_path):
+    with (
+        pytest.raises(CheckpointError, match="by another process"),
+        atomic_folder(tmp_path / "out") as one,
+    ):
+        (one / "who").write_text("one")
+        with atomic_folder(tmp_path / "out") as two:
+            (two / "who").write_text("two")
+    assert (tmp_path / "out" / "who").read_text() == "two"
+    assert not leftovers(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("method", ["linear", "ties"])
+def test_memory_stays_bounded_whatever_the_size_of_a_tensor(method, tmp_path):
+    """Three sources and a result of 192 MB each are merged with less memory than their sizes."""
+    big = tiny.make(tmp_path / "big", dtype="bfloat16", tied=True, hidden_size=1000)
+    table = torch.randn(1000, 1000).bfloat16().repeat(96, 1)
+    tiny.rewrite(big, lambda tensors: tensors.update({"model.embed_tokens.weight": table}))
+    tiny.edit_config(big, vocab_size=96_000)
+    process = run(
+        "def peak(key):\n"
+        "    lines = Path('/proc/self/status').read_text().splitlines()\n"
+        "    return next(int(l.split()[1]) for l in lines if l.startswith(key)) * 1024\n"
+        "from evomerge.recipe import Layer, Recipe, Source\n"
+        "from evomerge.merging.methods import get_method\n"
+        "from evomerge.merging.kernels.noise import Noise\n"
+        "method = sys.argv[2]\n"
+        "get_method(method)\n"
+        "names = ('a', 'b', 'c')\n"
+        "checkpoints = {n: Checkpoint.open(Path(sys.argv[3]), n) for n in names}\n"
+        "base = None if method == 'linear' else 'c'\n"
+        "def mix(i):\n"
+        "    sources = [Source(n, i) for n in names[: 2 if base else 3]]\n"
+        "    return Layer(method, sources, base and Source(base, i))\n"
+        "made = Recipe('a', {'model.layers': [mix(i) for i in range(3)]}, mix(None), mix(None))\n"
+        "torch.randn(1000, 1000) @ torch.randn(1000, 1000)\n"
+        "before = peak('VmRSS')\n"
+        "Path('/proc/self/clear_refs').write_text('5')\n"
+        "write_model(made, checkpoints, out, memory=before + (520 << 20))\n"
+        "print('grew', peak('VmHWM') - before)\n",
+        {},
+        tmp_path / "out",
+        method,
+        big,
+    )
+    told, _ = process.communicate(timeout=200)
+    assert "grew" in told, told
+    assert int(told.split()[-1]) < 520 << 20
+    written = Checkpoint.open(tmp_path / "out", "out")
+    assert written.vocabulary == 96_000
+    if method == "linear":
+        name = "model.embed_tokens.weight"
+        made = load_file(tmp_path / "out" / "model.safetensors")
+        assert torch.equal(made[name], table)

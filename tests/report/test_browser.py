@@ -1,0 +1,80 @@
+"""The report in a real browser: no errors, no request, nothing wider than a phone."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from run_folders import FAILED, asked, scores, told, write_run
+
+from evomerge.report.page import write_page
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
+
+FRAME = """<body style="margin:0"><iframe id="page" src="report.html"
+style="width:{width}px;height:3000px;border:0"></iframe><script>
+onload = () => {{
+  const page = document.getElementById("page").contentDocument;
+  const pictures = [...page.querySelectorAll("svg")].map(svg => svg.getBoundingClientRect());
+  const letters = [...page.querySelectorAll("svg text")].map(
+    text => text.getBoundingClientRect().height);
+  const found = [page.documentElement.scrollWidth, pictures.length,
+                 Math.min(...pictures.map(box => box.height)), Math.min(...letters)];
+  document.body.append("found " + found.join(" "));
+}};
+</script></body>"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    events = [
+        *(asked(0, "zoo:language"), told(0, scores(6))),
+        *(asked(1, "uniform"), told(1, scores(3))),
+        *(asked(2, genome=[0.25, 1.5]), told(2, FAILED)),
+    ]
+    for number in range(3, 30):
+        genome = [number / 30, 0.5]
+        ask = asked(number, genome=genome) | {"generation": number // 10}
+        events += [ask, told(number, scores(number % 22))]
+    for split in ("validation", "test"):
+        for number in (0, 1, 21):
+            events.append(told(number, scores(number % 22)) | {"event": "score", "split": split})
+    events.append({"event": "winner", "candidate": 21})
+    names = ["layers[0:8].attention.a-long-name-of-a-parent.weight", "head.zoo:maths.density"]
+    run = write_run(folder / "run", events, frozen={"genes": names})
+    write_page(run, folder / "report.html")
+    return folder
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
+@pytest.mark.parametrize("width", [1300, 400])
+def test_a_browser_shows_all_of_it(folder: Path, width: int) -> None:
+    (folder / "frame.html").write_text(FRAME.format(width=width))
+    done = subprocess.run(
+        [
+            str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
+            "--allow-file-access-from-files", "--enable-logging=stderr", "--v=0",
+            f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=5000",
+            (folder / "frame.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )  # fmt: skip
+    assert "CONSOLE" not in done.stderr
+    found = re.search(r"found ([\d.]+) ([\d.]+) ([\d.]+) ([\d.]+)", done.stdout)
+    assert found is not None, done.stderr
+    wide, pictures, height, letters = map(float, found.groups())
+    assert wide <= width, "the page scrolls sideways"
+    assert pictures == 5 and height > 50
+    assert letters >= 9, "letters of a picture are too small to read"
+
+
+def test_the_page_asks_for_nothing(folder: Path) -> None:
+    text = (folder / "report.html").read_text()
+    assert not re.search(r"(src|href)=\"(?!#|data:)", re.sub(r"xlink:href=", "", text))
+    assert "@import" not in text and "url(http" not in text

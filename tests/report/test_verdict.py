@@ -1,0 +1,74 @@
+"""The verdict says no more than the intervals do."""
+
+from __future__ import annotations
+
+import pytest
+from run_folders import asked, scores, told, write_run
+
+from evomerge.report.agreement import agreements
+from evomerge.report.importance import gene_importance
+from evomerge.report.verdict import verdict
+from evomerge.report.view import View
+from evomerge.scores import Scores
+
+
+def run_with(tmp_path, *, ours, parent, winner=2, split="test"):
+    """Return the view of a run whose merge and parent have so many right answers of 24."""
+    events = [
+        *(asked(0, "zoo:language"), told(0, scores(parent))),
+        *(asked(1, "uniform"), told(1, scores(parent))),
+        *(asked(2, genome=[0.5]), told(2, scores(ours))),
+    ]
+    if split is not None:
+        for number, right in ((0, parent), (1, parent), (2, ours)):
+            events.append(told(number, scores(right)) | {"event": "score", "split": split})
+    events.append({"event": "winner", "candidate": winner})
+    return View.of(write_run(tmp_path / "run", events))
+
+
+@pytest.mark.parametrize(
+    ("case", "works", "words"),
+    [
+        ({"ours": 20, "parent": 4}, True, "Yes: on the test documents"),
+        ({"ours": 11, "parent": 10}, False, "No evidence of improvement: on the test documents"),
+        ({"ours": 2, "parent": 20}, False, "is worse than zoo:language and uniform"),
+        ({"ours": 9, "parent": 10, "winner": 0}, False, "no merge that was searched beats"),
+        ({"ours": 20, "parent": 4, "split": None}, None, "Not known yet"),
+    ],
+)
+def test_the_verdict(tmp_path, case, works, words):
+    view = run_with(tmp_path, **case)
+    found = verdict(view.table, view.best)
+    assert found.works is works
+    assert words in found.text
+
+
+def test_documents_that_only_the_merge_answers_rightly(tmp_path):
+    view = run_with(tmp_path, ours=20, parent=4)
+    split, (found,) = agreements(view.history, view.best, view.objectives)
+    assert split == "test"
+    assert (found.both, found.only_merge, found.only_parents, found.nobody) == (4, 16, 0, 4)
+    assert found.gained == tuple(range(4, 20)) and found.lost == ()
+
+
+def test_the_gene_that_the_fitness_follows_comes_first(tmp_path):
+    events = []
+    for number in range(20):
+        genome = [(7 * number) % 20 / 20, number / 20, 0.5]
+        events += [asked(number, genome=genome), told(number, scores(20 - number))]
+    history = View.of(write_run(tmp_path / "run", events)).history
+    found = gene_importance(history, ["noise", "falling", "constant"])
+    assert list(found) == ["falling", "noise"]
+    assert found["falling"] == pytest.approx(-1.0)
+    assert abs(found["noise"]) < 0.5
+    assert gene_importance(history, ["another", "number"]) == {}
+
+
+def test_other_values_than_right_and_wrong_are_left_out(tmp_path):
+    view = run_with(tmp_path, ours=20, parent=4)
+    assert view.best is not None
+    own = view.best.scores("test")
+    assert own is not None
+    halves = {key: tuple(value / 2 for value in values) for key, values in own.values.items()}
+    view.best.outcomes["test"] = Scores(own.documents, halves, own.aggregates)
+    assert agreements(view.history, view.best, view.objectives) == ("test", [])

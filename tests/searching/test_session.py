@@ -1,0 +1,180 @@
+"""What a session does with outcomes: followers, failures, finals, attempts."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+
+import pytest
+import scripted
+from scripted import ScriptedExecutor, search, trajectory
+
+from evomerge.errors import SearchError
+from evomerge.run.attempts import MAX_ATTEMPTS, Attempts
+from evomerge.run.folder import RunFolder
+from evomerge.run.history import Candidate, History
+from evomerge.scores import Expected, Failure, Scores
+from evomerge.searching.ranking import WeightedSum, best_of
+from evomerge.searching.session import SAME_FAILURES
+
+
+def one(value: float, expected: bool = False) -> Scores:
+    estimate = {"task/acc": Expected(value, 0.1)} if expected else {}
+    return Scores({"task": (0,)}, {}, {"task/acc": value}, {}, estimate)
+
+
+class AnsweringExecutor(ScriptedExecutor):
+    """A scripted executor, but `answer(job)` replaces its outcome unless it is None."""
+
+    def __init__(self, answer, width: int = 1) -> None:
+        super().__init__(width, random.Random(0))
+        self.answer = answer
+
+    def next(self):
+        job, outcome = super().next()
+        said = self.answer(job)
+        return job, outcome if said is None else said
+
+
+def test_a_follower_that_raises_does_not_change_the_search(tmp_path, caplog):
+    seen = []
+
+    def broken(history, event):
+        raise ZeroDivisionError("a display fell over")
+
+    followers = [broken, lambda history, event: seen.append(event["event"])]
+    with caplog.at_level(logging.WARNING, logger="evomerge"):
+        followed = search(
+            tmp_path / "a", ScriptedExecutor(2, random.Random(0)), followers=followers
+        )
+    alone = search(tmp_path / "b", ScriptedExecutor(2, random.Random(0)))
+    assert trajectory(followed) == trajectory(alone)
+    assert len(seen) == len(RunFolder(tmp_path / "a").events()) - 1  # all but the header
+    assert [record.message for record in caplog.records].count(
+        f"{broken.__qualname__} failed (ZeroDivisionError: a display fell over) and is not "
+        "called again; the search goes on."
+    ) == 1
+
+
+def test_the_same_failure_over_and_over_stops_the_search(tmp_path):
+    executor = AnsweringExecutor(
+        lambda job: Failure("evaluate", "no device") if job.candidate > 4 else None
+    )
+    with pytest.raises(
+        SearchError, match=f"last {SAME_FAILURES} candidates failed in the same way"
+    ):
+        search(tmp_path / "run", executor)
+    history = History(RunFolder(tmp_path / "run").events())
+    assert [item.status for item in history.told].count("failed") == SAME_FAILURES
+    # Without the cause, the resumed search goes on. The failed candidates stay failed.
+    history = search(tmp_path / "run", ScriptedExecutor(1, random.Random(0)))
+    assert len(history.candidates) == 30
+    assert history.winner is not None
+
+
+def test_different_failures_do_not_stop_it(tmp_path):
+    executor = AnsweringExecutor(
+        lambda job: Failure("evaluate", f"{job.candidate}") if job.candidate > 4 else None
+    )
+    assert len(search(tmp_path / "run", executor).candidates) == 30
+
+
+def test_no_parent_wins_where_nothing_can_be_validated(tmp_path):
+    def answer(job):
+        return Failure("evaluate", f"gone {job.candidate}") if job.split == "validation" else None
+
+    with pytest.raises(SearchError, match="could be scored on the validation documents"):
+        search(tmp_path / "run", AnsweringExecutor(answer))
+    assert History(RunFolder(tmp_path / "run").events()).winner is None
+    # The cause may be gone by now, so a resumed search tries again.
+    assert search(tmp_path / "run", ScriptedExecutor(1, random.Random(0))).winner is not None
+
+
+def test_a_value_that_is_not_finite_is_a_failure(tmp_path):
+    executor = AnsweringExecutor(lambda job: one(math.nan) if job.candidate == 5 else None)
+    history = search(tmp_path / "run", executor, window=None)
+    failed = history.candidates[5]
+    assert failed.status == "failed" and failed.values is None
+    assert failed not in WeightedSum(scripted.OBJECTIVES).finalists(history.candidates, 99)
+
+
+@pytest.mark.parametrize("completed", [0.9, math.nan])
+def test_a_completed_estimate_is_ranked_by_its_complete_score(tmp_path, completed):
+    def answer(job):
+        if job.candidate == 20 and job.split == "search":
+            return one(completed) if job.incumbent is None else one(5.0, expected=True)
+        return None
+
+    history = search(tmp_path / "run", AnsweringExecutor(answer))
+    ranking = WeightedSum(scripted.OBJECTIVES)
+    candidate = history.candidates[20]
+    assert candidate.told == one(5.0, expected=True)
+    if math.isnan(completed):
+        assert candidate.status == "failed"
+        assert ranking.incumbents(history.candidates) != [candidate]
+    else:
+        others = [item for item in history.candidates if item is not candidate]
+        best = ranking.incumbents(others)[0].fitness
+        assert (ranking.incumbents(history.candidates) == [candidate]) is (best < completed)
+
+
+def test_processes_that_end_in_a_job_are_counted(tmp_path):
+    path = tmp_path / "attempts.jsonl"
+    killed = []
+    for lives in range(MAX_ATTEMPTS):
+        attempts = Attempts(path)
+        assert attempts.count("7 search") == lives
+        with pytest.raises(KeyboardInterrupt), attempts.trying("7 search"):
+            raise KeyboardInterrupt  # does not count: the job is withdrawn
+        killed.append(attempts.trying("7 search"))
+        killed[-1].__enter__()  # begun and never ended, as after a kill
+    assert Attempts(path).count("7 search") == MAX_ATTEMPTS
+    assert Attempts(path).count("8 search") == 0
+
+
+def test_attempts_ignore_broken_lines(tmp_path):
+    path = tmp_path / "attempts.jsonl"
+    path.write_bytes(b'\xff\n{"job": 3}\nnull\n{"job": "1 search", "what": "begins"}\n{"jo')
+    assert Attempts(path).count("1 search") == 1
+    with Attempts(path).trying("1 search"):
+        pass
+    assert Attempts(path).count("1 search") == 0
+    assert not path.exists() or path.read_text() == ""
+
+
+def test_a_lost_candidate_fails_and_the_others_are_the_same(tmp_path):
+    whole = search(tmp_path / "whole", ScriptedExecutor(1, random.Random(0)), window=None)
+    search(tmp_path / "run", ScriptedExecutor(1, random.Random(0)), window=None, candidates=6)
+    attempts = tmp_path / "run" / "attempts.jsonl"
+    attempts.write_text('{"job": "8 search", "what": "begins"}\n' * MAX_ATTEMPTS)
+    history = search(tmp_path / "run", ScriptedExecutor(1, random.Random(0)), window=None)
+    lost = history.candidates[8]
+    assert isinstance(lost.told, Failure) and lost.told.stage == "lost"
+    assert [item.digest for item in history.candidates[:12]] == [
+        item.digest for item in whole.candidates[:12]
+    ]
+
+
+def test_incumbents_do_not_depend_on_the_order():
+    ranking = WeightedSum(scripted.OBJECTIVES)
+    generator = random.Random(0)
+
+    def candidate(number: int) -> Candidate:
+        value = generator.choice([0.2, 0.5, 0.8, math.nan])
+        expected = generator.random() < 0.3
+        found = Candidate(number, None, str(number), values=(value,))
+        found.values = None if math.isnan(value) else (value,)
+        found.outcomes["search"] = one(value, expected)
+        return found
+
+    for _ in range(50):
+        candidates = [candidate(number) for number in range(generator.randrange(12))]
+        incumbents = ranking.incumbents(candidates)
+        shuffled = generator.sample(candidates, len(candidates))
+        assert ranking.incumbents(shuffled) == incumbents
+        half = len(candidates) // 2
+        parts = ranking.incumbents(candidates[:half]) + candidates[half:]
+        assert ranking.incumbents(parts) == incumbents
+        assert not any(item.is_estimate or item.values is None for item in incumbents)
+    assert best_of(History(), ranking) is None

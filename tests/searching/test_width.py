@@ -1,0 +1,119 @@
+"""The law of width: a search does not depend on how many jobs run at a time or which ends first."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scripted import ScriptedExecutor, search, trajectory
+
+from evomerge.errors import SearchError
+from evomerge.run.folder import RunFolder
+from evomerge.run.history import History
+from evomerge.searching.window import Window
+
+OPTIMIZERS = ["cma", "de", "random", "one-plus-one"]
+FEW = settings(max_examples=15, deadline=None, derandomize=True)
+
+
+def run(folder: Path, width: int, seed: int, **options: object) -> History:
+    failing = float(options.pop("failing", 0.1))  # type: ignore[arg-type]
+    executor = ScriptedExecutor(width, random.Random(seed), failing)
+    return search(folder, executor, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("window", [None, Window(5, whole=False), Window(3, whole=True)])
+def test_every_width_gives_the_same_trajectory(tmp_path, optimizer, window):
+    options = {"optimizer": optimizer, "window": window, "candidates": 70}
+    alone = trajectory(run(tmp_path / "alone", 1, 0, **options))
+    for width, seed in ((1, 1), (3, 2), (64, 3)):
+        wide = run(tmp_path / f"{width}-{seed}", width, seed, **options)
+        assert trajectory(wide) == alone
+
+
+@FEW
+@given(
+    optimizer=st.sampled_from(OPTIMIZERS),
+    widths=st.lists(st.integers(1, 40), min_size=4, max_size=4),
+    deaths=st.lists(st.integers(0, 30), max_size=3),
+    seed=st.integers(0, 1000),
+    failing=st.sampled_from([0.0, 0.1, 0.4]),
+)
+def test_killed_and_resumed_with_other_widths_the_search_is_the_same(
+    optimizer, widths, deaths, seed, failing
+):
+    options = {"optimizer": optimizer, "candidates": 33}
+    with tempfile.TemporaryDirectory() as name:
+        whole = run(Path(name, "whole"), 1, seed, failing=failing, **options)
+        broken, scored = Path(name, "broken"), []
+        for width, dies_after in zip(widths, [*deaths, None], strict=False):
+            executor = ScriptedExecutor(width, random.Random(seed), failing, dies_after)
+            try:
+                history = search(broken, executor, **options)
+            except SearchError as error:
+                assert str(error) == "killed"
+            scored += executor.scored
+        assert trajectory(history) == trajectory(whole)
+        assert len(set(scored)) == len(scored), "something was scored twice"
+
+
+@FEW
+@given(cut=st.integers(0, 10**6), width=st.integers(1, 9), seed=st.integers(0, 99))
+def test_a_journal_cut_at_any_byte_goes_on_to_the_same_end(cut, width, seed):
+    with tempfile.TemporaryDirectory() as name:
+        whole, broken = Path(name, "whole"), Path(name, "broken")
+        end = trajectory(run(whole, 1, seed))
+        content = RunFolder(whole).journal_path.read_bytes()
+        RunFolder.create(broken, {"made": "up"})
+        RunFolder(broken).journal_path.write_bytes(content[: cut % len(content)])
+        assert trajectory(run(broken, width, seed)) == end
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("first", [1, 4, 9, 20])
+def test_a_raised_budget_is_the_search_that_had_it_from_the_start(tmp_path, optimizer, first):
+    run(tmp_path / "raised", 2, 0, optimizer=optimizer, candidates=first)
+    raised = run(tmp_path / "raised", 5, 1, optimizer=optimizer, candidates=40)
+    whole = run(tmp_path / "whole", 1, 2, optimizer=optimizer, candidates=40)
+    # The first budget has scored finalists too. The search itself must be the same.
+    pairs = zip(raised.candidates, whole.candidates, strict=True)
+    for one, other in pairs:
+        assert (one.digest, one.origin, one.told) == (other.digest, other.origin, other.told)
+
+
+@FEW
+@given(
+    optimizer=st.sampled_from(OPTIMIZERS),
+    width=st.integers(1, 12),
+    dies_after=st.integers(0, 40),
+    seed=st.integers(0, 99),
+)
+def test_what_arrived_is_replayed_exactly(optimizer, width, dies_after, seed):
+    options = {"optimizer": optimizer, "order": "arrival", "candidates": 40}
+    with tempfile.TemporaryDirectory() as name:
+        executor = ScriptedExecutor(width, random.Random(seed), 0.1, dies_after)
+        with contextlib.suppress(SearchError):
+            search(Path(name, "run"), executor, **options)
+        before = RunFolder(Path(name, "run")).events()
+        # The run and a copy of it are resumed, and must propose the same candidates.
+        copied = RunFolder.create(Path(name, "copy"), {"made": "up"})
+        copied.journal_path.write_bytes(RunFolder(Path(name, "run")).journal_path.read_bytes())
+        ends = [
+            run(path, width, seed + 1, order="arrival", optimizer=optimizer, candidates=40)
+            for path in (Path(name, "run"), Path(name, "copy"))
+        ]
+        assert trajectory(ends[0]) == trajectory(ends[1])
+        assert RunFolder(Path(name, "run")).events()[: len(before)] == before
+
+
+def test_by_arrival_with_width_1_each_outcome_is_told_before_the_next_ask(tmp_path):
+    run(tmp_path / "run", 1, 0, order="arrival", optimizer="one-plus-one", candidates=12)
+    kinds = [event["event"] for event in RunFolder(tmp_path / "run").events()]
+    assert kinds[:7] == ["header", *["ask"] * 3, *["tell"] * 3]
+    assert kinds[7:25] == ["ask", "tell"] * 9
