@@ -72,12 +72,18 @@ def validate(
 
 
 def convert(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="a mergekit-evolve config")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="a config of mergekit-evolve or mergenetic")
+    ],
 ) -> None:
-    """Convert a mergekit-evolve config into a search file and print it."""
-    from evomerge.mergekit import convert_file
+    """Convert a config of mergekit-evolve or mergenetic into a search file and print it."""
+    from evomerge.cli.terminal import say
+    from evomerge.mergekit.convert import convert_file
 
-    typer.echo(convert_file(file), nl=False)
+    converted = convert_file(file)
+    typer.echo(converted.text, nl=False)
+    for note in converted.notes:
+        say(f"note: {note}")
 
 
 def schema() -> None:

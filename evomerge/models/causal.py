@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import TOKENIZER_FILES, Checkpoint
 from evomerge.models.safetensors import read_json
+
+TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
+"""Files beside a tokenizer's config that can have its chat template."""
 
 _HAS_NO_LM_HEAD = re.compile(
     r"For(MaskedLM|PreTraining|NextSentencePrediction|MultipleChoice|QuestionAnswering|"
@@ -58,17 +62,25 @@ def check_causal(checkpoint: Checkpoint) -> None:
     )
 
 
+def has_chat_template(folder: Path) -> bool:
+    """Whether the tokenizer in a model's folder has a chat template.
+
+    Raises:
+        CheckpointError: its config cannot be read.
+    """
+    if any((folder / name).is_file() for name in TEMPLATE_FILES):
+        return True
+    config = folder / "tokenizer_config.json"
+    return config.is_file() and bool(read_json(config).get("chat_template"))
+
+
 def check_chat_template(checkpoint: Checkpoint) -> None:
     """Check that the tokenizer in a model's folder has a chat template.
 
     Raises:
         CheckpointError: it has none, or its config cannot be read.
     """
-    names = {file.name for file in checkpoint.companions}
-    files = ("chat_template.jinja", "chat_template.json")
-    config = checkpoint.folder / "tokenizer_config.json"
-    has_own = config.is_file() and bool(read_json(config).get("chat_template"))
-    if not has_own and not names.intersection(files):
+    if not has_chat_template(checkpoint.folder):
         raise CheckpointError(
             "`evaluation.chat_template` is true, but the tokenizer of "
             f"{checkpoint.reference!r} has no chat template; set it to false, or choose a base "

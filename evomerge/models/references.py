@@ -117,10 +117,24 @@ def read_config(reference: str, relative_to: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: there is no such model, or its config cannot be read.
     """
+    return read_json(folder_with(["config.json"], reference, relative_to) / "config.json")
+
+
+def folder_with(names: list[str], reference: str, relative_to: Path) -> Path:
+    """Return the folder of a model; from the Hub only the files with these names are downloaded.
+
+    Args:
+        names: names of files. The model may lack some of them.
+        reference: as in `open_parent`; an adapter is ignored.
+        relative_to: folder that relative paths start from.
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
     model = reference.partition("+")[0]
     if _is_on_hub(model, relative_to):
-        return read_json(_fetch(model, ["config.json"]) / "config.json")
-    return read_json(resolve(model, relative_to) / "config.json")
+        return _fetch(model, names)
+    return resolve(model, relative_to)
 
 
 def _is_on_hub(reference: str, relative_to: Path) -> bool:

@@ -32,6 +32,7 @@ def config(**genome):
 def test_the_printed_search_file_does_the_same_search(tmp_path):
     (tmp_path / "evolve.yaml").write_text(yaml.safe_dump(config()))
     done = evomerge("convert", tmp_path / "evolve.yaml")
+    assert done.stderr.startswith("note: `limit`: mergekit-evolve takes the first 20 documents")
     search = yaml.safe_load(done.stdout)
     assert (
         search["space"] | {"method": "ties", "components": ["attention", "mlp"]}
@@ -51,14 +52,40 @@ def test_the_printed_search_file_does_the_same_search(tmp_path):
     assert layers == len(next(iter(problem.space.baselines().values())).layers["model.layers"])
 
 
+def test_a_mergenetic_config_is_searched_without_changes(tmp_path):
+    language, maths, base = (str(zoo.path(name)) for name in NAMES)
+    (tmp_path / "mergenetic.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "pop_size": 4,
+                "n_iter": 2,
+                "base_model": base,
+                "models": {"l2": language, "en": maths},
+                "langs": ["l2", "en"],
+                "tasks": {"search": {"l2": "zoo_l2_maths", "en": "zoo_maths"}},
+                "metric": "exact_match",
+                "additional_templates_folder": "zoo:tasks",
+            }
+        )
+    )
+    done = evomerge("convert", tmp_path / "mergenetic.yaml")
+    (tmp_path / "search.yaml").write_text(done.stdout)
+    problem = prepare(load(tmp_path / "search.yaml"), tmp_path)
+    assert len(problem.space.genes) == 4  # a weight and a density for each model
+    assert problem.config.budget.candidates == 8
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         (None, "does not exist|cannot be read"),
         ("tasks: []", "`genome` is missing"),
+        ("genom: {}", "has the keys `genome` and `tasks`.*Did you mean 'genome'"),
+        ("{merge_method: linear, models: []}", "is a mergekit file.*`evomerge merge"),
+        ("{parents: [a], objectives: []}", "already a search file"),
         (yaml.safe_dump(config(merge_method="tie")), "Did you mean 'ties'"),
         (yaml.safe_dump(config(layer_granularity=5)), "`genome.layer_granularity` is 5"),
-        (yaml.safe_dump(config() | {"shuffle": True}), "`shuffle` is set"),
+        (yaml.safe_dump(config() | {"shufle": True}), "Did you mean 'shuffle'"),
     ],
 )
 def test_a_config_that_cannot_be_converted_is_one_sentence(tmp_path, capsys, text, words):

@@ -1,17 +1,15 @@
-"""Recipes, ours and mergekit's, and mergekit-evolve configs: a value or a sentence, and no code."""
+"""Recipes, ours and mergekit's: a value or a sentence, and no code."""
 
 import json
 
 import pytest
 import tiny
-import yaml
 from hypothesis import given, settings
 from mutations import FUZZ, value_or_error, yaml_files
 
-from evomerge.config.schema import parse
 from evomerge.errors import CandidateError
 from evomerge.export.recipe import merge_recipe
-from evomerge.mergekit import convert, from_mergekit, mergekit_parents
+from evomerge.mergekit import from_mergekit, mergekit_parents
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
 
@@ -82,27 +80,6 @@ SLICES = {
     },
     "tokenizer_source": "base",
 }
-EVOLVE = {
-    "genome": {
-        "models": ["org/one", "org/two"],
-        "merge_method": "dare_ties",
-        "base_model": "org/base",
-        "tokenizer_source": "base",
-        "layer_granularity": 4,
-        "normalize": False,
-        "allow_negative_weights": True,
-        "smooth": True,
-        "filters": ["self_attn", "mlp"],
-    },
-    "tasks": [
-        {"name": "alpaca", "weight": -1.0, "metric": "acc,none"},
-        {"name": "gsm8k", "metric": "exact_match,strict-match"},
-    ],
-    "limit": 100,
-    "num_fewshot": 2,
-    "shuffle": False,
-    "apply_chat_template": True,
-}
 
 
 def text(data: bytes) -> str:
@@ -141,14 +118,6 @@ def test_mergekit_files(folder, data):
         assert Recipe.from_yaml(recipe.to_yaml()) == recipe
 
 
-@FUZZ
-@given(data=yaml_files(EVOLVE))
-def test_mergekit_evolve_configs(data):
-    converted = value_or_error(lambda: convert(text(data), lambda model: 8))
-    if converted is not None:
-        value_or_error(lambda: parse(yaml.safe_load(converted), "search.yaml"))
-
-
 @settings(FUZZ, max_examples=60)
 @given(data=yaml_files(RECIPE) | yaml_files(MODELS))
 def test_recipe_files_become_models_or_a_sentence(folder, tmp_path_factory, data):
@@ -166,4 +135,3 @@ def test_the_files_that_are_mutated_are_valid(folder, tmp_path):
             merge_recipe(folder / "recipe.yaml", tmp_path / str(number), "4GB", "5GB")
         except CandidateError:  # pragma: no cover - would mean weights that are not finite
             raise AssertionError("the valid file makes no model") from None
-    assert parse(yaml.safe_load(convert(json.dumps(EVOLVE), lambda model: 8)), "search.yaml")

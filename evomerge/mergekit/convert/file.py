@@ -1,0 +1,67 @@
+"""Converting a config on disk: which tool it is from shows in its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import RecipeError, did_you_mean
+from evomerge.mergekit.convert.draft import Conversion
+from evomerge.mergekit.convert.lookup import Lookup, ModelFiles
+from evomerge.mergekit.convert.mergekit_evolve import from_mergekit_evolve
+from evomerge.mergekit.convert.mergenetic import from_mergenetic
+from evomerge.parsing.texts import read_text
+from evomerge.parsing.yaml import yaml_mapping
+
+_EVOLVE = ("genome", "tasks")
+_MERGENETIC = ("pop_size", "n_iter", "run_id", "langs", "path_to_store_config")
+
+
+def convert_file(file: Path) -> Conversion:
+    """Return the search file for a config of mergekit-evolve or mergenetic on disk.
+
+    The models need not be there. If they are, their config files are read; of a model on the Hub,
+    only these are downloaded. Relative paths in the config start from the working folder, as in
+    both tools.
+
+    Raises:
+        InputError: the file cannot be read, is of neither tool, or cannot be converted.
+    """
+    return convert(read_text(file, RecipeError), str(file), ModelFiles(Path.cwd()))
+
+
+def convert(text: str, source: str, lookup: Lookup) -> Conversion:
+    """Return the search file for the text of a config.
+
+    Args:
+        text: the config.
+        source: its name, for messages.
+        lookup: answers questions about the models.
+
+    Raises:
+        RecipeError: the config is of neither tool, a key or value is wrong, or a search file cannot
+            express it; the message names the key.
+    """
+    data = yaml_mapping(text, "The config", "one", RecipeError)
+    if any(key in data for key in _MERGENETIC):
+        return from_mergenetic(data).finish(source)
+    if any(key in data for key in _EVOLVE):
+        return from_mergekit_evolve(data, lookup).finish(source)
+    raise RecipeError(f"{source} is not a config that can be converted: {_what_it_is(data)}")
+
+
+def _what_it_is(data: Mapping[str, Any]) -> str:
+    if "merge_method" in data or "slices" in data:
+        return (
+            "it is a mergekit file, which needs no conversion; "
+            "`evomerge merge FILE --out DIR` reads it as it is."
+        )
+    if "objectives" in data or "stages" in data:
+        return "it is already a search file; check it with `evomerge validate`."
+    known = (*_EVOLVE, *_MERGENETIC)
+    near = next((hint for key in data if (hint := did_you_mean(str(key), known))), "")
+    return (
+        "a mergekit-evolve config has the keys `genome` and `tasks`, a mergenetic config has "
+        f"`pop_size` and `n_iter`.{near}"
+    )
