@@ -103,6 +103,14 @@ class Timings:
                 found[phase] = Spent(before.seconds + own, total)
         return {phase: found[phase] for phase in PHASES if phase in found}
 
+    def of_candidates(self) -> dict[int, dict[str, float]]:
+        """Return the wall-clock seconds of each phase until its first outcome, by candidate."""
+        return {
+            entry["candidate"]: _by_phase(entry.get("seconds"))
+            for entry in self._entries()
+            if entry.get("event") == "tell" and isinstance(entry.get("candidate"), int)
+        }
+
     def preparation(self) -> str | None:
         """Return how far the preparation is that the last line belongs to, for people to read.
 
