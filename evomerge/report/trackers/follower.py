@@ -153,5 +153,6 @@ class _Tracking:
             f"{self._name} failed ({reason.rstrip('.')}), so nothing more is logged to it; "
             "the search goes on without it."
         )
-        log.warning("%s", message)
+        if log.hasHandlers():  # else Python itself prints the message, a second time
+            log.warning("%s", message)
         self._say(f"warning: {message}")

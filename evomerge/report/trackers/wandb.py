@@ -21,7 +21,7 @@ class WandbRun:
     """
 
     def __init__(self, run: TrackedRun, warn: Callable[[str], None]) -> None:
-        os.environ.setdefault("WANDB_MODE", "offline")
+        mode: Any = os.environ.get("WANDB_MODE", "offline")
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when wandb is imported
         import wandb
 
@@ -33,6 +33,7 @@ class WandbRun:
             group=run.group,
             config=dict(run.config),
             resume="allow",
+            mode=mode,
             settings=wandb.Settings(
                 console="off",
                 silent=True,
@@ -50,8 +51,9 @@ class WandbRun:
         )
         self._run.define_metric("candidate")
         self._run.define_metric("*", step_metric="candidate")
-        folder = self._run.settings.sync_dir
-        self.where = self._run.url or f"`wandb sync {folder}` uploads the run"
+        settings = self._run.settings
+        offline = f"`wandb sync {settings.sync_dir}` uploads the run"
+        self.where = offline if settings.mode == "offline" else f"the run is at {self._run.url}"
 
     def logged(self) -> int:
         """Return the number of steps that the server has; 0 offline."""
