@@ -50,7 +50,7 @@ class TrackioRun:
         self._run.log(dict(metrics), step=step)
 
     def summarize(self, step: int, values: Mapping[str, Any], finals: Sequence[Row]) -> None:
-        """Log the values and the table `finals` at the last step."""
+        """Log the values and the table `finals` at the last step, so that they are no new step."""
         table = self._trackio.Table(
             columns=list(finals[0]), data=[[*row.values()] for row in finals]
         )

@@ -26,34 +26,38 @@ class WandbRun:
         import wandb
 
         self._wandb = wandb
-        self._run = wandb.init(
-            project=PROJECT,
-            id=run.id,
-            name=run.name,
-            group=run.group,
-            config=dict(run.config),
-            resume="allow",
-            mode=mode,
-            settings=wandb.Settings(
-                console="off",
-                silent=True,
-                disable_code=True,
-                disable_git=True,
-                disable_job_creation=True,
-                x_disable_machine_info=True,
-                x_disable_meta=True,
-                x_disable_stats=True,
-                x_save_requirements=False,
-                init_timeout=START,
-                finish_timeout=END,
-                finish_timeout_raises=True,
-            ),
+        settings = wandb.Settings(
+            console="off",
+            silent=True,
+            disable_code=True,
+            disable_git=True,
+            disable_job_creation=True,
+            x_disable_machine_info=True,
+            x_disable_meta=True,
+            x_disable_stats=True,
+            x_save_requirements=False,
+            init_timeout=START,
+            finish_timeout=END,
+            finish_timeout_raises=True,
         )
-        self._run.define_metric("candidate")
-        self._run.define_metric("*", step_metric="candidate")
-        settings = self._run.settings
-        offline = f"`wandb sync {settings.sync_dir}` uploads the run"
-        self.where = offline if settings.mode == "offline" else f"the run is at {self._run.url}"
+        try:
+            self._run = wandb.init(
+                project=PROJECT,
+                id=run.id,
+                name=run.name,
+                group=run.group,
+                config=dict(run.config),
+                resume="allow",
+                mode=mode,
+                settings=settings,
+            )
+            self._run.define_metric("candidate")
+            self._run.define_metric("*", step_metric="candidate")
+        except BaseException:
+            wandb.teardown()
+            raise
+        folder, url = self._run.settings.sync_dir, self._run.url if mode == "online" else None
+        self.where = f"the run is at {url}" if url else f"`wandb sync {folder}` uploads the run"
 
     def logged(self) -> int:
         """Return the number of steps that the server has; 0 offline."""

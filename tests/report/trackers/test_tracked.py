@@ -5,6 +5,7 @@ import random
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -203,3 +204,18 @@ def test_wandb_gets_every_step_and_fails_alone(tmp_path, monkeypatch):
     follow(tmp_path / "online", WandbRun, monkeypatch, say=said.append)
     assert len(said) == 1 and "wandb login" in said[0]
     assert History(RunFolder(tmp_path / "online").events()).winner is not None
+
+
+def test_trackio_that_cannot_write_is_one_warning(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read by the first import
+    storage = pytest.importorskip("trackio.sqlite_storage")
+    from evomerge.report.trackers.trackio import TrackioRun
+
+    (tmp_path / "a file").write_text("")
+    monkeypatch.setattr(storage, "TRACKIO_DIR", tmp_path / "a file")
+    show, said = warnings.showwarning, []
+    follow(tmp_path / "a", TrackioRun, monkeypatch, say=said.append)
+    assert len(said) == 2 and said[1].startswith("warning: made up failed (")
+    assert warnings.showwarning is show
+    assert capsys.readouterr() == ("", "")
+    assert (tmp_path / "a" / "journal.jsonl").read_bytes() == untracked(tmp_path / "b")
