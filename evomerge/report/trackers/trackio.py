@@ -59,7 +59,7 @@ class TrackioRun:
     def finish(self, *, completed: bool) -> None:
         """Write what is left."""
         try:
-            self._trackio.finish()  # type: ignore[no-untyped-call]
+            self._trackio.finish()
         finally:
             warnings.showwarning = self._show
 
