@@ -25,3 +25,7 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="override a key of the search file"),
 ]
+TrackOption = Annotated[
+    str | None,
+    typer.Option("--track", metavar="NAME", help="log the search to a tracker: trackio or wandb"),
+]

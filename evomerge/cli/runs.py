@@ -15,6 +15,7 @@ from evomerge.cli.options import (
     FileArgument,
     RunFolderArgument,
     SetOption,
+    TrackOption,
 )
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def search(
     set_: SetOption = None,
     allow_benchmarks: AllowBenchmarksOption = False,
     allow_pickle: AllowPickleOption = False,
+    track: TrackOption = None,
 ) -> None:
     """Start a search."""
     from evomerge.cli.terminal import busy, warn
@@ -39,6 +41,7 @@ def search(
     from evomerge.setup.preflight import warnings
     from evomerge.setup.runs import prepare
 
+    _check_tracker(track)
     RunFolder.check_free(run)
     refuse_frozen(data := read(file, set_), file)
     if stages.is_staged(data):
@@ -47,14 +50,14 @@ def search(
         with busy(f"checking {file}"):
             problems = stages.start(data, file, run, allow_pickle=allow_pickle)
         warn([note for problem in problems for note in warnings(problem, allow_benchmarks)])
-        stages.run_stages(run, lambda stage, problem: _run(stage, problem, {}))
+        stages.run_stages(run, lambda stage, problem: _run(stage, problem, {}, track))
         return
     overrides = [*(set_ or []), *([f"budget.candidates={candidates}"] if candidates else [])]
     with busy(f"checking {file}"):
         problem = prepare(load(file, overrides), file.parent, allow_pickle=allow_pickle)
         notes = warnings(problem, allow_benchmarks)
     warn(notes)
-    _run(RunFolder.create(run, freeze(problem)), problem, {})
+    _run(RunFolder.create(run, freeze(problem)), problem, {}, track)
 
 
 def resume(
@@ -72,6 +75,7 @@ def resume(
             help="run elsewhere in this session, e.g. executor.kind=processes",
         ),
     ] = None,
+    track: TrackOption = None,
 ) -> None:
     """Continue a search, with a larger budget or with other workers if you say so."""
     from evomerge.errors import InputError
@@ -79,34 +83,51 @@ def resume(
     from evomerge.setup import stages
     from evomerge.setup.runs import check_budget, continued
 
+    _check_tracker(track)
     if (directory / STAGES).is_file():
         if candidates or hours or set_:
             raise InputError(
                 f"{directory} is a search in stages, but --candidates, --hours and --set change "
                 f"one stage; give the folder of a stage, for example {directory / 'stage-1'}."
             )
-        stages.run_stages(directory, lambda stage, problem: _run(stage, problem, {}))
+        stages.run_stages(directory, lambda stage, problem: _run(stage, problem, {}, track))
         return
     run = RunFolder(directory)
     new_budget = {"candidates": candidates, "hours": hours}
     given = {name: value for name, value in new_budget.items() if value is not None}
     check_budget(run, given)
-    _run(run, continued(run, set_ or []), given)
+    _run(run, continued(run, set_ or []), given, track)
 
 
-def _run(run: RunFolder, problem: Problem, new_budget: dict[str, float]) -> None:
+def _check_tracker(name: str | None) -> None:
+    """Check that a tracker exists and is installed, before anything is computed.
+
+    Raises:
+        InputError: there is no such tracker, or it is not installed.
+    """
+    from evomerge.report.trackers.registry import find_tracker
+
+    if name is not None:
+        find_tracker(name)
+
+
+def _run(
+    run: RunFolder, problem: Problem, new_budget: dict[str, float], tracker: str | None
+) -> None:
     """Run a search to its end with a display, then print the standings and the winner.
 
     Args:
         run: the run folder.
         problem: the problem of this run.
         new_budget: bounds of the budget that replace earlier ones, by name.
+        tracker: name of the tracker that the search is logged to; None for no tracker.
     """
     from evomerge.cli import terminal
     from evomerge.cli.live import SearchDisplay
     from evomerge.errors import Terminated
     from evomerge.report.equal_scores import doubt_about_winner
     from evomerge.report.standings import standings
+    from evomerge.report.trackers.follower import tracked
     from evomerge.run.history import History
     from evomerge.setup.search import run_search, why_not_in_mergekit
 
@@ -114,10 +135,12 @@ def _run(run: RunFolder, problem: Problem, new_budget: dict[str, float]) -> None
     before = History(run.events())
     display = SearchDisplay(int(total) if total else None, problem.objectives, before)
     try:
-        with display.shown():
-            winner = run_search(
-                problem, run, new_budget, [display.observe, display.warn_of_baselines]
-            )
+        with (
+            display.shown(),
+            tracked(tracker, run, problem.objectives, terminal.say) as trackers,
+        ):
+            followers = [display.observe, display.warn_of_baselines, *trackers]
+            winner = run_search(problem, run, new_budget, followers)
     except KeyboardInterrupt as signal:
         how = "terminated" if isinstance(signal, Terminated) else "interrupted"
         terminal.say(f"{how}; nothing is lost, continue with `evomerge resume {run.path}`")

@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 Follower: TypeAlias = Callable[[History, Event], None]
 """A display or a tracker: a function that is called with every event after it is in the journal.
 
+Events with an outcome also have the fields `seconds` and `cpu_seconds`, by phase, which are not in
+the journal.
+
 It is also called with `preparing` events, which are not in the journal. They have the fields
 `method` (names of merge methods), `done` and `total` (tensors), and `seconds` (since `done` was 0).
 """
@@ -66,14 +69,12 @@ class Logbook:
         self._journal.append(event)
         self.history.apply(event)
         if outcome is not None:
-            self._note(
-                {
-                    "event": event["event"],
-                    "candidate": event["candidate"],
-                    "seconds": _rounded(outcome.seconds),
-                    "cpu_seconds": _rounded(outcome.cpu_seconds),
-                }
-            )
+            times = {
+                "seconds": _rounded(outcome.seconds),
+                "cpu_seconds": _rounded(outcome.cpu_seconds),
+            }
+            self._note({"event": event["event"], "candidate": event["candidate"], **times})
+            event = {**event, **times}
         self._call_followers(event)
 
     def note_threads(self, threads: int) -> None:

@@ -1,0 +1,1 @@
+"""Experiment trackers that a running search is logged to (`evomerge search --track NAME`)."""

@@ -1,0 +1,82 @@
+"""Weights & Biases."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from evomerge.report.trackers.protocol import PROJECT, Row, TrackedRun
+
+START, END = 30.0, 120.0
+"""Seconds that wandb may take to open a run and to upload its last data."""
+
+
+class WandbRun:
+    """A run of Weights & Biases; offline unless `WANDB_MODE` says otherwise.
+
+    An offline run is a folder in `WANDB_DIR` (the current folder if it is not set), which `wandb
+    sync` uploads. Offline, wandb cannot continue the folder of an earlier session, so each session
+    writes the whole search into a folder of its own; all have the same run id.
+    """
+
+    def __init__(self, run: TrackedRun, warn: Callable[[str], None]) -> None:
+        mode: Any = os.environ.get("WANDB_MODE", "offline")
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when wandb is imported
+        import wandb
+
+        self._wandb = wandb
+        settings = wandb.Settings(
+            console="off",
+            silent=True,
+            disable_code=True,
+            disable_git=True,
+            disable_job_creation=True,
+            x_disable_machine_info=True,
+            x_disable_meta=True,
+            x_disable_stats=True,
+            x_save_requirements=False,
+            init_timeout=START,
+            finish_timeout=END,
+            finish_timeout_raises=True,
+        )
+        try:
+            self._run = wandb.init(
+                project=PROJECT,
+                id=run.id,
+                name=run.name,
+                group=run.group,
+                config=dict(run.config),
+                resume="allow",
+                mode=mode,
+                settings=settings,
+            )
+            self._run.define_metric("candidate")
+            self._run.define_metric("*", step_metric="candidate")
+        except BaseException:
+            wandb.teardown()
+            raise
+        folder, url = self._run.settings.sync_dir, self._run.url if mode == "online" else None
+        self.where = f"the run is at {url}" if url else f"`wandb sync {folder}` uploads the run"
+
+    def logged(self) -> int:
+        """Return the number of steps that the server has; 0 offline."""
+        return int(self._run.step)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log the metrics of a step."""
+        self._run.log(dict(metrics), step=step)
+
+    def summarize(self, step: int, values: Mapping[str, Any], finals: Sequence[Row]) -> None:
+        """Write the values and the table `finals` to the run's summary."""
+        self._run.summary.update(dict(values))
+        if finals:
+            rows = [list(row.values()) for row in finals]
+            self._run.summary["finals"] = self._wandb.Table(columns=list(finals[0]), data=rows)
+
+    def finish(self, *, completed: bool) -> None:
+        """Finish the run, and end wandb's process."""
+        try:
+            self._run.finish(exit_code=0 if completed else 1)
+        finally:
+            self._wandb.teardown()

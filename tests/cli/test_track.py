@@ -1,0 +1,114 @@
+"""`evomerge search --track`: real searches, real trackers, no network."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+from search_run import SMALL, environment, evomerge, kill_when, write_search
+from tracker_runs import trackio_runs, wandb_runs
+
+from evomerge.__main__ import run
+from evomerge.errors import InputError
+from evomerge.run.folder import RunFolder
+from evomerge.run.history import History
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("tracked")
+
+
+@pytest.fixture(scope="module")
+def file(folder):
+    evaluation = SMALL["evaluation"] | {"threads": 1}
+    return write_search(folder, budget={"candidates": 9}, evaluation=evaluation)
+
+
+def answer(capsys, *arguments) -> str:
+    """Run a command in this process, where it need not import torch again, and return its answer.
+
+    Not for trackio, which reads `TRACKIO_DIR` once in a process.
+    """
+    assert run([str(argument) for argument in arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_killed_search_that_is_tracked_is_the_one_that_is_not(folder, file, monkeypatch, capsys):
+    pytest.importorskip("trackio")
+    pytest.importorskip("wandb")
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TRACKIO_DIR", str(folder / "trackio"))
+    monkeypatch.setenv("WANDB_DIR", str(folder))
+    alone = answer(capsys, "search", file, "--run", folder / "alone")
+    tracked, journal = folder / "run", folder / "run" / "journal.jsonl"
+    code = kill_when(["search", file, "--run", tracked, "--track", "trackio"], journal, 13, 0.6)
+    assert code in (0, -signal.SIGKILL)
+    names = {path.name for path in tracked.iterdir()}
+    on_wandb = answer(capsys, "resume", tracked, "--track", "wandb")
+    on_trackio = evomerge("resume", tracked, "--track", "trackio").stdout
+    assert journal.read_bytes() == (folder / "alone" / "journal.jsonl").read_bytes()
+    assert on_wandb == on_trackio == alone != ""
+    assert {path.name for path in tracked.iterdir()} - names <= {"best.yaml", "best.mergekit.yaml"}
+
+    history = History(RunFolder(tracked).events())
+    config = {key: value for key, value in RunFolder(tracked).config().items() if key != "frozen"}
+    (in_trackio,), (in_wandb,) = trackio_runs("evomerge"), wandb_runs(folder / "wandb")
+    assert in_trackio.name.startswith("run-") and in_wandb.name == "run"
+    for logged in (in_trackio, in_wandb):
+        assert logged.config == config
+        assert [step["candidate"] for step in logged.steps] == list(range(9))
+        assert [step["fitness"] for step in logged.steps] == [
+            item.fitness for item in history.candidates
+        ]
+        assert all(step["seconds/evaluate"] > 0 for step in logged.steps)
+        assert logged.summary["winner"] == history.winner.number
+        key = "test/zoo_l2_maths/exact_match"
+        test = history.winner.scores("test").aggregates[key.removeprefix("test/")]
+        assert logged.summary[key] == test
+    assert {row["candidate"] for row in in_trackio.summary["finals"]["_value"]} == {
+        item.number for item in history.candidates if "validation" in item.outcomes
+    }
+
+
+def test_an_unknown_tracker_is_refused_before_anything_is_made(folder, file):
+    for command in (["search", file, "--run", folder / "new"], ["resume", folder / "new"]):
+        with pytest.raises(InputError) as refused:
+            run([*map(str, command), "--track", "wandbb"])
+        assert str(refused.value) == (
+            "Unknown tracker 'wandbb'; available are trackio, wandb. Did you mean 'wandb'?"
+        )
+    assert not (folder / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["trackio", "wandb"])
+def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_made(folder, file, name):
+    (folder / name).mkdir(exist_ok=True)  # such a folder must not pass for the package
+    arguments = ["search", str(file), "--run", "new", "--track", name]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT.format(name=name), json.dumps(arguments)],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert f"`pip install 'evomerge[{name}]'`" in done.stderr and done.stderr.count("\n") == 1
+    assert not (folder / "new").exists()
+
+
+WITHOUT = """
+import json, sys
+from importlib.machinery import PathFinder
+from evomerge.__main__ import main
+
+class Hiding:
+    def find_spec(name, path=None, target=None):
+        return PathFinder.find_spec(name, [""]) if name == {name!r} else None
+
+sys.meta_path.insert(0, Hiding)
+sys.argv[1:] = json.loads(sys.argv[1])
+main()
+"""
