@@ -123,7 +123,7 @@ def path_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
         style = "-" if after.follows(hop) else ":"
         panels[0].plot([start, start + 1], [hop.layer, after.layer], style, color=GREY, lw=0.8)
     panels[0].set_ylabel("block of the parent", fontsize=8, color=INK)
-    panels[0].legend(frameon=False, fontsize=8, ncols=4, handletextpad=0.1, columnspacing=1.0)
+    panels[0].legend(**_ABOVE)
     if scaled:
         scales = [hop.scale for hop in path]
         panels[1].axhline(1.0, color=GREY, lw=0.8)
@@ -138,6 +138,15 @@ def path_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     return figure
 
 
+_ABOVE = {
+    "loc": "lower left",
+    "bbox_to_anchor": (0.0, 1.0),
+    "frameon": False,
+    "fontsize": 8,
+    "ncols": 6,
+    "handletextpad": 0.1,
+    "columnspacing": 1.0,
+}
 _NOTE = {"loc": "left", "fontsize": 8, "color": INK, "linespacing": 1.4}
 
 
