@@ -42,7 +42,7 @@ def export_candidate(
     if mergekit is not None:
         texts["mergekit_config.yml"] = mergekit
     parents = describe_parents(problem.checkpoints, problem.checkpoints)
-    merge = Merge(out.absolute().name, recipe, parents, mergekit=mergekit is not None)
+    merge = Merge(recipe, parents, mergekit=mergekit is not None)
     texts |= search_card(merge, problem.config, history, candidate, problem.objectives)
     write(recipe, problem.checkpoints, out, shard_size=shard_size, texts=texts)
     return candidate.number

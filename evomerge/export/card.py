@@ -32,17 +32,20 @@ class Merge:
     """A merged model that a card is written for.
 
     Attributes:
-        name: name of the model.
         recipe: its recipe; the dtype may differ from the one that was scored.
         parents: reference -> what the card says of it: all parents of the recipe, and those that a
             search had to choose from.
         mergekit: whether `mergekit_config.yml` is written beside the card.
     """
 
-    name: str
     recipe: Recipe
     parents: Mapping[str, Parent]
     mergekit: bool
+
+    @property
+    def name(self) -> str:
+        """Name of the model; it is the same in whichever folder the model is written."""
+        return f"merge-{self.recipe.digest[:8]}"
 
     @property
     def used(self) -> list[Parent]:

@@ -60,7 +60,7 @@ def merge_recipe(
     if not is_ours:
         extra["mergekit_config.yml"] = text
     parents = describe_parents(recipe.parents, checkpoints)
-    merge = Merge(out.absolute().name, recipe, parents, mergekit=not is_ours)
+    merge = Merge(recipe, parents, mergekit=not is_ours)
     extra |= merge_card(merge, _versions())
     return write(recipe, checkpoints, out, memory=memory, shard_size=shard_size, texts=extra)
 

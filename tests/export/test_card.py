@@ -60,7 +60,7 @@ def merge_of(checkpoints: dict[str, Checkpoint], mergekit: bool = True) -> Merge
     outside = Layer("linear", tuple(Source(name, knobs={"weight": 1.0}) for name in checkpoints))
     host = next(iter(checkpoints))
     recipe = Recipe(host, {"model.layers": (layer,)}, outside, outside, dtype="float32")
-    return Merge("merged", recipe, describe_parents(checkpoints, checkpoints), mergekit)
+    return Merge(recipe, describe_parents(checkpoints, checkpoints), mergekit)
 
 
 def opened(folder, references) -> dict[str, Checkpoint]:
@@ -108,7 +108,7 @@ def test_the_metadata_are_what_huggingface_hub_reads(tmp_path):
     assert metadata["pipeline_tag"] == "text-generation"
     assert metadata["tags"] == ["merge", "evomerge", "mergekit"]
     assert metadata["base_model_relation"] == "merge"
-    assert text.lstrip().startswith("# merged\n")
+    assert re.match(r"\s*# merge-[0-9a-f]{8}\n", text)
     (tmp_path / "README.md").write_text(texts["README.md"])
     assert metadata_load(tmp_path / "README.md") == metadata
     assert str(ModelCard(texts["README.md"])) == texts["README.md"]  # unchanged by the Hub's tools
@@ -226,10 +226,11 @@ FROZEN = {
 
 def test_the_winner_has_its_test_scores_and_their_data_set(tmp_path):
     config = parse(SMALL | {"frozen": FROZEN}, "search.yaml")
-    metadata, body = read(searched(merge_of(opened(tmp_path, HUB)), config))
+    merge = merge_of(opened(tmp_path, HUB))
+    metadata, body = read(searched(merge, config))
     assert metadata["datasets"] == ["org/sums"]
     (model,) = metadata["model-index"]
-    assert model["name"] == "merged"
+    assert model["name"] == merge.name
     (result,) = model["results"]
     assert result["task"] == {"type": "text-generation", "name": "zoo_l2_maths"}
     assert result["dataset"] == {
