@@ -11,6 +11,9 @@ from evomerge.config.fields import Documents, Memory, Section
 TaskSplit = Literal["training", "validation", "test"]
 
 
+_NUMBER = "number of documents of each task, or all that no other split takes"
+
+
 class _Split(Section):
     tasks: dict[str, str] = Field(
         default_factory=dict,
@@ -26,20 +29,22 @@ class _Split(Section):
 class SearchSplit(_Split):
     """The documents that candidates are scored on."""
 
-    documents: Documents = 200
+    documents: Documents = Field(200, description=_NUMBER)
 
 
 class ValidationSplit(_Split):
     """The documents that finalists are scored on, to choose the winner."""
 
-    documents: Documents = 200
-    finalists: int = Field(5, ge=1)
+    documents: Documents = Field(200, description=_NUMBER)
+    finalists: int = Field(
+        5, ge=1, description="best candidates on the search documents that are scored here"
+    )
 
 
 class TestSplit(_Split):
     """The documents that only the winner, the parents and the uniform merge are scored on."""
 
-    documents: Documents = "all"
+    documents: Documents = Field("all", description=_NUMBER)
 
 
 class RacingConfig(Section):
@@ -50,7 +55,9 @@ class RacingConfig(Section):
         description="auto: where it saves time, that is in parameter spaces with backend hf, where "
         "every metric is a mean over documents and these make three samples that fill batches",
     )
-    confidence: float = Field(0.98, gt=0.5, lt=1)
+    confidence: float = Field(
+        0.98, gt=0.5, lt=1, description="probability of being worse at which a candidate is stopped"
+    )
     minimum: int = Field(
         50,
         ge=2,
@@ -62,7 +69,7 @@ class RacingConfig(Section):
 class HalvingConfig(Section):
     """Successive halving: only the better candidates are scored on more documents."""
 
-    enabled: bool = False
+    enabled: bool = Field(False, description="whether this policy is used")
     first: int = Field(25, ge=1, description="documents that every candidate is scored on")
     factor: float = Field(
         4.0,
@@ -74,7 +81,7 @@ class HalvingConfig(Section):
 class IrtConfig(Section):
     """Item-response theory: predict the score on all documents from a few informative ones."""
 
-    enabled: bool = False
+    enabled: bool = Field(False, description="whether this policy is used")
     documents: int = Field(40, ge=2, description="documents of each task that are scored")
     calibration: int = Field(
         20, ge=2, description="models scored on all documents first, parents included"
@@ -85,25 +92,37 @@ class EvaluationConfig(Section):
     """How candidates are scored, on which documents."""
 
     include: list[str] = Field(default_factory=list, description="folders with lm-eval task YAML")
-    search: SearchSplit = SearchSplit()
-    validation: ValidationSplit = ValidationSplit()
-    test: TestSplit = TestSplit()
+    search: SearchSplit = Field(SearchSplit(), description="candidates are compared on these")
+    validation: ValidationSplit = Field(
+        ValidationSplit(), description="the winner is chosen on these"
+    )
+    test: TestSplit = Field(TestSplit(), description="nothing is chosen on these")
     stratify: str | None = Field(
         None, description="document field whose values have the same shares in every split"
     )
     fewshot: int | None = Field(
         None, ge=0, le=1000, description="few-shot examples; null: the number in the task"
     )
-    chat_template: bool = False
-    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    racing: RacingConfig = RacingConfig()
-    halving: HalvingConfig = HalvingConfig()
-    irt: IrtConfig = IrtConfig()
-    backend: Literal["hf", "vllm"] = "hf"
+    chat_template: bool = Field(
+        False, description="apply the tokenizer's chat template to prompts, as lm-eval does"
+    )
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto", description="largest number of rows in a batch; 1 gives lm-eval's bits in any dtype"
+    )
+    racing: RacingConfig = Field(RacingConfig(), description="stop candidates that are worse")
+    halving: HalvingConfig = Field(
+        HalvingConfig(), description="more documents for better candidates only"
+    )
+    irt: IrtConfig = Field(IrtConfig(), description="predict the score from few documents")
+    backend: Literal["hf", "vllm"] = Field(
+        "hf", description="what generates texts: transformers, or a vLLM engine"
+    )
     tensor_parallel: int = Field(
         1, ge=1, le=64, description="with backend vllm: accelerators that an engine is divided over"
     )
-    device: str = "auto"
+    device: str = Field(
+        "auto", description="auto: an accelerator if there is one; cpu, cuda, cuda:1, mps"
+    )
     device_map: Literal["auto", "balanced", "sequential"] | None = Field(
         None, description="spread the model over all accelerators; null: one device"
     )

@@ -24,8 +24,10 @@ from evomerge.errors import ConfigError
 class OptimizerConfig(Section):
     """The optimizer that proposes genomes."""
 
-    name: str = "cma"
-    population: Annotated[int, Field(ge=2, le=10_000)] | Literal["auto"] = "auto"
+    name: str = Field("cma", description="one of `evomerge list optimizers`")
+    population: Annotated[int, Field(ge=2, le=10_000)] | Literal["auto"] = Field(
+        "auto", description="candidates of a generation; auto: as the optimizer recommends"
+    )
     sigma: float = Field(
         1 / 6, gt=0, le=1, description="initial step size, as a fraction of a gene's range"
     )
@@ -34,16 +36,24 @@ class OptimizerConfig(Section):
 class ObjectiveConfig(Section):
     """One metric of one task; if lower values are better, the negative value is maximised."""
 
-    task: str
-    metric: str = "acc"
-    weight: float = Field(1.0, gt=0, le=1e6)
+    task: str = Field(
+        description="task or group of lm-eval, or an objective function as `module:function`"
+    )
+    metric: str = Field("acc", description="a metric of the task, as in lm-eval's results")
+    weight: float = Field(
+        1.0, gt=0, le=1e6, description="share in the fitness, the weighted mean of all objectives"
+    )
 
 
 class BudgetConfig(Section):
     """The bounds of a search; it ends at the first one that it reaches."""
 
-    candidates: int | None = Field(None, ge=1)
-    hours: float | None = Field(None, ge=0.001)
+    candidates: int | None = Field(
+        None, ge=1, description="largest number of candidates, baselines included"
+    )
+    hours: float | None = Field(
+        None, ge=0.001, description="largest working time in hours, over all sessions"
+    )
     target: float | None = Field(
         None, description="fitness on the search documents at which the search ends"
     )
@@ -74,7 +84,11 @@ class RayConfig(Section):
 class ExecutorConfig(Section):
     """The executor that builds and scores candidates."""
 
-    kind: Literal["inline", "processes", "ray"] = "inline"
+    kind: Literal["inline", "processes", "ray"] = Field(
+        "inline",
+        description="inline: in the process of the search; processes: in processes of their own; "
+        "ray: in actors of Ray, on this machine or a cluster",
+    )
     workers: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = Field(
         1, description="number of workers; auto: one for each accelerator, else for each CPU core"
     )
@@ -91,25 +105,25 @@ class ExecutorConfig(Section):
         description="inline: score a generation's paths together, and run shared blocks only once; "
         "null: in data-flow spaces with fixed scales, scored on all documents",
     )
-    ray: RayConfig = RayConfig()
+    ray: RayConfig = Field(RayConfig(), description="with kind ray: its cluster and resources")
 
 
 class GeneRange(Section):
     """The values that some genes of a search can take; see `evomerge.space.protocol.Gene`."""
 
     genes: list[str] = Field(description="names of the genes")
-    kind: Literal["real", "integer", "choice", "binary"]
-    low: float
-    high: float
-    choices: list[str] = Field(default_factory=list)
+    kind: Literal["real", "integer", "choice", "binary"] = Field(description="kind of values")
+    low: float = Field(description="smallest value")
+    high: float = Field(description="largest value")
+    choices: list[str] = Field(default_factory=list, description="labels of a choice, by value")
 
 
 class HubDataset(Section):
     """The data set on the Hub that the documents of a task come from."""
 
-    id: str
-    config: str | None = None
-    split: str | None = None
+    id: str = Field(description="`org/name`")
+    config: str | None = Field(None, description="configuration of the data set")
+    split: str | None = Field(None, description="split of the data set")
 
 
 class Frozen(Section):
@@ -118,12 +132,14 @@ class Frozen(Section):
     Only a run writes this section.
     """
 
-    versions: dict[str, str] = Field(default_factory=dict)
-    parents: dict[str, str] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict, description="package -> version")
+    parents: dict[str, str] = Field(default_factory=dict, description="parent -> fingerprint")
     models: dict[str, str] = Field(
         default_factory=dict, description="`run:` parent -> first digits of its recipe's digest"
     )
-    documents: dict[str, dict[str, list[Annotated[int, Field(ge=0)]]]] = Field(default_factory=dict)
+    documents: dict[str, dict[str, list[Annotated[int, Field(ge=0)]]]] = Field(
+        default_factory=dict, description="split -> task -> document ids"
+    )
     sources: dict[str, dict[str, str]] = Field(
         default_factory=dict,
         description="split -> task -> task and split that its document ids belong to",
@@ -132,36 +148,54 @@ class Frozen(Section):
         default_factory=dict,
         description="split -> task -> its data set; only those that are on the Hub",
     )
-    lower_is_better: list[str] = Field(default_factory=list)
+    lower_is_better: list[str] = Field(
+        default_factory=list, description="objectives (`task/metric`) that are minimised"
+    )
     fewer_documents: str = Field(
         "", description="the policy that scores candidates on fewer documents, and why"
     )
-    genes: list[str] = Field(default_factory=list)
+    genes: list[str] = Field(default_factory=list, description="names, in the order of a genome")
     gene_ranges: list[GeneRange] = Field(
         default_factory=list, description="empty in runs of earlier versions"
     )
     digests: dict[str, str] = Field(
         default_factory=dict, description="digest of each section; a changed file is refused"
     )
-    allow_pickle: bool = False
+    allow_pickle: bool = Field(False, description="whether parents may have pickled weights")
 
 
 class SearchConfig(Section):
     """A search file."""
 
-    seed: int = Field(0, ge=0)
-    parents: list[Annotated[str, Field(min_length=1)]] = Field(min_length=1)
-    base: str | None = None
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    tokenizer: str = "base"
-    space: SpaceConfig = SpaceConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    objectives: list[ObjectiveConfig] = Field(min_length=1)
-    mode: Literal["weighted", "pareto"] = "weighted"
-    evaluation: EvaluationConfig = EvaluationConfig()
-    budget: BudgetConfig = BudgetConfig(candidates=300)
-    executor: ExecutorConfig = ExecutorConfig()
-    frozen: Frozen | None = None
+    seed: int = Field(
+        0, ge=0, description="of the optimizer, of random methods, of document choice"
+    )
+    parents: list[Annotated[str, Field(min_length=1)]] = Field(
+        min_length=1,
+        description="models that are merged: folders, Hub ids (`org/name@revision`), either plus a "
+        "LoRA adapter (`model+adapter`), `zoo:NAME`, or the best of another run (`run:DIR`)",
+    )
+    base: str | None = Field(
+        None, description="model that task vectors are measured from; some methods need one"
+    )
+    dtype: Literal["bfloat16", "float16", "float32"] = Field(
+        "bfloat16", description="dtype in which candidates are written, scored and exported"
+    )
+    tokenizer: str = Field(
+        "base", description="base: the host's; union: the tokens of all parents; or a parent"
+    )
+    space: SpaceConfig = Field(SpaceConfig(), description="what is searched")
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="how it is searched")
+    objectives: list[ObjectiveConfig] = Field(min_length=1, description="what is maximised")
+    mode: Literal["weighted", "pareto"] = Field(
+        "weighted", description="weighted: one fitness; pareto is not there yet"
+    )
+    evaluation: EvaluationConfig = Field(
+        EvaluationConfig(), description="how candidates are scored, on which documents"
+    )
+    budget: BudgetConfig = Field(BudgetConfig(candidates=300), description="when the search ends")
+    executor: ExecutorConfig = Field(ExecutorConfig(), description="where candidates are scored")
+    frozen: Frozen | None = Field(None, description="only a run writes this")
 
     @field_validator("parents")
     @classmethod

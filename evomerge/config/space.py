@@ -12,14 +12,20 @@ from evomerge.config.fields import KnobRange, Section
 class OutsideConfig(Section):
     """The parents that give the embeddings and the head."""
 
-    embeddings: str | None = None
-    head: str | None = None
+    embeddings: str | None = Field(
+        None, description="parent that gives the embeddings; null: the host"
+    )
+    head: str | None = Field(None, description="parent that gives the head; null: the host")
 
 
 class SpaceConfig(Section):
     """The search space."""
 
-    kind: Literal["parameters", "dataflow", "joint"] = "parameters"
+    kind: Literal["parameters", "dataflow", "joint"] = Field(
+        "parameters",
+        description="parameters: weights of a merge; dataflow: a path through the parents' layers; "
+        "joint: both at once",
+    )
     method: str | Annotated[list[str], Field(min_length=1)] = Field(
         "task_arithmetic", description="merge method; of a list, the search chooses one"
     )

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from evomerge.config.schema import load, parse
+from evomerge.config.schema import SearchConfig, load, parse
 from evomerge.errors import ConfigError
 
 GOOD = {
@@ -109,3 +109,15 @@ def test_overrides(tmp_path):
     ):
         with pytest.raises(ConfigError, match=word):
             load(path, [wrong])
+
+
+def test_every_key_has_a_description():
+    schema = SearchConfig.model_json_schema()
+    sections = {"search file": schema, **schema["$defs"]}
+    missing = [
+        f"{section}.{key}"
+        for section, content in sections.items()
+        for key, value in content.get("properties", {}).items()
+        if not value.get("description")
+    ]
+    assert not missing
