@@ -59,6 +59,8 @@ def sentence(error: ValidationError, data: Any, schema: type[BaseModel]) -> str:
     near = ""
     if isinstance(value, str) and kind == "literal_error":
         near = did_you_mean(value, re.findall(r"'([^']*)'", message))
+    if isinstance(value, dict) and not message.startswith("must"):
+        return f"`{key}` {message}." if key else f"It {message}."  # its keys are what is wrong
     return f"`{key}` is {shown(value)}; it {message}.{near}"
 
 

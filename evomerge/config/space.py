@@ -88,6 +88,14 @@ class SpaceConfig(Section):
             raise ValueError("must be 1 or more, `each` or `one`")
         return value
 
+    @field_validator("layers", "slices")
+    @classmethod
+    def _in_order(cls, value: tuple[int, int | None]) -> tuple[int, int | None]:
+        low, high = value
+        if low < 1 or (high is not None and low > high):
+            raise ValueError("must be [min, max] with 1 <= min <= max")
+        return value
+
     @property
     def methods(self) -> tuple[str, ...]:
         """The merge methods, as a tuple even if there is only one."""

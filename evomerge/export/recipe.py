@@ -66,8 +66,17 @@ def merge_recipe(
 
 
 def _is_ours(text: str, file: Path) -> bool:
-    """Return whether a file is a recipe of evomerge; mergekit's configs have no key `host`."""
+    """Return whether a file is a recipe of evomerge; mergekit's configs have no key `host`.
+
+    Raises:
+        RecipeError: it is a search file.
+    """
     data = yaml_mapping(text, str(file), "a recipe", RecipeError)
+    if "parents" in data and "objectives" in data:
+        raise RecipeError(
+            f"{file} is a search file; run it with `evomerge search {file} --run DIR`, or give a "
+            "recipe, for example the best.yaml of a run."
+        )
     return "host" in data
 
 

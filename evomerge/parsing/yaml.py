@@ -220,3 +220,9 @@ class _Loader(yaml.SafeLoader):
                 for name, value in self._mapping(source).items():
                     merged.setdefault(name, value)
         return {**merged, **own}
+
+
+# YAML 1.1, which PyYAML reads, takes 1e-05 as text; YAML 1.2, JSON and people as a number.
+_Loader.add_implicit_resolver(
+    f"{_TAG}float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)

@@ -68,6 +68,10 @@ class RunFolder:
                 )
             path = begun[-1]
         self.path = path
+        if os.path.isfile(path):  # noqa: PTH113
+            raise RunFolderError(
+                f"{path} is a file, not a run; give the folder that was given to --run."
+            )
         if not there or not path.is_dir():
             raise RunFolderError(
                 f"{path} does not exist; start a run with `evomerge search FILE --run {path}`."

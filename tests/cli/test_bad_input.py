@@ -263,6 +263,13 @@ def test_a_file_that_a_run_has_written_starts_no_search(tmp_path, changes, where
     assert not (tmp_path / "run").exists()
 
 
+def test_a_file_in_the_place_of_another_thing(tmp_path):
+    file = write_search(tmp_path)
+    assert "is a file, not a run" in evomerge("status", file, code=2).stderr
+    said = evomerge("merge", file, "--out", tmp_path / "model", code=2).stderr
+    assert "is a search file; run it with `evomerge search" in said
+
+
 def test_run_folders_that_exist_or_are_missing(tmp_path):
     file = write_search(tmp_path)
     (tmp_path / "full").mkdir()
