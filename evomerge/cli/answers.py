@@ -53,6 +53,9 @@ def results(
         str | None,
         typer.Option(metavar="COLUMN", help="sort by a column, the largest value first"),
     ] = None,
+    seconds: Annotated[
+        bool, typer.Option("--seconds", help="add columns with the seconds of each phase")
+    ] = False,
     documents: Annotated[
         str | None,
         typer.Option(metavar="SPLIT", help="print only a split's document ids, for lm_eval"),
@@ -87,7 +90,8 @@ def results(
     objectives, command = frozen_objectives(config), lm_eval_command(run, config)
     spent = run.timings.spent()
     genes = config.frozen.genes if config.frozen else []
-    rows = candidate_rows(history, objectives, genes, run.timings.by_candidate())
+    times_of = run.timings.by_candidate() if seconds else None
+    rows = candidate_rows(history, objectives, genes, times_of)
     if candidate is not None:
         row = chosen_row(rows, candidate)
         terminal.print_json(row) if as_json else terminal.print_values(row)
@@ -105,7 +109,7 @@ def results(
     else:
         if terminal.out.is_terminal:
             terminal.print_rows(brief_rows(rows), "candidate")
-            terminal.say("--csv and --json have more columns: scores by split, genes, seconds")
+            terminal.say("--csv and --json have more columns: scores by split, genes; --seconds")
         else:
             terminal.print_rows(without_details(rows), "candidate")
         if history.winner is not None or (history.told and terminal.out.is_terminal):

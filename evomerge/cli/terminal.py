@@ -16,7 +16,7 @@ from rich.table import Table
 
 from evomerge.report.workers import workers_in_words
 from evomerge.run.activity import WorkerState
-from evomerge.scores import Example, Split
+from evomerge.scores import SPLITS, Example, Split
 
 if TYPE_CHECKING:
     from evomerge.report.confidence import Estimate
@@ -119,24 +119,31 @@ def print_rows(rows: Sequence[Mapping[str, Any]], first: str) -> None:
 def print_standings(table: Standings) -> None:
     """Print the scores of parents, uniform merge and winner, and compare the winner with each.
 
-    A terminal gets a table for each score; a pipe gets one table, with the score as first column if
-    there are several.
+    A terminal gets a table for each score, with the test first; a pipe gets one table, with a
+    column for each score and split.
     """
-    several = len(table.columns) > 1 and not out.is_terminal
-    rows = []
-    for column in table.columns:
-        own = []
-        for row in table.rows:
-            items = [row.estimates.get((split, column)) for split in FINAL_FIRST]
-            cells = [estimate(item, table.factor(column)) if item else "-" for item in items]
-            own.append([*([column] if several else []), table.names[row.label], *cells])
-        if out.is_terminal:
+
+    def cells(columns: Sequence[str], splits: Sequence[Split]) -> list[list[str]]:
+        return [
+            [table.names[row.label]]
+            + [
+                estimate(item, table.factor(column))
+                if (item := row.estimates.get((split, column)))
+                else "-"
+                for column in columns
+                for split in splits
+            ]
+            for row in table.rows
+        ]
+
+    if out.is_terminal:
+        for column in table.columns:
             shares = " in %" if table.factor(column) == 100 else ""
             title = f"{column}{shares}, with 95 % intervals"
-            print_table(("model", *FINAL_FIRST), own, title=title)
-        rows += own
-    if not out.is_terminal:
-        print_table([*(["score"] if several else []), "model", *FINAL_FIRST], rows)
+            print_table(("model", *FINAL_FIRST), cells([column], FINAL_FIRST), title=title)
+    else:
+        heads = [f"{column} {split}" for column in table.columns for split in SPLITS]
+        print_table(("model", *heads), cells(table.columns, SPLITS))
     for label, comparison in table.comparisons.items():
         say(f"searched - {table.names[label]} on {table.compared_on}: {comparison.text}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -20,17 +21,17 @@ from evomerge.report.progress import progress
 from evomerge.run.folder import RunFolder
 
 _PAUSE = 2.0
-_PATIENCE = 20.0  # seconds in which a search that has just been started takes its lock
+_PATIENCE = 10.0  # seconds in which a search that has just been started takes its lock
 
 
 def watch_run(run: RunFolder) -> None:
     """Show the progress until the search ends: redrawn on a terminal, its changes in a pipe.
 
-    A search that does not run yet is waited for, unless it is done.
+    A search that has just been started, without a candidate yet, is waited for.
     """
     values = progress(run)
     end = time.monotonic() + _PATIENCE
-    while values["state"] == "stopped" and time.monotonic() < end:
+    while _has_just_begun(values) and time.monotonic() < end:
         time.sleep(0.2)
         values = progress(run)
     if out.is_terminal:
@@ -49,6 +50,10 @@ def watch_run(run: RunFolder) -> None:
         if changed:
             print_table(("what", "value"), [(key, text_of(item)) for key, item in changed.items()])
         values = newer
+
+
+def _has_just_begun(values: Mapping[str, object]) -> bool:
+    return values["state"] == "stopped" and values["candidates"] == 0
 
 
 def _panel(values: dict[str, object]) -> RenderableType:

@@ -115,8 +115,8 @@ def test_results_can_be_sorted_cut_and_of_one_candidate(tmp_path, capsys):
 def test_results_in_a_pipe_have_the_standings(tmp_path, capsys):
     call(["results", str(finished(tmp_path / "run").path)])
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    head = lines.index(["model", "test", "validation", "search"])
-    assert lines[head + 2] == ["searched", "83.3 [64.1, 93.3]", "-", "87.5 [69.0, 95.7]"]
+    head = lines.index(["model", *(f"{KEY} {split}" for split in ("search", "validation", "test"))])
+    assert lines[head + 2] == ["searched", "87.5 [69.0, 95.7]", "-", "83.3 [64.1, 93.3]"]
 
 
 def test_csv_of_an_empty_run_and_csv_into_a_missing_folder(tmp_path):
