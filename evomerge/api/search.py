@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -92,18 +93,13 @@ def resume(
         InputError: the folder is not a run, a parent has changed, or a bound has been passed.
         SearchError: the search cannot go on.
     """
-    import yaml
-
     from evomerge.setup.runs import check_budget, continued
 
     folder = RunFolder(run.folder if isinstance(run, Run) else Path(run))
     bounds = {"candidates": candidates, "hours": hours}
     given = {name: value for name, value in bounds.items() if value is not None}
     check_budget(folder, given)
-    moves = [
-        f"executor.{key}={yaml.safe_dump(value, default_flow_style=True).splitlines()[0]}"
-        for key, value in executor.items()
-    ]
+    moves = [f"executor.{key}={json.dumps(value)}" for key, value in executor.items()]
     return _run(folder, continued(folder, moves), given, progress, followers)
 
 

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from evomerge.errors import SearchError, one_line
@@ -202,17 +202,16 @@ def _find_cause(actor: Any, machine: str | None, error: RayError, answer: Future
 
 
 def _is_there(machine: str) -> bool:
-    """Return whether a machine of the cluster runs a task within `DECISION` seconds.
+    """Return whether a machine of the cluster runs a task, or is at least known to Ray.
 
-    Ray lists a machine for some time after it has gone.
+    Ray lists a machine for some time after it has gone, but not for as long as `DECISION`. A machine
+    that is only too busy to run the task is there.
     """
     where = NodeAffinitySchedulingStrategy(machine, soft=False)
     task = ray.remote(_nothing).options(num_cpus=0, scheduling_strategy=where, max_retries=0)
     try:
         ray.get(task.remote(), timeout=DECISION)
-    except GetTimeoutError:
-        return False
-    except RayError:
+    except RayError:  # that it took too long is one of them
         return any(node["NodeID"] == machine and node["Alive"] for node in ray.nodes())
     return True
 
