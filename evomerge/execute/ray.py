@@ -204,8 +204,8 @@ def _find_cause(actor: Any, machine: str | None, error: RayError, answer: Future
 def _is_there(machine: str) -> bool:
     """Return whether a machine of the cluster runs a task, or is at least known to Ray.
 
-    Ray lists a machine for some time after it has gone, but not for as long as `DECISION`. A machine
-    that is only too busy to run the task is there.
+    Ray lists a machine for some time after it has gone, but not for as long as `DECISION`. So a
+    machine that is only too busy to run the task is there.
     """
     where = NodeAffinitySchedulingStrategy(machine, soft=False)
     task = ray.remote(_nothing).options(num_cpus=0, scheduling_strategy=where, max_retries=0)
