@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 FINAL_FIRST: tuple[Split, ...] = ("test", "validation", "search")
 """The splits in the order in which scores are shown: the one that nothing was chosen on first."""
 
+_TIMES = {"hours": "time", "remaining_hours": "time left"}
+"""Names of times in hours -> what people read, with the time in words."""
+
 WORKER_HEADERS = ("worker", "place", "does", "for")
 
 out = Console(soft_wrap=True)
@@ -82,7 +85,7 @@ def print_progress(values: Mapping[str, Any]) -> None:
 
 def progress_in_words(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[list[str]]]:
     """Return the progress of a search for people, and a row for each of the busiest workers."""
-    shown = {name: _in_words(name, value) for name, value in values.items()}
+    shown = {_TIMES.get(name, name): _in_words(name, value) for name, value in values.items()}
     workers = [WorkerState(**worker) for worker in values.get("workers", [])]
     if not workers:
         return shown, []
@@ -91,7 +94,7 @@ def progress_in_words(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[l
 
 
 def _in_words(name: str, value: Any) -> Any:
-    if name in ("hours", "remaining_hours") and isinstance(value, (int, float)):
+    if name in _TIMES and isinstance(value, (int, float)):
         return duration(3600 * value)
     return value
 
