@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from evomerge.optimize import create, optimizer_names
+from evomerge.optimize import BUILTIN, create
 from evomerge.space.protocol import Gene
 
 MIXED = [
@@ -17,9 +17,26 @@ MIXED = [
     Gene("method", "choice", 0, 2, 0, choices=("a", "b", "c")),
     Gene("flag", "binary", 0, 1, 0.5),
 ]
-NAMES = list(optimizer_names())
+NAMES = list(BUILTIN)
+COUNTS = {
+    name: {"one": (1,), "several": (2, 3), "any": (1, 2)}[row.objectives]
+    for name, row in BUILTIN.items()
+}
+"""The numbers of objectives with which each optimizer is tried."""
+ONE = [name for name in NAMES if 1 in COUNTS[name]]
+"""The optimizers that can have one objective."""
 WIDTHS = (1, 4, 32, 50)
 """Open trials at a time; 50 is more than any default population."""
+
+
+def make(name, genes, seed):
+    """Return a new optimizer, for as many objectives as it has been tried with at most."""
+    return create(name, genes, seed, objectives=COUNTS[name][-1])
+
+
+def several(name, value):
+    """Return a value for each objective of an optimizer that `make` has made."""
+    return [value, -2 * value, value * value][: COUNTS[name][-1]]
 
 
 def corner(genes, number):
@@ -43,7 +60,7 @@ def search(name, genes, width, trials, in_bursts=False):
         trials: number of trials.
         in_bursts: tell all open trials together, instead of one after each `ask`.
     """
-    optimizer, order = create(name, genes, seed=3), np.random.RandomState(5)
+    optimizer, order = make(name, genes, 3), np.random.RandomState(5)
     genomes, waiting = [], []
     for number in range(trials):
         if number % 60 == 10:
@@ -58,11 +75,13 @@ def search(name, genes, width, trials, in_bursts=False):
             optimizer.amend(trial, genomes[order.randint(len(genomes))])
         if len(waiting) >= width:
             for _ in range(len(waiting) if in_bursts else 1):
-                tell(optimizer, genes, *waiting.pop(order.randint(len(waiting))), order.rand())
+                tell(
+                    name, optimizer, genes, *waiting.pop(order.randint(len(waiting))), order.rand()
+                )
     return genomes
 
 
-def tell(optimizer, genes, trial, genome, fate):
+def tell(name, optimizer, genes, trial, genome, fate):
     """Tell a trial's value, a failure or NaN, or nothing; `fate`, in [0, 1], decides which."""
     ranges = [gene.high - gene.low for gene in genes]
     distance = sum(
@@ -72,9 +91,10 @@ def tell(optimizer, genes, trial, genome, fate):
     if fate < 0.1:
         optimizer.tell(trial, None)
     elif fate < 0.15:
-        optimizer.tell(trial, [math.nan])
+        optimizer.tell(trial, several(name, math.nan))
     elif fate > 0.2:
-        optimizer.tell(trial, [math.floor(50 * (1 - distance / len(genes))) / 50])
+        value = math.floor(50 * (1 - distance / len(genes))) / 50
+        optimizer.tell(trial, several(name, value), 0.5 if fate > 0.9 else 0.0)
 
 
 def check_range(genes, genome):

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from evomerge.errors import ConfigError, did_you_mean
+from evomerge.optimize.setting import Setting
 from evomerge.registry import Registry
 
 if TYPE_CHECKING:
     from evomerge.optimize.protocol import Optimizer
     from evomerge.space.protocol import Gene
 
-Factory: TypeAlias = "Callable[[Sequence[Gene], int, int | None, float, int | None], Optimizer]"
-"""Creates an optimizer from genes, seed, population, sigma and budget (see `create`)."""
+Factory: TypeAlias = "Callable[[Sequence[Gene], Setting], Optimizer]"
+"""Creates an optimizer of these genes."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,18 @@ class Builtin:
         has_population: whether `optimizer.population` can be set.
         most_workers: largest number of workers with which the optimizer keeps 95 % of its gain if
             it is told each outcome as it arrives, of the numbers that benchmarks/lag.py measured
-            (1, 4, 16, 64). None: any number, because it does not learn from outcomes.
+            (1, 4, 16, 64). None: any number, because it does not learn from outcomes, or not
+            measured.
+        objectives: how many objectives it can have at a time: `one`, `several` or `any`.
+        options: names of its own options (`optimizer.options`).
     """
 
     about: str
     factory: str
     has_population: bool = False
     most_workers: int | None = None
+    objectives: Literal["one", "several", "any"] = "one"
+    options: tuple[str, ...] = ()
 
 
 BUILTIN: Mapping[str, Builtin] = {
@@ -94,17 +100,32 @@ BUILTIN: Mapping[str, Builtin] = {
         "evomerge.optimize.evolution:create_discrete_lengler",
         most_workers=4,
     ),
+    "nsga2": Builtin(
+        "NSGA-II, for `mode: pareto` with two or three objectives",
+        "evomerge.optimize.pareto:create_nsga2",
+        has_population=True,
+        objectives="several",
+    ),
+    "nsga3": Builtin(
+        "NSGA-III, for `mode: pareto` with three or more objectives",
+        "evomerge.optimize.pareto:create_nsga3",
+        has_population=True,
+        objectives="several",
+    ),
     "random": Builtin(
         "uniform random search; a baseline",
         "evomerge.optimize.sampling:create_random",
+        objectives="any",
     ),
     "sobol": Builtin(
         "Sobol sequence; covers the space more evenly than random search",
         "evomerge.optimize.sampling:create_sobol",
+        objectives="any",
     ),
     "grid": Builtin(
         "all corners, then finer and finer grids; for two or three genes",
         "evomerge.optimize.sampling:create_grid",
+        objectives="any",
     ),
 }
 
@@ -128,6 +149,8 @@ def create(
     population: int | None = None,
     sigma: float = 1 / 6,
     budget: int | None = None,
+    objectives: int = 1,
+    options: Mapping[str, Any] | None = None,
 ) -> Optimizer:
     """Return a new optimizer.
 
@@ -140,6 +163,8 @@ def create(
             (0, 1].
         budget: planned number of trials, or None if unknown. It is only checked; proposals do not
             depend on it, so that it can be raised later.
+        objectives: number of values that `tell` gets.
+        options: further options of this optimizer.
 
     Raises:
         ConfigError: the name is unknown, an option does not suit the optimizer, or a package that
@@ -158,6 +183,9 @@ def create(
             f"optimizer.sigma is {sigma!r}; it must be above 0 and at most 1, a share of a gene's "
             "range, for example 0.1667."
         )
+    if name in BUILTIN:
+        _check_objectives(name, objectives)
+        _check_options(name, options or {})
     if name in BUILTIN and population is not None:
         _check_population(name, population)
     try:
@@ -167,7 +195,33 @@ def create(
             f"optimizer.name is {name!r}, which needs a package that cannot be imported here "
             f"({error}); reinstall evomerge, or set it to `random`."
         ) from error
-    return factory(genes, seed, population, sigma, budget)
+    return factory(genes, Setting(seed, population, sigma, budget, objectives, options or {}))
+
+
+def _check_objectives(name: str, objectives: int) -> None:
+    known = BUILTIN[name].objectives
+    if objectives > 1 and known == "one":
+        several = [item for item, row in BUILTIN.items() if row.objectives != "one"]
+        raise ConfigError(
+            f"optimizer.name is {name!r}, which has one objective, but `mode: pareto` has "
+            f"{objectives}; choose one of {', '.join(several)}, or set `mode` to weighted."
+        )
+    if objectives == 1 and known == "several":
+        raise ConfigError(
+            f"optimizer.name is {name!r}, which needs several objectives; set `mode` to pareto "
+            "with two objectives or more, or choose another optimizer."
+        )
+
+
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
+    known = BUILTIN[name].options
+    for key in options:
+        if key not in known:
+            allowed = f"{name!r} has {', '.join(known)}" if known else f"{name!r} has no options"
+            raise ConfigError(
+                f"optimizer.options has {key!r}, but {allowed}; remove it."
+                f"{did_you_mean(key, known)}"
+            )
 
 
 def _check_population(name: str, population: int) -> None:

@@ -1,4 +1,4 @@
-"""The base class of optimizers of one objective: trial numbers, enqueued genomes, failures."""
+"""The base class of optimizers: trial numbers, enqueued genomes, failures, constraints."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
+
+import numpy as np
 
 from evomerge.optimize.cube import Cube, Vector
 from evomerge.space.protocol import Genome
@@ -18,37 +20,59 @@ LARGEST_LOSS = 1e20
 """Losses are clipped to plus and minus this value, so that their sums and squares stay finite."""
 
 
+BROKEN = 1e9
+"""Loss of a point that breaks a constraint, for optimizers that do not know constraints; by how
+much it breaks them is added. So it is worse than every point that breaks none, unless the loss of
+that one is above 1e9."""
+
+
 class BaseOptimizer(ABC):
     """Implements the protocol; a subclass proposes points of the unit cube and learns losses.
+
+    A subclass overrides `learn`, or, for several objectives or constraints, `learn_all`.
 
     Args:
         cube: the coordinate system of the genes.
         population: trials in a generation.
+        objectives: number of values that each trial is told.
     """
 
-    def __init__(self, cube: Cube, population: int) -> None:
+    def __init__(self, cube: Cube, population: int, objectives: int = 1) -> None:
         self.cube = cube
-        self._population = population
+        self._population, self._objectives = population, objectives
         self._asked = 0
         self._open: dict[int, OpenTrial] = {}
         self._enqueued: deque[Genome] = deque()
         self._failed: list[OpenTrial] = []
-        self._worst = -math.inf
+        self._worst: Vector = np.full(objectives, -math.inf)
+        self._most = 0.0
 
     @abstractmethod
     def propose(self) -> tuple[object, Vector]:
         """Return a new proposal: the algorithm's object for it (not None), and its point."""
 
-    @abstractmethod
     def learn(self, handle: object, point: Vector, loss: float) -> None:
-        """Learn the loss of a point.
+        """Learn the loss of a point, if there is one objective.
 
         Args:
             handle: the object that `propose` returned with the point, or None if the algorithm did
                 not propose the point.
             point: the point, shape (genes,).
-            loss: finite; lower is better.
+            loss: finite; lower is better. That of a point that breaks a constraint is above
+                `BROKEN`.
         """
+        raise NotImplementedError(f"{type(self).__name__} overrides neither learn nor learn_all.")
+
+    def learn_all(self, handle: object, point: Vector, losses: Vector, violation: float) -> None:
+        """Learn the losses of a point. Without an override, `learn` gets the only one.
+
+        Args:
+            handle: as for `learn`.
+            point: the point, shape (genes,).
+            losses: shape (objectives,), finite; lower is better.
+            violation: by how much the point breaks constraints; 0 if it breaks none.
+        """
+        self.learn(handle, point, float(losses[0]) if violation == 0 else BROKEN + violation)
 
     @property
     def population(self) -> int:
@@ -68,25 +92,27 @@ class BaseOptimizer(ABC):
         self._asked += 1
         return trial, genome
 
-    def tell(self, trial: int, values: Sequence[float] | None) -> None:
-        """Close a trial: one objective value (higher is better), or None for a failure.
+    def tell(self, trial: int, values: Sequence[float] | None, violation: float = 0.0) -> None:
+        """Close a trial: its values (higher is better), or None for a failure.
 
         Raises:
-            ValueError: no such trial is open, or there is not exactly one value.
+            ValueError: no such trial is open, or there is another number of values than objectives.
         """
         self._check_open(trial)
-        if values is not None and len(values) != 1:
-            raise ValueError(f"{type(self).__name__} takes one objective value, not {len(values)}.")
+        if values is not None and len(values) != self._objectives:
+            wanted = "one value" if self._objectives == 1 else f"{self._objectives} values"
+            raise ValueError(f"{type(self).__name__} takes {wanted}, not {len(values)}.")
         opened = self._open.pop(trial)
-        if values is None or not math.isfinite(values[0]):
+        if values is None or not all(map(math.isfinite, values)) or not math.isfinite(violation):
             self._failed.append(opened)
         else:
-            loss = max(-LARGEST_LOSS, min(LARGEST_LOSS, -float(values[0])))
-            self._worst = max(self._worst, loss)
-            self.learn(*opened, loss)
-        if self._worst > -math.inf:
+            losses = np.clip(-np.asarray(values, float), -LARGEST_LOSS, LARGEST_LOSS)
+            self._worst = np.maximum(self._worst, losses)
+            self._most = max(self._most, violation)
+            self.learn_all(*opened, losses, violation)
+        if np.isfinite(self._worst).all():
             for failed in self._failed:
-                self.learn(*failed, self._worst)
+                self.learn_all(*failed, self._worst, self._most)
             self._failed.clear()
 
     def enqueue(self, genome: Genome) -> None:

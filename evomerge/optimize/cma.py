@@ -15,6 +15,7 @@ import numpy as np
 
 from evomerge.optimize.base import BaseOptimizer, default_population
 from evomerge.optimize.cube import Cube, Vector
+from evomerge.optimize.setting import Setting
 from evomerge.space.protocol import Gene
 
 MANY_GENES = 200
@@ -145,22 +146,21 @@ class CMA(BaseOptimizer):
         return places[0] if places else len(self._mirrored)
 
 
-def create_full(
-    genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
-) -> CMA:
+def create_full(genes: Sequence[Gene], setting: Setting) -> CMA:
     """Return CMA-ES that learns the full covariance of the genes."""
-    return CMA(Cube(genes, sigma), seed, population, diagonal=False)
+    return CMA(Cube(genes, setting.sigma), setting.seed, setting.population, diagonal=False)
 
 
-def create_diagonal(
-    genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
-) -> CMA:
+def create_diagonal(genes: Sequence[Gene], setting: Setting) -> CMA:
     """Return CMA-ES that learns variances only."""
-    return CMA(Cube(genes, sigma), seed, population, diagonal=True)
+    return CMA(Cube(genes, setting.sigma), setting.seed, setting.population, diagonal=True)
 
 
-def create_auto(
-    genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
-) -> CMA:
+def create_auto(genes: Sequence[Gene], setting: Setting) -> CMA:
     """Return CMA-ES with full covariance for few genes, with variances only for many."""
-    return CMA(Cube(genes, sigma), seed, population, diagonal=len(genes) > MANY_GENES)
+    return CMA(
+        Cube(genes, setting.sigma),
+        setting.seed,
+        setting.population,
+        diagonal=len(genes) > MANY_GENES,
+    )

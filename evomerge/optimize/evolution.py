@@ -17,6 +17,7 @@ from nevergrad.optimization.utils import UidQueue
 
 from evomerge.optimize.base import BaseOptimizer
 from evomerge.optimize.cube import Cube, Vector
+from evomerge.optimize.setting import Setting
 from evomerge.space.protocol import Gene
 
 
@@ -70,48 +71,42 @@ class ParentQueue(UidQueue):  # type: ignore[misc]
             super().tell(uid)
 
 
-def create_de(
-    genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
-) -> Nevergrad:
+def create_de(genes: Sequence[Gene], setting: Setting) -> Nevergrad:
     """Return differential evolution (Storn & Price 1997; curr-to-best, F = 0.8)."""
-    return _differential(Cube(genes, sigma), seed, population, crossover=0.5)
+    return _differential(
+        Cube(genes, setting.sigma), setting.seed, setting.population, crossover=0.5
+    )
 
 
-def create_two_points_de(
-    genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
-) -> Nevergrad:
+def create_two_points_de(genes: Sequence[Gene], setting: Setting) -> Nevergrad:
     """Return differential evolution with two-point crossover.
 
     A child takes one run of neighbouring genes from either mutant or parent, all others from the
     other one.
     """
-    return _differential(Cube(genes, sigma), seed, population, crossover="twopoints")
+    return _differential(
+        Cube(genes, setting.sigma), setting.seed, setting.population, crossover="twopoints"
+    )
 
 
-def create_pso(
-    genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
-) -> Nevergrad:
+def create_pso(genes: Sequence[Gene], setting: Setting) -> Nevergrad:
     """Return particle swarm optimization with the constants of Clerc 2011."""
-    size = population or 40
+    size = setting.population or 40
     configured = nevergrad.optimizers.ConfPSO(transform="identity", popsize=size)
-    return Nevergrad(Cube(genes, sigma), seed, configured, size)
+    return Nevergrad(Cube(genes, setting.sigma), setting.seed, configured, size)
 
 
-def create_one_plus_one(
-    genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
-) -> Nevergrad:
+def create_one_plus_one(genes: Sequence[Gene], setting: Setting) -> Nevergrad:
     """Return the (1+1) evolution strategy: the better one of parent and child is the next parent.
 
     A child is its parent plus Gaussian noise.
     """
-    return _one_plus_one(Cube(genes, sigma), seed, "gaussian")
+    return _one_plus_one(Cube(genes, setting.sigma), setting.seed, "gaussian")
 
 
-def create_discrete_lengler(
-    genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
-) -> Nevergrad:
+def create_discrete_lengler(genes: Sequence[Gene], setting: Setting) -> Nevergrad:
     """Return a (1+1) strategy that draws fewer and fewer genes anew (Einarsson et al. 2018)."""
-    return _one_plus_one(Cube(genes, sigma), seed, "lengler")
+    return _one_plus_one(Cube(genes, setting.sigma), setting.seed, "lengler")
 
 
 def _differential(

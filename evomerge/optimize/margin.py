@@ -15,6 +15,7 @@ from cmaes import CMAwM
 
 from evomerge.optimize.base import BaseOptimizer, default_population
 from evomerge.optimize.cube import Cube, Vector, levels
+from evomerge.optimize.setting import Setting
 from evomerge.space.protocol import Gene
 
 
@@ -66,8 +67,6 @@ class MarginCMA(BaseOptimizer):
             self._generation = []
 
 
-def create(
-    genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
-) -> MarginCMA:
+def create(genes: Sequence[Gene], setting: Setting) -> MarginCMA:
     """Return CMA-ES with margin."""
-    return MarginCMA(Cube(genes, sigma), seed, population)
+    return MarginCMA(Cube(genes, setting.sigma), setting.seed, setting.population)

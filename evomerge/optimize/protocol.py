@@ -29,8 +29,11 @@ class Optimizer(Protocol):
         """Open a trial: return its number (0, 1, 2, ...) and the genome to try."""
         ...
 
-    def tell(self, trial: int, values: Sequence[float] | None) -> None:
+    def tell(self, trial: int, values: Sequence[float] | None, violation: float = 0.0) -> None:
         """Close a trial: objective values (higher is better), or None for a failed candidate.
+
+        A candidate that breaks constraints (`violation` above 0) is worse than each that breaks
+        none, and the worse the more it breaks them.
 
         A failed candidate, or one with a value that is not finite, gets the worst finite value that
         has been told. If there is none yet, the trial is learned when the first one is told.

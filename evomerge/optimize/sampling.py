@@ -12,6 +12,7 @@ from scipy.stats import qmc
 from evomerge.errors import ConfigError
 from evomerge.optimize.base import BaseOptimizer
 from evomerge.optimize.cube import Cube, Vector, levels
+from evomerge.optimize.setting import Setting
 from evomerge.space.protocol import Gene
 
 
@@ -21,33 +22,29 @@ class SequenceSearch(BaseOptimizer):
     Args:
         cube: the coordinate system of the genes.
         points: the sequence.
+        objectives: number of values that each trial is told.
     """
 
-    def __init__(self, cube: Cube, points: Iterator[Vector]) -> None:
-        super().__init__(cube, population=1)
+    def __init__(self, cube: Cube, points: Iterator[Vector], objectives: int) -> None:
+        super().__init__(cube, population=1, objectives=objectives)
         self._points = points
 
     def propose(self) -> tuple[object, Vector]:
         """Return the next point of the sequence."""
         return "point", next(self._points)
 
-    def learn(self, handle: object, point: Vector, loss: float) -> None:
+    def learn_all(self, handle: object, point: Vector, losses: Vector, violation: float) -> None:
         """Do nothing."""
 
 
-def create_random(
-    genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
-) -> SequenceSearch:
+def create_random(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
     """Return uniform random search (Bergstra & Bengio 2012)."""
-    generator = np.random.RandomState(seed % 2**32)
-    return SequenceSearch(
-        Cube(genes, sigma), (generator.uniform(size=len(genes)) for _ in itertools.count())
-    )
+    generator = np.random.RandomState(setting.seed % 2**32)
+    points = (generator.uniform(size=len(genes)) for _ in itertools.count())
+    return SequenceSearch(Cube(genes, setting.sigma), points, setting.objectives)
 
 
-def create_sobol(
-    genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
-) -> SequenceSearch:
+def create_sobol(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
     """Return a search by a Sobol sequence, shifted at random modulo 1 (Cranley & Patterson 1976).
 
     Raises:
@@ -59,15 +56,13 @@ def create_sobol(
             f"optimizer.name is 'sobol', which takes at most {qmc.Sobol.MAXDIM} genes, but the "
             f"space has {count}; use `random`."
         )
-    shift = np.random.RandomState(seed % 2**32).uniform(size=count)
+    shift = np.random.RandomState(setting.seed % 2**32).uniform(size=count)
     sequence = qmc.Sobol(count, scramble=False)
     points = ((sequence.random(1)[0] + shift) % 1.0 for _ in itertools.count())
-    return SequenceSearch(Cube(genes, sigma), points)
+    return SequenceSearch(Cube(genes, setting.sigma), points, setting.objectives)
 
 
-def create_grid(
-    genes: Sequence[Gene], seed: int, population: int | None, sigma: float, budget: int | None
-) -> SequenceSearch:
+def create_grid(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
     """Return a search over finer and finer grids.
 
     The first grid has the two ends of every real gene and all values of discrete genes; each next
@@ -79,14 +74,14 @@ def create_grid(
         ConfigError: the first grid has more points than the budget.
     """
     corners = math.prod(levels(gene) or 2 for gene in genes)
-    if budget is not None and corners > budget:
+    if setting.budget is not None and corners > setting.budget:
         raise ConfigError(
             f"optimizer.name is 'grid' over {len(genes)} genes, whose corners alone are "
-            f"{corners} candidates, but the budget is {budget}; fix knobs, use fewer groups, "
-            f"or use `sobol`."
+            f"{corners} candidates, but the budget is {setting.budget}; fix knobs, use fewer "
+            "groups, or use `sobol`."
         )
-    cube = Cube(genes, sigma)
-    return SequenceSearch(cube, _grid(cube))
+    cube = Cube(genes, setting.sigma)
+    return SequenceSearch(cube, _grid(cube), setting.objectives)
 
 
 def _grid(cube: Cube) -> Iterator[Vector]:

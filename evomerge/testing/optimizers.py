@@ -24,6 +24,7 @@ def check_optimizer(
     create: Callable[[Sequence[Gene], int], Optimizer],
     genes: Sequence[Gene] = GENES,
     trials: int = 200,
+    objectives: int = 1,
 ) -> None:
     """Check the laws of `evomerge.optimize.protocol.Optimizer`.
 
@@ -31,6 +32,7 @@ def check_optimizer(
         create: a function of genes and a seed that returns a new optimizer.
         genes: the genes that it searches.
         trials: number of trials in each search.
+        objectives: number of values that the optimizer is told for each trial.
 
     Raises:
         AssertionError: a law is broken.
@@ -40,11 +42,11 @@ def check_optimizer(
     kept = np.random.get_state()
     for width, failures in ((1, 0.0), (4, 0.0), (4, 0.2), (4, 1.0), (50, 0.2)):
         np.random.seed(1)
-        first = _play(create(genes, 3), genes, trials, width, failures)
+        first = _play(create(genes, 3), genes, trials, width, failures, objectives)
         drawn = np.random.uniform()
         np.random.seed(1)
         require(drawn == np.random.uniform(), "The optimizer draws from numpy's global generator.")
-        again = _play(create(genes, 3), genes, trials, width, failures)
+        again = _play(create(genes, 3), genes, trials, width, failures, objectives)
         require(
             first == again, "The same calls gave different genomes, so a run could not be resumed."
         )
@@ -52,14 +54,20 @@ def check_optimizer(
 
 
 def _play(
-    optimizer: Optimizer, genes: Sequence[Gene], trials: int, width: int, failures: float
+    optimizer: Optimizer,
+    genes: Sequence[Gene],
+    trials: int,
+    width: int,
+    failures: float,
+    objectives: int,
 ) -> list[Genome]:
     """Search, and return all genomes; some are enqueued, some amended.
 
     Args:
         trials: number of trials.
         width: maximum number of open trials; they are told in random order, and 5 % are never told.
-        failures: share of the trials that fail.
+        failures: share of the trials that fail. A fifth of the others break a constraint.
+        objectives: number of objectives; each has its best point in another corner.
     """
     order = np.random.RandomState(trials)
     genomes: list[Genome] = []
@@ -83,10 +91,18 @@ def _play(
             trial, genome = waiting.pop(order.randint(len(waiting)))
             if order.rand() < 0.05:
                 continue
-            values = [-sum((x - gene.low) ** 2 for gene, x in zip(genes, genome, strict=True))]
-            failed = order.rand() < failures
-            optimizer.tell(trial, None if failed else values)
+            values = [
+                -sum((x - goal) ** 2 for goal, x in zip(_goals(genes, k), genome, strict=True))
+                for k in range(objectives)
+            ]
+            failed, violation = order.rand() < failures, max(0.0, order.rand() - 0.8)
+            optimizer.tell(trial, None if failed else values, violation)
     return genomes
+
+
+def _goals(genes: Sequence[Gene], objective: int) -> list[float]:
+    """Return the best point for an objective: the low end of each gene, or the high end."""
+    return [gene.high if (place + objective) % 2 else gene.low for place, gene in enumerate(genes)]
 
 
 def check_range(genes: Sequence[Gene], genome: Genome) -> None:

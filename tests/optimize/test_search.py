@@ -237,8 +237,8 @@ def test_a_package_that_cannot_be_imported_is_one_sentence(monkeypatch):
 
 
 def test_another_package_adds_an_optimizer(monkeypatch):
-    def made(genes, seed, population, sigma, budget):
-        return create("random", genes, seed, None, sigma, budget)
+    def made(genes, setting):
+        return create("random", genes, setting.seed, None, setting.sigma, setting.budget)
 
     point = EntryPoint("mine", "tests:made", "evomerge.optimizers")
     monkeypatch.setattr(EntryPoint, "load", lambda self: made)
@@ -259,6 +259,13 @@ def test_another_package_adds_an_optimizer(monkeypatch):
         ({"name": "random", "population": 20}, "'random' has no population; set it to auto"),
         ({"name": "grid", "budget": 63}, "corners alone are 64 candidates, but the budget is 63"),
         ({"genes": []}, "no genes"),
+        ({"objectives": 2}, "'cma', which has one objective, .* choose one of nsga2, .*random"),
+        ({"name": "nsga2"}, "'nsga2', which needs several objectives; set `mode` to pareto"),
+        (
+            {"name": "nsga3", "objectives": 3, "population": 20},
+            "is 20, but 'nsga3' has 28 reference directions for 3 objectives; set it to 28",
+        ),
+        ({"options": {"popsize": 3}}, "optimizer.options has 'popsize', but 'cma' has no options"),
     ],
 )
 def test_options_that_do_not_suit_are_one_sentence(options, sentence):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from optimizer_runs import COUNTS
 
 from evomerge.merging.methods import get_method, method_names
 from evomerge.merging.methods.method import Knob, Method
@@ -15,7 +16,11 @@ from evomerge.testing import check_method, check_optimizer, check_space
 
 @pytest.mark.parametrize("name", optimizer_names())
 def test_every_optimizer_keeps_the_laws(name):
-    check_optimizer(lambda genes, seed: create(name, genes, seed))
+    for objectives in COUNTS[name]:
+        check_optimizer(
+            lambda genes, seed: create(name, genes, seed, objectives=objectives),  # noqa: B023
+            objectives=objectives,
+        )
 
 
 @pytest.mark.parametrize("name", method_names())
@@ -59,7 +64,7 @@ class Flawed:
             genome = self.queue.pop() if self.flaw != "no queue" else genome
         return self.count - (self.flaw != "numbers"), genome
 
-    def tell(self, trial, values):
+    def tell(self, trial, values, violation=0.0):
         if self.flaw == "fragile" and values is None:
             raise ValueError("no value")
 
