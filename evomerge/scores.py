@@ -13,6 +13,15 @@ Split: TypeAlias = Literal["search", "validation", "test"]
 
 SPLITS: tuple[Split, ...] = ("search", "validation", "test")
 
+MODEL = "model"
+"""The task of objectives that are properties of the merged model itself, not of its answers."""
+
+MODEL_METRICS = ("parameters", "layers")
+"""Properties of a merged model: its number of parameters, and of layers."""
+
+TOKENS = "tokens"
+"""The metric of a task that generates texts: mean number of generated tokens of a document."""
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -177,6 +186,60 @@ class Objective:
         estimate = scores.expected.get(self.key)
         raw = scores.aggregates[self.key] if estimate is None else estimate.value
         return raw if self.higher_is_better else -raw
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it is a property of the model, which has no error from a choice of documents."""
+        return self.task == MODEL
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """Bounds of a metric, which a candidate must keep.
+
+    Attributes:
+        task: as in `Objective`.
+        metric: as in `Objective`.
+        at_least: smallest allowed value of the metric, in its own unit; None: no bound.
+        at_most: largest allowed value; None: no bound.
+    """
+
+    task: str
+    metric: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def key(self) -> str:
+        """Key into `Scores.values` and `Scores.aggregates`."""
+        return f"{self.task}/{self.metric}"
+
+    def violation(self, scores: Scores) -> float:
+        """Return by how much a bound is passed, as a share of the bound; 0 if none is.
+
+        A passed bound of 0 gives the distance itself. A metric that is not a number gives infinity.
+        """
+        value = scores.aggregates[self.key]
+        if math.isnan(value):
+            return math.inf
+        low, high = self.at_least, self.at_most
+        if low is not None and value < low:
+            return (low - value) / (abs(low) or 1.0)
+        if high is not None and value > high:
+            return (value - high) / (abs(high) or 1.0)
+        return 0.0
+
+    @property
+    def text(self) -> str:
+        """The bounds in words: `my_task/acc >= 0.5`."""
+        low = [] if self.at_least is None else [f">= {self.at_least:g}"]
+        high = [] if self.at_most is None else [f"<= {self.at_most:g}"]
+        return f"{self.key} {' and '.join(low + high)}"
+
+
+def violation(constraints: Sequence[Constraint], scores: Scores) -> float:
+    """Return by how much constraints are broken together; 0 if all are kept."""
+    return math.fsum(item.violation(scores) for item in constraints)
 
 
 def fitness(objectives: Sequence[Objective], scores: Scores) -> float:

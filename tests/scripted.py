@@ -17,9 +17,9 @@ from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Journal
 from evomerge.run.logbook import Logbook
-from evomerge.scores import Expected, Failure, Objective, Outcome, Scores
+from evomerge.scores import Expected, Failure, Objective, Outcome, Scores, violation
 from evomerge.searching.loop import Plan, Search
-from evomerge.searching.ranking import WeightedSum
+from evomerge.searching.ranking import Ranking, WeightedSum
 from evomerge.searching.session import Session
 from evomerge.searching.window import Window
 from evomerge.setup.strategy import recipe_of
@@ -59,10 +59,12 @@ def outcome_of(job: Job, failing: float) -> Outcome:
         return Failure("evaluate", f"made to fail: {job.recipe.digest[:8]}")
     weights = [s.knobs["weight"] for s in job.recipe.every_layer().__next__().sources]
     right = round((1 - abs(weights[0] - 0.7) + 0.2 * unit(*key)) * DOCUMENTS) / DOCUMENTS
-    scores = Scores({"task": tuple(range(DOCUMENTS))}, {}, {"task/acc": right})
+    size = round(8 * sum(weights)) / 8
+    both = {"task/acc": right, "task/size": size}
+    scores = Scores({"task": tuple(range(DOCUMENTS))}, {}, both)
     if job.incumbent is not None and right < job.incumbent.aggregates["task/acc"] - 0.2:
         fewer = {"task": tuple(range(DOCUMENTS // 2))}
-        return Scores(fewer, {}, {"task/acc": right}, {}, {"task/acc": Expected(right, 0.1)})
+        return Scores(fewer, {}, both, {}, {"task/acc": Expected(right, 0.1)})
     return scores
 
 
@@ -104,6 +106,16 @@ class ScriptedExecutor:
         self.queue.clear()
 
 
+def strategy(optimizer: str, ranking: Ranking) -> GenomeStrategy:
+    count = len(ranking.objectives) if ranking.has_front else 1
+    return GenomeStrategy(
+        space(),
+        create(optimizer, space().genes, 3, objectives=count),
+        ranking.values,
+        lambda scores: violation(ranking.constraints, scores),
+    )
+
+
 def search(
     path: Path,
     executor: ScriptedExecutor,
@@ -113,13 +125,13 @@ def search(
     candidates: int = 30,
     window: Window | None = Window(recent=5, whole=False),
     followers: Sequence[Any] = (),
+    ranking: Ranking = WeightedSum(OBJECTIVES),
 ) -> History:
     """Start or continue a search in a folder, and return its history at the end.
 
     Raises:
         SearchError: the executor was "killed".
     """
-    ranking = WeightedSum(OBJECTIVES)
     run = RunFolder(path) if path.exists() else RunFolder.create(path, {"made": "up"})
     with Journal(run.journal_path) as journal:
         logbook = Logbook(run, journal, followers)
@@ -130,11 +142,11 @@ def search(
             ranking,
             window,
             Attempts(run.path / "attempts.jsonl"),
-            lambda best: None,
+            lambda front, best: None,
         )
         Search(
             session,
-            lambda: GenomeStrategy(space(), create(optimizer, space().genes, 3), ranking.values),
+            lambda: strategy(optimizer, ranking),
             space().baselines(),
             Plan(candidates, None, None, finalists=3, order=order),
         ).run()
@@ -149,4 +161,4 @@ def trajectory(history: History) -> list[tuple[Any, ...]]:
         return (*place, item.incumbent, item.known, item.told, item.outcomes, item.values)
 
     winner = None if history.winner is None else history.winner.number
-    return [*map(of, history.candidates), (winner,)]
+    return [*map(of, history.candidates), (winner, *(item.number for item in history.front))]

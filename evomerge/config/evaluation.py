@@ -36,8 +36,10 @@ class ValidationSplit(_Split):
     """The documents that finalists are scored on, to choose the winner."""
 
     documents: Documents = Field(200, description=_NUMBER)
-    finalists: int = Field(
-        5, ge=1, description="best candidates on the search documents that are scored here"
+    finalists: Annotated[int, Field(ge=1)] | None = Field(
+        None,
+        description="best candidates on the search documents that are scored here; null: 5, or "
+        "with `mode: pareto` the whole front",
     )
 
 

@@ -1,4 +1,4 @@
-"""Reading a run's frozen search file: objectives with directions, documents of every split."""
+"""Reading a run's frozen search file: objectives, constraints, documents."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from evomerge.config.schema import SearchConfig
-from evomerge.scores import SPLITS, Objective, Split
+from evomerge.scores import SPLITS, Constraint, Objective, Split
 
 Documents: TypeAlias = Mapping[str, tuple[int, ...]]
 """Task -> ids of its documents in one split."""
@@ -15,9 +15,17 @@ Documents: TypeAlias = Mapping[str, tuple[int, ...]]
 def frozen_objectives(config: SearchConfig) -> tuple[Objective, ...]:
     """Return a run's objectives from its frozen search file; no task is loaded."""
     lower = set(config.frozen.lower_is_better) if config.frozen else set()
-    plain = (Objective(item.task, item.metric, item.weight) for item in config.objectives)
+    plain = (Objective(item.source, item.metric, item.weight) for item in config.objectives)
     return tuple(
         Objective(item.task, item.metric, item.weight, item.key not in lower) for item in plain
+    )
+
+
+def frozen_constraints(config: SearchConfig) -> tuple[Constraint, ...]:
+    """Return a run's constraints from its frozen search file; no task is loaded."""
+    return tuple(
+        Constraint(item.source, item.metric, item.at_least, item.at_most)
+        for item in config.constraints
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -19,30 +19,86 @@ from evomerge.config.space import SpaceConfig
 from evomerge.config.yaml import override as override
 from evomerge.config.yaml import read as read
 from evomerge.errors import ConfigError
+from evomerge.scores import MODEL, MODEL_METRICS
 
 
 class OptimizerConfig(Section):
     """The optimizer that proposes genomes."""
 
-    name: str = Field("cma", description="one of `evomerge list optimizers`")
+    name: str = Field(
+        "cma", description="one of `evomerge list optimizers`; with `mode: pareto` it is nsga2"
+    )
     population: Annotated[int, Field(ge=2, le=10_000)] | Literal["auto"] = Field(
         "auto", description="candidates of a generation; auto: as the optimizer recommends"
     )
     sigma: float = Field(
         1 / 6, gt=0, le=1, description="initial step size, as a fraction of a gene's range"
     )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="further options of this optimizer"
+    )
 
 
-class ObjectiveConfig(Section):
+_METRIC = (
+    "a metric of the task, as in lm-eval's results; `tokens`: generated tokens of a document; "
+    "without a task `parameters` or `layers` of the merged model"
+)
+
+
+class _Measured(Section):
+    """What an objective or a constraint measures."""
+
+    task: str | None = Field(
+        None,
+        description="task or group of lm-eval, or an objective function as `module:function`; "
+        "null for a property of the merged model",
+    )
+    metric: str = Field("acc", description=_METRIC)
+
+    @property
+    def source(self) -> str:
+        """The task; `model` for a property of the merged model."""
+        return MODEL if self.task is None else self.task
+
+    @model_validator(mode="after")
+    def _has_a_task(self) -> Self:
+        if self.task is None and self.metric not in MODEL_METRICS:
+            raise ValueError(
+                f"has the metric {self.metric!r} without a `task`; name its task, or take "
+                f"{' or '.join(MODEL_METRICS)}, which are properties of the merged model"
+            )
+        return self
+
+
+class ObjectiveConfig(_Measured):
     """One metric of one task; if lower values are better, the negative value is maximised."""
 
-    task: str = Field(
-        description="task or group of lm-eval, or an objective function as `module:function`"
-    )
-    metric: str = Field("acc", description="a metric of the task, as in lm-eval's results")
     weight: float = Field(
         1.0, gt=0, le=1e6, description="share in the fitness, the weighted mean of all objectives"
     )
+    goal: Literal["maximize", "minimize"] | None = Field(
+        None,
+        description="null: as lm-eval defines it for the metric; tokens, parameters and layers are "
+        "minimized",
+    )
+
+
+class ConstraintConfig(_Measured):
+    """Bounds of a metric: a candidate that passes one is worse than each that passes none."""
+
+    at_least: float | None = Field(
+        None, description="smallest allowed value, in the metric's own unit (0.5, not 50 %)"
+    )
+    at_most: float | None = Field(None, description="largest allowed value")
+
+    @model_validator(mode="after")
+    def _has_a_bound(self) -> ConstraintConfig:
+        low, high = self.at_least, self.at_most
+        if low is None and high is None:
+            raise ValueError("needs `at_least` or `at_most`")
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"has `at_least` {low:g} above `at_most` {high:g}; exchange them")
+        return self
 
 
 class BudgetConfig(Section):
@@ -187,8 +243,13 @@ class SearchConfig(Section):
     space: SpaceConfig = Field(SpaceConfig(), description="what is searched")
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="how it is searched")
     objectives: list[ObjectiveConfig] = Field(min_length=1, description="what is maximised")
+    constraints: list[ConstraintConfig] = Field(
+        default_factory=list, description="what a candidate must keep"
+    )
     mode: Literal["weighted", "pareto"] = Field(
-        "weighted", description="weighted: one fitness; pareto is not there yet"
+        "weighted",
+        description="weighted: one fitness, the weighted mean of the objectives; pareto: all "
+        "merges that no other one beats in every objective (the front)",
     )
     evaluation: EvaluationConfig = Field(
         EvaluationConfig(), description="how candidates are scored, on which documents"
@@ -208,13 +269,47 @@ class SearchConfig(Section):
     @field_validator("objectives")
     @classmethod
     def _distinct_objectives(cls, value: list[ObjectiveConfig]) -> list[ObjectiveConfig]:
-        pairs = [(item.task, item.metric) for item in value]
+        pairs = [(item.source, item.metric) for item in value]
         for task, metric in pairs:
             if pairs.count((task, metric)) > 1:
                 raise ValueError(
                     f"names {metric!r} of {task!r} twice; name it once, with another weight"
                 )
+        if all(item.task is None for item in value):
+            raise ValueError("names no task, so there is nothing to score; name one")
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _optimizer_of_a_front(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or data.get("mode") != "pareto":
+            return data
+        optimizer = data.get("optimizer", {})
+        if isinstance(optimizer, Mapping) and "name" not in optimizer:
+            return {**data, "optimizer": {"name": "nsga2", **optimizer}}
+        return data
+
+    @model_validator(mode="after")
+    def _suits_the_mode(self) -> SearchConfig:
+        if self.mode == "weighted":
+            return self
+        if len(self.objectives) < 2:
+            raise ValueError(
+                "has `mode` 'pareto' and one objective, so there is no front; add an objective, or "
+                "set `mode` to weighted"
+            )
+        if self.budget.target is not None:
+            raise ValueError(
+                f"has `budget.target` {self.budget.target:g}, which is a fitness, but with `mode` "
+                "'pareto' there is none; remove it"
+            )
+        return self
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks and functions of the objectives and constraints, each once."""
+        measured = (*self.objectives, *self.constraints)
+        return list(dict.fromkeys(item.task for item in measured if item.task is not None))
 
 
 def parse(data: Any, source: str) -> SearchConfig:

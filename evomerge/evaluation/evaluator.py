@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import CandidateError, one_line
@@ -18,12 +19,13 @@ from evomerge.evaluation.inference.memory import is_device_failure
 from evomerge.evaluation.inference.reference import ReferenceLM
 from evomerge.evaluation.inference.request import Request
 from evomerge.evaluation.inference.vllm import VllmEngine
+from evomerge.evaluation.properties import properties
 from evomerge.evaluation.tasks.functions import Function
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.info import TasksInfo
 from evomerge.evaluation.tasks.scoring import DocumentMetrics
 from evomerge.evaluation.tasks.task_set import TaskSet
-from evomerge.scores import Example, Scores, Split
+from evomerge.scores import TOKENS, Example, Scores, Split
 
 _FEW = 8  # documents of each task in `try_out`
 
@@ -52,6 +54,8 @@ class Evaluator:
         tensor_parallel: accelerators that the engine is divided over.
         by_split: the tasks of each split whose documents come from other tasks. They have the names
             of the tasks that they replace.
+        counted: the tasks whose generated tokens are counted, as the metric `tokens`.
+        properties: the properties of models that come with their scores (`MODEL_METRICS`).
 
     Attributes:
         is_model_changed: whether a function has changed the model since it was last built.
@@ -65,11 +69,14 @@ class Evaluator:
         backend: Literal["hf", "vllm"] = "hf",
         by_split: Mapping[Split, TaskSet] | None = None,
         tensor_parallel: int = 1,
+        counted: Collection[str] = (),
+        properties: Collection[str] = (),
     ) -> None:
         self.default = TaskSet(harness, {item.info.name: item for item in functions})
         self.by_split = by_split or {}
         self.batch_size, self.backend = batch_size, backend
         self.tensor_parallel = tensor_parallel
+        self.counted, self.properties = counted, properties
         self._requests: dict[tuple[Split, str], dict[int, list[Request]]] = {}
         self._answered: dict[tuple[Split, str], dict[int, list[Any]]] = {}
         """The lm-eval instances with the latest answers: (split, task) -> document id -> instances.
@@ -188,7 +195,9 @@ class Evaluator:
         """
         began = time.perf_counter()
         answers = self.answer(model, split, documents)
-        return answers.scores(self.tasks_of(split), time.perf_counter() - began)
+        scores = answers.scores(self.tasks_of(split), time.perf_counter() - began)
+        own = properties(model, self.properties)
+        return replace(scores, aggregates={**scores.aggregates, **own}) if own else scores
 
     def try_out(self, model: Any) -> None:
         """Score a model on a few documents of the first split, without a result.
@@ -232,6 +241,9 @@ class Evaluator:
                     instances = [[request.instance for request in item] for item in of_task]
                     self._answered[split, task] = dict(zip(asked[task], instances, strict=True))
                     measured = harness.measure(task, instances)
+                    if task in self.counted:
+                        for row, document in zip(measured, of_task, strict=True):
+                            row[TOKENS] = _mean(n for item in document for n in item.generated)
                     rows[task] = dict(zip(asked[task], measured, strict=True))
             for task in asked:
                 if task in functions:
@@ -305,6 +317,11 @@ class Evaluator:
                 for document, instances in zip(ids, built, strict=True)
             }
         return self._requests[split, task]
+
+
+def _mean(counts: Iterable[int]) -> float:
+    numbers = list(counts)
+    return sum(numbers) / len(numbers)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ def lm_eval_command(run: RunFolder, config: SearchConfig) -> str | None:
         config: its search file.
     """
     evaluation = config.evaluation
-    tasks = list(dict.fromkeys(item.task for item in config.objectives))
+    tasks = config.tasks
     if len(evaluation.include) > 1:  # lm-eval takes one folder
         return None
     usual = evaluation.test.task_split in (None, "test")  # what lm-eval takes by itself

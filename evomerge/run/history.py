@@ -87,6 +87,8 @@ class History:
         told: the candidates with an outcome on the search documents, in the order in which the
             outcomes came.
         winner: the candidate that was chosen on the validation documents; None before that.
+        front: the candidates that no other one dominates on the validation documents, the winner
+            among them; empty before that, and in searches for one fitness.
         budget: the latest bounds that `resume` has set, by name.
         halvings: how often the batch size was halved because memory ran out.
         threads: number of CPU threads that score models; None before it was chosen.
@@ -96,6 +98,7 @@ class History:
         self.candidates: list[Candidate] = []
         self.told: list[Candidate] = []
         self.winner: Candidate | None = None
+        self.front: list[Candidate] = []
         self.budget: dict[str, Any] = {}
         self.halvings = 0
         self.threads: int | None = None
@@ -156,6 +159,7 @@ class History:
                 self._candidate(event).outcomes[event["split"]] = outcome_of(event)
             case "winner":
                 self.winner = self._candidate(event)
+                self.front = [self._candidate({"candidate": n}) for n in event.get("front", ())]
             case "budget":
                 self.budget.update({k: v for k, v in event.items() if k != "event"})
             case "memory":
@@ -187,22 +191,22 @@ class History:
             yield item
 
     def chosen(self, which: str, best: Candidate | None) -> Candidate:
-        """Return the candidate that `best` or a number means.
+        """Return the candidate that `best`, `knee` or a number means.
 
         Args:
-            which: `best` or a number.
+            which: `best`, `knee` (the same: of a front, its knee is the best) or a number.
             best: the best candidate, if there is one.
 
         Raises:
             RunFolderError: there is no such candidate, or none is scored yet.
         """
-        if which == "best":
+        if which in ("best", "knee"):
             if best is None:
                 raise RunFolderError("The run has no scored candidate yet.")
             return best
         if not (which.isascii() and which.isdigit()) or int(which) >= len(self.candidates):
             raise RunFolderError(
-                f"--candidate is {which!r}; it must be `best` or a number from 0 to "
+                f"--candidate is {which!r}; it must be `best`, `knee` or a number from 0 to "
                 f"{len(self.candidates) - 1}."
             )
         return self.candidates[int(which)]

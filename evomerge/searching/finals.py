@@ -1,6 +1,7 @@
 """The end of a search: the best candidates are scored on documents that were not used before.
 
-The winner is chosen on the validation documents. Its result is measured on the test documents.
+The winner is chosen on the validation documents, or a front where there are several objectives. The
+results are measured on the test documents.
 """
 
 from __future__ import annotations
@@ -9,25 +10,28 @@ from collections.abc import Sequence
 
 from evomerge.errors import SearchError
 from evomerge.run.history import Candidate, History
+from evomerge.run.journal import Event
 from evomerge.scores import Failure, Scores
 from evomerge.searching.session import Session
 
 
 def is_finished(history: History) -> bool:
-    """Whether there is a winner, and it and the baselines have outcomes on the test documents."""
+    """Whether there is a winner, and all that is to be tested has outcomes on test documents."""
     if history.winner is None:
         return False
-    return all("test" in item.outcomes for item in (history.winner, *history.baselines))
+    return all("test" in item.outcomes for item in _tested(history, history.winner))
 
 
-def choose_winner(session: Session, count: int) -> Candidate:
+def choose_winner(session: Session, count: int | None) -> Candidate:
     """Return the best of the finalists and baselines on the validation documents.
 
-    A baseline can win: then no merge is better than the parents or the uniform merge.
+    A baseline can win: then no merge is better than the parents or the uniform merge. Where there
+    are several objectives, all that are not dominated there are the front, and the winner is its
+    knee.
 
     Args:
         session: scores the candidates and journals the winner.
-        count: number of finalists.
+        count: number of finalists; None: as many as usual.
 
     Raises:
         SearchError: no candidate could be scored.
@@ -35,30 +39,39 @@ def choose_winner(session: Session, count: int) -> Candidate:
     best = [*_finalists(session, count), *session.history.baselines]
     contenders = list({item.number: item for item in best}.values())
     untried = [item for item in contenders if "validation" not in item.outcomes]
-    if not any(isinstance(item.outcomes.get("validation"), Scores) for item in contenders):
+    scored = any(isinstance(item.outcomes.get("validation"), Scores) for item in contenders)
+    if not (untried or scored):
         untried = contenders  # the cause why they all failed may be gone: try again
     session.score(untried, "validation")
     winners = session.ranking.incumbents(contenders, "validation")
-    if not winners:
+    winner = session.ranking.best(winners, "validation")
+    if winner is None:
         reasons = [item.outcomes["validation"] for item in contenders]
         raise SearchError(
             f"None of the {len(contenders)} finalists and baselines could be scored on the "
             f"validation documents; the last failed with: {_reason(reasons)}"
         )
-    if session.history.winner is not winners[0]:
-        session.logbook.write({"event": "winner", "candidate": winners[0].number})
-        session.publish(winners)
-    return winners[0]
+    front = winners if session.ranking.has_front else []
+    if session.history.winner is not winner or session.history.front != front:
+        event: Event = {"event": "winner", "candidate": winner.number}
+        session.logbook.write(event | ({"front": [m.number for m in front]} if front else {}))
+        session.publish(winners, winner)
+    return winner
 
 
 def score_on_test(session: Session, winner: Candidate) -> None:
-    """Score the winner and the baselines on the test documents."""
-    contenders = {item.number: item for item in (winner, *session.history.baselines)}
-    untried = [item for item in contenders.values() if "test" not in item.outcomes]
-    session.score(untried, "test")
+    """Score the winner, the front if there is one, and the baselines on the test documents."""
+    contenders = _tested(session.history, winner)
+    session.score([item for item in contenders if "test" not in item.outcomes], "test")
 
 
-def _finalists(session: Session, count: int) -> list[Candidate]:
+def _tested(history: History, winner: Candidate) -> list[Candidate]:
+    """Return what is scored on the test documents."""
+    chosen = (winner, *history.front, *history.baselines)
+    return list({item.number: item for item in chosen}.values())
+
+
+def _finalists(session: Session, count: int | None) -> list[Candidate]:
     """Return the best candidates on the search documents.
 
     No finalist has an estimated score: a candidate that is among the best by an estimate is scored

@@ -35,14 +35,15 @@ class Plan:
         candidates: largest number of candidates, baselines included; None: no bound.
         hours: largest number of working hours, over all sessions of the run; None: no bound.
         target: fitness on the search documents at which the search ends; None: no such end.
-        finalists: number of the best candidates that are scored on the validation documents.
+        finalists: number of the best candidates that are scored on the validation documents; None:
+            as many as is usual for the ranking.
         order: when the strategy is told outcomes.
     """
 
     candidates: int | None
     hours: float | None
     target: float | None
-    finalists: int
+    finalists: int | None
     order: Order
 
 

@@ -1,21 +1,42 @@
-"""Rankings: from the outcomes of candidates to the incumbent and the finalists."""
+"""Rankings: from the outcomes of candidates to the incumbents and the finalists."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
+from evomerge.config.frozen import frozen_constraints, frozen_objectives
+from evomerge.config.schema import SearchConfig
 from evomerge.run.history import Candidate, History
-from evomerge.scores import Objective, Scores, Split, fitness
+from evomerge.scores import Constraint, Objective, Scores, Split, fitness, violation
+from evomerge.searching.front import knee, nondominated, spread
 
 
 class Ranking(Protocol):
     """Compares candidates.
 
-    Laws: the incumbents depend only on the candidates, not on their order. A candidate with an
-    estimated score, a failure or a value that is not finite is never an incumbent.
+    Laws: the incumbents depend only on the candidates, not on their order, and those of the
+    incumbents and one more candidate are those of all candidates. A candidate with an estimated
+    score, a failure or a value that is not finite is never an incumbent. A candidate that keeps all
+    constraints is better than each that breaks one; of two that break some, the one that breaks
+    them less is better (Deb 2000).
     """
+
+    @property
+    def objectives(self) -> Sequence[Objective]:
+        """The objectives, in the order of the values."""
+        ...
+
+    @property
+    def constraints(self) -> Sequence[Constraint]:
+        """What a candidate must keep."""
+        ...
+
+    @property
+    def has_front(self) -> bool:
+        """Whether several candidates can be the best, none better than another."""
+        ...
 
     def values(self, scores: Scores) -> tuple[float, ...]:
         """Return the values that candidates are compared by; higher is better.
@@ -30,11 +51,19 @@ class Ranking(Protocol):
         """Return the best candidates on a split; none if no candidate was scored on all of it."""
         ...
 
-    def finalists(self, candidates: Iterable[Candidate], count: int) -> list[Candidate]:
-        """Return the `count` best candidates on the search documents, the best one first.
+    def best(self, incumbents: Sequence[Candidate], split: Split = "search") -> Candidate | None:
+        """Return the incumbent to take where one model is asked for; None if there is none."""
+        ...
+
+    def finalists(self, candidates: Iterable[Candidate], count: int | None) -> list[Candidate]:
+        """Return the candidates that are scored on the validation documents, the best one first.
 
         Estimated scores count too. Of several candidates with the same recipe, only the first one
         is returned.
+
+        Args:
+            candidates: all candidates.
+            count: number of finalists; None: as many as usual.
         """
         ...
 
@@ -45,9 +74,12 @@ class WeightedSum:
 
     Attributes:
         objectives: the objectives with their weights.
+        constraints: what a candidate must keep.
     """
 
     objectives: Sequence[Objective]
+    constraints: Sequence[Constraint] = ()
+    has_front: ClassVar[bool] = False
 
     def values(self, scores: Scores) -> tuple[float, ...]:
         """Return the fitness as the only value."""
@@ -58,34 +90,122 @@ class WeightedSum:
     ) -> list[Candidate]:
         """Return the best candidate, the earliest of several equal ones; or an empty list."""
         scored = [
-            (value, -item.number, item)
+            (-broken, values[0], -item.number, item)
             for item in candidates
-            if (value := self._value(item, split)) is not None
+            if (values := values_on(self, item, split)) is not None
             and not (split == "search" and item.is_estimate)
+            and (broken := violation_on(self, item, split)) is not None
         ]
-        return [max(scored, key=lambda entry: entry[:2])[2]] if scored else []
+        return [max(scored, key=lambda entry: entry[:3])[3]] if scored else []
 
-    def finalists(self, candidates: Iterable[Candidate], count: int) -> list[Candidate]:
-        """Return the `count` best candidates with different recipes, the best one first."""
-        scored = [item for item in candidates if item.values is not None]
-        chosen: dict[str, Candidate] = {}
-        for item in sorted(scored, key=lambda item: (-(item.values or (0.0,))[0], item.number)):
-            if len(chosen) == count:
-                break
-            chosen.setdefault(item.digest, item)
-        return list(chosen.values())
+    def best(self, incumbents: Sequence[Candidate], split: Split = "search") -> Candidate | None:
+        """Return the only incumbent."""
+        return next(iter(incumbents), None)
 
-    def _value(self, candidate: Candidate, split: Split) -> float | None:
-        """Return a candidate's fitness on a split; None if it has no finite fitness."""
-        if split == "search":
-            return None if candidate.values is None else candidate.values[0]
-        scores = candidate.scores(split)
-        value = fitness(self.objectives, scores) if scores else None
-        return None if value is None or value != value else value
+    def finalists(self, candidates: Iterable[Candidate], count: int | None) -> list[Candidate]:
+        """Return the `count` best candidates (5 if it is None) with different recipes."""
+        ranked = sorted(
+            (item for item in candidates if item.values is not None),
+            key=lambda item: (
+                violation_on(self, item, "search") or 0.0,
+                -(item.values or (0.0,))[0],
+                item.number,
+            ),
+        )
+        return _distinct(ranked)[: 5 if count is None else count]
+
+
+@dataclass(frozen=True)
+class ParetoFront:
+    """Ranks by dominance: the incumbents are the candidates that no other one dominates.
+
+    One candidate dominates another if it is at least as good in every objective and better in one.
+    Of several candidates with equal values, the earliest counts.
+
+    Attributes:
+        objectives: the objectives, at least two.
+        constraints: what a candidate must keep.
+    """
+
+    objectives: Sequence[Objective]
+    constraints: Sequence[Constraint] = ()
+    has_front: ClassVar[bool] = True
+
+    def values(self, scores: Scores) -> tuple[float, ...]:
+        """Return the value of each objective; higher is better."""
+        return tuple(item.value(scores) for item in self.objectives)
+
+    def incumbents(
+        self, candidates: Iterable[Candidate], split: Split = "search"
+    ) -> list[Candidate]:
+        """Return the front, sorted by the first objective, the best one first."""
+        scored = [
+            (item, values, broken)
+            for item in sorted(candidates, key=lambda item: item.number)
+            if (values := values_on(self, item, split)) is not None
+            and not (split == "search" and item.is_estimate)
+            and (broken := violation_on(self, item, split)) is not None
+        ]
+        least = min((broken for _, _, broken in scored), default=0.0)
+        allowed = [(item, values) for item, values, broken in scored if broken <= least]
+        first = {values: item for item, values in reversed(allowed)}
+        return [first[values] for values in sorted(nondominated(first), reverse=True)]
+
+    def best(self, incumbents: Sequence[Candidate], split: Split = "search") -> Candidate | None:
+        """Return the knee of the front."""
+        members = {
+            values: item
+            for item in incumbents
+            if (values := values_on(self, item, split)) is not None
+        }
+        return members[knee(list(members))] if members else None
+
+    def finalists(self, candidates: Iterable[Candidate], count: int | None) -> list[Candidate]:
+        """Return the front; if `count` is less than its size, members that are far apart."""
+        members = {item.values: item for item in self.incumbents(candidates) if item.values}
+        chosen = list(members) if count is None else spread(list(members), count)
+        return [members[values] for values in chosen]
+
+
+def ranking_of(config: SearchConfig) -> Ranking:
+    """Return the ranking of a run's frozen search file."""
+    make = ParetoFront if config.mode == "pareto" else WeightedSum
+    return make(frozen_objectives(config), frozen_constraints(config))
 
 
 def best_of(history: History, ranking: Ranking) -> Candidate | None:
-    """Return the winner; before there is one, the incumbent on the search documents, or None."""
+    """Return the winner; before there is one, the best incumbent on the search documents, or None.
+
+    Where there is a front, this is its knee.
+    """
     if history.winner is not None:
         return history.winner
-    return next(iter(ranking.incumbents(history.candidates)), None)
+    return ranking.best(ranking.incumbents(history.candidates))
+
+
+def front_of(history: History, ranking: Ranking) -> list[Candidate]:
+    """Return the final front; before there is one, the incumbents on the search documents."""
+    return history.front or ranking.incumbents(history.candidates)
+
+
+def values_on(ranking: Ranking, candidate: Candidate, split: Split) -> tuple[float, ...] | None:
+    """Return a candidate's values on a split; None if it has none, or one is not finite."""
+    if split == "search":
+        return candidate.values
+    scores = candidate.scores(split)
+    values = ranking.values(scores) if scores else (float("nan"),)
+    return values if all(abs(value) < float("inf") for value in values) else None
+
+
+def violation_on(ranking: Ranking, candidate: Candidate, split: Split) -> float | None:
+    """Return by how much a candidate breaks constraints on a split; None without scores."""
+    scores = candidate.scores(split)
+    return None if scores is None else violation(ranking.constraints, scores)
+
+
+def _distinct(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Return the first candidate of each recipe."""
+    chosen: dict[str, Candidate] = {}
+    for item in candidates:
+        chosen.setdefault(item.digest, item)
+    return list(chosen.values())

@@ -19,8 +19,8 @@ from evomerge.run.attempts import MAX_ATTEMPTS, Attempts
 from evomerge.run.history import Candidate, History, outcome_fields
 from evomerge.run.journal import Event
 from evomerge.run.logbook import Logbook
-from evomerge.scores import Failure, Outcome, Scores, Split
-from evomerge.searching.ranking import Ranking
+from evomerge.scores import Failure, Outcome, Scores, Split, violation
+from evomerge.searching.ranking import Ranking, best_of, front_of
 from evomerge.searching.window import Recent, Window
 
 Purpose: TypeAlias = Literal["search", "complete", "validation", "test"]
@@ -48,7 +48,8 @@ class Session:
         window: the earlier candidates that a fidelity policy is given; None if every candidate is
             scored on all documents.
         attempts: counts the processes that ended while they ran a job.
-        publish: is called with the winner, or with the incumbents whenever they change.
+        publish: is called with the incumbents and the best of them whenever they change, and with
+            the final front and the winner.
 
     Attributes:
         history: the state of the run.
@@ -63,7 +64,7 @@ class Session:
         ranking: Ranking,
         window: Window | None,
         attempts: Attempts,
-        publish: Callable[[Sequence[Candidate]], None],
+        publish: Callable[[Sequence[Candidate], Candidate], None],
     ) -> None:
         self.logbook, self.history, self.ranking = logbook, logbook.history, ranking
         self.window, self.publish = window, publish
@@ -91,9 +92,9 @@ class Session:
 
     def publish_best(self) -> None:
         """Publish the winner; before there is one, the incumbents."""
-        best = [self.history.winner] if self.history.winner else self.incumbents
-        if best:
-            self.publish(best)
+        best, front = best_of(self.history, self.ranking), front_of(self.history, self.ranking)
+        if best is not None:
+            self.publish(front, best)
 
     def add(self, candidate: Candidate, recipe: Recipe) -> None:
         """Keep the recipe of a new candidate, so that its job need not make it again."""
@@ -217,9 +218,11 @@ class Session:
         if isinstance(outcome, Failure):
             return outcome, None
         values = self.ranking.values(outcome)
-        if all(map(math.isfinite, values)):
+        broken = violation(self.ranking.constraints, outcome)
+        if all(map(math.isfinite, (*values, broken))):
             return outcome, values
-        return Failure("evaluate", "The fitness is not a finite number."), None
+        what = "An objective" if self.ranking.has_front else "The fitness"
+        return Failure("evaluate", f"{what} is not a finite number."), None
 
     def _write(self, event: Event, outcome: Outcome) -> None:
         """Journal an event that carries an outcome, and a batch size that memory has forced."""
@@ -233,8 +236,9 @@ class Session:
         incumbents = self.ranking.incumbents([*self.incumbents, candidate])
         if incumbents != self.incumbents:
             self.incumbents = incumbents
-            if self.history.winner is None:
-                self.publish(incumbents)
+            best = self.ranking.best(incumbents)
+            if self.history.winner is None and best is not None:
+                self.publish(incumbents, best)
 
     def _check_failures(self, outcome: Outcome) -> None:
         """Count equal failures, and stop the search after too many.

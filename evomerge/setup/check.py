@@ -10,9 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from evomerge.config.frozen import frozen_objectives, frozen_splits
+from evomerge.config.frozen import frozen_constraints, frozen_objectives, frozen_splits
 from evomerge.config.schema import Frozen, SearchConfig
-from evomerge.errors import ConfigError
 from evomerge.models.causal import check_causal, check_chat_template, check_known, check_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import RUN
@@ -26,7 +25,14 @@ from evomerge.setup.parents import Opener, open_parents, plan_tokenizers
 from evomerge.setup.problem import Problem
 from evomerge.setup.recipes import check_recipes, sample_recipes
 from evomerge.setup.space import make_space
-from evomerge.setup.tasks import datasets, find_objectives, find_splits, load_tasks, sources
+from evomerge.setup.tasks import (
+    datasets,
+    find_constraints,
+    find_objectives,
+    find_splits,
+    load_tasks,
+    sources,
+)
 from evomerge.setup.versions import installed_versions
 from evomerge.setup.worker import check_placement
 
@@ -45,14 +51,13 @@ def check_search(
     Raises:
         InputError: the first mistake.
     """
-    if config.mode == "pareto":
-        raise ConfigError("`mode` is 'pareto', which this version cannot search; use 'weighted'.")
     check_executor(config)
     config, checkpoints, host = open_parents(config, relative_to, opener, allow_pickle=allow_pickle)
     _check_host(config, checkpoints[host])
     space = make_space(config, checkpoints)
     evaluator = load_tasks(config)
     objectives = find_objectives(config, evaluator)
+    constraints = find_constraints(config, evaluator)
     splits = find_splits(config, evaluator)
     config, fewer = resolve_racing(config, objectives, evaluator.info, splits["search"])
     check_fidelity(config, objectives, evaluator.info, splits["search"])
@@ -67,7 +72,16 @@ def check_search(
     )
     check_recipes(recipes, checkpoints, host, tokenizers[0].rows)
     return Problem(
-        config, checkpoints, host, space, objectives, splits, fewer, allow_pickle, evaluator
+        config,
+        checkpoints,
+        host,
+        space,
+        objectives,
+        splits,
+        fewer,
+        allow_pickle,
+        evaluator,
+        constraints,
     )
 
 
@@ -75,7 +89,7 @@ def _check_host(config: SearchConfig, host: Checkpoint) -> None:
     """Check that transformers can run the model that gives config and tokenizer."""
     from evomerge.evaluation.tasks.functions import is_function
 
-    functions_only = all(is_function(item.task) for item in config.objectives)
+    functions_only = all(map(is_function, config.tasks))
     check_known(host) if functions_only else check_causal(host)
     if config.tokenizer == "base":
         check_tokenizer(host)
@@ -95,7 +109,18 @@ def restore(config: SearchConfig, relative_to: Path, opener: Opener) -> Problem:
     space = make_space(config, checkpoints)
     objectives, splits = frozen_objectives(config), frozen_splits(config)
     fewer = frozen.fewer_documents
-    return Problem(config, checkpoints, host, space, objectives, splits, fewer, allow_pickle)
+    constraints = frozen_constraints(config)
+    return Problem(
+        config,
+        checkpoints,
+        host,
+        space,
+        objectives,
+        splits,
+        fewer,
+        allow_pickle,
+        constraints=constraints,
+    )
 
 
 def freeze(problem: Problem) -> dict[str, Any]:
@@ -107,6 +132,8 @@ def freeze(problem: Problem) -> dict[str, Any]:
     plain = problem.config.model_dump(mode="json", exclude={"frozen"})
     for item, objective in zip(plain["objectives"], problem.objectives, strict=True):
         item["metric"] = objective.metric
+    for item, constraint in zip(plain["constraints"], problem.constraints, strict=True):
+        item["metric"] = constraint.metric
     plain["frozen"] = {
         "versions": installed_versions(problem.config),
         "parents": {name: item.fingerprint for name, item in problem.checkpoints.items()},

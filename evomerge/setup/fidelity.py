@@ -108,9 +108,13 @@ def _objection(
         return f"racing was only measured in parameter spaces, and this one is {kind}"
     if config.mode != "weighted":
         return f"a race needs one fitness, and the mode is {config.mode}"
+    if config.constraints:
+        return "a race compares the fitness only, not whether constraints are kept"
     if config.evaluation.backend != "hf":
         return "vLLM would load the weights of a candidate again for each sample"
     for item in objectives:
+        if item.is_exact:
+            return f"{item.key} is not a mean over documents"
         if not info.metric(item.task, item.metric)[1].is_mean:
             return f"{item.key} is not a mean over documents"
     return None
@@ -148,6 +152,12 @@ def check_fidelity(
     wanted = config.evaluation
     if wanted.fidelity_policy is None:
         return
+    if config.mode != "weighted" or config.constraints:
+        what = "`mode` is pareto" if config.mode != "weighted" else "there are constraints"
+        raise ConfigError(
+            f"`evaluation.{wanted.fidelity_policy}` compares candidates by one fitness, but "
+            f"{what}; set `evaluation.{wanted.fidelity_policy}.enabled` to false."
+        )
     check_means(f"evaluation.{wanted.fidelity_policy}", objectives, info)
     total = sum(map(len, search.values()))
     key, least = {

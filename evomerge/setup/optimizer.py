@@ -21,5 +21,13 @@ def make_optimizer(config: SearchConfig, space: Space) -> Optimizer:
 
     wanted = config.optimizer
     population = None if wanted.population == "auto" else wanted.population
-    genes, budget = list(space.genes), config.budget.candidates
-    return create(wanted.name, genes, config.seed, population, wanted.sigma, budget)
+    return create(
+        wanted.name,
+        list(space.genes),
+        config.seed,
+        population,
+        wanted.sigma,
+        config.budget.candidates,
+        len(config.objectives) if config.mode == "pareto" else 1,
+        wanted.options,
+    )

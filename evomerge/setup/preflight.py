@@ -43,10 +43,11 @@ def summary(problem: Problem) -> dict[str, Any]:
         **({"engine": engine_depth(problem)} if serves_paths(config) else {}),
         "fewer_documents": problem.fewer_documents,
         "objectives": [
-            f"{o.key} (weight {o.weight:g}, {'higher' if o.higher_is_better else 'lower'} is "
-            "better)"
+            f"{o.key} ({'' if config.mode == 'pareto' else f'weight {o.weight:g}, '}"
+            f"{'higher' if o.higher_is_better else 'lower'} is better)"
             for o in problem.objectives
         ],
+        **({"constraints": [c.text for c in problem.constraints]} if problem.constraints else {}),
         "needs": needs(problem),
         "memory": {name: size_text(size) for name, size in memory_of(problem).items()},
         "export": size_text(weights_of(problem)),
@@ -111,7 +112,7 @@ def _lag_warning(config: SearchConfig) -> str | None:
 def _leaves(problem: Problem) -> list[str]:
     """Return the names of the objectives' tasks, with the tasks of groups instead of groups."""
     info = problem.evaluator.tasks_of("search").info
-    return sorted({task for item in problem.objectives for task in info.leaves(item.task)})
+    return sorted({task for name in problem.config.tasks for task in info.leaves(name)})
 
 
 def _tasks_by_answer(problem: Problem) -> tuple[list[str], list[str]]:

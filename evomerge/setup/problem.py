@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from evomerge.config.frozen import Documents
 from evomerge.config.schema import SearchConfig
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.scores import Objective, Split
+from evomerge.scores import Constraint, Objective, Split
+from evomerge.searching.ranking import ParetoFront, Ranking, WeightedSum
 from evomerge.setup.tasks import check_sources, load_tasks
 from evomerge.space.protocol import Space
 
@@ -32,6 +33,7 @@ class Problem:
         fewer_documents: which policy scores candidates on fewer documents and why, for a person.
         allow_pickle: whether parents may have pickled weights.
         loaded: the evaluator with the objectives' tasks, if they are loaded already.
+        constraints: what a candidate must keep.
     """
 
     config: SearchConfig
@@ -43,6 +45,13 @@ class Problem:
     fewer_documents: str = ""
     allow_pickle: bool = False
     loaded: Evaluator | None = field(default=None, compare=False, repr=False)
+    constraints: tuple[Constraint, ...] = ()
+
+    @cached_property
+    def ranking(self) -> Ranking:
+        """What compares the candidates of this search."""
+        make = ParetoFront if self.config.mode == "pareto" else WeightedSum
+        return make(self.objectives, self.constraints)
 
     @cached_property
     def evaluator(self) -> Evaluator:

@@ -16,7 +16,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import RUN, is_folder, open_parent, place
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import Candidate, History
-from evomerge.searching.ranking import WeightedSum, best_of
+from evomerge.searching.ranking import best_of
 from evomerge.setup.check import check_search, restore
 from evomerge.setup.executor import check_executor, check_move, check_workers
 from evomerge.setup.problem import Problem
@@ -112,7 +112,7 @@ def chosen_candidate(problem: Problem, history: History, which: str) -> Candidat
     Raises:
         RunFolderError: there is no such candidate, or none is scored yet.
     """
-    return history.chosen(which, best_of(history, WeightedSum(problem.objectives)))
+    return history.chosen(which, best_of(history, problem.ranking))
 
 
 def open_model(

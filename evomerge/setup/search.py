@@ -18,7 +18,6 @@ from evomerge.run.journal import Journal
 from evomerge.run.logbook import Follower, Logbook
 from evomerge.scores import SPLITS, Scores
 from evomerge.searching.loop import Plan, Search
-from evomerge.searching.ranking import WeightedSum
 from evomerge.searching.session import Session
 from evomerge.searching.window import Window
 from evomerge.setup.fidelity import make_fidelity
@@ -80,7 +79,7 @@ def _run_search(
     new_budget: Mapping[str, float],
     followers: Sequence[Follower],
 ) -> Candidate:
-    ranking, fidelity = WeightedSum(problem.objectives), make_fidelity(problem.config)
+    ranking, fidelity = problem.ranking, make_fidelity(problem.config)
     with run.writing(), Journal(run.journal_path) as journal, run.logged():
         (run.path / WORKERS).unlink(missing_ok=True)  # left behind by a session that was killed
         if warning := other_versions(problem.config):
@@ -101,11 +100,11 @@ def _run_search(
             ranking,
             None if fidelity is None else Window(fidelity.recent, fidelity.whole),
             attempts,
-            lambda best: publish(problem, run, best[0]),
+            lambda front, best: publish(problem, run, front, best),
         )
         search = Search(
             session,
-            lambda: make_strategy(problem, ranking),
+            lambda: make_strategy(problem),
             problem.space.baselines(),
             plan_of(problem, logbook.history),
         )
@@ -137,20 +136,37 @@ def why_not_in_mergekit(problem: Problem, candidate: Candidate) -> str | None:
     return None
 
 
-def publish(problem: Problem, run: RunFolder, candidate: Candidate) -> None:
-    """Write a candidate's recipe to `best.yaml`, and as a mergekit config to `best.mergekit.yaml`.
+def publish(problem: Problem, run: RunFolder, front: Sequence[Candidate], best: Candidate) -> None:
+    """Write the best candidate's recipe to `best.yaml` and, for mergekit, `best.mergekit.yaml`.
 
-    If mergekit cannot express the recipe, an older `best.mergekit.yaml` is removed.
+    If mergekit cannot express the recipe, an older `best.mergekit.yaml` is removed. In a search for
+    a front, the recipes of its members are `front/NUMBER.yaml`; others are removed there.
+
+    Args:
+        problem: the problem of the run.
+        run: the run folder.
+        front: the front; in a search for one fitness, the best candidate alone.
+        best: the best candidate: the winner, the incumbent, or the knee of the front.
     """
     from evomerge.mergekit import to_mergekit
 
-    recipe = recipe_of(problem.space, candidate)
+    recipe = recipe_of(problem.space, best)
     run.write("best.yaml", recipe.to_yaml())
     text = to_mergekit(recipe, problem.checkpoints)
     if text is not None:
         run.write("best.mergekit.yaml", text)
     else:
         (run.path / "best.mergekit.yaml").unlink(missing_ok=True)
+    if not problem.ranking.has_front:
+        return
+    folder = run.path / "front"
+    folder.mkdir(exist_ok=True)
+    members = {f"{item.number}.yaml": item for item in front}
+    there = {path.name for path in folder.glob("*.yaml")}
+    for name in members.keys() - there:
+        run.write(f"front/{name}", recipe_of(problem.space, members[name]).to_yaml())
+    for name in there - members.keys():
+        (folder / name).unlink()
 
 
 def evaluate(problem: Problem, model: str, split: str, examples: int = 0) -> Scores:

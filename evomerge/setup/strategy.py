@@ -5,14 +5,14 @@ from __future__ import annotations
 from evomerge.errors import SearchError
 from evomerge.recipe import Recipe
 from evomerge.run.history import Candidate
-from evomerge.searching.ranking import Ranking
+from evomerge.scores import violation
 from evomerge.setup.optimizer import make_optimizer
 from evomerge.setup.problem import Problem
 from evomerge.space.protocol import Space
 from evomerge.strategy.protocol import Strategy
 
 
-def make_strategy(problem: Problem, ranking: Ranking) -> Strategy:
+def make_strategy(problem: Problem) -> Strategy:
     """Return a new strategy with the search's seed.
 
     Raises:
@@ -21,7 +21,12 @@ def make_strategy(problem: Problem, ranking: Ranking) -> Strategy:
     from evomerge.strategy.genome import GenomeStrategy
 
     optimizer = make_optimizer(problem.config, problem.space)
-    return GenomeStrategy(problem.space, optimizer, ranking.values)
+    return GenomeStrategy(
+        problem.space,
+        optimizer,
+        problem.ranking.values,
+        lambda scores: violation(problem.constraints, scores),
+    )
 
 
 def recipe_of(space: Space, candidate: Candidate) -> Recipe:

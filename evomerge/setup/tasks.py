@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from evomerge.config.evaluation import SearchSplit, TestSplit, ValidationSplit
 from evomerge.config.frozen import Documents, frozen_splits
-from evomerge.config.schema import SearchConfig
+from evomerge.config.schema import ConstraintConfig, ObjectiveConfig, SearchConfig
 from evomerge.errors import ConfigError, did_you_mean
-from evomerge.scores import SPLITS, Objective, Split
+from evomerge.scores import MODEL_METRICS, SPLITS, TOKENS, Constraint, Objective, Split
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
@@ -39,7 +39,7 @@ def load_tasks(config: SearchConfig) -> Evaluator:
     evaluation = config.evaluation
     if evaluation.backend == "vllm":
         check_vllm()
-    names = list(dict.fromkeys(item.task for item in config.objectives))
+    names, measured = config.tasks, (*config.objectives, *config.constraints)
     tasks = [name for name in names if not is_function(name)]
     functions = {name: find(name) for name in names if is_function(name)}
     include = [
@@ -67,6 +67,12 @@ def load_tasks(config: SearchConfig) -> Evaluator:
         evaluation.backend,
         by_split,
         evaluation.tensor_parallel,
+        {item.source for item in measured if item.metric == TOKENS},
+        [
+            name
+            for name in MODEL_METRICS
+            if any(m.task is None and m.metric == name for m in measured)
+        ],
     )
 
 
@@ -127,19 +133,45 @@ def find_objectives(config: SearchConfig, evaluator: Evaluator) -> tuple[Objecti
     """
     found = []
     for item in config.objectives:
-        metric, metric_info = evaluator.info.metric(item.task, item.metric)
-        for split, tasks in evaluator.by_split.items():
-            where = f"evaluation.{split}.tasks"
-            other, other_info = tasks.info.metric(item.task, metric, where)
-            same_direction = other_info.higher_is_better == metric_info.higher_is_better
-            if other != metric or not same_direction:
-                raise ConfigError(
-                    f"`{where}`: the task named for {item.task!r} has the metric {other!r} with "
-                    f"another filter or direction than {metric!r}; name a task with the same "
-                    "metric."
-                )
-        found.append(Objective(item.task, metric, item.weight, metric_info.higher_is_better))
+        metric, higher = _metric(item, evaluator, "objectives")
+        higher = higher if item.goal is None else item.goal == "maximize"
+        found.append(Objective(item.source, metric, item.weight, higher))
     return tuple(found)
+
+
+def find_constraints(config: SearchConfig, evaluator: Evaluator) -> tuple[Constraint, ...]:
+    """Return the constraints with full metric names.
+
+    Raises:
+        ConfigError: as for `find_objectives`.
+    """
+    return tuple(
+        Constraint(
+            item.source,
+            _metric(item, evaluator, "constraints")[0],
+            item.at_least,
+            item.at_most,
+        )
+        for item in config.constraints
+    )
+
+
+def _metric(
+    item: ObjectiveConfig | ConstraintConfig, evaluator: Evaluator, where: str
+) -> tuple[str, bool]:
+    """Return the full name of a metric, and whether higher values are better."""
+    if item.task is None:
+        return item.metric, False
+    metric, info = evaluator.info.metric(item.task, item.metric, where)
+    for split, tasks in evaluator.by_split.items():
+        key = f"evaluation.{split}.tasks"
+        other, other_info = tasks.info.metric(item.task, metric, key)
+        if other != metric or other_info.higher_is_better != info.higher_is_better:
+            raise ConfigError(
+                f"`{key}`: the task named for {item.task!r} has the metric {other!r} with another "
+                f"filter or direction than {metric!r}; name a task with the same metric."
+            )
+    return metric, info.higher_is_better
 
 
 def find_splits(config: SearchConfig, evaluator: Evaluator) -> Mapping[Split, Documents]:
@@ -240,5 +272,5 @@ def check_sources(config: SearchConfig, evaluator: Evaluator) -> None:
 
 def _leaves(config: SearchConfig, info: TasksInfo) -> list[str]:
     """Return the tasks that have documents: those of the objectives, or the members of groups."""
-    leaves = (task for item in config.objectives for task in info.leaves(item.task))
+    leaves = (task for name in config.tasks for task in info.leaves(name))
     return list(dict.fromkeys(leaves))

@@ -21,12 +21,18 @@ class GenomeStrategy:
         space: turns genomes into recipes.
         optimizer: a new optimizer with the run's seed.
         values: returns the values that the optimizer maximises (`Ranking.values`).
+        violation: returns by how much a candidate breaks constraints, 0 if it breaks none.
     """
 
     def __init__(
-        self, space: Space, optimizer: Optimizer, values: Callable[[Scores], tuple[float, ...]]
+        self,
+        space: Space,
+        optimizer: Optimizer,
+        values: Callable[[Scores], tuple[float, ...]],
+        violation: Callable[[Scores], float] = lambda scores: 0.0,
     ) -> None:
-        self.space, self.optimizer, self._values = space, optimizer, values
+        self.space, self.optimizer = space, optimizer
+        self._values, self._violation = values, violation
         self._baselines = space.baseline_genomes()
         self._trials: dict[int, int] = {}
         self._asked = 0
@@ -92,7 +98,8 @@ class GenomeStrategy:
         values = self._values(outcome) if isinstance(outcome, Scores) else None
         if values is not None and not all(map(math.isfinite, values)):
             values = None
-        self.optimizer.tell(self._trials[number], values)
+        broken = self._violation(outcome) if isinstance(outcome, Scores) else 0.0
+        self.optimizer.tell(self._trials[number], values, broken)
 
     def _next_genome(self, number: int) -> tuple[float, ...]:
         """Ask the optimizer for a genome, and note which trial the candidate is."""

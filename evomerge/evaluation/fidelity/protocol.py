@@ -101,8 +101,10 @@ def check_means(section: str, objectives: Sequence[Objective], info: TasksInfo) 
         ConfigError: one of them is not.
     """
     for objective in objectives:
-        _, about = info.metric(objective.task, objective.metric)
-        if not about.is_mean:
+        is_mean = (
+            not objective.is_exact and info.metric(objective.task, objective.metric)[1].is_mean
+        )
+        if not is_mean:
             raise ConfigError(
                 f"`{section}` compares candidates document by document, but metric "
                 f"{objective.metric!r} of {objective.task!r} is not a mean over documents; set "

@@ -163,7 +163,7 @@ class EngineForward:
         prompts = [request.prompt for request in prompted if request.prompt is not None]
         generated = self.engine.generate(prompts) if prompts else []
         for request, prompt, tokens in zip(prompted, prompts, generated, strict=True):
-            request.answer(self.reference.text(tokens, prompt.stops))
+            request.answer_text(self.reference.text(tokens, prompt.stops), len(tokens))
 
     def _answer_scored(self, requests: Sequence[Request]) -> None:
         """Score all continuations with the engine, and store the sums in the requests."""

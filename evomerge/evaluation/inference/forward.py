@@ -213,12 +213,13 @@ class Forward:
         prompts = [r.prompt for r in prepared.prompted if r.prompt is not None]
         generated = self.generate(model, prompts, prepared.groups)
         for request, prompt, tokens in zip(prepared.prompted, prompts, generated, strict=True):
-            request.answer(self.reference.text(tokens, prompt.stops))
+            request.answer_text(self.reference.text(tokens, prompt.stops), len(tokens))
         if prepared.others:
             repeated = [r for r in prepared.others for _ in range(r.instance.repeats)]
             texts = iter(self.reference.generate(model, [r.instance for r in repeated]))
             for request in prepared.others:
                 request.instance.resps = [next(texts) for _ in range(request.instance.repeats)]
+                request.generated[:] = map(self.reference.length, request.instance.resps)
 
     def halve(self, halvings: int) -> None:
         """Halve the batch limits until they have been halved at least `halvings` times in all."""

@@ -128,6 +128,10 @@ class ReferenceLM:
         text = self._lm.tok_decode(list(tokens))
         return str(postprocess_generated_text(text, stop=list(stops), think_end_token=None))
 
+    def length(self, text: str) -> int:
+        """Return the number of tokens of a text."""
+        return len(self._lm.tok_encode(text, add_special_tokens=False))
+
     def generate(self, model: torch.nn.Module, instances: Sequence[Instance]) -> list[str]:
         """Return the texts that lm-eval generates, with the random seed of `simple_evaluate`."""
         self._lm._model = model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from evomerge.evaluation.inference.generation import Prompt
@@ -23,11 +23,14 @@ class Request:
             the text for `loglikelihood_rolling`, none for `generate_until`.
         prompt: the prompt to continue. None for requests that are scored, and for generation that
             is not plain greedy decoding, which lm-eval does itself.
+        generated: number of tokens of each text that the model has generated in answer, the one
+            that ended it included.
     """
 
     instance: Any
     continuations: tuple[Continuation, ...] = ()
     prompt: Prompt | None = None
+    generated: list[int] = field(default_factory=list)
 
     @property
     def kind(self) -> str:
@@ -37,6 +40,11 @@ class Request:
     def answer(self, answer: Any) -> None:
         """Store the model's answer in the instance, once for each repeat of the task."""
         self.instance.resps = [answer] * self.instance.repeats
+
+    def answer_text(self, text: str, tokens: int) -> None:
+        """Store a generated text as the answer, and how many tokens were generated for it."""
+        self.answer(text)
+        self.generated[:] = [tokens]
 
     def answer_scored(self, parts: Sequence[LogLikelihood]) -> None:
         """Store the log-likelihoods of the continuations as the answer to the instance."""

@@ -9,6 +9,7 @@ from typing import Any
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluation.inference.request import rolling_answer
 from evomerge.evaluation.tasks.scoring import document_metrics
+from evomerge.scores import TOKENS
 
 TASK_SPLITS = ("training", "validation", "test")
 """lm-eval's names for the splits of a task (`training_split` in its YAML, and so on)."""
@@ -39,7 +40,8 @@ class TaskInfo:
             `function`.
         documents: number of documents; their ids are 0 .. documents - 1.
         metrics: metric key -> properties. The key is the metric's name, with the filter's name
-            appended (`exact_match,strict-match`) if the task has several filters.
+            appended (`exact_match,strict-match`) if the task has several filters. Tasks that
+            generate texts also have `tokens`, which we count.
         dataset: the name of the data set.
         dataset_config: the name of its configuration, or an empty text.
         task_splits: the splits that the task has (of `training`, `validation` and `test`) -> their
@@ -175,6 +177,8 @@ def _task_info(name: str, task: Any) -> TaskInfo:
         )
         for key, value in _probe(task).items()
     }
+    if kind == "generate_until":
+        metrics.setdefault(TOKENS, MetricInfo(higher_is_better=False, is_mean=True))
     named = {split: task.get_config(f"{split}_split") for split in TASK_SPLITS}
     task_splits = {split: str(own) for split, own in named.items() if own}
     return TaskInfo(

@@ -1,0 +1,85 @@
+"""Fronts: sets of points of which none dominates another. Higher is better everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Point: TypeAlias = tuple[float, ...]
+"""The value of each objective."""
+
+
+def nondominated(points: Collection[Point]) -> list[Point]:
+    """Return the points that no other one dominates, in their order.
+
+    A point dominates another if it is at least as high everywhere and higher somewhere.
+    """
+    items = list(points)
+    if not items:
+        return []
+    rows = np.array(items)
+    kept = [not np.any(np.all(rows >= row, axis=1) & np.any(rows > row, axis=1)) for row in rows]
+    return [item for item, keep in zip(items, kept, strict=True) if keep]
+
+
+def knee(front: Sequence[Point]) -> Point:
+    """Return the point that is nearest to the ideal point, in the range of the front.
+
+    Each objective is scaled to the range from its lowest to its highest value on the front. The
+    ideal point has the highest value of each (compromise programming, Zeleny 1973). Of several
+    equally near points, the first one is returned.
+
+    Raises:
+        ValueError: there are no points.
+    """
+    if not front:
+        raise ValueError("There are no points.")
+    distances = np.linalg.norm(1.0 - _scaled(front), axis=1)
+    return front[int(np.argmin(np.round(distances, 12)))]
+
+
+def spread(front: Sequence[Point], count: int) -> list[Point]:
+    """Return `count` points of a front that are far apart, in the order of the front.
+
+    The knee and the best point of each objective are taken first, as far as `count` allows; then,
+    one after the other, the point that is farthest from those taken.
+    """
+    if count >= len(front):
+        return list(front)
+    scaled = _scaled(front)
+    first = [front.index(knee(front)), *np.argmax(scaled, axis=0).tolist()]
+    chosen = list(dict.fromkeys(first))[:count]
+    while len(chosen) < count:
+        gaps = np.linalg.norm(scaled[:, None] - scaled[chosen][None], axis=2).min(axis=1)
+        gaps[chosen] = -1.0
+        chosen.append(int(np.argmax(gaps)))
+    return [front[place] for place in sorted(chosen)]
+
+
+def hypervolume(front: Sequence[Point], lowest: Point, highest: Point) -> float:
+    """Return the share of a box that is dominated by a front, from 0 to 1.
+
+    Args:
+        front: the points; those outside of the box count as far as they dominate a part of it.
+        lowest: the corner of the box with the lowest values.
+        highest: the corner with the highest values. A side without length counts as 1 long.
+    """
+    from pymoo.indicators.hv import HV
+
+    if not front:
+        return 0.0
+    size = np.array(highest) - np.array(lowest)
+    size[size <= 0] = 1.0
+    shares = np.clip((np.array(front) - np.array(lowest)) / size, 0.0, 1.0)
+    return float(HV(ref_point=np.zeros(len(lowest)))(-shares))
+
+
+def _scaled(front: Sequence[Point]) -> NDArray[np.float64]:
+    """Return the points, each objective scaled from 0 to 1; 1 where all values are equal."""
+    rows = np.array(front, dtype=float)
+    low, high = rows.min(axis=0), rows.max(axis=0)
+    span = np.where(high > low, high - low, 1.0)
+    return np.where(high > low, (rows - low) / span, 1.0)
