@@ -1,0 +1,6 @@
+"""placeholder"""
+
+
+def with_messages(markdown: str) -> str:
+    """Return it."""
+    return markdown
