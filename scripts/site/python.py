@@ -13,11 +13,10 @@ PUBLIC = {
 }
 """Heading -> public names of `evomerge` in the order of the page."""
 
-_METHOD = "merging.methods.method"
-
 EXTENDING = {
-    "Merge methods": (f"{_METHOD}.Method", f"{_METHOD}.Knob", f"{_METHOD}.Prepare")
-    + (f"{_METHOD}.Merge",),
+    "Merge methods": tuple(
+        f"merging.methods.method.{name}" for name in ("Method", "Knob", "Prepare", "Merge")
+    ),
     "Optimizers": ("optimize.protocol.Optimizer",),
     "Objective functions": ("evaluation.tasks.functions",),
     "Experiment trackers": ("report.trackers.protocol.Tracker",),
