@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import griffe
 
-from evomerge.recipe import Layer, Recipe, Source
+from scripts.site.places import ROOT
 
 _START = """# Recipe
 
@@ -24,7 +24,8 @@ head: {method: passthrough, sources: [{parent: zoo:maths}]}
 ```
 """
 
-_SECTIONS = {Recipe: "recipe", Layer: "layer", Source: "source"}
+_SECTIONS = {"Recipe": "recipe", "Layer": "layer", "Source": "source"}
+"""Class -> anchor of its section."""
 
 _WORDS = {
     "str": "text",
@@ -47,12 +48,13 @@ _DEFAULTS = {"field(default_factory=dict)": "{}", "()": "[]", "None": "null"}
 
 def recipe() -> str:
     """Return the page: each key of each mapping in a recipe."""
-    module = griffe.load("evomerge.recipe")
+    file = ROOT / "evomerge/recipe.py"
+    module = griffe.visit(file.stem, filepath=file, code=file.read_text(encoding="utf-8"))
     parts = [_START]
     for kind, name in _SECTIONS.items():
-        found = module[kind.__name__]
+        found = module[kind]
         text, attributes = _parsed(found)
-        parts.append(f"## {kind.__name__} {{ #{name} }}\n\n{text}\n")
+        parts.append(f"## {kind} {{ #{name} }}\n\n{text}\n")
         for attribute in attributes:
             field = found[attribute.name]
             default = _DEFAULTS.get(str(field.value), str(field.value).strip("'\""))

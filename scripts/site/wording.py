@@ -105,7 +105,7 @@ def name_of(node: ast.expr) -> str:
 def _of_call(node: ast.Call) -> str:
     name, arguments = name_of(node.func), [*node.args, *(item.value for item in node.keywords)]
     if name == "join" and arguments:
-        return f"{placeholder(arguments[0])}, …"
+        return placeholder(arguments[0])
     if name == "len":
         return f"number of {placeholder(arguments[0])}"
     if isinstance(node.func, ast.Attribute) and name in _METHODS_OF_A_VALUE:
