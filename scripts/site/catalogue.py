@@ -65,6 +65,7 @@ def _knob(text: str) -> list[str]:
     name, _, rest = text.removesuffix(")").partition(" (")
     scope, bounds, default = rest.split(", ")
     low, high = bounds.split("..")
+    scope = "the merge" if scope == "merge" else scope
     return [f"`{name}`", scope, low if low == high else f"{low} to {high}", default]
 
 

@@ -29,6 +29,10 @@ log = logging.getLogger("mkdocs.hooks")
 _PYTHON = "an ordinary Python error"
 """What follows from a group that has only errors of Python's own classes."""
 
+_CANDIDATE, _WARNING = "the candidate fails and the search goes on", "a warning"
+_PART = "part of another message"
+_ORDER = ("exit code 2", "exit code 1", _CANDIDATE, _WARNING, _PART)
+
 _SECTION = re.compile(r"^(?=#{2,3} )", re.MULTILINE)
 _COMMENT = re.compile(r"<!-- messages\n(?P<lines>.*?)-->\n", re.DOTALL)
 
@@ -107,7 +111,7 @@ def _filled(section: str, members: dict[str, list[Message]]) -> str:
         return section
     found = members[section.partition("\n")[0].lstrip("# ")]
     items = "\n".join(f"<li>{text}</li>" for text in dict.fromkeys(item.text for item in found))
-    facts = ", ".join(dict.fromkeys(filter(None, map(_consequence, found)))) or _PYTHON
+    facts = " · ".join(sorted({*map(_consequence, found)} - {""}, key=_ORDER.index)) or _PYTHON
     explained = _COMMENT.sub(f"{facts}\n{{ .facts }}\n", section).rstrip()
     return f'{explained}\n\n<ul class="messages">\n{items}\n</ul>\n\n'
 
@@ -115,12 +119,14 @@ def _filled(section: str, members: dict[str, list[Message]]) -> str:
 def _consequence(message: Message) -> str:
     """Return what happens after a message, such as `exit code 2`, or an empty text."""
     if message.kind == "warning":
-        return "a warning"
+        return _WARNING
+    if hasattr(builtins, message.kind) and not message.module.startswith("config/"):
+        return ""
+    if message.module.startswith("testing/"):
+        return ""
     if message.kind in ("CandidateError", "Failure"):
-        return "the candidate fails and the search goes on"
+        return _CANDIDATE
     if message.kind == "error" or message.module.startswith("config/"):
         return "exit code 2"
-    if hasattr(builtins, message.kind):
-        return ""
     kind = getattr(errors, message.kind, None)
-    return "part of another message" if kind is None else f"exit code {kind.exit_code}"
+    return _PART if kind is None else f"exit code {kind.exit_code}"

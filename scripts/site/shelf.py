@@ -8,7 +8,7 @@ from pathlib import Path
 from scripts.site.places import ROOT
 
 _STARTS = {
-    "configs": """# Search files
+    "configs": """# Ready-made search files
 
 The search files in the folder `configs/`. Each starts with what it does, the command that runs it
 and what it costs.

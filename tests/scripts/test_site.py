@@ -13,12 +13,13 @@ from typer.main import get_command
 
 import evomerge
 from evomerge import zoo
-from evomerge.cli.catalogue import _rows
 from evomerge.cli.commands import app
 from evomerge.config.schema import SearchConfig, load, parse, refuse_frozen
 from evomerge.errors import EvomergeError
+from evomerge.merging.methods import get_method
 from evomerge.models.references import open_parent
 from evomerge.recipe import Recipe
+from scripts.site.catalogue import rows
 from scripts.site.errors import groups, homes
 from scripts.site.messages import Message, messages, unread_raises
 from scripts.site.places import ROOT, with_links_in_site
@@ -123,9 +124,9 @@ def test_every_public_name_is_described(reference):
 
 def test_everything_that_can_be_listed_is_on_a_page(reference):
     page = reference["choices"]
-    assert {row["name"] for row in _rows("methods")} <= page.ids
+    assert {row["name"] for row in rows("methods")} <= page.ids
     for what in ("optimizers", "spaces", "parents"):
-        for row in _rows(what):
+        for row in rows(what):
             assert f"<code>{row['name']}</code>" in page.text
 
 
@@ -175,7 +176,7 @@ def test_the_errors_of_wrong_input_are_on_the_page(tmp_path):
         lambda: load(tmp_path / "twice.yaml"),
         lambda: parse([], "search.yaml"),
         lambda: Recipe.from_dict({"hots": "zoo:maths"}),
-        lambda: _rows("method"),
+        lambda: get_method("liner"),
         lambda: evomerge.Run(tmp_path / "none"),
         lambda: zoo.path("math"),
         lambda: refuse_frozen({"frozen": {}}, Path("search.yaml")),
