@@ -23,6 +23,7 @@ from scripts.site.catalogue import rows
 from scripts.site.errors import groups, homes
 from scripts.site.messages import Message, messages, unread_raises
 from scripts.site.places import ROOT, with_links_in_site
+from scripts.site.recipe import recipe
 
 ERRORS = (ROOT / "docs/reference/errors.md").read_text(encoding="utf-8")
 found_messages = cache(messages)
@@ -104,6 +105,11 @@ def test_every_key_of_a_search_file_has_an_anchor(reference):
 def test_every_key_of_a_recipe_has_an_anchor(reference):
     keys = {f"recipe.{name}" for name in Recipe.__dataclass_fields__}
     assert {*keys, "layer.scale", "source.layer"} <= reference["recipe"].ids
+
+
+def test_the_example_of_a_recipe_is_one():
+    example = re.search(r"```yaml\n(.*?)```", recipe(), re.DOTALL)[1]
+    assert Recipe.from_yaml(example).parents == ("zoo:base", "zoo:maths", "zoo:language")
 
 
 def test_every_command_is_described_with_its_options(reference):
