@@ -12,6 +12,7 @@ from evomerge.config.schema import SearchConfig, parse
 from evomerge.recipe import Recipe
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import Candidate, History
+from evomerge.scores import SPLITS
 from evomerge.searching.ranking import WeightedSum, best_of
 
 if TYPE_CHECKING:
@@ -43,8 +44,21 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
 
+    def __str__(self) -> str:
+        """The answer in words, and how the models compare where the answer comes from."""
+        from evomerge.report.verdict import verdict
+
+        table = self.standings_table()
+        answer = verdict(table, self.best).text
+        if not table.columns or table.compared_on is None:
+            return f"{self.folder}: {answer}"
+        score = table.columns[-1]
+        rows = self.standings.query("score == @score and split == @table.compared_on")
+        models = rows.drop(columns=["score", "split"]).to_string(index=False)
+        return f"{self.folder}: {answer}\n{score} on {table.compared_on}:\n{models}"
+
     def _repr_html_(self) -> str:
-        return str(self.standings.to_html())
+        return str(self.standings.to_html(index=False))
 
     @cached_property
     def config(self) -> SearchConfig:
@@ -90,25 +104,21 @@ class Run:
     def standings(self) -> pd.DataFrame:
         """Parents, uniform merge and searched merge, with 95 % intervals.
 
-        A row is a model. The columns have three levels: split, `task/metric`, and `value`, `low`
-        or `high`.
+        One row for each score (`task/metric`, and `fitness` if there are several objectives), split
+        (the test first) and model, with the columns `score`, `split`, `model`, `value`, `low` and
+        `high`. Values are as lm-eval gives them: fractions, not per cent.
         """
         import pandas as pd
 
         table = self.standings_table()
-        cells = {
-            table.names[row.label]: {
-                (split, column, part): value
-                for (split, column), item in row.estimates.items()
-                for part, value in item.to_dict().items()
-            }
+        rows = [
+            {"score": column, "split": split, "model": table.names[row.label], **item.to_dict()}
+            for column in table.columns
+            for split in reversed(SPLITS)
             for row in table.rows
-        }
-        columns = list(dict.fromkeys(key for row in cells.values() for key in row))
-        frame = pd.DataFrame.from_dict(cells, orient="index").reindex(columns=columns)
-        if columns:
-            frame.columns = pd.MultiIndex.from_tuples(columns)
-        return frame
+            if (item := row.estimates.get((split, column)))
+        ]
+        return pd.DataFrame(rows, columns=["score", "split", "model", "value", "low", "high"])
 
     def standings_table(self) -> Standings:
         """Return the standings with the comparisons of the searched merge with each baseline."""

@@ -7,8 +7,6 @@ that file into the problem again.
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +27,8 @@ from evomerge.setup.problem import Problem
 from evomerge.setup.recipes import check_recipes, sample_recipes
 from evomerge.setup.space import make_space
 from evomerge.setup.tasks import datasets, find_objectives, find_splits, load_tasks, sources
+from evomerge.setup.versions import installed_versions
 from evomerge.setup.worker import check_placement
-
-PACKAGES = (
-    "evomerge", "torch", "transformers", "lm_eval", "nevergrad", "cma", "cmaes", "numba", "numpy",
-)  # fmt: skip
-"""Packages whose versions may change the course of a search or the bits of a model."""
 
 
 def check_search(
@@ -114,7 +108,7 @@ def freeze(problem: Problem) -> dict[str, Any]:
     for item, objective in zip(plain["objectives"], problem.objectives, strict=True):
         item["metric"] = objective.metric
     plain["frozen"] = {
-        "versions": _versions(problem.config),
+        "versions": installed_versions(problem.config),
         "parents": {name: item.fingerprint for name, item in problem.checkpoints.items()},
         "models": {
             name: item.folder.name
@@ -134,13 +128,3 @@ def freeze(problem: Problem) -> dict[str, Any]:
         "lower_is_better": [o.key for o in problem.objectives if not o.higher_is_better],
     }
     return plain
-
-
-def _versions(config: SearchConfig) -> dict[str, str]:
-    """Return the versions of Python and of all packages that scores may depend on."""
-    from evomerge.evaluation.inference.vllm_start import installed_vllm
-
-    versions = {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}}
-    if config.evaluation.backend == "vllm" and (found := installed_vllm()) is not None:
-        versions[found[0]] = found[1]
-    return versions

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,6 +29,7 @@ from evomerge.setup.cluster import (
 )
 from evomerge.setup.problem import Problem
 from evomerge.setup.remote import WorkerOfRun, remote_executor, with_threads, worker_of_run
+from evomerge.setup.versions import package_version
 from evomerge.setup.worker import MemoryShare
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ class WorkerOnMachine:
         sys.path.extend(path for path in self.paths if path not in sys.path)
         place = f"On the machine {ray.util.get_node_ip_address()} of the cluster"
         for name, wanted in self.versions.items():
-            if (found := _version(name)) != wanted:
+            if (found := package_version(name)) != wanted:
                 raise SearchError(
                     f"{place} the version of {name} is {found}, but it is {wanted} where the "
                     "search runs; install the same versions on all machines."
@@ -112,14 +112,6 @@ class WorkerOnMachine:
             ) from error
 
 
-def _version(package: str) -> str:
-    """Return the version of a package, or `none` if it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "none"
-
-
 def make_ray(problem: Problem, run: Path, logbook: Logbook, attempts: Attempts) -> Executor:
     """Return an executor of Ray actors; see `evomerge.setup.search.MakeExecutor`."""
     config = problem.config
@@ -133,7 +125,7 @@ def make_ray(problem: Problem, run: Path, logbook: Logbook, attempts: Attempts) 
     if not needed.get("GPU"):
         worker = worker.on_cpu()  # Ray does not hide accelerators that an actor did not ask for
     paths = tuple(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
-    versions = {name: version(name) for name in SAME}
+    versions = {name: package_version(name) for name in SAME}
     if config.evaluation.backend == "vllm" and (found := installed_vllm()) is not None:
         versions |= {found[0]: found[1]}
     make = WorkerOnMachine(worker, needed, count, versions, tuple(map(os.path.abspath, paths)))

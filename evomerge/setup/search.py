@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,10 @@ from evomerge.setup.processes import make_processes
 from evomerge.setup.ray import make_ray
 from evomerge.setup.runs import open_model
 from evomerge.setup.strategy import make_strategy, recipe_of
+from evomerge.setup.versions import other_versions
 from evomerge.setup.worker import place, set_threads
+
+log = logging.getLogger(__name__)
 
 MakeExecutor: TypeAlias = Callable[[Problem, Path, Logbook, Attempts], Executor]
 """Makes the executor of a search from its problem, its run folder, and what notes for the run:
@@ -79,6 +83,8 @@ def _run_search(
     ranking, fidelity = WeightedSum(problem.objectives), make_fidelity(problem.config)
     with run.writing(), Journal(run.journal_path) as journal, run.logged():
         (run.path / WORKERS).unlink(missing_ok=True)  # left behind by a session that was killed
+        if warning := other_versions(problem.config):
+            log.warning(warning)
         attempts = Attempts(run.path / "attempts.jsonl")
         logbook = Logbook(run, journal, followers)
         budget = logbook.history.budget

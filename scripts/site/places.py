@@ -15,7 +15,7 @@ PAGES = {
     "configs": "reference/configs.md",
     "examples": "reference/examples.md",
 }
-"""File or folder at the top of the repository -> its page; a file in a folder is a section."""
+"""File or folder at the top of the repository -> its page; what is in a folder is a section."""
 
 _LINK = re.compile(r"(?<=\]\()(?P<path>[^)#:\s]+)(?P<anchor>#[^)\s]*)?(?=\))")
 
@@ -31,7 +31,9 @@ def page(path: str) -> str | None:
     if path in PAGES:
         return PAGES[path]
     folder, _, name = path.partition("/")
-    return f"{PAGES[folder]}#{name}" if folder in PAGES and (ROOT / path).is_file() else None
+    if folder not in PAGES or not (ROOT / path).exists():
+        return None
+    return PAGES[folder] if name == "README.md" else f"{PAGES[folder]}#{name}"
 
 
 def with_links_in_site(markdown: str, source: str, target: str) -> str:

@@ -45,10 +45,12 @@ def test_the_best_candidate_its_genes_and_the_standings(run: Run) -> None:
     assert [item.number for item in run.front] == [2]
     assert run.genes() == run.genes(2) == {GENES[0]: 0.75}
     assert run.genes(0) == {}
-    table = run.standings
-    assert table.loc["searched", ("search", KEY, "value")] == 21 / 24
-    assert table.loc["searched", ("test", KEY, "value")] == 20 / 24
-    assert table.loc["zoo:language", ("search", KEY, "low")] < 6 / 24
+    table = run.standings.set_index(["score", "split", "model"]).sort_index()
+    assert run.standings.split[0] == "test"
+    assert table.loc[(KEY, "search", "searched"), "value"] == 21 / 24
+    assert table.loc[(KEY, "test", "searched"), "value"] == 20 / 24
+    assert table.loc[(KEY, "search", "zoo:language"), "low"] < 6 / 24
+    assert f"{KEY} on search:\n" in str(run)
     assert "searched" in run._repr_html_()
     assert run.status["winner"] == 2
     with pytest.raises(RunFolderError):
@@ -74,6 +76,6 @@ def test_plots_are_figures(run: Run, tmp_path: Path) -> None:
 def test_an_empty_run_has_no_rows(tmp_path: Path) -> None:
     run = Run(write_run(tmp_path / "run", []).path)
     assert run.candidates.empty and run.best is None and run.front == []
-    assert run.standings.empty
+    assert run.standings.empty and "No candidate has been scored yet" in str(run)
     with pytest.raises(RunFolderError, match="does not exist"):
         Run(tmp_path / "none")
