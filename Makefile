@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/quickstart
 
-.PHONY: quickstart showcase test test-vllm lint install clean
+.PHONY: quickstart showcase test test-vllm lint docs docs-serve install clean
 
 quickstart: $(BIN)/.installed
 	@if [ -e $(RUN)/journal.jsonl ]; then $(BIN)/evomerge resume $(RUN); \
@@ -35,6 +35,13 @@ lint: $(BIN)/.tested
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The documentation as a site in site/; `make docs-serve` shows it at http://127.0.0.1:8000.
+docs: $(BIN)/.tested
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+docs-serve: $(BIN)/.tested
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	|| { echo "evomerge needs Python 3.11 or newer; try make PYTHON=python3.12"; exit 2; }
@@ -49,4 +56,4 @@ $(BIN)/.tested: pyproject.toml | $(BIN)/python
 	@touch $@ $(BIN)/.installed
 
 clean:
-	rm -rf .venv .venv-vllm .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf site .venv .venv-vllm .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,79 @@
+"""The page of the keys of a recipe, from the docstrings of its classes."""
+
+from __future__ import annotations
+
+import griffe
+
+from scripts.site.places import ROOT
+
+_START = """# Recipe
+
+A recipe describes one merged model completely. A run writes the recipe of its best candidate into
+`best.yaml`, and `evomerge merge` builds a checkpoint from such a file. Keys at their default are
+not written. [Recipes](../recipes.md) explains how they are used.
+
+```yaml
+host: zoo:base
+dtype: bfloat16
+embeddings: {method: linear, sources: [{parent: zoo:maths}, {parent: zoo:language}]}
+layers:
+  model.layers:
+    - {method: passthrough, sources: [{parent: zoo:maths, layer: 0}]}
+    - {method: passthrough, sources: [{parent: zoo:language, layer: 1}], scale: 0.9}
+head: {method: passthrough, sources: [{parent: zoo:maths}]}
+```
+"""
+
+_SECTIONS = {"Recipe": "recipe", "Layer": "layer", "Source": "source"}
+"""Class -> anchor of its section."""
+
+_WORDS = {
+    "str": "text",
+    "int": "whole number",
+    "int | None": "whole number, or `null`",
+    "float": "number",
+    "Layer": "mapping: a [layer](#layer)",
+    "Source | None": "mapping: a [source](#source), or `null`",
+    "tuple[str, ...]": "list of text",
+    "tuple[Source, ...]": "list of [sources](#source)",
+    "Mapping[str, str]": "mapping from name to text",
+    "Mapping[str, tuple[Layer, ...]]": "mapping from name to a list of [layers](#layer)",
+    "Mapping[str, Knob]": "mapping from name to number, or to pairs of tensor names and numbers",
+}
+"""Type of a field -> what it is in a file."""
+
+_DEFAULTS = {"field(default_factory=dict)": "{}", "()": "[]", "None": "null"}
+"""Default of a field -> the same in a file."""
+
+
+def recipe() -> str:
+    """Return the page: each key of each mapping in a recipe."""
+    file = ROOT / "evomerge/recipe.py"
+    module = griffe.visit(file.stem, filepath=file, code=file.read_text(encoding="utf-8"))
+    parts = [_START]
+    for kind, name in _SECTIONS.items():
+        found = module[kind]
+        text, attributes = _parsed(found)
+        parts.append(f"## {kind} {{ #{name} }}\n\n{text}\n")
+        for attribute in attributes:
+            field = found[attribute.name]
+            default = _DEFAULTS.get(str(field.value), str(field.value).strip("'\""))
+            facts = "required" if field.value is None else f"default `{default}`"
+            parts.append(
+                f"### `{attribute.name}` {{ #{name}.{attribute.name} }}\n\n"
+                f"{_WORDS[str(field.annotation)]} · {facts}\n{{ .facts }}\n\n"
+                f"{attribute.description[0].upper()}{attribute.description[1:]}\n"
+            )
+    return "\n".join(parts)
+
+
+def _parsed(found: griffe.Object | griffe.Alias) -> tuple[str, list[griffe.DocstringAttribute]]:
+    """Return the text of a class's docstring, and what it says of each attribute."""
+    assert found.docstring is not None
+    text, attributes = "", []
+    for section in found.docstring.parse("google"):
+        if isinstance(section, griffe.DocstringSectionText):
+            text = section.value
+        elif isinstance(section, griffe.DocstringSectionAttributes):
+            attributes = section.value
+    return text, attributes

@@ -1,0 +1,216 @@
+"""The documentation site is complete, loads nothing from elsewhere, and says what the code says."""
+
+import re
+from functools import cache
+from html.parser import HTMLParser
+from pathlib import Path
+from types import UnionType
+from typing import get_args, get_origin
+
+import pytest
+from pydantic import BaseModel
+from typer.main import get_command
+
+import evomerge
+from evomerge import zoo
+from evomerge.cli.commands import app
+from evomerge.config.schema import SearchConfig, load, parse, refuse_frozen
+from evomerge.errors import EvomergeError
+from evomerge.merging.methods import get_method
+from evomerge.models.references import open_parent
+from evomerge.recipe import Recipe
+from scripts.site.catalogue import rows
+from scripts.site.errors import groups, homes
+from scripts.site.messages import Message, messages, unread_raises
+from scripts.site.places import ROOT, with_links_in_site
+from scripts.site.recipe import recipe
+
+ERRORS = (ROOT / "docs/reference/errors.md").read_text(encoding="utf-8")
+found_messages = cache(messages)
+OTHER_HOST = re.compile(r"(?:https?:)?//")
+
+
+class Content(HTMLParser):
+    """The ids of a page, its links, and what a browser loads for it."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.ids, self.links, self.loaded = set(), set(), set()
+        self.text = file.read_text(encoding="utf-8")
+        self.feed(self.text)
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.ids.add(found.get("id"))
+        if tag == "a":
+            self.links.add(found.get("href"))
+        else:
+            self.loaded |= {found[key] for key in ("src", "href", "data", "poster") if key in found}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site, built as `make docs` builds it; a warning is an error."""
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    folder = tmp_path_factory.mktemp("site")
+    build(load_config(str(ROOT / "mkdocs.yml"), strict=True, site_dir=str(folder)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(site):
+    """Name of a page of the reference -> its content."""
+    return {file.stem: Content(file) for file in (site / "reference").glob("*.html")}
+
+
+def test_every_page_is_in_the_navigation(site):
+    links = Content(site / "index.html").links
+    pages = {file.relative_to(site).as_posix() for file in site.rglob("*.html")} - {"404.html"}
+    assert len(pages) > 40
+    assert pages <= links
+
+
+def test_nothing_is_loaded_from_another_host(site):
+    loaded = {item for file in site.rglob("*.html") for item in Content(file).loaded}
+    assert any(item.endswith(".css") for item in loaded)
+    for file in site.rglob("*.css"):
+        loaded |= set(re.findall(r"""(?:url\(|@import )["']?([^"')]+)""", file.read_text()))
+    assert [item for item in loaded if OTHER_HOST.match(item)] == []
+
+
+def keys_of(model: type[BaseModel], above: str = ""):
+    """Yield the dotted keys of a pydantic model, and of those that are its values."""
+    for name, field in model.model_fields.items():
+        yield f"{above}{name}"
+        for inner in models_in(field.annotation):
+            yield from keys_of(inner, f"{above}{name}.")
+
+
+def models_in(annotation):
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (list, UnionType):
+        return [model for item in get_args(annotation) for model in models_in(item)]
+    return []
+
+
+def test_every_key_of_a_search_file_has_an_anchor(reference):
+    keys = set(keys_of(SearchConfig))
+    assert {"evaluation.search.documents", "objectives.task", "executor.ray.address"} <= keys
+    assert keys <= reference["search-file"].ids
+
+
+def test_every_key_of_a_recipe_has_an_anchor(reference):
+    keys = {f"recipe.{name}" for name in Recipe.__dataclass_fields__}
+    assert {*keys, "layer.scale", "source.layer"} <= reference["recipe"].ids
+
+
+def test_the_example_of_a_recipe_is_one():
+    example = re.search(r"```yaml\n(.*?)```", recipe(), re.DOTALL)[1]
+    assert Recipe.from_yaml(example).parents == ("zoo:base", "zoo:maths", "zoo:language")
+
+
+def test_every_command_is_described_with_its_options(reference):
+    sections = re.split(r'(?=<h2 id=")', reference["commands"].text)
+    commands = get_command(app).commands
+    assert "search" in commands
+    for name, command in commands.items():
+        section = next(item for item in sections if f'id="evomerge-{name}"' in item)
+        for parameter in command.params:
+            name = parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.metavar
+            assert f"<code>{name or ''}" in section
+
+
+def test_every_public_name_is_described(reference):
+    names = {f"evomerge.{name}" for name in evomerge.__all__} - {"evomerge.__version__"}
+    assert names <= reference["python"].ids
+
+
+def test_everything_that_can_be_listed_is_on_a_page(reference):
+    page = reference["choices"]
+    assert {row["name"] for row in rows("methods")} <= page.ids
+    for what in ("optimizers", "spaces", "parents"):
+        for row in rows(what):
+            assert f"<code>{row['name']}</code>" in page.text
+
+
+def test_every_file_of_configs_and_examples_has_an_anchor(reference):
+    for folder in ("configs", "examples"):
+        names = {item.name for item in (ROOT / folder).iterdir()} - {"README.md", "__pycache__"}
+        assert names <= reference[folder].ids
+
+
+def test_every_error_is_explained():
+    known = groups(ERRORS)
+    assert unread_raises() == []
+    unexplained = [item for item in found_messages() if len(homes(item, known)) != 1]
+    assert unexplained == []
+
+
+def test_every_line_of_a_group_is_about_a_message():
+    known = groups(ERRORS)
+    found = [(item, homes(item, known)) for item in found_messages()]
+    idle = [
+        (group.title, rule)
+        for group in known
+        for rule in group.rules
+        if not any(group in home and rule.covers(item) for item, home in found)
+    ]
+    assert idle == []
+    assert len({group.title for group in known}) == len(known)
+
+
+def test_a_message_of_a_new_module_belongs_to_no_group():
+    assert homes(Message("new/module.py", 1, "ConfigError", "Something new."), groups(ERRORS)) == []
+
+
+def is_listed(sentence: str) -> bool:
+    """Whether one of the messages is a sentence with something in its gaps."""
+    patterns = (re.split(r"<var>.*?</var>", item.text) for item in found_messages())
+    return any(
+        re.fullmatch(".*".join(map(re.escape, fixed)) + "( Did you mean .*)?", sentence)
+        for fixed in patterns
+        if sum(map(len, fixed)) > 10
+    )
+
+
+def test_the_errors_of_wrong_input_are_on_the_page(tmp_path):
+    (tmp_path / "twice.yaml").write_text("seed: 1\nseed: 2\n")
+    calls = [
+        lambda: load(tmp_path / "none.yaml"),
+        lambda: load(tmp_path / "twice.yaml"),
+        lambda: parse([], "search.yaml"),
+        lambda: Recipe.from_dict({"hots": "zoo:maths"}),
+        lambda: get_method("liner"),
+        lambda: evomerge.Run(tmp_path / "none"),
+        lambda: zoo.path("math"),
+        lambda: refuse_frozen({"frozen": {}}, Path("search.yaml")),
+        lambda: open_parent("./none", tmp_path),
+    ]
+    for call in calls:
+        with pytest.raises(EvomergeError) as caught:
+            call()
+        sentence = re.sub(r"^.*, line \d+: (.*)\.$", r"\1", str(caught.value))
+        assert is_listed(sentence), sentence
+    assert not is_listed("The merge could not be done for a reason that nobody knows.")
+
+
+@pytest.mark.parametrize(
+    ("link", "source", "target", "found"),
+    [
+        ("../configs/hybrid.yaml", "docs/scaling.md", "scaling.md",
+         "reference/configs.md#hybrid.yaml"),
+        ("../../CONTRIBUTING.md#rules", "docs/how-to/own-task.md", "how-to/own-task.md",
+         "../contributing.md#rules"),
+        ("../examples", "docs/scaling.md", "scaling.md", "reference/examples.md"),
+        ("docs/methods.md#bits", "CHANGELOG.md", "changelog.md", "methods.md#bits"),
+        ("recipes.md", "docs/methods.md", "methods.md", "recipes.md"),
+        ("https://arxiv.org/abs/2403.13187", "README.md", "index.md",
+         "https://arxiv.org/abs/2403.13187"),
+        ("../evomerge/recipe.py", "docs/recipes.md", "recipes.md", "../evomerge/recipe.py"),
+    ],
+)  # fmt: skip
+def test_links_to_files_of_the_repository_lead_to_pages(link, source, target, found):
+    assert with_links_in_site(f"See [this]({link}).", source, target) == f"See [this]({found})."
