@@ -19,7 +19,7 @@ from evomerge.errors import (
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.fidelity.protocol import Fidelity, score_by
 from evomerge.evaluation.inference.fingerprint import free_weights
-from evomerge.evaluation.inference.memory import is_device_failure
+from evomerge.evaluation.inference.memory import is_device_failure, peak_memory
 from evomerge.execute.protocol import Job
 from evomerge.recipe import Recipe
 from evomerge.scores import Failure, Objective, Outcome, Scores, Split
@@ -136,7 +136,9 @@ class Worker:
         """
         clock = _Clock()
         outcome = self._outcome(job, around, clock)
-        return replace(outcome, seconds=clock.seconds, cpu_seconds=clock.cpu_seconds)
+        return replace(
+            outcome, seconds=clock.seconds, cpu_seconds=clock.cpu_seconds, peak=peak_memory()
+        )
 
     def _outcome(
         self, job: Job, around: Callable[[Any], AbstractContextManager[None]], clock: _Clock
