@@ -13,7 +13,6 @@ app = typer.Typer(
     help="Search for the best merge of language models; resume it any time; export the winner.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 

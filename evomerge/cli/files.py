@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evomerge.cli import completion
 from evomerge.cli.options import (
     AllowBenchmarksOption,
     AllowPickleOption,
@@ -22,9 +23,12 @@ if TYPE_CHECKING:
 
 def init(
     file: Annotated[Path, typer.Argument(metavar="FILE")] = Path("search.yaml"),
-    preset: Annotated[str, typer.Option(help="parameters, dataflow, joint or multi")] = (
-        "parameters"
-    ),
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="parameters, dataflow, joint or multi", autocompletion=completion.presets
+        ),
+    ] = "parameters",
 ) -> None:
     """Write a commented search file to start from."""
     from evomerge.cli.terminal import say
