@@ -21,6 +21,8 @@ def main() -> None:
     Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted, 143 terminated.
     """
     debug = "--debug" in sys.argv[1:]
+    if debug:
+        show_log()
     arguments = [item for item in sys.argv[1:] if item != "--debug"]
     # Whoever started the process with SIGTERM ignored does not want the signal to end it.
     if signal.getsignal(signal.SIGTERM) != signal.SIG_IGN:
@@ -45,6 +47,20 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(1)
+
+
+def show_log() -> None:
+    """Print the log messages of evomerge, which have the tracebacks of failed candidates."""
+    import logging
+
+    from rich.logging import RichHandler
+
+    from evomerge.cli.terminal import err
+
+    logger = logging.getLogger("evomerge")
+    # A display that is redrawn on this console stays below the messages.
+    logger.addHandler(RichHandler(console=err, show_time=False, show_path=False))
+    logger.setLevel(logging.INFO)
 
 
 def terminate(number: int, frame: FrameType | None) -> None:

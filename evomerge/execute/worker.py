@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,12 +21,16 @@ from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.fidelity.protocol import Fidelity, score_by
 from evomerge.evaluation.inference.fingerprint import free_weights
 from evomerge.evaluation.inference.memory import is_device_failure, peak_memory
+from evomerge.evaluation.tasks.traces import traceback_lines
 from evomerge.execute.protocol import Job
 from evomerge.recipe import Recipe
 from evomerge.scores import Failure, Objective, Outcome, Scores, Split
 
 if TYPE_CHECKING:
     from evomerge.merging.resident import Report
+
+
+log = logging.getLogger(__name__)
 
 
 class Builder(Protocol):
@@ -153,6 +158,7 @@ class Worker:
             with clock.phase("evaluate"):
                 return self.score(job, model)
         except CandidateError as error:
+            _log_traceback(job, stage, error.__cause__)
             return Failure(stage, one_line(error))
         except (KeyboardInterrupt, CheckpointError, ConfigError, SearchError):
             raise
@@ -161,6 +167,7 @@ class Worker:
         except BaseException as error:  # a SystemExit in a function must not end the search
             if is_device_failure(error):
                 raise DeviceError(_device_message(error, stage, job)) from error
+            _log_traceback(job, stage, error)
             return Failure(stage, f"{type(error).__name__}: {one_line(error)}")
 
     def _prepare(self) -> None:
@@ -222,6 +229,16 @@ class Worker:
             )
         examples = self.evaluator.examples(scores, job.split, job.examples)
         return replace(scores, halvings=self.evaluator.halvings, examples=examples)
+
+
+def _log_traceback(job: Job, stage: str, error: BaseException | None) -> None:
+    """Log what made a candidate fail, if an exception of other code did.
+
+    At the level INFO it is in the log of the run, but no command prints it without --debug.
+    """
+    if error is not None:
+        text = traceback_lines(error)
+        log.info("Candidate %d failed in the stage %r:\n%s", job.candidate, stage, text)
 
 
 def _system_message(error: OSError, stage: str, job: Job) -> str:
