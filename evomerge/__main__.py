@@ -38,15 +38,27 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        lines = str(error).strip().splitlines() or ["no message"]
         if isinstance(error, EvomergeError):
-            print(f"evomerge: {error}", file=sys.stderr)
+            show_error(error)
             sys.exit(error.exit_code)
+        lines = str(error).strip().splitlines() or ["no message"]
         print(
             f"evomerge: {type(error).__name__}: {lines[0]} (--debug shows the traceback)",
             file=sys.stderr,
         )
         sys.exit(1)
+
+
+def show_error(error: EvomergeError) -> None:
+    """Print an error: on a terminal what is wrong and what to do, in a pipe one line."""
+    text = f"evomerge: {error}"
+    if sys.stderr.isatty():
+        import shutil
+
+        from evomerge.cli.sentences import for_terminal
+
+        text = for_terminal(str(error), shutil.get_terminal_size().columns)
+    print(text, file=sys.stderr)
 
 
 def show_log() -> None:

@@ -28,6 +28,8 @@ LONGEST_SENTENCE = 900
 class EvomergeError(Exception):
     """Base class of all errors for the user; `str()` of it is one sentence.
 
+    What the user can do is behind its last semicolon; a terminal gets it as a line of its own.
+
     The sentence may quote the content of a file. So line breaks and characters that cannot be
     printed are replaced by spaces, and a sentence longer than `LONGEST_SENTENCE` characters is cut.
     """

@@ -246,7 +246,7 @@ def _system_message(error: OSError, stage: str, job: Job) -> str:
     reason = error.strerror or one_line(error)
     return (
         f"Candidate {job.candidate} stopped in the stage {stage!r} for a reason that is not the "
-        f"candidate's fault: {reason}{place}. Check that disks, mounts and devices are there and "
+        f"candidate's fault: {reason}{place}; check that disks, mounts and devices are there and "
         "have free space, then go on with `evomerge resume`."
     )
 
@@ -254,6 +254,6 @@ def _system_message(error: OSError, stage: str, job: Job) -> str:
 def _device_message(error: BaseException, stage: str, job: Job) -> str:
     return (
         f"The device failed in the stage {stage!r} of candidate {job.candidate} "
-        f"({one_line(error).rstrip('.')}). Go on with `evomerge resume`; a candidate with which "
-        "this happens three times is marked as failed."
+        f"({one_line(error).rstrip('.')}); go on with `evomerge resume`, which marks a candidate "
+        "with which this happens three times as failed."
     )

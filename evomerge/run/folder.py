@@ -144,8 +144,8 @@ class RunFolder:
         if changed:
             raise RunFolderError(
                 f"{file} was changed after the run began (in `{'`, `'.join(changed)}`); put it "
-                "back as it was, or start a new run. `evomerge resume` takes --candidates, "
-                "--hours and --set executor.KEY=VALUE."
+                "back as it was, start a new run, or give `evomerge resume` the change "
+                "(--candidates, --hours, --set executor.KEY=VALUE)."
             )
         return content
 

@@ -103,8 +103,8 @@ def _lag_warning(config: SearchConfig) -> str | None:
     )
     return (
         f"executor.order is 'arrival', so with {count} workers {config.optimizer.name!r} proposes "
-        f"candidates before it knows the scores of {count - 1} others; with more than {most} it "
-        f"finds less with as many candidates (docs/scaling.md). Use fewer workers, or {instead}."
+        f"candidates before it knows the scores of {count - 1} others, and with more than {most} "
+        f"it finds less with as many candidates (docs/scaling.md); use fewer workers, or {instead}."
     )
 
 

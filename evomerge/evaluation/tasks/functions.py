@@ -182,7 +182,7 @@ def _imported(name: str) -> Body:
     except BaseException as error:  # SystemExit would end evomerge without a word
         raise ConfigError(
             f"objectives: {name!r} could not be imported: {type(error).__name__}: "
-            f"{one_line(error)}. Give `module:function` of a module that Python finds (PYTHONPATH, "
-            "or an installed one)."
+            f"{one_line(error).rstrip('.')}; give `module:function` of a module that Python finds "
+            "(PYTHONPATH, or an installed one)."
         ) from error
     return body
