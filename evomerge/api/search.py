@@ -15,6 +15,7 @@ from evomerge.api.run import Run
 from evomerge.errors import ConfigError
 from evomerge.run.folder import RunFolder
 from evomerge.run.logbook import Follower
+from evomerge.run.writable import check_run_folder
 
 
 def search(
@@ -98,6 +99,7 @@ def resume(
     folder = RunFolder(run.folder if isinstance(run, Run) else Path(run))
     bounds = {"candidates": candidates, "hours": hours}
     given = {name: value for name, value in bounds.items() if value is not None}
+    check_run_folder(folder.path)
     check_budget(folder, given)
     moves = [f"executor.{key}={json.dumps(value)}" for key, value in executor.items()]
     return _run(folder, continued(folder, moves), given, progress, followers)

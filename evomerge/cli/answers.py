@@ -139,8 +139,11 @@ def report(
     from evomerge.cli import terminal
     from evomerge.report.page import write_page, write_pictures
     from evomerge.run.folder import RunFolder
+    from evomerge.run.writable import check_pictures
 
     run = RunFolder(directory)
+    if pictures is not None:
+        check_pictures(pictures)
     target = out or run.path / "report.html"
     write_page(run, target)
     terminal.say(f"wrote {target}")

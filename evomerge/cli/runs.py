@@ -80,6 +80,7 @@ def resume(
     """Continue a search, with a larger budget or with other workers if you say so."""
     from evomerge.errors import InputError
     from evomerge.run.folder import STAGES, RunFolder
+    from evomerge.run.writable import check_run_folder
     from evomerge.setup import stages
     from evomerge.setup.runs import check_budget, continued
 
@@ -90,9 +91,11 @@ def resume(
                 f"{directory} is a search in stages, but --candidates, --hours and --set change "
                 f"one stage; give the folder of a stage, for example {directory / 'stage-1'}."
             )
+        check_run_folder(directory)
         stages.run_stages(directory, lambda stage, problem: _run(stage, problem, {}, track))
         return
     run = RunFolder(directory)
+    check_run_folder(run.path)
     new_budget = {"candidates": candidates, "hours": hours}
     given = {name: value for name, value in new_budget.items() if value is not None}
     check_budget(run, given)

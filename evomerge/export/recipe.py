@@ -14,6 +14,7 @@ from evomerge.models.references import is_folder, place
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping
 from evomerge.recipe import Recipe
+from evomerge.run.writable import check_new_folder
 from evomerge.setup.runs import open_model
 
 
@@ -45,6 +46,7 @@ def merge_recipe(
     from evomerge.merging.architecture.naming import with_host_names
     from evomerge.merging.backend import write
 
+    check_new_folder(out)
     text = read_text(file, RecipeError)
     is_ours = _is_ours(text, file)
     if is_ours:

@@ -32,6 +32,7 @@ from evomerge.report.sections.tradeoffs import tradeoffs
 from evomerge.report.view import View
 from evomerge.run.atomic import replace_text
 from evomerge.run.folder import RunFolder
+from evomerge.run.writable import check_output
 
 
 def write_page(run: RunFolder, target: Path) -> None:
@@ -40,6 +41,7 @@ def write_page(run: RunFolder, target: Path) -> None:
     Raises:
         InputError: the file cannot be written.
     """
+    check_output(target, "--out")
     content = page(run)
     try:
         replace_text(target, content)

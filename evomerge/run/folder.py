@@ -19,6 +19,7 @@ from evomerge.run.frozen_file import changed_sections, with_digests
 from evomerge.run.journal import FORMAT, Event, encode, read
 from evomerge.run.lock import exclusive, is_held
 from evomerge.run.timings import Timings
+from evomerge.run.writable import why_not_writable
 
 CONFIG = "search.yaml"
 JOURNAL = "journal.jsonl"
@@ -87,18 +88,21 @@ class RunFolder:
         Raises:
             RunFolderError: the folder is not empty, or cannot be written.
         """
-        if (path / JOURNAL).exists() or (path / STAGES).exists():
+        # `os.path` has an answer for names that are too long.
+        if any(os.path.exists(path / name) for name in (JOURNAL, STAGES)):  # noqa: PTH110
             raise RunFolderError(
                 f"{path} already holds a run; continue it with `evomerge resume {path}`, "
                 f"or give another folder to --run."
             )
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if os.path.exists(path) and (not path.is_dir() or any(path.iterdir())):  # noqa: PTH110
             raise RunFolderError(
                 f"{path} exists and is not a run folder; give --run a new or an empty folder."
             )
-        parent = next((folder for folder in path.absolute().parents if folder.exists()), None)
-        if parent is None or not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise RunFolderError(f"{path} cannot be created: {parent} is not a writable folder.")
+        reason = why_not_writable(path)
+        if reason is not None:
+            raise RunFolderError(
+                f"{path} cannot be created: {reason}; give --run a folder that can be written."
+            )
 
     @classmethod
     def create(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
