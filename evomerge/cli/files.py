@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,7 +36,7 @@ def init(
     from evomerge.config.presets import write_preset
 
     write_preset(preset, file)
-    say(f"wrote {file}; check it with `evomerge validate {file}`")
+    say(f"wrote {file}; check it with `evomerge validate {shlex.quote(str(file))}`")
 
 
 def validate(

@@ -136,6 +136,7 @@ def _run(
 
     total = new_budget.get("candidates") or problem.config.budget.candidates
     before = History(run.events())
+    quoted = shlex.quote(str(run.path))
     display = SearchDisplay(int(total) if total else None, problem.objectives, before)
     try:
         with (
@@ -146,7 +147,7 @@ def _run(
             winner = run_search(problem, run, new_budget, followers)
     except KeyboardInterrupt as signal:
         how = "terminated" if isinstance(signal, Terminated) else "interrupted"
-        terminal.say(f"{how}; nothing is lost, continue with `evomerge resume {run.path}`")
+        terminal.say(f"{how}; nothing is lost, continue with `evomerge resume {quoted}`")
         raise
     terminal.print_standings(standings(History(run.events()), problem.objectives))
     doubt = doubt_about_winner(History(run.events()))
@@ -154,8 +155,7 @@ def _run(
     reason = why_not_in_mergekit(problem, winner)
     if reason is not None:
         terminal.say(f"there is no best.mergekit.yaml: {reason}")
-    path = shlex.quote(str(run.path))
     terminal.say(
-        f"candidate {winner.number} won; export it with `evomerge export {path} --out MODEL`, and "
-        f"see what was found with `evomerge report {path}`"
+        f"candidate {winner.number} won; export it with `evomerge export {quoted} --out MODEL`, "
+        f"and see what was found with `evomerge report {quoted}`"
     )

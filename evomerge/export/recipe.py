@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -76,8 +77,8 @@ def _is_ours(text: str, file: Path) -> bool:
     data = yaml_mapping(text, str(file), "a recipe", RecipeError)
     if "parents" in data and "objectives" in data:
         raise RecipeError(
-            f"{file} is a search file; run it with `evomerge search {file} --run DIR`, or give a "
-            "recipe, for example the best.yaml of a run."
+            f"{file} is a search file; run it with `evomerge search {shlex.quote(str(file))} --run "
+            "DIR`, or give a recipe, for example the best.yaml of a run."
         )
     return "host" in data
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +66,7 @@ class RunFolder:
             if not begun:
                 raise RunFolderError(
                     f"{path} has begun none of its stages yet; wait until it has, or start them "
-                    f"with `evomerge resume {path}`."
+                    f"with `evomerge resume {shlex.quote(str(path))}`."
                 )
             path = begun[-1]
         self.path = path
@@ -75,7 +76,8 @@ class RunFolder:
             )
         if not there or not path.is_dir():
             raise RunFolderError(
-                f"{path} does not exist; start a run with `evomerge search FILE --run {path}`."
+                f"{path} does not exist; start a run with `evomerge search FILE --run "
+                f"{shlex.quote(str(path))}`."
             )
         for name in (CONFIG, JOURNAL):
             if not (path / name).is_file():
@@ -91,8 +93,8 @@ class RunFolder:
         # `os.path` has an answer for names that are too long.
         if any(os.path.exists(path / name) for name in (JOURNAL, STAGES)):  # noqa: PTH110
             raise RunFolderError(
-                f"{path} already holds a run; continue it with `evomerge resume {path}`, "
-                f"or give another folder to --run."
+                f"{path} already holds a run; continue it with `evomerge resume "
+                f"{shlex.quote(str(path))}`, or give another folder to --run."
             )
         if os.path.exists(path) and (not path.is_dir() or any(path.iterdir())):  # noqa: PTH110
             raise RunFolderError(

@@ -14,6 +14,8 @@ from search_run import command, environment
 
 import evomerge
 from evomerge.cli.sentences import for_terminal, in_two
+from evomerge.errors import RunFolderError
+from evomerge.run.folder import RunFolder
 
 PACKAGE = Path(evomerge.__file__).parent
 
@@ -104,3 +106,21 @@ def test_every_error_is_one_sentence_with_the_remedy_behind_a_semicolon():
     assert len(found) > 300
     second = re.compile(r"[.!)] (?!Did you mean)\(?[A-Z`]")
     assert {place: text for place, text in found.items() if second.search(text)} == {}
+
+
+def test_every_suggested_command_quotes_what_is_filled_in():
+    unquoted = {}
+    for file in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (
+                    v.value if isinstance(v, ast.Constant) else f"{{{ast.unparse(v.value)}}}"
+                    for v in node.values
+                )
+                for command_line in re.findall(r"`((?:evomerge|wandb) [^`]*)`", "".join(parts)):
+                    filled = re.findall(r"\{(.*?)\}(?:`| |$)", command_line)
+                    if not all("shlex.quote" in item or item == "quoted" for item in filled):
+                        unquoted[f"{file.relative_to(PACKAGE)}:{node.lineno}"] = command_line
+    assert unquoted == {}
+    with pytest.raises(RunFolderError, match="--run 'my runs'`"):
+        RunFolder(Path("my runs"))
