@@ -14,7 +14,8 @@ from typing import Any
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.evaluation.inference.device import use_only
 from evomerge.execute.protocol import Executor, Job, RunJobs
-from evomerge.execute.remote import RemoteExecutor, RemoteWorker, each_alone
+from evomerge.execute.remote import RemoteExecutor, each_alone
+from evomerge.execute.remote_worker import RemoteWorker
 from evomerge.run.activity import WORKERS, Activity
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import CONFIG, RunFolder
