@@ -7,6 +7,7 @@ from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.device import choose_device, count_devices, device_memory
 from evomerge.evaluation.inference.vllm_start import ENGINE_SHARE
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.report.amounts import size_text
 from evomerge.setup.executor import workers_per_accelerator, workers_per_machine
 from evomerge.setup.problem import Problem
 from evomerge.setup.worker import MemoryShare
@@ -129,12 +130,3 @@ def _batches(problem: Problem) -> float:
     """Return about how many bytes the logits of one batch take on a CPU: twice, float32."""
     vocabulary = int(problem.checkpoints[problem.host].config.get("vocab_size") or 0)
     return _POSITIONS * vocabulary * 8.0
-
-
-def size_text(count: float) -> str:
-    """Return a number of bytes as text, such as `1.23 GB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"

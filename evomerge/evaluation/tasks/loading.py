@@ -78,7 +78,7 @@ def load(
         reason = str(error).strip().splitlines()
         raise ConfigError(
             f"{where}: task {name!r} could not be loaded: {type(error).__name__}"
-            f"{': ' + reason[0] if reason else ''}. Check its YAML and that its data set can be "
+            f"{': ' + reason[0] if reason else ''}; check its YAML and that its data set can be "
             f"reached from here."
         ) from error
     return tasks, groups
@@ -143,6 +143,6 @@ def refuse_unsupported(task: Any, where: str) -> None:
         raise ConfigError(f"{where}: task {name!r} needs images or sound; only text is scored.")
     if getattr(task, "UNSAFE_CODE", False) or task.get_config("unsafe_code"):
         raise ConfigError(
-            f"{where}: task {name!r} runs code that the model writes; a search would do this "
-            f"thousands of times without supervision. Choose a task that only compares text."
+            f"{where}: task {name!r} runs code that the model writes, and a search would do this "
+            "thousands of times without supervision; choose a task that only compares text."
         )
