@@ -1,22 +1,22 @@
 """What stands in for things that the documentation names and a test does not have.
 
-Models of the reader or of the Hub are models of the zoo under their names, tasks and data sets are
-small, and searches have few candidates and documents.
+Models of the reader or of the Hub are tiny, tasks and data sets are small, and searches have few
+candidates and documents.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import lm_eval
 import pytest
+import tiny
 import yaml
 from pages import ROOT
 from search_run import SMALL
@@ -24,13 +24,24 @@ from search_run import SMALL
 import evomerge
 from evomerge import zoo
 from evomerge.config.schema import SearchConfig
+from evomerge.evaluation.tasks import harness
+from evomerge.evaluation.tasks.loading import task_manager
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import open_parent
 from evomerge.run.history import History
 from evomerge.setup import runs, search, stages
 from evomerge.setup.check import check_search
 
-SEARCH = {**SMALL, "evaluation": SMALL["evaluation"] | {"include": ["zoo:tasks", "./tasks"]}}
+FEW = {"search": 16, "validation": 8, "test": 16}
+"""Split -> number of its documents in a small search."""
+
+SEARCH = {
+    **SMALL,
+    "evaluation": {
+        "include": ["zoo:tasks", "./tasks"],
+        **{split: {"documents": number} for split, number in FEW.items()},
+    },
+}
 """A search file, with the tasks of the reader."""
 
 MERGE = {
@@ -40,13 +51,13 @@ MERGE = {
 }
 """A mergekit file."""
 
-MODELS = ("base", "language", "maths", "facts")
-
 TASKS = {"my_task": "zoo_l2_maths", "my_questions": "zoo_l2_maths", "my_exam": "zoo_maths"}
 """Task of the reader, in `./tasks` -> task of the zoo that stands in for it."""
 
-BUILT_IN = ("gsm8k/gsm8k.yaml",)
-"""Tasks of lm-eval that are in `./tasks`, too: to look for one among all of them takes seconds."""
+BUILT_IN = [
+    str(Path(lm_eval.__file__).parent / "tasks" / name) for name in ("gsm8k", "mgsm/native_cot")
+]
+"""Folders of lm-eval in which its tasks are looked for first: among all of them takes seconds."""
 
 SUMS = [
     {"question": f"What is {i} + 1?", "answer": f"{i} + 1 = {i + 1}\n#### {i + 1}"}
@@ -55,26 +66,41 @@ SUMS = [
 
 DATASETS = {
     "openai/gsm8k": {"train": SUMS[:700], "test": SUMS[700:]},
+    "juletxara/mgsm": {
+        "train": [{**row, "answer_number": i + 1} for i, row in enumerate(SUMS[:8])],
+        "test": [{**row, "answer_number": i + 1} for i, row in enumerate(SUMS[8:258])],
+    },
 }
 """Data set on the Hub -> split -> its documents here."""
 
 
-def stand_in_for_models(patch: pytest.MonkeyPatch) -> None:
-    """Open models that are not on this machine as models of the zoo."""
-    names: dict[str, str] = {}
+def write_models(folder: Path) -> list[Path]:
+    """Write models with random weights and as many layers as one with 7 B parameters has."""
+    sizes = {"num_hidden_layers": 32, "max_position_embeddings": 4096}
+    base = tiny.make(folder / "0", seed=0, dtype="bfloat16", **sizes)
+    near = [
+        tiny.make(folder / str(seed), seed=seed, dtype="bfloat16", near=base, **sizes)
+        for seed in (1, 2)
+    ]
+    return [base, *near]
+
+
+def stand_in_for_models(patch: pytest.MonkeyPatch, models: Sequence[Path]) -> None:
+    """Open models that are not on this machine as these, in turn."""
+    places: dict[str, Path] = {}
 
     def opened(reference: str, relative_to: Path, *, allow_pickle: bool = False) -> Checkpoint:
         model = reference.partition("+")[0]
         if model.startswith("zoo:") or (relative_to / model).is_dir():
             return open_parent(reference, relative_to, allow_pickle=allow_pickle)
-        name = names.setdefault(reference, MODELS[len(names) % len(MODELS)])
-        return replace(Checkpoint.open(zoo.path(name), reference), reference=reference)
+        place = places.setdefault(reference, models[len(places) % len(models)])
+        return Checkpoint.open(place, reference)
 
     patch.setattr(runs, "open_parent", opened)
 
 
 def stand_in_for_datasets(patch: pytest.MonkeyPatch) -> None:
-    """Load data sets of the Hub from the documents in `DATASETS`."""
+    """Load the data sets of built-in tasks from `DATASETS`."""
     real = datasets.load_dataset
 
     def loaded(path: str, *arguments: Any, **options: Any) -> Any:
@@ -84,7 +110,11 @@ def stand_in_for_datasets(patch: pytest.MonkeyPatch) -> None:
             {split: datasets.Dataset.from_list(rows) for split, rows in DATASETS[path].items()}
         )
 
+    def manager(include: list[str], *arguments: Any) -> Any:
+        return task_manager([*include, *BUILT_IN], *arguments)
+
     patch.setattr(datasets, "load_dataset", loaded)
+    patch.setattr(harness, "task_manager", manager)
 
 
 def _search(path: Path) -> None:
@@ -120,8 +150,6 @@ def make_what_is_used(text: str) -> None:
 def write_tasks(folder: Path) -> None:
     """Write the tasks of the reader."""
     folder.mkdir()
-    for name in BUILT_IN:
-        shutil.copy(Path(lm_eval.__file__).parent / "tasks" / name, folder)
     source = ROOT / "evomerge" / "zoo" / "tasks"
     shutil.copy(source / "documents.py", folder)
     for name, like in TASKS.items():
@@ -156,7 +184,7 @@ def _small(config: SearchConfig) -> SearchConfig:
     """Return a search of the same things with a small budget."""
     data = config.model_dump(mode="json", exclude={"frozen"})
     data["budget"]["candidates"] = len(config.parents) + 3
-    for split, most in (("search", 24), ("validation", 16), ("test", 32)):
+    for split, most in FEW.items():
         section = data["evaluation"][split]
         given = section["documents"]
         section["documents"] = most if given == "all" else min(most, given)
