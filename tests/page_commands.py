@@ -10,12 +10,12 @@ import io
 import os
 import re
 import runpy
-import shlex
-import shutil
+import subprocess
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from copy import deepcopy
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -29,7 +29,8 @@ from evomerge.config.schema import override, parse
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MAKEFILE = (ROOT / "Makefile").read_text()
-COMMANDS = get_command(app).commands
+EVOMERGE = get_command(app)
+COMMANDS = EVOMERGE.commands
 
 NOT_RUN = {"dashboard": "serves until it is ended", "push": "needs the Hub"}
 """Commands of evomerge whose words are only parsed, and why."""
@@ -73,7 +74,7 @@ def _in_this_process(words: list[str]) -> list[str]:
 
 def check_options(words: list[str]) -> str:
     """Check that a command of evomerge and its options exist; a text may leave out the rest."""
-    if not words or words[0] in ("--help", "--version"):
+    if not words or words[0] in ("--help", *(o for item in EVOMERGE.params for o in item.opts)):
         return ""
     assert words[0] in COMMANDS, f"evomerge has no command {words[0]!r}"
     known = {"--help", "--debug"}.union(
@@ -171,41 +172,9 @@ def of_the_repository(words: list[str]) -> str:
     return ""
 
 
-def git(words: list[str]) -> str:
-    """After `git clone`, the folder of the page is the clone too."""
-    assert words[0] == "clone", f"unknown: git {words[0]}"
-    os.symlink(".", words[-1].rpartition("/")[2].removesuffix(".git"))  # noqa: PTH211
-    return ""
-
-
 def cd(words: list[str]) -> str:
     """Change the folder in which the rest of the page runs."""
     os.chdir(words[0])
-    return ""
-
-
-def cat(words: list[str]) -> str:
-    """Return the content of files."""
-    return "".join(Path(word).read_text() for word in words if not word.startswith("-"))
-
-
-def ls(words: list[str]) -> str:
-    """Return the names of what is in a folder."""
-    place = Path(next((word for word in words if not word.startswith("-")), "."))
-    return "\n".join(sorted(path.name for path in place.iterdir()))
-
-
-def mkdir(words: list[str]) -> str:
-    """Make folders."""
-    for word in words:
-        if not word.startswith("-"):
-            Path(word).mkdir(parents=True, exist_ok=True)
-    return ""
-
-
-def cp(words: list[str]) -> str:
-    """Copy a file."""
-    shutil.copy(*(word for word in words if not word.startswith("-")))
     return ""
 
 
@@ -220,102 +189,34 @@ def known(words: list[str]) -> str:
     return ""
 
 
+def really(program: str, words: list[str]) -> str:
+    """Run a program of the system."""
+    return subprocess.run([program, *words], check=True, capture_output=True, text=True).stdout
+
+
 PROGRAMS: dict[str, Callable[[list[str]], str]] = {
-    "evomerge": evomerge,  # really runs
+    "evomerge": evomerge,  # runs
     "make": make,  # the targets exist
     "pip": pip,  # the extras exist
     "python": python,  # what a page shows runs; of the repository's scripts the options exist
     ".venv/bin/python": python,
     "lm_eval": lm_eval,  # the options exist
-    "sbatch": of_the_repository,  # Slurm is not here; the files exist
+    "bash": of_the_repository,  # the files exist
+    "sbatch": of_the_repository,  # Slurm is not here
     "sky": of_the_repository,  # clouds neither
-    "bash": of_the_repository,
-    "ray": known,  # starts Ray on machines
-    "source": known,  # of a virtual environment
+    "ray": known,  # starts Ray on other machines
     "hf": known,  # needs the Hub
     "wandb": known,  # needs the network
-    "trackio": known,
-    "scancel": known,
-    "git": git,
-    "cd": cd,  # the next five really run
-    "cat": cat,
-    "ls": ls,
-    "mkdir": mkdir,
-    "cp": cp,
+    "cd": cd,
     "export": export,
+    **{program: partial(really, program) for program in ("cat", "cp", "head", "ls", "mkdir")},
 }
 """Program -> what a test does with a command of it. A program that is not here is an error."""
 
-FILTERS = {"head", "tail", "less", "grep", "jq"}
-"""Programs behind a `|` that only show a part of what was printed."""
-
-
-def inline(words: list[str]) -> None:
-    """Check a command in a text, where FILE or N may stand for anything: nothing runs.
-
-    Commands of programs that are not in the table are no commands, as far as a test can know.
-    """
-    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
-        words = words[1:]
-    check = PROGRAMS.get(words[0]) if words else None
-    if check is evomerge:
-        check_options(words[1:])
-    elif check in (make, pip, python, lm_eval, of_the_repository) and words[1:]:
-        check(words[1:])
-
-
-def commands_of(text: str) -> Iterator[list[str]]:
-    """Yield the commands of a block of shell, split into words; `>` and `|` are words too."""
-    for line in text.replace("\\\n", " ").splitlines():
-        lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;>")
-        lexer.whitespace_split = True
-        command: list[str] = []
-        for word in lexer:
-            if word in ("&&", ";"):
-                yield command
-                command = []
-            else:
-                command.append(word)
-        if command:
-            yield command
-
-
-def execute(command: list[str]) -> tuple[str, str | None]:
-    """Run or check one command of a block.
-
-    Returns:
-        What it prints, and the name of the file to which it was redirected, if any.
-    """
-    command = [_substituted(word) for word in command]
-    while re.fullmatch(r"[A-Z_]+=.*", command[0]):
-        export([command[0]])
-        command = command[1:]
-    words, target = command, None
-    if "|" in words:
-        at = words.index("|")
-        assert words[at + 1] in FILTERS, f"unknown program after `|`: {words[at + 1]!r}"
-        words = words[:at]
-    if ">" in words:
-        at = words.index(">")
-        words, target = words[:at], words[at + 1]
-    assert words[0] in PROGRAMS, (
-        f"unknown program {words[0]!r}; say in tests/page_commands.py how it is checked"
-    )
-    printed = PROGRAMS[words[0]](words[1:])
-    if target is not None:
-        Path(target).write_text(printed)
-    return printed, target
-
-
-def _substituted(word: str) -> str:
-    """Return what a command in `$(...)` prints, or a word that is no such command."""
-    inner = re.fullmatch(r"\$\((.*)\)", word)
-    return execute(next(commands_of(inner[1])))[0].strip() if inner else word
-
-
-def words_of(text: str) -> list[str]:
-    """Return the words of inline code; of what is no command, any."""
-    try:
-        return shlex.split(text)
-    except ValueError:  # an apostrophe
-        return text.split()
+IN_A_TEXT: dict[str, Callable[[list[str]], object]] = {
+    **{name: PROGRAMS[name] for name in ("make", "python", ".venv/bin/python", "sbatch", "sky")},
+    "evomerge": check_options,
+    "lm_eval": lm_eval,
+    "pip": lambda words: words[1:] and pip(words),
+}
+"""Program -> how a command in a text is checked, which may leave out what a block has."""
