@@ -27,7 +27,7 @@ from evomerge.config.schema import SearchConfig
 from evomerge.evaluation.tasks import harness
 from evomerge.evaluation.tasks.loading import task_manager
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.references import open_parent
+from evomerge.models.references import hub_id, open_parent
 from evomerge.run.history import History
 from evomerge.setup import runs, search, stages
 from evomerge.setup.check import check_search
@@ -50,6 +50,9 @@ MERGE = {
     "dtype": "bfloat16",
 }
 """A mergekit file."""
+
+FOLDERS = ("./my-finetune", "./model")
+"""Folders with models that the reader has."""
 
 TASKS = {"my_task": "zoo_l2_maths", "my_questions": "zoo_l2_maths", "my_exam": "zoo_maths"}
 """Task of the reader, in `./tasks` -> task of the zoo that stands in for it."""
@@ -91,7 +94,7 @@ def stand_in_for_models(patch: pytest.MonkeyPatch, models: Sequence[Path]) -> No
 
     def opened(reference: str, relative_to: Path, *, allow_pickle: bool = False) -> Checkpoint:
         model = reference.partition("+")[0]
-        if model.startswith("zoo:") or (relative_to / model).is_dir():
+        if model not in FOLDERS and (hub_id(model) is None or (relative_to / model).is_dir()):
             return open_parent(reference, relative_to, allow_pickle=allow_pickle)
         place = places.setdefault(reference, models[len(places) % len(models)])
         return Checkpoint.open(place, reference)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import pytest
 import yaml
 from lm_eval.filters.extraction import RegexFilter
+from page_commands import evomerge
 from pages import PAGES, blocks_of
-from search_run import evomerge
 
 PAGE = PAGES["docs/from-mergenetic.md"]
 
 
-def test_a_csv_file_is_scored_by_the_task_of_the_page(tmp_path: Path) -> None:
+def test_a_csv_file_is_scored_by_the_task_of_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (task,) = (block.text for block in blocks_of(PAGE) if block.file == "tasks/gsm8k_ro.yaml")
     for folder in ("tasks", "data"):
         (tmp_path / folder).mkdir()
@@ -30,11 +34,10 @@ def test_a_csv_file_is_scored_by_the_task_of_the_page(tmp_path: Path) -> None:
         "n_samples": 4,
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    search = tmp_path / "search.yaml"
-    search.write_text(evomerge("convert", "config.yaml", cwd=tmp_path).stdout)
+    Path("search.yaml").write_text(evomerge(["convert", "config.yaml"]))
     settings = ["evaluation.include=[./tasks]", "evaluation.validation.documents=4"]
     options = [word for setting in settings for word in ("--set", setting)]
-    assert "gsm8k_ro/exact_match" in evomerge("validate", search, *options, cwd=tmp_path).stdout
+    assert "gsm8k_ro/exact_match" in evomerge(["validate", "search.yaml", *options])
     regex = yaml.safe_load(task)["filter_list"][0]["filter"][0]
     last = RegexFilter(regex["regex_pattern"], regex["group_select"])
     assert list(last.apply([["5 + 2.5 makes 7.5."], ["-3"]], [{}, {}])) == [["7.5"], ["-3"]]
