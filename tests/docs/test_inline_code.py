@@ -37,7 +37,9 @@ def check_key(path: str) -> None:
 
 
 def check_setting(key: str, value: str) -> None:
-    """Check a key and its value; a value such as N may stand for any."""
+    """Check a key and its value; KEY or N may stand for any."""
+    if PLACEHOLDER.search(key):
+        return
     check_key(key)
     if PLACEHOLDER.search(value):
         return
