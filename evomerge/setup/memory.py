@@ -63,11 +63,11 @@ def check_fit(config: SearchConfig, host: Checkpoint) -> None:
 def needs(problem: Problem) -> str:
     """Return what a search needs of each machine, and what this machine has, in words."""
     config = problem.config
-    sizes = [item.nbytes for item in problem.checkpoints.values()]
+    sizes, parents_count = _mapped(problem), len(problem.checkpoints)
     count, weights = workers_per_machine(config), size_text(weights_of(problem))
-    parents = f"{len(sizes)} parents x {size_text(sizes[0])} mapped"
-    if max(sizes) > 1.01 * min(sizes):
-        parents = f"{len(sizes)} parents, together {size_text(sum(sizes))} mapped"
+    parents = f"{parents_count} parents x {size_text(sizes[0])} mapped"
+    if len(sizes) < parents_count or max(sizes) > 1.01 * min(sizes):
+        parents = f"{parents_count} parents, together {size_text(sum(sizes))} mapped"
     elsewhere = config.executor.kind == "ray" and config.executor.ray.address is not None
     device = "cpu" if elsewhere else choose_device(config.evaluation.device)
     if config.space.kind == "dataflow":
@@ -111,11 +111,16 @@ def memory_of(problem: Problem) -> dict[str, float]:
     found: dict[str, float] = {
         "libraries": count * _LIBRARIES,
         "weights": 0 if paths_only else count * weights_of(problem),
-        "parents": sum(item.nbytes for item in problem.checkpoints.values()),
+        "parents": sum(_mapped(problem)),
         "prepared merges": count * min(kept, MemoryShare.of_machine(count).prepared),
         "batches": count * _batches(problem),
     }
     return {**found, "together": sum(found.values())}
+
+
+def _mapped(problem: Problem) -> list[int]:
+    """Return the size of each model in bytes; parents with different adapters share a model."""
+    return list({item.folder: item.nbytes for item in problem.checkpoints.values()}.values())
 
 
 def _sources(problem: Problem, method: str) -> int:
