@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from search_run import command, environment, evomerge, evomerge_json, write_search
+from search_run import environment, evomerge, evomerge_json, start, write_search
 from transformers import AutoModelForCausalLM
 
 from evomerge.run.folder import RunFolder
@@ -160,11 +160,9 @@ def test_a_killed_export_leaves_nothing_half_written(run, exported, tmp_path):
     for attempt in range(3):
         out = tmp_path / "models" / f"m{attempt}"
         out.parent.mkdir(exist_ok=True)
-        process = subprocess.Popen(
-            command("export", run, "--out", out, "--shard-size", "1MB"),
-            env=environment(),
-            stderr=subprocess.DEVNULL,
-        )
+        with Path(os.devnull).open("w") as nowhere:
+            begun = ["export", run, "--out", out, "--shard-size", "1MB"]
+            process = start(*begun, stdout=nowhere, stderr=nowhere)
         while process.poll() is None and not list(out.parent.glob(f".*{out.name}*")):
             time.sleep(0.0005)
         time.sleep(generator.uniform(0, 0.01))
