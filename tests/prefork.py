@@ -54,6 +54,7 @@ class Forked:
 
     Args:
         arguments: the command line without the program's name.
+        module: what is run, as with `python -m`.
         cwd: its working folder; None: that of this process.
         env: the whole environment.
         stdout: an open file for what it prints.
@@ -61,12 +62,24 @@ class Forked:
     """
 
     def __init__(
-        self, arguments: list[str], *, cwd: Path | None, env: dict[str, str], stdout: IO, stderr: IO
+        self,
+        arguments: list[str],
+        *,
+        module: str,
+        cwd: Path | None,
+        env: dict[str, str],
+        stdout: IO,
+        stderr: IO,
     ) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             socket.send_fds(server(), [b"!"], [file.fileno() for file in (stdout, stderr, theirs)])
-        about = {"arguments": arguments, "environment": env, "cwd": str(cwd or Path.cwd())}
+        about = {
+            "arguments": arguments,
+            "module": module,
+            "cwd": str(cwd or Path.cwd()),
+            "environment": env,
+        }
         with ours:
             ours.sendall(json.dumps(about).encode())
             ours.shutdown(socket.SHUT_WR)
@@ -146,7 +159,7 @@ def serve(requests: socket.socket) -> tuple[dict, list[int]]:
 
 
 def become(about: dict, files: list[int]) -> None:
-    """Make this process what `python -m evomerge` would be."""
+    """Make this process what a new Python would be."""
     for number, file in enumerate(files, 1):
         os.dup2(file, number)
         os.close(file)
@@ -161,10 +174,10 @@ def become(about: dict, files: list[int]) -> None:
     sys.modules["numpy"].random.seed()
 
 
-def run() -> NoReturn:
-    """Run the command, and end as Python does, but for the memory: to free it would copy it."""
+def run(module: str) -> NoReturn:
+    """Run a module, and end as Python does, but for the memory: to free it would copy it."""
     try:
-        runpy.run_module("evomerge", run_name="__main__", alter_sys=True)
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as end:
         threading._shutdown()
         atexit._run_exitfuncs()
@@ -178,5 +191,6 @@ if __name__ == "__main__":
     for name in IMPORTED:
         importlib.import_module(name)
     gc.freeze()
-    become(*serve(socket.socket(fileno=int(sys.argv[1]))))
-    run()
+    asked, output = serve(socket.socket(fileno=int(sys.argv[1])))
+    become(asked, output)
+    run(asked["module"])

@@ -42,28 +42,35 @@ def write_search(folder: Path, **changes) -> Path:
     return path
 
 
-def command(*arguments) -> list[str]:
-    return [sys.executable, "-m", "evomerge", *map(str, arguments)]
+def command(*arguments, module: str = "evomerge") -> list[str]:
+    return [sys.executable, "-m", module, *map(str, arguments)]
 
 
 def environment(**more) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
 
 
-def start(*arguments, stdout: IO, stderr: IO, cwd: Path | None = None, **more):
+def start(
+    *arguments,
+    stdout: IO,
+    stderr: IO,
+    module: str = "evomerge",
+    cwd: Path | None = None,
+    **more,
+):
     """Start a command; what it prints, and its messages, go to open files."""
     about = {"cwd": cwd, "env": environment(**more), "stdout": stdout, "stderr": stderr}
     if sys.platform == "darwin":  # its libraries cannot be forked
-        return subprocess.Popen(command(*arguments), **about)
-    return Forked([*map(str, arguments)], **about)
+        return subprocess.Popen(command(*arguments, module=module), **about)
+    return Forked([*map(str, arguments)], module=module, **about)
 
 
 def evomerge(
-    *arguments, code: int = 0, cwd: Path | None = None, **more
+    *arguments, code: int = 0, module: str = "evomerge", cwd: Path | None = None, **more
 ) -> subprocess.CompletedProcess:
     """Run a command to its end."""
     with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
-        process = start(*arguments, stdout=stdout, stderr=stderr, cwd=cwd, **more)
+        process = start(*arguments, stdout=stdout, stderr=stderr, module=module, cwd=cwd, **more)
         process.wait(250)
         for file in (stdout, stderr):
             file.seek(0)
