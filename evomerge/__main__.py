@@ -21,6 +21,8 @@ def main() -> None:
     Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted, 143 terminated.
     """
     debug = "--debug" in sys.argv[1:]
+    if debug:
+        show_log()
     arguments = [item for item in sys.argv[1:] if item != "--debug"]
     # Whoever started the process with SIGTERM ignored does not want the signal to end it.
     if signal.getsignal(signal.SIGTERM) != signal.SIG_IGN:
@@ -36,15 +38,41 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        lines = str(error).strip().splitlines() or ["no message"]
         if isinstance(error, EvomergeError):
-            print(f"evomerge: {error}", file=sys.stderr)
+            show_error(error)
             sys.exit(error.exit_code)
+        lines = str(error).strip().splitlines() or ["no message"]
         print(
             f"evomerge: {type(error).__name__}: {lines[0]} (--debug shows the traceback)",
             file=sys.stderr,
         )
         sys.exit(1)
+
+
+def show_error(error: EvomergeError) -> None:
+    """Print an error: on a terminal what is wrong and what to do, in a pipe one line."""
+    text = f"evomerge: {error}"
+    if sys.stderr.isatty():
+        import shutil
+
+        from evomerge.cli.sentences import for_terminal
+
+        text = for_terminal(str(error), shutil.get_terminal_size().columns)
+    print(text, file=sys.stderr)
+
+
+def show_log() -> None:
+    """Print the log messages of evomerge, which have the tracebacks of failed candidates."""
+    import logging
+
+    from rich.logging import RichHandler
+
+    from evomerge.cli.terminal import err
+
+    logger = logging.getLogger("evomerge")
+    # A display that is redrawn on this console stays below the messages.
+    logger.addHandler(RichHandler(console=err, show_time=False, show_path=False))
+    logger.setLevel(logging.INFO)
 
 
 def terminate(number: int, frame: FrameType | None) -> None:

@@ -28,6 +28,8 @@ LONGEST_SENTENCE = 900
 class EvomergeError(Exception):
     """Base class of all errors for the user; `str()` of it is one sentence.
 
+    What the user can do is behind its last semicolon; a terminal gets it as a line of its own.
+
     The sentence may quote the content of a file. So line breaks and characters that cannot be
     printed are replaced by spaces, and a sentence longer than `LONGEST_SENTENCE` characters is cut.
     """
@@ -35,7 +37,7 @@ class EvomergeError(Exception):
     exit_code = 1
 
     def __init__(self, sentence: str) -> None:
-        super().__init__(_printable(sentence, LONGEST_SENTENCE))
+        super().__init__(printable(sentence, LONGEST_SENTENCE))
 
 
 class InputError(EvomergeError):
@@ -92,11 +94,11 @@ def one_line(error: object) -> str:
     except BaseException:  # the __str__ of an error of other code may raise anything
         text = ""
     lines = text[: 20 * LONGEST].strip().splitlines()
-    return _printable(lines[0].strip() if lines else type(error).__name__, LONGEST)
+    return printable(lines[0].strip() if lines else type(error).__name__, LONGEST)
 
 
-def _printable(text: str, longest: int) -> str:
-    """Return text cut to a length, with printable characters only."""
+def printable(text: str, longest: int = LONGEST) -> str:
+    """Return a line cut to a length, with printable characters only."""
     short = text if len(text) <= longest else f"{text[:longest]}…"
     short = short.encode("utf-8", "replace").decode()
     return "".join(letter if letter.isprintable() else " " for letter in short)

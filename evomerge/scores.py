@@ -77,6 +77,8 @@ class Scores:
             can change the last bits of a score.
         examples: a few of the documents with their answers, if the job asked for them.
         cpu_seconds: CPU seconds of each phase, all threads of the scoring process together.
+        peak: largest memory of the scoring process so far, in bytes: `process`, and `accelerator`
+            if it has used one.
     """
 
     documents: Mapping[str, tuple[int, ...]]
@@ -87,6 +89,7 @@ class Scores:
     halvings: int = 0
     examples: tuple[Example, ...] = ()
     cpu_seconds: Mapping[str, float] = field(default_factory=dict)
+    peak: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def fidelity(self) -> dict[str, int]:
@@ -102,7 +105,7 @@ class Scores:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the scores as plain JSON values, without `halvings` and `cpu_seconds`."""
+        """Return the scores as plain JSON values, without `halvings`, `cpu_seconds` and `peak`."""
         plain = {
             "documents": {task: list(ids) for task, ids in self.documents.items()},
             "values": {key: list(values) for key, values in self.values.items()},
@@ -142,12 +145,14 @@ class Failure:
         seconds: wall-clock seconds of each phase, as in `Scores`. Failures that differ only in
             their times are equal.
         cpu_seconds: CPU seconds of each phase.
+        peak: largest memory of the process so far, as in `Scores`.
     """
 
     stage: str
     reason: str
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
     cpu_seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
+    peak: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "reason", one_line(self.reason))

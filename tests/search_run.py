@@ -5,10 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import IO
 
 import yaml
+from prefork import Forked
 
 SMALL = {
     "seed": 1,
@@ -39,25 +42,41 @@ def write_search(folder: Path, **changes) -> Path:
     return path
 
 
-def command(*arguments) -> list[str]:
-    return [sys.executable, "-m", "evomerge", *map(str, arguments)]
+def command(*arguments, module: str = "evomerge") -> list[str]:
+    return [sys.executable, "-m", module, *map(str, arguments)]
 
 
 def environment(**more) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
 
 
+def start(
+    *arguments,
+    stdout: IO,
+    stderr: IO,
+    module: str = "evomerge",
+    cwd: Path | None = None,
+    **more,
+):
+    """Start a command; what it prints, and its messages, go to open files."""
+    about = {"cwd": cwd, "env": environment(**more), "stdout": stdout, "stderr": stderr}
+    if sys.platform == "darwin":  # its libraries cannot be forked
+        return subprocess.Popen(command(*arguments, module=module), **about)
+    return Forked([*map(str, arguments)], module=module, **about)
+
+
 def evomerge(
-    *arguments, code: int = 0, cwd: Path | None = None, **more
+    *arguments, code: int = 0, module: str = "evomerge", cwd: Path | None = None, **more
 ) -> subprocess.CompletedProcess:
-    done = subprocess.run(
-        command(*arguments),
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=environment(**more),
-        timeout=250,
-    )
+    """Run a command to its end."""
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        process = start(*arguments, stdout=stdout, stderr=stderr, module=module, cwd=cwd, **more)
+        process.wait(250)
+        for file in (stdout, stderr):
+            file.seek(0)
+        done = subprocess.CompletedProcess(
+            arguments, process.returncode, stdout.read(), stderr.read()
+        )
     assert done.returncode == code, done.stderr
     return done
 
@@ -68,9 +87,8 @@ def evomerge_json(*arguments):
 
 def kill_when(arguments, journal, lines: int, delay: float) -> int:
     """Start a command, and kill it `delay` seconds after the journal has `lines` lines."""
-    process = subprocess.Popen(
-        command(*arguments), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    with Path(os.devnull).open("w") as nowhere:
+        process = start(*arguments, stdout=nowhere, stderr=nowhere)
     try:
         while process.poll() is None:
             if journal.exists() and journal.read_bytes().count(b"\n") >= lines:
@@ -79,7 +97,7 @@ def kill_when(arguments, journal, lines: int, delay: float) -> int:
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
     finally:
-        process.communicate()
+        process.wait()
     return process.returncode
 
 

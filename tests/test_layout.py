@@ -18,4 +18,5 @@ def test_the_tests_mirror_the_package():
     assert folders(Path(__file__).parent) == package | {
         "scripts",
         "benchmarks",
+        "docs",
     }  # of the repository

@@ -17,31 +17,45 @@ def with_named_functions(config: Mapping[str, Any]) -> dict[str, Any]:
     has one metric, the mapping need not name it.
 
     Args:
-        config: the content of a search file.
+        config: the content of a search file, which may have stages.
 
     Raises:
         ConfigError: a function cannot be found by its name, or only in this process while other
             processes need it.
     """
-    objectives = config.get("objectives")
+    named, stages = dict(_named(config, config)), config.get("stages")
+    if isinstance(stages, list):
+        named["stages"] = [_named(stage, config) for stage in stages]
+    return named
+
+
+def _named(section: Any, config: Mapping[str, Any]) -> Any:
+    """Return a search file or a stage of it with the names of its functions.
+
+    Args:
+        section: the search file, or a stage; anything else is left for the check to refuse.
+        config: the search file, whose keys apply where a stage has none.
+    """
+    objectives = section.get("objectives") if isinstance(section, Mapping) else None
     if not isinstance(objectives, list):
-        return dict(config)
+        return dict(section) if isinstance(section, Mapping) else section
+    executor = _executor({**config, **section})
     named = []
     for item in objectives:
         task = item.get("task") if isinstance(item, Mapping) else item
         if callable(task):
             name = _name(task)
-            if name.startswith("__main__:") and _executor(config) != "inline":
+            if name.startswith("__main__:") and executor != "inline":
                 raise ConfigError(
                     f"The objective function {name.partition(':')[2]!r} is defined in this script "
-                    f"or notebook, but `executor.kind` is {_executor(config)!r}, whose processes "
+                    f"or notebook, but `executor.kind` is {executor!r}, whose processes "
                     "cannot import it; put the function into a module."
                 )
             metrics = list(getattr(task, "metrics", ("score",)))
             only = {"metric": metrics[0]} if len(metrics) == 1 else {}
             item = {**only, **(item if isinstance(item, Mapping) else {}), "task": name}
         named.append(item)
-    return {**config, "objectives": named}
+    return {**section, "objectives": named}
 
 
 def _executor(config: Mapping[str, Any]) -> Any:

@@ -27,13 +27,16 @@ def plot_standings(run: Run) -> Figure:
 
 
 def plot_genes(run: Run, candidate: int | str = "best") -> Figure:
-    """Return a figure of the genes of a candidate.
+    """Return a figure of the genes of a candidate; of a path, by depth and parent.
 
     Raises:
         RunFolderError: there is no such candidate.
     """
+    from evomerge.report.gene_map import genes_picture
     from evomerge.report.pictures import genome_bars
 
     genes = run.genes(candidate)
-    figure: Figure = genome_bars(list(genes), list(genes.values()))
+    names, values = list(genes), list(genes.values())
+    drawn = genes_picture(names, values, run.config.space.kind)
+    figure: Figure = genome_bars(names, values) if drawn is None else drawn
     return figure

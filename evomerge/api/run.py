@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from evomerge.config.frozen import frozen_objectives
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.recipe import Recipe
-from evomerge.run.folder import CONFIG, RunFolder
+from evomerge.run.folder import CONFIG, STAGES, RunFolder, begun_stages
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS
 from evomerge.searching.ranking import WeightedSum, best_of
@@ -64,6 +64,14 @@ class Run:
     def config(self) -> SearchConfig:
         """The search file as it was frozen when the run began."""
         return parse(self._run.config(), str(self.folder / CONFIG))
+
+    @property
+    def stages(self) -> list[Run]:
+        """The runs of a search in stages that have begun, the first first; else this run alone."""
+        top = self.folder.parent
+        if not (top / STAGES).is_file():
+            return [self]
+        return [Run(folder) for folder in begun_stages(top)]
 
     @property
     def history(self) -> History:

@@ -7,14 +7,18 @@ import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evomerge.api.objectives import with_named_functions
 from evomerge.api.progress import ProgressBar
 from evomerge.api.run import Run
-from evomerge.errors import ConfigError
-from evomerge.run.folder import RunFolder
+from evomerge.errors import InputError
+from evomerge.run.folder import STAGES, RunFolder
 from evomerge.run.logbook import Follower
+from evomerge.run.writable import check_run_folder
+
+if TYPE_CHECKING:
+    from evomerge.setup.problem import Problem
 
 
 def search(
@@ -28,6 +32,9 @@ def search(
 ) -> Run:
     """Start a search, wait for its end and return its run.
 
+    If the search file has `stages`, they are run one after the other. The run that is returned is
+    that of the last stage, and its `stages` are the runs of all.
+
     If the search is interrupted, `resume` goes on; nothing is lost.
 
     Args:
@@ -36,7 +43,7 @@ def search(
             document ids, and returns one score for each of them; its attribute `documents` is the
             number of documents that it has.
         run: folder of the run, which must not exist.
-        candidates: largest number of candidates, in place of `budget.candidates`.
+        candidates: largest number of candidates, in place of `budget.candidates`; of each stage.
         progress: whether to show a progress bar, in a notebook too.
         followers: functions that are called with the history and the event after every event. One
             that raises is not called again, and the search goes on.
@@ -46,26 +53,28 @@ def search(
         InputError: the search file, a parent or the folder is wrong; nothing was computed.
         SearchError: the search cannot go on.
     """
-    from evomerge.config.schema import load, override, parse
+    from evomerge.config.schema import override, parse, read, refuse_frozen
+    from evomerge.setup import stages
     from evomerge.setup.check import freeze
-    from evomerge.setup.preflight import warnings as warnings_of
     from evomerge.setup.runs import prepare
 
     folder = Path(run)
     RunFolder.check_free(folder)
-    overrides = [f"budget.candidates={candidates}"] if candidates else []
     if isinstance(config, Mapping):
-        data = with_named_functions(config)
-        for item in overrides:
-            override(data, item)
-        parsed, relative_to = parse(data, "config"), Path.cwd()
+        data, source = with_named_functions(config), Path("config")
     else:
-        parsed, relative_to = load(Path(config), overrides), Path(config).parent
-    if parsed.frozen is not None:
-        raise ConfigError("`config` was written by a run; continue that run with `resume`.")
-    problem = prepare(parsed, relative_to, allow_pickle=allow_pickle)
-    for note in warnings_of(problem, allow_benchmarks=False):
-        warnings.warn(note, stacklevel=2)
+        data, source = read(Path(config)), Path(config)
+    refuse_frozen(data, source)
+    if stages.is_staged(data):
+        if candidates:
+            data = stages.with_candidates(data, candidates)
+        _warn(stages.start(data, source, folder, allow_pickle=allow_pickle))
+        return _run_stages(folder, progress, followers)
+    if candidates:
+        override(data, f"budget.candidates={candidates}")
+    parsed = parse(data, str(source))
+    problem = prepare(parsed, source.absolute().parent, allow_pickle=allow_pickle)
+    _warn([problem])
     return _run(RunFolder.create(folder, freeze(problem)), problem, {}, progress, followers)
 
 
@@ -81,7 +90,8 @@ def resume(
     """Continue a search from where it was, wait for its end and return its run.
 
     Args:
-        run: the run, or its folder.
+        run: the run, or its folder. The folder of a search in stages continues with all stages that
+            are left; the run of a stage continues this stage alone.
         candidates: new largest number of candidates, baselines included.
         hours: new largest number of working hours, over all sessions.
         progress: whether to show a progress bar.
@@ -95,17 +105,47 @@ def resume(
     """
     from evomerge.setup.runs import check_budget, continued
 
-    folder = RunFolder(run.folder if isinstance(run, Run) else Path(run))
+    path = run.folder if isinstance(run, Run) else Path(run)
     bounds = {"candidates": candidates, "hours": hours}
+    if (path / STAGES).is_file():
+        changed = [name for name, value in (bounds | executor).items() if value is not None]
+        if changed:
+            raise InputError(
+                f"{path} is a search in stages, but {', '.join(changed)} would change one stage; "
+                f"give the folder of a stage, for example {path / 'stage-1'}."
+            )
+        check_run_folder(path)
+        return _run_stages(path, progress, followers)
+    folder = RunFolder(path)
     given = {name: value for name, value in bounds.items() if value is not None}
+    check_run_folder(folder.path)
     check_budget(folder, given)
     moves = [f"executor.{key}={json.dumps(value)}" for key, value in executor.items()]
     return _run(folder, continued(folder, moves), given, progress, followers)
 
 
+def _warn(problems: Sequence[Problem]) -> None:
+    """Warn, once each, of what a person should know before these searches start."""
+    from evomerge.setup.preflight import warnings as warnings_of
+
+    notes = [note for problem in problems for note in warnings_of(problem, allow_benchmarks=False)]
+    for note in dict.fromkeys(notes):
+        warnings.warn(note, stacklevel=3)
+
+
+def _run_stages(folder: Path, progress: bool, followers: Sequence[Follower]) -> Run:
+    from evomerge.setup.stages import run_stages
+
+    def run(stage: RunFolder, problem: Problem) -> None:
+        _run(stage, problem, {}, progress, followers)
+
+    run_stages(folder, run)
+    return Run(folder)
+
+
 def _run(
     folder: RunFolder,
-    problem: Any,
+    problem: Problem,
     bounds: Mapping[str, float],
     progress: bool,
     followers: Sequence[Follower],

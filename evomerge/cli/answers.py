@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from evomerge.cli import completion
 from evomerge.cli.options import JsonOption, RunFolderArgument
 
 
@@ -138,8 +139,11 @@ def report(
     from evomerge.cli import terminal
     from evomerge.report.page import write_page, write_pictures
     from evomerge.run.folder import RunFolder
+    from evomerge.run.writable import check_pictures
 
     run = RunFolder(directory)
+    if pictures is not None:
+        check_pictures(pictures)
     target = out or run.path / "report.html"
     write_page(run, target)
     terminal.say(f"wrote {target}")
@@ -148,7 +152,12 @@ def report(
 
 
 def dashboard(
-    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="folders of runs")],
+    directories: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DIR...", help="folders of runs", autocompletion=completion.run_folders
+        ),
+    ],
     port: Annotated[int, typer.Option(min=0, max=65535, help="port; 0: any that is free")] = 8080,
 ) -> None:
     """Show runs in optuna-dashboard, in a browser on this machine, also while they go on."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from evomerge.cli.completion import beginning
 from evomerge.cli.options import JsonOption
 from evomerge.errors import InputError, did_you_mean
 
@@ -18,7 +19,13 @@ SPACES = {
 
 
 def list_(
-    what: Annotated[str, typer.Argument(help="methods, optimizers, spaces or parents")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="methods, optimizers, spaces or parents",
+            autocompletion=lambda incomplete: beginning(LISTS, incomplete),
+        ),
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """List the methods, optimizers, spaces or embedded parents."""
@@ -37,17 +44,11 @@ def _rows(what: str) -> list[dict[str, Any]]:
     Raises:
         InputError: there is no such list.
     """
-    lists: dict[str, Callable[[], list[dict[str, Any]]]] = {
-        "methods": _methods,
-        "optimizers": _optimizers,
-        "spaces": lambda: [{"name": name, "about": about} for name, about in SPACES.items()],
-        "parents": _parents,
-    }
-    if what not in lists:
+    if what not in LISTS:
         raise InputError(
-            f"There is no list {what!r}; allowed are {', '.join(lists)}.{did_you_mean(what, lists)}"
+            f"There is no list {what!r}; allowed are {', '.join(LISTS)}.{did_you_mean(what, LISTS)}"
         )
-    return lists[what]()
+    return LISTS[what]()
 
 
 def _methods() -> list[dict[str, Any]]:
@@ -105,3 +106,16 @@ def _parents() -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _spaces() -> list[dict[str, Any]]:
+    return [{"name": name, "about": about} for name, about in SPACES.items()]
+
+
+LISTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "methods": _methods,
+    "optimizers": _optimizers,
+    "spaces": _spaces,
+    "parents": _parents,
+}
+"""What can be listed -> what returns its rows."""

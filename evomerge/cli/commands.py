@@ -13,7 +13,6 @@ app = typer.Typer(
     help="Search for the best merge of language models; resume it any time; export the winner.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 
@@ -27,7 +26,9 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="show tracebacks of errors")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="show tracebacks of errors, and log messages")
+    ] = False,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="print the version"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evomerge.cli import completion
 from evomerge.cli.options import (
     AllowBenchmarksOption,
     AllowPickleOption,
@@ -15,19 +17,26 @@ from evomerge.cli.options import (
     SetOption,
 )
 
+if TYPE_CHECKING:
+    from evomerge.setup.estimate import Estimate
+    from evomerge.setup.problem import Problem
+
 
 def init(
     file: Annotated[Path, typer.Argument(metavar="FILE")] = Path("search.yaml"),
-    preset: Annotated[str, typer.Option(help="parameters, dataflow, joint or multi")] = (
-        "parameters"
-    ),
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="parameters, dataflow, joint or multi", autocompletion=completion.presets
+        ),
+    ] = "parameters",
 ) -> None:
     """Write a commented search file to start from."""
     from evomerge.cli.terminal import say
     from evomerge.config.presets import write_preset
 
     write_preset(preset, file)
-    say(f"wrote {file}; check it with `evomerge validate {file}`")
+    say(f"wrote {file}; check it with `evomerge validate {shlex.quote(str(file))}`")
 
 
 def validate(
@@ -35,6 +44,10 @@ def validate(
     set_: SetOption = None,
     allow_benchmarks: AllowBenchmarksOption = False,
     allow_pickle: AllowPickleOption = False,
+    time: Annotated[
+        bool,
+        typer.Option("--time", help="score a candidate, and estimate time and memory from it"),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check a search file: parents, shapes, tasks, metrics, documents, memory."""
@@ -49,26 +62,53 @@ def validate(
     if stages.is_staged(data):
         problems = stages.check(data, file, allow_pickle=allow_pickle)
         notes_by_stage = [warnings(problem, allow_benchmarks) for problem in problems]
+        costs = [_cost(problem) if time else None for problem in problems]
         if as_json:
             checked = [
-                {**summary(problem), "genes": gene_list(problem), "warnings": notes}
-                for problem, notes in zip(problems, notes_by_stage, strict=True)
+                {**summary(problem), "genes": gene_list(problem), "warnings": notes, **_json(cost)}
+                for problem, notes, cost in zip(problems, notes_by_stage, costs, strict=True)
             ]
             terminal.print_json({"valid": True, "stages": checked})
             return
+        for number, cost in enumerate(costs, 1):
+            if cost is not None:
+                terminal.print_values({"stage": number, **cost.in_words()})
+            elif time:
+                terminal.say(f"stage {number} begins from models that are not there yet: no time")
         terminal.warn([note for notes in notes_by_stage for note in notes])
         terminal.say(f"{file} is valid: {len(problems)} stages")
         return
     problem = prepare(load(file, set_), file.parent, allow_pickle=allow_pickle)
     values, notes = summary(problem), warnings(problem, allow_benchmarks)
+    cost = _cost(problem) if time else None
     if as_json:
         genes = gene_list(problem)
-        terminal.print_json({"valid": True, **values, "genes": genes, "warnings": notes})
+        answer = {"valid": True, **values, "genes": genes, "warnings": notes, **_json(cost)}
+        terminal.print_json(answer)
         return
     terminal.print_values(values)
     terminal.print_table(HEADERS, gene_rows(problem))
+    if cost is not None:
+        terminal.print_values(cost.in_words())
     terminal.warn(notes)
     terminal.say(f"{file} is valid")
+
+
+def _cost(problem: Problem) -> Estimate | None:
+    """Try a candidate and return what the search costs; None if a parent is not there yet."""
+    from evomerge.cli.terminal import busy
+    from evomerge.setup import stages
+    from evomerge.setup.estimate import estimate
+    from evomerge.setup.trial import try_candidates
+
+    if stages.needs_winner(problem):
+        return None
+    with busy("building and scoring a candidate"):
+        return estimate(problem, try_candidates(problem))
+
+
+def _json(cost: Estimate | None) -> dict[str, Any]:
+    return {} if cost is None else {"time": cost.to_dict()}
 
 
 def convert(

@@ -14,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from evomerge.cli.terminal import duration, err, estimate, example_lines, say
+from evomerge.cli.terminal import err, estimate, example_lines, say
+from evomerge.report.amounts import duration
 from evomerge.report.confidence import factor_of, fitness_interval
 from evomerge.report.equal_scores import doubt_about_baselines
 from evomerge.report.names import short_names

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from evomerge.cli import completion
 from evomerge.cli.options import (
     AllowPickleOption,
     JsonOption,
@@ -35,9 +36,26 @@ def export(
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="folder, Hub id or zoo:NAME")],
-    config: Annotated[Path, typer.Option("--config", metavar="FILE", help="search file")],
-    split: Annotated[str, typer.Option(help="search, validation or test")] = "test",
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="folder, Hub id or zoo:NAME",
+            autocompletion=completion.model_folders,
+        ),
+    ],
+    config: Annotated[
+        Path,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="search file",
+            autocompletion=completion.configs,
+        ),
+    ],
+    split: Annotated[
+        str, typer.Option(help="search, validation or test", autocompletion=completion.splits)
+    ] = "test",
     show: Annotated[
         int, typer.Option(min=0, help="print so many documents with prompt, answer and target")
     ] = 0,
@@ -73,7 +91,12 @@ def evaluate(
 
 def merge(
     recipe: Annotated[
-        Path, typer.Argument(metavar="RECIPE.yaml", help="a recipe, or a mergekit config")
+        Path,
+        typer.Argument(
+            metavar="RECIPE.yaml",
+            help="a recipe, or a mergekit config",
+            autocompletion=completion.recipes,
+        ),
     ],
     out: OutOption,
     memory: Annotated[str, typer.Option(help="peak memory, e.g. 8GB")] = "8GB",
@@ -91,7 +114,14 @@ def merge(
 
 
 def push(
-    model: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="an exported model")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL_DIR",
+            help="an exported model",
+            autocompletion=completion.model_folders,
+        ),
+    ],
     repository: Annotated[str, typer.Argument(metavar="REPO_ID", help="org/name on the Hub")],
     private: Annotated[
         bool,

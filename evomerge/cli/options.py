@@ -7,8 +7,18 @@ from typing import Annotated
 
 import typer
 
-RunFolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="folder of a run")]
-FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="search file (YAML)")]
+from evomerge.cli import completion
+
+RunFolderArgument = Annotated[
+    Path,
+    typer.Argument(metavar="DIR", help="folder of a run", autocompletion=completion.run_folders),
+]
+FileArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE", help="search file (YAML)", autocompletion=completion.search_files
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
 CandidatesOption = Annotated[
     int | None, typer.Option(min=1, help="largest number of candidates, over all sessions")
@@ -27,5 +37,10 @@ SetOption = Annotated[
 ]
 TrackOption = Annotated[
     str | None,
-    typer.Option("--track", metavar="NAME", help="log the search to a tracker: trackio or wandb"),
+    typer.Option(
+        "--track",
+        metavar="NAME",
+        help="log the search to a tracker: trackio or wandb",
+        autocompletion=completion.trackers,
+    ),
 ]

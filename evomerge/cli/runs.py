@@ -80,6 +80,7 @@ def resume(
     """Continue a search, with a larger budget or with other workers if you say so."""
     from evomerge.errors import InputError
     from evomerge.run.folder import STAGES, RunFolder
+    from evomerge.run.writable import check_run_folder
     from evomerge.setup import stages
     from evomerge.setup.runs import check_budget, continued
 
@@ -90,9 +91,11 @@ def resume(
                 f"{directory} is a search in stages, but --candidates, --hours and --set change "
                 f"one stage; give the folder of a stage, for example {directory / 'stage-1'}."
             )
+        check_run_folder(directory)
         stages.run_stages(directory, lambda stage, problem: _run(stage, problem, {}, track))
         return
     run = RunFolder(directory)
+    check_run_folder(run.path)
     new_budget = {"candidates": candidates, "hours": hours}
     given = {name: value for name, value in new_budget.items() if value is not None}
     check_budget(run, given)
@@ -133,6 +136,7 @@ def _run(
 
     total = new_budget.get("candidates") or problem.config.budget.candidates
     before = History(run.events())
+    quoted = shlex.quote(str(run.path))
     display = SearchDisplay(int(total) if total else None, problem.objectives, before)
     try:
         with (
@@ -143,7 +147,7 @@ def _run(
             winner = run_search(problem, run, new_budget, followers)
     except KeyboardInterrupt as signal:
         how = "terminated" if isinstance(signal, Terminated) else "interrupted"
-        terminal.say(f"{how}; nothing is lost, continue with `evomerge resume {run.path}`")
+        terminal.say(f"{how}; nothing is lost, continue with `evomerge resume {quoted}`")
         raise
     terminal.print_standings(standings(History(run.events()), problem.objectives))
     doubt = doubt_about_winner(History(run.events()))
@@ -151,8 +155,7 @@ def _run(
     reason = why_not_in_mergekit(problem, winner)
     if reason is not None:
         terminal.say(f"there is no best.mergekit.yaml: {reason}")
-    path = shlex.quote(str(run.path))
     terminal.say(
-        f"candidate {winner.number} won; export it with `evomerge export {path} --out MODEL`, and "
-        f"see what was found with `evomerge report {path}`"
+        f"candidate {winner.number} won; export it with `evomerge export {quoted} --out MODEL`, "
+        f"and see what was found with `evomerge report {quoted}`"
     )

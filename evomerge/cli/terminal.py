@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from evomerge.report.amounts import duration
 from evomerge.report.workers import workers_in_words
 from evomerge.run.activity import WorkerState
 from evomerge.scores import SPLITS, Example, Split
@@ -97,15 +98,6 @@ def _in_words(name: str, value: Any) -> Any:
     if name in _TIMES and isinstance(value, (int, float)):
         return duration(3600 * value)
     return value
-
-
-def duration(seconds: float) -> str:
-    """Return a time as text: `48 s`, `12 min 5 s`, `3 h 20 min`, `2 d 4 h`."""
-    whole = round(seconds)
-    for name, size, below, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60)):
-        if whole >= size:
-            return f"{whole // size} {name} {whole % size // part} {below}"
-    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], first: str) -> None:

@@ -49,7 +49,8 @@ class SpaceConfig(Section):
     )
     host: str | None = Field(
         None,
-        description="dataflow, joint: parent that gives config and tokenizer; null: the first",
+        description="parent that gives config and tokenizer; null: the first, or in a parameter "
+        "space the base",
     )
     repeats: int | None = Field(
         None,

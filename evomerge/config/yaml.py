@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ def read(path: Path, overrides: list[str] | None = None) -> dict[str, Any]:
     Raises:
         ConfigError: the file cannot be read or is not a mapping, or an override is wrong.
     """
-    missing = f"{path} does not exist; `evomerge init {path}` writes one to start from."
+    missing = (
+        f"{path} does not exist; `evomerge init {shlex.quote(str(path))}` writes one to start from."
+    )
     text = read_text(path, ConfigError, missing)
     data = yaml_mapping(text, str(path), "a search file", ConfigError)
     for item in overrides or []:

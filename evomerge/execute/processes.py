@@ -24,7 +24,7 @@ from pebble import ProcessExpired, ProcessPool
 from evomerge.errors import SearchError
 from evomerge.execute.host import Host, Outcomes, Reply, unpack
 from evomerge.execute.protocol import Job, RunJobs
-from evomerge.execute.remote import Batch, LostWorkerError
+from evomerge.execute.remote_worker import Batch, LostWorkerError
 
 T = TypeVar("T")
 

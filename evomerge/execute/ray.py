@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from evomerge.errors import SearchError, one_line
 from evomerge.execute.host import Host, Outcomes, Reply, unpack
 from evomerge.execute.protocol import Job, RunJobs
-from evomerge.execute.remote import Batch, LostMachineError, LostWorkerError
+from evomerge.execute.remote_worker import Batch, LostMachineError, LostWorkerError
 
 DECISION = 60.0
 """Largest number of seconds until Ray has decided whether an actor or a machine is lost."""

@@ -1,6 +1,6 @@
 """The executor that hands jobs to workers in other processes, and replaces workers that are lost.
 
-How a worker is started, reached and ended is its own matter (`RemoteWorker`); this file decides
+How a worker is started, reached and ended is its own matter (`remote_worker.py`); this file decides
 what each one runs, and what becomes of jobs whose worker is lost or that take too long.
 """
 
@@ -14,17 +14,19 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 from evomerge.errors import DeviceError, SearchError, one_line
 from evomerge.execute.protocol import Job
+from evomerge.execute.remote_worker import (
+    Batch,
+    LostMachineError,
+    LostWorkerError,
+    RemoteWorker,
+)
 from evomerge.run.activity import Activity
 from evomerge.run.attempts import MAX_ATTEMPTS
 from evomerge.scores import Failure, Outcome
-
-Batch: TypeAlias = tuple[Job, ...]
-"""Jobs that one worker runs together, such as a part of a generation of paths."""
-
 
 LONGEST_WAIT = 3600.0
 """Seconds after which a wait begins anew; the system knows no wait of many years."""
@@ -34,46 +36,6 @@ START = 60.0
 """Seconds without a ready worker after which a person is told."""
 
 log = logging.getLogger(__name__)
-
-
-class LostWorkerError(Exception):
-    """A worker ended before its jobs did; the message says how (`by the signal SIGKILL`)."""
-
-
-class LostMachineError(LostWorkerError):
-    """A worker ended because its machine is gone, so its jobs are not at fault."""
-
-
-class RemoteWorker(Protocol):
-    """A worker in another process, perhaps on another machine.
-
-    The futures of both methods may raise `LostWorkerError`, or what the worker has raised. A worker
-    that is lost or closed runs nothing more until it is started again.
-    """
-
-    @property
-    def place(self) -> str:
-        """Where it runs, for people: a device, or a machine. Empty: nothing to say."""
-        ...
-
-    def start(self) -> Future[None]:
-        """Make the worker ready, in a new process; the old one is ended, if there is one."""
-        ...
-
-    def run(self, jobs: Batch) -> Future[list[tuple[Job, Outcome]]]:
-        """Run jobs."""
-        ...
-
-    def confirm(self) -> Future[None]:
-        """Find out whether the machine of the worker is still there, in the middle of jobs too.
-
-        The future raises `LostMachineError` if it is not.
-        """
-        ...
-
-    def close(self) -> None:
-        """End the process, in the middle of jobs too."""
-        ...
 
 
 def each_alone(jobs: Sequence[Job]) -> list[Batch]:

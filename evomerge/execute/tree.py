@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Protocol
 
@@ -17,7 +17,9 @@ from evomerge.scores import Outcome
 class RunAround(Protocol):
     """Runs one job; `evomerge.execute.worker.Worker` does."""
 
-    def __call__(self, job: Job, around: Callable[[Any], AbstractContextManager[None]]) -> Outcome:
+    def __call__(
+        self, job: Job, around: Callable[[Any], AbstractContextManager[None]] = nullcontext
+    ) -> Outcome:
         """Return the job's outcome.
 
         Args:

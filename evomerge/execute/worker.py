@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,13 +20,17 @@ from evomerge.errors import (
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.fidelity.protocol import Fidelity, score_by
 from evomerge.evaluation.inference.fingerprint import free_weights
-from evomerge.evaluation.inference.memory import is_device_failure
+from evomerge.evaluation.inference.memory import is_device_failure, peak_memory
+from evomerge.evaluation.tasks.traces import traceback_lines
 from evomerge.execute.protocol import Job
 from evomerge.recipe import Recipe
 from evomerge.scores import Failure, Objective, Outcome, Scores, Split
 
 if TYPE_CHECKING:
     from evomerge.merging.resident import Report
+
+
+log = logging.getLogger(__name__)
 
 
 class Builder(Protocol):
@@ -136,7 +141,9 @@ class Worker:
         """
         clock = _Clock()
         outcome = self._outcome(job, around, clock)
-        return replace(outcome, seconds=clock.seconds, cpu_seconds=clock.cpu_seconds)
+        return replace(
+            outcome, seconds=clock.seconds, cpu_seconds=clock.cpu_seconds, peak=peak_memory()
+        )
 
     def _outcome(
         self, job: Job, around: Callable[[Any], AbstractContextManager[None]], clock: _Clock
@@ -151,6 +158,7 @@ class Worker:
             with clock.phase("evaluate"):
                 return self.score(job, model)
         except CandidateError as error:
+            _log_traceback(job, stage, error.__cause__)
             return Failure(stage, one_line(error))
         except (KeyboardInterrupt, CheckpointError, ConfigError, SearchError):
             raise
@@ -159,6 +167,7 @@ class Worker:
         except BaseException as error:  # a SystemExit in a function must not end the search
             if is_device_failure(error):
                 raise DeviceError(_device_message(error, stage, job)) from error
+            _log_traceback(job, stage, error)
             return Failure(stage, f"{type(error).__name__}: {one_line(error)}")
 
     def _prepare(self) -> None:
@@ -222,12 +231,22 @@ class Worker:
         return replace(scores, halvings=self.evaluator.halvings, examples=examples)
 
 
+def _log_traceback(job: Job, stage: str, error: BaseException | None) -> None:
+    """Log what made a candidate fail, if an exception of other code did.
+
+    At the level INFO it is in the log of the run, but no command prints it without --debug.
+    """
+    if error is not None:
+        text = traceback_lines(error)
+        log.info("Candidate %d failed in the stage %r:\n%s", job.candidate, stage, text)
+
+
 def _system_message(error: OSError, stage: str, job: Job) -> str:
     place = f" ({error.filename})" if error.filename else ""
     reason = error.strerror or one_line(error)
     return (
         f"Candidate {job.candidate} stopped in the stage {stage!r} for a reason that is not the "
-        f"candidate's fault: {reason}{place}. Check that disks, mounts and devices are there and "
+        f"candidate's fault: {reason}{place}; check that disks, mounts and devices are there and "
         "have free space, then go on with `evomerge resume`."
     )
 
@@ -235,6 +254,6 @@ def _system_message(error: OSError, stage: str, job: Job) -> str:
 def _device_message(error: BaseException, stage: str, job: Job) -> str:
     return (
         f"The device failed in the stage {stage!r} of candidate {job.candidate} "
-        f"({one_line(error).rstrip('.')}). Go on with `evomerge resume`; a candidate with which "
-        "this happens three times is marked as failed."
+        f"({one_line(error).rstrip('.')}); go on with `evomerge resume`, which marks a candidate "
+        "with which this happens three times as failed."
     )

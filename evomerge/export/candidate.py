@@ -7,6 +7,7 @@ from pathlib import Path
 
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
+from evomerge.run.writable import check_new_folder
 from evomerge.setup.runs import chosen_candidate, reopen
 from evomerge.setup.strategy import recipe_of
 
@@ -32,6 +33,7 @@ def export_candidate(
     from evomerge.mergekit import to_mergekit
     from evomerge.merging.backend import write
 
+    check_new_folder(out)
     problem, history = reopen(run), History(run.events())
     candidate = chosen_candidate(problem, history, which)
     recipe = recipe_of(problem.space, candidate)

@@ -10,6 +10,7 @@ or in few if there are hundreds, so that nobody sees a model without some of its
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def _check_folder(model: Path) -> None:
     if not (model / "config.json").is_file() or not list(model.glob("*.safetensors")):
         raise CheckpointError(
             f"{model} is not a model folder (config.json and *.safetensors are needed); "
-            f"make one with `evomerge export RUN --out {model}`."
+            f"make one with `evomerge export RUN --out {shlex.quote(str(model))}`."
         )
     inside = model.resolve()
     for path in sorted(model.rglob("*")):

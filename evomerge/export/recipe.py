@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,7 @@ from evomerge.models.references import is_folder, place
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping
 from evomerge.recipe import Recipe
+from evomerge.run.writable import check_new_folder
 from evomerge.setup.runs import open_model
 
 
@@ -45,6 +47,7 @@ def merge_recipe(
     from evomerge.merging.architecture.naming import with_host_names
     from evomerge.merging.backend import write
 
+    check_new_folder(out)
     text = read_text(file, RecipeError)
     is_ours = _is_ours(text, file)
     if is_ours:
@@ -74,8 +77,8 @@ def _is_ours(text: str, file: Path) -> bool:
     data = yaml_mapping(text, str(file), "a recipe", RecipeError)
     if "parents" in data and "objectives" in data:
         raise RecipeError(
-            f"{file} is a search file; run it with `evomerge search {file} --run DIR`, or give a "
-            "recipe, for example the best.yaml of a run."
+            f"{file} is a search file; run it with `evomerge search {shlex.quote(str(file))} --run "
+            "DIR`, or give a recipe, for example the best.yaml of a run."
         )
     return "host" in data
 

@@ -148,7 +148,7 @@ def _disk_errors(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        advice = "free disk space, or choose a folder on another disk; " if full else ""
+        advice = "; free disk space, or choose a folder on another disk" if full else ""
         raise CheckpointError(
-            f"Writing {out} failed: {error.strerror or error}; {advice}the folder was not created."
+            f"Writing {out} failed, and it was not created: {error.strerror or error}{advice}."
         ) from error

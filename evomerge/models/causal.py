@@ -36,8 +36,8 @@ def check_known(checkpoint: Checkpoint) -> None:
     if kind not in configuration_auto.CONFIG_MAPPING_NAMES:  # type: ignore[attr-defined]
         raise CheckpointError(
             f"Parent {name!r}: the installed transformers {__version__} does not know its "
-            f"model_type {kind!r}; install a version that does. Code that comes with a model is "
-            "not run."
+            f"model_type {kind!r}, and code that comes with a model is not run; install a version "
+            "that does."
         )
 
 

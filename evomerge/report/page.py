@@ -7,22 +7,11 @@ printed. Plotly would add 4.5 MB of script to each page.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from evomerge.errors import InputError
 from evomerge.report.colours import STYLE
-from evomerge.report.importance import gene_importance
 from evomerge.report.markup import paragraph, svg_text, text
-from evomerge.report.names import short_names
-from evomerge.report.pictures import (
-    best_so_far,
-    genome_bars,
-    importance_bars,
-    spread_of_generations,
-    standings_chart,
-)
 from evomerge.report.progress import progress
-from evomerge.report.recipe_picture import recipe_picture
 from evomerge.report.sections.cost import cost
 from evomerge.report.sections.course import course
 from evomerge.report.sections.found import found
@@ -32,6 +21,7 @@ from evomerge.report.sections.tradeoffs import tradeoffs
 from evomerge.report.view import View
 from evomerge.run.atomic import replace_text
 from evomerge.run.folder import RunFolder
+from evomerge.run.writable import check_output
 
 
 def write_page(run: RunFolder, target: Path) -> None:
@@ -40,6 +30,7 @@ def write_page(run: RunFolder, target: Path) -> None:
     Raises:
         InputError: the file cannot be written.
     """
+    check_output(target, "--out")
     content = page(run)
     try:
         replace_text(target, content)
@@ -74,27 +65,6 @@ def page(run: RunFolder) -> str:
     )
 
 
-def pictures(run: RunFolder) -> dict[str, Any]:
-    """Return the pictures of a run as matplotlib figures, by name."""
-    view = View.of(run)
-    figures: dict[str, Any] = {"course": best_so_far(view.history)}
-    if view.table.rows:
-        figures["standings"] = standings_chart(view.table)
-    has_knobs = view.config.space.kind != "dataflow"
-    if has_knobs and view.best is not None and "genome" in view.best.origin:
-        figures["genes"] = genome_bars(view.gene_labels, view.best.origin["genome"])
-    if view.recipe is not None:
-        drawn = recipe_picture(view.recipe, short_names(view.recipe.parents))
-        figures |= {"recipe": drawn} if drawn is not None else {}
-    spread = spread_of_generations(view.history)
-    if spread is not None:
-        figures["spread"] = spread
-    importance = gene_importance(view.history, view.gene_labels)
-    if importance:
-        figures["importance"] = importance_bars(importance)
-    return figures
-
-
 def write_pictures(run: RunFolder, folder: Path) -> list[Path]:
     """Write the pictures of a run as SVG files into a folder, and return their paths.
 
@@ -104,7 +74,7 @@ def write_pictures(run: RunFolder, folder: Path) -> list[Path]:
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in pictures(run).items():
+        for name, figure in View.of(run).figures.items():
             replace_text(folder / f"{name}.svg", svg_text(figure))
             written.append(folder / f"{name}.svg")
     except OSError as error:

@@ -180,14 +180,14 @@ def _bars(labels: Sequence[str], values: Sequence[float], what: str) -> Any:
     axes.grid(axis="x", color=LINE, linewidth=0.8)
     axes.barh(range(len(values)), values, color=ACCENT, height=0.7)
     axes.set_yticks(
-        range(len(values)), [_short(plain_text(label)) for label in labels], fontsize=10
+        range(len(values)), [short_label(plain_text(label)) for label in labels], fontsize=10
     )
     axes.set_xlabel(what, color=INK, fontsize=10)
     axes.invert_yaxis()
     return figure
 
 
-def _short(label: str, most: int = 34) -> str:
+def short_label(label: str, most: int = 34) -> str:
     """Return a label whose middle is left out if it is long."""
     if len(label) <= most:
         return label

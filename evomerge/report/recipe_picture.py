@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from evomerge.recipe import Knob, Layer, Recipe
-from evomerge.report.colours import GREY, INK, LINE
+from evomerge.report.colours import GREY, INK
+from evomerge.report.heat_map import few_ticks, heat_map, panels_below
 from evomerge.report.pictures import plain_text
 from evomerge.space.paths.path import Hop, legend_of, path_of
 
 _COLOURS = ("#1f6feb", "#d9822b", "#2a9d6f", "#a855c7", "#c0392b", "#5f6b78", "#b8a21f", "#1797a6")
-_WIDTH = 4.2
-"""Width in inches: 403 pixels at the 96 pixels an inch that browsers use."""
 _LONGEST_NAME = 52
 _DEPTH = "block of the merged model"
 
@@ -67,28 +66,12 @@ def knob_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     rows = sum(map(len, knobs.values()))
     notes = _legend(recipe, names)
     height = 0.55 * len(knobs) + 0.2 * rows + 0.16 * len(notes) + 0.3
-    figure, panels = _figure(height, [len(grid) + 1.2 for grid in knobs.values()])
+    figure, panels = panels_below(height, [len(grid) + 1.2 for grid in knobs.values()])
     count = len(_blocks(recipe))
     for axes, (knob, grid) in zip(panels, knobs.items(), strict=True):
-        values = [value for row in grid.values() for value in row if not math.isnan(value)]
-        low, high = min(values), max(values)
-        image = axes.imshow(
-            list(grid.values()),
-            aspect="auto",
-            cmap="viridis",
-            interpolation="nearest",
-            vmin=low - 0.5 * (low == high),  # one value is not drawn as if it were an extreme
-            vmax=high + 0.5 * (low == high),
-        )
-        axes.set_title(plain_text(knob), loc="left", fontsize=8.5, color=INK, pad=3)
-        axes.set_yticks(range(len(grid)), [plain_text(label) for label in grid])
+        labelled = {plain_text(label): row for label, row in grid.items()}
+        heat_map(figure, axes, plain_text(knob), labelled)
         axes.set_xticks(*_depth_ticks(count))
-        axes.set_facecolor(LINE)
-        bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
-        bar.ax.tick_params(labelsize=7, colors=INK)
-        bar.locator = _few_ticks(4)
-        if low == high:
-            bar.set_ticks([low], labels=[f"{low:.3g}"])
     panels[-1].set_xlabel(_below(f"{_DEPTH} (E: embeddings, H: head)", notes), **_NOTE)
     return figure
 
@@ -113,7 +96,7 @@ def path_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     scaled = any(hop.scale != 1.0 for hop in path)
     notes = _legend(recipe, names)
     height = 2.3 + 0.9 * scaled + 0.16 * len(notes)
-    figure, panels = _figure(height, [2.4, 1.0] if scaled else [1.0])
+    figure, panels = panels_below(height, [2.4, 1.0] if scaled else [1.0])
     for number, (letter, parent) in enumerate(parent_letters(recipe).items()):
         colour, points = _COLOURS[number % len(_COLOURS)], _points(path, parent)
         if points:
@@ -132,8 +115,8 @@ def path_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     for axes in panels:
         axes.set_xlim(-0.7, len(path) - 0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.set_major_locator(_few_ticks(8, whole=True))
-    panels[0].yaxis.set_major_locator(_few_ticks(6, whole=True))
+        axes.xaxis.set_major_locator(few_ticks(8, whole=True))
+    panels[0].yaxis.set_major_locator(few_ticks(6, whole=True))
     panels[-1].set_xlabel(_below(_DEPTH, notes), **_NOTE)
     return figure
 
@@ -233,20 +216,3 @@ def _legend(recipe: Recipe, names: Mapping[str, str]) -> list[str]:
 
 def _below(label: str, notes: Sequence[str]) -> str:
     return "\n".join([label, *map(plain_text, notes)])
-
-
-def _figure(height: float, heights: Sequence[float]) -> tuple[Any, list[Any]]:
-    """Return a figure and its panels, one below the other."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-    panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for axes in panels:
-        axes.tick_params(labelsize=7.5, colors=INK, length=2)
-    return figure, list(panels)
-
-
-def _few_ticks(most: int, *, whole: bool = False) -> Any:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(nbins=most, integer=whole)

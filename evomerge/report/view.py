@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from evomerge.config.frozen import frozen_objectives
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import RecipeError
 from evomerge.recipe import Recipe
+from evomerge.report.gene_map import genes_picture
+from evomerge.report.importance import gene_importance
 from evomerge.report.names import short_names
+from evomerge.report.pictures import (
+    best_so_far,
+    importance_bars,
+    spread_of_generations,
+    standings_chart,
+)
+from evomerge.report.recipe_picture import recipe_picture
 from evomerge.report.standings import Standings, standings
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import Candidate, History
@@ -63,6 +73,22 @@ class View:
         for parent in sorted(names, key=len, reverse=True):
             labels = [label.replace(parent, names[parent]) for label in labels]
         return labels
+
+    @cached_property
+    def figures(self) -> dict[str, Any]:
+        """The pictures that this run can have, as matplotlib figures by name."""
+        best = self.best
+        genome = () if best is None else best.origin.get("genome", ())
+        importance = gene_importance(self.history, self.gene_labels)
+        drawn = {
+            "standings": standings_chart(self.table) if self.table.rows else None,
+            "recipe": self.recipe and recipe_picture(self.recipe, short_names(self.recipe.parents)),
+            "genes": genes_picture(self.gene_labels, genome, self.config.space.kind),
+            "course": best_so_far(self.history),
+            "spread": spread_of_generations(self.history),
+            "importance": importance_bars(importance) if importance else None,
+        }
+        return {name: figure for name, figure in drawn.items() if figure is not None}
 
     @cached_property
     def recipe(self) -> Recipe | None:

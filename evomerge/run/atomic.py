@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from evomerge.errors import CheckpointError
+from evomerge.run.writable import check_new_folder
 
 _MARK = ".partial-"
 
@@ -33,8 +34,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         CheckpointError: `out` exists, or its parent folder cannot be written.
     """
     out = out.absolute()
-    if out.exists() or out.is_symlink():
-        raise CheckpointError(f"{out} exists already; name another folder or remove it.")
+    check_new_folder(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         folder, lock = _begin(out, folder=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from evomerge.run.frozen_file import changed_sections, with_digests
 from evomerge.run.journal import FORMAT, Event, encode, read
 from evomerge.run.lock import exclusive, is_held
 from evomerge.run.timings import Timings
+from evomerge.run.writable import why_not_writable
 
 CONFIG = "search.yaml"
 JOURNAL = "journal.jsonl"
@@ -64,7 +66,7 @@ class RunFolder:
             if not begun:
                 raise RunFolderError(
                     f"{path} has begun none of its stages yet; wait until it has, or start them "
-                    f"with `evomerge resume {path}`."
+                    f"with `evomerge resume {shlex.quote(str(path))}`."
                 )
             path = begun[-1]
         self.path = path
@@ -74,7 +76,8 @@ class RunFolder:
             )
         if not there or not path.is_dir():
             raise RunFolderError(
-                f"{path} does not exist; start a run with `evomerge search FILE --run {path}`."
+                f"{path} does not exist; start a run with `evomerge search FILE --run "
+                f"{shlex.quote(str(path))}`."
             )
         for name in (CONFIG, JOURNAL):
             if not (path / name).is_file():
@@ -87,18 +90,21 @@ class RunFolder:
         Raises:
             RunFolderError: the folder is not empty, or cannot be written.
         """
-        if (path / JOURNAL).exists() or (path / STAGES).exists():
+        # `os.path` has an answer for names that are too long.
+        if any(os.path.exists(path / name) for name in (JOURNAL, STAGES)):  # noqa: PTH110
             raise RunFolderError(
-                f"{path} already holds a run; continue it with `evomerge resume {path}`, "
-                f"or give another folder to --run."
+                f"{path} already holds a run; continue it with `evomerge resume "
+                f"{shlex.quote(str(path))}`, or give another folder to --run."
             )
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if os.path.exists(path) and (not path.is_dir() or any(path.iterdir())):  # noqa: PTH110
             raise RunFolderError(
                 f"{path} exists and is not a run folder; give --run a new or an empty folder."
             )
-        parent = next((folder for folder in path.absolute().parents if folder.exists()), None)
-        if parent is None or not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise RunFolderError(f"{path} cannot be created: {parent} is not a writable folder.")
+        reason = why_not_writable(path)
+        if reason is not None:
+            raise RunFolderError(
+                f"{path} cannot be created: {reason}; give --run a folder that can be written."
+            )
 
     @classmethod
     def create(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
@@ -144,8 +150,8 @@ class RunFolder:
         if changed:
             raise RunFolderError(
                 f"{file} was changed after the run began (in `{'`, `'.join(changed)}`); put it "
-                "back as it was, or start a new run. `evomerge resume` takes --candidates, "
-                "--hours and --set executor.KEY=VALUE."
+                "back as it was, start a new run, or give `evomerge resume` the change "
+                "(--candidates, --hours, --set executor.KEY=VALUE)."
             )
         return content
 

@@ -73,7 +73,8 @@ class Logbook:
                 "seconds": _rounded(outcome.seconds),
                 "cpu_seconds": _rounded(outcome.cpu_seconds),
             }
-            self._note({"event": event["event"], "candidate": event["candidate"], **times})
+            line = {"event": event["event"], "candidate": event["candidate"], **times}
+            self._note({**line, **({"peak": dict(outcome.peak)} if outcome.peak else {})})
             event = {**event, **times}
         self._call_followers(event)
 

@@ -1,4 +1,4 @@
-"""How long the sessions of a run took, and its candidates by phase: the file `timings.jsonl`.
+"""How long a run took, its candidates by phase, and its memory: the file `timings.jsonl`.
 
 Nothing depends on it but the bound `budget.hours` and what people are shown. A kill may lose a
 line, and lines that cannot be read are ignored.
@@ -19,11 +19,17 @@ PHASES = ("prepare", "merge", "evaluate")
 `merge`: writing the merged weights. `evaluate`: scoring the model.
 """
 
+PLACES = ("process", "accelerator")
+"""Where memory is measured."""
+
 RECENT = 100
 """Number of candidates that the speed of a search is computed from, at most."""
 
 _LARGEST = 1e11
 """Seconds; a line with a larger time is ignored."""
+
+_MOST_BYTES = 1e18
+"""A larger memory is ignored."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,21 @@ class Timings:
                 total = (before.cpu_seconds or 0.0) + cpu[phase] if known else None
                 found[phase] = Spent(before.seconds + own, total)
         return {phase: found[phase] for phase in PHASES if phase in found}
+
+    def peak(self) -> dict[str, int]:
+        """Return the largest memory of a process that scored candidates, in bytes.
+
+        Returns:
+            `process`, and `accelerator` if there is one; empty if nothing is known.
+        """
+        found: dict[str, int] = {}
+        for entry in self._entries():
+            peak = entry.get("peak")
+            for name in PLACES:
+                size = peak.get(name) if isinstance(peak, dict) else None
+                if isinstance(size, int) and 0 < size < _MOST_BYTES:
+                    found[name] = max(found.get(name, 0), size)
+        return found
 
     def by_candidate(self) -> dict[int, dict[str, float]]:
         """Return the seconds of each candidate on the search documents, by phase.

@@ -179,6 +179,13 @@ def describe_workers(config: SearchConfig, generation: int) -> str:
     )
 
 
+def count_all_workers(config: SearchConfig) -> int:
+    """Return the number of workers, on all machines together."""
+    if config.executor.kind == "inline":
+        return 1
+    return count_workers(config) if config.executor.kind == "ray" else len(worker_devices(config))
+
+
 def workers_per_machine(config: SearchConfig) -> int:
     """Return the largest number of workers that a machine has at a time."""
     if config.executor.kind == "inline":

@@ -12,14 +12,13 @@ from evomerge.run.activity import WORKERS, Activity
 from evomerge.run.attempts import Attempts
 from evomerge.run.logbook import Logbook
 from evomerge.scores import Outcome
-from evomerge.setup.executor import is_together
 from evomerge.setup.problem import Problem
-from evomerge.setup.worker import MemoryShare, make_worker
+from evomerge.setup.worker import MemoryShare, make_worker, run_jobs
 
 
 def make_inline(problem: Problem, run: Path, logbook: Logbook, attempts: Attempts) -> Executor:
     """Return the inline executor of a search; see `evomerge.setup.search.MakeExecutor`."""
-    from evomerge.execute.inline import InlineExecutor, one_by_one
+    from evomerge.execute.inline import InlineExecutor
 
     share = MemoryShare.of_machine(1)
     worker = make_worker(problem, share, logbook.history.threads, logbook.note_preparation)
@@ -34,9 +33,4 @@ def make_inline(problem: Problem, run: Path, logbook: Logbook, attempts: Attempt
         with attempts.trying(f"{job.candidate} {job.split}"):
             return worker(job, around)
 
-    if not is_together(problem.config):
-        return InlineExecutor(one_by_one(score))
-    from evomerge.evaluation.inference.tree import Forks
-    from evomerge.execute.tree import as_tree
-
-    return InlineExecutor(as_tree(score, Forks(share.states)))
+    return InlineExecutor(run_jobs(score, problem.config, share))

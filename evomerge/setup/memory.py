@@ -7,6 +7,7 @@ from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.device import choose_device, count_devices, device_memory
 from evomerge.evaluation.inference.vllm_start import ENGINE_SHARE
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.report.amounts import size_text
 from evomerge.setup.executor import workers_per_accelerator, workers_per_machine
 from evomerge.setup.problem import Problem
 from evomerge.setup.worker import MemoryShare
@@ -62,11 +63,11 @@ def check_fit(config: SearchConfig, host: Checkpoint) -> None:
 def needs(problem: Problem) -> str:
     """Return what a search needs of each machine, and what this machine has, in words."""
     config = problem.config
-    sizes = [item.nbytes for item in problem.checkpoints.values()]
+    sizes, parents_count = _mapped(problem), len(problem.checkpoints)
     count, weights = workers_per_machine(config), size_text(weights_of(problem))
-    parents = f"{len(sizes)} parents x {size_text(sizes[0])} mapped"
-    if max(sizes) > 1.01 * min(sizes):
-        parents = f"{len(sizes)} parents, together {size_text(sum(sizes))} mapped"
+    parents = f"{parents_count} parents x {size_text(sizes[0])} mapped"
+    if len(sizes) < parents_count or max(sizes) > 1.01 * min(sizes):
+        parents = f"{parents_count} parents, together {size_text(sum(sizes))} mapped"
     elsewhere = config.executor.kind == "ray" and config.executor.ray.address is not None
     device = "cpu" if elsewhere else choose_device(config.evaluation.device)
     if config.space.kind == "dataflow":
@@ -110,11 +111,16 @@ def memory_of(problem: Problem) -> dict[str, float]:
     found: dict[str, float] = {
         "libraries": count * _LIBRARIES,
         "weights": 0 if paths_only else count * weights_of(problem),
-        "parents": sum(item.nbytes for item in problem.checkpoints.values()),
+        "parents": sum(_mapped(problem)),
         "prepared merges": count * min(kept, MemoryShare.of_machine(count).prepared),
         "batches": count * _batches(problem),
     }
     return {**found, "together": sum(found.values())}
+
+
+def _mapped(problem: Problem) -> list[int]:
+    """Return the size of each model in bytes; parents with different adapters share a model."""
+    return list({item.folder: item.nbytes for item in problem.checkpoints.values()}.values())
 
 
 def _sources(problem: Problem, method: str) -> int:
@@ -129,12 +135,3 @@ def _batches(problem: Problem) -> float:
     """Return about how many bytes the logits of one batch take on a CPU: twice, float32."""
     vocabulary = int(problem.checkpoints[problem.host].config.get("vocab_size") or 0)
     return _POSITIONS * vocabulary * 8.0
-
-
-def size_text(count: float) -> str:
-    """Return a number of bytes as text, such as `1.23 GB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"

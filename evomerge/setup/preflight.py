@@ -6,10 +6,10 @@ from typing import Any
 
 from evomerge.config.schema import SearchConfig
 from evomerge.optimize import BUILTIN
-from evomerge.setup.cluster import count_workers
+from evomerge.report.amounts import size_text
 from evomerge.setup.engine import engine_depth, engine_warning, serves_paths
-from evomerge.setup.executor import describe_workers, worker_devices
-from evomerge.setup.memory import memory_of, needs, size_text, weights_of
+from evomerge.setup.executor import count_all_workers, describe_workers
+from evomerge.setup.memory import memory_of, needs, weights_of
 from evomerge.setup.optimizer import make_optimizer
 from evomerge.setup.parents import plan_tokenizers
 from evomerge.setup.problem import Problem
@@ -93,7 +93,7 @@ def _lag_warning(config: SearchConfig) -> str | None:
     executor, optimizer = config.executor, BUILTIN.get(config.optimizer.name)
     if executor.order != "arrival" or executor.kind == "inline" or optimizer is None:
         return None
-    count = count_workers(config) if executor.kind == "ray" else len(worker_devices(config))
+    count = count_all_workers(config)
     most = optimizer.most_workers
     if most is None or count <= most:
         return None
@@ -104,8 +104,8 @@ def _lag_warning(config: SearchConfig) -> str | None:
     )
     return (
         f"executor.order is 'arrival', so with {count} workers {config.optimizer.name!r} proposes "
-        f"candidates before it knows the scores of {count - 1} others; with more than {most} it "
-        f"finds less with as many candidates (docs/scaling.md). Use fewer workers, or {instead}."
+        f"candidates before it knows the scores of {count - 1} others, and with more than {most} "
+        f"it finds less with as many candidates (docs/scaling.md); use fewer workers, or {instead}."
     )
 
 

@@ -101,7 +101,7 @@ class WorkerOnMachine:
             return make()
         except InputError as error:
             raise SearchError(
-                f"{place}: {error} All machines must see the same parents and tasks."
+                f"{place}, while all machines must see the same parents and tasks: {error}"
             ) from error
         except EvomergeError:
             raise

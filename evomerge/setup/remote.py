@@ -14,7 +14,8 @@ from typing import Any
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.evaluation.inference.device import use_only
 from evomerge.execute.protocol import Executor, Job, RunJobs
-from evomerge.execute.remote import RemoteExecutor, RemoteWorker, each_alone
+from evomerge.execute.remote import RemoteExecutor, each_alone
+from evomerge.execute.remote_worker import RemoteWorker
 from evomerge.run.activity import WORKERS, Activity
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import CONFIG, RunFolder
@@ -23,7 +24,7 @@ from evomerge.setup.check import restore
 from evomerge.setup.executor import is_together
 from evomerge.setup.problem import Problem
 from evomerge.setup.runs import open_model
-from evomerge.setup.worker import MemoryShare, make_worker
+from evomerge.setup.worker import MemoryShare, make_worker, run_jobs
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,8 @@ class WorkerOfRun:
         Raises:
             InputError: a parent or a task has changed since the run was started.
         """
-        from evomerge.evaluation.inference.tree import Forks
-        from evomerge.execute.inline import one_by_one
-        from evomerge.execute.tree import as_tree
-
         worker = make_worker(self._problem(), self.share, self.threads, most_threads=self.cores)
-        if is_together(self.config):
-            return as_tree(worker, Forks(self.share.states))
-        return one_by_one(worker)
+        return run_jobs(worker, self.config, self.share)
 
     def check(self) -> None:
         """Check the parents.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -69,7 +70,7 @@ def run_search(
         reason = f"{error.strerror or error}: {error.filename or run.path}"
         raise SearchError(
             f"The run {run.path} could not be read or written ({reason}); free space on the disk "
-            f"or repair it, then go on with `evomerge resume {run.path}`."
+            f"or repair it, then go on with `evomerge resume {shlex.quote(str(run.path))}`."
         ) from error
 
 

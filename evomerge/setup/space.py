@@ -14,7 +14,7 @@ from evomerge.recipe import Layer, Recipe, Source
 from evomerge.space.protocol import Space
 
 _OWN_KEYS = {
-    "parameters": {"method", "groups", "components", "embeddings", "smooth", "knobs"},
+    "parameters": {"method", "host", "groups", "components", "embeddings", "smooth", "knobs"},
     "dataflow": {"variant", "host", "scales", "outside"},
     "joint": {
         *("method", "knobs", "embeddings", "host", "repeats", "scales", "ends", "layers"),

@@ -70,6 +70,11 @@ def check(data: Mapping[str, Any], source: Path, *, allow_pickle: bool = False) 
     return problems
 
 
+def needs_winner(problem: Problem) -> bool:
+    """Return whether a stage that was checked uses the winner of an earlier stage."""
+    return any(_STAGE.fullmatch(name) for name in problem.checkpoints)
+
+
 def start(
     data: Mapping[str, Any], source: Path, folder: Path, *, allow_pickle: bool = False
 ) -> list[Problem]:

@@ -209,7 +209,7 @@ def _pools(config: SearchConfig, evaluator: Evaluator, split: Split) -> dict[str
         # If splits have documents of different tasks, these are compared by their rendered text.
         forms = cache(harness.forms(task, rendered=bool(evaluator.by_split)))
         labels = None if field is None else harness.field(task, field)
-        pools[task] = Pool(info.source, info.documents, forms, labels)
+        pools[task] = Pool(info.source, info.documents, forms, labels, info.dataset)
     return pools
 
 

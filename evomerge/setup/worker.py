@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 from evomerge.config.schema import SearchConfig
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.setup.engine import deepest
+from evomerge.setup.executor import is_together
 from evomerge.setup.fidelity import make_fidelity
 from evomerge.setup.problem import Problem
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
+    from evomerge.execute.protocol import RunJobs
+    from evomerge.execute.tree import RunAround
     from evomerge.execute.worker import Worker
     from evomerge.merging.architecture.placement import Placement
     from evomerge.merging.resident import Report, Resident
@@ -152,3 +155,20 @@ def make_worker(
     model = worker.build(first)
     worker.threads = set_threads(config, host, model, problem.evaluator, threads, most_threads)
     return worker
+
+
+def run_jobs(run: RunAround, config: SearchConfig, share: MemoryShare) -> RunJobs:
+    """Turn what runs one job into what runs several: one by one, or paths together as a trie.
+
+    Args:
+        run: a worker, or what calls one.
+        config: the search file.
+        share: the memory for the worker's caches.
+    """
+    from evomerge.evaluation.inference.tree import Forks
+    from evomerge.execute.inline import one_by_one
+    from evomerge.execute.tree import as_tree
+
+    if is_together(config):
+        return as_tree(run, Forks(share.states))
+    return one_by_one(run)

@@ -153,8 +153,8 @@ def plan_knobs(methods: Sequence[MethodSpec], settings: Mapping[str, Setting]) -
             if setting is None:
                 if knob.default is None:
                     raise ConfigError(
-                        f"space.knobs.{knob.name} is missing; {method.name} has no default for it. "
-                        f"Give a number or a range within {knob.low:g} to {knob.high:g}."
+                        f"space.knobs.{knob.name} is missing, and {method.name} has no default; "
+                        f"give a number or a range within {knob.low:g} to {knob.high:g}."
                     )
             elif isinstance(setting, (int, float)):
                 _check(method, knob, setting, [setting])

@@ -245,8 +245,8 @@ def _first_blocks(groups: int | Literal["each", "one"], layers: int, smooth: boo
         return [group * layers // count for group in range(count)]
     if count < 2:
         raise ConfigError(
-            f"space.smooth is true, but space.groups is {groups!r}; interpolation over depth needs "
-            "2 groups or more. Change space.groups, or set smooth to false."
+            f"space.smooth is true, but space.groups is {groups!r}, and interpolation over depth "
+            "needs 2 groups or more; change space.groups, or set smooth to false."
         )
     steps = count - 1
     return [(2 * anchor * (layers - 1) + steps) // (2 * steps) for anchor in range(count)]

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 from run_folders import FAILED, KEY, STATES, asked, scores, told, write_run
-from search_run import command, environment, evomerge
+from search_run import command, environment
 
 from evomerge.__main__ import run as call
 from evomerge.errors import EvomergeError, InputError
@@ -129,7 +129,8 @@ def test_csv_of_an_empty_run_and_csv_into_a_missing_folder(tmp_path):
 
 def test_csv_can_be_written_to_a_pipe(tmp_path):
     run = finished(tmp_path / "run")
-    done = evomerge("results", run.path, "--csv", "/dev/stdout")
+    asked = command("results", run.path, "--csv", "/dev/stdout")
+    done = subprocess.run(asked, capture_output=True, text=True, env=environment(), check=True)
     assert len(done.stdout.splitlines()) == 4
 
 

@@ -60,7 +60,10 @@ BAD = {
     "unknown component": (space(components=["atention"]), ["atention", "Did you mean 'attention'"]),
     "nothing to search": (space(knobs={"weight": 1.0}), ["nothing to search"]),
     "unknown optimizer": ({"optimizer": {"name": "cmaes"}}, ["cmaes", "Did you mean 'cma'"]),
-    "unknown task": (objective(task="zoo_math"), ["'zoo_math'", "Did you mean 'zoo_maths'"]),
+    "unknown task": (
+        objective(task="zoo_math"),
+        ["'zoo_math'", "evaluation.include", "Did you mean 'zoo_maths'"],
+    ),
     "unknown metric": (objective(metric="exact_mach"), ["exact_mach", "mean 'exact_match'"]),
     "unknown include": (evaluation(include=["./none"]), ["evaluation.include", "none"]),
     "too many documents": (evaluation(search={"documents": 99999}), ["99999", "zoo_l2_maths"]),

@@ -4,7 +4,7 @@ import pytest
 from run_folders import FAILED, KEY, asked, scores, told
 
 from evomerge.cli.live import SearchDisplay
-from evomerge.cli.terminal import duration
+from evomerge.report.amounts import duration
 from evomerge.run.history import History
 from evomerge.scores import Objective
 

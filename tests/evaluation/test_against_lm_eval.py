@@ -18,6 +18,14 @@ from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.scores import Scores
 
+
+@pytest.fixture(autouse=True)
+def no_look_at_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out that lm-eval asks pip, git and the processor for its report, in new processes."""
+    monkeypatch.setattr(lm_eval.evaluator, "add_env_info", lambda report: None)
+    monkeypatch.setattr(lm_eval.evaluator, "get_git_commit_hash", lambda: None)
+
+
 IDS = (0, 3, 4, 7, 11, 12, 20, 25, 26, 31, 38, 39)
 
 

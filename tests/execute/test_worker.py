@@ -146,3 +146,30 @@ def test_a_parent_that_cannot_be_read_again_is_not_the_candidates_fault(parents:
         info.file.unlink(missing_ok=True)
     with pytest.raises(CheckpointError, match="cannot be read"):
         bench.score(1)
+
+
+def test_the_log_has_the_traceback_of_a_function_and_the_reason_its_line(
+    parents: Any, caplog: Any
+) -> None:
+    def judge(model: Any) -> float:
+        try:
+            int("seven")
+        except ValueError as error:
+            raise Untold("x" * 10_000 + "\ud800\nsecond line") from error
+        return 0.0
+
+    caplog.set_level("INFO", "evomerge")
+    failed = Bench(parents, Resident, judge).score(0)
+    line = judge.__code__.co_firstlineno + 4
+    assert isinstance(failed, Failure)
+    assert f"Objective judge (test_worker.py, line {line}) raised Untold: xxx" in failed.reason
+    (message,) = [item.getMessage() for item in caplog.records if item.levelname == "INFO"]
+    message.encode()
+    assert message.startswith("Candidate 0 failed in the stage 'evaluate':\nTraceback")
+    assert f'File "{__file__}", line {line}, in judge' in message
+    assert "ValueError: invalid literal for int() with base 10: 'seven'" in message
+    assert len(message) < 10_000
+
+
+class Untold(Exception):  # noqa: N818
+    """An exception of a user's own."""

@@ -9,11 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import lm_eval
 import pytest
 import torch
-from search_run import command, environment, evomerge, evomerge_json, write_search
+from lm_eval.tasks import TaskManager
+from search_run import environment, evomerge, evomerge_json, start, write_search
 from transformers import AutoModelForCausalLM
 
+from evomerge import zoo
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.setup.runs import reopen
@@ -83,26 +86,21 @@ def test_merging_the_best_recipe_gives_the_same_model(run, exported, tmp_path):
     assert_bitwise(*loaded)
 
 
-def test_stock_lm_eval_gives_exactly_the_recorded_scores(run, exported, tmp_path):
+def test_stock_lm_eval_gives_exactly_the_recorded_scores(run, exported):
     problem, history = reopen(RunFolder(run)), History(RunFolder(run).events())
     for split in ("search", "validation"):
         recorded = history.winner.scores(split)
         samples = {task: list(ids) for task, ids in problem.splits[split].items()}
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "lm_eval", "--model", "hf"),
-                *("--model_args", f"pretrained={exported},dtype=float32"),
-                *("--tasks", ",".join(samples), "--include_path", zoo_tasks()),
-                *("--samples", json.dumps(samples), "--output_path", str(tmp_path / split)),
-                *("--device", "cpu"),
-            ],
-            env=environment(),
-            capture_output=True,
-            text=True,
+        report = lm_eval.simple_evaluate(
+            model="hf",
+            model_args=f"pretrained={exported},dtype=float32",
+            device="cpu",
+            tasks=list(samples),
+            task_manager=TaskManager(include_path=str(zoo.tasks_path()), include_defaults=False),
+            samples=samples,
+            bootstrap_iters=0,
         )
-        assert done.returncode == 0, done.stderr
-        (report,) = (tmp_path / split).rglob("results_*.json")
-        results = json.loads(report.read_text())["results"]
+        results = report["results"]
         for objective in problem.objectives:
             stock = results[objective.task][f"{objective.metric},none"]
             assert stock == recorded.aggregates[objective.key], objective
@@ -125,12 +123,6 @@ def test_results_print_the_command_that_reproduces_the_score(run, exported, tmp_
     for key, value in recorded.items():
         task, _, metric = key.partition("/")
         assert results[task][f"{metric},none"] == value
-
-
-def zoo_tasks():
-    from evomerge import zoo
-
-    return str(zoo.tasks_path())
 
 
 def test_evaluate_scores_the_export_and_a_parent_as_the_run_did(run, exported):
@@ -160,11 +152,9 @@ def test_a_killed_export_leaves_nothing_half_written(run, exported, tmp_path):
     for attempt in range(3):
         out = tmp_path / "models" / f"m{attempt}"
         out.parent.mkdir(exist_ok=True)
-        process = subprocess.Popen(
-            command("export", run, "--out", out, "--shard-size", "1MB"),
-            env=environment(),
-            stderr=subprocess.DEVNULL,
-        )
+        with Path(os.devnull).open("w") as nowhere:
+            begun = ["export", run, "--out", out, "--shard-size", "1MB"]
+            process = start(*begun, stdout=nowhere, stderr=nowhere)
         while process.poll() is None and not list(out.parent.glob(f".*{out.name}*")):
             time.sleep(0.0005)
         time.sleep(generator.uniform(0, 0.01))

@@ -19,7 +19,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown type": ({"model_type": "frob"}, "does not know its model_type 'frob'"),
     "code of its own": (
         {"model_type": "frob", "auto_map": {"AutoConfig": "own.Config"}},
-        "Code that comes with a model is not run",
+        "code that comes with a model is not run",
     ),
     "encoder": ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "no causal"),
     "base model": ({"architectures": ["LlamaModel"]}, "no causal"),

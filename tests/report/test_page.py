@@ -131,6 +131,13 @@ def test_the_questions_come_in_their_order(finished):
     ]
 
 
+def test_the_cost_has_the_peak_of_memory(finished):
+    assert "Peak memory" not in page(finished)
+    finished.timings.note({"peak": {"process": 1_230_000_000, "accelerator": 4_000_000_000}})
+    text = Page(page(finished)).text
+    assert "1.23 GB, with the mapped files of the parents, and 4 GB of accelerators" in text
+
+
 def test_pictures_are_written_as_files(finished, tmp_path):
     said = evomerge("report", finished.path, "--pictures", tmp_path / "pictures").stderr
     assert "wrote 3 pictures" in said

@@ -1,4 +1,6 @@
-"""The times of a run, from its file `timings.jsonl`."""
+"""The times and the memory of a run, from its file `timings.jsonl`."""
+
+from dataclasses import replace
 
 import pytest
 from run_folders import FAILED, asked, scores, told
@@ -82,3 +84,18 @@ def test_fast_preparations_are_not_shown(tmp_path):
         book.write(asked(1, "b"))
         book.write(told(1, scores(3)), scores(3))
     assert [item["event"] for item in events] == ["ask", "tell", "ask", "tell"]
+
+
+def test_the_peak_of_memory_is_the_largest_of_all_processes_and_not_in_the_journal(tmp_path):
+    run = RunFolder.create(tmp_path / "run", {})
+    assert run.timings.peak() == {}
+    with Journal(run.journal_path) as journal:
+        book = Logbook(run, journal, [])
+        for number, peak in enumerate(({"process": 10**9}, {"process": 7, "accelerator": 5})):
+            outcome = replace(scores(3), peak=peak)
+            book.write(asked(number, "a"))
+            book.write(told(number, outcome), outcome)
+    for peak in ("much", {"process": -1}, {"process": 1e300}, {"accelerator": None}):
+        run.timings.note({"peak": peak})
+    assert run.timings.peak() == {"process": 10**9, "accelerator": 5}
+    assert "peak" not in run.journal_path.read_text()

@@ -1,11 +1,10 @@
 """A candidate that ends its process is tried three times, then it counts as failed."""
 
 import signal
-import subprocess
 
 import pytest
 from judging import rows_of, write_judged
-from search_run import command, environment, evomerge, evomerge_json
+from search_run import evomerge, evomerge_json
 
 SOURCE = '''
 import os
@@ -54,8 +53,7 @@ def test_after_three_killed_processes_the_search_goes_on(unbroken, tmp_path, end
         "END": end,
     }
     for arguments in (["search", file, "--run", run], ["resume", run], ["resume", run]):
-        died = subprocess.run(command(*arguments), capture_output=True, env=environment(**about))
-        assert died.returncode == -number, died.stderr
+        evomerge(*arguments, code=-number, **about)
     evomerge("resume", run, **about)
     rows, theirs = (evomerge_json("results", folder)["candidates"] for folder in (run, whole))
     assert rows[5]["failure"] == (

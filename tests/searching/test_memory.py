@@ -1,13 +1,10 @@
 """If memory runs out, batches are halved, and they stay so after a kill and a resume."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 
 from judging import rows_of
-from search_run import environment, write_search
+from search_run import evomerge, write_search
 
 PROGRAM = '''
 """Runs evomerge; its memory runs out at the call FULL, and it is killed at the call OFF."""
@@ -55,13 +52,8 @@ SEARCH = {
 def run_program(folder, *arguments, code: int = 0, **about) -> list[int]:
     """Run the program and return the number of rows of the largest batch of each call."""
     sizes = folder / "sizes"
-    done = subprocess.run(
-        [sys.executable, folder / "program.py", *map(str, arguments)],
-        env=environment(**about, SIZES=str(sizes), PYTHONPATH=os.pathsep.join(sys.path)),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == code, done.stderr
+    about |= {"SIZES": str(sizes), "PYTHONPATH": str(folder)}
+    evomerge(*arguments, code=code, module="program", **about)
     return [int(size) for size in sizes.read_text().split()] if code == 0 else []
 
 

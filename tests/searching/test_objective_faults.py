@@ -114,6 +114,8 @@ def test_every_fault_is_one_row(tmp_path):
             assert row["status"] == "failed", case
             assert case in row["failure"], row["failure"]
             assert "judging:judge" in row["failure"], row["failure"]
+            assert "\n" not in row["failure"]
+    assert "(judging.py, line 18) raised ValueError: plain" in rows[3]["failure"]
     assert all(row["fitness"] == 0.75 for row in rows[-2:])
     assert all(json.loads(line[9:]) and len(line) < 2000 for line in rows_of(run))
     before = rows_of(run)

@@ -52,7 +52,10 @@ import os
 import time
 
 def judge(model, tokenizer, documents):
-    """Mean size of the first weights; the fifth model hangs, the seventh ends the process."""
+    """Mean size of the first weights; the fifth model hangs, the seventh ends the process.
+
+    The eighth raises an exception.
+    """
     spread = repr(float(next(model.parameters()).detach().abs().mean()))
     with open(os.environ["SEEN"], "a+") as file:
         file.seek(0)
@@ -63,6 +66,8 @@ def judge(model, tokenizer, documents):
         time.sleep(600)
     if number == 7:
         os.abort()
+    if number == 8:
+        raise ValueError("of the eighth")
     return [float(spread)] * len(documents)
 
 judge.documents = 12
@@ -73,10 +78,16 @@ def test_a_hanging_and_a_crashing_candidate_are_rows_and_the_search_goes_on(tmp_
     executor = {"kind": "processes", "workers": 1, "timeout": 10}
     file = write_judged(tmp_path, SOURCE, executor=executor)
     about = {"PYTHONPATH": str(tmp_path), "SEEN": str(tmp_path / "seen")}
-    evomerge("search", file, "--run", tmp_path / "run", "--candidates", "12", **about)
+    arguments = ("search", file, "--run", tmp_path / "run", "--candidates", "12", "--debug")
+    said = evomerge(*arguments, **about).stderr
     rows = evomerge_json("results", tmp_path / "run")["candidates"]
     assert len(rows) == 12
     assert [row["failure"] for row in rows if row["failure"]] == [
         "timeout: It took longer than executor.timeout, 10 seconds.",
         "lost: 3 processes ended while this candidate was scored (by the signal SIGABRT).",
+        "evaluate: Objective judging:judge (judging.py, line 21) raised ValueError: of the eighth",
     ]
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert f'File "{tmp_path}/judging.py", line 21, in judge' in log
+    assert "\nValueError: of the eighth\n" in log
+    assert "ValueError: of the eighth" in said and "line 21, in judge" in said

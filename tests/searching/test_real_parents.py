@@ -2,14 +2,13 @@
 
 import json
 import signal
-import subprocess
 import time
 
 import peft
 import pytest
 import torch
 import yaml
-from search_run import command, environment, evomerge, evomerge_json
+from search_run import evomerge, evomerge_json, start
 from tiny import WORDS, make
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -124,20 +123,15 @@ def test_an_interrupt_says_how_to_go_on(tmp_path):
     make(tmp_path / "base")
     make(tmp_path / "one", seed=1, near=tmp_path / "base")
     file = search_file(tmp_path, ["./one"], budget={"candidates": 100_000})
-    process = subprocess.Popen(
-        command("search", file, "--run", tmp_path / "run"),
-        env=environment(),
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    with (tmp_path / "said").open("w") as said:
+        process = start("search", file, "--run", tmp_path / "run", stdout=said, stderr=said)
     journal = tmp_path / "run" / "journal.jsonl"
     while process.poll() is None and not (
         journal.exists() and journal.read_bytes().count(b"\n") > 10
     ):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate()
-    assert process.returncode == 130
+    assert process.wait(100) == 130
+    said = (tmp_path / "said").read_text()
     assert f"evomerge resume {tmp_path / 'run'}" in said
     assert "Traceback" not in said

@@ -6,15 +6,26 @@ import subprocess
 import sys
 
 import pytest
-from search_run import SMALL, environment, evomerge, evomerge_json, kill_when, write_search
+from search_run import (
+    SMALL,
+    command,
+    environment,
+    evomerge,
+    evomerge_json,
+    kill_when,
+    write_search,
+)
 
 FILES = ("journal.jsonl", "best.yaml", "search.yaml")
 
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
+    """A run by a new Python, which has another order of sets of strings than the forked ones."""
     folder = tmp_path_factory.mktemp("unbroken")
-    evomerge("search", write_search(folder), "--run", folder / "run")
+    begun = command("search", write_search(folder), "--run", folder / "run")
+    done = subprocess.run(begun, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     return folder / "run"
 
 

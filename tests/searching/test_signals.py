@@ -1,12 +1,12 @@
 """A search that is interrupted or terminated prints this, and can be resumed."""
 
 import signal
-import subprocess
+import tempfile
 import time
 
 import pytest
 from judging import rows_of, write_judged
-from search_run import command, environment, evomerge
+from search_run import evomerge, start
 
 from evomerge.run.attempts import Attempts
 
@@ -24,19 +24,15 @@ judge.documents = 12
 
 def send_when(arguments, run, number: int, lines: int, **about):
     """Start a command and send it a signal once the journal has so many lines."""
-    process = subprocess.Popen(
-        command(*arguments),
-        env=environment(**about),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    journal = run / "journal.jsonl"
-    while process.poll() is None and (not journal.exists() or len(rows_of(run)) < lines):
-        time.sleep(0.01)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=100)
-    return process.returncode, said
+    with tempfile.TemporaryFile("w+") as printed:
+        process = start(*arguments, stdout=printed, stderr=printed, **about)
+        journal = run / "journal.jsonl"
+        while process.poll() is None and (not journal.exists() or len(rows_of(run)) < lines):
+            time.sleep(0.01)
+        process.send_signal(number)
+        code = process.wait(100)
+        printed.seek(0)
+        return code, printed.read()
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
-from search_run import environment, evomerge, write_search
+from search_run import evomerge, write_search
 
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History, outcome_fields
@@ -33,14 +31,8 @@ for number in (5, 1, 8):
 
 def test_a_worker_of_a_run_folder_gives_the_same_scores(tmp_path):
     evomerge("search", write_search(tmp_path), "--run", tmp_path / "run", "--candidates", "9")
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, str(tmp_path / "run")],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
+    (tmp_path / "program.py").write_text(CODE)
+    done = evomerge(tmp_path / "run", module="program", cwd=tmp_path)
     history = History(RunFolder(tmp_path / "run").events())
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [number for number, _ in lines] == [5, 1, 8]

@@ -373,7 +373,7 @@ def test_wrong_settings_raise_one_sentence(keys, sentence):
 
 def test_a_knob_without_a_default_must_be_set():
     bare = replace(ODD, knobs=(Knob("scale", None, 0, 2, "merge"), *ODD.knobs))
-    with pytest.raises(ConfigError, match=r"space.knobs.scale is missing; odd has no default"):
+    with pytest.raises(ConfigError, match=r"space.knobs.scale is missing, and odd has no default"):
         ParameterSpace(
             parents=["a"], base=None, host="a", stack="h", layers=2, methods=[bare], groups=1
         )

@@ -1,7 +1,10 @@
-"""The batch limits of a device, and the classification of its errors."""
+"""The batch limits of a device, the memory that was used, and errors of a device."""
 
 from __future__ import annotations
 
+import resource
+import sys
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -87,3 +90,28 @@ def _text(error: BaseException) -> str:
         return str(error)[:_READ].lower()
     except Exception:  # the `__str__` of a user's exception class may fail
         return ""
+
+
+def peak_memory() -> dict[str, int]:
+    """Return the largest memory of this process so far, in bytes.
+
+    Returns:
+        `process`: resident memory, in which mapped files count. `accelerator`: memory of the
+        accelerators together that torch has reserved, if it has reserved any.
+    """
+    found = {"process": _peak_of_process()}
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        devices = range(torch.cuda.device_count())
+        found["accelerator"] = sum(torch.cuda.max_memory_reserved(number) for number in devices)
+    return found
+
+
+def _peak_of_process() -> int:
+    """Return the largest resident memory of this process."""
+    try:
+        # The number of `getrusage` may be that of the process which has started this one.
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    except (OSError, IndexError, ValueError):
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else 1024 * most

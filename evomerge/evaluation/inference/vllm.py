@@ -199,8 +199,8 @@ class VllmEngine:
             self._failure = one_line(error).rstrip(".")
             raise DeviceError(
                 f"vLLM failed to {action} ({self._failure}), so its engine cannot be used any "
-                "more. Go on with `evomerge resume`; a candidate with which this happens three "
-                "times is marked as failed."
+                "more; go on with `evomerge resume`, which marks a candidate with which this "
+                "happens three times as failed."
             ) from error
 
 

@@ -26,12 +26,14 @@ class Pool:
             common are the same document.
         labels: a label for each document, None not to stratify. Every choice then has the labels
             in about the same proportions as the pool.
+        dataset: the data set that they are from.
     """
 
     source: str
     count: int
     forms: Callable[[int], Sequence[str]] = lambda document: ()
     labels: Sequence[str] | None = None
+    dataset: str = ""
 
     def known_as(self, document: int) -> tuple[str, ...]:
         """Return all texts by which a document is compared, its source and id included."""
@@ -45,7 +47,9 @@ def choose_documents(
 ) -> dict[Split, dict[str, list[int]]]:
     """Choose the documents of every split, so that no two splits share one.
 
-    If tasks have documents in common, a split prefers to use the same ones for each of them.
+    If tasks of one data set have documents in common, a split prefers to use the same ones for each
+    of them. To find such documents, all have to be rendered, and training splits can have hundreds
+    of thousands; so tasks of different data sets are not searched for them.
 
     Args:
         sizes: split -> number of documents per task; `all` takes every document that the other
@@ -66,7 +70,8 @@ def choose_documents(
     for split in sorted(sizes, key=lambda split: sizes[split] == "all"):
         for task, pool in pools[split].items():
             order = in_order(pool.count, f"{seed}/{task}", pool.labels)
-            ids = _take(pool, order, sizes[split], split, owners, first=not chosen[split])
+            first = all(pools[split][other].dataset != pool.dataset for other in chosen[split])
+            ids = _take(pool, order, sizes[split], split, owners, first=first)
             wanted = 1 if sizes[split] == "all" else int(sizes[split])
             if len(ids) < wanted:
                 raise ConfigError(
@@ -92,8 +97,8 @@ def _take(
 
     Args:
         owners: text of a document -> the split that uses it.
-        first: whether this is the first task of the split. For the others, documents that the
-            split already uses are preferred.
+        first: whether this is the split's first task of the data set. For the others, documents
+            that the split already uses are preferred.
     """
 
     def has_owner(document: int, other: bool) -> bool:

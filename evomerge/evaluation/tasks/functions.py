@@ -14,7 +14,8 @@ whether higher is better. The default is `{"score": True}`. A search file names 
 `module:function`, or by a name that a package registers in the entry-point group
 `evomerge.objectives`.
 
-An exception in a function makes one candidate fail; the search goes on. While a function runs, the
+An exception in a function makes one candidate fail; the search goes on. The reason names the file
+and line, and the run's `log.txt` has the traceback. While a function runs, the
 global random generators have the seeds of lm-eval, so that a resumed search gives the same scores.
 Afterwards the state of the process is restored, as far as `process_state.py` says. If a function
 changes the model or the tokenizer, both are built again (see `Evaluator`). This takes time, so a
@@ -34,6 +35,7 @@ from evomerge.errors import CandidateError, ConfigError, one_line
 from evomerge.evaluation.inference.memory import is_device_failure
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 from evomerge.evaluation.tasks.process_state import process_state_restored
+from evomerge.evaluation.tasks.traces import raised_at
 from evomerge.registry import Registry
 
 Body: TypeAlias = Callable[
@@ -75,9 +77,10 @@ class Function:
         except BaseException as error:  # SystemExit must not end the search either
             if is_device_failure(error):
                 raise
-            kind = type(error).__name__
+            place, kind = raised_at(error, self.body), type(error).__name__
+            where = f" ({place})" if place else ""
             raise CandidateError(
-                f"Objective {self.info.name} raised {kind}: {one_line(error)}"
+                f"Objective {self.info.name}{where} raised {kind}: {one_line(error)}"
             ) from error
 
     def _checked(self, result: Any, documents: int) -> dict[str, tuple[float, ...]]:
@@ -179,7 +182,7 @@ def _imported(name: str) -> Body:
     except BaseException as error:  # SystemExit would end evomerge without a word
         raise ConfigError(
             f"objectives: {name!r} could not be imported: {type(error).__name__}: "
-            f"{one_line(error)}. Give `module:function` of a module that Python finds (PYTHONPATH, "
-            "or an installed one)."
+            f"{one_line(error).rstrip('.')}; give `module:function` of a module that Python finds "
+            "(PYTHONPATH, or an installed one)."
         ) from error
     return body

@@ -131,7 +131,7 @@ class Harness:
         if task_split not in info.task_splits:
             raise ConfigError(
                 f"{where}: task {info.name!r} has no {task_split} split; it has "
-                f"{', '.join(info.task_splits) or 'no split that lm-eval can select'}. Choose "
+                f"{', '.join(info.task_splits) or 'no split that lm-eval can select'}; choose "
                 f"another split, or set `tasks` in this section to a task with such documents."
             )
         if task_split == info.task_split:

@@ -4,12 +4,13 @@ What this file uses of lm-eval, 0.4.10 and newer: `TaskManager(include_path, inc
 `.all_tasks`; of a `Task`: `task_name`, `dataset`, `get_config`; to load tasks
 `TaskManager.load(names)` (from 0.4.12) or `lm_eval.tasks.get_task_dict(names, manager)` (before).
 Both are given a name, or a group that contains a dictionary: the name of a task and keys to change.
-All versions accept such a dictionary inside of a group only.
+All versions accept such a dictionary inside of a group only. `lm_eval.utils.env` makes templates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from evomerge.errors import ConfigError, did_you_mean, one_line
@@ -32,6 +33,7 @@ def task_manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
     """
     from lm_eval.tasks import TaskManager
 
+    _compile_templates_once()
     if include:
         manager = TaskManager(include_path=include, include_defaults=False)
         if all(name in manager.all_tasks for name in tasks):
@@ -45,6 +47,18 @@ def task_manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
                 f"named in evaluation.include.{did_you_mean(name, manager.all_tasks)}"
             )
     return manager
+
+
+def _compile_templates_once() -> None:
+    """Let lm-eval keep compiled Jinja templates in this process; what they render is the same.
+
+    lm-eval compiles a template at each use, which takes far longer than to fill it in.
+    """
+    from lm_eval import utils
+
+    env = getattr(utils, "env", None)
+    if env is not None and not hasattr(env.from_string, "cache_info"):
+        env.from_string = lru_cache(maxsize=1000)(env.from_string)
 
 
 def load(
@@ -78,7 +92,7 @@ def load(
         reason = str(error).strip().splitlines()
         raise ConfigError(
             f"{where}: task {name!r} could not be loaded: {type(error).__name__}"
-            f"{': ' + reason[0] if reason else ''}. Check its YAML and that its data set can be "
+            f"{': ' + reason[0] if reason else ''}; check its YAML and that its data set can be "
             f"reached from here."
         ) from error
     return tasks, groups
@@ -143,6 +157,6 @@ def refuse_unsupported(task: Any, where: str) -> None:
         raise ConfigError(f"{where}: task {name!r} needs images or sound; only text is scored.")
     if getattr(task, "UNSAFE_CODE", False) or task.get_config("unsafe_code"):
         raise ConfigError(
-            f"{where}: task {name!r} runs code that the model writes; a search would do this "
-            f"thousands of times without supervision. Choose a task that only compares text."
+            f"{where}: task {name!r} runs code that the model writes, and a search would do this "
+            "thousands of times without supervision; choose a task that only compares text."
         )

@@ -26,7 +26,7 @@ def transformers_config(data: Mapping[str, Any]) -> Any:
     if kind not in transformers.CONFIG_MAPPING:
         raise CheckpointError(
             f"The installed transformers {transformers.__version__} does not know the model_type "
-            f"{kind!r}; install a version that does. Code that comes with a model is not run."
+            f"{kind!r}, and code that comes with a model is not run; install a version that does."
         )
     try:
         return transformers.CONFIG_MAPPING[kind].from_dict(dict(data))
@@ -48,8 +48,8 @@ def model_class(config: Any) -> Any:
         return transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     raise CheckpointError(
         f"The installed transformers {transformers.__version__} has no model class for "
-        f"architectures {names} (model_type {getattr(config, 'model_type', None)!r}); install a "
-        "version that has it. Code that comes with a model is not run."
+        f"architectures {names} (model_type {getattr(config, 'model_type', None)!r}), and code "
+        "that comes with a model is not run; install a version that has it."
     )
 
 

@@ -117,9 +117,9 @@ class Placement:
             have = ", ".join(f"{size / 1e9:.3g} GB" for size in room.values())
             raise ConfigError(
                 f"`evaluation.device_map` spreads {needed:.3g} GB of weights over {have}, with no "
-                f"room for {beyond[0]!r} and what follows; raise `evaluation.max_memory`, use more "
-                "devices or a smaller dtype. (Weights are never left on the host, since every "
-                "batch would carry them in again.)"
+                f"room for {beyond[0]!r} and what follows (weights are never left on the host, "
+                "since every batch would carry them in again); raise `evaluation.max_memory`, use "
+                "more devices or a smaller dtype."
             )
         return {name: _accelerator(int(number)) for name, number in found.items()}
 

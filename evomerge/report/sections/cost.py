@@ -1,7 +1,8 @@
-"""What did it cost? Time by phase, and documents."""
+"""What did it cost? Time by phase, memory, and documents."""
 
 from __future__ import annotations
 
+from evomerge.report.amounts import size_text
 from evomerge.report.markup import paragraph, table
 from evomerge.report.view import View
 from evomerge.scores import SPLITS
@@ -22,6 +23,13 @@ def cost(view: View) -> list[str]:
     parts = ["<h2>What did it cost?</h2>"]
     lead = f"{hours:.2g} hours of work over all sessions; documents scored: {scored or 'none'}."
     parts.append(paragraph(lead))
+    peak = view.run.timings.peak()
+    if "process" in peak:
+        sizes = [size_text(peak["process"]), "with the mapped files of the parents"]
+        if "accelerator" in peak:
+            sizes.append(f"and {size_text(peak['accelerator'])} of accelerators")
+        memory = ", ".join(sizes)
+        parts.append(paragraph(f"Peak memory of a process that scored candidates: {memory}."))
     if spent:
         rows = [
             (phase, f"{item.seconds:,.1f}", "-" if item.cpu_seconds is None else

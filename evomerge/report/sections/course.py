@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from evomerge.report.importance import gene_importance
 from evomerge.report.markup import paragraph, picture, table
-from evomerge.report.pictures import best_so_far, importance_bars, spread_of_generations
 from evomerge.report.view import View
 from evomerge.scores import Failure
 
@@ -19,7 +17,7 @@ def course(view: View) -> list[str]:
     estimates = sum(item.is_estimate for item in history.candidates)
     parts = [
         "<h2>How did it go?</h2>",
-        picture("course", best_so_far(history), "Fitness of each candidate on search documents."),
+        picture("course", view.figures["course"], "Fitness of each candidate on search documents."),
     ]
     if estimates:
         parts.append(
@@ -30,19 +28,14 @@ def course(view: View) -> list[str]:
                 "search documents."
             )
         )
-    spread = spread_of_generations(history)
-    if spread is not None:
-        parts.append(picture("spread", spread, "Fitness in each generation."))
-    importance = gene_importance(history, view.gene_labels)
-    if importance:
-        parts.append(
-            picture(
-                "importance",
-                importance_bars(importance),
-                "The genes that the fitness follows most closely. A search tries good values more "
-                "often, so this describes its candidates; it is no proof of a cause.",
-            )
+    if "spread" in view.figures:
+        parts.append(picture("spread", view.figures["spread"], "Fitness in each generation."))
+    if "importance" in view.figures:
+        caption = (
+            "The genes that the fitness follows most closely. A search tries good values more "
+            "often, so this describes its candidates; it is no proof of a cause."
         )
+        parts.append(picture("importance", view.figures["importance"], caption))
     reasons = Counter(
         (outcome.stage, outcome.reason)
         for item in history.candidates

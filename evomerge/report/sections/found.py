@@ -5,10 +5,13 @@ from __future__ import annotations
 from evomerge.recipe import Recipe
 from evomerge.report.markup import code, folded, paragraph, picture
 from evomerge.report.names import short_names
-from evomerge.report.pictures import genome_bars
-from evomerge.report.recipe_picture import recipe_picture
 from evomerge.report.view import View
 from evomerge.space.paths.path import describe
+
+_CAPTIONS = {
+    "recipe": "What comes from which parent, at which depth.",
+    "genes": "The genes of the best candidate.",
+}
 
 
 def found(view: View) -> list[str]:
@@ -26,13 +29,9 @@ def found(view: View) -> list[str]:
         parts.append(paragraph(f"Merge method: {', '.join(methods)}; dtype {view.recipe.dtype}."))
         if view.config.space.kind != "parameters":
             parts += ["<h3>Path through the layers</h3>", code(_path(view, view.recipe))]
-        drawn = recipe_picture(view.recipe, short_names(view.recipe.parents))
-        if drawn is not None:
-            parts.append(picture("recipe", drawn, "What comes from which parent, at which depth."))
-    # Most genes of a path belong to layers that are out, and the picture has all the others.
-    if "genome" in view.best.origin and view.config.space.kind != "dataflow":
-        bars = genome_bars(view.gene_labels, view.best.origin["genome"])
-        parts.append(picture("genes", bars, "The genes of the best candidate."))
+    for name, caption in _CAPTIONS.items():
+        if name in view.figures:
+            parts.append(picture(name, view.figures[name], caption))
     if view.recipe is not None:
         parts.append(folded("the whole recipe", code(view.recipe.to_yaml())))
     return parts

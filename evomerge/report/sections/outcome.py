@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from evomerge.report.markup import paragraph, picture, table
-from evomerge.report.pictures import standings_chart
 from evomerge.report.standings import Standings
 from evomerge.report.verdict import main_column, verdict
 from evomerge.report.view import View
@@ -29,7 +28,7 @@ def outcome(view: View) -> list[str]:
         ),
         picture(
             "standings",
-            standings_chart(view.table),
+            view.figures["standings"],
             "Each model with its 95 % interval on the three kinds of documents.",
         ),
     ]

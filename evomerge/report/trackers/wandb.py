@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -57,7 +58,11 @@ class WandbRun:
             wandb.teardown()
             raise
         folder, url = self._run.settings.sync_dir, self._run.url if mode == "online" else None
-        self.where = f"the run is at {url}" if url else f"`wandb sync {folder}` uploads the run"
+        self.where = (
+            f"the run is at {url}"
+            if url
+            else f"`wandb sync {shlex.quote(str(folder))}` uploads the run"
+        )
 
     def logged(self) -> int:
         """Return the number of steps that the server has; 0 offline."""

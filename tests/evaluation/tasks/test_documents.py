@@ -116,6 +116,23 @@ def test_tasks_with_common_documents_get_the_same_ones() -> None:
         assert of_split["cot"] == of_split["plain"]
 
 
+def test_a_second_data_set_is_not_read_whole_for_documents_that_both_have() -> None:
+    """Training splits have hundreds of thousands, and lm-eval renders each in a millisecond."""
+    read = set()
+
+    def forms(document: int) -> list[str]:
+        read.add(document)
+        return [f"question {document}"]
+
+    pools = {
+        "one": Pool("one", 100, dataset="org/one"),
+        "two": Pool("two", 10_000, forms, dataset="org/two"),
+    }
+    sizes = {"search": 40, "validation": 30, "test": 20}
+    choose_documents(sizes, dict.fromkeys(sizes, pools), 0)
+    assert len(read) == 90
+
+
 def test_documents_that_other_splits_have_are_not_counted() -> None:
     pools = {
         split: {"t": Pool(source, 10, lambda i: [str(i % 8)])}

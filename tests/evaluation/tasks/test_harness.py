@@ -61,11 +61,6 @@ def test_documents_are_made_once_to_be_compared(tasks: Path) -> None:
     assert made == [40]
 
 
-def test_an_unknown_task_names_the_nearest_one(tasks: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'t_chioce'.*evaluation\.include.*'t_choice'"):
-        Harness(["t_chioce"], [tasks])
-
-
 def test_lm_eval_prints_nothing(tasks: Path, capfd: pytest.CaptureFixture[str]) -> None:
     Harness(["t_letter", "g_sizes"], [tasks]).with_documents_from(
         {"g_sizes": "g_sizes"}, {"t_letter": "test"}, "evaluation.test"

@@ -1,47 +1,24 @@
-"""The examples of the pages for people who move in from other tools."""
+"""The page for people who move in from mergenetic: a CSV file becomes a task of lm-eval."""
 
 from __future__ import annotations
 
 import csv
-import re
 from pathlib import Path
 
 import pytest
 import yaml
 from lm_eval.filters.extraction import RegexFilter
-from search_run import evomerge
-from tiny import load
+from page_commands import evomerge
+from pages import PAGES, blocks_of
 
-DOCS = Path(__file__).parents[3] / "docs"
-
-
-def example(page: str, heading: str = "Example") -> list[str]:
-    """Return the fenced blocks of a section of a page."""
-    text = (DOCS / page).read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    return re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
+PAGE = PAGES["docs/from-mergenetic.md"]
 
 
-@pytest.mark.parametrize("tool", ["mergekit-evolve", "mergenetic"])
-def test_a_config_becomes_the_search_file_of_the_page(tmp_path: Path, tool: str) -> None:
-    config, commands, search = example(f"from-{tool}.md")
-    convert, validate = (line.split()[1:] for line in commands.splitlines())
-    (tmp_path / convert[1]).write_text(config)
-    (tmp_path / "search.yaml").write_text(evomerge(*convert[:2], cwd=tmp_path).stdout)
-    assert (tmp_path / "search.yaml").read_text() == search
-    evomerge(*validate, cwd=tmp_path)
-
-
-def test_a_mergekit_file_is_merged_and_searched(tmp_path: Path) -> None:
-    merge, commands, search = example("from-mergekit.md")
-    (tmp_path / "merge.yaml").write_text(merge)
-    (tmp_path / "search.yaml").write_text(search)
-    for line in commands.splitlines():
-        evomerge(*line.split()[1:], cwd=tmp_path)
-    assert load(tmp_path / "merged").config.num_hidden_layers == 6
-
-
-def test_a_csv_file_is_scored_by_the_task_of_the_page(tmp_path: Path) -> None:
-    task = example("from-mergenetic.md", "CSV files")[0]
+def test_a_csv_file_is_scored_by_the_task_of_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (task,) = (block.text for block in blocks_of(PAGE) if block.file == "tasks/gsm8k_ro.yaml")
     for folder in ("tasks", "data"):
         (tmp_path / folder).mkdir()
     (tmp_path / "tasks" / "gsm8k_ro.yaml").write_text(task)
@@ -57,11 +34,10 @@ def test_a_csv_file_is_scored_by_the_task_of_the_page(tmp_path: Path) -> None:
         "n_samples": 4,
     }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-    search = tmp_path / "search.yaml"
-    search.write_text(evomerge("convert", "config.yaml", cwd=tmp_path).stdout)
+    Path("search.yaml").write_text(evomerge(["convert", "config.yaml"]))
     settings = ["evaluation.include=[./tasks]", "evaluation.validation.documents=4"]
     options = [word for setting in settings for word in ("--set", setting)]
-    assert "gsm8k_ro/exact_match" in evomerge("validate", search, *options, cwd=tmp_path).stdout
+    assert "gsm8k_ro/exact_match" in evomerge(["validate", "search.yaml", *options])
     regex = yaml.safe_load(task)["filter_list"][0]["filter"][0]
     last = RegexFilter(regex["regex_pattern"], regex["group_select"])
     assert list(last.apply([["5 + 2.5 makes 7.5."], ["-3"]], [{}, {}])) == [["7.5"], ["-3"]]

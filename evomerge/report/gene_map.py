@@ -1,0 +1,102 @@
+"""The genes of a candidate, as a matplotlib figure; those of a path by depth and parent."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from evomerge.report.colours import INK
+from evomerge.report.heat_map import few_ticks, heat_map, panels_below
+from evomerge.report.pictures import genome_bars, plain_text, short_label
+
+_OF_LAYER = re.compile(r"(?P<what>in|scale)\.(?P<row>.+)\[(?P<place>\d+)\](?P<copy>#\d+)?")
+"""A gene of one layer of one parent: `in.zoo:maths[3]`, `scale.zoo:maths[3]#2`."""
+
+_OF_PLACE = re.compile(r"(?P<what>scale\.)?(?P<row>block|slice)(?P<place>\d+)(?P<part>\.\w+)?")
+"""A gene of one place in the path: `block3`, `scale.block3`, `slice1.first`."""
+
+_Values = dict[str, dict[int, float]]
+"""Row -> place -> value."""
+
+
+def genes_picture(names: Sequence[str], genome: Sequence[float], kind: str) -> Any | None:
+    """Draw a genome: of a path by depth and parent, else each gene with its name.
+
+    Args:
+        names: names of the genes.
+        genome: their values.
+        kind: kind of the space.
+
+    Returns:
+        None if there are no genes.
+    """
+    is_path = kind == "dataflow" and len(genome) == len(names)
+    drawn = gene_map(names, genome) if is_path else None
+    if drawn is None and len(genome):
+        return genome_bars(names, genome)
+    return drawn
+
+
+def gene_map(names: Sequence[str], genome: Sequence[float]) -> Any | None:
+    """Draw one heat map for each kind of genes: columns are the depth, rows are the parents.
+
+    The scale of a layer that the path leaves out has no effect, so there is a gap in its place.
+
+    Args:
+        names: names of the genes.
+        genome: their values.
+
+    Returns:
+        None if the genes do not belong to layers or places, such as those of a scale network.
+    """
+    panels = _panels(names, genome)
+    if panels is None:
+        return None
+    rows = [len(grid) for grid in panels.values()]
+    figure, drawn = panels_below(
+        0.55 * len(rows) + 0.2 * sum(rows) + 0.4, [count + 1.2 for count in rows]
+    )
+    for axes, (title, grid) in zip(drawn, panels.items(), strict=True):
+        labelled = {short_label(plain_text(label)): row for label, row in _rows(grid).items()}
+        heat_map(figure, axes, title, labelled)
+        axes.xaxis.set_major_locator(few_ticks(8, whole=True))
+    below = "layer of the parent" if "in" in panels else "place in the path"
+    drawn[-1].set_xlabel(below, loc="left", fontsize=8, color=INK)
+    return figure
+
+
+def _panels(names: Sequence[str], genome: Sequence[float]) -> dict[str, _Values] | None:
+    """Return the values of each kind of genes; None if a gene is of no layer or place."""
+    panels: dict[str, _Values] = {}
+    for name, value in zip(names, genome, strict=True):
+        if name == "slices":
+            continue
+        layer, place = _OF_LAYER.fullmatch(name), _OF_PLACE.fullmatch(name)
+        if layer is not None:
+            what, row = layer["what"], layer["row"] + (layer["copy"] or "")
+            number = int(layer["place"])
+        elif place is not None:
+            what = (place["what"] or place["part"] or place["row"]).strip(".")
+            row, number = place["row"], int(place["place"])
+        else:
+            return None
+        panels.setdefault(what, {}).setdefault(row, {})[number] = value
+    for row, values in panels.get("scale", {}).items():
+        included = panels.get("in", {}).get(row, {})
+        for column in [column for column in values if included.get(column, 1.0) <= 0]:
+            del values[column]
+    drawn = {
+        what: {row: values for row, values in rows.items() if values}
+        for what, rows in panels.items()
+    }
+    return {what: rows for what, rows in drawn.items() if rows} or None
+
+
+def _rows(values: _Values) -> dict[str, list[float]]:
+    """Return rows of the same length, with nan where a row has no gene."""
+    width = 1 + max(place for row in values.values() for place in row)
+    return {
+        label: [row.get(place, math.nan) for place in range(width)] for label, row in values.items()
+    }

@@ -1,0 +1,171 @@
+"""The time and the memory of a whole search, estimated from a few candidates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from evomerge.report.amounts import duration, fine_duration, size_text
+from evomerge.scores import Split
+from evomerge.searching.ranking import WeightedSum
+from evomerge.setup.executor import count_all_workers, is_together, workers_per_machine
+from evomerge.setup.problem import Problem
+from evomerge.setup.strategy import make_strategy
+from evomerge.setup.trial import Trial
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a search costs, by what a few candidates have cost.
+
+    Attributes:
+        trial: what was measured.
+        workers: number of workers, on all machines.
+        candidates: number of candidates that the budget allows, baselines included; None if it only
+            has a target.
+        search: seconds until all of them are scored on the search documents.
+        finals: seconds of the scores on validation and test documents.
+        memory: bytes that the workers of one machine need together.
+        assumes: what the estimate assumes, one sentence each.
+    """
+
+    trial: Trial
+    workers: int
+    candidates: int | None
+    search: float | None
+    finals: float
+    memory: int
+    assumes: tuple[str, ...]
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of the whole search; None if the budget only has a target."""
+        return None if self.search is None else self.trial.start + self.search + self.finals
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the estimate as plain JSON values: seconds, hours and bytes."""
+        trial = self.trial
+        return {
+            "tried": trial.candidates,
+            "start_seconds": trial.start,
+            "build_seconds": trial.build,
+            "evaluate_seconds": trial.evaluate,
+            "candidate_seconds": trial.build + trial.evaluate,
+            "workers": self.workers,
+            "candidates": self.candidates,
+            "search_seconds": self.search,
+            "final_seconds": self.finals,
+            "hours": None if self.seconds is None else self.seconds / 3600,
+            "peak_bytes": dict(trial.peak),
+            "shared_bytes": trial.shared,
+            "machine_bytes": self.memory,
+            "assumes": list(self.assumes),
+        }
+
+    def in_words(self) -> dict[str, str]:
+        """Return the estimate for people: name -> text."""
+        trial = self.trial
+        peak = size_text(trial.peak["process"])
+        if trial.shared:
+            peak += f", of which {size_text(trial.shared)} are files that workers share"
+        if "accelerator" in trial.peak:
+            peak += f"; {size_text(trial.peak['accelerator'])} on the accelerator"
+        several = "" if trial.candidates == 1 else f", the mean of {trial.candidates}"
+        whole = {}
+        if self.search is not None and self.seconds is not None:
+            scores = f"{duration(self.search)} for {self.candidates} candidates"
+            whole = {
+                "whole search": f"about {duration(self.seconds)}: {fine_duration(trial.start)} to "
+                f"start, {scores}, {fine_duration(self.finals)} for the final scores"
+            }
+        return {
+            "one candidate": f"{fine_duration(trial.build + trial.evaluate)}{several} "
+            f"({fine_duration(trial.build)} to merge, {fine_duration(trial.evaluate)} to score)",
+            **whole,
+            "memory of a worker": peak,
+            "memory of a machine": f"about {size_text(self.memory)}",
+            "assumed": "; ".join(self.assumes),
+        }
+
+
+def estimate(problem: Problem, trial: Trial) -> Estimate:
+    """Return what a search costs if its candidates cost what the tried ones did, on average.
+
+    Args:
+        problem: the search.
+        trial: what was measured.
+    """
+    config, workers = problem.config, count_all_workers(problem.config)
+    baselines, budget = len(problem.space.baselines()), config.budget
+    each = trial.build + trial.evaluate
+    candidates = budget.candidates
+    if budget.hours is not None:
+        in_time = int(max(0.0, 3600 * budget.hours - trial.start) / each) * workers
+        candidates = in_time if candidates is None else min(candidates, in_time)
+    search = None if candidates is None else _rounds(problem, candidates, workers) * each
+    models: dict[Split, int] = {
+        "validation": config.evaluation.validation.finalists + baselines,
+        "test": 1 + baselines,
+    }
+    finals = 0.0
+    for split, count in models.items():
+        of_worker = math.ceil(_at_most(count, candidates) / workers)
+        finals += of_worker * (trial.build + trial.evaluate * _documents(problem, split))
+    alone = max(0, trial.peak["process"] - trial.shared)
+    memory = trial.shared + workers_per_machine(config) * alone
+    assumes = tuple(_assumptions(problem, trial, workers))
+    return Estimate(trial, workers, candidates, search, finals, memory, assumes)
+
+
+def _rounds(problem: Problem, candidates: int, workers: int) -> int:
+    """Return how many candidates a worker scores one after the other.
+
+    Workers that have scored their part of the baselines, or of a generation, wait for the others.
+    """
+    first = min(candidates, len(problem.space.baselines()))
+    searched = candidates - first
+    strategy = make_strategy(problem, WeightedSum(problem.objectives))
+    together = searched if problem.config.executor.order == "arrival" else strategy.generation
+    whole, rest = divmod(searched, max(1, together))
+    parts = [first, *[together] * whole, rest]
+    return sum(math.ceil(part / workers) for part in parts)
+
+
+def _at_most(count: int, bound: int | None) -> int:
+    return count if bound is None else min(count, bound)
+
+
+def _documents(problem: Problem, split: Split) -> float:
+    """Return the number of documents of a split, as a multiple of that of the search documents."""
+    count = {name: sum(map(len, of.values())) for name, of in problem.splits.items()}
+    return count[split] / count["search"]
+
+
+def _assumptions(problem: Problem, trial: Trial, workers: int) -> Iterator[str]:
+    """Yield what the estimate assumes, and what it leaves out."""
+    config = problem.config
+    spread = [a + b for a, b in zip(trial.builds, trial.evaluations, strict=True)]
+    if len(spread) == 1:
+        yield "every candidate takes as long as the one that was tried"
+    else:
+        yield (
+            f"candidates take as long on average as the {len(spread)} that were tried, which took "
+            f"{fine_duration(min(spread))} to {fine_duration(max(spread))}"
+        )
+    yield "a document of any split takes the same time"
+    if is_together(config):
+        yield "a generation shares more work than so few paths, so it may take less"
+    if config.evaluation.fidelity_policy is not None:
+        yield (
+            f"{config.evaluation.fidelity_policy} saves nothing, though it leaves out documents of "
+            "most candidates"
+        )
+    if config.budget.target is not None:
+        yield "the search does not end early at budget.target"
+    if config.executor.kind == "ray":
+        yield "every worker is as fast as this machine"
+    if workers > 1:
+        yield f"{workers} workers do not slow each other down"
+    yield "imports and checks before the start are not counted"

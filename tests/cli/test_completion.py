@@ -1,0 +1,81 @@
+"""What a shell offers when Tab is pressed; the shell asks evomerge through its environment."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from run_folders import write_run
+from search_run import command, environment, write_search
+
+from evomerge.__main__ import run
+
+
+@pytest.fixture
+def offered(tmp_path, monkeypatch, capsys):
+    """Return a function: a command line -> what bash is offered for its last word."""
+    monkeypatch.chdir(tmp_path)
+
+    def complete(line: str) -> list[str]:
+        words = line.split(" ")
+        monkeypatch.setenv("_EVOMERGE_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", line)
+        monkeypatch.setenv("COMP_CWORD", str(len(words) - 1))
+        with pytest.raises(SystemExit):
+            run([])
+        return capsys.readouterr().out.split()
+
+    return complete
+
+
+def test_names_are_completed(offered):
+    assert offered("evomerge va") == ["validate"]
+    assert offered("evomerge list ") == ["methods", "optimizers", "spaces", "parents"]
+    assert offered("evomerge list opt") == ["optimizers"]
+    assert offered("evomerge search x.yaml --run y --track tr") == ["trackio"]
+    assert offered("evomerge resume y --track w") == ["wandb"]
+    assert offered("evomerge init --preset da") == ["dataflow"]
+    assert offered("evomerge evaluate m --split te") == ["test"]
+
+
+def test_files_and_folders_are_recognised_by_their_content(offered, tmp_path):
+    write_run(tmp_path / "runs" / "mine", [])
+    (tmp_path / "runs" / "staged").mkdir()
+    (tmp_path / "runs" / "staged" / "stages.yaml").write_text("stages: []\n")
+    (tmp_path / "runs" / "empty").mkdir()
+    (tmp_path / "notes.yaml").write_text("todo: [objectives]\n")
+    (tmp_path / "best.yaml").write_text("host: a\nlayers: {}\n")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    write_search(tmp_path)
+    assert offered("evomerge status ") == ["runs/mine", "runs/staged"]
+    assert offered("evomerge status runs/mi") == ["runs/mine"]
+    assert offered("evomerge dashboard runs/mine ./runs/s") == ["./runs/staged"]
+    assert offered("evomerge export nowhere/") == []
+    assert offered("evomerge validate ") == ["search.yaml"]
+    assert offered(f"evomerge search {tmp_path}/sea") == [f"{tmp_path}/search.yaml"]
+    assert "runs/mine/search.yaml" in offered("evomerge evaluate model --config run")
+    assert offered("evomerge merge ") == ["best.yaml"]
+    assert offered("evomerge push mo") == ["model"]
+
+
+def test_completion_imports_no_large_library(tmp_path):
+    words = "evomerge resume x --track "
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *command()[1:]],
+        capture_output=True,
+        text=True,
+        env=environment(_EVOMERGE_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD="4"),
+    )
+    assert done.stdout.split() == ["trackio", "wandb"]
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert "typer" in imported
+    assert not imported & {"torch", "lm_eval", "nevergrad", "transformers", "numpy", "trackio"}
+
+
+def test_the_options_are_in_the_main_help_only(capsys):
+    assert run(["--help"]) == 0
+    assert "--install-completion" in capsys.readouterr().out
+    assert run(["status", "--help"]) == 0
+    assert "completion" not in capsys.readouterr().out

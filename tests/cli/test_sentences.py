@@ -1,0 +1,126 @@
+"""Errors on a terminal: what is wrong, then what to do; and the form that every error has."""
+
+from __future__ import annotations
+
+import ast
+import os
+import pty
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from search_run import command, environment
+
+import evomerge
+from evomerge.cli.sentences import for_terminal, in_two
+from evomerge.errors import RunFolderError
+from evomerge.run.folder import RunFolder
+
+PACKAGE = Path(evomerge.__file__).parent
+
+DIVIDED = {
+    "runs/a is a file, not a run; give the folder that was given to --run.": (
+        "runs/a is a file, not a run.",
+        "Give the folder that was given to --run.",
+    ),
+    "No candidate was scored; the last failed with: it is None; it must be a list.": (
+        "No candidate was scored; the last failed with: it is None.",
+        "It must be a list.",
+    ),
+    "There is no list 'x; y'; allowed are a, b. Did you mean 'a'?": (
+        "There is no list 'x; y'.",
+        "Allowed are a, b. Did you mean 'a'?",
+    ),
+    "--sort is 'fitnes', which is no column. Did you mean 'fitness'?": (
+        "--sort is 'fitnes', which is no column.",
+        "Did you mean 'fitness'?",
+    ),
+    "The parents' ids differ (1; 2); space.groups must be 1.": (
+        "The parents' ids differ (1; 2).",
+        "space.groups must be 1.",
+    ),
+    "--csv a.csv cannot be written: No space left.": (
+        "--csv a.csv cannot be written: No space left.",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("sentence", DIVIDED)
+def test_what_to_do_is_behind_the_last_semicolon(sentence):
+    assert in_two(sentence) == DIVIDED[sentence]
+
+
+def test_paths_and_commands_are_whole_and_the_rest_is_wrapped():
+    path = "/a/" + "long-" * 20 + "path"
+    text = for_terminal(
+        f"{path} already holds a run; continue it with `evomerge resume '{path} x'`, or give "
+        "another folder to --run, as every search needs one of its own.",
+        60,
+    )
+    lines = text.splitlines()
+    assert lines[0] == f"evomerge: {path}"
+    assert any(f"`evomerge resume '{path} x'`" in line for line in lines)
+    assert all(len(line) <= 60 for line in lines if path not in line)
+    assert [line[:10] for line in lines[1:]] == [" " * 10] * (len(lines) - 1)
+
+
+def test_a_terminal_gets_two_lines_and_a_pipe_one(tmp_path):
+    arguments = command("status", "nowhere")
+    reader, writer = pty.openpty()
+    done = subprocess.run(arguments, stderr=writer, env=environment(COLUMNS="80"), cwd=tmp_path)
+    os.close(writer)
+    shown = os.read(reader, 10_000).decode().splitlines()
+    os.close(reader)
+    assert done.returncode == 2
+    assert shown == [
+        "evomerge: nowhere does not exist.",
+        "          Start a run with `evomerge search FILE --run nowhere`.",
+    ]
+    piped = subprocess.run(arguments, capture_output=True, env=environment(), cwd=tmp_path)
+    assert piped.stderr.decode().splitlines() == [
+        "evomerge: nowhere does not exist; start a run with `evomerge search FILE --run nowhere`."
+    ]
+
+
+def _errors(file: Path):
+    """Yield line and text of each error that a file raises; what is filled in is an x."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if not (isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args):
+            continue
+        sentence = node.exc.args[0]
+        if isinstance(sentence, ast.Constant) and isinstance(sentence.value, str):
+            yield node.lineno, sentence.value
+        elif isinstance(sentence, ast.JoinedStr):
+            parts = (v.value if isinstance(v, ast.Constant) else "x" for v in sentence.values)
+            yield node.lineno, "".join(map(str, parts))
+
+
+def test_every_error_is_one_sentence_with_the_remedy_behind_a_semicolon():
+    found = {
+        f"{file.relative_to(PACKAGE)}:{line}": text
+        for file in sorted(PACKAGE.rglob("*.py"))
+        for line, text in _errors(file)
+    }
+    assert len(found) > 300
+    second = re.compile(r"[.!)] (?!Did you mean)\(?[A-Z`]")
+    assert {place: text for place, text in found.items() if second.search(text)} == {}
+
+
+def test_every_suggested_command_quotes_what_is_filled_in():
+    unquoted = {}
+    for file in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (
+                    v.value if isinstance(v, ast.Constant) else f"{{{ast.unparse(v.value)}}}"
+                    for v in node.values
+                )
+                for command_line in re.findall(r"`((?:evomerge|wandb) [^`]*)`", "".join(parts)):
+                    filled = re.findall(r"\{(.*?)\}(?:`| |$)", command_line)
+                    if not all("shlex.quote" in item or item == "quoted" for item in filled):
+                        unquoted[f"{file.relative_to(PACKAGE)}:{node.lineno}"] = command_line
+    assert unquoted == {}
+    with pytest.raises(RunFolderError, match="--run 'my runs'`"):
+        RunFolder(Path("my runs"))

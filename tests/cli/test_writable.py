@@ -1,0 +1,86 @@
+"""A result that cannot be written is refused at once, before anything is read or computed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from run_folders import STATES, write_run
+from search_run import write_search
+
+import evomerge
+from evomerge.__main__ import run as call
+from evomerge.errors import InputError
+
+NOWHERE = "/proc/nowhere/at/all"
+"""Nobody can make this folder, root neither."""
+
+
+@pytest.fixture
+def unread(monkeypatch):
+    """Let every attempt to open a parent, or to draw a page, fail the test."""
+
+    def fail(*arguments, **options):
+        raise AssertionError("it was read before it was known that nothing can be written")
+
+    for name in (
+        "runs.prepare",
+        "stages.start",
+        "runs.continued",
+        "runs.open_model",
+        "runs._reopen",
+    ):
+        monkeypatch.setattr(f"evomerge.setup.{name}", fail)
+    monkeypatch.setattr("evomerge.report.page.page", fail)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_an_output_that_cannot_be_made_is_refused_before_anything_is_read(tmp_path, unread):
+    file = write_search(tmp_path)
+    run = write_run(tmp_path / "run", STATES["being written"][0]).path
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("host: zoo:maths\nlayers: {}\n")
+    for arguments in (
+        ["search", file, "--run", NOWHERE],
+        ["export", run, "--out", NOWHERE],
+        ["merge", recipe, "--out", NOWHERE],
+        ["report", run, "--out", f"{NOWHERE}.html"],
+        ["report", run, "--pictures", NOWHERE],
+        ["search", file, "--run", tmp_path / ("x" * 300)],
+        ["search", file, "--run", file / "run"],
+    ):
+        with pytest.raises(InputError, match=r"cannot be (created|written): .*; .*") as caught:
+            call([str(item) for item in arguments])
+        assert caught.value.exit_code == 2
+    assert not list(run.glob("report*"))
+
+
+def test_a_run_folder_that_cannot_be_written_is_not_continued(tmp_path, unread, monkeypatch):
+    """As on a file system that is mounted read-only, which also stops root."""
+    run = write_run(tmp_path / "run", STATES["being written"][0]).path
+    staged = tmp_path / "staged"
+    staged.mkdir()
+    (staged / "stages.yaml").write_text("stages: [{}]\norigin: .\n")
+    make = Path.mkdir
+
+    def refuse(path, *arguments, **options):
+        if path.is_relative_to(tmp_path):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        make(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    reason = r"cannot be continued: nothing can be written into .* \(Read-only file system\); make"
+    for folder in (run, staged):
+        with pytest.raises(InputError, match=reason):
+            call(["resume", str(folder)])
+    with pytest.raises(InputError, match=reason):
+        evomerge.resume(run)
+
+
+def test_a_check_leaves_nothing_behind(tmp_path, unread):
+    with pytest.raises(AssertionError, match="before it was known"):
+        call(["search", str(write_search(tmp_path)), "--run", str(tmp_path / "a" / "run")])
+    assert [item.name for item in tmp_path.iterdir()] == ["search.yaml"]

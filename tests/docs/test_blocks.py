@@ -1,0 +1,80 @@
+"""Every code block of the documentation runs, or is checked as far as possible."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import huggingface_hub
+import pytest
+from page_reader import read
+from page_stand_ins import stand_in_for_datasets, stand_in_for_models, write_models, write_tasks
+from pages import PAGES, ROOT, blocks_of
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Models that stand in for those of the reader and of the Hub."""
+    return write_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, models: list[Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Be in a folder with the configs and examples of the repository and tasks of the reader."""
+    for name in ("configs", "examples"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    write_tasks(tmp_path / "tasks")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
+    stand_in_for_models(monkeypatch, models)
+    stand_in_for_datasets(monkeypatch)
+    environment, modules = dict(os.environ), set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - modules:
+        module = sys.modules[name]
+        if str(getattr(module, "__file__", "")).startswith(str(tmp_path)) or isinstance(
+            module, SimpleNamespace
+        ):
+            del sys.modules[name]
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+@pytest.mark.parametrize("page", [page for page, text in PAGES.items() if blocks_of(text)])
+def test_the_blocks_of_a_page_do_what_it_says(page: str, folder: Path) -> None:
+    read(page, PAGES[page])
+
+
+WRONG = {
+    "```rust\n```": "unknown language 'rust'",
+    "```\nfrobnicate\n```": "unknown program 'frobnicate'",
+    "```\nevomerge list spaces | frobnicate\n```": "unknown program after `|`",
+    "```\nevomerge lst\n```": "exit code 2.*lst",
+    "```\nevomerge validate no.yaml\n```": "no.yaml does not exist",
+    "```\nevomerge push my-model\n```": "Missing parameter: repository",
+    "```\nmake all\n```": "the Makefile has no 'all'",
+    "```\npip install 'evomerge[no]'\n```": "there is no extra 'no'",
+    "```\npython benchmarks/lag.py --no\n```": "lag.py has no --no",
+    "```\nsbatch examples/no.sbatch\n```": "examples/no.sbatch does not exist",
+    "```yaml\nexecutor: {kind: threads}\n```": "executor.kind",
+    "```yaml\nspace: {method: slurp}\n```": "slurp",
+    "```yaml\non: push\njobs: {}\n```": "unknown YAML",
+    "```toml\n[project.entry-points.'evomerge.no']\n```": "unknown group evomerge.no",
+    "```python\nimport evomerge.no\n```": "No module named",
+    "```\nevomerge list spaces\n```\n```text\nswamps\n```": "'swamps' is not printed",
+    "    evomerge list\n": "put code between fences",
+}
+"""Text of a page -> what the test says of it."""
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG.items())
+def test_what_is_wrong_is_an_error_with_its_line(text: str, message: str, folder: Path) -> None:
+    line = r"(?s)(page:|line )[14]: .*"
+    with pytest.raises(AssertionError, match=line + message):
+        read("page", text)

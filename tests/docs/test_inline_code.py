@@ -1,0 +1,111 @@
+"""Commands, keys of the search file and files that a text names in backticks exist."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from copy import deepcopy
+from itertools import pairwise
+from typing import Any
+
+import page_shell
+import pytest
+from pages import PAGES, ROOT, blocks_of, inline_code_of
+from search_run import SMALL
+
+from evomerge.config.schema import SearchConfig, override, parse
+from evomerge.errors import ConfigError
+
+SCHEMA = SearchConfig.model_json_schema()
+SECTIONS = [name for name, field in SCHEMA["properties"].items() if "$ref" in field]
+KEY = rf"(?:{'|'.join(SECTIONS)})(?:\.\w+)+"
+SETTING = re.compile(rf"({KEY})(?:=|: )(\S.*)")
+PLACEHOLDER = re.compile(r"\b[A-Z][A-Z_]*\b")
+
+
+def check_key(path: str) -> None:
+    """Check that the schema has a key."""
+    place: Any = SCHEMA
+    for name in path.split("."):
+        options = [place, *place.get("anyOf", ())]
+        options += [SCHEMA["$defs"][o["$ref"].rpartition("/")[2]] for o in options if "$ref" in o]
+        found = [o["properties"][name] for o in options if name in o.get("properties", {})]
+        found += [o["additionalProperties"] for o in options if "additionalProperties" in o]
+        found += [o["items"] for o in options if name.isdigit() and "items" in o]
+        assert found and found[0] is not False, f"the search file has no key {path}"
+        place = found[0]
+
+
+def check_setting(key: str, value: str) -> None:
+    """Check a key and its value; KEY or N may stand for any."""
+    if PLACEHOLDER.search(key):
+        return
+    check_key(key)
+    if PLACEHOLDER.search(value):
+        return
+    data = deepcopy(SMALL)
+    override(data, f"{key}={value}")
+    if key.startswith("evaluation.") and key != "evaluation.backend":
+        with contextlib.suppress(ConfigError):  # some keys are only for vLLM
+            parse(data, "the setting")
+            return
+        override(data, "evaluation.backend=vllm")
+    parse(data, "the setting")
+
+
+def check_inline(code: str, of_the_page: set[str]) -> None:
+    """Check inline code that is a command, a key, a setting or a file of the repository.
+
+    Args:
+        code: the code.
+        of_the_page: names of files that the page's own blocks show.
+    """
+    if setting := SETTING.fullmatch(code):
+        check_setting(*setting.groups())
+    elif re.fullmatch(KEY, code):
+        check_key(code)
+    elif re.fullmatch(r"[\w*.-]+(/[\w*.-]+)+\.(py|yaml|md|sh|sbatch)", code):
+        assert code in of_the_page or any(ROOT.rglob(code)), f"there is no file {code}"
+    elif " " in code:
+        for option, value in pairwise(page_shell.inline(code)):
+            if option == "--set":
+                check_setting(*value.split("=", 1))
+
+
+def wrong_in(page: str, text: str) -> list[str]:
+    """Return a line for each inline code of a page that is wrong."""
+    shown = {block.file for block in blocks_of(text)} | {"tasks/my_task.yaml"}
+    made = tuple(f"{name}/" for name in re.findall(r"--(?:out|run) ([\w/.-]+)", text))
+    wrong = []
+    for item in inline_code_of(text):
+        try:
+            if not item.text.startswith(made):
+                check_inline(item.text, shown)
+        except Exception as error:
+            wrong.append(f"{page}:{item.line}: `{item.text}`: {error}")
+    return wrong
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_keys_and_files_in_a_text_exist(page: str) -> None:
+    assert wrong_in(page, PAGES[page]) == []
+
+
+WRONG_INLINE = (
+    "evomerge lst",
+    "evomerge search FILE --rn DIR",
+    "evomerge resume RUN --set executor.kin=ray",
+    "evaluation.search.document",
+    "evaluation.batch_size: large",
+    "budget.hours=-1",
+    "make all",
+    "python benchmarks/no.py",
+    "configs/no.yaml",
+    "searching/no.py",
+)
+
+
+@pytest.mark.parametrize("code", WRONG_INLINE)
+def test_wrong_inline_code_is_found(code: str) -> None:
+    (found,) = wrong_in("page", f"A text\nwith `{code}` and `evaluation.search.documents: N`.")
+    assert found.startswith(f"page:2: `{code}`: ")

@@ -1,0 +1,222 @@
+"""The commands of the documentation: how a test runs or checks a command of each program.
+
+A function of `PROGRAMS` gets the words of a command and returns what it prints. It raises an
+AssertionError or an EvomergeError if the command is wrong.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import runpy
+import subprocess
+import tomllib
+from collections.abc import Callable
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
+from copy import deepcopy
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+from page_stand_ins import SEARCH, small_searches
+from pages import ROOT
+from typer.main import get_command
+
+from evomerge.__main__ import run
+from evomerge.cli.commands import app
+from evomerge.config.schema import override, parse
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+MAKEFILE = (ROOT / "Makefile").read_text()
+EVOMERGE = get_command(app)
+COMMANDS = EVOMERGE.commands
+
+NOT_RUN = {"dashboard": "serves until it is ended", "push": "needs the Hub"}
+"""Commands of evomerge whose words are only parsed, and why."""
+
+WHOLE = ("validate", "init", "convert", "list", "schema")
+"""Commands of evomerge that print with a small budget what they print with the whole one."""
+
+
+def evomerge(words: list[str]) -> str:
+    """Run a command of evomerge in this process. Searches have few candidates and documents."""
+    if words and words[0] in NOT_RUN:
+        check_options(words)
+        COMMANDS[words[0]].make_context(words[0], words[1:])
+        return ""
+    whole = not words or words[0] in WHOLE
+    if words[:1] in (["search"], ["resume"]):
+        words = _in_this_process(words)
+    printed, said = io.StringIO(), io.StringIO()
+    with (
+        redirect_stdout(printed),
+        redirect_stderr(said),
+        nullcontext() if whole else small_searches(),
+    ):
+        code = run(words)
+    assert code == 0, f"exit code {code}: {said.getvalue()}"
+    return printed.getvalue()
+
+
+def _in_this_process(words: list[str]) -> list[str]:
+    """Check settings of the executor, and leave them out."""
+    kept = words[:1]
+    for before, word in pairwise(words):
+        if before == "--set" and word.startswith("executor."):
+            kept.pop()
+            override(data := deepcopy(SEARCH), word)
+            parse(data, word)
+        else:
+            kept.append(word)
+    return kept
+
+
+def check_options(words: list[str]) -> str:
+    """Check that a command of evomerge and its options exist; a text may leave out the rest."""
+    if not words or words[0] in ("--help", *(o for item in EVOMERGE.params for o in item.opts)):
+        return ""
+    assert words[0] in COMMANDS, f"evomerge has no command {words[0]!r}"
+    known = {"--help", "--debug"}.union(
+        *([*item.opts, *item.secondary_opts] for item in COMMANDS[words[0]].params)
+    )
+    for word in words[1:]:
+        option = word.partition("=")[0]
+        assert not option.startswith("--") or option in known, (
+            f"`evomerge {words[0]}` has no option {option}"
+        )
+    return ""
+
+
+def make(words: list[str]) -> str:
+    """Check that targets and variables are in the Makefile."""
+    for word in words:
+        name, assigned, _ = word.partition("=")
+        after = r" ?\??=" if assigned else ":"
+        assert re.search(rf"^{name}{after}", MAKEFILE, re.MULTILINE), (
+            f"the Makefile has no {name!r}"
+        )
+    return ""
+
+
+def pip(words: list[str]) -> str:
+    """Check that what is installed is this package, with extras that it has, or one it needs."""
+    assert words[0] == "install", f"unknown: pip {words[0]}"
+    needed = {re.match(r"[\w-]+", item)[0] for item in PROJECT["dependencies"]}
+    values = {"--index-url", "--extra-index-url"}
+    named = [
+        word
+        for before, word in pairwise(words)
+        if not word.startswith("-") and before not in values
+    ]
+    for word in named:
+        name, _, extras = word.rstrip("]").partition("[")
+        assert name in {".", PROJECT["name"], *needed}, f"is {word!r} what people need?"
+        for extra in filter(None, extras.split(",")):
+            assert extra in PROJECT["optional-dependencies"], f"there is no extra {extra!r}"
+    return ""
+
+
+def python(words: list[str]) -> str:
+    """Run a file that a page shows; of a script or module of the repository check the options."""
+    if words[:1] == ["-c"]:
+        return _printed_by(lambda: exec(words[1], {"__name__": "__main__"}))
+    if words[:2] == ["-m", "pip"]:
+        return pip(words[2:])
+    if words[:2] == ["-m", "venv"]:
+        return ""
+    if words[:2] == ["-m", "pytest"]:
+        for word in words[2:]:
+            assert (ROOT / word.partition("::")[0]).exists(), f"{word} does not exist"
+        return ""
+    if words[0] == "-m":
+        place, arguments = ROOT / words[1].replace(".", "/"), words[2:]
+        files = [place / "__main__.py"] if place.is_dir() else [place.with_suffix(".py")]
+    else:
+        place, arguments = ROOT / words[0], words[1:]
+        if Path(words[0]).is_file() and not place.is_file():
+            return _printed_by(lambda: runpy.run_path(words[0], run_name="__main__"))
+        files = [place, *(ROOT / words[0]).parent.glob("*/*.py")]  # a script, and its package
+    assert files[0].is_file(), f"{files[0].relative_to(ROOT)} does not exist"
+    text = "".join(path.read_text() for path in files)
+    for word in arguments:
+        assert not word.startswith("--") or f'"{word}"' in text, f"{files[0].name} has no {word}"
+    return ""
+
+
+def _printed_by(action: Callable[[], object]) -> str:
+    printed = io.StringIO()
+    with redirect_stdout(printed), small_searches():
+        action()
+    return printed.getvalue()
+
+
+def lm_eval(words: list[str]) -> str:
+    """Check that lm-eval has the options."""
+    from lm_eval.__main__ import HarnessCLI
+
+    parser = HarnessCLI()._subparsers.choices["run"]
+    for word in words:
+        option = word.partition("=")[0]
+        assert not option.startswith("-") or option in parser._option_string_actions, (
+            f"lm_eval has no option {option}"
+        )
+    return ""
+
+
+def of_the_repository(words: list[str]) -> str:
+    """Check that the files that are given to a program are in the repository."""
+    files = [word for word in words if "/" in word and not word.startswith("-")]
+    for word in files:
+        assert (ROOT / word).is_file(), f"{word} does not exist"
+    return ""
+
+
+def cd(words: list[str]) -> str:
+    """Change the folder in which the rest of the page runs."""
+    os.chdir(words[0])
+    return ""
+
+
+def export(words: list[str]) -> str:
+    """Set variables of the environment; the test removes them after the page."""
+    os.environ.update(word.split("=", 1) for word in words)
+    return ""
+
+
+def known(words: list[str]) -> str:
+    """Accept a program of others without a check."""
+    return ""
+
+
+def really(program: str, words: list[str]) -> str:
+    """Run a program of the system."""
+    return subprocess.run([program, *words], check=True, capture_output=True, text=True).stdout
+
+
+PROGRAMS: dict[str, Callable[[list[str]], str]] = {
+    "evomerge": evomerge,  # runs
+    "make": make,  # the targets exist
+    "pip": pip,  # the extras exist
+    "python": python,  # what a page shows runs; of the repository's scripts the options exist
+    ".venv/bin/python": python,
+    "lm_eval": lm_eval,  # the options exist
+    "bash": of_the_repository,  # the files exist
+    "sbatch": of_the_repository,  # Slurm is not here
+    "sky": of_the_repository,  # clouds neither
+    "ray": known,  # starts Ray on other machines
+    "hf": known,  # needs the Hub
+    "wandb": known,  # needs the network
+    "cd": cd,
+    "export": export,
+    **{program: partial(really, program) for program in ("cat", "cp", "head", "ls", "mkdir")},
+}
+"""Program -> what a test does with a command of it. A program that is not here is an error."""
+
+IN_A_TEXT: dict[str, Callable[[list[str]], object]] = {
+    **{name: PROGRAMS[name] for name in ("make", "python", ".venv/bin/python", "sbatch", "sky")},
+    "evomerge": check_options,
+    "lm_eval": lm_eval,
+    "pip": lambda words: words[1:] and pip(words),
+}
+"""Program -> how a command in a text is checked, which may leave out what a block has."""

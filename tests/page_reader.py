@@ -1,0 +1,168 @@
+"""A reader of the documentation, who does what a page says from top to bottom in one folder.
+
+What a block is follows from its language (`KINDS`), for YAML also from its keys (`page_yaml`), and
+what a command is from its program (`page_commands`). A block or program that is in none of these
+tables is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import page_commands
+import page_shell
+import page_yaml
+from page_stand_ins import make_what_is_used, small_searches
+from pages import ROOT, Block, blocks_of
+
+
+class Reader:
+    """A person who does what a page says, in the working folder.
+
+    Attributes:
+        names: what Python has defined so far.
+        printed: what the last block printed, and whether a small budget can have changed it.
+        redirected: files that commands have written by `>`.
+    """
+
+    def __init__(self) -> None:
+        self.names = sys.modules["__main__"].__dict__
+        self.printed: tuple[str, bool] | None = None
+        self.redirected: set[str] = set()
+
+    def read(self, block: Block) -> None:
+        """Do what a block says.
+
+        Raises:
+            AssertionError: the block is wrong, or of an unknown kind.
+        """
+        assert block.language in KINDS, (
+            f"unknown language {block.language!r}; see tests/page_reader.py"
+        )
+        if KINDS[block.language] in (Reader.python, Reader.shell, Reader.console):
+            make_what_is_used(block.text)
+        KINDS[block.language](self, block)
+
+    def python(self, block: Block) -> None:
+        """Run Python; names carry over to the next block."""
+        self._write(block, ".py")
+        printed = io.StringIO()
+        code = compile("\n" * block.line + block.text, "page", "exec")
+        with contextlib.redirect_stdout(printed), small_searches():
+            exec(code, self.names)
+        self.printed = printed.getvalue(), True
+
+    def yaml(self, block: Block) -> None:
+        """Check YAML; what a command has printed into this file must be the same."""
+        if block.file in self.redirected:
+            assert Path(block.file).read_text() == block.text, f"{block.file} has another content"
+            return
+        # A function that the text says to put into a module, and a block has defined.
+        for module, function in re.findall(r"(my_\w+):(\w+)", block.text):
+            if function in self.names and not Path(f"{module}.py").exists():
+                sys.modules[module] = SimpleNamespace(**self.names)
+        name = block.file or f"line-{block.line}.yaml"
+        page_yaml.check(block.text, Path(name), shown=block.file is not None)
+
+    def toml(self, block: Block) -> None:
+        """Check that the groups of entry points are those that the package asks for."""
+        sources = [path.read_text() for path in (ROOT / "evomerge").rglob("*.py")]
+        groups = tomllib.loads(block.text)["project"]["entry-points"]
+        for group in groups:
+            assert any(f'"{group}"' in text for text in sources), f"unknown group {group}"
+
+    def shell(self, block: Block) -> None:
+        """Run commands, one after the other."""
+        text, whole = "", True
+        for command in page_shell.commands_of(block.text):
+            try:
+                printed, file = page_shell.execute(command)
+            except SystemExit as error:
+                raise AssertionError(f"`{' '.join(command)}` ends with {error.code}") from error
+            except Exception as error:
+                raise AssertionError(f"`{' '.join(command)}`: {error}") from error
+            self.redirected |= {file} if file else set()
+            text += printed
+            whole = whole and command[0] == "evomerge" and command[1] in page_commands.WHOLE
+        self.printed = text, whole
+
+    def console(self, block: Block) -> None:
+        """Run the lines that begin with `$`, and compare what follows each with its output."""
+        for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
+            command, _, shown = part.partition("\n")
+            self.shell(Block(block.line, "sh", command, None))
+            self.output(Block(block.line, "text", shown, None))
+
+    def output(self, block: Block) -> None:
+        """Compare output with that of the block before.
+
+        If a small budget or the machine can have changed it, only the first word of each line must
+        be there. Where there is no block before, there is nothing to compare with.
+        """
+        if self.printed is None or not self.printed[0]:
+            return
+        real, whole = self.printed
+        lines = [_measures_aside(line) for line in real.splitlines()]
+        for line in block.text.splitlines():
+            shown = _measures_aside(line)
+            label = re.match(r"[A-Za-z][\w-]*(?= |:|$)", shown)
+            if whole and shown:
+                pattern = ".*".join(re.escape(part) for part in shown.split("..."))
+                assert any(re.fullmatch(pattern, real) for real in lines), (
+                    f"{line!r} is not printed, but\n{real}"
+                )
+            elif label:
+                assert re.search(rf"(?<!\w){label[0]}(?!\w)", real), f"{label[0]!r} is not printed"
+
+    def data(self, block: Block) -> None:
+        """Write data into the file that the page names."""
+        assert block.file, "what is the name of this file?"
+        self._write(block, Path(block.file).suffix)
+
+    def _write(self, block: Block, suffix: str) -> None:
+        if block.file and block.file.endswith(suffix):
+            Path(block.file).parent.mkdir(exist_ok=True)
+            Path(block.file).write_text(block.text)
+
+
+def _measures_aside(line: str) -> str:
+    """Return a line of output without its spaces, and without what depends on the machine."""
+    measure = r"\d[\d.,]*(?= ([KMG]B|m?s|CPU|seconds?|minutes?)\b)"
+    return re.sub(measure, "N", " ".join(line.split()))
+
+
+KINDS: dict[str, Callable[[Reader, Block], None]] = {
+    "python": Reader.python,
+    "yaml": Reader.yaml,
+    "toml": Reader.toml,
+    "": Reader.shell,
+    "sh": Reader.shell,
+    "bash": Reader.shell,
+    "console": Reader.console,
+    "text": Reader.output,
+    "csv": Reader.data,
+    "json": Reader.data,
+    "jsonl": Reader.data,
+}
+"""Language of a block -> what a reader does with it."""
+
+
+def read(page: str, text: str) -> None:
+    """Do what a page says, in the working folder.
+
+    Raises:
+        AssertionError: a block is wrong; the message begins with the page and the line.
+    """
+    reader = Reader()
+    for block in blocks_of(text):
+        try:
+            reader.read(block)
+        except Exception as error:
+            raise AssertionError(f"{page}:{block.line}: {error}") from error

@@ -1,0 +1,194 @@
+"""What stands in for things that the documentation names and a test does not have.
+
+Models of the reader or of the Hub are tiny, tasks and data sets are small, and searches have few
+candidates and documents.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import datasets
+import lm_eval
+import pytest
+import tiny
+import yaml
+from pages import ROOT
+from search_run import SMALL
+
+import evomerge
+from evomerge import zoo
+from evomerge.config.schema import SearchConfig
+from evomerge.evaluation.tasks import harness
+from evomerge.evaluation.tasks.loading import task_manager
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.references import hub_id, open_parent
+from evomerge.run.history import History
+from evomerge.setup import runs, search, stages
+from evomerge.setup.check import check_search
+
+FEW = {"search": 16, "validation": 8, "test": 16}
+"""Split -> number of its documents in a small search."""
+
+SEARCH = {
+    **SMALL,
+    "evaluation": {
+        "include": ["zoo:tasks", "./tasks"],
+        **{split: {"documents": number} for split, number in FEW.items()},
+    },
+}
+"""A search file, with the tasks of the reader."""
+
+MERGE = {
+    "models": [{"model": "zoo:language"}, {"model": "zoo:maths"}],
+    "merge_method": "linear",
+    "dtype": "bfloat16",
+}
+"""A mergekit file."""
+
+FOLDERS = ("./my-finetune", "./model")
+"""Folders with models that the reader has."""
+
+TASKS = {"my_task": "zoo_l2_maths", "my_questions": "zoo_l2_maths", "my_exam": "zoo_maths"}
+"""Task of the reader, in `./tasks` -> task of the zoo that stands in for it."""
+
+BUILT_IN = [
+    str(Path(lm_eval.__file__).parent / "tasks" / name) for name in ("gsm8k", "mgsm/native_cot")
+]
+"""Folders of lm-eval in which its tasks are looked for first: among all of them takes seconds."""
+
+SUMS = [
+    {"question": f"What is {i} + 1?", "answer": f"{i} + 1 = {i + 1}\n#### {i + 1}"}
+    for i in range(1000)
+]
+
+DATASETS = {
+    "openai/gsm8k": {"train": SUMS[:700], "test": SUMS[700:]},
+    "juletxara/mgsm": {
+        "train": [{**row, "answer_number": i + 1} for i, row in enumerate(SUMS[:8])],
+        "test": [{**row, "answer_number": i + 1} for i, row in enumerate(SUMS[8:258])],
+    },
+}
+"""Data set on the Hub -> split -> its documents here."""
+
+
+def write_models(folder: Path) -> list[Path]:
+    """Write models with random weights and as many layers as one with 7 B parameters has."""
+    sizes = {"num_hidden_layers": 32, "max_position_embeddings": 4096}
+    base = tiny.make(folder / "0", seed=0, dtype="bfloat16", **sizes)
+    near = [
+        tiny.make(folder / str(seed), seed=seed, dtype="bfloat16", near=base, **sizes)
+        for seed in (1, 2)
+    ]
+    return [base, *near]
+
+
+def stand_in_for_models(patch: pytest.MonkeyPatch, models: Sequence[Path]) -> None:
+    """Open models that are not on this machine as these, in turn."""
+    places: dict[str, Path] = {}
+
+    def opened(reference: str, relative_to: Path, *, allow_pickle: bool = False) -> Checkpoint:
+        model = reference.partition("+")[0]
+        if model not in FOLDERS and (hub_id(model) is None or (relative_to / model).is_dir()):
+            return open_parent(reference, relative_to, allow_pickle=allow_pickle)
+        place = places.setdefault(reference, models[len(places) % len(models)])
+        return Checkpoint.open(place, reference)
+
+    patch.setattr(runs, "open_parent", opened)
+
+
+def stand_in_for_datasets(patch: pytest.MonkeyPatch) -> None:
+    """Load the data sets of built-in tasks from `DATASETS`."""
+    real = datasets.load_dataset
+
+    def loaded(path: str, *arguments: Any, **options: Any) -> Any:
+        if path not in DATASETS:
+            return real(path, *arguments, **options)
+        return datasets.DatasetDict(
+            {split: datasets.Dataset.from_list(rows) for split, rows in DATASETS[path].items()}
+        )
+
+    def manager(include: list[str], *arguments: Any) -> Any:
+        return task_manager([*include, *BUILT_IN], *arguments)
+
+    patch.setattr(datasets, "load_dataset", loaded)
+    patch.setattr(harness, "task_manager", manager)
+
+
+def _search(path: Path) -> None:
+    path.write_text(yaml.safe_dump(SEARCH))
+
+
+def _run(path: Path) -> None:
+    with small_searches():
+        evomerge.search(SEARCH, path, progress=False)
+
+
+THINGS: dict[str, Callable[[Path], None]] = {
+    "my-model": lambda path: path.symlink_to(zoo.path("language")),
+    "search.yaml": _search,
+    "merge.yaml": lambda path: path.write_text(yaml.safe_dump(MERGE)),
+    "recipe.yaml": lambda path: path.write_text(yaml.safe_dump(MERGE)),
+    "runs/mine": _run,
+}
+"""What a page may use without making it -> what makes it."""
+
+
+def make_what_is_used(text: str) -> None:
+    """Make those of `THINGS` that a block uses and that no earlier one has made."""
+    for name, make in THINGS.items():
+        made = re.search(rf"(--out |--run |init |> |export\(.|run=.){name}\b", text)
+        if re.search(rf"(?<![\w/-]){name}(?![\w-])", text) and not made:
+            path = Path(name)
+            if not path.exists():
+                path.parent.mkdir(exist_ok=True)
+                make(path)
+
+
+def write_tasks(folder: Path) -> None:
+    """Write the tasks of the reader."""
+    folder.mkdir()
+    source = ROOT / "evomerge" / "zoo" / "tasks"
+    shutil.copy(source / "documents.py", folder)
+    for name, like in TASKS.items():
+        (folder / f"{name}.yaml").write_text(
+            (source / f"{like}.yaml").read_text().replace(like, name)
+        )
+        shutil.copy(source / f"{like}.jsonl", folder / f"{name}.jsonl")
+
+
+@contextmanager
+def small_searches() -> Iterator[None]:
+    """Have searches that begin or go on score few candidates on few documents."""
+
+    def check(config: SearchConfig, *arguments: Any, **options: Any) -> Any:
+        return check_search(_small(config), *arguments, **options)
+
+    def run_search(problem: Any, run: Any, bounds: Mapping[str, float], *more: Any) -> Any:
+        if bounds:
+            few = len(History(run.events()).candidates) + 2
+            bounds = {**bounds, "candidates": min(few, bounds.get("candidates", few))}
+        return real(problem, run, bounds, *more)
+
+    real = search.run_search
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "check_search", check)
+        patch.setattr(stages, "check_search", check)
+        patch.setattr(search, "run_search", run_search)
+        yield
+
+
+def _small(config: SearchConfig) -> SearchConfig:
+    """Return a search of the same things with a small budget."""
+    data = config.model_dump(mode="json", exclude={"frozen"})
+    data["budget"]["candidates"] = len(config.parents) + 3
+    for split, most in FEW.items():
+        section = data["evaluation"][split]
+        given = section["documents"]
+        section["documents"] = most if given == "all" else min(most, given)
+    return SearchConfig.model_validate(data)

@@ -1,0 +1,196 @@
+"""Starts `evomerge` commands as processes that are forked from one that has done the imports.
+
+A command is a process of its own in all but its first seconds: it has its own environment, working
+folder, memory and exit code, and can be killed. `runpy` runs the package in it, as Python's option
+`-m` does. The order of sets of strings, and what libraries read from the environment when they are
+imported, are those of the server; tests of these start `search_run.command` instead.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib
+import json
+import os
+import random
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from functools import cache
+from pathlib import Path
+from typing import IO, NoReturn
+
+IMPORTED = (
+    "cma",
+    "datasets",
+    "lm_eval.evaluator",
+    "lm_eval.models.huggingface",
+    "matplotlib.backends.backend_svg",
+    "nevergrad",
+    "transformers.generation.utils",
+    "transformers.models.llama.modeling_llama",
+    "evomerge.cli.commands",
+    "evomerge.cli.live",
+    "evomerge.evaluation.tasks.harness",
+    "evomerge.execute.inline",
+    "evomerge.export.candidate",
+    "evomerge.merging.backend",
+    "evomerge.merging.kernels.compiled",
+    "evomerge.optimize.pycma",
+    "evomerge.report.page",
+    "evomerge.setup.remote",
+    "evomerge.setup.search",
+)
+START = dict(os.environ)
+
+
+class Forked:
+    """A command that runs; its methods and exit codes are those of `subprocess.Popen`.
+
+    Args:
+        arguments: the command line without the program's name.
+        module: what is run, as with `python -m`.
+        cwd: its working folder; None: that of this process.
+        env: the whole environment.
+        stdout: an open file for what it prints.
+        stderr: an open file for its messages.
+    """
+
+    def __init__(
+        self,
+        arguments: list[str],
+        *,
+        module: str,
+        cwd: Path | None,
+        env: dict[str, str],
+        stdout: IO,
+        stderr: IO,
+    ) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(server(), [b"!"], [file.fileno() for file in (stdout, stderr, theirs)])
+        about = {
+            "arguments": arguments,
+            "module": module,
+            "cwd": str(cwd or Path.cwd()),
+            "environment": env,
+        }
+        with ours:
+            ours.sendall(json.dumps(about).encode())
+            ours.shutdown(socket.SHUT_WR)
+            self._answers = ours.makefile()
+        self.pid = int(self._answers.readline())
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while the command runs."""
+        return self._ended(0)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until the command has ended, and return its exit code.
+
+        Raises:
+            TimeoutExpired: it takes longer than so many seconds.
+        """
+        code = self._ended(timeout)
+        if code is None:
+            raise subprocess.TimeoutExpired("evomerge", timeout or 0)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the command if it runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def _ended(self, timeout: float | None) -> int | None:
+        if self.returncode is None and select.select([self._answers], [], [], timeout)[0]:
+            self.returncode = int(self._answers.readline())
+        return self.returncode
+
+
+@cache
+def server() -> socket.socket:
+    """Start a server and return the connection to it; it ends when this process ends."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        subprocess.Popen(
+            [sys.executable, __file__, str(theirs.fileno())],
+            env=START | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            stdin=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+        )
+    return ours
+
+
+# What follows runs in the server, and in the processes that it forks.
+
+
+def serve(requests: socket.socket) -> tuple[dict, list[int]]:
+    """Fork a process for each request, and return in it with the request and two open files."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while True:
+        asked, opened, _, _ = socket.recv_fds(requests, 1, 3)
+        if not asked:
+            sys.exit()
+        *files, answers = opened
+        if os.fork():
+            for file in (*files, answers):
+                os.close(file)
+            continue
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        with socket.socket(fileno=answers) as connection, requests:
+            about = json.load(connection.makefile())
+            number = os.fork()
+            if number == 0:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                return about, files
+            for file in files:
+                os.close(file)
+            connection.sendall(f"{number}\n".encode())
+            _, status = os.waitpid(number, 0)
+            connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+        os._exit(0)
+
+
+def become(about: dict, files: list[int]) -> None:
+    """Make this process what a new Python would be."""
+    for number, file in enumerate(files, 1):
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(about["cwd"])
+    os.environ.clear()
+    os.environ.update(about["environment"])
+    added = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:1] = [about["cwd"], *(path for path in added if path and path not in sys.path)]
+    sys.argv[1:] = about["arguments"]
+    # Forks begin with the server's state.
+    random.seed()
+    sys.modules["numpy"].random.seed()
+
+
+def run(module: str) -> NoReturn:
+    """Run a module, and end as Python does, but for the memory: to free it would copy it."""
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code)
+
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path.cwd())
+    for name in IMPORTED:
+        importlib.import_module(name)
+    gc.freeze()
+    asked, output = serve(socket.socket(fileno=int(sys.argv[1])))
+    become(asked, output)
+    run(asked["module"])

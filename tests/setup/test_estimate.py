@@ -1,0 +1,95 @@
+"""`evomerge validate --time`: a candidate is scored for real, and the search's time follows."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from search_run import SMALL, write_search
+
+from evomerge.__main__ import run
+from evomerge.config.schema import load
+from evomerge.errors import SearchError
+from evomerge.setup.estimate import estimate
+from evomerge.setup.runs import prepare
+from evomerge.setup.trial import Trial
+
+MEASURED = Trial(10.0, (0.5,), (1.5,), {"process": 10**9}, 4 * 10**8)
+"""A candidate that took 0.5 seconds to merge and 1.5 to score."""
+
+
+def problem(folder, *changes):
+    return prepare(load(write_search(folder), changes), folder)
+
+
+def test_a_candidate_is_scored_and_no_run_is_made(tmp_path, capsys):
+    file = write_search(tmp_path)
+    assert run(["validate", str(file), "--time", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["time"]
+    assert (found["tried"], found["workers"], found["candidates"]) == (1, 1, 22)
+    assert found["candidate_seconds"] == found["build_seconds"] + found["evaluate_seconds"] > 0
+    assert found["hours"] > 22 * found["candidate_seconds"] / 3600
+    assert 10**8 < found["machine_bytes"] == found["peak_bytes"]["process"] < 10**11
+    assert [item.name for item in tmp_path.iterdir()] == ["search.yaml"]
+
+
+def test_the_estimate_adds_up(tmp_path):
+    """22 candidates on 24 documents; 5 models on 16 of validation, and 4 on 32 of the test."""
+    found = estimate(problem(tmp_path), MEASURED)
+    assert found.search == 22 * 2.0
+    assert found.finals == pytest.approx(5 * (0.5 + 1.5 * 16 / 24) + 4 * (0.5 + 1.5 * 32 / 24))
+    assert found.seconds == 10 + found.search + found.finals
+    words = found.in_words()
+    assert words["one candidate"] == "2 s (0.5 s to merge, 1.5 s to score)"
+    assert words["memory of a worker"] == "1 GB, of which 400 MB are files that workers share"
+    assert "the one that was tried" in words["assumed"]
+
+
+def test_workers_wait_for_the_end_of_a_generation_and_share_files(tmp_path):
+    """On 2 workers: 3 baselines in 2 rounds, two generations of 7 in 4 rounds each, 5 in 3."""
+    two = ("executor.kind=processes", "executor.workers=2", "optimizer.population=7")
+    found = estimate(problem(tmp_path, *two), MEASURED)
+    assert found.search == (2 + 4 + 4 + 3) * 2.0
+    assert found.memory == 16 * 10**8
+    found = estimate(problem(tmp_path, *two, "executor.order=arrival"), MEASURED)
+    assert found.search == (2 + 10) * 2.0
+    assert "2 workers do not slow each other down" in found.assumes
+
+
+def test_hours_bound_the_candidates_and_a_target_alone_gives_no_end(tmp_path):
+    found = estimate(problem(tmp_path, "budget.hours=0.01"), MEASURED)
+    assert found.candidates == 13  # of 36 seconds, 10 to start
+    file = write_search(tmp_path, budget={"target": 0.5})
+    found = estimate(prepare(load(file), tmp_path), MEASURED)
+    assert (found.candidates, found.seconds) == (None, None)
+    assert "whole search" not in found.in_words()
+    assert "the search does not end early at budget.target" in found.assumes
+
+
+def test_stages_are_estimated_as_far_as_their_parents_exist(tmp_path, capsys):
+    common = {key: value for key, value in SMALL.items() if key not in ("parents", "space")}
+    first = {"parents": SMALL["parents"], "space": SMALL["space"]}
+    paths = {"kind": "dataflow", "layers": [5, 7], "repeats": 1}
+    stages = [first | {"space": paths}, first | {"parents": ["stage:1", "zoo:maths"]}]
+    file = write_search(tmp_path)
+    file.write_text(json.dumps(common | {"stages": stages}))
+    assert run(["validate", str(file), "--time"]) == 0
+    said = capsys.readouterr()
+    assert "one candidate\t" in said.out and "the mean of 3" in said.out
+    assert "average as the 3 that were tried" in said.out
+    assert said.out.count("stage\t") == 1
+    assert "stage 2 begins from models that are not there yet" in said.err
+
+
+def failing(model, tokenizer, documents):
+    raise ZeroDivisionError("of the judge")
+
+
+failing.documents = 80
+
+
+def test_a_candidate_that_fails_is_an_error(tmp_path):
+    objectives = [{"task": f"{__name__}:failing", "metric": "score"}]
+    file = write_search(tmp_path, objectives=objectives)
+    with pytest.raises(SearchError, match=r"tried failed, .* 'evaluate': .*of the judge"):
+        run(["validate", str(file), "--time"])

@@ -1,0 +1,252 @@
+"""Tiny models and data sets under the ids of the Hub, in a cache that its client reads offline.
+
+    hub_cache(folder, {"org/base": Model("mistral", layers=32), "org/lora": Adapter("org/base")})
+    dataset_cache(folder, {"org/sums": {"ja": {"train": rows, "test": rows}}})
+    with offline(folder): ...            # in this process
+    subprocess.run(..., env=os.environ | environment(folder))       # in another one
+
+So a search file or a command that names models of the Hub runs as it is. Weights are random: each
+model is its architecture's weights plus noise that depends on its id.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import tiny
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+_CHAT = "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }} {% endfor %}assistant :"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A causal or vision-language model.
+
+    Attributes:
+        architecture: a key of `tiny.CONFIGS`, or `llava_next` (its language model is a Mistral).
+        layers: number of layers.
+        extra_tokens: tokens that are added after the vocabulary that all stand-ins share.
+        tied: whether the head is the embeddings; None is the architecture's default.
+        chat_template: whether its tokenizer has a chat template.
+        dtype: of its weights.
+    """
+
+    architecture: str = "llama"
+    layers: int = 2
+    extra_tokens: int = 0
+    tied: bool | None = None
+    chat_template: bool = False
+    dtype: str = "bfloat16"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA adapter.
+
+    Attributes:
+        base: id of the model in the same cache that it belongs to; without revision.
+        rank: its rank.
+        targets: linear layers of a block that it changes.
+    """
+
+    base: str
+    rank: int = 2
+    targets: tuple[str, ...] = ("self_attn.q_proj", "self_attn.v_proj")
+
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def hub_cache(folder: Path, repositories: Mapping[str, Model | Adapter]) -> Path:
+    """Add repositories to the cache of the Hub's client in a folder, and return the folder.
+
+    Args:
+        folder: is made if it does not exist.
+        repositories: `org/name` or `org/name@revision` -> what is there. Without revision it is
+            the branch `main`. Models come before their adapters.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        for name, item in repositories.items():
+            target = snapshot(folder, name)
+            _write_reference(folder, name)
+            target.mkdir(parents=True)
+            seed = zlib.crc32(name.encode())
+            if isinstance(item, Adapter):
+                _write_adapter(target, item, snapshot(folder, item.base), seed)
+            else:
+                _write_model(target, _template(Path(place), item), item, seed)
+    return folder
+
+
+def dataset_cache(folder: Path, data: Mapping[str, Mapping[str, Mapping[str, Rows]]]) -> Path:
+    """Add data sets to the cache of the library datasets in a folder, and return the folder.
+
+    Args:
+        folder: is made if it does not exist.
+        data: id -> configuration -> split -> documents. The configuration of a data set that has
+            none is `default`.
+    """
+    from datasets import Dataset, DatasetInfo, Split
+    from datasets.arrow_writer import ArrowWriter
+    from datasets.naming import camelcase_to_snakecase
+    from datasets.splits import SplitDict, SplitInfo
+
+    for name, configurations in data.items():
+        owner, _, own = name.rpartition("/")
+        stem = camelcase_to_snakecase(own)
+        parent = folder / "datasets" / (f"{owner}___{stem}" if owner else stem)
+        for configuration, splits in configurations.items():
+            place = parent / configuration / "0.0.0" / ("0" * 40)
+            place.mkdir(parents=True)
+            sizes = SplitDict(dataset_name=stem)
+            for split, rows in splits.items():
+                table = Dataset.from_list([dict(row) for row in rows])
+                with ArrowWriter(
+                    path=str(place / f"{stem}-{split}.arrow"), features=table.features
+                ) as writer:
+                    writer.write_table(table.data.table)
+                    writer.finalize()
+                sizes[split] = SplitInfo(str(Split(split)), num_examples=len(rows))
+            DatasetInfo(
+                features=table.features,
+                builder_name="parquet",
+                dataset_name=stem,
+                config_name=configuration,
+                version="0.0.0",
+                splits=sizes,
+            ).write_to_directory(str(place))
+    return folder
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Return the variables by which another process finds only what is in the folder."""
+    return {
+        "HF_HUB_CACHE": str(folder / "hub"),
+        "HF_DATASETS_CACHE": str(folder / "datasets"),
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+@contextmanager
+def offline(folder: Path) -> Iterator[None]:
+    """Let this process find only what is in the folder; nothing is downloaded."""
+    import datasets.config
+    from huggingface_hub import constants
+
+    with (
+        mock.patch.dict(os.environ, environment(folder)),
+        mock.patch.multiple(constants, HF_HUB_CACHE=str(folder / "hub"), HF_HUB_OFFLINE=True),
+        mock.patch.multiple(
+            datasets.config, HF_DATASETS_CACHE=folder / "datasets", HF_HUB_OFFLINE=True
+        ),
+    ):
+        yield
+
+
+def snapshot(folder: Path, name: str) -> Path:
+    """Return the folder with the files of `org/name` or `org/name@revision` in a cache."""
+    return _repository(folder, name) / "snapshots" / _commit(name)
+
+
+def _write_reference(folder: Path, name: str) -> None:
+    """Write the commit that a branch or tag means, as the client does."""
+    file = _repository(folder, name) / "refs" / (name.partition("@")[2] or "main")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(_commit(name))
+
+
+def _repository(folder: Path, name: str) -> Path:
+    return folder / "hub" / f"models--{name.partition('@')[0].replace('/', '--')}"
+
+
+def _commit(name: str) -> str:
+    return f"{zlib.crc32(name.encode()):08x}" * 5
+
+
+def _template(place: Path, item: Model) -> Path:
+    """Return a model of this architecture and size, made once."""
+    folder = place / repr(replace(item, chat_template=False))
+    if not folder.exists():
+        sees = ["<image>"] if item.architecture == "llava_next" else []
+        words = [*tiny.WORDS, *sees, *(f"extra{i}" for i in range(item.extra_tokens))]
+        changes = {
+            "num_hidden_layers": item.layers,
+            "layer_types": None,
+            "vocab_size": len(words),
+            "max_position_embeddings": 4096,
+        }
+        with mock.patch.dict(tiny.CONFIGS, _MORE), mock.patch.dict(tiny.CLASSES, _MORE_CLASSES):
+            tiny.make(
+                folder,
+                item.architecture,
+                dtype=item.dtype,
+                tied=item.tied,
+                tokenizer=False,
+                **changes,
+            )
+        tiny.save_tokenizer(folder, words)
+    return folder
+
+
+def _llava_next() -> Any:
+    return transformers.LlavaNextConfig(
+        text_config=tiny.CONFIGS["mistral"](),
+        vision_config=tiny.CONFIGS["llava"]().vision_config,
+        image_token_index=tiny.VOCABULARY,  # of the word `<image>`, behind all others
+        image_grid_pinpoints=[[8, 16]],
+        vision_feature_layer=-1,
+    )
+
+
+_MORE = {"llava_next": _llava_next}
+_MORE_CLASSES = {"llava_next": "LlavaNextForConditionalGeneration"}
+
+
+def _write_model(target: Path, template: Path, item: Model, seed: int) -> None:
+    for file in template.iterdir():
+        if file.suffix != ".safetensors":
+            shutil.copy(file, target)
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {
+        name: (tensor + 0.02 * torch.randn(tensor.shape, generator=generator)).to(tensor.dtype)
+        for name, tensor in load_file(template / "model.safetensors").items()
+    }
+    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    if item.chat_template:
+        (target / "chat_template.jinja").write_text(_CHAT)
+
+
+def _write_adapter(target: Path, item: Adapter, base: Path, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, weight in sorted(load_file(base / "model.safetensors").items()):
+        if name.removesuffix(".weight").endswith(item.targets):
+            rows, columns = weight.shape
+            stem = f"base_model.model.{name.removesuffix('.weight')}"
+            for part, shape in (("A", (item.rank, columns)), ("B", (rows, item.rank))):
+                tensors[f"{stem}.lora_{part}.weight"] = 0.05 * torch.randn(
+                    shape, generator=generator
+                )
+    save_file(tensors, target / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": item.base,
+        "r": item.rank,
+        "lora_alpha": item.rank,
+        "target_modules": sorted(name.rpartition(".")[2] for name in item.targets),
+    }
+    (target / "adapter_config.json").write_text(json.dumps(config))
