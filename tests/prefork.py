@@ -2,8 +2,8 @@
 
 A command is a process of its own in all but its first seconds: it has its own environment, working
 folder, memory and exit code, and can be killed. `runpy` runs the package in it, as Python's option
-`-m` does. The order of sets of strings, and what libraries read from the environment when they are
-imported, are those of the server; tests of these start `search_run.command` instead.
+`-m` does. The order of sets of strings is that of the server, and what a command imports cannot be
+seen; tests of these start `search_run.command` instead.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import IO, NoReturn
@@ -46,7 +47,16 @@ IMPORTED = (
     "evomerge.setup.remote",
     "evomerge.setup.search",
 )
-START = dict(os.environ)
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+"""The server's; that of the tests before any of them changed it."""
+READ_AT_IMPORT = ("CUDA_", "HF_", "MKL_", "NUMBA_", "OMP_", "TRANSFORMERS_")
+"""How variables begin that libraries read when they are imported."""
+
+
+def can_fork(changes: Iterable[str]) -> bool:
+    """Return whether a command can have other values of these variables than the server."""
+    # The libraries of macOS cannot be forked.
+    return sys.platform != "darwin" and not any(name.startswith(READ_AT_IMPORT) for name in changes)
 
 
 class Forked:
@@ -120,7 +130,7 @@ def server() -> socket.socket:
     with theirs:
         subprocess.Popen(
             [sys.executable, __file__, str(theirs.fileno())],
-            env=START | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+            env=ENVIRONMENT,
             stdin=subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 import yaml
-from prefork import Forked
+from prefork import Forked, can_fork
 
 SMALL = {
     "seed": 1,
@@ -60,9 +60,9 @@ def start(
 ):
     """Start a command; what it prints, and its messages, go to open files."""
     about = {"cwd": cwd, "env": environment(**more), "stdout": stdout, "stderr": stderr}
-    if sys.platform == "darwin":  # its libraries cannot be forked
-        return subprocess.Popen(command(*arguments, module=module), **about)
-    return Forked([*map(str, arguments)], module=module, **about)
+    if can_fork(more):
+        return Forked([*map(str, arguments)], module=module, **about)
+    return subprocess.Popen(command(*arguments, module=module), **about)
 
 
 def evomerge(

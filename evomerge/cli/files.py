@@ -74,7 +74,7 @@ def validate(
             if cost is not None:
                 terminal.print_values({"stage": number, **cost.in_words()})
             elif time:
-                terminal.say(f"stage {number} begins from models that are not there yet: no time")
+                terminal.say(f"stage {number} is not estimated: its parents do not exist yet")
         terminal.warn([note for notes in notes_by_stage for note in notes])
         terminal.say(f"{file} is valid: {len(problems)} stages")
         return

@@ -73,6 +73,7 @@ class Estimate:
         if "accelerator" in trial.peak:
             peak += f"; {size_text(trial.peak['accelerator'])} on the accelerator"
         several = "" if trial.candidates == 1 else f", the mean of {trial.candidates}"
+        several_here = self.memory > trial.peak["process"]
         whole = {}
         if self.search is not None and self.seconds is not None:
             scores = f"{duration(self.search)} for {self.candidates} candidates"
@@ -85,7 +86,7 @@ class Estimate:
             f"({fine_duration(trial.build)} to merge, {fine_duration(trial.evaluate)} to score)",
             **whole,
             "memory of a worker": peak,
-            "memory of a machine": f"about {size_text(self.memory)}",
+            **({"memory of a machine": f"about {size_text(self.memory)}"} if several_here else {}),
             "assumed": "; ".join(self.assumes),
         }
 

@@ -43,6 +43,7 @@ def test_the_estimate_adds_up(tmp_path):
     assert words["one candidate"] == "2 s (0.5 s to merge, 1.5 s to score)"
     assert words["memory of a worker"] == "1 GB, of which 400 MB are files that workers share"
     assert "the one that was tried" in words["assumed"]
+    assert "memory of a machine" not in words
 
 
 def test_workers_wait_for_the_end_of_a_generation_and_share_files(tmp_path):
@@ -51,6 +52,7 @@ def test_workers_wait_for_the_end_of_a_generation_and_share_files(tmp_path):
     found = estimate(problem(tmp_path, *two), MEASURED)
     assert found.search == (2 + 4 + 4 + 3) * 2.0
     assert found.memory == 16 * 10**8
+    assert found.in_words()["memory of a machine"] == "about 1.6 GB"
     found = estimate(problem(tmp_path, *two, "executor.order=arrival"), MEASURED)
     assert found.search == (2 + 10) * 2.0
     assert "2 workers do not slow each other down" in found.assumes
@@ -78,7 +80,7 @@ def test_stages_are_estimated_as_far_as_their_parents_exist(tmp_path, capsys):
     assert "one candidate\t" in said.out and "the mean of 3" in said.out
     assert "average as the 3 that were tried" in said.out
     assert said.out.count("stage\t") == 1
-    assert "stage 2 begins from models that are not there yet" in said.err
+    assert "stage 2 is not estimated: its parents do not exist yet" in said.err
 
 
 def failing(model, tokenizer, documents):
