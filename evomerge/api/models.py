@@ -72,6 +72,7 @@ def evaluate(
     """
     from evomerge.config.schema import load, parse
     from evomerge.report.confidence import intervals
+    from evomerge.searching.ranking import measured
     from evomerge.setup.runs import prepare
     from evomerge.setup.search import evaluate as evaluate_model
 
@@ -79,4 +80,4 @@ def evaluate(
         problem = prepare(parse(with_named_functions(config), "config"), Path.cwd())
     else:
         problem = prepare(load(Path(config)), Path(config).parent)
-    return intervals(problem.objectives, evaluate_model(problem, str(model), split))
+    return intervals(measured(problem.ranking), evaluate_model(problem, str(model), split))

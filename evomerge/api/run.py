@@ -7,19 +7,17 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evomerge.config.frozen import frozen_objectives
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.recipe import Recipe
 from evomerge.run.folder import CONFIG, STAGES, RunFolder, begun_stages
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS
-from evomerge.searching.ranking import WeightedSum, best_of
+from evomerge.searching.ranking import Ranking, best_of, front_of, measured, ranking_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from evomerge.report.standings import Standings
-    from evomerge.scores import Objective
 
 
 class Run:
@@ -46,13 +44,13 @@ class Run:
 
     def __str__(self) -> str:
         """The answer in words, and how the models compare where the answer comes from."""
-        from evomerge.report.verdict import verdict
+        from evomerge.report.verdict import main_column, verdict
 
         table = self.standings_table()
         answer = verdict(table, self.best).text
         if not table.columns or table.compared_on is None:
             return f"{self.folder}: {answer}"
-        score = table.columns[-1]
+        score = main_column(table)
         rows = self.standings.query("score == @score and split == @table.compared_on")
         models = rows.drop(columns=["score", "split"]).to_string(index=False)
         return f"{self.folder}: {answer}\n{score} on {table.compared_on}:\n{models}"
@@ -94,19 +92,22 @@ class Run:
 
         genes = self.config.frozen.genes if self.config.frozen else []
         rows = candidate_rows(
-            self.history, self._objectives, genes, self._run.timings.by_candidate()
+            self.history, measured(self._ranking), genes, self._run.timings.by_candidate()
         )
         return pd.DataFrame(rows).set_index("candidate") if rows else pd.DataFrame()
 
     @property
     def best(self) -> Candidate | None:
-        """The winner, or the best candidate so far; None while none is scored."""
-        return best_of(self.history, WeightedSum(self._objectives))
+        """The winner, or the best candidate so far; None while none is scored.
+
+        With `mode: pareto` this is the knee of the front.
+        """
+        return best_of(self.history, self._ranking)
 
     @property
     def front(self) -> list[Candidate]:
         """The candidates that no other one beats; with one fitness, the best candidate alone."""
-        return WeightedSum(self._objectives).incumbents(self.history.candidates)
+        return front_of(self.history, self._ranking)
 
     @property
     def standings(self) -> pd.DataFrame:
@@ -132,7 +133,7 @@ class Run:
         """Return the standings with the comparisons of the searched merge with each baseline."""
         from evomerge.report.standings import standings
 
-        return standings(self.history, self._objectives)
+        return standings(self.history, self._ranking)
 
     def genes(self, candidate: int | str = "best") -> dict[str, float]:
         """Return the genes of a candidate by name; none of a baseline.
@@ -200,8 +201,8 @@ class Run:
         return target
 
     @cached_property
-    def _objectives(self) -> tuple[Objective, ...]:
-        return frozen_objectives(self.config)
+    def _ranking(self) -> Ranking:
+        return ranking_of(self.config)
 
     def _candidate(self, which: int | str) -> Candidate:
         return self.history.chosen(str(which), self.best)

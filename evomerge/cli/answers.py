@@ -67,7 +67,6 @@ def results(
     from dataclasses import asdict
 
     from evomerge.cli import terminal
-    from evomerge.config.frozen import frozen_objectives
     from evomerge.config.schema import parse
     from evomerge.report.reproduce import document_ids, lm_eval_command
     from evomerge.report.rows import (
@@ -81,6 +80,7 @@ def results(
     from evomerge.report.standings import standings
     from evomerge.run.folder import RunFolder
     from evomerge.run.history import History
+    from evomerge.searching.ranking import measured, ranking_of
 
     run = RunFolder(directory)
     history = History(run.events())
@@ -88,11 +88,11 @@ def results(
     if documents is not None:
         sys.stdout.write(json.dumps(document_ids(config, documents)) + "\n")
         return
-    objectives, command = frozen_objectives(config), lm_eval_command(run, config)
+    ranking, command = ranking_of(config), lm_eval_command(run, config)
     spent = run.timings.spent()
     genes = config.frozen.genes if config.frozen else []
     times_of = run.timings.by_candidate() if seconds else None
-    rows = candidate_rows(history, objectives, genes, times_of)
+    rows = candidate_rows(history, measured(ranking), genes, times_of)
     if candidate is not None:
         row = chosen_row(rows, candidate)
         terminal.print_json(row) if as_json else terminal.print_values(row)
@@ -103,7 +103,7 @@ def results(
         terminal.say(f"wrote {len(rows)} rows to {csv}")
     elif as_json:
         winner = history.winner.number if history.winner else None
-        table = standings(history, objectives).to_dict()
+        table = standings(history, ranking).to_dict()
         times = {phase: asdict(item) for phase, item in spent.items()}
         answer = {"candidates": rows, "winner": winner, "standings": table, "times": times}
         terminal.print_json(answer | {"lm_eval": command})
@@ -114,7 +114,7 @@ def results(
         else:
             terminal.print_rows(without_details(rows), "candidate")
         if history.winner is not None or (history.told and terminal.out.is_terminal):
-            terminal.print_standings(standings(history, objectives))
+            terminal.print_standings(standings(history, ranking))
             if command is not None and history.winner is not None:
                 terminal.say(
                     f"the test score of an exported model, by lm-eval itself (MODEL_DIR is the "

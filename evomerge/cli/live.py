@@ -23,7 +23,7 @@ from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Event
 from evomerge.run.timings import RECENT
 from evomerge.scores import Failure, Objective, Scores
-from evomerge.searching.ranking import WeightedSum
+from evomerge.searching.ranking import Ranking
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +36,12 @@ class SearchDisplay:
 
     Args:
         total: largest number of candidates; None if the budget has no such bound.
-        objectives: the objectives of the search.
+        ranking: what compares the candidates of the search.
         history: the state of the run before this session.
     """
 
-    def __init__(
-        self, total: int | None, objectives: Sequence[Objective], history: History | None = None
-    ) -> None:
-        self._objectives, self._ranking = objectives, WeightedSum(objectives)
+    def __init__(self, total: int | None, ranking: Ranking, history: History | None = None) -> None:
+        self._ranking = ranking
         self._history = history or History()
         self._incumbents = self._ranking.incumbents(self._history.candidates)
         self._times: deque[float] = deque(maxlen=RECENT)
@@ -138,31 +136,39 @@ class SearchDisplay:
         if self._preparing is not None:
             method, done, total = self._preparing
             yield "preparing", f"{method}: {done} of {total} tensors"
-        if self._incumbents:
-            yield "best", self._with_interval(self._incumbents[0])
+        best = self._ranking.best(self._incumbents)
+        if self._ranking.has_front and self._incumbents:
+            yield "front", f"{len(self._incumbents)} candidates"
+        if best is not None:
+            yield "knee" if self._ranking.has_front else "best", self._with_interval(best)
         parents = [item for item in history.baselines if item.label != "uniform"]
         best_parents = self._ranking.incumbents(parents)
-        if best_parents and best_parents != self._incumbents[:1]:
+        if best_parents and best_parents[0] is not best and not self._ranking.has_front:
             yield "best parent", self._with_interval(best_parents[0])
-        latest = [item for item in history.told[-LATEST:] if item.fitness is not None]
+        latest = [item for item in history.told[-LATEST:] if item.values is not None]
         if latest:
             yield "latest", ", ".join(map(self._brief, reversed(latest)))
         failed = [item for item in history.told if item.status == "failed"]
         if failed:
-            last = describe(history, failed[-1].number).removeprefix("candidate ")
+            last = describe(history, failed[-1].number, ()).removeprefix("candidate ")
             yield "failed", f"{len(failed)}; the last one: {last}"
 
     def _with_interval(self, candidate: Candidate) -> str:
         if candidate.number not in self._intervals:
             scores = candidate.scores("search")
             words = "-"
-            if scores is not None:
-                found = fitness_interval(self._objectives, scores)
+            if scores is not None and self._ranking.has_front:
+                words = values_in_words(scores, self._ranking.objectives)
+            elif scores is not None:
+                found = fitness_interval(self._ranking.objectives, scores)
                 words = estimate(found, factor_of([found.value]))
             self._intervals[candidate.number] = words
         return f"{self._intervals[candidate.number]}  {named(self._history, candidate.number)}"
 
     def _brief(self, candidate: Candidate) -> str:
+        scores = candidate.scores("search")
+        if candidate.fitness is None and scores is not None:
+            return f"{values_in_words(scores, self._ranking.objectives)} ({candidate.number})"
         value = candidate.fitness or 0.0
         about = "about " if candidate.is_estimate else ""
         return f"{about}{factor_of([value]) * value:.1f} ({candidate.number})"
@@ -172,17 +178,22 @@ class SearchDisplay:
         history = self._history
         if event["event"] == "tell":
             best = ""
-            if self._incumbents:
-                first = self._incumbents[0]
+            first = self._ranking.best(self._incumbents)
+            if self._ranking.has_front and self._incumbents:
+                best = f"; {len(self._incumbents)} on the front"
+            elif first is not None:
                 best = f"; best {first.fitness:.4f} (candidate {first.number})"
-            say(describe(history, event["candidate"]) + best)
+            say(describe(history, event["candidate"], self._ranking.objectives) + best)
         elif event["event"] == "complete":
-            told = describe(history, event["candidate"])
+            told = describe(history, event["candidate"], self._ranking.objectives)
             say(f"{told} on all search documents, as every finalist")
         elif event["event"] == "score":
             say(f"{named(history, event['candidate'])} scored on {event['split']}")
         elif event["event"] == "winner":
-            say(f"candidate {event['candidate']} wins on the validation documents")
+            front = "".join(f"{number}, " for number in event.get("front", ()))
+            wins = f"candidate {event['candidate']} wins"
+            what = f"candidates {front.rstrip(', ')} are the front" if front else wins
+            say(f"{what} on the validation documents")
 
     def _note_preparation(self, event: Event) -> None:
         """Note how far a preparation is; in a pipe, print when it begins and ends."""
@@ -197,7 +208,7 @@ class SearchDisplay:
             say(f"prepared {method} in {event['seconds']:.0f} s")
 
 
-def describe(history: History, number: int) -> str:
+def describe(history: History, number: int, objectives: Sequence[Objective]) -> str:
     """Return one line that says what came out of a candidate on the search documents."""
     candidate = history.candidates[number]
     outcome = candidate.outcomes.get("search")
@@ -208,7 +219,14 @@ def describe(history: History, number: int) -> str:
         documents = sum(outcome.fidelity.values())
         source = f", estimated from {documents} documents" if candidate.is_estimate else ""
         return f"{head} {candidate.fitness:.4f}{source}"
+    if isinstance(outcome, Scores) and candidate.values is not None:
+        return f"{head} {values_in_words(outcome, objectives)}"
     return f"{head} open"
+
+
+def values_in_words(scores: Scores, objectives: Sequence[Objective]) -> str:
+    """Return the value of each objective as text, in the metric's own sign."""
+    return ", ".join(f"{item.key} {scores.aggregates[item.key]:.4g}" for item in objectives)
 
 
 def named(history: History, number: int) -> str:

@@ -67,12 +67,13 @@ def evaluate(
     from evomerge.cli import terminal
     from evomerge.config.schema import load
     from evomerge.report.confidence import factor_of, intervals
+    from evomerge.searching.ranking import measured
     from evomerge.setup.runs import prepare
     from evomerge.setup.search import evaluate as evaluate_model
 
     problem = prepare(load(config), config.parent)
     scores = evaluate_model(problem, model, split, show)
-    estimates = intervals(problem.objectives, scores)
+    estimates = intervals(measured(problem.ranking), scores)
     if as_json:
         plain = {key: item.to_dict() for key, item in estimates.items()}
         answer = {

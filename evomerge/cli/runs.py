@@ -137,11 +137,11 @@ def _run(
     total = new_budget.get("candidates") or problem.config.budget.candidates
     before = History(run.events())
     quoted = shlex.quote(str(run.path))
-    display = SearchDisplay(int(total) if total else None, problem.objectives, before)
+    display = SearchDisplay(int(total) if total else None, problem.ranking, before)
     try:
         with (
             display.shown(),
-            tracked(tracker, run, problem.objectives, terminal.say) as trackers,
+            tracked(tracker, run, problem.ranking, terminal.say) as trackers,
         ):
             followers = [display.observe, display.warn_of_baselines, *trackers]
             winner = run_search(problem, run, new_budget, followers)
@@ -149,13 +149,21 @@ def _run(
         how = "terminated" if isinstance(signal, Terminated) else "interrupted"
         terminal.say(f"{how}; nothing is lost, continue with `evomerge resume {quoted}`")
         raise
-    terminal.print_standings(standings(History(run.events()), problem.objectives))
-    doubt = doubt_about_winner(History(run.events()))
+    history = History(run.events())
+    terminal.print_standings(standings(history, problem.ranking))
+    doubt = doubt_about_winner(history)
     terminal.warn([] if doubt is None else [doubt])
     reason = why_not_in_mergekit(problem, winner)
     if reason is not None:
         terminal.say(f"there is no best.mergekit.yaml: {reason}")
+    what = f"candidate {winner.number} won; export it with"
+    if history.front:
+        numbers = ", ".join(str(item.number) for item in history.front)
+        what = (
+            f"the front is {numbers}, its knee {winner.number}; export any of them by --candidate, "
+            "the knee with"
+        )
     terminal.say(
-        f"candidate {winner.number} won; export it with `evomerge export {quoted} --out MODEL`, "
-        f"and see what was found with `evomerge report {quoted}`"
+        f"{what} `evomerge export {quoted} --out MODEL`, and see what was found with `evomerge "
+        f"report {quoted}`"
     )

@@ -114,9 +114,13 @@ def print_rows(rows: Sequence[Mapping[str, Any]], first: str) -> None:
 def print_standings(table: Standings) -> None:
     """Print the scores of parents, uniform merge and winner, and compare the winner with each.
 
+    Of a front, all members are printed, and neighbours on it are compared.
+
     A terminal gets a table for each score, with the test first; a pipe gets one table, with a
     column for each score and split.
     """
+
+    from evomerge.report.verdict import front_lines
 
     def cells(columns: Sequence[str], splits: Sequence[Split]) -> list[list[str]]:
         return [
@@ -141,6 +145,8 @@ def print_standings(table: Standings) -> None:
         print_table(("model", *heads), cells(table.columns, SPLITS))
     for label, comparison in table.comparisons.items():
         say(f"searched - {table.names[label]} on {table.compared_on}: {comparison.text}")
+    for line in front_lines(table):
+        say(f"{line} (on {table.compared_on})")
 
 
 def print_examples(examples: Iterable[Example]) -> None:

@@ -45,6 +45,6 @@ def export_candidate(
         texts["mergekit_config.yml"] = mergekit
     parents = describe_parents(problem.checkpoints, problem.checkpoints)
     merge = Merge(recipe, parents, mergekit=mergekit is not None)
-    texts |= search_card(merge, problem.config, history, candidate, problem.objectives)
+    texts |= search_card(merge, problem.config, history, candidate, problem.ranking)
     write(recipe, problem.checkpoints, out, shard_size=shard_size, texts=texts)
     return candidate.number

@@ -20,8 +20,8 @@ from evomerge.report.markup import svg_text
 from evomerge.report.recipe_picture import is_path, parent_letters, recipe_picture
 from evomerge.report.standings import standings
 from evomerge.run.history import Candidate, History
-from evomerge.scores import SPLITS, Objective
-from evomerge.searching.ranking import WeightedSum, best_of
+from evomerge.scores import SPLITS
+from evomerge.searching.ranking import Ranking, best_of, measured
 from evomerge.space.paths.path import describe
 
 CARD, PICTURE = "README.md", "recipe.svg"
@@ -81,7 +81,7 @@ def search_card(
     config: SearchConfig,
     history: History,
     candidate: Candidate,
-    objectives: Sequence[Objective],
+    ranking: Ranking,
 ) -> dict[str, str]:
     """Return the card of a candidate of a run (`evomerge export`), and its picture.
 
@@ -89,13 +89,15 @@ def search_card(
         merge: the model of the candidate.
         config: the run's search file.
         history: the run.
-        candidate: the exported candidate. Only the card of the winner has scores.
-        objectives: the objectives of the search.
+        candidate: the exported candidate. Only the card of the winner, or of a member of the
+            front, has scores.
+        ranking: what compares the candidates of the search.
 
     Returns:
         name of a file -> its text.
     """
-    is_winner = best_of(history, WeightedSum(objectives)) is candidate
+    objectives, best = measured(ranking), best_of(history, ranking)
+    is_winner = candidate is best or candidate in history.front
     as_scored = merge.recipe.dtype == config.dtype
     scores = candidate.scores("test") if is_winner and as_scored else None
     data = card_data(
@@ -110,7 +112,7 @@ def search_card(
         f"{len(history.candidates)} candidates (optimizer {config.optimizer.name}, seed "
         f"{config.seed}). {_recipe_sentences(merge)}"
     )
-    chosen = "" if is_winner else f" --candidate {candidate.number}"
+    chosen = "" if candidate is best else f" --candidate {candidate.number}"
     dtype = "" if as_scored else f" --dtype {merge.recipe.dtype}"
     commands = [
         f"evomerge search search.yaml --run RUN --candidates {len(history.candidates)}",
@@ -123,7 +125,7 @@ def search_card(
         "## Scores",
         "",
         *_sources(config),
-        *(_table(history, objectives, merge.names) if is_winner else _NO_TABLE),
+        *(_table(history, ranking, merge.names) if is_winner else _NO_TABLE),
         "",
     ]
     versions = config.frozen.versions if config.frozen else {}
@@ -209,11 +211,9 @@ def _sources(config: SearchConfig) -> list[str]:
 _NO_TABLE = ["This candidate is not the winner of its run, so the run's table is left out."]
 
 
-def _table(
-    history: History, objectives: Sequence[Objective], names: Mapping[str, str]
-) -> list[str]:
+def _table(history: History, ranking: Ranking, names: Mapping[str, str]) -> list[str]:
     """Return the standings as a Markdown table."""
-    table = standings(history, objectives)
+    table = standings(history, ranking)
     columns = [(split, column) for column in table.columns for split in SPLITS]
     lines = [
         "Scores with 95 % intervals, where they are known. Candidates were compared on the search "

@@ -71,6 +71,7 @@ def results_on_test(
     return [
         _result(config, objective, scores)
         for objective in objectives
+        if not objective.is_exact
         if math.isfinite(scores.aggregates[objective.key])
     ]
 

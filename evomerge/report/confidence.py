@@ -26,11 +26,16 @@ _Floats: TypeAlias = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval; both bounds are nan if the interval is unknown."""
+    """A value with its 95 % interval; both bounds are nan if the interval is unknown.
+
+    Attributes:
+        is_exact: whether the value does not depend on a choice of documents; the bounds equal it.
+    """
 
     value: float
     low: float = math.nan
     high: float = math.nan
+    is_exact: bool = False
 
     @property
     def has_interval(self) -> bool:
@@ -40,7 +45,8 @@ class Estimate:
     def texts(self, factor: float, form: str = ".1f") -> tuple[str, str]:
         """Return the value and the interval as text, such as `("83.0", "[80.9, 84.9]")`.
 
-        A value that is not finite gives `-`; an unknown interval gives an empty text.
+        A value that is not finite gives `-`; an unknown interval, or that of an exact value, gives
+        an empty text.
 
         Args:
             factor: factor on the value and the bounds; see `factor_of`.
@@ -48,6 +54,9 @@ class Estimate:
         """
         if not math.isfinite(self.value):
             return "-", ""
+        if self.is_exact:
+            sign = "+" if form.startswith("+") else ""
+            return f"{factor * self.value:{sign},.10g}", ""
         value, low, high = (f"{factor * item:{form}}" for item in (self.value, self.low, self.high))
         return value, f"[{low}, {high}]" if self.has_interval else ""
 
@@ -72,10 +81,22 @@ class Comparison:
 
     @property
     def text(self) -> str:
-        """The comparison as text: `+7.8 points [+5.9, +9.7], better with probability > 0.999`."""
+        """The comparison as text: `+7.8 points [+5.9, +9.7], better with probability > 0.999`.
+
+        Only shares, which are shown in per cent, differ by points.
+        """
         value, bounds = self.difference.texts(self.factor, "+.1f")
         sure = probability_text(self.probability)
-        return f"{value} points {bounds}, better with probability {sure}"
+        unit = " points" if self.factor == 100.0 else ""
+        return f"{value}{unit} {bounds}, better with probability {sure}"
+
+    @property
+    def sign(self) -> int:
+        """1 if the first model is better beyond doubt, -1 if it is worse, else 0.
+
+        Beyond doubt means that the 95 % interval of the difference does not contain 0.
+        """
+        return int(self.difference.low > 0) - int(self.difference.high < 0)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -123,10 +144,12 @@ def interval(values: Sequence[float], aggregate: float) -> Estimate:
 
 def intervals(objectives: Sequence[Objective], scores: Scores) -> dict[str, Estimate]:
     """Return the score of every objective with its interval: `task/metric` -> estimate."""
-    return {
-        item.key: interval(scores.values.get(item.key, ()), scores.aggregates[item.key])
-        for item in objectives
-    }
+    found = {}
+    for item in objectives:
+        value = scores.aggregates[item.key]
+        known = Estimate(value, value, value, is_exact=True) if item.is_exact else None
+        found[item.key] = known or interval(scores.values.get(item.key, ()), value)
+    return found
 
 
 def fitness_interval(objectives: Sequence[Objective], scores: Scores) -> Estimate:
@@ -152,6 +175,10 @@ def compare(objectives: Sequence[Objective], ours: Scores, theirs: Scores) -> Co
         (resamples in which it is 0 count half). None if the documents differ, a metric is not the
         mean of its values, or a task has one document only.
     """
+    if all(item.is_exact for item in objectives):
+        apart = fitness(objectives, ours) - fitness(objectives, theirs)
+        probability = 0.5 + 0.5 * (apart > 0) - 0.5 * (apart < 0)
+        return Comparison(Estimate(apart, apart, apart, is_exact=True), probability, 1.0)
     own, other = _shares(objectives, ours), _shares(objectives, theirs)
     if ours.documents != theirs.documents or own is None or other is None:
         return None
@@ -183,8 +210,10 @@ def _shares(objectives: Sequence[Objective], scores: Scores) -> list[_Floats] | 
     total = sum(item.weight for item in objectives)
     by_task: dict[str, _Floats] = {}
     for item in objectives:
-        values = scores.values.get(item.key, ())
-        if not _is_mean(values, scores.aggregates[item.key]):
+        value = scores.aggregates[item.key]
+        # What has no error is the same in every resample.
+        values = (value, value) if item.is_exact else scores.values.get(item.key, ())
+        if not _is_mean(values, value):
             return None
         weight = item.weight / total * (1.0 if item.higher_is_better else -1.0)
         share = weight * np.asarray(values, dtype=np.float64)

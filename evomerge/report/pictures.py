@@ -21,21 +21,31 @@ _SPLIT_COLOURS = {"search": GREY, "validation": PALE, "test": ACCENT}
 _MOST_GENES = 40  # of one picture with names
 
 
-def _axes(height: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.6, height), layout="constrained")
-    axes = figure.add_subplot()
+def make_axes(axes: Any) -> Any:
+    """Return axes in the style of a report."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(LINE)
     axes.tick_params(colors=INK, labelsize=10, color=LINE)
     axes.grid(axis="y", color=LINE, linewidth=0.8)
     axes.set_axisbelow(True)
-    return figure, axes
+    return axes
 
 
-def _legend(figure: Any) -> None:
+def _axes(height: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6, height), layout="constrained")
+    return figure, make_axes(figure.add_subplot())
+
+
+def add_legend(figure: Any) -> None:
+    """Put a legend above the axes of a figure."""
+    handles: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
     figure.legend(
+        handles.values(),
+        handles.keys(),
         frameon=False,
         fontsize=10,
         labelcolor=INK,
@@ -69,7 +79,7 @@ def standings_chart(table: Standings) -> Any:
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_xlabel(plain_text(column) + (" in %" if factor == 100 else ""), color=INK, fontsize=10)
-    _legend(figure)
+    add_legend(figure)
     return figure
 
 
@@ -122,7 +132,7 @@ def best_so_far(history: History) -> Any:
         points([history.winner], "*", "winner", color=ACCENT, markersize=13)
     axes.set_xlabel("candidate", color=INK, fontsize=10)
     axes.set_ylabel("fitness" + (" in %" if factor == 100 else ""), color=INK, fontsize=10)
-    _legend(figure)
+    add_legend(figure)
     return figure
 
 
@@ -152,7 +162,7 @@ def spread_of_generations(history: History) -> Any | None:
     axes.plot(numbers, middle, color=ACCENT, label="median")
     axes.set_xlabel("generation", color=INK, fontsize=10)
     axes.set_ylabel("fitness" + (" in %" if factor == 100 else ""), color=INK, fontsize=10)
-    _legend(figure)
+    add_legend(figure)
     return figure
 
 

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from evomerge.config.frozen import frozen_objectives
 from evomerge.config.schema import parse
 from evomerge.recipe import Recipe
 from evomerge.run.activity import WORKERS, read_activity
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import History
-from evomerge.searching.ranking import WeightedSum
+from evomerge.searching.ranking import ranking_of
 from evomerge.space.paths.path import describe
 
 
@@ -29,8 +28,9 @@ def progress(run: RunFolder) -> dict[str, Any]:
     budget = {**config.budget.model_dump(), **history.budget}
     scored = sum(item.status == "scored" for item in history.candidates)
     failed = sum(item.status == "failed" for item in history.candidates)
-    ranking = WeightedSum(frozen_objectives(config))
-    best = next(iter(ranking.incumbents(history.candidates)), None)
+    ranking = ranking_of(config)
+    incumbents = ranking.incumbents(history.candidates)
+    best = ranking.best(incumbents)
     winner = history.winner
     done = winner is not None and "test" in winner.outcomes
     running = run.is_running
@@ -49,9 +49,15 @@ def progress(run: RunFolder) -> dict[str, Any]:
         "hours": round(hours, 4),
         "best": None
         if best is None
-        else {"candidate": best.number, "origin": best.name, "fitness": best.fitness},
+        else {
+            "candidate": best.number,
+            "origin": best.name,
+            **({} if ranking.has_front else {"fitness": best.fitness}),
+        },
         "winner": None if winner is None else winner.number,
     }
+    if ranking.has_front:
+        result["front"] = [item.number for item in history.front or incumbents]
     spent = run.timings.spent()
     if spent:
         result["seconds"] = {name: round(item.seconds, 1) for name, item in spent.items()}

@@ -69,10 +69,19 @@ def brief_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         {column: row[column] for column in _BRIEF}
         | {"origin": names[row["origin"]]}
         | ({"status": "winner"} if row["winner"] else {})
+        | ({"status": "knee" if row["winner"] else "front"} if row.get("front") else {})
+        | _values(row)
         for row in rows
     ]
     empty = {name for name in _BRIEF if all(row[name] is None for row in brief)}
-    return [{name: row[name] for name in _BRIEF if name not in empty} for row in brief]
+    return [{name: row[name] for name in row if name not in empty} for row in brief]
+
+
+def _values(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the scores on search documents of a candidate that has no fitness."""
+    if row["fitness"] is not None or row["status"] == "failed":
+        return {}
+    return {name: value for name, value in row.items() if name.startswith("search ")}
 
 
 def without_details(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -110,6 +119,8 @@ def sorted_rows(
     if column is None and count is None:
         return list(rows)
     name = column or "fitness"
+    if column is None and rows and all(row["fitness"] is None for row in rows):
+        name = next(key for key in rows[0] if key.startswith("search "))
     if rows and name not in rows[0]:
         raise InputError(
             f"--sort is {name!r}, which is no column.{did_you_mean(name, list(rows[0]))}"
@@ -145,6 +156,8 @@ def candidate_row(
             row[f"{split} {item.key}"] = final.aggregates[item.key] if final else None
     row["documents"] = sum(scores.fidelity.values()) if scores else 0
     row["winner"] = history.winner is candidate
+    if history.front:
+        row["front"] = candidate in history.front
     row["digest"] = candidate.digest
     row["failure"] = f"{outcome.stage}: {outcome.reason}" if isinstance(outcome, Failure) else None
     return row

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,10 +14,11 @@ from evomerge.report.confidence import (
     fitness_interval,
     intervals,
 )
+from evomerge.report.fronts import FrontComparison, compare_front
 from evomerge.report.names import short_names
 from evomerge.run.history import Candidate, History
-from evomerge.scores import SPLITS, Objective, Split
-from evomerge.searching.ranking import WeightedSum, best_of
+from evomerge.scores import SPLITS, Split
+from evomerge.searching.ranking import Ranking, best_of, front_of, measured
 
 FITNESS = "fitness"
 
@@ -50,12 +50,17 @@ class Standings:
         comparisons: label of a baseline -> paired comparison of the searched merge with it.
         compared_on: the split of the comparisons: the last one (of search, validation, test) on
             which the searched merge and a baseline were scored. None if there is no such split.
+        front: which members of a front are really apart, and which beat the parents; None in a
+            search for one fitness, and before all members have been scored.
+        has_front: whether the search is for a front.
     """
 
     rows: list[Standing]
     columns: list[str]
     comparisons: dict[str, Comparison] = field(default_factory=dict)
     compared_on: Split | None = None
+    front: FrontComparison | None = None
+    has_front: bool = False
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -94,25 +99,29 @@ class Standings:
             ],
             "compared_on": self.compared_on,
             "comparisons": {label: item.to_dict() for label, item in self.comparisons.items()},
+            **({} if self.front is None else {"front": self.front.to_dict()}),
         }
 
 
-def standings(history: History, objectives: Sequence[Objective]) -> Standings:
+def standings(history: History, ranking: Ranking) -> Standings:
     """Return the standings of a run."""
-    columns = list(dict.fromkeys(item.key for item in objectives))
-    if len(objectives) > 1:
+    shown = measured(ranking)
+    columns = list(dict.fromkeys(item.key for item in shown))
+    if len(ranking.objectives) > 1 and not ranking.has_front:
         columns.append(FITNESS)
-    rows = [_row(item, item.name, columns, objectives) for item in history.baselines]
-    best = best_of(history, WeightedSum(objectives))
+    if ranking.has_front:
+        return _of_front(history, ranking, columns)
+    rows = [_row(item, item.name, columns, ranking) for item in history.baselines]
+    best = best_of(history, ranking)
     if best is None:
         return Standings(rows, columns)
-    rows.append(_row(best, "searched", columns, objectives))
+    rows.append(_row(best, "searched", columns, ranking))
     for split in reversed(SPLITS):
         own = best.scores(split)
         others = {item.name: item.scores(split) for item in history.baselines}
         if own is not None and any(others.values()):
             found = {
-                label: compare(objectives, own, scores)
+                label: compare(ranking.objectives, own, scores)
                 for label, scores in others.items()
                 if scores is not None
             }
@@ -121,15 +130,34 @@ def standings(history: History, objectives: Sequence[Objective]) -> Standings:
     return Standings(rows, columns)
 
 
-def _row(
-    candidate: Candidate, label: str, columns: list[str], objectives: Sequence[Objective]
-) -> Standing:
+def _of_front(history: History, ranking: Ranking, columns: list[str]) -> Standings:
+    """Return the standings of a run for a front: the baselines, then the merges on the front."""
+    front, best = front_of(history, ranking), best_of(history, ranking)
+    labels = {item.number: item.name for item in history.baselines}
+    for item in front:
+        knee = " (knee)" if item is best else ""
+        labels.setdefault(item.number, f"candidate {item.number}{knee}")
+    shown = {item.number: item for item in (*history.baselines, *front)}
+    rows = [_row(item, labels[number], columns, ranking) for number, item in shown.items()]
+    split = next((s for s in reversed(SPLITS) if front and all(m.scores(s) for m in front)), None)
+    return Standings(
+        rows,
+        columns,
+        compared_on=split,
+        front=compare_front(ranking.objectives, front, history.baselines, split, labels)
+        if split
+        else None,
+        has_front=True,
+    )
+
+
+def _row(candidate: Candidate, label: str, columns: list[str], ranking: Ranking) -> Standing:
     estimates: dict[tuple[Split, str], Estimate] = {}
     for split in SPLITS:
         scores = candidate.scores(split)
         if scores is not None:
-            found = intervals(objectives, scores)
+            found = intervals(measured(ranking), scores)
             if FITNESS in columns:
-                found[FITNESS] = fitness_interval(objectives, scores)
+                found[FITNESS] = fitness_interval(ranking.objectives, scores)
             estimates |= {(split, column): found[column] for column in columns}
     return Standing(label, candidate.number, estimates)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from evomerge.report.fronts import UNIFORM
 from evomerge.report.standings import FITNESS, Standings
 from evomerge.run.history import Candidate
-
-UNIFORM = "uniform"
-"""The label of the uniform merge."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,8 @@ def verdict(table: Standings, best: Candidate | None) -> Verdict:
     """
     if best is None:
         return Verdict(None, "No candidate has been scored yet.")
+    if table.has_front:
+        return _verdict_of_front(table)
     if best.label is not None:
         name = table.names[best.label]
         return Verdict(
@@ -74,10 +74,56 @@ def verdict(table: Standings, best: Candidate | None) -> Verdict:
     )
 
 
+def _verdict_of_front(table: Standings) -> Verdict:
+    found = table.front
+    if found is None or table.compared_on != "test":
+        return Verdict(None, "Not known yet: the front has no scores on the test documents.")
+    if not found.beaten:
+        return Verdict(
+            False,
+            "No evidence of improvement: only parents and the uniform merge are on the front.",
+        )
+    merges = _counted(len(found.beaten), "merge")
+    winners = sum(len(beaten) == len(found.parents) for beaten in found.beaten.values())
+    what = "better in one objective beyond doubt, and worse in none"
+    if not winners:
+        return Verdict(
+            False,
+            f"Other trade-offs, no clear improvement: the front has {merges}, and on the test "
+            f"documents none of them beats every parent ({what}).",
+        )
+    verb = "beats" if winners == 1 else "beat"
+    return Verdict(
+        True,
+        f"Yes: the front has {merges}, of which {winners} {verb} every parent on the test "
+        f"documents ({what}).",
+    )
+
+
+def front_lines(table: Standings) -> list[str]:
+    """Return a line for each two neighbours of a front: by what they differ, and whether surely."""
+    if table.front is None:
+        return []
+    lines = []
+    for pair in table.front.neighbours:
+        parts = []
+        for key, item in pair.by_objective.items():
+            value, bounds = item.difference.texts(item.factor, "+.1f")
+            parts.append(f"{key} {value} {bounds}".strip())
+        apart = "apart" if pair.are_apart else "not surely apart"
+        first, second = (table.names[name] for name in (pair.first, pair.second))
+        lines.append(f"{first} against {second}: {apart}; better by {', '.join(parts)}")
+    return lines
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def _listed(labels: list[str], names: dict[str, str]) -> str:
     return " and ".join(names[label] for label in labels)
 
 
 def main_column(table: Standings) -> str:
-    """Return the column that candidates are compared by: the fitness, or the only metric."""
-    return FITNESS if FITNESS in table.columns else table.columns[-1]
+    """Return the column that candidates are compared by: the fitness, or the first metric."""
+    return FITNESS if FITNESS in table.columns else table.columns[0]

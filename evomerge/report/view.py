@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from evomerge.config.frozen import frozen_objectives
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import RecipeError
 from evomerge.recipe import Recipe
+from evomerge.report.front_pictures import front_chart, hypervolume_so_far
 from evomerge.report.gene_map import genes_picture
 from evomerge.report.importance import gene_importance
 from evomerge.report.names import short_names
@@ -25,7 +25,7 @@ from evomerge.report.standings import Standings, standings
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.scores import Objective
-from evomerge.searching.ranking import WeightedSum, best_of
+from evomerge.searching.ranking import Ranking, best_of, ranking_of
 
 
 @dataclass(frozen=True)
@@ -36,29 +36,34 @@ class View:
         run: the run folder.
         config: its search file.
         history: its candidates.
-        objectives: its objectives.
+        ranking: what compares its candidates.
     """
 
     run: RunFolder
     config: SearchConfig
     history: History
-    objectives: Sequence[Objective]
+    ranking: Ranking
 
     @classmethod
     def of(cls, run: RunFolder) -> View:
         """Read a run."""
         config = parse(run.config(), str(run.path / CONFIG))
-        return cls(run, config, History(run.events()), frozen_objectives(config))
+        return cls(run, config, History(run.events()), ranking_of(config))
 
     @cached_property
     def table(self) -> Standings:
         """The standings."""
-        return standings(self.history, self.objectives)
+        return standings(self.history, self.ranking)
 
     @cached_property
     def best(self) -> Candidate | None:
         """The winner, or the best candidate so far."""
-        return best_of(self.history, WeightedSum(self.objectives))
+        return best_of(self.history, self.ranking)
+
+    @property
+    def objectives(self) -> Sequence[Objective]:
+        """Its objectives."""
+        return self.ranking.objectives
 
     @cached_property
     def genes(self) -> list[str]:
@@ -82,9 +87,12 @@ class View:
         importance = gene_importance(self.history, self.gene_labels)
         drawn = {
             "standings": standings_chart(self.table) if self.table.rows else None,
+            "front": front_chart(self.history, self.ranking) if self.table.has_front else None,
             "recipe": self.recipe and recipe_picture(self.recipe, short_names(self.recipe.parents)),
             "genes": genes_picture(self.gene_labels, genome, self.config.space.kind),
-            "course": best_so_far(self.history),
+            "course": hypervolume_so_far(self.history, self.ranking)
+            if self.table.has_front
+            else best_so_far(self.history),
             "spread": spread_of_generations(self.history),
             "importance": importance_bars(importance) if importance else None,
         }

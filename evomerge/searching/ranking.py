@@ -12,6 +12,9 @@ from evomerge.run.history import Candidate, History
 from evomerge.scores import Constraint, Objective, Scores, Split, fitness, violation
 from evomerge.searching.front import knee, nondominated, spread
 
+FINALISTS = 5
+"""The usual number of finalists in a search for one fitness."""
+
 
 class Ranking(Protocol):
     """Compares candidates.
@@ -103,7 +106,7 @@ class WeightedSum:
         return next(iter(incumbents), None)
 
     def finalists(self, candidates: Iterable[Candidate], count: int | None) -> list[Candidate]:
-        """Return the `count` best candidates (5 if it is None) with different recipes."""
+        """Return the `count` best candidates with different recipes; None: `FINALISTS`."""
         ranked = sorted(
             (item for item in candidates if item.values is not None),
             key=lambda item: (
@@ -112,7 +115,7 @@ class WeightedSum:
                 item.number,
             ),
         )
-        return _distinct(ranked)[: 5 if count is None else count]
+        return _distinct(ranked)[: FINALISTS if count is None else count]
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,17 @@ def ranking_of(config: SearchConfig) -> Ranking:
     """Return the ranking of a run's frozen search file."""
     make = ParetoFront if config.mode == "pareto" else WeightedSum
     return make(frozen_objectives(config), frozen_constraints(config))
+
+
+def measured(ranking: Ranking) -> tuple[Objective, ...]:
+    """Return what tables show of a model: the objectives, and what constraints bound besides."""
+    keys = {item.key for item in ranking.objectives}
+    bounded = {
+        item.key: Objective(item.task, item.metric, higher_is_better=item.at_least is not None)
+        for item in ranking.constraints
+        if item.key not in keys
+    }
+    return (*ranking.objectives, *bounded.values())
 
 
 def best_of(history: History, ranking: Ranking) -> Candidate | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from evomerge.report.amounts import duration, fine_duration, size_text
 from evomerge.scores import Split
-from evomerge.searching.ranking import WeightedSum
+from evomerge.searching.ranking import FINALISTS
 from evomerge.setup.executor import count_all_workers, is_together, workers_per_machine
 from evomerge.setup.problem import Problem
 from evomerge.setup.strategy import make_strategy
@@ -106,9 +106,10 @@ def estimate(problem: Problem, trial: Trial) -> Estimate:
         in_time = int(max(0.0, 3600 * budget.hours - trial.start) / each) * workers
         candidates = in_time if candidates is None else min(candidates, in_time)
     search = None if candidates is None else _rounds(problem, candidates, workers) * each
+    finalists = _finalists(problem)
     models: dict[Split, int] = {
-        "validation": config.evaluation.validation.finalists + baselines,
-        "test": 1 + baselines,
+        "validation": finalists + baselines,
+        "test": (finalists if problem.ranking.has_front else 1) + baselines,
     }
     finals = 0.0
     for split, count in models.items():
@@ -120,6 +121,14 @@ def estimate(problem: Problem, trial: Trial) -> Estimate:
     return Estimate(trial, workers, candidates, search, finals, memory, assumes)
 
 
+def _finalists(problem: Problem) -> int:
+    """Return the number of finalists; a front is taken to be as large as a generation."""
+    wanted = problem.config.evaluation.validation.finalists
+    if wanted is not None:
+        return wanted
+    return make_strategy(problem).generation if problem.ranking.has_front else FINALISTS
+
+
 def _rounds(problem: Problem, candidates: int, workers: int) -> int:
     """Return how many candidates a worker scores one after the other.
 
@@ -127,7 +136,7 @@ def _rounds(problem: Problem, candidates: int, workers: int) -> int:
     """
     first = min(candidates, len(problem.space.baselines()))
     searched = candidates - first
-    strategy = make_strategy(problem, WeightedSum(problem.objectives))
+    strategy = make_strategy(problem)
     together = searched if problem.config.executor.order == "arrival" else strategy.generation
     whole, rest = divmod(searched, max(1, together))
     parts = [first, *[together] * whole, rest]

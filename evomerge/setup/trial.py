@@ -13,7 +13,6 @@ from evomerge.evaluation.inference.device import count_cores
 from evomerge.execute.protocol import Job
 from evomerge.recipe import Recipe
 from evomerge.scores import Failure, Scores
-from evomerge.searching.ranking import WeightedSum
 from evomerge.setup.executor import workers_per_machine
 from evomerge.setup.problem import Problem
 from evomerge.setup.strategy import make_strategy
@@ -92,5 +91,5 @@ def _first_recipes(problem: Problem) -> list[Recipe]:
     """Return the recipe to begin with, and those to try."""
     space = problem.config.space
     differ = space.kind != "parameters" or len(space.methods) > 1
-    strategy = make_strategy(problem, WeightedSum(problem.objectives))
+    strategy = make_strategy(problem)
     return [strategy.ask(number).recipe for number in range(1 + (DIFFERING if differ else 1))]

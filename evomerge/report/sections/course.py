@@ -9,6 +9,11 @@ from evomerge.report.view import View
 from evomerge.scores import Failure
 
 _MOST_REASONS = 10
+_FITNESS = "Fitness of each candidate on search documents."
+_HYPERVOLUME = (
+    "Hypervolume: the share of the box between the worst and the best values of all candidates in "
+    "which some candidate of the front is better, on search documents."
+)
 
 
 def course(view: View) -> list[str]:
@@ -17,7 +22,9 @@ def course(view: View) -> list[str]:
     estimates = sum(item.is_estimate for item in history.candidates)
     parts = [
         "<h2>How did it go?</h2>",
-        picture("course", view.figures["course"], "Fitness of each candidate on search documents."),
+        picture(
+            "course", view.figures["course"], _HYPERVOLUME if view.table.has_front else _FITNESS
+        ),
     ]
     if estimates:
         parts.append(

@@ -22,6 +22,8 @@ def found(view: View) -> list[str]:
     name = view.table.names.get(view.best.name, view.best.name)
     what = "a merge that the search found" if view.best.label is None else f"the baseline {name}"
     which = "The winner" if winner else "The best so far"
+    if view.table.has_front:
+        which = "The knee of the front"
     lead = f"{which} is candidate {view.best.number}, {what}."
     parts = ["<h2>What was found?</h2>", paragraph(lead)]
     if view.recipe is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from evomerge.report.markup import paragraph, picture, table
 from evomerge.report.standings import Standings
-from evomerge.report.verdict import main_column, verdict
+from evomerge.report.verdict import front_lines, main_column, verdict
 from evomerge.report.view import View
 from evomerge.scores import Split
 
@@ -15,13 +15,16 @@ def outcome(view: View) -> list[str]:
     """Return the section."""
     found = verdict(view.table, view.best)
     kind = "verdict" if found.works else "verdict no"
+    chosen = "the front" if view.table.has_front else "the winner"
     parts = ["<h2>Did it work?</h2>", paragraph(found.text, kind)]
     if not view.table.rows:
         return parts
     parts += [
-        _standings(view.table, main_column(view.table)),
+        _front(view.table)
+        if view.table.has_front
+        else _standings(view.table, main_column(view.table)),
         paragraph(
-            "Candidates were compared on the search documents, the winner was chosen on the "
+            f"Candidates were compared on the search documents, {chosen} was chosen on the "
             "validation documents, and nothing was chosen on the test documents. Shares are in "
             "per cent, with 95 % intervals.",
             "lead",
@@ -30,8 +33,21 @@ def outcome(view: View) -> list[str]:
             "standings",
             view.figures["standings"],
             "Each model with its 95 % interval on the three kinds of documents.",
-        ),
+        )
+        if not view.table.has_front
+        else picture("front", view.figures["front"], "The front, and all candidates."),
     ]
+    if lines := front_lines(view.table):
+        parts += [
+            "<h3>Which of these differ</h3>",
+            paragraph(
+                "Neighbours on the front. They are apart if each is better than the other in some "
+                "objective beyond doubt: the 95 % interval of the difference does not contain 0. "
+                "Differences above 0 say that the first is better.",
+                "lead",
+            ),
+            *(paragraph(line) for line in lines),
+        ]
     comparisons = view.table.comparisons
     if comparisons:
         split = view.table.compared_on
@@ -51,6 +67,21 @@ def _standings(found: Standings, column: str) -> str:
         rows.append(cells)
         marked = index if row.label == "searched" else marked
     return table(("model", *_ORDER), rows, marked)
+
+
+def _front(found: Standings) -> str:
+    """Return the table of a front: a row for each model, a column for each score."""
+    split: Split = found.compared_on or "search"
+    rows, knee = [], None
+    for index, row in enumerate(found.rows):
+        cells: list[object] = [found.names[row.label]]
+        for column in found.columns:
+            item = row.estimates.get((split, column))
+            cells.append(item.texts(found.factor(column)) if item else "-")
+        rows.append(cells)
+        knee = index if row.label.endswith("(knee)") else knee
+    heads = [f"{column} on {split}" for column in found.columns]
+    return table(("model", *heads), rows, knee)
 
 
 def by_task(found: Standings) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -18,14 +18,14 @@ from evomerge.run.frozen_file import FROZEN
 from evomerge.run.history import History
 from evomerge.run.journal import Event
 from evomerge.run.logbook import Follower
-from evomerge.scores import Objective
+from evomerge.searching.ranking import Ranking, measured
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
 def tracked(
-    name: str | None, run: RunFolder, objectives: Sequence[Objective], say: Callable[[str], None]
+    name: str | None, run: RunFolder, ranking: Ranking, say: Callable[[str], None]
 ) -> Iterator[list[Follower]]:
     """Log a search to a tracker while the block runs it.
 
@@ -34,7 +34,7 @@ def tracked(
     Args:
         name: name of the tracker; None for no tracker.
         run: the run folder.
-        objectives: the objectives of the search.
+        ranking: what compares the candidates of the search.
         say: prints a message for people.
 
     Yields:
@@ -43,7 +43,7 @@ def tracked(
     if name is None:
         yield []
         return
-    tracking = _Tracking(name, run, objectives, say)
+    tracking = _Tracking(name, run, ranking, say)
     try:
         yield [tracking.observe]
     except BaseException:
@@ -77,11 +77,11 @@ class _Tracking:
         self,
         name: str,
         run: RunFolder,
-        objectives: Sequence[Objective],
+        ranking: Ranking,
         say: Callable[[str], None],
     ) -> None:
-        self._name, self._run, self._objectives, self._say = name, run, objectives, say
-        self._metrics = StepMetrics(objectives)
+        self._name, self._run, self._objectives, self._say = name, run, measured(ranking), say
+        self._metrics = StepMetrics(ranking)
         self._tracker: Tracker | None = None
         self._steps = 0
         """Number of steps that the tracker has."""

@@ -9,7 +9,7 @@ from evomerge.report.rows import FINAL_SPLITS, candidate_rows
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Event
 from evomerge.scores import Objective
-from evomerge.searching.ranking import WeightedSum
+from evomerge.searching.ranking import Ranking, measured
 
 
 class StepMetrics:
@@ -19,11 +19,11 @@ class StepMetrics:
     from 0. If the outcomes come in the order of asking, a step is the candidate's number.
 
     Args:
-        objectives: the objectives of the search.
+        ranking: what compares the candidates of the search.
     """
 
-    def __init__(self, objectives: Sequence[Objective]) -> None:
-        self._objectives, self._ranking = objectives, WeightedSum(objectives)
+    def __init__(self, ranking: Ranking) -> None:
+        self._objectives, self._ranking = measured(ranking), ranking
         self._incumbents: list[Candidate] = []
         self._failed = 0
 
@@ -47,6 +47,7 @@ class StepMetrics:
             "generation": candidate.generation,
             "fitness": candidate.fitness,
             "best_fitness": self._incumbents[0].fitness if self._incumbents else None,
+            "front": len(self._incumbents) if self._ranking.has_front else None,
             "failed": self._failed,
             "estimated": int(candidate.is_estimate),
             "documents": sum(scores.fidelity.values()) if scores else 0,
