@@ -30,7 +30,6 @@ from evomerge.evaluation.fidelity.protocol import score_by
 from evomerge.evaluation.tasks.documents import in_order
 from evomerge.recipe import Recipe
 from evomerge.scores import Failure, Scores, fitness
-from evomerge.searching.ranking import WeightedSum
 from evomerge.setup.fidelity import make_fidelity
 from evomerge.setup.problem import Problem
 from evomerge.setup.runs import prepare
@@ -97,7 +96,7 @@ class Measured:
         """Score the baselines, then one generation of proposals after the other."""
         fidelity = make_fidelity(self.problem.config)
         assert fidelity is not None
-        strategy = make_strategy(self.problem, WeightedSum(self.problem.objectives))
+        strategy = make_strategy(self.problem)
         for label, recipe in self.problem.space.baselines().items():
             strategy.add_baseline(len(self.full), label)
             self.score(recipe, None, [])

@@ -123,9 +123,11 @@ class _TimedOptimizer:
         finally:
             self._clock.optimizer += time.process_time() - began
 
-    def tell(self, trial: int, values: Sequence[float] | None) -> None:
+    def tell(
+        self, trial: int, values: Sequence[float] | None, violation: float = 0.0
+    ) -> None:
         began = time.process_time()
-        self._inner.tell(trial, values)
+        self._inner.tell(trial, values, violation)
         self._clock.optimizer += time.process_time() - began
 
 
@@ -156,8 +158,8 @@ def run_search(
         optimizer = create(setting.optimizer, genes, setting.seed, setting.population)
         return GenomeStrategy(space, _TimedOptimizer(optimizer, clock), ranking.values)
 
-    def publish(best: Sequence[Candidate]) -> None:
-        run.write("best.yaml", recipe_of(space, best[0]).to_yaml())
+    def publish(front: Sequence[Candidate], best: Candidate) -> None:
+        run.write("best.yaml", recipe_of(space, best).to_yaml())
 
     with run.writing(), Journal(run.journal_path) as journal:
         session = Session(

@@ -7,12 +7,13 @@ from evomerge.cli.live import SearchDisplay
 from evomerge.report.amounts import duration
 from evomerge.run.history import History
 from evomerge.scores import Objective
+from evomerge.searching.ranking import WeightedSum
 
 
 def lines_of(events, capsys):
     """Return the lines that a display prints of these events."""
     task, metric = KEY.split("/")
-    display = SearchDisplay(None, (Objective(task, metric),))
+    display = SearchDisplay(None, WeightedSum((Objective(task, metric),)))
     history = History()
     for event in events:
         history.apply(event)

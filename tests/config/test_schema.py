@@ -27,7 +27,30 @@ BAD = [
     ({"budget": {}}, ["`budget`", "candidates, hours or target"]),
     ({"budget": {"candidates": 0}}, ["`budget.candidates`", "at least 1"]),
     ({"objectives": []}, ["`objectives`", "at least one"]),
-    ({"objectives": [{"metric": "acc"}]}, ["`objectives[0].task`", "missing"]),
+    (
+        {"objectives": [{"metric": "acc"}]},
+        ["`objectives[0]` has the metric 'acc' without a `task`", "parameters or layers"],
+    ),
+    ({"objectives": [{"metric": "layers"}]}, ["`objectives` is", "names no task", "name one"]),
+    ({"mode": "pareto"}, ["`mode` 'pareto' and one objective", "add an objective"]),
+    (
+        {
+            "mode": "pareto",
+            "objectives": [{"task": "t"}, {"metric": "layers"}],
+            "budget": {"target": 0.5},
+        },
+        ["`budget.target` 0.5", "with `mode` 'pareto' there is none; remove it"],
+    ),
+    ({"constraints": [{"task": "t", "metric": "acc"}]}, ["needs `at_least` or `at_most`"]),
+    (
+        {"constraints": [{"task": "t", "metric": "acc", "at_least": 0.9, "at_most": 0.1}]},
+        ["`at_least` 0.9 above `at_most` 0.1; exchange them"],
+    ),
+    ({"constraints": [{"metric": "acc", "at_least": 1}]}, ["without a `task`"]),
+    (
+        {"objectives": [{"metric": "layers", "task": None, "goal": "less"}]},
+        ["`objectives[0].goal`", "'less'", "'maximize' or 'minimize'"],
+    ),
     ({"objectives": [{"task": "t", "wight": 1}]}, ["`wight`", "`objectives[0]`", "'weight'"]),
     ({"objectives": [{"task": "t", "weight": -1}]}, ["`objectives[0].weight`", "-1", "above 0"]),
     ({"parents": "zoo:maths"}, ["`parents`", "a list"]),

@@ -21,6 +21,7 @@ from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.journal import encode
 from evomerge.scores import Objective, Scores
+from evomerge.searching.ranking import WeightedSum
 from evomerge.setup.check import freeze
 from evomerge.setup.runs import prepare
 
@@ -91,7 +92,7 @@ def searched(merge, config=None, objectives=OBJECTIVES, best=20, last=None):
         config or parse(SMALL, "search.yaml"),
         history,
         history.candidates[-1],
-        objectives,
+        WeightedSum(objectives),
     )
 
 

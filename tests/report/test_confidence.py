@@ -202,4 +202,4 @@ def test_figures_are_in_per_cent_where_they_are_shares():
     assert interval(answers(1162, 1400), 0.83).texts(100) == ("83.0", "[80.9, 84.9]")
     big = compare([ACC], scores(t_acc=[7.5, 8.0, 7.0]), scores(t_acc=[7.0, 7.5, 6.5]))
     assert big is not None
-    assert big.text == "+0.5 points [+0.5, +0.5], better with probability > 0.999"
+    assert big.text == "+0.5 [+0.5, +0.5], better with probability > 0.999"

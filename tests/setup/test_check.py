@@ -107,3 +107,57 @@ def test_a_run_keeps_why_candidates_are_scored_on_fewer_documents(tmp_path, docu
     assert frozen.evaluation.racing.enabled is (policy == "racing")
     assert frozen.frozen.fewer_documents == problem.fewer_documents
     assert prepare(frozen, tmp_path).fewer_documents == problem.fewer_documents
+
+
+FRONT = {
+    "mode": "pareto",
+    "objectives": [{"task": "zoo_l2_maths", "metric": "exact_match"}, {"metric": "layers"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"objectives": [{"task": "zoo_facts", "metric": "tokens"}]},
+            "task 'zoo_facts' has no metric 'tokens'; it has acc",
+        ),
+        (
+            {"constraints": [{"task": "zoo_facts", "metric": "f1", "at_least": 0.5}]},
+            "constraints: task 'zoo_facts' has no metric 'f1'; it has acc",
+        ),
+        (FRONT, "optimizer.name is 'cma', which has one objective, .* choose one of nsga2"),
+        (
+            FRONT | {"optimizer": {"name": "nsga3", "options": {"directions": 3}}},
+            "optimizer.options has 'directions', but 'nsga3' has no options; remove it",
+        ),
+        ({"optimizer": {"name": "nsga2"}}, "'nsga2', which needs several objectives"),
+        (
+            {
+                "constraints": [{"metric": "layers", "at_most": 4}],
+                "evaluation": {**SMALL["evaluation"], "racing": {"enabled": True, "minimum": 8}},
+            },
+            "`evaluation.racing` compares candidates by one fitness, but there are constraints",
+        ),
+    ],
+)
+def test_objectives_constraints_and_optimizer_must_fit(tmp_path, changes, sentence):
+    refused(tmp_path, sentence, **changes)
+
+
+def test_a_goal_turns_the_direction_of_a_metric_and_fronts_have_nsga2(tmp_path):
+    problem = prepared(
+        tmp_path,
+        mode="pareto",
+        optimizer={"population": 10},
+        objectives=[
+            {"task": "zoo_l2_maths", "metric": "exact_match", "goal": "minimize"},
+            {"task": "zoo_l2_maths", "metric": "tokens"},
+            {"metric": "parameters", "goal": "maximize"},
+        ],
+    )
+    assert [item.higher_is_better for item in problem.objectives] == [False, False, True]
+    assert problem.config.optimizer.name == "nsga2"
+    assert problem.config.executor.order == "generation"
+    again = parse(freeze(problem), "search.yaml")
+    assert again.frozen.lower_is_better == ["zoo_l2_maths/exact_match", "zoo_l2_maths/tokens"]

@@ -18,6 +18,7 @@ from evomerge.report.trackers.follower import tracked, tracked_run
 from evomerge.run.folder import STAGES, RunFolder
 from evomerge.run.history import History
 from evomerge.scores import Failure, Scores
+from evomerge.searching.ranking import WeightedSum
 
 CONFIG = {"seed": 3, "frozen": {"versions": {}}}
 
@@ -51,7 +52,7 @@ def follow(path, tracker, monkeypatch, dies_after=None, say=lambda message: None
     monkeypatch.setattr(follower, "find_tracker", lambda name: getattr(tracker, "open", tracker))
     run = RunFolder(path) if path.exists() else RunFolder.create(path, CONFIG)
     executor = ScriptedExecutor(3, random.Random(1), failing=0.2, dies_after=dies_after)
-    with tracked("made up", run, OBJECTIVES, say) as followers:
+    with tracked("made up", run, WeightedSum(OBJECTIVES), say) as followers:
         return search(path, executor, followers=followers, **changes)
 
 
