@@ -108,6 +108,16 @@ class EvaluationConfig(Section):
     chat_template: bool = Field(
         False, description="apply the tokenizer's chat template to prompts, as lm-eval does"
     )
+    enable_thinking: bool | None = Field(
+        None,
+        description="with chat_template: whether the template turns reasoning on, as in lm-eval; "
+        "null: as the template does by itself",
+    )
+    think_end_token: str | int | None = Field(
+        None,
+        description="what ends the reasoning in a generated text, such as '</think>', or the id of "
+        "this token; only the text behind it is read as the answer",
+    )
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="largest number of rows in a batch; 1 gives lm-eval's bits in any dtype"
     )
@@ -151,6 +161,20 @@ class EvaluationConfig(Section):
                 f"has the `device` {self.device!r}, but a vLLM engine takes the first accelerators "
                 "that it sees; set `device` to 'auto', and the environment variable "
                 f"CUDA_VISIBLE_DEVICES to {self.device.partition(':')[2]}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reasons_in_a_chat(self) -> EvaluationConfig:
+        if self.enable_thinking is not None and not self.chat_template:
+            raise ValueError(
+                f"has `enable_thinking` {str(self.enable_thinking).lower()} without a chat "
+                "template, which it is an option of; set `chat_template` to true"
+            )
+        if self.enable_thinking and self.think_end_token is None:
+            raise ValueError(
+                "has `enable_thinking` true, so answers come behind a text of reasoning; set "
+                "`think_end_token` to what ends it, such as '</think>'"
             )
         return self
 

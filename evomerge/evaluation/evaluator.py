@@ -16,7 +16,7 @@ from evomerge.evaluation.inference.engine import EngineForward
 from evomerge.evaluation.inference.fingerprint import Fingerprint
 from evomerge.evaluation.inference.forward import Forward
 from evomerge.evaluation.inference.memory import is_device_failure
-from evomerge.evaluation.inference.reference import ReferenceLM
+from evomerge.evaluation.inference.reference import Reasoning, ReferenceLM
 from evomerge.evaluation.inference.request import Request
 from evomerge.evaluation.inference.vllm import VllmEngine
 from evomerge.evaluation.properties import properties
@@ -56,6 +56,7 @@ class Evaluator:
             of the tasks that they replace.
         counted: the tasks whose generated tokens are counted, as the metric `tokens`.
         properties: the properties of models that come with their scores (`MODEL_METRICS`).
+        reasoning: how models that reason before they answer are run.
 
     Attributes:
         is_model_changed: whether a function has changed the model since it was last built.
@@ -71,12 +72,13 @@ class Evaluator:
         tensor_parallel: int = 1,
         counted: Collection[str] = (),
         properties: Collection[str] = (),
+        reasoning: Reasoning = Reasoning(),
     ) -> None:
         self.default = TaskSet(harness, {item.info.name: item for item in functions})
         self.by_split = by_split or {}
         self.batch_size, self.backend = batch_size, backend
         self.tensor_parallel = tensor_parallel
-        self.counted, self.properties = counted, properties
+        self.counted, self.properties, self.reasoning = counted, properties, reasoning
         self._requests: dict[tuple[Split, str], dict[int, list[Request]]] = {}
         self._answered: dict[tuple[Split, str], dict[int, list[Any]]] = {}
         """The lm-eval instances with the latest answers: (split, task) -> document id -> instances.
@@ -125,7 +127,7 @@ class Evaluator:
         self._requests, self.is_model_changed = {}, False
         first, documents = next(iter(splits.items()))
         if any(self.tasks_of(split).harness is not None for split in splits):
-            self._reference = ReferenceLM(model, tokenizer)
+            self._reference = ReferenceLM(model, tokenizer, reasoning=self.reasoning)
             self.forward: Forward | EngineForward
             if self.backend == "vllm":
                 self._engine = self._engine or VllmEngine(

@@ -29,9 +29,14 @@ def lm_eval_command(run: RunFolder, config: SearchConfig) -> str | None:
     usual = evaluation.test.task_split in (None, "test")  # what lm-eval takes by itself
     if evaluation.test.tasks or not usual or any(":" in task for task in tasks):
         return None
+    wanted = {
+        "enable_thinking": evaluation.enable_thinking,
+        "think_end_token": evaluation.think_end_token,
+    }
+    reasoning = [f"{name}={value}" for name, value in wanted.items() if value is not None]
     options = {
         "--model": "hf",
-        "--model_args": f"pretrained={MODEL},dtype={config.dtype}",
+        "--model_args": ",".join([f"pretrained={MODEL}", f"dtype={config.dtype}", *reasoning]),
         "--tasks": ",".join(tasks),
         "--batch_size": "1" if evaluation.batch_size == "auto" else str(evaluation.batch_size),
     }

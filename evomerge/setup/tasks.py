@@ -31,6 +31,7 @@ def load_tasks(config: SearchConfig) -> Evaluator:
     """
     from evomerge import zoo
     from evomerge.evaluation.evaluator import Evaluator
+    from evomerge.evaluation.inference.reference import Reasoning
     from evomerge.evaluation.inference.vllm_start import check_vllm
     from evomerge.evaluation.tasks.functions import find, is_function
     from evomerge.evaluation.tasks.harness import Harness
@@ -48,6 +49,8 @@ def load_tasks(config: SearchConfig) -> Evaluator:
     harness = None
     if tasks:
         harness = Harness(tasks, include, evaluation.fewshot, evaluation.chat_template)
+        if evaluation.enable_thinking:
+            _check_generates(harness.info)
     by_split: dict[Split, TaskSet] = {}
     for split in SPLITS:
         where = f"evaluation.{split}"
@@ -73,7 +76,19 @@ def load_tasks(config: SearchConfig) -> Evaluator:
             for name in MODEL_METRICS
             if any(m.task is None and m.metric == name for m in measured)
         ],
+        Reasoning(evaluation.enable_thinking, evaluation.think_end_token),
     )
+
+
+def _check_generates(info: TasksInfo) -> None:
+    """Refuse tasks that compare log-likelihoods, where models are to reason before they answer."""
+    for name, task in info.tasks.items():
+        if task.kind != "generate_until":
+            raise ConfigError(
+                f"`evaluation.enable_thinking` is true, but task {name!r} compares log-likelihoods "
+                "of given answers, before which a model cannot reason; take a task that generates "
+                "texts, or set `enable_thinking` to false."
+            )
 
 
 def _document_sources(

@@ -41,6 +41,11 @@ BAD = [
         },
         ["`budget.target` 0.5", "with `mode` 'pareto' there is none; remove it"],
     ),
+    ({"evaluation": {"enable_thinking": False}}, ["without a chat template", "to true"]),
+    (
+        {"evaluation": {"enable_thinking": True, "chat_template": True}},
+        ["set `think_end_token` to what ends it, such as '</think>'"],
+    ),
     ({"constraints": [{"task": "t", "metric": "acc"}]}, ["needs `at_least` or `at_most`"]),
     (
         {"constraints": [{"task": "t", "metric": "acc", "at_least": 0.9, "at_most": 0.1}]},

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lm_eval
+import lm_eval.evaluator
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from evomerge.evaluation.evaluator import Evaluator
+from evomerge.evaluation.inference.reference import Reasoning
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.scores import Scores
 
@@ -184,6 +186,43 @@ def test_stop_sequences_end_texts_as_in_lm_eval_row_by_row(
     evaluator, scores = ours(talkative, tokenizer, tmp_path, ["t_generate"])
     assert evaluator.forward.greedy
     assert_equal(evaluator, scores, expected)
+
+
+@pytest.mark.parametrize("end", [" ", "e", 3, 4])
+def test_only_the_text_behind_the_reasoning_is_the_answer(
+    make_model: Any, tokenizer: Any, tasks: Path, tmp_path: Path, end: str | int
+) -> None:
+    """In the model's output, blanks, letters and special tokens stand in for `</think>`."""
+    body = json.loads((tasks / "t_generate.yaml").read_text())
+    body["generation_kwargs"] = {"until": ["</s>"], "max_gen_toks": 20}
+    (tmp_path / "t_generate.yaml").write_text(json.dumps(body))
+    talkative = make_model("llama", seed=5)
+    with torch.no_grad():  # special tokens come up often
+        talkative.lm_head.weight[2:5] *= 2.0
+    lm = HFLM(pretrained=talkative, tokenizer=tokenizer, batch_size=1, think_end_token=end)
+    manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
+    expected = lm_eval.simple_evaluate(
+        model=lm,
+        tasks=["t_generate"],
+        task_manager=manager,
+        samples={"t_generate": chosen(IDS)},
+        bootstrap_iters=0,
+        log_samples=True,
+    )
+    harness = Harness(["t_generate"], [tmp_path])
+    evaluator = Evaluator(harness, reasoning=Reasoning(end=end), counted={"t_generate"})
+    evaluator.prepare(talkative, tokenizer, {"search": {"t_generate": IDS}})
+    scores = evaluator.score(talkative)
+    assert evaluator.forward.greedy
+    answers = [item["resps"][0][0] for item in expected["samples"]["t_generate"]]
+    assert [item.answer for item in evaluator.examples(scores, "search", len(IDS))] == answers
+    counts = scores.values["t_generate/tokens"]
+    assert all(1 <= count <= 20 for count in counts) and len(set(counts)) > 1
+    whole = Evaluator(harness, counted={"t_generate"})
+    whole.prepare(talkative, tokenizer, {"search": {"t_generate": IDS}})
+    plain = whole.score(talkative)
+    assert plain.values["t_generate/tokens"] == counts  # reasoning counts, too
+    assert [item.answer for item in whole.examples(plain, "search", len(IDS))] != answers
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -14,6 +14,7 @@ What this file uses of lm-eval, 0.4.10 and newer:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from evomerge.errors import ConfigError
@@ -28,6 +29,19 @@ if TYPE_CHECKING:
 Instance: TypeAlias = Any
 
 
+@dataclass(frozen=True)
+class Reasoning:
+    """How models that reason before they answer are run; both as in `HFLM`.
+
+    Attributes:
+        enabled: the option `enable_thinking` of the chat template; None: it is not passed.
+        end: text or token id that ends the reasoning; only what is behind it is the answer.
+    """
+
+    enabled: bool | None = None
+    end: str | int | None = None
+
+
 class ReferenceLM:
     """An HFLM around a model in memory; tokenises and generates exactly as lm-eval does.
 
@@ -35,13 +49,27 @@ class ReferenceLM:
         model: a causal language model of transformers; its config sets the maximum input length.
         tokenizer: a tokenizer of transformers.
         batch_size: prompts in a batch of `generate`.
+        reasoning: how models that reason are run.
     """
 
-    def __init__(self, model: torch.nn.Module, tokenizer: Any, batch_size: int = 1) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: Any,
+        batch_size: int = 1,
+        reasoning: Reasoning = Reasoning(),
+    ) -> None:
+        self._reasoning = reasoning
         with quiet():
             from lm_eval.models.huggingface import HFLM
 
-            self._lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+            self._lm = HFLM(
+                pretrained=model,
+                tokenizer=tokenizer,
+                batch_size=batch_size,
+                enable_thinking=reasoning.enabled,
+                think_end_token=reasoning.end,
+            )
         self.max_length: int = self._lm.max_length
         self.tokenizer_name: str = self._lm.tokenizer_name
         self.chat_template: Callable[..., str] = self._lm.apply_chat_template
@@ -122,11 +150,17 @@ class ReferenceLM:
         return Prompt(tuple(tokens), tuple(stop for stop in stops if stop), limit)
 
     def text(self, tokens: Sequence[int], stops: Sequence[str]) -> str:
-        """Return generated tokens as text, truncated at the first stop sequence."""
+        """Return generated tokens as text: behind the reasoning, up to the first stop sequence."""
         from lm_eval.models.utils import postprocess_generated_text
 
-        text = self._lm.tok_decode(list(tokens))
-        return str(postprocess_generated_text(text, stop=list(stops), think_end_token=None))
+        kept, end = list(tokens), self._reasoning.end
+        if isinstance(end, int):
+            places = [place for place, token in enumerate(kept) if token == end]
+            kept = kept[places[-1] + 1 :] if places else kept
+        text = self._lm.tok_decode(kept)
+        text = text.lstrip() if isinstance(end, int) else text
+        behind = end if isinstance(end, str) else None
+        return str(postprocess_generated_text(text, stop=list(stops), think_end_token=behind))
 
     def length(self, text: str) -> int:
         """Return the number of tokens of a text."""
