@@ -32,11 +32,9 @@ def knee(front: Sequence[Point]) -> Point:
     ideal point has the highest value of each (compromise programming, Zeleny 1973). Of several
     equally near points, the first one is returned.
 
-    Raises:
-        ValueError: there are no points.
+    Args:
+        front: one point or more.
     """
-    if not front:
-        raise ValueError("There are no points.")
     distances = np.linalg.norm(1.0 - _scaled(front), axis=1)
     return front[int(np.argmin(np.round(distances, 12)))]
 

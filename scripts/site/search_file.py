@@ -120,7 +120,7 @@ def _values(field: Schema) -> str:
         return _list(field)
     if kind == "object":
         inner = field.get("additionalProperties")
-        return f"mapping from name to {_values(inner)}" if inner else "mapping"
+        return f"mapping from name to {_values(inner)}" if isinstance(inner, dict) else "mapping"
     words = {"integer": "whole number", "boolean": "`true` or `false`", "string": "text"}
     return {**words, "null": "`null`"}.get(kind, kind) + _bounds(field)
 
