@@ -123,9 +123,7 @@ class _TimedOptimizer:
         finally:
             self._clock.optimizer += time.process_time() - began
 
-    def tell(
-        self, trial: int, values: Sequence[float] | None, violation: float = 0.0
-    ) -> None:
+    def tell(self, trial: int, values: Sequence[float] | None, violation: float = 0.0) -> None:
         began = time.process_time()
         self._inner.tell(trial, values, violation)
         self._clock.optimizer += time.process_time() - began
