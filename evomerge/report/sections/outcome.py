@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evomerge.report.markup import paragraph, picture, table
+from evomerge.report.markup import paragraph, picture, table, text
 from evomerge.report.standings import Standings
 from evomerge.report.verdict import main_column, verdict
 from evomerge.report.view import View
@@ -53,14 +53,10 @@ def _standings(found: Standings, column: str) -> str:
     return table(("model", *_ORDER), rows, marked)
 
 
-def by_task(found: Standings) -> str:
-    """Return a table with a row for each task and model."""
-    rows = []
+def by_task(found: Standings) -> list[str]:
+    """Return a table for each task, with its name above, since a phone has no room for a column."""
+    parts = []
     for column in found.columns:
-        for row in found.rows:
-            cells: list[object] = [column, found.names[row.label]]
-            for split in _ORDER:
-                item = row.estimates.get((split, column))
-                cells.append(item.texts(found.factor(column)) if item else "-")
-            rows.append(cells)
-    return table(("score", "model", *_ORDER), rows)
+        if column != main_column(found):
+            parts += [f"<h4>{text(column)}</h4>", _standings(found, column)]
+    return parts
