@@ -19,6 +19,7 @@ from evomerge.report.amounts import duration
 from evomerge.report.confidence import factor_of, fitness_interval
 from evomerge.report.equal_scores import doubt_about_baselines
 from evomerge.report.names import short_names
+from evomerge.report.progress import LATEST
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Event
 from evomerge.run.timings import RECENT
@@ -26,9 +27,6 @@ from evomerge.scores import Failure, Objective, Scores
 from evomerge.searching.ranking import WeightedSum
 
 log = logging.getLogger(__name__)
-
-LATEST = 4
-"""Number of candidates that are shown with their fitness."""
 
 
 class SearchDisplay:
@@ -127,7 +125,7 @@ class SearchDisplay:
     def _panel(self) -> RenderableType:
         """Return the bar, the best candidate beside the best parent, failures, the latest."""
         lines = Table.grid(padding=(0, 2))
-        lines.add_column(style="dim", no_wrap=True)
+        lines.add_column(style="dim", no_wrap=True, min_width=len("best parent"))
         lines.add_column(overflow="ellipsis", no_wrap=True)
         for name, words in self._lines():
             lines.add_row(name, Text(words))
@@ -163,9 +161,8 @@ class SearchDisplay:
         return f"{self._intervals[candidate.number]}  {named(self._history, candidate.number)}"
 
     def _brief(self, candidate: Candidate) -> str:
-        value = candidate.fitness or 0.0
         about = "about " if candidate.is_estimate else ""
-        return f"{about}{factor_of([value]) * value:.1f} ({candidate.number})"
+        return f"{about}{_points(candidate, 1)} ({candidate.number})"
 
     def _say(self, event: Event) -> None:
         """Print the line of an event."""
@@ -174,7 +171,7 @@ class SearchDisplay:
             best = ""
             if self._incumbents:
                 first = self._incumbents[0]
-                best = f"; best {first.fitness:.4f} (candidate {first.number})"
+                best = f"; best {_points(first)} (candidate {first.number})"
             say(describe(history, event["candidate"]) + best)
         elif event["event"] == "complete":
             told = describe(history, event["candidate"])
@@ -207,8 +204,14 @@ def describe(history: History, number: int) -> str:
     if isinstance(outcome, Scores) and candidate.fitness is not None:
         documents = sum(outcome.fidelity.values())
         source = f", estimated from {documents} documents" if candidate.is_estimate else ""
-        return f"{head} {candidate.fitness:.4f}{source}"
+        return f"{head} {_points(candidate)}{source}"
     return f"{head} open"
+
+
+def _points(candidate: Candidate, decimals: int = 2) -> str:
+    """Return the fitness as it is in all tables: in per cent if it is a share."""
+    value = candidate.fitness or 0.0
+    return f"{factor_of([value]) * value:.{decimals}f}"
 
 
 def named(history: History, number: int) -> str:

@@ -126,11 +126,12 @@ def _run(
         tracker: name of the tracker that the search is logged to; None for no tracker.
     """
     from evomerge.cli import terminal
-    from evomerge.cli.live import SearchDisplay
+    from evomerge.cli.live import SearchDisplay, named
     from evomerge.errors import Terminated
     from evomerge.report.equal_scores import doubt_about_winner
     from evomerge.report.standings import standings
     from evomerge.report.trackers.follower import tracked
+    from evomerge.report.verdict import verdict
     from evomerge.run.history import History
     from evomerge.setup.search import run_search, why_not_in_mergekit
 
@@ -149,13 +150,16 @@ def _run(
         how = "terminated" if isinstance(signal, Terminated) else "interrupted"
         terminal.say(f"{how}; nothing is lost, continue with `evomerge resume {quoted}`")
         raise
-    terminal.print_standings(standings(History(run.events()), problem.objectives))
+    found = standings(History(run.events()), problem.objectives)
+    terminal.print_standings(found)
+    terminal.say(verdict(found, winner).text)
     doubt = doubt_about_winner(History(run.events()))
     terminal.warn([] if doubt is None else [doubt])
     reason = why_not_in_mergekit(problem, winner)
     if reason is not None:
         terminal.say(f"there is no best.mergekit.yaml: {reason}")
     terminal.say(
-        f"candidate {winner.number} won; export it with `evomerge export {quoted} --out MODEL`, "
-        f"and see what was found with `evomerge report {quoted}`"
+        f"the winner is {named(History(run.events()), winner.number)}; export it with "
+        f"`evomerge export {quoted} --out MODEL`, and see what was found with "
+        f"`evomerge report {quoted}`"
     )

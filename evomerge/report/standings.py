@@ -114,7 +114,7 @@ def standings(history: History, objectives: Sequence[Objective]) -> Standings:
             found = {
                 label: compare(objectives, own, scores)
                 for label, scores in others.items()
-                if scores is not None
+                if scores is not None and label != best.label
             }
             kept = {label: item for label, item in found.items() if item is not None}
             return Standings(rows, columns, kept, split)
