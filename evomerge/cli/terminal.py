@@ -180,7 +180,8 @@ def print_standings(table: Standings) -> None:
         heads = [f"{column} {split}" for column in table.columns for split in SPLITS]
         print_table(("model", *heads), cells(table.columns, SPLITS))
     for label, comparison in table.comparisons.items():
-        say(f"searched - {table.names[label]} on {table.compared_on}: {comparison.text}")
+        models = f"{table.names['searched']} - {table.names[label]}"
+        say(f"{models} on {table.compared_on}: {comparison.text}")
 
 
 def print_examples(examples: Iterable[Example]) -> None:

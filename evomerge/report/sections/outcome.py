@@ -36,7 +36,8 @@ def outcome(view: View) -> list[str]:
     if comparisons:
         split = view.table.compared_on
         rows = [(view.table.names[name], item.text) for name, item in comparisons.items()]
-        parts += [table(("searched merge against", f"difference on {split} documents"), rows)]
+        own = "winner" if view.table.names["searched"] == "winner" else "searched merge"
+        parts += [table((f"{own} against", f"difference on {split} documents"), rows)]
     return parts
 
 
