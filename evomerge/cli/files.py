@@ -70,7 +70,9 @@ def validate(
             ]
             terminal.print_json({"valid": True, "stages": checked})
             return
-        for number, cost in enumerate(costs, 1):
+        for number, (problem, cost) in enumerate(zip(problems, costs, strict=True), 1):
+            terminal.print_values({"stage": number, **terminal.spoken(summary(problem))})
+            terminal.print_table(HEADERS, gene_rows(problem))
             if cost is not None:
                 terminal.print_values({"stage": number, **cost.in_words()})
             elif time:
@@ -86,7 +88,7 @@ def validate(
         answer = {"valid": True, **values, "genes": genes, "warnings": notes, **_json(cost)}
         terminal.print_json(answer)
         return
-    terminal.print_values(values)
+    terminal.print_values(terminal.spoken(values))
     terminal.print_table(HEADERS, gene_rows(problem))
     if cost is not None:
         terminal.print_values(cost.in_words())

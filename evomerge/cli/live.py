@@ -18,7 +18,8 @@ from evomerge.cli.terminal import err, estimate, example_lines, say
 from evomerge.report.amounts import duration
 from evomerge.report.confidence import factor_of, fitness_interval
 from evomerge.report.equal_scores import doubt_about_baselines
-from evomerge.report.names import short_names
+from evomerge.report.names import short_names, short_scores
+from evomerge.report.progress import LATEST
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Event
 from evomerge.run.timings import RECENT
@@ -26,9 +27,6 @@ from evomerge.scores import Failure, Objective, Scores
 from evomerge.searching.ranking import Ranking
 
 log = logging.getLogger(__name__)
-
-LATEST = 4
-"""Number of candidates that are shown with their fitness."""
 
 
 class SearchDisplay:
@@ -125,7 +123,7 @@ class SearchDisplay:
     def _panel(self) -> RenderableType:
         """Return the bar, the best candidate beside the best parent, failures, the latest."""
         lines = Table.grid(padding=(0, 2))
-        lines.add_column(style="dim", no_wrap=True)
+        lines.add_column(style="dim", no_wrap=True, min_width=len("best parent"))
         lines.add_column(overflow="ellipsis", no_wrap=True)
         for name, words in self._lines():
             lines.add_row(name, Text(words))
@@ -169,9 +167,8 @@ class SearchDisplay:
         scores = candidate.scores("search")
         if candidate.fitness is None and scores is not None:
             return f"{values_in_words(scores, self._ranking.objectives)} ({candidate.number})"
-        value = candidate.fitness or 0.0
         about = "about " if candidate.is_estimate else ""
-        return f"{about}{factor_of([value]) * value:.1f} ({candidate.number})"
+        return f"{about}{_points(candidate, 1)} ({candidate.number})"
 
     def _say(self, event: Event) -> None:
         """Print the line of an event."""
@@ -182,7 +179,7 @@ class SearchDisplay:
             if self._ranking.has_front and self._incumbents:
                 best = f"; {len(self._incumbents)} on the front"
             elif first is not None:
-                best = f"; best {first.fitness:.4f} (candidate {first.number})"
+                best = f"; best {_points(first)} (candidate {first.number})"
             say(describe(history, event["candidate"], self._ranking.objectives) + best)
         elif event["event"] == "complete":
             told = describe(history, event["candidate"], self._ranking.objectives)
@@ -218,7 +215,7 @@ def describe(history: History, number: int, objectives: Sequence[Objective]) -> 
     if isinstance(outcome, Scores) and candidate.fitness is not None:
         documents = sum(outcome.fidelity.values())
         source = f", estimated from {documents} documents" if candidate.is_estimate else ""
-        return f"{head} {candidate.fitness:.4f}{source}"
+        return f"{head} {_points(candidate)}{source}"
     if isinstance(outcome, Scores) and candidate.values is not None:
         return f"{head} {values_in_words(outcome, objectives)}"
     return f"{head} open"
@@ -226,7 +223,14 @@ def describe(history: History, number: int, objectives: Sequence[Objective]) -> 
 
 def values_in_words(scores: Scores, objectives: Sequence[Objective]) -> str:
     """Return the value of each objective as text, in the metric's own sign."""
-    return ", ".join(f"{item.key} {scores.aggregates[item.key]:.4g}" for item in objectives)
+    names = short_scores([item.key for item in objectives])
+    return ", ".join(f"{names[i.key]} {scores.aggregates[i.key]:.4g}" for i in objectives)
+
+
+def _points(candidate: Candidate, decimals: int = 2) -> str:
+    """Return the fitness as it is in all tables: in per cent if it is a share."""
+    value = candidate.fitness or 0.0
+    return f"{factor_of([value]) * value:.{decimals}f}"
 
 
 def named(history: History, number: int) -> str:

@@ -126,11 +126,12 @@ def _run(
         tracker: name of the tracker that the search is logged to; None for no tracker.
     """
     from evomerge.cli import terminal
-    from evomerge.cli.live import SearchDisplay
+    from evomerge.cli.live import SearchDisplay, named
     from evomerge.errors import Terminated
     from evomerge.report.equal_scores import doubt_about_winner
     from evomerge.report.standings import standings
     from evomerge.report.trackers.follower import tracked
+    from evomerge.report.verdict import verdict
     from evomerge.run.history import History
     from evomerge.setup.search import run_search, why_not_in_mergekit
 
@@ -150,13 +151,15 @@ def _run(
         terminal.say(f"{how}; nothing is lost, continue with `evomerge resume {quoted}`")
         raise
     history = History(run.events())
-    terminal.print_standings(standings(history, problem.ranking))
+    found = standings(history, problem.ranking)
+    terminal.print_standings(found)
+    terminal.say(verdict(found, winner).text)
     doubt = doubt_about_winner(history)
     terminal.warn([] if doubt is None else [doubt])
     reason = why_not_in_mergekit(problem, winner)
     if reason is not None:
         terminal.say(f"there is no best.mergekit.yaml: {reason}")
-    what = f"candidate {winner.number} won; export it with"
+    what = f"the winner is {named(history, winner.number)}; export it with"
     if history.front:
         numbers = ", ".join(str(item.number) for item in history.front)
         what = (

@@ -1,8 +1,8 @@
-"""Short names of models: what tables show, without the paths of this machine."""
+"""Short names of models and scores: what tables show, without the paths of this machine."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from evomerge.models.references import RUN
 
@@ -21,6 +21,15 @@ def short_names(references: Iterable[str]) -> dict[str, str]:
         if len(set(names.values())) == len(every):
             return names
     return names
+
+
+def short_scores(columns: Sequence[str]) -> dict[str, str]:
+    """Return a short name for each score: `task/metric` -> `metric`, if all metrics differ."""
+    metrics = [column.rpartition("/")[2] for column in columns]
+    return {
+        column: metric if metrics.count(metric) == 1 else column
+        for column, metric in zip(columns, metrics, strict=True)
+    }
 
 
 def _shortened(reference: str, count: int) -> str:

@@ -81,7 +81,10 @@ class RunFolder:
             )
         for name in (CONFIG, JOURNAL):
             if not (path / name).is_file():
-                raise RunFolderError(f"{path} is not a run folder: it has no {name}.")
+                raise RunFolderError(
+                    f"{path} is not a run folder: it has no {name}; give the folder that was "
+                    "given to --run."
+                )
 
     @classmethod
     def check_free(cls, path: Path) -> None:
