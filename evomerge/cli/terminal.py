@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
 from evomerge.cli.sentences import wrapped
@@ -79,7 +79,8 @@ def make_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str
     )
     for index, header in enumerate(headers):
         figures = all(row[index][:1] in "-+.0123456789" for row in rows)
-        table.add_column(header, justify="right" if figures else "left", no_wrap=index == 0)
+        justify: JustifyMethod = "right" if figures else "left"
+        table.add_column(header, justify=justify, no_wrap=index == 0, overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table

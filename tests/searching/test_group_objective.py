@@ -63,6 +63,6 @@ def test_report_and_model_card_show_the_value_alone(run, tmp_path):
     assert "nan" not in page
     evomerge("export", run, "--out", tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text()
-    searched = next(line for line in card.splitlines() if line.startswith("| searched"))
-    assert searched.endswith(f"| {value:.4f} |")
+    *_, last = (line for line in card.splitlines() if line.startswith(f"| {KEY} in % | "))
+    assert last.split(" | ")[2] == f"{100 * value:.1f}"
     assert "nan" not in card
