@@ -45,6 +45,8 @@ class SearchDisplay:
         self._times: deque[float] = deque(maxlen=RECENT)
         self._intervals: dict[int, str] = {}
         self._preparing: tuple[str, int, int] | None = None
+        self._finals: tuple[str, int] | None = None
+        self._finals_done = 0
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -85,6 +87,9 @@ class SearchDisplay:
         if event["event"] == "preparing":
             self._note_preparation(event)
             return
+        if event["event"] == "finals":
+            self._finals = (str(event["purpose"]), int(event["total"]))
+            self._finals_done = 0
         if "candidate" in event and event["event"] != "ask":
             changed = history.candidates[event["candidate"]]
             self._incumbents = self._ranking.incumbents([*self._incumbents, changed])
@@ -97,18 +102,20 @@ class SearchDisplay:
             self._say(event)
 
     def _update_bar(self, event: Event) -> None:
-        stage = "searching"
-        if event["event"] == "score":
-            split = event["split"]
-            done = sum(split in item.outcomes for item in self._history.candidates)
-            stage = f"final scores: {done} on {split}"
-        elif event["event"] in ("complete", "winner"):
-            stage = "final scores"
+        if self._finals is None or event["event"] in ("ask", "tell"):
+            self._bar.update(
+                self._task,
+                completed=len(self._history.told),
+                total=self._total,
+                description="searching",
+                speed=self._speed(),
+            )
+            return
+        self._finals_done += event["event"] in ("score", "complete")
+        purpose, total = self._finals
+        what = "estimates completed" if purpose == "complete" else f"final scores on {purpose}"
         self._bar.update(
-            self._task,
-            completed=len(self._history.told),
-            description=stage,
-            speed=self._speed(),
+            self._task, completed=self._finals_done, total=total, description=what, speed=""
         )
 
     def _speed(self) -> str:
