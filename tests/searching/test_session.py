@@ -13,8 +13,8 @@ from scripted import ScriptedExecutor, search, trajectory
 from evomerge.errors import SearchError
 from evomerge.run.attempts import MAX_ATTEMPTS, Attempts
 from evomerge.run.folder import RunFolder
-from evomerge.run.logbook import PASSING
 from evomerge.run.history import Candidate, History
+from evomerge.run.logbook import PASSING
 from evomerge.scores import Expected, Failure, Scores
 from evomerge.searching.ranking import WeightedSum, best_of
 from evomerge.searching.session import SAME_FAILURES
