@@ -37,6 +37,11 @@ class OptimizerConfig(Section):
     options: dict[str, Any] = Field(
         default_factory=dict, description="further options of this optimizer"
     )
+    start: list[Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=list,
+        description="what is tried first, after the baselines: the best candidates of other runs "
+        "(`run:DIR`), and recipes (`FILE.yaml`)",
+    )
 
 
 _METRIC = (
@@ -216,6 +221,9 @@ class Frozen(Section):
     )
     digests: dict[str, str] = Field(
         default_factory=dict, description="digest of each section; a changed file is refused"
+    )
+    start: list[list[float]] = Field(
+        default_factory=list, description="genomes of `optimizer.start`"
     )
     allow_pickle: bool = Field(False, description="whether parents may have pickled weights")
 
