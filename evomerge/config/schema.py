@@ -118,11 +118,17 @@ class BudgetConfig(Section):
     target: float | None = Field(
         None, description="fitness on the search documents at which the search ends"
     )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="number of candidates, one after the other, none of which is better than the "
+        "best one before them, at which the search ends",
+    )
 
     @model_validator(mode="after")
     def _some_bound(self) -> BudgetConfig:
-        if self.candidates is None and self.hours is None and self.target is None:
-            raise ValueError("needs a bound: candidates, hours or target")
+        if all(bound is None for bound in self.model_dump().values()):
+            raise ValueError("needs a bound: candidates, hours, target or patience")
         return self
 
 
