@@ -55,18 +55,21 @@ BUILTIN: Mapping[str, Builtin] = {
         "evomerge.optimize.cma:create_auto",
         has_population=True,
         most_workers=16,
+        options=("restarts",),
     ),
     "cma": Builtin(
         "CMA-ES with full covariance, as evolutionary model merge used it",
         "evomerge.optimize.cma:create_full",
         has_population=True,
         most_workers=16,
+        options=("restarts",),
     ),
     "diagonal-cma": Builtin(
         "CMA-ES that learns variances only; for many genes",
         "evomerge.optimize.cma:create_diagonal",
         has_population=True,
         most_workers=16,
+        options=("restarts",),
     ),
     "cma-margin": Builtin(
         "CMA-ES with margin; for many binary or choice genes",

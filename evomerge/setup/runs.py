@@ -94,7 +94,7 @@ def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
             "over all sessions; give a larger number."
         )
     config = parse(run.config(), str(run.path / CONFIG))
-    patience = ({"patience": config.budget.patience} | history.budget | given)["patience"]
+    patience = given.get("patience", history.budget.get("patience", config.budget.patience))
     incumbents = ranking_of(config).incumbents(history.candidates)
     if given and patience is not None:
         count = unimproved(incumbents, history.candidates)

@@ -13,7 +13,17 @@ import optimizer_runs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optimizer_runs import MIXED, NAMES, ONE, WIDTHS, check_range, corner, make, several, trials_of
+from optimizer_runs import (
+    MIXED,
+    NAMES,
+    ONE,
+    WIDTHS,
+    check_range,
+    corner,
+    make,
+    several,
+    trials_of,
+)
 
 from evomerge.optimize import create
 from evomerge.space.protocol import Gene
@@ -97,6 +107,11 @@ def here():
     random.seed(1)
     np.random.seed(1)
     return optimizer_runs.all_searches()
+
+
+def test_another_process_restarts_at_the_same_trials_and_points(here, elsewhere):
+    for width in WIDTHS:
+        assert here[f"restarts {width}"] == elsewhere[f"restarts {width}"]
 
 
 @pytest.mark.parametrize("name", NAMES)
