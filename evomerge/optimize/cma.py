@@ -62,8 +62,8 @@ class CMA(BaseOptimizer):
     have few distinct values, so a plateau does not mean that the search has converged.
 
     With restarts (IPOP; Auger & Hansen 2005), a search that has converged (`Convergence`) begins
-    again at a random point with twice the population. `population` remains that of the first
-    search, since this is the number of trials after which outcomes are told at the latest.
+    again at a random point with twice the population. The property `population` stays that of the
+    first search, so that the generations in which a search loop tells outcomes keep their size.
 
     Args:
         cube: the coordinate system of the genes.
@@ -123,9 +123,9 @@ class CMA(BaseOptimizer):
     def learn(self, handle: object, point: Vector, loss: float) -> None:
         """Collect a loss; after a population of losses, the distribution is updated.
 
-        The losses may belong to points of different generations. Those of a search that has been
-        given up for a new one are ignored. A point that pycma did not propose
-        is moved by pycma towards the mean, to the length of a likely step (Hansen 2011).
+        The losses may belong to points of different generations; those of points from before a
+        restart are ignored. A point that pycma did not propose is moved by pycma towards the mean,
+        to the length of a likely step (Hansen 2011).
         """
         if handle is not None:
             search, z = cast(tuple[int, Vector], handle)
@@ -174,7 +174,7 @@ class CMA(BaseOptimizer):
         """Begin again at a random point, with twice the population."""
         self._restarts += 1
         self._size *= 2
-        random = np.random.RandomState((self._seed + self._restarts) % 2**32)
+        random = np.random.RandomState([self._seed % 2**32, self._restarts])
         where = random.uniform(size=len(self.cube.genes))
         self._mean = (where - self.cube.start) / self.cube.step
         self._convergence = Convergence()
