@@ -122,7 +122,8 @@ def search(
     *,
     optimizer: str = "cma",
     order: str = "generation",
-    candidates: int = 30,
+    candidates: int | None = 30,
+    patience: int | None = None,
     window: Window | None = Window(recent=5, whole=False),
     followers: Sequence[Any] = (),
     ranking: Ranking = WeightedSum(OBJECTIVES),
@@ -148,7 +149,7 @@ def search(
             session,
             lambda: strategy(optimizer, ranking),
             space().baselines(),
-            Plan(candidates, None, None, finalists=3, order=order),
+            Plan(candidates, None, None, finalists=3, order=order, patience=patience),
         ).run()
     return History(run.events())
 

@@ -83,6 +83,7 @@ def resume(
     *,
     candidates: int | None = None,
     hours: float | None = None,
+    patience: int | None = None,
     progress: bool = True,
     followers: Sequence[Follower] = (),
     **executor: Any,
@@ -94,6 +95,7 @@ def resume(
             are left; the run of a stage continues this stage alone.
         candidates: new largest number of candidates, baselines included.
         hours: new largest number of working hours, over all sessions.
+        patience: new number of candidates without a better one, at which the search ends.
         progress: whether to show a progress bar.
         followers: see `search`.
         **executor: keys of the section `executor` for this session, for example
@@ -106,7 +108,7 @@ def resume(
     from evomerge.setup.runs import check_budget, continued
 
     path = run.folder if isinstance(run, Run) else Path(run)
-    bounds = {"candidates": candidates, "hours": hours}
+    bounds = {"candidates": candidates, "hours": hours, "patience": patience}
     if (path / STAGES).is_file():
         changed = [name for name, value in (bounds | executor).items() if value is not None]
         if changed:

@@ -27,7 +27,7 @@ def init(
     preset: Annotated[
         str,
         typer.Option(
-            help="parameters, dataflow, joint or multi", autocompletion=completion.presets
+            help="parameters, dataflow, joint, lorahub or multi", autocompletion=completion.presets
         ),
     ] = "parameters",
 ) -> None:

@@ -67,6 +67,10 @@ def resume(
         float | None,
         typer.Option(min=0.001, help="largest number of working hours, over all sessions"),
     ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(min=1, help="number of candidates without a better one, at which to end"),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -86,17 +90,18 @@ def resume(
 
     _check_tracker(track)
     if (directory / STAGES).is_file():
-        if candidates or hours or set_:
+        if candidates or hours or patience or set_:
             raise InputError(
-                f"{directory} is a search in stages, but --candidates, --hours and --set change "
-                f"one stage; give the folder of a stage, for example {directory / 'stage-1'}."
+                f"{directory} is a search in stages, but --candidates, --hours, --patience and "
+                "--set change one stage; give the folder of a stage, for example "
+                f"{directory / 'stage-1'}."
             )
         check_run_folder(directory)
         stages.run_stages(directory, lambda stage, problem: _run(stage, problem, {}, track))
         return
     run = RunFolder(directory)
     check_run_folder(run.path)
-    new_budget = {"candidates": candidates, "hours": hours}
+    new_budget = {"candidates": candidates, "hours": hours, "patience": patience}
     given = {name: value for name, value in new_budget.items() if value is not None}
     check_budget(run, given)
     _run(run, continued(run, set_ or []), given, track)

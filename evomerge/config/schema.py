@@ -38,6 +38,11 @@ class OptimizerConfig(Section):
     options: dict[str, Any] = Field(
         default_factory=dict, description="further options of this optimizer"
     )
+    start: list[Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=list,
+        description="what is tried first, after the baselines: the best candidates of other runs "
+        "(`run:DIR`), and recipes (`FILE.yaml`)",
+    )
 
 
 class BudgetConfig(Section):
@@ -52,11 +57,17 @@ class BudgetConfig(Section):
     target: float | None = Field(
         None, description="fitness on the search documents at which the search ends"
     )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="number of candidates, one after the other, none of which is better than the "
+        "best one before them, at which the search ends",
+    )
 
     @model_validator(mode="after")
     def _some_bound(self) -> BudgetConfig:
-        if self.candidates is None and self.hours is None and self.target is None:
-            raise ValueError("needs a bound: candidates, hours or target")
+        if all(bound is None for bound in self.model_dump().values()):
+            raise ValueError("needs a bound: candidates, hours, target or patience")
         return self
 
 
@@ -112,6 +123,9 @@ class Frozen(Section):
     )
     digests: dict[str, str] = Field(
         default_factory=dict, description="digest of each section; a changed file is refused"
+    )
+    start: list[list[float]] = Field(
+        default_factory=list, description="genomes of `optimizer.start`"
     )
     allow_pickle: bool = Field(False, description="whether parents may have pickled weights")
 

@@ -43,7 +43,7 @@ def progress(run: RunFolder) -> dict[str, Any]:
     done = winner is not None and "test" in winner.outcomes
     running = run.is_running
     if done and budget["candidates"] and len(history.candidates) < budget["candidates"]:
-        done = budget["target"] is not None or budget["hours"] is not None
+        done = any(budget[name] is not None for name in ("target", "hours", "patience"))
     hours, phase = run.timings.hours(), run.timings.preparation()
     result: dict[str, Any] = {
         "run": str(run.path),

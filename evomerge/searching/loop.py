@@ -15,6 +15,7 @@ from evomerge.recipe import Recipe
 from evomerge.run.history import Candidate
 from evomerge.run.journal import Event
 from evomerge.searching.finals import choose_winner, is_finished, score_on_test
+from evomerge.searching.ranking import unimproved
 from evomerge.searching.replay import is_full, replay_arrivals, replay_generations, tell_all
 from evomerge.searching.session import Session
 from evomerge.strategy.protocol import Origin, Strategy
@@ -38,6 +39,8 @@ class Plan:
         finalists: number of the best candidates that are scored on the validation documents; None:
             as many as is usual for the ranking.
         order: when the strategy is told outcomes.
+        patience: number of candidates without a better one at which the search ends; None: no such
+            end.
     """
 
     candidates: int | None
@@ -45,6 +48,7 @@ class Plan:
     target: float | None
     finalists: int | None
     order: Order
+    patience: int | None = None
 
 
 class Search:
@@ -190,5 +194,9 @@ class Search:
             return True
         if plan.hours is not None and self.session.logbook.hours >= plan.hours:
             return True
-        values = [item.values[0] for item in self.session.incumbents if item.values]
+        incumbents, patience = self.session.incumbents, plan.patience
+        # Open candidates do not count: one of them may be better, and then the search goes on.
+        if patience is not None and unimproved(incumbents, self.history.candidates) >= patience:
+            return True
+        values = [item.values[0] for item in incumbents if item.values]
         return plan.target is not None and any(value >= plan.target for value in values)

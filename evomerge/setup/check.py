@@ -25,6 +25,7 @@ from evomerge.setup.parents import Opener, open_parents, plan_tokenizers
 from evomerge.setup.problem import Problem
 from evomerge.setup.recipes import check_recipes, sample_recipes
 from evomerge.setup.space import make_space
+from evomerge.setup.starts import find_starts
 from evomerge.setup.tasks import (
     datasets,
     find_constraints,
@@ -66,6 +67,7 @@ def check_search(
     check_workers(config)
     check_engine(config, checkpoints, host)
     config = resolve_order(config, make_optimizer(config, space).population)
+    start = find_starts(config, space, relative_to)
     recipes = sample_recipes(space)
     tokenizers = plan_tokenizers(
         config, [*space.baselines().values(), *recipes.values()], checkpoints
@@ -82,6 +84,7 @@ def check_search(
         allow_pickle,
         evaluator,
         constraints,
+        start,
     )
 
 
@@ -120,6 +123,7 @@ def restore(config: SearchConfig, relative_to: Path, opener: Opener) -> Problem:
         fewer,
         allow_pickle,
         constraints=constraints,
+        start=tuple(map(tuple, frozen.start)),
     )
 
 
@@ -151,6 +155,7 @@ def freeze(problem: Problem) -> dict[str, Any]:
         "fewer_documents": problem.fewer_documents,
         "genes": [gene.name for gene in problem.space.genes],
         "gene_ranges": gene_ranges(problem),
+        "start": [list(genome) for genome in problem.start],
         "allow_pickle": problem.allow_pickle,
         "lower_is_better": [o.key for o in problem.objectives if not o.higher_is_better],
     }

@@ -172,8 +172,9 @@ def _assumptions(problem: Problem, trial: Trial, workers: int) -> Iterator[str]:
             f"{config.evaluation.fidelity_policy} saves nothing, though it leaves out documents of "
             "most candidates"
         )
-    if config.budget.target is not None:
-        yield "the search does not end early at budget.target"
+    for bound in ("target", "patience"):
+        if getattr(config.budget, bound) is not None:
+            yield f"the search does not end early at budget.{bound}"
     if config.executor.kind == "ray":
         yield "every worker is as fast as this machine"
     if workers > 1:

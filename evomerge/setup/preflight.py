@@ -30,6 +30,7 @@ def summary(problem: Problem) -> dict[str, Any]:
         "dimension": len(problem.space.genes),
         "population": population,
         "candidates": config.budget.candidates,
+        **({"start": len(problem.start)} if problem.start else {}),
         "documents": {
             split: sum(len(ids) for ids in documents.values())
             for split, documents in problem.splits.items()

@@ -16,7 +16,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import RUN, is_folder, open_parent, place
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import Candidate, History
-from evomerge.searching.ranking import best_of
+from evomerge.searching.ranking import best_of, ranking_of, unimproved
 from evomerge.setup.check import check_search, restore
 from evomerge.setup.executor import check_executor, check_move, check_workers
 from evomerge.setup.problem import Problem
@@ -75,12 +75,13 @@ def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
 
     Args:
         run: the run.
-        given: the new bounds, `candidates` or `hours`.
+        given: the new bounds, `candidates`, `hours` or `patience`.
 
     Raises:
         RunFolderError: the run has passed a bound already.
     """
-    done = len(History(run.events()).candidates)
+    history = History(run.events())
+    done = len(history.candidates)
     if given.get("candidates", done) < done:
         raise RunFolderError(
             f"--candidates is {given['candidates']:g}, but {run.path} has {done} candidates "
@@ -92,6 +93,16 @@ def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
             f"--hours is {given['hours']:g}, but {run.path} has taken {hours:.2f} hours already, "
             "over all sessions; give a larger number."
         )
+    config = parse(run.config(), str(run.path / CONFIG))
+    patience = given.get("patience", history.budget.get("patience", config.budget.patience))
+    incumbents = ranking_of(config).incumbents(history.candidates)
+    if given and patience is not None:
+        count = unimproved(incumbents, history.candidates)
+        if count >= patience:
+            raise RunFolderError(
+                f"{run.path} has had no better candidate for {count} candidates, and its search "
+                f"ends after {patience:g} (budget.patience); give a larger --patience."
+            )
 
 
 def _reopen(run: RunFolder, data: Mapping[str, Any]) -> Problem:

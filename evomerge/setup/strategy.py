@@ -26,6 +26,7 @@ def make_strategy(problem: Problem) -> Strategy:
         optimizer,
         problem.ranking.values,
         lambda scores: violation(problem.constraints, scores),
+        problem.start,
     )
 
 
