@@ -103,6 +103,7 @@ def write(
     memory: str = "8GB",
     shard_size: str = "5GB",
     texts: Mapping[str, str] | None = None,
+    weights: bool = True,
 ) -> tuple[str, ...]:
     """Write a recipe's model as a checkpoint, including its tokenizer.
 
@@ -113,6 +114,7 @@ def write(
         memory: memory that merging may use, such as `8GB`.
         shard_size: largest size of a weight file, such as `5GB`.
         texts: more text files to write: name -> text.
+        weights: False: see `write_model`.
 
     Returns:
         one sentence for each decision that was made because the parents' tokenizers differ.
@@ -131,6 +133,7 @@ def write(
         dropped=plan.dropped,
         patches=adapter_patches(checkpoints),
         rows=plan.rows,
+        weights=weights,
     )
     return plan.notes
 

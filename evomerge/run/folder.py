@@ -25,6 +25,7 @@ from evomerge.run.writable import why_not_writable
 CONFIG = "search.yaml"
 JOURNAL = "journal.jsonl"
 STAGES = "stages.yaml"
+MODELS = "models"
 
 
 def stage_folder(path: Path, number: int) -> Path:

@@ -23,6 +23,7 @@ def summary(problem: Problem) -> dict[str, Any]:
     population = make_optimizer(config, problem.space).population
     return {
         "parents": {name: size_text(item.nbytes) for name, item in problem.checkpoints.items()},
+        **({"merges": _merges(problem)} if problem.merges else {}),
         "host": problem.host,
         "architecture": (host.config.get("architectures") or ["unknown"])[0],
         "layers": len(host.main),
@@ -86,6 +87,14 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
     info = problem.evaluator.tasks_of("search").info
     found = (benchmark_warning(info.tasks[task]) for task in _leaves(problem))
     return notes + [warning for warning in found if warning]
+
+
+def _merges(problem: Problem) -> dict[str, str]:
+    """Return what each parent that is a merge will be built from."""
+    return {
+        name: f"{', '.join(item.methods)} of {', '.join(item.names)}; built when the search starts"
+        for name, item in problem.merges.items()
+    }
 
 
 def _lag_warning(config: SearchConfig) -> str | None:
