@@ -16,6 +16,7 @@ from evomerge.models.causal import check_causal, check_chat_template, check_know
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import MERGE, RUN
 from evomerge.run.folder import MODELS
+from evomerge.setup.baselines import check_baselines
 from evomerge.setup.engine import check_engine
 from evomerge.setup.executor import check_executor, check_workers, resolve_order
 from evomerge.setup.fidelity import check_fidelity, resolve_racing
@@ -58,6 +59,7 @@ def check_search(
     config, checkpoints, host = open_parents(config, relative_to, merges, allow_pickle=allow_pickle)
     _check_host(config, checkpoints[host])
     space = make_space(config, checkpoints)
+    check_baselines(config, space)
     evaluator = load_tasks(config)
     objectives = find_objectives(config, evaluator)
     constraints = find_constraints(config, evaluator)

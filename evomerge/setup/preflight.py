@@ -7,6 +7,7 @@ from typing import Any
 from evomerge.config.schema import SearchConfig
 from evomerge.optimize import BUILTIN
 from evomerge.report.amounts import size_text
+from evomerge.setup.baselines import count_baselines
 from evomerge.setup.engine import engine_depth, engine_warning, serves_paths
 from evomerge.setup.executor import count_all_workers, describe_workers
 from evomerge.setup.memory import memory_of, needs, weights_of
@@ -72,11 +73,12 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
             "evaluation.backend is 'vllm', but no task generates text, and log-likelihoods take "
             "less time with transformers; use the backend 'hf'."
         )
-    budget, baselines = problem.config.budget.candidates, len(problem.space.baselines())
+    budget = problem.config.budget.candidates
+    baselines = count_baselines(problem.config, problem.space)
     if budget is not None and budget <= baselines:
         notes.append(
-            f"budget.candidates is {budget}, but the {baselines} baselines (parents and uniform "
-            f"merge) count among them, so nothing is searched; set it to {baselines + 1} or more."
+            f"budget.candidates is {budget}, but the {baselines} baselines (parents and averages "
+            f"of them) count among them, so nothing is searched; set it to {baselines + 1} or more."
         )
     if serves_paths(problem.config) and (note := engine_warning(problem)) is not None:
         notes.append(note)

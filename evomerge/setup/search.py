@@ -124,6 +124,7 @@ def plan_of(problem: Problem, history: History) -> Plan:
         **(config.budget.model_dump() | history.budget),
         finalists=config.evaluation.validation.finalists,
         order="arrival" if config.executor.order == "arrival" else "generation",
+        greedy_soup="greedy_soup" in config.baselines,
     )
 
 

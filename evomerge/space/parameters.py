@@ -16,7 +16,7 @@ from typing import Literal
 
 from evomerge.errors import ConfigError, RecipeError, did_you_mean
 from evomerge.recipe import Layer, Recipe
-from evomerge.space.baselines import uniform_recipe
+from evomerge.space.baselines import UNIFORM, uniform_recipe
 from evomerge.space.knobs import MethodSpec, Setting, plan_knobs
 from evomerge.space.layer_genes import Component, LayerGenes, method_inputs, rounded
 from evomerge.space.pool import Pool
@@ -172,7 +172,7 @@ class ParameterSpace:
             return uniform_recipe(parents, self._blocks, self._stack, self._frame)
 
         alone = {parent: average([parent]) for parent in self.parents}
-        return alone | {"uniform": average(self._experts())}
+        return alone | {UNIFORM: average(self._experts())}
 
     def baseline_genomes(self) -> dict[str, Genome]:
         """Return genomes of the baselines that this space can express, by label.
@@ -185,7 +185,7 @@ class ParameterSpace:
         """
         experts = self._experts()
         mixtures = {parent: {parent: 1.0} for parent in self.parents}
-        mixtures["uniform"] = {parent: 1 / len(experts) for parent in experts}
+        mixtures[UNIFORM] = {parent: 1 / len(experts) for parent in experts}
         genomes = {}
         for label, shares in mixtures.items():
             found = [layer_genes.mixture(shares) for _, layer_genes in self._places()]
