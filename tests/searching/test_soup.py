@@ -70,9 +70,8 @@ def test_the_soup_is_a_baseline_and_its_steps_are_not(tmp_path, order):
     labels = [item.label for item in history.candidates[:12]]
     assert labels == [*"abcde", "uniform", *[None] * 4, "greedy soup", None]
     steps, found = history.candidates[6:10], history.candidates[10]
-    assert [item.name for item in steps] == [
-        f"soup of {len(i.origin['soup'])} parents" for i in steps
-    ]
+    names = [f"soup of {len(item.origin['soup'])} parents" for item in steps]
+    assert [item.name for item in steps] == names
     assert all(item.generation is None and item.is_soup_step for item in steps)
     assert history.candidates[11].is_proposed
     best = {item.label: item.fitness for item in history.baselines}

@@ -1,4 +1,4 @@
-"""The greedy soup in a search file: refused where it cannot be made, and in the answers of a run."""
+"""The greedy soup in a search file: where it is refused, and how a run shows it."""
 
 import pytest
 from search_run import SMALL
