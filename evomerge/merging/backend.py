@@ -48,6 +48,7 @@ def resident(
     *,
     routed: bool = False,
     memory: int = 0,
+    release: bool = False,
 ) -> Resident:
     """Return the resident model for recipes with the host, dtype and tokenizer of this one.
 
@@ -58,6 +59,8 @@ def resident(
         routed: whether recipes are paths through the layers, in which most blocks are unchanged
             blocks of parents.
         memory: maximum bytes of prepared merges that are kept for later candidates.
+        release: whether never all parents shall be in memory; see `Resident`. Not for paths, whose
+            models show the parents' own memory.
 
     Raises:
         CheckpointError: transformers cannot build the host, or an adapter cannot be added.
@@ -70,7 +73,14 @@ def resident(
     patches = adapter_patches(checkpoints)
     kind = RoutedResident if routed else Resident
     return kind(
-        checkpoints, recipe.host, recipe.dtype, place, memory=memory, patches=patches, rows=rows
+        checkpoints,
+        recipe.host,
+        recipe.dtype,
+        place,
+        memory=memory,
+        patches=patches,
+        rows=rows,
+        release=release and not routed,
     )
 
 

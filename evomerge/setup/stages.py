@@ -14,14 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import ConfigError, RunFolderError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import RUN
 from evomerge.parsing.texts import read_text
-from evomerge.parsing.yaml import yaml_mapping
+from evomerge.parsing.yaml import yaml_mapping, yaml_text
 from evomerge.run.atomic import create_folder
 from evomerge.run.folder import STAGES, RunFolder, stage_folder
 from evomerge.setup.check import check_search
@@ -94,7 +92,7 @@ def start(
     problems = check(data, source, allow_pickle=allow_pickle)
     origin = str(source.parent.resolve())
     plain = {**data, "origin": origin, "allow_pickle": allow_pickle}
-    create_folder(folder, {STAGES: yaml.safe_dump(plain, sort_keys=False)})
+    create_folder(folder, {STAGES: yaml_text(plain, width=110)})
     return problems
 
 
