@@ -101,12 +101,13 @@ def _cost(problem: Problem) -> Estimate | None:
     from evomerge.cli.terminal import busy
     from evomerge.setup import stages
     from evomerge.setup.estimate import estimate
+    from evomerge.setup.runs import with_merges_built
     from evomerge.setup.trial import try_candidates
 
     if stages.needs_winner(problem):
         return None
-    with busy("building and scoring a candidate"):
-        return estimate(problem, try_candidates(problem))
+    with busy("building and scoring a candidate"), with_merges_built(problem) as built:
+        return estimate(built, try_candidates(built))
 
 
 def _json(cost: Estimate | None) -> dict[str, Any]:

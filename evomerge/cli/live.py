@@ -25,6 +25,7 @@ from evomerge.run.journal import Event
 from evomerge.run.timings import RECENT
 from evomerge.scores import Failure, Objective, Scores
 from evomerge.searching.ranking import Ranking
+from evomerge.space.baselines import AVERAGES
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ class SearchDisplay:
             yield "front", f"{len(self._incumbents)} candidates"
         if best is not None:
             yield "knee" if self._ranking.has_front else "best", self._with_interval(best)
-        parents = [item for item in history.baselines if item.label != "uniform"]
+        parents = [item for item in history.baselines if item.label not in AVERAGES]
         best_parents = self._ranking.incumbents(parents)
         if best_parents and best_parents[0] is not best and not self._ranking.has_front:
             yield "best parent", self._with_interval(best_parents[0])

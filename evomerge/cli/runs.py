@@ -37,9 +37,8 @@ def search(
     from evomerge.config.schema import load, read, refuse_frozen
     from evomerge.run.folder import RunFolder
     from evomerge.setup import stages
-    from evomerge.setup.check import freeze
     from evomerge.setup.preflight import warnings
-    from evomerge.setup.runs import prepare
+    from evomerge.setup.runs import begin, prepare
 
     _check_tracker(track)
     RunFolder.check_free(run)
@@ -57,7 +56,9 @@ def search(
         problem = prepare(load(file, overrides), file.parent, allow_pickle=allow_pickle)
         notes = warnings(problem, allow_benchmarks)
     warn(notes)
-    _run(RunFolder.create(run, freeze(problem)), problem, {}, track)
+    with busy("creating the run"):
+        started, problem = begin(run, problem)
+    _run(started, problem, {}, track)
 
 
 def resume(

@@ -89,6 +89,13 @@ class HubDataset(Section):
     split: str | None = Field(None, description="split of the data set")
 
 
+class FrozenMerge(Section):
+    """What a run keeps of a parent that is a merge itself (`merge:FILE.yaml`)."""
+
+    recipe: dict[str, Any] = Field(description="its recipe, with the names of parents in its file")
+    parents: dict[str, str] = Field(description="name in the recipe -> absolute reference")
+
+
 class Frozen(Section):
     """What a run adds to its search file: versions, fingerprints, document ids, directions.
 
@@ -99,6 +106,9 @@ class Frozen(Section):
     parents: dict[str, str] = Field(default_factory=dict, description="parent -> fingerprint")
     models: dict[str, str] = Field(
         default_factory=dict, description="`run:` parent -> first digits of its recipe's digest"
+    )
+    merges: dict[str, FrozenMerge] = Field(
+        default_factory=dict, description="`merge:` parent -> what it is built from"
     )
     documents: dict[str, dict[str, list[Annotated[int, Field(ge=0)]]]] = Field(
         default_factory=dict, description="split -> task -> document ids"
@@ -139,7 +149,8 @@ class SearchConfig(Section):
     parents: list[Annotated[str, Field(min_length=1)]] = Field(
         min_length=1,
         description="models that are merged: folders, Hub ids (`org/name@revision`), either plus a "
-        "LoRA adapter (`model+adapter`), `zoo:NAME`, or the best of another run (`run:DIR`)",
+        "LoRA adapter (`model+adapter`), `zoo:NAME`, the best of another run (`run:DIR`), or a "
+        "recipe that is built once (`merge:FILE.yaml`)",
     )
     base: str | None = Field(
         None, description="model that task vectors are measured from; some methods need one"
@@ -163,6 +174,11 @@ class SearchConfig(Section):
     )
     evaluation: EvaluationConfig = Field(
         EvaluationConfig(), description="how candidates are scored, on which documents"
+    )
+    baselines: list[Literal["greedy_soup"]] = Field(
+        default_factory=list,
+        description="what the search is compared with beside each parent and the uniform merge; "
+        "greedy_soup: parents are averaged one after the other while the score does not drop",
     )
     budget: BudgetConfig = Field(BudgetConfig(candidates=300), description="when the search ends")
     executor: ExecutorConfig = Field(ExecutorConfig(), description="where candidates are scored")

@@ -152,7 +152,7 @@ def _files(
         *picture,
         "Parents:",
         "",
-        *(f"- {key}: `{merge.parents[reference].name}`" for key, reference in letters.items()),
+        *(f"- {key}: {_named(merge.parents[reference])}" for key, reference in letters.items()),
         "",
         *body,
         *_licence(merge, letters),
@@ -161,6 +161,12 @@ def _files(
     text = "\n".join(lines).rstrip()
     card = str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n"))
     return {CARD: card, **({PICTURE: svg_text(figure, transparent=False)} if figure else {})}
+
+
+def _named(parent: Parent) -> str:
+    """Return the name of a parent; of one that is a merge itself, those of its parents too."""
+    own = ", ".join(map(_named, parent.merged_from))
+    return f"`{parent.name}`" + (f" (a merge of {own})" if own else "")
 
 
 def _recipe_sentences(merge: Merge) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from evomerge.models.references import RUN
+from evomerge.models.references import split_kind
 
 
 def short_names(references: Iterable[str]) -> dict[str, str]:
@@ -39,5 +39,5 @@ def _shortened(reference: str, count: int) -> str:
         local = path.startswith(("/", "~", "."))
         return "/".join(path.rstrip("/").split("/")[-count:]) if local else path
 
-    kind = RUN if reference.startswith(RUN) else ""
-    return kind + "+".join(map(short, reference.removeprefix(kind).split("+")))
+    kind, rest = split_kind(reference)
+    return kind + "+".join(map(short, rest.split("+")))

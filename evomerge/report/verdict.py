@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
-from evomerge.report.fronts import UNIFORM
 from evomerge.report.names import short_scores
 from evomerge.report.standings import FITNESS, Standings
 from evomerge.run.history import Candidate
+from evomerge.space.baselines import GREEDY_SOUP, UNIFORM
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,8 @@ def verdict(table: Standings, best: Candidate | None) -> Verdict:
     if not doubtful:
         return Verdict(
             True,
-            "Yes: on the test documents the searched merge is better than each parent"
-            f"{' and the uniform merge' if UNIFORM in names else ''}. The closest is "
-            f"{closest_text}.",
+            f"Yes: on the test documents the searched merge is better than {_each(names)}. The "
+            f"closest is {closest_text}.",
         )
     worse = [label for label in doubtful if table.comparisons[label].difference.high < 0]
     if worse:
@@ -127,6 +127,13 @@ def front_rows(table: Standings) -> tuple[tuple[str, ...], list[tuple[str, ...]]
 def _brief(name: str) -> str:
     """Return the number of a candidate, or the name of a parent."""
     return name.removeprefix("candidate ").removesuffix(" (knee)")
+
+
+def _each(labels: Container[str]) -> str:
+    """Return the baselines with these labels in words."""
+    averages = {UNIFORM: "the uniform merge", GREEDY_SOUP: "the greedy soup"}
+    parts = ["each parent", *(text for label, text in averages.items() if label in labels)]
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def _counted(count: int, what: str) -> str:

@@ -81,7 +81,8 @@ def _finalists(session: Session, count: int | None) -> list[Candidate]:
     Raises:
         SearchError: no candidate could be scored.
     """
-    candidates = session.history.candidates
+    # The last of these steps that was kept is a baseline, which is a contender anyway.
+    candidates = [item for item in session.history.candidates if not item.is_soup_step]
     finalists = session.ranking.finalists(candidates, count)
     while estimated := [item for item in finalists if item.is_estimate]:
         session.score(estimated, "complete")
