@@ -120,6 +120,7 @@ BUILTIN: Mapping[str, Builtin] = {
     "tpe": Builtin(
         "tree-structured Parzen estimator of Optuna; for choices and few candidates",
         "evomerge.optimize.samplers:create_tpe",
+        most_workers=4,
         objectives="any",
         extra="optuna",
     ),

@@ -6,6 +6,7 @@ from typing import Any
 
 from evomerge.config.schema import SearchConfig
 from evomerge.optimize import BUILTIN
+from evomerge.optimize.cost import own_seconds
 from evomerge.report.amounts import size_text
 from evomerge.setup.baselines import count_baselines
 from evomerge.setup.engine import engine_depth, engine_warning, serves_paths
@@ -15,6 +16,9 @@ from evomerge.setup.optimizer import make_optimizer
 from evomerge.setup.parents import plan_tokenizers
 from evomerge.setup.problem import Problem
 from evomerge.setup.tasks import sources
+
+OWN_MINUTES = 5
+"""Minutes of CPU time of the optimizer itself, above which a person is warned."""
 
 
 def summary(problem: Problem) -> dict[str, Any]:
@@ -83,8 +87,7 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
         )
     if serves_paths(problem.config) and (note := engine_warning(problem)) is not None:
         notes.append(note)
-    if (note := _lag_warning(problem.config)) is not None:
-        notes.append(note)
+    notes += filter(None, (_lag_warning(problem.config), _cost_warning(problem)))
     if allow_benchmarks:
         return notes
     info = problem.evaluator.tasks_of("search").info
@@ -118,6 +121,21 @@ def _lag_warning(config: SearchConfig) -> str | None:
         f"executor.order is 'arrival', so with {count} workers {config.optimizer.name!r} proposes "
         f"candidates before it knows the scores of {count - 1} others, and with more than {most} "
         f"it finds less with as many candidates (docs/scaling.md); use fewer workers, or {instead}."
+    )
+
+
+def _cost_warning(problem: Problem) -> str | None:
+    """Return a warning if the optimizer itself takes more than `OWN_MINUTES`."""
+    config, genes = problem.config, len(problem.space.genes)
+    name, candidates = config.optimizer.name, config.budget.candidates or 1000
+    minutes = own_seconds(name, genes, candidates) / 60
+    if minutes <= OWN_MINUTES:
+        return None
+    instead = "nsga2" if config.mode == "pareto" else "diagonal-cma"
+    return (
+        f"optimizer.name is {name!r}, which itself takes about {minutes:.0f} minutes of CPU time "
+        f"for {candidates} candidates of {genes} genes, and as long again whenever the search is "
+        f"resumed (docs/optimizers.md); set it to {instead!r}, or search fewer genes."
     )
 
 
