@@ -30,9 +30,9 @@ OBJECTIVES = (Objective("task", "acc"),)
 DOCUMENTS = 8
 
 
-def space() -> ParameterSpace:
+def space(parents: Sequence[str] = ("a", "b")) -> ParameterSpace:
     return ParameterSpace(
-        parents=["a", "b"],
+        parents=parents,
         base=None,
         host="a",
         stack="model.layers",
@@ -106,11 +106,11 @@ class ScriptedExecutor:
         self.queue.clear()
 
 
-def strategy(optimizer: str, ranking: Ranking) -> GenomeStrategy:
+def strategy(optimizer: str, ranking: Ranking, searched: ParameterSpace) -> GenomeStrategy:
     count = len(ranking.objectives) if ranking.has_front else 1
     return GenomeStrategy(
-        space(),
-        create(optimizer, space().genes, 3, objectives=count),
+        searched,
+        create(optimizer, searched.genes, 3, objectives=count),
         ranking.values,
         lambda scores: violation(ranking.constraints, scores),
     )
@@ -127,19 +127,23 @@ def search(
     window: Window | None = Window(recent=5, whole=False),
     followers: Sequence[Any] = (),
     ranking: Ranking = WeightedSum(OBJECTIVES),
+    greedy_soup: bool = False,
 ) -> History:
     """Start or continue a search in a folder, and return its history at the end.
+
+    With a greedy soup, the search has five parents.
 
     Raises:
         SearchError: the executor was "killed".
     """
+    searched = space("abcde" if greedy_soup else "ab")
     run = RunFolder(path) if path.exists() else RunFolder.create(path, {"made": "up"})
     with Journal(run.journal_path) as journal:
         logbook = Logbook(run, journal, followers)
         session = Session(
             logbook,
             lambda: executor,
-            lambda candidate: recipe_of(space(), candidate),
+            lambda candidate: recipe_of(searched, candidate),
             ranking,
             window,
             Attempts(run.path / "attempts.jsonl"),
@@ -147,9 +151,17 @@ def search(
         )
         Search(
             session,
-            lambda: strategy(optimizer, ranking),
-            space().baselines(),
-            Plan(candidates, None, None, finalists=3, order=order, patience=patience),
+            lambda: strategy(optimizer, ranking, searched),
+            searched.baselines(),
+            Plan(
+                candidates,
+                None,
+                None,
+                finalists=3,
+                order=order,
+                patience=patience,
+                greedy_soup=greedy_soup,
+            ),
         ).run()
     return History(run.events())
 

@@ -55,8 +55,7 @@ def search(
     """
     from evomerge.config.schema import override, parse, read, refuse_frozen
     from evomerge.setup import stages
-    from evomerge.setup.check import freeze
-    from evomerge.setup.runs import prepare
+    from evomerge.setup.runs import begin, prepare
 
     folder = Path(run)
     RunFolder.check_free(folder)
@@ -75,7 +74,7 @@ def search(
     parsed = parse(data, str(source))
     problem = prepare(parsed, source.absolute().parent, allow_pickle=allow_pickle)
     _warn([problem])
-    return _run(RunFolder.create(folder, freeze(problem)), problem, {}, progress, followers)
+    return _run(*begin(folder, problem), {}, progress, followers)
 
 
 def resume(

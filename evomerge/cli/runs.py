@@ -37,9 +37,8 @@ def search(
     from evomerge.config.schema import load, read, refuse_frozen
     from evomerge.run.folder import RunFolder
     from evomerge.setup import stages
-    from evomerge.setup.check import freeze
     from evomerge.setup.preflight import warnings
-    from evomerge.setup.runs import prepare
+    from evomerge.setup.runs import begin, prepare
 
     _check_tracker(track)
     RunFolder.check_free(run)
@@ -57,7 +56,9 @@ def search(
         problem = prepare(load(file, overrides), file.parent, allow_pickle=allow_pickle)
         notes = warnings(problem, allow_benchmarks)
     warn(notes)
-    _run(RunFolder.create(run, freeze(problem)), problem, {}, track)
+    with busy("creating the run"):
+        started, problem = begin(run, problem)
+    _run(started, problem, {}, track)
 
 
 def resume(
@@ -131,11 +132,12 @@ def _run(
         tracker: name of the tracker that the search is logged to; None for no tracker.
     """
     from evomerge.cli import terminal
-    from evomerge.cli.live import SearchDisplay
+    from evomerge.cli.live import SearchDisplay, named
     from evomerge.errors import Terminated
     from evomerge.report.equal_scores import doubt_about_winner
     from evomerge.report.standings import standings
     from evomerge.report.trackers.follower import tracked
+    from evomerge.report.verdict import verdict
     from evomerge.run.history import History
     from evomerge.setup.search import run_search, why_not_in_mergekit
 
@@ -155,13 +157,15 @@ def _run(
         terminal.say(f"{how}; nothing is lost, continue with `evomerge resume {quoted}`")
         raise
     history = History(run.events())
-    terminal.print_standings(standings(history, problem.ranking))
+    found = standings(history, problem.ranking)
+    terminal.print_standings(found)
+    terminal.say(verdict(found, winner).text)
     doubt = doubt_about_winner(history)
     terminal.warn([] if doubt is None else [doubt])
     reason = why_not_in_mergekit(problem, winner)
     if reason is not None:
         terminal.say(f"there is no best.mergekit.yaml: {reason}")
-    what = f"candidate {winner.number} won; export it with"
+    what = f"the winner is {named(history, winner.number)}; export it with"
     if history.front:
         numbers = ", ".join(str(item.number) for item in history.front)
         what = (

@@ -43,7 +43,7 @@ def export_candidate(
     mergekit = to_mergekit(recipe, problem.checkpoints)
     if mergekit is not None:
         texts["mergekit_config.yml"] = mergekit
-    parents = describe_parents(problem.checkpoints, problem.checkpoints)
+    parents = describe_parents(problem.checkpoints, problem.checkpoints, problem.merges)
     merge = Merge(recipe, parents, mergekit=mergekit is not None)
     texts |= search_card(merge, problem.config, history, candidate, problem.ranking)
     write(recipe, problem.checkpoints, out, shard_size=shard_size, texts=texts)

@@ -48,6 +48,7 @@ def resident(
     *,
     routed: bool = False,
     memory: int = 0,
+    release: bool = False,
 ) -> Resident:
     """Return the resident model for recipes with the host, dtype and tokenizer of this one.
 
@@ -58,6 +59,8 @@ def resident(
         routed: whether recipes are paths through the layers, in which most blocks are unchanged
             blocks of parents.
         memory: maximum bytes of prepared merges that are kept for later candidates.
+        release: whether never all parents shall be in memory; see `Resident`. Not for paths, whose
+            models show the parents' own memory.
 
     Raises:
         CheckpointError: transformers cannot build the host, or an adapter cannot be added.
@@ -70,7 +73,14 @@ def resident(
     patches = adapter_patches(checkpoints)
     kind = RoutedResident if routed else Resident
     return kind(
-        checkpoints, recipe.host, recipe.dtype, place, memory=memory, patches=patches, rows=rows
+        checkpoints,
+        recipe.host,
+        recipe.dtype,
+        place,
+        memory=memory,
+        patches=patches,
+        rows=rows,
+        release=release and not routed,
     )
 
 
@@ -103,6 +113,7 @@ def write(
     memory: str = "8GB",
     shard_size: str = "5GB",
     texts: Mapping[str, str] | None = None,
+    weights: bool = True,
 ) -> tuple[str, ...]:
     """Write a recipe's model as a checkpoint, including its tokenizer.
 
@@ -113,6 +124,7 @@ def write(
         memory: memory that merging may use, such as `8GB`.
         shard_size: largest size of a weight file, such as `5GB`.
         texts: more text files to write: name -> text.
+        weights: False: see `write_model`.
 
     Returns:
         one sentence for each decision that was made because the parents' tokenizers differ.
@@ -131,6 +143,7 @@ def write(
         dropped=plan.dropped,
         patches=adapter_patches(checkpoints),
         rows=plan.rows,
+        weights=weights,
     )
     return plan.notes
 

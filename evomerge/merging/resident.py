@@ -66,6 +66,9 @@ class Resident:
         memory: maximum bytes of prepared merges that are kept for later candidates.
         patches: see `Reader`.
         rows: the merged vocabulary if rows of embeddings and head are matched by token, else None.
+        release: whether pages of the parents' files are given back as soon as a tensor is merged,
+            so that never all parents are in memory. They are mostly found again in the system's
+            cache.
 
     Raises:
         CheckpointError: transformers cannot build the host.
@@ -87,8 +90,10 @@ class Resident:
         memory: int = 0,
         patches: Mapping[str, Patch] | None = None,
         rows: TokenRows | None = None,
+        release: bool = False,
     ) -> None:
         self.checkpoints, self.dtype, self.rows = checkpoints, dtype, rows
+        self.release = release
         self.placement = Placement(place) if isinstance(place, str) else place
         self.planner = Planner(checkpoints, host)
         reader = Reader(checkpoints, patches, writable=self.shows_parents)
@@ -160,6 +165,7 @@ class Resident:
         def keep(plan: TensorPlan) -> None:
             make = partial(self.maker.prepare, plan, reuse=True)
             self._prepared.keep(_key(plan), self._size(plan), make)
+            self._release(plan)
             tell()
 
         tell()
@@ -190,6 +196,7 @@ class Resident:
         def write(plan: TensorPlan) -> None:
             location = layout.locations[plan.name]
             self._write(plan, location.view(self._memory[location.parameter], plan.shape))
+            self._release(plan)
             self._written[plan.name] = plan
 
         changed = self._changed(layout, plans)
@@ -216,6 +223,12 @@ class Resident:
         self.maker.write(plan, merge, out)
         if not direct:
             target.copy_(out)
+
+    def _release(self, plan: TensorPlan) -> None:
+        """Give back the pages of a tensor's sources, if that is wanted."""
+        if self.release:
+            for source in plan.inputs:
+                self.maker.reader.release(source)
 
     def _size(self, plan: TensorPlan) -> int:
         """Return the bytes that a prepared merge takes, with copies of sources if it has some."""

@@ -58,7 +58,7 @@ BUILTIN: Mapping[str, Builtin] = {
         options=("restarts",),
     ),
     "cma": Builtin(
-        "CMA-ES with full covariance, as evolutionary model merge used it",
+        "CMA-ES with full covariance, as in arXiv 2403.13187",
         "evomerge.optimize.cma:create_full",
         has_population=True,
         most_workers=16,

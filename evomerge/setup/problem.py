@@ -12,6 +12,7 @@ from evomerge.config.schema import SearchConfig
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.scores import Constraint, Objective, Split
 from evomerge.searching.ranking import ParetoFront, Ranking, WeightedSum
+from evomerge.setup.merges import MergedParent
 from evomerge.setup.tasks import check_sources, load_tasks
 from evomerge.space.protocol import Genome, Space
 
@@ -35,6 +36,8 @@ class Problem:
         loaded: the evaluator with the objectives' tasks, if they are loaded already.
         constraints: what a candidate must keep.
         start: genomes that the search tries first.
+        merges: the parents that are merges themselves, and the merges that these are made from, by
+            reference.
     """
 
     config: SearchConfig
@@ -48,6 +51,7 @@ class Problem:
     loaded: Evaluator | None = field(default=None, compare=False, repr=False)
     constraints: tuple[Constraint, ...] = ()
     start: tuple[Genome, ...] = ()
+    merges: Mapping[str, MergedParent] = field(default_factory=dict)
 
     @cached_property
     def ranking(self) -> Ranking:

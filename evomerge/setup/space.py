@@ -14,7 +14,10 @@ from evomerge.recipe import Layer, Recipe, Source
 from evomerge.space.protocol import Space
 
 _OWN_KEYS = {
-    "parameters": {"method", "host", "groups", "components", "embeddings", "smooth", "knobs"},
+    "parameters": {
+        *("method", "host", "groups", "components", "embeddings", "smooth", "knobs"),
+        "most_parents",
+    },
     "dataflow": {"variant", "host", "scales", "outside"},
     "joint": {
         *("method", "knobs", "embeddings", "host", "repeats", "scales", "ends", "layers"),
@@ -131,6 +134,7 @@ def _parameters(config: SearchConfig, host: Checkpoint, reference: str) -> Space
         filters=host.filters(),
         embeddings=space.embeddings,
         smooth=space.smooth,
+        most_parents=space.most_parents,
         knobs=space.knobs,
         dtype=config.dtype,
         tokenizer=config.tokenizer,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from evomerge.errors import SearchError
 from evomerge.recipe import Recipe
-from evomerge.run.history import Candidate
+from evomerge.run.history import SOUP, Candidate
 from evomerge.scores import violation
 from evomerge.setup.optimizer import make_optimizer
 from evomerge.setup.problem import Problem
+from evomerge.space.baselines import UNIFORM, average_of
 from evomerge.space.protocol import Space
 from evomerge.strategy.protocol import Strategy
 
@@ -36,7 +37,10 @@ def recipe_of(space: Space, candidate: Candidate) -> Recipe:
     Raises:
         SearchError: its digest is not the one in the journal.
     """
-    if candidate.label is not None:
+    if SOUP in candidate.origin:
+        uniform = space.baselines().get(UNIFORM)
+        recipe = uniform and average_of(candidate.origin[SOUP], uniform)
+    elif candidate.label is not None:
         recipe = space.baselines().get(candidate.label)
     else:
         recipe = space.decode(tuple(candidate.origin.get("genome", ())))

@@ -138,6 +138,7 @@ def make_worker(
             place(config, problem.checkpoints[problem.host]),
             routed=config.space.kind != "parameters",
             memory=share.prepared,
+            release=config.space.most_parents is not None,
         )
         return model, tokenizer(problem.checkpoints, first)
 
