@@ -119,7 +119,7 @@ def restore(
     """
     frozen = config.frozen or Frozen()
     allow_pickle = frozen.allow_pickle
-    merges = MergeOpener(opener, frozen, relative_to / MODELS if build else None)
+    merges = MergeOpener(opener, frozen, relative_to / MODELS, build=build)
     config, checkpoints, host = open_parents(config, relative_to, merges, allow_pickle=allow_pickle)
     space = make_space(config, checkpoints)
     objectives, splits = frozen_objectives(config), frozen_splits(config)

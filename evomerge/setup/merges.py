@@ -80,8 +80,9 @@ class MergeOpener:
     Args:
         opener: opens the other parents, and those of the merges.
         frozen: what the run has kept of its merges; None before there is a run.
-        models: folder that merges are built in. None: they are only planned, so that shapes and
-            tokenizers can be checked, but there are no weights.
+        models: folder that merges are built in; None if there is none.
+        build: whether a merge that is not in that folder is built. If not, it is only planned, so
+            that shapes and tokenizers can be checked, but there are no weights.
 
     Attributes:
         found: the merges that were opened, those inside of others too, by absolute reference.
@@ -89,9 +90,15 @@ class MergeOpener:
     """
 
     def __init__(
-        self, opener: Opener, frozen: Frozen | None = None, models: Path | None = None
+        self,
+        opener: Opener,
+        frozen: Frozen | None = None,
+        models: Path | None = None,
+        *,
+        build: bool = True,
     ) -> None:
         self._opener, self._frozen, self._models = opener, frozen or Frozen(), models
+        self._build = build
         self.named: dict[str, MergedParent] = {}
         self.found = {
             name: MergedParent(Recipe.from_dict(item.recipe), item.parents)
@@ -152,7 +159,7 @@ class MergeOpener:
             merge, own = known, with_fit(opened, known.recipe)
         by_reference = {merge.names[item]: checkpoint for item, checkpoint in own.items()}
         self.found[name] = replace(merge, checkpoints=by_reference)
-        if self._models is None:
+        if self._models is None or not self._build:
             return _planned(merge, own, name)
         return _built(merge, own, self._models / merge.folder, name)
 

@@ -96,7 +96,11 @@ def test_a_run_needs_neither_the_file_nor_the_folder_that_it_began_in(begun, tmp
     assert bytes_of(only(reopen(moved).checkpoints).folder) == before
     shutil.rmtree(only(reopen(moved).checkpoints).folder)
     (tmp_path / "soup.yaml").unlink()
+    # What only needs the tasks, such as `evaluate --config RUN/search.yaml`, does not build it.
+    config = load(moved.path / "search.yaml")
+    assert only(prepare(config, moved.path).checkpoints).folder.parent != moved.path / "models"
     assert bytes_of(only(reopen(moved).checkpoints).folder) == before
+    assert only(prepare(config, moved.path).checkpoints).folder.parent == moved.path / "models"
 
 
 def test_killed_while_it_was_built_it_is_built_by_the_next_session(tmp_path):
