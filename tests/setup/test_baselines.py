@@ -6,6 +6,9 @@ from search_run import SMALL
 import evomerge
 from evomerge.config.schema import parse
 from evomerge.errors import ConfigError
+from evomerge.report.page import page
+from evomerge.run.folder import RunFolder
+from evomerge.setup.genes import gene_rows
 from evomerge.setup.preflight import warnings
 from evomerge.setup.runs import prepare
 
@@ -37,6 +40,8 @@ def test_what_cannot_be_made_is_refused(tmp_path, changes, said):
 def test_the_steps_of_a_soup_count_as_candidates_of_the_budget(tmp_path):
     problem = prepare(parse(POOL | {"budget": {"candidates": 7}}, "search.yaml"), tmp_path)
     assert "but the 7 baselines (parents and averages of them)" in warnings(problem, True)[0]
+    row = ("priority", "3", "0 to 1", "0.5", "space.most_parents; in from 0.5 on")
+    assert gene_rows(problem)[0] == row
 
 
 def test_a_run_shows_the_soup_beside_the_other_baselines(tmp_path):
@@ -46,3 +51,5 @@ def test_a_run_shows_the_soup_beside_the_other_baselines(tmp_path):
     origins = list(run.candidates["origin"])
     assert origins[4:7] == ["soup of 2 parents", "soup of 2 parents", "greedy soup"]
     assert origins[7:] == ["optimizer", "optimizer"]
+    sentence = "Of the 3 parents, it merges 1: zoo:language."
+    assert sentence in page(RunFolder(tmp_path / "run"))
