@@ -218,12 +218,12 @@ class Recipe:
         The members of a member come before it.
         """
         found: dict[str, Recipe] = {}
-        stack = list(reversed(self.members.items()))
+        stack = [*self.members.items()][::-1]
         while stack:
             name, recipe = stack[-1]
             missing = [item for item in recipe.members.items() if item[0] not in found]
             if missing and name not in found:
-                stack += reversed(missing)
+                stack += missing[::-1]
             else:
                 found.setdefault(name, recipe)
                 stack.pop()

@@ -153,7 +153,7 @@ def _run(
     terminal.print_standings(standings(history, problem.ranking))
     doubt = doubt_about_winner(history)
     terminal.warn([] if doubt is None else [doubt])
-    reason = why_not_in_mergekit(problem, winner)
+    reason = why_not_in_mergekit(problem, history, winner)
     if reason is not None:
         terminal.say(f"there is no best.mergekit.yaml: {reason}")
     what = f"candidate {winner.number} won; export it with"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 
 from evomerge.recipe import MEMBER, Recipe
 from evomerge.run.history import Candidate
@@ -49,9 +49,7 @@ class Lineage:
         return self._space.cross(first, second, int(origin["split"]), float(origin["t"]))
 
 
-def recipe_in(
-    space: CrossoverSpace, candidates: Mapping[int, Candidate] | list[Candidate], number: int
-) -> Recipe:
+def recipe_in(space: CrossoverSpace, candidates: Sequence[Candidate], number: int) -> Recipe:
     """Return the recipe of one candidate of a run.
 
     Args:
@@ -65,15 +63,10 @@ def recipe_in(
     """
     needed, unseen = {number}, [number]
     while unseen:
-        new = set(_mates(candidates[unseen.pop()])) - needed
+        new = set(candidates[unseen.pop()].origin.get("mates", ())) - needed
         needed |= new
         unseen += new
     lineage = Lineage(space)
     for item in sorted(needed):
         lineage.add(item, candidates[item].label, candidates[item].origin)
     return lineage.recipe(number)
-
-
-def _mates(candidate: Candidate) -> Iterable[int]:
-    mates: Iterable[int] = candidate.origin.get("mates", ())
-    return mates

@@ -15,14 +15,15 @@ mutation, since the script has one only if it starts from random weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.scores import Outcome, Scores
+from evomerge.errors import SearchError
+from evomerge.scores import Constraint, Objective, Outcome, Scores, violation
 from evomerge.space.crossover import CrossoverSpace
 from evomerge.strategy.lineage import Lineage
 from evomerge.strategy.protocol import Origin, Proposal
@@ -67,7 +68,7 @@ class Archive:
     setting: NichesSetting
     members: list[int] = field(default_factory=list)
     scores: list[Array] = field(default_factory=list)
-    worth: Array | None = None
+    worth: Array = field(default_factory=lambda: np.ones(0))
 
     def add(self, number: int, scores: Array, worth: Array) -> None:
         """Add a candidate; if there is no room, the one that then gets the least leaves."""
@@ -169,6 +170,36 @@ class NichesStrategy:
         found = self._documents(outcome) if isinstance(outcome, Scores) else None
         if found is not None:
             self.archive.add(number, *found)
+
+
+def shared_documents(
+    objectives: Sequence[Objective], constraints: Sequence[Constraint] = ()
+) -> Documents:
+    """Return what finds the documents that members share, and their worth.
+
+    The documents of an objective are worth as much together as its weight; the mean worth is 1. A
+    candidate that breaks a constraint does not count.
+    """
+    whole = sum(item.weight for item in objectives)
+
+    def find(scores: Scores) -> tuple[Array, Array] | None:
+        if scores.expected or violation(constraints, scores) > 0:
+            return None
+        values = [np.array(scores.values[item.key], dtype=float) for item in objectives]
+        count = sum(map(len, values))
+        worth = [
+            np.full(len(of), item.weight / whole * count / len(of))
+            for item, of in zip(objectives, values, strict=True)
+        ]
+        found = np.nan_to_num(np.concatenate(values))
+        if (found < 0).any():
+            raise SearchError(
+                f"A document has the score {found.min():g}, but the optimizer 'niches' needs "
+                "scores of 0 or more; choose another metric or optimizer."
+            )
+        return found, np.concatenate(worth)
+
+    return find
 
 
 def _draw(random: np.random.Generator, weights: Array, without: int | None = None) -> int:
