@@ -174,8 +174,8 @@ def _recipe_sentences(merge: Merge) -> str:
     mergekit = ", and for mergekit in `mergekit_config.yml`" if merge.mergekit else ""
     return (
         f"Merge method: {', '.join(methods)}. The exact recipe is in `evomerge_recipe.yaml`"
-        f"{mergekit}.{members} (`evomerge push` does not upload these files if they name folders of the "
-        "machine where the model was made.)"
+        f"{mergekit}.{members} (`evomerge push` does not upload these files if they name folders "
+        "of the machine where the model was made.)"
     )
 
 
