@@ -3,8 +3,8 @@
 A member is written when it is first needed as a source, by the same code that exports models. So
 its weights are those that were scored, rounded to the dtype of the search. The folder of the
 members is a cache with a bound: what has not been used for longest is removed, and is built again
-from its own sources when it is needed again. Several processes may use one folder; a member that one of them
-reads is not removed.
+from its own sources when it is needed again. Several processes may use one folder; a member that
+one of them reads is not removed.
 """
 
 from __future__ import annotations

@@ -32,8 +32,13 @@ NICHES = {
         {"task": "zoo_maths", "metric": "exact_match"},
         {"task": "zoo_facts", "metric": "acc"},
     ],
-    "evaluation": {**SMALL["evaluation"], "test": {"documents": 16}},
-    "budget": {"candidates": 28},
+    "evaluation": {
+        **SMALL["evaluation"],
+        "search": {"documents": 12},
+        "validation": {"documents": 8, "finalists": 2},
+        "test": {"documents": 8},
+    },
+    "budget": {"candidates": 20},
 }
 
 
@@ -88,7 +93,7 @@ def killed(tmp_path_factory) -> evomerge.Run:
     folder = tmp_path_factory.mktemp("niches")
     file = write_search(folder, **NICHES)
     journal = folder / "run" / "journal.jsonl"
-    assert kill_when(["search", file, "--run", folder / "run"], journal, 40, 0.0) == -9
+    assert kill_when(["search", file, "--run", folder / "run"], journal, 30, 0.0) == -9
     for member in (folder / "run" / "models" / "members").iterdir():
         member.rename(folder / member.name)
     return evomerge.resume(folder / "run")
@@ -138,4 +143,4 @@ def test_a_run_of_niches_is_a_parent_and_has_a_report(killed):
 
     assert isinstance(open_model(reference, Path.cwd()), Checkpoint)
     assert "niches" in killed.report().read_text()
-    assert len(killed.candidates) == 28
+    assert len(killed.candidates) == 20
