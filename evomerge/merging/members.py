@@ -106,6 +106,8 @@ class Members:
         """Remove members that no process uses until a model has room, the least recent first."""
         size = self.parents[recipe.host].nbytes
         room = KEPT * size if self._room is None else self._room
+        for rest in self.folder.glob(".*.removed-*"):  # of a process that was killed
+            shutil.rmtree(rest, ignore_errors=True)
         there = sorted(self.folder.glob("[!.]*"), key=_used)
         taken = sum(map(_size, there))
         for place in there:
@@ -120,7 +122,7 @@ class Members:
         if recipe.digest in self._locks:
             return True
         place = self._place(recipe)
-        lock = _lock(place, fcntl.LOCK_SH)
+        lock = _lock(place, fcntl.LOCK_SH)  # a process that removes it holds it for a moment
         if lock is None:
             return False
         os.utime(place)
@@ -143,7 +145,7 @@ def _lock(place: Path, kind: int) -> int | None:
     except OSError:
         return None
     try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind)
     except OSError:
         os.close(descriptor)
         return None
@@ -155,7 +157,7 @@ def _lock(place: Path, kind: int) -> int | None:
 
 def _remove(place: Path) -> bool:
     """Remove a member that no process uses, and return whether that was so."""
-    lock = _lock(place, fcntl.LOCK_EX)
+    lock = _lock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
     if lock is None:
         return False
     try:
