@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evomerge.errors import SearchError
 from evomerge.run.history import Candidate
-from evomerge.scores import Failure, Outcome, Scores
+from evomerge.scores import Constraint, Expected, Failure, Objective, Outcome, Scores
 from evomerge.space.crossover import CrossoverSpace
 from evomerge.strategy.lineage import recipe_in
-from evomerge.strategy.niches import Archive, NichesSetting, NichesStrategy
+from evomerge.strategy.niches import Archive, NichesSetting, NichesStrategy, shared_documents
 
 SPACE = CrossoverSpace(parents=["a", "b"], host="a", stack="model.layers", layers=2)
 LABELS = list(SPACE.baselines())
@@ -130,3 +131,35 @@ def test_mates_are_drawn_even_if_no_one_solves_anything():
     for number in range(2):
         archive.add(number, np.zeros(4), np.ones(4))
     assert {archive.mates(np.random.default_rng(i)) for i in range(20)} == {(0, 1), (1, 0)}
+
+
+ONE, OTHER = Objective("one", "acc"), Objective("other", "acc", weight=3.0)
+
+
+def two_tasks(first: float = 1.0, **more: Any) -> Scores:
+    values = {"one/acc": (first, 0.0), "other/acc": (1.0, 0.0, 1.0, 0.0, float("nan"), 1.0)}
+    ids = {"one": (0, 1), "other": tuple(range(6))}
+    return Scores(ids, values, {"one/acc": 0.5, "other/acc": 0.5}, **more)
+
+
+def test_the_documents_of_an_objective_are_worth_its_weight():
+    found = shared_documents([ONE, OTHER])(two_tasks())
+    assert found is not None
+    scores, worth = found
+    assert scores.tolist() == [1, 0, 1, 0, 1, 0, 0, 1]
+    assert worth[:2].sum() * 3 == pytest.approx(worth[2:].sum())
+    assert worth.mean() == pytest.approx(1)
+    alone = shared_documents([OTHER])(two_tasks())
+    assert alone is not None and alone[1].tolist() == [1.0] * 6
+
+
+def test_what_breaks_a_constraint_or_is_estimated_does_not_count():
+    assert shared_documents([ONE])(two_tasks(expected={"one/acc": Expected(0.5, 0.1)})) is None
+    for least, counts in ((0.6, False), (0.4, True)):
+        bounds = [Constraint("other", "acc", at_least=least)]
+        assert (shared_documents([ONE], bounds)(two_tasks()) is not None) == counts
+
+
+def test_a_negative_score_stops_the_search_with_a_sentence():
+    with pytest.raises(SearchError, match=r"has the score -2, but .* 0 or more"):
+        shared_documents([ONE])(two_tasks(-2.0))
