@@ -7,7 +7,7 @@ import signal
 import sys
 from types import FrameType
 
-from evomerge.errors import EvomergeError, Terminated
+from evomerge.errors import EvomergeError, InputError, Terminated
 
 INTERRUPTED, TERMINATED = 130, 143
 
@@ -109,10 +109,27 @@ def run(arguments: list[str]) -> int:
         show, code = getattr(error, "show", None), getattr(error, "exit_code", None)
         if isinstance(error, EvomergeError) or show is None or code is None:
             raise
-        show()
+        sentence = usage_sentence(error)
+        if sentence is None:
+            show()
+        else:
+            show_error(InputError(sentence))
         return int(code)
     # Some versions of Typer return 130 after a KeyboardInterrupt, others raise Abort.
     return interrupted() if result == INTERRUPTED else result if isinstance(result, int) else 0
+
+
+def usage_sentence(error: Exception) -> str | None:
+    """Return a usage error of Typer as a sentence; None if it is a whole help page."""
+    format_message, context = getattr(error, "format_message", None), getattr(error, "ctx", None)
+    if format_message is None or context is None:
+        return None
+    said = str(format_message()).strip()
+    if "\n" in said:
+        return None
+    if "Did you mean" in said:
+        return said
+    return f"{said.rstrip('.')}; `{context.command_path} --help` says what is allowed."
 
 
 def interrupted() -> int:

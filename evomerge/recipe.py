@@ -27,11 +27,9 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
-import yaml
-
 from evomerge.errors import RecipeError, did_you_mean
 from evomerge.parsing.values import Values, shown
-from evomerge.parsing.yaml import yaml_mapping
+from evomerge.parsing.yaml import yaml_mapping, yaml_text
 
 Knob: TypeAlias = float | tuple[tuple[str, float], ...]
 """One number, or (substring of a tensor name, number) pairs.
@@ -286,7 +284,7 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """Return the recipe as YAML that people can read."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None, width=110)
+        return yaml_text(self.to_dict(), width=110, flow=None)
 
     @classmethod
     def from_yaml(cls, text: str) -> Recipe:

@@ -32,9 +32,9 @@ OBJECTIVES = (Objective("task", "acc"),)
 DOCUMENTS = 8
 
 
-def space() -> ParameterSpace:
+def space(parents: Sequence[str] = ("a", "b")) -> ParameterSpace:
     return ParameterSpace(
-        parents=["a", "b"],
+        parents=parents,
         base=None,
         host="a",
         stack="model.layers",
@@ -115,11 +115,11 @@ class ScriptedExecutor:
         self.queue.clear()
 
 
-def strategy(optimizer: str, ranking: Ranking) -> GenomeStrategy:
+def strategy(optimizer: str, ranking: Ranking, searched: ParameterSpace) -> GenomeStrategy:
     count = len(ranking.objectives) if ranking.has_front else 1
     return GenomeStrategy(
-        space(),
-        create(optimizer, space().genes, 3, objectives=count),
+        searched,
+        create(optimizer, searched.genes, 3, objectives=count),
         ranking.values,
         lambda scores: violation(ranking.constraints, scores),
     )
@@ -131,21 +131,24 @@ def search(
     *,
     optimizer: str = "cma",
     order: str = "generation",
-    candidates: int = 30,
+    candidates: int | None = 30,
+    patience: int | None = None,
     window: Window | None = Window(recent=5, whole=False),
     followers: Sequence[Any] = (),
     ranking: Ranking = WeightedSum(OBJECTIVES),
+    greedy_soup: bool = False,
     searched: Space | None = None,
     make: Callable[[], Strategy] | None = None,
 ) -> History:
     """Start or continue a search in a folder, and return its history at the end.
 
-    With a space `searched`, `make` makes its strategy.
+    With a greedy soup, the search has five parents. With a space `searched`, `make` makes its
+    strategy.
 
     Raises:
         SearchError: the executor was "killed".
     """
-    searched = searched or space()
+    searched = searched or space("abcde" if greedy_soup else "ab")
     run = RunFolder(path) if path.exists() else RunFolder.create(path, {"made": "up"})
     with Journal(run.journal_path) as journal:
         logbook = Logbook(run, journal, followers)
@@ -160,9 +163,17 @@ def search(
         )
         Search(
             session,
-            make or (lambda: strategy(optimizer, ranking)),
+            make or (lambda: strategy(optimizer, ranking, searched)),
             searched.baselines(),
-            Plan(candidates, None, None, finalists=3, order=order),
+            Plan(
+                candidates,
+                None,
+                None,
+                finalists=3,
+                order=order,
+                patience=patience,
+                greedy_soup=greedy_soup,
+            ),
         ).run()
     return History(run.events())
 

@@ -60,7 +60,7 @@ def evaluate(
     """Score any model on the documents of a search.
 
     Args:
-        model: folder, Hub id, `zoo:NAME` or `run:DIR`.
+        model: folder, Hub id, `zoo:NAME`, `run:DIR` or `merge:FILE.yaml`.
         config: path of a search file or of a run's `search.yaml`, or its content.
         split: `search`, `validation` or `test`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import TracebackType
 
 from tqdm.auto import tqdm
@@ -19,7 +20,7 @@ class ProgressBar:
 
     def __init__(self, total: int | None) -> None:
         self._bar = tqdm(total=total, unit="candidate", desc="preparing")
-        self._best: float | None = None
+        self._total, self._best = total, math.nan
 
     def __enter__(self) -> ProgressBar:
         return self
@@ -38,10 +39,13 @@ class ProgressBar:
             candidate = history.candidates[event["candidate"]]
             self._bar.set_description("searching", refresh=False)
             if candidate.fitness is not None and not candidate.is_estimate:
-                known = candidate.fitness if self._best is None else self._best
-                self._best = max(known, candidate.fitness)
+                self._best = max(candidate.fitness, self._best)  # the first value, if it is nan
                 self._bar.set_postfix(best=f"{self._best:.4f}", refresh=False)
-        elif event["event"] == "score":
-            self._bar.set_description(f"final scores ({event['split']})", refresh=False)
-        self._bar.n = len(history.told)
+        elif event["event"] == "finals":
+            self._bar.set_description(f"final scores ({event['purpose']})", refresh=False)
+            self._bar.total, self._bar.n = event["total"], 0
+        elif event["event"] in ("score", "complete"):
+            self._bar.n += 1
+        if event["event"] in ("ask", "tell"):
+            self._bar.total, self._bar.n = self._total, len(history.told)
         self._bar.refresh()

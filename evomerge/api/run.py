@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -44,19 +45,32 @@ class Run:
 
     def __str__(self) -> str:
         """The answer in words, and how the models compare where the answer comes from."""
+        answer, title, models = self._summary()
+        if models is None:
+            return f"{self.folder}: {answer}"
+        return f"{self.folder}: {answer}\n{title}:\n{models.to_string(index=False)}"
+
+    def _repr_html_(self) -> str:
+        answer, title, models = self._summary()
+        said = f"<p><b>{html.escape(str(self.folder))}</b>: {html.escape(answer)}</p>"
+        if models is None:
+            return said
+        return f"{said}<p>{html.escape(title)}:</p>{models.to_html(index=False)}"
+
+    def _summary(self) -> tuple[str, str, pd.DataFrame | None]:
+        """Return the verdict, and the title and rows of a table for people; None without scores."""
         from evomerge.report.verdict import main_column, verdict
 
         table = self.standings_table()
-        answer = verdict(table, self.best).text
-        if not table.columns or table.compared_on is None:
-            return f"{self.folder}: {answer}"
+        answer, split = verdict(table, self.best).text, table.compared_on
+        if not table.columns or split is None:
+            return answer, "", None
         score = main_column(table)
-        rows = self.standings.query("score == @score and split == @table.compared_on")
-        models = rows.drop(columns=["score", "split"]).to_string(index=False)
-        return f"{self.folder}: {answer}\n{score} on {table.compared_on}:\n{models}"
-
-    def _repr_html_(self) -> str:
-        return str(self.standings.to_html(index=False))
+        factor = table.factor(score)
+        rows = self.standings.query("score == @score and split == @split")
+        models = rows.drop(columns=["score", "split"])
+        models[["value", "low", "high"]] = (factor * models[["value", "low", "high"]]).round(1)
+        return answer, f"{score} on {split}{' in %' if factor == 100 else ''}", models
 
     @cached_property
     def config(self) -> SearchConfig:

@@ -55,8 +55,7 @@ def search(
     """
     from evomerge.config.schema import override, parse, read, refuse_frozen
     from evomerge.setup import stages
-    from evomerge.setup.check import freeze
-    from evomerge.setup.runs import prepare
+    from evomerge.setup.runs import begin, prepare
 
     folder = Path(run)
     RunFolder.check_free(folder)
@@ -75,7 +74,7 @@ def search(
     parsed = parse(data, str(source))
     problem = prepare(parsed, source.absolute().parent, allow_pickle=allow_pickle)
     _warn([problem])
-    return _run(RunFolder.create(folder, freeze(problem)), problem, {}, progress, followers)
+    return _run(*begin(folder, problem), {}, progress, followers)
 
 
 def resume(
@@ -83,6 +82,7 @@ def resume(
     *,
     candidates: int | None = None,
     hours: float | None = None,
+    patience: int | None = None,
     progress: bool = True,
     followers: Sequence[Follower] = (),
     **executor: Any,
@@ -94,6 +94,7 @@ def resume(
             are left; the run of a stage continues this stage alone.
         candidates: new largest number of candidates, baselines included.
         hours: new largest number of working hours, over all sessions.
+        patience: new number of candidates without a better one, at which the search ends.
         progress: whether to show a progress bar.
         followers: see `search`.
         **executor: keys of the section `executor` for this session, for example
@@ -106,7 +107,7 @@ def resume(
     from evomerge.setup.runs import check_budget, continued
 
     path = run.folder if isinstance(run, Run) else Path(run)
-    bounds = {"candidates": candidates, "hours": hours}
+    bounds = {"candidates": candidates, "hours": hours, "patience": patience}
     if (path / STAGES).is_file():
         changed = [name for name, value in (bounds | executor).items() if value is not None]
         if changed:

@@ -68,6 +68,7 @@ def results(
 
     from evomerge.cli import terminal
     from evomerge.config.schema import parse
+    from evomerge.report.amounts import duration
     from evomerge.report.reproduce import document_ids, lm_eval_command
     from evomerge.report.rows import (
         brief_rows,
@@ -110,21 +111,25 @@ def results(
     else:
         if terminal.out.is_terminal:
             terminal.print_rows(brief_rows(rows), "candidate")
-            terminal.say("--csv and --json have more columns: scores by split, genes; --seconds")
+            terminal.say(
+                "--csv and --json have more columns: the scores of each split and the genes, and "
+                "with --seconds the times"
+            )
         else:
             terminal.print_rows(without_details(rows), "candidate")
         if history.winner is not None or (history.told and terminal.out.is_terminal):
             terminal.print_standings(standings(history, ranking))
             if command is not None and history.winner is not None:
                 terminal.say(
-                    f"the test score of an exported model, by lm-eval itself (MODEL_DIR is the "
-                    f"folder):\n{command}"
+                    "the test score of an exported model, by lm-eval itself (MODEL_DIR is the "
+                    "folder):"
                 )
+                terminal.say(command, whole=True)
         if spent:
             times_of_phases = ", ".join(f"{phase} {item.text}" for phase, item in spent.items())
             terminal.say(
                 f"seconds of candidates (CPU seconds in brackets): {times_of_phases}; "
-                f"{run.timings.hours():.2g} hours in all"
+                f"{duration(3600 * run.timings.hours())} in all"
             )
 
 

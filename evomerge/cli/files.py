@@ -27,7 +27,7 @@ def init(
     preset: Annotated[
         str,
         typer.Option(
-            help="parameters, dataflow, joint or multi", autocompletion=completion.presets
+            help="parameters, dataflow, joint, lorahub or multi", autocompletion=completion.presets
         ),
     ] = "parameters",
 ) -> None:
@@ -70,7 +70,9 @@ def validate(
             ]
             terminal.print_json({"valid": True, "stages": checked})
             return
-        for number, cost in enumerate(costs, 1):
+        for number, (problem, cost) in enumerate(zip(problems, costs, strict=True), 1):
+            terminal.print_values({"stage": number, **terminal.spoken(summary(problem))})
+            terminal.print_table(HEADERS, gene_rows(problem))
             if cost is not None:
                 terminal.print_values({"stage": number, **cost.in_words()})
             elif time:
@@ -86,7 +88,7 @@ def validate(
         answer = {"valid": True, **values, "genes": genes, "warnings": notes, **_json(cost)}
         terminal.print_json(answer)
         return
-    terminal.print_values(values)
+    terminal.print_values(terminal.spoken(values))
     terminal.print_table(HEADERS, gene_rows(problem))
     if cost is not None:
         terminal.print_values(cost.in_words())
@@ -99,12 +101,13 @@ def _cost(problem: Problem) -> Estimate | None:
     from evomerge.cli.terminal import busy
     from evomerge.setup import stages
     from evomerge.setup.estimate import estimate
+    from evomerge.setup.runs import with_merges_built
     from evomerge.setup.trial import try_candidates
 
     if stages.needs_winner(problem):
         return None
-    with busy("building and scoring a candidate"):
-        return estimate(problem, try_candidates(problem))
+    with busy("building and scoring a candidate"), with_merges_built(problem) as built:
+        return estimate(built, try_candidates(built))
 
 
 def _json(cost: Estimate | None) -> dict[str, Any]:

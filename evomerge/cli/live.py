@@ -18,17 +18,16 @@ from evomerge.cli.terminal import err, estimate, example_lines, say
 from evomerge.report.amounts import duration
 from evomerge.report.confidence import factor_of, fitness_interval
 from evomerge.report.equal_scores import doubt_about_baselines
-from evomerge.report.names import short_names
+from evomerge.report.names import short_names, short_scores
+from evomerge.report.progress import LATEST
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Event
 from evomerge.run.timings import RECENT
 from evomerge.scores import Failure, Objective, Scores
 from evomerge.searching.ranking import Ranking
+from evomerge.space.baselines import AVERAGES
 
 log = logging.getLogger(__name__)
-
-LATEST = 4
-"""Number of candidates that are shown with their fitness."""
 
 
 class SearchDisplay:
@@ -47,6 +46,8 @@ class SearchDisplay:
         self._times: deque[float] = deque(maxlen=RECENT)
         self._intervals: dict[int, str] = {}
         self._preparing: tuple[str, int, int] | None = None
+        self._finals: tuple[str, int] | None = None
+        self._finals_done = 0
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -87,6 +88,9 @@ class SearchDisplay:
         if event["event"] == "preparing":
             self._note_preparation(event)
             return
+        if event["event"] == "finals":
+            self._finals = (str(event["purpose"]), int(event["total"]))
+            self._finals_done = 0
         if "candidate" in event and event["event"] != "ask":
             changed = history.candidates[event["candidate"]]
             self._incumbents = self._ranking.incumbents([*self._incumbents, changed])
@@ -99,18 +103,20 @@ class SearchDisplay:
             self._say(event)
 
     def _update_bar(self, event: Event) -> None:
-        stage = "searching"
-        if event["event"] == "score":
-            split = event["split"]
-            done = sum(split in item.outcomes for item in self._history.candidates)
-            stage = f"final scores: {done} on {split}"
-        elif event["event"] in ("complete", "winner"):
-            stage = "final scores"
+        if self._finals is None or event["event"] in ("ask", "tell"):
+            self._bar.update(
+                self._task,
+                completed=len(self._history.told),
+                total=self._total,
+                description="searching",
+                speed=self._speed(),
+            )
+            return
+        self._finals_done += event["event"] in ("score", "complete")
+        purpose, total = self._finals
+        what = "estimates completed" if purpose == "complete" else f"final scores on {purpose}"
         self._bar.update(
-            self._task,
-            completed=len(self._history.told),
-            description=stage,
-            speed=self._speed(),
+            self._task, completed=self._finals_done, total=total, description=what, speed=""
         )
 
     def _speed(self) -> str:
@@ -125,7 +131,7 @@ class SearchDisplay:
     def _panel(self) -> RenderableType:
         """Return the bar, the best candidate beside the best parent, failures, the latest."""
         lines = Table.grid(padding=(0, 2))
-        lines.add_column(style="dim", no_wrap=True)
+        lines.add_column(style="dim", no_wrap=True, min_width=len("best parent"))
         lines.add_column(overflow="ellipsis", no_wrap=True)
         for name, words in self._lines():
             lines.add_row(name, Text(words))
@@ -141,7 +147,7 @@ class SearchDisplay:
             yield "front", f"{len(self._incumbents)} candidates"
         if best is not None:
             yield "knee" if self._ranking.has_front else "best", self._with_interval(best)
-        parents = [item for item in history.baselines if item.label != "uniform"]
+        parents = [item for item in history.baselines if item.label not in AVERAGES]
         best_parents = self._ranking.incumbents(parents)
         if best_parents and best_parents[0] is not best and not self._ranking.has_front:
             yield "best parent", self._with_interval(best_parents[0])
@@ -169,9 +175,8 @@ class SearchDisplay:
         scores = candidate.scores("search")
         if candidate.fitness is None and scores is not None:
             return f"{values_in_words(scores, self._ranking.objectives)} ({candidate.number})"
-        value = candidate.fitness or 0.0
         about = "about " if candidate.is_estimate else ""
-        return f"{about}{factor_of([value]) * value:.1f} ({candidate.number})"
+        return f"{about}{_points(candidate, 1)} ({candidate.number})"
 
     def _say(self, event: Event) -> None:
         """Print the line of an event."""
@@ -182,7 +187,7 @@ class SearchDisplay:
             if self._ranking.has_front and self._incumbents:
                 best = f"; {len(self._incumbents)} on the front"
             elif first is not None:
-                best = f"; best {first.fitness:.4f} (candidate {first.number})"
+                best = f"; best {_points(first)} (candidate {first.number})"
             say(describe(history, event["candidate"], self._ranking.objectives) + best)
         elif event["event"] == "complete":
             told = describe(history, event["candidate"], self._ranking.objectives)
@@ -218,7 +223,7 @@ def describe(history: History, number: int, objectives: Sequence[Objective]) -> 
     if isinstance(outcome, Scores) and candidate.fitness is not None:
         documents = sum(outcome.fidelity.values())
         source = f", estimated from {documents} documents" if candidate.is_estimate else ""
-        return f"{head} {candidate.fitness:.4f}{source}"
+        return f"{head} {_points(candidate)}{source}"
     if isinstance(outcome, Scores) and candidate.values is not None:
         return f"{head} {values_in_words(outcome, objectives)}"
     return f"{head} open"
@@ -226,7 +231,14 @@ def describe(history: History, number: int, objectives: Sequence[Objective]) -> 
 
 def values_in_words(scores: Scores, objectives: Sequence[Objective]) -> str:
     """Return the value of each objective as text, in the metric's own sign."""
-    return ", ".join(f"{item.key} {scores.aggregates[item.key]:.4g}" for item in objectives)
+    names = short_scores([item.key for item in objectives])
+    return ", ".join(f"{names[i.key]} {scores.aggregates[i.key]:.4g}" for i in objectives)
+
+
+def _points(candidate: Candidate, decimals: int = 2) -> str:
+    """Return the fitness as it is in all tables: in per cent if it is a share."""
+    value = candidate.fitness or 0.0
+    return f"{factor_of([value]) * value:.{decimals}f}"
 
 
 def named(history: History, number: int) -> str:

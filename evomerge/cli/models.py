@@ -20,7 +20,9 @@ from evomerge.cli.options import (
 def export(
     directory: RunFolderArgument,
     out: OutOption,
-    candidate: Annotated[str, typer.Option(help="`best` or a candidate's number")] = "best",
+    candidate: Annotated[
+        str, typer.Option(help="`best` (the winner, or the best so far) or a number")
+    ] = "best",
     dtype: Annotated[
         str | None, typer.Option(help="dtype of the weights, if not the one that was scored")
     ] = None,
@@ -104,7 +106,7 @@ def merge(
     shard_size: ShardSizeOption = "5GB",
     allow_pickle: AllowPickleOption = False,
 ) -> None:
-    """Build one merged model on disk, out of core."""
+    """Build one merged model on disk, piece by piece, in little memory."""
     from evomerge.cli import terminal
     from evomerge.export.recipe import merge_recipe
 

@@ -37,9 +37,8 @@ def search(
     from evomerge.config.schema import load, read, refuse_frozen
     from evomerge.run.folder import RunFolder
     from evomerge.setup import stages
-    from evomerge.setup.check import freeze
     from evomerge.setup.preflight import warnings
-    from evomerge.setup.runs import prepare
+    from evomerge.setup.runs import begin, prepare
 
     _check_tracker(track)
     RunFolder.check_free(run)
@@ -57,7 +56,9 @@ def search(
         problem = prepare(load(file, overrides), file.parent, allow_pickle=allow_pickle)
         notes = warnings(problem, allow_benchmarks)
     warn(notes)
-    _run(RunFolder.create(run, freeze(problem)), problem, {}, track)
+    with busy("creating the run"):
+        started, problem = begin(run, problem)
+    _run(started, problem, {}, track)
 
 
 def resume(
@@ -66,6 +67,10 @@ def resume(
     hours: Annotated[
         float | None,
         typer.Option(min=0.001, help="largest number of working hours, over all sessions"),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(min=1, help="number of candidates without a better one, at which to end"),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -86,17 +91,18 @@ def resume(
 
     _check_tracker(track)
     if (directory / STAGES).is_file():
-        if candidates or hours or set_:
+        if candidates or hours or patience or set_:
             raise InputError(
-                f"{directory} is a search in stages, but --candidates, --hours and --set change "
-                f"one stage; give the folder of a stage, for example {directory / 'stage-1'}."
+                f"{directory} is a search in stages, but --candidates, --hours, --patience and "
+                "--set change one stage; give the folder of a stage, for example "
+                f"{directory / 'stage-1'}."
             )
         check_run_folder(directory)
         stages.run_stages(directory, lambda stage, problem: _run(stage, problem, {}, track))
         return
     run = RunFolder(directory)
     check_run_folder(run.path)
-    new_budget = {"candidates": candidates, "hours": hours}
+    new_budget = {"candidates": candidates, "hours": hours, "patience": patience}
     given = {name: value for name, value in new_budget.items() if value is not None}
     check_budget(run, given)
     _run(run, continued(run, set_ or []), given, track)
@@ -126,11 +132,12 @@ def _run(
         tracker: name of the tracker that the search is logged to; None for no tracker.
     """
     from evomerge.cli import terminal
-    from evomerge.cli.live import SearchDisplay
+    from evomerge.cli.live import SearchDisplay, named
     from evomerge.errors import Terminated
     from evomerge.report.equal_scores import doubt_about_winner
     from evomerge.report.standings import standings
     from evomerge.report.trackers.follower import tracked
+    from evomerge.report.verdict import verdict
     from evomerge.run.history import History
     from evomerge.setup.search import run_search, why_not_in_mergekit
 
@@ -150,13 +157,15 @@ def _run(
         terminal.say(f"{how}; nothing is lost, continue with `evomerge resume {quoted}`")
         raise
     history = History(run.events())
-    terminal.print_standings(standings(history, problem.ranking))
+    found = standings(history, problem.ranking)
+    terminal.print_standings(found)
+    terminal.say(verdict(found, winner).text)
     doubt = doubt_about_winner(history)
     terminal.warn([] if doubt is None else [doubt])
     reason = why_not_in_mergekit(problem, history, winner)
     if reason is not None:
         terminal.say(f"there is no best.mergekit.yaml: {reason}")
-    what = f"candidate {winner.number} won; export it with"
+    what = f"the winner is {named(history, winner.number)}; export it with"
     if history.front:
         numbers = ", ".join(str(item.number) for item in history.front)
         what = (

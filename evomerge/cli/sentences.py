@@ -44,14 +44,20 @@ def for_terminal(sentence: str, width: int, name: str = "evomerge") -> str:
         name: the program that the error comes from.
     """
     wrong, remedy = in_two(sentence)
-    lines = [_wrapped(wrong, f"{name}: ", width)]
+    lines = [wrapped(wrong, width, f"{name}: ")]
     if remedy:
-        lines.append(_wrapped(remedy, " " * (len(name) + 2), width))
+        lines.append(wrapped(remedy, width, " " * (len(name) + 2)))
     return "\n".join(lines)
 
 
-def _wrapped(text: str, begin: str, width: int) -> str:
-    """Return a text in lines, with a hanging indent."""
+def wrapped(text: str, width: int, begin: str = "") -> str:
+    """Return a text in lines that break between words, and neither in a path nor in a command.
+
+    Args:
+        text: the text, without line breaks; commands are in backticks.
+        width: columns of the terminal.
+        begin: what the first line begins with; the others are indented as far.
+    """
     kept = re.sub("`[^`]*`", lambda command: command[0].replace(" ", _KEPT), text)
     lines = textwrap.wrap(
         kept,

@@ -11,16 +11,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 
+from evomerge.cli.sentences import wrapped
 from evomerge.report.amounts import duration
+from evomerge.report.confidence import Estimate, factor_of
+from evomerge.report.names import short_scores
 from evomerge.report.workers import workers_in_words
 from evomerge.run.activity import WorkerState
 from evomerge.scores import SPLITS, Example, Split
 
 if TYPE_CHECKING:
-    from evomerge.report.confidence import Estimate
     from evomerge.report.standings import Standings
 
 log = logging.getLogger(__name__)
@@ -28,8 +31,13 @@ log = logging.getLogger(__name__)
 FINAL_FIRST: tuple[Split, ...] = ("test", "validation", "search")
 """The splits in the order in which scores are shown: the one that nothing was chosen on first."""
 
-_TIMES = {"hours": "time", "remaining_hours": "time left"}
-"""Names of times in hours -> what people read, with the time in words."""
+_SPOKEN = {
+    "hours": "time",
+    "remaining_hours": "time left",
+    "candidates_per_hour": "candidates an hour",
+    "dimension": "genes",
+}
+"""Names of values -> what people read, where it is more than a space for each `_`."""
 
 WORKER_HEADERS = ("worker", "place", "does", "for")
 
@@ -58,13 +66,24 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: st
         for row in (headers, *rows):
             sys.stdout.write("\t".join(row) + "\n")
         return
-    table = Table(title=title or None, title_justify="left")
+    out.print(make_table(headers, rows, title))
+
+
+def make_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Table:
+    """Return a table for a terminal, narrow enough for three scores with intervals in 80 columns.
+
+    Columns of figures are aligned at the right.
+    """
+    table = Table(
+        title=title or None, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False
+    )
     for index, header in enumerate(headers):
         figures = all(row[index][:1] in "-+.0123456789" for row in rows)
-        table.add_column(header, justify="right" if figures else "left", no_wrap=index == 0)
+        justify: JustifyMethod = "right" if figures else "left"
+        table.add_column(header, justify=justify, no_wrap=index == 0, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    out.print(table)
+    return table
 
 
 def print_values(values: Mapping[str, Any]) -> None:
@@ -86,7 +105,7 @@ def print_progress(values: Mapping[str, Any]) -> None:
 
 def progress_in_words(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[list[str]]]:
     """Return the progress of a search for people, and a row for each of the busiest workers."""
-    shown = {_TIMES.get(name, name): _in_words(name, value) for name, value in values.items()}
+    shown = spoken({name: _in_words(name, value) for name, value in values.items()})
     workers = [WorkerState(**worker) for worker in values.get("workers", [])]
     if not workers:
         return shown, []
@@ -94,10 +113,42 @@ def progress_in_words(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[l
     return {**shown, "workers": f"{len(workers)}: {summary}"}, rows
 
 
+def spoken(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values with their names in words: `best_parent` is `best parent`."""
+    return {_SPOKEN.get(name, name.replace("_", " ")): value for name, value in values.items()}
+
+
 def _in_words(name: str, value: Any) -> Any:
-    if name in _TIMES and isinstance(value, (int, float)):
+    if value is None:
+        return value
+    if name in ("hours", "remaining_hours"):
         return duration(3600 * value)
+    if name in ("best", "best_parent") and "scores" in value:
+        return f"{_scores(value)}, candidate {value['candidate']} ({value['origin']})"
+    if name in ("best", "best_parent"):
+        found = Estimate(value["fitness"], value.get("low", math.nan), value.get("high", math.nan))
+        shown = estimate(found, factor_of([found.value]))
+        return f"{shown}, candidate {value['candidate']} ({value['origin']})"
+    if name == "candidates_per_hour":
+        return f"{value:,.0f}"
+    if name == "latest":
+        return "; ".join(_brief(item) for item in reversed(value)) or None
     return value
+
+
+def _scores(item: Mapping[str, Any]) -> str:
+    names = short_scores(list(item["scores"]))
+    return ", ".join(f"{names[key]} {value:.4g}" for key, value in item["scores"].items())
+
+
+def _brief(item: Mapping[str, Any]) -> str:
+    if item["failure"] is not None:
+        return f"{item['candidate']} failed in {item['failure']}"
+    if "scores" in item:
+        return f"{_scores(item)} ({item['candidate']})"
+    value = item["fitness"]
+    about = "about " if item["is_estimate"] else ""
+    return f"{about}{factor_of([value]) * value:.1f} ({item['candidate']})"
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], first: str) -> None:
@@ -120,7 +171,7 @@ def print_standings(table: Standings) -> None:
     column for each score and split.
     """
 
-    from evomerge.report.verdict import front_lines
+    from evomerge.report.verdict import front_rows
 
     def cells(columns: Sequence[str], splits: Sequence[Split]) -> list[list[str]]:
         return [
@@ -135,7 +186,13 @@ def print_standings(table: Standings) -> None:
             for row in table.rows
         ]
 
-    if out.is_terminal:
+    if out.is_terminal and table.has_front:
+        split = table.compared_on or "search"
+        names = short_scores(table.columns)
+        heads = [names[column] for column in table.columns]
+        title = f"on {split} documents, with 95 % intervals"
+        print_table(("model", *heads), cells(table.columns, (split,)), title=title)
+    elif out.is_terminal:
         for column in table.columns:
             shares = " in %" if table.factor(column) == 100 else ""
             title = f"{column}{shares}, with 95 % intervals"
@@ -144,9 +201,10 @@ def print_standings(table: Standings) -> None:
         heads = [f"{column} {split}" for column in table.columns for split in SPLITS]
         print_table(("model", *heads), cells(table.columns, SPLITS))
     for label, comparison in table.comparisons.items():
-        say(f"searched - {table.names[label]} on {table.compared_on}: {comparison.text}")
-    for line in front_lines(table):
-        say(f"{line} (on {table.compared_on})")
+        models = f"{table.names['searched']} - {table.names[label]}"
+        say(f"{models} on {table.compared_on}: {comparison.text}")
+    if neighbours := front_rows(table):
+        print_table(*neighbours, title="differences of neighbours (above 0: the first is better)")
 
 
 def print_examples(examples: Iterable[Example]) -> None:
@@ -181,8 +239,16 @@ def text_of(value: Any) -> str:
     return str(value)
 
 
-def say(message: str) -> None:
-    """Print a message to standard error; standard output is for a command's answer only."""
+def say(message: str, *, whole: bool = False) -> None:
+    """Print a message to standard error; standard output is for a command's answer only.
+
+    Args:
+        message: the message.
+        whole: keep long lines whole, so that a command can be copied; else a terminal breaks them
+            between words.
+    """
+    if err.is_terminal and not whole:
+        message = "\n".join(wrapped(line, err.width) for line in message.splitlines())
     err.print(message, markup=False, highlight=False)
 
 

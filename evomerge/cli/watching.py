@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 
 from evomerge.cli.terminal import (
     WORKER_HEADERS,
+    make_table,
     out,
     print_progress,
     print_table,
@@ -58,12 +58,5 @@ def _has_just_begun(values: Mapping[str, object]) -> bool:
 
 def _panel(values: dict[str, object]) -> RenderableType:
     shown, rows = progress_in_words(values)
-    what = Table("what", "value")
-    for name, value in shown.items():
-        what.add_row(name, text_of(value))
-    if not rows:
-        return what
-    workers = Table(*WORKER_HEADERS)
-    for row in rows:
-        workers.add_row(*row)
-    return Group(what, workers)
+    what = make_table(("what", "value"), [(name, text_of(item)) for name, item in shown.items()])
+    return Group(what, "", make_table(WORKER_HEADERS, rows)) if rows else what

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from evomerge.config.evaluation import EvaluationConfig
+from evomerge.config.executor import ExecutorConfig
 from evomerge.config.fields import Section
 from evomerge.config.messages import sentence
+from evomerge.config.objectives import ConstraintConfig, ObjectiveConfig
 from evomerge.config.space import SpaceConfig
 from evomerge.config.yaml import override as override
 from evomerge.config.yaml import read as read
 from evomerge.errors import ConfigError
-from evomerge.scores import MODEL, MODEL_METRICS
 
 
 class OptimizerConfig(Section):
@@ -37,68 +38,11 @@ class OptimizerConfig(Section):
     options: dict[str, Any] = Field(
         default_factory=dict, description="further options of this optimizer"
     )
-
-
-_METRIC = (
-    "a metric of the task, as in lm-eval's results; `tokens`: generated tokens of a document; "
-    "without a task `parameters` or `layers` of the merged model"
-)
-
-
-class _Measured(Section):
-    """What an objective or a constraint measures."""
-
-    task: str | None = Field(
-        None,
-        description="task or group of lm-eval, or an objective function as `module:function`; "
-        "null for a property of the merged model",
+    start: list[Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=list,
+        description="what is tried first, after the baselines: the best candidates of other runs "
+        "(`run:DIR`), and recipes (`FILE.yaml`)",
     )
-    metric: str = Field("acc", description=_METRIC)
-
-    @property
-    def source(self) -> str:
-        """The task; `model` for a property of the merged model."""
-        return MODEL if self.task is None else self.task
-
-    @model_validator(mode="after")
-    def _has_a_task(self) -> Self:
-        if self.task is None and self.metric not in MODEL_METRICS:
-            raise ValueError(
-                f"has the metric {self.metric!r} without a `task`; name its task, or take "
-                f"{' or '.join(MODEL_METRICS)}, which are properties of the merged model"
-            )
-        return self
-
-
-class ObjectiveConfig(_Measured):
-    """One metric of one task; if lower values are better, the negative value is maximised."""
-
-    weight: float = Field(
-        1.0, gt=0, le=1e6, description="share in the fitness, the weighted mean of all objectives"
-    )
-    goal: Literal["maximize", "minimize"] | None = Field(
-        None,
-        description="null: as lm-eval defines it for the metric; tokens, parameters and layers are "
-        "minimized",
-    )
-
-
-class ConstraintConfig(_Measured):
-    """Bounds of a metric: a candidate that passes one is worse than each that passes none."""
-
-    at_least: float | None = Field(
-        None, description="smallest allowed value, in the metric's own unit (0.5, not 50 %)"
-    )
-    at_most: float | None = Field(None, description="largest allowed value")
-
-    @model_validator(mode="after")
-    def _has_a_bound(self) -> ConstraintConfig:
-        low, high = self.at_least, self.at_most
-        if low is None and high is None:
-            raise ValueError("needs `at_least` or `at_most`")
-        if low is not None and high is not None and low > high:
-            raise ValueError(f"has `at_least` {low:g} above `at_most` {high:g}; exchange them")
-        return self
 
 
 class BudgetConfig(Section):
@@ -113,55 +57,18 @@ class BudgetConfig(Section):
     target: float | None = Field(
         None, description="fitness on the search documents at which the search ends"
     )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="number of candidates, one after the other, none of which is better than the "
+        "best one before them, at which the search ends",
+    )
 
     @model_validator(mode="after")
     def _some_bound(self) -> BudgetConfig:
-        if self.candidates is None and self.hours is None and self.target is None:
-            raise ValueError("needs a bound: candidates, hours or target")
+        if all(bound is None for bound in self.model_dump().values()):
+            raise ValueError("needs a bound: candidates, hours, target or patience")
         return self
-
-
-class RayConfig(Section):
-    """Where Ray runs, and what each worker takes of a machine."""
-
-    address: str | None = Field(
-        None,
-        min_length=1,
-        description="HOST:PORT of a running cluster; auto: the cluster that this machine belongs "
-        "to; null: start Ray on this machine",
-    )
-    resources: dict[str, Annotated[float, Field(gt=0, le=1e6)]] | None = Field(
-        None,
-        description="what a worker takes, such as {GPU: 1, CPU: 4}; fractions of a GPU are "
-        "allowed; null: a GPU if there is one, and a CPU core",
-    )
-
-
-class ExecutorConfig(Section):
-    """The executor that builds and scores candidates."""
-
-    kind: Literal["inline", "processes", "ray"] = Field(
-        "inline",
-        description="inline: in the process of the search; processes: in processes of their own; "
-        "ray: in actors of Ray, on this machine or a cluster",
-    )
-    workers: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = Field(
-        1, description="number of workers; auto: one for each accelerator, else for each CPU core"
-    )
-    timeout: float | None = Field(
-        None, gt=0, description="processes, ray: seconds that a candidate may take on one split"
-    )
-    order: Literal["auto", "generation", "arrival"] = Field(
-        "auto",
-        description="when the optimizer is told outcomes: after each generation, or at once; "
-        "auto: generation if the optimizer has generations",
-    )
-    together: bool | None = Field(
-        None,
-        description="inline: score a generation's paths together, and run shared blocks only once; "
-        "null: in data-flow spaces with fixed scales, scored on all documents",
-    )
-    ray: RayConfig = Field(RayConfig(), description="with kind ray: its cluster and resources")
 
 
 class GeneRange(Section):
@@ -182,6 +89,13 @@ class HubDataset(Section):
     split: str | None = Field(None, description="split of the data set")
 
 
+class FrozenMerge(Section):
+    """What a run keeps of a parent that is a merge itself (`merge:FILE.yaml`)."""
+
+    recipe: dict[str, Any] = Field(description="its recipe, with the names of parents in its file")
+    parents: dict[str, str] = Field(description="name in the recipe -> absolute reference")
+
+
 class Frozen(Section):
     """What a run adds to its search file: versions, fingerprints, document ids, directions.
 
@@ -192,6 +106,9 @@ class Frozen(Section):
     parents: dict[str, str] = Field(default_factory=dict, description="parent -> fingerprint")
     models: dict[str, str] = Field(
         default_factory=dict, description="`run:` parent -> first digits of its recipe's digest"
+    )
+    merges: dict[str, FrozenMerge] = Field(
+        default_factory=dict, description="`merge:` parent -> what it is built from"
     )
     documents: dict[str, dict[str, list[Annotated[int, Field(ge=0)]]]] = Field(
         default_factory=dict, description="split -> task -> document ids"
@@ -217,6 +134,9 @@ class Frozen(Section):
     digests: dict[str, str] = Field(
         default_factory=dict, description="digest of each section; a changed file is refused"
     )
+    start: list[list[float]] = Field(
+        default_factory=list, description="genomes of `optimizer.start`"
+    )
     allow_pickle: bool = Field(False, description="whether parents may have pickled weights")
 
 
@@ -229,7 +149,8 @@ class SearchConfig(Section):
     parents: list[Annotated[str, Field(min_length=1)]] = Field(
         min_length=1,
         description="models that are merged: folders, Hub ids (`org/name@revision`), either plus a "
-        "LoRA adapter (`model+adapter`), `zoo:NAME`, or the best of another run (`run:DIR`)",
+        "LoRA adapter (`model+adapter`), `zoo:NAME`, the best of another run (`run:DIR`), or a "
+        "recipe that is built once (`merge:FILE.yaml`)",
     )
     base: str | None = Field(
         None, description="model that task vectors are measured from; some methods need one"
@@ -253,6 +174,11 @@ class SearchConfig(Section):
     )
     evaluation: EvaluationConfig = Field(
         EvaluationConfig(), description="how candidates are scored, on which documents"
+    )
+    baselines: list[Literal["greedy_soup"]] = Field(
+        default_factory=list,
+        description="what the search is compared with beside each parent and the uniform merge; "
+        "greedy_soup: parents are averaged one after the other while the score does not drop",
     )
     budget: BudgetConfig = Field(BudgetConfig(candidates=300), description="when the search ends")
     executor: ExecutorConfig = Field(ExecutorConfig(), description="where candidates are scored")

@@ -40,6 +40,11 @@ class SpaceConfig(Section):
         default_factory=list, description="kinds of tensors with their own knobs, e.g. attention"
     )
     embeddings: bool = Field(True, description="own knobs for embeddings and head")
+    most_parents: int | None = Field(
+        None,
+        ge=1,
+        description="a pool: a candidate merges at most so many of the parents; null: all of them",
+    )
     smooth: bool = Field(False, description="interpolate knobs over depth between groups")
     knobs: dict[str, KnobRange] = Field(
         default_factory=dict, description="a range is searched, a number is fixed"

@@ -44,7 +44,7 @@ def export_candidate(
     mergekit = to_mergekit(recipe, problem.checkpoints)
     if mergekit is not None:
         texts["mergekit_config.yml"] = mergekit
-    parents = describe_parents(problem.checkpoints, problem.checkpoints)
+    parents = describe_parents(problem.checkpoints, problem.checkpoints, problem.merges)
     merge = Merge(recipe, parents, mergekit=mergekit is not None)
     texts |= search_card(merge, problem.config, history, candidate, problem.ranking)
     folder = members_folder(run.path)

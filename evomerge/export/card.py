@@ -153,7 +153,12 @@ def _files(
         *picture,
         "Parents:",
         "",
-        *(f"- {key}: `{merge.names[reference]}`" for key, reference in letters.items()),
+        *(
+            f"- {key}: {_named(merge.parents[reference])}"
+            if reference in merge.parents
+            else f"- {key}: `{reference}`"
+            for key, reference in letters.items()
+        ),
         "",
         *body,
         *_licence(merge, letters),
@@ -162,6 +167,12 @@ def _files(
     text = "\n".join(lines).rstrip()
     card = str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n"))
     return {CARD: card, **({PICTURE: svg_text(figure, transparent=False)} if figure else {})}
+
+
+def _named(parent: Parent) -> str:
+    """Return the name of a parent; of one that is a merge itself, those of its parents too."""
+    own = ", ".join(map(_named, parent.merged_from))
+    return f"`{parent.name}`" + (f" (a merge of {own})" if own else "")
 
 
 def _recipe_sentences(merge: Merge) -> str:
@@ -217,24 +228,25 @@ _NO_TABLE = ["This candidate is not the winner of its run, so the run's table is
 
 
 def _table(history: History, ranking: Ranking, names: Mapping[str, str]) -> list[str]:
-    """Return the standings as a Markdown table."""
+    """Return the standings as a Markdown table: a row for each score and model, the test first."""
     table = standings(history, ranking)
-    columns = [(split, column) for column in table.columns for split in SPLITS]
+    splits = tuple(reversed(SPLITS))
     lines = [
         "Scores with 95 % intervals, where they are known. Candidates were compared on the search "
         "documents, the winner was chosen on the validation documents, and nothing was chosen on "
         "the test documents.",
         "",
-        "| model | " + " | ".join(f"{column} ({split})" for split, column in columns) + " |",
-        "|---" * (len(columns) + 1) + "|",
+        f"| score | model | {' | '.join(splits)} |",
+        "|---" * (len(splits) + 2) + "|",
     ]
-    for row in table.rows:
-        cells = []
-        for key in columns:
-            item = row.estimates.get(key)
-            cells.append(" ".join(item.texts(1.0, ".4f")).strip() if item else "-")
-        label = names.get(row.label, row.label).replace("|", "\\|")
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    for column in table.columns:
+        factor = table.factor(column)
+        score = f"{column} in %" if factor == 100 else column
+        for row in table.rows:
+            found = [row.estimates.get((split, column)) for split in splits]
+            cells = [" ".join(item.texts(factor)).strip() if item else "-" for item in found]
+            label = names.get(row.label, row.label).replace("|", "\\|")
+            lines.append(f"| {score} | {label} | {' | '.join(cells)} |")
     return lines
 
 

@@ -31,7 +31,7 @@ def card_data(
         datasets: ids of data sets on the Hub that candidates were compared on.
         results: scores on test documents.
     """
-    models = list(dict.fromkeys(parent.hub_id for parent in parents if parent.hub_id))
+    models = list(dict.fromkeys(name for parent in parents for name in parent.hub_ids))
     licence, languages = common_licence(parents), list(common_languages(parents))
     return ModelCardData(
         base_model=models or None,

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evomerge.errors import InputError
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.references import RUN, hub_id
+from evomerge.models.references import hub_id, split_kind
+from evomerge.setup.merges import MergedParent
+from evomerge.setup.runs import open_model
 
 _UNKNOWN_LICENCES = ("", "unknown", "other")
 """Values of the key `license` that do not say which licence it is."""
@@ -47,8 +50,9 @@ class Parent:
         hub_id: its id on the Hub, or None if it did not come from there.
         fingerprint: SHA-256 of its content; see `Checkpoint.fingerprint`.
         licences: what the cards of the model and of its adapter say. None in place of a licence
-            stands for a card that is missing or does not say it.
+            stands for a card that is missing or does not say it. A merge has those of its parents.
         languages: the languages that its card names, sorted; empty if it names none.
+        merged_from: the parents of a parent that is a merge itself.
     """
 
     name: str
@@ -56,22 +60,36 @@ class Parent:
     fingerprint: str
     licences: tuple[Licence | None, ...]
     languages: tuple[str, ...]
+    merged_from: tuple[Parent, ...] = ()
+
+    @property
+    def hub_ids(self) -> tuple[str, ...]:
+        """The models on the Hub that it is, or that it was merged from."""
+        inside = (name for parent in self.merged_from for name in parent.hub_ids)
+        return tuple(dict.fromkeys([*([self.hub_id] if self.hub_id else []), *inside]))
 
 
 def describe_parents(
-    references: Iterable[str], checkpoints: Mapping[str, Checkpoint]
+    references: Iterable[str],
+    checkpoints: Mapping[str, Checkpoint],
+    merges: Mapping[str, MergedParent] | None = None,
 ) -> dict[str, Parent]:
     """Return what a card says of the parents: reference -> parent.
 
     Args:
         references: the references of a recipe.
         checkpoints: the parents, by reference.
+        merges: the parents that are merges themselves, and the merges inside of them.
     """
     every = list(dict.fromkeys(references))
     names = published_names(every, checkpoints)
     found = {}
     for reference in every:
         checkpoint = checkpoints[reference]
+        if merges and reference in merges:
+            fingerprint = checkpoint.fingerprint
+            found[reference] = _merged(names[reference], fingerprint, reference, merges)
+            continue
         folders = [checkpoint.folder, *([checkpoint.adapter] if checkpoint.adapter else [])]
         cards = [_metadata(folder / "README.md") for folder in folders]
         found[reference] = Parent(
@@ -82,6 +100,32 @@ def describe_parents(
             _languages(cards[0]),
         )
     return found
+
+
+def _merged(
+    name: str, fingerprint: str, reference: str, merges: Mapping[str, MergedParent]
+) -> Parent:
+    """Return what a card says of a merge: the licences and languages are those of its parents."""
+    own = tuple(_own(item, merges) for item in dict.fromkeys(merges[reference].names.values()))
+    licences = tuple(dict.fromkeys(licence for parent in own for licence in parent.licences))
+    return Parent(name, None, fingerprint, licences, common_languages(own), own)
+
+
+def _own(reference: str, merges: Mapping[str, MergedParent]) -> Parent:
+    """Return what a card says of a parent of a merge; little if it is not there any more."""
+    if reference in merges:
+        return _merged(_shown(reference), "", reference, merges)
+    try:
+        opened = {reference: open_model(reference, Path.cwd())}
+    except InputError:
+        return Parent(_shown(reference), None, "", (None,), ())
+    return describe_parents(opened, opened)[reference]
+
+
+def _shown(reference: str) -> str:
+    """Return a reference whose paths are cut to their last part."""
+    kind, rest = split_kind(reference)
+    return kind + (rest if reference.startswith("zoo:") else _last_part(rest))
 
 
 def published_names(
@@ -116,8 +160,8 @@ def common_languages(parents: Iterable[Parent]) -> tuple[str, ...]:
 
 
 def _published(reference: str, checkpoint: Checkpoint) -> str:
-    kind = RUN if reference.startswith(RUN) else ""
-    model, plus, adapter = reference.removeprefix(kind).partition("+")
+    kind, rest = split_kind(reference)
+    model, plus, adapter = rest.partition("+")
     if not _is_from_hub(checkpoint.folder) and not model.startswith("zoo:"):
         model = _last_part(model)
     if checkpoint.adapter is not None and not _is_from_hub(checkpoint.adapter):

@@ -50,6 +50,7 @@ def resident(
     routed: bool = False,
     memory: int = 0,
     members: Members | None = None,
+    release: bool = False,
 ) -> Resident:
     """Return the resident model for recipes with the host, dtype and tokenizer of this one.
 
@@ -61,6 +62,8 @@ def resident(
             blocks of parents.
         memory: maximum bytes of prepared merges that are kept for later candidates.
         members: opens the members of recipes; None: recipes have none.
+        release: whether never all parents shall be in memory; see `Resident`. Not for paths, whose
+            models show the parents' own memory.
 
     Raises:
         CheckpointError: transformers cannot build the host, or an adapter cannot be added.
@@ -81,6 +84,7 @@ def resident(
         patches=patches,
         rows=rows,
         members=members,
+        release=release and not routed,
     )
 
 
@@ -123,6 +127,7 @@ def write(
     shard_size: str = "5GB",
     texts: Mapping[str, str] | None = None,
     folder: Path | None = None,
+    weights: bool = True,
 ) -> tuple[str, ...]:
     """Write a recipe's model as a checkpoint, including its tokenizer.
 
@@ -135,6 +140,7 @@ def write(
         texts: more text files to write: name -> text.
         folder: folder of the recipe's members, which are built there if they are not there; None:
             a temporary folder.
+        weights: False: see `write_model`.
 
     Returns:
         one sentence for each decision that was made because the parents' tokenizers differ.
@@ -155,6 +161,7 @@ def write(
             dropped=plan.dropped,
             patches=adapter_patches(checkpoints),
             rows=plan.rows,
+            weights=weights,
         )
     finally:
         if sources:

@@ -69,6 +69,9 @@ class Resident:
         patches: see `Reader`.
         rows: the merged vocabulary if rows of embeddings and head are matched by token, else None.
         members: opens the members of recipes; None: recipes have none.
+        release: whether pages of the parents' files are given back as soon as a tensor is merged,
+            so that never all parents are in memory. They are mostly found again in the system's
+            cache.
 
     Raises:
         CheckpointError: transformers cannot build the host.
@@ -91,8 +94,10 @@ class Resident:
         patches: Mapping[str, Patch] | None = None,
         rows: TokenRows | None = None,
         members: Members | None = None,
+        release: bool = False,
     ) -> None:
         self.checkpoints, self.dtype, self.rows = checkpoints, dtype, rows
+        self.release = release
         self.placement = Placement(place) if isinstance(place, str) else place
         self._host, self._patches, self._members = host, patches, members
         self._open(checkpoints)
@@ -172,6 +177,7 @@ class Resident:
         def keep(plan: TensorPlan) -> None:
             make = partial(self.maker.prepare, plan, reuse=True)
             self._prepared.keep(_key(plan), self._size(plan), make)
+            self._release(plan)
             tell()
 
         tell()
@@ -202,6 +208,7 @@ class Resident:
         def write(plan: TensorPlan) -> None:
             location = layout.locations[plan.name]
             self._write(plan, location.view(self._memory[location.parameter], plan.shape))
+            self._release(plan)
             self._written[plan.name] = plan
 
         changed = self._changed(layout, plans)
@@ -228,6 +235,12 @@ class Resident:
         self.maker.write(plan, merge, out)
         if not direct:
             target.copy_(out)
+
+    def _release(self, plan: TensorPlan) -> None:
+        """Give back the pages of a tensor's sources, if that is wanted."""
+        if self.release:
+            for source in plan.inputs:
+                self.maker.reader.release(source)
 
     def _size(self, plan: TensorPlan) -> int:
         """Return the bytes that a prepared merge takes, with copies of sources if it has some."""

@@ -48,6 +48,7 @@ def write_model(
     dropped: Collection[str] = (),
     patches: Mapping[str, Patch] | None = None,
     rows: TokenRows | None = None,
+    weights: bool = True,
 ) -> None:
     """Write the model of a recipe as a Hugging Face checkpoint.
 
@@ -67,6 +68,8 @@ def write_model(
         dropped: names of the host's files that are not copied.
         patches: see `Reader`.
         rows: the merged vocabulary if rows of embeddings and head are matched by token, else None.
+        weights: False: write all but the weights. The weight files have their headers and full
+            size, but take no room on the disk, and every weight is 0.
 
     Raises:
         CheckpointError: `out` exists, the disk does not have enough room, or a parent is damaged.
@@ -83,7 +86,7 @@ def write_model(
     extra = {"config.json": json.dumps(config, indent=2) + "\n", **(extra_files or {})}
     left_out = {*extra, *dropped}
     companions = [file for file in planner.host.companions if file.name not in left_out]
-    _check_room(out, sum(map(nbytes, plans)), companions)
+    _check_room(out, sum(map(nbytes, plans)) if weights else 0, companions)
     with atomic_folder(out) as folder, _disk_errors(out):
         shards = split_into_shards(plans, shard_size, folder)
         for name, text in {**extra, **index_files(shards)}.items():
@@ -92,6 +95,10 @@ def write_model(
             target = folder / file.relative_to(planner.host.folder)
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(file, target)
+        if not weights:
+            for shard in shards:
+                ShardWriter(shard, folder, Buffers(0), reader.pages).close()
+            return
         with reader.pages.bounded(memory - LEAST_MEMORY // 2):
             _write_shards(shards, folder, maker, _buffers(memory))
 

@@ -14,9 +14,18 @@ from evomerge.models.safetensors import read_json
 RUN = "run:"
 """Prefix of a reference to the best model of another run; see `evomerge.setup.runs`."""
 
+MERGE = "merge:"
+"""Prefix of a reference to the model of a recipe file; see `evomerge.setup.merges`."""
+
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "README.md", *TOKENIZER_FILES]
 _PICKLES = ["pytorch_model*.bin"]
+
+
+def split_kind(reference: str) -> tuple[str, str]:
+    """Return the prefix `run:` or `merge:` of a reference, or an empty text, and the rest."""
+    kind = next((kind for kind in (RUN, MERGE) if reference.startswith(kind)), "")
+    return kind, reference.removeprefix(kind)
 
 
 def place(text: str, relative_to: Path) -> Path:

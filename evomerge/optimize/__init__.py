@@ -37,6 +37,7 @@ class Builtin:
             measured.
         objectives: how many objectives it can have at a time: `one`, `several` or `any`.
         options: names of its own options (`optimizer.options`).
+        extra: the extra of evomerge that installs what it needs; None if that is always installed.
     """
 
     about: str
@@ -45,6 +46,7 @@ class Builtin:
     most_workers: int | None = None
     objectives: Literal["one", "several", "any"] = "one"
     options: tuple[str, ...] = ()
+    extra: str | None = None
 
 
 BUILTIN: Mapping[str, Builtin] = {
@@ -53,18 +55,21 @@ BUILTIN: Mapping[str, Builtin] = {
         "evomerge.optimize.cma:create_auto",
         has_population=True,
         most_workers=16,
+        options=("restarts",),
     ),
     "cma": Builtin(
-        "CMA-ES with full covariance, as evolutionary model merge used it",
+        "CMA-ES with full covariance, as in arXiv 2403.13187",
         "evomerge.optimize.cma:create_full",
         has_population=True,
         most_workers=16,
+        options=("restarts",),
     ),
     "diagonal-cma": Builtin(
         "CMA-ES that learns variances only; for many genes",
         "evomerge.optimize.cma:create_diagonal",
         has_population=True,
         most_workers=16,
+        options=("restarts",),
     ),
     "cma-margin": Builtin(
         "CMA-ES with margin; for many binary or choice genes",
@@ -111,6 +116,12 @@ BUILTIN: Mapping[str, Builtin] = {
         "evomerge.optimize.pareto:create_nsga3",
         has_population=True,
         objectives="several",
+    ),
+    "tpe": Builtin(
+        "tree-structured Parzen estimator of Optuna; for choices and few candidates",
+        "evomerge.optimize.samplers:create_tpe",
+        objectives="any",
+        extra="optuna",
     ),
     "random": Builtin(
         "uniform random search; a baseline",
@@ -191,9 +202,11 @@ def create(
     try:
         factory = OPTIMIZERS.get(name)
     except ImportError as error:
+        extra = BUILTIN[name].extra if name in BUILTIN else None
+        remedy = f"install `evomerge[{extra}]`" if extra else "reinstall evomerge"
         raise ConfigError(
             f"optimizer.name is {name!r}, which needs a package that cannot be imported here "
-            f"({error}); reinstall evomerge, or set it to `random`."
+            f"({error}); {remedy}, or set it to `random`."
         ) from error
     return factory(genes, Setting(seed, population, sigma, budget, objectives, options or {}))
 

@@ -9,12 +9,14 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from evomerge.errors import ConfigError, did_you_mean
 from evomerge.optimize.base import BaseOptimizer, default_population
 from evomerge.optimize.cube import Cube, Vector
+from evomerge.optimize.restarts import Convergence
 from evomerge.optimize.setting import Setting
 from evomerge.space.protocol import Gene
 
@@ -25,6 +27,9 @@ more trials than it saves."""
 TWO_POINT_GENES = 300
 """With this many genes or more, the step size is adapted by two mirrored points in each generation,
 as in pycma. The usual adaptation (CSA) would need more than a thousand trials to shorten steps."""
+
+RESTARTS = ("none", "ipop")
+"""Values of the option `restarts`."""
 
 
 @contextmanager
@@ -49,12 +54,16 @@ def _signals_after() -> Iterator[None]:
 
 
 class CMA(BaseOptimizer):
-    """CMA-ES (Hansen & Ostermeier 2001) without restarts.
+    """CMA-ES (Hansen & Ostermeier 2001).
 
     pycma works in the coordinates z = (point of the cube - start) / step, in which the initial mean
     is 0 and the initial standard deviation 1. Bounds are handled by pycma (a piecewise quadratic
     transformation), which finds optima on a bound best. pycma's stop criteria are not used: scores
     have few distinct values, so a plateau does not mean that the search has converged.
+
+    With restarts (IPOP; Auger & Hansen 2005), a search that has converged (`Convergence`) begins
+    again at a random point with twice the population. The property `population` stays that of the
+    first search, so that the generations in which a search loop tells outcomes keep their size.
 
     Args:
         cube: the coordinate system of the genes.
@@ -62,14 +71,26 @@ class CMA(BaseOptimizer):
         population: trials in a generation, 4 or more, or None for 4 + floor(3 ln n).
         diagonal: whether to learn variances only (Ros & Hansen 2008), which takes fewer trials if
             there are many genes.
+        restarts: whether to begin again after the search has converged.
     """
 
-    def __init__(self, cube: Cube, seed: int, population: int | None, diagonal: bool) -> None:
+    def __init__(
+        self,
+        cube: Cube,
+        seed: int,
+        population: int | None,
+        diagonal: bool,
+        restarts: bool = False,
+    ) -> None:
         super().__init__(cube, population or default_population(len(cube.genes)))
         # pycma needs two dimensions: a single gene gets a second one that has no effect.
         self._idle = max(0, 2 - len(cube.genes))
         self._two_point = len(cube.genes) >= TWO_POINT_GENES
         self._diagonal, self._seed = diagonal, seed
+        self._size = self.population
+        self._restarts = 0
+        self._mean: Vector = np.zeros(len(cube.genes))
+        self._convergence = Convergence() if restarts else None
         self._samples: deque[Vector] = deque()
         self._mirrored: list[Vector] = []
         self._told: list[tuple[Vector, float]] = []
@@ -84,10 +105,11 @@ class CMA(BaseOptimizer):
         return evolution_strategy(
             low=[*(-cube.start / cube.step), *(-value for value in idle)],
             high=[*((1 - cube.start) / cube.step), *idle],
-            population=self.population,
+            population=self._size,
             diagonal=self._diagonal,
             two_point=self._two_point,
-            seed=self._seed,
+            seed=self._seed + self._restarts,
+            mean=[*self._mean, *(0.0 for _ in idle)],
         )
 
     def propose(self) -> tuple[object, Vector]:
@@ -96,19 +118,23 @@ class CMA(BaseOptimizer):
             with _signals_after():
                 self._sample()
         z = self._samples.popleft()
-        return z, self.cube.start + self.cube.step * z[: len(self.cube.genes)]
+        return (self._restarts, z), self.cube.start + self.cube.step * z[: len(self.cube.genes)]
 
     def learn(self, handle: object, point: Vector, loss: float) -> None:
-        """Collect a loss; after every `population` losses, the distribution is updated.
+        """Collect a loss; after a population of losses, the distribution is updated.
 
-        The losses may belong to points of different generations. A point that pycma did not propose
-        is moved by pycma towards the mean, to the length of a likely step (Hansen 2011).
+        The losses may belong to points of different generations; those of points from before a
+        restart are ignored. A point that pycma did not propose is moved by pycma towards the mean,
+        to the length of a likely step (Hansen 2011).
         """
-        z: Any = handle
-        if z is None:
+        if handle is not None:
+            search, z = cast(tuple[int, Vector], handle)
+            if search != self._restarts:
+                return
+        else:
             z = np.append((point - self.cube.start) / self.cube.step, [0.0] * self._idle)
         self._told.append((z, loss))
-        if len(self._told) == self.population:
+        if len(self._told) == self._size:
             with _signals_after():
                 self._update()
 
@@ -135,10 +161,25 @@ class CMA(BaseOptimizer):
             warnings.simplefilter("ignore")  # pycma warns of long steps and shortens them itself
             self._es.tell(points, losses)
         self._told, self._sampled = [], False
+        if self._convergence is not None:
+            longest = max(self._es.stds[: len(self.cube.genes)])
+            if self._convergence.after(losses, float(longest)):
+                self._restart()
         if self._two_point:
             # Otherwise the two points of a mirrored pair could be told in different generations,
             # from here on always.
             self._samples.clear()
+
+    def _restart(self) -> None:
+        """Begin again at a random point, with twice the population."""
+        self._restarts += 1
+        self._size *= 2
+        random = np.random.RandomState([self._seed % 2**32, self._restarts])
+        where = random.uniform(size=len(self.cube.genes))
+        self._mean = (where - self.cube.start) / self.cube.step
+        self._convergence = Convergence()
+        self._samples.clear()
+        del self._es
 
     def _mirrored_first(self, told: tuple[Vector, float]) -> int:
         """Return a sorting key; pycma assumes that the first two points are the mirrored ones."""
@@ -148,19 +189,30 @@ class CMA(BaseOptimizer):
 
 def create_full(genes: Sequence[Gene], setting: Setting) -> CMA:
     """Return CMA-ES that learns the full covariance of the genes."""
-    return CMA(Cube(genes, setting.sigma), setting.seed, setting.population, diagonal=False)
+    return _create(genes, setting, diagonal=False)
 
 
 def create_diagonal(genes: Sequence[Gene], setting: Setting) -> CMA:
     """Return CMA-ES that learns variances only."""
-    return CMA(Cube(genes, setting.sigma), setting.seed, setting.population, diagonal=True)
+    return _create(genes, setting, diagonal=True)
 
 
 def create_auto(genes: Sequence[Gene], setting: Setting) -> CMA:
     """Return CMA-ES with full covariance for few genes, with variances only for many."""
-    return CMA(
-        Cube(genes, setting.sigma),
-        setting.seed,
-        setting.population,
-        diagonal=len(genes) > MANY_GENES,
-    )
+    return _create(genes, setting, diagonal=len(genes) > MANY_GENES)
+
+
+def _create(genes: Sequence[Gene], setting: Setting, *, diagonal: bool) -> CMA:
+    """Return CMA-ES.
+
+    Raises:
+        ConfigError: the option `restarts` has another value than `none` and `ipop`.
+    """
+    restarts = setting.options.get("restarts", "none")
+    if restarts not in RESTARTS:
+        raise ConfigError(
+            f"optimizer.options.restarts is {restarts!r}; allowed are {', '.join(RESTARTS)}."
+            f"{did_you_mean(str(restarts), RESTARTS)}"
+        )
+    cube = Cube(genes, setting.sigma)
+    return CMA(cube, setting.seed, setting.population, diagonal, restarts == "ipop")

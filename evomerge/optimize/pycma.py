@@ -33,8 +33,9 @@ def evolution_strategy(
     diagonal: bool,
     two_point: bool,
     seed: int,
+    mean: Sequence[float],
 ) -> Any:
-    """Return pycma's CMA-ES with initial mean 0 and standard deviation 1.
+    """Return pycma's CMA-ES with initial standard deviation 1.
 
     Args:
         low: lower bounds, one for each dimension, two or more.
@@ -43,9 +44,10 @@ def evolution_strategy(
         diagonal: whether to learn variances only.
         two_point: whether the step size is adapted by two mirrored points, else by CSA.
         seed: seed of all random numbers, 0 or more.
+        mean: initial mean.
     """
     return cma.CMAEvolutionStrategy(
-        [0.0] * len(low),
+        list(mean),
         1.0,
         {
             "bounds": [list(low), list(high)],

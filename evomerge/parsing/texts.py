@@ -30,6 +30,8 @@ def read_text(file: Path, error: type[InputError], missing: str | None = None) -
         return file.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise error(missing or f"{file} does not exist.") from None
+    except IsADirectoryError:
+        raise error(f"{file} is a folder; give a file in it.") from None
     except OSError as found:
         raise error(f"{file} cannot be read: {found.strerror}.") from None
     except UnicodeDecodeError as found:

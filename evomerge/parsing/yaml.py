@@ -78,6 +78,19 @@ def yaml_mapping(text: str, what: str, kind: str, error: type[InputError]) -> di
     return data
 
 
+def yaml_text(data: Any, *, width: int, flow: bool | None = False) -> str:
+    """Return the YAML text of plain values, from which `yaml_value` reads the same values.
+
+    Args:
+        data: the values.
+        width: number of characters of a line, if they can be broken.
+        flow: whether lists and mappings are in brackets; None: those that hold no others.
+    """
+    return str(
+        yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=flow, width=width)
+    )
+
+
 class _RefusedError(Exception):
     """Valid YAML that this module refuses."""
 
@@ -223,6 +236,12 @@ class _Loader(yaml.SafeLoader):
 
 
 # YAML 1.1, which PyYAML reads, takes 1e-05 as text; YAML 1.2, JSON and people as a number.
-_Loader.add_implicit_resolver(
-    f"{_TAG}float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads."""
+
+
+for _kind in (_Loader, _Dumper):
+    # As in YAML 1.2 a number need not have a point (1e-5). A text that looks so is quoted.
+    _kind.add_implicit_resolver(
+        f"{_TAG}float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )

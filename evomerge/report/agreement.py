@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS, Objective, Split
+from evomerge.space.baselines import AVERAGES
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,11 @@ def agreements(
 ) -> tuple[Split | None, list[Agreement]]:
     """Return the last split on which the merge and a parent were scored, and their agreement.
 
-    Metrics with other values than 0 and 1 are left out, and so is the uniform merge.
+    Metrics with other values than 0 and 1 are left out, and so are averages of the parents.
     """
     if best is None or best.label is not None:
         return None, []
-    parents = [item for item in history.baselines if item.label != "uniform"]
+    parents = [item for item in history.baselines if item.label not in AVERAGES]
     for split in reversed(SPLITS):
         own = best.scores(split)
         others = [scores for item in parents if (scores := item.scores(split)) is not None]

@@ -48,6 +48,7 @@ body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 58rem
 h1 { font-size: 1.6rem; margin-bottom: .2rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.25rem; margin-top: 2.4rem; border-top: 1px solid var(--line); padding-top: 1rem; }
 h3 { font-size: 1rem; margin-top: 1.6rem; }
+h4 { font-size: .9rem; margin: 1rem 0 .2rem; }
 p.lead, figcaption, small { color: var(--soft); }
 p.lead { margin-top: 0; }
 p.verdict { font-size: 1.15rem; font-weight: 600; border-left: .3rem solid var(--accent);
@@ -78,7 +79,8 @@ table.examples pre { max-width: 24rem; }
 @media print {
   body { margin: 0; max-width: none; font-size: 11pt; }
   .scroll { overflow: visible; } table { font-size: 9pt; } th, td { padding: .15rem .3rem; }
-  figure, table { break-inside: avoid; } small { white-space: normal; }
+  figure, table { break-inside: avoid; } table.examples { break-inside: auto; }
+  h2, h3, h4 { break-after: avoid; } svg { max-width: 30rem; } small { white-space: normal; }
 }
 """
 )

@@ -10,9 +10,7 @@ from typing import Any
 from evomerge.report.confidence import Comparison, compare
 from evomerge.run.history import Candidate
 from evomerge.scores import Objective, Split
-
-UNIFORM = "uniform"
-"""The label of the uniform merge."""
+from evomerge.space.baselines import UNIFORM
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
-"""Short names of models: what tables show, without the paths of this machine."""
+"""Short names of models and scores: what tables show, without the paths of this machine."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from evomerge.models.references import RUN
+from evomerge.models.references import split_kind
 
 
 def short_names(references: Iterable[str]) -> dict[str, str]:
@@ -23,6 +23,15 @@ def short_names(references: Iterable[str]) -> dict[str, str]:
     return names
 
 
+def short_scores(columns: Sequence[str]) -> dict[str, str]:
+    """Return a short name for each score: `task/metric` -> `metric`, if all metrics differ."""
+    metrics = [column.rpartition("/")[2] for column in columns]
+    return {
+        column: metric if metrics.count(metric) == 1 else column
+        for column, metric in zip(columns, metrics, strict=True)
+    }
+
+
 def _shortened(reference: str, count: int) -> str:
     """Return a reference in which local paths are cut to their last `count` components."""
 
@@ -30,5 +39,5 @@ def _shortened(reference: str, count: int) -> str:
         local = path.startswith(("/", "~", "."))
         return "/".join(path.rstrip("/").split("/")[-count:]) if local else path
 
-    kind = RUN if reference.startswith(RUN) else ""
-    return kind + "+".join(map(short, reference.removeprefix(kind).split("+")))
+    kind, rest = split_kind(reference)
+    return kind + "+".join(map(short, rest.split("+")))

@@ -95,7 +95,7 @@ def best_so_far(history: History) -> Any:
             heights = [factor * (item.fitness or 0.0) for item in items]
             axes.plot([item.number for item in items], heights, mark, label=label, **style)
 
-    searched = [item for item in finished if item.label is None]
+    searched = [item for item in finished if item.is_proposed]
     points(
         [item for item in searched if not item.is_estimate],
         "o",
@@ -112,7 +112,7 @@ def best_so_far(history: History) -> Any:
         fillstyle="none",
     )
     points(
-        [item for item in finished if item.label is not None],
+        [item for item in finished if not item.is_proposed],
         "D",
         "parents, uniform",
         color=WARM,

@@ -2,40 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from evomerge.config.schema import parse
 from evomerge.recipe import Recipe
+from evomerge.report.confidence import fitness_interval
 from evomerge.run.activity import WORKERS, read_activity
 from evomerge.run.folder import CONFIG, RunFolder
-from evomerge.run.history import History
-from evomerge.searching.ranking import ranking_of
+from evomerge.run.history import Candidate, History
+from evomerge.run.journal import Event
+from evomerge.scores import Failure, Scores
+from evomerge.searching.ranking import Ranking, front_of, ranking_of
 from evomerge.space.paths.path import describe
+
+LATEST = 4
+"""Number of candidates that are shown with their fitness or failure."""
 
 
 def progress(run: RunFolder) -> dict[str, Any]:
     """Return what `evomerge status` prints, as plain JSON values.
 
     `state` is `running` while a process holds the run's lock; `done` if the winner has test scores
-    and the budget asks for no more candidates; otherwise `stopped`. `phase` is there while a method
-    prepares for its first merges. While the search runs, `workers` says what each worker does, and
-    `candidates_per_hour` and `remaining_hours` how fast the last candidates came.
+    and the budget asks for no more candidates; otherwise `stopped`. `best` and `best_parent` have
+    the 95 % interval of their fitness where it is known; `latest` are the last candidates, the
+    newest last. `phase` is there while a method prepares for its first merges, and during the final
+    scores. While the search runs, `workers` says what each worker does, and `candidates_per_hour`
+    and `remaining_hours` how fast the last candidates came.
     """
     config = parse(run.config(), str(run.path / CONFIG))
-    history = History(run.events())
+    events = list(run.events())
+    history = History(events)
     budget = {**config.budget.model_dump(), **history.budget}
     scored = sum(item.status == "scored" for item in history.candidates)
     failed = sum(item.status == "failed" for item in history.candidates)
     ranking = ranking_of(config)
-    incumbents = ranking.incumbents(history.candidates)
-    best = ranking.best(incumbents)
+    parents = [item for item in history.baselines if item.label != "uniform"]
     winner = history.winner
     done = winner is not None and "test" in winner.outcomes
     running = run.is_running
     if done and budget["candidates"] and len(history.candidates) < budget["candidates"]:
-        done = budget["target"] is not None or budget["hours"] is not None
+        done = any(budget[name] is not None for name in ("target", "hours", "patience"))
     hours, phase = run.timings.hours(), run.timings.preparation()
     result: dict[str, Any] = {
         "run": str(run.path),
@@ -47,21 +55,17 @@ def progress(run: RunFolder) -> dict[str, Any]:
         "estimated": sum(item.is_estimate for item in history.candidates),
         "budget": {name: value for name, value in budget.items() if value is not None},
         "hours": round(hours, 4),
-        "best": None
-        if best is None
-        else {
-            "candidate": best.number,
-            "origin": best.name,
-            **({} if ranking.has_front else {"fitness": best.fitness}),
-        },
+        "best": _with_interval(history.candidates, ranking),
+        "best_parent": None if ranking.has_front else _with_interval(parents, ranking),
+        "latest": [_outcome(item, ranking) for item in history.told[-LATEST:]],
         "winner": None if winner is None else winner.number,
     }
     if ranking.has_front:
-        result["front"] = [item.number for item in history.front or incumbents]
+        result["front"] = [item.number for item in front_of(history, ranking)]
     spent = run.timings.spent()
     if spent:
         result["seconds"] = {name: round(item.seconds, 1) for name, item in spent.items()}
-    if running and phase is not None:
+    if running and (phase := phase or _final_phase(history, events[-1])) is not None:
         result["phase"] = phase
     if config.space.kind != "parameters" and (run.path / "best.yaml").exists():
         recipe = Recipe.from_yaml((run.path / "best.yaml").read_text("utf-8"))
@@ -75,6 +79,57 @@ def progress(run: RunFolder) -> dict[str, Any]:
             result["workers"] = [asdict(state) for state in states]
             result["lost_workers"] = lost
     return result
+
+
+def _with_interval(candidates: Sequence[Candidate], ranking: Ranking) -> dict[str, Any] | None:
+    """Return the best of some candidates, with the 95 % interval of its fitness; None if none.
+
+    Of a front, this is its knee, with its scores.
+    """
+    best = ranking.best(ranking.incumbents(candidates))
+    if best is None or (scores := best.scores("search")) is None:
+        return None
+    if ranking.has_front:
+        return {"candidate": best.number, "origin": best.name, "scores": _scores(scores, ranking)}
+    found = fitness_interval(ranking.objectives, scores)
+    return {"candidate": best.number, "origin": best.name, "fitness": best.fitness} | {
+        name: value
+        for name, value in (("low", found.low), ("high", found.high))
+        if found.has_interval
+    }
+
+
+def _scores(scores: Scores, ranking: Ranking) -> dict[str, float]:
+    return {item.key: scores.aggregates[item.key] for item in ranking.objectives}
+
+
+def _outcome(candidate: Candidate, ranking: Ranking) -> dict[str, Any]:
+    scores = candidate.scores("search")
+    outcome = candidate.outcomes.get("search")
+    failure = f"{outcome.stage}: {outcome.reason}" if isinstance(outcome, Failure) else None
+    return {
+        "candidate": candidate.number,
+        "fitness": candidate.fitness,
+        **({"scores": _scores(scores, ranking)} if ranking.has_front and scores else {}),
+        "is_estimate": candidate.is_estimate,
+        "failure": failure,
+    }
+
+
+def _final_phase(history: History, last: Event) -> str | None:
+    """Return how far the final scores are, as text; None if they do not go on.
+
+    Args:
+        history: the state of the run.
+        last: its last event.
+    """
+    if last["event"] in ("complete", "winner"):
+        return "final scores"
+    if last["event"] != "score":
+        return None
+    split = last["split"]
+    done = sum(split in item.outcomes for item in history.candidates)
+    return f"final scores: {done} on {split}"
 
 
 def _speed(run: RunFolder, budget: Mapping[str, float | None], finished: int) -> dict[str, float]:

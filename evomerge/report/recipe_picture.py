@@ -175,7 +175,7 @@ def _by_tensor(owner: str, knob: Knob) -> dict[str, float]:
     if isinstance(knob, float):
         return {owner: knob}
     return {
-        f"{owner} {'other' if pattern == '*' else pattern.strip('.')}": number
+        f"{owner} {'rest' if pattern == '*' else pattern.strip('.')}": number
         for pattern, number in knob
     }
 

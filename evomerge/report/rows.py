@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import InputError, did_you_mean
-from evomerge.report.names import short_names
+from evomerge.report.confidence import factor_of
+from evomerge.report.names import short_names, short_scores
 from evomerge.run.atomic import replace_text
 from evomerge.run.history import Candidate, History
 from evomerge.run.timings import PHASES
 from evomerge.scores import Failure, Objective, Scores, Split, fitness_error
 
 _BRIEF = ["candidate", "origin", "generation", "status", "fitness", "error", "documents", "failure"]
+
+_SHARES = ("fitness", "error")
+"""Columns that are in per cent, if the fitness is a share."""
 
 FINAL_SPLITS: tuple[Split, ...] = ("validation", "test")
 
@@ -62,7 +66,8 @@ def _genes(candidate: Candidate, names: Sequence[str]) -> dict[str, float | None
 def brief_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the columns that fit a terminal, without those that are empty in all rows.
 
-    The status of the winner is `winner`, and local parents have the names of their folders.
+    The status of the winner is `winner`, local parents have the names of their folders, and shares
+    are in per cent, as in all tables for people.
     """
     names = short_names(row["origin"] for row in rows)
     brief = [
@@ -73,15 +78,28 @@ def brief_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         | _values(row)
         for row in rows
     ]
-    empty = {name for name in _BRIEF if all(row[name] is None for row in brief)}
-    return [{name: row[name] for name in row if name not in empty} for row in brief]
+    every = dict.fromkeys(name for row in brief for name in row)
+    shown = [name for name in every if any(row.get(name) is not None for row in brief)]
+    if factor_of(row["fitness"] for row in brief if row["fitness"] is not None) == 1:
+        return [{name: row.get(name) for name in shown} for row in brief]
+    return [{_percent_head(name): _percent(name, row.get(name)) for name in shown} for row in brief]
 
 
 def _values(row: dict[str, Any]) -> dict[str, Any]:
     """Return the scores on search documents of a candidate that has no fitness."""
     if row["fitness"] is not None or row["status"] == "failed":
         return {}
-    return {name: value for name, value in row.items() if name.startswith("search ")}
+    found = {name: value for name, value in row.items() if name.startswith("search ")}
+    names = short_scores(list(found))
+    return {names[name]: value for name, value in found.items()}
+
+
+def _percent_head(name: str) -> str:
+    return f"{name} in %" if name in _SHARES else name
+
+
+def _percent(name: str, value: Any) -> Any:
+    return 100 * value if name in _SHARES and value is not None else value
 
 
 def without_details(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

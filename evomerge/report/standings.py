@@ -64,8 +64,13 @@ class Standings:
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """Label of a row -> its name in a table: local folders without the path before them."""
-        return short_names(row.label for row in self.rows)
+        """Label of a row -> its name in a table: local folders without the path before them.
+
+        The last row is `winner` instead of `searched`, if it is a baseline.
+        """
+        names = short_names(row.label for row in self.rows)
+        wins = any(row.candidate == self.rows[-1].candidate for row in self.rows[:-1])
+        return names | ({"searched": "winner"} if wins else {})
 
     def factor(self, column: str) -> float:
         """Return the factor by which the values of a column are multiplied when they are shown.
@@ -123,7 +128,7 @@ def standings(history: History, ranking: Ranking) -> Standings:
             found = {
                 label: compare(ranking.objectives, own, scores)
                 for label, scores in others.items()
-                if scores is not None
+                if scores is not None and label != best.label
             }
             kept = {label: item for label, item in found.items() if item is not None}
             return Standings(rows, columns, kept, split)

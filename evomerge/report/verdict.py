@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
-from evomerge.report.fronts import UNIFORM
+from evomerge.report.names import short_scores
 from evomerge.report.standings import FITNESS, Standings
 from evomerge.run.history import Candidate
+from evomerge.space.baselines import GREEDY_SOUP, UNIFORM
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,8 @@ def verdict(table: Standings, best: Candidate | None) -> Verdict:
     if not doubtful:
         return Verdict(
             True,
-            "Yes: on the test documents the searched merge is better than each parent"
-            f"{' and the uniform merge' if UNIFORM in names else ''}. The closest is "
-            f"{closest_text}.",
+            f"Yes: on the test documents the searched merge is better than {_each(names)}. The "
+            f"closest is {closest_text}.",
         )
     worse = [label for label in doubtful if table.comparisons[label].difference.high < 0]
     if worse:
@@ -100,20 +101,39 @@ def _verdict_of_front(table: Standings) -> Verdict:
     )
 
 
-def front_lines(table: Standings) -> list[str]:
-    """Return a line for each two neighbours of a front: by what they differ, and whether surely."""
-    if table.front is None:
-        return []
-    lines = []
+def front_rows(table: Standings) -> tuple[tuple[str, ...], list[tuple[str, ...]]] | None:
+    """Return a table of the neighbours on a front: by what they differ, and whether surely.
+
+    Returns:
+        the headers and the rows; None if there are no neighbours to compare.
+    """
+    if table.front is None or not table.front.neighbours:
+        return None
+    names = short_scores(table.columns)
+    keys = list(dict.fromkeys(k for pair in table.front.neighbours for k in pair.by_objective))
+    rows = []
     for pair in table.front.neighbours:
-        parts = []
-        for key, item in pair.by_objective.items():
-            value, bounds = item.difference.texts(item.factor, "+.1f")
-            parts.append(f"{key} {value} {bounds}".strip())
-        apart = "apart" if pair.are_apart else "not surely apart"
-        first, second = (table.names[name] for name in (pair.first, pair.second))
-        lines.append(f"{first} against {second}: {apart}; better by {', '.join(parts)}")
-    return lines
+        cells = []
+        for key in keys:
+            item = pair.by_objective.get(key)
+            texts = item.difference.texts(item.factor, "+.1f") if item else ("-", "")
+            cells.append(" ".join(texts).strip())
+        first, second = (_brief(table.names[name]) for name in (pair.first, pair.second))
+        apart = "apart" if pair.are_apart else "not surely"
+        rows.append((f"{first} - {second}", apart, *cells))
+    return ("neighbours", f"on {table.compared_on}", *(names[key] for key in keys)), rows
+
+
+def _brief(name: str) -> str:
+    """Return the number of a candidate, or the name of a parent."""
+    return name.removeprefix("candidate ").removesuffix(" (knee)")
+
+
+def _each(labels: Container[str]) -> str:
+    """Return the baselines with these labels in words."""
+    averages = {UNIFORM: "the uniform merge", GREEDY_SOUP: "the greedy soup"}
+    parts = ["each parent", *(text for label, text in averages.items() if label in labels)]
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def _counted(count: int, what: str) -> str:

@@ -85,6 +85,7 @@ class _Budget(TypedDict):
     __pydantic_config__ = _STRICT  # type: ignore[misc]
     candidates: NotRequired[_Count | None]
     hours: NotRequired[float | None]
+    patience: NotRequired[_Count | None]
 
 
 class _Memory(TypedDict):

@@ -10,11 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evomerge.errors import RunFolderError
 from evomerge.parsing.texts import read_text
-from evomerge.parsing.yaml import yaml_mapping
+from evomerge.parsing.yaml import yaml_mapping, yaml_text
 from evomerge.run.atomic import create_folder, remove_abandoned, replace_text
 from evomerge.run.frozen_file import changed_sections, with_digests
 from evomerge.run.journal import FORMAT, Event, encode, read
@@ -25,6 +23,7 @@ from evomerge.run.writable import why_not_writable
 CONFIG = "search.yaml"
 JOURNAL = "journal.jsonl"
 STAGES = "stages.yaml"
+MODELS = "models"
 
 
 def stage_folder(path: Path, number: int) -> Path:
@@ -81,7 +80,10 @@ class RunFolder:
             )
         for name in (CONFIG, JOURNAL):
             if not (path / name).is_file():
-                raise RunFolderError(f"{path} is not a run folder: it has no {name}.")
+                raise RunFolderError(
+                    f"{path} is not a run folder: it has no {name}; give the folder that was "
+                    "given to --run."
+                )
 
     @classmethod
     def check_free(cls, path: Path) -> None:
@@ -119,7 +121,7 @@ class RunFolder:
         """
         cls.check_free(path)
         header = encode({"event": "header", "format": FORMAT})
-        text = yaml.safe_dump(with_digests(config), sort_keys=False, width=110)
+        text = yaml_text(with_digests(config), width=110)
         try:
             create_folder(path, {CONFIG: text, JOURNAL: header.decode()})
         except OSError as error:
@@ -151,7 +153,7 @@ class RunFolder:
             raise RunFolderError(
                 f"{file} was changed after the run began (in `{'`, `'.join(changed)}`); put it "
                 "back as it was, start a new run, or give `evomerge resume` the change "
-                "(--candidates, --hours, --set executor.KEY=VALUE)."
+                "(--candidates, --hours, --patience, --set executor.KEY=VALUE)."
             )
         return content
 

@@ -18,6 +18,9 @@ from evomerge.run.events import check_event
 from evomerge.run.journal import Event
 from evomerge.scores import Failure, Outcome, Scores, Split
 
+SOUP = "soup"
+"""Key in the origin of an average of parents: the parents."""
+
 
 @dataclass
 class Candidate:
@@ -25,8 +28,8 @@ class Candidate:
 
     Attributes:
         number: 0, 1, 2, ... in the order of asking.
-        label: label of a baseline (a parent's reference, or `uniform`); None for a recipe that the
-            strategy proposed.
+        label: label of a baseline (a parent's reference, `uniform`, `greedy soup`); None for a
+            recipe that the strategy proposed, and for a step on the way to the greedy soup.
         digest: digest of the recipe.
         origin: what the strategy made the recipe from, for example a genome.
         generation: number of its generation, from 0; None for a baseline.
@@ -53,8 +56,23 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """The label of a baseline; `optimizer` for a recipe that the strategy proposed."""
+        """The label of a baseline; `optimizer` for a recipe that the strategy proposed.
+
+        `soup of N parents` for an average of N parents that was tried for the greedy soup.
+        """
+        if self.is_soup_step:
+            return f"soup of {len(self.origin[SOUP])} parents"
         return "optimizer" if self.label is None else self.label
+
+    @property
+    def is_soup_step(self) -> bool:
+        """Whether it is an average that was tried on the way to the greedy soup."""
+        return self.label is None and SOUP in self.origin
+
+    @property
+    def is_proposed(self) -> bool:
+        """Whether the strategy has proposed it."""
+        return self.label is None and not self.is_soup_step
 
     @property
     def fitness(self) -> float | None:
@@ -180,7 +198,7 @@ class History:
 
     @property
     def baselines(self) -> list[Candidate]:
-        """The candidates that are baselines: the parents and the uniform merge."""
+        """The candidates that are baselines: the parents and averages of them."""
         return [item for item in self.candidates if item.label is not None]
 
     def earlier_equals(self, candidate: Candidate) -> Iterator[Candidate]:

@@ -20,9 +20,14 @@ Follower: TypeAlias = Callable[[History, Event], None]
 Events with an outcome also have the fields `seconds` and `cpu_seconds`, by phase, which are not in
 the journal.
 
-It is also called with `preparing` events, which are not in the journal. They have the fields
+It is also called with events that are not in the journal (`PASSING`). `preparing` has the fields
 `method` (names of merge methods), `done` and `total` (tensors), and `seconds` (since `done` was 0).
+`finals` comes before final scores, with `purpose` (`validation`, `test`, or `complete` for
+estimates that are completed) and `total` (candidates that get such a score now).
 """
+
+PASSING = ("preparing", "finals")
+"""Events that followers are told of and that are not in the journal."""
 
 INTERVAL = 1.0
 """Seconds between two `preparing` events. A preparation that is faster has none."""
@@ -102,6 +107,10 @@ class Logbook:
         self._note({"phase": "prepare", **state})
         seconds = now - self._prepared_from
         self._call_followers({"event": "preparing", **state, "seconds": seconds})
+
+    def note_finals(self, purpose: str, total: int) -> None:
+        """Tell followers how many candidates get a final score now; see `Follower`."""
+        self._call_followers({"event": "finals", "purpose": purpose, "total": total})
 
     def _note(self, entry: Mapping[str, Any]) -> None:
         """Add a line to the run's times."""

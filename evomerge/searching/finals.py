@@ -49,7 +49,8 @@ def choose_winner(session: Session, count: int | None) -> Candidate:
         reasons = [item.outcomes["validation"] for item in contenders]
         raise SearchError(
             f"None of the {len(contenders)} finalists and baselines could be scored on the "
-            f"validation documents; the last failed with: {_reason(reasons)}"
+            f"validation documents; the last failed with: {_reason(reasons)}; remove the cause and "
+            "continue with `evomerge resume`. log.txt in the run folder may say more."
         )
     front = winners if session.ranking.has_front else []
     if session.history.winner is not winner or session.history.front != front:
@@ -80,7 +81,8 @@ def _finalists(session: Session, count: int | None) -> list[Candidate]:
     Raises:
         SearchError: no candidate could be scored.
     """
-    candidates = session.history.candidates
+    # The last of these steps that was kept is a baseline, which is a contender anyway.
+    candidates = [item for item in session.history.candidates if not item.is_soup_step]
     finalists = session.ranking.finalists(candidates, count)
     while estimated := [item for item in finalists if item.is_estimate]:
         session.score(estimated, "complete")
@@ -89,12 +91,13 @@ def _finalists(session: Session, count: int | None) -> list[Candidate]:
         reasons = [item.outcomes.get("search") for item in candidates]
         raise SearchError(
             f"None of the {len(reasons)} candidates could be scored; the last failed with: "
-            f"{_reason(reasons)}"
+            f"{_reason(reasons)}; remove the cause and start a new run. log.txt in the folder of "
+            "this run may say more."
         )
     return finalists
 
 
 def _reason(outcomes: Sequence[object]) -> str:
-    """Return the reason of the last failure."""
+    """Return the reason of the last failure, as a part of a sentence."""
     reasons = [item.reason for item in outcomes if isinstance(item, Failure)]
-    return reasons[-1] if reasons else "nothing, since there were no candidates."
+    return reasons[-1].rstrip(".") if reasons else "nothing, since there were no candidates"

@@ -6,17 +6,20 @@ is written to the journal and told to the strategy. At the end the winner is cho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias
 
 from evomerge.recipe import Recipe
-from evomerge.run.history import Candidate
+from evomerge.run.history import SOUP, Candidate
 from evomerge.run.journal import Event
 from evomerge.searching.finals import choose_winner, is_finished, score_on_test
+from evomerge.searching.ranking import unimproved
 from evomerge.searching.replay import is_full, replay_arrivals, replay_generations, tell_all
 from evomerge.searching.session import Session
+from evomerge.searching.soup import find_greedy_soup
+from evomerge.space.baselines import GREEDY_SOUP, UNIFORM, average_of, averaged
 from evomerge.strategy.protocol import Origin, Strategy
 
 Order: TypeAlias = Literal["generation", "arrival"]
@@ -38,6 +41,9 @@ class Plan:
         finalists: number of the best candidates that are scored on the validation documents; None:
             as many as is usual for the ranking.
         order: when the strategy is told outcomes.
+        patience: number of candidates without a better one at which the search ends; None: no such
+            end.
+        greedy_soup: whether the greedy soup is one of the baselines.
     """
 
     candidates: int | None
@@ -45,6 +51,8 @@ class Plan:
     target: float | None
     finalists: int | None
     order: Order
+    patience: int | None = None
+    greedy_soup: bool = False
 
 
 class Search:
@@ -99,7 +107,9 @@ class Search:
         """
         self.untold = replay_generations(self.history, self.strategy)
         self.ask_baselines()
-        self.session.score([item for item in self.history.open if item.label is not None])
+        self.score_baselines()
+        if self.plan.greedy_soup:
+            self.add_greedy_soup()
         while True:
             if not is_full(self.strategy, self.untold):
                 self.ask_generation()
@@ -113,6 +123,9 @@ class Search:
         replay_arrivals(self.session.logbook.events, self.history, self.strategy)
         told = len(self.history.told)
         self.ask_baselines()
+        if self.plan.greedy_soup:  # else the others need not wait for the baselines
+            self.score_baselines()
+            self.add_greedy_soup()
         unsubmitted = self.history.open
         while True:
             while told < len(self.history.told):
@@ -136,12 +149,44 @@ class Search:
                 origin = self.strategy.add_baseline(len(self.history.candidates), label)
                 self.journal(recipe, origin, {"label": label})
 
+    def score_baselines(self) -> None:
+        """Score the baselines that have no outcome yet."""
+        self.session.score([item for item in self.history.open if item.label is not None])
+
+    def add_greedy_soup(self) -> None:
+        """Find the greedy soup and make it a baseline; in a resumed search, go on with it.
+
+        The averages that are tried are candidates too. The strategy does not know them.
+        """
+        steps = iter([item for item in self.history.candidates if item.is_soup_step])
+        uniform = self.baselines[UNIFORM]
+
+        def add(parents: Sequence[str], fields: Event) -> Candidate:
+            candidate = self.journal(average_of(parents, uniform), {SOUP: list(parents)}, fields)
+            self.session.score([candidate])
+            return candidate
+
+        def try_out(parents: Sequence[str]) -> Candidate | None:
+            known = next(steps, None)
+            if known is None:
+                return None if self.is_spent else add(parents, {})
+            self.session.score([known] if known.told is None else [])
+            return known
+
+        labels = {item.label: item for item in self.history.baselines}
+        if GREEDY_SOUP in labels:
+            return
+        parents = [labels[name] for name in averaged(uniform) if name in labels]
+        members = find_greedy_soup(parents, self.session.ranking, try_out)
+        if members is not None and not self.is_spent:
+            add(members, {"label": GREEDY_SOUP})
+
     def ask_generation(self) -> None:
         """Ask for the rest of a generation, as far as the plan allows.
 
         All its candidates are compared with the same incumbent: the one before its first candidate.
         """
-        asked = [item.number for item in self.untold if item.label is None]
+        asked = [item.number for item in self.untold if item.is_proposed]
         start, incumbents = len(self.history.candidates), self.session.incumbents
         if asked:  # later candidates may have outcomes already
             start = asked[0]
@@ -190,5 +235,9 @@ class Search:
             return True
         if plan.hours is not None and self.session.logbook.hours >= plan.hours:
             return True
-        values = [item.values[0] for item in self.session.incumbents if item.values]
+        incumbents, patience = self.session.incumbents, plan.patience
+        # Open candidates do not count: one of them may be better, and then the search goes on.
+        if patience is not None and unimproved(incumbents, self.history.candidates) >= patience:
+            return True
+        values = [item.values[0] for item in incumbents if item.values]
         return plan.target is not None and any(value >= plan.target for value in values)

@@ -202,6 +202,17 @@ def front_of(history: History, ranking: Ranking) -> list[Candidate]:
     return history.front or ranking.incumbents(history.candidates)
 
 
+def unimproved(incumbents: Iterable[Candidate], candidates: Sequence[Candidate]) -> int:
+    """Return how many candidates were scored, or failed, since the latest incumbent was proposed.
+
+    Args:
+        incumbents: the best candidates.
+        candidates: all candidates, by number.
+    """
+    latest = max((item.number for item in incumbents), default=-1)
+    return sum(item.told is not None for item in candidates[latest + 1 :])
+
+
 def values_on(ranking: Ranking, candidate: Candidate, split: Split) -> tuple[float, ...] | None:
     """Return a candidate's values on a split; None if it has none, or one is not finite."""
     if split == "search":

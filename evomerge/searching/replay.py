@@ -25,7 +25,7 @@ def replay_generations(history: History, strategy: Strategy) -> list[Candidate]:
     """
     untold: list[Candidate] = []
     for candidate in history.candidates:
-        if candidate.label is None and is_full(strategy, untold):
+        if candidate.is_proposed and is_full(strategy, untold):
             tell_all(strategy, untold)
         strategy.repeat(candidate.number, candidate.label, candidate.origin)
         untold.append(candidate)

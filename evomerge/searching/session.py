@@ -111,6 +111,8 @@ class Session:
         Raises:
             EvomergeError: the search cannot go on.
         """
+        if purpose != "search" and candidates:
+            self.logbook.note_finals(purpose, len(candidates))
         self.submit(candidates, purpose)
         while self.in_flight:
             self.wait()

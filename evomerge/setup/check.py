@@ -14,17 +14,21 @@ from evomerge.config.frozen import frozen_constraints, frozen_objectives, frozen
 from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.models.causal import check_causal, check_chat_template, check_known, check_tokenizer
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.references import RUN
+from evomerge.models.references import MERGE, RUN
+from evomerge.run.folder import MODELS
+from evomerge.setup.baselines import check_baselines
 from evomerge.setup.engine import check_engine
 from evomerge.setup.executor import check_executor, check_workers, resolve_order
 from evomerge.setup.fidelity import check_fidelity, resolve_racing
 from evomerge.setup.genes import gene_ranges
 from evomerge.setup.memory import check_fit
+from evomerge.setup.merges import MergeOpener, Opener, merged_parents
 from evomerge.setup.niches import check_objectives, is_niches
-from evomerge.setup.parents import Opener, open_parents, plan_tokenizers
+from evomerge.setup.parents import open_parents, plan_tokenizers
 from evomerge.setup.problem import Problem
 from evomerge.setup.recipes import check_recipes, sample_recipes
 from evomerge.setup.space import make_space
+from evomerge.setup.starts import find_starts
 from evomerge.setup.strategy import generation_of
 from evomerge.setup.tasks import (
     datasets,
@@ -53,9 +57,11 @@ def check_search(
         InputError: the first mistake.
     """
     check_executor(config)
-    config, checkpoints, host = open_parents(config, relative_to, opener, allow_pickle=allow_pickle)
+    merges = MergeOpener(opener)
+    config, checkpoints, host = open_parents(config, relative_to, merges, allow_pickle=allow_pickle)
     _check_host(config, checkpoints[host])
     space = make_space(config, checkpoints)
+    check_baselines(config, space)
     evaluator = load_tasks(config)
     objectives = find_objectives(config, evaluator)
     constraints = find_constraints(config, evaluator)
@@ -69,6 +75,7 @@ def check_search(
     check_workers(config)
     check_engine(config, checkpoints, host)
     config = resolve_order(config, generation_of(config, space))
+    start = find_starts(config, space, relative_to)
     recipes = sample_recipes(space)
     tokenizers = plan_tokenizers(
         config, [*space.baselines().values(), *recipes.values()], checkpoints
@@ -85,6 +92,8 @@ def check_search(
         allow_pickle,
         evaluator,
         constraints,
+        start,
+        merges.found,
     )
 
 
@@ -100,15 +109,24 @@ def _check_host(config: SearchConfig, host: Checkpoint) -> None:
             check_chat_template(host)
 
 
-def restore(config: SearchConfig, relative_to: Path, opener: Opener) -> Problem:
+def restore(
+    config: SearchConfig, relative_to: Path, opener: Opener, *, build: bool = True
+) -> Problem:
     """Return the problem of a run's frozen search file. Tasks are not loaded yet.
+
+    Args:
+        config: the frozen search file.
+        relative_to: the run folder.
+        opener: opens a parent.
+        build: whether parents that are merges are built in the run folder if they are not there.
 
     Raises:
         InputError: a parent is missing or has changed.
     """
     frozen = config.frozen or Frozen()
     allow_pickle = frozen.allow_pickle
-    config, checkpoints, host = open_parents(config, relative_to, opener, allow_pickle=allow_pickle)
+    merges = MergeOpener(opener, frozen, relative_to / MODELS if build else None)
+    config, checkpoints, host = open_parents(config, relative_to, merges, allow_pickle=allow_pickle)
     space = make_space(config, checkpoints)
     objectives, splits = frozen_objectives(config), frozen_splits(config)
     fewer = frozen.fewer_documents
@@ -123,6 +141,8 @@ def restore(config: SearchConfig, relative_to: Path, opener: Opener) -> Problem:
         fewer,
         allow_pickle,
         constraints=constraints,
+        start=tuple(map(tuple, frozen.start)),
+        merges=merges.found,
     )
 
 
@@ -137,14 +157,15 @@ def freeze(problem: Problem) -> dict[str, Any]:
         item["metric"] = objective.metric
     for item, constraint in zip(plain["constraints"], problem.constraints, strict=True):
         item["metric"] = constraint.metric
+    opened = {**problem.checkpoints, **dict(merged_parents(problem.merges))}
     plain["frozen"] = {
         "versions": installed_versions(problem.config),
-        "parents": {name: item.fingerprint for name, item in problem.checkpoints.items()},
-        "models": {
-            name: item.folder.name
-            for name, item in problem.checkpoints.items()
-            if name.startswith(RUN)
+        # A merge is built after this; its own parents stand for it.
+        "parents": {
+            name: item.fingerprint for name, item in opened.items() if not name.startswith(MERGE)
         },
+        "models": {name: item.folder.name for name, item in opened.items() if name.startswith(RUN)},
+        **({"merges": _frozen_merges(problem)} if problem.merges else {}),
         "documents": {
             split: {task: list(ids) for task, ids in documents.items()}
             for split, documents in problem.splits.items()
@@ -154,7 +175,16 @@ def freeze(problem: Problem) -> dict[str, Any]:
         "fewer_documents": problem.fewer_documents,
         "genes": [gene.name for gene in problem.space.genes],
         "gene_ranges": gene_ranges(problem),
+        "start": [list(genome) for genome in problem.start],
         "allow_pickle": problem.allow_pickle,
         "lower_is_better": [o.key for o in problem.objectives if not o.higher_is_better],
     }
     return plain
+
+
+def _frozen_merges(problem: Problem) -> dict[str, Any]:
+    """Return what a run keeps of its parents that are merges."""
+    return {
+        name: {"recipe": item.recipe.to_dict(), "parents": dict(item.names)}
+        for name, item in problem.merges.items()
+    }

@@ -10,6 +10,7 @@ from typing import Any
 from evomerge.report.amounts import duration, fine_duration, size_text
 from evomerge.scores import Split
 from evomerge.searching.ranking import FINALISTS
+from evomerge.setup.baselines import count_baselines
 from evomerge.setup.executor import count_all_workers, is_together, workers_per_machine
 from evomerge.setup.problem import Problem
 from evomerge.setup.strategy import make_strategy
@@ -99,7 +100,7 @@ def estimate(problem: Problem, trial: Trial) -> Estimate:
         trial: what was measured.
     """
     config, workers = problem.config, count_all_workers(problem.config)
-    baselines, budget = len(problem.space.baselines()), config.budget
+    baselines, budget = len(problem.space.baselines()) + len(config.baselines), config.budget
     each = trial.build + trial.evaluate
     candidates = budget.candidates
     if budget.hours is not None:
@@ -135,11 +136,13 @@ def _rounds(problem: Problem, candidates: int, workers: int) -> int:
     Workers that have scored their part of the baselines, or of a generation, wait for the others.
     """
     first = min(candidates, len(problem.space.baselines()))
-    searched = candidates - first
+    every = min(candidates, count_baselines(problem.config, problem.space))
+    soup = [1] * (every - first)  # each average depends on the score of the one before
+    searched = candidates - every
     strategy = make_strategy(problem)
     together = searched if problem.config.executor.order == "arrival" else strategy.generation
     whole, rest = divmod(searched, max(1, together))
-    parts = [first, *[together] * whole, rest]
+    parts = [first, *soup, *[together] * whole, rest]
     return sum(math.ceil(part / workers) for part in parts)
 
 
@@ -172,8 +175,9 @@ def _assumptions(problem: Problem, trial: Trial, workers: int) -> Iterator[str]:
             f"{config.evaluation.fidelity_policy} saves nothing, though it leaves out documents of "
             "most candidates"
         )
-    if config.budget.target is not None:
-        yield "the search does not end early at budget.target"
+    for bound in ("target", "patience"):
+        if getattr(config.budget, bound) is not None:
+            yield f"the search does not end early at budget.{bound}"
     if config.executor.kind == "ray":
         yield "every worker is as fast as this machine"
     if workers > 1:

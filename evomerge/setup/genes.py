@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from evomerge.setup.problem import Problem
+from evomerge.space.pool import PRIORITY
 from evomerge.space.protocol import Gene
 
 HEADERS = ("searched", "genes", "values", "start", "set by")
@@ -62,13 +63,14 @@ def gene_rows(problem: Problem) -> list[tuple[str, ...]]:
 
 
 def _knobs(problem: Problem) -> set[str]:
-    """Return the names of all knobs of the methods, and `method`; none in a data-flow space."""
+    """Return the last parts of the names of genes that belong together; none on paths."""
     from evomerge.merging.methods import get_method
 
     if problem.config.space.kind == "dataflow":
         return set()
     methods = problem.config.space.methods
-    return {"method", *(knob.name for method in methods for knob in get_method(method).knobs)}
+    names = {knob.name for method in methods for knob in get_method(method).knobs}
+    return names | {"method", PRIORITY}
 
 
 _PLACE = re.compile(r"(?<=\[)\d+(?=\])|(?<=slice)\d+|(?<=block)\d+")
@@ -91,6 +93,8 @@ def _values(gene: Gene) -> str:
 def _reason(name: str, problem: Problem, knobs: set[str]) -> str:
     if name in problem.config.space.knobs:
         return f"space.knobs.{name}"
+    if name == PRIORITY:
+        return "space.most_parents; in from 0.5 on"
     if name == "method":
         return "space.method"
     if name in knobs:

@@ -108,6 +108,11 @@ def crossover_space(config: SearchConfig, host: Checkpoint, reference: str) -> C
             f"`tokenizer` is {config.tokenizer!r}, but the optimizer {NAME!r} needs parents with "
             "one vocabulary; set it to base."
         )
+    if config.optimizer.start:
+        raise ConfigError(
+            f"`optimizer.start` has no meaning for the optimizer {NAME!r}, which starts from the "
+            "parents; name the merge among them, as `run:DIR` or `merge:FILE.yaml`."
+        )
     if len(config.parents) < 2:
         raise ConfigError(
             f"The optimizer {NAME!r} merges two models at a time, but `parents` names one; add one."

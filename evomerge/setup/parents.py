@@ -4,38 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import CheckpointError
 from evomerge.merging.architecture.naming import with_host_names
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit
-from evomerge.models.references import RUN, is_folder, place
 from evomerge.recipe import Recipe
-from evomerge.run.folder import STAGES, RunFolder
+from evomerge.setup.anchored import anchored_folder, anchored_parent
+from evomerge.setup.merges import Opener
 from evomerge.setup.space import host_of
 
 if TYPE_CHECKING:
     from evomerge.merging.tokenizers.plan import TokenizerPlan
-
-
-class Opener(Protocol):
-    """Opens the model of a reference; `evomerge.setup.runs.open_model` is one."""
-
-    def __call__(
-        self, reference: str, relative_to: Path, *, allow_pickle: bool, digest: str | None
-    ) -> Checkpoint:
-        """Return the checkpoint.
-
-        Args:
-            reference: a parent as in a search file.
-            relative_to: folder of relative paths.
-            allow_pickle: accept pickled weights.
-            digest: of a `run:` reference in a frozen search file, the first digits of the digest
-                of the recipe that it named when it was frozen; else None.
-        """
-        ...
 
 
 def open_parents(
@@ -100,21 +82,8 @@ def plan_tokenizers(
 def _anchored(config: SearchConfig, relative_to: Path) -> SearchConfig:
     """Make references to local folders absolute, so that a run can be resumed from anywhere."""
 
-    def anchored(path: str) -> str:
-        for folder in (relative_to, Path.cwd()):
-            found = place(path, folder)
-            if is_folder(found):
-                return str(found.resolve())
-        return path
-
     def parent(reference: str) -> str:
-        if reference.startswith(RUN):
-            found = anchored(reference.removeprefix(RUN))
-            # A search in stages means its latest stage, and later this may be another one.
-            staged = is_folder(Path(found)) and (Path(found) / STAGES).is_file()
-            return RUN + (str(RunFolder(Path(found)).path) if staged else found)
-        model, plus, adapter = reference.partition("+")
-        return anchored(model) + plus + (anchored(adapter) if adapter else "")
+        return anchored_parent(reference, relative_to)
 
     special = ("base", "union")
     tokenizer = config.tokenizer if config.tokenizer in special else parent(config.tokenizer)
@@ -123,7 +92,11 @@ def _anchored(config: SearchConfig, relative_to: Path) -> SearchConfig:
         "base": None if config.base is None else parent(config.base),
         "tokenizer": tokenizer,
         "evaluation": config.evaluation.model_copy(
-            update={"include": [anchored(item) for item in config.evaluation.include]}
+            update={
+                "include": [
+                    anchored_folder(item, relative_to) for item in config.evaluation.include
+                ]
+            }
         ),
     }
     space = config.space

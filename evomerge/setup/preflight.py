@@ -7,6 +7,7 @@ from typing import Any
 from evomerge.config.schema import SearchConfig
 from evomerge.optimize import BUILTIN
 from evomerge.report.amounts import size_text
+from evomerge.setup.baselines import count_baselines
 from evomerge.setup.engine import engine_depth, engine_warning, serves_paths
 from evomerge.setup.executor import count_all_workers, describe_workers
 from evomerge.setup.memory import memory_of, needs, weights_of
@@ -23,6 +24,7 @@ def summary(problem: Problem) -> dict[str, Any]:
     population = generation_of(config, problem.space)
     return {
         "parents": {name: size_text(item.nbytes) for name, item in problem.checkpoints.items()},
+        **({"merges": _merges(problem)} if problem.merges else {}),
         "host": problem.host,
         "architecture": (host.config.get("architectures") or ["unknown"])[0],
         "layers": len(host.main),
@@ -30,6 +32,7 @@ def summary(problem: Problem) -> dict[str, Any]:
         "dimension": len(problem.space.genes),
         "population": population,
         "candidates": config.budget.candidates,
+        **({"start": len(problem.start)} if problem.start else {}),
         "documents": {
             split: sum(len(ids) for ids in documents.values())
             for split, documents in problem.splits.items()
@@ -71,11 +74,12 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
             "evaluation.backend is 'vllm', but no task generates text, and log-likelihoods take "
             "less time with transformers; use the backend 'hf'."
         )
-    budget, baselines = problem.config.budget.candidates, len(problem.space.baselines())
+    budget = problem.config.budget.candidates
+    baselines = count_baselines(problem.config, problem.space)
     if budget is not None and budget <= baselines:
         notes.append(
-            f"budget.candidates is {budget}, but the {baselines} baselines (parents and uniform "
-            f"merge) count among them, so nothing is searched; set it to {baselines + 1} or more."
+            f"budget.candidates is {budget}, but the {baselines} baselines (parents and averages "
+            f"of them) count among them, so nothing is searched; set it to {baselines + 1} or more."
         )
     if serves_paths(problem.config) and (note := engine_warning(problem)) is not None:
         notes.append(note)
@@ -86,6 +90,14 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
     info = problem.evaluator.tasks_of("search").info
     found = (benchmark_warning(info.tasks[task]) for task in _leaves(problem))
     return notes + [warning for warning in found if warning]
+
+
+def _merges(problem: Problem) -> dict[str, str]:
+    """Return what each parent that is a merge will be built from."""
+    return {
+        name: f"{', '.join(item.methods)} of {', '.join(item.names)}; built when the search starts"
+        for name, item in problem.merges.items()
+    }
 
 
 def _lag_warning(config: SearchConfig) -> str | None:

@@ -12,8 +12,9 @@ from evomerge.config.schema import SearchConfig
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.scores import Constraint, Objective, Split
 from evomerge.searching.ranking import ParetoFront, Ranking, WeightedSum
+from evomerge.setup.merges import MergedParent
 from evomerge.setup.tasks import check_sources, load_tasks
-from evomerge.space.protocol import Space
+from evomerge.space.protocol import Genome, Space
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
@@ -34,6 +35,9 @@ class Problem:
         allow_pickle: whether parents may have pickled weights.
         loaded: the evaluator with the objectives' tasks, if they are loaded already.
         constraints: what a candidate must keep.
+        start: genomes that the search tries first.
+        merges: the parents that are merges themselves, and the merges that these are made from, by
+            reference.
     """
 
     config: SearchConfig
@@ -46,6 +50,8 @@ class Problem:
     allow_pickle: bool = False
     loaded: Evaluator | None = field(default=None, compare=False, repr=False)
     constraints: tuple[Constraint, ...] = ()
+    start: tuple[Genome, ...] = ()
+    merges: Mapping[str, MergedParent] = field(default_factory=dict)
 
     @cached_property
     def ranking(self) -> Ranking:

@@ -6,19 +6,24 @@ means to open that run, whose parents may be models of other runs again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from evomerge.config.schema import SearchConfig, override, parse
 from evomerge.errors import RunFolderError
+from evomerge.merging.architecture.naming import with_host_names
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.references import RUN, is_folder, open_parent, place
-from evomerge.run.folder import CONFIG, RunFolder
+from evomerge.models.references import MERGE, RUN, is_folder, open_parent, place
+from evomerge.run.folder import CONFIG, MODELS, RunFolder
 from evomerge.run.history import Candidate, History
-from evomerge.searching.ranking import best_of
-from evomerge.setup.check import check_search, restore
+from evomerge.searching.ranking import best_of, ranking_of, unimproved
+from evomerge.setup.check import check_search, freeze, restore
 from evomerge.setup.executor import check_executor, check_move, check_workers
+from evomerge.setup.merges import MergeOpener
 from evomerge.setup.problem import Problem
 from evomerge.setup.strategy import recipe_of
 from evomerge.setup.worker import members_folder
@@ -36,8 +41,51 @@ def prepare(config: SearchConfig, relative_to: Path, *, allow_pickle: bool = Fal
         InputError: the first mistake.
     """
     if config.frozen is not None:
-        return restore(config, relative_to, open_model)
+        return restore(config, relative_to, open_model, build=False)
     return check_search(config, relative_to, open_model, allow_pickle=allow_pickle)
+
+
+def begin(path: Path, problem: Problem) -> tuple[RunFolder, Problem]:
+    """Create the run of a new search, and build its parents that are merges.
+
+    Args:
+        path: folder of the run; it must be new or empty.
+        problem: what `prepare` returned.
+
+    Returns:
+        the run, and the problem with all parents in place.
+
+    Raises:
+        InputError: the folder cannot be written, or a merge cannot be built. In the second case the
+            run is there, and `resume` tries again.
+    """
+    run = RunFolder.create(path, freeze(problem))
+    if not problem.merges:
+        return run, problem
+    return run, replace(reopen(run), loaded=problem.loaded)
+
+
+@contextmanager
+def with_merges_built(problem: Problem) -> Iterator[Problem]:
+    """Yield a problem whose parents that are merges are built in a temporary folder.
+
+    Args:
+        problem: what `prepare` returned.
+
+    Raises:
+        InputError: a merge cannot be built.
+    """
+    names = [name for name in problem.checkpoints if name.startswith(MERGE)]
+    if not names:
+        yield problem
+        return
+    with TemporaryDirectory(prefix="evomerge-") as folder:
+        opener = MergeOpener(open_model, models=Path(folder))
+        built = {
+            name: opener(name, Path(folder), allow_pickle=problem.allow_pickle) for name in names
+        }
+        checkpoints = with_host_names({**problem.checkpoints, **built}, problem.host)
+        yield replace(problem, checkpoints=checkpoints)
 
 
 def reopen(run: RunFolder) -> Problem:
@@ -76,12 +124,13 @@ def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
 
     Args:
         run: the run.
-        given: the new bounds, `candidates` or `hours`.
+        given: the new bounds, `candidates`, `hours` or `patience`.
 
     Raises:
         RunFolderError: the run has passed a bound already.
     """
-    done = len(History(run.events()).candidates)
+    history = History(run.events())
+    done = len(history.candidates)
     if given.get("candidates", done) < done:
         raise RunFolderError(
             f"--candidates is {given['candidates']:g}, but {run.path} has {done} candidates "
@@ -93,6 +142,16 @@ def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
             f"--hours is {given['hours']:g}, but {run.path} has taken {hours:.2f} hours already, "
             "over all sessions; give a larger number."
         )
+    config = parse(run.config(), str(run.path / CONFIG))
+    patience = given.get("patience", history.budget.get("patience", config.budget.patience))
+    incumbents = ranking_of(config).incumbents(history.candidates)
+    if given and patience is not None:
+        count = unimproved(incumbents, history.candidates)
+        if count >= patience:
+            raise RunFolderError(
+                f"{run.path} has had no better candidate for {count} candidates, and its search "
+                f"ends after {patience:g} (budget.patience); give a larger --patience."
+            )
 
 
 def _reopen(run: RunFolder, data: Mapping[str, Any]) -> Problem:
@@ -139,13 +198,13 @@ def open_model(
         run = RunFolder(place(reference.removeprefix(RUN), relative_to))
     except RunFolderError as error:
         raise RunFolderError(f"Parent {reference!r}: {error}") from error
-    written = None if digest is None else run.path / "models" / digest
+    written = None if digest is None else run.path / MODELS / digest
     if written is not None and is_folder(written):
         return Checkpoint.open(written, reference)
     problem, history = reopen(run), History(run.events())
     candidate = _named_candidate(problem, history, digest, reference)
     recipe = recipe_of(problem.space, candidate, history.candidates)
-    folder = run.path / "models" / recipe.digest[:16]
+    folder = run.path / MODELS / recipe.digest[:16]
     if not folder.exists():
         write(recipe, problem.checkpoints, folder, folder=members_folder(run.path))
     return Checkpoint.open(folder, reference)

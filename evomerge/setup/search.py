@@ -23,6 +23,7 @@ from evomerge.searching.session import Session
 from evomerge.searching.window import Window
 from evomerge.setup.fidelity import make_fidelity
 from evomerge.setup.inline import make_inline
+from evomerge.setup.merges import temporarily_built
 from evomerge.setup.problem import Problem
 from evomerge.setup.processes import make_processes
 from evomerge.setup.ray import make_ray
@@ -56,8 +57,8 @@ def run_search(
     Args:
         problem: the problem of this run.
         run: the run folder.
-        new_budget: bounds of the budget (`candidates`, `hours`) that replace earlier ones; they are
-            written to the journal.
+        new_budget: bounds of the budget (`candidates`, `hours`, `patience`) that replace earlier
+            ones; they are written to the journal.
         followers: functions that are called with every event.
 
     Raises:
@@ -123,6 +124,7 @@ def plan_of(problem: Problem, history: History) -> Plan:
         **(config.budget.model_dump() | history.budget),
         finalists=config.evaluation.validation.finalists,
         order="arrival" if config.executor.order == "arrival" else "generation",
+        greedy_soup="greedy_soup" in config.baselines,
     )
 
 
@@ -197,10 +199,10 @@ def evaluate(problem: Problem, model: str, split: str, examples: int = 0) -> Sco
         raise ConfigError(
             f"--split is {split!r}; allowed are {', '.join(SPLITS)}.{did_you_mean(split, SPLITS)}"
         )
-    checkpoint = open_model(model, Path.cwd())
-    loaded = load(checkpoint, place(problem.config, checkpoint), problem.config.dtype)
-    evaluator = problem.evaluator
-    evaluator.prepare(loaded, tokenizer_of(checkpoint), {chosen: problem.splits[chosen]})
-    set_threads(problem.config, checkpoint, loaded, evaluator)
-    scores = evaluator.score(loaded, chosen)
-    return replace(scores, examples=evaluator.examples(scores, chosen, examples))
+    with temporarily_built(model, Path.cwd(), open_model) as checkpoint:
+        loaded = load(checkpoint, place(problem.config, checkpoint), problem.config.dtype)
+        evaluator = problem.evaluator
+        evaluator.prepare(loaded, tokenizer_of(checkpoint), {chosen: problem.splits[chosen]})
+        set_threads(problem.config, checkpoint, loaded, evaluator)
+        scores = evaluator.score(loaded, chosen)
+        return replace(scores, examples=evaluator.examples(scores, chosen, examples))

@@ -15,7 +15,10 @@ from evomerge.setup.niches import crossover_space, is_niches
 from evomerge.space.protocol import Space
 
 _OWN_KEYS = {
-    "parameters": {"method", "host", "groups", "components", "embeddings", "smooth", "knobs"},
+    "parameters": {
+        *("method", "host", "groups", "components", "embeddings", "smooth", "knobs"),
+        "most_parents",
+    },
     "dataflow": {"variant", "host", "scales", "outside"},
     "joint": {
         *("method", "knobs", "embeddings", "host", "repeats", "scales", "ends", "layers"),
@@ -136,6 +139,7 @@ def _parameters(config: SearchConfig, host: Checkpoint, reference: str) -> Space
         filters=host.filters(),
         embeddings=space.embeddings,
         smooth=space.smooth,
+        most_parents=space.most_parents,
         knobs=space.knobs,
         dtype=config.dtype,
         tokenizer=config.tokenizer,

@@ -14,19 +14,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import ConfigError, RunFolderError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import RUN
 from evomerge.parsing.texts import read_text
-from evomerge.parsing.yaml import yaml_mapping
+from evomerge.parsing.yaml import yaml_mapping, yaml_text
 from evomerge.run.atomic import create_folder
 from evomerge.run.folder import STAGES, RunFolder, stage_folder
-from evomerge.setup.check import check_search, freeze
+from evomerge.setup.check import check_search
+from evomerge.setup.merges import MergeOpener
 from evomerge.setup.problem import Problem
-from evomerge.setup.runs import continued, open_model, prepare
+from evomerge.setup.runs import begin, continued, open_model, prepare
 from evomerge.setup.space import host_of
 
 _STAGE = re.compile(r"stage:(\d+)")
@@ -52,12 +51,13 @@ def check(data: Mapping[str, Any], source: Path, *, allow_pickle: bool = False) 
         InputError: the first mistake.
     """
     stand_ins: dict[str, str] = {}
+    opener = MergeOpener(open_model)
 
     def stand_in(
         reference: str, relative_to: Path, *, allow_pickle: bool, digest: str | None
     ) -> Checkpoint:
         where = stand_ins.get(reference, reference)
-        opened = open_model(where, relative_to, allow_pickle=allow_pickle, digest=digest)
+        opened = opener(where, relative_to, allow_pickle=allow_pickle, digest=digest)
         return replace(opened, reference=reference)
 
     problems = []
@@ -92,7 +92,7 @@ def start(
     problems = check(data, source, allow_pickle=allow_pickle)
     origin = str(source.parent.resolve())
     plain = {**data, "origin": origin, "allow_pickle": allow_pickle}
-    create_folder(folder, {STAGES: yaml.safe_dump(plain, sort_keys=False)})
+    create_folder(folder, {STAGES: yaml_text(plain, width=110)})
     return problems
 
 
@@ -134,7 +134,7 @@ def run_stages(folder: Path, each: Callable[[RunFolder, Problem], None]) -> None
         }
         config = stage(data, number, winners, f"{folder}, stage {number}")
         problem = prepare(config, origin, allow_pickle=allow_pickle)
-        each(RunFolder.create(path, freeze(problem)), problem)
+        each(*begin(path, problem))
 
 
 def _read(file: Path) -> dict[str, Any]:

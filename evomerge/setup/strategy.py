@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import SearchError
 from evomerge.recipe import Recipe
-from evomerge.run.history import Candidate
+from evomerge.run.history import SOUP, Candidate
 from evomerge.scores import violation
 from evomerge.setup import niches
 from evomerge.setup.niches import make_niches
 from evomerge.setup.optimizer import make_optimizer
 from evomerge.setup.problem import Problem
+from evomerge.space.baselines import UNIFORM, average_of
 from evomerge.space.crossover import CrossoverSpace
 from evomerge.space.protocol import Space
 from evomerge.strategy.lineage import recipe_in
@@ -35,6 +36,7 @@ def make_strategy(problem: Problem) -> Strategy:
         optimizer,
         problem.ranking.values,
         lambda scores: violation(problem.constraints, scores),
+        problem.start,
     )
 
 
@@ -61,7 +63,10 @@ def recipe_of(space: Space, candidate: Candidate, candidates: Sequence[Candidate
         SearchError: its digest is not the one in the journal.
     """
     recipe: Recipe | None
-    if candidate.label is not None:
+    if SOUP in candidate.origin:
+        uniform = space.baselines().get(UNIFORM)
+        recipe = uniform and average_of(candidate.origin[SOUP], uniform)
+    elif candidate.label is not None:
         recipe = space.baselines().get(candidate.label)
     elif isinstance(space, CrossoverSpace):
         try:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from evomerge.config.evaluation import SearchSplit, TestSplit, ValidationSplit
 from evomerge.config.frozen import Documents, frozen_splits
-from evomerge.config.schema import ConstraintConfig, ObjectiveConfig, SearchConfig
+from evomerge.config.objectives import ConstraintConfig, ObjectiveConfig
+from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.scores import MODEL_METRICS, SPLITS, TOKENS, Constraint, Objective, Split
 

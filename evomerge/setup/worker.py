@@ -147,6 +147,7 @@ def make_worker(
             routed=config.space.kind != "parameters",
             memory=share.prepared if sources is None else 0,  # hardly a pair is merged twice
             members=sources,
+            release=config.space.most_parents is not None,
         )
         return model, tokenizer(problem.checkpoints, first)
 

@@ -1,11 +1,20 @@
-"""The uniform merge as a recipe. Every search is compared with it."""
+"""Uniform averages of parents as recipes. Every search is compared with that of all parents."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from evomerge.recipe import Layer, Recipe, Source
+
+UNIFORM = "uniform"
+"""Label of the uniform merge."""
+
+GREEDY_SOUP = "greedy soup"
+"""Label of the greedy soup; see `evomerge.searching.soup`."""
+
+AVERAGES = (UNIFORM, GREEDY_SOUP)
+"""The labels of baselines that are no parents."""
 
 
 def uniform_recipe(parents: Sequence[str], layers: int, stack: str, like: Recipe) -> Recipe:
@@ -24,4 +33,30 @@ def uniform_recipe(parents: Sequence[str], layers: int, stack: str, like: Recipe
     blocks = tuple(average(layer) for layer in range(layers))
     return replace(
         like, layers={stack: blocks}, embeddings=average(None), head=average(None), options={}
+    )
+
+
+def averaged(uniform: Recipe) -> tuple[str, ...]:
+    """Return the parents whose average a recipe of `uniform_recipe` is."""
+    return tuple(source.parent for source in uniform.embeddings.sources)
+
+
+def average_of(parents: Collection[str], uniform: Recipe) -> Recipe:
+    """Return the average of some of the parents of the uniform merge.
+
+    Equal sets of parents give equal recipes. One parent gives the recipe of its baseline.
+
+    Args:
+        parents: the parents that are averaged.
+        uniform: the recipe of the uniform merge.
+    """
+
+    def some(layer: Layer) -> Layer:
+        return replace(layer, sources=tuple(s for s in layer.sources if s.parent in parents))
+
+    return replace(
+        uniform,
+        embeddings=some(uniform.embeddings),
+        layers={name: tuple(map(some, blocks)) for name, blocks in uniform.layers.items()},
+        head=some(uniform.head),
     )

@@ -46,11 +46,22 @@ class MethodInputs:
 
 
 def method_inputs(
-    methods: Sequence[MethodSpec], parents: Sequence[str], base: str | None
+    methods: Sequence[MethodSpec],
+    parents: Sequence[str],
+    base: str | None,
+    *,
+    pool: bool = False,
 ) -> list[MethodInputs]:
     """Return for each method of a search the parents that it merges.
 
     If a method uses the base, the base is not one of its sources.
+
+    Args:
+        methods: the merge methods.
+        parents: references of the parents.
+        base: reference of the base, or None.
+        pool: whether a candidate merges only some of the parents, so that there may be more of them
+            than a method takes.
 
     Raises:
         ConfigError: a method is named twice, needs a base that is not set, or does not take this
@@ -68,7 +79,7 @@ def method_inputs(
         used = base if method.base != "none" else None
         sources = tuple(parent for parent in parents if parent != used)
         fewest, most = method.parents
-        if len(sources) < fewest or (most is not None and len(sources) > most):
+        if len(sources) < fewest or (most is not None and len(sources) > most and not pool):
             allowed = f"{fewest} or more" if most is None else f"{fewest} to {most}"
             allowed = f"exactly {fewest}" if most == fewest else allowed
             raise ConfigError(
@@ -145,13 +156,19 @@ class LayerGenes:
         ]
         self.genes = ((choice,) if self._choices else ()) + tuple(map(self._gene, self._knob_genes))
 
-    def layer(self, values: Sequence[float], block: int | None) -> Layer:
+    def layer(
+        self,
+        values: Sequence[float],
+        block: int | None,
+        members: Sequence[Sequence[str]] | None = None,
+    ) -> Layer:
         """Return the layer that the values of the genes describe.
 
         Args:
             values: one for each gene, canonical (see `rounded`).
             block: index of the block in every parent, or None for the tensors outside of the
                 blocks. These belong to the last component.
+            members: for each merge method, the parents of a pool that are merged; None: all.
         """
         number = int(values[0]) if self._choices else 0
         used, fixed = self._inputs[number], self._fixed_knobs[number]
@@ -167,7 +184,10 @@ class LayerGenes:
 
         return Layer(
             method=used.method.name,
-            sources=tuple(Source(parent, block, knobs(parent)) for parent in used.sources),
+            sources=tuple(
+                Source(parent, block, knobs(parent))
+                for parent in (used.sources if members is None else members[number])
+            ),
             base=None if used.base is None else Source(used.base, block),
             knobs=knobs(None),
         )

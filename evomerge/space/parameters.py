@@ -16,9 +16,10 @@ from typing import Literal
 
 from evomerge.errors import ConfigError, RecipeError, did_you_mean
 from evomerge.recipe import Layer, Recipe
-from evomerge.space.baselines import uniform_recipe
+from evomerge.space.baselines import UNIFORM, uniform_recipe
 from evomerge.space.knobs import MethodSpec, Setting, plan_knobs
 from evomerge.space.layer_genes import Component, LayerGenes, method_inputs, rounded
+from evomerge.space.pool import Pool
 from evomerge.space.protocol import Gene, Genome
 
 REST = "rest"
@@ -50,6 +51,8 @@ class ParameterSpace:
         smooth: whether knobs are interpolated linearly over depth. The genes then belong to single
             blocks, called anchors: as many as `groups`, spread evenly from the first block to the
             last one (see `LayerGenes.interpolate`).
+        most_parents: largest number of parents that a candidate merges (see `Pool`); None: it
+            merges all of them.
         knobs: knob -> a range to search or a fixed number. The other knobs are searched in the
             method's own range, or stay at its default if it has none.
         dtype: dtype of the merged model.
@@ -77,6 +80,7 @@ class ParameterSpace:
         filters: Mapping[str, Sequence[str]] | None = None,
         embeddings: bool = True,
         smooth: bool = False,
+        most_parents: int | None = None,
         knobs: Mapping[str, Setting] | None = None,
         dtype: str = "bfloat16",
         tokenizer: str = "base",
@@ -89,7 +93,9 @@ class ParameterSpace:
         self._frame = Recipe(
             host, {}, nothing, nothing, dtype, tokenizer, seed, vocabulary=tuple(vocabulary)
         )
-        inputs = method_inputs(methods, self.parents, base)
+        pooled = most_parents is not None
+        inputs = method_inputs(methods, self.parents, base, pool=pooled)
+        self._pool = None if most_parents is None else Pool(inputs, most_parents)
         plan = plan_knobs(methods, knobs or {})
         self._block_genes = LayerGenes(inputs, plan, _components(components, filters or {}))
         self._end_genes = LayerGenes(inputs, plan, ())  # of the embeddings, of the head
@@ -97,10 +103,14 @@ class ParameterSpace:
         self._embeddings, self._smooth = embeddings, smooth
         self._shared = int(method_per == "model" and len(inputs) > 1)
         """Number of genes that all places share: the one that chooses the method, or none."""
-        self.genes: tuple[Gene, ...] = self._block_genes.genes[: self._shared] + tuple(
-            replace(gene, name=f"{place}.{gene.name}")
-            for place, layer_genes in self._places()
-            for gene in layer_genes.genes[self._shared :]
+        self.genes: tuple[Gene, ...] = (
+            *self._block_genes.genes[: self._shared],
+            *(self._pool.genes if self._pool else ()),
+            *(
+                replace(gene, name=f"{place}.{gene.name}")
+                for place, layer_genes in self._places()
+                for gene in layer_genes.genes[self._shared :]
+            ),
         )
         if not self.genes:
             raise ConfigError(
@@ -132,6 +142,10 @@ class ParameterSpace:
         values = [rounded(gene, value) for gene, value in zip(self.genes, genome, strict=True)]
         shared = values[: self._shared]
         del values[: self._shared]
+        members = None
+        if self._pool:
+            members = self._pool.members(values[: len(self._pool.genes)])
+            del values[: len(self._pool.genes)]
         by_place = []
         for _, layer_genes in self._places():
             own = len(layer_genes.genes) - self._shared
@@ -141,9 +155,9 @@ class ParameterSpace:
         groups = by_place[1:-1] if self._embeddings else by_place
         return replace(
             self._frame,
-            embeddings=ends.layer(by_place[0], None),
-            layers={self._stack: self._decode_blocks(groups)},
-            head=ends.layer(by_place[-1], None),
+            embeddings=ends.layer(by_place[0], None, members),
+            layers={self._stack: self._decode_blocks(groups, members)},
+            head=ends.layer(by_place[-1], None, members),
         )
 
     def baselines(self) -> dict[str, Recipe]:
@@ -158,7 +172,7 @@ class ParameterSpace:
             return uniform_recipe(parents, self._blocks, self._stack, self._frame)
 
         alone = {parent: average([parent]) for parent in self.parents}
-        return alone | {"uniform": average(self._experts())}
+        return alone | {UNIFORM: average(self._experts())}
 
     def baseline_genomes(self) -> dict[str, Genome]:
         """Return genomes of the baselines that this space can express, by label.
@@ -166,21 +180,25 @@ class ParameterSpace:
         For a parent, its weight is 1 and the weights of the others are 0. For the uniform merge,
         all weights are 1/n. Density and lambda are 1. The recipes of these genomes use the methods
         of this space. They build the baselines up to rounding; a method with a sign consensus
-        (`ties`) comes only near the uniform merge.
+        (`ties`) comes only near the uniform merge. In a pool, a parent without a share is not in,
+        and the uniform merge has no genome if it merges more than `most_parents`.
         """
         experts = self._experts()
         mixtures = {parent: {parent: 1.0} for parent in self.parents}
-        mixtures["uniform"] = {parent: 1 / len(experts) for parent in experts}
+        mixtures[UNIFORM] = {parent: 1 / len(experts) for parent in experts}
         genomes = {}
         for label, shares in mixtures.items():
             found = [layer_genes.mixture(shares) for _, layer_genes in self._places()]
             by_place = [values for values in found if values is not None]
+            members = self._pool.priorities(shares) if self._pool else []
             shared = by_place[0][: self._shared] if by_place else []
-            if len(by_place) == len(found) and all(
-                values[: self._shared] == shared for values in by_place
+            if (
+                members is not None
+                and len(by_place) == len(found)
+                and all(values[: self._shared] == shared for values in by_place)
             ):
                 own = (value for values in by_place for value in values[self._shared :])
-                genomes[label] = (*shared, *own)
+                genomes[label] = (*shared, *members, *own)
         return genomes
 
     def _places(self) -> list[tuple[str, LayerGenes]]:
@@ -195,7 +213,9 @@ class ParameterSpace:
             return groups
         return [("embeddings", self._end_genes), *groups, ("head", self._end_genes)]
 
-    def _decode_blocks(self, groups: list[list[float]]) -> tuple[Layer, ...]:
+    def _decode_blocks(
+        self, groups: list[list[float]], members: Sequence[Sequence[str]] | None
+    ) -> tuple[Layer, ...]:
         """Return all blocks, given the values of the genes of every group (or anchor)."""
         layers, group = [], 0
         for block in range(self._blocks):
@@ -206,7 +226,7 @@ class ParameterSpace:
                 start, stop = self._first_blocks[group], self._first_blocks[group + 1]
                 share = (block - start) / (stop - start)
                 values = self._block_genes.interpolate(values, groups[group + 1], share)
-            layers.append(self._block_genes.layer(values, block))
+            layers.append(self._block_genes.layer(values, block, members))
         return tuple(layers)
 
     def _experts(self) -> list[str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from evomerge.optimize.protocol import Optimizer
 from evomerge.scores import Outcome, Scores
-from evomerge.space.protocol import Space
+from evomerge.space.protocol import Genome, Space
 from evomerge.strategy.protocol import Origin, Proposal
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,7 @@ class GenomeStrategy:
         optimizer: a new optimizer with the run's seed.
         values: returns the values that the optimizer maximises (`Ranking.values`).
         violation: returns by how much a candidate breaks constraints, 0 if it breaks none.
+        start: genomes that are proposed first, after the baselines.
     """
 
     def __init__(
@@ -30,10 +31,12 @@ class GenomeStrategy:
         optimizer: Optimizer,
         values: Callable[[Scores], tuple[float, ...]],
         violation: Callable[[Scores], float] = lambda scores: 0.0,
+        start: Sequence[Genome] = (),
     ) -> None:
         self.space, self.optimizer = space, optimizer
         self._values, self._violation = values, violation
         self._baselines = space.baseline_genomes()
+        self._start = start
         self._trials: dict[int, int] = {}
         self._asked = 0
         self._warned = False
@@ -58,7 +61,8 @@ class GenomeStrategy:
         return {"genome": list(genome)}
 
     def ask(self, number: int) -> Proposal:
-        """Propose the optimizer's next genome."""
+        """Propose the next genome of the start; after these, the optimizer's."""
+        self._enqueue_start()
         genome = self._next_genome(number)
         return Proposal(self.space.decode(genome), {"genome": list(genome)})
 
@@ -74,7 +78,9 @@ class GenomeStrategy:
         if "genome" not in origin:
             return
         genome = tuple(map(float, origin["genome"]))
-        if label is not None:
+        if label is None:
+            self._enqueue_start()
+        else:
             self.optimizer.enqueue(genome)
         computed = self._next_genome(number)
         if computed == genome:
@@ -100,6 +106,15 @@ class GenomeStrategy:
             values = None
         broken = self._violation(outcome) if isinstance(outcome, Scores) else 0.0
         self.optimizer.tell(self._trials[number], values, broken)
+
+    def _enqueue_start(self) -> None:
+        """Enqueue the genomes of the start; later calls do nothing.
+
+        This waits for the first proposal, since the baselines are enqueued and asked one by one.
+        """
+        for genome in self._start:
+            self.optimizer.enqueue(genome)
+        self._start = ()
 
     def _next_genome(self, number: int) -> tuple[float, ...]:
         """Ask the optimizer for a genome, and note which trial the candidate is."""

@@ -40,6 +40,9 @@ class Lineage:
         reference = label if is_parent and label is not None else f"{MEMBER}{number}"
         self._mates[number] = Mate(reference, recipe)
 
+    def __contains__(self, number: int) -> bool:
+        return number in self._mates
+
     def recipe(self, number: int) -> Recipe:
         """Return the recipe of a candidate that was added."""
         return self._mates[number].recipe

@@ -118,6 +118,7 @@ class NichesStrategy:
         self.setting, self.seed = setting, seed
         self.archive, self.lineage = Archive(setting), Lineage(space)
         self._places, self._documents = space.places, documents
+        self._labels = space.baselines().keys()
         self._baselines: list[int] = []
         self._asked = 0
 
@@ -156,9 +157,13 @@ class NichesStrategy:
     def repeat(self, number: int, label: str | None, origin: Origin) -> None:
         """Note a candidate. Nothing is drawn: the recorded origin counts.
 
+        Averages that are tried for the greedy soup are not of this strategy; it ignores them.
+
         Raises:
             ValueError: this is no origin of a crossover of earlier candidates.
         """
+        if label not in self._labels and "mates" not in origin:
+            return
         self.lineage.add(number, label, origin)
         if label is None:
             self._asked += 1
@@ -167,7 +172,9 @@ class NichesStrategy:
 
     def tell(self, number: int, outcome: Outcome) -> None:
         """Let a scored candidate compete for a place in the archive."""
-        found = self._documents(outcome) if isinstance(outcome, Scores) else None
+        if number not in self.lineage or not isinstance(outcome, Scores):
+            return
+        found = self._documents(outcome)
         if found is not None:
             self.archive.add(number, *found)
 

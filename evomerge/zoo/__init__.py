@@ -30,9 +30,10 @@ def path(name: str) -> Path:
     """
     allowed = names()
     if name not in allowed:
+        known = [f"zoo:{item}" for item in allowed]
         raise InputError(
-            f"There is no embedded model zoo:{name}; there are "
-            f"{', '.join(f'zoo:{known}' for known in allowed)}.{did_you_mean(name, allowed)}"
+            f"There is no embedded model zoo:{name}; there are {', '.join(known)}."
+            f"{did_you_mean(f'zoo:{name}', known)}"
         )
     return _HERE / "models" / name
 

@@ -50,8 +50,8 @@ def test_the_best_candidate_its_genes_and_the_standings(run: Run) -> None:
     assert table.loc[(KEY, "search", "searched"), "value"] == 21 / 24
     assert table.loc[(KEY, "test", "searched"), "value"] == 20 / 24
     assert table.loc[(KEY, "search", "zoo:language"), "low"] < 6 / 24
-    assert f"{KEY} on search:\n" in str(run)
-    assert "searched" in run._repr_html_()
+    assert f"{KEY} on search in %:\n" in str(run)
+    assert "Not known yet" in run._repr_html_() and "searched" in run._repr_html_()
     assert run.status["winner"] == 2
     with pytest.raises(RunFolderError):
         run.genes(7)

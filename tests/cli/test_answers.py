@@ -19,6 +19,13 @@ def answer(capsys, *arguments):
     return json.loads(capsys.readouterr().out)
 
 
+FIRST = {
+    "candidate": 0,
+    "origin": "zoo:language",
+    "fitness": 3 / 24,
+    "low": pytest.approx(0.0434, abs=1e-4),
+    "high": pytest.approx(0.3100, abs=1e-4),
+}
 COUNTS = {
     "empty": {"candidates": 0, "scored": 0, "failed": 0, "open": 0, "best": None},
     "asked only": {"candidates": 1, "scored": 0, "failed": 0, "open": 1, "best": None},
@@ -28,7 +35,9 @@ COUNTS = {
         "scored": 1,
         "failed": 0,
         "open": 1,
-        "best": {"candidate": 0, "origin": "zoo:language", "fitness": 3 / 24},
+        "best": FIRST,
+        "best_parent": FIRST,
+        "latest": [{"candidate": 0, "fitness": 3 / 24, "is_estimate": False, "failure": None}],
     },
 }
 
@@ -51,6 +60,23 @@ def test_status_and_results_of_an_unfinished_run(tmp_path, capsys, state):
     assert lines[0].split("\t")[0] == "candidate"
     assert call(["status", str(run.path)]) == 0
     assert "state\tstopped" in capsys.readouterr().out
+
+
+def test_status_shows_the_best_beside_the_best_parent_failures_and_the_final_scores(
+    tmp_path, capsys
+):
+    events = [asked(0, "zoo:language"), told(0, scores(3)), asked(1, genome=[0.5, 1.0])]
+    events += [told(1, FAILED), asked(2, genome=[1.0, 1.0]), told(2, scores(21))]
+    run = write_run(
+        tmp_path / "run", [*events, told(2, scores(9)) | {"event": "score", "split": "test"}]
+    )
+    with run.writing():
+        call(["status", str(run.path)])
+    shown = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
+    assert shown["best"] == "87.5 [69.0, 95.7], candidate 2 (optimizer)"
+    assert shown["best parent"] == "12.5 [4.3, 31.0], candidate 0 (zoo:language)"
+    assert shown["latest"] == "87.5 (2); 1 failed in merge: no <finite> weights; 12.5 (0)"
+    assert shown["phase"] == "final scores: 1 on test"
 
 
 @pytest.mark.parametrize("state", ["empty", "asked only", "failed only"])
@@ -194,4 +220,4 @@ def test_times_by_phase_and_the_preparation_that_goes_on(tmp_path, capsys):
     assert spent["evaluate"] == {"seconds": 90.75, "cpu_seconds": None}
     call(["results", str(run.path)])
     *_, line = capsys.readouterr().err.splitlines()
-    assert line.endswith("prepare 6.0, merge 1.5, evaluate 90.8; 0.028 hours in all")
+    assert line.endswith("prepare 6.0, merge 1.5, evaluate 90.8; 1 min 39 s in all")

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
 from search_run import SMALL, environment, evomerge, write_search
 from tiny import edit_config, make, rewrite
 
@@ -16,6 +17,7 @@ from evomerge import zoo
 from evomerge.__main__ import run
 from evomerge.config.schema import load
 from evomerge.errors import EvomergeError
+from evomerge.run.folder import RunFolder
 from evomerge.setup.runs import prepare
 
 DOCUMENTS = {"search": {"documents": 5}, "validation": {"documents": 5}, "test": {"documents": 5}}
@@ -34,7 +36,7 @@ def space(**changes):
 
 
 BAD = {
-    "unknown parent": ({"parents": ["zoo:mathz"]}, ["zoo:mathz", "zoo:maths"]),
+    "unknown parent": ({"parents": ["zoo:mathz"]}, ["zoo:mathz", "Did you mean 'zoo:maths'"]),
     "missing folder": ({"parents": ["./nowhere", "zoo:maths"]}, ["./nowhere", "folder"]),
     "unknown method": (space(method="tie"), ["'tie'", "Did you mean 'ties'"]),
     "no method": (space(method=[]), ["space.method"]),
@@ -65,7 +67,10 @@ BAD = {
         ["'zoo_math'", "evaluation.include", "Did you mean 'zoo_maths'"],
     ),
     "unknown metric": (objective(metric="exact_mach"), ["exact_mach", "mean 'exact_match'"]),
-    "unknown include": (evaluation(include=["./none"]), ["evaluation.include", "none"]),
+    "unknown include": (
+        evaluation(include=["./none"]),
+        ["evaluation.include", "none", "name a folder with task YAML"],
+    ),
     "too many documents": (evaluation(search={"documents": 99999}), ["99999", "zoo_l2_maths"]),
     "two splits take all": (
         evaluation(search={"documents": "all"}, test={"documents": "all"}),
@@ -73,6 +78,14 @@ BAD = {
     ),
     "no such field": (evaluation(stratify="kindd"), ["kindd", "field"]),
     "no such device": (evaluation(device="gpu"), ["evaluation.device", "gpu"]),
+    "a device that torch cannot use": (
+        evaluation(device="cuda:77"),
+        [
+            "evaluation.device",
+            "'cuda:77'",
+            "use auto" if torch.cuda.is_available() else "auto or cpu",
+        ],
+    ),
     "a device and a device map": (
         evaluation(device="cpu", device_map="auto"),
         ["evaluation", "device_map", "remove one"],
@@ -269,6 +282,10 @@ def test_a_file_that_a_run_has_written_starts_no_search(tmp_path, changes, where
 def test_a_file_in_the_place_of_another_thing(tmp_path):
     file = write_search(tmp_path)
     assert "is a file, not a run" in evomerge("status", file, code=2).stderr
+    with pytest.raises(EvomergeError, match=r"is a folder; give a file in it\.$"):
+        load(tmp_path)
+    with pytest.raises(EvomergeError, match=r"has no journal.*; give the folder that was given"):
+        RunFolder(tmp_path)
     said = evomerge("merge", file, "--out", tmp_path / "model", code=2).stderr
     assert "is a search file; run it with `evomerge search" in said
 
@@ -310,7 +327,7 @@ def test_a_budget_for_the_baselines_alone_is_warned_of(tmp_path):
     assert "nothing is searched; set it to 4 or more" in said
 
 
-@pytest.mark.parametrize("preset", ["parameters", "multi", "dataflow", "joint"])
+@pytest.mark.parametrize("preset", ["parameters", "multi", "dataflow", "joint", "lorahub"])
 def test_presets_are_valid(tmp_path, preset):
     evomerge("init", tmp_path / "s.yaml", "--preset", preset)
     prepare(load(tmp_path / "s.yaml"), tmp_path)

@@ -13,6 +13,7 @@ import pytest
 from search_run import command, environment
 
 import evomerge
+from evomerge.__main__ import run
 from evomerge.cli.sentences import for_terminal, in_two
 from evomerge.errors import RunFolderError
 from evomerge.run.folder import RunFolder
@@ -124,3 +125,17 @@ def test_every_suggested_command_quotes_what_is_filled_in():
     assert unquoted == {}
     with pytest.raises(RunFolderError, match="--run 'my runs'`"):
         RunFolder(Path("my runs"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["serach"], "No such command 'serach'. Did you mean 'search'?"),
+        (["status"], "Missing argument 'DIR'; `evomerge status --help` says what is allowed."),
+        (["status", "x", "--wach"], "`evomerge status --help` says what is allowed."),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence(arguments, sentence, capsys):
+    assert run(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("evomerge: ") and line.endswith(sentence)

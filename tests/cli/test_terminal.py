@@ -38,11 +38,11 @@ def test_local_parents_have_the_names_of_their_folders(capsys):
     events += [*(asked(5, genome=[0.5]), told(5, scores(12)))]
     events += [told(1, scores(3)) | {"event": "score", "split": "test"}]
     assert lines_of(events, capsys) == [
-        "candidate 0 (models/ja) 0.0000; best 0.0000 (candidate 0)",
-        "candidate 1 (models/maths) 0.2500; best 0.2500 (candidate 1)",
-        "candidate 2 (other/maths) 0.5000; best 0.5000 (candidate 2)",
-        "candidate 3 (org/model) 0.7500; best 0.7500 (candidate 3)",
-        "candidate 4 (uniform) failed in merge: no <finite> weights; best 0.7500 (candidate 3)",
-        "candidate 5 (optimizer) 0.5000; best 0.7500 (candidate 3)",
+        "candidate 0 (models/ja) 0.00; best 0.00 (candidate 0)",
+        "candidate 1 (models/maths) 25.00; best 25.00 (candidate 1)",
+        "candidate 2 (other/maths) 50.00; best 50.00 (candidate 2)",
+        "candidate 3 (org/model) 75.00; best 75.00 (candidate 3)",
+        "candidate 4 (uniform) failed in merge: no <finite> weights; best 75.00 (candidate 3)",
+        "candidate 5 (optimizer) 50.00; best 75.00 (candidate 3)",
         "candidate 1 (models/maths) scored on test",
     ]

@@ -24,7 +24,7 @@ BAD = [
     ({"space": 3}, ["`space`", "mapping"]),
     ({"optimizer": {"population": 1}}, ["`optimizer.population`", "at least 2", "auto"]),
     ({"optimizer": {"sigma": 0}}, ["`optimizer.sigma`", "above 0"]),
-    ({"budget": {}}, ["`budget`", "candidates, hours or target"]),
+    ({"budget": {}}, ["`budget`", "candidates, hours, target or patience"]),
     ({"budget": {"candidates": 0}}, ["`budget.candidates`", "at least 1"]),
     ({"objectives": []}, ["`objectives`", "at least one"]),
     (

@@ -269,6 +269,7 @@ def test_only_the_winner_as_it_was_scored_has_scores(tmp_path):
     metadata, body = read(searched(merge, bfloat16))
     assert "model-index" not in metadata
     assert "Written in float32; the scores are those of the bfloat16 weights." in body
+    assert re.search(rf"\| {KEY} in % \| searched \| 50.0 \[.*\] \| - \| 83.3 \[.*\] \|", body)
 
 
 def test_the_card_repeats_the_search_file(tmp_path):

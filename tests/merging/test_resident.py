@@ -274,3 +274,39 @@ def test_tied_heads_stay_tied(tied, tmp_path):
     write_model(recipe, checkpoints, tmp_path / "out")
     assert digest(tiny.load(tmp_path / "out")) == resident.state_digest()
     assert ("lm_head.weight" in Checkpoint.open(tmp_path / "out", "out").tensors) == (not tied)
+
+
+def mapped_bytes() -> int:
+    """Return how much of mapped files is in the memory of this process."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return 1024 * int(status.split("RssFile:")[1].split()[0])
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+@pytest.mark.parametrize("method", ["linear", "ties"])
+def test_parents_of_a_pool_are_never_in_memory_together(tmp_path, monkeypatch, method):
+    config = tiny.CONFIGS["llama"]()
+    config.hidden_size, config.intermediate_size, config.num_hidden_layers = 256, 1024, 4
+    monkeypatch.setitem(tiny.CONFIGS, "llama", lambda: config)
+    base = tiny.make(tmp_path / "base")
+    names = [f"p{seed}" for seed in range(6)]
+    for seed, name in enumerate(names):
+        tiny.make(tmp_path / name, seed=seed + 1, near=base)
+    opened = {name: Checkpoint.open(tmp_path / name, name) for name in ("base", *names)}
+    size = opened["base"].nbytes
+
+    def layer(index):
+        sources = [Source(name, index, {"weight": 0.1}) for name in names]
+        return Layer(method, sources, Source("base", index) if method == "ties" else None)
+
+    blocks = tuple(map(layer, range(4)))
+    recipe = Recipe("base", {"model.layers": blocks}, layer(None), layer(None), dtype="float32")
+    grown, digests = {}, []
+    for release in (True, False):
+        model = Resident(opened, "base", "float32", release=release)
+        before = mapped_bytes()
+        model.apply(recipe)
+        grown[release] = mapped_bytes() - before
+        digests.append(model.state_digest())
+    assert grown[True] < size < 4 * size < grown[False]
+    assert digests[0] == digests[1]

@@ -13,7 +13,17 @@ import optimizer_runs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optimizer_runs import MIXED, NAMES, ONE, WIDTHS, check_range, corner, make, several
+from optimizer_runs import (
+    MIXED,
+    NAMES,
+    ONE,
+    WIDTHS,
+    check_range,
+    corner,
+    make,
+    several,
+    trials_of,
+)
 
 from evomerge.optimize import create
 from evomerge.space.protocol import Gene
@@ -99,10 +109,15 @@ def here():
     return optimizer_runs.all_searches()
 
 
+def test_another_process_restarts_at_the_same_trials_and_points(here, elsewhere):
+    for width in WIDTHS:
+        assert here[f"restarts {width}"] == elsewhere[f"restarts {width}"]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_another_process_replays_a_search_bit_for_bit(name, here, elsewhere):
     for width in WIDTHS:
-        assert len(here[f"{name} {width}"]) == 200
+        assert len(here[f"{name} {width}"]) == trials_of(name, 200)
         assert here[f"{name} {width}"] == elsewhere[f"{name} {width}"]
 
 
@@ -111,8 +126,9 @@ def test_another_process_replays_a_search_bit_for_bit(name, here, elsewhere):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_search_works_with_any_number_of_open_trials(name, width, in_bursts):
     """`search` checks trial numbers and ranges; here, late genomes must still differ."""
-    genomes = optimizer_runs.search(name, REAL, width, 500, in_bursts)
-    assert len(genomes) == 500
+    trials = trials_of(name, 500)
+    genomes = optimizer_runs.search(name, REAL, width, trials, in_bursts)
+    assert len(genomes) == trials
     assert len(set(genomes[-100:])) > 3
 
 

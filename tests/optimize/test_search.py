@@ -221,7 +221,7 @@ def test_a_grid_gets_finer_and_never_repeats_itself():
 def test_names_are_listed_without_importing_what_they_need():
     code = (
         "import sys; from evomerge.optimize import optimizer_names; assert len(optimizer_names()) "
-        "> 10; print(*[m for m in ('nevergrad', 'numpy', 'cma', 'cmaes') if m in sys.modules])"
+        "> 10; print(*[m for m in ('nevergrad', 'numpy', 'cma', 'optuna') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
@@ -265,7 +265,13 @@ def test_another_package_adds_an_optimizer(monkeypatch):
             {"name": "nsga3", "objectives": 3, "population": 20},
             "is 20, but 'nsga3' has 28 reference directions for 3 objectives; set it to 28",
         ),
-        ({"options": {"popsize": 3}}, "optimizer.options has 'popsize', but 'cma' has no options"),
+        (
+            {"name": "de", "options": {"popsize": 3}},
+            "optimizer.options has 'popsize', but 'de' has no options",
+        ),
+        ({"options": {"restart": "ipop"}}, "has 'restart', but 'cma' has restarts; .*'restarts'"),
+        ({"options": {"restarts": True}}, "restarts is True; allowed are none, ipop"),
+        ({"options": {"restarts": "bipop"}}, "'bipop'; allowed are none, ipop.*Did you mean"),
     ],
 )
 def test_options_that_do_not_suit_are_one_sentence(options, sentence):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from evomerge.errors import RecipeError
 from evomerge.parsing.texts import DEEPEST
-from evomerge.parsing.yaml import yaml_mapping, yaml_value
+from evomerge.parsing.yaml import yaml_mapping, yaml_text, yaml_value
 
 scalars = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
@@ -100,3 +100,13 @@ def test_aliases_cannot_expand_a_small_text_into_a_huge_value():
 def test_a_file_that_is_not_a_mapping_is_refused(text):
     with pytest.raises(RecipeError, match=r"the file is not a recipe: it must be a YAML mapping"):
         yaml_mapping(text, "the file", "a recipe", RecipeError)
+
+
+@pytest.mark.parametrize(
+    "text", ["35091646155e5483", "86419163157680e5", "1e5", "+2E-3", "12", "0x1f", "1.5", "a: b"]
+)
+def test_a_text_that_looks_like_a_number_is_read_as_it_was_written(text):
+    """The digests in a run's search file are such texts once in a thousand times."""
+    data = {"digest": text, "number": 1e-05, "list": [text, 3, None, True]}
+    assert yaml_mapping(yaml_text(data, width=80), "it", "a mapping", RecipeError) == data
+    assert yaml_mapping(yaml_text(data, width=80, flow=None), "it", "it", RecipeError) == data

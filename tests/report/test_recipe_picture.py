@@ -68,8 +68,8 @@ def test_a_knob_of_some_tensors_has_rows_of_its_own():
 
     found = grids(knob_picture(merged(weight=weight), NAMES))["weight"]
     assert found["B self_attn"] == [0.75, 0.5, 0.5, 0.5, 0.75]
-    assert found["B other"] == [0.75, 0.25, 0.25, 0.25, 0.75]
-    assert set(found) == {"B self_attn", "B other", "C"}
+    assert found["B rest"] == [0.75, 0.25, 0.25, 0.25, 0.75]
+    assert set(found) == {"B self_attn", "B rest", "C"}
 
 
 def test_the_embeddings_alone_may_use_a_knob():

@@ -18,7 +18,12 @@ def test_a_terminal_gets_short_names_and_no_empty_columns() -> None:
     brief = brief_rows(rows)
     assert [item["origin"] for item in brief] == ["b", "optimizer", "optimizer"]
     assert [item["status"] for item in brief] == ["scored", "scored", "winner"]
-    assert set(brief[0]) == {"candidate", "origin", "generation", "status", "fitness", "documents"}
+    assert list(brief[0]) == [
+        *("candidate", "origin", "generation", "status", "fitness in %", "documents")
+    ]
     failed = [*rows, row(3, failure="merge: NaN", error=0.1)]
-    assert {"failure", "error"} <= set(brief_rows(failed)[0])
+    assert {"failure", "error in %"} <= set(brief_rows(failed)[0])
+    assert brief_rows(failed)[3]["error in %"] == 10
+    losses = [row(0, fitness=-12.5), row(1, fitness=-0.5)]
+    assert [item["fitness"] for item in brief_rows(losses)] == [-12.5, -0.5]
     assert brief_rows([]) == []

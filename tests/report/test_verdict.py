@@ -43,6 +43,12 @@ def test_the_verdict(tmp_path, case, works, words):
     assert words in found.text
 
 
+def test_a_parent_that_wins_is_not_compared_with_itself(tmp_path):
+    view = run_with(tmp_path, ours=9, parent=10, winner=0)
+    assert list(view.table.comparisons) == ["uniform"]
+    assert view.table.names["searched"] == "winner"
+
+
 def test_documents_that_only_the_merge_answers_rightly(tmp_path):
     view = run_with(tmp_path, ours=20, parent=4)
     split, (found,) = agreements(view.history, view.best, view.objectives)

@@ -32,7 +32,8 @@ def run(tmp_path_factory):
         },
     )
     done = evomerge("search", file, "--run", folder / "run", "--candidates", "5")
-    assert "won; export it with" in done.stderr
+    assert "documents" in done.stderr  # the verdict
+    assert "the winner is candidate" in done.stderr and "export it with" in done.stderr
     assert "both/exact_match test" in done.stdout
     return folder / "run"
 
@@ -62,6 +63,6 @@ def test_report_and_model_card_show_the_value_alone(run, tmp_path):
     assert "nan" not in page
     evomerge("export", run, "--out", tmp_path / "model")
     card = (tmp_path / "model" / "README.md").read_text()
-    searched = next(line for line in card.splitlines() if line.startswith("| searched"))
-    assert searched.endswith(f"| {value:.4f} |")
+    *_, last = (line for line in card.splitlines() if line.startswith(f"| {KEY} in % | "))
+    assert last.split(" | ")[2] == f"{100 * value:.1f}"
     assert "nan" not in card

@@ -37,6 +37,7 @@ WRONG = {
     "`space.kind` is 'dataflow', but the optimizer 'niches'": {"space": {"kind": "dataflow"}},
     "`base` has no meaning": {"base": "zoo:base"},
     "`tokenizer` is 'union'": {"tokenizer": "union"},
+    "`optimizer.start` has no meaning": {"optimizer": {"name": "niches", "start": ["best.yaml"]}},
     "merges two models at a time": {"parents": ["zoo:language"]},
     "zoo_maths/tokens does not allow: lower values are better": {
         "objectives": [*GOOD["objectives"], TOKENS]

@@ -22,7 +22,8 @@ def values(scores: Scores) -> tuple[float, ...]:
 
 def new(name: str) -> GenomeStrategy:
     searched = space()
-    return GenomeStrategy(searched, create(name, searched.genes, seed=3), values)
+    start = [tuple(share for _ in searched.genes) for share in (0.25, 0.75)]
+    return GenomeStrategy(searched, create(name, searched.genes, seed=3), values, start=start)
 
 
 def outcome(value: float | None) -> Outcome:
@@ -79,3 +80,12 @@ def test_outcomes_of_baselines_without_a_genome_are_ignored() -> None:
     strategy = new("random")
     strategy.repeat(0, "somewhere", {})
     strategy.tell(0, outcome(1.0))
+
+
+def test_the_start_is_proposed_after_the_baselines_and_before_all_else() -> None:
+    strategy = new("cma")
+    for number, label in enumerate(strategy.space.baselines()):
+        strategy.add_baseline(number, label)
+    proposed = [strategy.ask(number).origin["genome"] for number in range(9, 12)]
+    assert [set(genome) for genome in proposed[:2]] == [{0.25}, {0.75}]
+    assert len(set(proposed[2])) == len(strategy.space.genes)

@@ -63,6 +63,17 @@ def test_what_was_asked_is_proposed_again_from_its_origins(told, generation, att
     assert one.ask(99) == other.ask(99)
 
 
+def test_averages_that_are_tried_for_the_greedy_soup_are_ignored():
+    strategy = new()
+    for number, label in enumerate(LABELS):
+        strategy.add_baseline(number, label)
+        strategy.tell(number, outcome([1, 1, 0, 0]))
+    for number, label in ((3, None), (4, "greedy soup")):
+        strategy.repeat(number, label, {"soup": ["a", "b"]})
+        strategy.tell(number, outcome([1, 1, 1, 1]))
+    assert strategy.archive.members == [0, 1, 2] and strategy.left == 1
+
+
 def test_a_generation_is_asked_of_one_archive_and_baselines_do_not_count():
     strategy = new(generation=3)
     for number, label in enumerate(LABELS):
@@ -77,7 +88,7 @@ def test_a_generation_is_asked_of_one_archive_and_baselines_do_not_count():
 def test_an_origin_that_is_no_crossover_is_refused():
     strategy = new()
     strategy.add_baseline(0, "a")
-    for origin in ({"genome": [1.0]}, {"mates": [0, 9], "split": 1, "t": 0.5}, {"mates": [0]}):
+    for origin in ({"mates": [0, 9], "split": 1, "t": 0.5}, {"mates": [0]}):
         with pytest.raises(ValueError):
             strategy.repeat(1, None, origin)
 

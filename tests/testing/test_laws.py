@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from optimizer_runs import COUNTS
+from optimizer_runs import COUNTS, trials_of
 
 from evomerge.merging.methods import get_method, method_names
 from evomerge.merging.methods.method import Knob, Method
@@ -19,6 +19,7 @@ def test_every_optimizer_keeps_the_laws(name):
     for objectives in COUNTS[name]:
         check_optimizer(
             lambda genes, seed: create(name, genes, seed, objectives=objectives),  # noqa: B023
+            trials=trials_of(name, 200),
             objectives=objectives,
         )
 

@@ -27,9 +27,11 @@ def choose_device(wanted: str) -> str:
         torch.empty(0, device=wanted)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
+        found = torch.accelerator.current_accelerator(check_available=True)
+        usable = "auto or cpu" if found is None else f"auto, cpu or {found.type}"
         raise ConfigError(
-            f"`evaluation.device` is {wanted!r}, which cannot be used here ({reason}); use auto, "
-            "cpu, cuda, cuda:0 or mps."
+            f"`evaluation.device` is {wanted!r}, which cannot be used here ({reason}); use "
+            f"{usable}."
         ) from error
     return wanted
 

@@ -58,7 +58,10 @@ class Harness:
         self._fewshot = fewshot
         for folder in include:
             if not is_folder(Path(folder)):
-                raise ConfigError(f"evaluation.include: {str(folder)!r} is not a folder.")
+                raise ConfigError(
+                    f"evaluation.include: {str(folder)!r} is not a folder; name a folder with task "
+                    "YAML, seen from the folder of the search file."
+                )
         self._include = [str(folder) for folder in include]
         self._tasks: dict[str, Any] = {}
         self._groups: dict[str, Any] = {}

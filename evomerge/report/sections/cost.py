@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evomerge.report.amounts import size_text
+from evomerge.report.amounts import duration, size_text
 from evomerge.report.markup import paragraph, table
 from evomerge.report.view import View
 from evomerge.scores import SPLITS
@@ -21,7 +21,9 @@ def cost(view: View) -> list[str]:
     }
     scored = ", ".join(f"{count:,} {split}" for split, count in documents.items() if count)
     parts = ["<h2>What did it cost?</h2>"]
-    lead = f"{hours:.2g} hours of work over all sessions; documents scored: {scored or 'none'}."
+    lead = (
+        f"{duration(3600 * hours)} of work over all sessions; documents scored: {scored or 'none'}."
+    )
     parts.append(paragraph(lead))
     peak = view.run.timings.peak()
     if "process" in peak:

@@ -29,6 +29,8 @@ def found(view: View) -> list[str]:
     if view.recipe is not None:
         methods = sorted({layer.method for layer in view.recipe.every_layer()})
         parts.append(paragraph(f"Merge method: {', '.join(methods)}; dtype {view.recipe.dtype}."))
+        if view.config.space.most_parents is not None:
+            parts.append(paragraph(_members(view, view.recipe)))
         if view.config.space.kind != "parameters":
             parts += ["<h3>Path through the layers</h3>", code(_path(view, view.recipe))]
     for name, caption in _CAPTIONS.items():
@@ -37,6 +39,15 @@ def found(view: View) -> list[str]:
     if view.recipe is not None:
         parts.append(folded("the whole recipe", code(view.recipe.to_yaml())))
     return parts
+
+
+def _members(view: View, recipe: Recipe) -> str:
+    """Return a sentence with the parents of the pool that the recipe merges."""
+    merged = {source.parent for layer in recipe.every_layer() for source in layer.sources}
+    pool = [parent for parent in view.config.parents if parent != view.config.base]
+    names = short_names(view.config.parents)
+    listed = ", ".join(names[parent] for parent in pool if parent in merged)
+    return f"Of the {len(pool)} parents, it merges {len(merged & set(pool))}: {listed}."
 
 
 def _path(view: View, recipe: Recipe) -> str:

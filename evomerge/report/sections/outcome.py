@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from evomerge.report.markup import paragraph, picture, table
+from evomerge.report.markup import paragraph, picture, table, text
+from evomerge.report.names import short_scores
 from evomerge.report.standings import Standings
-from evomerge.report.verdict import front_lines, main_column, verdict
+from evomerge.report.verdict import front_rows, main_column, verdict
 from evomerge.report.view import View
 from evomerge.scores import Split
 
@@ -37,7 +38,7 @@ def outcome(view: View) -> list[str]:
         if not view.table.has_front
         else picture("front", view.figures["front"], "The front, and all candidates."),
     ]
-    if lines := front_lines(view.table):
+    if neighbours := front_rows(view.table):
         parts += [
             "<h3>Which of these differ</h3>",
             paragraph(
@@ -46,13 +47,14 @@ def outcome(view: View) -> list[str]:
                 "Differences above 0 say that the first is better.",
                 "lead",
             ),
-            *(paragraph(line) for line in lines),
+            table(*neighbours),
         ]
     comparisons = view.table.comparisons
     if comparisons:
         split = view.table.compared_on
         rows = [(view.table.names[name], item.text) for name, item in comparisons.items()]
-        parts += [table(("searched merge against", f"difference on {split} documents"), rows)]
+        own = "winner" if view.table.names["searched"] == "winner" else "searched merge"
+        parts += [table((f"{own} against", f"difference on {split} documents"), rows)]
     return parts
 
 
@@ -80,18 +82,15 @@ def _front(found: Standings) -> str:
             cells.append(item.texts(found.factor(column)) if item else "-")
         rows.append(cells)
         knee = index if row.label.endswith("(knee)") else knee
-    heads = [f"{column} on {split}" for column in found.columns]
+    names = short_scores(found.columns)
+    heads = [f"{names[column]} on {split}" for column in found.columns]
     return table(("model", *heads), rows, knee)
 
 
-def by_task(found: Standings) -> str:
-    """Return a table with a row for each task and model."""
-    rows = []
+def by_task(found: Standings) -> list[str]:
+    """Return a table for each task, with its name above, since a phone has no room for a column."""
+    parts = []
     for column in found.columns:
-        for row in found.rows:
-            cells: list[object] = [column, found.names[row.label]]
-            for split in _ORDER:
-                item = row.estimates.get((split, column))
-                cells.append(item.texts(found.factor(column)) if item else "-")
-            rows.append(cells)
-    return table(("score", "model", *_ORDER), rows)
+        if column != main_column(found):
+            parts += [f"<h4>{text(column)}</h4>", _standings(found, column)]
+    return parts

@@ -17,7 +17,7 @@ def tradeoffs(view: View) -> list[str]:
     """Return the section; empty if there is nothing to weigh."""
     parts: list[str] = []
     if len(view.table.columns) > 1:
-        parts += ["<h3>Each task</h3>", by_task(view.table)]
+        parts += ["<h3>Each task</h3>", *by_task(view.table)]
     split, found = agreements(view.history, view.best, view.objectives)
     if found:
         heads = ("score", "merge and a parent", "only the merge", "only a parent", "nobody")

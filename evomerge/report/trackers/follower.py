@@ -17,7 +17,7 @@ from evomerge.run.folder import CONFIG, STAGES, RunFolder
 from evomerge.run.frozen_file import FROZEN
 from evomerge.run.history import History
 from evomerge.run.journal import Event
-from evomerge.run.logbook import Follower
+from evomerge.run.logbook import PASSING, Follower
 from evomerge.searching.ranking import Ranking, measured
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class _Tracking:
 
         The first event opens the tracker: then this process holds the lock of the run.
         """
-        if event["event"] != "preparing" and not self._is_broken:
+        if event["event"] not in PASSING and not self._is_broken:
             self._attempt(lambda: self._observe(history, event))
 
     def finish(self, *, completed: bool) -> None:

@@ -18,7 +18,7 @@ from typing import Literal
 
 from evomerge.errors import ConfigError, RecipeError
 from evomerge.recipe import Layer, Recipe
-from evomerge.space.baselines import uniform_recipe
+from evomerge.space.baselines import UNIFORM, uniform_recipe
 from evomerge.space.knobs import MethodSpec, Setting, plan_knobs
 from evomerge.space.layer_genes import LayerGenes, method_inputs, rounded
 from evomerge.space.paths.frame import baselines_of
@@ -130,7 +130,7 @@ class JointSpace:
         if len(self._parents) < 2:
             return found
         uniform = uniform_recipe(self._experts(), self._depth, self._stack, self._frame)
-        return {**found, "uniform": uniform}
+        return {**found, UNIFORM: uniform}
 
     def baseline_genomes(self) -> dict[str, Genome]:
         """Return genomes of the baselines that the method can express, by label.
@@ -146,7 +146,7 @@ class JointSpace:
         experts = self._experts()
         mixtures = {parent: {parent: 1.0} for parent in self._parents}
         if len(self._parents) > 1:
-            mixtures["uniform"] = {parent: 1 / len(experts) for parent in experts}
+            mixtures[UNIFORM] = {parent: 1 / len(experts) for parent in experts}
         genomes = {}
         for label, shares in mixtures.items():
             values = self._layer_genes.mixture(shares)

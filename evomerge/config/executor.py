@@ -1,0 +1,52 @@
+"""The section `executor` of a search file: where candidates are built and scored."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from evomerge.config.fields import Section
+
+
+class RayConfig(Section):
+    """Where Ray runs, and what each worker takes of a machine."""
+
+    address: str | None = Field(
+        None,
+        min_length=1,
+        description="HOST:PORT of a running cluster; auto: the cluster that this machine belongs "
+        "to; null: start Ray on this machine",
+    )
+    resources: dict[str, Annotated[float, Field(gt=0, le=1e6)]] | None = Field(
+        None,
+        description="what a worker takes, such as {GPU: 1, CPU: 4}; fractions of a GPU are "
+        "allowed; null: a GPU if there is one, and a CPU core",
+    )
+
+
+class ExecutorConfig(Section):
+    """The executor that builds and scores candidates."""
+
+    kind: Literal["inline", "processes", "ray"] = Field(
+        "inline",
+        description="inline: in the process of the search; processes: in processes of their own; "
+        "ray: in actors of Ray, on this machine or a cluster",
+    )
+    workers: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = Field(
+        1, description="number of workers; auto: one for each accelerator, else for each CPU core"
+    )
+    timeout: float | None = Field(
+        None, gt=0, description="processes, ray: seconds that a candidate may take on one split"
+    )
+    order: Literal["auto", "generation", "arrival"] = Field(
+        "auto",
+        description="when the optimizer is told outcomes: after each generation, or at once; "
+        "auto: generation if the optimizer has generations",
+    )
+    together: bool | None = Field(
+        None,
+        description="inline: score a generation's paths together, and run shared blocks only once; "
+        "null: in data-flow spaces with fixed scales, scored on all documents",
+    )
+    ray: RayConfig = Field(RayConfig(), description="with kind ray: its cluster and resources")

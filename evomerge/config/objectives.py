@@ -1,0 +1,71 @@
+"""What a search file measures: objectives and constraints."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from evomerge.config.fields import Section
+from evomerge.scores import MODEL, MODEL_METRICS
+
+_METRIC = (
+    "a metric of the task, as in lm-eval's results; `tokens`: generated tokens of a document; "
+    "without a task `parameters` or `layers` of the merged model"
+)
+
+
+class _Measured(Section):
+    """What an objective or a constraint measures."""
+
+    task: str | None = Field(
+        None,
+        description="task or group of lm-eval, or an objective function as `module:function`; "
+        "null for a property of the merged model",
+    )
+    metric: str = Field("acc", description=_METRIC)
+
+    @property
+    def source(self) -> str:
+        """The task; `model` for a property of the merged model."""
+        return MODEL if self.task is None else self.task
+
+    @model_validator(mode="after")
+    def _has_a_task(self) -> Self:
+        if self.task is None and self.metric not in MODEL_METRICS:
+            raise ValueError(
+                f"has the metric {self.metric!r} without a `task`; name its task, or take "
+                f"{' or '.join(MODEL_METRICS)}, which are properties of the merged model"
+            )
+        return self
+
+
+class ObjectiveConfig(_Measured):
+    """One metric of one task; if lower values are better, the negative value is maximised."""
+
+    weight: float = Field(
+        1.0, gt=0, le=1e6, description="share in the fitness, the weighted mean of all objectives"
+    )
+    goal: Literal["maximize", "minimize"] | None = Field(
+        None,
+        description="null: as lm-eval defines it for the metric; tokens, parameters and layers are "
+        "minimized",
+    )
+
+
+class ConstraintConfig(_Measured):
+    """Bounds of a metric: a candidate that passes one is worse than each that passes none."""
+
+    at_least: float | None = Field(
+        None, description="smallest allowed value, in the metric's own unit (0.5, not 50 %)"
+    )
+    at_most: float | None = Field(None, description="largest allowed value")
+
+    @model_validator(mode="after")
+    def _has_a_bound(self) -> ConstraintConfig:
+        low, high = self.at_least, self.at_most
+        if low is None and high is None:
+            raise ValueError("needs `at_least` or `at_most`")
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"has `at_least` {low:g} above `at_most` {high:g}; exchange them")
+        return self

@@ -1,0 +1,82 @@
+"""Choosing parents from a pool: a candidate merges at most k of them.
+
+Every parent has a gene, its priority. Parents with a priority of 0.5 or more are in; if these are
+more than k, the k with the highest priorities. If none is, the one with the highest priority is in.
+A real number is searched rather than a yes or no, since "at most k" needs an order of the parents,
+and CMA-ES can then follow small steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from evomerge.errors import ConfigError
+from evomerge.space.layer_genes import MethodInputs
+from evomerge.space.protocol import Gene
+
+PRIORITY = "priority"
+"""Last part of the names of these genes."""
+
+THRESHOLD = 0.5
+"""Smallest priority of a parent that is in."""
+
+_SIGMA = 0.25
+
+
+class Pool:
+    """The genes that say which parents a candidate merges.
+
+    Args:
+        inputs: the merge methods and their parents.
+        most: largest number of parents that a candidate merges; the base does not count.
+
+    Attributes:
+        genes: the priorities, one gene for each parent.
+
+    Raises:
+        ConfigError: there are fewer parents than `most`, or a method needs more.
+    """
+
+    def __init__(self, inputs: Sequence[MethodInputs], most: int) -> None:
+        self._inputs, self._most = tuple(inputs), most
+        self._parents = tuple(dict.fromkeys(name for item in inputs for name in item.sources))
+        for item in inputs:
+            needed = item.method.parents[0]
+            if not needed <= most <= len(self._parents):
+                raise ConfigError(
+                    f"space.most_parents is {most}, but {item.method.name} merges {needed} parents "
+                    f"or more, and there are {len(self._parents)} (the base does not count); set "
+                    f"it to a number from {needed} to {len(self._parents)}."
+                )
+        self.genes = tuple(
+            Gene(f"{parent}.{PRIORITY}", "real", 0.0, 1.0, THRESHOLD, sigma=_SIGMA)
+            for parent in self._parents
+        )
+
+    def members(self, priorities: Sequence[float]) -> list[tuple[str, ...]]:
+        """Return for each merge method the parents that it merges, in the order of its sources.
+
+        Args:
+            priorities: the values of the genes.
+        """
+        known = dict(zip(self._parents, priorities, strict=True))
+        return [self._members(item, known) for item in self._inputs]
+
+    def priorities(self, shares: Mapping[str, float]) -> list[float] | None:
+        """Return priorities by which exactly these parents are in; None if there are none.
+
+        Args:
+            shares: parent -> its share. A base in it is no parent of the pool.
+        """
+        wanted = [parent for parent in self._parents if parent in shares]
+        if len(wanted) > self._most or any(item.method.parents[0] > 1 for item in self._inputs):
+            return None
+        return [float(parent in wanted) for parent in self._parents]
+
+    def _members(self, used: MethodInputs, priorities: Mapping[str, float]) -> tuple[str, ...]:
+        fewest, limit = used.method.parents
+        most = min(self._most, len(used.sources), limit or self._most)
+        ranked = sorted(used.sources, key=lambda parent: -priorities[parent])  # stable
+        above = sum(priorities[parent] >= THRESHOLD for parent in ranked)
+        chosen = ranked[: max(fewest, min(most, above), 1)]
+        return tuple(parent for parent in used.sources if parent in chosen)

@@ -1,0 +1,76 @@
+"""`budget.patience`: the search ends when nothing better was found for so many candidates."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from run_folders import asked, scores, told, write_run
+from scripted import OBJECTIVES, ScriptedExecutor, search, trajectory
+
+from evomerge.errors import RunFolderError, SearchError
+from evomerge.scores import Objective
+from evomerge.searching.ranking import ParetoFront, WeightedSum, unimproved
+from evomerge.setup.runs import check_budget
+
+ONE = WeightedSum(OBJECTIVES)
+TWO = ParetoFront((*OBJECTIVES, Objective("task", "size", higher_is_better=False)))
+OPTIONS = {"candidates": 400, "window": None}
+
+
+def executor(width: int, seed: int, dies_after: int | None = None) -> ScriptedExecutor:
+    return ScriptedExecutor(width, random.Random(seed), 0.1, dies_after)
+
+
+def at(history, ranking, count: int) -> int:
+    """Return how many of the first candidates came after the best of them."""
+    first = history.candidates[:count]
+    return unimproved(ranking.incumbents(first), first)
+
+
+@pytest.mark.parametrize(("optimizer", "ranking"), [("cma", ONE), ("nsga2", TWO), ("de", ONE)])
+def test_it_ends_with_the_first_generation_that_brings_the_count_to_it(
+    tmp_path, optimizer, ranking
+):
+    options = OPTIONS | {"optimizer": optimizer, "ranking": ranking, "patience": 25}
+    alone = search(tmp_path / "alone", executor(1, 0), **options)
+    count = len(alone.candidates)
+    last = alone.candidates[-1].generation
+    generations = [item.generation for item in alone.candidates]
+    assert at(alone, ranking, count) >= 25
+    for generation in range(1, last + 1):
+        assert at(alone, ranking, generations.index(generation)) < 25
+    assert trajectory(search(tmp_path / "wide", executor(16, 1), **options)) == trajectory(alone)
+    with pytest.raises(SearchError, match="killed"):
+        search(tmp_path / "killed", executor(5, 2, dies_after=21), **options)
+    assert trajectory(search(tmp_path / "killed", executor(3, 3), **options)) == trajectory(alone)
+
+
+def test_without_generations_it_ends_at_the_count(tmp_path):
+    options = OPTIONS | {"optimizer": "random", "order": "arrival", "patience": 12}
+    history = search(tmp_path / "run", executor(1, 0), **options)
+    count = len(history.candidates)
+    assert count < 400
+    assert at(history, ONE, count) == 12
+    assert all(at(history, ONE, fewer) < 12 for fewer in range(count))
+
+
+def test_with_a_larger_patience_a_search_goes_on_as_if_it_had_always_had_it(tmp_path):
+    short = search(tmp_path / "run", executor(2, 0), patience=10, **OPTIONS)
+    raised = search(tmp_path / "run", executor(2, 1), patience=40, **OPTIONS)
+    whole = search(tmp_path / "whole", executor(2, 2), patience=40, **OPTIONS)
+    assert len(short.candidates) < len(raised.candidates)
+    assert [item.digest for item in raised.candidates] == [item.digest for item in whole.candidates]
+
+
+def test_resume_says_that_a_larger_patience_is_needed(tmp_path):
+    events = [asked(0, "zoo:language"), told(0, scores(9))]
+    for number in range(1, 6):
+        events += [asked(number, genome=[0.5, 1.0]), told(number, scores(3))]
+    budget = {"candidates": 100, "patience": 5}
+    run = write_run(tmp_path / "run", events, budget=budget)
+    for given in ({"candidates": 50}, {"hours": 9.0}, {"patience": 5}):
+        with pytest.raises(RunFolderError, match=r"for 5 candidates, .* after 5 .*--patience"):
+            check_budget(run, given)
+    check_budget(run, {})
+    check_budget(run, {"patience": 6})
