@@ -14,6 +14,7 @@ In YAML::
     layers:
       model.layers: [{...}, {...}, ...]                               # one for each block, in order
     head: {...}                                                       # final norm, head
+    members: {member:12: {host: ..., ...}}      # recipes of the members that sources name, if any
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -40,6 +41,9 @@ _FORMER_KEYS = {"before": "embeddings", "after": "head"}
 """Former names of keys, which are still read."""
 
 DTYPES = ("bfloat16", "float16", "float32", "float64")
+
+MEMBER = "member:"
+"""Prefix of the name of a member: an earlier candidate of a run that is the source of another."""
 
 _MOST_BLOCKS = 1_000_000
 
@@ -93,7 +97,8 @@ class Source:
     """One source of a merge: a parent and, inside of a block stack, one of its blocks.
 
     Attributes:
-        parent: reference of the parent as in the search file (`zoo:maths`, `org/name@rev`, ...).
+        parent: reference of the parent as in the search file (`zoo:maths`, `org/name@rev`, ...), or
+            `member:NUMBER` for one of the recipe's members.
         layer: block index in the parent (0-based), or None for tensors outside of the blocks.
         knobs: knobs of this source (`weight`, `density`, ...).
     """
@@ -148,6 +153,8 @@ class Recipe:
         vocabulary: parents whose tokens make up the vocabulary, in order, for a `tokenizer` other
             than `base`. Empty: the parents that the recipe merges. A search sets it, so that all
             candidates have the same vocabulary whichever parents they merge.
+        members: name (`member:NUMBER`) -> recipe, of each member that a source names. A member is
+            built first, and rounded to its dtype; then its weights are read like a parent's.
     """
 
     host: str
@@ -159,9 +166,13 @@ class Recipe:
     seed: int = 0
     options: Mapping[str, str] = field(default_factory=dict)
     vocabulary: tuple[str, ...] = ()
+    members: Mapping[str, Recipe] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
+        object.__setattr__(
+            self, "members", {name: self.members[name] for name in sorted(self.members)}
+        )
         object.__setattr__(
             self, "layers", {name: tuple(self.layers[name]) for name in sorted(self.layers)}
         )
@@ -183,16 +194,48 @@ class Recipe:
 
     @property
     def parents(self) -> tuple[str, ...]:
-        """Every parent that the recipe names, each once, the host first."""
+        """Every parent that the recipe or one of its members names, each once, the host first."""
         seen = {self.host: None}
-        for layer in self.every_layer():
-            for source in (*layer.sources, *((layer.base,) if layer.base else ())):
-                seen.setdefault(source.parent)
+        for recipe in (self, *self.lineage.values()):
+            for source in recipe.every_source():
+                if source.parent not in recipe.members:
+                    seen.setdefault(source.parent)
         return tuple(seen | dict.fromkeys(self.vocabulary))
 
+    def every_source(self) -> Iterator[Source]:
+        """Yield the sources of every layer, bases included."""
+        for layer in self.every_layer():
+            yield from layer.sources
+            if layer.base:
+                yield layer.base
+
+    @property
+    def lineage(self) -> dict[str, Recipe]:
+        """All members that it takes to build the recipe: its own, theirs, and so on.
+
+        The members of a member come before it.
+        """
+        found: dict[str, Recipe] = {}
+        stack = [*self.members.items()][::-1]
+        while stack:
+            name, recipe = stack[-1]
+            missing = [item for item in recipe.members.items() if item[0] not in found]
+            if missing and name not in found:
+                stack += missing[::-1]
+            else:
+                found.setdefault(name, recipe)
+                stack.pop()
+        return found
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as dicts, lists and numbers, without fields at their default."""
-        return dict(_plain(self))
+        """Return the recipe as dicts, lists and numbers, without fields at their default.
+
+        `members` has the whole lineage, so that the recipe can be built from these values alone.
+        """
+        plain = dict(_plain(self))
+        if self.members:
+            plain["members"] = {name: dict(_plain(item)) for name, item in self.lineage.items()}
+        return plain
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
@@ -202,38 +245,42 @@ class Recipe:
             RecipeError: a key is unknown or missing, or a value has the wrong type.
         """
         given = _VALUES.mapping(data, "recipe")
-        renamed = {_FORMER_KEYS.get(key, key): value for key, value in given.items()}
-        content = _VALUES.mapping(renamed, "recipe", _names(cls))
-        stacks = _VALUES.mapping(content.get("layers", {}), "layers")
-        return cls(
-            host=_VALUES.text(_needed(content, "host", "recipe"), "host", _PARENT),
-            layers={
-                name: tuple(
-                    _layer(item, f"layers.{name}[{i}]")
-                    for i, item in enumerate(_VALUES.items(blocks, f"layers.{name}"))
+        made: dict[str, Recipe] = {}
+        for name, item in _VALUES.mapping(given.get("members", {}), "members").items():
+            if not name.startswith(MEMBER):
+                raise RecipeError(
+                    f"`members` has {shown(name)}; the name of a member begins with {MEMBER}."
                 )
-                for name, blocks in stacks.items()
-            },
-            embeddings=_layer(_needed(content, "embeddings", "recipe"), "embeddings"),
-            head=_layer(_needed(content, "head", "recipe"), "head"),
-            dtype=_VALUES.text(content.get("dtype", cls.dtype), "dtype"),
-            tokenizer=_VALUES.text(content.get("tokenizer", cls.tokenizer), "tokenizer"),
-            seed=_VALUES.whole(content.get("seed", cls.seed), "seed"),
-            options=_options(content.get("options", {})),
-            vocabulary=tuple(
-                _VALUES.text(item, f"vocabulary[{i}]", _PARENT)
-                for i, item in enumerate(_VALUES.items(content.get("vocabulary", ()), "vocabulary"))
-            ),
-        )
+            plain = _VALUES.mapping(item, f"members.{name}", _names(cls))
+            made[name] = _recipe(plain, f"members.{name}", made)
+        return _recipe(given, "recipe", made)
 
     def canonical(self) -> str:
-        """Return the canonical JSON text of the recipe."""
-        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        """Return the canonical JSON text of the recipe, with the digests of its members."""
+        plain = dict(_plain(self))
+        if self.members:
+            plain["members"] = {name: item.digest for name, item in self.members.items()}
+        return json.dumps(plain, sort_keys=True, separators=(",", ":"))
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, as 64 hexadecimal digits."""
+        if any("digest" not in member.__dict__ for member in self.members.values()):
+            for member in self.lineage.values():  # ancestors first, so that no call is deep
+                _ = member.digest
         return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        """Whether two recipes build the same model; to compare all their ancestors takes long."""
+        return isinstance(other, Recipe) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the lineage as a list; members of members would be nested too deep."""
+        every = [*self.lineage.items(), ("", self)]
+        return _joined, ([(name, _fields(item), tuple(item.members)) for name, item in every],)
 
     def to_yaml(self) -> str:
         """Return the recipe as YAML that people can read."""
@@ -247,6 +294,54 @@ class Recipe:
             RecipeError: the text is not YAML, or not a recipe.
         """
         return cls.from_dict(yaml_mapping(text, "The recipe", "a recipe", RecipeError))
+
+
+def _recipe(data: Mapping[str, Any], where: str, made: Mapping[str, Recipe]) -> Recipe:
+    """Return the recipe of plain values, except that members are taken from `made`."""
+    renamed = {_FORMER_KEYS.get(key, key): value for key, value in data.items()}
+    content = _VALUES.mapping(renamed, where, _names(Recipe))
+    stacks = _VALUES.mapping(content.get("layers", {}), "layers")
+    recipe = Recipe(
+        host=_VALUES.text(_needed(content, "host", where), "host", _PARENT),
+        layers={
+            name: tuple(
+                _layer(item, f"layers.{name}[{i}]")
+                for i, item in enumerate(_VALUES.items(blocks, f"layers.{name}"))
+            )
+            for name, blocks in stacks.items()
+        },
+        embeddings=_layer(_needed(content, "embeddings", where), "embeddings"),
+        head=_layer(_needed(content, "head", where), "head"),
+        dtype=_VALUES.text(content.get("dtype", Recipe.dtype), "dtype"),
+        tokenizer=_VALUES.text(content.get("tokenizer", Recipe.tokenizer), "tokenizer"),
+        seed=_VALUES.whole(content.get("seed", Recipe.seed), "seed"),
+        options=_options(content.get("options", {})),
+        vocabulary=tuple(
+            _VALUES.text(item, f"vocabulary[{i}]", _PARENT)
+            for i, item in enumerate(_VALUES.items(content.get("vocabulary", ()), "vocabulary"))
+        ),
+    )
+    named = {item.parent for item in recipe.every_source() if item.parent.startswith(MEMBER)}
+    for name in sorted(named - made.keys()):
+        raise RecipeError(
+            f"`{where}` names {name!r}, but `members` has no recipe of it"
+            + (" before this one; move it up." if where != "recipe" else "; add it.")
+        )
+    return replace(recipe, members={name: made[name] for name in named})
+
+
+def _fields(recipe: Recipe) -> dict[str, Any]:
+    """Return all fields but the members."""
+    names = (item.name for item in fields(Recipe) if item.name != "members")
+    return {name: getattr(recipe, name) for name in names}
+
+
+def _joined(parts: Iterable[tuple[str, Mapping[str, Any], Iterable[str]]]) -> Recipe:
+    """Return the last recipe of a list in which members come first; see `Recipe.__reduce__`."""
+    made: dict[str, Recipe] = {}
+    for name, content, members in parts:
+        made[name] = Recipe(**content, members={item: made[item] for item in members})
+    return made[""]
 
 
 def _plain(value: Any) -> Any:
@@ -269,7 +364,7 @@ def _plain(value: Any) -> Any:
 
 
 _FIELDS: Mapping[type, tuple[tuple[str, Any], ...]] = {
-    kind: tuple((item.name, item.default) for item in fields(kind))
+    kind: tuple((item.name, item.default) for item in fields(kind) if item.name != "members")
     for kind in (Source, Layer, Recipe)
 }
 """Names and defaults of the fields. A recipe has hundreds of parts, so they are looked up once."""

@@ -105,6 +105,7 @@ KINDS: list[
     tuple[str, Callable[[Mapping[str, Any]], bool], Callable[[Any, str, Path, bool], None]]
 ] = [
     ("a search file", lambda data: {"parents", "space"} <= {*data}, _search_file),
+    ("a search file", lambda data: {"parents", "objectives"} <= {*data}, _search_file),
     ("a search file", lambda data: "stages" in data, _search_file),
     (
         "a part of a search file",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from evomerge.searching.session import Session
 from evomerge.searching.window import Window
 from evomerge.setup.strategy import recipe_of
 from evomerge.space.parameters import ParameterSpace
+from evomerge.space.protocol import Space
 from evomerge.strategy.genome import GenomeStrategy
+from evomerge.strategy.protocol import Strategy
 
 OBJECTIVES = (Objective("task", "acc"),)
 DOCUMENTS = 8
@@ -75,11 +77,18 @@ class ScriptedExecutor:
         ends: chooses which of the running jobs ends next.
         failing: share of the recipes that fail.
         dies_after: number of outcomes after which `next` raises an error, as if it was killed.
+        score: makes up the outcome of a job, which fails with a given chance.
     """
 
     def __init__(
-        self, width: int, ends: random.Random, failing: float = 0.0, dies_after: int | None = None
+        self,
+        width: int,
+        ends: random.Random,
+        failing: float = 0.0,
+        dies_after: int | None = None,
+        score: Callable[[Job, float], Outcome] = outcome_of,
     ) -> None:
+        self.score = score
         self.width, self.ends, self.failing, self.dies_after = width, ends, failing, dies_after
         self.queue: list[Job] = []
         self.ids: set[int] = set()
@@ -100,7 +109,7 @@ class ScriptedExecutor:
         job = running[self.ends.randrange(len(running))]
         self.queue.remove(job)
         self.scored.append((job.candidate, job.split, job.incumbent is None))
-        return job, outcome_of(job, self.failing)
+        return job, self.score(job, self.failing)
 
     def close(self) -> None:
         self.queue.clear()
@@ -128,22 +137,25 @@ def search(
     followers: Sequence[Any] = (),
     ranking: Ranking = WeightedSum(OBJECTIVES),
     greedy_soup: bool = False,
+    searched: Space | None = None,
+    make: Callable[[], Strategy] | None = None,
 ) -> History:
     """Start or continue a search in a folder, and return its history at the end.
 
-    With a greedy soup, the search has five parents.
+    With a greedy soup, the search has five parents. With a space `searched`, `make` makes its
+    strategy.
 
     Raises:
         SearchError: the executor was "killed".
     """
-    searched = space("abcde" if greedy_soup else "ab")
+    searched = searched or space("abcde" if greedy_soup else "ab")
     run = RunFolder(path) if path.exists() else RunFolder.create(path, {"made": "up"})
     with Journal(run.journal_path) as journal:
         logbook = Logbook(run, journal, followers)
         session = Session(
             logbook,
             lambda: executor,
-            lambda candidate: recipe_of(searched, candidate),
+            lambda candidate: recipe_of(searched, candidate, logbook.history.candidates),
             ranking,
             window,
             Attempts(run.path / "attempts.jsonl"),
@@ -151,7 +163,7 @@ def search(
         )
         Search(
             session,
-            lambda: strategy(optimizer, ranking, searched),
+            make or (lambda: strategy(optimizer, ranking, searched)),
             searched.baselines(),
             Plan(
                 candidates,

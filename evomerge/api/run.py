@@ -171,7 +171,8 @@ class Run:
         from evomerge.setup.runs import reopen
         from evomerge.setup.strategy import recipe_of
 
-        return recipe_of(reopen(self._run).space, self._candidate(candidate))
+        space, candidates = reopen(self._run).space, self.history.candidates
+        return recipe_of(space, self._candidate(candidate), candidates)
 
     def path(self, candidate: int | str = "best") -> str:
         """Return the path of a candidate through the layers of the parents, as one line of text."""

@@ -86,8 +86,10 @@ def _knob(knob: Any) -> str:
 
 def _optimizers() -> list[dict[str, Any]]:
     from evomerge.optimize import optimizer_names
+    from evomerge.strategy import STRATEGIES
 
-    return [{"name": name, "about": about} for name, about in optimizer_names().items()]
+    every = {**optimizer_names(), **STRATEGIES}
+    return [{"name": name, "about": about} for name, about in every.items()]
 
 
 def _parents() -> list[dict[str, Any]]:

@@ -162,7 +162,7 @@ def _run(
     terminal.say(verdict(found, winner).text)
     doubt = doubt_about_winner(history)
     terminal.warn([] if doubt is None else [doubt])
-    reason = why_not_in_mergekit(problem, winner)
+    reason = why_not_in_mergekit(problem, history, winner)
     if reason is not None:
         terminal.say(f"there is no best.mergekit.yaml: {reason}")
     what = f"the winner is {named(history, winner.number)}; export it with"

@@ -10,6 +10,7 @@ from evomerge.run.history import History
 from evomerge.run.writable import check_new_folder
 from evomerge.setup.runs import chosen_candidate, reopen
 from evomerge.setup.strategy import recipe_of
+from evomerge.setup.worker import members_folder
 
 
 def export_candidate(
@@ -36,7 +37,7 @@ def export_candidate(
     check_new_folder(out)
     problem, history = reopen(run), History(run.events())
     candidate = chosen_candidate(problem, history, which)
-    recipe = recipe_of(problem.space, candidate)
+    recipe = recipe_of(problem.space, candidate, history.candidates)
     if dtype is not None:
         recipe = replace(recipe, dtype=dtype)
     texts = {"evomerge_recipe.yaml": recipe.to_yaml()}
@@ -46,5 +47,6 @@ def export_candidate(
     parents = describe_parents(problem.checkpoints, problem.checkpoints, problem.merges)
     merge = Merge(recipe, parents, mergekit=mergekit is not None)
     texts |= search_card(merge, problem.config, history, candidate, problem.ranking)
-    write(recipe, problem.checkpoints, out, shard_size=shard_size, texts=texts)
+    folder = members_folder(run.path)
+    write(recipe, problem.checkpoints, out, shard_size=shard_size, texts=texts, folder=folder)
     return candidate.number

@@ -54,8 +54,9 @@ class Merge:
 
     @property
     def names(self) -> dict[str, str]:
-        """Reference -> published name, for all parents."""
-        return {reference: parent.name for reference, parent in self.parents.items()}
+        """Reference -> published name, for all parents and members."""
+        parents = {reference: parent.name for reference, parent in self.parents.items()}
+        return parents | {name: name for name in self.recipe.members}
 
 
 def merge_card(merge: Merge, versions: Mapping[str, str]) -> dict[str, str]:
@@ -152,7 +153,12 @@ def _files(
         *picture,
         "Parents:",
         "",
-        *(f"- {key}: {_named(merge.parents[reference])}" for key, reference in letters.items()),
+        *(
+            f"- {key}: {_named(merge.parents[reference])}"
+            if reference in merge.parents
+            else f"- {key}: `{reference}`"
+            for key, reference in letters.items()
+        ),
         "",
         *body,
         *_licence(merge, letters),
@@ -172,11 +178,15 @@ def _named(parent: Parent) -> str:
 def _recipe_sentences(merge: Merge) -> str:
     """Return the merge method, and the files that have the recipe."""
     methods = sorted({layer.method for layer in merge.recipe.every_layer()})
+    members = ""
+    if merge.recipe.members:
+        names = " and ".join(f"`{name}`" for name in merge.recipe.members)
+        members = f" It merges earlier merges of the search ({names}), whose recipes are there too."
     mergekit = ", and for mergekit in `mergekit_config.yml`" if merge.mergekit else ""
     return (
         f"Merge method: {', '.join(methods)}. The exact recipe is in `evomerge_recipe.yaml`"
-        f"{mergekit}. (`evomerge push` does not upload these files if they name folders of the "
-        "machine where the model was made.)"
+        f"{mergekit}.{members} (`evomerge push` does not upload these files if they name folders "
+        "of the machine where the model was made.)"
     )
 
 
@@ -249,7 +259,9 @@ def _licence(merge: Merge, letters: Mapping[str, str]) -> list[str]:
     said = [
         f"- {letter}: " + ", ".join(f"`{item.label}`" if item else "not known" for item in licences)
         for letter, licences in (
-            (letter, merge.parents[reference].licences) for letter, reference in letters.items()
+            (letter, merge.parents[reference].licences)
+            for letter, reference in letters.items()
+            if reference in merge.parents
         )
     ]
     return [

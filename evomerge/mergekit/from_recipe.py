@@ -51,6 +51,12 @@ def express(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str:
     Raises:
         RecipeError: mergekit cannot express the recipe; the message says why.
     """
+    if recipe.members:
+        raise RecipeError(
+            "The recipe merges earlier merges, and a mergekit file cannot be a source of another."
+        )
+    if get_method(recipe.embeddings.method).whole:
+        raise RecipeError(f"mergekit has no method {recipe.embeddings.method!r}.")
     return _Writer(recipe, checkpoints).text()
 
 

@@ -19,6 +19,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 
 if TYPE_CHECKING:
+    from evomerge.merging.members import Members
     from evomerge.merging.resident import Resident
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -48,6 +49,7 @@ def resident(
     *,
     routed: bool = False,
     memory: int = 0,
+    members: Members | None = None,
     release: bool = False,
 ) -> Resident:
     """Return the resident model for recipes with the host, dtype and tokenizer of this one.
@@ -59,6 +61,7 @@ def resident(
         routed: whether recipes are paths through the layers, in which most blocks are unchanged
             blocks of parents.
         memory: maximum bytes of prepared merges that are kept for later candidates.
+        members: opens the members of recipes; None: recipes have none.
         release: whether never all parents shall be in memory; see `Resident`. Not for paths, whose
             models show the parents' own memory.
 
@@ -80,8 +83,18 @@ def resident(
         memory=memory,
         patches=patches,
         rows=rows,
+        members=members,
         release=release and not routed,
     )
+
+
+def members(
+    checkpoints: Mapping[str, Checkpoint], folder: Path | None, room: int | None
+) -> Members:
+    """Return what opens the members of recipes; see `Members` for the arguments."""
+    from evomerge.merging.members import Members
+
+    return Members(checkpoints, folder, room, adapter_patches(checkpoints))
 
 
 def tokenizer(checkpoints: Mapping[str, Checkpoint], recipe: Recipe) -> Any:
@@ -113,6 +126,7 @@ def write(
     memory: str = "8GB",
     shard_size: str = "5GB",
     texts: Mapping[str, str] | None = None,
+    folder: Path | None = None,
     weights: bool = True,
 ) -> tuple[str, ...]:
     """Write a recipe's model as a checkpoint, including its tokenizer.
@@ -124,6 +138,8 @@ def write(
         memory: memory that merging may use, such as `8GB`.
         shard_size: largest size of a weight file, such as `5GB`.
         texts: more text files to write: name -> text.
+        folder: folder of the recipe's members, which are built there if they are not there; None:
+            a temporary folder.
         weights: False: see `write_model`.
 
     Returns:
@@ -133,18 +149,23 @@ def write(
         InputError: `memory` or `shard_size` is not a size, or as `write_model`.
     """
     plan = plan_tokenizer(recipe, checkpoints)
-    write_model(
-        recipe,
-        checkpoints,
-        out,
-        memory=bytes_of(memory, "--memory"),
-        shard_size=bytes_of(shard_size, "--shard-size"),
-        extra_files={**plan.files, **(texts or {})},
-        dropped=plan.dropped,
-        patches=adapter_patches(checkpoints),
-        rows=plan.rows,
-        weights=weights,
-    )
+    sources = members(checkpoints, folder, None) if recipe.members else None
+    try:
+        write_model(
+            recipe,
+            {**checkpoints, **(sources.open(recipe) if sources else {})},
+            out,
+            memory=bytes_of(memory, "--memory"),
+            shard_size=bytes_of(shard_size, "--shard-size"),
+            extra_files={**plan.files, **(texts or {})},
+            dropped=plan.dropped,
+            patches=adapter_patches(checkpoints),
+            rows=plan.rows,
+            weights=weights,
+        )
+    finally:
+        if sources:
+            sources.close()
     return plan.notes
 
 

@@ -24,12 +24,14 @@ from evomerge.errors import RecipeError
 from evomerge.merging.architecture.depth import merged_config
 from evomerge.merging.architecture.layout import Layout, build_layout
 from evomerge.merging.architecture.placement import Placement, device_of
+from evomerge.merging.members import Members
 from evomerge.merging.methods import get_method
 from evomerge.merging.prepared import PreparedMerges
 from evomerge.merging.tensors.maker import TensorMaker
 from evomerge.merging.tensors.plan import STORED, Planner, TensorPlan
 from evomerge.merging.tensors.reader import DTYPES, Patch, Reader, TokenRows
 from evomerge.merging.tensors.threads import for_each
+from evomerge.merging.tensors.whole import WholeAngles
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
 
@@ -66,6 +68,7 @@ class Resident:
         memory: maximum bytes of prepared merges that are kept for later candidates.
         patches: see `Reader`.
         rows: the merged vocabulary if rows of embeddings and head are matched by token, else None.
+        members: opens the members of recipes; None: recipes have none.
         release: whether pages of the parents' files are given back as soon as a tensor is merged,
             so that never all parents are in memory. They are mostly found again in the system's
             cache.
@@ -90,19 +93,26 @@ class Resident:
         memory: int = 0,
         patches: Mapping[str, Patch] | None = None,
         rows: TokenRows | None = None,
+        members: Members | None = None,
         release: bool = False,
     ) -> None:
         self.checkpoints, self.dtype, self.rows = checkpoints, dtype, rows
         self.release = release
         self.placement = Placement(place) if isinstance(place, str) else place
-        self.planner = Planner(checkpoints, host)
-        reader = Reader(checkpoints, patches, writable=self.shows_parents)
-        self.maker = TensorMaker(self.planner, reader, rows)
+        self._host, self._patches, self._members = host, patches, members
+        self._open(checkpoints)
+        self._angles = WholeAngles()
         self._prepared = PreparedMerges(memory)
         self._memory: dict[str, Tensor] = {}
         self._layouts: dict[str, Layout] = {}
         self._written: dict[str, TensorPlan] = {}
         self._current: Layout | None = None
+
+    def _open(self, checkpoints: Mapping[str, Checkpoint]) -> None:
+        """Read the sources of later recipes from these checkpoints."""
+        self.planner = Planner(checkpoints, self._host)
+        reader = Reader(checkpoints, self._patches, writable=self.shows_parents)
+        self.maker = TensorMaker(self.planner, reader, self.rows)
 
     @property
     def module(self) -> nn.Module:
@@ -146,7 +156,9 @@ class Resident:
                 f"The resident model has the host {self.planner.host.reference!r} in {self.dtype}, "
                 f"but the recipe has the host {recipe.host!r} in {recipe.dtype}."
             )
-        plans = list(self.planner.plan(recipe, self.rows))
+        if self._members is not None and recipe.members:
+            self._open({**self.checkpoints, **self._members.open(recipe)})
+        plans = self._angles.complete(self.planner.plan(recipe, self.rows), self.maker)
         layout = self._layout(recipe, plans)
         self._prepared.begin_candidate()
         new = [

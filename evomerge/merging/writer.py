@@ -25,6 +25,7 @@ from evomerge.merging.tensors.pages import resident_bytes
 from evomerge.merging.tensors.plan import Planner, TensorPlan
 from evomerge.merging.tensors.reader import Patch, Reader, TokenRows
 from evomerge.merging.tensors.threads import count_threads, for_each
+from evomerge.merging.tensors.whole import WholeAngles
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
 from evomerge.run.atomic import atomic_folder
@@ -76,14 +77,16 @@ def write_model(
         CandidateError: a merged weight is not finite.
     """
     planner = Planner(checkpoints, recipe.host)
-    plans = list(planner.plan(recipe, rows))
+    reader = Reader(checkpoints, patches)
+    maker = TensorMaker(planner, reader, rows)
+    _check_memory(memory)
+    with reader.pages.bounded(memory - LEAST_MEMORY // 2):
+        plans = WholeAngles().complete(planner.plan(recipe, rows), maker)
     config = merged_config(recipe, checkpoints, vocabulary=rows)
     extra = {"config.json": json.dumps(config, indent=2) + "\n", **(extra_files or {})}
     left_out = {*extra, *dropped}
     companions = [file for file in planner.host.companions if file.name not in left_out]
     _check_room(out, sum(map(nbytes, plans)) if weights else 0, companions)
-    _check_memory(memory)
-    reader = Reader(checkpoints, patches)
     with atomic_folder(out) as folder, _disk_errors(out):
         shards = split_into_shards(plans, shard_size, folder)
         for name, text in {**extra, **index_files(shards)}.items():
@@ -97,7 +100,6 @@ def write_model(
                 ShardWriter(shard, folder, Buffers(0), reader.pages).close()
             return
         with reader.pages.bounded(memory - LEAST_MEMORY // 2):
-            maker = TensorMaker(planner, reader, rows)
             _write_shards(shards, folder, maker, _buffers(memory))
 
 

@@ -88,7 +88,7 @@ class View:
         drawn = {
             "standings": standings_chart(self.table) if self.table.rows else None,
             "front": front_chart(self.history, self.ranking) if self.table.has_front else None,
-            "recipe": self.recipe and recipe_picture(self.recipe, short_names(self.recipe.parents)),
+            "recipe": self.recipe and recipe_picture(self.recipe, _names(self.recipe)),
             "genes": genes_picture(self.gene_labels, genome, self.config.space.kind),
             "course": hypervolume_so_far(self.history, self.ranking)
             if self.table.has_front
@@ -107,3 +107,8 @@ class View:
         except (OSError, RecipeError):
             return None
         return recipe if self.best is not None and recipe.digest == self.best.digest else None
+
+
+def _names(recipe: Recipe) -> dict[str, str]:
+    """Return the names that pictures show: reference of a parent or member -> name."""
+    return {**short_names(recipe.parents), **{name: name for name in recipe.members}}

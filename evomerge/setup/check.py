@@ -23,12 +23,13 @@ from evomerge.setup.fidelity import check_fidelity, resolve_racing
 from evomerge.setup.genes import gene_ranges
 from evomerge.setup.memory import check_fit
 from evomerge.setup.merges import MergeOpener, Opener, merged_parents
-from evomerge.setup.optimizer import make_optimizer
+from evomerge.setup.niches import check_objectives, is_niches
 from evomerge.setup.parents import open_parents, plan_tokenizers
 from evomerge.setup.problem import Problem
 from evomerge.setup.recipes import check_recipes, sample_recipes
 from evomerge.setup.space import make_space
 from evomerge.setup.starts import find_starts
+from evomerge.setup.strategy import generation_of
 from evomerge.setup.tasks import (
     datasets,
     find_constraints,
@@ -67,11 +68,13 @@ def check_search(
     splits = find_splits(config, evaluator)
     config, fewer = resolve_racing(config, objectives, evaluator.info, splits["search"])
     check_fidelity(config, objectives, evaluator.info, splits["search"])
+    if is_niches(config):
+        check_objectives(config, objectives, evaluator.info)
     check_placement(config, checkpoints[host])
     check_fit(config, checkpoints[host])
     check_workers(config)
     check_engine(config, checkpoints, host)
-    config = resolve_order(config, make_optimizer(config, space).population)
+    config = resolve_order(config, generation_of(config, space))
     start = find_starts(config, space, relative_to)
     recipes = sample_recipes(space)
     tokenizers = plan_tokenizers(

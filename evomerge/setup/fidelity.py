@@ -106,6 +106,8 @@ def _objection(
     kind = config.space.kind
     if kind != "parameters":
         return f"racing was only measured in parameter spaces, and this one is {kind}"
+    if config.optimizer.name == "niches":
+        return "niches keeps merges that are worse on average, which a race would not score"
     if config.mode != "weighted":
         return f"a race needs one fitness, and the mode is {config.mode}"
     if config.constraints:

@@ -21,7 +21,7 @@ def make_inline(problem: Problem, run: Path, logbook: Logbook, attempts: Attempt
     from evomerge.execute.inline import InlineExecutor
 
     share = MemoryShare.of_machine(1)
-    worker = make_worker(problem, share, logbook.history.threads, logbook.note_preparation)
+    worker = make_worker(problem, share, logbook.history.threads, logbook.note_preparation, run=run)
     logbook.note_threads(worker.threads)
     activity = Activity(run / WORKERS)
 

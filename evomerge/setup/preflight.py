@@ -12,9 +12,9 @@ from evomerge.setup.baselines import count_baselines
 from evomerge.setup.engine import engine_depth, engine_warning, serves_paths
 from evomerge.setup.executor import count_all_workers, describe_workers
 from evomerge.setup.memory import memory_of, needs, weights_of
-from evomerge.setup.optimizer import make_optimizer
 from evomerge.setup.parents import plan_tokenizers
 from evomerge.setup.problem import Problem
+from evomerge.setup.strategy import generation_of
 from evomerge.setup.tasks import sources
 
 OWN_MINUTES = 5
@@ -25,7 +25,7 @@ def summary(problem: Problem) -> dict[str, Any]:
     """Return what `evomerge validate` prints: parents, dimension, documents, memory, disk space."""
     config = problem.config
     host = problem.checkpoints[problem.host]
-    population = make_optimizer(config, problem.space).population
+    population = generation_of(config, problem.space)
     return {
         "parents": {name: size_text(item.nbytes) for name, item in problem.checkpoints.items()},
         **({"merges": _merges(problem)} if problem.merges else {}),

@@ -63,7 +63,10 @@ class WorkerOfRun:
         Raises:
             InputError: a parent or a task has changed since the run was started.
         """
-        worker = make_worker(self._problem(), self.share, self.threads, most_threads=self.cores)
+        problem = self._problem()
+        worker = make_worker(
+            problem, self.share, self.threads, most_threads=self.cores, run=self.folder
+        )
         return run_jobs(worker, self.config, self.share)
 
     def check(self) -> None:

@@ -26,6 +26,7 @@ from evomerge.setup.executor import check_executor, check_move, check_workers
 from evomerge.setup.merges import MergeOpener
 from evomerge.setup.problem import Problem
 from evomerge.setup.strategy import recipe_of
+from evomerge.setup.worker import members_folder
 
 
 def prepare(config: SearchConfig, relative_to: Path, *, allow_pickle: bool = False) -> Problem:
@@ -201,10 +202,11 @@ def open_model(
     if written is not None and is_folder(written):
         return Checkpoint.open(written, reference)
     problem, history = reopen(run), History(run.events())
-    recipe = recipe_of(problem.space, _named_candidate(problem, history, digest, reference))
+    candidate = _named_candidate(problem, history, digest, reference)
+    recipe = recipe_of(problem.space, candidate, history.candidates)
     folder = run.path / MODELS / recipe.digest[:16]
     if not folder.exists():
-        write(recipe, problem.checkpoints, folder)
+        write(recipe, problem.checkpoints, folder, folder=members_folder(run.path))
     return Checkpoint.open(folder, reference)
 
 

@@ -98,11 +98,11 @@ def _run_search(
         session = Session(
             logbook,
             lambda: make(problem, run.path, logbook, attempts),
-            lambda candidate: recipe_of(problem.space, candidate),
+            lambda candidate: recipe_of(problem.space, candidate, logbook.history.candidates),
             ranking,
             None if fidelity is None else Window(fidelity.recent, fidelity.whole),
             attempts,
-            lambda front, best: publish(problem, run, front, best),
+            lambda front, best: publish(problem, run, logbook.history, front, best),
         )
         search = Search(
             session,
@@ -128,18 +128,24 @@ def plan_of(problem: Problem, history: History) -> Plan:
     )
 
 
-def why_not_in_mergekit(problem: Problem, candidate: Candidate) -> str | None:
+def why_not_in_mergekit(problem: Problem, history: History, candidate: Candidate) -> str | None:
     """Return the reason why mergekit cannot express a candidate's recipe, or None if it can."""
     from evomerge.mergekit import express
 
     try:
-        express(recipe_of(problem.space, candidate), problem.checkpoints)
+        express(recipe_of(problem.space, candidate, history.candidates), problem.checkpoints)
     except RecipeError as error:
         return str(error)
     return None
 
 
-def publish(problem: Problem, run: RunFolder, front: Sequence[Candidate], best: Candidate) -> None:
+def publish(
+    problem: Problem,
+    run: RunFolder,
+    history: History,
+    front: Sequence[Candidate],
+    best: Candidate,
+) -> None:
     """Write the best candidate's recipe to `best.yaml` and, for mergekit, `best.mergekit.yaml`.
 
     If mergekit cannot express the recipe, an older `best.mergekit.yaml` is removed. In a search for
@@ -148,12 +154,13 @@ def publish(problem: Problem, run: RunFolder, front: Sequence[Candidate], best: 
     Args:
         problem: the problem of the run.
         run: the run folder.
+        history: the state of the run.
         front: the front; in a search for one fitness, the best candidate alone.
         best: the best candidate: the winner, the incumbent, or the knee of the front.
     """
     from evomerge.mergekit import to_mergekit
 
-    recipe = recipe_of(problem.space, best)
+    recipe = recipe_of(problem.space, best, history.candidates)
     run.write("best.yaml", recipe.to_yaml())
     text = to_mergekit(recipe, problem.checkpoints)
     if text is not None:
@@ -167,7 +174,8 @@ def publish(problem: Problem, run: RunFolder, front: Sequence[Candidate], best: 
     members = {f"{item.number}.yaml": item for item in front}
     there = {path.name for path in folder.glob("*.yaml")}
     for name in members.keys() - there:
-        run.write(f"front/{name}", recipe_of(problem.space, members[name]).to_yaml())
+        recipe = recipe_of(problem.space, members[name], history.candidates)
+        run.write(f"front/{name}", recipe.to_yaml())
     for name in there - members.keys():
         (folder / name).unlink()
 

@@ -11,6 +11,7 @@ from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
+from evomerge.setup.niches import crossover_space, is_niches
 from evomerge.space.protocol import Space
 
 _OWN_KEYS = {
@@ -55,8 +56,12 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
         ConfigError: this kind of space does not use a key, or settings do not fit each other or
             the parents.
     """
-    _check_keys(config)
     host = host_of(config)
+    if is_niches(config):
+        space = crossover_space(config, checkpoints[host], host)
+        _check_depths(config, checkpoints, host)
+        return space
+    _check_keys(config)
     stack = checkpoints[host].main
     if config.space.kind == "parameters":
         _check_depths(config, checkpoints, host)

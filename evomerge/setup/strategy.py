@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from evomerge.config.schema import SearchConfig
 from evomerge.errors import SearchError
 from evomerge.recipe import Recipe
 from evomerge.run.history import SOUP, Candidate
 from evomerge.scores import violation
+from evomerge.setup import niches
+from evomerge.setup.niches import make_niches
 from evomerge.setup.optimizer import make_optimizer
 from evomerge.setup.problem import Problem
 from evomerge.space.baselines import UNIFORM, average_of
+from evomerge.space.crossover import CrossoverSpace
 from evomerge.space.protocol import Space
+from evomerge.strategy.lineage import recipe_in
 from evomerge.strategy.protocol import Strategy
 
 
@@ -21,6 +28,8 @@ def make_strategy(problem: Problem) -> Strategy:
     """
     from evomerge.strategy.genome import GenomeStrategy
 
+    if isinstance(problem.space, CrossoverSpace):
+        return make_niches(problem, problem.space)
     optimizer = make_optimizer(problem.config, problem.space)
     return GenomeStrategy(
         problem.space,
@@ -31,17 +40,39 @@ def make_strategy(problem: Problem) -> Strategy:
     )
 
 
-def recipe_of(space: Space, candidate: Candidate) -> Recipe:
+def generation_of(config: SearchConfig, space: Space) -> int:
+    """Return the number of proposals in a generation of the strategy; 1: no generations.
+
+    Raises:
+        ConfigError: there is no such optimizer, or a setting does not suit it.
+    """
+    if isinstance(space, CrossoverSpace):
+        return niches.generation_of(config)
+    return make_optimizer(config, space).population
+
+
+def recipe_of(space: Space, candidate: Candidate, candidates: Sequence[Candidate] = ()) -> Recipe:
     """Return a candidate's recipe, made again from its origin.
+
+    Args:
+        space: the space of the search.
+        candidate: the candidate.
+        candidates: all candidates of the run by number, since one may be made of earlier ones.
 
     Raises:
         SearchError: its digest is not the one in the journal.
     """
+    recipe: Recipe | None
     if SOUP in candidate.origin:
         uniform = space.baselines().get(UNIFORM)
         recipe = uniform and average_of(candidate.origin[SOUP], uniform)
     elif candidate.label is not None:
         recipe = space.baselines().get(candidate.label)
+    elif isinstance(space, CrossoverSpace):
+        try:
+            recipe = recipe_in(space, candidates, candidate.number)
+        except (ValueError, IndexError):
+            recipe = None
     else:
         recipe = space.decode(tuple(candidate.origin.get("genome", ())))
     if recipe is None or recipe.digest != candidate.digest:

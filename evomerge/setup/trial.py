@@ -17,6 +17,7 @@ from evomerge.setup.executor import workers_per_machine
 from evomerge.setup.problem import Problem
 from evomerge.setup.strategy import make_strategy
 from evomerge.setup.worker import MemoryShare, make_worker, run_jobs
+from evomerge.space.crossover import CrossoverSpace
 
 DIFFERING = 3
 """Number of candidates that are tried where candidates differ: paths, or several methods."""
@@ -91,5 +92,9 @@ def _first_recipes(problem: Problem) -> list[Recipe]:
     """Return the recipe to begin with, and those to try."""
     space = problem.config.space
     differ = space.kind != "parameters" or len(space.methods) > 1
-    strategy = make_strategy(problem)
-    return [strategy.ask(number).recipe for number in range(1 + (DIFFERING if differ else 1))]
+    strategy, first = make_strategy(problem), 0
+    if isinstance(problem.space, CrossoverSpace):  # it merges earlier candidates
+        for first, label in enumerate(problem.space.baselines(), start=1):
+            strategy.add_baseline(first - 1, label)
+    count = 1 + (DIFFERING if differ else 1)
+    return [strategy.ask(first + number).recipe for number in range(count)]

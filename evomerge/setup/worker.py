@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.config.schema import SearchConfig
@@ -10,6 +11,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.setup.engine import deepest
 from evomerge.setup.executor import is_together
 from evomerge.setup.fidelity import make_fidelity
+from evomerge.setup.niches import is_niches, room_of
 from evomerge.setup.problem import Problem
 
 if TYPE_CHECKING:
@@ -112,6 +114,7 @@ def make_worker(
     threads: int | None = None,
     report: Report | None = None,
     most_threads: int | None = None,
+    run: Path | None = None,
 ) -> Worker:
     """Return a worker with a resident model, a tokenizer and prepared documents.
 
@@ -121,15 +124,20 @@ def make_worker(
         threads: CPU threads to score with, as an earlier session has chosen; None: choose.
         report: is told how far the preparation of a candidate's merges is.
         most_threads: largest number of CPU threads to choose; None: all that torch would use.
+        run: the run folder, where members are kept if it is there; None: a temporary folder.
 
     Raises:
         InputError: a parent cannot be loaded, or a task has changed since the run was started.
     """
     from evomerge.execute.worker import Worker
-    from evomerge.merging.backend import resident, tokenizer
+    from evomerge.merging.backend import members, resident, tokenizer
 
     config = problem.config
     first = next(iter(problem.space.baselines().values()))
+
+    sources = None
+    if is_niches(config):
+        sources = members(problem.checkpoints, members_folder(run), room_of(config))
 
     def make() -> tuple[Resident, Any]:
         model = resident(
@@ -137,7 +145,8 @@ def make_worker(
             first,
             place(config, problem.checkpoints[problem.host]),
             routed=config.space.kind != "parameters",
-            memory=share.prepared,
+            memory=share.prepared if sources is None else 0,  # hardly a pair is merged twice
+            members=sources,
             release=config.space.most_parents is not None,
         )
         return model, tokenizer(problem.checkpoints, first)
@@ -156,6 +165,11 @@ def make_worker(
     model = worker.build(first)
     worker.threads = set_threads(config, host, model, problem.evaluator, threads, most_threads)
     return worker
+
+
+def members_folder(run: Path | None) -> Path | None:
+    """Return the folder of a run's members; None if the run folder is not there."""
+    return run / "models" / "members" if run is not None and run.is_dir() else None
 
 
 def run_jobs(run: RunAround, config: SearchConfig, share: MemoryShare) -> RunJobs:

@@ -116,6 +116,8 @@ class Method:
         random: whether the method uses `noise`.
         cached_bytes: memory that a prepared merge (`reuse=True`) takes in addition to the tensors,
             in bytes for each element of each source.
+        whole: whether the `Merge` also takes the knob `cosine`: that of the angle between its two
+            sources as whole models. It is no knob of recipes, but computed from their tensors.
     """
 
     name: str
@@ -127,6 +129,7 @@ class Method:
     paper: str = ""
     random: bool = False
     cached_bytes: float = 0.0
+    whole: bool = False
 
 
 MERGED_DTYPES = ("F64", "F32", "F16", "BF16")

@@ -1,0 +1,81 @@
+"""What merges need to know of whole models: the angle between two of them.
+
+A method that is `whole` merges each tensor by the angle between its two sources as whole models. So
+the dot products of all its tensors are added first, in the order of the plans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeAlias
+
+from evomerge.merging.kernels.passes import products
+from evomerge.merging.methods import get_method
+from evomerge.merging.methods.spherical import cosine_of
+from evomerge.merging.tensors.maker import TensorMaker
+from evomerge.merging.tensors.plan import SourceTensor, TensorPlan
+from evomerge.merging.tensors.threads import for_each
+
+_Pair: TypeAlias = tuple[tuple[SourceTensor, ...], ...]
+"""The sources of all tensors that are merged of two models."""
+
+
+@dataclass
+class WholeAngles:
+    """Adds the angles between whole models to plans, and keeps them for later candidates.
+
+    Attributes:
+        most: largest number of pairs of models whose angles are kept.
+    """
+
+    most: int = 64
+    _cosines: dict[_Pair, float] = field(default_factory=dict)
+
+    def complete(self, plans: Iterable[TensorPlan], maker: TensorMaker) -> list[TensorPlan]:
+        """Return the plans, with the knob `cosine` where the method is `whole`.
+
+        Args:
+            plans: the plans of one recipe.
+            maker: reads the sources.
+        """
+        every = list(plans)
+        groups: dict[tuple[str, ...], list[TensorPlan]] = {}
+        for plan in every:
+            if _is_whole(plan):
+                groups.setdefault(_models(plan), []).append(plan)
+        cosines = {models: self._cosine(group, maker) for models, group in groups.items()}
+        return [
+            replace(plan, merge_knobs={**(plan.merge_knobs or {}), "cosine": cosine})
+            if (cosine := cosines.get(_models(plan))) is not None and _is_whole(plan)
+            else plan
+            for plan in every
+        ]
+
+    def _cosine(self, plans: Sequence[TensorPlan], maker: TensorMaker) -> float:
+        """Return the cosine of the angle between the two models that plans merge."""
+        key = tuple(plan.sources for plan in plans)
+        if key not in self._cosines:
+            found: dict[str, list[list[float]]] = {}
+            for_each(partial(_note_products, maker=maker, found=found), plans)
+            grams = [found[plan.name] for plan in plans]
+            total = [[sum(gram[i][j] for gram in grams) for j in range(2)] for i in range(2)]
+            while len(self._cosines) >= self.most:
+                self._cosines.pop(next(iter(self._cosines)))
+            self._cosines[key] = cosine_of(total)
+        return self._cosines[key]
+
+
+def _note_products(
+    plan: TensorPlan, maker: TensorMaker, found: dict[str, list[list[float]]]
+) -> None:
+    found[plan.name] = products([maker.read(plan, source) for source in plan.sources])
+
+
+def _is_whole(plan: TensorPlan) -> bool:
+    return plan.method is not None and get_method(plan.method).whole
+
+
+def _models(plan: TensorPlan) -> tuple[str, ...]:
+    return tuple(source.parent for source in plan.sources)

@@ -1,0 +1,224 @@
+"""M2N2, the search by natural niches (Abrantes et al. 2025, arXiv 2508.16204).
+
+Merges are made of earlier merges. An archive keeps the best candidates so far, its members. A new
+candidate is a crossover of two members. Each scored document is a resource that the members share:
+what a member gets of it is its score, divided by the sum of all members' scores. So a document that
+few members solve is worth more, and a member that solves what others do not is kept, even if its
+mean score is low. The first mate is drawn by what it gets of all documents; the second by how much
+more than the first it gets of those documents where it gets more.
+
+This follows the authors' published script (github.com/SakanaAI/natural_niches), not the pseudocode
+of the paper: mates are compared by their shares; a newcomer joins before the shares are computed
+again; the member that then gets the least leaves, and that may be the newcomer. There is no
+mutation, since the script has one only if it starts from random weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evomerge.errors import SearchError
+from evomerge.scores import Constraint, Objective, Outcome, Scores, violation
+from evomerge.space.crossover import CrossoverSpace
+from evomerge.strategy.lineage import Lineage
+from evomerge.strategy.protocol import Origin, Proposal
+
+Array: TypeAlias = NDArray[np.float64]
+
+Documents: TypeAlias = Callable[[Scores], tuple[Array, Array] | None]
+"""Returns the score and the worth of each document; None for scores that do not count."""
+
+
+@dataclass(frozen=True)
+class NichesSetting:
+    """How members compete.
+
+    Attributes:
+        archive: largest number of members, 2 or more.
+        alpha: how much members take from each other, 0 or more: a member's share of a document is
+            its score / (sum of the scores of all members) ** alpha. 0: no competition, so the
+            members are those with the highest scores.
+        attraction: whether the second mate is drawn by what it gets and the first does not; if not,
+            it is drawn like the first.
+        generation: number of candidates that are proposed before outcomes are told.
+    """
+
+    archive: int = 20
+    alpha: float = 1.0
+    attraction: bool = True
+    generation: int = 1
+
+
+@dataclass
+class Archive:
+    """The members and their scores.
+
+    Attributes:
+        setting: how members compete.
+        members: numbers of the candidates, in an order of no meaning.
+        scores: a row for each member, with its score of each document, 0 or more.
+        worth: how much there is of each document to share; 1 if there is one objective.
+    """
+
+    setting: NichesSetting
+    members: list[int] = field(default_factory=list)
+    scores: list[Array] = field(default_factory=list)
+    worth: Array = field(default_factory=lambda: np.ones(0))
+
+    def add(self, number: int, scores: Array, worth: Array) -> None:
+        """Add a candidate; if there is no room, the one that then gets the least leaves."""
+        self.worth = worth
+        self.members.append(number)
+        self.scores.append(scores)
+        if len(self.members) <= self.setting.archive:
+            return
+        leaves = int(self.shares().sum(axis=1).argmin())
+        # The newcomer takes the place of the one that leaves: of equals, the first place leaves.
+        self.members[leaves], self.scores[leaves] = self.members[-1], self.scores[-1]
+        del self.members[-1], self.scores[-1]
+
+    def shares(self) -> Array:
+        """Return what each member (a row) gets of each document."""
+        scores = np.stack(self.scores)
+        taken = scores.sum(axis=0) ** self.setting.alpha
+        shares: Array = self.worth * scores / np.where(taken == 0, 1.0, taken)
+        return shares
+
+    def mates(self, random: np.random.Generator) -> tuple[int, int]:
+        """Draw the numbers of two members; there must be two at least."""
+        shares = self.shares()
+        fitness = shares.sum(axis=1)
+        first = _draw(random, fitness)
+        gain = fitness
+        if self.setting.attraction:
+            gain = np.maximum(0.0, shares - shares[first]).sum(axis=1)
+        return self.members[first], self.members[_draw(random, gain, without=first)]
+
+
+class NichesStrategy:
+    """M2N2 as a strategy; origins are `{"mates": [4, 7], "split": 3, "t": 0.25}`.
+
+    Random numbers depend on the seed and the candidate's number only.
+
+    Args:
+        space: makes the recipes of crossovers.
+        documents: returns what members compete for.
+        setting: how they compete.
+        seed: seed of all random numbers, 0 or more.
+    """
+
+    def __init__(
+        self, space: CrossoverSpace, documents: Documents, setting: NichesSetting, seed: int
+    ) -> None:
+        self.setting, self.seed = setting, seed
+        self.archive, self.lineage = Archive(setting), Lineage(space)
+        self._places, self._documents = space.places, documents
+        self._labels = space.baselines().keys()
+        self._baselines: list[int] = []
+        self._asked = 0
+
+    @property
+    def generation(self) -> int:
+        """The number of candidates that are proposed before outcomes are told."""
+        return self.setting.generation
+
+    @property
+    def left(self) -> int:
+        """Number of proposals that the current generation still lacks."""
+        return self.generation - self._asked % self.generation
+
+    def add_baseline(self, number: int, label: str) -> Origin:
+        """Add a baseline; it becomes a member once its scores are told."""
+        self.repeat(number, label, {})
+        return {}
+
+    def ask(self, number: int) -> Proposal:
+        """Propose a crossover of two members.
+
+        The split is drawn from all places, and t from [0, 1), as in the authors' script. If fewer
+        than two candidates have scores, the mates are two baselines.
+        """
+        random = np.random.default_rng([self.seed, number])
+        if len(self.archive.members) >= 2:
+            mates = self.archive.mates(random)
+        else:
+            first, second = random.permutation(self._baselines)[:2]
+            mates = int(first), int(second)
+        split, t = int(random.integers(self._places)), float(random.random())
+        origin: Origin = {"mates": list(mates), "split": split, "t": t}
+        self.repeat(number, None, origin)
+        return Proposal(self.lineage.recipe(number), origin)
+
+    def repeat(self, number: int, label: str | None, origin: Origin) -> None:
+        """Note a candidate. Nothing is drawn: the recorded origin counts.
+
+        Averages that are tried for the greedy soup are not of this strategy; it ignores them.
+
+        Raises:
+            ValueError: this is no origin of a crossover of earlier candidates.
+        """
+        if label not in self._labels and "mates" not in origin:
+            return
+        self.lineage.add(number, label, origin)
+        if label is None:
+            self._asked += 1
+        else:
+            self._baselines.append(number)
+
+    def tell(self, number: int, outcome: Outcome) -> None:
+        """Let a scored candidate compete for a place in the archive."""
+        if number not in self.lineage or not isinstance(outcome, Scores):
+            return
+        found = self._documents(outcome)
+        if found is not None:
+            self.archive.add(number, *found)
+
+
+def shared_documents(
+    objectives: Sequence[Objective], constraints: Sequence[Constraint] = ()
+) -> Documents:
+    """Return what finds the documents that members share, and their worth.
+
+    The documents of an objective are worth as much together as its weight; the mean worth is 1. A
+    candidate that breaks a constraint does not count.
+    """
+    whole = sum(item.weight for item in objectives)
+
+    def find(scores: Scores) -> tuple[Array, Array] | None:
+        if scores.expected or violation(constraints, scores) > 0:
+            return None
+        values = [np.array(scores.values[item.key], dtype=float) for item in objectives]
+        count = sum(map(len, values))
+        worth = [
+            np.full(len(of), item.weight / whole * count / len(of))
+            for item, of in zip(objectives, values, strict=True)
+        ]
+        found = np.nan_to_num(np.concatenate(values))
+        if (found < 0).any():
+            raise SearchError(
+                f"A document has the score {found.min():g}, but the optimizer 'niches' needs "
+                "scores of 0 or more; choose another metric or optimizer."
+            )
+        return found, np.concatenate(worth)
+
+    return find
+
+
+def _draw(random: np.random.Generator, weights: Array, without: int | None = None) -> int:
+    """Draw an index by weights; if all are 0, each is as likely.
+
+    Args:
+        random: gives the random number.
+        weights: one for each index, 0 or more.
+        without: an index that is not drawn if all weights are 0.
+    """
+    if not weights.any():
+        weights = np.ones(len(weights))
+        if without is not None:
+            weights[without] = 0.0
+    return int(random.choice(len(weights), p=weights / weights.sum()))

@@ -1,0 +1,146 @@
+"""Searches by natural niches: widths, kills, workers, exports of merges of merges."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from scripted import OBJECTIVES, ScriptedExecutor, search, trajectory, unit
+from search_run import SMALL, kill_when, write_search
+
+import evomerge
+from evomerge.errors import SearchError
+from evomerge.execute.protocol import Job
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.run.history import Candidate
+from evomerge.scores import Failure, Outcome, Scores
+from evomerge.space.crossover import CrossoverSpace
+from evomerge.strategy.niches import NichesSetting, NichesStrategy, shared_documents
+
+SPACE = CrossoverSpace(parents=["a", "b"], host="a", stack="model.layers", layers=2)
+DOCUMENTS = 6
+
+NICHES = {
+    "parents": ["zoo:language", "zoo:maths", "zoo:facts"],
+    "base": None,
+    "space": {},
+    "dtype": "bfloat16",
+    "optimizer": {"name": "niches", "population": 4, "options": {"archive": 4}},
+    "objectives": [
+        {"task": "zoo_l2", "metric": "exact_match"},
+        {"task": "zoo_maths", "metric": "exact_match"},
+        {"task": "zoo_facts", "metric": "acc"},
+    ],
+    "evaluation": {
+        **SMALL["evaluation"],
+        "search": {"documents": 12},
+        "validation": {"documents": 8, "finalists": 2},
+        "test": {"documents": 8},
+    },
+    "budget": {"candidates": 20},
+}
+
+
+def made_up(job: Job, failing: float) -> Outcome:
+    if unit("fails", job.recipe.digest, job.split) < failing:
+        return Failure("evaluate", f"made to fail: {job.recipe.digest[:8]}")
+    right = [float(unit(job.recipe.digest, job.split, i) < 0.5) for i in range(DOCUMENTS)]
+    key = "task/acc"
+    ids = {"task": tuple(range(DOCUMENTS))}
+    return Scores(ids, {key: tuple(right)}, {key: sum(right) / DOCUMENTS})
+
+
+def new(generation: int) -> NichesStrategy:
+    setting = NichesSetting(archive=5, generation=generation)
+    return NichesStrategy(SPACE, shared_documents(OBJECTIVES), setting, seed=2)
+
+
+@pytest.mark.parametrize("generation", [1, 4])
+def test_a_search_does_not_depend_on_width_or_kills(tmp_path, generation):
+    def run(name, width, seed, dies_after=None):
+        executor = ScriptedExecutor(width, random.Random(seed), 0.1, dies_after, made_up)
+        options = {"searched": SPACE, "make": lambda: new(generation), "window": None}
+        return search(tmp_path / name, executor, candidates=60, **options)
+
+    alone = run("alone", 1, 0)
+    assert any(max(item.origin.get("mates", [0])) > 2 for item in alone.candidates)
+    assert trajectory(run("wide", 16, 1)) == trajectory(alone)
+    for width, dies_after in ((5, 17), (3, 30)):
+        with pytest.raises(SearchError, match="killed"):
+            run("killed", width, width, dies_after)
+    assert trajectory(run("killed", 7, 2)) == trajectory(alone)
+
+
+@pytest.mark.parametrize("dies_after", [0, 2, 11])
+def test_what_arrived_is_replayed_exactly(tmp_path, dies_after):
+    def run(name, seed, dies_after=None):
+        executor = ScriptedExecutor(6, random.Random(seed), 0.1, dies_after, made_up)
+        options = {"searched": SPACE, "make": lambda: new(1), "window": None, "order": "arrival"}
+        return search(tmp_path / name, executor, candidates=40, **options)
+
+    with pytest.raises(SearchError, match="killed"):
+        run("run", 0, dies_after)
+    (tmp_path / "copy").mkdir()
+    for file in ("search.yaml", "journal.jsonl"):
+        (tmp_path / "copy" / file).write_bytes((tmp_path / "run" / file).read_bytes())
+    assert trajectory(run("run", 5)) == trajectory(run("copy", 5))
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> evomerge.Run:
+    """A search in one process that was killed once, lost its members, and was resumed."""
+    folder = tmp_path_factory.mktemp("niches")
+    file = write_search(folder, **NICHES)
+    journal = folder / "run" / "journal.jsonl"
+    assert kill_when(["search", file, "--run", folder / "run"], journal, 30, 0.0) == -9
+    for member in (folder / "run" / "models" / "members").iterdir():
+        member.rename(folder / member.name)
+    return evomerge.resume(folder / "run")
+
+
+def deepest(run: evomerge.Run) -> Candidate:
+    """Return the candidate with most generations of ancestors."""
+    depth = [0] * len(run.history.candidates)
+    for item in run.history.candidates:
+        depth[item.number] = 1 + max(
+            (depth[mate] for mate in item.origin.get("mates", ())), default=0
+        )
+    assert max(depth) > 3
+    return run.history.candidates[depth.index(max(depth))]
+
+
+def test_a_killed_search_ends_like_one_of_two_workers_that_was_not(killed, tmp_path):
+    data = SMALL | NICHES | {"executor": {"kind": "processes", "workers": 2}}
+    whole = evomerge.search(data, run=tmp_path / "whole")
+    assert trajectory(whole.history) == trajectory(killed.history)
+
+
+def test_a_merge_of_merges_is_exported_as_it_was_scored(killed, tmp_path):
+    candidate = deepest(killed)
+    members = killed.folder / "models" / "members"
+    model = killed.export(tmp_path / "model", candidate.number)
+    scores = evomerge.evaluate(model, killed.folder / "search.yaml", split="search")
+    expected = candidate.scores("search").aggregates
+    assert {key: item.value for key, item in scores.items()} == {
+        key: expected[key] for key in scores
+    }
+    assert len(scores) == 3
+    # Without the folder of members, from the recipe file alone, the model is the same.
+    members.rename(tmp_path / "away")
+    (tmp_path / "alone.yaml").write_bytes((model / "evomerge_recipe.yaml").read_bytes())
+    evomerge.merge(tmp_path / "alone.yaml", tmp_path / "again")
+    content = [folder / "model.safetensors" for folder in (model, tmp_path / "again")]
+    assert content[0].read_bytes() == content[1].read_bytes()
+    assert not members.exists()
+    card = (model / "README.md").read_text()
+    assert "`member:" in card and "mergekit_config" not in card
+
+
+def test_a_run_of_niches_is_a_parent_and_has_a_report(killed):
+    reference = f"run:{killed.folder}"
+    from evomerge.setup.runs import open_model
+
+    assert isinstance(open_model(reference, Path.cwd()), Checkpoint)
+    assert "niches" in killed.report().read_text()
+    assert len(killed.candidates) == 20
