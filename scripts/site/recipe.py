@@ -38,6 +38,7 @@ _WORDS = {
     "tuple[Source, ...]": "list of [sources](#source)",
     "Mapping[str, str]": "mapping from name to text",
     "Mapping[str, tuple[Layer, ...]]": "mapping from name to a list of [layers](#layer)",
+    "Mapping[str, Recipe]": "mapping from name to a recipe",
     "Mapping[str, Knob]": "mapping from name to number, or to pairs of tensor names and numbers",
 }
 """Type of a field -> what it is in a file."""
