@@ -43,7 +43,7 @@ def test_files_that_are_not_text(tmp_path):
     file.write_bytes(b"good \xff")
     with pytest.raises(RecipeError, match="byte 5 is not UTF-8"):
         read_text(file, RecipeError)
-    with pytest.raises(RecipeError, match="cannot be read"):
+    with pytest.raises(RecipeError, match="is a folder; give a file in it"):
         read_text(tmp_path, RecipeError)
 
 

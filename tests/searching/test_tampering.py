@@ -124,9 +124,7 @@ def judge(model, tokenizer, documents):
             print(way.__name__, file=file)
         with suppress(RuntimeError):  # not every model's memory can be resized
             way(model, tokenizer)
-        if len(CALLS) % 3 == 0:
-            raise ValueError("tampered and failed")
-    elif len(CALLS) % 3 == 0:
+    if len(CALLS) % 3 == 0:
         raise ValueError("tampered and failed")
     return {name: [value] * len(documents) for name, value in zip(judge.metrics, seen)}
 

@@ -18,7 +18,7 @@ def test_there_is_a_base_and_three_experts() -> None:
 
 
 def test_an_unknown_name_is_one_sentence_with_a_guess() -> None:
-    with pytest.raises(InputError, match=r"zoo:math\b.*zoo:maths.*Did you mean 'maths'"):
+    with pytest.raises(InputError, match=r"zoo:math\b.*zoo:maths.*Did you mean 'zoo:maths'"):
         zoo.path("math")
 
 
