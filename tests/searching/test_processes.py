@@ -24,7 +24,7 @@ def test_two_workers_take_the_course_of_one_also_if_all_are_killed_and_one_goes_
 ) -> None:
     run = tmp_path / "run"
     file = write_search(tmp_path, executor=TWO)
-    killed = kill_when(["search", file, "--run", run], run / "journal.jsonl", 20, 0.1)
+    killed = kill_when(["search", file, "--run", run], run / "journal.jsonl", 20, 0.0)
     assert killed == -signal.SIGKILL
     moves = ["--set", "executor.kind=inline", "--set", "executor.workers=1"]
     evomerge("resume", run, *moves)

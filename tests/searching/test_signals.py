@@ -23,10 +23,11 @@ judge.documents = 12
 
 
 def send_when(arguments, run, number: int, lines: int, **about):
-    """Start a command and send it a signal once the journal has so many lines."""
+    """Start a command and send it a signal once the journal has so many lines, one of them new."""
+    journal = run / "journal.jsonl"
+    lines = max(lines, 1 + (len(rows_of(run)) if journal.exists() else 0))
     with tempfile.TemporaryFile("w+") as printed:
         process = start(*arguments, stdout=printed, stderr=printed, **about)
-        journal = run / "journal.jsonl"
         while process.poll() is None and (not journal.exists() or len(rows_of(run)) < lines):
             time.sleep(0.01)
         process.send_signal(number)

@@ -47,7 +47,8 @@ def test_the_steps_of_a_soup_count_as_candidates_of_the_budget(tmp_path):
 def test_a_run_shows_the_soup_beside_the_other_baselines(tmp_path):
     run = evomerge.search(POOL, run=tmp_path / "run", progress=False)
     models = list(dict.fromkeys(run.standings["model"]))
-    assert models == [*POOL["parents"], "uniform", "greedy soup", "searched"]
+    assert models[:-1] == [*POOL["parents"], "uniform", "greedy soup"]
+    assert models[-1] in ("searched", "winner")  # the winner may be a baseline
     origins = list(run.candidates["origin"])
     assert origins[4:7] == ["soup of 2 parents", "soup of 2 parents", "greedy soup"]
     assert origins[7:] == ["optimizer", "optimizer"]
