@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,7 @@ def search(
         _warn(stages.start(data, source, folder, allow_pickle=allow_pickle))
         return _run_stages(folder, progress, followers)
     if candidates:
+        data = deepcopy(data)  # the caller's mapping stays as it is
         override(data, f"budget.candidates={candidates}")
     parsed = parse(data, str(source))
     problem = prepare(parsed, source.absolute().parent, allow_pickle=allow_pickle)

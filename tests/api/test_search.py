@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -162,3 +163,9 @@ def test_functions_that_resume_could_not_find_are_refused() -> None:
     found = with_named_functions({"objectives": [{"task": write_search, "weight": 2.0}, "t"]})
     name, metric = "search_run:write_search", "score"
     assert found["objectives"] == [{"task": name, "metric": metric, "weight": 2.0}, "t"]
+
+
+def test_the_mapping_of_a_search_stays_as_it_is(tmp_path: Path) -> None:
+    config = copy.deepcopy(SMALL)
+    search(config, tmp_path / "run", candidates=3, progress=False)
+    assert config == SMALL
