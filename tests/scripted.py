@@ -132,6 +132,7 @@ def search(
     optimizer: str = "cma",
     order: str = "generation",
     candidates: int | None = 30,
+    target: float | None = None,
     patience: int | None = None,
     window: Window | None = Window(recent=5, whole=False),
     followers: Sequence[Any] = (),
@@ -168,7 +169,7 @@ def search(
             Plan(
                 candidates,
                 None,
-                None,
+                target,
                 finalists=3,
                 order=order,
                 patience=patience,

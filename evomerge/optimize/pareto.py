@@ -21,8 +21,7 @@ from evomerge.optimize.setting import Setting
 from evomerge.space.protocol import Gene, Genome
 
 POPULATION = 20
-"""Default population of both. With 2,000 evaluations of ZDT1 and ZDT2, NSGA-II had a larger
-hypervolume with 20 than with 40 on one of them, and nearly the same on the other."""
+"""Default population of both; small, since a search has some hundred candidates."""
 
 _DIRECTIONS = (12, 6, 4, 3)  # partitions of reference directions for 2, 3, 4, 5 objectives
 

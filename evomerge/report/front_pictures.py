@@ -25,9 +25,14 @@ def front_chart(history: History, ranking: Ranking) -> Any:
     first, *others = ranking.objectives
     figure = Figure(figsize=(5.6, 3.4 * len(others)), layout="constrained")
     front = front_of(history, ranking)
-    scored = [item for item in history.candidates if item.scores("search") is not None]
+    scores = {
+        item.number: found
+        for item in history.candidates
+        if (found := item.scores("search")) is not None
+    }
+    scored = [item for item in history.candidates if item.number in scores]
     factors = {
-        item.key: factor_of(candidate.scores("search").aggregates[item.key] for candidate in scored)  # type: ignore[union-attr]
+        item.key: factor_of(found.aggregates[item.key] for found in scores.values())
         for item in ranking.objectives
     }
     for place, other in enumerate(others, start=1):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -53,6 +53,8 @@ class Standings:
         front: which members of a front are really apart, and which beat the parents; None in a
             search for one fitness, and before all members have been scored.
         has_front: whether the search is for a front.
+        broken: the constraints that the best candidate breaks on the last split on which it has
+            scores, in words; and `broken_on`, this split.
     """
 
     rows: list[Standing]
@@ -61,6 +63,8 @@ class Standings:
     compared_on: Split | None = None
     front: FrontComparison | None = None
     has_front: bool = False
+    broken: tuple[str, ...] = ()
+    broken_on: Split | None = None
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -110,6 +114,16 @@ class Standings:
 
 def standings(history: History, ranking: Ranking) -> Standings:
     """Return the standings of a run."""
+    table, best = _standings(history, ranking), best_of(history, ranking)
+    for split in reversed(SPLITS):
+        if best is not None and (scores := best.scores(split)) is not None:
+            broken = [item for item in ranking.constraints if item.violation(scores)]
+            words = tuple(f"{item.text} ({scores.aggregates[item.key]:.4g})" for item in broken)
+            return replace(table, broken=words, broken_on=split)
+    return table
+
+
+def _standings(history: History, ranking: Ranking) -> Standings:
     shown = measured(ranking)
     columns = list(dict.fromkeys(item.key for item in shown))
     if len(ranking.objectives) > 1 and not ranking.has_front:

@@ -36,8 +36,15 @@ def verdict(table: Standings, best: Candidate | None) -> Verdict:
     """
     if best is None:
         return Verdict(None, "No candidate has been scored yet.")
-    if table.has_front:
-        return _verdict_of_front(table)
+    found = _verdict_of_front(table) if table.has_front else _verdict_of_winner(table, best)
+    if not table.broken:
+        return found
+    who = "The knee" if table.has_front else table.names.get(best.name, f"Candidate {best.number}")
+    broken = f"{who} breaks on the {table.broken_on} documents: {', '.join(table.broken)}."
+    return Verdict(False if found.works else found.works, f"{found.text} But {broken}")
+
+
+def _verdict_of_winner(table: Standings, best: Candidate) -> Verdict:
     if best.label is not None:
         name = table.names[best.label]
         return Verdict(

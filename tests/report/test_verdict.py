@@ -12,7 +12,7 @@ from evomerge.report.view import View
 from evomerge.scores import Scores
 
 
-def run_with(tmp_path, *, ours, parent, winner=2, split="test"):
+def run_with(tmp_path, *, ours, parent, winner=2, split="test", **changes):
     """Return the view of a run whose merge and parent have so many right answers of 24."""
     events = [
         *(asked(0, "zoo:language"), told(0, scores(parent))),
@@ -23,7 +23,7 @@ def run_with(tmp_path, *, ours, parent, winner=2, split="test"):
         for number, right in ((0, parent), (1, parent), (2, ours)):
             events.append(told(number, scores(right)) | {"event": "score", "split": split})
     events.append({"event": "winner", "candidate": winner})
-    return View.of(write_run(tmp_path / "run", events))
+    return View.of(write_run(tmp_path / "run", events, **changes))
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,16 @@ def test_the_verdict(tmp_path, case, works, words):
     found = verdict(view.table, view.best)
     assert found.works is works
     assert words in found.text
+
+
+@pytest.mark.parametrize(("bound", "works"), [(0.75, True), (0.9, False)])
+def test_a_winner_that_breaks_a_constraint_is_no_success(tmp_path, bound, works):
+    constraint = {"task": "zoo_l2_maths", "metric": "exact_match", "at_least": bound}
+    view = run_with(tmp_path, ours=20, parent=4, constraints=[constraint])
+    found = verdict(view.table, view.best)
+    assert found.works is works
+    sentence = "breaks on the test documents: zoo_l2_maths/exact_match >= 0.9 (0.8333)."
+    assert (sentence in found.text) is not works
 
 
 def test_a_parent_that_wins_is_not_compared_with_itself(tmp_path):

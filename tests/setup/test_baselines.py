@@ -48,7 +48,7 @@ def test_a_run_shows_the_soup_beside_the_other_baselines(tmp_path):
     run = evomerge.search(POOL, run=tmp_path / "run", progress=False)
     models = list(dict.fromkeys(run.standings["model"]))
     assert models[:-1] == [*POOL["parents"], "uniform", "greedy soup"]
-    assert models[-1] in ("searched", "winner")  # the winner may be a baseline
+    assert models[-1] == "winner"  # one of the parents: the merges of so short a search are worse
     origins = list(run.candidates["origin"])
     assert origins[4:7] == ["soup of 2 parents", "soup of 2 parents", "greedy soup"]
     assert origins[7:] == ["optimizer", "optimizer"]

@@ -14,7 +14,7 @@ METHODS: Registry[Method] = Registry(
     builtin={
         "linear": f"{_HERE}.linear:LINEAR",
         "slerp": f"{_HERE}.spherical:SLERP",
-        "whole_slerp": f"{_HERE}.spherical:WHOLE_SLERP",
+        "whole_slerp": f"{_HERE}.whole_slerp:WHOLE_SLERP",
         "nuslerp": f"{_HERE}.spherical:NUSLERP",
         "multislerp": f"{_HERE}.spherical:MULTISLERP",
         "karcher": f"{_HERE}.spherical:KARCHER",

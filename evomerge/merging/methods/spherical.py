@@ -85,26 +85,6 @@ def arc_weights(cosine: float, t: float) -> tuple[float, float]:
     return math.sin((1 - t) * angle) / sine, math.sin(t * angle) / sine
 
 
-def prepare_whole_slerp(
-    tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
-) -> Merge:
-    """Prepare slerp by the angle between the two models, which the knob `cosine` gives.
-
-    Without this knob, the tensor is taken to be all of the model.
-    """
-    from evomerge.merging.kernels.passes import products, write_sum
-
-    def merge(
-        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
-    ) -> None:
-        cosine = knobs.get("cosine")
-        if cosine is None:
-            cosine = cosine_of(products(tensors))
-        write_sum(tensors, arc_weights(cosine, knobs["t"]), out)
-
-    return merge
-
-
 def cosine_of(gram: Gram) -> float:
     """Return the cosine of the angle between two vectors, 1 if one of them is 0.
 
@@ -284,17 +264,6 @@ SLERP = Method(
     parents=(2, 2),
     base="none",
     paper="Shoemake 1985, doi 10.1145/325165.325242",
-)
-
-WHOLE_SLERP = Method(
-    name="whole_slerp",
-    title="slerp by the angle between the two whole models, not by that of each tensor",
-    prepare=prepare_whole_slerp,
-    knobs=SLERP.knobs,
-    parents=(2, 2),
-    base="none",
-    paper="Abrantes et al. 2025, arXiv 2508.16204",
-    whole=True,
 )
 
 NUSLERP = Method(
