@@ -77,7 +77,7 @@ class Archive:
         self.scores.append(scores)
         if len(self.members) <= self.setting.archive:
             return
-        leaves = int(self.shares().sum(axis=1).argmin())
+        leaves = int(np.argmin(self.shares().sum(axis=1)))
         # The newcomer takes the place of the one that leaves: of equals, the first place leaves.
         self.members[leaves], self.scores[leaves] = self.members[-1], self.scores[-1]
         del self.members[-1], self.scores[-1]

@@ -76,7 +76,7 @@ class Items:
         Greedy: each next document is the one that most increases the mean log Fisher information,
         over abilities from 1 below the worst fitted model to 1 above the best one.
         """
-        low, high = self.abilities.min() - 1.0, self.abilities.max() + 1.0
+        low, high = np.min(self.abilities) - 1.0, np.max(self.abilities) + 1.0
         grid = np.linspace(low, high, 21)
         right = _sigmoid(self.discrimination * (grid[:, None] - self.difficulty))
         information = (
@@ -106,7 +106,7 @@ class Items:
         right = right.clip(1e-9, 1 - 1e-9)
         fit = known * np.log(right[:, seen]) + (1 - known) * np.log(1 - right[:, seen])
         posterior = fit.sum(axis=1) - 0.5 * (_ABILITIES / _SPREAD[0]) ** 2
-        weights = np.exp(posterior - posterior.max())
+        weights = np.exp(posterior - np.max(posterior))
         weights /= weights.sum()
         unseen = np.ones(len(self.difficulty), dtype=bool)
         unseen[seen] = False
