@@ -134,8 +134,8 @@ class Reader:
 
 def _measures_aside(line: str) -> str:
     """Return a line of output without its spaces, and without what depends on the machine."""
-    measure = r"\d[\d.,]*(?= ([KMG]B|m?s|CPU|seconds?|minutes?)\b)"
-    return re.sub(measure, "N", " ".join(line.split()))
+    size, time = r"\d[\d.,]* [kMGT]?B\b", r"\d[\d.,]*(?= (m?s|CPU|seconds?|minutes?)\b)"
+    return re.sub(time, "N", re.sub(size, "a size", " ".join(line.split())))
 
 
 KINDS: dict[str, Callable[[Reader, Block], None]] = {

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
-from evomerge.evaluation.inference.device import choose_device, count_devices, device_memory
+from evomerge.evaluation.inference.device import (
+    choose_device,
+    count_devices,
+    device_memory,
+    is_built_for_gpu,
+)
 from evomerge.evaluation.inference.vllm_start import ENGINE_SHARE
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.report.amounts import size_text
@@ -13,6 +18,7 @@ from evomerge.setup.problem import Problem
 from evomerge.setup.worker import MemoryShare
 
 _LIBRARIES = 0.8e9  # bytes, of torch, transformers and lm-eval, measured on Linux
+_LIBRARIES_CUDA = 1.4e9  # the same if torch is built for CUDA: its files are mapped, too
 _POSITIONS = 256  # of a batch on a CPU for which logits are computed at a time, about
 _MOST = 0.9  # of an accelerator's memory that weights may take; batches need the rest
 
@@ -109,7 +115,7 @@ def memory_of(problem: Problem) -> dict[str, float]:
         kept += get_method(name).cached_bytes * host.parameters * _sources(problem, name)
     count = workers_per_machine(config)
     found: dict[str, float] = {
-        "libraries": count * _LIBRARIES,
+        "libraries": count * (_LIBRARIES_CUDA if is_built_for_gpu() else _LIBRARIES),
         "weights": 0 if paths_only else count * weights_of(problem),
         "parents": sum(_mapped(problem)),
         "prepared merges": count * min(kept, MemoryShare.of_machine(count).prepared),

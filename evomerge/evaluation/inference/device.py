@@ -36,6 +36,13 @@ def choose_device(wanted: str) -> str:
     return wanted
 
 
+def is_built_for_gpu() -> bool:
+    """Return whether torch was built for CUDA or ROCm; such a build is larger in memory."""
+    import torch
+
+    return torch.version.cuda is not None or torch.version.hip is not None
+
+
 def count_devices(device: str) -> int:
     """Return the number of devices of a kind, such as `cuda`; 1 for a CPU or a numbered device."""
     import torch
