@@ -16,6 +16,7 @@ from evomerge.models.causal import check_causal, check_chat_template, check_know
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import MERGE, RUN
 from evomerge.run.folder import MODELS
+from evomerge.setup import cycleqd, niches
 from evomerge.setup.baselines import check_baselines
 from evomerge.setup.engine import check_engine
 from evomerge.setup.executor import check_executor, check_workers, resolve_order
@@ -23,7 +24,6 @@ from evomerge.setup.fidelity import check_fidelity, resolve_racing
 from evomerge.setup.genes import gene_ranges
 from evomerge.setup.memory import check_fit
 from evomerge.setup.merges import MergeOpener, Opener, merged_parents
-from evomerge.setup.niches import check_objectives, is_niches
 from evomerge.setup.parents import open_parents, plan_tokenizers
 from evomerge.setup.problem import Problem
 from evomerge.setup.recipes import check_recipes, sample_recipes
@@ -68,8 +68,10 @@ def check_search(
     splits = find_splits(config, evaluator)
     config, fewer = resolve_racing(config, objectives, evaluator.info, splits["search"])
     check_fidelity(config, objectives, evaluator.info, splits["search"])
-    if is_niches(config):
-        check_objectives(config, objectives, evaluator.info)
+    if config.optimizer.name == niches.NAME:
+        niches.check_objectives(config, objectives, evaluator.info)
+    if config.optimizer.name == cycleqd.NAME:
+        cycleqd.check_objectives(config, objectives)
     check_placement(config, checkpoints[host])
     check_fit(config, checkpoints[host])
     check_workers(config)
