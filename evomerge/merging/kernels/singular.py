@@ -42,16 +42,15 @@ class SingularComponents:
         """
         with _one_thread():
             change = self._source.cpu().float() - self._base.cpu().float()
-            narrow = change if change.shape[0] >= change.shape[1] else change.T
+            narrow = change if change.shape[0] >= change.shape[1] else change.t()
             vectors = self._vectors
             if vectors is None:
                 vectors = _right_singular_vectors(narrow)
                 self._vectors = vectors if self._keep else None
             draws = noise.draws(0, vectors.shape[1]).to(torch.float32)
             factors = (draws - LOWEST + 0.5) * (most / STEPS)
-            scaled = narrow @ ((vectors * factors) @ vectors.T)
-            whole: Tensor = scaled if narrow is change else scaled.T
-            return whole.contiguous()
+            scaled = narrow @ ((vectors * factors) @ vectors.t())
+            return (scaled if narrow is change else scaled.t()).contiguous()
 
 
 def _right_singular_vectors(matrix: Tensor) -> Tensor:
