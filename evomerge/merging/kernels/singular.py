@@ -59,7 +59,8 @@ def _right_singular_vectors(matrix: Tensor) -> Tensor:
     gram = exact.T @ exact
     if not bool(torch.isfinite(gram).all()):
         return torch.full_like(gram, math.nan, dtype=torch.float32)
-    return torch.linalg.eigh(gram).eigenvectors.flip(1).float()
+    vectors: Tensor = torch.linalg.eigh(gram).eigenvectors.flip(1)
+    return vectors.float()
 
 
 @contextmanager
