@@ -74,4 +74,5 @@ SVD_MUTATION = Method(
     paper="Kuroki et al. 2025, arXiv 2410.14735",
     random=True,
     cached_bytes=4.0,
+    in_mergekit=False,
 )
