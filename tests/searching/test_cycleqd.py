@@ -41,11 +41,11 @@ CYCLEQD = {
     ],
     "evaluation": {
         **SMALL["evaluation"],
-        "search": {"documents": 12},
+        "search": {"documents": 8},
         "validation": {"documents": 8, "finalists": 2},
         "test": {"documents": 8},
     },
-    "budget": {"candidates": 19},
+    "budget": {"candidates": 16},
 }
 
 
@@ -86,7 +86,7 @@ def killed(tmp_path_factory) -> evomerge.Run:
     folder = tmp_path_factory.mktemp("cycleqd")
     file = write_search(folder, **CYCLEQD)
     journal = folder / "run" / "journal.jsonl"
-    assert kill_when(["search", file, "--run", folder / "run"], journal, 26, 0.0) == -9
+    assert kill_when(["search", file, "--run", folder / "run"], journal, 22, 0.0) == -9
     for member in (folder / "run" / "models" / "members").iterdir():
         member.rename(folder / member.name)
     return evomerge.resume(folder / "run")
@@ -129,7 +129,7 @@ def test_a_mutated_merge_of_merges_is_exported_as_it_was_scored(killed, tmp_path
 
 def test_results_and_report_have_the_archives(killed):
     said = CliRunner().invoke(app, ["results", str(killed.folder)]).stdout
-    line = next(line for line in said.splitlines() if line.startswith("19\t") and "QD" in line)
+    line = next(line for line in said.splitlines() if line.startswith("16\t") and "QD" in line)
     assert line.count("coverage") == 3
     page = killed.report().read_text()
     assert "QD score" in page and 'id="archives-' in page
