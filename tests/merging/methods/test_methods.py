@@ -453,6 +453,24 @@ def test_sce_selects_a_share_of_the_elements_that_vary(reuse: bool) -> None:
     assert not merged("sce", [changes[0]] * 3, base, knobs={"select_topk": 0.9}).any()
 
 
+@pytest.mark.parametrize("name", ["slerp", "nuslerp"])
+def test_a_vector_of_zeros_is_orthogonal_to_every_vector(name: str) -> None:
+    """As in mergekit: a task vector of zeros stands for a direction at random."""
+    (vector,) = tensors((3, 5), 0, 12)
+    zeros = torch.zeros(3, 5)
+    t = 0.25
+    knobs: list[Any] = [{"t": t}] if name == "slerp" else [{}]
+    knobs += [{"nuslerp_flatten": 0, "nuslerp_row_wise": i} for i in (0, 1)] * (name == "nuslerp")
+    given = [{"weight": 1 - t}, {"weight": t}] if name == "nuslerp" else None
+    factors = [np.cos(t * np.pi / 2), np.sin(t * np.pi / 2)]
+    for own in knobs:
+        for sources, factor in zip(([vector, zeros], [zeros, vector]), factors, strict=True):
+            torch.testing.assert_close(merged(name, sources, None, given, own), factor * vector)
+    if name == "nuslerp":
+        out = merged(name, [vector + 1, vector], vector, given)
+        torch.testing.assert_close(out, vector + factors[0])
+
+
 def test_ram_takes_single_changes_whole_and_shared_ones_as_their_mean() -> None:
     base = torch.zeros(4)
     sources = [torch.tensor([1.0, 2, 0, 0]), torch.tensor([0.0, 4, 0, 8])]
