@@ -492,6 +492,12 @@ def test_arcee_fusion_takes_each_weight_from_one_of_the_two() -> None:
     assert 0.01 < float(taken.float().mean()) < 0.25
 
 
+def test_arcee_fusion_takes_weights_at_the_threshold() -> None:
+    base = torch.zeros(8)
+    source = torch.tensor([0.5, -0.5] * 4)  # equally important, so the threshold is their own
+    assert same_bits(merged("arcee_fusion", [source], base), source)
+
+
 def test_passthrough_scales() -> None:
     (source,) = tensors((5, 5), 0, 10, torch.bfloat16)
     assert same_bits(merged("passthrough", [source], None), source)
