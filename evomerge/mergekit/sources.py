@@ -92,6 +92,11 @@ def slice_sources(
 
 def _split(item: Slice, inputs: list[Input], base: str | None, method: Method) -> SliceSources:
     """Divide the inputs of a slice into sources and base."""
+    if base is None and method.base == "required":
+        raise RecipeError(
+            f"`base_model` is missing; {method.name} measures task vectors from it, so name the "
+            "model that the others were fine-tuned from."
+        )
     found = [entry for entry in inputs if entry.model == base]
     if base and len(found) != 1:
         fault = "is not among" if not found else "is given more than once among"

@@ -262,6 +262,7 @@ GOOD = {
             "`base_model` is missing",
         ),
         ({"merge_method": "linear", "base_model": "c"}, "`base_model` is 'c', which is not among"),
+        ({"base_model": None}, "`base_model` is missing; ties measures task vectors from it"),
     ],
 )
 def test_wrong_keys_and_values_are_refused_with_the_key(
