@@ -111,8 +111,7 @@ def merge(
     from evomerge.export.recipe import merge_recipe
 
     notes = merge_recipe(recipe, out, memory, shard_size, allow_pickle=allow_pickle)
-    for note in notes:
-        terminal.say(note)
+    terminal.warn(notes)
     terminal.say(f"wrote {out}")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from evomerge.models.references import is_file, is_folder, place, split_kind
+from evomerge.models.types import type_notes
 from evomerge.run.writable import check_new_folder
 from evomerge.setup.merges import MergeOpener
 from evomerge.setup.recipe_file import read_recipe_file
@@ -18,6 +19,9 @@ def merge_recipe(
     file: Path, out: Path, memory: str, shard_size: str, *, allow_pickle: bool = False
 ) -> tuple[str, ...]:
     """Write the model of a recipe file as a checkpoint, without holding it in memory as a whole.
+
+    A model card and the recipe are written beside it, and a mergekit config if there is one that
+    makes the same model.
 
     Relative paths in the file are looked up in the working folder first, then in the folder of the
     file.
@@ -30,7 +34,8 @@ def merge_recipe(
         allow_pickle: accept parents whose weights are pickles.
 
     Returns:
-        one sentence for each decision that was made because the parents' tokenizers differ.
+        warnings: one sentence for each decision that was made because the parents' tokenizers
+        differ, and one if the parents have different model types.
 
     Raises:
         InputError: the file, a parent or an option is wrong, or `out` exists.
@@ -38,6 +43,7 @@ def merge_recipe(
     """
     from evomerge.export.card import Merge, merge_card
     from evomerge.export.parents import describe_parents
+    from evomerge.mergekit import to_mergekit
     from evomerge.merging.backend import write
 
     check_new_folder(out)
@@ -48,12 +54,15 @@ def merge_recipe(
         )
         recipe, checkpoints = content.recipe, content.checkpoints
         extra = {"evomerge_recipe.yaml": recipe.to_yaml()}
-        if content.mergekit is not None:
-            extra["mergekit_config.yml"] = content.mergekit
+        mergekit = content.mergekit or to_mergekit(recipe, checkpoints)
+        if mergekit is not None:
+            extra["mergekit_config.yml"] = mergekit
         parents = describe_parents(recipe.parents, checkpoints, opener.named)
-        merge = Merge(recipe, parents, mergekit=content.mergekit is not None)
+        merge = Merge(recipe, parents, mergekit=mergekit is not None)
         extra |= merge_card(merge, _versions())
-        return write(recipe, checkpoints, out, memory=memory, shard_size=shard_size, texts=extra)
+        notes = type_notes(checkpoints[name] for name in recipe.parents)
+        notes += write(recipe, checkpoints, out, memory=memory, shard_size=shard_size, texts=extra)
+        return tuple(notes)
 
 
 def _folder(reference: str, file: Path) -> Path:
