@@ -75,6 +75,7 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
     tokenizers = plan_tokenizers(problem.config, recipes, problem.checkpoints)
     notes = list(dict.fromkeys(note for plan in tokenizers for note in plan.notes))
     others = [item for name, item in problem.checkpoints.items() if name != problem.host]
+    notes += (note for merge in problem.merges.values() for note in merge.notes)
     notes += type_notes([problem.checkpoints[problem.host], *others])
     if problem.config.evaluation.backend == "vllm" and not _tasks_by_answer(problem)[0]:
         notes.append(

@@ -309,7 +309,7 @@ KARCHER = Method(
     title="direction with the smallest sum of squared angles, with the mean of the lengths",
     prepare=prepare_karcher,
     knobs=(
-        Knob("max_iter", 10.0, 1, 1000, "merge", "integer", help="largest number of iterations"),
+        Knob("max_iter", 10.0, 1, 100_000, "merge", "integer", help="largest number of iterations"),
         Knob("tol", 1e-5, 0, 1, "merge", help="stop if a step is at most this long (radians)"),
     ),
     parents=(2, None),

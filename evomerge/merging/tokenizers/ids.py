@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from evomerge.errors import CheckpointError
@@ -18,7 +19,7 @@ _RESERVED = re.compile(
 """Tokens that reserve a row: `<|reserved_special_token_7|>`, `[unused7]`, `[control_7]`."""
 
 
-def check_ids(parents: Sequence[Checkpoint]) -> None:
+def check_ids(parents: Sequence[Checkpoint], below: int | None = None) -> None:
     """Check that no id is different tokens in two parents, and no token of the host another id.
 
     An id without a token, or with a reserved token, is allowed in any parent: its row is padding,
@@ -27,6 +28,7 @@ def check_ids(parents: Sequence[Checkpoint]) -> None:
 
     Args:
         parents: all parents, the host first.
+        below: only ids below this are compared; None: all.
 
     Raises:
         CheckpointError: two parents disagree, or a tokenizer is damaged.
@@ -39,6 +41,11 @@ def check_ids(parents: Sequence[Checkpoint]) -> None:
     if len(different) < 2:
         return
     tokens = [Tokens.of(parent) for parent in different]
+    if below is not None:
+        tokens = [
+            replace(item, ids={text: i for text, i in item.ids.items() if i < below})
+            for item in tokens
+        ]
     for one, other in itertools.combinations(tokens, 2):
         _check_pair(one, other, parents[0].reference)
 
