@@ -77,7 +77,9 @@ def merge_recipe(
             strict=strict,
             truncate=truncate,
         )
-        notes = [*content.notes, *(note for item in opener.found.values() for note in item.notes)]
+        inside = [note for item in opener.found.values() for note in item.notes]
+        here = f"merge:{Path(inner).resolve()}/"
+        notes = [*content.notes, *(note.replace(here, "") for note in inside)]
         if strict and notes:
             raise RecipeError(notes[0])
         recipe, checkpoints = content.recipe, content.checkpoints
