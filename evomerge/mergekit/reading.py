@@ -6,7 +6,7 @@ As in mergekit, a key that is not known changes nothing; it is a doubt (see `Dou
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from evomerge.errors import RecipeError, did_you_mean
@@ -138,12 +138,12 @@ class _Reader:
         if content.get("models") is not None:
             where = f"{prefix}models"
             keys = ("model", "parameters")
-            inputs = tuple(
+            inputs = [
                 self._input(item, keys, f"{where}[{i}]")
                 for i, item in enumerate(_VALUES.items(content["models"], where, least=1))
-            )
-            _check_distinct(inputs, where)
-            return Module(name, (Slice(inputs, None, {}, where),), own, whole=True)
+            ]
+            distinct = self._distinct(inputs, where)
+            return Module(name, (Slice(distinct, None, {}, where),), own, whole=True)
         where = f"{prefix}slices"
         slices = (
             self._slice(item, f"{where}[{i}]")
@@ -174,7 +174,12 @@ class _Reader:
         layers = None
         if "layer_range" in keys:
             layers = data.get("layer_range")
-            if not (
+            if layers is None:
+                self.doubts.add(
+                    f"`{where}.layer_range` is missing, so all blocks are taken; give it as "
+                    "[first, one past the last], counted from 0."
+                )
+            elif not (
                 isinstance(layers, list)
                 and len(layers) == 2
                 and all(type(item) is int for item in layers)
@@ -184,9 +189,26 @@ class _Reader:
                     f"`{where}.layer_range` is {shown(layers)}; it must be [first, one past the "
                     "last], counted from 0."
                 )
-            layers = (layers[0], layers[1])
+            layers = None if layers is None else (layers[0], layers[1])
         parameters = self._parameters(data, f"{where}.", source=True)
         return Input(_model(data["model"], f"{where}.model"), layers, parameters, where)
+
+    def _distinct(self, inputs: Sequence[Input], where: str) -> tuple[Input, ...]:
+        """Return the inputs, each model once."""
+        found: dict[str, Input] = {}
+        for item in inputs:
+            first = found.setdefault(item.model, item)
+            if first.parameters != item.parameters:
+                raise RecipeError(
+                    f"`{where}` names {item.model!r} twice, with different parameters; name each "
+                    "model once."
+                )
+            if first is not item:
+                self.doubts.add(
+                    f"`{where}` names {item.model!r} twice, and it is merged once; name each model "
+                    "once."
+                )
+        return tuple(found.values())
 
     def _tokenizer(self) -> tuple[str | None, dict[str, str]]:
         data = self.data
@@ -207,13 +229,6 @@ class _Reader:
             where = "tokenizer.pad_to_multiple_of"
             options["pad_to_multiple_of"] = str(_VALUES.whole(multiple, where, least=1, most=2**20))
         return _VALUES.text(content.get("source", "union"), "tokenizer.source"), options
-
-
-def _check_distinct(inputs: tuple[Input, ...], where: str) -> None:
-    names = [item.model for item in inputs]
-    for name in names:
-        if names.count(name) > 1:
-            raise RecipeError(f"`{where}` names {name!r} twice; name each model once.")
 
 
 def _dtype(data: Mapping[str, Any]) -> str | None:

@@ -105,10 +105,10 @@ def _added_base(
                 "blocks."
             )
         (layers,) = ranges
-        assert layers is not None
+        blocks = "blocks" if layers is None else f"blocks {list(layers)}"
         doubts.add(
-            f"`base_model` {base!r} is not among the sources of `{item.where}`, so its blocks "
-            f"{list(layers)} are taken, as for the others; list it there with its `layer_range`."
+            f"`base_model` {base!r} is not among the sources of `{item.where}`, so its {blocks} "
+            "are taken, as for the others; list it there with its `layer_range`."
         )
         return [Input(base, layers, {}, "base_model")]
     if method.name in BASE_IS_FIRST:
@@ -152,6 +152,11 @@ def _split(
                 f"the base model, which has no parameters in {method.name}; remove it."
             )
     sources = tuple(entry for entry in inputs if entry.model != base)
+    if found and not sources:
+        doubts.add(
+            f"`{item.where}` has only the base model, {base!r}, which stays as it is; add a model."
+        )
+        sources = (replace(found[0], parameters={}),)
     return SliceSources(item, sources, found[0] if found else None)
 
 

@@ -205,7 +205,10 @@ GOOD = {
             {"models": [{"model": "b", "parameters": {"weight": [{"filter": "mlp", "value": 1}]}}]},
             "`weight` has no value for tensor",
         ),
-        ({"models": [{"model": "b"}, {"model": "b"}]}, "names 'b' twice"),
+        (
+            {"models": [{"model": "b"}, {"model": "b", "parameters": {"weight": 2}}]},
+            "names 'b' twice, with different parameters",
+        ),
         ({"models": [{"modle": "b"}]}, "Did you mean 'model'"),
         ({"models": [{"model": {"path": "b"}}]}, "must be a model reference"),
         ({"dtype": "bf16"}, "`dtype` is 'bf16'"),
@@ -225,7 +228,10 @@ GOOD = {
             {"models": None, "slices": [{"sources": [{"model": "b", "layer_range": [2, 1]}]}]},
             "must be .first, one past the last",
         ),
-        ({"models": None, "slices": [{"sources": [{"model": "b"}]}]}, "layer_range` is None"),
+        (
+            {"models": None, "slices": [{"sources": [{"model": "b", "layer_range": 3}]}]},
+            "layer_range` is 3; it must be .first",
+        ),
         (
             {
                 "models": None,
@@ -305,6 +311,12 @@ MODELS = [{"model": "b"}, {"model": "a"}]
         ),
         ({"tokenizer": {"sorce": "union"}}, "Key 'sorce' in `tokenizer` .* Did you mean 'source'"),
         ({"models": None, "slices": [SLICE | {"residual_weight": 1}]}, "Key 'residual_weight'"),
+        ({"models": [{"model": "b"}] * 2}, "names 'b' twice, and it is merged once"),
+        (
+            {"models": None, "slices": [{"sources": [{"model": "b"}]}]},
+            r"`slices.0..sources.0..layer_range` is missing, so all blocks are taken",
+        ),
+        ({"models": [{"model": "a"}]}, "`models` has only the base model, 'a', which stays"),
         ({"models": None, "slices": [SLICE]}, r"its blocks \[1, 3\] are taken"),
         (
             {**SLERP, "base_model": None, "models": MODELS},
