@@ -156,8 +156,8 @@ class ReferenceLM:
         rest = dict(normalize_gen_kwargs(dict(options), self._lm.max_gen_toks))
         stops = handle_stop_sequences(rest.pop("until", None), eos=self._end)
         limit = int(rest.pop("max_gen_toks"))
-        sampling = Sampling.of(rest, self._defaults, task) if rest.pop("do_sample") else None
-        for name in SETTINGS:  # they do not change greedy decoding
+        sampling = Sampling.of(rest, self._defaults, task) if is_sampled(rest) else None
+        for name in ("do_sample", *SETTINGS):  # the last do not change greedy decoding
             rest.pop(name, None)
         room = self.max_length - limit
         if room <= 0:
@@ -208,21 +208,7 @@ class ReferenceLM:
 
     def greedy_texts(self, model: torch.nn.Module, requests: Sequence[Request]) -> list[str]:
         """Return the texts that lm-eval generates greedily, also for requests that are sampled."""
-        greedily = [
-            SimpleNamespace(
-                args=(
-                    request.instance.args[0],
-                    {
-                        name: value
-                        for name, value in request.instance.args[1].items()
-                        if name not in SETTINGS
-                    }
-                    | {"do_sample": False},
-                )
-            )
-            for request in requests
-        ]
-        return self._texts(model, greedily)
+        return self._texts(model, [_greedily(request.instance) for request in requests])
 
     def _texts(
         self, model: torch.nn.Module, instances: Sequence[Instance], seed: int = 1234
@@ -231,3 +217,10 @@ class ReferenceLM:
         self._lm._model = model
         with quiet(bars=True), seeded(seed):
             return list(self._lm.generate_until(list(instances), disable_tqdm=True))
+
+
+def _greedily(instance: Instance) -> Instance:
+    """Return what `HFLM.generate_until` reads of an instance, with greedy decoding."""
+    context, options = instance.args
+    kept = {name: value for name, value in options.items() if name not in SETTINGS}
+    return SimpleNamespace(args=(context, {**kept, "do_sample": False}))
