@@ -79,6 +79,7 @@ def results(
         without_details,
         write_csv,
     )
+    from evomerge.report.sampled import sampling_note
     from evomerge.report.standings import standings
     from evomerge.run.folder import RunFolder
     from evomerge.run.history import History
@@ -131,6 +132,8 @@ def results(
                     "folder):"
                 )
                 terminal.say(command, whole=True)
+                if note := sampling_note(config.frozen.sampled if config.frozen else {}):
+                    terminal.say(note)
         if spent:
             times_of_phases = ", ".join(f"{phase} {item.text}" for phase, item in spent.items())
             terminal.say(

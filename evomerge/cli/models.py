@@ -69,9 +69,11 @@ def evaluate(
     from evomerge.cli import terminal
     from evomerge.config.schema import load
     from evomerge.report.confidence import factor_of, intervals
+    from evomerge.report.sampled import sampling_note
     from evomerge.searching.ranking import measured
     from evomerge.setup.runs import prepare
     from evomerge.setup.search import evaluate as evaluate_model
+    from evomerge.setup.tasks import sampled
 
     problem = prepare(load(config), config.parent)
     scores = evaluate_model(problem, model, split, show)
@@ -90,6 +92,8 @@ def evaluate(
     terminal.print_examples(scores.examples)
     rows = [(k, terminal.estimate(v, factor_of([v.value]))) for k, v in estimates.items()]
     terminal.print_table(("score", f"{split} [95 %]"), rows)
+    if note := sampling_note(sampled(problem.config, problem.evaluator)):
+        terminal.say(note)
 
 
 def merge(

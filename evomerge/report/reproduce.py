@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 
 from evomerge import zoo
@@ -46,6 +47,8 @@ def lm_eval_command(run: RunFolder, config: SearchConfig) -> str | None:
     for folder in evaluation.include:
         path = zoo.tasks_path() if folder == "zoo:tasks" else (run.path / folder).resolve()
         words += ["--include_path", shlex.quote(str(path))]
+    if evaluation.generation.changes:
+        words += ["--gen_kwargs", shlex.quote(json.dumps(evaluation.generation.changes))]
     if evaluation.chat_template:
         words.append("--apply_chat_template")
     samples = f'"$(evomerge results {shlex.quote(str(run.path))} --documents test)"'

@@ -36,6 +36,7 @@ from evomerge.setup.tasks import (
     find_objectives,
     find_splits,
     load_tasks,
+    sampled,
     sources,
 )
 from evomerge.setup.versions import installed_versions
@@ -174,6 +175,7 @@ def freeze(problem: Problem) -> dict[str, Any]:
         },
         "sources": sources(problem.config, problem.evaluator),
         "datasets": datasets(problem.config, problem.evaluator),
+        "sampled": sampled(problem.config, problem.evaluator),
         "fewer_documents": problem.fewer_documents,
         "genes": [gene.name for gene in problem.space.genes],
         "gene_ranges": gene_ranges(problem),

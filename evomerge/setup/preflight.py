@@ -9,6 +9,7 @@ from evomerge.models.types import type_notes
 from evomerge.optimize import BUILTIN
 from evomerge.optimize.cost import own_seconds
 from evomerge.report.amounts import size_text
+from evomerge.report.sampled import sampling_note
 from evomerge.setup.baselines import count_baselines
 from evomerge.setup.engine import engine_depth, engine_warning, serves_paths
 from evomerge.setup.executor import count_all_workers, describe_workers
@@ -16,7 +17,7 @@ from evomerge.setup.memory import memory_of, needs, weights_of
 from evomerge.setup.parents import plan_tokenizers
 from evomerge.setup.problem import Problem
 from evomerge.setup.strategy import generation_of
-from evomerge.setup.tasks import sources
+from evomerge.setup.tasks import sampled, sources
 
 OWN_MINUTES = 5
 """Minutes of CPU time of the optimizer itself, above which a person is warned."""
@@ -27,6 +28,7 @@ def summary(problem: Problem) -> dict[str, Any]:
     config = problem.config
     host = problem.checkpoints[problem.host]
     population = generation_of(config, problem.space)
+    note = sampling_note(sampled(config, problem.evaluator))
     return {
         "parents": {name: size_text(item.nbytes) for name, item in problem.checkpoints.items()},
         **({"merges": _merges(problem)} if problem.merges else {}),
@@ -49,6 +51,7 @@ def summary(problem: Problem) -> dict[str, Any]:
         "workers": describe_workers(config, population),
         "backend": _backend(problem),
         **({"engine": engine_depth(problem)} if serves_paths(config) else {}),
+        **({"sampling": note} if note is not None else {}),
         "fewer_documents": problem.fewer_documents,
         "objectives": [
             f"{o.key} ({'' if config.mode == 'pareto' else f'weight {o.weight:g}, '}"
@@ -70,6 +73,7 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
         allow_benchmarks: do not warn of objectives that are well-known public benchmarks.
     """
     from evomerge.evaluation.tasks.benchmarks import benchmark_warning
+    from evomerge.evaluation.tasks.repeats import repeats_warning
 
     recipes = problem.space.baselines().values()
     tokenizers = plan_tokenizers(problem.config, recipes, problem.checkpoints)
@@ -92,11 +96,10 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
     if serves_paths(problem.config) and (note := engine_warning(problem)) is not None:
         notes.append(note)
     notes += filter(None, (_lag_warning(problem.config), _cost_warning(problem)))
-    if allow_benchmarks:
-        return notes
     info = problem.evaluator.tasks_of("search").info
-    found = (benchmark_warning(info.tasks[task]) for task in _leaves(problem))
-    return notes + [warning for warning in found if warning]
+    kinds = (repeats_warning,) if allow_benchmarks else (repeats_warning, benchmark_warning)
+    tasks = [info.tasks[task] for task in _leaves(problem)]
+    return notes + list(filter(None, (kind(task) for kind in kinds for task in tasks)))
 
 
 def _merges(problem: Problem) -> dict[str, str]:

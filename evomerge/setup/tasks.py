@@ -49,7 +49,13 @@ def load_tasks(config: SearchConfig) -> Evaluator:
     ]
     harness = None
     if tasks:
-        harness = Harness(tasks, include, evaluation.fewshot, evaluation.chat_template)
+        harness = Harness(
+            tasks,
+            include,
+            evaluation.fewshot,
+            evaluation.chat_template,
+            evaluation.generation.changes,
+        )
         if evaluation.enable_thinking:
             _check_generates(harness.info)
     by_split: dict[Split, TaskSet] = {}
@@ -78,6 +84,7 @@ def load_tasks(config: SearchConfig) -> Evaluator:
             if any(m.task is None and m.metric == name for m in measured)
         ],
         Reasoning(evaluation.enable_thinking, evaluation.think_end_token),
+        config.seed,
     )
 
 
@@ -235,6 +242,17 @@ def sources(config: SearchConfig, evaluator: Evaluator) -> dict[str, dict[str, s
     return {
         split: {task: info.tasks[task].source for task in _leaves(config, info)}
         for split, info in infos.items()
+    }
+
+
+def sampled(config: SearchConfig, evaluator: Evaluator) -> dict[str, int]:
+    """Return the tasks that sample their texts, with the number of texts for each document."""
+    infos = [evaluator.tasks_of(split).info for split in SPLITS]
+    return {
+        task: info.tasks[task].repeats
+        for info in infos
+        for task in _leaves(config, info)
+        if info.tasks[task].is_sampled
     }
 
 

@@ -42,6 +42,8 @@ class Harness:
         fewshot: number of few-shot examples; None is the number that each task sets, or 0.
         apply_chat_template: apply the tokenizer's chat template to prompts, with few-shot examples
             as turns, as lm-eval's command line does.
+        generation: changes to the `generation_kwargs` of all tasks that generate texts, as
+            lm-eval's `--gen_kwargs`.
 
     Raises:
         ConfigError: a folder or a task does not exist, or a task cannot be loaded.
@@ -53,8 +55,10 @@ class Harness:
         include: Sequence[Path] = (),
         fewshot: int | None = None,
         apply_chat_template: bool = False,
+        generation: Mapping[str, Any] | None = None,
     ) -> None:
         self.apply_chat_template = apply_chat_template
+        self._generation = dict(generation or {})
         self._fewshot = fewshot
         for folder in include:
             if not is_folder(Path(folder)):
@@ -161,8 +165,10 @@ class Harness:
         return replace(info, documents=len(task.eval_docs), task_split=task_split)
 
     def _accept(self, task: Any, where: str) -> None:
-        """Check that a task can be scored, and set its number of few-shot examples."""
+        """Check that a task can be scored, and set its few-shot examples and generation."""
         refuse_unsupported(task, where)
+        if self._generation and task.get_config("output_type") == "generate_until":
+            task.set_config(key="generation_kwargs", value=self._generation, update=True)
         if self._fewshot is not None and task.get_config("num_fewshot") != 0:
             task.set_config(key="num_fewshot", value=self._fewshot)
         elif task.get_config("num_fewshot") is None:
