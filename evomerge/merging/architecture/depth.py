@@ -119,8 +119,8 @@ def _write_depth(
             lead = layers[error.layer].sources[0]
             raise RecipeError(
                 f"layers.{prefix}[{error.layer}]: block {lead.layer} of {lead.parent!r} is one of "
-                f"those that {key!r} of the config counts, which can only be {error}; put such "
-                "blocks there, or leave them out."
+                f"those that {key!r} of the config counts, and these can only stand {error}; put "
+                "them there, or leave them out."
             ) from None
     if isinstance(section.get("max_window_layers"), int):
         section["max_window_layers"] = min(section["max_window_layers"], new)

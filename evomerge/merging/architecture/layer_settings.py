@@ -15,14 +15,14 @@ Column = list[Any]
 
 
 class InexpressibleError(Exception):
-    """A form cannot express a column; the message says what it can express.
+    """A form cannot express a column; the message says where chosen layers can stand.
 
     Attributes:
         layer: index of the first layer that does not fit.
     """
 
-    def __init__(self, layer: int, form: str) -> None:
-        super().__init__(form)
+    def __init__(self, layer: int, where: str) -> None:
+        super().__init__(where)
         self.layer = layer
 
 
@@ -96,7 +96,7 @@ def _write_ordinals(column: Column) -> list[int]:
     positions = [i for i, ordinal in enumerate(column) if ordinal is not None]
     for ordinal, i in enumerate(positions):
         if column[i] != ordinal:
-            raise InexpressibleError(i, "each of the model's blocks once, in their order")
+            raise InexpressibleError(i, "each once, in the order of their model")
     return positions
 
 
@@ -108,7 +108,7 @@ def _write_first(column: Column) -> int:
     number = sum(column)
     if not all(column[:number]):
         late = column.index(True, column.index(False))
-        raise InexpressibleError(late, "a number of blocks at the start")
+        raise InexpressibleError(late, "at the start")
     return number
 
 
@@ -125,7 +125,7 @@ def _read_last(value: Any, count: int) -> Column | None:
 def _write_last(column: Column) -> int:
     number = sum(column)
     if not all(column[len(column) - number :]):
-        raise InexpressibleError(column.index(True), "a number of blocks at the end")
+        raise InexpressibleError(column.index(True), "at the end")
     return number
 
 
