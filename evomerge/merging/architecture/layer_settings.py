@@ -7,7 +7,7 @@ together anew from the layers of a path, and is then written in the form that th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,9 +151,10 @@ def _read_cycle(value: Any, count: int) -> Column | None:
 
 
 def _read_repeats(value: Any, count: int) -> Column | None:
-    if not isinstance(value, Sequence):
+    try:
+        return [entry for entries, times in value for _ in range(times) for entry in entries]
+    except (TypeError, ValueError):
         return None
-    return [entry for entries, times in value for _ in range(times) for entry in entries]
 
 
 _LIST = Form(_read_list, list)
