@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 _DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
-def load_tasks(config: SearchConfig) -> Evaluator:
+def load_tasks(config: SearchConfig, *, allow_code: bool = False) -> Evaluator:
     """Load the objectives' tasks and functions. This imports lm_eval, if there are tasks.
+
+    Args:
+        config: the search file.
+        allow_code: accept tasks that run code which the model writes.
 
     Raises:
         ConfigError: a folder, a task or a function does not exist or cannot be loaded, or the
@@ -49,7 +53,7 @@ def load_tasks(config: SearchConfig) -> Evaluator:
     ]
     harness = None
     if tasks:
-        harness = Harness(tasks, include, evaluation.fewshot, evaluation.chat_template)
+        harness = Harness(tasks, include, evaluation.fewshot, evaluation.chat_template, allow_code)
         if evaluation.enable_thinking:
             _check_generates(harness.info)
     by_split: dict[Split, TaskSet] = {}
