@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 import evomerge as package
 from evomerge import zoo
 from evomerge.cli.commands import app
-from evomerge.config.schema import load, read
+from evomerge.config.schema import Frozen, load, parse, read
 from evomerge.errors import InputError
 from evomerge.evaluation.sandbox.confinement import Protection
+from evomerge.report.reproduce import lm_eval_command
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.setup import stages
@@ -184,3 +185,13 @@ def test_validate_says_what_code_can_do_here(tmp_path, folder, monkeypatch):
 def test_evaluate_takes_the_flag(tmp_path, folder):
     scores = package.evaluate("zoo:maths", file_in(tmp_path, folder), allow_code=True)
     assert scores["says/pass_at_1"].value == scores["zoo_maths/exact_match"].value
+
+
+def test_the_command_that_repeats_a_score_allows_code_too(tmp_path):
+    config = parse(SMALL, "search.yaml")
+    run = RunFolder.create(tmp_path / "run", {"made": "up"})
+    for allow_code in (False, True):
+        frozen = config.model_copy(update={"frozen": Frozen(allow_code=allow_code)})
+        words = lm_eval_command(run, frozen).split()
+        assert ("--confirm_run_unsafe_code" in words) == allow_code
+        assert (words[0] == "HF_ALLOW_CODE_EVAL=1") == allow_code

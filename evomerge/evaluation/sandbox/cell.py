@@ -68,11 +68,26 @@ def main() -> None:
 
 
 def _protect() -> Protection:
-    """Leave the network, and return what the system allows the children of this process."""
+    """Leave the network, and return what the system allows the children of this process.
+
+    A child tries it first, since what is half done cannot be undone.
+    """
     if not kernel.has_kernel():
         return Protection(namespaces=False, landlock=0)
     kernel.adopt_orphans()
-    return Protection(kernel.leave_network(), kernel.landlock_version())
+    process = os.fork()
+    if process == 0:
+        namespaces = landlock = False
+        try:
+            with contextlib.suppress(OSError):
+                namespaces = kernel.leave_network() and kernel.leave_processes()
+            landlock = kernel.restrict_files([], [])
+        finally:
+            os._exit(namespaces | landlock << 1)
+    works = max(0, os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]))
+    if works & 1:
+        kernel.leave_network()
+    return Protection(bool(works & 1), kernel.landlock_version() if works & 2 else 0)
 
 
 def _function(module: str, file: str, name: str) -> Callable[..., Any]:

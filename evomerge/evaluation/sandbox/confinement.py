@@ -36,7 +36,7 @@ _SYSTEM = (
     "/proc",
     "/dev/urandom",
 )
-_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/shm")
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random")
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,8 @@ def confine(folder: Path, seconds: int, protection: Protection, kept: int) -> No
         _limit(name, limit)
     if protection.landlock:
         readable = [*_SYSTEM, sys.prefix, sys.base_prefix, *_imported_from(sys.path)]
-        kernel.restrict_files(readable, [str(folder), *_DEVICES])
+        if not kernel.restrict_files(readable, [str(folder), *_DEVICES]):
+            raise OSError("Landlock refuses what it has allowed before.")
     if protection.namespaces:
         kernel.drop_rights()
 

@@ -9,6 +9,7 @@ All versions accept such a dictionary inside of a group only. `lm_eval.utils.env
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -173,4 +174,9 @@ def refuse_unsupported(task: Any, where: str, allow_code: bool) -> None:
         raise ConfigError(
             f"{where}: task {name!r} runs code that the model writes; read in docs/evaluation.md "
             "what the processes in which it runs may do, then allow it with --allow-code."
+        )
+    if runs_code(task) and os.name == "nt":
+        raise ConfigError(
+            f"{where}: task {name!r} runs code that the model writes, for which evomerge needs "
+            "Linux or macOS; choose a task that only compares text."
         )

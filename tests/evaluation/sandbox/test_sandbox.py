@@ -169,3 +169,36 @@ def test_cells_end_with_the_process_that_was_killed():
 def test_gaps_are_what_neither_mechanism_covers(protection, words):
     assert len(protection.gaps) == len(words)
     assert all(word in gap for word, gap in zip(words, protection.gaps, strict=True))
+
+
+WITHOUT = """
+import sys, tempfile
+from pathlib import Path
+from evomerge.evaluation.sandbox import cell, code_eval, kernel
+from evomerge.evaluation.sandbox.confinement import Protection
+
+kernel.adopt_orphans()
+code_eval.allow()
+with tempfile.TemporaryDirectory() as folder:
+    for program in sys.argv[1:]:
+        call = code_eval.compute, ([""], [[program]]), {"k": [1], "timeout": 1.0}
+        print(cell._call(call, 10, Protection(False, 0), Path(folder)))
+        assert not list(Path(folder).iterdir()) and not kernel.children()
+"""
+
+
+def test_where_the_system_allows_nothing_the_other_limits_hold():
+    programs = {
+        "assert 1 + 1 == 2": "1.0",
+        "x = bytearray(10 << 30)": "0.0",
+        "while True: pass": "0.0",
+        "open('big', 'wb').write(bytes(100 << 20))": "0.0",
+        "import posix\nif posix.fork() == 0:\n    posix.setsid()\n    while True: pass": "1.0",
+        "import posix; posix.kill(posix.getppid(), 9)": "lost",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, *programs], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    for line, word in zip(done.stdout.splitlines(), programs.values(), strict=True):
+        assert word in line
