@@ -43,8 +43,12 @@ result or took too long), and `missing` (there is no such function).
 """
 
 
-def main() -> None:
-    """Serve calls until the standard input is closed, or the parent has ended."""
+def main(folder: Path) -> None:
+    """Serve calls until the standard input is closed, or the parent has ended.
+
+    Args:
+        folder: an empty folder, which is removed at the end.
+    """
     parent = os.getppid()
     calls, results = os.fdopen(os.dup(0), "rb", buffering=0), os.fdopen(os.dup(1), "wb")
     protection = _protect()
@@ -52,7 +56,7 @@ def main() -> None:
     gc.freeze()  # so that a child copies less
     _send(results, [protection.namespaces, protection.landlock])
     functions: dict[tuple[str, str, str], Callable[..., Any]] = {}
-    with tempfile.TemporaryDirectory(prefix="evomerge-code-", ignore_cleanup_errors=True) as folder:
+    try:
         while (message := _receive(calls, parent)) is not None:
             reference, arguments, options, seconds = pickle.loads(message)
             try:
@@ -61,10 +65,12 @@ def main() -> None:
                 reply = "done", ""
                 if seconds:
                     call = functions[reference], arguments, options
-                    reply = _call(call, seconds, protection, Path(folder))
+                    reply = _call(call, seconds, protection, folder)
             except Exception as error:
                 reply = "missing", f"{type(error).__name__}: {error}"
             _send(results, reply)
+    finally:
+        _remove(folder)
 
 
 def _protect() -> Protection:
@@ -115,6 +121,8 @@ def _call(call: Any, seconds: int, protection: Protection, folder: Path) -> Repl
         if process == 0:
             try:
                 os.setsid()
+                if kernel.has_kernel():
+                    kernel.end_with_parent()
                 _be_alone(writing, protection)
                 confine(own, seconds, protection, writing)
                 _write(writing, json.dumps(_outcome(*call)).encode())

@@ -100,7 +100,7 @@ def confine(folder: Path, seconds: int, protection: Protection, kept: int) -> No
     if protection.landlock:
         readable = [*_SYSTEM, sys.prefix, sys.base_prefix, *_imported_from(sys.path)]
         if not kernel.restrict_files(readable, [str(folder), *_DEVICES]):
-            raise OSError("Landlock refuses what it has allowed before.")
+            raise OSError  # it has worked before; without it nothing may run
     if protection.namespaces:
         kernel.drop_rights()
 

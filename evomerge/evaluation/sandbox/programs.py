@@ -113,7 +113,7 @@ def _run(program: str, timeout: float) -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    raise _TimeoutError("Timed out!")
+    raise _TimeoutError
 
 
 def _forbid() -> None:
@@ -137,7 +137,7 @@ class _WriteOnly(io.StringIO):
     def write(self, text: str) -> int:
         self._written += len(text)
         if self._written > _MOST_OUTPUT:
-            raise OSError("The program prints too much.")
+            raise OSError
         return super().write(text)
 
     def read(self, *arguments: Any) -> NoReturn:

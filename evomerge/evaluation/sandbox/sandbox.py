@@ -10,6 +10,7 @@ import queue
 import select
 import subprocess
 import sys
+import tempfile
 import time
 import weakref
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ _PATIENCE = 120.0  # seconds beside the time limit of a call, for imports and a 
 
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from evomerge.evaluation.sandbox.cell import main; main()"
+    "from evomerge.evaluation.sandbox.cell import main; "
+    "from pathlib import Path; main(Path(sys.argv[2]))"
 )
 
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")
@@ -137,13 +139,12 @@ class _Cell:
         if self._process is None or self._owner != os.getpid():  # a fork has no cells of its own
             given = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
             threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
+            path = json.dumps([str(Path(place).absolute()) for place in sys.path])
+            self._folder = tempfile.TemporaryDirectory(
+                prefix="evomerge-code-", ignore_cleanup_errors=True
+            )
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-c",
-                    _START,
-                    json.dumps([str(Path(p).absolute()) for p in sys.path]),
-                ],
+                [sys.executable, "-c", _START, path, self._folder.name],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -183,7 +184,7 @@ class _Cell:
         return json.loads(body) if body else None
 
     def close(self) -> None:
-        """End the process; it removes its folder."""
+        """End the process, and remove its folder."""
         process, self._process = self._process, None
         if process is None or self._owner != os.getpid():
             return
@@ -196,6 +197,7 @@ class _Cell:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        self._folder.cleanup()
 
 
 def _close(cells: list[_Cell]) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -138,6 +139,25 @@ def test_a_cell_that_is_killed_is_replaced():
     with pytest.raises(CallError):
         sandbox.call(DUMPS, [1], seconds=10)
     assert sandbox.call(DUMPS, [1], seconds=10) == "[1]"
+
+
+def test_a_cell_that_is_killed_in_a_call_leaves_nothing(tmp_path):
+    """This can happen only where the system lets no process hide from others."""
+    (tmp_path / "slow.py").write_text(
+        "import time\ndef run():\n    open('begun', 'w').close()\n    time.sleep(600)\n"
+    )
+    sandbox, slow = Sandbox(), Function("slow", str(tmp_path / "slow.py"), "run")
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(sandbox.call, slow, seconds=60)
+        while not list(Path(tempfile.gettempdir()).glob("evomerge-code-*/*/begun")):
+            assert not call.done()
+        cell = psutil.Process().children()[-1]
+        below = cell.children(recursive=True)
+        cell.kill()
+        with pytest.raises(CallError):
+            call.result()
+    assert below and psutil.wait_procs(below, timeout=30)[1] == []
+    assert left_over() == ([], [])
 
 
 def test_cells_end_with_the_process_that_was_killed():
