@@ -11,7 +11,8 @@ import yaml
 from page_stand_ins import MERGE, SEARCH
 
 from evomerge.config.schema import SearchConfig, parse
-from evomerge.mergekit import file as mergekit
+from evomerge.mergekit import Doubts
+from evomerge.mergekit import reading as mergekit
 
 
 class _Loader(yaml.SafeLoader):
@@ -61,14 +62,14 @@ def _part_of_a_search_file(data: Any, text: str, path: Path, shown: bool) -> Non
 
 def _merge(data: Any, text: str, path: Path, shown: bool) -> None:
     path.write_text(text)
-    parents = mergekit.read(text).parents if "layers" not in data else ()
+    parents = mergekit.read(text, Doubts(strict=True)).parents if "layers" not in data else ()
     if all(name.startswith("zoo:") or Path(name).is_dir() for name in parents):
         page_commands.evomerge(["merge", str(path), "--out", f"{path}.model"])
 
 
 def _part_of_a_mergekit_file(data: Any, text: str, path: Path, shown: bool) -> None:
     whole = yaml.safe_load(path.read_text()) if path.exists() else MERGE
-    mergekit.read(yaml.safe_dump(merged(whole, data)))
+    mergekit.read(yaml.safe_dump(merged(whole, data)), Doubts(strict=True))
 
 
 def _config_to_convert(data: Any, text: str, path: Path, shown: bool) -> None:

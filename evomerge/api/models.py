@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -48,7 +49,9 @@ def merge(
             file.write_text(recipe.to_yaml(), encoding="utf-8")
         else:
             file = Path(recipe)
-        merge_recipe(file, target, memory, shard_size, allow_pickle=allow_pickle)
+        notes = merge_recipe(file, target, memory, shard_size, allow_pickle=allow_pickle)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
     return target
 
 

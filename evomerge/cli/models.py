@@ -107,14 +107,31 @@ def merge(
     memory: Annotated[str, typer.Option(help="peak memory, e.g. 8GB")] = "8GB",
     shard_size: ShardSizeOption = "5GB",
     allow_pickle: AllowPickleOption = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="refuse a mergekit file with keys that it ignores")
+    ] = False,
+    truncate: Annotated[
+        bool,
+        typer.Option(
+            "--unsafe-truncate-embeddings",
+            help="cut vocabularies of different sizes to the smallest one",
+        ),
+    ] = False,
 ) -> None:
     """Build one merged model on disk, piece by piece, in little memory."""
     from evomerge.cli import terminal
     from evomerge.export.recipe import merge_recipe
 
-    notes = merge_recipe(recipe, out, memory, shard_size, allow_pickle=allow_pickle)
-    for note in notes:
-        terminal.say(note)
+    notes = merge_recipe(
+        recipe,
+        out,
+        memory,
+        shard_size,
+        allow_pickle=allow_pickle,
+        strict=strict,
+        truncate=truncate,
+    )
+    terminal.warn(notes)
     terminal.say(f"wrote {out}")
 
 

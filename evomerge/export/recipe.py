@@ -7,17 +7,35 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from evomerge.errors import RecipeError
+from evomerge.mergekit import separated
 from evomerge.models.references import is_file, is_folder, place, split_kind
+from evomerge.models.types import type_notes
+from evomerge.parsing.texts import read_text
 from evomerge.run.writable import check_new_folder
+from evomerge.setup.anchored import anchored_parent
 from evomerge.setup.merges import MergeOpener
 from evomerge.setup.recipe_file import read_recipe_file
 from evomerge.setup.runs import open_model
 
+_LAST = "evomerge_last.yaml"
+"""Name of the document of a file with several that makes the model, in a temporary folder."""
+
 
 def merge_recipe(
-    file: Path, out: Path, memory: str, shard_size: str, *, allow_pickle: bool = False
+    file: Path,
+    out: Path,
+    memory: str,
+    shard_size: str,
+    *,
+    allow_pickle: bool = False,
+    strict: bool = False,
+    truncate: bool = False,
 ) -> tuple[str, ...]:
     """Write the model of a recipe file as a checkpoint, without holding it in memory as a whole.
+
+    A model card and the recipe are written beside it, and a mergekit config if there is one that
+    makes the same model.
 
     Relative paths in the file are looked up in the working folder first, then in the folder of the
     file.
@@ -28,9 +46,14 @@ def merge_recipe(
         memory: memory that merging may use, such as `8GB`.
         shard_size: largest size of a weight file, such as `5GB`.
         allow_pickle: accept parents whose weights are pickles.
+        strict: refuse a mergekit config with something that mergekit ignores.
+        truncate: cut embeddings and head to the rows that all parents have, if no tokenizer is
+            given.
 
     Returns:
-        one sentence for each decision that was made because the parents' tokenizers differ.
+        warnings: one sentence for each thing that mergekit ignores in its config, one if the
+        parents have different model types, and one for each decision that was made because their
+        tokenizers differ.
 
     Raises:
         InputError: the file, a parent or an option is wrong, or `out` exists.
@@ -38,22 +61,46 @@ def merge_recipe(
     """
     from evomerge.export.card import Merge, merge_card
     from evomerge.export.parents import describe_parents
+    from evomerge.mergekit import documents, to_mergekit
     from evomerge.merging.backend import write
 
     check_new_folder(out)
     with TemporaryDirectory(prefix="evomerge-") as inner:
-        opener = MergeOpener(open_model, models=Path(inner))
+        opener = MergeOpener(open_model, models=Path(inner) / "models")
+        given = read_text(file, RecipeError)
+        several = len(documents(given)) > 1
+        parts = _separate(file, given, Path(inner)) if several else {}
+        source = Path(inner) / _LAST if several else file
         content = read_recipe_file(
-            file, lambda name: opener(name, _folder(name, file), allow_pickle=allow_pickle)
+            source,
+            lambda name: opener(name, _folder(name, source), allow_pickle=allow_pickle),
+            strict=strict,
+            truncate=truncate,
         )
+        inside = [note for item in opener.found.values() for note in item.notes]
+        here = f"merge:{Path(inner).resolve()}/"
+        notes = [*content.notes, *(note.replace(here, "") for note in inside)]
+        if strict and notes:
+            raise RecipeError(notes[0])
         recipe, checkpoints = content.recipe, content.checkpoints
-        extra = {"evomerge_recipe.yaml": recipe.to_yaml()}
-        if content.mergekit is not None:
-            extra["mergekit_config.yml"] = content.mergekit
+        extra = {"evomerge_recipe.yaml": recipe.to_yaml(), **parts}
+        mergekit = given if content.mergekit else to_mergekit(recipe, checkpoints)
+        if mergekit is not None:
+            extra["mergekit_config.yml"] = mergekit
         parents = describe_parents(recipe.parents, checkpoints, opener.named)
-        merge = Merge(recipe, parents, mergekit=content.mergekit is not None)
+        merge = Merge(recipe, parents, mergekit=mergekit is not None)
         extra |= merge_card(merge, _versions())
-        return write(recipe, checkpoints, out, memory=memory, shard_size=shard_size, texts=extra)
+        notes += type_notes(checkpoints[name] for name in recipe.parents)
+        notes += write(recipe, checkpoints, out, memory=memory, shard_size=shard_size, texts=extra)
+        return tuple(notes)
+
+
+def _separate(file: Path, text: str, folder: Path) -> dict[str, str]:
+    """Write the documents of a file into a folder; return name -> text of all but the last."""
+    last, parts = separated(text, lambda name: anchored_parent(name, _folder(name, file)))
+    for name, content in (parts | {_LAST: last}).items():
+        (folder / name).write_text(content, encoding="utf-8")
+    return parts
 
 
 def _folder(reference: str, file: Path) -> Path:

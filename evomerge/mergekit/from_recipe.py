@@ -40,9 +40,10 @@ def to_mergekit(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str | 
 def express(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str:
     """Return mergekit's YAML for a recipe.
 
-    In two cases mergekit's model differs, and a comment at the top of the file says so. Random
-    methods (DARE, DELLA) draw other numbers in mergekit, from the same distribution. And mergekit
-    cuts rows of padding if the tokenizer is not the host's.
+    In three cases mergekit's model differs, and a comment at the top of the file says so. Random
+    methods (DARE, DELLA) draw other numbers in mergekit, from the same distribution. In SCE,
+    mergekit has equal weights where changes are small. And mergekit cuts rows of padding if the
+    tokenizer is not the host's.
 
     Args:
         recipe: the recipe.
@@ -127,6 +128,8 @@ class _Writer:
         """Yield comments on how mergekit's model differs from the recipe's."""
         if self.context.method.random:
             yield "mergekit draws other random numbers, from the same distribution."
+        if self.context.method.name == "sce":
+            yield "mergekit weights the sources of a tensor equally if their changes are small."
         if self.recipe.tokenizer != "base" and "pad_to_multiple_of" not in self.recipe.options:
             from evomerge.merging.tokenizers.plan import plan_tokenizer
 

@@ -17,7 +17,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from evomerge.errors import RecipeError, did_you_mean
-from evomerge.mergekit.file import MAIN, Input, MergekitFile, Module, Slice, read
+from evomerge.mergekit.doubts import Doubts
+from evomerge.mergekit.file import MAIN, Input, MergekitFile, Module, Slice
+from evomerge.mergekit.reading import read
 from evomerge.mergekit.sources import SliceSources, length, slice_sources, start
 from evomerge.mergekit.values import EVERY, Rule, Rules, resolve
 from evomerge.merging.methods import get_method
@@ -39,22 +41,28 @@ def mergekit_parents(text: str) -> tuple[str, ...]:
     return read(text).parents
 
 
-def from_mergekit(text: str, checkpoints: Mapping[str, Checkpoint]) -> Recipe:
+def from_mergekit(
+    text: str, checkpoints: Mapping[str, Checkpoint], doubts: Doubts | None = None
+) -> Recipe:
     """Return the recipe for a mergekit file.
 
     Args:
         text: mergekit's YAML in any of its forms (`models`, `slices`, `modules`).
         checkpoints: the parents that `mergekit_parents` names, by reference.
+        doubts: is told of what mergekit ignores in the file, and of what the file leaves open.
 
     Raises:
         RecipeError: a key or value is wrong or does not fit the parents; the message names the key.
     """
-    return _Resolver(read(text), checkpoints).recipe()
+    doubts = doubts or Doubts()
+    return _Resolver(read(text, doubts), checkpoints, doubts).recipe()
 
 
 class _Resolver:
-    def __init__(self, file: MergekitFile, checkpoints: Mapping[str, Checkpoint]) -> None:
-        self.file = file
+    def __init__(
+        self, file: MergekitFile, checkpoints: Mapping[str, Checkpoint], doubts: Doubts
+    ) -> None:
+        self.file, self.doubts = file, doubts
         self.method: Method = get_method(file.method)
         self.checkpoints = checkpoints
         self.host = checkpoints[file.parents[0]]
@@ -115,6 +123,7 @@ class _Resolver:
             base=item.base or self.file.base,
             method=self.method,
             fits=self._fits,
+            doubts=self.doubts,
         )
 
     def _blocks(
@@ -172,35 +181,15 @@ class _Resolver:
             layer = None if block is None else start(entry) + block
             if not knobs:
                 return Source(entry.model, layer)
-            self._check_names(entry.parameters, "source", f"{entry.where}.parameters")
             own = self._knobs("source", [entry.parameters, *levels], depth, shown(entry))
             return Source(entry.model, layer, own)
 
-        for level, where in zip(
-            levels, (f"{part.slice.where}.parameters", "parameters", "parameters"), strict=True
-        ):
-            self._check_names(level, None, where)
         return Layer(
             self.method.name,
             tuple(source(entry) for entry in part.sources),
             source(part.base, knobs=False) if part.base else None,
             self._knobs("merge", levels, depth, {name: name for name in names}),
         )
-
-    def _check_names(self, parameters: Mapping[str, Rules], per: str | None, where: str) -> None:
-        known = {knob.name: knob for knob in self.method.knobs}
-        for name in parameters:
-            knob = known.get(name)
-            if knob is None:
-                raise RecipeError(
-                    f"`{where}.{name}`: {self.method.name} has no such parameter; it has "
-                    f"{', '.join(known) or 'none'}.{did_you_mean(name, known)}"
-                )
-            if per and knob.per != per:
-                raise RecipeError(
-                    f"`{where}.{name}` belongs to the merge as a whole; give it in `parameters` "
-                    "of the slice, the module or the file."
-                )
 
     def _knobs(
         self,

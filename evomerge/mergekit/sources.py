@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from evomerge.errors import RecipeError
+from evomerge.mergekit.doubts import Doubts
 from evomerge.mergekit.file import Input, Slice
 from evomerge.merging.methods.method import Method
 from evomerge.models.correspondence import Fit
@@ -49,6 +50,7 @@ def slice_sources(
     base: str | None,
     method: Method,
     fits: Mapping[str, Fit],
+    doubts: Doubts,
 ) -> SliceSources:
     """Return the sources and the base of a slice.
 
@@ -59,15 +61,15 @@ def slice_sources(
         base: the base model of the slice or else of the file, or None.
         method: the merge method.
         fits: model -> map from the names of the host's tensors to those of the model.
+        doubts: is told where the base model is missing or not among the sources.
 
     Raises:
         RecipeError: a range of blocks is wrong, or the base model is missing or does not fit the
             method.
     """
     inputs = list(item.inputs)
-    named = base in [entry.model for entry in inputs]
-    if whole and base and not named and method.base != "none":
-        inputs.insert(0, Input(base, None, {}, "base_model"))
+    if base and base not in [entry.model for entry in inputs]:
+        inputs += _added_base(item, base, method, doubts, whole=whole)
     ranged = [_with_range(entry, prefix, fits) for entry in inputs]
     lengths = {entry.model: length(entry) for entry in ranged}
     if len(set(lengths.values())) > 1:
@@ -77,35 +79,84 @@ def slice_sources(
             f"them: {counts}; give each a `layer_range` of the same length under `slices`."
         )
     if method.base != "none":
-        return _split(item, ranged, base, method)
-    if base and not named and (whole or method.name in BASE_IS_FIRST):
-        raise RecipeError(
-            f"`base_model` is {base!r}, which is not among the models of `{item.where}`; "
-            f"{method.name} uses no other base, so add it there or remove `base_model`."
-        )
+        return _split(item, ranged, base, method, doubts)
     if method.name in BASE_IS_FIRST:
         if base is None:
-            raise RecipeError(f"`base_model` is missing; {method.name} starts from it at t = 0.")
+            doubts.add(
+                f"`base_model` is missing, so {method.name} starts at t = 0 from the first model "
+                f"of `{item.where}`, {ranged[0].model!r}; name it as `base_model`."
+            )
         ranged.sort(key=lambda entry: entry.model != base)
     return SliceSources(item, tuple(ranged), None)
 
 
-def _split(item: Slice, inputs: list[Input], base: str | None, method: Method) -> SliceSources:
+def _added_base(
+    item: Slice, base: str, method: Method, doubts: Doubts, *, whole: bool
+) -> list[Input]:
+    """Return the base model as an input of a slice that does not list it; [] if it is none."""
+    ranges = {entry.layers for entry in item.inputs}
+    if method.base != "none":
+        if whole:
+            return [Input(base, None, {}, "base_model")]
+        if len(ranges) > 1:
+            raise RecipeError(
+                f"`base_model` {base!r} is not among the sources of `{item.where}`, whose ranges "
+                f"differ; list it there with its `layer_range`, because {method.name} needs its "
+                "blocks."
+            )
+        (layers,) = ranges
+        blocks = "blocks" if layers is None else f"blocks {list(layers)}"
+        doubts.add(
+            f"`base_model` {base!r} is not among the sources of `{item.where}`, so its {blocks} "
+            "are taken, as for the others; list it there with its `layer_range`."
+        )
+        return [Input(base, layers, {}, "base_model")]
+    if method.name in BASE_IS_FIRST:
+        if whole and len(item.inputs) == 1:
+            return [Input(base, None, {}, "base_model")]
+        doubts.add(
+            f"`base_model` {base!r} is not among the models of `{item.where}`, so it only gives "
+            f"config and tokenizer, and {method.name} starts at t = 0 from the first of them, "
+            f"{item.inputs[0].model!r}; name that one as `base_model`."
+        )
+        return []
+    if not whole:
+        return []
+    if any(knob.per == "source" for knob in method.knobs):
+        raise RecipeError(
+            f"`base_model` is {base!r}, which is not among the models of `{item.where}`; "
+            f"{method.name} uses no other base, so add it there or remove `base_model`."
+        )
+    return [Input(base, None, {}, "base_model")]
+
+
+def _split(
+    item: Slice, inputs: list[Input], base: str | None, method: Method, doubts: Doubts
+) -> SliceSources:
     """Divide the inputs of a slice into sources and base."""
+    if base is None and method.base == "required":
+        raise RecipeError(
+            f"`base_model` is missing; {method.name} measures task vectors from it, so name the "
+            "model that the others were fine-tuned from."
+        )
     found = [entry for entry in inputs if entry.model == base]
     if base and len(found) != 1:
-        fault = "is not among" if not found else "is given more than once among"
         raise RecipeError(
-            f"`base_model` {base!r} {fault} the sources of `{item.where}`; list it once there, "
-            f"with its `layer_range`, because {method.name} needs its blocks."
+            f"`base_model` {base!r} is given more than once among the sources of `{item.where}`; "
+            f"list it once there, because {method.name} needs its blocks."
         )
     for entry in found:
         for name in entry.parameters:
-            raise RecipeError(
-                f"`{entry.where}.parameters.{name}` would change nothing: {base!r} is the "
-                f"base model, which has no parameters in {method.name}; remove it."
+            doubts.add(
+                f"`{entry.where}.parameters.{name}` is ignored, as in mergekit, since {base!r} is "
+                f"the base model, which has no parameters in {method.name}; remove it."
             )
     sources = tuple(entry for entry in inputs if entry.model != base)
+    if found and not sources:
+        doubts.add(
+            f"`{item.where}` has only the base model, {base!r}, which stays as it is; add a model."
+        )
+        sources = (replace(found[0], parameters={}),)
     return SliceSources(item, sources, found[0] if found else None)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from evomerge.errors import RecipeError
 from evomerge.mergekit.reference import mergekit_reference
+from evomerge.merging.tokenizers.truncation import TRUNCATE
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
 
@@ -24,6 +25,11 @@ def tokenizer_keys(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dic
         RecipeError: mergekit would make another vocabulary.
     """
     options = recipe.options
+    if TRUNCATE in options:
+        raise RecipeError(
+            "The recipe cuts off rows of embeddings, for which mergekit has no key, but the option "
+            "--unsafe-truncate-embeddings."
+        )
     found: dict[str, Any] = {}
     if recipe.tokenizer != "base":
         _check_vocabulary(recipe, checkpoints)

@@ -46,19 +46,16 @@ class Rule:
 Rules: TypeAlias = tuple[Rule, ...]
 
 
-def read_parameters(data: Any, where: str) -> dict[str, Rules]:
+def read_parameters(parameters: Mapping[str, Any], where: str) -> dict[str, Rules]:
     """Return the parameters at one level of the file (model, slice, module, file), by name.
 
     Args:
-        data: the value of the key `parameters`, or None.
-        where: address of the key, for error messages.
+        parameters: their values in the file.
+        where: address of the key `parameters`, for error messages.
 
     Raises:
         RecipeError: a value has none of the forms above.
     """
-    if data is None:
-        return {}
-    parameters = _VALUES.mapping(data, where)
     return {name: _rules(value, f"{where}.{name}") for name, value in parameters.items()}
 
 
@@ -82,6 +79,7 @@ def _conditional(data: Any, where: str) -> Rule:
 
 def _gradient(data: Any, where: str) -> tuple[float, ...]:
     items = data if isinstance(data, list) else [data]
+    items = [_number(item) for item in items]
     if not items or not all(isinstance(item, (int, float)) for item in items):
         raise _VALUES.wrong(
             data,
@@ -90,6 +88,14 @@ def _gradient(data: Any, where: str) -> tuple[float, ...]:
             "{filter, value}",
         )
     return tuple(_VALUES.real(item, where) + 0.0 for item in items)
+
+
+def _number(item: Any) -> Any:
+    """Return a text that is a number as a number, which it is in mergekit."""
+    try:
+        return float(item) if isinstance(item, str) else item
+    except ValueError:
+        return item
 
 
 def resolve(rules: Sequence[Rule], depth: float, names: Mapping[str, str], where: str) -> Knob:

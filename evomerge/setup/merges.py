@@ -56,11 +56,13 @@ class MergedParent:
         names: name in the recipe -> the reference with absolute paths.
         checkpoints: its own parents by absolute reference; empty if they were not opened, since the
             merge is built already.
+        notes: warnings about its file.
     """
 
     recipe: Recipe
     names: Mapping[str, str]
     checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict, compare=False, repr=False)
+    notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def methods(self) -> list[str]:
@@ -179,7 +181,8 @@ class MergeOpener:
             file, lambda item: self._open_own(name, item, file.parent, allow_pickle)
         )
         names = {item: anchored_parent(item, file.parent) for item in content.checkpoints}
-        return MergedParent(content.recipe, names), content.checkpoints
+        notes = tuple(f"Parent {name!r}: {note}" for note in content.notes)
+        return MergedParent(content.recipe, names, notes=notes), content.checkpoints
 
     def _open_own(
         self, name: str, reference: str, relative_to: Path, allow_pickle: bool

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from evomerge.config.schema import SearchConfig
+from evomerge.models.types import type_notes
 from evomerge.optimize import BUILTIN
 from evomerge.optimize.cost import own_seconds
 from evomerge.report.amounts import size_text
@@ -74,6 +75,9 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
     recipes = problem.space.baselines().values()
     tokenizers = plan_tokenizers(problem.config, recipes, problem.checkpoints)
     notes = list(dict.fromkeys(note for plan in tokenizers for note in plan.notes))
+    others = [item for name, item in problem.checkpoints.items() if name != problem.host]
+    notes += (note for merge in problem.merges.values() for note in merge.notes)
+    notes += type_notes([problem.checkpoints[problem.host], *others])
     if problem.config.evaluation.backend == "vllm" and not _tasks_by_answer(problem)[0]:
         notes.append(
             "evaluation.backend is 'vllm', but no task generates text, and log-likelihoods take "

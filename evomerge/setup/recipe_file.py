@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evomerge.errors import RecipeError
+from evomerge.merging.tokenizers.truncation import TRUNCATE
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping
@@ -22,32 +23,50 @@ class RecipeFile:
         recipe: the recipe; its parents have the names that the file gives them.
         checkpoints: its parents by these names.
         mergekit: the text of the file if it is mergekit's; None for a recipe of evomerge.
+        notes: warnings: what mergekit ignores in its file, and what the file leaves open.
     """
 
     recipe: Recipe
     checkpoints: Mapping[str, Checkpoint]
     mergekit: str | None
+    notes: tuple[str, ...] = ()
 
 
-def read_recipe_file(file: Path, opener: Callable[[str], Checkpoint]) -> RecipeFile:
+def read_recipe_file(
+    file: Path,
+    opener: Callable[[str], Checkpoint],
+    *,
+    strict: bool = False,
+    truncate: bool = False,
+) -> RecipeFile:
     """Return the recipe in a file.
 
     Args:
         file: a recipe of evomerge, or a mergekit config.
         opener: opens a parent that the file names.
+        strict: whether notes on a mergekit config are raised as errors.
+        truncate: whether embeddings and head are cut to the rows that all parents have, if the
+            file has no tokenizer.
 
     Raises:
         InputError: the file or a parent is wrong.
     """
-    from evomerge.mergekit import from_mergekit, mergekit_parents
+    from evomerge.mergekit import Doubts, documents, from_mergekit, mergekit_parents
 
     text = read_text(file, RecipeError)
+    if (count := len(documents(text))) > 1:
+        raise RecipeError(
+            f"{file} has {count} documents, which only `evomerge merge {shlex.quote(str(file))} "
+            "--out DIR` builds; put each merge into a file of its own, and name it by "
+            "`merge:FILE.yaml`."
+        )
     if _is_ours(text, file):
-        recipe = Recipe.from_yaml(text)
+        recipe = _truncated(Recipe.from_yaml(text), truncate)
         return RecipeFile(recipe, with_fit({n: opener(n) for n in recipe.parents}, recipe), None)
+    doubts = Doubts(strict=strict)
     opened = {name: opener(name) for name in mergekit_parents(text)}
-    recipe = from_mergekit(text, opened)
-    return RecipeFile(recipe, with_fit(opened, recipe), text)
+    recipe = _truncated(from_mergekit(text, opened, doubts), truncate)
+    return RecipeFile(recipe, with_fit(opened, recipe), text, doubts.notes)
 
 
 def with_fit(checkpoints: Mapping[str, Checkpoint], recipe: Recipe) -> dict[str, Checkpoint]:
@@ -60,8 +79,15 @@ def with_fit(checkpoints: Mapping[str, Checkpoint], recipe: Recipe) -> dict[str,
     from evomerge.models.correspondence import check_fit
 
     named = with_host_names(checkpoints, recipe.host)
-    check_fit(named[recipe.host], list(named.values()), vocabularies=recipe.tokenizer == "base")
+    vocabularies = recipe.tokenizer == "base" and TRUNCATE not in recipe.options
+    check_fit(named[recipe.host], list(named.values()), vocabularies=vocabularies)
     return named
+
+
+def _truncated(recipe: Recipe, wanted: bool) -> Recipe:
+    if not wanted or recipe.tokenizer != "base":
+        return recipe
+    return replace(recipe, options={**recipe.options, TRUNCATE: "true"})
 
 
 def _is_ours(text: str, file: Path) -> bool:

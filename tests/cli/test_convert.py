@@ -93,6 +93,6 @@ def test_a_config_that_cannot_be_converted_is_one_sentence(tmp_path, capsys, tex
     if text is not None:
         file.write_text(text)
     with pytest.raises(InputError, match=words) as caught:
-        call(["convert", str(file)])
+        call(["convert", "--strict", str(file)])
     assert "\n" not in str(caught.value)
     assert capsys.readouterr().out == ""

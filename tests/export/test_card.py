@@ -15,6 +15,7 @@ from evomerge.config.schema import load, parse
 from evomerge.export.candidate import export_candidate
 from evomerge.export.card import Merge, merge_card, search_card
 from evomerge.export.parents import describe_parents, published_names
+from evomerge.export.recipe import merge_recipe
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.run.folder import RunFolder
@@ -24,6 +25,7 @@ from evomerge.scores import Objective, Scores
 from evomerge.searching.ranking import WeightedSum
 from evomerge.setup.check import freeze
 from evomerge.setup.runs import prepare
+from evomerge.setup.search import why_not_in_mergekit
 
 OBJECTIVES = [Objective("zoo_l2_maths", "exact_match")]
 HUB = {
@@ -317,12 +319,32 @@ def test_an_export_that_mergekit_cannot_express_promises_no_file(tmp_path):
     with run.journal_path.open("ab") as file:
         file.write(encode(event) + encode(told(0, scores(5))))
     export_candidate(run, tmp_path / "model", "0", None, "5GB")
+    history = History(run.events())
+    reason = why_not_in_mergekit(problem, history, history.candidates[0])
+    assert reason is not None
+    assert reason.startswith("`embeddings` has other parents than the first block")
     written = {item.name for item in (tmp_path / "model").iterdir()}
     text = (tmp_path / "model" / "README.md").read_text()
     assert "mergekit_config.yml" not in written
     assert "mergekit" not in text
     assert {"evomerge_recipe.yaml", "recipe.svg"} <= written
     assert "Path through the layers" in text
+
+
+def test_a_merge_of_our_own_recipe_has_a_mergekit_file_too(tmp_path):
+    text = "models: [{model: 'zoo:maths'}, {model: 'zoo:facts'}]\nmerge_method: karcher\n"
+    (tmp_path / "one.yml").write_text(text)
+    merge_recipe(tmp_path / "one.yml", tmp_path / "one", "8GB", "5GB")
+    merge_recipe(tmp_path / "one" / "evomerge_recipe.yaml", tmp_path / "two", "8GB", "5GB")
+    assert "merge_method: karcher" in (tmp_path / "two" / "mergekit_config.yml").read_text()
+    assert read({"README.md": (tmp_path / "two" / "README.md").read_text()})[0]["tags"] == [
+        "merge",
+        "evomerge",
+        "mergekit",
+    ]
+    merge_recipe(tmp_path / "two" / "mergekit_config.yml", tmp_path / "three", "8GB", "5GB")
+    weights = {(tmp_path / n / "model.safetensors").read_bytes() for n in ("one", "two", "three")}
+    assert len(weights) == 1
 
 
 def test_a_merge_has_a_card_without_scores_and_keeps_the_mergekit_file(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from evomerge.errors import RecipeError
-from evomerge.mergekit import from_mergekit, mergekit_parents, to_mergekit
+from evomerge.mergekit import Doubts, from_mergekit, mergekit_parents, to_mergekit
 from evomerge.merging.backend import write
 from evomerge.merging.tensors.plan import Planner
 from evomerge.models.checkpoint import Checkpoint
@@ -191,35 +192,29 @@ GOOD = {
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"merge_methd": "ties"}, "'merge_methd' .* Did you mean 'merge_method'"),
         ({"merge_method": "tise"}, "Did you mean 'ties'"),
         ({"merge_method": None}, "`merge_method` is None"),
         ({"slices": []}, "Exactly one of `models`, `slices` and `modules`"),
         ({"models": None}, "got none of them"),
-        ({"parameters": {"densty": 1}}, r"`parameters.densty`.* Did you mean 'density'"),
         ({"parameters": {"weight": "much"}}, r"`parameters.weight` is 'much'"),
         ({"parameters": {"weight": [1, {"value": 2}]}}, r"`parameters.weight`"),
         ({"parameters": {"weight": [{"value": 2}, 1]}}, r"weight\[1\]` is 1"),
         ({"parameters": {"weight": [{"filer": "mlp", "value": 1}]}}, "Did you mean 'filter'"),
         ({"parameters": {"weight": float("nan")}}, "must be finite"),
-        ({"models": [{"model": "b", "parameters": {"lambda": 1}}]}, "merge as a whole"),
         (
             {"models": [{"model": "b", "parameters": {"weight": [{"filter": "mlp", "value": 1}]}}]},
             "`weight` has no value for tensor",
         ),
-        ({"models": [{"model": "b"}, {"model": "b"}]}, "names 'b' twice"),
         (
-            {"models": [{"model": "a", "parameters": {"weight": 1}}, {"model": "b"}]},
-            r"models\[0\].parameters.weight` would change nothing",
+            {"models": [{"model": "b"}, {"model": "b", "parameters": {"weight": 2}}]},
+            "names 'b' twice, with different parameters",
         ),
         ({"models": [{"modle": "b"}]}, "Did you mean 'model'"),
         ({"models": [{"model": {"path": "b"}}]}, "must be a model reference"),
         ({"dtype": "bf16"}, "`dtype` is 'bf16'"),
         ({"out_dtype": "int8"}, "`out_dtype` is 'int8'"),
         ({"tokenizer": {"source": "union", "pad_to_multiple_of": 0}}, "pad_to_multiple_of` is 0"),
-        ({"tokenizer": {"sorce": "union"}}, "Did you mean 'source'"),
         ({"tokenizer": {}, "tokenizer_source": "union"}, "not both"),
-        ({"residual_weight": 1}, "Unknown key 'residual_weight'"),
         ({"models": None, "modules": {"default": {}}}, "either `slices` or `models`"),
         (
             {"models": None, "modules": {"defalt": {"models": GOOD["models"]}}},
@@ -233,10 +228,9 @@ GOOD = {
             {"models": None, "slices": [{"sources": [{"model": "b", "layer_range": [2, 1]}]}]},
             "must be .first, one past the last",
         ),
-        ({"models": None, "slices": [{"sources": [{"model": "b"}]}]}, "layer_range` is None"),
         (
-            {"models": None, "slices": [{"sources": [{"model": "b", "layer_range": [0, 1]}]}]},
-            "`base_model` 'a' is not among the sources of `slices.0.`",
+            {"models": None, "slices": [{"sources": [{"model": "b", "layer_range": 3}]}]},
+            "layer_range` is 3; it must be .first",
         ),
         (
             {
@@ -254,14 +248,27 @@ GOOD = {
         ),
         (
             {
-                "merge_method": "slerp",
-                "parameters": {"t": 1},
-                "base_model": None,
-                "models": [{"model": "a"}, {"model": "b"}],
+                "models": None,
+                "slices": [
+                    {
+                        "sources": [
+                            {"model": "b", "layer_range": [0, 1]},
+                            {"model": "c", "layer_range": [1, 2]},
+                        ]
+                    }
+                ],
             },
-            "`base_model` is missing",
+            "`base_model` 'a' is not among the sources of `slices.0.`, whose ranges differ",
+        ),
+        (
+            {
+                "merge_method": "slerp",
+                "models": [{"model": "a"}, {"model": "b", "parameters": {"t": 1}}],
+            },
+            r"`models.1..parameters.t` belongs to the merge as a whole",
         ),
         ({"merge_method": "linear", "base_model": "c"}, "`base_model` is 'c', which is not among"),
+        ({"base_model": None}, "`base_model` is missing; ties measures task vectors from it"),
     ],
 )
 def test_wrong_keys_and_values_are_refused_with_the_key(
@@ -273,6 +280,92 @@ def test_wrong_keys_and_values_are_refused_with_the_key(
     with pytest.raises(RecipeError, match=message):
         recipe = read(yaml.safe_dump(data), llamas)
         list(Planner(llamas, recipe.host).plan(recipe))
+
+
+SLERP = {"merge_method": "slerp", "parameters": {"t": 0.2}}
+SLICE = {"sources": [{"model": "b", "layer_range": [1, 3]}]}
+MODELS = [{"model": "b"}, {"model": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("change", "doubt"),
+    [
+        ({"densty": 1}, "Key 'densty' in `the mergekit file` is ignored, as in mergekit; remove"),
+        ({"merge_methd": "ties"}, "Did you mean 'merge_method'"),
+        ({"density": 0.5}, "Key 'density' .* move it to `parameters`"),
+        ({"name": "best"}, "Key 'name'"),
+        ({"parameters": {"densty": 1}}, r"`parameters.densty` is ignored.* Did you mean 'density'"),
+        ({"parameters": {"dtype": "bfloat16"}}, r"`parameters.dtype` is ignored"),
+        (
+            {"models": [{"model": "b", "parameters": {"lambda": 1}}]},
+            "`models.0..parameters.lambda` is ignored.* merge as a whole",
+        ),
+        ({"models": [{"model": "b", "revision": "v2"}]}, "Key 'revision' in `models.0.`"),
+        (
+            {"models": [{"model": "a", "parameters": {"weight": 1}}, {"model": "b"}]},
+            "`models.0..parameters.weight` is ignored.* 'a' is the base model",
+        ),
+        (
+            {"merge_method": "task_arithmetic"},
+            "`models.0..parameters.density` is ignored.* always 1 in task_arithmetic",
+        ),
+        ({"tokenizer": {"sorce": "union"}}, "Key 'sorce' in `tokenizer` .* Did you mean 'source'"),
+        ({"models": None, "slices": [SLICE | {"residual_weight": 1}]}, "Key 'residual_weight'"),
+        ({"models": [{"model": "b"}] * 2}, "names 'b' twice, and it is merged once"),
+        (
+            {"models": None, "slices": [{"sources": [{"model": "b"}]}]},
+            r"`slices.0..sources.0..layer_range` is missing, so all blocks are taken",
+        ),
+        ({"models": [{"model": "a"}]}, "`models` has only the base model, 'a', which stays"),
+        ({"models": None, "slices": [SLICE]}, r"its blocks \[1, 3\] are taken"),
+        (
+            {**SLERP, "base_model": None, "models": MODELS},
+            "`base_model` is missing, so slerp starts .* from the first model of `models`, 'b'",
+        ),
+        (
+            {**SLERP, "base_model": "c", "models": MODELS},
+            "`base_model` 'c' is not among .* it only gives config .* the first of them, 'b'",
+        ),
+    ],
+)
+def test_what_mergekit_ignores_is_a_warning_or_an_error_if_strict(
+    change: dict[str, Any], doubt: str, llamas: Any
+) -> None:
+    data = {key: value for key, value in {**GOOD, **change}.items() if value is not None}
+    text = yaml.safe_dump(data, sort_keys=False)
+    parents = {name: llamas[name] for name in mergekit_parents(text)}
+    doubts = Doubts()
+    recipe = from_mergekit(text, parents, doubts)
+    list(Planner(llamas, recipe.host).plan(recipe))
+    assert [note for note in doubts.notes if re.search(doubt, note)]
+    with pytest.raises(RecipeError):
+        from_mergekit(text, parents, Doubts(strict=True))
+
+
+def test_slerp_has_the_base_as_first_model_even_if_it_is_not_listed(llamas: Any) -> None:
+    doubts = Doubts(strict=True)
+    one = from_mergekit(
+        "merge_method: slerp\nbase_model: c\nmodels: [{model: a}]\nparameters: {t: 0.2}",
+        {name: llamas[name] for name in "ca"},
+        doubts,
+    )
+    assert [source.parent for source in one.embeddings.sources] == ["c", "a"]
+    outside = read(yaml.safe_dump({**GOOD, **SLERP, "base_model": "c", "models": MODELS}), llamas)
+    assert [source.parent for source in outside.embeddings.sources] == ["b", "a"]
+    assert outside.host == "c"
+
+
+def test_a_base_outside_of_karchers_models_is_merged_as_in_mergekit(llamas: Any) -> None:
+    text = "merge_method: karcher\nbase_model: c\nmodels: [{model: a}, {model: b}]\n"
+    recipe = read(text + "parameters: {max_iter: 20000, tol: 1e-9}", llamas)
+    assert [source.parent for source in recipe.embeddings.sources] == ["a", "b", "c"]
+    assert recipe.embeddings.knobs == {"max_iter": 20000, "tol": 1e-9}
+
+
+@pytest.mark.parametrize("value", ["1e-1", "'1e-1'", "'0.1'", "['0.1', 1e-1]"])
+def test_numbers_that_yaml_1_1_reads_as_text_are_numbers(value: str, llamas: Any) -> None:
+    text = f"merge_method: linear\nmodels: [{{model: a}}]\nparameters: {{weight: {value}}}"
+    assert weights(read(text, llamas)) == [0.1] * 3
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from textwrap import TextWrapper
 from typing import Any
 
 import yaml
 
-from evomerge.errors import RecipeError, one_line
-from evomerge.parsing.values import Values
+from evomerge.errors import RecipeError, did_you_mean, one_line
+from evomerge.parsing.values import Values, shown
 
 VALUES = Values(RecipeError)
 """Checks of the values in a config."""
@@ -42,6 +43,7 @@ class Draft:
 
     Attributes:
         tool: name of the tool that the config is from.
+        strict: whether a key that the tool ignores is an error.
         search: content of the search file, in the order in which it is printed.
         checks: what a person should look at in the search file; its comment lists them.
         notes: keys of the config that have no counterpart, and what could not be looked up.
@@ -51,6 +53,22 @@ class Draft:
     search: dict[str, Any] = field(default_factory=dict)
     checks: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    strict: bool = False
+
+    def known(self, data: Any, where: str, known: Collection[str]) -> Mapping[str, Any]:
+        """Return a mapping of the config; each key that the tool ignores is a note.
+
+        Raises:
+            RecipeError: it is no mapping, or has such a key and `strict` is set.
+        """
+        found = VALUES.mapping(data, where, known if self.strict else None)
+        self.notes += [
+            f"{shown(key)} in `{where}` is dropped, since {self.tool} ignores this key."
+            f"{did_you_mean(key, known)}"
+            for key in found
+            if key not in known
+        ]
+        return found
 
     def add_objective(self, task: str, metric: str, weight: float = 1.0) -> None:
         """Add an objective; the weights of a metric that a config names twice are added."""

@@ -18,26 +18,31 @@ _EVOLVE = ("genome", "tasks")
 _MERGENETIC = ("pop_size", "n_iter", "run_id", "langs", "path_to_store_config")
 
 
-def convert_file(file: Path) -> Conversion:
+def convert_file(file: Path, *, strict: bool = False) -> Conversion:
     """Return the search file for a config of mergekit-evolve or mergenetic on disk.
 
     The models need not be there. If they are, their config files are read; of a model on the Hub,
     only these are downloaded. Relative paths in the config start from the working folder, as in
     both tools.
 
+    Args:
+        file: the config.
+        strict: whether a key that mergekit-evolve ignores is an error.
+
     Raises:
         InputError: the file cannot be read, is of neither tool, or cannot be converted.
     """
-    return convert(read_text(file, RecipeError), str(file), ModelFiles(Path.cwd()))
+    return convert(read_text(file, RecipeError), str(file), ModelFiles(Path.cwd()), strict=strict)
 
 
-def convert(text: str, source: str, lookup: Lookup) -> Conversion:
+def convert(text: str, source: str, lookup: Lookup, *, strict: bool = False) -> Conversion:
     """Return the search file for the text of a config.
 
     Args:
         text: the config.
         source: its name, for messages.
         lookup: answers questions about the models.
+        strict: whether a key that mergekit-evolve ignores is an error.
 
     Raises:
         RecipeError: the config is of neither tool, a key or value is wrong, or a search file cannot
@@ -47,7 +52,7 @@ def convert(text: str, source: str, lookup: Lookup) -> Conversion:
     if any(key in data for key in _MERGENETIC):
         return from_mergenetic(data).finish(source)
     if any(key in data for key in _EVOLVE):
-        return from_mergekit_evolve(data, lookup).finish(source)
+        return from_mergekit_evolve(data, lookup, strict=strict).finish(source)
     raise RecipeError(f"{source} is not a config that can be converted: {_what_it_is(data)}")
 
 

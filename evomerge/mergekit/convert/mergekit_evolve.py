@@ -48,23 +48,24 @@ _NORMALIZED = ("linear", "ties", "dare_ties")
 _CANDIDATES = 100  # the default of mergekit-evolve's option --max-fevals
 
 
-def from_mergekit_evolve(data: Mapping[str, Any], lookup: Lookup) -> Draft:
+def from_mergekit_evolve(data: Mapping[str, Any], lookup: Lookup, *, strict: bool = False) -> Draft:
     """Return the draft of a search file for the content of a mergekit-evolve config.
 
     Args:
         data: the config.
         lookup: asked for the number of layers, because a search file has the number of groups, and
             for a chat template, which mergekit-evolve applies by default.
+        strict: whether a key that mergekit-evolve ignores is an error.
 
     Raises:
         RecipeError: a key or value is wrong, or a search file cannot express it; the message names
             the key.
     """
-    VALUES.mapping(data, "the mergekit-evolve config", _TOP)
+    draft = Draft("mergekit-evolve", strict=strict)
+    draft.known(data, "the mergekit-evolve config", _TOP)
     if data.get("genome") is None:
         raise RecipeError("The key `genome` is missing; is this a mergekit-evolve config?")
-    genome = VALUES.mapping(data["genome"], "genome", _GENOME)
-    draft = Draft("mergekit-evolve")
+    genome = draft.known(data["genome"], "genome", _GENOME)
     _note_labels(data, draft)
     models, base = _models(genome)
     method = _method(genome, models, draft)
@@ -233,7 +234,7 @@ def _add_objectives(tasks: Any, draft: Draft) -> None:
     """Add the objectives for the tasks of a config."""
     for i, item in enumerate(VALUES.items(tasks, "tasks", least=1)):
         where = f"tasks[{i}]"
-        task = VALUES.mapping(
+        task = draft.known(
             {"name": item} if isinstance(item, str) else item, where, ("name", "weight", "metric")
         )
         name = VALUES.text(task.get("name"), f"{where}.name", "the name of a task")

@@ -38,8 +38,8 @@ def write_consensus(
             sign of that sum (positive where the sum is 0), and the consensus is the sum of the
             changes of this sign only; changes of the other sign, or of 0, do not count (TIES;
             Yadav et al. 2023). The next two arguments are used only then.
-        divisors: for each source, a number above 0. The sum at an element is divided by the sum of
-            the divisors of the sources that count there.
+        divisors: for each source, a number of at least 0, of which one is above 0. The sum at an
+            element is divided by the sum of the divisors of the sources that count there.
         elected_factors: for each source, a second factor on its change, which does not take part
             in the election of the sign.
         row_length: spans have whole rows of this many elements.
@@ -48,12 +48,23 @@ def write_consensus(
     weights = np.array(factors, dtype=np.float32)
     more = np.array(elected_factors or [1.0] * len(factors), dtype=np.float32)
     divide = np.array(divisors or [], dtype=np.float32)
+    # Half of the smallest divisor tells a sum of divisors from the 0 where no source counts.
+    least = np.float32(0.5) * divide[divide != 0].min() if divisors else np.float32(0)
     for span in spans(len(target), row_length=row_length):
         size = span.stop - span.start
         values = scratch(len(factors) * size, "changes").reshape(len(factors), size)
         changes(span, values)
         if elect:
-            _elect(origin[span], values, weights, divide, more, np.float32(scale), target[span])
+            _elect(
+                origin[span],
+                values,
+                weights,
+                divide,
+                least,
+                more,
+                np.float32(scale),
+                target[span],
+            )
         else:
             _add(origin[span], values, weights, np.float32(scale), target[span])
 
@@ -76,6 +87,7 @@ def _elect(
     changes: Array,
     factors: Array,
     divisors: Array,
+    least: np.float32,
     elected_factors: Array,
     scale: np.float32,
     out: Array,
@@ -97,7 +109,6 @@ def _elect(
                 _add_shared(
                     change, factors[k], plain, elected_factors[k], total, divisors[k], divisor
                 )
-            least = np.float32(0.5) * divisors.min()
             _store_mean(base[at:stop], plain, total, divisor, least, scale, out[at:stop])
         else:
             for k in range(len(changes)):

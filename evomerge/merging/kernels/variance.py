@@ -21,14 +21,16 @@ def load_variance(changes: Array, out: Array) -> None:
     mean = np.empty(BLOCK, dtype=np.float32)
     for at in range(0, len(out), BLOCK):
         size = min(BLOCK, len(out) - at)
+        # Distances are measured from the first source, so equal changes vary by exactly 0.
+        first = changes[0, at : at + size]
         mean[:] = np.float32(0)
-        for k in range(count):
+        for k in range(1, count):
             for i in range(size):
-                mean[i] = fma(changes[k, at + i], share, mean[i])
+                mean[i] = fma(changes[k, at + i] - first[i], share, mean[i])
         out[at : at + size] = np.float32(0)
         for k in range(count):
             for i in range(size):
-                distance = changes[k, at + i] - mean[i]
+                distance = changes[k, at + i] - first[i] - mean[i]
                 out[at + i] = fma(distance, distance, out[at + i])
 
 

@@ -47,8 +47,8 @@ def prepare_arcee_fusion(
     """Prepare a merge with the most important weights of the source and the others of the base.
 
     The importance of a weight is |x - base| times the divergence of its row, KL(softmax(row of x)
-    || softmax(row of base)). A weight is important if its importance is larger than the median of
-    all importances + 1.5 * (upper quartile - lower quartile). A quantile that falls between two
+    || softmax(row of base)). A weight is important if its importance is at least the median of all
+    importances + 1.5 * (upper quartile - lower quartile). A quantile that falls between two
     elements is the lower one.
     """
     from evomerge.merging.kernels.compiled import stored
@@ -90,7 +90,7 @@ def important(source: Tensor, base: Tensor) -> Array:
     last = len(values) - 1
     ranks = [int(last * share) for share in (0.25, 0.5, 0.75)]
     low, middle, high = (float(np.partition(values, rank)[rank]) for rank in ranks)
-    result: Array = ~(values <= middle + 1.5 * (high - low))  # a NaN counts as important
+    result: Array = ~(values < middle + 1.5 * (high - low))  # a NaN counts as important
     return result
 
 

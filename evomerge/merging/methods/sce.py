@@ -19,10 +19,11 @@ def prepare_sce(
 ) -> Merge:
     """Prepare SCE, which has three steps.
 
-    - Select: of n elements, the floor(select_topk n) with the largest variance over the task
-      vectors stay (among equal ones, those with the lowest index); the others become 0.
+    - Select: of the n elements that differ between the task vectors, the floor(select_topk n) with
+      the largest variance stay (among equal ones, those with the lowest index); the others become
+      0. With `select_topk` = 1 all elements stay.
     - Calculate: the weight of a source is the sum of squares of its task vector after selection,
-      divided by this sum for all sources.
+      divided by this sum for all sources: 0 for a source that equals the base.
     - Erase: for each element, the sign of the sum of the task vectors is elected. The weighted mean
       of the changes with this sign is added to the base.
     """
@@ -52,11 +53,19 @@ def prepare_sce(
         return result
 
     order = MagnitudeOrder(variances, size) if reuse else None
+    varying: list[int] = []
 
-    def selected(share: float) -> Callable[[slice, Array], None]:
+    def count_kept(share: float) -> int:
+        """Return how many elements are selected."""
+        if share == 1:
+            return size
+        if not varying:
+            varying.append(sum(int(np.count_nonzero(variances(span))) for span in spans(size)))
+        return int(share * varying[0])
+
+    def selected(kept: int) -> Callable[[slice, Array], None]:
         """Return the function that writes a span of the task vectors after selection."""
-        kept = int(share * size)
-        if kept >= size:
+        if kept == size:
             return load
         cut = order.cut(kept) if order else find_cut(variances, size, kept)
 
@@ -72,10 +81,11 @@ def prepare_sce(
     def merge(
         sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
     ) -> None:
-        if int(knobs["select_topk"] * size) == 0:
+        kept = count_kept(knobs["select_topk"])
+        if kept == 0:
             out.copy_(base)
             return
-        select, energies = selected(knobs["select_topk"]), np.zeros(count)
+        select, energies = selected(kept), np.zeros(count)
         for span in spans(size):
             values = scratch(count * (span.stop - span.start), "changes").reshape(count, -1)
             select(span, values)

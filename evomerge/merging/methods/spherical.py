@@ -68,7 +68,7 @@ def _weigh_slerp(
 
 def _cosine(xx: float, xy: float, yy: float) -> float:
     lengths = math.sqrt(xx) * math.sqrt(yy)
-    return 1.0 if lengths == 0 else xy / lengths
+    return 0.0 if lengths == 0 else xy / lengths
 
 
 def arc_weights(cosine: float, t: float) -> tuple[float, float]:
@@ -86,7 +86,9 @@ def arc_weights(cosine: float, t: float) -> tuple[float, float]:
 
 
 def cosine_of(gram: Gram) -> float:
-    """Return the cosine of the angle between two vectors, 1 if one of them is 0.
+    """Return the cosine of the angle between two vectors, 0 if one of them is 0.
+
+    A vector of zeros has no direction; random directions are nearly always orthogonal.
 
     Args:
         gram: their dot products.
@@ -139,7 +141,7 @@ def _row_arc_weights(t: float, xx: Array, xy: Array, yy: Array) -> tuple[Array, 
     cosine = np.clip(xy / np.where(lengths == 0, 1.0, lengths), -1, 1)
     angle = np.arccos(cosine)
     sine = np.sin(angle)
-    straight = (sine < 1e-6) | (lengths == 0)
+    straight = sine < 1e-6
     sine = np.where(straight, 1.0, sine)
     return (
         np.where(straight, 1 - t, np.sin((1 - t) * angle) / sine),
@@ -307,7 +309,7 @@ KARCHER = Method(
     title="direction with the smallest sum of squared angles, with the mean of the lengths",
     prepare=prepare_karcher,
     knobs=(
-        Knob("max_iter", 10.0, 1, 1000, "merge", "integer", help="largest number of iterations"),
+        Knob("max_iter", 10.0, 1, 100_000, "merge", "integer", help="largest number of iterations"),
         Knob("tol", 1e-5, 0, 1, "merge", help="stop if a step is at most this long (radians)"),
     ),
     parents=(2, None),

@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from evomerge.errors import CheckpointError, RecipeError
+from evomerge.errors import CheckpointError, RecipeError, did_you_mean
+from evomerge.merging.tokenizers.templates import TEMPLATES
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.safetensors import read_json
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.values import shown
-
-CHATML = (
-    "{%- for message in messages -%}\n"
-    "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' -}}\n"
-    "{%- endfor -%}\n"
-    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}\n"
-)
 
 
 def template_of(checkpoint: Checkpoint) -> str | None:
@@ -39,9 +33,9 @@ def choose_template(wanted: str, parents: Sequence[Checkpoint], giver: Checkpoin
     """Return the text of the template that the option `chat_template` selects, or None.
 
     Args:
-        wanted: the option: `auto`, `chatml`, the reference of a parent, or the text of a Jinja
-            template. `auto` selects the template that most parents have; if there are several of
-            these, that of `giver`, or else that of the first parent.
+        wanted: the option: `auto`, a name in `TEMPLATES`, the reference of a parent, or the text
+            of a Jinja template. `auto` selects the template that most parents have; if there are
+            several of these, that of `giver`, or else that of the first parent.
         parents: all parents.
         giver: the parent whose tokenizer the merged model gets.
 
@@ -52,20 +46,21 @@ def choose_template(wanted: str, parents: Sequence[Checkpoint], giver: Checkpoin
         order = [giver, *(parent for parent in parents if parent is not giver)]
         found = [text for parent in order if (text := template_of(parent)) is not None]
         return Counter(found).most_common(1)[0][0] if found else None
-    if wanted == "chatml":
-        return CHATML
+    if wanted in TEMPLATES:
+        return TEMPLATES[wanted]
     for parent in parents:
         if parent.reference == wanted:
             text = template_of(parent)
             if text is None:
                 raise RecipeError(
                     f"`chat_template` is {wanted!r}, but this parent has no chat template; name "
-                    "another parent, or give auto, chatml or the text of a Jinja template."
+                    f"another parent, or give auto, {', '.join(TEMPLATES)} or the text of a Jinja "
+                    "template."
                 )
             return text
     if "{%" in wanted or "{{" in wanted:
         return wanted
     raise RecipeError(
-        f"`chat_template` is {shown(wanted)}; allowed are auto, chatml, a parent, or the text of a "
-        "Jinja template."
+        f"`chat_template` is {shown(wanted)}; allowed are auto, {', '.join(TEMPLATES)}, a parent, "
+        f"or the text of a Jinja template.{did_you_mean(wanted, TEMPLATES)}"
     )

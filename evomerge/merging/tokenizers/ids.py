@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ _RESERVED = re.compile(
 """Tokens that reserve a row: `<|reserved_special_token_7|>`, `[unused7]`, `[control_7]`."""
 
 
-def check_ids(parents: Sequence[Checkpoint]) -> None:
+def check_ids(parents: Sequence[Checkpoint], below: float = math.inf) -> None:
     """Check that no id is different tokens in two parents, and no token of the host another id.
 
     An id without a token, or with a reserved token, is allowed in any parent: its row is padding,
@@ -27,6 +28,7 @@ def check_ids(parents: Sequence[Checkpoint]) -> None:
 
     Args:
         parents: all parents, the host first.
+        below: only ids below this are compared.
 
     Raises:
         CheckpointError: two parents disagree, or a tokenizer is damaged.
@@ -40,19 +42,21 @@ def check_ids(parents: Sequence[Checkpoint]) -> None:
         return
     tokens = [Tokens.of(parent) for parent in different]
     for one, other in itertools.combinations(tokens, 2):
-        _check_pair(one, other, parents[0].reference)
+        _check_pair(one, other, parents[0].reference, below)
 
 
 def _file(parent: Checkpoint) -> Path:
     return parent.folder / "tokenizer.json"
 
 
-def _check_pair(one: Tokens, other: Tokens, host: str) -> None:
+def _check_pair(one: Tokens, other: Tokens, host: str, below: float) -> None:
     advice = (
         f"set `tokenizer: union`, or name a parent (`tokenizer: {host}`), to match rows by token"
     )
     others = _by_id(other)
     for i, texts in _by_id(one).items():
+        if i >= below:
+            continue
         other_texts = others.get(i, texts)
         reserved = any(map(_RESERVED.fullmatch, {*texts, *other_texts}))
         if other_texts.isdisjoint(texts) and not reserved:
@@ -63,7 +67,7 @@ def _check_pair(one: Tokens, other: Tokens, host: str) -> None:
     if one.reference != host:
         return
     for text, i in one.ids.items():
-        if other.ids.get(text, i) != i:
+        if i < below and other.ids.get(text, i) != i:
             raise CheckpointError(
                 f"Tokenizers do not fit: token {text!r} has the id {i} in {one.reference!r} and "
                 f"{other.ids[text]} in {other.reference!r}; {advice}."

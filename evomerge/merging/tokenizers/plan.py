@@ -23,6 +23,7 @@ from evomerge.errors import CheckpointError, RecipeError, did_you_mean
 from evomerge.merging.tokenizers.chat_template import choose_template, template_of
 from evomerge.merging.tokenizers.ids import check_ids
 from evomerge.merging.tokenizers.tokens import Tokens, check_spelling
+from evomerge.merging.tokenizers.truncation import TRUNCATE, truncate
 from evomerge.merging.tokenizers.union import check_merged, unite
 from evomerge.models.checkpoint import TOKENIZER_FILES, Checkpoint
 from evomerge.models.safetensors import read_json
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 GENERATION = "generation_config.json"
 _ROLES = ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token")
 _KEPT_FROM_HOST = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-_OPTIONS = ("chat_template", "pad_to_multiple_of", "tokens", "scale_network")
+_OPTIONS = ("chat_template", "pad_to_multiple_of", "tokens", "scale_network", TRUNCATE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +62,8 @@ def plan_tokenizer(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Tok
     """Plan the tokenizer of the model of a recipe. No weights are read.
 
     Args:
-        recipe: the recipe. Options that count here: `chat_template`, `pad_to_multiple_of` and
-            `tokens` (mergekit's `tokenizer.tokens`, as JSON).
+        recipe: the recipe. Options that count here: `chat_template`, `pad_to_multiple_of`,
+            `tokens` (mergekit's `tokenizer.tokens`, as JSON) and `truncate_embeddings`.
         checkpoints: all parents of the recipe, by reference.
 
     Raises:
@@ -87,8 +88,13 @@ def plan_tokenizer(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Tok
                     f"The option {name!r} needs rows matched by token; set `tokenizer` to `union` "
                     "or a parent."
                 )
-        check_ids(parents)
-        return TokenizerPlan(*_template(recipe, parents, host))
+        files, dropped = _template(recipe, parents, host)
+        if TRUNCATE not in recipe.options:
+            check_ids(parents)
+            return TokenizerPlan(files, dropped)
+        rows, notes = truncate(parents)
+        check_ids(parents, below=rows.size)
+        return TokenizerPlan(files, dropped, rows, notes)
     return _matched(recipe, parents)
 
 

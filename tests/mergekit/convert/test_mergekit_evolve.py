@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import tiny
 import yaml
-from known_models import converted
+from known_models import KnownModels, converted
 
 from evomerge.errors import EvomergeError, RecipeError
-from evomerge.mergekit.convert import convert_file
+from evomerge.mergekit.convert import convert, convert_file
 
 EVOLVE = """
 genome:
@@ -62,21 +62,36 @@ def test_a_mergekit_evolve_config_becomes_a_search_file() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("genome:", "genom:", "Did you mean 'genome'"),
-        ("layer_granularity", "layer_granulrity", "Did you mean 'layer_granularity'"),
         ("granularity: 8", "granularity: 7", "must divide the number of layers, 32"),
         ("granularity: 8", "granularity: -1", "`genome.layer_granularity` is -1"),
         ("dare_ties", "dare_tise", "Did you mean 'dare_ties'"),
         ("self_attn", "self_atn", "Did you mean 'self_attn'"),
-        ("weight: 2.0", "weigth: 2.0", "Did you mean 'weight'"),
         ("limit: 64", "limit: 0", "`limit` is 0"),
-        ("limit: 64", "shufle: true", "Did you mean 'shuffle'"),
         ("limit: 64", "apply_chat_template: 1", "must be true or false"),
     ],
 )
 def test_wrong_evolve_configs_are_refused(old: str, new: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         converted(EVOLVE.replace(old, new), layers=32)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("layer_granularity", "layer_granulrity", "layer_granularity"),
+        ("weight: 2.0", "weigth: 2.0", "weight"),
+        ("limit: 64", "shufle: true", "shuffle"),
+    ],
+)
+def test_keys_that_mergekit_evolve_ignores_are_noted_or_refused(
+    old: str, new: str, key: str
+) -> None:
+    text = EVOLVE.replace(old, new)
+    done = convert(text, "evolve.yaml", KnownModels(32, True))
+    (note,) = [note for note in done.notes if "ignores this key" in note]
+    assert note.endswith(f"Did you mean '{key}'?")
+    with pytest.raises(RecipeError, match=f"Unknown key .* Did you mean '{key}'"):
+        convert(text, "evolve.yaml", KnownModels(32, True), strict=True)
 
 
 @pytest.mark.parametrize(

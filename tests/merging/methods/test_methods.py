@@ -423,12 +423,52 @@ def test_model_stock_moves_by_the_angle() -> None:
 
 def test_sce_selects_calculates_and_erases() -> None:
     base = torch.zeros(4)
-    sources = [torch.tensor([4.0, 1, -1, 2]), torch.tensor([-3.0, 1, 2, 2])]
-    # The first and third element vary; energies there are 17 and 13; +4 and +2 are elected.
+    sources = [torch.tensor([4.0, 1, -1, 2]), torch.tensor([-3.0, 2, 2, 3])]
+    # The first and third element vary most; energies there are 17 and 13; +4 and +2 are elected.
     out = merged("sce", sources, base, knobs={"select_topk": 0.5})
     torch.testing.assert_close(out, torch.tensor([4.0, 0, 2, 0]))
     everything = merged("sce", sources, base, knobs={"select_topk": 1.0})
-    torch.testing.assert_close(everything, torch.tensor([4.0, 1, 2, 2]))
+    # All energies are 22 and 26.
+    torch.testing.assert_close(everything, torch.tensor([4.0, 74 / 48, 2, 122 / 48]))
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_sce_gives_a_source_without_a_change_the_weight_0(reuse: bool) -> None:
+    base = torch.ones(4)
+    changed = base + torch.tensor([4.0, 1, -1, 2])
+    for sources in ([changed, base], [base, changed]):
+        everything = merged("sce", sources, base, reuse=reuse)
+        torch.testing.assert_close(everything, changed)
+        half = merged("sce", sources, base, knobs={"select_topk": 0.5}, reuse=reuse)
+        torch.testing.assert_close(half, torch.tensor([5.0, 1, 1, 3]))
+    assert same_bits(merged("sce", [base, base], base, knobs={"select_topk": 0.5}), base)
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_sce_selects_a_share_of_the_elements_that_vary(reuse: bool) -> None:
+    base = torch.zeros(6)
+    changes = torch.tensor([[0.1, 4, 1, 0, 0, 0], [0.1, 0, 0, 0, 0, 0], [0.1, 0, 0, 0, 0, 0]])
+    out = merged("sce", list(changes), base, knobs={"select_topk": 0.5}, reuse=reuse)
+    assert out.tolist() == [0, 4, 0, 0, 0, 0]
+    assert not merged("sce", [changes[0]] * 3, base, knobs={"select_topk": 0.9}).any()
+
+
+@pytest.mark.parametrize("name", ["slerp", "nuslerp"])
+def test_a_vector_of_zeros_is_orthogonal_to_every_vector(name: str) -> None:
+    """As in mergekit: a task vector of zeros stands for a direction at random."""
+    (vector,) = tensors((3, 5), 0, 12)
+    zeros = torch.zeros(3, 5)
+    t = 0.25
+    knobs: list[Any] = [{"t": t}] if name == "slerp" else [{}]
+    knobs += [{"nuslerp_flatten": 0, "nuslerp_row_wise": i} for i in (0, 1)] * (name == "nuslerp")
+    given = [{"weight": 1 - t}, {"weight": t}] if name == "nuslerp" else None
+    factors = [np.cos(t * np.pi / 2), np.sin(t * np.pi / 2)]
+    for own in knobs:
+        for sources, factor in zip(([vector, zeros], [zeros, vector]), factors, strict=True):
+            torch.testing.assert_close(merged(name, sources, None, given, own), factor * vector)
+    if name == "nuslerp":
+        out = merged(name, [vector + 1, vector], vector, given)
+        torch.testing.assert_close(out, vector + factors[0])
 
 
 def test_ram_takes_single_changes_whole_and_shared_ones_as_their_mean() -> None:
@@ -450,6 +490,12 @@ def test_arcee_fusion_takes_each_weight_from_one_of_the_two() -> None:
     taken = out == source
     assert (taken | (out == base)).all()
     assert 0.01 < float(taken.float().mean()) < 0.25
+
+
+def test_arcee_fusion_takes_weights_at_the_threshold() -> None:
+    base = torch.zeros(8)
+    source = torch.tensor([0.5, -0.5] * 4)  # equally important, so the threshold is their own
+    assert same_bits(merged("arcee_fusion", [source], base), source)
 
 
 def test_passthrough_scales() -> None:

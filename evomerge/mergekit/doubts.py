@@ -1,0 +1,66 @@
+"""What is doubtful in a mergekit file: keys that mergekit ignores, and models that it leaves open.
+
+Each is a sentence that a person is warned with, or an error if the reader is strict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from evomerge.errors import RecipeError, did_you_mean
+from evomerge.parsing.values import Values, shown
+
+_VALUES = Values(RecipeError)
+
+
+class Doubts:
+    """Collects the doubts about a mergekit file.
+
+    Args:
+        strict: whether the first doubt is raised as an error.
+    """
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self._strict = strict
+        self._notes: dict[str, None] = {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """All doubts, each once, in the order of the file."""
+        return tuple(self._notes)
+
+    def add(self, sentence: str) -> None:
+        """Add a doubt.
+
+        Raises:
+            RecipeError: the reader is strict.
+        """
+        if self._strict:
+            raise RecipeError(sentence)
+        self._notes.setdefault(sentence)
+
+    def known(
+        self, data: Any, where: str, known: Collection[str], elsewhere: Collection[str] = ()
+    ) -> Mapping[str, Any]:
+        """Return a mapping of the file; each key that is not known is a doubt.
+
+        Args:
+            data: the value in the file.
+            where: its address in the file.
+            known: the keys that count here.
+            elsewhere: names of the method's parameters, which belong under `parameters`.
+
+        Raises:
+            RecipeError: it is no mapping, or the reader is strict.
+        """
+        if not isinstance(data, Mapping):
+            raise _VALUES.wrong(data, where, f"a mapping of {', '.join(known)}")
+        for key in _VALUES.mapping(data, where):
+            if key not in known:
+                fix = "move it to `parameters`" if key in elsewhere else "remove it"
+                self.add(
+                    f"Key {shown(key)} in `{where}` is ignored, as in mergekit; {fix}."
+                    f"{did_you_mean(key, known)}"
+                )
+        return data

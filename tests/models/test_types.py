@@ -1,0 +1,48 @@
+"""Parents of different model types: merged with a warning."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+from search_run import write_search
+
+import evomerge
+from evomerge.config.schema import load
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.types import type_notes
+from evomerge.setup.preflight import warnings
+from evomerge.setup.runs import prepare
+
+
+def test_a_merge_of_two_model_types_is_warned_of_once(tmp_path: Path) -> None:
+    for kind in ("llama", "mistral"):
+        tiny.make(tmp_path / kind, kind)
+    text = f"models: [{{model: {tmp_path}/llama}}, {{model: {tmp_path}/mistral}}]\n"
+    (tmp_path / "merge.yml").write_text(f"{text}merge_method: linear\nparameters: {{weight: 1}}\n")
+    with pytest.warns(UserWarning, match="different model types: llama .*, mistral") as found:
+        evomerge.merge(tmp_path / "merge.yml", tmp_path / "out")
+    assert len([item for item in found if "model types" in str(item.message)]) == 1
+
+
+def test_a_language_model_inside_of_a_vision_model_counts_with_its_own_type(
+    tmp_path: Path,
+) -> None:
+    llava, llama, mistral = (
+        Checkpoint.open(tiny.make(tmp_path / kind, kind), kind)
+        for kind in ("llava", "llama", "mistral")
+    )
+    assert type_notes([llava, llama, llama]) == []
+    assert "llama (llava), mistral (mistral)" in type_notes([llava, llama, mistral])[0]
+    assert "is a mistral model" in type_notes([mistral, llama])[0]
+
+
+def test_a_search_warns_of_it(tmp_path: Path) -> None:
+    problem = prepare(load(write_search(tmp_path)), tmp_path)
+    assert not [note for note in warnings(problem, True) if "model types" in note]
+    name, other = next(item for item in problem.checkpoints.items() if item[0] != problem.host)
+    changed = replace(other, config={**other.config, "model_type": "mistral"})
+    mixed = replace(problem, checkpoints={**problem.checkpoints, name: changed})
+    assert [note for note in warnings(mixed, True) if f"mistral ({name})" in note]
