@@ -9,6 +9,7 @@ import typer
 
 from evomerge.cli import completion
 from evomerge.cli.options import (
+    AllowCodeOption,
     AllowPickleOption,
     JsonOption,
     OutOption,
@@ -61,6 +62,7 @@ def evaluate(
     show: Annotated[
         int, typer.Option(min=0, help="print so many documents with prompt, answer and target")
     ] = 0,
+    allow_code: AllowCodeOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Score any model on the documents of a search."""
@@ -75,7 +77,7 @@ def evaluate(
     from evomerge.setup.search import evaluate as evaluate_model
     from evomerge.setup.tasks import sampled
 
-    problem = prepare(load(config), config.parent)
+    problem = prepare(load(config), config.parent, allow_code=allow_code)
     scores = evaluate_model(problem, model, split, show)
     estimates = intervals(measured(problem.ranking), scores)
     if as_json:

@@ -142,6 +142,7 @@ class Frozen(Section):
         default_factory=list, description="genomes of `optimizer.start`"
     )
     allow_pickle: bool = Field(False, description="whether parents may have pickled weights")
+    allow_code: bool = Field(False, description="whether tasks may run code that models write")
 
 
 class SearchConfig(Section):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from evomerge.errors import CandidateError, one_line
 from evomerge.evaluation.answers import Answers
@@ -26,6 +26,9 @@ from evomerge.evaluation.tasks.info import TasksInfo
 from evomerge.evaluation.tasks.scoring import DocumentMetrics
 from evomerge.evaluation.tasks.task_set import TaskSet
 from evomerge.scores import TOKENS, Example, Scores, Split
+
+if TYPE_CHECKING:
+    from evomerge.evaluation.sandbox.confinement import Protection
 
 _FEW = 8  # documents of each task in `try_out`
 
@@ -97,6 +100,13 @@ class Evaluator:
     def info(self) -> TasksInfo:
         """Documents and metrics of the tasks and functions."""
         return self.default.info
+
+    @property
+    def protection(self) -> Protection | None:
+        """What this system protects while code of models runs; None: no task runs code."""
+        sets = (self.default, *self.by_split.values())
+        harnesses = (item.harness for item in sets if item.harness is not None)
+        return next(filter(None, (harness.protection for harness in harnesses)), None)
 
     def tasks_of(self, split: Split) -> TaskSet:
         """Return the tasks that supply a split's documents."""

@@ -51,8 +51,12 @@ def lm_eval_command(run: RunFolder, config: SearchConfig) -> str | None:
         words += ["--gen_kwargs", shlex.quote(json.dumps(evaluation.generation.changes))]
     if evaluation.chat_template:
         words.append("--apply_chat_template")
+    start = ["lm_eval"]
+    if config.frozen is not None and config.frozen.allow_code:
+        start.insert(0, "HF_ALLOW_CODE_EVAL=1")  # Hugging Face's `code_eval` wants it
+        words.append("--confirm_run_unsafe_code")
     samples = f'"$(evomerge results {shlex.quote(str(run.path))} --documents test)"'
-    return " ".join(["lm_eval", *words, "--samples", samples])
+    return " ".join([*start, *words, "--samples", samples])
 
 
 def document_ids(config: SearchConfig, split: str) -> dict[str, list[int]]:

@@ -44,7 +44,12 @@ from evomerge.setup.worker import check_placement
 
 
 def check_search(
-    config: SearchConfig, relative_to: Path, opener: Opener, *, allow_pickle: bool = False
+    config: SearchConfig,
+    relative_to: Path,
+    opener: Opener,
+    *,
+    allow_pickle: bool = False,
+    allow_code: bool = False,
 ) -> Problem:
     """Check a search file and all that it names: parents, shapes, tasks, metrics, documents.
 
@@ -53,6 +58,7 @@ def check_search(
         relative_to: folder of relative paths; if nothing is there, the working folder is tried.
         opener: opens a parent.
         allow_pickle: accept parents with pickled weights.
+        allow_code: accept tasks that run code which models write.
 
     Raises:
         InputError: the first mistake.
@@ -63,7 +69,7 @@ def check_search(
     _check_host(config, checkpoints[host])
     space = make_space(config, checkpoints)
     check_baselines(config, space)
-    evaluator = load_tasks(config)
+    evaluator = load_tasks(config, allow_code=allow_code)
     objectives = find_objectives(config, evaluator)
     constraints = find_constraints(config, evaluator)
     splits = find_splits(config, evaluator)
@@ -97,6 +103,7 @@ def check_search(
         constraints,
         start,
         merges.found,
+        allow_code,
     )
 
 
@@ -146,6 +153,7 @@ def restore(
         constraints=constraints,
         start=tuple(map(tuple, frozen.start)),
         merges=merges.found,
+        allow_code=frozen.allow_code,
     )
 
 
@@ -181,6 +189,7 @@ def freeze(problem: Problem) -> dict[str, Any]:
         "gene_ranges": gene_ranges(problem),
         "start": [list(genome) for genome in problem.start],
         "allow_pickle": problem.allow_pickle,
+        "allow_code": problem.allow_code,
         "lower_is_better": [o.key for o in problem.objectives if not o.higher_is_better],
     }
     return plain

@@ -50,6 +50,7 @@ def summary(problem: Problem) -> dict[str, Any]:
         },
         "workers": describe_workers(config, population),
         "backend": _backend(problem),
+        **({"code": _code(problem)} if problem.evaluator.protection else {}),
         **({"engine": engine_depth(problem)} if serves_paths(config) else {}),
         **({"sampling": note} if note is not None else {}),
         "fewer_documents": problem.fewer_documents,
@@ -95,7 +96,8 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
         )
     if serves_paths(problem.config) and (note := engine_warning(problem)) is not None:
         notes.append(note)
-    notes += filter(None, (_lag_warning(problem.config), _cost_warning(problem)))
+    found = (_lag_warning(problem.config), _cost_warning(problem), _code_warning(problem))
+    notes += filter(None, found)
     info = problem.evaluator.tasks_of("search").info
     kinds = (repeats_warning,) if allow_benchmarks else (repeats_warning, benchmark_warning)
     tasks = [info.tasks[task] for task in _leaves(problem)]
@@ -108,6 +110,25 @@ def _merges(problem: Problem) -> dict[str, str]:
         name: f"{', '.join(item.methods)} of {', '.join(item.names)}; built when the search starts"
         for name, item in problem.merges.items()
     }
+
+
+def _code(problem: Problem) -> str:
+    """Return how code that models write runs on this machine."""
+    protection = problem.evaluator.protection
+    gaps = protection.gaps if protection else []
+    return "runs in processes with limits" + (f"; it can {', '.join(gaps)}" if gaps else "")
+
+
+def _code_warning(problem: Problem) -> str | None:
+    """Return a warning if code that models write can do here what it should not."""
+    protection = problem.evaluator.protection
+    if protection is None or not protection.gaps:
+        return None
+    return (
+        f"code that models write can {', '.join(protection.gaps)}, since this system lets no "
+        "process forbid itself that (docs/evaluation.md); run the search in a container or a "
+        "virtual machine that holds nothing else."
+    )
 
 
 def _lag_warning(config: SearchConfig) -> str | None:

@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 _DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
-def load_tasks(config: SearchConfig) -> Evaluator:
+def load_tasks(config: SearchConfig, *, allow_code: bool = False) -> Evaluator:
     """Load the objectives' tasks and functions. This imports lm_eval, if there are tasks.
+
+    Args:
+        config: the search file.
+        allow_code: accept tasks that run code which the model writes.
 
     Raises:
         ConfigError: a folder, a task or a function does not exist or cannot be loaded, or the
@@ -55,6 +59,7 @@ def load_tasks(config: SearchConfig) -> Evaluator:
             evaluation.fewshot,
             evaluation.chat_template,
             evaluation.generation.changes,
+            allow_code,
         )
         if evaluation.enable_thinking:
             _check_generates(harness.info)
