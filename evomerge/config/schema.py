@@ -27,7 +27,9 @@ class OptimizerConfig(Section):
     """The optimizer that proposes genomes."""
 
     name: str = Field(
-        "cma", description="one of `evomerge list optimizers`; with `mode: pareto` it is nsga2"
+        "auto",
+        description="one of `evomerge list optimizers`; auto: by the genes, and nsga2 with "
+        "`mode: pareto`",
     )
     population: Annotated[int, Field(ge=2, le=10_000)] | Literal["auto"] = Field(
         "auto", description="candidates of a generation; auto: as the optimizer recommends"
@@ -216,8 +218,8 @@ class SearchConfig(Section):
         if not isinstance(data, Mapping) or data.get("mode") != "pareto":
             return data
         optimizer = data.get("optimizer", {})
-        if isinstance(optimizer, Mapping) and "name" not in optimizer:
-            return {**data, "optimizer": {"name": "nsga2", **optimizer}}
+        if isinstance(optimizer, Mapping) and optimizer.get("name", "auto") == "auto":
+            return {**data, "optimizer": {**optimizer, "name": "nsga2"}}
         return data
 
     @model_validator(mode="after")

@@ -51,8 +51,8 @@ class Builtin:
 
 BUILTIN: Mapping[str, Builtin] = {
     "auto": Builtin(
-        "cma up to 200 genes, diagonal-cma above",
-        "evomerge.optimize.cma:create_auto",
+        "the one that suits the genes: cma, or one for discrete or many genes; the default",
+        "evomerge.optimize.auto:create",
         has_population=True,
         most_workers=16,
         options=("restarts",),

@@ -20,10 +20,6 @@ from evomerge.optimize.restarts import Begin, Bipop, Convergence, Ipop, Restarts
 from evomerge.optimize.setting import Setting
 from evomerge.space.protocol import Gene
 
-MANY_GENES = 200
-"""With more genes than this, `auto` learns variances only: learning the full covariance would take
-more trials than it saves."""
-
 TWO_POINT_GENES = 300
 """With this many genes or more, the step size is adapted by two mirrored points in each generation,
 as in pycma. The usual adaptation (CSA) would need more than a thousand trials to shorten steps."""
@@ -205,11 +201,6 @@ def create_full(genes: Sequence[Gene], setting: Setting) -> CMA:
 def create_diagonal(genes: Sequence[Gene], setting: Setting) -> CMA:
     """Return CMA-ES that learns variances only."""
     return _create(genes, setting, diagonal=True)
-
-
-def create_auto(genes: Sequence[Gene], setting: Setting) -> CMA:
-    """Return CMA-ES with full covariance for few genes, with variances only for many."""
-    return _create(genes, setting, diagonal=len(genes) > MANY_GENES)
 
 
 def _create(genes: Sequence[Gene], setting: Setting, *, diagonal: bool) -> CMA:

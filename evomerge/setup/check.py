@@ -24,6 +24,7 @@ from evomerge.setup.fidelity import check_fidelity, resolve_racing
 from evomerge.setup.genes import gene_ranges
 from evomerge.setup.memory import check_fit
 from evomerge.setup.merges import MergeOpener, Opener, merged_parents
+from evomerge.setup.optimizer import resolve_optimizer
 from evomerge.setup.parents import open_parents, plan_tokenizers
 from evomerge.setup.problem import Problem
 from evomerge.setup.recipes import check_recipes, sample_recipes
@@ -68,6 +69,7 @@ def check_search(
     config, checkpoints, host = open_parents(config, relative_to, merges, allow_pickle=allow_pickle)
     _check_host(config, checkpoints[host])
     space = make_space(config, checkpoints)
+    config = resolve_optimizer(config, space)
     check_baselines(config, space)
     evaluator = load_tasks(config, allow_code=allow_code)
     objectives = find_objectives(config, evaluator)

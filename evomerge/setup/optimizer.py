@@ -13,6 +13,18 @@ if TYPE_CHECKING:
     from evomerge.optimize.protocol import Optimizer
 
 
+def resolve_optimizer(config: SearchConfig, space: Space) -> SearchConfig:
+    """Return the search file with the optimizer that `auto` means for the genes of its space."""
+    from evomerge.optimize.auto import choose
+
+    wanted = config.optimizer
+    if wanted.name != "auto" or not space.genes:
+        return config
+    population = None if wanted.population == "auto" else wanted.population
+    chosen = wanted.model_copy(update={"name": choose(space.genes, population)})
+    return config.model_copy(update={"optimizer": chosen})
+
+
 def make_optimizer(config: SearchConfig, space: Space) -> Optimizer:
     """Return a new optimizer with the search's seed.
 

@@ -1,5 +1,6 @@
 """Optimizers find known optima, CMA-ES has the paper's settings, and no search restarts."""
 
+import dataclasses
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -197,15 +198,28 @@ def test_amending_by_a_negligible_difference_changes_nothing(name):
     assert run(0.0) == run(1e-9)
 
 
-def test_many_genes_get_the_diagonal_by_default():
-    genes = [Gene(f"g{i}", "real", 0.0, 1.0, 0.5) for i in range(201)]
-    for count, name in ((200, "cma"), (201, "diagonal-cma")):
-        chosen, named = create("auto", genes[:count], 0), create(name, genes[:count], 0)
-        for _ in range(60):
-            (trial, one), (_, other) = chosen.ask(), named.ask()
-            assert one == other
-            for optimizer in (chosen, named):
-                optimizer.tell(trial, [-sum(one)])
+NUMBER = Gene("number", "real", 0.0, 1.0, 0.5)
+FLAG = Gene("flag", "binary", 0, 1, 0.5)
+
+
+@pytest.mark.parametrize(
+    "genes, population, name",
+    [
+        ([NUMBER] * 200, None, "cma"),
+        ([NUMBER] * 201, None, "diagonal-cma"),
+        ([NUMBER, FLAG], None, "cma-margin"),
+        ([NUMBER, FLAG, FLAG], None, "discrete-lengler"),
+        ([FLAG, FLAG], 16, "two-points-de"),
+    ],
+)
+def test_the_default_optimizer_suits_the_genes(genes, population, name):
+    genes = [dataclasses.replace(gene, name=f"g{i}") for i, gene in enumerate(genes)]
+    chosen, named = (create(item, genes, 0, population) for item in ("auto", name))
+    for _ in range(60):
+        (trial, one), (_, other) = chosen.ask(), named.ask()
+        assert one == other
+        for optimizer in (chosen, named):
+            optimizer.tell(trial, [-sum(one)])
 
 
 def test_a_grid_gets_finer_and_never_repeats_itself():

@@ -1,0 +1,84 @@
+"""The picture of test scores over the number of candidates, a panel for each space."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from choosing.records import Record
+from choosing.table import BASELINE, scores
+
+INK = "#7d8590"
+"""A grey that can be read on white and on black, for all texts and lines of the frame."""
+
+COLOURS = {
+    "cma": "#2f81f7",
+    "diagonal-cma": "#1b9aaa",
+    "cma-margin": "#bf5fd0",
+    "tpe": "#d9822b",
+    "de": "#2da44e",
+    "one-plus-one": "#d1495b",
+    BASELINE: INK,
+}
+"""The optimizers that have a line of their own; all others are thin grey lines."""
+
+
+def draw(worlds: Mapping[str, Sequence[Record]], file: Path) -> None:
+    """Write an SVG whose background is transparent.
+
+    Args:
+        worlds: name of a space -> its records.
+        file: path of the SVG; its folder is created.
+    """
+    mpl.rcParams["svg.hashsalt"] = "evomerge"
+    figure = Figure(figsize=(9, 6.5))
+    panels = figure.subplots(2, 2).flat
+    for axes, (name, records) in zip(panels, worlds.items(), strict=False):
+        _panel(axes, name, records)
+    figure.axes[0].set_ylabel("test score of the winner, %", color=INK)
+    figure.axes[2].set_ylabel("test score of the winner, %", color=INK)
+    lines = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
+    known = {name: line for name, line in lines.items() if name in COLOURS}
+    figure.legend(
+        [known[name] for name in COLOURS if name in known],
+        [name for name in COLOURS if name in known],
+        loc="upper center",
+        ncol=len(COLOURS),
+        frameon=False,
+        fontsize=8,
+        labelcolor=INK,
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, transparent=True, bbox_inches="tight", metadata={"Date": None})
+
+
+def _panel(axes: Axes, name: str, records: Sequence[Record]) -> None:
+    """Draw the lines of a space."""
+    names = sorted({record.optimizer for record in records}, key=lambda one: one in COLOURS)
+    counts = sorted({count for record in records for count in record.winners})
+    for optimizer in names:
+        means = [statistics.fmean(scores(records, optimizer, n).values()) for n in counts]
+        colour = COLOURS.get(optimizer)
+        axes.plot(
+            counts,
+            means,
+            "--" if optimizer == BASELINE else "-",
+            color=colour or INK,
+            alpha=1.0 if colour else 0.3,
+            linewidth=1.8 if colour else 0.8,
+            marker="o" if colour else None,
+            markersize=3,
+            label=optimizer,
+        )
+    axes.set_title(f"{name} genes", color=INK, fontsize=10)
+    axes.set_xlabel("candidates", color=INK, fontsize=9)
+    axes.set_ylim(bottom=0)
+    axes.tick_params(colors=INK, labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    axes.grid(axis="y", color=INK, alpha=0.25, linewidth=0.6)

@@ -1,0 +1,146 @@
+"""Compares all optimizers at equal numbers of candidates: on real merges, and on landscapes.
+
+    python benchmarks/optimizers.py [--quick] [--worlds NAME ...] [--optimizers NAME ...]
+                                    [--seeds N] [--candidates N] [--records DIR] [--picture FILE]
+
+**Real merges.** Four spaces over the embedded models are searched for arithmetic in the language
+that the maths model does not know (`zoo_l2_maths`). `weights 8`: two parents, with a weight for two
+groups of layers, the embeddings and the head. `weights 32`: the same parents, with a weight for the
+attention, the feed-forward part, the norms and the rest of four groups of layers. `weights 128`:
+the same with eight parents, three experts and five merges of two of these. `slots 96`: a path
+through the layers of both models, laid out eight times. Every search tries the parents and their
+average first. Fitness is the share of 100 search documents with the right answer. After 50, 100,
+200 and 300 candidates the five best ones are validated on 200 other documents, and the best of them
+is the winner. The table shows its score on the 1,500 test documents: the mean over the seeds, and
+the standard error. A seed chooses the documents, too.
+
+**Landscapes.** The candidates of all these searches train a neural network for each space, that
+predicts the fitness of a genome. On it the same searches are repeated with 1,000 candidates; a
+score is that of 100 simulated documents, and the table shows the winner's value without noise. The
+error of the prediction is measured on searches that were left out.
+
+Each real search is kept in `--records` (default: runs/optimizers) and is not repeated, so that the
+measurement can be interrupted, and divided among processes by `--worlds`. The last line is one JSON
+object: space, optimizer and candidates -> the winner's score minus that of random search.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy is imported
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+import torch
+from choosing.landscape import Landscape, learn
+from choosing.records import CHECKPOINTS, Record, Records
+from choosing.searches import search, winner
+from choosing.table import differences, show
+from choosing.worlds import SPACES, make_world
+
+from evomerge.optimize import BUILTIN
+
+ROOT = Path(__file__).resolve().parents[1]
+LEFT_OUT = ("auto", "grid")  # `auto` is cma here; a grid of 8 genes has 256 corners
+OPTIMIZERS = [
+    name for name, row in BUILTIN.items() if row.objectives != "several" and name not in LEFT_OUT
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="two seeds, few candidates")
+    parser.add_argument("--worlds", nargs="+", choices=list(SPACES), default=list(SPACES))
+    parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=OPTIMIZERS)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--candidates", type=int, default=300, help="of a real search")
+    parser.add_argument("--records", type=Path, default=ROOT / "runs" / "optimizers")
+    parser.add_argument("--picture", type=Path, help="SVG of the scores over candidates")
+    parser.add_argument("--only-real", action="store_true", help="no landscapes")
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    seeds = range(2 if options.quick else options.seeds)
+    candidates = 60 if options.quick else options.candidates
+    records = Records(options.records)
+    for seed in seeds:
+        for world in options.worlds:
+            run_missing(records, world, options.optimizers, seed, candidates)
+    found: dict[str, float] = {}
+    for world in options.worlds:
+        real = [
+            record
+            for record in records.read(world, candidates)
+            if record.seed in seeds and record.optimizer in options.optimizers
+        ]
+        show(f"{world} genes, real merges: score of the winner on test documents", real)
+        found |= differences(world, real)
+        if not options.only_real:
+            landscape = learn(world, real)
+            long = simulate(landscape, options.optimizers, seeds, 200 if options.quick else 1000)
+            show(f"{world} genes, landscape ({landscape.about}): value of the winner", long)
+            found |= differences(f"{world} landscape", long)
+    if options.picture:
+        from choosing.picture import draw
+
+        draw({world: records.read(world, candidates) for world in options.worlds}, options.picture)
+    print(json.dumps(found))
+
+
+def run_missing(
+    records: Records, world_name: str, optimizers: list[str], seed: int, candidates: int
+) -> None:
+    """Run the real searches that are not recorded yet."""
+    missing = [name for name in optimizers if not records.has(world_name, name, seed, candidates)]
+    if not missing:
+        return
+    with make_world(world_name, seed) as world:
+        for name in missing:
+            found = search(
+                name,
+                world.genes,
+                world.baselines,
+                lambda genome: world.fitness(genome, "search"),
+                candidates,
+                seed,
+            )
+            winners = {}
+            for count in [n for n in CHECKPOINTS if n < candidates] + [candidates]:
+                best, valid = winner(
+                    found, count, lambda genome: world.fitness(genome, "validation")
+                )
+                tested = world.fitness(found.genomes[best], "test")
+                winners[count] = (valid or 0.0, tested or 0.0)
+            records.add(Record(world_name, name, seed, found, winners))
+            print(
+                f"{world_name:12} {name:17} seed {seed}: "
+                f"{100 * winners[candidates][1]:5.1f}, optimizer {found.seconds:.1f} CPU s",
+                flush=True,
+            )
+
+
+def simulate(
+    landscape: Landscape, optimizers: list[str], seeds: range, candidates: int
+) -> list[Record]:
+    """Search a landscape with each optimizer and seed."""
+    records = []
+    for name in optimizers:
+        for seed in seeds:
+            documents = landscape.documents(seed)
+            found = search(
+                name, landscape.genes, landscape.baselines, documents.search, candidates, seed
+            )
+            winners = {}
+            for count in [n for n in CHECKPOINTS if n < candidates] + [candidates]:
+                best, valid = winner(found, count, documents.validation)
+                winners[count] = (valid or 0.0, landscape.value(found.genomes[best]))
+            records.append(Record(landscape.world, name, seed, found, winners))
+    return records
+
+
+if __name__ == "__main__":
+    main()
