@@ -78,7 +78,7 @@ def measure(way: str, steps: int) -> dict[str, float]:
     replaced = patch.object(generation, "contiguous_head", lambda model: nullcontext())
     with replaced if way == "slice" else nullcontext():
         began = time.process_time()
-        generation.continue_greedily(model, prompts, stops, 0)
+        generation.continue_prompts(model, prompts, stops, 0)
         spent = time.process_time() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     return {"cpu": spent, "memory": peak}

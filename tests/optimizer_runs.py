@@ -109,10 +109,10 @@ def check_range(genes, genome):
         assert gene.kind == "real" or value == int(value)
 
 
-def restarts(width):
+def restarts(width, scheme="ipop"):
     """Return all genomes of a search by CMA-ES that restarts; some trials fail or are lost."""
     genes = [Gene(f"real{i}", "real", -1.0, 3.0, 0.5) for i in range(3)]
-    optimizer = create("cma", genes, 3, options={"restarts": "ipop"})
+    optimizer = create("cma", genes, 3, options={"restarts": scheme})
     order, genomes, waiting = np.random.RandomState(5), [], []
     for _ in range(900):
         waiting.append(optimizer.ask())
@@ -137,7 +137,10 @@ def all_searches():
         for name in NAMES
         for width in WIDTHS
     } | {
-        f"restarts {width}": [[value.hex() for value in genome] for genome in restarts(width)]
+        f"{scheme} {width}": [
+            [value.hex() for value in genome] for genome in restarts(width, scheme)
+        ]
+        for scheme in ("ipop", "bipop")
         for width in WIDTHS
     }
 

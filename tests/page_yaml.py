@@ -83,7 +83,7 @@ def _task(data: Any, text: str, path: Path, shown: bool) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     if "group" not in data:
-        TaskConfig(**data)
+        TaskConfig(**{key: value for key, value in data.items() if key != "include"})
 
 
 def merged(whole: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:

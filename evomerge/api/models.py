@@ -59,6 +59,8 @@ def evaluate(
     model: str | PathLike[str],
     config: str | PathLike[str] | Mapping[str, Any],
     split: str = "test",
+    *,
+    allow_code: bool = False,
 ) -> dict[str, Estimate]:
     """Score any model on the documents of a search.
 
@@ -66,6 +68,8 @@ def evaluate(
         model: folder, Hub id, `zoo:NAME`, `run:DIR` or `merge:FILE.yaml`.
         config: path of a search file or of a run's `search.yaml`, or its content.
         split: `search`, `validation` or `test`.
+        allow_code: accept tasks that run code which models write; a run's `search.yaml` says itself
+            whether they are accepted.
 
     Returns:
         `task/metric` -> the score with its 95 % interval (`value`, `low`, `high`).
@@ -80,7 +84,8 @@ def evaluate(
     from evomerge.setup.search import evaluate as evaluate_model
 
     if isinstance(config, Mapping):
-        problem = prepare(parse(with_named_functions(config), "config"), Path.cwd())
+        parsed, folder = parse(with_named_functions(config), "config"), Path.cwd()
     else:
-        problem = prepare(load(Path(config)), Path(config).parent)
+        parsed, folder = load(Path(config)), Path(config).parent
+    problem = prepare(parsed, folder, allow_code=allow_code)
     return intervals(measured(problem.ranking), evaluate_model(problem, str(model), split))

@@ -30,6 +30,7 @@ def search(
     progress: bool = True,
     followers: Sequence[Follower] = (),
     allow_pickle: bool = False,
+    allow_code: bool = False,
 ) -> Run:
     """Start a search, wait for its end and return its run.
 
@@ -49,6 +50,8 @@ def search(
         followers: functions that are called with the history and the event after every event. One
             that raises is not called again, and the search goes on.
         allow_pickle: accept parents with pickled weights.
+        allow_code: accept tasks that run code which models write (`unsafe_code` in lm-eval:
+            HumanEval, MBPP); it runs in processes with limits.
 
     Raises:
         InputError: the search file, a parent or the folder is wrong; nothing was computed.
@@ -68,13 +71,18 @@ def search(
     if stages.is_staged(data):
         if candidates:
             data = stages.with_candidates(data, candidates)
-        _warn(stages.start(data, source, folder, allow_pickle=allow_pickle))
+        problems = stages.start(
+            data, source, folder, allow_pickle=allow_pickle, allow_code=allow_code
+        )
+        _warn(problems)
         return _run_stages(folder, progress, followers)
     if candidates:
         data = deepcopy(data)  # the caller's mapping stays as it is
         override(data, f"budget.candidates={candidates}")
     parsed = parse(data, str(source))
-    problem = prepare(parsed, source.absolute().parent, allow_pickle=allow_pickle)
+    problem = prepare(
+        parsed, source.absolute().parent, allow_pickle=allow_pickle, allow_code=allow_code
+    )
     _warn([problem])
     return _run(*begin(folder, problem), {}, progress, followers)
 

@@ -69,6 +69,7 @@ def results(
     from evomerge.cli import terminal
     from evomerge.config.schema import parse
     from evomerge.report.amounts import duration
+    from evomerge.report.archives import archives_over_time, in_words, records, some_rows
     from evomerge.report.reproduce import document_ids, lm_eval_command
     from evomerge.report.rows import (
         brief_rows,
@@ -78,6 +79,7 @@ def results(
         without_details,
         write_csv,
     )
+    from evomerge.report.sampled import sampling_note
     from evomerge.report.standings import standings
     from evomerge.run.folder import RunFolder
     from evomerge.run.history import History
@@ -99,6 +101,7 @@ def results(
         terminal.print_json(row) if as_json else terminal.print_values(row)
         return
     rows = sorted_rows(rows, sort, top)
+    archives = some_rows(archives_over_time(history, ranking, config))
     if csv is not None:
         write_csv(rows, csv)
         terminal.say(f"wrote {len(rows)} rows to {csv}")
@@ -107,6 +110,8 @@ def results(
         table = standings(history, ranking).to_dict()
         times = {phase: asdict(item) for phase, item in spent.items()}
         answer = {"candidates": rows, "winner": winner, "standings": table, "times": times}
+        if archives:
+            answer["archives"] = records(archives)
         terminal.print_json(answer | {"lm_eval": command})
     else:
         if terminal.out.is_terminal:
@@ -117,6 +122,8 @@ def results(
             )
         else:
             terminal.print_rows(without_details(rows), "candidate")
+        if archives:
+            terminal.print_rows(in_words(archives), "candidates")
         if history.winner is not None or (history.told and terminal.out.is_terminal):
             terminal.print_standings(standings(history, ranking))
             if command is not None and history.winner is not None:
@@ -125,6 +132,8 @@ def results(
                     "folder):"
                 )
                 terminal.say(command, whole=True)
+                if note := sampling_note(config.frozen.sampled if config.frozen else {}):
+                    terminal.say(note)
         if spent:
             times_of_phases = ", ".join(f"{phase} {item.text}" for phase, item in spent.items())
             terminal.say(

@@ -11,6 +11,7 @@ import typer
 from evomerge.cli import completion
 from evomerge.cli.options import (
     AllowBenchmarksOption,
+    AllowCodeOption,
     AllowPickleOption,
     FileArgument,
     JsonOption,
@@ -44,6 +45,7 @@ def validate(
     set_: SetOption = None,
     allow_benchmarks: AllowBenchmarksOption = False,
     allow_pickle: AllowPickleOption = False,
+    allow_code: AllowCodeOption = False,
     time: Annotated[
         bool,
         typer.Option("--time", help="score a candidate, and estimate time and memory from it"),
@@ -60,7 +62,7 @@ def validate(
 
     refuse_frozen(data := read(file, set_), file)
     if stages.is_staged(data):
-        problems = stages.check(data, file, allow_pickle=allow_pickle)
+        problems = stages.check(data, file, allow_pickle=allow_pickle, allow_code=allow_code)
         notes_by_stage = [warnings(problem, allow_benchmarks) for problem in problems]
         costs = [_cost(problem) if time else None for problem in problems]
         if as_json:
@@ -80,7 +82,8 @@ def validate(
         terminal.warn([note for notes in notes_by_stage for note in notes])
         terminal.say(f"{file} is valid: {len(problems)} stages")
         return
-    problem = prepare(load(file, set_), file.parent, allow_pickle=allow_pickle)
+    parsed = load(file, set_)
+    problem = prepare(parsed, file.parent, allow_pickle=allow_pickle, allow_code=allow_code)
     values, notes = summary(problem), warnings(problem, allow_benchmarks)
     cost = _cost(problem) if time else None
     if as_json:

@@ -9,6 +9,7 @@ import typer
 
 from evomerge.cli import completion
 from evomerge.cli.options import (
+    AllowCodeOption,
     AllowPickleOption,
     JsonOption,
     OutOption,
@@ -61,6 +62,7 @@ def evaluate(
     show: Annotated[
         int, typer.Option(min=0, help="print so many documents with prompt, answer and target")
     ] = 0,
+    allow_code: AllowCodeOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Score any model on the documents of a search."""
@@ -69,11 +71,13 @@ def evaluate(
     from evomerge.cli import terminal
     from evomerge.config.schema import load
     from evomerge.report.confidence import factor_of, intervals
+    from evomerge.report.sampled import sampling_note
     from evomerge.searching.ranking import measured
     from evomerge.setup.runs import prepare
     from evomerge.setup.search import evaluate as evaluate_model
+    from evomerge.setup.tasks import sampled
 
-    problem = prepare(load(config), config.parent)
+    problem = prepare(load(config), config.parent, allow_code=allow_code)
     scores = evaluate_model(problem, model, split, show)
     estimates = intervals(measured(problem.ranking), scores)
     if as_json:
@@ -90,6 +94,8 @@ def evaluate(
     terminal.print_examples(scores.examples)
     rows = [(k, terminal.estimate(v, factor_of([v.value]))) for k, v in estimates.items()]
     terminal.print_table(("score", f"{split} [95 %]"), rows)
+    if note := sampling_note(sampled(problem.config, problem.evaluator)):
+        terminal.say(note)
 
 
 def merge(

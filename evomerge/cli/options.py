@@ -31,6 +31,10 @@ AllowBenchmarksOption = Annotated[
 AllowPickleOption = Annotated[
     bool, typer.Option(help="accept parents with pickled weights (read with weights_only)")
 ]
+AllowCodeOption = Annotated[
+    bool,
+    typer.Option(help="run code that models write, in processes with limits (HumanEval, MBPP)"),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="override a key of the search file"),

@@ -10,6 +10,7 @@ import typer
 
 from evomerge.cli.options import (
     AllowBenchmarksOption,
+    AllowCodeOption,
     AllowPickleOption,
     CandidatesOption,
     FileArgument,
@@ -30,6 +31,7 @@ def search(
     set_: SetOption = None,
     allow_benchmarks: AllowBenchmarksOption = False,
     allow_pickle: AllowPickleOption = False,
+    allow_code: AllowCodeOption = False,
     track: TrackOption = None,
 ) -> None:
     """Start a search."""
@@ -47,13 +49,16 @@ def search(
         if candidates:
             data = stages.with_candidates(data, candidates)
         with busy(f"checking {file}"):
-            problems = stages.start(data, file, run, allow_pickle=allow_pickle)
+            problems = stages.start(
+                data, file, run, allow_pickle=allow_pickle, allow_code=allow_code
+            )
         warn([note for problem in problems for note in warnings(problem, allow_benchmarks)])
         stages.run_stages(run, lambda stage, problem: _run(stage, problem, {}, track))
         return
     overrides = [*(set_ or []), *([f"budget.candidates={candidates}"] if candidates else [])]
     with busy(f"checking {file}"):
-        problem = prepare(load(file, overrides), file.parent, allow_pickle=allow_pickle)
+        parsed = load(file, overrides)
+        problem = prepare(parsed, file.parent, allow_pickle=allow_pickle, allow_code=allow_code)
         notes = warnings(problem, allow_benchmarks)
     warn(notes)
     with busy("creating the run"):

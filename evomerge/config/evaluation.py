@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -90,6 +90,42 @@ class IrtConfig(Section):
     )
 
 
+class GenerationConfig(Section):
+    """Changes to the generation_kwargs of all tasks, as by lm-eval's --gen_kwargs."""
+
+    do_sample: bool | None = Field(
+        None, description="draw tokens at random; false: always take the likeliest one"
+    )
+    temperature: float | None = Field(
+        None, ge=0, le=100, description="divides the logits before a token is drawn"
+    )
+    top_k: int | None = Field(
+        None, ge=0, description="only so many of the likeliest tokens can be drawn; 0: all"
+    )
+    top_p: float | None = Field(
+        None, gt=0, le=1, description="only the likeliest tokens of this total probability"
+    )
+    min_p: float | None = Field(
+        None, ge=0, le=1, description="only tokens with this share of the highest probability"
+    )
+    max_gen_toks: int | None = Field(None, ge=1, description="largest number of new tokens")
+
+    @model_validator(mode="after")
+    def _draws(self) -> GenerationConfig:
+        idle = [key for key in ("temperature", "top_k", "top_p", "min_p") if getattr(self, key)]
+        if idle and not self.do_sample:
+            raise ValueError(
+                f"has `{idle[0]}` {getattr(self, idle[0]):g} without `do_sample`, so it would "
+                "change nothing in tasks that decode greedily; add `do_sample: true`"
+            )
+        return self
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The keys that are set."""
+        return self.model_dump(exclude_none=True)
+
+
 class EvaluationConfig(Section):
     """How candidates are scored, on which documents."""
 
@@ -117,6 +153,9 @@ class EvaluationConfig(Section):
         None,
         description="what ends the reasoning in a generated text, such as '</think>', or the id of "
         "this token; only the text behind it is read as the answer",
+    )
+    generation: GenerationConfig = Field(
+        GenerationConfig(), description="how tasks generate texts; null: as the task says"
     )
     batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         "auto", description="largest number of rows in a batch; 1 gives lm-eval's bits in any dtype"

@@ -124,6 +124,10 @@ class Frozen(Section):
     lower_is_better: list[str] = Field(
         default_factory=list, description="objectives (`task/metric`) that are minimised"
     )
+    sampled: dict[str, int] = Field(
+        default_factory=dict,
+        description="task that samples its texts -> number of texts for each document",
+    )
     fewer_documents: str = Field(
         "", description="the policy that scores candidates on fewer documents, and why"
     )
@@ -138,6 +142,7 @@ class Frozen(Section):
         default_factory=list, description="genomes of `optimizer.start`"
     )
     allow_pickle: bool = Field(False, description="whether parents may have pickled weights")
+    allow_code: bool = Field(False, description="whether tasks may run code that models write")
 
 
 class SearchConfig(Section):

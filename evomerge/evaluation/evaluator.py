@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from evomerge.errors import CandidateError, one_line
 from evomerge.evaluation.answers import Answers
@@ -26,6 +26,9 @@ from evomerge.evaluation.tasks.info import TasksInfo
 from evomerge.evaluation.tasks.scoring import DocumentMetrics
 from evomerge.evaluation.tasks.task_set import TaskSet
 from evomerge.scores import TOKENS, Example, Scores, Split
+
+if TYPE_CHECKING:
+    from evomerge.evaluation.sandbox.confinement import Protection
 
 _FEW = 8  # documents of each task in `try_out`
 
@@ -57,6 +60,8 @@ class Evaluator:
         counted: the tasks whose generated tokens are counted, as the metric `tokens`.
         properties: the properties of models that come with their scores (`MODEL_METRICS`).
         reasoning: how models that reason before they answer are run.
+        seed: of texts that tasks sample. Each text has a seed of its own, which depends on this
+            one, the task, the document and the number of the repeat, and on nothing else.
 
     Attributes:
         is_model_changed: whether a function has changed the model since it was last built.
@@ -73,12 +78,14 @@ class Evaluator:
         counted: Collection[str] = (),
         properties: Collection[str] = (),
         reasoning: Reasoning = Reasoning(),
+        seed: int = 0,
     ) -> None:
         self.default = TaskSet(harness, {item.info.name: item for item in functions})
         self.by_split = by_split or {}
         self.batch_size, self.backend = batch_size, backend
         self.tensor_parallel = tensor_parallel
         self.counted, self.properties, self.reasoning = counted, properties, reasoning
+        self.seed = seed
         self._requests: dict[tuple[Split, str], dict[int, list[Request]]] = {}
         self._answered: dict[tuple[Split, str], dict[int, list[Any]]] = {}
         """The lm-eval instances with the latest answers: (split, task) -> document id -> instances.
@@ -93,6 +100,13 @@ class Evaluator:
     def info(self) -> TasksInfo:
         """Documents and metrics of the tasks and functions."""
         return self.default.info
+
+    @property
+    def protection(self) -> Protection | None:
+        """What this system protects while code of models runs; None: no task runs code."""
+        sets = (self.default, *self.by_split.values())
+        harnesses = (item.harness for item in sets if item.harness is not None)
+        return next(filter(None, (harness.protection for harness in harnesses)), None)
 
     def tasks_of(self, split: Split) -> TaskSet:
         """Return the tasks that supply a split's documents."""
@@ -314,9 +328,10 @@ class Evaluator:
             assert harness is not None
             ids = sorted(self.splits[split][task])
             built = harness.build(task, ids, self._reference)
+            source = f"{self.seed}/{harness.info.tasks[task].source}"
             self._requests[split, task] = {
-                document: [self._reference.request(instance) for instance in instances]
-                for document, instances in zip(ids, built, strict=True)
+                document: [self._reference.request(item, f"{source}/{document}") for item in items]
+                for document, items in zip(ids, built, strict=True)
             }
         return self._requests[split, task]
 

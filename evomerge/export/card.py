@@ -18,6 +18,7 @@ from evomerge.export.repeat import how_to_repeat, search_file
 from evomerge.recipe import Recipe
 from evomerge.report.markup import svg_text
 from evomerge.report.recipe_picture import is_path, parent_letters, recipe_picture
+from evomerge.report.sampled import sampling_note
 from evomerge.report.standings import standings
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS
@@ -213,15 +214,18 @@ def _dtype(config: SearchConfig, recipe: Recipe) -> list[str]:
 def _sources(config: SearchConfig) -> list[str]:
     """Return lines that name the tasks and task splits that the documents of each split are from.
 
-    The split of the search (search, validation, test) comes first, then its sources.
+    The split of the search (search, validation, test) comes first, then its sources. If texts were
+    drawn at random, that is said, too.
     """
     known = config.frozen.sources if config.frozen else {}
+    note = sampling_note(config.frozen.sampled) if config.frozen else None
     listed = [
         f"{split}: {', '.join(f'`{source}`' for source in dict.fromkeys(known[split].values()))}"
         for split in SPLITS
         if split in known
     ]
-    return [f"Sources of the documents ({'; '.join(listed)}).", ""] if listed else []
+    lines = [f"Sources of the documents ({'; '.join(listed)}).", ""] if listed else []
+    return lines + ([note, ""] if note is not None else [])
 
 
 _NO_TABLE = ["This candidate is not the winner of its run, so the run's table is left out."]

@@ -56,8 +56,9 @@ def express(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str:
         raise RecipeError(
             "The recipe merges earlier merges, and a mergekit file cannot be a source of another."
         )
-    if get_method(recipe.embeddings.method).whole:
-        raise RecipeError(f"mergekit has no method {recipe.embeddings.method!r}.")
+    for name in sorted({layer.method for layer in recipe.every_layer()}):
+        if not get_method(name).in_mergekit:
+            raise RecipeError(f"mergekit has no method {name!r}.")
     return _Writer(recipe, checkpoints).text()
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from evomerge.errors import RecipeError
 from evomerge.merging.architecture.depth import merged_config
 from evomerge.merging.architecture.layout import Layout, build_layout
+from evomerge.merging.architecture.loadable import check_loadable
 from evomerge.merging.architecture.placement import Placement, device_of
 from evomerge.merging.members import Members
 from evomerge.merging.methods import get_method
@@ -253,6 +254,7 @@ class Resident:
         data = merged_config(recipe, self.checkpoints, vocabulary=self.rows)
         key = json.dumps(data, sort_keys=True)
         if key not in self._layouts:
+            check_loadable(data, recipe, self.checkpoints, self.rows)
             layout = self._build(data, plans)
             while len(self._layouts) >= self.most_layouts:
                 self._layouts.pop(next(iter(self._layouts)))

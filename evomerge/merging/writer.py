@@ -12,6 +12,7 @@ from pathlib import Path
 
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.merging.architecture.depth import merged_config
+from evomerge.merging.architecture.loadable import check_loadable
 from evomerge.merging.shards import (
     Buffers,
     Shard,
@@ -80,9 +81,10 @@ def write_model(
     reader = Reader(checkpoints, patches)
     maker = TensorMaker(planner, reader, rows)
     _check_memory(memory)
+    config = merged_config(recipe, checkpoints, vocabulary=rows)
+    check_loadable(config, recipe, checkpoints, rows)
     with reader.pages.bounded(memory - LEAST_MEMORY // 2):
         plans = WholeAngles().complete(planner.plan(recipe, rows), maker)
-    config = merged_config(recipe, checkpoints, vocabulary=rows)
     extra = {"config.json": json.dumps(config, indent=2) + "\n", **(extra_files or {})}
     left_out = {*extra, *dropped}
     companions = [file for file in planner.host.companions if file.name not in left_out]

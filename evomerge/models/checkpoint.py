@@ -56,7 +56,9 @@ COMPANION_FILES = (
 
 _INPUT = re.compile(r"embed|(^|\.)(wte|wpe|shared)\.")
 _NO_TOKENS = re.compile(r"position|token_type|(^|\.)wpe\.")
-_HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output_projection|unembed\w*|cls|score|head)(\.|$)")
+_HEAD = re.compile(
+    r"(^|\.)(lm_head|embed_out|output_projection|vocab_projector|unembed\w*|cls|score|head)(\.|$)"
+)
 
 _WEIGHTS = ("*.safetensors", "*.bin")
 

@@ -11,7 +11,7 @@ from evomerge.models.safetensors import TensorInfo
 
 _OTHER_MODALITY = re.compile(
     r"(^|[._])(vision|visual|image|img|audio|speech|video|multi_modal|multimodal|mm|vqmodel)"
-    r"([._]|$)|projector|perceiver|resampler|connector"
+    r"([._]|$)|(?<!vocab_)projector|perceiver|resampler|connector"
 )
 _BUFFER = re.compile(r"(^|\.)(inv_freq|masked_bias|position_ids|token_type_ids)$")
 _MASK = re.compile(r"(^|\.)(attn|attention|self_attn)\.bias$")
@@ -21,7 +21,8 @@ _COMPONENTS = {
 }
 _NORM = re.compile(r"norm|(^|\.)ln_", re.IGNORECASE)
 _INDEX = re.compile(r"0|[1-9][0-9]{0,5}")
-_LEAST_TENSORS_IN_A_BLOCK = 4
+_LEAST_TENSORS_IN_A_BLOCK = 2
+_LEAST_TENSORS_IN_THE_LARGEST = 4
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,9 @@ def find_stacks(names: Iterable[str]) -> dict[str, Stack]:
     """Return the block stacks in a list of tensor names, by prefix, the largest first.
 
     The first number in a name is the index of the block; further numbers are experts or sublayers.
-    The indices of a stack are 0, 1, 2, ... without a gap. Each block has at least 4 tensors: fewer
-    are usually a plain list of linear layers (of a projector, for example).
+    The indices of a stack are 0, 1, 2, ... without a gap. Each block has at least 2 tensors, and
+    the largest has at least 4: fewer are usually a plain list of linear layers (of a projector, for
+    example).
     """
     groups: dict[str, dict[int, list[str]]] = {}
     for name in names:
@@ -95,6 +97,7 @@ def find_stacks(names: Iterable[str]) -> dict[str, Stack]:
         for prefix, blocks in groups.items()
         if set(blocks) == set(range(len(blocks)))
         and min(map(len, blocks.values())) >= _LEAST_TENSORS_IN_A_BLOCK
+        and max(map(len, blocks.values())) >= _LEAST_TENSORS_IN_THE_LARGEST
     ]
     stacks.sort(key=lambda stack: (-sum(map(len, stack.blocks)), stack.prefix))
     return {stack.prefix: stack for stack in stacks}

@@ -6,7 +6,7 @@ import signal
 import threading
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, cast
@@ -16,7 +16,7 @@ import numpy as np
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.optimize.base import BaseOptimizer, default_population
 from evomerge.optimize.cube import Cube, Vector
-from evomerge.optimize.restarts import Convergence
+from evomerge.optimize.restarts import Begin, Bipop, Convergence, Ipop, Restarts
 from evomerge.optimize.setting import Setting
 from evomerge.space.protocol import Gene
 
@@ -28,8 +28,12 @@ TWO_POINT_GENES = 300
 """With this many genes or more, the step size is adapted by two mirrored points in each generation,
 as in pycma. The usual adaptation (CSA) would need more than a thousand trials to shorten steps."""
 
-RESTARTS = ("none", "ipop")
-"""Values of the option `restarts`."""
+RESTARTS: dict[str, Callable[[int], Restarts] | None] = {
+    "none": None,
+    "ipop": Ipop,
+    "bipop": Bipop,
+}
+"""Values of the option `restarts`; they take the population of the first search."""
 
 
 @contextmanager
@@ -61,9 +65,9 @@ class CMA(BaseOptimizer):
     transformation), which finds optima on a bound best. pycma's stop criteria are not used: scores
     have few distinct values, so a plateau does not mean that the search has converged.
 
-    With restarts (IPOP; Auger & Hansen 2005), a search that has converged (`Convergence`) begins
-    again at a random point with twice the population. The property `population` stays that of the
-    first search, so that the generations in which a search loop tells outcomes keep their size.
+    With restarts, a search that has converged (`Convergence`) begins again at a random point, with
+    another population. The property `population` stays that of the first search, so that the
+    generations in which a search loop tells outcomes keep their size.
 
     Args:
         cube: the coordinate system of the genes.
@@ -71,7 +75,8 @@ class CMA(BaseOptimizer):
         population: trials in a generation, 4 or more, or None for 4 + floor(3 ln n).
         diagonal: whether to learn variances only (Ros & Hansen 2008), which takes fewer trials if
             there are many genes.
-        restarts: whether to begin again after the search has converged.
+        restarts: gives what says how to begin again after the search has converged; None: it goes
+            on.
     """
 
     def __init__(
@@ -80,17 +85,18 @@ class CMA(BaseOptimizer):
         seed: int,
         population: int | None,
         diagonal: bool,
-        restarts: bool = False,
+        restarts: Callable[[int], Restarts] | None = None,
     ) -> None:
         super().__init__(cube, population or default_population(len(cube.genes)))
         # pycma needs two dimensions: a single gene gets a second one that has no effect.
         self._idle = max(0, 2 - len(cube.genes))
         self._two_point = len(cube.genes) >= TWO_POINT_GENES
         self._diagonal, self._seed = diagonal, seed
-        self._size = self.population
-        self._restarts = 0
+        self._begin = Begin(self.population)
+        self._restarts = self._trials = 0
         self._mean: Vector = np.zeros(len(cube.genes))
-        self._convergence = Convergence() if restarts else None
+        self._scheme = restarts and restarts(self.population)
+        self._convergence = Convergence()
         self._samples: deque[Vector] = deque()
         self._mirrored: list[Vector] = []
         self._told: list[tuple[Vector, float]] = []
@@ -105,11 +111,12 @@ class CMA(BaseOptimizer):
         return evolution_strategy(
             low=[*(-cube.start / cube.step), *(-value for value in idle)],
             high=[*((1 - cube.start) / cube.step), *idle],
-            population=self._size,
+            population=self._begin.population,
             diagonal=self._diagonal,
             two_point=self._two_point,
             seed=self._seed + self._restarts,
             mean=[*self._mean, *(0.0 for _ in idle)],
+            step=self._begin.step,
         )
 
     def propose(self) -> tuple[object, Vector]:
@@ -134,7 +141,7 @@ class CMA(BaseOptimizer):
         else:
             z = np.append((point - self.cube.start) / self.cube.step, [0.0] * self._idle)
         self._told.append((z, loss))
-        if len(self._told) == self._size:
+        if len(self._told) == self._begin.population:
             with _signals_after():
                 self._update()
 
@@ -161,23 +168,26 @@ class CMA(BaseOptimizer):
             warnings.simplefilter("ignore")  # pycma warns of long steps and shortens them itself
             self._es.tell(points, losses)
         self._told, self._sampled = [], False
-        if self._convergence is not None:
-            longest = max(self._es.stds[: len(self.cube.genes)])
-            if self._convergence.after(losses, float(longest)):
-                self._restart()
+        if self._scheme is not None:
+            self._trials += len(losses)
+            longest = max(self._es.stds[: len(self.cube.genes)]) / self._begin.step
+            most = self._begin.trials
+            is_long = most is not None and self._trials >= most
+            if self._convergence.after(losses, float(longest)) or is_long:
+                self._restart(self._scheme)
         if self._two_point:
             # Otherwise the two points of a mirrored pair could be told in different generations,
             # from here on always.
             self._samples.clear()
 
-    def _restart(self) -> None:
-        """Begin again at a random point, with twice the population."""
+    def _restart(self, scheme: Restarts) -> None:
+        """Begin again at a random point."""
         self._restarts += 1
-        self._size *= 2
         random = np.random.RandomState([self._seed % 2**32, self._restarts])
         where = random.uniform(size=len(self.cube.genes))
         self._mean = (where - self.cube.start) / self.cube.step
-        self._convergence = Convergence()
+        self._begin = scheme.after(self._trials, random)
+        self._convergence, self._trials = Convergence(), 0
         self._samples.clear()
         del self._es
 
@@ -206,13 +216,13 @@ def _create(genes: Sequence[Gene], setting: Setting, *, diagonal: bool) -> CMA:
     """Return CMA-ES.
 
     Raises:
-        ConfigError: the option `restarts` has another value than `none` and `ipop`.
+        ConfigError: the option `restarts` has another value than those of `RESTARTS`.
     """
     restarts = setting.options.get("restarts", "none")
-    if restarts not in RESTARTS:
+    if not isinstance(restarts, str) or restarts not in RESTARTS:
         raise ConfigError(
             f"optimizer.options.restarts is {restarts!r}; allowed are {', '.join(RESTARTS)}."
             f"{did_you_mean(str(restarts), RESTARTS)}"
         )
     cube = Cube(genes, setting.sigma)
-    return CMA(cube, setting.seed, setting.population, diagonal, restarts == "ipop")
+    return CMA(cube, setting.seed, setting.population, diagonal, RESTARTS[restarts])

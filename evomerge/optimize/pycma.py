@@ -34,8 +34,9 @@ def evolution_strategy(
     two_point: bool,
     seed: int,
     mean: Sequence[float],
+    step: float = 1.0,
 ) -> Any:
-    """Return pycma's CMA-ES with initial standard deviation 1.
+    """Return pycma's CMA-ES.
 
     Args:
         low: lower bounds, one for each dimension, two or more.
@@ -45,10 +46,11 @@ def evolution_strategy(
         two_point: whether the step size is adapted by two mirrored points, else by CSA.
         seed: seed of all random numbers, 0 or more.
         mean: initial mean.
+        step: initial standard deviation.
     """
     return cma.CMAEvolutionStrategy(
         list(mean),
-        1.0,
+        step,
         {
             "bounds": [list(low), list(high)],
             "popsize": population,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 
 from evomerge import zoo
@@ -46,10 +47,16 @@ def lm_eval_command(run: RunFolder, config: SearchConfig) -> str | None:
     for folder in evaluation.include:
         path = zoo.tasks_path() if folder == "zoo:tasks" else (run.path / folder).resolve()
         words += ["--include_path", shlex.quote(str(path))]
+    if evaluation.generation.changes:
+        words += ["--gen_kwargs", shlex.quote(json.dumps(evaluation.generation.changes))]
     if evaluation.chat_template:
         words.append("--apply_chat_template")
+    start = ["lm_eval"]
+    if config.frozen is not None and config.frozen.allow_code:
+        start.insert(0, "HF_ALLOW_CODE_EVAL=1")  # Hugging Face's `code_eval` wants it
+        words.append("--confirm_run_unsafe_code")
     samples = f'"$(evomerge results {shlex.quote(str(run.path))} --documents test)"'
-    return " ".join(["lm_eval", *words, "--samples", samples])
+    return " ".join([*start, *words, "--samples", samples])
 
 
 def document_ids(config: SearchConfig, split: str) -> dict[str, list[int]]:

@@ -16,6 +16,7 @@ from evomerge.models.causal import check_causal, check_chat_template, check_know
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import MERGE, RUN
 from evomerge.run.folder import MODELS
+from evomerge.setup import cycleqd, niches
 from evomerge.setup.baselines import check_baselines
 from evomerge.setup.engine import check_engine
 from evomerge.setup.executor import check_executor, check_workers, resolve_order
@@ -23,7 +24,6 @@ from evomerge.setup.fidelity import check_fidelity, resolve_racing
 from evomerge.setup.genes import gene_ranges
 from evomerge.setup.memory import check_fit
 from evomerge.setup.merges import MergeOpener, Opener, merged_parents
-from evomerge.setup.niches import check_objectives, is_niches
 from evomerge.setup.parents import open_parents, plan_tokenizers
 from evomerge.setup.problem import Problem
 from evomerge.setup.recipes import check_recipes, sample_recipes
@@ -36,6 +36,7 @@ from evomerge.setup.tasks import (
     find_objectives,
     find_splits,
     load_tasks,
+    sampled,
     sources,
 )
 from evomerge.setup.versions import installed_versions
@@ -43,7 +44,12 @@ from evomerge.setup.worker import check_placement
 
 
 def check_search(
-    config: SearchConfig, relative_to: Path, opener: Opener, *, allow_pickle: bool = False
+    config: SearchConfig,
+    relative_to: Path,
+    opener: Opener,
+    *,
+    allow_pickle: bool = False,
+    allow_code: bool = False,
 ) -> Problem:
     """Check a search file and all that it names: parents, shapes, tasks, metrics, documents.
 
@@ -52,6 +58,7 @@ def check_search(
         relative_to: folder of relative paths; if nothing is there, the working folder is tried.
         opener: opens a parent.
         allow_pickle: accept parents with pickled weights.
+        allow_code: accept tasks that run code which models write.
 
     Raises:
         InputError: the first mistake.
@@ -62,14 +69,16 @@ def check_search(
     _check_host(config, checkpoints[host])
     space = make_space(config, checkpoints)
     check_baselines(config, space)
-    evaluator = load_tasks(config)
+    evaluator = load_tasks(config, allow_code=allow_code)
     objectives = find_objectives(config, evaluator)
     constraints = find_constraints(config, evaluator)
     splits = find_splits(config, evaluator)
     config, fewer = resolve_racing(config, objectives, evaluator.info, splits["search"])
     check_fidelity(config, objectives, evaluator.info, splits["search"])
-    if is_niches(config):
-        check_objectives(config, objectives, evaluator.info)
+    if config.optimizer.name == niches.NAME:
+        niches.check_objectives(config, objectives, evaluator.info)
+    if config.optimizer.name == cycleqd.NAME:
+        cycleqd.check_objectives(config, objectives)
     check_placement(config, checkpoints[host])
     check_fit(config, checkpoints[host])
     check_workers(config)
@@ -94,6 +103,7 @@ def check_search(
         constraints,
         start,
         merges.found,
+        allow_code,
     )
 
 
@@ -143,6 +153,7 @@ def restore(
         constraints=constraints,
         start=tuple(map(tuple, frozen.start)),
         merges=merges.found,
+        allow_code=frozen.allow_code,
     )
 
 
@@ -172,11 +183,13 @@ def freeze(problem: Problem) -> dict[str, Any]:
         },
         "sources": sources(problem.config, problem.evaluator),
         "datasets": datasets(problem.config, problem.evaluator),
+        "sampled": sampled(problem.config, problem.evaluator),
         "fewer_documents": problem.fewer_documents,
         "genes": [gene.name for gene in problem.space.genes],
         "gene_ranges": gene_ranges(problem),
         "start": [list(genome) for genome in problem.start],
         "allow_pickle": problem.allow_pickle,
+        "allow_code": problem.allow_code,
         "lower_is_better": [o.key for o in problem.objectives if not o.higher_is_better],
     }
     return plain

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.scores import Objective
+from evomerge.setup.members import has_members
 
 if TYPE_CHECKING:
     from evomerge.evaluation.fidelity.protocol import Fidelity
@@ -106,8 +107,9 @@ def _objection(
     kind = config.space.kind
     if kind != "parameters":
         return f"racing was only measured in parameter spaces, and this one is {kind}"
-    if config.optimizer.name == "niches":
-        return "niches keeps merges that are worse on average, which a race would not score"
+    if has_members(config):
+        name = config.optimizer.name
+        return f"{name} keeps merges that are worse on average, which a race would not score"
     if config.mode != "weighted":
         return f"a race needs one fitness, and the mode is {config.mode}"
     if config.constraints:

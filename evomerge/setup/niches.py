@@ -1,17 +1,15 @@
-"""M2N2 for a search file: its settings, what it cannot be combined with, its space and strategy."""
+"""M2N2 for a search file: what it cannot be combined with, its space and strategy."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, ValidationError
-
-from evomerge.config.fields import Section
-from evomerge.config.messages import sentence
 from evomerge.config.schema import SearchConfig
+from evomerge.config.strategies import NichesOptions, options_of
 from evomerge.errors import ConfigError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.scores import Objective
+from evomerge.setup.members import check_all_documents, check_whole_models, frame_of, generation_of
 from evomerge.setup.problem import Problem
 from evomerge.space.crossover import CrossoverSpace
 
@@ -20,58 +18,6 @@ if TYPE_CHECKING:
     from evomerge.strategy.niches import NichesStrategy
 
 NAME = "niches"
-
-
-class NichesOptions(Section):
-    """The section `optimizer.options` of M2N2."""
-
-    archive: Annotated[int, Field(ge=2, le=1000)] = Field(
-        20, description="largest number of members"
-    )
-    alpha: float = Field(
-        1.0,
-        ge=0,
-        le=10,
-        description="how much members take from each other: a member's share of a document is its "
-        "score / (sum of the scores of all members) ** alpha",
-    )
-    attraction: bool = Field(
-        True, description="draw the second mate by what it gets and the first does not"
-    )
-    disk: Annotated[str, Field(min_length=1)] | None = Field(
-        None,
-        description="largest size of the members on disk, such as 50GB; null: that of 24 models",
-    )
-
-
-def is_niches(config: SearchConfig) -> bool:
-    """Whether a search file asks for M2N2."""
-    return config.optimizer.name == NAME
-
-
-def options_of(config: SearchConfig) -> NichesOptions:
-    """Return the options of M2N2.
-
-    Raises:
-        ConfigError: an option is unknown, or out of range.
-    """
-    given = config.optimizer.options
-    try:
-        return NichesOptions.model_validate(given)
-    except ValidationError as error:
-        raise ConfigError(f"optimizer.options: {sentence(error, given, NichesOptions)}") from None
-
-
-def room_of(config: SearchConfig) -> int | None:
-    """Return the largest size of the members on disk in bytes; None: the default.
-
-    Raises:
-        ConfigError: it is no size.
-    """
-    from evomerge.merging.backend import bytes_of
-
-    disk = options_of(config).disk
-    return None if disk is None else bytes_of(disk, "`optimizer.options.disk`")
 
 
 def crossover_space(config: SearchConfig, host: Checkpoint, reference: str) -> CrossoverSpace:
@@ -83,49 +29,17 @@ def crossover_space(config: SearchConfig, host: Checkpoint, reference: str) -> C
         reference: the reference of the host.
 
     Raises:
-        ConfigError: a key has no meaning for M2N2, or there are fewer than two parents.
+        ConfigError: a key has no meaning for M2N2, an option is wrong, or there are fewer than two
+            parents.
     """
-    space, given = config.space, config.space.model_fields_set
-    for name in sorted(given - {"kind", "host"}):
-        default = type(space).model_fields[name].get_default(call_default_factory=True)
-        if getattr(space, name) != default:
-            raise ConfigError(
-                f"`space.{name}` has no meaning for the optimizer {NAME!r}, which merges whole "
-                "models and has no genes; remove it."
-            )
-    if space.kind != "parameters":
-        raise ConfigError(
-            f"`space.kind` is {space.kind!r}, but the optimizer {NAME!r} merges the weights of "
-            "whole models; remove it, or choose another optimizer."
-        )
+    options_of(config, NichesOptions)
     if config.base is not None:
         raise ConfigError(
             f"`base` has no meaning for the optimizer {NAME!r}, which has no task vectors; remove "
             "it, or name the model among the parents."
         )
-    if config.tokenizer != "base":
-        raise ConfigError(
-            f"`tokenizer` is {config.tokenizer!r}, but the optimizer {NAME!r} needs parents with "
-            "one vocabulary; set it to base."
-        )
-    if config.optimizer.start:
-        raise ConfigError(
-            f"`optimizer.start` has no meaning for the optimizer {NAME!r}, which starts from the "
-            "parents; name the merge among them, as `run:DIR` or `merge:FILE.yaml`."
-        )
-    if len(config.parents) < 2:
-        raise ConfigError(
-            f"The optimizer {NAME!r} merges two models at a time, but `parents` names one; add one."
-        )
-    room_of(config)
-    return CrossoverSpace(
-        parents=config.parents,
-        host=reference,
-        stack=host.main.prefix,
-        layers=len(host.main),
-        dtype=config.dtype,
-        seed=config.seed,
-    )
+    check_whole_models(config)
+    return CrossoverSpace(**frame_of(config, host, reference))
 
 
 def check_objectives(
@@ -150,13 +64,7 @@ def check_objectives(
             f"The optimizer {NAME!r} shares out the score of each document, which {item.key} does "
             f"not allow: {reason}."
         )
-    policy = config.evaluation.fidelity_policy
-    if policy is not None:
-        raise ConfigError(
-            f"`evaluation.{policy}` scores fewer documents of candidates that are worse on "
-            f"average, but the optimizer {NAME!r} keeps them for single documents; set "
-            f"`evaluation.{policy}.enabled` to false."
-        )
+    check_all_documents(config, "keeps them for single documents")
 
 
 def make_niches(problem: Problem, space: CrossoverSpace) -> NichesStrategy:
@@ -164,16 +72,10 @@ def make_niches(problem: Problem, space: CrossoverSpace) -> NichesStrategy:
     from evomerge.strategy.niches import NichesSetting, NichesStrategy, shared_documents
 
     config = problem.config
-    plain: dict[str, Any] = options_of(config).model_dump(exclude={"disk"})
+    plain: dict[str, Any] = options_of(config, NichesOptions).model_dump(exclude={"disk"})
     return NichesStrategy(
         space,
         shared_documents(problem.objectives, problem.constraints),
         NichesSetting(**plain, generation=generation_of(config)),
         config.seed,
     )
-
-
-def generation_of(config: SearchConfig) -> int:
-    """Return the number of candidates in a generation: 1 unless the search file says more."""
-    wanted = config.optimizer.population
-    return 1 if wanted == "auto" else wanted

@@ -9,6 +9,7 @@ from evomerge.models.types import type_notes
 from evomerge.optimize import BUILTIN
 from evomerge.optimize.cost import own_seconds
 from evomerge.report.amounts import size_text
+from evomerge.report.sampled import sampling_note
 from evomerge.setup.baselines import count_baselines
 from evomerge.setup.engine import engine_depth, engine_warning, serves_paths
 from evomerge.setup.executor import count_all_workers, describe_workers
@@ -16,7 +17,7 @@ from evomerge.setup.memory import memory_of, needs, weights_of
 from evomerge.setup.parents import plan_tokenizers
 from evomerge.setup.problem import Problem
 from evomerge.setup.strategy import generation_of
-from evomerge.setup.tasks import sources
+from evomerge.setup.tasks import sampled, sources
 
 OWN_MINUTES = 5
 """Minutes of CPU time of the optimizer itself, above which a person is warned."""
@@ -27,6 +28,7 @@ def summary(problem: Problem) -> dict[str, Any]:
     config = problem.config
     host = problem.checkpoints[problem.host]
     population = generation_of(config, problem.space)
+    note = sampling_note(sampled(config, problem.evaluator))
     return {
         "parents": {name: size_text(item.nbytes) for name, item in problem.checkpoints.items()},
         **({"merges": _merges(problem)} if problem.merges else {}),
@@ -48,7 +50,9 @@ def summary(problem: Problem) -> dict[str, Any]:
         },
         "workers": describe_workers(config, population),
         "backend": _backend(problem),
+        **({"code": _code(problem)} if problem.evaluator.protection else {}),
         **({"engine": engine_depth(problem)} if serves_paths(config) else {}),
+        **({"sampling": note} if note is not None else {}),
         "fewer_documents": problem.fewer_documents,
         "objectives": [
             f"{o.key} ({'' if config.mode == 'pareto' else f'weight {o.weight:g}, '}"
@@ -70,6 +74,7 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
         allow_benchmarks: do not warn of objectives that are well-known public benchmarks.
     """
     from evomerge.evaluation.tasks.benchmarks import benchmark_warning
+    from evomerge.evaluation.tasks.repeats import repeats_warning
 
     recipes = problem.space.baselines().values()
     tokenizers = plan_tokenizers(problem.config, recipes, problem.checkpoints)
@@ -91,12 +96,12 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
         )
     if serves_paths(problem.config) and (note := engine_warning(problem)) is not None:
         notes.append(note)
-    notes += filter(None, (_lag_warning(problem.config), _cost_warning(problem)))
-    if allow_benchmarks:
-        return notes
+    found = (_lag_warning(problem.config), _cost_warning(problem), _code_warning(problem))
+    notes += filter(None, found)
     info = problem.evaluator.tasks_of("search").info
-    found = (benchmark_warning(info.tasks[task]) for task in _leaves(problem))
-    return notes + [warning for warning in found if warning]
+    kinds = (repeats_warning,) if allow_benchmarks else (repeats_warning, benchmark_warning)
+    tasks = [info.tasks[task] for task in _leaves(problem)]
+    return notes + list(filter(None, (kind(task) for kind in kinds for task in tasks)))
 
 
 def _merges(problem: Problem) -> dict[str, str]:
@@ -105,6 +110,25 @@ def _merges(problem: Problem) -> dict[str, str]:
         name: f"{', '.join(item.methods)} of {', '.join(item.names)}; built when the search starts"
         for name, item in problem.merges.items()
     }
+
+
+def _code(problem: Problem) -> str:
+    """Return how code that models write runs on this machine."""
+    protection = problem.evaluator.protection
+    gaps = protection.gaps if protection else []
+    return "runs in processes with limits" + (f"; it can {', '.join(gaps)}" if gaps else "")
+
+
+def _code_warning(problem: Problem) -> str | None:
+    """Return a warning if code that models write can do here what it should not."""
+    protection = problem.evaluator.protection
+    if protection is None or not protection.gaps:
+        return None
+    return (
+        f"code that models write can {', '.join(protection.gaps)}, since this system lets no "
+        "process forbid itself that (docs/evaluation.md); run the search in a container or a "
+        "virtual machine that holds nothing else."
+    )
 
 
 def _lag_warning(config: SearchConfig) -> str | None:

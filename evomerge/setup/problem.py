@@ -38,6 +38,7 @@ class Problem:
         start: genomes that the search tries first.
         merges: the parents that are merges themselves, and the merges that these are made from, by
             reference.
+        allow_code: whether tasks may run code that models write.
     """
 
     config: SearchConfig
@@ -52,6 +53,7 @@ class Problem:
     constraints: tuple[Constraint, ...] = ()
     start: tuple[Genome, ...] = ()
     merges: Mapping[str, MergedParent] = field(default_factory=dict)
+    allow_code: bool = False
 
     @cached_property
     def ranking(self) -> Ranking:
@@ -68,6 +70,6 @@ class Problem:
         """
         if self.loaded is not None:
             return self.loaded
-        evaluator = load_tasks(self.config)
+        evaluator = load_tasks(self.config, allow_code=self.allow_code)
         check_sources(self.config, evaluator)
         return evaluator

@@ -59,13 +59,15 @@ def check_recipes(
     """
     from evomerge.merging.architecture.depth import merged_config
     from evomerge.merging.architecture.folding import fold_scales
+    from evomerge.merging.architecture.loadable import check_loadable
     from evomerge.merging.tensors.plan import Planner
 
     planner = Planner(checkpoints, host)
     kinds = _BlockKinds(planner)
     for name, recipe in recipes.items():
         try:
-            merged_config(recipe, checkpoints, vocabulary=vocabulary)
+            config = merged_config(recipe, checkpoints, vocabulary=vocabulary)
+            check_loadable(config, recipe, checkpoints, vocabulary)
             unscaled = _unscaled(recipe)
             try:
                 deque(planner.plan(kinds.one_of_each(unscaled), vocabulary), maxlen=0)

@@ -29,20 +29,29 @@ from evomerge.setup.strategy import recipe_of
 from evomerge.setup.worker import members_folder
 
 
-def prepare(config: SearchConfig, relative_to: Path, *, allow_pickle: bool = False) -> Problem:
+def prepare(
+    config: SearchConfig,
+    relative_to: Path,
+    *,
+    allow_pickle: bool = False,
+    allow_code: bool = False,
+) -> Problem:
     """Return the problem of a search file, after all checks; see `check_search`.
 
     Args:
         config: a parsed search file, or the frozen one of a run.
         relative_to: folder of relative paths.
         allow_pickle: accept parents with pickled weights.
+        allow_code: accept tasks that run code which models write.
 
     Raises:
         InputError: the first mistake.
     """
     if config.frozen is not None:
         return restore(config, relative_to, open_model, build=False)
-    return check_search(config, relative_to, open_model, allow_pickle=allow_pickle)
+    return check_search(
+        config, relative_to, open_model, allow_pickle=allow_pickle, allow_code=allow_code
+    )
 
 
 def begin(path: Path, problem: Problem) -> tuple[RunFolder, Problem]:

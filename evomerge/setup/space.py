@@ -11,7 +11,9 @@ from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
-from evomerge.setup.niches import crossover_space, is_niches
+from evomerge.setup.cycleqd import NAME, task_vector_space
+from evomerge.setup.members import has_members
+from evomerge.setup.niches import crossover_space
 from evomerge.space.protocol import Space
 
 _OWN_KEYS = {
@@ -57,8 +59,9 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
             the parents.
     """
     host = host_of(config)
-    if is_niches(config):
-        space = crossover_space(config, checkpoints[host], host)
+    if has_members(config):
+        make = task_vector_space if config.optimizer.name == NAME else crossover_space
+        space = make(config, checkpoints[host], host)
         _check_depths(config, checkpoints, host)
         return space
     _check_keys(config)

@@ -36,7 +36,13 @@ def is_staged(data: Mapping[str, Any]) -> bool:
     return "stages" in data
 
 
-def check(data: Mapping[str, Any], source: Path, *, allow_pickle: bool = False) -> list[Problem]:
+def check(
+    data: Mapping[str, Any],
+    source: Path,
+    *,
+    allow_pickle: bool = False,
+    allow_code: bool = False,
+) -> list[Problem]:
     """Check every stage and return the problems.
 
     The winners of earlier stages do not exist yet. In their place the check uses the host of the
@@ -46,6 +52,7 @@ def check(data: Mapping[str, Any], source: Path, *, allow_pickle: bool = False) 
         data: the mapping in the search file.
         source: path of the search file.
         allow_pickle: accept parents with pickled weights.
+        allow_code: accept tasks that run code which models write.
 
     Raises:
         InputError: the first mistake.
@@ -64,7 +71,10 @@ def check(data: Mapping[str, Any], source: Path, *, allow_pickle: bool = False) 
     for number in range(1, count(data) + 1):
         names = {name: name for name in stand_ins}
         config = stage(data, number, names, f"{source}, stage {number}")
-        problems.append(check_search(config, source.parent, stand_in, allow_pickle=allow_pickle))
+        problem = check_search(
+            config, source.parent, stand_in, allow_pickle=allow_pickle, allow_code=allow_code
+        )
+        problems.append(problem)
         host = host_of(config)
         stand_ins[f"stage:{number}"] = stand_ins.get(host, host)
     return problems
@@ -76,7 +86,12 @@ def needs_winner(problem: Problem) -> bool:
 
 
 def start(
-    data: Mapping[str, Any], source: Path, folder: Path, *, allow_pickle: bool = False
+    data: Mapping[str, Any],
+    source: Path,
+    folder: Path,
+    *,
+    allow_pickle: bool = False,
+    allow_code: bool = False,
 ) -> list[Problem]:
     """Check every stage, create the folder and return the problems; `run_stages` runs them.
 
@@ -85,13 +100,14 @@ def start(
         source: path of the search file.
         folder: the folder of the search, which must be new or empty.
         allow_pickle: accept parents with pickled weights, in all stages.
+        allow_code: accept tasks that run code which models write, in all stages.
 
     Raises:
         InputError: a stage is wrong.
     """
-    problems = check(data, source, allow_pickle=allow_pickle)
-    origin = str(source.parent.resolve())
-    plain = {**data, "origin": origin, "allow_pickle": allow_pickle}
+    allowed = {"allow_pickle": allow_pickle, "allow_code": allow_code}
+    problems = check(data, source, **allowed)
+    plain = {**data, "origin": str(source.parent.resolve()), **allowed}
     create_folder(folder, {STAGES: yaml_text(plain, width=110)})
     return problems
 
@@ -121,7 +137,8 @@ def run_stages(folder: Path, each: Callable[[RunFolder, Problem], None]) -> None
         InputError: a file of the folder is damaged, or a stage is wrong.
     """
     data = _read(folder / STAGES)
-    origin, allow_pickle = Path(data.pop("origin")), bool(data.pop("allow_pickle", False))
+    origin = Path(data.pop("origin"))
+    allowed = {name: bool(data.pop(name, False)) for name in ("allow_pickle", "allow_code")}
     for number in range(1, count(data) + 1):
         path = stage_folder(folder, number)
         if path.exists():
@@ -133,7 +150,7 @@ def run_stages(folder: Path, each: Callable[[RunFolder, Problem], None]) -> None
             for earlier in range(1, number)
         }
         config = stage(data, number, winners, f"{folder}, stage {number}")
-        problem = prepare(config, origin, allow_pickle=allow_pickle)
+        problem = prepare(config, origin, **allowed)
         each(*begin(path, problem))
 
 

@@ -9,13 +9,16 @@ from evomerge.errors import SearchError
 from evomerge.recipe import Recipe
 from evomerge.run.history import SOUP, Candidate
 from evomerge.scores import violation
-from evomerge.setup import niches
+from evomerge.setup import members
+from evomerge.setup.cycleqd import make_cycleqd
 from evomerge.setup.niches import make_niches
 from evomerge.setup.optimizer import make_optimizer
 from evomerge.setup.problem import Problem
 from evomerge.space.baselines import UNIFORM, average_of
 from evomerge.space.crossover import CrossoverSpace
+from evomerge.space.mates import MateSpace
 from evomerge.space.protocol import Space
+from evomerge.space.task_vectors import TaskVectorSpace
 from evomerge.strategy.lineage import recipe_in
 from evomerge.strategy.protocol import Strategy
 
@@ -30,6 +33,8 @@ def make_strategy(problem: Problem) -> Strategy:
 
     if isinstance(problem.space, CrossoverSpace):
         return make_niches(problem, problem.space)
+    if isinstance(problem.space, TaskVectorSpace):
+        return make_cycleqd(problem, problem.space)
     optimizer = make_optimizer(problem.config, problem.space)
     return GenomeStrategy(
         problem.space,
@@ -46,8 +51,8 @@ def generation_of(config: SearchConfig, space: Space) -> int:
     Raises:
         ConfigError: there is no such optimizer, or a setting does not suit it.
     """
-    if isinstance(space, CrossoverSpace):
-        return niches.generation_of(config)
+    if isinstance(space, MateSpace):
+        return members.generation_of(config)
     return make_optimizer(config, space).population
 
 
@@ -68,7 +73,7 @@ def recipe_of(space: Space, candidate: Candidate, candidates: Sequence[Candidate
         recipe = uniform and average_of(candidate.origin[SOUP], uniform)
     elif candidate.label is not None:
         recipe = space.baselines().get(candidate.label)
-    elif isinstance(space, CrossoverSpace):
+    elif isinstance(space, MateSpace):
         try:
             recipe = recipe_in(space, candidates, candidate.number)
         except (ValueError, IndexError):

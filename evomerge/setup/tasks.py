@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 _DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
-def load_tasks(config: SearchConfig) -> Evaluator:
+def load_tasks(config: SearchConfig, *, allow_code: bool = False) -> Evaluator:
     """Load the objectives' tasks and functions. This imports lm_eval, if there are tasks.
+
+    Args:
+        config: the search file.
+        allow_code: accept tasks that run code which the model writes.
 
     Raises:
         ConfigError: a folder, a task or a function does not exist or cannot be loaded, or the
@@ -49,7 +53,14 @@ def load_tasks(config: SearchConfig) -> Evaluator:
     ]
     harness = None
     if tasks:
-        harness = Harness(tasks, include, evaluation.fewshot, evaluation.chat_template)
+        harness = Harness(
+            tasks,
+            include,
+            evaluation.fewshot,
+            evaluation.chat_template,
+            evaluation.generation.changes,
+            allow_code,
+        )
         if evaluation.enable_thinking:
             _check_generates(harness.info)
     by_split: dict[Split, TaskSet] = {}
@@ -78,6 +89,7 @@ def load_tasks(config: SearchConfig) -> Evaluator:
             if any(m.task is None and m.metric == name for m in measured)
         ],
         Reasoning(evaluation.enable_thinking, evaluation.think_end_token),
+        config.seed,
     )
 
 
@@ -235,6 +247,17 @@ def sources(config: SearchConfig, evaluator: Evaluator) -> dict[str, dict[str, s
     return {
         split: {task: info.tasks[task].source for task in _leaves(config, info)}
         for split, info in infos.items()
+    }
+
+
+def sampled(config: SearchConfig, evaluator: Evaluator) -> dict[str, int]:
+    """Return the tasks that sample their texts, with the number of texts for each document."""
+    infos = [evaluator.tasks_of(split).info for split in SPLITS]
+    return {
+        task: info.tasks[task].repeats
+        for info in infos
+        for task in _leaves(config, info)
+        if info.tasks[task].is_sampled
     }
 
 

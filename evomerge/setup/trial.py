@@ -17,7 +17,7 @@ from evomerge.setup.executor import workers_per_machine
 from evomerge.setup.problem import Problem
 from evomerge.setup.strategy import make_strategy
 from evomerge.setup.worker import MemoryShare, make_worker, run_jobs
-from evomerge.space.crossover import CrossoverSpace
+from evomerge.space.mates import MateSpace
 
 DIFFERING = 3
 """Number of candidates that are tried where candidates differ: paths, or several methods."""
@@ -93,7 +93,7 @@ def _first_recipes(problem: Problem) -> list[Recipe]:
     space = problem.config.space
     differ = space.kind != "parameters" or len(space.methods) > 1
     strategy, first = make_strategy(problem), 0
-    if isinstance(problem.space, CrossoverSpace):  # it merges earlier candidates
+    if isinstance(problem.space, MateSpace):  # it merges earlier candidates
         for first, label in enumerate(problem.space.baselines(), start=1):
             strategy.add_baseline(first - 1, label)
     count = 1 + (DIFFERING if differ else 1)

@@ -11,7 +11,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.setup.engine import deepest
 from evomerge.setup.executor import is_together
 from evomerge.setup.fidelity import make_fidelity
-from evomerge.setup.niches import is_niches, room_of
+from evomerge.setup.members import has_members, room_of
 from evomerge.setup.problem import Problem
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def make_worker(
     first = next(iter(problem.space.baselines().values()))
 
     sources = None
-    if is_niches(config):
+    if has_members(config):
         sources = members(problem.checkpoints, members_folder(run), room_of(config))
 
     def make() -> tuple[Resident, Any]:

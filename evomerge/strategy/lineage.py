@@ -1,4 +1,4 @@
-"""The recipes of candidates that are crossovers of earlier ones, made of their origins."""
+"""The recipes of candidates that merge earlier ones, made of their origins."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from evomerge.recipe import MEMBER, Recipe
 from evomerge.run.history import Candidate
-from evomerge.space.crossover import CrossoverSpace, Mate
+from evomerge.space.mates import Mate, MateSpace
 from evomerge.strategy.protocol import Origin
 
 
@@ -14,10 +14,10 @@ class Lineage:
     """Makes the recipe of each candidate from those of its mates.
 
     Args:
-        space: makes the recipe of a crossover.
+        space: makes the recipe of a child.
     """
 
-    def __init__(self, space: CrossoverSpace) -> None:
+    def __init__(self, space: MateSpace) -> None:
         self._space, self._baselines = space, space.baselines()
         self._mates: dict[int, Mate] = {}
 
@@ -26,16 +26,18 @@ class Lineage:
 
         Args:
             number: its number.
-            label: the label of a baseline; None for a crossover.
-            origin: the origin of a crossover.
+            label: the label of a baseline; None for a child of earlier candidates.
+            origin: the origin of a child: `mates` are the numbers of the candidates that it merges.
 
         Raises:
-            ValueError: there is no such baseline, or this is no origin of a crossover.
+            ValueError: there is no such baseline, or this is no origin of a child.
         """
         try:
-            recipe = self._baselines[label] if label is not None else self._cross(origin)
+            recipe = self._baselines[label] if label is not None else self._child(origin)
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{label or dict(origin)!r} is no crossover of candidates") from error
+            raise ValueError(
+                f"{label or dict(origin)!r} is no merge of earlier candidates"
+            ) from error
         is_parent = label is not None and label in self._space.parents
         reference = label if is_parent and label is not None else f"{MEMBER}{number}"
         self._mates[number] = Mate(reference, recipe)
@@ -47,12 +49,12 @@ class Lineage:
         """Return the recipe of a candidate that was added."""
         return self._mates[number].recipe
 
-    def _cross(self, origin: Origin) -> Recipe:
-        first, second = (self._mates[number] for number in origin["mates"])
-        return self._space.cross(first, second, int(origin["split"]), float(origin["t"]))
+    def _child(self, origin: Origin) -> Recipe:
+        mates = [self._mates[number] for number in origin["mates"]]
+        return self._space.child(origin, mates)
 
 
-def recipe_in(space: CrossoverSpace, candidates: Sequence[Candidate], number: int) -> Recipe:
+def recipe_in(space: MateSpace, candidates: Sequence[Candidate], number: int) -> Recipe:
     """Return the recipe of one candidate of a run.
 
     Args:
@@ -61,7 +63,7 @@ def recipe_in(space: CrossoverSpace, candidates: Sequence[Candidate], number: in
         number: the candidate.
 
     Raises:
-        ValueError: an origin is not that of a crossover.
+        ValueError: an origin is not that of a child.
         IndexError: a mate is no candidate.
     """
     needed, unseen = {number}, [number]

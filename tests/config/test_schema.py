@@ -43,6 +43,10 @@ BAD = [
     ),
     ({"evaluation": {"enable_thinking": False}}, ["without a chat template", "to true"]),
     (
+        {"evaluation": {"generation": {"temperature": 0.6}}},
+        ["`temperature` 0.6 without `do_sample`", "add `do_sample: true`"],
+    ),
+    (
         {"evaluation": {"enable_thinking": True, "chat_template": True}},
         ["set `think_end_token` to what ends it, such as '</think>'"],
     ),

@@ -115,7 +115,7 @@ def test_every_request_type_gives_lm_evals_scores(
     evaluator, scores = ours(
         llama, tokenizer, tasks, names, fewshot=shots or None, apply_chat_template=chat
     )
-    assert evaluator.forward.packed and evaluator.forward.gather and evaluator.forward.greedy
+    assert evaluator.forward.packed and evaluator.forward.gather and evaluator.forward.own_loop
     assert_equal(evaluator, scores, expected)
 
 
@@ -136,7 +136,7 @@ def test_at_batch_size_1_every_bit_is_lm_evals_in_bfloat16(
     names = (*SCORED, *GENERATED) if kind == "llama" else ("t_choice", "t_rolling", "t_generate")
     expected = reference(model, tokenizer, tasks, names)
     evaluator, scores = ours(model, tokenizer, tasks, names, batch_size=1)
-    assert evaluator.forward.greedy
+    assert evaluator.forward.own_loop
     for task, ids in scores.documents.items():
         theirs = {sample["doc_id"]: sample["resps"] for sample in expected["samples"][task]}
         for document in ids:
@@ -163,15 +163,6 @@ def test_groups_average_as_lm_evals_groups(
     assert scores.aggregates[f"{name}/acc"] == pytest.approx(expected["results"][name]["acc,none"])
 
 
-def test_sampled_generation_is_lm_evals_own(
-    llama: torch.nn.Module, tokenizer: Any, tasks: Path
-) -> None:
-    expected = reference(llama, tokenizer, tasks, ["t_sample"])
-    evaluator, scores = ours(llama, tokenizer, tasks, ["t_sample"])
-    assert_equal(evaluator, scores, expected)
-    assert evaluator.score(llama).values == scores.values
-
-
 @pytest.mark.parametrize("stop", ["<|user|>", "</s>", "e", " the"])
 def test_stop_sequences_end_texts_as_in_lm_eval_row_by_row(
     make_model: Any, tokenizer: Any, tasks: Path, tmp_path: Path, stop: str
@@ -184,7 +175,7 @@ def test_stop_sequences_end_texts_as_in_lm_eval_row_by_row(
         talkative.lm_head.weight[2:5] *= 2.0
     expected = reference(talkative, tokenizer, tmp_path, ["t_generate"])
     evaluator, scores = ours(talkative, tokenizer, tmp_path, ["t_generate"])
-    assert evaluator.forward.greedy
+    assert evaluator.forward.own_loop
     assert_equal(evaluator, scores, expected)
 
 
@@ -213,7 +204,7 @@ def test_only_the_text_behind_the_reasoning_is_the_answer(
     evaluator = Evaluator(harness, reasoning=Reasoning(end=end), counted={"t_generate"})
     evaluator.prepare(talkative, tokenizer, {"search": {"t_generate": IDS}})
     scores = evaluator.score(talkative)
-    assert evaluator.forward.greedy
+    assert evaluator.forward.own_loop
     answers = [item["resps"][0][0] for item in expected["samples"]["t_generate"]]
     assert [item.answer for item in evaluator.examples(scores, "search", len(IDS))] == answers
     counts = scores.values["t_generate/tokens"]

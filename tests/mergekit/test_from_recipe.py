@@ -126,7 +126,18 @@ def test_recipes_that_mergekit_cannot_express_give_the_reason(llamas: Any) -> No
     other_head = Recipe(
         "a", plain.layers, plain.embeddings, Layer("passthrough", [Source("b")]), "float32"
     )
-    for recipe, message in ((mixed, "only one method"), (other_head, "`head` has other parents")):
+    source, base = Source("b"), Source("a")
+    mutated = Recipe(
+        "a",
+        {STACK: [Layer("svd_mutation", [Source("b", 0)], Source("a", 0))]},
+        Layer("svd_mutation", [source], base),
+        Layer("svd_mutation", [source], base),
+    )
+    for recipe, message in (
+        (mixed, "only one method"),
+        (other_head, "`head` has other parents"),
+        (mutated, "no method 'svd_mutation'"),
+    ):
         with pytest.raises(RecipeError, match=message):
             express(recipe, llamas)
         assert to_mergekit(recipe, llamas) is None

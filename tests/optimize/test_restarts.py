@@ -5,11 +5,12 @@ import pytest
 from optimizer_runs import restarts
 
 from evomerge.optimize import create
-from evomerge.optimize.restarts import GENERATIONS, Convergence
+from evomerge.optimize.restarts import GENERATIONS, Bipop, Convergence
 from evomerge.space.protocol import Gene
 
 GENES = [Gene(f"g{i}", "real", 0.0, 1.0, 0.5) for i in range(4)]
 IPOP = {"restarts": "ipop"}
+BIPOP = {"restarts": "bipop"}
 
 
 def rastrigin(genome):
@@ -49,8 +50,47 @@ def test_each_search_has_twice_the_population_and_another_start():
     widened = [i for i in range(1, len(found)) if found[i] > 3 * found[i - 1]]
     assert len(widened) >= 1
     assert optimizer.population == create("cma", GENES, 1).population
-    assert optimizer._size == optimizer.population * 2**optimizer._restarts
+    assert optimizer._begin.population == optimizer.population * 2**optimizer._restarts
     assert optimizer._restarts >= 1
+
+
+def test_small_searches_come_between_large_ones_and_get_as_many_trials():
+    scheme, trials, spent = Bipop(8), 400, {True: 0, False: 0}
+    large, longest = [], 0
+    for number in range(60):
+        begin = scheme.after(trials, np.random.RandomState(number))
+        is_large = begin.trials is None
+        trials = 50 * begin.population if is_large else min(begin.trials, 20 * begin.population)
+        if is_large:
+            large.append(begin.population)
+            assert begin.step == 1 and spent[False] >= spent[True]
+            longest = trials
+        else:
+            assert 8 <= begin.population <= max(8, large[-1] / 2)
+            assert 0.01 <= begin.step <= 1 and begin.trials == longest // 2
+            assert spent[False] < spent[True]
+        spent[is_large] += trials
+    assert large == [8 * 2**n for n in range(1, len(large) + 1)] and 3 <= len(large) < 30
+
+
+def test_a_small_search_begins_with_its_own_steps_and_ends_in_time():
+    optimizer, begins, when = create("cma", GENES, 0, options=BIPOP), [], []
+    genomes = []
+    for _ in range(2400):
+        trial, genome = optimizer.ask()
+        genomes.append(genome)
+        optimizer.tell(trial, [-rastrigin(genome)])
+        if optimizer._restarts > len(begins):
+            begins.append(optimizer._begin)
+            when.append(len(genomes))
+    small = [place for place, begin in enumerate(begins) if begin.trials is not None]
+    assert len(small) >= 2
+    for place in small:
+        begin, start = begins[place], when[place]
+        first = np.std(genomes[start : start + begin.population], axis=0).mean()
+        assert first == pytest.approx(begin.step / 6, rel=0.6)
+        if place + 1 < len(when):
+            assert when[place + 1] - start < begin.trials + begin.population
 
 
 def test_the_global_generator_is_neither_read_nor_moved():

@@ -270,8 +270,8 @@ def test_another_package_adds_an_optimizer(monkeypatch):
             "optimizer.options has 'popsize', but 'de' has no options",
         ),
         ({"options": {"restart": "ipop"}}, "has 'restart', but 'cma' has restarts; .*'restarts'"),
-        ({"options": {"restarts": True}}, "restarts is True; allowed are none, ipop"),
-        ({"options": {"restarts": "bipop"}}, "'bipop'; allowed are none, ipop.*Did you mean"),
+        ({"options": {"restarts": True}}, "restarts is True; allowed are none, ipop, bipop"),
+        ({"options": {"restarts": "bipopp"}}, "'bipopp'; allowed are none, .*Did you mean 'bipop'"),
     ],
 )
 def test_options_that_do_not_suit_are_one_sentence(options, sentence):

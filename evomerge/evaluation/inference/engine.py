@@ -65,7 +65,7 @@ class Engine(Protocol):
         ...
 
     def generate(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Return the new tokens of each prompt: greedy, up to a stop sequence or the limit.
+        """Return the new tokens of each prompt, up to a stop sequence or the limit.
 
         Raises:
             DeviceError: the engine failed and cannot be used any more.
@@ -99,24 +99,25 @@ class EngineForward:
             tasks: for each task, the requests of each document.
 
         Raises:
-            ConfigError: a task or the model's generation config asks for more than greedy decoding,
-                or the engine cannot run the model, or its log-probabilities are not those of
-                transformers.
+            ConfigError: a task or the model's generation config asks for more than greedy decoding
+                or sampling, or the engine cannot run the model, or its log-probabilities are not
+                those of transformers.
         """
         requests = [r for task in tasks for document in task for r in document]
         for request in requests:
             if request.kind == "generate_until" and request.prompt is None:
                 raise ConfigError(
-                    f"evaluation.backend is 'vllm', which only generates greedily, but task "
-                    f"{request.instance.task_name!r} does not; set do_sample: false in its "
-                    f"generation_kwargs, or use the backend 'hf'."
+                    f"evaluation.backend is 'vllm', which generates greedily or samples with "
+                    f"temperature, top_k, top_p and min_p, but the generation_kwargs of task "
+                    f"{request.instance.task_name!r}, or the model's generation_config.json, ask "
+                    "for more; remove it there, or use the backend 'hf'."
                 )
         setting = changed_setting(model)
         if setting is not None and any(request.prompt is not None for request in requests):
             raise ConfigError(
-                f"evaluation.backend is 'vllm', which only generates greedily, but the model's "
-                f"generation_config.json sets {setting!r}; remove it there, or use the backend "
-                "'hf'."
+                f"evaluation.backend is 'vllm', which generates greedily or samples, but the "
+                f"model's generation_config.json also sets {setting!r}; remove it there, or use "
+                "the backend 'hf'."
             )
         text = next(iter(_texts(requests)), [0, 0])[:_TRIED]
         try:
@@ -160,10 +161,10 @@ class EngineForward:
             self.engine.load(checkpoint_weights(model))
         if scored and self.scorer is None:
             self._answer_scored([request for document in scored for request in document])
-        prompts = [request.prompt for request in prompted if request.prompt is not None]
-        generated = self.engine.generate(prompts) if prompts else []
-        for request, prompt, tokens in zip(prompted, prompts, generated, strict=True):
-            request.answer_text(self.reference.text(tokens, prompt.stops), len(tokens))
+        prompts = [prompt for request in prompted for prompt in request.prompts]
+        generated = iter(self.engine.generate(prompts) if prompts else [])
+        for request in prompted:
+            self.reference.answer(request, [next(generated) for _ in request.prompts])
 
     def _answer_scored(self, requests: Sequence[Request]) -> None:
         """Score all continuations with the engine, and store the sums in the requests."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -44,7 +44,8 @@ class _Prepared:
         continuations: number of continuations.
         batches: the rows that score them.
         prompted: requests to generate for with our own loop.
-        groups: batches of indices into `prompted`.
+        prompts: their prompts, one after the other.
+        groups: batches of indices into `prompts`.
         others: requests that lm-eval generates for.
     """
 
@@ -52,6 +53,7 @@ class _Prepared:
     continuations: int
     batches: list[Batch]
     prompted: list[Request]
+    prompts: list[Prompt]
     groups: list[list[int]]
     others: list[Request]
 
@@ -71,7 +73,7 @@ class Forward:
         packed: whether the continuations of a document share a row.
         shared: whether a prefix that documents share is computed only once.
         gather: whether the output head is applied only to scored positions.
-        greedy: whether our own loop generates; otherwise lm-eval's `generate_until` does.
+        own_loop: whether our own loop generates; otherwise lm-eval's `generate_until` does.
         batching: the size limits of batches.
         halvings: how often these were halved because memory ran out.
     """
@@ -80,7 +82,7 @@ class Forward:
         self, model: Any, tokenizer: Any, reference: ReferenceLM, batch_size: int | Literal["auto"]
     ) -> None:
         self.reference, self.tokenizer = reference, tokenizer
-        self.greedy = generation.is_greedy(model)
+        self.own_loop = generation.is_plain(model)
         self.packed = self.gather = batch_size != 1
         self.shared = False
         self.batching, self.halvings = batching(model, batch_size), 0
@@ -111,7 +113,7 @@ class Forward:
     def check(self, model: Any, tasks: Sequence[Sequence[DocumentRequests]]) -> None:
         """Choose the fastest ways that give this model the right results on a few documents.
 
-        Sets `packed`, `gather`, `shared` and `greedy`.
+        Sets `packed`, `gather`, `shared` and `own_loop`.
 
         Args:
             tasks: for each task, its documents.
@@ -121,7 +123,7 @@ class Forward:
         if scored and self.packed:
             self._check_scoring(model, scored)
         prompted = [requests for requests in samples if requests[0].prompt is not None]
-        if prompted and self.greedy:
+        if prompted and self.own_loop:
             self._check_generation(model, prompted)
 
     def _check_scoring(self, model: Any, samples: Sequence[DocumentRequests]) -> None:
@@ -153,20 +155,21 @@ class Forward:
         )
 
     def _check_generation(self, model: Any, samples: Sequence[DocumentRequests]) -> None:
+        """Compare our own loop with lm-eval's; greedily, since random draws end differently."""
         requests = [r for document in samples for r in document if r.prompt is not None]
-        prompts = [r.prompt for r in requests if r.prompt is not None]
-        theirs = self.reference.generate(model, [request.instance for request in requests])
+        prompts = [replace(r.prompt, sampling=None) for r in requests if r.prompt is not None]
+        theirs = self.reference.greedy_texts(model, requests)
         try:
             ours = self.generate(model, prompts, self.generation_batches(prompts))
-            self.greedy = all(
+            self.own_loop = all(
                 self.reference.text(tokens, prompt.stops) == text
                 or generation.is_greedy_up_to_rounding(model, prompt, tokens)
                 for tokens, prompt, text in zip(ours, prompts, theirs, strict=True)
             )
         except Exception as error:
             log.debug("generation: %s", error)
-            self.greedy = False
-        log.debug("generation: own loop=%s", self.greedy)
+            self.own_loop = False
+        log.debug("generation: own loop=%s", self.own_loop)
 
     def _prepare(
         self, model: Any, key: Hashable, documents: Sequence[DocumentRequests]
@@ -175,17 +178,19 @@ class Forward:
             return self._prepared[key]
         requests = [request for document in documents for request in document]
         rows = continuation_rows(documents, self.packed)
-        prompted = [r for r in requests if r.prompt is not None and self.greedy]
+        prompted = [r for r in requests if r.prompt is not None and self.own_loop]
+        prompts = [prompt for request in prompted for prompt in request.prompts]
         prepared = _Prepared(
             scored=[r for r in requests if r.kind != "generate_until"],
             continuations=sum(len(request.continuations) for request in requests),
             batches=self._batches(rows, model.device, self.shared),
             prompted=prompted,
-            groups=self.generation_batches([r.prompt for r in prompted if r.prompt is not None]),
+            prompts=prompts,
+            groups=self.generation_batches(prompts),
             others=[
                 r
                 for r in requests
-                if r.kind == "generate_until" and (r.prompt is None or not self.greedy)
+                if r.kind == "generate_until" and (r.prompt is None or not self.own_loop)
             ],
         )
         while len(self._prepared) >= _MAX_PREPARED:
@@ -210,16 +215,11 @@ class Forward:
             request.answer_scored([next(remaining) for _ in request.continuations])
 
     def _answer_prompts(self, model: Any, prepared: _Prepared) -> None:
-        prompts = [r.prompt for r in prepared.prompted if r.prompt is not None]
-        generated = self.generate(model, prompts, prepared.groups)
-        for request, prompt, tokens in zip(prepared.prompted, prompts, generated, strict=True):
-            request.answer_text(self.reference.text(tokens, prompt.stops), len(tokens))
-        if prepared.others:
-            repeated = [r for r in prepared.others for _ in range(r.instance.repeats)]
-            texts = iter(self.reference.generate(model, [r.instance for r in repeated]))
-            for request in prepared.others:
-                request.instance.resps = [next(texts) for _ in range(request.instance.repeats)]
-                request.generated[:] = map(self.reference.length, request.instance.resps)
+        generated = iter(self.generate(model, prepared.prompts, prepared.groups))
+        for request in prepared.prompted:
+            self.reference.answer(request, [next(generated) for _ in request.prompts])
+        for request in prepared.others:
+            self.reference.generate(model, request)
 
     def halve(self, halvings: int) -> None:
         """Halve the batch limits until they have been halved at least `halvings` times in all."""
@@ -245,7 +245,7 @@ class Forward:
             if stops not in self._stops:
                 self._stops[stops] = Stops(self.tokenizer, stops)
             batch = [prompts[index] for index in group]
-            tokens = generation.continue_greedily(model, batch, self._stops[stops], self.pad)
+            tokens = generation.continue_prompts(model, batch, self._stops[stops], self.pad)
             for index, new in zip(group, tokens, strict=True):
                 generated[index] = new
         return generated

@@ -1,4 +1,6 @@
-"""Greedy generation that drops finished rows from the batch, with the texts of lm-eval's HFLM.
+"""Generation that drops finished rows from the batch, with the texts of lm-eval's HFLM.
+
+The next token is the likeliest one, or it is drawn at random (`sampling.py`).
 
 A row ends where it ends in lm-eval at batch size 1: at an end token of the model's generation
 config, at a stop sequence among the last tokens, or at the maximum number of new tokens. (In a
@@ -17,6 +19,7 @@ from typing import Any
 
 from evomerge.errors import CandidateError
 from evomerge.evaluation.inference.batches import Batching
+from evomerge.evaluation.inference.sampling import Draws, Sampling
 
 _WIDER = 4  # batches may hold 4 x the tokens of a scoring batch: most steps read one token a row
 _LOOK_BACK = 2  # a stop sequence may take 2 tokens more than its own encoding, as in lm-eval
@@ -30,11 +33,15 @@ class Prompt:
         tokens: the prompt, truncated from the left so that `limit` more tokens fit.
         stops: the stop sequences; the text of the end token is one of them.
         limit: maximum number of new tokens.
+        sampling: how tokens are drawn; None: each is the likeliest one (greedy decoding).
+        seed: of the random numbers that they are drawn with.
     """
 
     tokens: tuple[int, ...]
     stops: tuple[str, ...]
     limit: int
+    sampling: Sampling | None = None
+    seed: int = 0
 
 
 class Stops:
@@ -58,10 +65,10 @@ class Stops:
         return self._known[ending]
 
 
-def is_greedy(model: Any) -> bool:
-    """Return whether `continue_greedily` can be used instead of the model's own `generate`.
+def is_plain(model: Any) -> bool:
+    """Return whether `continue_prompts` can be used instead of the model's own `generate`.
 
-    The model must take position ids, and its generation config must not change greedy decoding
+    The model must take position ids, and its generation config must not change what is generated
     (by a repetition penalty, suppressed tokens, several beams, ...).
     """
     takes_positions = "position_ids" in inspect.signature(model.forward).parameters
@@ -69,7 +76,10 @@ def is_greedy(model: Any) -> bool:
 
 
 def changed_setting(model: Any) -> str | None:
-    """Return a setting of the model's generation config that changes greedy decoding, or None."""
+    """Return a setting of the model's generation config that changes its texts, or None.
+
+    Settings that only say how tokens are drawn are no such changes.
+    """
     settings = model.generation_config
     idle: dict[str, tuple[Any, ...]] = {
         "repetition_penalty": (None, 1.0),
@@ -98,16 +108,16 @@ def changed_setting(model: Any) -> str | None:
 
 
 def make_batches(prompts: Sequence[Prompt], batching: Batching) -> list[list[int]]:
-    """Return batches of indices into `prompts`, of equal stops and limits and similar length.
+    """Return batches of indices into `prompts` of similar length, which end and are drawn alike.
 
     A batch takes one forward pass for each new token. So one more batch costs as much as the
     overhead of `limit` passes, and padding is seldom worth one.
     """
-    kinds: dict[tuple[tuple[str, ...], int], list[int]] = {}
+    kinds: dict[tuple[tuple[str, ...], int, Sampling | None], list[int]] = {}
     for number, prompt in enumerate(prompts):
-        kinds.setdefault((prompt.stops, prompt.limit), []).append(number)
+        kinds.setdefault((prompt.stops, prompt.limit, prompt.sampling), []).append(number)
     batches = []
-    for (_, limit), numbers in kinds.items():
+    for (_, limit, _), numbers in kinds.items():
         wide = replace(
             batching, tokens=_WIDER * batching.tokens, overhead=batching.overhead * limit
         )
@@ -116,18 +126,18 @@ def make_batches(prompts: Sequence[Prompt], batching: Batching) -> list[list[int
     return batches
 
 
-def continue_greedily(
+def continue_prompts(
     model: Any, prompts: Sequence[Prompt], stops: Stops, pad: int
 ) -> list[list[int]]:
     """Return the new tokens of each prompt, the one that ended it included.
 
     Args:
-        prompts: one batch; all have the same stops and the same limit.
+        prompts: one batch; all have the same stops, limit and sampling.
         stops: detects these stop sequences.
         pad: the token id to pad with.
 
     Raises:
-        CandidateError: the first logits are NaN.
+        CandidateError: the first logits are NaN, or any if tokens are drawn.
     """
     import torch
     from transformers import DynamicCache
@@ -147,6 +157,9 @@ def continue_greedily(
     open_rows = set(rows)
     cache = DynamicCache(config=model.config.get_text_config())
     options = _options(model, cache)
+    sampling = prompts[0].sampling
+    seeds = [prompt.seed for prompt in prompts]
+    draw = None if sampling is None else Draws(sampling, seeds, device)
     with torch.inference_mode(), contiguous_head(model):
         for step in range(prompts[0].limit):
             output = model(
@@ -159,7 +172,7 @@ def continue_greedily(
             logits = output.logits[:, -1].to(device).float()
             if step == 0 and bool(logits.isnan().any()):
                 raise CandidateError("The model's logits are not numbers (NaN).")
-            following = logits.argmax(-1)
+            following = logits.argmax(-1) if draw is None else draw(tokens, logits, rows)
             for row, token in zip(rows, following.tolist(), strict=True):
                 if row in open_rows:
                     generated[row].append(token)

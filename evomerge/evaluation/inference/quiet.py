@@ -27,15 +27,19 @@ def quiet(*, bars: bool = False) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def seeded() -> Iterator[None]:
-    """Seed the global random generators as `simple_evaluate` does; restore their states after."""
+def seeded(torch_seed: int = 1234) -> Iterator[None]:
+    """Seed the global random generators as `simple_evaluate` does; restore their states after.
+
+    Args:
+        torch_seed: the seed of torch.
+    """
     import numpy as np
     import torch
 
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(0)
     np.random.seed(1234)
-    torch.manual_seed(1234)
+    torch.manual_seed(torch_seed)
     try:
         yield
     finally:

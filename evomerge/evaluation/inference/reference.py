@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from evomerge.errors import ConfigError
@@ -22,6 +23,13 @@ from evomerge.evaluation.inference.generation import Prompt
 from evomerge.evaluation.inference.quiet import quiet, seeded
 from evomerge.evaluation.inference.request import Request
 from evomerge.evaluation.inference.rows import Continuation
+from evomerge.evaluation.inference.sampling import (
+    SETTINGS,
+    Sampling,
+    changes_sampling,
+    is_sampled,
+    seed_of,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +68,7 @@ class ReferenceLM:
         reasoning: Reasoning = Reasoning(),
     ) -> None:
         self._reasoning = reasoning
+        self._defaults = model.generation_config
         with quiet():
             from lm_eval.models.huggingface import HFLM
 
@@ -75,10 +84,19 @@ class ReferenceLM:
         self.chat_template: Callable[..., str] = self._lm.apply_chat_template
         self._end = self._lm.tok_decode(self._lm.eot_token_id, skip_special_tokens=False)
 
-    def request(self, instance: Instance) -> Request:
-        """Return the tokenised request of an lm-eval `Instance`."""
+    def request(self, instance: Instance, name: str = "") -> Request:
+        """Return the tokenised request of an lm-eval `Instance`.
+
+        Args:
+            name: identifies its document. If texts are sampled, they get their seeds from this
+                name, the place of the instance in its document, and the number of the repeat.
+        """
         if instance.request_type == "generate_until":
-            return Request(instance, prompt=self.prompt(*instance.args))
+            context, options = instance.args
+            repeats = range(instance.repeats if is_sampled(options) else 0)
+            seeds = tuple(seed_of(f"{name}/{instance.idx}/{repeat}") for repeat in repeats)
+            prompt = self.prompt(context, options, instance.task_name)
+            return Request(instance, prompt=prompt, seeds=seeds)
         if instance.request_type == "loglikelihood_rolling":
             pairs = self.windows(instance.args[-1])
         else:
@@ -118,36 +136,49 @@ class ReferenceLM:
         )
         return [make_disjoint_window(window) for window in windows]
 
-    def prompt(self, context: str, options: Mapping[str, Any]) -> Prompt | None:
+    def prompt(self, context: str, options: Mapping[str, Any], task: str) -> Prompt | None:
         """Return the prompt of a `generate_until` request, as HFLM would feed it.
 
         Args:
             options: the task's `generation_kwargs`.
+            task: name of the task, for errors.
 
         Returns:
-            None if the options ask for more than greedy decoding (sampling, beams, ...).
+            None if the options ask for more than greedy decoding or sampling (beams, penalties), or
+            if the model's generation config changes how tokens are drawn in a way of its own.
 
         Raises:
-            ConfigError: the task asks for as many new tokens as the model can read, or more.
+            ConfigError: the task asks for as many new tokens as the model can read, or more; or it
+                samples texts with settings that transformers does not take.
         """
         from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
         rest = dict(normalize_gen_kwargs(dict(options), self._lm.max_gen_toks))
         stops = handle_stop_sequences(rest.pop("until", None), eos=self._end)
         limit = int(rest.pop("max_gen_toks"))
-        sampled = rest.pop("do_sample", False)
-        for idle in ("temperature", "top_p", "top_k"):  # they do not change greedy decoding
-            rest.pop(idle, None)
+        sampling = Sampling.of(rest, self._defaults, task) if is_sampled(rest) else None
+        for name in ("do_sample", *SETTINGS):  # the last do not change greedy decoding
+            rest.pop(name, None)
         room = self.max_length - limit
         if room <= 0:
             raise ConfigError(
                 f"objectives: a task asks for {limit} new tokens, but the model reads at most "
                 f"{self.max_length} tokens in all; lower max_gen_toks in the task's YAML."
             )
-        if sampled or rest:
+        if rest or (sampling is not None and changes_sampling(self._defaults)):
             return None
         tokens = self._lm.tok_batch_encode([context], left_truncate_len=room)[0][0].tolist()
-        return Prompt(tuple(tokens), tuple(stop for stop in stops if stop), limit)
+        return Prompt(tuple(tokens), tuple(stop for stop in stops if stop), limit, sampling)
+
+    def answer(self, request: Request, generated: Sequence[Sequence[int]]) -> None:
+        """Store generated tokens as the answers to a request.
+
+        Args:
+            generated: the new tokens of each of the request's `prompts`.
+        """
+        stops = request.prompt.stops if request.prompt else ()
+        texts = [self.text(tokens, stops) for tokens in generated]
+        request.answer_texts(texts, [len(tokens) for tokens in generated])
 
     def text(self, tokens: Sequence[int], stops: Sequence[str]) -> str:
         """Return generated tokens as text: behind the reasoning, up to the first stop sequence."""
@@ -166,8 +197,30 @@ class ReferenceLM:
         """Return the number of tokens of a text."""
         return len(self._lm.tok_encode(text, add_special_tokens=False))
 
-    def generate(self, model: torch.nn.Module, instances: Sequence[Instance]) -> list[str]:
-        """Return the texts that lm-eval generates, with the random seed of `simple_evaluate`."""
+    def generate(self, model: torch.nn.Module, request: Request) -> None:
+        """Store the texts that lm-eval generates as the answers to a request.
+
+        The random seed is that of `simple_evaluate`, or for a sampled text the text's own.
+        """
+        answers = (self._texts(model, [request.instance], seed) for seed in request.seeds)
+        texts = [text for (text,) in answers] or self._texts(model, [request.instance])
+        request.answer_texts(texts, [self.length(text) for text in texts])
+
+    def greedy_texts(self, model: torch.nn.Module, requests: Sequence[Request]) -> list[str]:
+        """Return the texts that lm-eval generates greedily, also for requests that are sampled."""
+        return self._texts(model, [_greedily(request.instance) for request in requests])
+
+    def _texts(
+        self, model: torch.nn.Module, instances: Sequence[Instance], seed: int = 1234
+    ) -> list[str]:
+        """Return the texts that lm-eval generates, one for each instance."""
         self._lm._model = model
-        with quiet(bars=True), seeded():
+        with quiet(bars=True), seeded(seed):
             return list(self._lm.generate_until(list(instances), disable_tqdm=True))
+
+
+def _greedily(instance: Instance) -> Instance:
+    """Return what `HFLM.generate_until` reads of an instance, with greedy decoding."""
+    context, options = instance.args
+    kept = {name: value for name, value in options.items() if name not in SETTINGS}
+    return SimpleNamespace(args=(context, {**kept, "do_sample": False}))

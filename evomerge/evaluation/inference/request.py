@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from evomerge.evaluation.inference.generation import Prompt
@@ -21,8 +21,10 @@ class Request:
         instance: the `Instance`; the model's answer goes into its `resps`.
         continuations: the continuations to score: one for `loglikelihood`, one for each window of
             the text for `loglikelihood_rolling`, none for `generate_until`.
-        prompt: the prompt to continue. None for requests that are scored, and for generation that
-            is not plain greedy decoding, which lm-eval does itself.
+        prompt: the prompt to continue. None for requests that are scored, and for generation with
+            more than greedy decoding or plain sampling (beams, penalties), which lm-eval does.
+        seeds: the seeds of the texts that are sampled in answer, one for each repeat of the task;
+            empty if the answer is not sampled.
         generated: number of tokens of each text that the model has generated in answer, the one
             that ended it included.
     """
@@ -30,6 +32,7 @@ class Request:
     instance: Any
     continuations: tuple[Continuation, ...] = ()
     prompt: Prompt | None = None
+    seeds: tuple[int, ...] = ()
     generated: list[int] = field(default_factory=list)
 
     @property
@@ -37,14 +40,26 @@ class Request:
         """`loglikelihood`, `loglikelihood_rolling` or `generate_until`."""
         return str(self.instance.request_type)
 
+    @property
+    def prompts(self) -> list[Prompt]:
+        """What is continued: the prompt once, or once for each text that is sampled."""
+        if self.prompt is None:
+            return []
+        return [replace(self.prompt, seed=seed) for seed in self.seeds] or [self.prompt]
+
     def answer(self, answer: Any) -> None:
         """Store the model's answer in the instance, once for each repeat of the task."""
         self.instance.resps = [answer] * self.instance.repeats
 
-    def answer_text(self, text: str, tokens: int) -> None:
-        """Store a generated text as the answer, and how many tokens were generated for it."""
-        self.answer(text)
-        self.generated[:] = [tokens]
+    def answer_texts(self, texts: Sequence[str], tokens: Sequence[int]) -> None:
+        """Store generated texts as the answers, and how many tokens were generated for each.
+
+        Args:
+            texts: a text for each repeat of the task, or one that answers all of them.
+            tokens: the number of tokens of each text.
+        """
+        self.instance.resps = [*texts] * (self.instance.repeats // len(texts))
+        self.generated[:] = tokens
 
     def answer_scored(self, parts: Sequence[LogLikelihood]) -> None:
         """Store the log-likelihoods of the continuations as the answer to the instance."""

@@ -141,7 +141,7 @@ class VllmEngine:
         )
 
     def generate(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Return the new tokens of each prompt: greedy, up to a stop sequence or the limit.
+        """Return the new tokens of each prompt, up to a stop sequence or the limit.
 
         Raises:
             DeviceError: the engine failed and cannot be used any more.
@@ -150,11 +150,11 @@ class VllmEngine:
 
         options = [
             SamplingParams(
-                temperature=0.0,
                 max_tokens=prompt.limit,
                 stop=list(prompt.stops),
                 stop_token_ids=self._ends,
                 skip_special_tokens=False,  # a stop sequence may be a special token
+                **_choice(prompt),
             )
             for prompt in prompts
         ]
@@ -202,6 +202,20 @@ class VllmEngine:
                 "more; go on with `evomerge resume`, which marks a candidate with which this "
                 "happens three times as failed."
             ) from error
+
+
+def _choice(prompt: Prompt) -> dict[str, Any]:
+    """Return the options by which vLLM chooses the next token."""
+    sampling = prompt.sampling
+    if sampling is None:
+        return {"temperature": 0.0}
+    return {
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "min_p": sampling.min_p or 0.0,
+        "seed": prompt.seed,
+    }
 
 
 def _difference(shapes: Shapes, wanted: Shapes) -> str:

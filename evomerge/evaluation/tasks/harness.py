@@ -15,13 +15,15 @@ import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluation.inference.quiet import quiet, seeded
 from evomerge.evaluation.inference.reference import ReferenceLM
+from evomerge.evaluation.tasks.code import confine, confined_metrics, runs_code
 from evomerge.evaluation.tasks.examples import example
 from evomerge.evaluation.tasks.info import TaskInfo, describe
 from evomerge.evaluation.tasks.loading import check_fewshot, load, refuse_unsupported, task_manager
@@ -29,6 +31,10 @@ from evomerge.evaluation.tasks.rendering import RenderCache
 from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance, document_metrics
 from evomerge.models.references import is_folder
 from evomerge.scores import Example
+
+if TYPE_CHECKING:
+    from evomerge.evaluation.sandbox.confinement import Protection
+    from evomerge.evaluation.sandbox.sandbox import Sandbox
 
 _FEWSHOT_SEED = 1234  # the default of simple_evaluate
 
@@ -42,6 +48,10 @@ class Harness:
         fewshot: number of few-shot examples; None is the number that each task sets, or 0.
         apply_chat_template: apply the tokenizer's chat template to prompts, with few-shot examples
             as turns, as lm-eval's command line does.
+        generation: changes to the `generation_kwargs` of all tasks that generate texts, as
+            lm-eval's `--gen_kwargs`.
+        allow_code: accept tasks that run code which the model writes; it runs in processes with
+            limits.
 
     Raises:
         ConfigError: a folder or a task does not exist, or a task cannot be loaded.
@@ -53,8 +63,13 @@ class Harness:
         include: Sequence[Path] = (),
         fewshot: int | None = None,
         apply_chat_template: bool = False,
+        generation: Mapping[str, Any] | None = None,
+        allow_code: bool = False,
     ) -> None:
         self.apply_chat_template = apply_chat_template
+        self._generation = dict(generation or {})
+        self._allow_code = allow_code
+        self._sandbox: Sandbox | None = None
         self._fewshot = fewshot
         for folder in include:
             if not is_folder(Path(folder)):
@@ -161,13 +176,20 @@ class Harness:
         return replace(info, documents=len(task.eval_docs), task_split=task_split)
 
     def _accept(self, task: Any, where: str) -> None:
-        """Check that a task can be scored, and set its number of few-shot examples."""
-        refuse_unsupported(task, where)
+        """Check that a task can be scored, and set its few-shot examples and generation."""
+        refuse_unsupported(task, where, self._allow_code)
+        if self._generation and task.get_config("output_type") == "generate_until":
+            task.set_config(key="generation_kwargs", value=self._generation, update=True)
         if self._fewshot is not None and task.get_config("num_fewshot") != 0:
             task.set_config(key="num_fewshot", value=self._fewshot)
         elif task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
         check_fewshot(task, where)
+        if runs_code(task):
+            from evomerge.evaluation.sandbox.sandbox import Sandbox
+
+            self._sandbox = self._sandbox or Sandbox()
+            confine(task, self._sandbox, where)
 
     def build(self, task: str, ids: Sequence[int], reference: ReferenceLM) -> list[list[Instance]]:
         """Return the requests of each document: those of `simple_evaluate(samples={task: ids})`.
@@ -213,8 +235,17 @@ class Harness:
             documents: the requests of each document, with `resps` set.
         """
         subject = self._tasks[task]
+        results = None
+        if self._sandbox is not None and runs_code(subject):
+            info, width = self.info.tasks[task], self._sandbox.width
+            results = partial(confined_metrics, subject, info=info, width=width)
         with quiet(), self._rendered.applied_to(subject):
-            return document_metrics(subject, documents)
+            return document_metrics(subject, documents, results)
+
+    @property
+    def protection(self) -> Protection | None:
+        """What this system protects while the model's code runs; None: no task runs code."""
+        return None if self._sandbox is None else self._sandbox.protection
 
     def example(
         self, task: str, document: int, requests: Sequence[Instance], values: Mapping[str, float]

@@ -8,6 +8,7 @@ from typing import Any
 
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluation.inference.request import rolling_answer
+from evomerge.evaluation.inference.sampling import is_sampled
 from evomerge.evaluation.tasks.scoring import document_metrics
 from evomerge.scores import TOKENS
 
@@ -47,6 +48,10 @@ class TaskInfo:
         task_splits: the splits that the task has (of `training`, `validation` and `test`) -> their
             names in the data set.
         task_split: the one of these that the documents come from.
+        repeats: number of texts that are generated for each document.
+        is_sampled: whether these are drawn at random.
+        has_filters: whether the task says by filters of its own how they are read. lm-eval's
+            default filter takes the first text.
     """
 
     name: str
@@ -57,6 +62,9 @@ class TaskInfo:
     task_splits: Mapping[str, str] = field(default_factory=dict)
     task_split: str = ""
     dataset_config: str = ""
+    repeats: int = 1
+    is_sampled: bool = False
+    has_filters: bool = True
 
     @property
     def source(self) -> str:
@@ -190,6 +198,10 @@ def _task_info(name: str, task: Any) -> TaskInfo:
         task_splits=task_splits,
         task_split=next((split for split in ("test", "validation") if split in task_splits), ""),
         dataset_config=str(task.get_config("dataset_name") or ""),
+        repeats=int(task.get_config("repeats") or 1),
+        is_sampled=kind == "generate_until"
+        and is_sampled(task.get_config("generation_kwargs") or {}),
+        has_filters=bool(task.get_config("filter_list")),
     )
 
 

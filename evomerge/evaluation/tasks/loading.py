@@ -9,11 +9,14 @@ All versions accept such a dictionary inside of a group only. `lm_eval.utils.env
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from evomerge.errors import ConfigError, did_you_mean, one_line
+from evomerge.evaluation.sandbox.evaluate_module import code_eval_provided
+from evomerge.evaluation.tasks.code import runs_code
 
 _OTHER_INPUTS = ("doc_to_image", "doc_to_audio")
 
@@ -76,18 +79,8 @@ def load(
     """
     name = spec if isinstance(spec, str) else spec["task"][0]["task"]
     try:
-        if hasattr(manager, "load"):
-            loaded = manager.load([spec])
-            # Since 0.5 lm-eval names a task of a group `group::task`.
-            tasks = {task.task_name: task for task in loaded["tasks"].values()}
-            groups = dict(loaded.get("groups", {}))
-        else:
-            from lm_eval.tasks import get_task_dict
-
-            tasks, groups = {}, {}
-            _flatten(get_task_dict([spec], manager), tasks, groups)
-        for task in tasks.values():
-            getattr(task, "dataset", None)  # since 0.5 loaded when it is first asked for
+        with code_eval_provided():
+            tasks, groups = _load(manager, spec)
     except Exception as error:
         reason = str(error).strip().splitlines()
         raise ConfigError(
@@ -95,6 +88,23 @@ def load(
             f"{': ' + reason[0] if reason else ''}; check its YAML and that its data set can be "
             f"reached from here."
         ) from error
+    return tasks, groups
+
+
+def _load(manager: Any, spec: str | dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    tasks: dict[str, Any] = {}
+    groups: dict[str, Any] = {}
+    if hasattr(manager, "load"):
+        loaded = manager.load([spec])
+        # Since 0.5 lm-eval names a task of a group `group::task`.
+        tasks = {task.task_name: task for task in loaded["tasks"].values()}
+        groups = dict(loaded.get("groups", {}))
+    else:
+        from lm_eval.tasks import get_task_dict
+
+        _flatten(get_task_dict([spec], manager), tasks, groups)
+    for task in tasks.values():
+        getattr(task, "dataset", None)  # since 0.5 loaded when it is first asked for
     return tasks, groups
 
 
@@ -146,8 +156,13 @@ def check_fewshot(task: Any, where: str) -> None:
         )
 
 
-def refuse_unsupported(task: Any, where: str) -> None:
+def refuse_unsupported(task: Any, where: str, allow_code: bool) -> None:
     """Check that a task can be scored.
+
+    Args:
+        task: an lm-eval task.
+        where: the key of the search file that names it.
+        allow_code: whether it may run code that the model writes.
 
     Raises:
         ConfigError: the task needs images or sound, or runs code that the model writes.
@@ -155,8 +170,13 @@ def refuse_unsupported(task: Any, where: str) -> None:
     name = task.get_config("task")
     if getattr(task, "MULTIMODAL", False) or any(map(task.get_config, _OTHER_INPUTS)):
         raise ConfigError(f"{where}: task {name!r} needs images or sound; only text is scored.")
-    if getattr(task, "UNSAFE_CODE", False) or task.get_config("unsafe_code"):
+    if runs_code(task) and not allow_code:
         raise ConfigError(
-            f"{where}: task {name!r} runs code that the model writes, and a search would do this "
-            "thousands of times without supervision; choose a task that only compares text."
+            f"{where}: task {name!r} runs code that the model writes; read in docs/evaluation.md "
+            "what the processes in which it runs may do, then allow it with --allow-code."
+        )
+    if runs_code(task) and os.name == "nt":
+        raise ConfigError(
+            f"{where}: task {name!r} runs code that the model writes, for which evomerge needs "
+            "Linux or macOS; choose a task that only compares text."
         )

@@ -7,7 +7,7 @@ What this file uses of a `Task`: `apply_filters` and `process_results` of lm-eva
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 Instance: TypeAlias = Any
@@ -15,8 +15,13 @@ Instance: TypeAlias = Any
 DocumentMetrics: TypeAlias = dict[str, Any]
 """Metric key -> value of one document, as lm-eval computes it."""
 
+Results: TypeAlias = Callable[[Sequence[tuple[Any, Any]]], list[DocumentMetrics]]
+"""Documents with their filtered answers -> the metrics of each."""
 
-def document_metrics(task: Any, documents: Sequence[Sequence[Instance]]) -> list[DocumentMetrics]:
+
+def document_metrics(
+    task: Any, documents: Sequence[Sequence[Instance]], results: Results | None = None
+) -> list[DocumentMetrics]:
     """Return the metrics of each document, from the answers in its requests.
 
     A key is the metric's name, with the filter's name appended (`exact_match,strict-match`) if the
@@ -25,12 +30,14 @@ def document_metrics(task: Any, documents: Sequence[Sequence[Instance]]) -> list
     Args:
         task: the lm-eval task.
         documents: the requests of each document, with `resps` set.
+        results: computes the metrics from documents and their filtered answers; None: the task's
+            own `process_results`, one document after the other.
     """
     task._instances = [instance for requests in documents for instance in requests]
     for instance in task._instances:
         instance.filtered_resps = {}
     has_scorers = hasattr(task, "scorers")
-    by_filter = _by_scorer(task, documents) if has_scorers else _by_filter(task, documents)
+    by_filter = _by_scorer(task, documents) if has_scorers else _by_filter(task, documents, results)
     metrics: list[DocumentMetrics] = [{} for _ in documents]
     for name, rows in by_filter.items():
         suffix = f",{name}" if len(by_filter) > 1 else ""
@@ -40,16 +47,19 @@ def document_metrics(task: Any, documents: Sequence[Sequence[Instance]]) -> list
 
 
 def _by_filter(
-    task: Any, documents: Sequence[Sequence[Instance]]
+    task: Any, documents: Sequence[Sequence[Instance]], results: Results | None
 ) -> dict[str, list[DocumentMetrics]]:
     task.apply_filters()
-    return {
-        name: [
-            task.process_results(requests[0].doc, [item.filtered_resps[name] for item in requests])
+    by_filter = {}
+    for name in task._instances[0].filtered_resps:
+        answers = [
+            (requests[0].doc, [item.filtered_resps[name] for item in requests])
             for requests in documents
         ]
-        for name in task._instances[0].filtered_resps
-    }
+        by_filter[name] = (
+            results(answers) if results else [task.process_results(*answer) for answer in answers]
+        )
+    return by_filter
 
 
 def _by_scorer(

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from evomerge.errors import CheckpointError
-from evomerge.merging.architecture.depth import count_keys, is_per_layer
+from evomerge.merging.architecture.depth import count_keys
+from evomerge.merging.architecture.layer_settings import columns, write_column
 from evomerge.merging.architecture.probe import Location
 from evomerge.models.stacks import Stack, find_stacks, is_other_modality
 
@@ -113,9 +114,8 @@ def _enough(kinds: tuple[_Kind, ...]) -> int:
 
 
 def _shorten(section: dict[str, Any], keys: list[str], old: int, new: int) -> None:
-    for key, value in section.items():
-        if isinstance(value, list) and len(value) == old and is_per_layer(key):
-            section[key] = value[:new]
+    for key, column in columns(section, old).items():
+        section[key] = write_column(key, column[:new])
     for key in keys:
         section[key] = new
 

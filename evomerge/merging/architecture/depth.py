@@ -1,18 +1,25 @@
 """The config of a merged model: the host's config with the new dtype, vocabulary and depth.
 
-Where blocks are added, left out or moved, the number of layers changes, and every per-layer list of
-the config (`layer_types`, `no_rope_layers`, ...) follows the blocks: entry i is the entry of the
-block that the first source at position i comes from. Lists that transformers computes from a rule
-about positions (`sliding_window_pattern`, `max_window_layers`) are written out in full first.
+Where blocks are added, left out or moved, the number of layers changes, and every setting of single
+layers (`layer_types`, `mlp_only_layers`, `first_k_dense_replace`, ...) follows the blocks: layer i
+has the setting of the block that the first source at position i comes from (`layer_settings`).
+Lists that transformers computes from a rule about positions (`sliding_window_pattern`,
+`max_window_layers`) are written out in full first.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from evomerge.errors import RecipeError
+from evomerge.merging.architecture.layer_settings import (
+    Column,
+    InexpressibleError,
+    columns,
+    write_column,
+)
 from evomerge.merging.tokenizers.protocol import Vocabulary
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import Fit
@@ -23,6 +30,7 @@ _COUNTS = (
     "n_layer",
     "n_layers",
     "num_layers",
+    "num_blocks",
     "encoder_layers",
     "num_decoder_layers",
     "decoder_layers",
@@ -41,13 +49,14 @@ def merged_config(
         vocabulary: the merged vocabulary if embedding rows are matched by token, else None.
 
     Raises:
-        RecipeError: the depth of a stack changes, and the config has no key for it; or a parent's
-            config lacks a per-layer list that the host's has.
+        RecipeError: the depth of a stack changes, and the config has no key for it; a parent's
+            config lacks a setting of single layers that the host's has; or the config cannot say
+            that a layer is where it is.
     """
     host = checkpoints[recipe.host]
     config: dict[str, Any] = copy.deepcopy(dict(host.config))
     for prefix, layers in recipe.layers.items():
-        if not _in_place(prefix, layers, host):
+        if not in_place(prefix, layers, host):
             _write_depth(config, prefix, layers, checkpoints, host)
     for section in (config, *(item for item in config.values() if isinstance(item, dict))):
         for key in _DTYPE_KEYS:
@@ -57,14 +66,14 @@ def merged_config(
         config["torch_dtype"] = recipe.dtype
     if vocabulary is not None:
         values = {"vocab_size": vocabulary.size, **vocabulary.special_ids}
-        text = _text(config, host)
+        text = text_section(config, host)
         for key, value in values.items():
             for target in [item for item in (config, text) if key in item] or [text]:
                 target[key] = value
     return config
 
 
-def _in_place(prefix: str, layers: tuple[Layer, ...], host: Checkpoint) -> bool:
+def in_place(prefix: str, layers: Sequence[Layer], host: Checkpoint) -> bool:
     """Whether there are as many blocks as in the host, each led by a block of its own position."""
     stack = host.stacks.get(prefix)
     return (
@@ -82,21 +91,21 @@ def _write_depth(
     host: Checkpoint,
 ) -> None:
     old, new = len(host.stacks[prefix]), len(layers)
-    section = _text(config, host)
+    section = text_section(config, host)
     keys = count_keys(section, prefix, old, host.stacks)
-    if old != new and not keys:
+    settings = {name: per_layer(item, prefix) for name, item in checkpoints.items()}
+    if old != new and not keys and not settings[host.reference]:
         raise RecipeError(
             f"layers.{prefix} has {new} blocks and the host has {old}, but no key of the host's "
             f"config.json gives this number; list {old} blocks."
         )
-    lists = {name: per_layer(item, prefix) for name, item in checkpoints.items()}
     for key in keys:
         section[key] = new
-    for key in lists[host.reference]:
+    for key in settings[host.reference]:
         column = []
         for i, layer in enumerate(layers):
             lead = layer.sources[0]
-            entries = lists[lead.parent].get(key)
+            entries = settings[lead.parent].get(key)
             if entries is None:
                 raise RecipeError(
                     f"layers.{prefix}[{i}]: the host's config has {key!r}, but the config of "
@@ -104,46 +113,57 @@ def _write_depth(
                     "parents of one architecture."
                 )
             column.append(entries[lead.layer or 0])
-        section[key] = column
+        try:
+            section[key] = write_column(key, column)
+        except InexpressibleError as error:
+            lead = layers[error.layer].sources[0]
+            raise RecipeError(
+                f"layers.{prefix}[{error.layer}]: block {lead.layer} of {lead.parent!r} is one of "
+                f"those that {key!r} of the config counts, and these can only stand {error}; put "
+                "them there, or leave them out."
+            ) from None
     if isinstance(section.get("max_window_layers"), int):
         section["max_window_layers"] = min(section["max_window_layers"], new)
 
 
-def per_layer(checkpoint: Checkpoint, prefix: str) -> dict[str, list[Any]]:
-    """Return the per-layer lists of a parent's config, with those that transformers computes.
+def per_layer(checkpoint: Checkpoint, prefix: str) -> dict[str, Column]:
+    """Return the settings of single layers in a parent's config, also those that are computed.
 
     Args:
         checkpoint: a parent.
-        prefix: the host's name of the stack; the lists have an entry for each of its blocks.
+        prefix: the host's name of the stack; the columns have an entry for each of its blocks.
     """
     fit = Fit(checkpoint, checkpoint)
     stack = fit.stacks.get(prefix, checkpoint.main)
-    section = dict(_text(dict(checkpoint.config), checkpoint))
-    derived = _derived(checkpoint)
-    return {
-        key: list(value)
-        for key, value in {**derived, **section}.items()
-        if isinstance(value, (list, tuple)) and len(value) == len(stack) and is_per_layer(key)
-    }
+    given = columns(checkpoint.text_config, len(stack))
+    return {**understood(checkpoint.text_config, kind_of_text(checkpoint), len(stack)), **given}
 
 
-def is_per_layer(key: str) -> bool:
-    """Whether a config's list under this key, if as long as the stack, has an entry per layer."""
-    return "layer" in key and not key.endswith("_only_layers") and "index" not in key
+def understood(section: Mapping[str, Any], kind: Any, count: int) -> dict[str, Column]:
+    """Return the settings of single layers as transformers understands a config.
 
+    Args:
+        section: the language model's part of a config.
+        kind: its model type; there are no settings if transformers does not know it.
+        count: its number of layers.
 
-def _derived(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    from transformers import CONFIG_MAPPING
+    Raises:
+        CheckpointError: transformers refuses the config.
+    """
+    from evomerge.merging.architecture.loading import is_known, transformers_config
 
-    kind = checkpoint.text_config.get("model_type", checkpoint.config.get("model_type"))
-    if kind not in CONFIG_MAPPING:
+    if not is_known(kind):
         return {}
-    whole = CONFIG_MAPPING[kind].from_dict(dict(checkpoint.text_config))
-    return whole.to_dict()
+    return columns(transformers_config({**section, "model_type": kind}).to_dict(), count)
 
 
-def _text(config: dict[str, Any], host: Checkpoint) -> MutableMapping[str, Any]:
-    """Return the section of a config that describes the language model."""
+def kind_of_text(checkpoint: Checkpoint) -> Any:
+    """Return the model type of a checkpoint's language model."""
+    return checkpoint.text_config.get("model_type", checkpoint.config.get("model_type"))
+
+
+def text_section(config: dict[str, Any], host: Checkpoint) -> MutableMapping[str, Any]:
+    """Return the section of a config that describes the language model, as the host's has it."""
     for key, value in host.config.items():
         if value is host.text_config and isinstance(config.get(key), dict):
             return config[key]  # type: ignore[no-any-return]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -23,15 +24,32 @@ def transformers_config(data: Mapping[str, Any]) -> Any:
         CheckpointError: the installed transformers does not know the model type or refuses a value.
     """
     kind = str(data.get("model_type"))
-    if kind not in transformers.CONFIG_MAPPING:
+    if not is_known(kind):
         raise CheckpointError(
             f"The installed transformers {transformers.__version__} does not know the model_type "
             f"{kind!r}, and code that comes with a model is not run; install a version that does."
         )
     try:
-        return transformers.CONFIG_MAPPING[kind].from_dict(dict(data))
+        return transformers.CONFIG_MAPPING[kind].from_dict(_with_special_floats(data))
     except Exception as error:  # config classes validate with many kinds of exception
         raise CheckpointError(f"config.json is refused by transformers: {_line(error)}") from error
+
+
+def is_known(kind: Any) -> bool:
+    """Whether the installed transformers has a config class for a model type."""
+    return kind in transformers.CONFIG_MAPPING
+
+
+def _with_special_floats(value: Any) -> Any:
+    """Return plain data with the floats that JSON has no word for.
+
+    transformers writes infinity as `{"__float__": "Infinity"}`, and reads it so from files only.
+    """
+    if isinstance(value, Mapping):
+        if set(value) == {"__float__"}:
+            return float(value["__float__"])
+        return {key: _with_special_floats(item) for key, item in value.items()}
+    return [_with_special_floats(item) for item in value] if isinstance(value, list) else value
 
 
 def model_class(config: Any) -> Any:
@@ -96,6 +114,56 @@ class Loader:
                 f"{_line(error)}"
             ) from error
         return module.eval()
+
+    def find_faults(self, shapes: Mapping[str, tuple[int, ...]]) -> Faults:
+        """Return what is wrong with a checkpoint whose tensors have these names and shapes.
+
+        Nothing is allocated: tensors and model are on the device `meta`.
+
+        Raises:
+            CheckpointError: transformers cannot build a model from it.
+        """
+        tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+        try:
+            with quiet():
+                _, told = self.kind.from_pretrained(
+                    None,
+                    config=copy.deepcopy(self.config),
+                    state_dict=tensors,
+                    dtype=torch.float32,
+                    device_map={"": "meta"},
+                    ignore_mismatched_sizes=True,
+                    output_loading_info=True,
+                )
+        except Exception as error:  # a model may raise anything for a config that does not fit
+            raise CheckpointError(
+                f"transformers cannot build {self.kind.__name__} from this checkpoint: "
+                f"{_line(error)}"
+            ) from error
+        return Faults(
+            frozenset(told["missing_keys"]),
+            frozenset(told["unexpected_keys"]),
+            {name: (tuple(own), tuple(wanted)) for name, own, wanted in told["mismatched_keys"]},
+        )
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What transformers says about a checkpoint that does not fit its config.
+
+    Attributes:
+        missing: names of the weights that the model needs and the checkpoint does not have.
+        unexpected: names of the tensors that the model has no place for.
+        mismatched: name of a tensor -> its shape, and the shape that the model needs.
+    """
+
+    missing: frozenset[str]
+    unexpected: frozenset[str]
+    mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names of all tensors that do not fit."""
+        return iter((*self.missing, *self.unexpected, *self.mismatched))
 
 
 def _line(error: Exception) -> str:

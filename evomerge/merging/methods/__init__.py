@@ -27,6 +27,7 @@ METHODS: Registry[Method] = Registry(
         "breadcrumbs": f"{_HERE}.task_vectors:BREADCRUMBS",
         "breadcrumbs_ties": f"{_HERE}.task_vectors:BREADCRUMBS_TIES",
         "sce": f"{_HERE}.sce:SCE",
+        "svd_mutation": f"{_HERE}.svd_mutation:SVD_MUTATION",
         "model_stock": f"{_HERE}.stock:MODEL_STOCK",
         "nearswap": f"{_HERE}.nearby:NEARSWAP",
         "arcee_fusion": f"{_HERE}.nearby:ARCEE_FUSION",

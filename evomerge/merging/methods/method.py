@@ -118,6 +118,7 @@ class Method:
             in bytes for each element of each source.
         whole: whether the `Merge` also takes the knob `cosine`: that of the angle between its two
             sources as whole models. It is no knob of recipes, but computed from their tensors.
+        in_mergekit: whether a mergekit config can name it.
     """
 
     name: str
@@ -130,6 +131,7 @@ class Method:
     random: bool = False
     cached_bytes: float = 0.0
     whole: bool = False
+    in_mergekit: bool = True
 
 
 MERGED_DTYPES = ("F64", "F32", "F16", "BF16")

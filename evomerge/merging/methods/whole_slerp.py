@@ -43,4 +43,5 @@ WHOLE_SLERP = Method(
     base="none",
     paper="Abrantes et al. 2025, arXiv 2508.16204",
     whole=True,
+    in_mergekit=False,
 )

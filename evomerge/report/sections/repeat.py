@@ -6,10 +6,11 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from evomerge.report.markup import code, folded, table, terms
+from evomerge.report.markup import code, folded, paragraph, table, terms
 from evomerge.report.names import short_names
 from evomerge.report.reproduce import lm_eval_command
 from evomerge.report.rows import candidate_rows
+from evomerge.report.sampled import sampling_note
 from evomerge.report.view import View
 from evomerge.run.folder import CONFIG
 
@@ -28,6 +29,8 @@ def repeat(view: View) -> list[str]:
         commands += ["# its test score, by lm-eval itself", lm_eval]
     parts = ["<h2>How to repeat it</h2>", code("\n".join(commands))]
     frozen = view.config.frozen
+    note = sampling_note(frozen.sampled) if frozen is not None else None
+    parts += [] if note is None else [paragraph(note)]
     if frozen is not None and frozen.versions:
         parts += ["<h3>Versions</h3>", terms(frozen.versions)]
     if frozen is not None and frozen.parents:

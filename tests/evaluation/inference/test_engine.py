@@ -16,7 +16,7 @@ from evomerge.errors import ConfigError, DeviceError
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.engine import EngineForward, Weights, checkpoint_weights
 from evomerge.evaluation.inference.forward import Forward
-from evomerge.evaluation.inference.generation import Prompt, Stops, continue_greedily
+from evomerge.evaluation.inference.generation import Prompt, Stops, continue_prompts
 from evomerge.evaluation.tasks.harness import Harness, ReferenceLM
 
 
@@ -49,7 +49,7 @@ class Direct:
         generated = []
         for prompt in prompts:
             stops = Stops(self.tokenizer, prompt.stops)
-            generated += continue_greedily(self.model, [prompt], stops, 0)
+            generated += continue_prompts(self.model, [prompt], stops, 0)
         return generated
 
 
@@ -117,11 +117,11 @@ def test_a_text_is_asked_for_once(llama: Any, tokenizer: Any, tasks: Path) -> No
     assert engine.asked == len({r.instance.args for requests in documents for r in requests})
 
 
-def test_sampling_is_refused(llama: Any, tokenizer: Any, tasks: Path) -> None:
-    evaluator = Evaluator(Harness(["t_sample"], [tasks]))
-    evaluator.prepare(llama, tokenizer, {"search": {"t_sample": range(3)}})
-    documents = list(evaluator.requests("search", "t_sample").values())
-    with pytest.raises(ConfigError, match=r"t_sample.*do_sample"):
+def test_beams_are_refused(llama: Any, tokenizer: Any, tasks: Path) -> None:
+    evaluator = Evaluator(Harness(["t_generate"], [tasks], generation={"num_beams": 2}))
+    evaluator.prepare(llama, tokenizer, {"search": {"t_generate": range(3)}})
+    documents = list(evaluator.requests("search", "t_generate").values())
+    with pytest.raises(ConfigError, match=r"greedily or samples.*'t_generate'.*ask for more"):
         EngineForward(ReferenceLM(llama, tokenizer), Direct(llama, tokenizer)).check(
             llama, [documents]
         )

@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from evomerge.evaluation.inference.batches import Batching
-from evomerge.evaluation.inference.generation import Prompt, continue_greedily, make_batches
+from evomerge.evaluation.inference.generation import Prompt, continue_prompts, make_batches
 
 
 class Nothing:
@@ -37,7 +37,7 @@ def test_the_head_reads_contiguous_memory() -> None:
 
     model.lm_head.forward = record
     prompts = [Prompt((1, 2, 3), (), 3), Prompt((4, 5), (), 3)]
-    assert [len(new) for new in continue_greedily(model, prompts, Nothing(), 0)] == [3, 3]  # type: ignore[arg-type]
+    assert [len(new) for new in continue_prompts(model, prompts, Nothing(), 0)] == [3, 3]  # type: ignore[arg-type]
     assert len(seen) == 3
     assert all(seen)
     assert not model.lm_head._forward_pre_hooks

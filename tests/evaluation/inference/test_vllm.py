@@ -17,12 +17,13 @@ from evomerge.errors import CandidateError, ConfigError, DeviceError
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.engine import EngineForward, checkpoint_weights
 from evomerge.evaluation.inference.fingerprint import digest_of
-from evomerge.evaluation.inference.generation import Prompt, Stops, continue_greedily
+from evomerge.evaluation.inference.generation import Prompt, Stops, continue_prompts
+from evomerge.evaluation.inference.sampling import Sampling
 from evomerge.evaluation.inference.vllm import VllmEngine, _token_logprob
 from evomerge.evaluation.inference.vllm_start import check_vllm
 from evomerge.evaluation.tasks.harness import Harness
 
-NAMES = ("t_choice", "t_letter", "t_rolling", "t_generate")
+NAMES = ("t_choice", "t_letter", "t_rolling", "t_generate", "t_sample")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
@@ -88,9 +89,14 @@ def engine(monkeypatch: pytest.MonkeyPatch, llama: Any, tokenizer: Any) -> VllmE
             said: list[int] = []
             if options.prompt_logprobs is None:
                 assert options.skip_special_tokens is False and options.stop_token_ids == [2]
-                prompt = Prompt(tuple(tokens), tuple(options.stop), limit)
+                sampling, seed = None, 0
+                if options.temperature > 0:
+                    assert options.top_k == 50 and options.min_p == 0.0
+                    sampling = Sampling(options.temperature, options.top_k, options.top_p)
+                    seed = options.seed
+                prompt = Prompt(tuple(tokens), tuple(options.stop), limit, sampling, seed)
                 stops = Stops(tokenizer, prompt.stops)
-                (said,) = continue_greedily(self.model, [prompt], stops, 0)
+                (said,) = continue_prompts(self.model, [prompt], stops, 0)
             self.texts += 1
             cached = 0
             if options.prompt_logprobs is not None:

@@ -191,7 +191,7 @@ def test_a_divided_model_is_scored_as_an_undivided_one(parents: Any, halves: Non
         evaluator = Evaluator(Harness(list(tasks), [zoo.tasks_path()]))
         evaluator.prepare(model, tokenizer, {"search": tasks})
         scores.append(evaluator.score(model))
-        assert evaluator.forward.packed and evaluator.forward.gather and evaluator.forward.greedy
+        assert evaluator.forward.packed and evaluator.forward.gather and evaluator.forward.own_loop
     assert len(model.hf_device_map) > 1
     assert scores[0].values == scores[1].values
 

@@ -1,0 +1,1 @@
+"""Processes with limits, in which code that a model has written runs."""

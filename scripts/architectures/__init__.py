@@ -1,0 +1,1 @@
+"""Checks merges and layer stacks of many architectures with transformers as the judge."""

@@ -1,0 +1,280 @@
+"""Tasks that run code which the model writes: lm-eval's own HumanEval, MBPP and CRUXEval."""
+
+import json
+import re
+import sys
+from types import ModuleType, SimpleNamespace
+
+import lm_eval
+import lm_eval.evaluator
+import pytest
+import yaml
+from lm_eval.api.model import LM
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks.cruxeval import utils as published
+
+from evomerge.errors import ConfigError
+from evomerge.evaluation.tasks.harness import Harness
+
+LM_EVAL = lm_eval.__path__[0]
+
+ADD = '''def add(a, b):
+    """Return the sum."""
+'''
+HUMANEVAL = [
+    {
+        "task_id": f"Own/{number}",
+        "prompt": ADD,
+        "test": f"def check(candidate):\n    assert candidate({number}, 3) == {number + 3}\n",
+        "entry_point": "add",
+    }
+    for number in range(8)
+]
+BODIES = [
+    "    return a + b\n",
+    "    return a * b\n",
+    "    raise SystemExit\n",
+    "    import os; os._exit(0)\n",
+    "    return a +\n",
+    "    import numpy, math; return int(numpy.add(a, b))\n",
+    "    import os; os.getcwd()\n",
+    "    print('said'); return sum([a, b])\n",
+]
+MBPP = [
+    {
+        "task_id": number,
+        "text": "Write a function to double.",
+        "code": "",
+        "test_list": [f"assert double({value}) == {2 * value}" for value in range(3)],
+    }
+    for number in range(4)
+]
+BLOCKS = [
+    "python\ndef double(x):\n    return 2 * x\n```\nThat is it.",
+    "python\ndef double(x):\n    return 4\n```",
+    "no block",
+    "\nimport sys\ndef double(x):\n    return x + x\n```",
+]
+CRUXEVAL = [
+    {"id": str(number), "code": "def f(n):\n    return n + 1", "input": "4", "output": "5"}
+    for number in range(3)
+]
+
+
+def write(folder, name, documents, include=None, **body):
+    """Write a task that differs from one of lm-eval's in its documents, which are in a file."""
+    file = folder / f"{name}.jsonl"
+    file.write_text("".join(json.dumps(item) + "\n" for item in documents))
+    own = {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_name": None,
+        "dataset_kwargs": {"data_files": {"test": str(file)}},
+        **body,
+    }
+    if include is not None:
+        own["include"] = f"{LM_EVAL}/tasks/{include}"
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(own))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tasks")
+    write(folder, "add", HUMANEVAL, "humaneval/humaneval.yaml")
+    write(folder, "add_often", HUMANEVAL[:2], "humaneval/humaneval_64.yaml", repeats=4)
+    write(folder, "double", MBPP, "mbpp/mbpp_instruct.yaml")
+    write(folder, "next", CRUXEVAL, "cruxeval/cruxeval_output.yaml", repeats=3)
+    return folder
+
+
+ANSWERS = {
+    "add": [[body] for body in BODIES],
+    "add_often": [[BODIES[0], BODIES[1], BODIES[4], BODIES[0]], [BODIES[1]] * 4],
+    "double": [[block] for block in BLOCKS],
+    "next": [["5"] * 2 + ["6"], ["assert f(4) == 5"] * 3, ["x"] * 3],
+}
+
+
+class Scripted(LM):
+    """A model of lm-eval that gives known answers."""
+
+    def __init__(self, answers):
+        super().__init__()
+        self.answers = answers
+
+    def generate_until(self, requests, disable_tqdm=False):
+        asked: dict[int, int] = {}
+        texts = []
+        for request in requests:
+            times = asked[request.doc_id] = asked.get(request.doc_id, -1) + 1
+            texts.append(self.answers[request.doc_id][times])
+        return texts
+
+    def loglikelihood(self, requests, disable_tqdm=False):
+        raise NotImplementedError
+
+    loglikelihood_rolling = loglikelihood
+
+
+def published_code_eval(references, predictions, k):
+    """`code_eval`, by the copy of its code that lm-eval has in the task CRUXEval."""
+    programs = [
+        [f"{answer}\n{test}" for answer in answers]
+        for answers, test in zip(predictions, references, strict=True)
+    ]
+    possible = [size for size in k if all(size <= len(answers) for answers in predictions)]
+    return published.pass_at_k(references, programs, possible), {}
+
+
+def stock(monkeypatch, folder, name):
+    """Return each document's metrics and the aggregates as lm-eval itself gives them."""
+    metrics = ModuleType("evaluate")
+    metrics.load = lambda path: SimpleNamespace(compute=published_code_eval)
+    monkeypatch.setitem(sys.modules, "evaluate", metrics)
+    for module in [known for known in sys.modules if known.startswith("lm_eval.tasks.")]:
+        if module.endswith(("humaneval.utils", "mbpp.utils")):
+            monkeypatch.delitem(sys.modules, module)  # lm-eval keeps them, with the metric
+    monkeypatch.setattr(lm_eval.evaluator, "add_env_info", lambda report: None)
+    monkeypatch.setattr(lm_eval.evaluator, "get_git_commit_hash", lambda: None)
+    found = lm_eval.simple_evaluate(
+        model=Scripted(ANSWERS[name]),
+        tasks=[name],
+        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+        bootstrap_iters=0,
+        log_samples=True,
+        confirm_run_unsafe_code=True,
+    )
+    rows = sorted(found["samples"][name], key=lambda row: row["doc_id"])
+    aggregates = {
+        key.split(",")[0]: value
+        for key, value in found["results"][name].items()
+        if "," in key and "stderr" not in key
+    }
+    return [{key: row[key] for key in aggregates} for row in rows], aggregates
+
+
+def measure(harness, name, answers):
+    documents = harness.build(name, range(len(answers)), None)
+    for requests, of_document in zip(documents, answers, strict=True):
+        requests[0].resps = list(of_document)
+    return harness.measure(name, documents)
+
+
+@pytest.mark.parametrize("name", list(ANSWERS))
+def test_scores_of_lm_evals_code_tasks_are_those_of_lm_eval(folder, monkeypatch, name):
+    harness = Harness([name], [folder], allow_code=True)
+    rows = measure(harness, name, ANSWERS[name])
+    expected, aggregates = stock(monkeypatch, folder, name)
+    assert harness.aggregate(name, rows) == pytest.approx(aggregates)
+    for row, own in zip(rows, expected, strict=True):
+        assert row == pytest.approx(own)
+    assert len({json.dumps(row) for row in rows}) > 1
+    assert set(harness.info.tasks[name].metrics) == {*aggregates, "tokens"}
+
+
+CHECKS = """
+import os
+
+SECRET = os.environ.get("HF_TOKEN")
+
+
+def run(doc, results):
+    told = {}
+    exec(results[0], told)
+    return {"right": float(told["x"] == doc["a"]), "wrong": float(told["x"] != doc["a"])}
+
+
+def turned(resps, docs):
+    return [[eval(text) for text in of_document] for of_document in resps]
+
+
+def turned_into_code(resps, docs):
+    return [[f"x = {doc['a']!r}" for _ in of_document] for of_document, doc in zip(resps, docs)]
+
+
+def ends(items):
+    os._exit(0)
+
+
+class Judge:
+    def __call__(self, doc, results):
+        return {"right": 1.0}
+
+
+judge = Judge()
+if SECRET:
+    def needs_secret(doc, results):
+        return {"right": 1.0}
+"""
+
+EXECUTED = {
+    "unsafe_code": True,
+    "output_type": "generate_until",
+    "test_split": "test",
+    "doc_to_text": "{{q}}",
+    "doc_to_target": "{{a}}",
+    "process_results": "!function checks.run",
+    "metric_list": [
+        {"metric": "right", "aggregation": "mean", "higher_is_better": True},
+        {"metric": "wrong", "aggregation": "mean", "higher_is_better": False},
+    ],
+}
+
+
+def executed(folder, name="executed", **changes):
+    """Write a task whose own functions execute answers in the process in which they are called."""
+    (folder / "checks.py").write_text(CHECKS)
+    write(folder, name, [{"q": f"w{i}", "a": i} for i in range(12)], **EXECUTED | changes)
+    file = folder / f"{name}.yaml"
+    file.write_text(re.sub(r"'(!function [\w.]+)'", r"\1", file.read_text()))
+    return name
+
+
+def answer(folder, name, answers):
+    harness = Harness([name], [folder], allow_code=True)
+    return measure(harness, name, [[text] for text in answers])
+
+
+RIGHT, WRONG = {"right": 1.0, "wrong": 0.0}, {"right": 0.0, "wrong": 1.0}
+
+
+def test_an_answer_that_ends_the_process_of_a_tasks_own_function_is_one_wrong_document(tmp_path):
+    answers = [
+        "x = 0",
+        "import os; os._exit(0)",
+        "x = 1",
+        "raise SystemExit",
+        "import os; os.kill(os.getppid(), 9); os.kill(-1, 9)",
+        "x = 5",
+        "x =",
+    ]
+    expected = [WRONG] * 7
+    expected[0] = expected[5] = RIGHT
+    assert answer(tmp_path, executed(tmp_path), answers) == expected
+
+
+def test_a_filter_that_executes_answers_loses_only_the_one_that_ends_it(tmp_path):
+    own = {"function": "custom", "filter_fn": "!function checks.turned"}
+    filters = [{"name": "own", "filter": [own, {"function": "take_first"}]}]
+    name = executed(tmp_path, filter_list=filters)
+    rows = answer(tmp_path, name, ["'x = 0'", "__import__('os')._exit(0)", "'x = ' + '2'"])
+    assert rows == [RIGHT, WRONG, RIGHT]
+
+
+def test_an_aggregation_that_gives_no_result_is_zero(tmp_path):
+    metrics = [{**item, "aggregation": "!function checks.ends"} for item in EXECUTED["metric_list"]]
+    harness = Harness([executed(tmp_path, metric_list=metrics)], [tmp_path], allow_code=True)
+    assert harness.aggregate("executed", [RIGHT]) == {"right": 0.0, "wrong": 0.0}
+
+
+def test_without_permission_a_sentence_names_the_task_and_the_flag(folder):
+    with pytest.raises(ConfigError, match=r"'add' runs code.*--allow-code"):
+        Harness(["add"], [folder])
+
+
+@pytest.mark.parametrize("name", ["judge", "needs_secret"])
+def test_what_cannot_be_called_in_another_process_is_refused(tmp_path, name, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    task = executed(tmp_path, process_results=f"!function checks.{name}")
+    with pytest.raises(ConfigError, match="process_results of task 'executed'"):
+        Harness([task], [tmp_path], allow_code=True)

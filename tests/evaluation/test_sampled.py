@@ -1,0 +1,258 @@
+"""Texts that are drawn at random: the same in every batch, and lm-eval's for the same seeds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lm_eval
+import lm_eval.evaluator
+import numpy as np
+import pytest
+import torch
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from scipy.stats import chisquare
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from evomerge import zoo
+from evomerge.errors import ConfigError
+from evomerge.evaluation.evaluator import Evaluator
+from evomerge.evaluation.inference.generation import Prompt, Stops, continue_prompts
+from evomerge.evaluation.inference.quiet import seeded
+from evomerge.evaluation.inference.sampling import Sampling, seed_of
+from evomerge.evaluation.tasks.harness import Harness
+from evomerge.evaluation.tasks.repeats import repeats_warning
+from evomerge.scores import Scores
+
+IDS = (0, 3, 4, 7, 11, 12, 20, 25, 26, 31)
+PLAIN = """
+task: {name}
+include: {zoo}
+generation_kwargs: {{until: ["<eos>"], do_sample: true, temperature: 2.0, max_gen_toks: 5}}
+repeats: 5
+"""
+VOTE = """
+filter_list:
+  - name: first
+    filter: [{function: take_first}]
+  - name: vote
+    filter: [{function: majority_vote}, {function: take_first}]
+  - name: vote-of-3
+    filter:
+      - {function: take_first_k, k: 3}
+      - {function: majority_vote}
+      - {function: take_first}
+"""
+MEAN = """
+filter_list:
+  - name: all
+    filter: [{function: take_first_k, k: 3}]
+process_results: !function mean.process_results
+"""
+PYTHON = """
+def process_results(document, results):
+    texts = results[0]
+    return {"exact_match": sum(text == document["answer"] for text in texts) / len(texts)}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tasks that sample answers to the documents of an embedded task."""
+    made = tmp_path_factory.mktemp("sampled")
+    task = zoo.tasks_path() / "zoo_maths.yaml"
+    for name, text in (("s_vote", VOTE), ("s_mean", MEAN), ("s_plain", "")):
+        (made / f"{name}.yaml").write_text(PLAIN.format(name=name, zoo=task) + text)
+    (made / "mean.py").write_text(PYTHON)
+    return made
+
+
+@pytest.fixture(scope="module")
+def maths() -> tuple[Any, Any]:
+    """An embedded model and its tokenizer."""
+    place = zoo.path("maths")
+    model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
+    return model, AutoTokenizer.from_pretrained(place)
+
+
+class SeededLM(HFLM):
+    """lm-eval's own model class; torch gets the seed of each text before it is generated."""
+
+    def __init__(self, task: str, ids: Sequence[int], **options: Any) -> None:
+        super().__init__(**options)
+        self.task, self.ids = task, ids
+
+    def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
+        """Generate one text after the other."""
+        repeats: Counter[int] = Counter()
+        texts = []
+        for request in requests:
+            document = self.ids[request.doc_id]
+            name = f"7/{self.task}/{document}/{request.idx}/{repeats[request.doc_id]}"
+            repeats[request.doc_id] += 1
+            with seeded(seed_of(name)):
+                texts += super().generate_until([request], disable_tqdm=True)
+        return texts
+
+
+@pytest.fixture(autouse=True)
+def no_look_at_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out that lm-eval asks pip, git and the processor for its report."""
+    monkeypatch.setattr(lm_eval.evaluator, "add_env_info", lambda report: None)
+    monkeypatch.setattr(lm_eval.evaluator, "get_git_commit_hash", lambda: None)
+
+
+def stock(
+    model: Any, tokenizer: Any, tasks: Path, name: str, **options: Any
+) -> tuple[dict[str, float], list[list[str]]]:
+    """Return scores and texts of lm-eval itself, if it generates with our seeds."""
+    lm = SeededLM(f"{name}:test", IDS, pretrained=model, tokenizer=tokenizer, batch_size=1)
+    found = lm_eval.simple_evaluate(
+        model=lm,
+        tasks=[name],
+        task_manager=TaskManager(include_path=str(tasks), include_defaults=False),
+        samples={name: list(IDS)},
+        bootstrap_iters=0,
+        log_samples=True,
+        **options,
+    )
+    scores = {
+        key: value
+        for key, value in found["results"][name].items()
+        if isinstance(value, float) and "stderr" not in key
+    }
+    texts = {sample["doc_id"]: sample["resps"][0] for sample in found["samples"][name]}
+    return scores, [texts[document] for document in sorted(texts)]
+
+
+def ours(
+    model: Any, tokenizer: Any, tasks: Path, name: str, batch_size: Any = "auto", **options: Any
+) -> tuple[Evaluator, Scores]:
+    harness = Harness([name], [tasks], **options)
+    evaluator = Evaluator(harness, batch_size=batch_size, counted={name}, seed=7)
+    evaluator.prepare(model, tokenizer, {"search": {name: IDS}})
+    return evaluator, evaluator.score(model)
+
+
+def texts_of(evaluator: Evaluator, name: str) -> list[list[str]]:
+    """Return the texts that were generated for each document."""
+    documents = evaluator.requests("search", name).values()
+    return [request.instance.resps for (request,) in documents]
+
+
+@pytest.mark.parametrize("name", ["s_vote", "s_mean"])
+def test_repeats_filters_and_aggregation_are_lm_evals(maths: Any, folder: Path, name: str) -> None:
+    expected, texts = stock(*maths, folder, name)
+    evaluator, scores = ours(*maths, folder, name)
+    assert evaluator.forward.own_loop
+    assert len(expected) == (3 if name == "s_vote" else 1)
+    for key, value in expected.items():
+        key = key if len(expected) > 1 else key.split(",")[0]
+        assert scores.aggregates[f"{name}/{key}"] == pytest.approx(value)
+    assert texts_of(evaluator, name) == texts
+    assert name == "s_mean" or len(set(expected.values())) > 1  # the filters read different texts
+
+
+SETTINGS = {
+    "of the model": {"temperature": 0.9},
+    "of the task": {"temperature": 1.3, "top_k": 40, "top_p": 0.9, "min_p": 0.02},
+    "no limits": {"temperature": 1.0, "top_k": 0, "top_p": 1.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "chosen"),
+    [
+        *(("llama", chosen) for chosen in SETTINGS),
+        *((kind, "of the task") for kind in ("bfloat16", "mamba", "penalty")),
+    ],
+)
+def test_texts_are_those_of_lm_eval_with_the_same_seeds(
+    make_model: Any, tokenizer: Any, tasks: Path, kind: str, chosen: str
+) -> None:
+    """Also where lm-eval generates: for models without position ids, and with penalties."""
+    dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
+    model = make_model("mamba" if kind == "mamba" else "llama", dtype)
+    size, settings = 1 if kind == "bfloat16" else "auto", SETTINGS[chosen]
+    model.generation_config.top_p, model.generation_config.top_k = 0.8, 30
+    if kind == "penalty":
+        model.generation_config.repetition_penalty = 1.2
+    expected, theirs = stock(model, tokenizer, tasks, "t_sample", gen_kwargs=settings)
+    evaluator, scores = ours(model, tokenizer, tasks, "t_sample", size, generation=settings)
+    assert evaluator.forward.own_loop == (kind in ("llama", "bfloat16"))
+    for key, value in expected.items():
+        assert scores.aggregates[f"t_sample/{key.split(',')[0]}"] == pytest.approx(value)
+    texts = texts_of(evaluator, "t_sample")
+    assert texts == theirs
+    assert len({text for (text,) in texts}) > 5
+
+
+def test_a_score_depends_on_neither_batches_nor_neighbours(maths: Any, folder: Path) -> None:
+    evaluator, scores = ours(*maths, folder, "s_vote")
+    values = scores.of_task("s_vote")
+    assert 1 < np.mean(values["tokens"]) < 5
+    for size in (1, 7, 64):
+        assert ours(*maths, folder, "s_vote", size)[1].of_task("s_vote") == values
+    halves = [
+        evaluator.score(maths[0], "search", {"s_vote": ids}) for ids in (IDS[1::2], IDS[0::2])
+    ]
+    joined = {
+        key: tuple(halves[1 - place % 2].of_task("s_vote")[key][place // 2] for place in range(10))
+        for key in values
+    }
+    assert joined == values
+    evaluator.seed = 8
+    evaluator.prepare(*maths, {"search": {"s_vote": IDS}})
+    assert evaluator.score(maths[0]).of_task("s_vote") != values
+
+
+def test_the_mean_number_of_tokens_is_over_all_repeats(maths: Any, folder: Path) -> None:
+    evaluator, scores = ours(*maths, folder, "s_vote")
+    for place, requests in enumerate(evaluator.requests("search", "s_vote").values()):
+        (request,) = requests
+        assert len(request.generated) == len(request.instance.resps) == 5
+        mean = sum(request.generated) / 5
+        assert scores.values["s_vote/tokens"][place] == mean
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_first_tokens_have_the_probabilities_of_the_softmax(
+    make_model: Any, tokenizer: Any, temperature: float
+) -> None:
+    model, count = make_model("llama"), 4000
+    text = (1, 5, 6, 7)
+    with torch.inference_mode():
+        logits = model(torch.tensor([text])).logits[0, -1] / temperature
+    probabilities = logits.double().softmax(-1).numpy()
+    sampling = Sampling(temperature)
+    prompts = [Prompt(text, (), 1, sampling, seed_of(f"{n}")) for n in range(count)]
+    drawn = continue_prompts(model, prompts, Stops(tokenizer, ()), 0)
+    counts = np.bincount([tokens[0] for tokens in drawn], minlength=len(probabilities))
+    often = probabilities * count >= 5
+    observed = [*counts[often], counts[~often].sum()]
+    expected = [*probabilities[often], probabilities[~often].sum()]
+    assert len(observed) > 5
+    assert chisquare(observed, np.array(expected) * count).pvalue > 0.01
+
+
+def test_a_temperature_that_cannot_be_used_is_one_sentence(
+    llama: Any, tokenizer: Any, tasks: Path
+) -> None:
+    for settings, words in (({"temperature": 0.0}, "above 0"), ({"top_p": -1.0}, "top_p")):
+        evaluator = Evaluator(Harness(["t_sample"], [tasks], generation=settings))
+        with pytest.raises(ConfigError, match=rf"'t_sample' samples texts.*{words}"):
+            evaluator.prepare(llama, tokenizer, {"search": {"t_sample": IDS}})
+
+
+def test_repeats_that_are_of_no_use_are_warned_of(folder: Path) -> None:
+    def warning(**settings: Any) -> str:
+        harness = Harness(["s_vote"], [folder], generation=settings)
+        return repeats_warning(harness.info.tasks["s_vote"]) or ""
+
+    assert warning() == ""
+    assert "has repeats: 5, but decodes greedily" in warning(do_sample=False)
+    plain = Harness(["s_plain"], [folder]).info.tasks["s_plain"]
+    assert "only reads the first of them" in (repeats_warning(plain) or "")

@@ -1,0 +1,200 @@
+"""Stacks of architectures whose blocks are of several kinds: written completely, or refused.
+
+transformers is the judge: it must find every weight of what is written, and leave none over.
+`python -m scripts.architectures` does this for many more architectures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from evomerge.errors import ConfigError, RecipeError
+from evomerge.merging.resident import Resident, digest
+from evomerge.merging.writer import write_model
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.recipe import Layer, Recipe, Source
+from evomerge.setup.recipes import START, check_recipes
+from scripts.architectures.configs import class_name, small_config
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory: pytest.TempPathFactory):
+    """Make a model once for each architecture, seed and changes of the config."""
+    made: dict[str, Checkpoint] = {}
+
+    def get(kind: str, seed: int = 1, **changes: Any) -> Checkpoint:
+        key = f"{kind} {seed} {changes}"
+        if key not in made:
+            config = small_config(kind)
+            for name, value in changes.items():
+                setattr(config, name, value)
+            config = type(config).from_dict(config.to_dict())
+            folder = tmp_path_factory.mktemp(kind)
+            with tiny.quiet():
+                model = getattr(transformers, class_name(kind))(config)
+                tiny.randomize(model, seed)
+                model.save_pretrained(folder)
+            made[key] = Checkpoint.open(folder, "a")
+        return made[key]
+
+    return get
+
+
+def stack(host: Checkpoint, path: Sequence[int]) -> Recipe:
+    whole = Layer("passthrough", [Source("a")])
+    layers = [Layer("passthrough", [Source("a", layer)]) for layer in path]
+    return Recipe("a", {host.main.prefix: layers}, whole, whole, dtype="float32")
+
+
+def written(host: Checkpoint, path: Sequence[int], out: Path) -> Checkpoint:
+    """Write a stack, check that transformers loads all of it, and that the weights are right."""
+    write_model(stack(host, path), {"a": host}, out)
+    with tiny.quiet():
+        model = getattr(transformers, host.config["architectures"][0])
+        _, told = model.from_pretrained(out, output_loading_info=True)
+    assert not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"]
+    result = Checkpoint.open(out, "out")
+    before, after = (load_file(item.folder / "model.safetensors") for item in (host, result))
+    for position, layer in enumerate(path):
+        for rest in host.main.blocks[layer]:
+            name = result.main.name(position, rest)
+            assert torch.equal(after[name], before[host.main.name(layer, rest)]), name
+    return result
+
+
+GEMMA4 = {"hidden_size_per_layer_input": 0}
+FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "path", "expected"),
+    [
+        ("deepseek_v2", {}, (0, 2, 1, 1, 3), {"first_k_dense_replace": 1}),
+        ("deepseek_v3", {}, (0, 0, 2, 3), {"first_k_dense_replace": 2}),
+        ("dots1", {}, (0, 0, 2), {"first_k_dense_replace": 2}),
+        ("glm4_moe", {}, (3, 1), {"first_k_dense_replace": 0}),
+        (
+            "ernie4_5_moe",
+            {},
+            (0, 0, 1, 2, 3),
+            {"moe_layer_start_index": 2, "moe_layer_end_index": 4},
+        ),
+        (
+            "afmoe",
+            {},
+            (0, 0, 3, 1),
+            {"num_dense_layers": 2, "layer_types": [SLIDING, SLIDING, FULL, SLIDING]},
+        ),
+        (
+            "lfm2_moe",
+            {},
+            (0, 0, 3, 2, 2),
+            {"num_dense_layers": 2, "layer_types": ["conv", "conv", FULL, "conv", "conv"]},
+        ),
+        ("qwen3_moe", {"mlp_only_layers": [0]}, (0, 1, 0, 2, 3), {"mlp_only_layers": [0, 2]}),
+        ("mllama", {}, (3, 0, 1, 3, 2), {"cross_attention_layers": [0, 3]}),
+        ("bamba", {}, (0, 1, 3, 2, 2), {"attn_layer_indices": [1, 2]}),
+        ("nemotron_h", {}, (2, 0, 1, 1), {"layers_block_type": ["mlp", LINEAR, FULL, FULL]}),
+        ("zamba2", {}, (0, 1, 2, 2, 3), {"hybrid_layer_ids": [1, 4]}),
+        ("recurrent_gemma", {}, (1, 0, 0), {"block_types": ["attention", *["recurrent"] * 2]}),
+        (
+            "gpt_neo",
+            {},
+            (1, 0, 2),
+            {"attention_types": [[["local", "global", "global"], 1]], "num_layers": 3},
+        ),
+        ("granitemoehybrid", {}, (0, 1, 1, 2, 3), {}),
+        ("falcon_h1", {}, (0, 1, 1, 2, 3), {"num_hidden_layers": 5}),
+        ("mamba2", {}, (0, 1, 1, 2, 3), {"num_hidden_layers": 5}),
+        ("gemma4_text", GEMMA4, (3, 0, 1, 3), {"layer_types": [FULL, SLIDING, SLIDING, FULL]}),
+        ("modernbert", {}, (0, 2, 1, 1), {"num_hidden_layers": 4}),
+        ("rwkv", {}, (0, 2, 1, 1), {"num_hidden_layers": 4}),
+    ],
+)  # fmt: skip
+def test_settings_of_layers_follow_the_blocks(kind, changes, path, expected, parent, tmp_path):
+    config = written(parent(kind, **changes), path, tmp_path / "out").text_config
+    assert {key: config[key] for key in expected} == expected
+
+
+COUNTED = "'first_k_dense_replace' of the config counts, and these can only stand at the start"
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "path", "reason"),
+    [
+        ("deepseek_v2", {}, (0, 1, 0), rf"\[2\]: block 0 of 'a' is one of those that {COUNTED}"),
+        ("deepseek_v3", {}, (1, 0, 2), rf"\[1\]: block 0 of 'a' is one of those that {COUNTED}"),
+        ("dots1", {}, (0, 1, 0), rf"\[2\]: block 0 of 'a' is one of those that {COUNTED}"),
+        ("glm4_moe", {}, (0, 1, 0), rf"\[2\]: block 0 of 'a' is one of those that {COUNTED}"),
+        ("ernie4_5_moe", {}, (0, 1, 0), r"\[2\]: block 0 of 'a' .*'moe_layer_start_index'"),
+        ("afmoe", {}, (0, 1, 0), r"\[2\]: block 0 of 'a' .*'num_dense_layers'"),
+        ("lfm2_moe", {}, (0, 1, 0), r"\[2\]: block 0 of 'a' .*'num_dense_layers'"),
+        ("modernbert", {}, (0, 1, 0), r"\[2\]: block 0 of 'a' has no tensor 'attn_norm.weight', "),
+        ("modernbert", {}, (1, 2), r"\[0\]: block 1 of 'a' has the tensor 'attn_norm.weight', "),
+        ("rwkv", {}, (0, 1, 0), r"\[2\]: block 0 of 'a' has the tensor 'pre_ln.bias', for which"),
+        ("gemma3n_text", {}, (0, 1, 1, 2, 3), r"per_layer\S* of the host has shape \[128, 32\]"),
+        ("gemma4_text", GEMMA4, (3, 0), r"\[1\]: block 0 of 'a' has 'sliding_attention' in 'layer"),
+        ("zamba2", {}, (0, 3, 2, 1), r"\[1\]: block 3 of 'a' .*'hybrid_layer_ids'.* order of"),
+        ("zamba2", {}, (0, 1, 2), r"\[1\]: block 1 of 'a' has the tensor 'shared_transformer"),
+        ("jamba", {}, (0, 2, 1, 3), r"\[1\]: block 2 of 'a' has no tensor 'feed_forward.experts"),
+    ],
+)  # fmt: skip
+def test_a_path_that_the_config_cannot_express_is_refused(
+    kind, changes, path, reason, parent, tmp_path
+):
+    with pytest.raises(RecipeError, match=reason):
+        written(parent(kind, **changes), path, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("kind", "path"), [("deepseek_v3", (0, 1, 0)), ("modernbert", (0, 1, 0))])
+def test_a_search_refuses_the_same_paths(kind, path, parent):
+    host = parent(kind)
+    recipe = stack(host, path)
+    with pytest.raises(RecipeError, match=r"\[2\]: block 0 of 'a'"):
+        Resident({"a": host}, "a", "float32").apply(recipe)
+    with pytest.raises(ConfigError, match=r"`space` holds recipes .* starts: .*\[2\]: block 0"):
+        check_recipes({START: recipe}, {"a": host}, "a")
+
+
+def test_a_search_builds_the_model_that_is_written(parent, tmp_path):
+    host = parent("deepseek_v3")
+    path = (0, 0, 2, 3)
+    merged = Resident({"a": host}, "a", "float32").apply(stack(host, path))
+    written(host, path, tmp_path / "out")
+    assert digest(tiny.load(tmp_path / "out")) == digest(merged)
+
+
+def test_what_does_not_fit_in_the_parent_itself_is_no_obstacle(tmp_path):
+    folder = tiny.make(tmp_path / "a")
+
+    def add(tensors):
+        for i in range(3):
+            tensors[f"model.layers.{i}.self_attn.old"] = torch.ones(4)
+        tensors["model.old"] = torch.ones(4)
+
+    tiny.rewrite(folder, add)
+    host = Checkpoint.open(folder, "a")
+    write_model(stack(host, (0, 1, 1, 2)), {"a": host}, tmp_path / "out")
+    assert len(Checkpoint.open(tmp_path / "out", "out").main) == 4
+
+
+def test_the_bias_of_distilberts_head_is_merged(parent, tmp_path):
+    checkpoints = {"a": parent("distilbert"), "b": parent("distilbert", seed=2)}
+    halves = Layer("linear", [Source("a"), Source("b")])
+    recipe = Recipe("a", {}, halves, halves, dtype="float32")
+    write_model(recipe, checkpoints, tmp_path / "out")
+    one, two, out = (
+        load_file(folder / "model.safetensors")["vocab_projector.bias"]
+        for folder in (*(item.folder for item in checkpoints.values()), tmp_path / "out")
+    )
+    assert not torch.equal(one, two)
+    torch.testing.assert_close(out, (one + two) / 2)

@@ -1,0 +1,197 @@
+"""A search whose task runs what its models write."""
+
+import gc
+
+import psutil
+import pytest
+from search_run import SMALL, write_search
+from typer.testing import CliRunner
+
+import evomerge as package
+from evomerge import zoo
+from evomerge.cli.commands import app
+from evomerge.config.schema import Frozen, load, parse, read
+from evomerge.errors import InputError
+from evomerge.evaluation.sandbox.confinement import Protection
+from evomerge.report.reproduce import lm_eval_command
+from evomerge.run.folder import RunFolder
+from evomerge.run.history import History
+from evomerge.setup import stages
+from evomerge.setup.preflight import summary, warnings
+from evomerge.setup.runs import prepare, reopen
+
+TASK = """
+task: {name}
+custom_dataset: !function documents.load
+dataset_kwargs: {{file: zoo_maths.jsonl}}
+test_split: test
+unsafe_code: true
+output_type: generate_until
+doc_to_text: prompt
+doc_to_target: "assert answer == '{{{{answer}}}}'{after}"
+generation_kwargs: {{until: ["<eos>"], do_sample: false, max_gen_toks: 3}}
+filter_list:
+  - name: program
+    filter:
+      - {{function: custom, filter_fn: !function programs.{filter}}}
+metric_list:
+  - metric: !function programs.pass_at_1
+    aggregation: mean
+    higher_is_better: true
+"""
+
+PROGRAMS = """
+import evaluate
+
+code_eval = evaluate.load("code_eval")
+code_eval.compute(references=["assert 1 == 1"], predictions=[["pass"]], k=[1])
+
+
+def pass_at_1(references, predictions):
+    return code_eval.compute(references=references, predictions=predictions, k=[1])[0]["pass@1"]
+
+
+def says(resps, docs):
+    return [[f"answer = {text.strip()!r}" for text in of_document] for of_document in resps]
+
+
+def as_it_is(resps, docs):
+    return resps
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two tasks: one is right where the answer is, and in one the answer itself is the program."""
+    folder = tmp_path_factory.mktemp("tasks")
+    (folder / "documents.py").write_text((zoo.tasks_path() / "documents.py").read_text())
+    (folder / "zoo_maths.jsonl").symlink_to(zoo.tasks_path() / "zoo_maths.jsonl")
+    (folder / "programs.py").write_text(PROGRAMS)
+    for name, own in (("says", "says"), ("is_code", "as_it_is")):
+        (folder / f"{name}.yaml").write_text(TASK.format(name=name, filter=own, after=""))
+    return folder
+
+
+def file_in(path, folder, **changes):
+    """Write a search for both code tasks, and for the answers themselves."""
+    objectives = [
+        {"task": "says", "metric": "pass_at_1"},
+        {"task": "is_code", "metric": "pass_at_1"},
+        {"task": "zoo_maths", "metric": "exact_match"},
+    ]
+    evaluation = {
+        "include": ["zoo:tasks", str(folder)],
+        "search": {"documents": 8},
+        "validation": {"documents": 4, "finalists": 1},
+        "test": {"documents": 4},
+    }
+    wanted = {"objectives": objectives, "evaluation": evaluation, "budget": {"candidates": 4}}
+    return write_search(path, **wanted | changes)
+
+
+def count_cells():
+    gc.collect()
+    below = psutil.Process().children(recursive=True)
+    return sum("sandbox.cell" in " ".join(process.cmdline()) for process in below)
+
+
+def test_a_search_scores_the_code_that_its_models_write(tmp_path, folder):
+    """The task whose program compares the answer has the scores of the metric that does so."""
+    run = package.search(
+        file_in(tmp_path, folder), tmp_path / "run", progress=False, allow_code=True
+    )
+    history = History(RunFolder(run.folder).events())
+    assert len(history.candidates) == 4
+    for candidate in history.candidates:
+        values = candidate.outcomes["search"].values
+        assert values["says/pass_at_1"] == values["zoo_maths/exact_match"]
+        assert set(values["is_code/pass_at_1"]) == {0.0}
+    assert any(any(item.outcomes["search"].values["says/pass_at_1"]) for item in history.candidates)
+
+    assert RunFolder(run.folder).config()["frozen"]["allow_code"] is True
+    assert reopen(RunFolder(run.folder)).allow_code
+    assert len(package.resume(run, candidates=5, progress=False).candidates) == 5
+    assert count_cells() == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["validate"], ["search", "--run", "run"], ["evaluate", "zoo:maths", "--config"]],
+    ids=lambda command: command[0],
+)
+def test_without_the_flag_a_command_names_the_task_and_the_flag(
+    tmp_path, folder, command, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    file = file_in(tmp_path, folder)
+    where = (
+        [*command, str(file)]
+        if command[-1] == "--config"
+        else [command[0], str(file), *command[1:]]
+    )
+    result = CliRunner().invoke(app, where)
+    assert isinstance(result.exception, InputError) and result.exception.exit_code == 2
+    assert "'says' runs code" in str(result.exception) and "--allow-code" in str(result.exception)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_did_not_allow_code_never_runs_it(tmp_path, folder):
+    """Not even if the YAML of its task is changed later."""
+    own = tmp_path / "tasks"
+    own.mkdir()
+    for item in folder.iterdir():
+        (own / item.name).write_text(item.read_text()) if item.is_file() else None
+    yaml, objectives = own / "says.yaml", [{"task": "says", "metric": "exact_match"}]
+    unsafe = yaml.read_text()
+    safe = unsafe.replace("unsafe_code: true\n", "").replace(
+        "!function programs.pass_at_1", "exact_match"
+    )
+    yaml.write_text(safe)
+    run = package.search(
+        file_in(tmp_path, own, objectives=objectives), tmp_path / "run", progress=False
+    )
+    yaml.write_text(unsafe)
+    with pytest.raises(InputError, match="--allow-code"):
+        package.resume(run, candidates=6, progress=False)
+
+
+def test_stages_keep_the_permission(tmp_path, folder):
+    stage = {"parents": SMALL["parents"], "space": {"kind": "parameters", "method": "linear"}}
+    file = file_in(tmp_path, folder, stages=[stage])
+    data = read(file)
+    stages.start(data, file, tmp_path / "run", allow_code=True)
+    begun = []
+    stages.run_stages(tmp_path / "run", lambda run, problem: begun.append(problem.allow_code))
+    assert begun == [True]
+
+
+def test_validate_says_what_code_can_do_here(tmp_path, folder, monkeypatch):
+    problem = prepare(load(file_in(tmp_path, folder)), tmp_path, allow_code=True)
+    if not problem.evaluator.protection.gaps:
+        assert summary(problem)["code"] == "runs in processes with limits"
+        assert not any("code that models write" in note for note in warnings(problem, True))
+    monkeypatch.setattr(
+        type(problem.evaluator), "protection", Protection(namespaces=False, landlock=0)
+    )
+    assert summary(problem)["code"].endswith(
+        "start any number of processes, read and change your files"
+    )
+    (note,) = [note for note in warnings(problem, True) if "code that models write" in note]
+    assert "use the network" in note
+    monkeypatch.setattr(type(problem.evaluator), "protection", None)
+    assert "code" not in summary(problem)
+
+
+def test_evaluate_takes_the_flag(tmp_path, folder):
+    scores = package.evaluate("zoo:maths", file_in(tmp_path, folder), allow_code=True)
+    assert scores["says/pass_at_1"].value == scores["zoo_maths/exact_match"].value
+
+
+def test_the_command_that_repeats_a_score_allows_code_too(tmp_path):
+    config = parse(SMALL, "search.yaml")
+    run = RunFolder.create(tmp_path / "run", {"made": "up"})
+    for allow_code in (False, True):
+        frozen = config.model_copy(update={"frozen": Frozen(allow_code=allow_code)})
+        words = lm_eval_command(run, frozen).split()
+        assert ("--confirm_run_unsafe_code" in words) == allow_code
+        assert (words[0] == "HF_ALLOW_CODE_EVAL=1") == allow_code
