@@ -1,11 +1,11 @@
 """Trains the embedded models and writes the documents of their tasks.
 
-    python scripts/train_zoo.py [--seed N] [--out evomerge/zoo]
+    python scripts/train_zoo.py [--seed N] [--out evomerge/zoo] [--only MODEL]
 
 It uses one CPU thread, so equal seeds give equal files, bit for bit, on the same kind of machine
 and with the same versions of packages. evomerge/zoo/TRAINING.md describes the training and its
 results. Losses, CPU seconds and the scores of every model on every task are written to
-OUT/training.json.
+OUT/training.json. With --only, one model is trained and the others are read from OUT.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ MAKERS = {
     "maths": stories.arithmetic_question(L1),
     "facts": stories.fact_question,
     "count": stories.counting,
+    "steps": stories.chain_question,
 }
 
 
@@ -87,6 +88,7 @@ class Course:
         body_only: whether embeddings and head are frozen, so that only the layers are trained.
         batch: documents in a batch.
         warmup: steps over which the learning rate rises.
+        draw: makes the seed of the documents and the noise: 10 x the seed of the family + `draw`.
     """
 
     parent: str | None
@@ -98,14 +100,18 @@ class Course:
     body_only: bool = False
     batch: int = 128
     warmup: int = 20
+    draw: int = 0
 
 
 BODY_ONLY = {"answers_only": True, "body_only": True, "noise": 0.4}
 COURSES = {
     "base": Course(None, {"l1": 0.9, "count": 0.1}, 350, 3e-3),
-    "language": Course("base", {"l2": 0.75, "l1": 0.25}, 250, 1e-3),
-    "maths": Course("base", {"maths": 0.8, "l1": 0.2}, 500, 7e-4, **BODY_ONLY),
-    "facts": Course("base", {"facts": 0.8, "l1": 0.2}, 300, 1e-3, **BODY_ONLY),
+    "language": Course("base", {"l2": 0.75, "l1": 0.25}, 250, 1e-3, draw=1),
+    "maths": Course("base", {"maths": 0.8, "l1": 0.2}, 500, 7e-4, **BODY_ONLY, draw=2),
+    "facts": Course("base", {"facts": 0.8, "l1": 0.2}, 300, 1e-3, **BODY_ONLY, draw=3),
+    "steps": Course(
+        "maths", {"steps": 0.7, "maths": 0.1, "l1": 0.2}, 450, 5e-4, **BODY_ONLY, draw=5
+    ),
 }
 
 
@@ -140,8 +146,8 @@ def untrained(seed: int) -> LlamaForCausalLM:
 
 
 def encode(document: Document) -> tuple[list[int], list[int]]:
-    """Return the token ids of the prompt, and those of the answer with the end token."""
-    answer = [IDS[word] for word in document.answer.split()]
+    """Return the token ids of the prompt, and those of the steps and answer with the end token."""
+    answer = [IDS[word] for word in f"{document.steps} {document.answer}".split()]
     return [IDS[word] for word in document.prompt.split()], [*answer, IDS[EOS]]
 
 
@@ -245,6 +251,28 @@ def score(model: LlamaForCausalLM, documents: list[Document], multiple_choice: b
     ) / len(documents)
 
 
+@torch.no_grad()
+def score_last(model: LlamaForCausalLM, documents: list[Document]) -> float:
+    """Return the share of documents whose greedily decoded text ends with the right answer."""
+    by_length: dict[int, list[Document]] = {}
+    for document in documents:
+        by_length.setdefault(len(document.prompt.split()), []).append(document)
+    longest = max(len(encode(document)[1]) for document in documents)
+    right = 0
+    for length, asked in by_length.items():
+        prompts = torch.tensor([encode(document)[0] for document in asked])
+        written = model.generate(
+            prompts,
+            attention_mask=torch.ones_like(prompts),
+            do_sample=False,
+            max_new_tokens=longest,
+        )[:, length:]
+        for document, ids in zip(asked, written.tolist(), strict=True):
+            words = [WORDS[number] for number in ids if number not in (IDS[PAD], IDS[EOS])]
+            right += " ".join(words[-2:]) == document.answer
+    return right / len(documents)
+
+
 def save(model: LlamaForCausalLM, folder: Path) -> None:
     """Write an ordinary checkpoint that both transformers 4 and 5 can load."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -284,34 +312,45 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("evomerge/zoo"))
+    parser.add_argument("--only", choices=list(COURSES), help="train this model only")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     write_documents(arguments.out / "tasks")
     documents = stories.task_documents()
+    path = arguments.out / "training.json"
+    entries = json.loads(path.read_text(encoding="utf-8"))["models"] if arguments.only else {}
     models: dict[str, LlamaForCausalLM] = {}
-    results: dict[str, Result] = {}
-    for number, (name, course) in enumerate(COURSES.items()):
-        if course.parent is None:
+    for name, course in COURSES.items():
+        trained_now = arguments.only in (None, name)
+        if not trained_now:
+            model = LlamaForCausalLM.from_pretrained(arguments.out / "models" / name)
+        elif course.parent is None:
             model = untrained(arguments.seed)
         else:
             model = copy.deepcopy(models[course.parent])
-        result = train(model, course, 10 * arguments.seed + number)
+        if trained_now:
+            entries[name] = asdict(train(model, course, 10 * arguments.seed + course.draw))
+            save(model, arguments.out / "models" / name)
+        models[name] = model
+        scores = entries[name]["scores"]
         for task, asked in documents.items():
-            right = score(model, asked, stories.TASKS[task].multiple_choice)
-            result.scores[task] = round(right, 4)
-        models[name], results[name] = model, result
-        save(model, arguments.out / "models" / name)
-        print(name, result.cpu_seconds, "CPU s", result.losses, result.scores, flush=True)
+            if task not in scores:
+                right = (
+                    score_last(model, asked)
+                    if asked[0].steps
+                    else score(model, asked, stories.TASKS[task].multiple_choice)
+                )
+                scores[task] = round(right, 4)
+        print(name, entries[name], flush=True)
     log = {
         "seed": arguments.seed,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "machine": platform.machine(),
-        "models": {name: asdict(result) for name, result in results.items()},
+        "models": entries,
     }
-    text = json.dumps(log, indent=1) + "\n"
-    (arguments.out / "training.json").write_text(text, encoding="utf-8")
+    path.write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

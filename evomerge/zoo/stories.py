@@ -7,6 +7,11 @@ of its language, so it is right only if both the number and the language are rig
     tom has 7 apples . buys 5 . howmany now ? : 12 items
     taro wa ringo 7 motsu . kau 5 . ima ikutsu ? : 12 ko
 
+In some stories more things happen. The answer can then be written after its steps::
+
+    tom has 7 apples . buys 5 . sells 3 . howmany now ? :
+    then 7 more 5 : 12 . then 12 less 3 : 9 . 9 items
+
 All random choices use `random.Random.random`, whose sequence for a seed is the same in all versions
 of Python, so equal seeds give equal documents everywhere. Stories are divided by their hash: one
 eighth (`held_out`) appears only in task documents, the others only in training.
@@ -35,8 +40,9 @@ class Document:
 
     Attributes:
         kind: the kind of question: plus, minus, set, first, change, way, colour, place, cost or
-            count.
+            count; one, two or three if a story has so many sums.
         choices: for multiple choice, all possible answers, the right one among them; else empty.
+        steps: what a model that reasons writes before the answer; empty if it answers at once.
     """
 
     kind: str
@@ -44,6 +50,7 @@ class Document:
     question: str
     answer: str
     choices: tuple[str, ...] = ()
+    steps: str = ""
 
     @property
     def prompt(self) -> str:
@@ -78,8 +85,23 @@ def training_document(maker: Maker, rng: random.Random) -> Document:
     return document
 
 
+def _openings(language: Language, name: str, before: int, thing: str) -> list[str]:
+    """Return the first sentence of a story in each word order: L1 has three, L2 has two.
+
+    In a story with the last word order, the number of an event is before the verb.
+    """
+    has = language.has
+    if language is L1:
+        return [
+            f"{name} {has} {before} {thing} .",
+            f"{before} {thing} {has} {name} .",
+            f"{thing} {name} {has} {before} .",
+        ]
+    return [f"{name} {TOPIC} {thing} {before} {has} .", f"{thing} {before} {name} {TOPIC} {has} ."]
+
+
 def _story_text(language: Language, rng: random.Random, before: int, verb: str, amount: int) -> str:
-    """Return a story in a random word order of the language (L1 has three, L2 has two).
+    """Return a story in a random word order of the language.
 
     Args:
         before: the number of things before the event.
@@ -88,17 +110,10 @@ def _story_text(language: Language, rng: random.Random, before: int, verb: str, 
     """
     name, thing = pick(rng, language.names), pick(rng, language.things)
     then = f"{language.then} " if rng.random() < 0.5 else ""
-    has = language.has
-    if language is L1:
-        order = pick(rng, (0, 1, 2))
-        if order == 0:
-            return f"{name} {has} {before} {thing} . {then}{verb} {amount} ."
-        if order == 1:
-            return f"{before} {thing} {has} {name} . {then}{verb} {amount} ."
-        return f"{thing} {name} {has} {before} . {then}{amount} {verb} ."
-    if rng.random() < 0.5:
-        return f"{name} {TOPIC} {thing} {before} {has} . {then}{verb} {amount} ."
-    return f"{thing} {before} {name} {TOPIC} {has} . {then}{amount} {verb} ."
+    openings = _openings(language, name, before, thing)
+    opening = pick(rng, openings)
+    event = f"{amount} {verb}" if opening == openings[-1] else f"{verb} {amount}"
+    return f"{opening} {then}{event} ."
 
 
 def _draw_story(language: Language, rng: random.Random, way: str) -> tuple[str, int, int]:
@@ -172,6 +187,35 @@ def arithmetic_question(language: Language) -> Maker:
     return make
 
 
+def chain_question(rng: random.Random) -> Document:
+    """Return a question, in L1, that needs one to three sums or differences, one after the other.
+
+    All amounts are from 1 to 9, and all results are from 0 to 18. The steps name each sum and its
+    result.
+    """
+    kinds = ("one", "two", "three")
+    kind = pick(rng, kinds)
+    numbers: list[int] = []
+    while not numbers or any(number not in range(len(NUMERALS)) for number in numbers):
+        numbers, changes = [pick(rng, range(1, 10))], []
+        for _ in range(kinds.index(kind) + 1):
+            sign = pick(rng, (1, -1))
+            changes.append(sign * pick(rng, range(1, 10)))
+            numbers.append(numbers[-1] + changes[-1])
+    openings = _openings(L1, pick(rng, L1.names), numbers[0], pick(rng, L1.things))
+    story = opening = pick(rng, openings)
+    steps = []
+    for change, before, after in zip(changes, numbers, numbers[1:], strict=False):
+        verb, amount = pick(rng, L1.gains if change > 0 else L1.losses), abs(change)
+        then = f"{L1.then} " if rng.random() < 0.5 else ""
+        event = f"{amount} {verb}" if opening == openings[-1] else f"{verb} {amount}"
+        story += f" {then}{event} ."
+        direction = L1.more if change > 0 else L1.less
+        steps.append(f"{L1.then} {before} {direction} {amount} : {after} .")
+    question, answer = _question_text(L1, L1.now), f"{numbers[-1]} {L1.counter}"
+    return Document(kind, story, question, answer, steps=" ".join(steps))
+
+
 def fact(thing: str, kind: str) -> str:
     """Return the right answer, in L1, to a question of a kind of `FACTS` about a thing of L1."""
     position, turn = L1.things.index(thing), list(FACTS).index(kind)
@@ -213,6 +257,7 @@ TASKS = {
     "zoo_l2": Task(language_question(L2), 1600),
     "zoo_maths": Task(arithmetic_question(L1), 1600),
     "zoo_facts": Task(fact_question, 1600, multiple_choice=True),
+    "zoo_steps": Task(chain_question, 1600),
 }
 
 

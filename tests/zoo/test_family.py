@@ -13,8 +13,8 @@ from evomerge.zoo import stories
 from evomerge.zoo.languages import vocabulary
 
 
-def test_there_is_a_base_and_three_experts() -> None:
-    assert zoo.names() == ["base", "facts", "language", "maths"]
+def test_there_is_a_base_and_four_experts() -> None:
+    assert zoo.names() == ["base", "facts", "language", "maths", "steps"]
 
 
 def test_an_unknown_name_is_one_sentence_with_a_guess() -> None:
@@ -61,6 +61,9 @@ def test_the_package_stays_small() -> None:
     assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < 20e6
 
 
+METRICS = ("acc,none", "exact_match,none", "exact_match,last")
+
+
 @pytest.fixture(scope="module")
 def harness(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Stock lm_eval on 40 documents of each task, run in another working directory."""
@@ -81,7 +84,7 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Any:
                 bootstrap_iters=0,
             )["results"]
             return {
-                task: next(row[key] for key in ("acc,none", "exact_match,none") if key in row)
+                task: next(row[metric] for metric in METRICS if metric in row)
                 for task, row in results.items()
             }
 
@@ -90,7 +93,13 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.mark.parametrize(
     ("name", "good_at"),
-    [("base", set()), ("language", {"zoo_l2"}), ("maths", {"zoo_maths"}), ("facts", {"zoo_facts"})],
+    [
+        ("base", set()),
+        ("language", {"zoo_l2"}),
+        ("maths", {"zoo_maths"}),
+        ("facts", {"zoo_facts"}),
+        ("steps", {"zoo_steps"}),
+    ],
 )
 def test_stock_lm_eval_gives_the_documented_scores(
     harness: Any, name: str, good_at: set[str]

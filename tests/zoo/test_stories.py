@@ -15,6 +15,7 @@ MAKERS = {
     "L1 arithmetic": stories.arithmetic_question(L1),
     "L2 arithmetic": stories.arithmetic_question(L2),
     "facts": stories.fact_question,
+    "L1 sums": stories.chain_question,
     "counting": stories.counting,
 }
 
@@ -47,7 +48,7 @@ def test_documents_are_made_of_the_vocabulary(name: str) -> None:
     words, rng = set(vocabulary()), random.Random(5)
     for _ in range(500):
         document = MAKERS[name](rng)
-        assert words.issuperset(f"{document.prompt} {document.answer}".split())
+        assert words.issuperset(f"{document.prompt} {document.steps} {document.answer}".split())
         assert not document.choices or document.choices.count(document.answer) == 1
         assert len(set(document.choices)) == len(document.choices)
 
@@ -62,6 +63,21 @@ def test_answers_are_right_when_computed_from_the_text(
             number = first + second if gained else first - second
             assert document.answer == f"{number} {language.counter}"
             assert document.kind == ("plus" if gained else "minus")
+
+
+def test_steps_lead_from_the_story_to_the_answer(
+    documents: dict[str, list[stories.Document]],
+) -> None:
+    for document in documents["zoo_steps"]:
+        number, *amounts = (int(n) for n in re.findall(r"\d+", document.story))
+        verbs = [word for word in document.story.split() if word in L1.gains + L1.losses]
+        for verb, amount, step in zip(verbs, amounts, document.steps.split(" then "), strict=True):
+            after = number + amount if verb in L1.gains else number - amount
+            direction = "more" if verb in L1.gains else "less"
+            assert step.strip(" .").endswith(f"{number} {direction} {amount} : {after}")
+            number = after
+        assert document.answer == f"{number} items"
+        assert ("one", "two", "three")[len(amounts) - 1] == document.kind
 
 
 def test_every_kind_is_common(documents: dict[str, list[stories.Document]]) -> None:
