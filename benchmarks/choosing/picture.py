@@ -22,7 +22,7 @@ COLOURS = {
     "cma-margin": "#bf5fd0",
     "tpe": "#d9822b",
     "de": "#2da44e",
-    "one-plus-one": "#d1495b",
+    "discrete-lengler": "#d1495b",
     BASELINE: INK,
 }
 """The optimizers that have a line of their own; all others are thin grey lines."""
@@ -36,7 +36,7 @@ def draw(worlds: Mapping[str, Sequence[Record]], file: Path) -> None:
         file: path of the SVG; its folder is created.
     """
     mpl.rcParams["svg.hashsalt"] = "evomerge"
-    figure = Figure(figsize=(9, 6.5))
+    figure = Figure(figsize=(9, 6.8), layout="constrained")
     panels = figure.subplots(2, 2).flat
     for axes, (name, records) in zip(panels, worlds.items(), strict=False):
         _panel(axes, name, records)
@@ -47,7 +47,7 @@ def draw(worlds: Mapping[str, Sequence[Record]], file: Path) -> None:
     figure.legend(
         [known[name] for name in COLOURS if name in known],
         [name for name in COLOURS if name in known],
-        loc="upper center",
+        loc="outside upper center",
         ncol=len(COLOURS),
         frameon=False,
         fontsize=8,
