@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from evomerge.errors import CandidateError
 from evomerge.merging.methods import get_method
@@ -117,6 +119,15 @@ def test_of_one_source_with_weight_all_stays_if_one_mask_is_enough(case, only: i
     assert torch.equal(out, merged("task_arithmetic", base, [sources[only]], [0.7]))
     out = merged("consensus", base, sources, weights, thresholds, agree=2)
     assert torch.equal(out, base.float())
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.4, 0.6, 1.0])
+def test_masks_agree_with_those_of_fusion_bench(threshold: float) -> None:
+    data = load_file(Path(__file__).parents[2] / "data" / "tall_masks.safetensors")
+    sources, masks = [data[f"source{i}"] for i in range(3)], data[f"masks/{threshold}"]
+    for agree in (1, 2, 3):
+        out = merged("consensus", data["base"], sources, [1.0] * 3, [threshold] * 3, agree=agree)
+        assert torch.equal(out != data["base"], masks.sum(0) >= agree)
 
 
 def test_selfish_and_catastrophic_weights_are_removed() -> None:
