@@ -35,7 +35,7 @@ from pathlib import Path
 
 METHODS = (
     *("passthrough", "linear", "slerp", "task_arithmetic", "dare_linear", "dare_ties", "ties"),
-    *("breadcrumbs", "sce", "model_reference", "della"),
+    *("breadcrumbs", "consensus", "sce", "model_stock", "della"),
 )
 BASED = frozenset(METHODS) - {"passthrough", "linear", "slerp"}
 KEPT = {"dare_linear": 1, "dare_ties": 1, "della": 2}
@@ -59,8 +59,8 @@ os.fsync(file)
 IMPORTS = """
 import evomerge.__main__, evomerge.cli.commands, evomerge.mergekit, evomerge.export.recipe
 import evomerge.merging.writer, evomerge.merging.tokenizers.plan, evomerge.merging.tensors.adapters
-import evomerge.merging.kernels.consensus, evomerge.merging.kernels.overlap
-import evomerge.merging.kernels.rowwise
+import evomerge.merging.kernels.consensus, evomerge.merging.kernels.masks
+import evomerge.merging.kernels.overlap, evomerge.merging.kernels.rowwise
 import evomerge.merging.kernels.sparsify, evomerge.merging.kernels.variance
 import pydantic.main, rich.console, typer.main
 import numpy
@@ -148,7 +148,7 @@ def names(method: str) -> tuple[str, ...]:
 
 def recipe_text(method: str, family: Path) -> str:
     """Return a mergekit config as text (JSON is YAML)."""
-    weight = {} if method in ("passthrough", "slerp", "sce", "model_reference") else {"weight": 0.6}
+    weight = {} if method in ("passthrough", "slerp", "sce", "model_stock") else {"weight": 0.6}
     density = {"density": 0.5} if method in SPARSE else {}
     models = [
         {"model": str(family / name), "parameters": {**weight, **density}}
@@ -289,7 +289,7 @@ def place(method: str, family: Path) -> None:
     times = []
     for number in range(1, 4):
         candidate = other(number)
-        resident._written.clear()  # sce and model_reference have no knob to move
+        resident._written.clear()  # sce and model_stock have no knob to move
         start = time.process_time()
         resident.apply(candidate)
         times.append(time.process_time() - start)

@@ -215,8 +215,8 @@ class LayerGenes:
         """Return values that merge the parents in the given shares, or None if there are none.
 
         This goes by the usual names of knobs: `weight` is the parent's share, `density` and
-        `lambda` are 1, and `t` is the share of the last source. The first method that can express
-        the shares is used.
+        `lambda` are 1, `agree` is 0, and `t` is the share of the last source. The first method that
+        can express the shares is used.
 
         Args:
             shares: parent -> share; the other parents have share 0.
@@ -237,7 +237,8 @@ class LayerGenes:
             return False
         if not {"weight", "t"} & {knob.name for knob in method.knobs}:
             return False
-        wanted = {"density": 1.0, "lambda": 1.0, "t": shares.get(used.sources[-1], 0.0)}
+        wanted = {"density": 1.0, "lambda": 1.0, "agree": 0.0}
+        wanted["t"] = shares.get(used.sources[-1], 0.0)
         searched = set()
         for index, knob_gene in enumerate(self._knob_genes, self._choices):
             knob = knob_gene.knob

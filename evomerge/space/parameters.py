@@ -178,10 +178,11 @@ class ParameterSpace:
         """Return genomes of the baselines that this space can express, by label.
 
         For a parent, its weight is 1 and the weights of the others are 0. For the uniform merge,
-        all weights are 1/n. Density and lambda are 1. The recipes of these genomes use the methods
-        of this space. They build the baselines up to rounding; a method with a sign consensus
-        (`ties`) comes only near the uniform merge. In a pool, a parent without a share is not in,
-        and the uniform merge has no genome if it merges more than `most_parents`.
+        all weights are 1/n. Density and lambda are 1, agree is 0. The recipes of
+        these genomes use the methods of this space. They build the baselines up to rounding; a
+        method with a sign consensus (`ties`) comes only near the uniform merge. In a pool, a parent
+        without a share is not in, and the uniform merge has no genome if it merges more than
+        `most_parents`.
         """
         experts = self._experts()
         mixtures = {parent: {parent: 1.0} for parent in self.parents}

@@ -26,6 +26,7 @@ METHODS: Registry[Method] = Registry(
         "della_linear": f"{_HERE}.task_vectors:DELLA_LINEAR",
         "breadcrumbs": f"{_HERE}.task_vectors:BREADCRUMBS",
         "breadcrumbs_ties": f"{_HERE}.task_vectors:BREADCRUMBS_TIES",
+        "consensus": f"{_HERE}.consensus:CONSENSUS",
         "sce": f"{_HERE}.sce:SCE",
         "svd_mutation": f"{_HERE}.svd_mutation:SVD_MUTATION",
         "model_stock": f"{_HERE}.stock:MODEL_STOCK",

@@ -19,9 +19,9 @@ from evomerge.merging.methods.method import Knob, check_knobs
 
 ALL = method_names()
 TASK_VECTORS = [name for name in ALL if any(k.name == "lambda" for k in get_method(name).knobs)]
-SPARSE = [name for name in TASK_VECTORS if name != "task_arithmetic"]
+SPARSE = [name for name in TASK_VECTORS if name not in ("task_arithmetic", "consensus")]
 SUMS = ["task_arithmetic", "dare_linear", "della_linear", "breadcrumbs"]
-ELECTED = [name for name in TASK_VECTORS if name not in SUMS]
+ELECTED = [name for name in SPARSE if name not in SUMS]
 
 SHAPES = [(), (1,), (7,), (3, 5), (1, 6), (4, 33), (2, 3, 4)]
 NEEDED = {"t": 0.3, "density": 0.6}
