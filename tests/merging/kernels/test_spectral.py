@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from safetensors.torch import load_file
 
+import evomerge
+from evomerge import zoo
 from evomerge.merging.methods import get_method
+from evomerge.models.checkpoint import Checkpoint
 
 NAMES = ("tsv", "iso_c", "wudi_ridge")
 DEFAULT = {"lambda": 1.0, "ridge": 0.3}
@@ -57,7 +63,11 @@ def wudi_ridge(changes: Sequence[Matrix], ridge: float = 0.3) -> Matrix:
     return wanted @ np.linalg.inv(sum(grams) + pull * np.eye(len(grams[0])))
 
 
-EQUATIONS: Mapping[str, object] = {"tsv": tsv, "iso_c": iso_c, "wudi_ridge": wudi_ridge}
+EQUATIONS: Mapping[str, Callable[[Sequence[Matrix]], Matrix]] = {
+    "tsv": tsv,
+    "iso_c": iso_c,
+    "wudi_ridge": wudi_ridge,
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -89,6 +99,24 @@ def test_what_is_no_matrix_gets_the_mean_of_the_task_vectors(name, shape):
 def test_embeddings_and_head_get_the_mean_of_the_task_vectors(name):
     base, *sources = models((30, 6), 2)
     torch.testing.assert_close(merged(name, [base, *sources], tokens=True), sum(sources) / 2)
+
+
+def test_a_merged_checkpoint_has_the_mean_only_where_tokens_are(tmp_path):
+    base, *experts = (f"zoo:{name}" for name in ("base", "language", "maths"))
+    merge = {"merge_method": "tsv", "base_model": base, "dtype": "float32"}
+    file = tmp_path / "merge.yaml"
+    file.write_text(yaml.safe_dump(merge | {"models": [{"model": name} for name in experts]}))
+    model = Checkpoint.open(evomerge.merge(file, tmp_path / "model"), "merged")
+
+    def weights(folder: Path) -> dict[str, torch.Tensor]:
+        return load_file(next(folder.glob("*.safetensors")))
+
+    found = weights(model.folder)
+    parents = [weights(zoo.path(name.removeprefix("zoo:"))) for name in (base, *experts)]
+    token, matrix = model.embedding, next(n for n in found if "layers.1" in n and "down_proj" in n)
+    for name, tokens in ((token, True), (matrix, False)):
+        expected = merged("tsv", [parent[name] for parent in parents], tokens=tokens)
+        assert torch.equal(found[name], expected)
 
 
 def test_tsv_averages_a_matrix_with_fewer_rows_than_sources():
@@ -159,8 +187,7 @@ def test_a_small_ridge_minimises_the_interference_and_a_large_one_gives_the_sum(
     base, *sources = low_rank(3)
 
     def interference(x: torch.Tensor) -> float:
-        terms = ((x - d) @ d.T for d in sources)
-        return float(sum(t.square().sum() / d.square().sum() for t, d in zip(terms, sources)))
+        return sum(float(((x - d) @ d.T).square().sum() / d.square().sum()) for d in sources)
 
     total = sum(sources)
     least = interference(merged("wudi_ridge", [base, *sources], ridge=1e-6))

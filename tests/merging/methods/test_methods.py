@@ -116,7 +116,9 @@ def ranged(knob: Knob) -> st.SearchStrategy[float]:
         return st.integers(int(max(knob.low, 1)), 12).map(float)
     low, high = max(knob.low, -2), min(knob.high, 2)
     middle = min(max(0.5, low), high)
-    return st.sampled_from([low, high, middle]) | st.floats(low, high).map(lambda x: max(low, round(x, 3)))
+    return st.sampled_from([low, high, middle]) | st.floats(low, high).map(
+        lambda x: max(low, round(x, 3))
+    )
 
 
 @st.composite
