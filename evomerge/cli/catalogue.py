@@ -17,6 +17,8 @@ SPACES = {
     "joint": "the path through merged layers, and the knobs of their merges",
 }
 
+_COSTLY = "; costly: for a parent `merge:FILE.yaml` or `evomerge merge`, which is built once"
+
 
 def list_(
     what: Annotated[
@@ -65,7 +67,7 @@ def _methods() -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
-                "title": method.title,
+                "title": method.title + (_COSTLY if method.svds else ""),
                 "parents": count,
                 "base": method.base,
                 "knobs": [_knob(knob) for knob in method.knobs],

@@ -106,22 +106,30 @@ def memory_of(problem: Problem) -> dict[str, float]:
     is the most that is kept from candidate to candidate; it is filled by the first candidates of
     each method. The weights, and what batches need, are on the accelerator if there is one.
     """
-    from evomerge.merging.methods import get_method
-
-    config, host = problem.config, problem.checkpoints[problem.host]
+    config = problem.config
     paths_only = config.space.kind == "dataflow"
-    kept = 0.0
-    for name in () if paths_only else config.space.methods:
-        kept += get_method(name).cached_bytes * host.parameters * _sources(problem, name)
     count = workers_per_machine(config)
     found: dict[str, float] = {
         "libraries": count * (_LIBRARIES_CUDA if is_built_for_gpu() else _LIBRARIES),
         "weights": 0 if paths_only else count * weights_of(problem),
         "parents": sum(_mapped(problem)),
-        "prepared merges": count * min(kept, MemoryShare.of_machine(count).prepared),
+        "prepared merges": count
+        * min(prepared_bytes(problem), MemoryShare.of_machine(count).prepared),
         "batches": count * _batches(problem),
     }
     return {**found, "together": sum(found.values())}
+
+
+def prepared_bytes(problem: Problem) -> float:
+    """Return how many bytes a worker needs to keep all merges that it has prepared."""
+    from evomerge.merging.methods import get_method
+
+    space, host = problem.config.space, problem.checkpoints[problem.host]
+    methods = () if space.kind == "dataflow" else space.methods
+    return sum(
+        get_method(name).cached_bytes * host.parameters * sources_of(problem, name)
+        for name in methods
+    )
 
 
 def _mapped(problem: Problem) -> list[int]:
@@ -129,7 +137,7 @@ def _mapped(problem: Problem) -> list[int]:
     return list({item.folder: item.nbytes for item in problem.checkpoints.values()}.values())
 
 
-def _sources(problem: Problem, method: str) -> int:
+def sources_of(problem: Problem, method: str) -> int:
     """Return how many parents a method merges: all, or all but the base."""
     from evomerge.merging.methods import get_method
 

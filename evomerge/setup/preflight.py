@@ -11,6 +11,7 @@ from evomerge.optimize.cost import own_seconds
 from evomerge.report.amounts import size_text
 from evomerge.report.sampled import sampling_note
 from evomerge.setup.baselines import count_baselines
+from evomerge.setup.costly import costly_warning
 from evomerge.setup.engine import engine_depth, engine_warning, serves_paths
 from evomerge.setup.executor import count_all_workers, describe_workers
 from evomerge.setup.memory import memory_of, needs, weights_of
@@ -96,8 +97,8 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
         )
     if serves_paths(problem.config) and (note := engine_warning(problem)) is not None:
         notes.append(note)
-    found = (_lag_warning(problem.config), _cost_warning(problem), _code_warning(problem))
-    notes += filter(None, found)
+    found = (_lag_warning(problem.config), _cost_warning(problem), costly_warning(problem))
+    notes += filter(None, (*found, _code_warning(problem)))
     info = problem.evaluator.tasks_of("search").info
     kinds = (repeats_warning,) if allow_benchmarks else (repeats_warning, benchmark_warning)
     tasks = [info.tasks[task] for task in _leaves(problem)]

@@ -133,10 +133,17 @@ def test_recipes_that_mergekit_cannot_express_give_the_reason(llamas: Any) -> No
         Layer("svd_mutation", [source], base),
         Layer("svd_mutation", [source], base),
     )
+    joined = Recipe(
+        "a",
+        {STACK: [Layer("tsv", [Source("b", 0), Source("a", 0)], Source("a", 0))]},
+        Layer("tsv", [source, base], base),
+        Layer("tsv", [source, base], base),
+    )
     for recipe, message in (
         (mixed, "only one method"),
         (other_head, "`head` has other parents"),
         (mutated, "no method 'svd_mutation'"),
+        (joined, "no method 'tsv'"),
     ):
         with pytest.raises(RecipeError, match=message):
             express(recipe, llamas)

@@ -200,6 +200,23 @@ def write_sum(
             store_last_change(start[span], total, *last, target[span])
 
 
+def write_change(change: Tensor, factor: float, base: Tensor, out: Tensor) -> None:
+    """Write out = base + factor * change; without any change, the base bit for bit.
+
+    Args:
+        change: float32, of the base's shape.
+        factor: factor on the change.
+        base: what is changed.
+        out: the sum is written here.
+    """
+    if not factor or not change.any():
+        out.copy_(base)
+        return
+    values, start, target = stored(change), stored(base), stored(out)
+    for span in spans(len(target)):
+        store_changed(start[span], values[span], np.float32(factor), target[span])
+
+
 def products(tensors: Sequence[Tensor], base: Tensor | None = None) -> list[list[float]]:
     """Return the dot product of every pair of tensors, or of their differences from a base.
 

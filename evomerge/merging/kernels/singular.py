@@ -8,13 +8,12 @@ sign of a singular vector nor a singular value near 0 matters.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from evomerge.merging.kernels.noise import LOWEST, STEPS, Noise
+from evomerge.merging.kernels.one_thread import one_thread
 
 
 class SingularComponents:
@@ -40,7 +39,7 @@ class SingularComponents:
             noise: the random numbers, one for each component.
             most: largest factor.
         """
-        with _one_thread():
+        with one_thread():
             change = self._source.cpu().float() - self._base.cpu().float()
             narrow = change if change.shape[0] >= change.shape[1] else change.t()
             vectors = self._vectors
@@ -61,20 +60,3 @@ def _right_singular_vectors(matrix: Tensor) -> Tensor:
         return torch.full_like(gram, math.nan, dtype=torch.float32)
     vectors: Tensor = torch.linalg.eigh(gram).eigenvectors.flip(1)
     return vectors.float()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch use one thread only, since sums that several threads share have other last bits.
-
-    Inside of `for_each` this changes nothing: there each thread has one already.
-    """
-    threads = torch.get_num_threads()
-    if threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

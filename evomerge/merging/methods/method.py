@@ -119,6 +119,11 @@ class Method:
         whole: whether the `Merge` also takes the knob `cosine`: that of the angle between its two
             sources as whole models. It is no knob of recipes, but computed from their tensors.
         in_mergekit: whether a mergekit config can name it.
+        prepare_tokens: the first step for embeddings and the head, where it is another one.
+        svds: None for a method that reads each weight a few times. Else the method works on
+            matrices as wholes and is costly; these are the singular value decompositions of a
+            matrix that take as long as its merge: (in any case, more for each source). They are
+            computed again for other sources, and for another value of a knob other than `lambda`.
     """
 
     name: str
@@ -132,6 +137,8 @@ class Method:
     cached_bytes: float = 0.0
     whole: bool = False
     in_mergekit: bool = True
+    prepare_tokens: Prepare | None = None
+    svds: tuple[float, float] | None = None
 
 
 MERGED_DTYPES = ("F64", "F32", "F16", "BF16")

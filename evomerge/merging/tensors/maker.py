@@ -65,7 +65,10 @@ class TensorMaker:
             raise ValueError(f"{plan.name} is copied, not merged")
         method = get_method(plan.method)
         noise = [Noise(plan.seed, item.parent, item.name) for item in plan.sources]
-        return method.prepare(
+        prepare = method.prepare
+        if plan.name in self.planner.host.token_tensors:
+            prepare = method.prepare_tokens or prepare
+        return prepare(
             [self.read(plan, item) for item in plan.sources],
             self.read(plan, plan.base) if plan.base else None,
             noise if method.random else (),

@@ -19,7 +19,7 @@ from evomerge.merging.methods.method import Knob, check_knobs
 
 ALL = method_names()
 TASK_VECTORS = [name for name in ALL if any(k.name == "lambda" for k in get_method(name).knobs)]
-SPARSE = [name for name in TASK_VECTORS if name not in ("task_arithmetic", "consensus")]
+SPARSE = [name for name in TASK_VECTORS if any(k.name == "density" for k in get_method(name).knobs)]
 SUMS = ["task_arithmetic", "dare_linear", "della_linear", "breadcrumbs"]
 ELECTED = [name for name in SPARSE if name not in SUMS]
 
@@ -112,7 +112,9 @@ def ranged(knob: Knob) -> st.SearchStrategy[float]:
         return st.integers(int(max(knob.low, 1)), 12).map(float)
     low, high = max(knob.low, -2), min(knob.high, 2)
     middle = min(max(0.5, low), high)
-    return st.sampled_from([low, high, middle]) | st.floats(low, high).map(lambda x: round(x, 3))
+    return st.sampled_from([low, high, middle]) | st.floats(low, high).map(
+        lambda x: max(low, round(x, 3))
+    )
 
 
 @st.composite
@@ -283,7 +285,9 @@ def test_slerp_keeps_to_the_sphere_and_to_the_angle() -> None:
 def test_task_vectors_without_weight_leave_the_base(name: str, case: Any) -> None:
     shape, seed, dtype = case
     base, *sources = tensors(shape, 3, seed, dtype)
-    assert same_bits(merged(name, sources, base, [{"weight": 0}] * 3), base)
+    if any(knob.name == "weight" for knob in get_method(name).knobs):
+        assert same_bits(merged(name, sources, base, [{"weight": 0}] * 3), base)
+    assert same_bits(merged(name, sources, base, knobs={"lambda": 0}), base)
     if name in SPARSE:
         assert same_bits(merged(name, sources, base, [{"density": 0}] * 3), base)
 

@@ -1,0 +1,25 @@
+"""Linear algebra of torch on one thread, so that its bits do not depend on their number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread only, since sums that several threads share have other last bits.
+
+    Inside of `for_each` this changes nothing: there each thread has one already.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
