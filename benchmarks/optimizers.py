@@ -72,15 +72,12 @@ def main() -> None:
             run_missing(records, world, options.optimizers, seed, candidates)
     found: dict[str, float] = {}
     for world in options.worlds:
-        real = [
-            record
-            for record in records.read(world, candidates)
-            if record.seed in seeds and record.optimizer in options.optimizers
-        ]
+        known = [one for one in records.read(world, candidates) if one.seed in seeds]
+        real = [one for one in known if one.optimizer in options.optimizers]
         show(f"{world} genes, real merges: score of the winner on test documents", real)
         found |= differences(world, real)
         if not options.only_real:
-            landscape = learn(world, real)
+            landscape = learn(world, known)
             long = simulate(landscape, options.optimizers, seeds, 200 if options.quick else 1000)
             show(f"{world} genes, landscape ({landscape.about}): value of the winner", long)
             found |= differences(f"{world} landscape", long)
