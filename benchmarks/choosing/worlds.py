@@ -25,6 +25,10 @@ SEARCH, VALIDATION = 100, 200
 
 _ARITHMETIC = "kind: parameters, method: task_arithmetic, knobs: {weight: [0.0, 2.0]}"
 _FINE = "embeddings: false, groups: 4, components: [attention, mlp, norm]"
+_PATH = (
+    "host: zoo:maths, repeats: 8, scales: 1.0, ends: free, layers: [4, 12], "
+    "outside: {embeddings: zoo:language, head: zoo:language}"
+)
 _POOL = "merge:choosing/pool"
 
 SPACES: dict[str, tuple[str, str]] = {
@@ -36,11 +40,8 @@ SPACES: dict[str, tuple[str, str]] = {
         f"{_POOL}/language-facts.yaml, {_POOL}/maths-facts.yaml]",
         f"kind: parameters, method: task_arithmetic, knobs: {{weight: [0.0, 0.6]}}, {_FINE}",
     ),
-    "slots 96": (
-        "[zoo:language, zoo:maths]",
-        "kind: dataflow, variant: sakana, host: zoo:maths, repeats: 8, scales: 1.0, ends: free, "
-        "layers: [4, 12], outside: {embeddings: zoo:language, head: zoo:language}",
-    ),
+    "slots 96": ("[zoo:language, zoo:maths]", f"kind: dataflow, variant: sakana, {_PATH}"),
+    "switches 96": ("[zoo:language, zoo:maths]", f"kind: dataflow, variant: structured, {_PATH}"),
 }
 """Name with the number of genes -> parents and space, as in a search file."""
 
