@@ -123,7 +123,7 @@ def results(
         else:
             terminal.print_rows(without_details(rows), "candidate")
         if archives:
-            terminal.print_rows(in_words(archives), "candidates")
+            terminal.print_rows(in_words(archives), "archive of")
         if history.winner is not None or (history.told and terminal.out.is_terminal):
             terminal.print_standings(standings(history, ranking))
             if command is not None and history.winner is not None:

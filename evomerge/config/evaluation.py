@@ -118,6 +118,11 @@ class GenerationConfig(Section):
                 f"has `{idle[0]}` {getattr(self, idle[0]):g} without `do_sample`, so it would "
                 "change nothing in tasks that decode greedily; add `do_sample: true`"
             )
+        if self.do_sample and self.temperature == 0:
+            raise ValueError(
+                "has `do_sample: true` with `temperature` 0, which nothing can be drawn with; set "
+                "`temperature` above 0, or `do_sample` to false"
+            )
         return self
 
     @property

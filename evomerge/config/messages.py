@@ -78,7 +78,11 @@ def _expectation(item: Any) -> str:
         return f"must be {words[name]} {context[name]}"
     if kind == "too_short":
         return "must have at least one entry"
+    if kind == "too_long":
+        return f"must have at most {context['max_length']} entries"
     types = {
+        "finite_number": "a finite number",
+        "tuple": "a list",
         "int": "a whole number",
         "float": "a number",
         "bool": "true or false",

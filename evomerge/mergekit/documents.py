@@ -56,6 +56,11 @@ def separated(text: str, anchor: Callable[[str], str]) -> tuple[str, dict[str, s
     made = {name for name in found if name is not None and name != last}
 
     def moved(reference: str) -> str:
+        if reference == last:
+            raise RecipeError(
+                f"A document merges {shown(reference)}, but this is the last document, and so the "
+                "model that the file makes; move it before the documents that name it."
+            )
         return f"merge:{reference}.yaml" if reference in made else anchor(reference)
 
     texts = {

@@ -47,7 +47,7 @@ class Doubts:
 
         Args:
             data: the value in the file.
-            where: its address in the file.
+            where: its address in the file; empty for the whole file.
             known: the keys that count here.
             elsewhere: names of the method's parameters, which belong under `parameters`.
 
@@ -56,11 +56,12 @@ class Doubts:
         """
         if not isinstance(data, Mapping):
             raise _VALUES.wrong(data, where, f"a mapping of {', '.join(known)}")
-        for key in _VALUES.mapping(data, where):
+        place = f" in `{where}`" if where else ""
+        for key in _VALUES.mapping(data, where or "the mergekit file"):
             if key not in known:
                 fix = "move it to `parameters`" if key in elsewhere else "remove it"
                 self.add(
-                    f"Key {shown(key)} in `{where}` is ignored, as in mergekit; {fix}."
+                    f"Key {shown(key)}{place} is ignored, as in mergekit; {fix}."
                     f"{did_you_mean(key, known)}"
                 )
         return data

@@ -56,7 +56,7 @@ class _Reader:
         self.method = get_method(_VALUES.text(name, "merge_method", "the name of a merge method"))
 
     def file(self) -> MergekitFile:
-        data = self._known(self.data, "the mergekit file", _TOP)
+        data = self._known(self.data, "", _TOP)
         tokenizer, options = self._tokenizer()
         if data.get("chat_template") is not None:
             options["chat_template"] = _VALUES.text(data["chat_template"], "chat_template")

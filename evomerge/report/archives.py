@@ -10,7 +10,6 @@ from typing import Any
 from evomerge.config.schema import SearchConfig
 from evomerge.config.strategies import CycleQDOptions, options_of
 from evomerge.report.colours import ACCENT, BAD, GREY, INK, WARM
-from evomerge.report.names import short_scores
 from evomerge.report.pictures import add_legend, make_axes, plain_text
 from evomerge.run.history import SOUP, History
 from evomerge.scores import Scores
@@ -30,7 +29,7 @@ class Filled:
         archive: key of the archive's objective.
         elites: number of cells with an elite.
         coverage: the same as a share of all cells.
-        qd_score: sum of the elites' qualities.
+        qd_score: sum of the elites' qualities, each measured from the lower bound.
     """
 
     candidates: int
@@ -83,19 +82,18 @@ def records(rows: Sequence[Sequence[Filled]]) -> list[dict[str, Any]]:
 
 
 def in_words(rows: Sequence[Sequence[Filled]]) -> list[dict[str, str]]:
-    """Return rows for people, with a column for each archive."""
-    names = short_scores([item.archive for item in rows[0]]) if rows else {}
+    """Return rows for people, one for each archive of a row."""
     return [
-        {"candidates": str(row[0].candidates)}
-        | {f"archive of {names[item.archive]}": _words(item) for item in row}
+        {
+            "archive of": item.archive,
+            "candidates": str(item.candidates),
+            "elites": str(item.elites),
+            "coverage": f"{100 * item.coverage:.1f} %",
+            "QD score": f"{item.qd_score:.2f}",
+        }
         for row in rows
+        for item in row
     ]
-
-
-def _words(item: Filled) -> str:
-    return (
-        f"{item.elites} elites, coverage {100 * item.coverage:.1f} %, QD score {item.qd_score:.2f}"
-    )
 
 
 def archives_chart(rows: Sequence[Sequence[Filled]]) -> Any:

@@ -47,6 +47,14 @@ BAD = [
         ["`temperature` 0.6 without `do_sample`", "add `do_sample: true`"],
     ),
     (
+        {"evaluation": {"generation": {"do_sample": True, "temperature": 0}}},
+        ["`evaluation.generation` has `do_sample: true` with `temperature` 0", "above 0"],
+    ),
+    (
+        {"evaluation": {"generation": {"do_sample": True, "temperature": float("nan")}}},
+        ["`evaluation.generation.temperature` is nan; it must be a finite number"],
+    ),
+    (
         {"evaluation": {"enable_thinking": True, "chat_template": True}},
         ["set `think_end_token` to what ends it, such as '</think>'"],
     ),

@@ -97,6 +97,15 @@ def test_a_merge_that_is_made_from_itself_is_refused(tmp_path: Path) -> None:
         merge_recipe(tmp_path / "many.yml", tmp_path / "out", "8GB", "5GB")
 
 
+def test_the_last_of_named_documents_is_no_source_of_the_others() -> None:
+    text = "name: {0}\nmerge_method: karcher\nmodels: [{{model: {1}}}, {{model: org/b}}]\n"
+    pairs = [("final", "soup"), ("soup", "org/a")]
+    with pytest.raises(
+        RecipeError, match=r"merges 'soup', but this is the last document.* move it"
+    ):
+        separated("---\n".join(text.format(*pair) for pair in pairs), str)
+
+
 def test_a_parent_of_a_search_has_one_document(tmp_path: Path) -> None:
     (tmp_path / "many.yml").write_text(MANY)
     with pytest.raises(RecipeError, match="has 3 documents, which only `evomerge merge"):

@@ -290,7 +290,7 @@ MODELS = [{"model": "b"}, {"model": "a"}]
 @pytest.mark.parametrize(
     ("change", "doubt"),
     [
-        ({"densty": 1}, "Key 'densty' in `the mergekit file` is ignored, as in mergekit; remove"),
+        ({"densty": 1}, "Key 'densty' is ignored, as in mergekit; remove"),
         ({"merge_methd": "ties"}, "Did you mean 'merge_method'"),
         ({"density": 0.5}, "Key 'density' .* move it to `parameters`"),
         ({"name": "best"}, "Key 'name'"),

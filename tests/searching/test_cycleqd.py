@@ -129,7 +129,11 @@ def test_a_mutated_merge_of_merges_is_exported_as_it_was_scored(killed, tmp_path
 
 def test_results_and_report_have_the_archives(killed):
     said = CliRunner().invoke(app, ["results", str(killed.folder)]).stdout
-    line = next(line for line in said.splitlines() if line.startswith("16\t") and "QD" in line)
-    assert line.count("coverage") == 3
+    lines = [line.split("\t") for line in said.splitlines()]
+    head = lines.index(["archive of", "candidates", "elites", "coverage", "QD score"])
+    last = lines[head + 10 : head + 13]  # behind three archives after each of three quarters
+    keys = [f"{item['task']}/{item['metric']}" for item in CYCLEQD["objectives"]]
+    assert [line[0] for line in last] == keys
+    assert all(line[1] == "16" and line[3].endswith(" %") for line in last)
     page = killed.report().read_text()
     assert "QD score" in page and 'id="archives-' in page

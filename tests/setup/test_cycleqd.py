@@ -42,6 +42,15 @@ WRONG = {
     "optimizer.options: `sigma`.* 0.3": options(sigma=1.0),
     "optimizer.options: `mutation`.* 10": options(mutation=11),
     "optimizer.options: `aggregate`": options(aggregate=-1),
+    "`bounds.zoo_l2/exact_match` is 1; it must be a list": options(
+        bounds={"zoo_l2/exact_match": 1}
+    ),
+    "`bounds.zoo_l2/exact_match` is .*; it must have at most 2 entries": options(
+        bounds={"zoo_l2/exact_match": [0, 1, 2]}
+    ),
+    "`optimizer.sigma` has no meaning .* is `optimizer.options.sigma`": {
+        "optimizer": {"name": "cycleqd", "sigma": 0.02}
+    },
     "optimizer.options: `bounds.*low < high": options(bounds={"zoo_l2/exact_match": [1, 0]}),
     "`optimizer.options.bounds` has 'zoo_l3/exact_match', .*[Dd]id you mean": options(
         bounds={"zoo_l3/exact_match": [0, 1]}

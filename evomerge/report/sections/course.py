@@ -18,7 +18,7 @@ _HYPERVOLUME = (
 
 _ARCHIVES = (
     "The archives. Coverage: the share of an archive's cells that have an elite. QD score: the sum "
-    "of the elites' scores."
+    "of the elites' scores, each measured from the lower bound."
 )
 
 
