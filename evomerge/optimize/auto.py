@@ -25,7 +25,8 @@ def choose(genes: Sequence[Gene], population: int | None = None) -> str:
             have one are chosen.
     """
     discrete = sum(gene.kind != "real" for gene in genes)
-    if 2 * discrete > len(genes):
+    switches = sum(gene.switch for gene in genes)
+    if 2 * (discrete + switches) > len(genes):
         return "discrete-lengler" if population is None else "two-points-de"
     if len(genes) > MANY_GENES:
         return "diagonal-cma"

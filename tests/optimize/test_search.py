@@ -200,6 +200,7 @@ def test_amending_by_a_negligible_difference_changes_nothing(name):
 
 NUMBER = Gene("number", "real", 0.0, 1.0, 0.5)
 FLAG = Gene("flag", "binary", 0, 1, 0.5)
+SLOT = Gene("slot", "real", -2.0, 2.0, -1.0, sigma=1.0, switch=True)
 
 
 @pytest.mark.parametrize(
@@ -209,6 +210,8 @@ FLAG = Gene("flag", "binary", 0, 1, 0.5)
         ([NUMBER] * 201, None, "diagonal-cma"),
         ([NUMBER, FLAG], None, "cma-margin"),
         ([NUMBER, FLAG, FLAG], None, "discrete-lengler"),
+        ([SLOT, SLOT, NUMBER], None, "discrete-lengler"),
+        ([SLOT, NUMBER], None, "cma"),
         ([FLAG, FLAG], 16, "two-points-de"),
     ],
 )
