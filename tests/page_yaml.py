@@ -62,14 +62,21 @@ def _part_of_a_search_file(data: Any, text: str, path: Path, shown: bool) -> Non
 
 def _merge(data: Any, text: str, path: Path, shown: bool) -> None:
     path.write_text(text)
-    parents = mergekit.read(text, Doubts(strict=True)).parents if "layers" not in data else ()
+    parents = _read_without_doubts(text).parents if "layers" not in data else ()
     if all(name.startswith("zoo:") or Path(name).is_dir() for name in parents):
         page_commands.evomerge(["merge", str(path), "--out", f"{path}.model"])
 
 
 def _part_of_a_mergekit_file(data: Any, text: str, path: Path, shown: bool) -> None:
     whole = yaml.safe_load(path.read_text()) if path.exists() else MERGE
-    mergekit.read(yaml.safe_dump(merged(whole, data)), Doubts(strict=True))
+    _read_without_doubts(yaml.safe_dump(merged(whole, data)))
+
+
+def _read_without_doubts(text: str) -> mergekit.MergekitFile:
+    doubts = Doubts()
+    found = mergekit.read(text, doubts)
+    assert not doubts.notes, doubts.notes
+    return found
 
 
 def _config_to_convert(data: Any, text: str, path: Path, shown: bool) -> None:

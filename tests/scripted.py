@@ -52,13 +52,11 @@ def unit(*parts: object) -> float:
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-def outcome_of(job: Job, failing: float) -> Outcome:
+def outcome_of(job: Job) -> Outcome:
     """Return the outcome of a job; it depends only on the job."""
     known = [sorted(item.aggregates.items()) for item in job.earlier]
     against = job.incumbent and sorted(job.incumbent.aggregates.items())
     key = (job.recipe.digest, job.split, against, known)
-    if unit("fails", job.recipe.digest, job.split) < failing:
-        return Failure("evaluate", f"made to fail: {job.recipe.digest[:8]}")
     weights = [s.knobs["weight"] for s in job.recipe.every_layer().__next__().sources]
     right = round((1 - abs(weights[0] - 0.7) + 0.2 * unit(*key)) * DOCUMENTS) / DOCUMENTS
     size = round(8 * sum(weights)) / 8
@@ -77,7 +75,7 @@ class ScriptedExecutor:
         ends: chooses which of the running jobs ends next.
         failing: share of the recipes that fail.
         dies_after: number of outcomes after which `next` raises an error, as if it was killed.
-        score: makes up the outcome of a job, which fails with a given chance.
+        score: makes up the outcome of a job that does not fail.
     """
 
     def __init__(
@@ -86,7 +84,7 @@ class ScriptedExecutor:
         ends: random.Random,
         failing: float = 0.0,
         dies_after: int | None = None,
-        score: Callable[[Job, float], Outcome] = outcome_of,
+        score: Callable[[Job], Outcome] = outcome_of,
     ) -> None:
         self.score = score
         self.width, self.ends, self.failing, self.dies_after = width, ends, failing, dies_after
@@ -109,7 +107,9 @@ class ScriptedExecutor:
         job = running[self.ends.randrange(len(running))]
         self.queue.remove(job)
         self.scored.append((job.candidate, job.split, job.incumbent is None))
-        return job, self.score(job, self.failing)
+        if unit("fails", job.recipe.digest, job.split) < self.failing:
+            return job, Failure("evaluate", f"made to fail: {job.recipe.digest[:8]}")
+        return job, self.score(job)
 
     def close(self) -> None:
         self.queue.clear()

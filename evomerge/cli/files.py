@@ -56,7 +56,7 @@ def validate(
     from evomerge.cli import terminal
     from evomerge.config.schema import load, read, refuse_frozen
     from evomerge.setup import stages
-    from evomerge.setup.genes import HEADERS, gene_list, gene_rows
+    from evomerge.setup.genes import gene_list
     from evomerge.setup.preflight import summary, warnings
     from evomerge.setup.runs import prepare
 
@@ -74,7 +74,7 @@ def validate(
             return
         for number, (problem, cost) in enumerate(zip(problems, costs, strict=True), 1):
             terminal.print_values({"stage": number, **terminal.spoken(summary(problem))})
-            terminal.print_table(HEADERS, gene_rows(problem))
+            _print_genes(problem)
             if cost is not None:
                 terminal.print_values({"stage": number, **cost.in_words()})
             elif time:
@@ -92,11 +92,19 @@ def validate(
         terminal.print_json(answer)
         return
     terminal.print_values(terminal.spoken(values))
-    terminal.print_table(HEADERS, gene_rows(problem))
+    _print_genes(problem)
     if cost is not None:
         terminal.print_values(cost.in_words())
     terminal.warn(notes)
     terminal.say(f"{file} is valid")
+
+
+def _print_genes(problem: Problem) -> None:
+    from evomerge.cli import terminal
+    from evomerge.setup.genes import HEADERS, gene_rows
+
+    if rows := gene_rows(problem):
+        terminal.print_table(HEADERS, rows)
 
 
 def _cost(problem: Problem) -> Estimate | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +21,9 @@ from evomerge.setup.runs import open_model
 
 _LAST = "evomerge_last.yaml"
 """Name of the document of a file with several that makes the model, in a temporary folder."""
+
+_MOST = 3
+"""Largest number of warnings that one error names."""
 
 
 def merge_recipe(
@@ -74,14 +78,13 @@ def merge_recipe(
         content = read_recipe_file(
             source,
             lambda name: opener(name, _folder(name, source), allow_pickle=allow_pickle),
-            strict=strict,
             truncate=truncate,
         )
         inside = [note for item in opener.found.values() for note in item.notes]
         here = f"merge:{Path(inner).resolve()}/"
         notes = [*content.notes, *(note.replace(here, "") for note in inside)]
         if strict and notes:
-            raise RecipeError(notes[0])
+            raise RecipeError(_refusal(file, notes))
         recipe, checkpoints = content.recipe, content.checkpoints
         extra = {"evomerge_recipe.yaml": recipe.to_yaml(), **parts}
         mergekit = given if content.mergekit else to_mergekit(recipe, checkpoints)
@@ -101,6 +104,16 @@ def _separate(file: Path, text: str, folder: Path) -> dict[str, str]:
     for name, content in (parts | {_LAST: last}).items():
         (folder / name).write_text(content, encoding="utf-8")
     return parts
+
+
+def _refusal(file: Path, notes: Sequence[str]) -> str:
+    """Return the sentence that refuses a file for its warnings: all of them, or one of many."""
+    start = f"`--strict` allows no warnings, but {file} has {len(notes)}: "
+    if len(notes) <= _MOST:
+        return start + " ".join(notes)
+    return (
+        f"{start}{notes[0]} And {len(notes) - 1} more; merge without `--strict` to see all of them."
+    )
 
 
 def _folder(reference: str, file: Path) -> Path:

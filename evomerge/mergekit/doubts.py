@@ -1,6 +1,6 @@
 """What is doubtful in a mergekit file: keys that mergekit ignores, and models that it leaves open.
 
-Each is a sentence that a person is warned with, or an error if the reader is strict.
+Each is a sentence that a person is warned with.
 """
 
 from __future__ import annotations
@@ -15,14 +15,9 @@ _VALUES = Values(RecipeError)
 
 
 class Doubts:
-    """Collects the doubts about a mergekit file.
+    """Collects the doubts about a mergekit file."""
 
-    Args:
-        strict: whether the first doubt is raised as an error.
-    """
-
-    def __init__(self, *, strict: bool = False) -> None:
-        self._strict = strict
+    def __init__(self) -> None:
         self._notes: dict[str, None] = {}
 
     @property
@@ -31,13 +26,7 @@ class Doubts:
         return tuple(self._notes)
 
     def add(self, sentence: str) -> None:
-        """Add a doubt.
-
-        Raises:
-            RecipeError: the reader is strict.
-        """
-        if self._strict:
-            raise RecipeError(sentence)
+        """Add a doubt."""
         self._notes.setdefault(sentence)
 
     def known(
@@ -52,7 +41,7 @@ class Doubts:
             elsewhere: names of the method's parameters, which belong under `parameters`.
 
         Raises:
-            RecipeError: it is no mapping, or the reader is strict.
+            RecipeError: it is no mapping.
         """
         if not isinstance(data, Mapping):
             raise _VALUES.wrong(data, where, f"a mapping of {', '.join(known)}")

@@ -32,11 +32,6 @@ def task_vector_space(config: SearchConfig, host: Checkpoint, reference: str) ->
             there are fewer than two parents.
     """
     options_of(config, CycleQDOptions)
-    if config.optimizer.sigma != type(config.optimizer).model_fields["sigma"].default:
-        raise ConfigError(
-            f"`optimizer.sigma` has no meaning for the optimizer {NAME!r}, which has no genes; "
-            "remove it. The standard deviation of the weights is `optimizer.options.sigma`."
-        )
     if config.base is None:
         raise ConfigError(
             f"The optimizer {NAME!r} adds task vectors, the differences of models from a base; set "

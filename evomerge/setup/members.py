@@ -62,6 +62,11 @@ def check_whole_models(config: SearchConfig) -> None:
             f"`optimizer.start` has no meaning for the optimizer {name!r}, which starts from the "
             "parents; name the merge among them, as `run:DIR` or `merge:FILE.yaml`."
         )
+    if config.optimizer.sigma != type(config.optimizer).model_fields["sigma"].default:
+        raise ConfigError(
+            f"`optimizer.sigma` has no meaning for the optimizer {name!r}, which has no genes; "
+            "remove it. Settings of its own are in `optimizer.options`."
+        )
     if len(config.parents) < 2:
         raise ConfigError(
             f"The optimizer {name!r} merges two models at a time, but `parents` names one; add one."

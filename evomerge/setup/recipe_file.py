@@ -36,7 +36,6 @@ def read_recipe_file(
     file: Path,
     opener: Callable[[str], Checkpoint],
     *,
-    strict: bool = False,
     truncate: bool = False,
 ) -> RecipeFile:
     """Return the recipe in a file.
@@ -44,7 +43,6 @@ def read_recipe_file(
     Args:
         file: a recipe of evomerge, or a mergekit config.
         opener: opens a parent that the file names.
-        strict: whether notes on a mergekit config are raised as errors.
         truncate: whether embeddings and head are cut to the rows that all parents have, if the
             file has no tokenizer.
 
@@ -63,7 +61,7 @@ def read_recipe_file(
     if _is_ours(text, file):
         recipe = _truncated(Recipe.from_yaml(text), truncate)
         return RecipeFile(recipe, with_fit({n: opener(n) for n in recipe.parents}, recipe), None)
-    doubts = Doubts(strict=strict)
+    doubts = Doubts()
     opened = {name: opener(name) for name in mergekit_parents(text)}
     recipe = _truncated(from_mergekit(text, opened, doubts), truncate)
     return RecipeFile(recipe, with_fit(opened, recipe), text, doubts.notes)

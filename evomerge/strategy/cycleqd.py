@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evomerge.scores import Constraint, Objective, Outcome, Scores
+from evomerge.scores import Constraint, Objective, Scores
 from evomerge.space.task_vectors import TaskVectorSpace
 from evomerge.strategy.archive import Archive, Grid, finite_values
-from evomerge.strategy.lineage import Lineage
-from evomerge.strategy.protocol import Origin, Proposal
+from evomerge.strategy.mating import MatingStrategy
+from evomerge.strategy.protocol import Origin
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class CycleQDSetting:
     generation: int = 1
 
 
-class CycleQDStrategy:
+class CycleQDStrategy(MatingStrategy):
     """CycleQD as a strategy.
 
     Origins are `{"archive": "zoo_l2/exact_match", "mates": [4, 7], "weights": [1.01, 0.98],
     "expert": "zoo:maths", "mutation": 0.1, "seed": 93}`; the last three are left out where there
-    is no mutation. Random numbers depend on the seed and the candidate's number only.
+    is no mutation.
 
     Args:
         space: makes the recipes of children.
@@ -66,60 +66,17 @@ class CycleQDStrategy:
         setting: CycleQDSetting,
         seed: int,
     ) -> None:
-        self.setting, self.seed = setting, seed
+        super().__init__(space, setting.generation, seed)
+        self.setting = setting
         self.archives = [Archive(grid, index) for index in range(len(objectives))]
-        self.lineage = Lineage(space)
         self._objectives, self._constraints = objectives, constraints
-        self._parents, self._labels = space.parents, space.baselines().keys()
-        self._baselines: dict[int, str] = {}
+        self._parents = space.parents
         self._values: dict[str, tuple[float, ...]] = {}
         """The values of each parent that was scored, by reference."""
-        self._asked = 0
 
-    @property
-    def generation(self) -> int:
-        """The number of candidates that are proposed before outcomes are told."""
-        return self.setting.generation
-
-    @property
-    def left(self) -> int:
-        """Number of proposals that the current generation still lacks."""
-        return self.generation - self._asked % self.generation
-
-    def add_baseline(self, number: int, label: str) -> Origin:
-        """Add a baseline; it can become an elite once its scores are told."""
-        self.repeat(number, label, {})
-        return {}
-
-    def ask(self, number: int) -> Proposal:
-        """Propose a child of two elites of the archive whose turn it is."""
-        random = np.random.default_rng([self.seed, number])
-        turn = self._asked // self.generation % len(self.archives)
-        origin = self._aggregate() or self._child(random, turn)
-        self.repeat(number, None, origin)
-        return Proposal(self.lineage.recipe(number), origin)
-
-    def repeat(self, number: int, label: str | None, origin: Origin) -> None:
-        """Note a candidate. Nothing is drawn: the recorded origin counts.
-
-        Averages that are tried for the greedy soup are not of this strategy; it ignores them.
-
-        Raises:
-            ValueError: this is no origin of a child of earlier candidates.
-        """
-        if label not in self._labels and "mates" not in origin:
-            return
-        self.lineage.add(number, label, origin)
-        if label is None:
-            self._asked += 1
-        else:
-            self._baselines[number] = label
-
-    def tell(self, number: int, outcome: Outcome) -> None:
+    def _add(self, number: int, scores: Scores) -> None:
         """Add a scored candidate to the archives where it is an elite."""
-        if number not in self.lineage or not isinstance(outcome, Scores):
-            return
-        values = finite_values(self._objectives, self._constraints, outcome)
+        values = finite_values(self._objectives, self._constraints, scores)
         if values is None:
             return
         for archive in self.archives:
@@ -127,7 +84,12 @@ class CycleQDStrategy:
         if number in self._baselines:
             self._values[self._baselines[number]] = values
 
-    def _child(self, random: np.random.Generator, turn: int) -> Origin:
+    def _child(self, random: np.random.Generator) -> Origin:
+        """Return the origin of a merge of the best elites if it is its turn, else of two elites."""
+        turn = self._asked // self.generation % len(self.archives)
+        return self._aggregate() or self._mutated(random, turn)
+
+    def _mutated(self, random: np.random.Generator, turn: int) -> Origin:
         """Return the origin of a child of two elites, or of baselines where elites are missing."""
         archive = self.archives[turn]
         mates = archive.draw(random, 2) if archive.elites else []

@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evomerge.errors import SearchError
-from evomerge.scores import Constraint, Objective, Outcome, Scores, violation
+from evomerge.scores import Constraint, Objective, Scores, violation
 from evomerge.space.crossover import CrossoverSpace
-from evomerge.strategy.lineage import Lineage
-from evomerge.strategy.protocol import Origin, Proposal
+from evomerge.strategy.mating import MatingStrategy
+from evomerge.strategy.protocol import Origin
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -100,10 +100,8 @@ class Archive:
         return self.members[first], self.members[_draw(random, gain, without=first)]
 
 
-class NichesStrategy:
+class NichesStrategy(MatingStrategy):
     """M2N2 as a strategy; origins are `{"mates": [4, 7], "split": 3, "t": 0.25}`.
-
-    Random numbers depend on the seed and the candidate's number only.
 
     Args:
         space: makes the recipes of crossovers.
@@ -115,66 +113,27 @@ class NichesStrategy:
     def __init__(
         self, space: CrossoverSpace, documents: Documents, setting: NichesSetting, seed: int
     ) -> None:
-        self.setting, self.seed = setting, seed
-        self.archive, self.lineage = Archive(setting), Lineage(space)
+        super().__init__(space, setting.generation, seed)
+        self.setting, self.archive = setting, Archive(setting)
         self._places, self._documents = space.places, documents
-        self._labels = space.baselines().keys()
-        self._baselines: list[int] = []
-        self._asked = 0
 
-    @property
-    def generation(self) -> int:
-        """The number of candidates that are proposed before outcomes are told."""
-        return self.setting.generation
-
-    @property
-    def left(self) -> int:
-        """Number of proposals that the current generation still lacks."""
-        return self.generation - self._asked % self.generation
-
-    def add_baseline(self, number: int, label: str) -> Origin:
-        """Add a baseline; it becomes a member once its scores are told."""
-        self.repeat(number, label, {})
-        return {}
-
-    def ask(self, number: int) -> Proposal:
-        """Propose a crossover of two members.
+    def _child(self, random: np.random.Generator) -> Origin:
+        """Return the origin of a crossover of two members.
 
         The split is drawn from all places, and t from [0, 1), as in the authors' script. If fewer
         than two candidates have scores, the mates are two baselines.
         """
-        random = np.random.default_rng([self.seed, number])
         if len(self.archive.members) >= 2:
             mates = self.archive.mates(random)
         else:
-            first, second = random.permutation(self._baselines)[:2]
+            first, second = random.permutation(list(self._baselines))[:2]
             mates = int(first), int(second)
         split, t = int(random.integers(self._places)), float(random.random())
-        origin: Origin = {"mates": list(mates), "split": split, "t": t}
-        self.repeat(number, None, origin)
-        return Proposal(self.lineage.recipe(number), origin)
+        return {"mates": list(mates), "split": split, "t": t}
 
-    def repeat(self, number: int, label: str | None, origin: Origin) -> None:
-        """Note a candidate. Nothing is drawn: the recorded origin counts.
-
-        Averages that are tried for the greedy soup are not of this strategy; it ignores them.
-
-        Raises:
-            ValueError: this is no origin of a crossover of earlier candidates.
-        """
-        if label not in self._labels and "mates" not in origin:
-            return
-        self.lineage.add(number, label, origin)
-        if label is None:
-            self._asked += 1
-        else:
-            self._baselines.append(number)
-
-    def tell(self, number: int, outcome: Outcome) -> None:
+    def _add(self, number: int, scores: Scores) -> None:
         """Let a scored candidate compete for a place in the archive."""
-        if number not in self.lineage or not isinstance(outcome, Scores):
-            return
-        found = self._documents(outcome)
+        found = self._documents(scores)
         if found is not None:
             self.archive.add(number, *found)
 

@@ -114,8 +114,28 @@ def test_a_parent_of_a_search_has_one_document(tmp_path: Path) -> None:
 
 def test_strict_counts_for_every_document(tmp_path: Path) -> None:
     (tmp_path / "many.yml").write_text(MANY.replace("name: soup", "name: soup\nnote: mine"))
-    with pytest.raises(RecipeError, match="Key 'note'"):
+    with pytest.raises(RecipeError, match=r"no warnings, but .*many.yml has 1: .*Key 'note'"):
         merge_recipe(tmp_path / "many.yml", tmp_path / "out", "8GB", "5GB", strict=True)
     notes = merge_recipe(tmp_path / "many.yml", tmp_path / "out", "8GB", "5GB")
     assert len(notes) == 1
     assert notes[0].startswith("Parent 'soup.yaml': Key 'note'")
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (2, "has 2: Key 'note0' .*; remove it. Key 'note1' .*; remove it.$"),
+        (5, "has 5: Key 'note0' .*; remove it. And 4 more; merge without `--strict`"),
+    ],
+)
+def test_strict_says_all_that_mergekit_ignores(tmp_path: Path, count: int, words: str) -> None:
+    data = {
+        "merge_method": "linear",
+        "models": [{"model": "zoo:base"}],
+        "parameters": {"weight": 1},
+    }
+    file = tmp_path / "one.yml"
+    file.write_text(yaml.safe_dump(data | {f"note{i}": "mine" for i in range(count)}))
+    with pytest.raises(RecipeError, match=words):
+        merge_recipe(file, tmp_path / "out", "8GB", "5GB", strict=True)
+    assert not (tmp_path / "out").exists()

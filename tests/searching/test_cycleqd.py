@@ -5,16 +5,16 @@ from __future__ import annotations
 import random
 
 import pytest
+from member_runs import THREE_TASKS, check_export, deepest, killed_and_resumed
 from scripted import ScriptedExecutor, search, trajectory, unit
-from search_run import SMALL, kill_when, write_search
+from search_run import SMALL
 from typer.testing import CliRunner
 
 import evomerge
 from evomerge.cli.commands import app
 from evomerge.errors import SearchError
 from evomerge.execute.protocol import Job
-from evomerge.run.history import Candidate
-from evomerge.scores import Failure, Objective, Outcome, Scores
+from evomerge.scores import Objective, Scores
 from evomerge.searching.ranking import WeightedSum
 from evomerge.space.task_vectors import TaskVectorSpace
 from evomerge.strategy.archive import Grid
@@ -26,32 +26,17 @@ SPACE = TaskVectorSpace(
 OBJECTIVES = (Objective("task", "acc"), Objective("task", "f1"))
 
 CYCLEQD = {
-    "parents": ["zoo:language", "zoo:maths", "zoo:facts"],
-    "space": {},
-    "dtype": "bfloat16",
+    **THREE_TASKS,
     "optimizer": {
         "name": "cycleqd",
         "population": 3,
         "options": {"bins": 6, "aggregate": 6, "mutation": 0.3},
     },
-    "objectives": [
-        {"task": "zoo_l2", "metric": "exact_match"},
-        {"task": "zoo_maths", "metric": "exact_match"},
-        {"task": "zoo_facts", "metric": "acc"},
-    ],
-    "evaluation": {
-        **SMALL["evaluation"],
-        "search": {"documents": 8},
-        "validation": {"documents": 8, "finalists": 2},
-        "test": {"documents": 8},
-    },
     "budget": {"candidates": 16},
 }
 
 
-def made_up(job: Job, failing: float) -> Outcome:
-    if unit("fails", job.recipe.digest, job.split) < failing:
-        return Failure("evaluate", f"made to fail: {job.recipe.digest[:8]}")
+def made_up(job: Job) -> Scores:
     found = {item.key: unit(job.recipe.digest, item.key) for item in OBJECTIVES}
     return Scores({"task": (0,)}, {}, found)
 
@@ -83,13 +68,7 @@ def test_a_search_does_not_depend_on_width_or_kills(tmp_path, generation):
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory) -> evomerge.Run:
     """A search in one process that was killed once, lost its members, and was resumed."""
-    folder = tmp_path_factory.mktemp("cycleqd")
-    file = write_search(folder, **CYCLEQD)
-    journal = folder / "run" / "journal.jsonl"
-    assert kill_when(["search", file, "--run", folder / "run"], journal, 22, 0.0) == -9
-    for member in (folder / "run" / "models" / "members").iterdir():
-        member.rename(folder / member.name)
-    return evomerge.resume(folder / "run")
+    return killed_and_resumed(tmp_path_factory.mktemp("cycleqd"), CYCLEQD, 22)
 
 
 def test_a_killed_search_ends_like_one_that_was_not(killed, tmp_path):
@@ -97,34 +76,8 @@ def test_a_killed_search_ends_like_one_that_was_not(killed, tmp_path):
     assert trajectory(whole.history) == trajectory(killed.history)
 
 
-def deepest(run: evomerge.Run) -> Candidate:
-    """Return the candidate with most generations of ancestors."""
-    depth = [0] * len(run.history.candidates)
-    for item in run.history.candidates:
-        depth[item.number] = 1 + max(
-            (depth[mate] for mate in item.origin.get("mates", ())), default=0
-        )
-    assert max(depth) > 2
-    return run.history.candidates[depth.index(max(depth))]
-
-
 def test_a_mutated_merge_of_merges_is_exported_as_it_was_scored(killed, tmp_path):
-    candidate = deepest(killed)
-    members = killed.folder / "models" / "members"
-    model = killed.export(tmp_path / "model", candidate.number)
-    scores = evomerge.evaluate(model, killed.folder / "search.yaml", split="search")
-    expected = candidate.scores("search").aggregates
-    assert {key: item.value for key, item in scores.items()} == {
-        key: expected[key] for key in scores
-    }
-    assert len(scores) == 3
-    # Without the folder of members, from the recipe file alone, the model is the same.
-    members.rename(tmp_path / "away")
-    (tmp_path / "alone.yaml").write_bytes((model / "evomerge_recipe.yaml").read_bytes())
-    evomerge.merge(tmp_path / "alone.yaml", tmp_path / "again")
-    content = [folder / "model.safetensors" for folder in (model, tmp_path / "again")]
-    assert content[0].read_bytes() == content[1].read_bytes()
-    (tmp_path / "away").rename(members)
+    check_export(killed, deepest(killed, 3), tmp_path)
 
 
 def test_results_and_report_have_the_archives(killed):

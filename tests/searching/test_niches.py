@@ -6,15 +6,15 @@ import random
 from pathlib import Path
 
 import pytest
+from member_runs import THREE_TASKS, check_export, deepest, killed_and_resumed
 from scripted import OBJECTIVES, ScriptedExecutor, search, trajectory, unit
-from search_run import SMALL, kill_when, write_search
+from search_run import SMALL
 
 import evomerge
 from evomerge.errors import SearchError
 from evomerge.execute.protocol import Job
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.run.history import Candidate
-from evomerge.scores import Failure, Outcome, Scores
+from evomerge.scores import Scores
 from evomerge.space.crossover import CrossoverSpace
 from evomerge.strategy.niches import NichesSetting, NichesStrategy, shared_documents
 
@@ -22,29 +22,15 @@ SPACE = CrossoverSpace(parents=["a", "b"], host="a", stack="model.layers", layer
 DOCUMENTS = 6
 
 NICHES = {
-    "parents": ["zoo:language", "zoo:maths", "zoo:facts"],
+    **THREE_TASKS,
     "base": None,
-    "space": {},
-    "dtype": "bfloat16",
     "optimizer": {"name": "niches", "population": 4, "options": {"archive": 4}},
-    "objectives": [
-        {"task": "zoo_l2", "metric": "exact_match"},
-        {"task": "zoo_maths", "metric": "exact_match"},
-        {"task": "zoo_facts", "metric": "acc"},
-    ],
-    "evaluation": {
-        **SMALL["evaluation"],
-        "search": {"documents": 12},
-        "validation": {"documents": 8, "finalists": 2},
-        "test": {"documents": 8},
-    },
+    "evaluation": {**THREE_TASKS["evaluation"], "search": {"documents": 12}},
     "budget": {"candidates": 20},
 }
 
 
-def made_up(job: Job, failing: float) -> Outcome:
-    if unit("fails", job.recipe.digest, job.split) < failing:
-        return Failure("evaluate", f"made to fail: {job.recipe.digest[:8]}")
+def made_up(job: Job) -> Scores:
     right = [float(unit(job.recipe.digest, job.split, i) < 0.5) for i in range(DOCUMENTS)]
     key = "task/acc"
     ids = {"task": tuple(range(DOCUMENTS))}
@@ -90,24 +76,7 @@ def test_what_arrived_is_replayed_exactly(tmp_path, dies_after):
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory) -> evomerge.Run:
     """A search in one process that was killed once, lost its members, and was resumed."""
-    folder = tmp_path_factory.mktemp("niches")
-    file = write_search(folder, **NICHES)
-    journal = folder / "run" / "journal.jsonl"
-    assert kill_when(["search", file, "--run", folder / "run"], journal, 30, 0.0) == -9
-    for member in (folder / "run" / "models" / "members").iterdir():
-        member.rename(folder / member.name)
-    return evomerge.resume(folder / "run")
-
-
-def deepest(run: evomerge.Run) -> Candidate:
-    """Return the candidate with most generations of ancestors."""
-    depth = [0] * len(run.history.candidates)
-    for item in run.history.candidates:
-        depth[item.number] = 1 + max(
-            (depth[mate] for mate in item.origin.get("mates", ())), default=0
-        )
-    assert max(depth) > 3
-    return run.history.candidates[depth.index(max(depth))]
+    return killed_and_resumed(tmp_path_factory.mktemp("niches"), NICHES, 30)
 
 
 def test_a_killed_search_ends_like_one_of_two_workers_that_was_not(killed, tmp_path):
@@ -117,22 +86,7 @@ def test_a_killed_search_ends_like_one_of_two_workers_that_was_not(killed, tmp_p
 
 
 def test_a_merge_of_merges_is_exported_as_it_was_scored(killed, tmp_path):
-    candidate = deepest(killed)
-    members = killed.folder / "models" / "members"
-    model = killed.export(tmp_path / "model", candidate.number)
-    scores = evomerge.evaluate(model, killed.folder / "search.yaml", split="search")
-    expected = candidate.scores("search").aggregates
-    assert {key: item.value for key, item in scores.items()} == {
-        key: expected[key] for key in scores
-    }
-    assert len(scores) == 3
-    # Without the folder of members, from the recipe file alone, the model is the same.
-    members.rename(tmp_path / "away")
-    (tmp_path / "alone.yaml").write_bytes((model / "evomerge_recipe.yaml").read_bytes())
-    evomerge.merge(tmp_path / "alone.yaml", tmp_path / "again")
-    content = [folder / "model.safetensors" for folder in (model, tmp_path / "again")]
-    assert content[0].read_bytes() == content[1].read_bytes()
-    assert not members.exists()
+    model = check_export(killed, deepest(killed, 4), tmp_path)
     card = (model / "README.md").read_text()
     assert "`member:" in card and "mergekit_config" not in card
 

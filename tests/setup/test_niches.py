@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
+from evomerge.cli.commands import app
 from evomerge.config.schema import parse
 from evomerge.errors import InputError
 from evomerge.setup.runs import prepare
@@ -38,6 +41,7 @@ WRONG = {
     "`base` has no meaning": {"base": "zoo:base"},
     "`tokenizer` is 'union'": {"tokenizer": "union"},
     "`optimizer.start` has no meaning": {"optimizer": {"name": "niches", "start": ["best.yaml"]}},
+    "`optimizer.sigma` has no meaning .*'niches'": {"optimizer": {"name": "niches", "sigma": 0.02}},
     "merges two models at a time": {"parents": ["zoo:language"]},
     "zoo_maths/tokens does not allow: lower values are better": {
         "objectives": [*GOOD["objectives"], TOKENS]
@@ -67,3 +71,12 @@ def test_a_search_by_niches_is_sequential_unless_it_has_a_population():
     assert (
         prepare(parse(populated, "search.yaml"), Path.cwd()).config.executor.order == "generation"
     )
+
+
+def test_validate_prints_no_table_of_genes_where_there_are_none(tmp_path):
+    file = tmp_path / "search.yaml"
+    file.write_text(yaml.safe_dump(GOOD))
+    done = CliRunner().invoke(app, ["validate", str(file)])
+    assert done.exit_code == 0, done.output
+    assert "genes\t0" in done.stdout
+    assert "set by" not in done.stdout
