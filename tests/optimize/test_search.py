@@ -209,10 +209,10 @@ SLOT = Gene("slot", "real", -2.0, 2.0, -1.0, sigma=1.0, switch=True)
         ([NUMBER] * 200, None, "cma"),
         ([NUMBER] * 201, None, "diagonal-cma"),
         ([NUMBER, FLAG], None, "cma-margin"),
-        ([NUMBER, FLAG, FLAG], None, "discrete-lengler"),
+        ([NUMBER, FLAG, FLAG], None, "two-points-de"),
         ([SLOT, SLOT, NUMBER], None, "discrete-lengler"),
         ([SLOT, NUMBER], None, "cma"),
-        ([FLAG, FLAG], 16, "two-points-de"),
+        ([SLOT, SLOT], 16, "two-points-de"),
     ],
 )
 def test_the_default_optimizer_suits_the_genes(genes, population, name):
