@@ -3,21 +3,23 @@
     python benchmarks/optimizers.py [--quick] [--worlds NAME ...] [--optimizers NAME ...]
                                     [--seeds N] [--candidates N] [--records DIR] [--picture FILE]
 
-**Real merges.** Four spaces over the embedded models are searched for arithmetic in the language
+**Real merges.** Five spaces over the embedded models are searched for arithmetic in the language
 that the maths model does not know (`zoo_l2_maths`). `weights 8`: two parents, with a weight for two
 groups of layers, the embeddings and the head. `weights 32`: the same parents, with a weight for the
 attention, the feed-forward part, the norms and the rest of four groups of layers. `weights 128`:
 the same with eight parents, three experts and five merges of two of these. `slots 96`: a path
-through the layers of both models, laid out eight times. Every search tries the parents and their
-average first. Fitness is the share of 100 search documents with the right answer. After 50, 100,
-200 and 300 candidates the five best ones are validated on 200 other documents, and the best of them
-is the winner. The table shows its score on the 1,500 test documents: the mean over the seeds, and
-the standard error. A seed chooses the documents, too.
+through the layers of both models, laid out eight times, with a number for each slot; `switches 96`
+is the same with binary genes. Every search tries the parents and their average first. Fitness is
+the share of 100 search documents with the right answer. After 50, 100, 200 and 300 candidates the
+five best ones are validated on 200 other documents, and the best of them is the winner. The table
+shows its score on the 1,500 test documents: the mean over the seeds, and the standard error. A seed
+chooses the documents, too.
 
 **Landscapes.** The candidates of all these searches train a neural network for each space, that
 predicts the fitness of a genome. On it the same searches are repeated with 1,000 candidates; a
 score is that of 100 simulated documents, and the table shows the winner's value without noise. The
-error of the prediction is measured on searches that were left out.
+error of the prediction is measured on searches that were left out. Of paths it is too large for
+such a table to mean anything.
 
 Each real search is kept in `--records` (default: runs/optimizers) and is not repeated, so that the
 measurement can be interrupted, and divided among processes by `--worlds`. The last line is one JSON

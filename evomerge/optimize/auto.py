@@ -25,8 +25,10 @@ def choose(genes: Sequence[Gene], population: int | None = None) -> str:
             have one are chosen.
     """
     discrete = sum(gene.kind != "real" for gene in genes)
-    if 2 * discrete > len(genes):
-        return "discrete-lengler" if population is None else "two-points-de"
+    switches = sum(gene.switch for gene in genes)
+    if 2 * (discrete + switches) > len(genes):
+        one_by_one = population is None and switches > discrete
+        return "discrete-lengler" if one_by_one else "two-points-de"
     if len(genes) > MANY_GENES:
         return "diagonal-cma"
     return "cma-margin" if discrete else "cma"

@@ -26,6 +26,7 @@ class Gene:
         sigma: initial step size in units of the gene. None: `optimizer.sigma` x (high - low), and
             1.5 times that for `choice` and `binary` genes.
         choices: labels of a `choice` gene, by index.
+        switch: whether it is a number of which only the sign counts: above 0 something is on.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Gene:
     start: float
     sigma: float | None = None
     choices: tuple[str, ...] = ()
+    switch: bool = False
 
 
 class Space(Protocol):

@@ -200,6 +200,7 @@ def test_amending_by_a_negligible_difference_changes_nothing(name):
 
 NUMBER = Gene("number", "real", 0.0, 1.0, 0.5)
 FLAG = Gene("flag", "binary", 0, 1, 0.5)
+SLOT = Gene("slot", "real", -2.0, 2.0, -1.0, sigma=1.0, switch=True)
 
 
 @pytest.mark.parametrize(
@@ -208,8 +209,10 @@ FLAG = Gene("flag", "binary", 0, 1, 0.5)
         ([NUMBER] * 200, None, "cma"),
         ([NUMBER] * 201, None, "diagonal-cma"),
         ([NUMBER, FLAG], None, "cma-margin"),
-        ([NUMBER, FLAG, FLAG], None, "discrete-lengler"),
-        ([FLAG, FLAG], 16, "two-points-de"),
+        ([NUMBER, FLAG, FLAG], None, "two-points-de"),
+        ([SLOT, SLOT, NUMBER], None, "discrete-lengler"),
+        ([SLOT, NUMBER], None, "cma"),
+        ([SLOT, SLOT], 16, "two-points-de"),
     ],
 )
 def test_the_default_optimizer_suits_the_genes(genes, population, name):

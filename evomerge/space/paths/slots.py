@@ -111,6 +111,7 @@ class SlotSpace:
                 high=1.0 if indicators == "binary" else bound,
                 start=self._in if slot in self._host_slots else self._out,
                 sigma=None if indicators == "binary" else 1.0,
+                switch=indicators == "threshold",
             )
             for slot in self._free
         )
