@@ -113,7 +113,8 @@ def _naming_documents(folder: Path) -> Iterator[None]:
     try:
         yield
     except EvomergeError as error:
-        raise type(error)(_with_documents(str(error), folder)) from error
+        error.args = (_with_documents(str(error), folder),)
+        raise
 
 
 def _with_documents(sentence: str, folder: Path) -> str:
