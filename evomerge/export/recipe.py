@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from evomerge.errors import RecipeError
+from evomerge.errors import EvomergeError, RecipeError
 from evomerge.mergekit import separated
 from evomerge.models.references import is_file, is_folder, place, split_kind
 from evomerge.models.types import type_notes
@@ -69,7 +71,7 @@ def merge_recipe(
     from evomerge.merging.backend import write
 
     check_new_folder(out)
-    with TemporaryDirectory(prefix="evomerge-") as inner:
+    with TemporaryDirectory(prefix="evomerge-") as inner, _naming_documents(Path(inner)):
         opener = MergeOpener(open_model, models=Path(inner) / "models")
         given = read_text(file, RecipeError)
         several = len(documents(given)) > 1
@@ -81,8 +83,7 @@ def merge_recipe(
             truncate=truncate,
         )
         inside = [note for item in opener.found.values() for note in item.notes]
-        here = f"merge:{Path(inner).resolve()}/"
-        notes = [*content.notes, *(note.replace(here, "") for note in inside)]
+        notes = [*content.notes, *(_with_documents(note, Path(inner)) for note in inside)]
         if strict and notes:
             raise RecipeError(_refusal(file, notes))
         recipe, checkpoints = content.recipe, content.checkpoints
@@ -104,6 +105,33 @@ def _separate(file: Path, text: str, folder: Path) -> dict[str, str]:
     for name, content in (parts | {_LAST: last}).items():
         (folder / name).write_text(content, encoding="utf-8")
     return parts
+
+
+@contextmanager
+def _naming_documents(folder: Path) -> Iterator[None]:
+    """Let errors name documents that were written into a folder by their names in the file."""
+    try:
+        yield
+    except EvomergeError as error:
+        error.args = (_with_documents(str(error), folder),)
+        raise
+
+
+def _with_documents(sentence: str, folder: Path) -> str:
+    """Return a sentence with `Document 'a'` for `Parent 'merge:FOLDER/a.yaml'`."""
+
+    def spoken(found: re.Match[str]) -> str:
+        if not (folder / f"{found['name']}.yaml").is_file():
+            return found[0]
+        return f"{'Document' if found['parent'] == 'Parent ' else 'document'} {found['name']!r}"
+
+    place = re.escape(f"{folder.resolve()}/")
+    return re.sub(
+        rf"(?P<parent>\b[Pp]arent )?(?P<quote>['`]?)merge:(?:{place})?(?P<name>\w[\w.-]*)\.yaml"
+        r"(?P=quote)",
+        spoken,
+        sentence,
+    )
 
 
 def _refusal(file: Path, notes: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from evomerge.errors import RecipeError
+from evomerge.errors import InputError, RecipeError
 from evomerge.export.recipe import merge_recipe
 from evomerge.mergekit import documents, separated
 from evomerge.setup.recipe_file import read_recipe_file
@@ -93,8 +93,31 @@ def test_a_merge_that_is_made_from_itself_is_refused(tmp_path: Path) -> None:
     text = "name: {0}\nmerge_method: karcher\nmodels: [{{model: {1}}}, {{model: zoo:base}}]\n"
     pairs = [("one", "two"), ("two", "one"), ("three", "one")]
     (tmp_path / "many.yml").write_text("---\n".join(text.format(*pair) for pair in pairs))
-    with pytest.raises(RecipeError, match="made from itself"):
+    with pytest.raises(
+        RecipeError, match=r"^Document .one. is made .* \(document .one. -> document .two. -> "
+    ):
         merge_recipe(tmp_path / "many.yml", tmp_path / "out", "8GB", "5GB")
+
+
+@pytest.mark.parametrize(
+    ("models", "words"),
+    [
+        ("models: [{model: org/missing}]", "^Document 'one' cannot be built: .*org/missing"),
+        (
+            "slices: [{sources: [{model: 'zoo:base', layer_range: [0, 2]}]}]",
+            "different numbers of them: 2 of document 'one', 6 of zoo:base",
+        ),
+    ],
+)
+def test_errors_name_documents_not_the_files_they_are_read_from(
+    tmp_path: Path, models: str, words: str
+) -> None:
+    first = f"name: one\nmerge_method: linear\n{models}\nparameters: {{weight: 1}}\n"
+    last = "merge_method: linear\nmodels: [{model: one}, {model: 'zoo:base'}]\n"
+    (tmp_path / "many.yml").write_text(f"{first}---\n{last}parameters: {{weight: 1}}\n")
+    with pytest.raises(InputError, match=words) as caught:
+        merge_recipe(tmp_path / "many.yml", tmp_path / "out", "8GB", "5GB")
+    assert "evomerge-" not in str(caught.value)
 
 
 def test_the_last_of_named_documents_is_no_source_of_the_others() -> None:
@@ -118,7 +141,7 @@ def test_strict_counts_for_every_document(tmp_path: Path) -> None:
         merge_recipe(tmp_path / "many.yml", tmp_path / "out", "8GB", "5GB", strict=True)
     notes = merge_recipe(tmp_path / "many.yml", tmp_path / "out", "8GB", "5GB")
     assert len(notes) == 1
-    assert notes[0].startswith("Parent 'soup.yaml': Key 'note'")
+    assert notes[0].startswith("Document 'soup': Key 'note'")
 
 
 @pytest.mark.parametrize(
