@@ -109,9 +109,10 @@ def here():
     return optimizer_runs.all_searches()
 
 
-def test_another_process_restarts_at_the_same_trials_and_points(here, elsewhere):
+@pytest.mark.parametrize("scheme", ["ipop", "bipop"])
+def test_another_process_restarts_at_the_same_trials_and_points(scheme, here, elsewhere):
     for width in WIDTHS:
-        assert here[f"restarts {width}"] == elsewhere[f"restarts {width}"]
+        assert here[f"{scheme} {width}"] == elsewhere[f"{scheme} {width}"]
 
 
 @pytest.mark.parametrize("name", NAMES)
