@@ -65,7 +65,7 @@ def check_whole_models(config: SearchConfig) -> None:
     if config.optimizer.sigma != type(config.optimizer).model_fields["sigma"].default:
         raise ConfigError(
             f"`optimizer.sigma` has no meaning for the optimizer {name!r}, which has no genes; "
-            "remove it. Settings of its own are in `optimizer.options`."
+            "remove it, and see `optimizer.options` for its own settings."
         )
     if len(config.parents) < 2:
         raise ConfigError(

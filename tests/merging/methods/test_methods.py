@@ -19,7 +19,11 @@ from evomerge.merging.methods.method import Knob, check_knobs
 
 ALL = method_names()
 TASK_VECTORS = [name for name in ALL if any(k.name == "lambda" for k in get_method(name).knobs)]
-SPARSE = [name for name in TASK_VECTORS if any(k.name == "density" for k in get_method(name).knobs)]
+SPARSE = [
+    name
+    for name in TASK_VECTORS
+    if name != "task_arithmetic" and any(k.name == "density" for k in get_method(name).knobs)
+]
 SUMS = ["task_arithmetic", "dare_linear", "della_linear", "breadcrumbs"]
 ELECTED = [name for name in SPARSE if name not in SUMS]
 
