@@ -48,7 +48,7 @@ WRONG = {
     "`bounds.zoo_l2/exact_match` is .*; it must have at most 2 entries": options(
         bounds={"zoo_l2/exact_match": [0, 1, 2]}
     ),
-    "`optimizer.sigma` has no meaning .*'cycleqd'.* own are in `optimizer.options`": {
+    "`optimizer.sigma` has no meaning .*'cycleqd'.*see `optimizer.options`": {
         "optimizer": {"name": "cycleqd", "sigma": 0.02}
     },
     "optimizer.options: `bounds.*low < high": options(bounds={"zoo_l2/exact_match": [1, 0]}),
