@@ -19,6 +19,14 @@ COMPUTE = Function(code_eval.__name__, code_eval.__file__, "compute")
 DUMPS = Function("json", sys.modules["json"].__file__, "dumps")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_temporary_folder():
+    """Let nothing be seen here of the sandboxes of tests that run at the same time."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
+
+
 @pytest.fixture(scope="module")
 def sandbox():
     return Sandbox()
