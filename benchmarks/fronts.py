@@ -1,0 +1,55 @@
+"""Compares the fronts of runs with two objectives or more by their hypervolume on test documents.
+
+    python benchmarks/fronts.py --box WORST:BEST,WORST:BEST,... RUN ...
+
+`--box` has the worst and the best value of each objective, in the order of the search file and as
+the run prints them (`0:1,24:0` for an accuracy and a number of tokens). The hypervolume is the
+share of this box in which a parent or a finalist is better in all objectives. It is printed for the
+parents alone, and for all that was tested. The last line is one JSON object: run -> both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import evomerge
+from evomerge.searching.front import hypervolume
+
+
+def measure(folder: Path, box: list[tuple[float, float]]) -> tuple[float, float]:
+    """Return the hypervolumes of a run's parents, and of all that it has tested."""
+    run = evomerge.Run(folder)
+    rows = run.candidates
+    keys = [f"test {item.task}/{item.metric}" for item in run.config.objectives]
+    tested = rows.dropna(subset=keys)
+    signs = [1.0 if best > worst else -1.0 for worst, best in box]
+
+    def volume(values: list[list[float]]) -> float:
+        points = [tuple(s * v for s, v in zip(signs, row, strict=True)) for row in values]
+        lowest = tuple(sign * worst for sign, (worst, _) in zip(signs, box, strict=True))
+        highest = tuple(sign * best for sign, (_, best) in zip(signs, box, strict=True))
+        return hypervolume(points, lowest, highest)
+
+    parents = tested[tested["origin"].isin(run.config.parents)]
+    return volume(parents[keys].to_numpy().tolist()), volume(tested[keys].to_numpy().tolist())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--box", required=True, metavar="WORST:BEST,...")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    options = parser.parse_args()
+    sides = (side.split(":") for side in options.box.split(","))
+    box = [(float(worst), float(best)) for worst, best in sides]
+    found = {}
+    for run in options.runs:
+        parents, everything = measure(run, box)
+        print(f"{run.name:24} parents {parents:.3f}, with the front {everything:.3f}")
+        found[run.name] = {"parents": round(parents, 3), "front": round(everything, 3)}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
