@@ -1,5 +1,6 @@
 """What code of a model can do: each program here is one wrong answer, and leaves nothing."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -38,11 +39,21 @@ def passes(sandbox, program, timeout=3.0):
     return sandbox.call(COMPUTE, [""], [[program]], **options)[0]["pass@1"] == 1
 
 
+def cells():
+    """Return the processes of sandboxes that wait for calls of this process."""
+    found = set()
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            if "evomerge.evaluation.sandbox.cell" in " ".join(child.cmdline()):
+                found.add(child)
+    return found
+
+
 def left_over():
     """Return the folders and the processes of sandboxes, without those that only wait."""
-    below = psutil.Process().children(recursive=True)
+    below = [item for cell in cells() for item in cell.children(recursive=True)]
     folders = Path(tempfile.gettempdir()).glob("evomerge-code-*/*")
-    return [item for item in below if item.parent().pid != os.getpid()], list(folders)
+    return below, list(folders)
 
 
 HARMFUL = {
@@ -140,9 +151,9 @@ def test_a_result_without_an_end_is_no_result(sandbox, tmp_path):
 
 
 def test_a_cell_that_is_killed_is_replaced():
-    sandbox = Sandbox()
+    before, sandbox = cells(), Sandbox()
     assert sandbox.call(DUMPS, [1], seconds=10) == "[1]"
-    (cell,) = psutil.Process().children()[-1:]
+    (cell,) = cells() - before
     cell.kill()
     with pytest.raises(CallError):
         sandbox.call(DUMPS, [1], seconds=10)
@@ -155,11 +166,12 @@ def test_a_cell_that_is_killed_in_a_call_leaves_nothing(tmp_path):
         "import time\ndef run():\n    open('begun', 'w').close()\n    time.sleep(600)\n"
     )
     sandbox, slow = Sandbox(), Function("slow", str(tmp_path / "slow.py"), "run")
+    before = cells()
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(sandbox.call, slow, seconds=60)
         while not list(Path(tempfile.gettempdir()).glob("evomerge-code-*/*/begun")):
             assert not call.done()
-        cell = psutil.Process().children()[-1]
+        (cell,) = cells() - before
         below = cell.children(recursive=True)
         cell.kill()
         with pytest.raises(CallError):
