@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import evomerge
 from evomerge import zoo
 from evomerge.merging.methods import get_method
+from evomerge.merging.methods.conversion import on_tensors
 from evomerge.models.checkpoint import Checkpoint
 
 NAMES = ("tsv", "iso_c", "wudi_ridge")
@@ -36,7 +37,7 @@ def merged(
     out = torch.empty(base.shape, dtype=torch.float32)
     prepare = method.prepare_tokens if tokens else method.prepare
     assert prepare is not None
-    prepare(sources, base, (), reuse=False)([{}] * len(sources), DEFAULT | knobs, out)
+    on_tensors(prepare)(sources, base, (), reuse=False)([{}] * len(sources), DEFAULT | knobs, out)
     return out
 
 

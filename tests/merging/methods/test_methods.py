@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from evomerge.errors import CandidateError
 from evomerge.merging.kernels.noise import Noise
 from evomerge.merging.methods import get_method, method_names
+from evomerge.merging.methods.conversion import on_tensors
 from evomerge.merging.methods.method import Knob, check_knobs
 
 ALL = method_names()
@@ -81,7 +82,7 @@ def merged(
     noise = [Noise(seed, f"parent {i}", "tensor") for i in range(len(sources))]
     used = base if method.base != "none" else None
     result = torch.empty(sources[0].shape, dtype=out or sources[0].dtype)
-    merge = method.prepare(sources, used, noise if method.random else (), reuse=reuse)
+    merge = on_tensors(method.prepare)(sources, used, noise if method.random else (), reuse=reuse)
     merge(*complete, result)
     return result
 

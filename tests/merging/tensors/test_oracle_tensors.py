@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from evomerge.merging.kernels.noise import Noise
 from evomerge.merging.methods import get_method
+from evomerge.merging.methods.conversion import on_tensors
 from evomerge.merging.methods.method import check_knobs
 
 DATA = Path(__file__).parents[2] / "data"
@@ -51,7 +52,7 @@ def ours(name: str, *, parents: torch.dtype = torch.float32, seed: int = 0) -> T
     result = {}
     for tensor in model(name):
         noise = [Noise(seed, item["parent"], tensor) for item in sources]
-        merge = method.prepare(
+        merge = on_tensors(method.prepare)(
             [model(item["parent"])[tensor].to(parents) for item in sources],
             model(base)[tensor].to(parents) if base else None,
             noise,
