@@ -205,7 +205,7 @@ def test_a_small_ridge_minimises_the_interference_and_a_large_one_gives_the_sum(
 
 def test_another_ridge_is_computed_anew():
     base, *sources = models((6, 6), 2)
-    merge = get_method("wudi_ridge").prepare(sources, base, (), reuse=True)
+    merge = on_tensors(get_method("wudi_ridge").prepare)(sources, base, (), reuse=True)
     results = []
     for ridge in (0.1, 10.0, 0.1):
         out = torch.empty(base.shape)
