@@ -1,6 +1,6 @@
 """Measures the cost of merging, on disk and in memory, and compares it with limits and mergekit.
 
-    python benchmarks/merge.py [--quick | --large] [--methods linear,ties] [--mergekit PYTHON]
+    python benchmarks/merge.py [--quick | --large] [--methods start,linear] [--mergekit PYTHON]
 
 Writes Llama models in bfloat16 into a temporary folder: a base model and two models near it (0.45 B
 parameters each; 0.03 B with --quick; 1 B, that is 2 GB, with --large). For every merge method it
@@ -14,6 +14,9 @@ measures, in child processes on one thread, the minimum of a few rounds of
   method (random numbers, ranks) have, and writes the output (computed from the time of
   `torch.add(one, two, out=three)`);
 - mergekit's own command on the same file, if --mergekit names a Python that has mergekit.
+
+`start` is no method: it measures `evomerge merge` of embedded models that are so small that nearly
+all of it is start-up, and says which large libraries that imports.
 
 Times are CPU seconds; memory is the peak resident set size. The last line is one JSON object of
 ratios: net/limit (goal: at most 1.5 for linear and slerp, 3 for dare_linear, 5 for ties), in
@@ -37,6 +40,12 @@ METHODS = (
     *("passthrough", "linear", "slerp", "task_arithmetic", "dare_linear", "dare_ties", "ties"),
     *("breadcrumbs", "consensus", "sce", "model_stock", "della"),
 )
+STARTED = ("linear", "ties")
+"""The methods of the merges of `start`: without a base, and with one."""
+
+LARGE = ("torch", "transformers", "matplotlib", "scipy", "numba", "pandas")
+"""Libraries of which `start` says whether they are imported."""
+
 BASED = frozenset(METHODS) - {"passthrough", "linear", "slerp"}
 KEPT = {"dare_linear": 1, "dare_ties": 1, "della": 2}
 """Cached arrays of 16 bits per weight that a merge in place reads for each source."""
@@ -56,9 +65,17 @@ while size > 0:
     size -= os.write(file, buffer[:size])
 os.fsync(file)
 """
+LOADED = """
+import sys
+from evomerge.__main__ import run
+code = run(sys.argv[2:])
+print(*(name for name in sys.argv[1].split(",") if name in sys.modules))
+sys.exit(code)
+"""
 IMPORTS = """
 import evomerge.__main__, evomerge.cli.commands, evomerge.mergekit, evomerge.export.recipe
-import evomerge.merging.writer, evomerge.merging.tokenizers.plan, evomerge.merging.tensors.adapters
+import evomerge.export.card, evomerge.merging.backend, evomerge.merging.writer
+import evomerge.merging.tokenizers.plan, evomerge.merging.tensors.adapters
 import evomerge.merging.kernels.consensus, evomerge.merging.kernels.masks
 import evomerge.merging.kernels.overlap, evomerge.merging.kernels.rowwise
 import evomerge.merging.kernels.sparsify, evomerge.merging.kernels.variance
@@ -81,21 +98,65 @@ def main() -> None:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="a family of 0.03 B parameters")
     size.add_argument("--large", action="store_true", help="a family of 1 B parameters")
-    parser.add_argument("--methods", default=",".join(METHODS), help="names, joined by commas")
+    parser.add_argument(
+        "--methods", default=f"start,{','.join(METHODS)}", help="names, joined by commas"
+    )
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--mergekit", type=Path, help="a Python that has mergekit installed")
     parser.add_argument("--folder", type=Path, help="where the family is, or will be, kept")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder and options.folder.parent) as scratch:
+        ratios = {}
+        methods = options.methods.split(",")
+        if "start" in methods:
+            methods.remove("start")
+            ratios |= start(options, Path(scratch))
         family = options.folder or Path(scratch) / "family"
-        if not family.exists():
+        if methods and not family.exists():
             size = "quick" if options.quick else "large" if options.large else "usual"
             child([sys.executable, __file__, "make", family, size])
-        ratios = table(options, family, Path(scratch))
+        if methods:
+            ratios |= table(options, methods, family, Path(scratch))
     print(json.dumps({name: round(value, 3) for name, value in ratios.items()}))
 
 
-def table(options: argparse.Namespace, family: Path, scratch: Path) -> dict[str, float]:
+def start(options: argparse.Namespace, scratch: Path) -> dict[str, float]:
+    """Measure merges of tiny models and print a row for each; return the ratios."""
+    family, out = scratch / "tiny", scratch / "out"
+    family.mkdir()
+    models = Path(__file__).resolve().parents[1] / "evomerge" / "zoo" / "models"
+    for name, model in (("base", "base"), ("one", "maths"), ("two", "language")):
+        (family / name).symlink_to(models / model)
+    numba = least([sys.executable, "-c", "import numba"], options.rounds)
+    ratios: dict[str, float] = {}
+    for method in STARTED:
+        recipe = scratch / f"start-{method}.yaml"
+        recipe.write_text(recipe_text(method, family))
+        command = ["evomerge", "merge", recipe, "--out", out]
+        ours = least([sys.executable, "-m", *command], options.rounds, out)
+        loaded = [sys.executable, "-c", LOADED, ",".join(LARGE), *command[1:]]
+        told = subprocess.run(
+            list(map(str, loaded)), env=environment(), check=True, capture_output=True, text=True
+        )
+        subprocess.run(["rm", "-rf", str(out)], check=True)
+        ratios[f"start {method} command/import numba"] = ours.seconds / numba.seconds
+        row = (
+            f"start: {method} of tiny models takes {ours.seconds:.2f} s, {gb(ours.peak)}, and "
+            f"imports {' '.join(told.stdout.splitlines()[-1].split()) or 'none'} of "
+            f"{', '.join(LARGE)}"
+        )
+        if options.mergekit:
+            run = [options.mergekit, "-m", "mergekit.scripts.run_yaml", recipe, out]
+            theirs = least(run, options.rounds, out)
+            ratios[f"start {method} mergekit/ours seconds"] = theirs.seconds / ours.seconds
+            row += f"; mergekit {theirs.seconds:.2f} s, {gb(theirs.peak)}"
+        print(row, flush=True)
+    return ratios
+
+
+def table(
+    options: argparse.Namespace, methods: Sequence[str], family: Path, scratch: Path
+) -> dict[str, float]:
     """Measure and print one row for each method; return the ratios."""
     imports = least([sys.executable, "-c", IMPORTS], options.rounds)
     size = (family / "base" / "model.safetensors").stat().st_size
@@ -105,7 +166,7 @@ def table(options: argparse.Namespace, family: Path, scratch: Path) -> dict[str,
     )
     print(f"{'method':16} {columns}")
     ratios: dict[str, float] = {}
-    for method in options.methods.split(","):
+    for method in methods:
         recipe = scratch / f"{method}.yaml"
         recipe.write_text(recipe_text(method, family))
         sources = [family / name / "model.safetensors" for name in names(method)]
