@@ -12,7 +12,7 @@ import torch
 from evomerge.errors import CandidateError
 from evomerge.merging.prepared import PreparedMerges
 from evomerge.merging.resident import Resident, digest, each
-from evomerge.merging.tensors.threads import for_each
+from evomerge.merging.tensors.threads import count_threads, for_each
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
@@ -75,6 +75,13 @@ def test_items_go_to_several_threads_and_errors_come_back(count, threads):
         each(lambda item: (done.append(item), work(item)), range(18, 500))
     assert len(done) < 30
     assert torch.get_num_threads() == count
+
+
+@pytest.mark.parametrize(("given", "count"), [("3", 3), ("2,1", 2), ("", 5), ("0", 5), ("x", 5)])
+def test_a_merge_of_files_uses_as_many_threads_as_torch_would(monkeypatch, given, count):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(5), raising=False)
+    assert count_threads() == count
 
 
 def test_threads_share_prepared_merges_within_the_room():
