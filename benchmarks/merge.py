@@ -53,6 +53,16 @@ KEPT = {"dare_linear": 1, "dare_ties": 1, "della": 2}
 SPARSE = frozenset({"dare_linear", "dare_ties", "ties", "breadcrumbs", "della"})
 NOT_IN_MERGEKIT = frozenset({"consensus"})
 TINY = "tiny"
+LARGE = ("torch", "transformers", "matplotlib", "scipy", "pandas", "numba")
+"""Libraries of which it is said whether a merge of files imports them."""
+
+LOADED = """
+import sys
+from evomerge.__main__ import run
+code = run(sys.argv[2:])
+print(*(name for name in sys.argv[1].split(",") if name in sys.modules))
+sys.exit(code)
+"""
 READ_AND_WRITE = """
 import os, sys
 buffer = memoryview(bytearray(1 << 22))
@@ -166,23 +176,26 @@ def start_up(
 ) -> dict[str, tuple[float, float]]:
     """Measure merges of tiny models, which are little but start-up; return their ratios."""
     recipe, out = scratch / "start.yaml", scratch / "out"
-    ours, theirs = [], []
+    ratios: dict[str, tuple[float, float]] = {}
     for method in ("linear", "ties"):
         recipe.write_text(recipe_text(method, tiny))
-        command = [sys.executable, "-m", "evomerge", "merge", recipe, "--out", out]
-        child(command, out)
+        arguments = ["merge", recipe, "--out", out]
+        command = [sys.executable, "-m", "evomerge", *arguments]
+        told = output([sys.executable, "-c", LOADED, ",".join(LARGE), *arguments], out)
+        ours, theirs = [], []
         for _ in range(options.rounds):
             ours.append(child(command, out).seconds)
             if options.mergekit:
                 run = [options.mergekit, "-m", "mergekit.scripts.run_yaml", recipe, out]
                 theirs.append(child(run, out).seconds)
-    print(f"start-up (tiny models, linear and ties): {min(ours):.2f} to {max(ours):.2f} s", end="")
-    if not theirs:
-        print()
-        return {}
-    print(f", mergekit {min(theirs):.2f} to {max(theirs):.2f} s")
-    ratios = [one / other for one, other in zip(theirs, ours, strict=True)]
-    return {"start-up mergekit/ours seconds": (min(ratios), max(ratios))}
+        print(f"start-up, {method} of tiny models: {min(ours):.2f} to {max(ours):.2f} s", end="")
+        if theirs:
+            print(f", mergekit {min(theirs):.2f} to {max(theirs):.2f} s", end="")
+            found = [one / other for one, other in zip(theirs, ours, strict=True)]
+            ratios[f"start-up {method} mergekit/ours seconds"] = (min(found), max(found))
+        loaded = told.splitlines()[-1].strip()
+        print(f"; of {', '.join(LARGE)} it imports {loaded or 'none'}", flush=True)
+    return ratios
 
 
 def table(
@@ -298,12 +311,19 @@ def recipe_text(method: str, folder: Path) -> str:
 
 def in_place(method: str, folder: Path) -> tuple[float, float]:
     """Return the CPU seconds of another candidate in memory, and of a pass over the same bytes."""
-    command = [sys.executable, __file__, "place", method, folder]
-    told = subprocess.run(
-        list(map(str, command)), env=environment(), check=True, capture_output=True, text=True
-    )
-    place, one_pass = told.stdout.split()[-2:]
+    told = output([sys.executable, __file__, "place", method, folder])
+    place, one_pass = told.split()[-2:]
     return float(place), float(one_pass)
+
+
+def output(command: Sequence[object], out: Path | None = None) -> str:
+    """Run a command on one thread and return what it prints; `out` as for `child`."""
+    told = subprocess.run(
+        list(map(str, command)), env=environment(), check=True, stdout=subprocess.PIPE, text=True
+    )
+    if out is not None:
+        subprocess.run(["rm", "-rf", str(out)], check=True)
+    return told.stdout
 
 
 def child(command: Sequence[object], out: Path | None = None) -> Cost:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCardData
 
 from evomerge.config.schema import SearchConfig
 from evomerge.export.metadata import card_data, hub_datasets, results_on_test
@@ -17,7 +17,12 @@ from evomerge.export.parents import Parent, common_licence
 from evomerge.export.repeat import how_to_repeat, search_file
 from evomerge.recipe import Recipe
 from evomerge.report.markup import svg_text
-from evomerge.report.recipe_picture import is_path, parent_letters, recipe_picture
+from evomerge.report.recipe_picture import (
+    is_path,
+    knobs_of_every_layer,
+    parent_letters,
+    recipe_picture,
+)
 from evomerge.report.sampled import sampling_note
 from evomerge.report.standings import standings
 from evomerge.run.history import Candidate, History
@@ -143,7 +148,9 @@ def _files(
     repeat: Sequence[str],
 ) -> dict[str, str]:
     """Return the texts of the card and of its picture, by file name."""
-    figure = recipe_picture(merge.recipe, merge.names)
+    knobs = knobs_of_every_layer(merge.recipe)
+    # A picture would show one colour over the whole depth; importing matplotlib takes long.
+    figure = None if knobs else recipe_picture(merge.recipe, merge.names)
     picture = [f"![The recipe: what comes from which parent]({PICTURE})", ""] if figure else []
     letters = parent_letters(merge.recipe)
     lines = [
@@ -161,12 +168,13 @@ def _files(
             for key, reference in letters.items()
         ),
         "",
+        *([f"In every layer: {knobs}.", ""] if knobs else []),
         *body,
         *_licence(merge, letters),
         *repeat,
     ]
     text = "\n".join(lines).rstrip()
-    card = str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n"))
+    card = f"---\n{data.to_yaml()}\n---\n\n{text}\n"
     return {CARD: card, **({PICTURE: svg_text(figure, transparent=False)} if figure else {})}
 
 

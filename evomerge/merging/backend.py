@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import CheckpointError, InputError
-from evomerge.merging.architecture.placement import Placement
 from evomerge.merging.tensors.adapters import adapter_patches
 from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.merging.writer import write_model
@@ -19,6 +18,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 
 if TYPE_CHECKING:
+    from evomerge.merging.architecture.placement import Placement
     from evomerge.merging.members import Members
     from evomerge.merging.resident import Resident
 
@@ -222,6 +222,7 @@ def load(checkpoint: Checkpoint, place: str | Placement, dtype: str = "bfloat16"
     from transformers import AutoModelForCausalLM
 
     from evomerge.merging.architecture.loading import quiet
+    from evomerge.merging.architecture.placement import Placement
 
     try:
         with quiet():

@@ -25,14 +25,14 @@ from evomerge.merging.tensors.maker import TensorMaker
 from evomerge.merging.tensors.pages import resident_bytes
 from evomerge.merging.tensors.plan import Planner, TensorPlan
 from evomerge.merging.tensors.reader import Patch, Reader, TokenRows
-from evomerge.merging.tensors.threads import count_threads, for_each
+from evomerge.merging.tensors.threads import MOST, count_threads, for_each
 from evomerge.merging.tensors.whole import WholeAngles
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
 from evomerge.run.atomic import atomic_folder
 
 LEAST_MEMORY = 1 << 29
-"""Minimum bytes that merging needs in addition to the interpreter and torch."""
+"""Minimum bytes that merging needs in addition to the interpreter and its modules."""
 
 _SMALL_BUFFER = 1 << 25
 """Minimum bytes of a thread's buffer."""
@@ -50,6 +50,7 @@ def write_model(
     patches: Mapping[str, Patch] | None = None,
     rows: TokenRows | None = None,
     weights: bool = True,
+    threads: int | None = None,
 ) -> None:
     """Write the model of a recipe as a Hugging Face checkpoint.
 
@@ -71,12 +72,15 @@ def write_model(
         rows: the merged vocabulary if rows of embeddings and head are matched by token, else None.
         weights: False: write all but the weights. The weight files have their headers and full
             size, but take no room on the disk, and every weight is 0.
+        threads: tensors that are merged at the same time; None: see `count_threads`. The bits do
+            not depend on it.
 
     Raises:
         CheckpointError: `out` exists, the disk does not have enough room, or a parent is damaged.
         RecipeError: the recipe does not fit the parents, or `memory` is too small.
         CandidateError: a merged weight is not finite.
     """
+    threads = min(threads or count_threads(), MOST)
     planner = Planner(checkpoints, recipe.host)
     reader = Reader(checkpoints, patches)
     maker = TensorMaker(planner, reader, rows)
@@ -84,7 +88,7 @@ def write_model(
     config = merged_config(recipe, checkpoints, vocabulary=rows)
     check_loadable(config, recipe, checkpoints, rows)
     with reader.pages.bounded(memory - LEAST_MEMORY // 2):
-        plans = WholeAngles().complete(planner.plan(recipe, rows), maker)
+        plans = WholeAngles().complete(planner.plan(recipe, rows), maker, threads)
     extra = {"config.json": json.dumps(config, indent=2) + "\n", **(extra_files or {})}
     left_out = {*extra, *dropped}
     companions = [file for file in planner.host.companions if file.name not in left_out]
@@ -102,16 +106,16 @@ def write_model(
                 ShardWriter(shard, folder, Buffers(0), reader.pages).close()
             return
         with reader.pages.bounded(memory - LEAST_MEMORY // 2):
-            _write_shards(shards, folder, maker, _buffers(memory))
+            _write_shards(shards, folder, maker, _buffers(memory, threads), threads)
 
 
 def _write_shards(
-    shards: Sequence[Shard], folder: Path, maker: TensorMaker, buffers: Buffers
+    shards: Sequence[Shard], folder: Path, maker: TensorMaker, buffers: Buffers, threads: int
 ) -> None:
     for shard in shards:
         writer = ShardWriter(shard, folder, buffers, maker.reader.pages)
         try:
-            for_each(partial(_write_tensor, writer=writer, maker=maker), shard.plans)
+            for_each(partial(_write_tensor, writer=writer, maker=maker), shard.plans, threads)
         finally:
             writer.close()
 
@@ -127,10 +131,10 @@ def _write_tensor(plan: TensorPlan, writer: ShardWriter, maker: TensorMaker) -> 
         maker.reader.release(source)
 
 
-def _buffers(memory: int) -> Buffers:
+def _buffers(memory: int, threads: int) -> Buffers:
     """Return buffers that take half of the remaining memory, all threads together."""
     left = memory - LEAST_MEMORY - resident_bytes()
-    return Buffers(max(left // (2 * count_threads()), _SMALL_BUFFER))
+    return Buffers(max(left // (2 * threads), _SMALL_BUFFER))
 
 
 def _check_room(out: Path, weights: int, companions: Sequence[Path]) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from tiny import make
 
 from evomerge.config.schema import load, parse
 from evomerge.export.candidate import export_candidate
-from evomerge.export.card import Merge, merge_card, search_card
+from evomerge.export.card import PICTURE, Merge, merge_card, search_card
 from evomerge.export.parents import describe_parents, published_names
 from evomerge.export.recipe import merge_recipe
 from evomerge.models.checkpoint import Checkpoint
@@ -296,10 +297,13 @@ def test_mergekit_is_named_where_its_file_is(tmp_path, mergekit):
         assert ("mergekit_config.yml" in body) == mergekit
 
 
-def test_the_picture_is_beside_the_card(tmp_path):
-    texts = searched(merge_of(opened(tmp_path, HUB)))
+def test_a_picture_is_beside_the_card_if_layers_differ(tmp_path):
+    same = merge_of(opened(tmp_path, HUB))
+    assert PICTURE not in searched(same)
+    head = Layer("linear", tuple(replace(item, knobs={}) for item in same.recipe.head.sources))
+    texts = searched(replace(same, recipe=replace(same.recipe, head=head)))
     assert "](recipe.svg)" in texts["README.md"]
-    root = ElementTree.fromstring(texts["recipe.svg"])
+    root = ElementTree.fromstring(texts[PICTURE])
     assert root.tag.endswith("svg")
     assert float(root.attrib["width"].removesuffix("pt")) < 400 * 72 / 96 * 1.1
 
@@ -359,7 +363,7 @@ def test_a_merge_has_a_card_without_scores_and_keeps_the_mergekit_file(tmp_path)
     evomerge("merge", tmp_path / "merge.yml", "--out", tmp_path / "merged")
     written = {item.name: item for item in (tmp_path / "merged").iterdir()}
     assert written["mergekit_config.yml"].read_text() == config
-    assert {"evomerge_recipe.yaml", "recipe.svg", "config.json"} <= set(written)
+    assert {"evomerge_recipe.yaml", "config.json"} <= set(written)
     text = written["README.md"].read_text()
     assert str(tmp_path) not in text
     assert "me/" not in text
@@ -368,5 +372,7 @@ def test_a_merge_has_a_card_without_scores_and_keeps_the_mergekit_file(tmp_path)
     assert (metadata["license"], metadata["language"]) == ("mit", ["ja"])
     assert "model-index" not in metadata
     assert "evomerge merge evomerge_recipe.yaml --out MODEL_DIR" in body
+    assert "In every layer: weight 0.5 of A, weight 0.5 of B.\n" in body
+    assert "recipe.svg" not in {*written, body}  # it would have one colour over the whole depth
     for name in ("one", "two"):
         assert f"- `{name}`: `{Checkpoint.open(tmp_path / 'me' / name, 'x').fingerprint}`" in body

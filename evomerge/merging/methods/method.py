@@ -4,21 +4,27 @@ A method works on one tensor at a time, in two steps. `prepare` gets the source 
 what does not depend on knobs (magnitude ranks, random numbers, norms, dot products). It returns a
 `Merge`, which is called for each candidate with its knobs and writes the merged tensor. The model
 in memory and the writer of checkpoints both use these two steps, so their weights are equal bit
-for bit. torch is imported inside functions only, so that `evomerge list methods` starts fast.
+for bit.
+
+The methods of evomerge work on numpy arrays of stored weights, which compiled loops read (see
+`evomerge.merging.kernels.compiled`), and import what they need inside functions only: so a merge of
+files needs torch only for singular vectors and the like, and `evomerge list methods` starts fast.
+Methods of other packages work on torch tensors, unless they say otherwise (`arrays`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from evomerge.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from evomerge.merging.kernels.noise import Noise
+
+Weights: TypeAlias = Any
+"""The weights of one tensor: a torch tensor, or a numpy array if the method has `arrays`."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Merge(Protocol):
         self,
         sources: Sequence[Mapping[str, float]],
         knobs: Mapping[str, float],
-        out: Tensor,
+        out: Weights,
     ) -> None:
         """Write the merged tensor into `out`.
 
@@ -79,8 +85,8 @@ class Prepare(Protocol):
 
     def __call__(
         self,
-        tensors: Sequence[Tensor],
-        base: Tensor | None,
+        tensors: Sequence[Weights],
+        base: Weights | None,
         noise: Sequence[Noise],
         *,
         reuse: bool,
@@ -124,6 +130,8 @@ class Method:
             matrices as wholes and is costly; these are the singular value decompositions of a
             matrix that take as long as its merge: (in any case, more for each source). They are
             computed again for other sources, and for another value of a knob other than `lambda`.
+        arrays: whether `prepare` and its merges take arrays of stored weights (uint16 for bfloat16,
+            int16 for float16, float32, float64) instead of torch tensors.
     """
 
     name: str
@@ -139,6 +147,7 @@ class Method:
     in_mergekit: bool = True
     prepare_tokens: Prepare | None = None
     svds: tuple[float, float] | None = None
+    arrays: bool = False
 
 
 MERGED_DTYPES = ("F64", "F32", "F16", "BF16")

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from evomerge.errors import CandidateError
 from evomerge.merging.methods import get_method
+from evomerge.merging.methods.conversion import on_tensors
 from evomerge.merging.methods.method import check_knobs
 
 LARGE = 70_001
@@ -36,7 +37,7 @@ def merged(
         item["threshold"] = threshold
     given = check_knobs(get_method(method), own, knobs, has_base=True)
     out = torch.empty(base.shape)
-    get_method(method).prepare(sources, base, (), reuse=False)(*given, out)
+    on_tensors(get_method(method).prepare)(sources, base, (), reuse=False)(*given, out)
     return out
 
 

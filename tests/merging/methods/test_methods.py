@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from evomerge.errors import CandidateError
 from evomerge.merging.kernels.noise import Noise
 from evomerge.merging.methods import get_method, method_names
+from evomerge.merging.methods.conversion import on_tensors
 from evomerge.merging.methods.method import Knob, check_knobs
 
 ALL = method_names()
@@ -81,7 +82,7 @@ def merged(
     noise = [Noise(seed, f"parent {i}", "tensor") for i in range(len(sources))]
     used = base if method.base != "none" else None
     result = torch.empty(sources[0].shape, dtype=out or sources[0].dtype)
-    merge = method.prepare(sources, used, noise if method.random else (), reuse=reuse)
+    merge = on_tensors(method.prepare)(sources, used, noise if method.random else (), reuse=reuse)
     merge(*complete, result)
     return result
 
@@ -191,7 +192,9 @@ def test_a_prepared_merge_takes_one_candidate_after_another(name: str) -> None:
     method = get_method(name)
     noise = [Noise(0, f"parent {i}", "tensor") for i in range(len(sources))]
     shared = {k.name: NEEDED[k.name] for k in method.knobs if k.name in NEEDED and k.per == "merge"}
-    merge = method.prepare(sources, base if method.base != "none" else None, noise, reuse=True)
+    merge = on_tensors(method.prepare)(
+        sources, base if method.base != "none" else None, noise, reuse=True
+    )
     results = []
     for density in (0.2, 0.7, 0.2):
         own = {"density": density} if name in SPARSE else {}
@@ -241,7 +244,7 @@ def test_noise_belongs_to_the_parent_not_to_its_place(name: str) -> None:
     results = []
     for order in (1, -1):
         out = torch.empty_like(base)
-        method.prepare(sources[::order], base, noise[::order], reuse=False)(*knobs, out)
+        on_tensors(method.prepare)(sources[::order], base, noise[::order], reuse=False)(*knobs, out)
         results.append(out)
     torch.testing.assert_close(*results, rtol=1e-6, atol=1e-7)
     other = merged(name, sources, base, [{"density": 0.4}] * 2, seed=1)
