@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers.utils import logging
 
 from scripts.architectures.configs import class_name, small_config
 
@@ -73,6 +74,8 @@ def _renamed(node: Any, folders: dict[str, str]) -> Any:
 def _model(folder: Path, kind: str, layers: int, number: int, extra: Sequence[str]) -> Path:
     if (folder / "config.json").is_file():
         return folder
+    logging.set_verbosity(50)
+    logging.disable_progress_bar()
     tokenizer = _tokenizer(extra)
     config = small_config(kind, layers=layers, vocabulary=len(_tokenizer(())))
     torch.manual_seed(0)
