@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,20 @@ EXTRA = ((), ("<|im_start|>", "<|im_end|>"), ("<|tool|>",))
 def stand_in(documents: Sequence[Any], kind: str, folder: Path) -> list[Any]:
     """Return the documents of a mergekit file with the folders of tiny models for all names.
 
-    The same place in a file is the same model in all files with as many layers. A model
+    The same place in a file is the same model in all files with as many layers. All models have
+    the tokens that the file names. A model
     with an adapter (`model+adapter`) is one model.
     """
     merges = {item["name"].strip() for item in documents if len(documents) > 1 and "name" in item}
     names = dict.fromkeys(name for name in _names(documents) if name not in merges)
     layers = max(_depths(documents), default=4)
+    sections = [item["tokenizer"] for item in documents if isinstance(item.get("tokenizer"), dict)]
     varied = any("tokenizer" in item or "tokenizer_source" in item for item in documents)
-    pool = folder / f"{kind}-{layers}{'-tokens' if varied else ''}"
+    shared = [text for section in sections for text in section.get("tokens", ())]
+    label = f"-{zlib.crc32(' '.join(shared).encode())}" if shared else ""
+    pool = folder / f"{kind}-{layers}{'-tokens' if varied else ''}{label}"
     folders = {
-        name: str(_model(pool / str(i), kind, layers, i, EXTRA[i % 3] if varied else ()))
+        name: str(_model(pool / str(i), kind, layers, i, shared, EXTRA[i % 3] if varied else ()))
         for i, name in enumerate(names)
     }
     return [_renamed(item, folders) for item in documents]
@@ -71,13 +76,16 @@ def _renamed(node: Any, folders: dict[str, str]) -> Any:
     return folders.get(node, node) if isinstance(node, str) else node
 
 
-def _model(folder: Path, kind: str, layers: int, number: int, extra: Sequence[str]) -> Path:
+def _model(
+    folder: Path, kind: str, layers: int, number: int, shared: Sequence[str], extra: Sequence[str]
+) -> Path:
     if (folder / "config.json").is_file():
         return folder
     logging.set_verbosity(50)
     logging.disable_progress_bar()
-    tokenizer = _tokenizer(extra)
-    config = small_config(kind, layers=layers, vocabulary=len(_tokenizer(())))
+    tokenizer = _tokenizer(shared, extra)
+    size = len(_tokenizer(shared, ()))
+    config = small_config(kind, layers=layers, vocabulary=size)
     torch.manual_seed(0)
     model = getattr(transformers, class_name(kind))(config).float()
     noise = torch.Generator().manual_seed(number)
@@ -86,19 +94,19 @@ def _model(folder: Path, kind: str, layers: int, number: int, extra: Sequence[st
             torch.nn.init.normal_(weight, 0.5 if weight.dim() == 1 else 0.0, 0.1)
         for weight in model.parameters() if number else ():
             weight += NOISE * weight.std() * torch.randn(weight.shape, generator=noise)
-    if extra:
+    if len(tokenizer) != size:
         model.resize_token_embeddings(len(tokenizer))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
-def _tokenizer(extra: Sequence[str]) -> transformers.PreTrainedTokenizerFast:
+def _tokenizer(shared: Sequence[str], extra: Sequence[str]) -> transformers.PreTrainedTokenizerFast:
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        special_tokens=SPECIAL,
+        special_tokens=[*SPECIAL, *shared],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
