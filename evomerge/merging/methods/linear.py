@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from evomerge.merging.kernels.noise import Noise
 
 
-def normalized(weights: Sequence[float]) -> list[float]:
+def normalized(weights: Sequence[float], switch: str | None = "normalize") -> list[float]:
     """Return the weights divided by their sum.
+
+    Args:
+        switch: knob of the method that turns this off; None if it has none.
 
     Raises:
         CandidateError: the absolute value of the sum is below 1e-8.
@@ -22,8 +25,8 @@ def normalized(weights: Sequence[float]) -> list[float]:
     total = sum(weights)
     if abs(total) < 1e-8:
         raise CandidateError(
-            f"The weights {list(weights)} sum to {total:g} and cannot be normalized; "
-            "change a weight or set normalize to false."
+            f"The weights {list(weights)} sum to {total:g} and cannot be normalized; change a "
+            f"weight{f' or set {switch} to false' if switch else ''}."
         )
     return [weight / total for weight in weights]
 

@@ -110,7 +110,7 @@ def prepare_nuslerp(
     def merge(
         sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Array
     ) -> None:
-        t = normalized([source["weight"] for source in sources])[1]
+        t = normalized([source["weight"] for source in sources], switch=None)[1]
         if knobs["nuslerp_flatten"] or tensors[0].ndim < 2:
             if not whole:
                 (xx, xy), (_, yy) = products(tensors, base)
@@ -159,7 +159,7 @@ def _weigh_multislerp(
 ) -> Sequence[float]:
     weights = [source["weight"] for source in sources]
     if knobs["normalize_weights"]:
-        weights = normalized(weights)
+        weights = normalized(weights, switch="normalize_weights")
     lengths = [math.sqrt(gram[i][i]) for i in range(len(weights))]
     return _scaled_to_length(gram, weights, lengths, _mean_length(weights, lengths), knobs["eps"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -413,12 +414,20 @@ def test_zeros_merge_to_zeros(name: str, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["linear", "nuslerp", "multislerp", "task_arithmetic", "dare_linear"]
+    ("name", "remedy"),
+    [
+        ("linear", "change a weight or set normalize to false."),
+        ("task_arithmetic", "change a weight or set normalize to false."),
+        ("dare_linear", "change a weight or set normalize to false."),
+        ("multislerp", "change a weight or set normalize_weights to false."),
+        ("nuslerp", "change a weight."),
+    ],
 )
-def test_weights_that_cancel_cannot_be_normalized(name: str) -> None:
+def test_weights_that_cancel_cannot_be_normalized(name: str, remedy: str) -> None:
     base, *sources = tensors((3, 3), 2, 8)
     flag = {"normalize": 1} if "slerp" not in name else {}
-    with pytest.raises(CandidateError, match=r"\[1\.0, -1\.0\] sum to 0 .* normaliz"):
+    told = re.escape(f"[1.0, -1.0] sum to 0 and cannot be normalized; {remedy}")
+    with pytest.raises(CandidateError, match=told + "$"):
         merged(name, sources, base, [{"weight": 1.0}, {"weight": -1.0}], flag)
 
 
