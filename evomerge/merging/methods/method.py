@@ -100,6 +100,23 @@ class Prepare(Protocol):
         ...
 
 
+class PrepareGrams(Protocol):
+    """The first step of a merge of weights of linear layers, whose inputs are known."""
+
+    def __call__(
+        self, tensors: Sequence[Tensor], grams: Sequence[Tensor], *, transposed: bool
+    ) -> Merge:
+        """Return the merge of these weights.
+
+        Args:
+            tensors: a matrix (outputs, inputs) for each source, as in `Prepare`.
+            grams: for each source, the Gram matrix X^T X of its inputs, divided by their number;
+                float32, of shape (inputs, inputs).
+            transposed: whether the matrices, and `out`, are (inputs, outputs) instead.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Method:
     """A merge method.
@@ -124,6 +141,9 @@ class Method:
             matrices as wholes and is costly; these are the singular value decompositions of a
             matrix that take as long as its merge: (in any case, more for each source). They are
             computed again for other sources, and for another value of a knob other than `lambda`.
+        prepare_grams: the first step for weights of linear layers, from the Gram matrices of their
+            inputs. Then each source needs a file with them, and the method is for models that are
+            built once, not for candidates. None: the method takes tensors only.
     """
 
     name: str
@@ -139,6 +159,7 @@ class Method:
     in_mergekit: bool = True
     prepare_tokens: Prepare | None = None
     svds: tuple[float, float] | None = None
+    prepare_grams: PrepareGrams | None = None
 
 
 MERGED_DTYPES = ("F64", "F32", "F16", "BF16")
