@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 from evomerge.errors import EvomergeError, RecipeError
 from evomerge.mergekit import separated
+from evomerge.merging.methods import get_method
 from evomerge.models.references import is_file, is_folder, place, split_kind
 from evomerge.models.types import type_notes
 from evomerge.parsing.texts import read_text
@@ -88,7 +89,8 @@ def merge_recipe(
             raise RecipeError(_refusal(file, notes))
         recipe, checkpoints = content.recipe, content.checkpoints
         extra = {"evomerge_recipe.yaml": recipe.to_yaml(), **parts}
-        mergekit = given if content.mergekit else to_mergekit(recipe, checkpoints)
+        known = all(get_method(layer.method).in_mergekit for layer in recipe.every_layer())
+        mergekit = given if content.mergekit and known else to_mergekit(recipe, checkpoints)
         if mergekit is not None:
             extra["mergekit_config.yml"] = mergekit
         parents = describe_parents(recipe.parents, checkpoints, opener.named)

@@ -67,6 +67,6 @@ REGMEAN = Method(
     base="none",
     paper="Jin et al. 2023, arXiv 2212.09849",
     in_mergekit=False,
-    svds=(0.1, 0.2),
+    svds=(0.14, 0.08),
     prepare_grams=prepare_regression,
 )
