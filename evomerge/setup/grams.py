@@ -23,8 +23,6 @@ from evomerge.setup.tasks import check_sources, find_splits, load_tasks
 from evomerge.setup.worker import place
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from evomerge.evaluation.evaluator import Evaluator
     from evomerge.merging.architecture.layout import Layout
 
@@ -158,7 +156,7 @@ def _texts(
 
 def _grams(
     checkpoint: Checkpoint, layout: Layout, texts: Sequence[tuple[int, ...]]
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the content of the metadata about weights, and the different Gram matrices by name."""
     from evomerge.evaluation.inference.grams import gram_matrices, input_axis, linear_layers
 
@@ -179,7 +177,7 @@ def _grams(
                 turned.append(weight)
     used = {name: layers[name] for name in dict.fromkeys(weights.values())}
     found = gram_matrices(layout.module, texts, used)
-    matrices: dict[str, Tensor] = {}
+    matrices: dict[str, Any] = {}
     kept: dict[str, str] = {}  # layer -> name of a matrix with the same content
     for layer, gram in found.items():
         alike = next((name for name, item in matrices.items() if item.equal(gram)), None)
@@ -202,7 +200,7 @@ def _without(checkpoint: Checkpoint, weights: Mapping[str, str]) -> tuple[str, .
     )
 
 
-def _write(out: Path, matrices: Mapping[str, Tensor], meta: Mapping[str, str]) -> None:
+def _write(out: Path, matrices: Mapping[str, Any], meta: Mapping[str, str]) -> None:
     from safetensors.torch import save_file
 
     try:
