@@ -310,11 +310,8 @@ class Checkpoint:
         if self.grams is None:
             return None
         parts = self.tensors[name].parts
-        found = (
-            {self.grams.weights.get(part.name) for part in parts}
-            if parts
-            else {self.grams.weights.get(name)}
-        )
+        stored = {part.name for part in parts} or {name}
+        found = {self.grams.weights.get(item) for item in stored}
         plain = all(part.axes == part.target_axes == (0, 1) for part in parts)
         return found.pop() if len(found) == 1 and plain else None
 

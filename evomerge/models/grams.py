@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, one_line
 from evomerge.models.safetensors import TensorInfo, read_header
 from evomerge.parsing.texts import json_value
 from evomerge.parsing.values import Values, shown
@@ -81,26 +81,27 @@ class GramFile:
             CheckpointError: the file is missing or damaged, has another digest, belongs to another
                 model, misses a matrix, or has one of another shape or with a NaN.
         """
-        start = f"The Gram matrices of {reference!r}"
         if not path.is_file():
             known = f" (SHA-256 {sha256})" if sha256 else ""
             raise CheckpointError(
-                f"{start} are missing, since there is no file {str(path)!r}{known}; put it there, "
-                "or write one with `evomerge grams` and name it."
+                f"The Gram matrices of {reference!r} are missing, since there is no file "
+                f"{str(path)!r}{known}; put it there, or write one with `evomerge grams` and name "
+                "it."
             )
         matrices = read_header(path)
         content = _metadata(path)
         if content["fingerprint"] != fingerprint:
             raise CheckpointError(
-                f"{start} are to come from {path}, but it was written for a model with another "
-                f"fingerprint ({shown(content['model'])}); write a file for this model with "
-                "`evomerge grams`."
+                f"The Gram matrices of {reference!r} are to come from {path}, but it was written "
+                f"for a model with another fingerprint ({shown(content['model'])}); write a file "
+                "for this model with `evomerge grams`."
             )
         found = _digest(path)
         if sha256 and found != sha256:
             raise CheckpointError(
-                f"{start} are to have the SHA-256 {sha256}, but {path} has {found}; put the old "
-                "file back, or remove `sha256` from the recipe to merge with the new one."
+                f"The Gram matrices of {reference!r} are to have the SHA-256 {sha256}, but {path} "
+                f"has {found}; put the old file back, or remove `sha256` from the recipe to merge "
+                "with the new one."
             )
         turned = set(content["transposed"])
         weights = {}
@@ -109,20 +110,26 @@ class GramFile:
                 lacking = f"matrix {shown(name)}" if weight in tensors else f"weight {weight!r}"
                 where = str(path) if weight in tensors else repr(reference)
                 raise CheckpointError(
-                    f"{start} are incomplete: {where} has no {lacking}; write the file again with "
-                    "`evomerge grams`."
+                    f"The Gram matrices of {reference!r} are incomplete: {where} has no {lacking}; "
+                    "write the file again with `evomerge grams`."
                 )
             gram = weights[weight] = Gram(name, matrices[name], weight in turned)
-            _check_shape(start, path, weight, gram, tensors[weight].shape)
-        _check_finite(start, path, {gram.name: gram.info for gram in weights.values()})
+            _check_shape(reference, path, weight, gram, tensors[weight].shape)
+        _check_finite(reference, path, {gram.name: gram.info for gram in weights.values()})
         return cls(path, found, weights)
 
 
 def _metadata(path: Path) -> Mapping[str, Any]:
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(path, framework="numpy") as file:
-        text = (file.metadata() or {}).get(METADATA)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get(METADATA)
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is no valid safetensors file ({one_line(error)}); write the file again with "
+            "`evomerge grams`."
+        ) from error
     if text is None:
         raise CheckpointError(
             f"{path} was not written by `evomerge grams`: its metadata has no {METADATA!r}; name a "
@@ -146,7 +153,7 @@ def metadata(content: Mapping[str, Any]) -> dict[str, str]:
     """Return the metadata of a new file.
 
     Args:
-        content: `model` (the reference), `fingerprint`, `tasks`, `documents`, `tokens`, `weights`
+        content: `model` (its name), `fingerprint`, `tasks`, `documents`, `tokens`, `weights`
             (weight -> name of its matrix) and `transposed` (weights of shape (inputs, outputs)).
     """
     return {METADATA: json.dumps({key: content[key] for key in _KEYS}, separators=(",", ":"))}
@@ -160,17 +167,20 @@ def _digest(path: Path) -> str:
     return total.hexdigest()
 
 
-def _check_shape(start: str, path: Path, weight: str, gram: Gram, shape: tuple[int, ...]) -> None:
+def _check_shape(
+    reference: str, path: Path, weight: str, gram: Gram, shape: tuple[int, ...]
+) -> None:
     inputs = shape[0 if gram.transposed else -1] if len(shape) == 2 else 0
     if gram.info.shape != (inputs, inputs) or gram.info.dtype != "F32":
         raise CheckpointError(
-            f"{start} do not fit: {path} has a matrix of {gram.info.dtype} and shape "
-            f"{list(gram.info.shape)} for {weight!r} of shape {list(shape)}, which needs F32 and "
-            f"{[inputs, inputs]}; write the file again with `evomerge grams`."
+            f"The Gram matrices of {reference!r} do not fit: {path} has a matrix of "
+            f"{gram.info.dtype} and shape {list(gram.info.shape)} for {weight!r} of shape "
+            f"{list(shape)}, which needs F32 and {[inputs, inputs]}; write the file again with "
+            "`evomerge grams`."
         )
 
 
-def _check_finite(start: str, path: Path, matrices: Mapping[str, TensorInfo]) -> None:
+def _check_finite(reference: str, path: Path, matrices: Mapping[str, TensorInfo]) -> None:
     for name, info in matrices.items():
         count = info.nbytes // 4
         values = np.memmap(path, np.uint8, "r")[info.begin : info.begin + 4 * count]
@@ -178,6 +188,6 @@ def _check_finite(start: str, path: Path, matrices: Mapping[str, TensorInfo]) ->
             part = values[begin : begin + _CHUNK]
             if not np.isfinite(np.frombuffer(part.tobytes(), "<f4")).all():
                 raise CheckpointError(
-                    f"{start} hold NaN or infinite numbers: {path}, matrix {name!r}; write the "
-                    "file again with `evomerge grams`."
+                    f"The Gram matrices of {reference!r} hold NaN or infinite numbers: {path}, "
+                    f"matrix {name!r}; write the file again with `evomerge grams`."
                 )

@@ -85,7 +85,7 @@ def write_grams(
         content, matrices = _grams(checkpoint, layout, texts)
         counts = {task: len(ids) for task, ids in chosen.items()}
         content |= {
-            "model": checkpoint.reference,
+            "model": checkpoint.reference.rpartition("/")[2],  # equal bytes from any folder
             "fingerprint": checkpoint.fingerprint,
             "tasks": list(counts),
             "documents": list(counts.values()),

@@ -88,7 +88,7 @@ def _adding(layers: Mapping[str, nn.Module], sums: Mapping[str, Tensor]) -> Iter
             if not last or last[0] is not found:
                 rows = found.flatten(0, -2).float()
                 last[:] = [found, rows.T @ rows]
-            sums[name].add_(last[1])
+            sums[name].add_(last[1].to(sums[name].device))
 
         return add
 
