@@ -78,7 +78,8 @@ def merge_card(merge: Merge, versions: Mapping[str, str]) -> dict[str, str]:
     commands = ["evomerge merge evomerge_recipe.yaml --out MODEL_DIR"]
     intro = f"A merge that was made by evomerge {version('evomerge')}. {_recipe_sentences(merge)}"
     data = card_data(merge.name, merge.used, mergekit=merge.mergekit)
-    repeat = how_to_repeat(commands, versions, merge.used)
+    grams = {merge.names[name]: item for name, item in merge.recipe.grams.items()}
+    repeat = how_to_repeat(commands, versions, merge.used, grams)
     path = _path(merge) if is_path(merge.recipe) else []
     return _files(merge, data, intro, path, repeat)
 

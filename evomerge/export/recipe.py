@@ -12,11 +12,12 @@ from tempfile import TemporaryDirectory
 
 from evomerge.errors import EvomergeError, RecipeError
 from evomerge.mergekit import separated
+from evomerge.merging.methods import get_method
 from evomerge.models.references import is_file, is_folder, place, split_kind
 from evomerge.models.types import type_notes
 from evomerge.parsing.texts import read_text
 from evomerge.run.writable import check_new_folder
-from evomerge.setup.anchored import anchored_parent
+from evomerge.setup.anchored import anchored_file, anchored_parent
 from evomerge.setup.merges import MergeOpener
 from evomerge.setup.recipe_file import read_recipe_file
 from evomerge.setup.runs import open_model
@@ -88,7 +89,8 @@ def merge_recipe(
             raise RecipeError(_refusal(file, notes))
         recipe, checkpoints = content.recipe, content.checkpoints
         extra = {"evomerge_recipe.yaml": recipe.to_yaml(), **parts}
-        mergekit = given if content.mergekit else to_mergekit(recipe, checkpoints)
+        known = all(get_method(layer.method).in_mergekit for layer in recipe.every_layer())
+        mergekit = given if content.mergekit and known else to_mergekit(recipe, checkpoints)
         if mergekit is not None:
             extra["mergekit_config.yml"] = mergekit
         parents = describe_parents(recipe.parents, checkpoints, opener.named)
@@ -101,7 +103,12 @@ def merge_recipe(
 
 def _separate(file: Path, text: str, folder: Path) -> dict[str, str]:
     """Write the documents of a file into a folder; return name -> text of all but the last."""
-    last, parts = separated(text, lambda name: anchored_parent(name, _folder(name, file)))
+
+    def anchor(name: str) -> str:
+        found = anchored_parent(name, _folder(name, file))
+        return found if found != name else anchored_file(name, file.parent)
+
+    last, parts = separated(text, anchor)
     for name, content in (parts | {_LAST: last}).items():
         (folder / name).write_text(content, encoding="utf-8")
     return parts

@@ -217,7 +217,7 @@ def load(checkpoint: Checkpoint, place: str | Placement, dtype: str = "bfloat16"
     """
     check_causal(checkpoint)
     if checkpoint.adapter is not None:
-        recipe = _unchanged(checkpoint, dtype)
+        recipe = unchanged(checkpoint, dtype)
         return resident({checkpoint.reference: checkpoint}, recipe, place).apply(recipe)
     from transformers import AutoModelForCausalLM
 
@@ -248,8 +248,8 @@ def load(checkpoint: Checkpoint, place: str | Placement, dtype: str = "bfloat16"
     return model.requires_grad_(False).train(False)
 
 
-def _unchanged(checkpoint: Checkpoint, dtype: str) -> Recipe:
-    """Return the recipe of a parent without any change."""
+def unchanged(checkpoint: Checkpoint, dtype: str) -> Recipe:
+    """Return the recipe of a parent without any change, in a dtype."""
     whole = Layer("passthrough", (Source(checkpoint.reference),))
     stack = checkpoint.main
     blocks = tuple(
