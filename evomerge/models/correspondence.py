@@ -101,22 +101,23 @@ class Fit:
 
         Args:
             prefix: prefix of the host's stack.
-            layer: index of the block in the parent.
+            layer: index of the block in the parent; a tensor that all blocks share is in the first.
             rest: the host's name of the tensor inside of the block.
         """
         stack = self.stacks.get(prefix)
         own = self._parent_rests[prefix].get(_with_new_names(rest)) if stack else None
         if stack is None or own is None:
             return None
-        name = stack.name(layer, own)
+        name = stack.used(layer, own)
         return name if name in self.parent.tensors else None
 
-    def block(self, prefix: str, layer: int) -> tuple[str, ...]:
+    def block(self, prefix: str, layer: int, position: int) -> tuple[str, ...]:
         """Return the tensors of a block of the parent, by the host's names inside of a block.
 
         Args:
             prefix: prefix of the host's stack.
             layer: index of the block in the parent.
+            position: index of the block in the merged model.
 
         Raises:
             CheckpointError: the parent's block has a tensor that no block of the host has.
@@ -124,12 +125,12 @@ class Fit:
         known = self._host_rests[prefix]
         stack = self.stacks[prefix]
         names = []
-        for rest in stack.blocks[layer]:
+        for rest in stack.moved(layer, position):
             own = known.get(_with_new_names(rest))
             if own is not None:
                 names.append(own)
-            elif not is_buffer(rest, self.parent.tensors[stack.name(layer, rest)]):
-                raise _surplus(self.host, self.parent, stack.name(layer, rest))
+            elif not is_buffer(rest, self.parent.tensors[stack.used(layer, rest)]):
+                raise _surplus(self.host, self.parent, stack.used(layer, rest))
         return tuple(names)
 
 
@@ -203,7 +204,7 @@ def _check_parent(host: Checkpoint, parent: Checkpoint, fit: Fit, vocabularies: 
 def _check_blocks(host: Checkpoint, parent: Checkpoint, fit: Fit) -> None:
     for prefix, own in fit.stacks.items():
         for layer in range(len(own)):
-            fit.block(prefix, layer)
+            fit.block(prefix, layer, layer)
         theirs = host.stacks[prefix]
         for layer in range(min(len(own), len(theirs))):
             for rest in theirs.blocks[layer]:

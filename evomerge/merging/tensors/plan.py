@@ -185,7 +185,7 @@ class _RecipePlanner:
             raise RecipeError(f"{where} has no sources; name at least one.")
         lead = layer.sources[0]
         knobs = _Knobs(layer)
-        for rest in self.planner.fit(lead.parent).block(prefix, lead.layer or 0):
+        for rest in self.planner.fit(lead.parent).block(prefix, lead.layer or 0, position):
             name = self.planner.host.stacks[prefix].name(position, rest)
 
             def find(source: Source, rest: str = rest) -> SourceTensor:

@@ -64,9 +64,13 @@ def written(host: Checkpoint, path: Sequence[int], out: Path) -> Checkpoint:
     result = Checkpoint.open(out, "out")
     before, after = (load_file(item.folder / "model.safetensors") for item in (host, result))
     for position, layer in enumerate(path):
-        for rest in host.main.blocks[layer]:
-            name = result.main.name(position, rest)
-            assert torch.equal(after[name], before[host.main.name(layer, rest)]), name
+        for rest in {*host.main.blocks[layer], *result.main.blocks[position]}:
+            bias = rest.endswith("SelfAttention.relative_attention_bias.weight")
+            if bias and rest not in host.main.blocks[1]:  # all blocks use that of the first one
+                name, own = result.main.name(0, rest), host.main.name(0, rest)
+            else:
+                name, own = result.main.name(position, rest), host.main.name(layer, rest)
+            assert torch.equal(after[name], before[own]), name
     return result
 
 
@@ -117,6 +121,10 @@ FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention
         ("gemma4_text", GEMMA4, (3, 0, 1, 3), {"layer_types": [FULL, SLIDING, SLIDING, FULL]}),
         ("modernbert", {}, (0, 2, 1, 1), {"num_hidden_layers": 4}),
         ("rwkv", {}, (0, 2, 1, 1), {"num_hidden_layers": 4}),
+        ("t5", {}, (0, 1, 0, 2, 3), {"num_decoder_layers": 5, "num_layers": 4}),
+        ("mt5", {}, (2, 1), {"num_decoder_layers": 2}),
+        ("umt5", {}, (2, 0, 1), {"num_decoder_layers": 3}),
+        ("longt5", {}, (1, 0, 0), {"num_decoder_layers": 3}),
     ],
 )  # fmt: skip
 def test_settings_of_layers_follow_the_blocks(kind, changes, path, expected, parent, tmp_path):
@@ -185,6 +193,27 @@ def test_what_does_not_fit_in_the_parent_itself_is_no_obstacle(tmp_path):
     host = Checkpoint.open(folder, "a")
     write_model(stack(host, (0, 1, 1, 2)), {"a": host}, tmp_path / "out")
     assert len(Checkpoint.open(tmp_path / "out", "out").main) == 4
+
+
+def test_the_relative_bias_of_a_stack_is_that_of_its_first_block(parent, tmp_path):
+    """In T5, block 0 computes it for all blocks: a moved block still adds what it added before."""
+    checkpoints = {"a": parent("t5"), "b": parent("t5", seed=2)}
+    layers = [Layer("linear", [Source(name, i) for name in "ab"]) for i in (2, 0)]
+    outside = Layer("passthrough", [Source("a")])
+    stacks = {"encoder.block": layers, "decoder.block": layers}
+    recipe = Recipe("a", stacks, outside, outside, dtype="float32")
+    write_model(recipe, checkpoints, tmp_path / "out")
+    out, *parents = (
+        load_file(folder / "model.safetensors")
+        for folder in (tmp_path / "out", *(item.folder for item in checkpoints.values()))
+    )
+    for stack in stacks:
+        rest = "layer.0.SelfAttention.relative_attention_bias.weight"
+        biases = [item[f"{stack}.0.{rest}"] for item in parents]
+        torch.testing.assert_close(out[f"{stack}.0.{rest}"], sum(biases) / 2)
+        assert f"{stack}.1.{rest}" not in out
+    merged = Resident(checkpoints, "a", "float32").apply(recipe)
+    assert digest(tiny.load(tmp_path / "out")) == digest(merged)
 
 
 def test_the_bias_of_distilberts_head_is_merged(parent, tmp_path):
