@@ -81,6 +81,7 @@ def write_model(
     reader = Reader(checkpoints, patches)
     maker = TensorMaker(planner, reader, rows)
     _check_memory(memory)
+    planner.check_blocks(recipe)
     config = merged_config(recipe, checkpoints, vocabulary=rows)
     check_loadable(config, recipe, checkpoints, rows)
     with reader.pages.bounded(memory - LEAST_MEMORY // 2):

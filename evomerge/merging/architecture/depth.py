@@ -34,6 +34,7 @@ _COUNTS = (
     "encoder_layers",
     "num_decoder_layers",
     "decoder_layers",
+    "num_hidden_groups",
 )
 _DTYPE_KEYS = ("torch_dtype", "dtype")
 
@@ -101,6 +102,8 @@ def _write_depth(
         )
     for key in keys:
         section[key] = new
+    if "num_hidden_groups" in keys:
+        section["num_hidden_layers"] = new * _layers_of_a_group(prefix, layers, checkpoints)
     for key in settings[host.reference]:
         column = []
         for i, layer in enumerate(layers):
@@ -124,6 +127,39 @@ def _write_depth(
             ) from None
     if isinstance(section.get("max_window_layers"), int):
         section["max_window_layers"] = min(section["max_window_layers"], new)
+
+
+def _layers_of_a_group(
+    prefix: str, layers: Sequence[Layer], checkpoints: Mapping[str, Checkpoint]
+) -> int:
+    """Return how many layers share the weights of a block, where blocks are groups of layers.
+
+    So it is in ALBERT, whose config has the numbers of layers and of groups; group i is used for
+    the i-th part of the layers.
+
+    Raises:
+        RecipeError: it is another number for another block.
+    """
+    numbers: dict[int, str] = {}
+    for i, layer in enumerate(layers):
+        lead = layer.sources[0].parent
+        config = checkpoints[lead].text_config
+        count, groups = config["num_hidden_layers"], config["num_hidden_groups"]
+        if count % groups:
+            raise RecipeError(
+                f"layers.{prefix}[{i}]: parent {lead!r} has {count} layers in {groups} groups, so "
+                "its groups have different numbers of layers, for which config.json has no key; "
+                "use a parent whose groups are of one size."
+            )
+        numbers.setdefault(count // groups, lead)
+        if len(numbers) > 1:
+            (one, first), (other, _) = numbers.items()
+            raise RecipeError(
+                f"layers.{prefix}[{i}]: a group has {other} layers in {lead!r} and {one} in "
+                f"{first!r}, and config.json has one number for all groups; use parents whose "
+                "groups are of one size."
+            )
+    return next(iter(numbers))
 
 
 def per_layer(checkpoint: Checkpoint, prefix: str) -> dict[str, Column]:

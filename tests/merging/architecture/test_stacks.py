@@ -17,6 +17,7 @@ import transformers
 from safetensors.torch import load_file
 
 from evomerge.errors import ConfigError, RecipeError
+from evomerge.mergekit import to_mergekit
 from evomerge.merging.resident import Resident, digest
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
@@ -181,6 +182,18 @@ def test_a_search_builds_the_model_that_is_written(parent, tmp_path):
     assert digest(tiny.load(tmp_path / "out")) == digest(merged)
 
 
+@pytest.mark.parametrize("layer", [-1, 9, None])
+def test_a_block_that_no_parent_has_is_named(layer, tmp_path):
+    host = Checkpoint.open(tiny.make(tmp_path / "a"), "a")
+    wrong = stack(host, (0, 1, layer, 2))
+    with pytest.raises(RecipeError, match=rf"\[2\]: layer of 'a' is {layer}; allowed are 0 to 2"):
+        write_model(wrong, {"a": host}, tmp_path / "out")
+    assert to_mergekit(wrong, {"a": host}) is None
+    unknown = Recipe("a", {"model.layer": ()}, wrong.embeddings, wrong.head, dtype="float32")
+    with pytest.raises(RecipeError, match="no such block stack"):
+        write_model(unknown, {"a": host}, tmp_path / "out")
+
+
 def test_what_does_not_fit_in_the_parent_itself_is_no_obstacle(tmp_path):
     folder = tiny.make(tmp_path / "a")
 
@@ -214,6 +227,41 @@ def test_the_relative_bias_of_a_stack_is_that_of_its_first_block(parent, tmp_pat
         assert f"{stack}.1.{rest}" not in out
     merged = Resident(checkpoints, "a", "float32").apply(recipe)
     assert digest(tiny.load(tmp_path / "out")) == digest(merged)
+
+
+def test_each_group_of_albert_is_used_as_often_as_in_its_parent(parent, tmp_path):
+    """One group that is there twice is one that is used for twice as many layers."""
+    host = parent("albert", num_hidden_layers=3, num_hidden_groups=1)
+    deep = written(host, (0, 0), tmp_path / "out")
+    assert (deep.config["num_hidden_groups"], deep.config["num_hidden_layers"]) == (2, 6)
+    ids = torch.arange(4, 20)[None]
+    kind = getattr(transformers, class_name("albert"))
+    with tiny.quiet(), torch.no_grad():
+        one = kind.from_pretrained(deep.folder)(ids).logits
+        two = kind.from_pretrained(host.folder, num_hidden_layers=6)(ids).logits
+        other = kind.from_pretrained(host.folder)(ids).logits
+    torch.testing.assert_close(one, two, rtol=0, atol=0)
+    assert not torch.allclose(one, other)
+
+
+@pytest.mark.parametrize(
+    ("groups", "reason"),
+    [
+        ((2, 5), r"\[0\]: parent 'a' has 5 layers in 2 groups, so its groups have different num"),
+        ((2, 6), r"\[1\]: a group has 4 layers in 'b' and 3 in 'a', and config.json has one num"),
+    ],
+)
+def test_groups_of_different_sizes_are_refused(groups, reason, parent, tmp_path):
+    checkpoints = {
+        "a": parent("albert", num_hidden_groups=groups[0], num_hidden_layers=groups[1]),
+        "b": parent("albert", num_hidden_groups=1, num_hidden_layers=4),
+    }
+    whole = Layer("passthrough", [Source("a")])
+    path = [("a", 0), ("b", 0), ("a", 1)]
+    layers = [Layer("passthrough", [Source(name, layer)]) for name, layer in path]
+    recipe = Recipe("a", {checkpoints["a"].main.prefix: layers}, whole, whole, dtype="float32")
+    with pytest.raises(RecipeError, match=reason):
+        write_model(recipe, checkpoints, tmp_path / "out")
 
 
 def test_the_bias_of_distilberts_head_is_merged(parent, tmp_path):
