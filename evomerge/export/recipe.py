@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 from evomerge.errors import EvomergeError, RecipeError
 from evomerge.mergekit import separated
+from evomerge.models.prediction import prediction_notes
 from evomerge.models.references import is_file, is_folder, place, split_kind
 from evomerge.models.types import type_notes
 from evomerge.parsing.texts import read_text
@@ -95,6 +96,7 @@ def merge_recipe(
         merge = Merge(recipe, parents, mergekit=mergekit is not None)
         extra |= merge_card(merge, _versions())
         notes += type_notes(checkpoints[name] for name in recipe.parents)
+        notes += prediction_notes(checkpoints[name] for name in recipe.parents)
         notes += write(recipe, checkpoints, out, memory=memory, shard_size=shard_size, texts=extra)
         return tuple(notes)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from evomerge.errors import RecipeError
 from evomerge.merging.architecture.layer_settings import (
+    SPARSE_STEP,
     Column,
     InexpressibleError,
     columns,
@@ -23,6 +24,7 @@ from evomerge.merging.architecture.layer_settings import (
 from evomerge.merging.tokenizers.protocol import Vocabulary
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import Fit
+from evomerge.models.prediction import COUNTS
 from evomerge.recipe import Layer, Recipe
 
 _COUNTS = (
@@ -59,6 +61,9 @@ def merged_config(
     for prefix, layers in recipe.layers.items():
         if not in_place(prefix, layers, host):
             _write_depth(config, prefix, layers, checkpoints, host)
+    if host.predictions:
+        text = text_section(config, host)
+        text.update({key: 0 for key in COUNTS if text.get(key)})
     for section in (config, *(item for item in config.values() if isinstance(item, dict))):
         for key in _DTYPE_KEYS:
             if key in section:
@@ -125,6 +130,8 @@ def _write_depth(
                 f"those that {key!r} of the config counts, and these can only stand {error}; put "
                 "them there, or leave them out."
             ) from None
+    if "mlp_only_layers" in settings[host.reference] and SPARSE_STEP in section:
+        section[SPARSE_STEP] = 1
     if isinstance(section.get("max_window_layers"), int):
         section["max_window_layers"] = min(section["max_window_layers"], new)
 

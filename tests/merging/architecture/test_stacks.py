@@ -6,6 +6,7 @@ transformers is the judge: it must find every weight of what is written, and lea
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from evomerge.mergekit import to_mergekit
 from evomerge.merging.resident import Resident, digest
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.correspondence import check_fit
+from evomerge.models.prediction import prediction_notes
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.setup.recipes import START, check_recipes
 from scripts.architectures.configs import class_name, small_config
@@ -105,6 +108,12 @@ FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention
             {"num_dense_layers": 2, "layer_types": ["conv", "conv", FULL, "conv", "conv"]},
         ),
         ("qwen3_moe", {"mlp_only_layers": [0]}, (0, 1, 0, 2, 3), {"mlp_only_layers": [0, 2]}),
+        (
+            "qwen3_moe",
+            {"decoder_sparse_step": 2, "mlp_only_layers": []},
+            (3, 0, 2, 1),
+            {"decoder_sparse_step": 1, "mlp_only_layers": [1, 2]},
+        ),
         ("mllama", {}, (3, 0, 1, 3, 2), {"cross_attention_layers": [0, 3]}),
         ("bamba", {}, (0, 1, 3, 2, 2), {"attn_layer_indices": [1, 2]}),
         ("nemotron_h", {}, (2, 0, 1, 1), {"layers_block_type": ["mlp", LINEAR, FULL, FULL]}),
@@ -153,6 +162,7 @@ COUNTED = "'first_k_dense_replace' of the config counts, and these can only stan
         ("gemma4_text", GEMMA4, (3, 0), r"\[1\]: block 0 of 'a' has 'sliding_attention' in 'layer"),
         ("zamba2", {}, (0, 3, 2, 1), r"\[1\]: block 3 of 'a' .*'hybrid_layer_ids'.* order of"),
         ("zamba2", {}, (0, 1, 2), r"\[1\]: block 1 of 'a' has the tensor 'shared_transformer"),
+        ("switch_transformers", {"decoder_sparse_step": 2}, (0, 2), r"\[1\]: block 2 .*no tensor"),
         ("jamba", {}, (0, 2, 1, 3), r"\[1\]: block 2 of 'a' has no tensor 'feed_forward.experts"),
     ],
 )  # fmt: skip
@@ -162,6 +172,50 @@ def test_a_path_that_the_config_cannot_express_is_refused(
     with pytest.raises(RecipeError, match=reason):
         written(parent(kind, **changes), path, tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def with_predictions(folder: Path, seed: int) -> Checkpoint:
+    """A model of DeepSeek-V3 as it is published: a layer for multi-token prediction comes last."""
+    host = tiny.make(folder, "llama", seed=seed)
+
+    def add(tensors):
+        for name in [name for name in tensors if ".layers.2." in name]:
+            tensors[name.replace(".2.", ".3.")] = tensors[name].clone()
+        width = tensors["model.norm.weight"].shape[0]
+        tensors["model.layers.3.eh_proj.weight"] = torch.ones(width, 2 * width)
+        tensors["model.layers.3.enorm.weight"] = torch.ones(width)
+        tensors["mtp.fc.weight"] = torch.ones(width, 2 * width)
+        for name in ("norm", "input_layernorm", "enorm", "hnorm"):
+            tensors[f"mtp.layers.0.{name}.weight"] = torch.ones(width)
+
+    tiny.rewrite(host, add)
+    config = json.loads((host / "config.json").read_text()) | {"num_nextn_predict_layers": 1}
+    (host / "config.json").write_text(json.dumps(config))
+    return Checkpoint.open(host, folder.name)
+
+
+@pytest.mark.parametrize("path", [(0, 1, 2), (0, 1, 1, 2)])
+def test_layers_for_multi_token_prediction_are_left_out(path, tmp_path):
+    """A fine-tuned model that transformers has saved lacks them, and yet fits."""
+    parents = {
+        "a": with_predictions(tmp_path / "a", 1),
+        "b": Checkpoint.open(tiny.make(tmp_path / "b", seed=2), "b"),
+    }
+    assert [len(item.stacks) for item in parents.values()] == [1, 1]
+    check_fit(parents["a"], list(parents.values()))
+    assert "prediction of a are left out" in prediction_notes(parents.values())[0]
+    outside = Layer("linear", [Source(name) for name in "ab"])
+    layers = [Layer("linear", [Source(name, i) for name in "ab"]) for i in path]
+    recipe = Recipe("a", {"model.layers": layers}, outside, outside, dtype="float32")
+    write_model(recipe, parents, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["num_nextn_predict_layers"], config["num_hidden_layers"]) == (0, len(path))
+    with tiny.quiet():
+        _, told = transformers.LlamaForCausalLM.from_pretrained(
+            tmp_path / "out", output_loading_info=True
+        )
+    assert not told["missing_keys"] and not told["unexpected_keys"]
+    assert prediction_notes([parents["b"]]) == []
 
 
 @pytest.mark.parametrize(("kind", "path"), [("deepseek_v3", (0, 1, 0)), ("modernbert", (0, 1, 0))])
