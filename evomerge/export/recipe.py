@@ -72,7 +72,7 @@ def merge_recipe(
     from evomerge.merging.backend import write
 
     check_new_folder(out)
-    with TemporaryDirectory(prefix="evomerge-") as inner, _naming_documents(Path(inner)):
+    with TemporaryDirectory(prefix="evomerge-") as inner, _as_in_file(file, Path(inner)):
         opener = MergeOpener(open_model, models=Path(inner) / "models")
         given = read_text(file, RecipeError)
         several = len(documents(given)) > 1
@@ -110,12 +110,17 @@ def _separate(file: Path, text: str, folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _naming_documents(folder: Path) -> Iterator[None]:
-    """Let errors name documents that were written into a folder by their names in the file."""
+def _as_in_file(file: Path, folder: Path) -> Iterator[None]:
+    """Let errors name documents that were written into a folder by their names in the file.
+
+    A path that does not exist is shown as one from the folder of the file, where it is looked up.
+    """
     try:
         yield
     except EvomergeError as error:
-        error.args = (_with_documents(str(error), folder),)
+        sentence = _with_documents(str(error), folder)
+        start = "" if file.parent == Path() else f"{file.parent}/"
+        error.args = (sentence.replace(f"{folder}/", start),)
         raise
 
 

@@ -64,11 +64,19 @@ def read_recipe_file(
     doubts = Doubts()
     opened = {name: opener(name) for name in mergekit_parents(text)}
     recipe = _truncated(from_mergekit(text, opened, doubts), truncate)
-    return RecipeFile(recipe, with_fit(opened, recipe), text, doubts.notes)
+    fitting = with_fit(opened, recipe, "tokenizer_source")
+    return RecipeFile(recipe, fitting, text, doubts.notes)
 
 
-def with_fit(checkpoints: Mapping[str, Checkpoint], recipe: Recipe) -> dict[str, Checkpoint]:
+def with_fit(
+    checkpoints: Mapping[str, Checkpoint], recipe: Recipe, tokenizer: str = "tokenizer"
+) -> dict[str, Checkpoint]:
     """Return the parents of a recipe with the host's names of tensors.
+
+    Args:
+        checkpoints: the parents by their names in the recipe.
+        recipe: the recipe.
+        tokenizer: the key in the recipe's file that lets vocabularies differ.
 
     Raises:
         CheckpointError: a parent does not fit the host.
@@ -78,7 +86,9 @@ def with_fit(checkpoints: Mapping[str, Checkpoint], recipe: Recipe) -> dict[str,
 
     named = with_host_names(checkpoints, recipe.host)
     vocabularies = recipe.tokenizer == "base" and TRUNCATE not in recipe.options
-    check_fit(named[recipe.host], list(named.values()), vocabularies=vocabularies)
+    check_fit(
+        named[recipe.host], list(named.values()), vocabularies=vocabularies, tokenizer=tokenizer
+    )
     return named
 
 

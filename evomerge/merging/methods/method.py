@@ -36,6 +36,7 @@ class Knob:
             default.
         start: value at which a search starts, or None for the middle of the range.
         help: one line for `evomerge list methods`.
+        counts_sources: whether it is a number of sources, of which there must be as many.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Knob:
     search: tuple[float, float] | None = None
     start: float | None = None
     help: str = ""
+    counts_sources: bool = False
 
 
 class Merge(Protocol):
@@ -186,9 +188,16 @@ def check_knobs(
         )
     if method.base == "required" and not has_base:
         raise RecipeError(f"{method.name} needs a base model; set `base`.")
+    shared = _complete(method, "merge", knobs, "the merge")
+    for knob in method.knobs:
+        if knob.counts_sources and shared[knob.name] > len(sources):
+            raise RecipeError(
+                f"{method.name}: {knob.name!r} of the merge is {shared[knob.name]:g}, but it has "
+                f"only {len(sources)} sources; give a number from {knob.low:g} to {len(sources)}."
+            )
     return (
         [_complete(method, "source", given, f"source {i + 1}") for i, given in enumerate(sources)],
-        _complete(method, "merge", knobs, "the merge"),
+        shared,
     )
 
 

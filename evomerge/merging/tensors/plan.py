@@ -253,7 +253,8 @@ class _RecipePlanner:
             told = ", ".join(f"{list(shape)} in {parent!r}" for parent, shape in shapes.items())
             raise RecipeError(
                 f"Tensor {name!r} has different shapes: {told}; merge parents of one size (or set "
-                "`tokenizer: union` where only the vocabularies differ)."
+                "`tokenizer: union`, in a mergekit file `tokenizer_source: union`, where only the "
+                "vocabularies differ)."
             )
         return self._info(inputs[0]).shape
 
