@@ -9,9 +9,9 @@ for bit. torch is imported inside functions only, so that `evomerge list methods
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from evomerge.errors import RecipeError, did_you_mean
 
@@ -102,6 +102,11 @@ class Prepare(Protocol):
         ...
 
 
+WorkingBytes: TypeAlias = Callable[[Sequence[int], Sequence[Mapping[str, float]]], float]
+"""(shape of a tensor, `source` knobs of every source) -> bytes that its merge takes at most, beside
+the sources and the result."""
+
+
 @dataclass(frozen=True)
 class Method:
     """A merge method.
@@ -126,6 +131,8 @@ class Method:
             matrices as wholes and is costly; these are the singular value decompositions of a
             matrix that take as long as its merge: (in any case, more for each source). They are
             computed again for other sources, and for another value of a knob other than `lambda`.
+        working_bytes: the memory of a merge, if it grows with the tensor; None: some megabytes.
+            `prepare_tokens` needs no more than that.
     """
 
     name: str
@@ -141,6 +148,7 @@ class Method:
     in_mergekit: bool = True
     prepare_tokens: Prepare | None = None
     svds: tuple[float, float] | None = None
+    working_bytes: WorkingBytes | None = None
 
 
 MERGED_DTYPES = ("F64", "F32", "F16", "BF16")
