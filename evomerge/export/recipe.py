@@ -96,7 +96,7 @@ def merge_recipe(
         merge = Merge(recipe, parents, mergekit=mergekit is not None)
         extra |= merge_card(merge, _versions())
         notes += type_notes(checkpoints[name] for name in recipe.parents)
-        notes += prediction_notes(checkpoints[name] for name in recipe.parents)
+        notes += prediction_notes(n for n in recipe.parents if checkpoints[n].predictions)
         notes += write(recipe, checkpoints, out, memory=memory, shard_size=shard_size, texts=extra)
         return tuple(notes)
 

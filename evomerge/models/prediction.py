@@ -9,10 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from evomerge.models.checkpoint import Checkpoint
 
 COUNTS = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers")
 """Keys of configs with the number of these layers."""
@@ -32,13 +28,17 @@ def prediction_tensors(names: Iterable[str]) -> frozenset[str]:
     return frozenset(name for name in names if name.startswith(blocks) or _NAME.search(name))
 
 
-def prediction_notes(checkpoints: Iterable[Checkpoint]) -> list[str]:
-    """Return a warning if parents have such layers, which the merge lacks."""
-    owners = [item.reference for item in checkpoints if item.predictions]
-    if not owners:
+def prediction_notes(owners: Iterable[str]) -> list[str]:
+    """Return a warning that such layers are left out of a merge.
+
+    Args:
+        owners: references of the parents that have some.
+    """
+    names = ", ".join(owners)
+    if not names:
         return []
     return [
-        f"The layers for multi-token prediction of {', '.join(owners)} are left out of the merge, "
-        "since transformers does not load them and no score depends on them; serve the merge "
-        "without speculative decoding by such layers."
+        f"The layers for multi-token prediction of {names} are left out of the merge, since "
+        "transformers does not load them and no score depends on them; serve the merge without "
+        "speculative decoding by such layers."
     ]
