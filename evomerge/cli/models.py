@@ -34,8 +34,10 @@ def export(
     from evomerge.export.candidate import export_candidate
     from evomerge.run.folder import RunFolder
 
-    number = export_candidate(RunFolder(directory), out, candidate, dtype, shard_size)
-    terminal.say(f"wrote candidate {number} to {out}")
+    exported = export_candidate(RunFolder(directory), out, candidate, dtype, shard_size)
+    terminal.say(f"wrote candidate {exported.number} to {out}")
+    if exported.not_in_mergekit is not None:
+        terminal.say(f"there is no mergekit_config.yml: {exported.not_in_mergekit}")
 
 
 def evaluate(

@@ -24,7 +24,7 @@ from evomerge.report.recipe_picture import (
     recipe_picture,
 )
 from evomerge.report.sampled import sampling_note
-from evomerge.report.standings import standings
+from evomerge.report.standings import Standings, alone, standings
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS
 from evomerge.searching.ranking import Ranking, best_of, measured
@@ -97,8 +97,8 @@ def search_card(
         merge: the model of the candidate.
         config: the run's search file.
         history: the run.
-        candidate: the exported candidate. Only the card of the winner, or of a member of the
-            front, has scores.
+        candidate: the exported candidate. The card of the winner, or of a member of the front, has
+            the run's table, and its metadata the test scores; that of another one its own scores.
         ranking: what compares the candidates of the search.
 
     Returns:
@@ -133,7 +133,7 @@ def search_card(
         "## Scores",
         "",
         *_sources(config),
-        *(_table(history, ranking, merge.names) if is_winner else _NO_TABLE),
+        *(_of_run(history, ranking, merge.names) if is_winner else _of_one(candidate, ranking)),
         "",
     ]
     versions = config.frozen.versions if config.frozen else {}
@@ -237,18 +237,36 @@ def _sources(config: SearchConfig) -> list[str]:
     return lines + ([note, ""] if note is not None else [])
 
 
-_NO_TABLE = ["This candidate is not the winner of its run, so the run's table is left out."]
+def _of_one(candidate: Candidate, ranking: Ranking) -> list[str]:
+    """Return lines with the scores of a candidate that is not the winner."""
+    left_out = "This candidate is not the winner of its run, so the run's table is left out."
+    table = alone(candidate, ranking)
+    if not table.rows:
+        return [f"{left_out} It has no scores."]
+    part = " It was scored on a part of the search documents only." if candidate.is_estimate else ""
+    return [
+        f"{left_out} Its own scores, with 95 % intervals where they are known, are those that the "
+        f"search has compared, so they are too high by selection if it was picked for them.{part}",
+        "",
+        *_table(table, {}),
+    ]
 
 
-def _table(history: History, ranking: Ranking, names: Mapping[str, str]) -> list[str]:
-    """Return the standings as a Markdown table: a row for each score and model, the test first."""
-    table = standings(history, ranking)
-    splits = tuple(reversed(SPLITS))
-    lines = [
+def _of_run(history: History, ranking: Ranking, names: Mapping[str, str]) -> list[str]:
+    """Return lines with the standings of a run."""
+    return [
         "Scores with 95 % intervals, where they are known. Candidates were compared on the search "
         "documents, the winner was chosen on the validation documents, and nothing was chosen on "
         "the test documents.",
         "",
+        *_table(standings(history, ranking), names),
+    ]
+
+
+def _table(table: Standings, names: Mapping[str, str]) -> list[str]:
+    """Return standings as a Markdown table: a row for each score and model, the test first."""
+    splits = tuple(reversed(SPLITS))
+    lines = [
         f"| score | model | {' | '.join(splits)} |",
         "|---" * (len(splits) + 2) + "|",
     ]

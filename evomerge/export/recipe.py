@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from evomerge.errors import EvomergeError, RecipeError
 from evomerge.mergekit import separated
 from evomerge.merging.methods import get_method
+from evomerge.models.prediction import prediction_notes
 from evomerge.models.references import is_file, is_folder, place, split_kind
 from evomerge.models.types import type_notes
 from evomerge.parsing.texts import read_text
@@ -72,7 +73,7 @@ def merge_recipe(
     from evomerge.merging.backend import write
 
     check_new_folder(out)
-    with TemporaryDirectory(prefix="evomerge-") as inner, _naming_documents(Path(inner)):
+    with TemporaryDirectory(prefix="evomerge-") as inner, _as_in_file(file, Path(inner)):
         opener = MergeOpener(open_model, models=Path(inner) / "models")
         given = read_text(file, RecipeError)
         several = len(documents(given)) > 1
@@ -97,6 +98,7 @@ def merge_recipe(
         merge = Merge(recipe, parents, mergekit=mergekit is not None)
         extra |= merge_card(merge, _versions())
         notes += type_notes(checkpoints[name] for name in recipe.parents)
+        notes += prediction_notes(n for n in recipe.parents if checkpoints[n].predictions)
         notes += write(recipe, checkpoints, out, memory=memory, shard_size=shard_size, texts=extra)
         return tuple(notes)
 
@@ -115,12 +117,17 @@ def _separate(file: Path, text: str, folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _naming_documents(folder: Path) -> Iterator[None]:
-    """Let errors name documents that were written into a folder by their names in the file."""
+def _as_in_file(file: Path, folder: Path) -> Iterator[None]:
+    """Let errors name documents that were written into a folder by their names in the file.
+
+    A path that does not exist is shown as one from the folder of the file, where it is looked up.
+    """
     try:
         yield
     except EvomergeError as error:
-        error.args = (_with_documents(str(error), folder),)
+        sentence = _with_documents(str(error), folder)
+        start = "" if file.parent == Path() else f"{file.parent}/"
+        error.args = (sentence.replace(f"{folder}/", start),)
         raise
 
 

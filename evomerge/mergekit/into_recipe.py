@@ -136,7 +136,7 @@ class _Resolver:
         for i in range(count):
             depth = i / (count - 1) if count > 1 else 1.0
             lead = part.sources[0]
-            rests = self._fits[lead.model].block(prefix, start(lead) + i)
+            rests = self._fits[lead.model].block(prefix, start(lead) + i, begin + i)
             merged = {rest: stack.name(begin + i, rest) for rest in rests}
 
             def shown(entry: Input, i: int = i, merged: dict[str, str] = merged) -> dict[str, str]:

@@ -123,7 +123,7 @@ def write(
     checkpoints: Mapping[str, Checkpoint],
     out: Path,
     *,
-    memory: str = "8GB",
+    memory: str | None = None,
     shard_size: str = "5GB",
     texts: Mapping[str, str] | None = None,
     folder: Path | None = None,
@@ -135,7 +135,7 @@ def write(
         recipe: the recipe.
         checkpoints: every parent by reference.
         out: folder to create; it must not exist.
-        memory: memory that merging may use, such as `8GB`.
+        memory: memory that merging may use, such as `8GB`; None: see `write_model`.
         shard_size: largest size of a weight file, such as `5GB`.
         texts: more text files to write: name -> text.
         folder: folder of the recipe's members, which are built there if they are not there; None:
@@ -155,7 +155,7 @@ def write(
             recipe,
             {**checkpoints, **(sources.open(recipe) if sources else {})},
             out,
-            memory=bytes_of(memory, "--memory"),
+            memory=None if memory is None else bytes_of(memory, "--memory"),
             shard_size=bytes_of(shard_size, "--shard-size"),
             extra_files={**plan.files, **(texts or {})},
             dropped=plan.dropped,

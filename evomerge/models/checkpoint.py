@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeAlias
 from evomerge.errors import CheckpointError
 from evomerge.models.fingerprint import content_digest
 from evomerge.models.grams import Gram, GramFile
+from evomerge.models.prediction import prediction_tensors
 from evomerge.models.safetensors import TensorInfo, read_folder, read_json
 from evomerge.models.stacks import (
     Stack,
@@ -81,6 +82,8 @@ class Checkpoint:
         config: content of `config.json`.
         tensors: all tensors by name.
         adapter: folder of a LoRA adapter that is added to the weights, or None.
+        predictions: names of tensors on disk that are not in `tensors`, since they belong to layers
+            for multi-token prediction.
         original: the checkpoint with the names on disk, if `tensors` has other names; else None.
         grams: Gram matrices of the inputs of its linear layers, or None.
     """
@@ -91,6 +94,7 @@ class Checkpoint:
     tensors: Mapping[str, TensorInfo] = field(repr=False)
     adapter: Path | None = None
     original: Checkpoint | None = None
+    predictions: frozenset[str] = frozenset()
     grams: GramFile | None = None
 
     @classmethod
@@ -145,7 +149,9 @@ class Checkpoint:
                     f"Parent {reference!r} is quantised (tensor {name!r} has dtype {info.dtype}); "
                     "merge the full-precision checkpoint it was made from."
                 )
-        return cls(reference, folder, config, tensors, adapter)
+        predictions = prediction_tensors(tensors)
+        kept = {name: info for name, info in tensors.items() if name not in predictions}
+        return cls(reference, folder, config, kept, adapter, predictions=predictions)
 
     @property
     def parameters(self) -> int:

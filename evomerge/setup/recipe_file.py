@@ -68,12 +68,19 @@ def read_recipe_file(
     doubts = Doubts()
     opened = {name: opener(name) for name in mergekit_parents(text)}
     recipe = _truncated(from_mergekit(text, opened, doubts), truncate)
-    complete = with_grams(recipe, with_fit(opened, recipe), file.parent)
-    return RecipeFile(*complete, text, doubts.notes)
+    fitting = with_fit(opened, recipe, "tokenizer_source")
+    return RecipeFile(*with_grams(recipe, fitting, file.parent), text, doubts.notes)
 
 
-def with_fit(checkpoints: Mapping[str, Checkpoint], recipe: Recipe) -> dict[str, Checkpoint]:
+def with_fit(
+    checkpoints: Mapping[str, Checkpoint], recipe: Recipe, tokenizer: str = "tokenizer"
+) -> dict[str, Checkpoint]:
     """Return the parents of a recipe with the host's names of tensors.
+
+    Args:
+        checkpoints: the parents by their names in the recipe.
+        recipe: the recipe.
+        tokenizer: the key in the recipe's file that lets vocabularies differ.
 
     Raises:
         CheckpointError: a parent does not fit the host.
@@ -83,7 +90,9 @@ def with_fit(checkpoints: Mapping[str, Checkpoint], recipe: Recipe) -> dict[str,
 
     named = with_host_names(checkpoints, recipe.host)
     vocabularies = recipe.tokenizer == "base" and TRUNCATE not in recipe.options
-    check_fit(named[recipe.host], list(named.values()), vocabularies=vocabularies)
+    check_fit(
+        named[recipe.host], list(named.values()), vocabularies=vocabularies, tokenizer=tokenizer
+    )
     return named
 
 

@@ -14,6 +14,7 @@ import yaml
 from search_run import SMALL, environment, evomerge, write_search
 from tiny import edit_config, make, rewrite
 
+import evomerge as api
 from evomerge import zoo
 from evomerge.__main__ import run
 from evomerge.config.schema import load
@@ -255,6 +256,29 @@ def test_parents_with_different_vocabularies(tmp_path):
     make(tmp_path / "b", vocab_size=80)
     file = write_search(tmp_path, parents=["./a", "./b"], base=None, **space(method="linear"))
     with pytest.raises(EvomergeError, match="tokenizer: union"):
+        prepare(load(file), tmp_path)
+
+
+def test_a_mergekit_file_with_different_vocabularies(tmp_path):
+    """The message has the key of the file at hand."""
+    parents = [str(make(tmp_path / "a")), str(make(tmp_path / "b", vocab_size=80))]
+    models = [{"model": parent, "parameters": {"weight": 0.5}} for parent in parents]
+    data = {"merge_method": "linear", "dtype": "float32", "models": models, "mine": 1}
+    (tmp_path / "merge.yml").write_text(json.dumps(data))
+    with pytest.raises(EvomergeError, match="tokenizer_source: union"):
+        api.merge(tmp_path / "merge.yml", tmp_path / "out")
+    with pytest.raises(EvomergeError, match=r"`--strict` allows no warnings.*mine"):
+        api.merge(tmp_path / "merge.yml", tmp_path / "out", truncate=True, strict=True)
+    with pytest.warns(UserWarning, match=r"mine|cut to 48"):
+        api.merge(tmp_path / "merge.yml", tmp_path / "out", truncate=True)
+    smaller = json.loads((tmp_path / "a" / "config.json").read_text())["vocab_size"]
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["vocab_size"] == smaller
+
+
+def test_more_masks_than_parents(tmp_path):
+    knobs = {"weight": [0.0, 1.0], "agree": 3}
+    file = write_search(tmp_path, **space(method="consensus", knobs=knobs))
+    with pytest.raises(EvomergeError, match="'agree' of the merge is 3, but it has only 2 sources"):
         prepare(load(file), tmp_path)
 
 

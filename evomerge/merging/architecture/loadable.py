@@ -114,7 +114,7 @@ class _Check:
             for position, layer in enumerate(layers):
                 lead = layer.sources[0]
                 fit, index = self.fits[lead.parent], lead.layer or 0
-                for rest in fit.block(prefix, index):
+                for rest in fit.block(prefix, index, position):
                     own = fit.inside(prefix, index, rest)
                     if own is not None:
                         name = self.host.stacks[prefix].name(position, rest)

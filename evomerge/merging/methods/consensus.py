@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from evomerge.errors import CandidateError
 from evomerge.merging.methods.method import Knob, Merge, Method
 
 if TYPE_CHECKING:
@@ -39,12 +38,7 @@ def prepare_consensus(
     def merge(
         sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Array
     ) -> None:
-        agree, count = knobs["agree"], len(tensors)
-        if agree > count:
-            raise CandidateError(
-                f"`agree` is {agree:g}, but {count} sources have only {count} masks, so no change "
-                f"could stay; set `agree` to a number from 0 to {count}."
-            )
+        agree = knobs["agree"]
         weights = [source["weight"] for source in sources]
         used = [i for i, weight in enumerate(weights) if weight]
         if agree == 0 or not used:
@@ -78,7 +72,16 @@ CONSENSUS = Method(
             search=(0.2, 0.6),
             help="smallest ratio of the source's own change to that of the others, for its mask",
         ),
-        Knob("agree", 2.0, 0, 100, "merge", "integer", help="masks that must agree on a change"),
+        Knob(
+            "agree",
+            2.0,
+            0,
+            100,
+            "merge",
+            "integer",
+            help="masks that must agree on a change",
+            counts_sources=True,
+        ),
         Knob("lambda", 1.0, -100, 100, "merge", help="factor on the merged task vector"),
     ),
     arrays=True,

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from evomerge.merging.methods.cost import copies
 from evomerge.merging.methods.method import Knob, Merge, Method
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ TSV = Method(
     in_mergekit=False,
     prepare_tokens=prepare_mean,
     svds=(2.0, 1.0),
+    working_bytes=copies(8.5, 4),
 )
 
 ISO_C = Method(
@@ -134,6 +136,7 @@ ISO_C = Method(
     in_mergekit=False,
     prepare_tokens=prepare_mean,
     svds=(1.0, 0.0),
+    working_bytes=copies(8, 2),
 )
 
 WUDI_RIDGE = Method(
@@ -159,4 +162,5 @@ WUDI_RIDGE = Method(
     in_mergekit=False,
     prepare_tokens=prepare_mean,
     svds=(0.2, 0.25),
+    working_bytes=copies(7, 2, 3),
 )

@@ -14,7 +14,7 @@ Methods of other packages work on torch tensors, unless they say otherwise (`arr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
@@ -42,6 +42,7 @@ class Knob:
             default.
         start: value at which a search starts, or None for the middle of the range.
         help: one line for `evomerge list methods`.
+        counts_sources: whether it is a number of sources, of which there must be as many.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Knob:
     search: tuple[float, float] | None = None
     start: float | None = None
     help: str = ""
+    counts_sources: bool = False
 
 
 class Merge(Protocol):
@@ -106,6 +108,11 @@ class Prepare(Protocol):
         ...
 
 
+WorkingBytes: TypeAlias = Callable[[Sequence[int], Sequence[Mapping[str, float]]], float]
+"""(shape of a tensor, `source` knobs of every source) -> bytes that its merge takes at most, beside
+the sources and the result."""
+
+
 class PrepareGrams(Protocol):
     """The first step of a merge of weights of linear layers, whose inputs are known."""
 
@@ -152,6 +159,8 @@ class Method:
         prepare_grams: the first step for weights of linear layers, from the Gram matrices of their
             inputs. Then each source needs a file with them, and the method is for models that are
             built once, not for candidates. None: the method takes tensors only.
+        working_bytes: the memory of a merge, if it grows with the tensor; None: some megabytes.
+            `prepare_tokens` needs no more than that.
     """
 
     name: str
@@ -169,6 +178,7 @@ class Method:
     svds: tuple[float, float] | None = None
     arrays: bool = False
     prepare_grams: PrepareGrams | None = None
+    working_bytes: WorkingBytes | None = None
 
 
 MERGED_DTYPES = ("F64", "F32", "F16", "BF16")
@@ -216,9 +226,16 @@ def check_knobs(
         )
     if method.base == "required" and not has_base:
         raise RecipeError(f"{method.name} needs a base model; set `base`.")
+    shared = _complete(method, "merge", knobs, "the merge")
+    for knob in method.knobs:
+        if knob.counts_sources and shared[knob.name] > len(sources):
+            raise RecipeError(
+                f"{method.name}: {knob.name!r} of the merge is {shared[knob.name]:g}, but it has "
+                f"only {len(sources)} sources; give a number from {knob.low:g} to {len(sources)}."
+            )
     return (
         [_complete(method, "source", given, f"source {i + 1}") for i, given in enumerate(sources)],
-        _complete(method, "merge", knobs, "the merge"),
+        shared,
     )
 
 

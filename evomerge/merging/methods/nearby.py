@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import TYPE_CHECKING
 
 from evomerge.merging.methods.method import Knob, Merge, Method
@@ -126,4 +127,5 @@ ARCEE_FUSION = Method(
     base="required",
     paper="Goddard et al. 2024, arXiv 2403.13257",
     cached_bytes=1.0,
+    working_bytes=lambda shape, _: 8.5 * prod(shape),
 )

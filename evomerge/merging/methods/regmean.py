@@ -52,6 +52,13 @@ def prepare_regression(
     return merge
 
 
+def _working_bytes(shape: Sequence[int], sources: Sequence[Mapping[str, float]]) -> float:
+    """Return the bytes of float64 copies of a weight and of the Gram matrix of its inputs."""
+    if len(shape) != 2:
+        return 0.0
+    return 8 * (6 * shape[0] * shape[1] + 4 * max(shape) ** 2)  # inputs are rows in GPT-2
+
+
 REGMEAN = Method(
     name="regmean",
     title="linear layers by least squares on the inputs of each source; other tensors by the mean",
@@ -72,5 +79,6 @@ REGMEAN = Method(
     in_mergekit=False,
     svds=(0.14, 0.08),
     arrays=True,
+    working_bytes=_working_bytes,
     prepare_grams=prepare_regression,
 )

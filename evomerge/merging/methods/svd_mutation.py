@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from evomerge.merging.methods.cost import copies
 from evomerge.merging.methods.linear import normalized
 from evomerge.merging.methods.method import Knob, Merge, Method
 
@@ -50,6 +51,11 @@ def prepare_svd_mutation(
     return merge
 
 
+def _working_bytes(shape: Sequence[int], sources: Sequence[Mapping[str, float]]) -> float:
+    mutated = any(source["mutation"] for source in sources)
+    return copies(8)(shape, sources) if mutated and len(shape) == 2 else 0.0
+
+
 SVD_MUTATION = Method(
     name="svd_mutation",
     title="sum of task vectors, and random shares of their singular components",
@@ -75,4 +81,5 @@ SVD_MUTATION = Method(
     random=True,
     cached_bytes=4.0,
     in_mergekit=False,
+    working_bytes=_working_bytes,
 )

@@ -93,6 +93,16 @@ class TensorMaker:
             reuse=reuse,
         )
 
+    def working_bytes(self, plan: TensorPlan) -> float:
+        """Return the bytes that the merge of a tensor takes at most, if they grow with it."""
+        if plan.method is None:
+            return 0.0
+        method = get_method(plan.method)
+        of_tokens = method.prepare_tokens and plan.name in self.planner.host.token_tensors
+        if method.working_bytes is None or of_tokens:
+            return 0.0
+        return method.working_bytes(plan.shape, plan.knobs)
+
     def write(self, plan: TensorPlan, merge: Merge, out: Array) -> None:
         """Write the merged tensor into `out`.
 

@@ -108,13 +108,7 @@ class Planner:
             RecipeError: it names a parent, stack, block, method or knob that does not exist, or
                 sources whose tensors have different shapes.
         """
-        for prefix in recipe.layers:
-            if prefix not in self.host.stacks:
-                raise RecipeError(
-                    f"layers.{prefix}: the host {self.host.reference!r} has no such block stack; "
-                    f"it has {', '.join(self.host.stacks)}."
-                    f"{did_you_mean(prefix, self.host.stacks)}"
-                )
+        self.check_blocks(recipe)
         recipe_planner = _RecipePlanner(self, recipe, vocabulary, _rescalings(recipe, self.host))
         places = self.host.places
         for name, place in places.items():
@@ -127,6 +121,38 @@ class Planner:
                 yield recipe_planner.copy(name, SourceTensor(recipe.host, name))
             elif place == "head" and not (name == self.host.head and self.host.tied):
                 yield recipe_planner.outside(name, recipe.head)
+
+    def check_blocks(self, recipe: Recipe) -> None:
+        """Check that the host has every stack, and every parent every block, that a recipe names.
+
+        Raises:
+            RecipeError: it has not, or a block has no sources, or a parent was not opened.
+        """
+        for prefix, layers in recipe.layers.items():
+            if prefix not in self.host.stacks:
+                raise RecipeError(
+                    f"layers.{prefix}: the host {self.host.reference!r} has no such block stack; "
+                    f"it has {', '.join(self.host.stacks)}."
+                    f"{did_you_mean(prefix, self.host.stacks)}"
+                )
+            for position, layer in enumerate(layers):
+                where = f"layers.{prefix}[{position}]"
+                for source in (*layer.sources, *((layer.base,) if layer.base else ())):
+                    self._check_block(prefix, source, where)
+                if not layer.sources:
+                    raise RecipeError(f"{where} has no sources; name at least one.")
+
+    def _check_block(self, prefix: str, source: Source, where: str) -> None:
+        stack = self.fit(source.parent).stacks.get(prefix)
+        if stack is None:
+            raise RecipeError(
+                f"{where}: parent {source.parent!r} has no blocks {prefix!r}; name another parent."
+            )
+        if source.layer is None or not 0 <= source.layer < len(stack):
+            raise RecipeError(
+                f"{where}: layer of {source.parent!r} is {source.layer}; allowed are 0 to "
+                f"{len(stack) - 1}."
+            )
 
     def fit(self, reference: str) -> Fit:
         """Return which tensors of a parent correspond to which of the host."""
@@ -178,14 +204,9 @@ class _RecipePlanner:
             yield from self._block(prefix, position, layer)
 
     def _block(self, prefix: str, position: int, layer: Layer) -> Iterator[TensorPlan]:
-        where = f"layers.{prefix}[{position}]"
-        for source in (*layer.sources, *((layer.base,) if layer.base else ())):
-            self._check_index(prefix, source, where)
-        if not layer.sources:
-            raise RecipeError(f"{where} has no sources; name at least one.")
         lead = layer.sources[0]
         knobs = _Knobs(layer)
-        for rest in self.planner.fit(lead.parent).block(prefix, lead.layer or 0):
+        for rest in self.planner.fit(lead.parent).block(prefix, lead.layer or 0, position):
             name = self.planner.host.stacks[prefix].name(position, rest)
 
             def find(source: Source, rest: str = rest) -> SourceTensor:
@@ -198,18 +219,6 @@ class _RecipePlanner:
                 yield self.copy(name, find(lead))
             else:
                 yield self._make(name, layer, find, knobs)
-
-    def _check_index(self, prefix: str, source: Source, where: str) -> None:
-        stack = self.planner.fit(source.parent).stacks.get(prefix)
-        if stack is None:
-            raise RecipeError(
-                f"{where}: parent {source.parent!r} has no blocks {prefix!r}; name another parent."
-            )
-        if source.layer is None or not 0 <= source.layer < len(stack):
-            raise RecipeError(
-                f"{where}: layer of {source.parent!r} is {source.layer}; allowed are 0 to "
-                f"{len(stack) - 1}."
-            )
 
     def _make(self, name: str, layer: Layer, find: _Find, knobs: _Knobs) -> TensorPlan:
         if not layer.sources:
@@ -266,7 +275,8 @@ class _RecipePlanner:
             told = ", ".join(f"{list(shape)} in {parent!r}" for parent, shape in shapes.items())
             raise RecipeError(
                 f"Tensor {name!r} has different shapes: {told}; merge parents of one size (or set "
-                "`tokenizer: union` where only the vocabularies differ)."
+                "`tokenizer: union`, in a mergekit file `tokenizer_source: union`, where only the "
+                "vocabularies differ)."
             )
         return self._info(inputs[0]).shape
 
