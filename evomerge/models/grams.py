@@ -83,10 +83,10 @@ class GramFile:
         """
         if not path.is_file():
             known = f" (SHA-256 {sha256})" if sha256 else ""
+            fix = "put it back" if sha256 else "write one with `evomerge grams`, or name another"
             raise CheckpointError(
                 f"The Gram matrices of {reference!r} are missing, since there is no file "
-                f"{str(path)!r}{known}; put it there, or write one with `evomerge grams` and name "
-                "it."
+                f"{str(path)!r}{known}; {fix}."
             )
         matrices = read_header(path)
         content = _metadata(path)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xxhash import xxh3_128_digest
+
 from evomerge.config.frozen import frozen_splits
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, RunFolderError, did_you_mean
@@ -170,20 +172,20 @@ def _grams(
         skipped = places.get(weight) in ("embeddings", "kept", "buffer")
         if layer is None or skipped or is_other_modality(weight):
             continue
-        axis = input_axis(layers[layer])
-        if location.size[axis] == layers[layer].weight.shape[axis]:  # type: ignore[index]
+        axis, matrix = input_axis(layers[layer]), len(checkpoint.tensors[weight].shape) == 2
+        if matrix and location.size[axis] == layers[layer].weight.shape[axis]:  # type: ignore[index]
             weights[weight] = layer
             if location.axes[axis] == 0:
                 turned.append(weight)
     used = {name: layers[name] for name in dict.fromkeys(weights.values())}
     found = gram_matrices(layout.module, texts, used)
-    matrices: dict[str, Any] = {}
-    kept: dict[str, str] = {}  # layer -> name of a matrix with the same content
-    for layer, gram in found.items():
-        alike = next((name for name, item in matrices.items() if item.equal(gram)), None)
-        kept[layer] = layer if alike is None else alike
-        matrices.setdefault(kept[layer], gram)
+    first: dict[bytes, str] = {}  # digest of a matrix -> the first layer that has it
+    kept = {
+        layer: first.setdefault(xxh3_128_digest(gram.numpy().data), layer)
+        for layer, gram in found.items()
+    }
     names = {weight: kept[layer] for weight, layer in weights.items()}
+    matrices = {layer: found[layer] for layer in dict.fromkeys(kept.values())}
     return {"weights": names, "transposed": turned}, matrices
 
 
