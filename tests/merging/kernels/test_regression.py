@@ -10,6 +10,7 @@ import torch
 
 from evomerge.errors import CandidateError
 from evomerge.merging.kernels.regression import least_squares
+from evomerge.merging.kernels.torch_views import as_array
 from evomerge.merging.methods import get_method
 
 OUTPUTS, INPUTS = 5, 7
@@ -107,7 +108,11 @@ def test_weights_may_be_stored_as_inputs_by_outputs(dtype: torch.dtype) -> None:
     turned = [weight.T.contiguous() for weight in weights]
     out, out_turned = torch.empty(OUTPUTS, INPUTS), torch.empty(INPUTS, OUTPUTS)
     for tensors, transposed, target in ((weights, False, out), (turned, True, out_turned)):
-        merge = method.prepare_grams(tensors, grams, transposed=transposed)
-        merge([{}, {}], {"alpha": 0.9}, target)
+        merge = method.prepare_grams(
+            [as_array(tensor) for tensor in tensors],
+            [as_array(gram) for gram in grams],
+            transposed=transposed,
+        )
+        merge([{}, {}], {"alpha": 0.9}, as_array(target))
     assert out.equal(least_squares(weights, grams, 0.9))
     assert out_turned.equal(out.T)
