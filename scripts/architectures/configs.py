@@ -126,6 +126,7 @@ _DEPTHS = (
 )
 
 _EXTRA: dict[str, dict[str, Any]] = {
+    "albert": {"num_hidden_groups": 2},
     "mamba2": {"num_heads": 8, "head_dim": 8, "state_size": 4, "n_groups": 1},
     "rwkv": {"attention_hidden_size": 32, "context_length": 64},
     "xlnet": {"d_head": 8, "d_inner": 48},
