@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from evomerge.errors import (
@@ -14,13 +15,14 @@ from evomerge.errors import (
     CheckpointError,
     ConfigError,
     DeviceError,
+    EvomergeError,
     SearchError,
     one_line,
 )
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.fidelity.protocol import Fidelity, score_by
 from evomerge.evaluation.inference.fingerprint import free_weights
-from evomerge.evaluation.inference.memory import is_device_failure, peak_memory
+from evomerge.evaluation.inference.memory import is_device_failure, is_exhausted, peak_memory
 from evomerge.evaluation.tasks.traces import traceback_lines
 from evomerge.execute.protocol import Job
 from evomerge.recipe import Recipe
@@ -94,16 +96,17 @@ class Worker:
         make: makes the resident model and the tokenizer of the merged models.
         evaluator: scores models on documents.
         splits: split -> task -> document ids.
-        first: a recipe whose model is an ordinary one. The evaluator tries out on it which ways to
-            score are correct, and takes the fastest.
+        baselines: recipes whose models are ordinary ones. The evaluator tries out on the first of
+            them that can be built which ways to score are correct, and takes the fastest.
         deepest: a recipe of the largest number of blocks that a candidate can have, for engines
-            whose depth is fixed; None: `first` is one.
+            whose depth is fixed; None: the baselines are.
         objectives: what makes up the fitness.
         fidelity: decides how many documents are scored for a job with an incumbent; None: all.
         report: is told how far the preparation of a job's merges is.
 
     Attributes:
         threads: number of CPU threads that torch scores with; whoever makes the worker sets it.
+        first: the first baseline that could be built.
     """
 
     threads = 1
@@ -113,7 +116,7 @@ class Worker:
         make: Callable[[], tuple[Builder, Any]],
         evaluator: Evaluator,
         splits: Mapping[Split, Mapping[str, Sequence[int]]],
-        first: Recipe,
+        baselines: Sequence[Recipe],
         *,
         deepest: Recipe | None = None,
         objectives: Sequence[Objective] = (),
@@ -122,10 +125,21 @@ class Worker:
     ) -> None:
         self.evaluator, self.objectives, self.fidelity = evaluator, objectives, fidelity
         self._make, self._splits, self._report = make, splits, report
-        self._first, self._deepest = first, deepest or first
+        self._baselines, self._deepest = baselines, deepest
         self._builder: Builder | None = None
         self._model: Any = None
-        self._prepare()
+        try:
+            self._prepare()
+        except (EvomergeError, OSError):
+            raise
+        except Exception as error:  # transformers raises anything for a config that does not fit
+            if is_device_failure(error) or is_exhausted(error):
+                raise
+            raise CheckpointError(
+                f"The first model could be built but not scored ({type(error).__name__}: "
+                f"{one_line(error)}); compare the host's config.json with that of the model that "
+                "it was made from (--debug shows the traceback)."
+            ) from error
 
     def __call__(
         self, job: Job, around: Callable[[Any], AbstractContextManager[None]] = nullcontext
@@ -173,8 +187,19 @@ class Worker:
     def _prepare(self) -> None:
         """Make the resident model and prepare the documents."""
         self._builder, tokenizer = self._make()
-        self.evaluator.prepare(
-            self.build(self._first), tokenizer, self._splits, lambda: self.build(self._deepest)
+        reason = "there are none"
+        for recipe in self._baselines:
+            deepest = partial(self.build, self._deepest or recipe)
+            try:
+                self.evaluator.prepare(self.build(recipe), tokenizer, self._splits, deepest)
+            except CandidateError as error:  # its candidate will be a row that is marked as failed
+                reason = str(error).rstrip(".")
+            else:
+                self.first = recipe
+                return
+        raise CheckpointError(
+            "None of the parents, nor their average, is a model that can be scored, the last one "
+            f"for this reason: {reason}; give parents whose weights are finite numbers."
         )
 
     def build(self, recipe: Recipe, clock: _Clock | None = None) -> Any:

@@ -33,7 +33,8 @@ def check_known(checkpoint: Checkpoint) -> None:
             f"Parent {name!r}: its config.json has no model_type, so transformers cannot build the "
             "model; copy config.json from the model that it was made from."
         )
-    if kind not in configuration_auto.CONFIG_MAPPING_NAMES:  # type: ignore[attr-defined]
+    known = configuration_auto.CONFIG_MAPPING_NAMES  # type: ignore[attr-defined]
+    if not isinstance(kind, str) or kind not in known:
         raise CheckpointError(
             f"Parent {name!r}: the installed transformers {__version__} does not know its "
             f"model_type {kind!r}, and code that comes with a model is not run; install a version "
@@ -48,7 +49,8 @@ def check_causal(checkpoint: Checkpoint) -> None:
         CheckpointError: it is an encoder, an encoder-decoder or a classifier, or of unknown type.
     """
     check_known(checkpoint)
-    names = [str(name) for name in checkpoint.config.get("architectures") or ()]
+    given = checkpoint.config.get("architectures") or ()
+    names = [str(name) for name in (given if isinstance(given, list) else [given])]
     if checkpoint.config.get("is_encoder_decoder"):
         what = "an encoder-decoder model"
     elif names and all(map(_HAS_NO_LM_HEAD.search, names)):

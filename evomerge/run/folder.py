@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ from evomerge.run.journal import FORMAT, Event, encode, read
 from evomerge.run.lock import exclusive, is_held
 from evomerge.run.timings import Timings
 from evomerge.run.writable import why_not_writable
+
+log = logging.getLogger(__name__)
 
 CONFIG = "search.yaml"
 JOURNAL = "journal.jsonl"
@@ -177,6 +180,11 @@ class RunFolder:
         with exclusive(self.path / "lock"):
             remove_abandoned(self.path)
             yield
+
+    def remove(self) -> None:
+        """Remove the run, after its search could not begin."""
+        log.warning("Nothing was scored, so the run folder %s was removed.", self.path)
+        shutil.rmtree(self.path, ignore_errors=True)
 
     @property
     def is_running(self) -> bool:

@@ -43,6 +43,9 @@ from evomerge.setup.tasks import (
 from evomerge.setup.versions import installed_versions
 from evomerge.setup.worker import check_placement
 
+_NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
+"""Keys of a config that often differ between parents and do not change the model that is built."""
+
 
 def check_search(
     config: SearchConfig,
@@ -68,6 +71,7 @@ def check_search(
     merges = MergeOpener(opener)
     config, checkpoints, host = open_parents(config, relative_to, merges, allow_pickle=allow_pickle)
     _check_host(config, checkpoints[host])
+    _check_models(checkpoints, host)
     space = make_space(config, checkpoints)
     config = resolve_optimizer(config, space)
     check_baselines(config, space)
@@ -119,6 +123,29 @@ def _check_host(config: SearchConfig, host: Checkpoint) -> None:
         check_tokenizer(host)
         if config.evaluation.chat_template and not functions_only:
             check_chat_template(host)
+
+
+def _check_models(checkpoints: Mapping[str, Checkpoint], host: str) -> None:
+    """Check that transformers can build the host, and the other parents whose types it knows.
+
+    Parents with equal configs and shapes are one model here, of which one is checked.
+    """
+    from evomerge.merging.architecture.buildable import check_buildable
+    from evomerge.merging.architecture.depth import built_config
+    from evomerge.merging.architecture.loading import is_known
+
+    checked = []
+    for checkpoint in sorted(checkpoints.values(), key=lambda item: item.reference != host):
+        config = built_config(checkpoint)
+        content = (
+            {key: value for key, value in config.items() if key not in _NOT_OF_THE_MODEL},
+            {name: info.shape for name, info in checkpoint.tensors.items()},
+        )
+        if content in checked:
+            continue
+        if checkpoint.reference == host or is_known(config.get("model_type")):
+            check_buildable(checkpoint, config)
+        checked.append(content)
 
 
 def restore(

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from evomerge.errors import ConfigError, RecipeError, SearchError, did_you_mean
+from evomerge.errors import CheckpointError, ConfigError, RecipeError, SearchError, did_you_mean
 from evomerge.execute.protocol import Executor
 from evomerge.run.activity import WORKERS
 from evomerge.run.attempts import Attempts
@@ -54,6 +54,9 @@ def run_search(
 ) -> Candidate:
     """Start or continue the search of a run folder and return the winner.
 
+    If the models or tasks are refused before anything was scored, the run folder is removed: the
+    search file or a model must change, and then a new search can take the folder.
+
     Args:
         problem: the problem of this run.
         run: the run folder.
@@ -62,11 +65,15 @@ def run_search(
         followers: functions that are called with every event.
 
     Raises:
-        RunFolderError: another process is writing to the run.
+        InputError: a model or a task is refused, or another process is writing to the run.
         SearchError: no candidate could be scored, or the search cannot go on.
     """
     try:
         return _run_search(problem, run, new_budget, followers)
+    except (CheckpointError, ConfigError, RecipeError):
+        if not History(run.events()).told:
+            run.remove()
+        raise
     except OSError as error:
         reason = f"{error.strerror or error}: {error.filename or run.path}"
         raise SearchError(

@@ -133,7 +133,8 @@ def make_worker(
     from evomerge.merging.backend import members, resident, tokenizer
 
     config = problem.config
-    first = next(iter(problem.space.baselines().values()))
+    baselines = list(problem.space.baselines().values())
+    first = baselines[0]
 
     sources = None
     if has_members(config):
@@ -155,14 +156,14 @@ def make_worker(
         make,
         problem.evaluator,
         problem.splits,
-        first,
+        baselines,
         deepest=deepest(problem.space, first, problem.checkpoints[problem.host].main.prefix),
         objectives=problem.objectives,
         fidelity=make_fidelity(config),
         report=report,
     )
     host = problem.checkpoints[problem.host]
-    model = worker.build(first)
+    model = worker.build(worker.first)
     worker.threads = set_threads(config, host, model, problem.evaluator, threads, most_threads)
     return worker
 

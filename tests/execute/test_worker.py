@@ -59,7 +59,7 @@ class Bench:
 
         info = TaskInfo("judge", "function", 3, {"score": MetricInfo(True, is_mean=True)})
         evaluator = Evaluator(None, [Function(judge, info)])
-        self.worker = Worker(make, evaluator, {"search": {"judge": [0, 1]}}, recipe(PATHS[0]))
+        self.worker = Worker(make, evaluator, {"search": {"judge": [0, 1]}}, [recipe(PATHS[0])])
 
     def score(self, number: int) -> Scores | Failure:
         return self.worker(Job(number, number, recipe(PATHS[number % len(PATHS)])))

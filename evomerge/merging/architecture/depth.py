@@ -27,7 +27,7 @@ from evomerge.models.correspondence import Fit
 from evomerge.models.prediction import COUNTS
 from evomerge.recipe import Layer, Recipe
 
-_COUNTS = (
+LAYER_COUNTS = (
     "num_hidden_layers",
     "n_layer",
     "n_layers",
@@ -38,6 +38,8 @@ _COUNTS = (
     "decoder_layers",
     "num_hidden_groups",
 )
+"""Keys of configs with a number of blocks."""
+
 _DTYPE_KEYS = ("torch_dtype", "dtype")
 
 
@@ -57,13 +59,10 @@ def merged_config(
             that a layer is where it is.
     """
     host = checkpoints[recipe.host]
-    config: dict[str, Any] = copy.deepcopy(dict(host.config))
+    config = built_config(host)
     for prefix, layers in recipe.layers.items():
         if not in_place(prefix, layers, host):
             _write_depth(config, prefix, layers, checkpoints, host)
-    if host.predictions:
-        text = text_section(config, host)
-        text.update({key: 0 for key in COUNTS if text.get(key)})
     for section in (config, *(item for item in config.values() if isinstance(item, dict))):
         for key in _DTYPE_KEYS:
             if key in section:
@@ -76,6 +75,15 @@ def merged_config(
         for key, value in values.items():
             for target in [item for item in (config, text) if key in item] or [text]:
                 target[key] = value
+    return config
+
+
+def built_config(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return `config.json` of a parent's model, without layers for multi-token prediction."""
+    config: dict[str, Any] = copy.deepcopy(dict(checkpoint.config))
+    if checkpoint.predictions:
+        text = text_section(config, checkpoint)
+        text.update({key: 0 for key in COUNTS if text.get(key)})
     return config
 
 
@@ -226,7 +234,7 @@ def count_keys(
     """
     words = " ".join(stacks)
     both = "encoder" in words and "decoder" in words
-    keys = [key for key in _COUNTS if section.get(key) == count]
+    keys = [key for key in LAYER_COUNTS if section.get(key) == count]
     if not both:
         return keys
     if "decoder" in prefix:

@@ -59,9 +59,11 @@ def model_class(config: Any) -> Any:
         CheckpointError: transformers has no such class (custom code is never run).
     """
     names = getattr(config, "architectures", None) or []
+    names = names if isinstance(names, list) else [names]
     for name in names:
-        if name.isidentifier() and hasattr(transformers, name):
-            return getattr(transformers, name)
+        found = getattr(transformers, str(name), None)
+        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+            return found
     if not names and type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         return transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     raise CheckpointError(
@@ -126,7 +128,7 @@ class Loader:
         tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
         try:
             with quiet():
-                _, told = self.kind.from_pretrained(
+                module, told = self.kind.from_pretrained(
                     None,
                     config=copy.deepcopy(self.config),
                     state_dict=tensors,
@@ -140,8 +142,9 @@ class Loader:
                 f"transformers cannot build {self.kind.__name__} from this checkpoint: "
                 f"{_line(error)}"
             ) from error
+        parameters = dict(module.named_parameters(remove_duplicate=False))
         return Faults(
-            frozenset(told["missing_keys"]),
+            frozenset(told["missing_keys"]) & parameters.keys(),
             frozenset(told["unexpected_keys"]),
             {name: (tuple(own), tuple(wanted)) for name, own, wanted in told["mismatched_keys"]},
         )
@@ -167,7 +170,9 @@ class Faults:
 
 
 def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """Return the first line of a message; the next one too if the first ends with a colon."""
+    first, *more = (str(error).strip() or type(error).__name__).splitlines()
+    return f"{first} {more[0].strip()}" if first.endswith(":") and more else first
 
 
 def weights_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
