@@ -17,6 +17,7 @@ def test_the_tests_mirror_the_package():
     package = folders(Path(evomerge.__file__).parent)
     assert folders(Path(__file__).parent) == package | {
         "scripts",
+        "attacks",
         "benchmarks",
         "docs",
     }  # of the repository

@@ -270,7 +270,8 @@ class Resident:
     def _build(self, data: Mapping[str, Any], plans: list[TensorPlan]) -> Layout:
         shapes = {plan.name: plan.shape for plan in plans if plan.dtype in FLOATING}
         constants = {
-            plan.name: as_tensor(self.maker.read(plan, plan.sources[0]), plan.dtype)
+            # A copy: they become buffers of the model, and the file that is mapped is read-only.
+            plan.name: as_tensor(self.maker.read(plan, plan.sources[0]), plan.dtype).clone()
             for plan in plans
             if plan.dtype not in FLOATING
         }

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from evomerge.errors import one_line
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.journal import Event, Journal
@@ -121,13 +122,15 @@ class Logbook:
         for follower in list(self._followers):
             try:
                 follower(self.history, event)
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # a SystemExit must not end the search either
                 self._followers.remove(follower)
                 log.warning(
                     "%s failed (%s: %s) and is not called again; the search goes on.",
                     getattr(follower, "__qualname__", type(follower).__name__),
                     type(error).__name__,
-                    error,
+                    one_line(error),
                 )
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from evomerge.errors import CheckpointError, ConfigError, RecipeError, SearchError, did_you_mean
+from evomerge.errors import CheckpointError, ConfigError, RecipeError, SearchError, did_you_mean, one_line
 from evomerge.execute.protocol import Executor
 from evomerge.run.activity import WORKERS
 from evomerge.run.attempts import Attempts
@@ -79,6 +79,14 @@ def run_search(
         raise SearchError(
             f"The run {run.path} could not be read or written ({reason}); free space on the disk "
             f"or repair it, then go on with `evomerge resume {shlex.quote(str(run.path))}`."
+        ) from error
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # a SystemExit would end the search as if it were done
+        raise SearchError(
+            f"Code that the search calls, such as an optimizer or a space, raised "
+            f"{type(error).__name__}: {one_line(error).rstrip('.')}; remove the cause, then go on "
+            f"with `evomerge resume {shlex.quote(str(run.path))}`."
         ) from error
 
 

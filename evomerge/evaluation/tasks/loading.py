@@ -97,11 +97,12 @@ def load(
     try:
         with code_eval_provided():
             tasks, groups = _load(manager, spec)
-    except Exception as error:
-        reason = str(error).strip().splitlines()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a SystemExit in a task's code would end evomerge silently
         raise ConfigError(
-            f"{where}: task {name!r} could not be loaded: {type(error).__name__}"
-            f"{': ' + reason[0] if reason else ''}; check its YAML and that its data set can be "
+            f"{where}: task {name!r} could not be loaded: {type(error).__name__}: "
+            f"{one_line(error).rstrip('.')}; check its YAML and that its data set can be "
             f"reached from here."
         ) from error
     return tasks, groups
