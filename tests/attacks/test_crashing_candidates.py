@@ -1,0 +1,197 @@
+"""A candidate that ends its process, hangs in C or raises anything is a row; the search goes on."""
+
+import ctypes
+import random
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import tiny
+from scripted import ScriptedExecutor, search, trajectory
+from search_run import SMALL
+
+import evomerge
+from evomerge import zoo
+from evomerge.errors import ConfigError, SearchError
+from evomerge.execute.processes import ProcessWorker
+from evomerge.execute.protocol import Job, RunJobs
+from evomerge.execute.remote import RemoteExecutor
+from evomerge.execute.worker import Worker
+from evomerge.run.attempts import MAX_ATTEMPTS
+from evomerge.run.history import outcome_fields
+from evomerge.run.journal import encode
+from evomerge.scores import Failure, Outcome, Scores
+from evomerge.setup import search as setup_search
+from evomerge.testing.executors import Pretend, job_of
+
+DOCUMENTS = {
+    "search": {"documents": 4},
+    "validation": {"documents": 4, "finalists": 1},
+    "test": {"documents": 4},
+}
+
+
+class Own(BaseException):
+    """An exception that `except Exception` does not catch."""
+
+
+class Mute(Exception):
+    """An exception whose message cannot be read."""
+
+    def __str__(self) -> str:
+        raise SystemExit("not even a message")
+
+
+RAISED: dict[str, BaseException] = {
+    "SystemExit: 0": SystemExit(0),
+    "SystemExit: 3": SystemExit(3),
+    "GeneratorExit": GeneratorExit(),
+    "StopIteration": StopIteration(),
+    "Own: mine": Own("mine"),
+    "Mute": Mute(),
+    "a?b": ValueError("a\ud800b"),
+    "xxxx": ValueError("x" * 10_000_000),
+    "first": ValueError("first\nsecond"),
+    "a b": ValueError("a\x1bb"),
+}
+
+
+@pytest.mark.parametrize("stage", ["merge", "evaluate"])
+@pytest.mark.parametrize("case", RAISED)
+def test_whatever_a_method_or_a_metric_raises_is_one_row(case: str, stage: str) -> None:
+    """The worker is real; the builder and the evaluator raise what other code may raise."""
+
+    def fail(*_: Any) -> Any:
+        raise RAISED[case]
+
+    builder = SimpleNamespace(prepare=lambda recipe, report: recipe, write=lambda prepared: None)
+    evaluator: Any = SimpleNamespace(
+        prepare=lambda *_: None,
+        set_callbacks=lambda *_: None,
+        halve_batches=lambda halvings: None,
+        is_model_changed=False,
+        score=fail,
+    )
+    worker = Worker(lambda: (builder, None), evaluator, {}, [job_of(0, 0).recipe])
+    if stage == "merge":
+        builder.prepare = fail
+    outcome = worker(job_of(1, 1))
+    assert isinstance(outcome, Failure)
+    assert outcome.stage == stage and case in outcome.reason
+    assert outcome.reason.isprintable() and len(outcome.reason) < 1000
+    assert len(encode({"event": "tell", "candidate": 1, **outcome_fields(outcome)})) < 2000
+
+
+def hang() -> RunJobs:
+    """Make what hangs in C: it keeps Python's lock, so that no Python code of its process runs."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def run(jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+        for job in jobs:
+            if job.candidate == 0:
+                ctypes.PyDLL(None).sleep(600)
+            yield job, Pretend().outcome(job)
+
+    return run
+
+
+def test_a_candidate_that_hangs_in_c_ends_by_the_timeout() -> None:
+    executor = RemoteExecutor([ProcessWorker(hang)], timeout=1.0)
+    executor.submit([job_of(0, 0), job_of(1, 1)])
+    (first, late), (second, scored) = executor.next(), executor.next()
+    executor.close()
+    assert (first.id, second.id) == (0, 1)
+    assert late == Failure("timeout", "It took longer than executor.timeout, 1 seconds.")
+    assert scored == Pretend().outcome(job_of(1, 1))
+
+
+def test_a_candidate_that_was_killed_by_chance_is_still_scored(tmp_path: Path) -> None:
+    """One kill less than makes a candidate fail changes nothing at all."""
+
+    whole = search(tmp_path / "whole", ScriptedExecutor(1, random.Random(0)))
+    killed = ScriptedExecutor(1, random.Random(0), dies_after=8)
+    with pytest.raises(SearchError, match="killed"):
+        search(tmp_path / "run", killed)
+    begun = '{"job": "8 search", "what": "begins"}\n'
+    (tmp_path / "run" / "attempts.jsonl").write_text(begun * (MAX_ATTEMPTS - 1))
+    history = search(tmp_path / "run", ScriptedExecutor(1, random.Random(0)))
+    assert isinstance(history.candidates[8].told, Scores)
+    assert trajectory(history) == trajectory(whole)
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), GeneratorExit(), Own("mine")])
+def test_a_follower_that_raises_anything_is_dropped(tmp_path: Path, error: BaseException) -> None:
+    calls: list[str] = []
+
+    def follow(history: Any, event: Any) -> None:
+        calls.append(event["event"])
+        raise error
+
+    history = search(
+        tmp_path / "run",
+        ScriptedExecutor(1, random.Random(0)),
+        followers=[follow],
+        candidates=6,
+    )
+    assert history.winner is not None
+    assert len(calls) == 1
+
+
+def judge(model: Any, tokenizer: Any, documents: Sequence[int]) -> list[float]:
+    """Mean size of the first weights."""
+    return [float(next(model.parameters()).detach().abs().mean())] * len(documents)
+
+
+judge.documents = 12  # type: ignore[attr-defined]
+
+
+def raise_system_exit(problem: Any) -> Any:
+    raise SystemExit(0)
+
+
+def test_a_system_exit_of_an_optimizer_stops_the_search_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, the search ended with exit status 0 and no word."""
+    monkeypatch.setattr(setup_search, "make_strategy", raise_system_exit)
+    objectives = [{"task": judge, "metric": "score"}]
+    config = {**SMALL, "objectives": objectives, "evaluation": DOCUMENTS}
+    run = tmp_path / "run"
+    with pytest.raises(SearchError, match="raised SystemExit: 0; remove the cause.*resume"):
+        evomerge.search(config, run, candidates=6, progress=False)
+    monkeypatch.undo()
+    assert evomerge.resume(run, progress=False).best is not None
+
+
+def test_a_first_parent_whose_scores_are_not_finite_is_a_failed_row(tmp_path: Path) -> None:
+    """Its weights are finite and too large, so its logits are not numbers."""
+    parent = tmp_path / "parent"
+    parent.mkdir()
+    for file in zoo.path("maths").iterdir():
+        (parent / file.name).write_bytes(file.read_bytes())
+    tiny.rewrite(parent, lambda tensors: tensors["model.norm.weight"].fill_(3e38))
+    config = {
+        **SMALL,
+        "parents": [str(parent), "zoo:maths", "zoo:language"],
+        "base": None,
+        "space": {"kind": "dataflow"},
+        "evaluation": {"include": ["zoo:tasks"], **DOCUMENTS},
+    }
+    run = evomerge.search(config, tmp_path / "run", candidates=6, progress=False)
+    first, second = (item.told for item in run.history.candidates[:2])
+    assert isinstance(first, Failure) and "NaN" in first.reason
+    assert isinstance(second, Scores)
+
+
+def test_a_task_whose_code_ends_python_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from evomerge.evaluation.tasks import loading
+
+    def end(manager: Any, spec: Any) -> Any:
+        raise SystemExit(0)
+
+    monkeypatch.setattr(loading, "_load", end)
+    with pytest.raises(ConfigError, match="task 'mine' could not be loaded: SystemExit: 0; check"):
+        loading.load(None, "mine", "objectives")
