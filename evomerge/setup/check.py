@@ -7,6 +7,7 @@ that file into the problem again.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 

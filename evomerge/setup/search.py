@@ -9,7 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from evomerge.errors import CheckpointError, ConfigError, RecipeError, SearchError, did_you_mean, one_line
+from evomerge.errors import (
+    CheckpointError,
+    ConfigError,
+    RecipeError,
+    SearchError,
+    did_you_mean,
+    one_line,
+)
 from evomerge.execute.protocol import Executor
 from evomerge.run.activity import WORKERS
 from evomerge.run.attempts import Attempts

@@ -38,7 +38,7 @@ class Own(BaseException):
     """An exception that `except Exception` does not catch."""
 
 
-class Mute(Exception):
+class MuteError(Exception):
     """An exception whose message cannot be read."""
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ RAISED: dict[str, BaseException] = {
     "GeneratorExit": GeneratorExit(),
     "StopIteration": StopIteration(),
     "Own: mine": Own("mine"),
-    "Mute": Mute(),
+    "MuteError": MuteError(),
     "a?b": ValueError("a\ud800b"),
     "xxxx": ValueError("x" * 10_000_000),
     "first": ValueError("first\nsecond"),
@@ -160,7 +160,7 @@ def test_a_system_exit_of_an_optimizer_stops_the_search_with_a_sentence(
     objectives = [{"task": judge, "metric": "score"}]
     config = {**SMALL, "objectives": objectives, "evaluation": DOCUMENTS}
     run = tmp_path / "run"
-    with pytest.raises(SearchError, match="raised SystemExit: 0; remove the cause.*resume"):
+    with pytest.raises(SearchError, match=r"raised SystemExit: 0; remove the cause.*resume"):
         evomerge.search(config, run, candidates=6, progress=False)
     monkeypatch.undo()
     assert evomerge.resume(run, progress=False).best is not None

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from math import prod
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
