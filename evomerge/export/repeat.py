@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from evomerge.config.schema import SearchConfig
+from evomerge.export.markdown import block, code, plain
 from evomerge.export.parents import Parent
 
 
@@ -26,15 +27,13 @@ def how_to_repeat(
     return [
         "## How to repeat",
         "",
-        "```",
-        *commands,
-        "```",
+        *block(commands),
         "",
-        *([f"Made with {used}.", ""] if used else []),
+        *([f"Made with {plain(used)}.", ""] if used else []),
         "Fingerprints of the parents (SHA-256 of config, tokenizer and samples of the weights; "
         "`frozen.parents` in the search file of a run has them too):",
         "",
-        *(f"- `{parent.name}`: `{parent.fingerprint}`" for parent in parents),
+        *(f"- {code(parent.name)}: {code(parent.fingerprint)}" for parent in parents),
         "",
     ]
 
@@ -54,9 +53,7 @@ def search_file(config: SearchConfig, names: Mapping[str, str]) -> list[str]:
     return [
         "Search file (`search.yaml`), without what is at its default:",
         "",
-        "```yaml",
-        *text.strip().splitlines(),
-        "```",
+        *block(text.strip().splitlines(), "yaml"),
         "",
     ]
 

@@ -17,6 +17,7 @@ from evomerge.run.atomic import create_folder, remove_abandoned, replace_text
 from evomerge.run.frozen_file import changed_sections, with_digests
 from evomerge.run.journal import FORMAT, Event, encode, read
 from evomerge.run.lock import exclusive, is_held
+from evomerge.run.log_format import PlainFormatter
 from evomerge.run.timings import Timings
 from evomerge.run.writable import why_not_writable
 
@@ -189,7 +190,7 @@ class RunFolder:
     def logged(self) -> Iterator[None]:
         """Write log messages of evomerge to the run's `log.txt` too, while the block runs."""
         handler = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
         logger = logging.getLogger("evomerge")
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
