@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -11,6 +12,10 @@ import yaml
 from evomerge.config.schema import SearchConfig
 from evomerge.export.markdown import block, code, plain
 from evomerge.export.parents import Parent
+from evomerge.models.references import split_kind
+
+_PATH = re.compile(r"(?<![\w.~/-])(~|\.{1,2})?(/[^\s/:+,;='\"()\[\]{}]+)+/?")
+"""A path that begins in the root, the home folder or this one; no address of the web."""
 
 
 def how_to_repeat(
@@ -65,9 +70,13 @@ def _published(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, list):
         return [_published(item, names) for item in value]
     if isinstance(value, str):
-        return names.get(value) or (PurePath(value).name if _is_path(value) else value)
+        return names.get(value) or _without_folders(value)
     return value
 
 
-def _is_path(text: str) -> bool:
-    return text.startswith(("/", "~", "./", "../"))
+def _without_folders(text: str) -> str:
+    """Return a text in which paths are cut to their last part, wherever they stand in it."""
+    kind, rest = split_kind(text)
+    if rest.startswith(("/", "~", "./", "../")):  # one path, perhaps with spaces
+        return kind + "+".join(PurePath(part).name for part in rest.split("+"))
+    return _PATH.sub(lambda found: PurePath(found[0]).name, text)

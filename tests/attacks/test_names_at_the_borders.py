@@ -18,6 +18,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +26,7 @@ from markdown_it import MarkdownIt
 from mutations import FUZZ
 from rich.console import Console
 from run_folders import asked, scores, told, write_run
+from search_run import SMALL
 
 from evomerge.__main__ import main
 from evomerge.__main__ import run as call
@@ -33,6 +35,7 @@ from evomerge.config.schema import parse
 from evomerge.errors import EvomergeError, without_controls
 from evomerge.export.card import Merge, search_card
 from evomerge.export.parents import Licence, Parent
+from evomerge.export.repeat import search_file
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.report.page import page, write_page, write_pictures
 from evomerge.report.view import View
@@ -263,7 +266,7 @@ def test_the_panel_of_a_running_search_is_plain_too(nasty):
     with console(True) as text:
         display = live.SearchDisplay(None, ranking, History(nasty.events()))
         live.err.print(display._panel())
-    assert "[red]" in text() and not CONTROLS.search(re.sub(r"\x1b\[[0-9;]*m", "", text()))
+    assert "<script>" in text() and not CONTROLS.search(re.sub(r"\x1b\[[0-9;]*m", "", text()))
 
 
 def test_markup_is_shown_as_it_is():
@@ -335,6 +338,30 @@ def test_nasty_names_leave_the_card_a_card(nasty, harmless):
     kinds, text = tokens(found.text)
     assert kinds == tokens(card("word", harmless).text)[0]
     assert "<img src=x onerror=" in text and "[a](http://b.c)" in text and "www.a.com" in text
+
+
+SECRET = "/home/me/secret"
+PATHS = {
+    SECRET + "/a b/model": "model",
+    "~/secret/model": "model",
+    f"run:{SECRET}/first": "run:first",
+    f"merge:{SECRET}/m.yaml": "merge:m.yaml",
+    f"org/model+{SECRET}/adapter": "org/model+adapter",
+    f"file={SECRET}/x.jsonl,split=test": "file=x.jsonl,split=test",
+    f"see {SECRET}/x and ../secret/y": "see x and y",
+    "org/model@v1": "org/model@v1",
+    "https://huggingface.co/org/model": "https://huggingface.co/org/model",
+    "1/2 and a / b": "1/2 and a / b",
+}
+
+
+@pytest.mark.parametrize("text", PATHS)
+def test_no_folder_of_this_machine_is_in_the_search_file_of_a_card(text):
+    changes = {"optimizer": {"name": "cma", "start": [text]}}
+    lines = search_file(parse(SMALL | changes, "search.yaml"), {})
+    (block,) = (token for token in MarkdownIt().parse("\n".join(lines)) if token.type == "fence")
+    assert yaml.safe_load(block.content)["optimizer"]["start"] == [PATHS[text]]
+    assert "secret" not in block.content
 
 
 def test_log_messages_have_no_control_sequences(harmless, capsys):
