@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import CheckpointError
+from evomerge.models.files import TEMPLATES, check_files
 from evomerge.models.fingerprint import content_digest
 from evomerge.models.safetensors import TensorInfo, read_folder, read_json
 from evomerge.models.stacks import (
@@ -109,12 +110,14 @@ class Checkpoint:
                 if there are no safetensors files.
 
         Raises:
-            CheckpointError: the folder is not a model folder, a file is damaged, or the weights
-                are quantised.
+            CheckpointError: the folder is not a model folder, a file is damaged or a link out of
+                the folder, or the weights are quantised.
         """
         folder = Path(folder)
         if not folder.is_dir():
             raise CheckpointError(f"Parent {reference!r}: there is no folder {str(folder)!r}.")
+        if not reference.startswith("zoo:"):  # some installers link the files of a package
+            check_files(folder)
         if not (folder / "config.json").is_file():
             if any(folder.glob("*.gguf")):
                 raise CheckpointError(f"Parent {reference!r}: {GGUF_ADVICE}")
@@ -264,7 +267,7 @@ class Checkpoint:
     def companions(self) -> tuple[Path, ...]:
         """The existing files among `COMPANION_FILES`, and additional chat templates."""
         named = [self.folder / name for name in COMPANION_FILES if (self.folder / name).is_file()]
-        return (*named, *sorted((self.folder / "additional_chat_templates").glob("*.jinja")))
+        return (*named, *sorted((self.folder / TEMPLATES).glob("*.jinja")))
 
     @property
     def nbytes(self) -> int:
@@ -303,7 +306,9 @@ class Checkpoint:
         if self.original is not None:
             return self.original.fingerprint
         files = [self.folder / "config.json", *self.companions]
-        files += sorted(self.adapter.glob("adapter_*")) if self.adapter else []
+        files += (
+            filter(Path.is_file, sorted(self.adapter.glob("adapter_*"))) if self.adapter else []
+        )
         return content_digest(files, self.tensors)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import RunFolderError
+from evomerge.parsing.links import check_inside, check_ordinary, entries
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping, yaml_text
 from evomerge.run.atomic import create_folder, remove_abandoned, replace_text
@@ -47,6 +48,17 @@ def begun_stages(path: Path) -> list[Path]:
     return [folder for folder in folders if folder.exists()]
 
 
+def _check_entries(path: Path) -> None:
+    """Check that nothing in a run folder is elsewhere, since a search writes to all of it.
+
+    Raises:
+        RunFolderError: there is a link out of the folder, or a pipe or device.
+    """
+    found = entries(path, RunFolderError)
+    check_ordinary(found, RunFolderError)
+    check_inside(found, [path.resolve()], "the run", RunFolderError)
+
+
 class RunFolder:
     """A folder that holds one search.
 
@@ -58,9 +70,11 @@ class RunFolder:
         """Open an existing run; of a search in stages, the latest stage that has begun.
 
         Raises:
-            RunFolderError: the folder does not exist or is not a run.
+            RunFolderError: the folder does not exist, is not a run, or has a link out of it.
         """
         there = os.path.isdir(path)  # noqa: PTH112 - Path's raises for names that are too long
+        if there:
+            _check_entries(path)
         if there and (path / STAGES).is_file():
             begun = begun_stages(path)
             if not begun:
@@ -69,6 +83,7 @@ class RunFolder:
                     f"with `evomerge resume {shlex.quote(str(path))}`."
                 )
             path = begun[-1]
+            _check_entries(path)
         self.path = path
         if os.path.isfile(path):  # noqa: PTH113
             raise RunFolderError(
