@@ -79,7 +79,7 @@ def svg_text(figure: Any, *, transparent: bool = True) -> str:
     import matplotlib as mpl
 
     buffer = io.StringIO()
-    settings = {"svg.hashsalt": "evomerge", "svg.fonttype": "none"}
+    settings: Any = {"svg.hashsalt": "evomerge", "svg.fonttype": "none"}
     with mpl.rc_context(settings), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         figure.savefig(buffer, format="svg", transparent=transparent, metadata={"Date": None})
