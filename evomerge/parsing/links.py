@@ -58,7 +58,9 @@ def check_ordinary(paths: Iterable[Path], error: type[InputError]) -> None:
     """
     for path in paths:
         if is_special(path):
-            raise error(f"{path} is a pipe, a socket or a device; put an ordinary file there.")
+            raise error(
+                f"{path} is a pipe, a socket or a device; put an ordinary file in its place."
+            )
 
 
 def is_special(path: Path) -> bool:
