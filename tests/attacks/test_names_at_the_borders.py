@@ -16,6 +16,7 @@ import tempfile
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
+from wsgiref.util import setup_testing_defaults
 
 import pytest
 import yaml
@@ -194,6 +195,26 @@ def test_pictures_are_well_formed_and_show_the_names(nasty, tmp_path):
     shown = ["".join(ElementTree.parse(file).getroot().itertext()) for file in files]
     assert any("<img src=x onerror" in text for text in shown)
     assert not any(CONTROLS.search(text) for text in shown)
+
+
+@pytest.mark.parametrize("path", ["/", "/dashboard", "/api/studies", "/api/studies/0"])
+def test_the_dashboard_sends_names_as_json_only(nasty, path):
+    """Its page is a script that makes text nodes of what the API says."""
+    pytest.importorskip("optuna_dashboard")
+    from evomerge.report.dashboard.server import Dashboard, open_studies
+
+    kinds = []
+    environ = {"PATH_INFO": path, "QUERY_STRING": "after=0" if path[-1] == "0" else ""}
+    setup_testing_defaults(environ)
+    body = b"".join(
+        Dashboard(open_studies([nasty.path]))(
+            environ, lambda _, headers, *__: kinds.append(dict(headers).get("Content-Type"))
+        )
+    )
+    if b"onerror" in body:
+        assert kinds == ["application/json"] and json.loads(body)
+    else:
+        assert path != "/api/studies/0"
 
 
 @contextlib.contextmanager
