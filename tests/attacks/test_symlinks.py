@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 
 import pytest
 from run_folders import STATES, write_run
@@ -17,6 +16,8 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.safetensors import INDEX, SINGLE, read_folder
 from evomerge.parsing.texts import read_text
 from evomerge.run.folder import RunFolder
+
+pytestmark = pytest.mark.timeout(60)  # a pipe may be read for ever
 
 COPIED = (
     *("vocab.txt", "chat_template.jinja", "tokenizer.json", "generation_config.json"),
@@ -38,14 +39,6 @@ def model(tmp_path):
     """A model folder."""
     shutil.copytree(zoo.path("language"), tmp_path / "model")
     return tmp_path / "model"
-
-
-@pytest.fixture(autouse=True)
-def limit():
-    """End a test that reads a pipe for ever."""
-    signal.alarm(60)
-    yield
-    signal.alarm(0)
 
 
 def link(place, target):
