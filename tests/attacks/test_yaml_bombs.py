@@ -42,12 +42,12 @@ def test_every_command_refuses_it_with_one_sentence(bomb, command, tmp_path, cap
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("key", ["parents", "objectives", "space", "seed", "evaluation", "x"])
+@pytest.mark.parametrize("key", ["parents", "space", "seed", "x"])
 def test_what_is_just_small_enough_is_shown_in_short(key, tmp_path, capsys):
-    inner = "[" + ", ".join(90 * ["x"]) + "]"
+    inner = "[" + ", ".join(4 * [44 * "x"]) + "]"
     text = f"a: &a {inner}\nb: &b [{', '.join(20 * ['*a'])}]\n{key}: [{', '.join(20 * ['*b'])}]\n"
     value = yaml_value(text, "a text", InputError)[key]
-    assert len(str(value)) > 150_000 and len(shown(value)) < 250
+    assert len(str(value)) > 70_000 and len(shown(value)) < 250
     file = write_search(tmp_path, **{key: value})
     with pytest.raises(InputError) as caught:
         call(["validate", str(file)])
