@@ -89,11 +89,19 @@ def replace_text(path: Path, text: str) -> None:
     if path.exists() and not path.is_file() and not path.is_dir():
         path.write_text(text, encoding="utf-8")
         return
-    path = Path(os.path.realpath(path))
+    replace_bytes(Path(os.path.realpath(path)), text.encode())
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that it has the old content or the new content at any time, never a part.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     partial, lock = _begin(path, folder=False)
     with _cleaned_up(partial, lock):
-        with open(lock, "w", encoding="utf-8", closefd=False) as file:
-            file.write(text)
+        with open(lock, "wb", closefd=False) as file:
+            file.write(content)
         os.fsync(lock)
         partial.replace(path)
     _sync(path.parent)

@@ -15,8 +15,9 @@ from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping, yaml_text
 from evomerge.run.atomic import create_folder, remove_abandoned, replace_text
 from evomerge.run.frozen_file import changed_sections, with_digests
-from evomerge.run.journal import FORMAT, Event, encode, read
-from evomerge.run.lock import exclusive, is_held
+from evomerge.run.journal import Journal, read
+from evomerge.run.lines import HEADER, Event, Lines
+from evomerge.run.lock import is_held
 from evomerge.run.timings import Timings
 from evomerge.run.writable import why_not_writable
 
@@ -24,6 +25,7 @@ CONFIG = "search.yaml"
 JOURNAL = "journal.jsonl"
 STAGES = "stages.yaml"
 MODELS = "models"
+_SUBFOLDERS = ("front", MODELS, f"{MODELS}/members")
 
 
 def stage_folder(path: Path, number: int) -> Path:
@@ -120,7 +122,7 @@ class RunFolder:
             RunFolderError: as for `check_free`, or another process creates the same folder.
         """
         cls.check_free(path)
-        header = encode({"event": "header", "format": FORMAT})
+        header = Lines().encode(HEADER)
         text = yaml_text(with_digests(config), width=110)
         try:
             create_folder(path, {CONFIG: text, JOURNAL: header.decode()})
@@ -166,20 +168,23 @@ class RunFolder:
         return read(self.journal_path)
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Hold the run's lock while the block runs, and remove what killed writers have left.
+    def writing(self) -> Iterator[Journal]:
+        """Open the journal for writing, and remove what killed writers have left.
+
+        Meanwhile no other process can write to the run.
 
         Raises:
-            RunFolderError: another process holds the lock.
+            RunFolderError: another process writes to the run, or the journal is damaged.
         """
-        with exclusive(self.path / "lock"):
-            remove_abandoned(self.path)
-            yield
+        with Journal(self.journal_path) as journal:
+            for folder in (self.path, *(self.path / name for name in _SUBFOLDERS)):
+                remove_abandoned(folder)
+            yield journal
 
     @property
     def is_running(self) -> bool:
         """Whether a process is writing to this run now."""
-        return is_held(self.path / "lock")
+        return is_held(self.journal_path)
 
     def write(self, name: str, text: str) -> None:
         """Write a file of the run, so that it is never seen half written."""

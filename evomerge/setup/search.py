@@ -15,7 +15,6 @@ from evomerge.run.activity import WORKERS
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
-from evomerge.run.journal import Journal
 from evomerge.run.logbook import Follower, Logbook
 from evomerge.scores import SPLITS, Scores
 from evomerge.searching.loop import Plan, Search
@@ -82,15 +81,16 @@ def _run_search(
     followers: Sequence[Follower],
 ) -> Candidate:
     ranking, fidelity = problem.ranking, make_fidelity(problem.config)
-    with run.writing(), Journal(run.journal_path) as journal, run.logged():
+    with run.writing() as journal, run.logged():
         (run.path / WORKERS).unlink(missing_ok=True)  # left behind by a session that was killed
         if warning := other_versions(problem.config):
             log.warning(warning)
         attempts = Attempts(run.path / "attempts.jsonl")
         logbook = Logbook(run, journal, followers)
-        budget = logbook.history.budget
-        if {**budget, **new_budget} != budget:
-            event = {"event": "budget", **new_budget}
+        budget = problem.config.budget.model_dump() | logbook.history.budget
+        changed = {name: value for name, value in new_budget.items() if budget[name] != value}
+        if changed:
+            event = {"event": "budget", **changed}
             journal.append(event)
             logbook.history.apply(event)
         make = EXECUTORS[problem.config.executor.kind]

@@ -58,11 +58,8 @@ def test_the_best_candidate_its_genes_and_the_standings(run: Run) -> None:
 
 
 def test_a_run_that_goes_on_is_read_again(run: Run, tmp_path: Path) -> None:
-    from evomerge.run.journal import encode
-
     assert len(run.candidates) == 3
-    with (run.folder / "journal.jsonl").open("ab") as file:
-        file.write(encode(asked(3, genome=[0.5])) + encode(told(3, scores(23))))
+    append(RunFolder(run.folder), [asked(3, genome=[0.5]), told(3, scores(23))])
     assert len(run.candidates) == 4
 
 

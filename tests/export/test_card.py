@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard, metadata_load
-from run_folders import KEY, asked, scores, told
+from run_folders import append, KEY, asked, scores, told
 from search_run import SMALL, evomerge, write_search
 from tiny import make
 
@@ -20,7 +20,6 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.run.journal import encode
 from evomerge.scores import Objective, Scores
 from evomerge.searching.ranking import WeightedSum
 from evomerge.setup.check import freeze
@@ -316,8 +315,7 @@ def test_an_export_that_mergekit_cannot_express_promises_no_file(tmp_path):
     genome = [gene.start for gene in problem.space.genes]
     recipe = problem.space.decode(tuple(genome))
     event = asked(0, genome=genome) | {"digest": recipe.digest}
-    with run.journal_path.open("ab") as file:
-        file.write(encode(event) + encode(told(0, scores(5))))
+    append(run, [event, told(0, scores(5))])
     export_candidate(run, tmp_path / "model", "0", None, "5GB")
     history = History(run.events())
     reason = why_not_in_mergekit(problem, history, history.candidates[0])
