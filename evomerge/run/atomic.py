@@ -21,7 +21,8 @@ from pathlib import Path
 from evomerge.errors import CheckpointError
 from evomerge.run.writable import check_new_folder
 
-_MARK = ".partial-"
+MARK = ".partial-"
+"""Part of the hidden names of unfinished files and folders."""
 
 
 @contextmanager
@@ -116,7 +117,7 @@ def remove_abandoned(folder: Path, name: str | None = None) -> None:
         folder: the folder.
         name: final name of the file or folder; None: any name.
     """
-    for partial in folder.glob(f".{'*' if name is None else glob.escape(name)}{_MARK}*"):
+    for partial in folder.glob(f".{'*' if name is None else glob.escape(name)}{MARK}*"):
         try:
             lock = os.open(partial, os.O_RDONLY)
         except OSError:
@@ -138,7 +139,7 @@ def _begin(path: Path, *, folder: bool) -> tuple[Path, int]:
     """
     remove_abandoned(path.parent, path.name)
     while True:
-        partial = path.with_name(f".{path.name}{_MARK}{secrets.token_hex(4)}")
+        partial = path.with_name(f".{path.name}{MARK}{secrets.token_hex(4)}")
         if folder:
             partial.mkdir()
         flags = os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT | os.O_EXCL

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -192,8 +193,12 @@ class RunFolder:
 
     @contextmanager
     def logged(self) -> Iterator[None]:
-        """Write log messages of evomerge to the run's `log.txt` too, while the block runs."""
-        handler = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
+        """Write log messages of evomerge to the run's `log.txt` too, while the block runs.
+
+        Raises:
+            OSError: a message cannot be written; the call that logs it raises this.
+        """
+        handler = _LogFile(self.path / "log.txt", encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger = logging.getLogger("evomerge")
         logger.addHandler(handler)
@@ -203,3 +208,13 @@ class RunFolder:
         finally:
             logger.removeHandler(handler)
             handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that raises an error if it cannot be written, where logging prints a traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - named by logging
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            raise error
+        super().handleError(record)

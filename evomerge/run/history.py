@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evomerge.errors import RunFolderError, one_line
@@ -244,7 +244,17 @@ def outcome_of(event: Event) -> Outcome:
     """Return the outcome in a `tell`, `complete` or `score` event."""
     if "failure" in event:
         return Failure(**event["failure"])
-    return Scores.from_dict(event["scores"])
+    scores = Scores.from_dict(event["scores"])
+    return replace(scores, aggregates=_Aggregates(scores.aggregates))
+
+
+class _Aggregates(dict[str, float]):
+    """The aggregate scores of an event, `task/metric` -> value."""
+
+    def __missing__(self, key: str) -> float:
+        raise RunFolderError(
+            f"The journal has scores of a candidate without {shown(key)}; restore it from a copy."
+        )
 
 
 def outcome_fields(outcome: Outcome) -> Event:

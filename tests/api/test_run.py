@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
-from run_folders import FAILED, KEY, asked, scores, told, write_run
+from run_folders import FAILED, KEY, append, asked, scores, told, write_run
 from search_run import evomerge_json
 
 from evomerge.api.plots import plot_genes, plot_history, plot_standings
 from evomerge.api.run import Run
 from evomerge.errors import RunFolderError
+from evomerge.run.folder import RunFolder
 
 GENES = ["layers[0:1].zoo:maths.weight"]
 

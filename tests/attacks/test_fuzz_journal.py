@@ -48,7 +48,8 @@ TIMINGS = [
     {"session": 1.7e9, "elapsed": 3.5, "candidate": 0, "seconds": {"merge": 0.5}},
     {"session": 1.8e9, "elapsed": 7.25, "candidate": 1, "seconds": {}},
     {"candidate": 1, "seconds": {"evaluate": 1, "merge": 2}, "cpu_seconds": {"evaluate": 1.5}},
-    {"session": 1.8e9, "elapsed": 8, "phase": "prepare", "method": "ties", "done": 1, "total": 9},
+    {"session": 1.8e9, "elapsed": 8, "event": "tell", "candidate": 2, "peak": {"process": 10**9}},
+    {"session": 1.8e9, "elapsed": 9, "phase": "prepare", "method": "ties", "done": 1, "total": 9},
 ]
 ATTEMPTS = [{"job": "3 search", "what": "begins"}, {"job": "3 search", "what": "ends"}]
 WORKERS = {
@@ -58,6 +59,19 @@ WORKERS = {
     ],
     "lost": 1,
 }  # fmt: skip
+
+
+def test_a_preparation_of_strange_values_is_not_shown(folder):
+    line = TIMINGS[-1]
+    for strange in (
+        {"method": "\ud800\n" * 2000},
+        {"total": 10**4000},
+        {"done": -5},
+        {"done": None},
+    ):
+        (folder / "timings.jsonl").write_text(json.dumps(line | strange) + "\n")
+        said = RunFolder(folder).timings.preparation() or ""
+        assert said.isprintable() and len(said) < 1000
 
 
 def chained(text: bytes) -> bytes:

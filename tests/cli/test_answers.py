@@ -5,7 +5,7 @@ import json
 import subprocess
 
 import pytest
-from run_folders import append, FAILED, KEY, STATES, asked, scores, told, write_run
+from run_folders import FAILED, KEY, STATES, append, asked, scores, told, write_run
 from search_run import command, environment
 
 from evomerge.__main__ import run as call

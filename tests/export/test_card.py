@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard, metadata_load
-from run_folders import append, KEY, asked, scores, told
+from run_folders import KEY, append, asked, scores, told
 from search_run import SMALL, evomerge, write_search
 from tiny import make
 

@@ -15,7 +15,7 @@ from urllib.error import HTTPError
 import optuna
 import optuna_dashboard
 import pytest
-from run_folders import append, lines_of, FAILED, KEY, STATES, asked, scores, told, write_run
+from run_folders import FAILED, KEY, STATES, append, asked, lines_of, scores, told, write_run
 from search_run import SMALL, command, environment, evomerge
 
 from evomerge.__main__ import run as call

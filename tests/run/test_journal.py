@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -123,10 +124,8 @@ def test_a_flipped_byte_is_never_read_as_an_event(tmp_path_factory, events, data
     whole[position] ^= data.draw(st.integers(1, 255))
     path.write_bytes(bytes(whole))
     if position == len(whole) - 1:  # the newline of the last line, which is cut off then
-        try:
+        with suppress(RunFolderError):
             assert read(path) == [HEADER, *events][:-1]
-        except RunFolderError:
-            pass
     else:
         line = whole[:position].count(b"\n") + 1
         assert f"is damaged: line {line} " in refusal(path)
@@ -156,9 +155,7 @@ def test_a_line_that_is_doubled_missing_swapped_or_foreign_is_refused(
             lines[at], lines[to] = lines[to], lines[at]
         case "move":
             lines.insert(to, lines.pop(at))
-        case "foreign" if at > 0:
-            if other[at] == lines[at]:
-                return
+        case "foreign" if at > 1:  # their second line can follow our header
             lines[at] = other[at]
         case _:
             lines.insert(at, data.draw(st.sampled_from([b"\n", b"x\n", b"\0\n", other[-1]])))
@@ -184,7 +181,7 @@ def test_a_line_of_a_journal_that_was_the_same_until_then_is_refused(tmp_path):
         "byte order mark": (lambda b: b"\xef\xbb\xbf" + b, "line 1 is not a line of a journal"),
         "foreign file": (lambda b: b"id,score\n1,0.5\n", "line 1 is not a line of a journal"),
         "foreign line": (lambda b: b"all of my notes", "line 1 has no end and is not"),
-        "plain JSON": (lambda b: b"".join(l[9:] for l in b.splitlines(True)), "line 1 is not a"),
+        "plain JSON": (lambda b: b"".join(x[9:] for x in b.splitlines(True)), "line 1 is not a"),
         "zeros": (lambda b: bytes(len(b)) + b"\n", "line 1 is not a line of a journal"),
         "no header": (lambda b: b.partition(b"\n")[2], "line 1 is not the header of a journal"),
         "two bad last lines": (lambda b: b + b"0\n1\n", "line 4 is not a line of a journal"),
@@ -215,7 +212,7 @@ def test_a_line_is_checksum_and_json(tmp_path):
 
 
 def test_a_journal_of_format_2_is_continued_without_numbers(tmp_path):
-    """The scripted search is cut at every line; what is written then is what the old version did."""
+    """The scripted search is cut at many lines; it writes what the old version wrote."""
     whole = OLD.read_bytes()
     lines = whole.splitlines(keepends=True)
     for count in range(1, len(lines), 4):
