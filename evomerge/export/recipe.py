@@ -16,7 +16,7 @@ from evomerge.models.references import is_file, is_folder, place, split_kind
 from evomerge.models.types import type_notes
 from evomerge.parsing.texts import read_text
 from evomerge.run.writable import check_new_folder
-from evomerge.setup.anchored import anchored_parent
+from evomerge.setup.anchored import anchored_parent, anchored_recipe
 from evomerge.setup.merges import MergeOpener
 from evomerge.setup.recipe_file import read_recipe_file
 from evomerge.setup.runs import open_model
@@ -87,7 +87,7 @@ def merge_recipe(
         if strict and notes:
             raise RecipeError(_refusal(file, notes))
         recipe, checkpoints = content.recipe, content.checkpoints
-        extra = {"evomerge_recipe.yaml": recipe.to_yaml(), **parts}
+        extra = {"evomerge_recipe.yaml": anchored_recipe(recipe, file.parent).to_yaml(), **parts}
         mergekit = given if content.mergekit else to_mergekit(recipe, checkpoints)
         if mergekit is not None:
             extra["mergekit_config.yml"] = mergekit

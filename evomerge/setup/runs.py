@@ -21,6 +21,7 @@ from evomerge.models.references import MERGE, RUN, is_folder, open_parent, place
 from evomerge.run.folder import CONFIG, MODELS, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.searching.ranking import best_of, ranking_of, unimproved
+from evomerge.setup.anchored import is_winner_of_stage
 from evomerge.setup.check import check_search, freeze, restore
 from evomerge.setup.executor import check_executor, check_move, check_workers
 from evomerge.setup.merges import MergeOpener
@@ -35,6 +36,7 @@ def prepare(
     *,
     allow_pickle: bool = False,
     allow_code: bool = False,
+    stage: Path | None = None,
 ) -> Problem:
     """Return the problem of a search file, after all checks; see `check_search`.
 
@@ -43,14 +45,27 @@ def prepare(
         relative_to: folder of relative paths.
         allow_pickle: accept parents with pickled weights.
         allow_code: accept tasks that run code which models write.
+        stage: of a stage, the run folder of an earlier one: `run:../stage-N` is beside it.
 
     Raises:
         InputError: the first mistake.
     """
     if config.frozen is not None:
         return restore(config, relative_to, open_model, build=False)
+
+    def open_in_stage(
+        reference: str, relative_to: Path, *, allow_pickle: bool, digest: str | None
+    ) -> Checkpoint:
+        folder = stage if stage and is_winner_of_stage(reference) else relative_to
+        return open_model(reference, folder, allow_pickle=allow_pickle, digest=digest)
+
     return check_search(
-        config, relative_to, open_model, allow_pickle=allow_pickle, allow_code=allow_code
+        config,
+        relative_to,
+        open_in_stage,
+        allow_pickle=allow_pickle,
+        allow_code=allow_code,
+        is_stage=stage is not None,
     )
 
 

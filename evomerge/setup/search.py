@@ -20,6 +20,7 @@ from evomerge.scores import SPLITS, Scores
 from evomerge.searching.loop import Plan, Search
 from evomerge.searching.session import Session
 from evomerge.searching.window import Window
+from evomerge.setup.anchored import anchored_recipe
 from evomerge.setup.fidelity import make_fidelity
 from evomerge.setup.inline import make_inline
 from evomerge.setup.merges import temporarily_built
@@ -175,7 +176,7 @@ def publish(
     there = {path.name for path in folder.glob("*.yaml")}
     for name in members.keys() - there:
         recipe = recipe_of(problem.space, members[name], history.candidates)
-        run.write(f"front/{name}", recipe.to_yaml())
+        run.write(f"front/{name}", anchored_recipe(recipe, run.path).to_yaml())
     for name in there - members.keys():
         (folder / name).unlink()
 

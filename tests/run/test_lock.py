@@ -54,7 +54,7 @@ def test_readers_that_check_the_lock_keep_no_writer_out(tmp_path):
                 reader.kill()
             raise
     try:
-        for _ in range(1000):
+        for _ in range(200):
             with run.writing():
                 pass
     finally:
