@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 from evomerge.errors import EvomergeError, RecipeError
 from evomerge.mergekit import separated
-from evomerge.models.references import is_file, is_folder, place, split_kind
+from evomerge.models.references import is_file, is_folder, place, split_adapter, split_kind
 from evomerge.models.types import type_notes
 from evomerge.parsing.texts import read_text
 from evomerge.run.writable import check_new_folder
@@ -147,7 +147,7 @@ def _refusal(file: Path, notes: Sequence[str]) -> str:
 def _folder(reference: str, file: Path) -> Path:
     """Return the folder that a relative path in a recipe file starts from."""
     kind, path = split_kind(reference)
-    there = place(path if kind else path.partition("+")[0], Path.cwd())
+    there = place(path if kind else split_adapter(path, Path.cwd())[0], Path.cwd())
     return Path.cwd() if is_folder(there) or is_file(there) else file.parent
 
 

@@ -10,6 +10,7 @@ import yaml
 
 from evomerge.config.schema import SearchConfig
 from evomerge.export.parents import Parent
+from evomerge.models.references import split_kind
 
 
 def how_to_repeat(
@@ -68,7 +69,8 @@ def _published(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, list):
         return [_published(item, names) for item in value]
     if isinstance(value, str):
-        return names.get(value) or (PurePath(value).name if _is_path(value) else value)
+        kind, rest = split_kind(value)
+        return names.get(value) or (kind + PurePath(rest).name if _is_path(rest) else value)
     return value
 
 

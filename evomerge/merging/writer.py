@@ -89,7 +89,7 @@ def write_model(
     left_out = {*extra, *dropped}
     companions = [file for file in planner.host.companions if file.name not in left_out]
     _check_room(out, sum(map(nbytes, plans)) if weights else 0, companions)
-    with atomic_folder(out) as folder, _disk_errors(out):
+    with _disk_errors(out), atomic_folder(out) as folder:
         shards = split_into_shards(plans, shard_size, folder)
         for name, text in {**extra, **index_files(shards)}.items():
             (folder / name).write_text(text, encoding="utf-8")

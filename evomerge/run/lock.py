@@ -140,7 +140,8 @@ def _record(kind: int) -> bytes:
 def _owner(folder: Path) -> str:
     """Return `process NUMBER`, or `another process` if no running process is known."""
     try:
-        text = (folder / OWNER).read_text(encoding="utf-8", errors="replace")[:32].strip()
+        with (folder / OWNER).open(encoding="utf-8", errors="replace") as file:
+            text = file.read(32).strip()
     except OSError:
         text = ""
     alive = text.isascii() and text.isdigit() and psutil.pid_exists(int(text))

@@ -194,6 +194,8 @@ class Timings:
         return f"preparing {printable(method)} ({done} of {total} tensors)"
 
     def _entries(self) -> Iterator[dict[str, Any]]:
+        if not self._path.is_file():  # there is no end to reading a pipe or a device
+            return
         try:
             text = self._path.read_text(encoding="utf-8", errors="replace")
         except OSError:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evomerge.models.references import MERGE, RUN, is_file, is_folder, place
+from evomerge.models.references import MERGE, RUN, is_file, is_folder, place, split_adapter
 from evomerge.recipe import Recipe
 from evomerge.run.folder import STAGES, RunFolder, stage_folder
 
@@ -86,6 +86,9 @@ def anchored_parent(reference: str, relative_to: Path) -> str:
         text = reference.removeprefix(MERGE)
         files = (place(text, folder) for folder in (relative_to, Path.cwd()))
         return MERGE + next((str(file.resolve()) for file in files if is_file(file)), text)
-    model, plus, adapter = reference.partition("+")
+    for folder in (relative_to, Path.cwd()):
+        model, plus, adapter = split_adapter(reference, folder)
+        if is_folder(place(model, folder)):
+            break
     folders = (anchored_folder(model, relative_to), anchored_folder(adapter, relative_to))
     return f"{folders[0]}{plus}{folders[1] if adapter else ''}"

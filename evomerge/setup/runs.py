@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -225,13 +226,39 @@ def open_model(
     written = None if digest is None else run.path / MODELS / digest
     if written is not None and is_folder(written):
         return Checkpoint.open(written, reference)
-    problem, history = reopen(run), History(run.events())
+    with _opening(run.path, reference):
+        problem, history = reopen(run), History(run.events())
     candidate = _named_candidate(problem, history, digest, reference)
     recipe = recipe_of(problem.space, candidate, history.candidates)
     folder = run.path / MODELS / recipe.digest[:16]
     if not folder.exists():
         write(recipe, problem.checkpoints, folder, folder=members_folder(run.path))
     return Checkpoint.open(folder, reference)
+
+
+_opened_now: ContextVar[tuple[Path, ...]] = ContextVar("_opened_now", default=())
+"""The runs whose best models are being opened, each for the one before it."""
+
+
+@contextmanager
+def _opening(folder: Path, reference: str) -> Iterator[None]:
+    """Note that a run is being opened while the block runs.
+
+    Raises:
+        RunFolderError: it is being opened already, so it is a parent of itself.
+    """
+    place, above = folder.resolve(), _opened_now.get()
+    if place in above:
+        circle = " -> ".join(map(str, [*above[above.index(place) :], place]))
+        raise RunFolderError(
+            f"Parent {reference!r} is a run that is made from itself ({circle}); a run was moved "
+            "or copied to the place of another one, so put each back where it was."
+        )
+    token = _opened_now.set((*above, place))
+    try:
+        yield
+    finally:
+        _opened_now.reset(token)
 
 
 def _named_candidate(

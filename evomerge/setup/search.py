@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from evomerge.errors import ConfigError, RecipeError, SearchError, did_you_mean
+from evomerge.errors import CheckpointError, ConfigError, RecipeError, SearchError, did_you_mean
 from evomerge.execute.protocol import Executor
 from evomerge.run.activity import WORKERS
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.logbook import Follower, Logbook
+from evomerge.run.writable import NO_ROOM
 from evomerge.scores import SPLITS, Scores
 from evomerge.searching.loop import Plan, Search
 from evomerge.searching.session import Session
@@ -68,11 +69,20 @@ def run_search(
     try:
         return _run_search(problem, run, new_budget, followers)
     except OSError as error:
-        reason = f"{error.strerror or error}: {error.filename or run.path}"
-        raise SearchError(
-            f"The run {run.path} could not be read or written ({reason}); free space on the disk "
-            f"or repair it, then go on with `evomerge resume {shlex.quote(str(run.path))}`."
-        ) from error
+        raise _disk_error(run, error) from error
+    except CheckpointError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in NO_ROOM:  # a model in `models/`
+            raise _disk_error(run, cause) from error
+        raise
+
+
+def _disk_error(run: RunFolder, error: OSError) -> SearchError:
+    reason = f"{error.strerror or error}: {error.filename or run.path}"
+    return SearchError(
+        f"The run {run.path} could not be read or written ({reason}); free space on the disk "
+        f"or repair it, then go on with `evomerge resume {shlex.quote(str(run.path))}`."
+    )
 
 
 def _run_search(

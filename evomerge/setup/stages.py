@@ -109,7 +109,11 @@ def start(
     allowed = {"allow_pickle": allow_pickle, "allow_code": allow_code}
     problems = check(data, source, **allowed)
     plain = {**data, "origin": str(source.parent.resolve()), **allowed}
-    create_folder(folder, {STAGES: yaml_text(plain, width=110)})
+    try:
+        create_folder(folder, {STAGES: yaml_text(plain, width=110)})
+    except OSError as error:
+        RunFolder.check_free(folder)
+        raise RunFolderError(f"{folder} cannot be created: {error.strerror}.") from error
     return problems
 
 
