@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from evomerge.errors import EvomergeError, RecipeError
 from evomerge.mergekit import separated
 from evomerge.models.references import is_file, is_folder, place, split_adapter, split_kind
 from evomerge.models.types import type_notes
 from evomerge.parsing.texts import read_text
+from evomerge.run.temporary import TemporaryFolder
 from evomerge.run.writable import check_new_folder
 from evomerge.setup.anchored import anchored_parent, anchored_recipe
 from evomerge.setup.merges import MergeOpener
@@ -71,19 +71,19 @@ def merge_recipe(
     from evomerge.merging.backend import write
 
     check_new_folder(out)
-    with TemporaryDirectory(prefix="evomerge-") as inner, _naming_documents(Path(inner)):
-        opener = MergeOpener(open_model, models=Path(inner) / "models")
+    with TemporaryFolder() as inner, _naming_documents(inner):
+        opener = MergeOpener(open_model, models=inner / "models")
         given = read_text(file, RecipeError)
         several = len(documents(given)) > 1
-        parts = _separate(file, given, Path(inner)) if several else {}
-        source = Path(inner) / _LAST if several else file
+        parts = _separate(file, given, inner) if several else {}
+        source = inner / _LAST if several else file
         content = read_recipe_file(
             source,
             lambda name: opener(name, _folder(name, source), allow_pickle=allow_pickle),
             truncate=truncate,
         )
         inside = [note for item in opener.found.values() for note in item.notes]
-        notes = [*content.notes, *(_with_documents(note, Path(inner)) for note in inside)]
+        notes = [*content.notes, *(_with_documents(note, inner) for note in inside)]
         if strict and notes:
             raise RecipeError(_refusal(file, notes))
         recipe, checkpoints = content.recipe, content.checkpoints

@@ -38,7 +38,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     check_new_folder(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        folder, lock = _begin(out, folder=True)
+        folder, lock = begin(out, folder=True)
     except OSError as error:
         raise CheckpointError(f"{out.parent} cannot be written: {error.strerror}.") from error
     try:
@@ -69,7 +69,7 @@ def create_folder(path: Path, texts: Mapping[str, str]) -> None:
     """
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder, lock = _begin(path, folder=True)
+    folder, lock = begin(path, folder=True)
     with _cleaned_up(folder, lock):
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
@@ -99,7 +99,7 @@ def replace_bytes(path: Path, content: bytes) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    partial, lock = _begin(path, folder=False)
+    partial, lock = begin(path, folder=False)
     with _cleaned_up(partial, lock):
         with open(lock, "wb", closefd=False) as file:
             file.write(content)
@@ -124,15 +124,20 @@ def remove_abandoned(folder: Path, name: str | None = None) -> None:
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove(partial)
+            remove(partial)
         except OSError:
             pass  # its writer is running, or this process may not remove it
         finally:
             os.close(lock)
 
 
-def _begin(path: Path, *, folder: bool) -> tuple[Path, int]:
+def begin(path: Path, *, folder: bool, mode: int = 0o777) -> tuple[Path, int]:
     """Create an empty file or folder with a hidden name beside `path`.
+
+    Args:
+        path: the final path.
+        folder: whether it is a folder.
+        mode: permissions of a folder, less those that the umask takes.
 
     Returns:
         its path, and an open file descriptor that locks it.
@@ -141,7 +146,7 @@ def _begin(path: Path, *, folder: bool) -> tuple[Path, int]:
     while True:
         partial = path.with_name(f".{path.name}{MARK}{secrets.token_hex(4)}")
         if folder:
-            partial.mkdir()
+            partial.mkdir(mode)
         flags = os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT | os.O_EXCL
         try:
             lock = os.open(partial, flags, 0o666)
@@ -162,13 +167,14 @@ def _cleaned_up(partial: Path, lock: int) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        _remove(partial)
+        remove(partial)
         raise
     finally:
         os.close(lock)
 
 
-def _remove(partial: Path) -> None:
+def remove(partial: Path) -> None:
+    """Remove an unfinished file or folder, as far as this process may."""
     if partial.is_dir() and not partial.is_symlink():
         shutil.rmtree(partial, ignore_errors=True)
     else:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from evomerge.config.schema import SearchConfig, override, parse
@@ -21,6 +20,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import MERGE, RUN, is_folder, open_parent, place
 from evomerge.run.folder import CONFIG, MODELS, RunFolder
 from evomerge.run.history import Candidate, History
+from evomerge.run.temporary import TemporaryFolder
 from evomerge.searching.ranking import best_of, ranking_of, unimproved
 from evomerge.setup.anchored import is_winner_of_stage
 from evomerge.setup.check import check_search, freeze, restore
@@ -104,11 +104,9 @@ def with_merges_built(problem: Problem) -> Iterator[Problem]:
     if not names:
         yield problem
         return
-    with TemporaryDirectory(prefix="evomerge-") as folder:
-        opener = MergeOpener(open_model, models=Path(folder))
-        built = {
-            name: opener(name, Path(folder), allow_pickle=problem.allow_pickle) for name in names
-        }
+    with TemporaryFolder() as folder:
+        opener = MergeOpener(open_model, models=folder)
+        built = {name: opener(name, folder, allow_pickle=problem.allow_pickle) for name in names}
         checkpoints = with_host_names({**problem.checkpoints, **built}, problem.host)
         yield replace(problem, checkpoints=checkpoints)
 
