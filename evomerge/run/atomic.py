@@ -61,13 +61,13 @@ def create_folder(path: Path, texts: Mapping[str, str]) -> None:
     """Create a folder with its files in one step. An empty folder of this name is replaced.
 
     Args:
-        path: the folder.
+        path: the folder; if it is a symbolic link, the folder is made where the link points to.
         texts: content of the files by name.
 
     Raises:
         OSError: the folder cannot be written, or exists and is not empty.
     """
-    path = path.absolute()
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     folder, lock = begin(path, folder=True)
     with _cleaned_up(folder, lock):

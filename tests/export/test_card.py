@@ -134,7 +134,8 @@ def test_no_path_of_this_machine_and_no_user_is_published(tmp_path):
     config = parse(
         SMALL
         | {"parents": [*HUB, *LOCAL], "base": "/home/me/models/mine"}
-        | {"evaluation": {"include": ["/home/me/tasks", "../me/tasks"]}},
+        | {"evaluation": {"include": ["/home/me/tasks", "../me/tasks"]}}
+        | {"optimizer": {"start": ["run:/home/me/runs/mine", "/home/me/start.yaml"]}},
         "search.yaml",
     )
     merge = merge_of(opened(tmp_path, [*HUB, *LOCAL]))
