@@ -245,14 +245,14 @@ def _opening(folder: Path, reference: str) -> Iterator[None]:
     Raises:
         RunFolderError: it is being opened already, so it is a parent of itself.
     """
-    place, above = folder.resolve(), _opened_now.get()
-    if place in above:
-        circle = " -> ".join(map(str, [*above[above.index(place) :], place]))
+    here, above = folder.resolve(), _opened_now.get()
+    if here in above:
+        circle = " -> ".join(map(str, [*above[above.index(here) :], here]))
         raise RunFolderError(
-            f"Parent {reference!r} is a run that is made from itself ({circle}); a run was moved "
-            "or copied to the place of another one, so put each back where it was."
+            f"Parent {reference!r} is a run that is made from itself ({circle}), since a run was "
+            "moved or copied to the place of another one; put each back where it was."
         )
-    token = _opened_now.set((*above, place))
+    token = _opened_now.set((*above, here))
     try:
         yield
     finally:
