@@ -8,6 +8,7 @@ import sys
 from types import FrameType
 
 from evomerge.errors import EvomergeError, InputError, Terminated, one_line
+from evomerge.run.writable import NO_ROOM
 
 INTERRUPTED, TERMINATED = 130, 143
 
@@ -118,6 +119,8 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, Abort):
         return interrupted()
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise full_disk(error) from error
         # Typer's usage errors have a method that prints them, and an exit code.
         show, code = getattr(error, "show", None), getattr(error, "exit_code", None)
         if isinstance(error, EvomergeError) or show is None or code is None:
@@ -130,6 +133,15 @@ def run(arguments: list[str]) -> int:
         return int(code)
     # Some versions of Typer return 130 after a KeyboardInterrupt, others raise Abort.
     return interrupted() if result == INTERRUPTED else result if isinstance(result, int) else 0
+
+
+def full_disk(error: OSError) -> EvomergeError:
+    """Return the error for a disk, a quota or a file that is full."""
+    where = f": {error.filename}" if error.filename else ""
+    return EvomergeError(
+        f"There is no room for what this command writes ({error.strerror}{where}); free space on "
+        "the disk, then give the command again, or `evomerge resume RUN` if the search has begun."
+    )
 
 
 def usage_sentence(error: Exception) -> str | None:

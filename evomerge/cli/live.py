@@ -22,7 +22,7 @@ from evomerge.report.equal_scores import doubt_about_baselines
 from evomerge.report.names import short_names, short_scores
 from evomerge.report.progress import LATEST
 from evomerge.run.history import Candidate, History
-from evomerge.run.journal import Event
+from evomerge.run.lines import Event
 from evomerge.run.timings import RECENT
 from evomerge.scores import Failure, Objective, Scores
 from evomerge.searching.ranking import Ranking

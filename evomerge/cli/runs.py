@@ -85,10 +85,19 @@ def resume(
             help="run elsewhere in this session, e.g. executor.kind=processes",
         ),
     ] = None,
+    truncate: Annotated[
+        bool,
+        typer.Option(
+            "--truncate",
+            help="cut a damaged journal before its first bad line; the damaged file is kept",
+        ),
+    ] = False,
     track: TrackOption = None,
 ) -> None:
     """Continue a search, with a larger budget or with other workers if you say so."""
+    from evomerge.cli import terminal
     from evomerge.errors import InputError
+    from evomerge.run import repair
     from evomerge.run.folder import STAGES, RunFolder
     from evomerge.run.writable import check_run_folder
     from evomerge.setup import stages
@@ -96,10 +105,10 @@ def resume(
 
     _check_tracker(track)
     if (directory / STAGES).is_file():
-        if candidates or hours or patience or set_:
+        if candidates or hours or patience or set_ or truncate:
             raise InputError(
-                f"{directory} is a search in stages, but --candidates, --hours, --patience and "
-                "--set change one stage; give the folder of a stage, for example "
+                f"{directory} is a search in stages, but --candidates, --hours, --patience, --set "
+                "and --truncate change one stage; give the folder of a stage, for example "
                 f"{directory / 'stage-1'}."
             )
         check_run_folder(directory)
@@ -107,6 +116,9 @@ def resume(
         return
     run = RunFolder(directory)
     check_run_folder(run.path)
+    if truncate:
+        cut = repair.truncate(run.journal_path)
+        terminal.say("the journal is not damaged" if cut is None else str(cut))
     new_budget = {"candidates": candidates, "hours": hours, "patience": patience}
     given = {name: value for name, value in new_budget.items() if value is not None}
     check_budget(run, given)

@@ -164,6 +164,8 @@ def _brief(item: Mapping[str, Any]) -> str:
     if "scores" in item:
         return f"{_scores(item)} ({item['candidate']})"
     value = item["fitness"]
+    if value is None:  # an event that no search writes
+        return f"- ({item['candidate']})"
     about = "about " if item["is_estimate"] else ""
     return f"{about}{factor_of([value]) * value:.1f} ({item['candidate']})"
 

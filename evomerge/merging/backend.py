@@ -6,7 +6,6 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import CheckpointError, InputError
@@ -16,6 +15,7 @@ from evomerge.merging.writer import write_model
 from evomerge.models.causal import check_causal
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
+from evomerge.run.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     from evomerge.merging.architecture.placement import Placement
@@ -107,8 +107,7 @@ def tokenizer(checkpoints: Mapping[str, Checkpoint], recipe: Recipe) -> Any:
     host = checkpoints[recipe.host]
     if not plan.files:
         return tokenizer_of(host)
-    with TemporaryDirectory() as name:
-        folder = Path(name)
+    with TemporaryFolder() as folder:
         for file in host.companions:
             if file.parent == host.folder and file.name not in plan.dropped:
                 shutil.copyfile(file, folder / file.name)

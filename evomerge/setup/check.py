@@ -51,6 +51,7 @@ def check_search(
     *,
     allow_pickle: bool = False,
     allow_code: bool = False,
+    is_stage: bool = False,
 ) -> Problem:
     """Check a search file and all that it names: parents, shapes, tasks, metrics, documents.
 
@@ -60,13 +61,16 @@ def check_search(
         opener: opens a parent.
         allow_pickle: accept parents with pickled weights.
         allow_code: accept tasks that run code which models write.
+        is_stage: whether `run:../stage-N` is the winner of an earlier stage; see `open_parents`.
 
     Raises:
         InputError: the first mistake.
     """
     check_executor(config)
     merges = MergeOpener(opener)
-    config, checkpoints, host = open_parents(config, relative_to, merges, allow_pickle=allow_pickle)
+    config, checkpoints, host = open_parents(
+        config, relative_to, merges, allow_pickle=allow_pickle, is_stage=is_stage
+    )
     _check_host(config, checkpoints[host])
     space = make_space(config, checkpoints)
     config = resolve_optimizer(config, space)
