@@ -15,11 +15,12 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
-from evomerge.errors import CandidateError
+from evomerge.errors import CandidateError, ConfigError, one_line
 from evomerge.evaluation.inference import generation, likelihood
 from evomerge.evaluation.inference.generation import Prompt, Stops
+from evomerge.evaluation.inference.generation_config import unsupported_setting
 from evomerge.evaluation.inference.likelihood import Batch, LogLikelihood
-from evomerge.evaluation.inference.memory import batching, is_exhausted
+from evomerge.evaluation.inference.memory import batching, is_device_failure, is_exhausted
 from evomerge.evaluation.inference.prefix import by_prefix
 from evomerge.evaluation.inference.reference import ReferenceLM
 from evomerge.evaluation.inference.request import Request
@@ -117,14 +118,44 @@ class Forward:
 
         Args:
             tasks: for each task, its documents.
+
+        Raises:
+            ConfigError: lm-eval is to generate texts, but cannot.
         """
-        samples = [requests for documents in tasks for requests in _samples(documents)]
+        few = [_samples(documents) for documents in tasks]
+        samples = [requests for documents in few for requests in documents]
         scored = [requests for requests in samples if requests[0].continuations]
         if scored and self.packed:
             self._check_scoring(model, scored)
         prompted = [requests for requests in samples if requests[0].prompt is not None]
         if prompted and self.own_loop:
             self._check_generation(model, prompted)
+        for documents in few:
+            left = (r for document in documents for r in document if self._is_left(r))
+            if (request := next(left, None)) is not None:
+                self._try_reference(model, request)
+
+    def _is_left(self, request: Request) -> bool:
+        """Return whether lm-eval generates the answer to a request."""
+        return request.kind == "generate_until" and (request.prompt is None or not self.own_loop)
+
+    def _try_reference(self, model: Any, request: Request) -> None:
+        """Let lm-eval answer one request, since settings that it cannot use fail only then."""
+        try:
+            self.reference.generate(model, request)
+        except Exception as error:  # transformers raises anything for such settings
+            if is_device_failure(error) or (
+                isinstance(error, RuntimeError) and is_exhausted(error)
+            ):
+                raise
+            setting = unsupported_setting(model.generation_config)
+            also = "" if setting is None else f" and sets {setting!r} in generation_config.json"
+            raise ConfigError(
+                f"objectives: lm-eval cannot generate texts for task "
+                f"{request.instance.task_name!r} with the host, which is "
+                f"{type(model).__name__}{also} ({one_line(error).rstrip('.')}); remove the setting "
+                "there, or from generation_kwargs in the task's YAML."
+            ) from error
 
     def _check_scoring(self, model: Any, samples: Sequence[DocumentRequests]) -> None:
         continuations = [c for requests in samples for r in requests for c in r.continuations]
@@ -162,14 +193,25 @@ class Forward:
         try:
             ours = self.generate(model, prompts, self.generation_batches(prompts))
             self.own_loop = all(
-                self.reference.text(tokens, prompt.stops) == text
-                or generation.is_greedy_up_to_rounding(model, prompt, tokens)
+                self._is_same(model, prompt, tokens, text)
                 for tokens, prompt, text in zip(ours, prompts, theirs, strict=True)
             )
         except Exception as error:
             log.debug("generation: %s", error)
             self.own_loop = False
         log.debug("generation: own loop=%s", self.own_loop)
+
+    def _is_same(self, model: Any, prompt: Prompt, tokens: Sequence[int], theirs: str) -> bool:
+        """Return whether our own text is lm-eval's, or differs from it only by rounding.
+
+        Rounding does not make one text end in the middle of another.
+        """
+        text = self.reference.text(tokens, prompt.stops)
+        if text == theirs:
+            return True
+        if text.startswith(theirs) or theirs.startswith(text):
+            return False
+        return generation.is_greedy_up_to_rounding(model, prompt, tokens)
 
     def _prepare(
         self, model: Any, key: Hashable, documents: Sequence[DocumentRequests]
@@ -187,11 +229,7 @@ class Forward:
             prompted=prompted,
             prompts=prompts,
             groups=self.generation_batches(prompts),
-            others=[
-                r
-                for r in requests
-                if r.kind == "generate_until" and (r.prompt is None or not self.own_loop)
-            ],
+            others=[request for request in requests if self._is_left(request)],
         )
         while len(self._prepared) >= _MAX_PREPARED:
             self._prepared.pop(next(iter(self._prepared)))
