@@ -26,6 +26,7 @@ from evomerge.models.stacks import (
     is_other_modality,
     shortest,
 )
+from evomerge.parsing.texts import read_text
 
 Place: TypeAlias = Literal["embeddings", "head", "kept", "buffer"]
 
@@ -265,6 +266,12 @@ class Checkpoint:
         """The existing files among `COMPANION_FILES`, and additional chat templates."""
         named = [self.folder / name for name in COMPANION_FILES if (self.folder / name).is_file()]
         return (*named, *sorted((self.folder / "additional_chat_templates").glob("*.jinja")))
+
+    @property
+    def generation(self) -> str | None:
+        """Text of `generation_config.json`, or None if there is no such file."""
+        file = self.folder / "generation_config.json"
+        return read_text(file, CheckpointError) if file.is_file() else None
 
     @property
     def nbytes(self) -> int:

@@ -21,6 +21,7 @@ from evomerge.setup.baselines import check_baselines
 from evomerge.setup.engine import check_engine
 from evomerge.setup.executor import check_executor, check_workers, resolve_order
 from evomerge.setup.fidelity import check_fidelity, resolve_racing
+from evomerge.setup.generation import check_generation
 from evomerge.setup.genes import gene_ranges
 from evomerge.setup.memory import check_fit
 from evomerge.setup.merges import MergeOpener, Opener, merged_parents
@@ -92,6 +93,7 @@ def check_search(
         config, [*space.baselines().values(), *recipes.values()], checkpoints
     )
     check_recipes(recipes, checkpoints, host, tokenizers[0].rows)
+    check_generation(config, checkpoints[host], tokenizers[0], evaluator)
     return Problem(
         config,
         checkpoints,

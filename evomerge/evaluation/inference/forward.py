@@ -15,14 +15,14 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
-from evomerge.errors import CandidateError, ConfigError, one_line
+from evomerge.errors import CandidateError
 from evomerge.evaluation.inference import generation, likelihood
 from evomerge.evaluation.inference.generation import Prompt, Stops
-from evomerge.evaluation.inference.generation_config import unsupported_setting
 from evomerge.evaluation.inference.likelihood import Batch, LogLikelihood
-from evomerge.evaluation.inference.memory import batching, is_device_failure, is_exhausted
+from evomerge.evaluation.inference.memory import batching, is_exhausted
 from evomerge.evaluation.inference.prefix import by_prefix
 from evomerge.evaluation.inference.reference import ReferenceLM
+from evomerge.evaluation.inference.refusal import refusing
 from evomerge.evaluation.inference.request import Request
 from evomerge.evaluation.inference.rows import Row, pack, separate
 
@@ -120,7 +120,7 @@ class Forward:
             tasks: for each task, its documents.
 
         Raises:
-            ConfigError: lm-eval is to generate texts, but cannot.
+            ConfigError: the model cannot be run in the plain way, that of lm-eval, either.
         """
         few = [_samples(documents) for documents in tasks]
         samples = [requests for documents in few for requests in documents]
@@ -133,29 +133,12 @@ class Forward:
         for documents in few:
             left = (r for document in documents for r in document if self._is_left(r))
             if (request := next(left, None)) is not None:
-                self._try_reference(model, request)
+                with refusing(model):
+                    self.reference.generate(model, request)
 
     def _is_left(self, request: Request) -> bool:
         """Return whether lm-eval generates the answer to a request."""
         return request.kind == "generate_until" and (request.prompt is None or not self.own_loop)
-
-    def _try_reference(self, model: Any, request: Request) -> None:
-        """Let lm-eval answer one request, since settings that it cannot use fail only then."""
-        try:
-            self.reference.generate(model, request)
-        except Exception as error:  # transformers raises anything for such settings
-            if is_device_failure(error) or (
-                isinstance(error, RuntimeError) and is_exhausted(error)
-            ):
-                raise
-            setting = unsupported_setting(model.generation_config)
-            also = "" if setting is None else f" and sets {setting!r} in generation_config.json"
-            raise ConfigError(
-                f"objectives: lm-eval cannot generate texts for task "
-                f"{request.instance.task_name!r} with the host, which is "
-                f"{type(model).__name__}{also} ({one_line(error).rstrip('.')}); remove the setting "
-                "there, or from generation_kwargs in the task's YAML."
-            ) from error
 
     def _check_scoring(self, model: Any, samples: Sequence[DocumentRequests]) -> None:
         continuations = [c for requests in samples for r in requests for c in r.continuations]
@@ -163,7 +146,8 @@ class Forward:
             Batch.of(separate([continuation], [index]), self.pad, model.device)
             for index, continuation in enumerate(continuations)
         ]
-        truth = likelihood.score(model, single, len(continuations), gather=False)
+        with refusing(model):
+            truth = likelihood.score(model, single, len(continuations), gather=False)
 
         def is_right(packed: bool, gather: bool, shared: bool) -> bool:
             batches = self._batches(continuation_rows(samples, packed), model.device, shared)
@@ -189,7 +173,8 @@ class Forward:
         """Compare our own loop with lm-eval's; greedily, since random draws end differently."""
         requests = [r for document in samples for r in document if r.prompt is not None]
         prompts = [replace(r.prompt, sampling=None) for r in requests if r.prompt is not None]
-        theirs = self.reference.greedy_texts(model, requests)
+        with refusing(model):
+            theirs = self.reference.greedy_texts(model, requests)
         try:
             ours = self.generate(model, prompts, self.generation_batches(prompts))
             self.own_loop = all(

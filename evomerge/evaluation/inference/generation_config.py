@@ -145,6 +145,7 @@ def unsupported_setting(settings: Any, *, sampled: bool = False) -> str | None:
         sampled: whether tokens are drawn at random.
     """
     default = vars(type(settings)())
+    name: str
     for name, value in vars(settings).items():
         if sampled and value not in _NO_CUT.get(name, (value,)):
             return name
