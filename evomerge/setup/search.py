@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from evomerge.errors import ConfigError, RecipeError, SearchError, did_you_mean
+from evomerge.errors import ConfigError, RecipeError, RunFolderError, SearchError, did_you_mean
 from evomerge.execute.protocol import Executor
 from evomerge.run.activity import WORKERS
 from evomerge.run.attempts import Attempts
-from evomerge.run.folder import RunFolder
+from evomerge.run.folder import CONFIG, RunFolder
+from evomerge.run.frozen_file import file_digest
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Journal
 from evomerge.run.logbook import Follower, Logbook
@@ -88,6 +89,7 @@ def _run_search(
             log.warning(warning)
         attempts = Attempts(run.path / "attempts.jsonl")
         logbook = Logbook(run, journal, followers)
+        _check_search_file(run, journal)
         budget = logbook.history.budget
         if {**budget, **new_budget} != budget:
             event = {"event": "budget", **new_budget}
@@ -115,6 +117,23 @@ def _run_search(
         finally:
             session.close()
             (run.path / WORKERS).unlink(missing_ok=True)
+
+
+def _check_search_file(run: RunFolder, journal: Journal) -> None:
+    """Compare the search file with its digest in the journal, or write the digest if it is new.
+
+    Raises:
+        RunFolderError: the file was changed, and the digests in it with it.
+    """
+    digest = file_digest(run.config())
+    known = next((e["digest"] for e in journal.events if e.get("event") == "search"), None)
+    if known is None:
+        journal.append({"event": "search", "digest": digest})
+    elif known != digest:
+        raise RunFolderError(
+            f"{run.path / CONFIG} is not the search file that this run's journal was written with; "
+            "put it back as it was, or start a new run."
+        )
 
 
 def plan_of(problem: Problem, history: History) -> Plan:

@@ -187,9 +187,7 @@ def test_pairs_of_settings_give_lm_evals_texts(theirs: Answer, ours: Answer) -> 
         assert ours(settings, "greedy") == expected, settings
 
 
-def test_settings_of_drawing_are_ours_or_lm_evals(
-    model: Any, tokenizer: Any, tasks: Path
-) -> None:
+def test_settings_of_drawing_are_ours_or_lm_evals(model: Any, tokenizer: Any, tasks: Path) -> None:
     """Each text has a seed of its own, so that texts are compared with `generate`, one by one."""
     harness = Harness(["drawn"], [tasks])
     texts = set()
