@@ -10,6 +10,7 @@ from evomerge.run.history import History
 from evomerge.run.writable import check_new_folder
 from evomerge.setup.runs import chosen_candidate, reopen
 from evomerge.setup.strategy import recipe_of
+from evomerge.setup.weight_digests import check_weights
 from evomerge.setup.worker import members_folder
 
 
@@ -40,6 +41,8 @@ def export_candidate(
     recipe = recipe_of(problem.space, candidate, history.candidates)
     if dtype is not None:
         recipe = replace(recipe, dtype=dtype)
+    names = problem.checkpoints if recipe.members else recipe.parents
+    check_weights(run, {name: problem.checkpoints[name] for name in names})
     texts = {"evomerge_recipe.yaml": recipe.to_yaml()}
     mergekit = to_mergekit(recipe, problem.checkpoints)
     if mergekit is not None:

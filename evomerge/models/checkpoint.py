@@ -268,6 +268,14 @@ class Checkpoint:
         return (*named, *sorted((self.folder / "additional_chat_templates").glob("*.jinja")))
 
     @property
+    def weight_files(self) -> tuple[Path, ...]:
+        """The files that have the tensors, and those of the adapter."""
+        if self.original is not None:
+            return self.original.weight_files
+        files = {info.file for info in self.tensors.values()}
+        return (*sorted(files), *(sorted(self.adapter.glob("adapter_*")) if self.adapter else ()))
+
+    @property
     def generation(self) -> str | None:
         """Text of `generation_config.json`, or None if there is no such file."""
         file = self.folder / "generation_config.json"

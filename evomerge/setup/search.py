@@ -31,6 +31,7 @@ from evomerge.setup.ray import make_ray
 from evomerge.setup.runs import open_model
 from evomerge.setup.strategy import make_strategy, recipe_of
 from evomerge.setup.versions import other_versions
+from evomerge.setup.weight_digests import recording_weights
 from evomerge.setup.worker import place, set_threads
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ def _run_search(
             log.warning(warning)
         attempts = Attempts(run.path / "attempts.jsonl")
         logbook = Logbook(run, journal, followers)
-        _check_search_file(run, journal)
+        _check_search_file(run, logbook)
         budget = logbook.history.budget
         if {**budget, **new_budget} != budget:
             event = {"event": "budget", **new_budget}
@@ -112,23 +113,24 @@ def _run_search(
             problem.space.baselines(),
             plan_of(problem, logbook.history),
         )
-        try:
-            return search.run()
-        finally:
-            session.close()
-            (run.path / WORKERS).unlink(missing_ok=True)
+        with recording_weights(run, problem.checkpoints):
+            try:
+                return search.run()
+            finally:
+                session.close()
+                (run.path / WORKERS).unlink(missing_ok=True)
 
 
-def _check_search_file(run: RunFolder, journal: Journal) -> None:
+def _check_search_file(run: RunFolder, logbook: Logbook) -> None:
     """Compare the search file with its digest in the journal, or write the digest if it is new.
 
     Raises:
         RunFolderError: the file was changed, and the digests in it with it.
     """
     digest = file_digest(run.config())
-    known = next((e["digest"] for e in journal.events if e.get("event") == "search"), None)
+    known = next((e["digest"] for e in logbook.events if e.get("event") == "search"), None)
     if known is None:
-        journal.append({"event": "search", "digest": digest})
+        logbook.write({"event": "search", "digest": digest})
     elif known != digest:
         raise RunFolderError(
             f"{run.path / CONFIG} is not the search file that this run's journal was written with; "
