@@ -41,8 +41,7 @@ def export_candidate(
     recipe = recipe_of(problem.space, candidate, history.candidates)
     if dtype is not None:
         recipe = replace(recipe, dtype=dtype)
-    names = problem.checkpoints if recipe.members else recipe.parents
-    check_weights(run, {name: problem.checkpoints[name] for name in names})
+    check_weights(run, {name: problem.checkpoints[name] for name in recipe.parents})
     texts = {"evomerge_recipe.yaml": recipe.to_yaml()}
     mergekit = to_mergekit(recipe, problem.checkpoints)
     if mergekit is not None:
