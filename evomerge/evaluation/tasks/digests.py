@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from evomerge.evaluation.tasks.scoring import Instance
 RENDERED = 200
 """Documents of a split whose prompts are built for the digest; of the others, the fields count."""
 
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _SETTINGS = (
     "output_type",
     "generation_kwargs",
@@ -75,10 +77,19 @@ def _digest(items: Iterable[Any]) -> str:
 
 
 def _plain(value: Any) -> str:
-    """Return a text for a value that JSON has no form for; that of a function is its source."""
-    if callable(value):
-        try:
-            return inspect.getsource(value)
-        except (OSError, TypeError):  # it has no file, or is an object that can be called
-            return getattr(value, "__qualname__", type(value).__qualname__)
-    return str(value)
+    """Return a text for a value that JSON has no form for, the same in every process.
+
+    That of a function is its source, since functions of a task are files of a person.
+    """
+    if isinstance(value, (set, frozenset)):
+        return " ".join(sorted(map(str, value)))
+    if not callable(value):
+        text = str(value)
+        return type(value).__qualname__ if _ADDRESS.search(text) else text
+    name = f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    if name.startswith("lm_eval.api."):
+        return name
+    try:
+        return inspect.getsource(value)
+    except (OSError, TypeError):  # it has no file, or is an object that can be called
+        return name
