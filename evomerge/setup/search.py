@@ -90,7 +90,7 @@ def _run_search(
             log.warning(warning)
         attempts = Attempts(run.path / "attempts.jsonl")
         logbook = Logbook(run, journal, followers)
-        _check_search_file(run, logbook)
+        check_search_file(run, logbook)
         budget = logbook.history.budget
         if {**budget, **new_budget} != budget:
             event = {"event": "budget", **new_budget}
@@ -121,7 +121,7 @@ def _run_search(
                 (run.path / WORKERS).unlink(missing_ok=True)
 
 
-def _check_search_file(run: RunFolder, logbook: Logbook) -> None:
+def check_search_file(run: RunFolder, logbook: Logbook) -> None:
     """Compare the search file with its digest in the journal, or write the digest if it is new.
 
     Raises:
