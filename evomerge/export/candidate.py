@@ -12,6 +12,7 @@ from evomerge.run.writable import check_new_folder
 from evomerge.setup.anchored import anchored_recipe
 from evomerge.setup.runs import chosen_candidate, reopen
 from evomerge.setup.strategy import recipe_of
+from evomerge.setup.weight_digests import check_weights
 from evomerge.setup.worker import members_folder
 
 
@@ -55,6 +56,7 @@ def export_candidate(
     recipe = recipe_of(problem.space, candidate, history.candidates)
     if dtype is not None:
         recipe = replace(recipe, dtype=dtype)
+    check_weights(run, {name: problem.checkpoints[name] for name in recipe.parents})
     texts = {"evomerge_recipe.yaml": anchored_recipe(recipe, run.path).to_yaml()}
     reason = None
     try:

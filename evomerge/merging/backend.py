@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import CheckpointError, InputError
 from evomerge.merging.tensors.adapters import adapter_patches
-from evomerge.merging.tokenizers.plan import plan_tokenizer
+from evomerge.merging.tokenizers.plan import GENERATION, plan_tokenizer
 from evomerge.merging.writer import write_model
 from evomerge.models.causal import check_causal
 from evomerge.models.checkpoint import Checkpoint
@@ -72,7 +72,7 @@ def resident(
     from evomerge.merging.resident import Resident
     from evomerge.merging.routed import RoutedResident
 
-    rows = plan_tokenizer(recipe, checkpoints).rows
+    plan = plan_tokenizer(recipe, checkpoints)
     patches = adapter_patches(checkpoints)
     kind = RoutedResident if routed else Resident
     return kind(
@@ -82,9 +82,10 @@ def resident(
         place,
         memory=memory,
         patches=patches,
-        rows=rows,
+        rows=plan.rows,
         members=members,
         release=release and not routed,
+        generation=plan.files.get(GENERATION),
     )
 
 

@@ -29,6 +29,7 @@ from evomerge.models.stacks import (
     is_other_modality,
     shortest,
 )
+from evomerge.parsing.texts import read_text
 
 Place: TypeAlias = Literal["embeddings", "head", "kept", "buffer"]
 
@@ -277,6 +278,20 @@ class Checkpoint:
         """The existing files among `COMPANION_FILES`, and additional chat templates."""
         named = [self.folder / name for name in COMPANION_FILES if (self.folder / name).is_file()]
         return (*named, *sorted((self.folder / TEMPLATES).glob("*.jinja")))
+
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        """The files that have the tensors, and those of the adapter."""
+        if self.original is not None:
+            return self.original.weight_files
+        files = {info.file for info in self.tensors.values()}
+        return (*sorted(files), *(sorted(self.adapter.glob("adapter_*")) if self.adapter else ()))
+
+    @property
+    def generation(self) -> str | None:
+        """Text of `generation_config.json`, or None if there is no such file."""
+        file = self.folder / "generation_config.json"
+        return read_text(file, CheckpointError) if file.is_file() else None
 
     @property
     def nbytes(self) -> int:

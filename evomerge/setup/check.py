@@ -21,6 +21,7 @@ from evomerge.setup.baselines import check_baselines
 from evomerge.setup.engine import check_engine
 from evomerge.setup.executor import check_executor, check_workers, resolve_order
 from evomerge.setup.fidelity import check_fidelity, resolve_racing
+from evomerge.setup.generation import check_generation
 from evomerge.setup.genes import gene_ranges
 from evomerge.setup.memory import check_fit
 from evomerge.setup.merges import MergeOpener, Opener, merged_parents
@@ -31,6 +32,7 @@ from evomerge.setup.recipes import check_recipes, sample_recipes
 from evomerge.setup.space import make_space
 from evomerge.setup.starts import find_starts
 from evomerge.setup.strategy import generation_of
+from evomerge.setup.task_digests import task_digests
 from evomerge.setup.tasks import (
     datasets,
     find_constraints,
@@ -96,6 +98,7 @@ def check_search(
         config, [*space.baselines().values(), *recipes.values()], checkpoints
     )
     check_recipes(recipes, checkpoints, host, tokenizers[0].rows)
+    check_generation(config, checkpoints[host], tokenizers[0], evaluator)
     return Problem(
         config,
         checkpoints,
@@ -188,6 +191,7 @@ def freeze(problem: Problem) -> dict[str, Any]:
             for split, documents in problem.splits.items()
         },
         "sources": sources(problem.config, problem.evaluator),
+        "tasks": task_digests(problem.evaluator, problem.splits),
         "datasets": datasets(problem.config, problem.evaluator),
         "sampled": sampled(problem.config, problem.evaluator),
         "fewer_documents": problem.fewer_documents,

@@ -13,6 +13,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.scores import Constraint, Objective, Split
 from evomerge.searching.ranking import ParetoFront, Ranking, WeightedSum
 from evomerge.setup.merges import MergedParent
+from evomerge.setup.task_digests import check_tasks
 from evomerge.setup.tasks import check_sources, load_tasks
 from evomerge.space.protocol import Genome, Space
 
@@ -72,4 +73,5 @@ class Problem:
             return self.loaded
         evaluator = load_tasks(self.config, allow_code=self.allow_code)
         check_sources(self.config, evaluator)
+        check_tasks(self.config, evaluator)
         return evaluator

@@ -28,6 +28,7 @@ from evomerge.setup.executor import check_executor, check_move, check_workers
 from evomerge.setup.merges import MergeOpener
 from evomerge.setup.problem import Problem
 from evomerge.setup.strategy import recipe_of
+from evomerge.setup.weight_digests import check_weights
 from evomerge.setup.worker import members_folder
 
 
@@ -230,6 +231,7 @@ def open_model(
     recipe = recipe_of(problem.space, candidate, history.candidates)
     folder = run.path / MODELS / recipe.digest[:16]
     if not folder.exists():
+        check_weights(run, {name: problem.checkpoints[name] for name in recipe.parents})
         write(recipe, problem.checkpoints, folder, folder=members_folder(run.path))
     return Checkpoint.open(folder, reference)
 
