@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, JustifyMethod
+from rich.status import Status
 from rich.table import Table
 
 from evomerge.cli.sentences import wrapped
@@ -43,6 +44,8 @@ WORKER_HEADERS = ("worker", "place", "does", "for")
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
+
+_shown: list[Status] = []
 
 
 def print_json(value: Any) -> None:
@@ -258,8 +261,24 @@ def busy(message: str) -> Iterator[None]:
     if not err.is_terminal:
         yield
         return
-    with err.status(message):
+    with err.status(message) as status:
+        _shown.append(status)
+        try:
+            yield
+        finally:
+            _shown.remove(status)
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """Show nothing on the terminal that is redrawn while the block runs, such as a question."""
+    for status in _shown:
+        status.stop()
+    try:
         yield
+    finally:
+        for status in _shown:
+            status.start()
 
 
 def warn(notes: Iterable[str]) -> None:

@@ -14,7 +14,13 @@ from evomerge.setup.worker import members_folder
 
 
 def export_candidate(
-    run: RunFolder, out: Path, which: str, dtype: str | None, shard_size: str
+    run: RunFolder,
+    out: Path,
+    which: str,
+    dtype: str | None,
+    shard_size: str,
+    *,
+    allow_pickle: bool = False,
 ) -> int:
     """Write a candidate of a run as a Hugging Face checkpoint and return its number.
 
@@ -24,6 +30,7 @@ def export_candidate(
         which: `best` or the candidate's number.
         dtype: dtype of the checkpoint, or None for the one that the candidate was scored in.
         shard_size: largest size of a weight file, such as `5GB`.
+        allow_pickle: accept parents with pickled weights, even if the run was not started here.
 
     Raises:
         InputError: there is no such candidate, a parent has changed, `out` exists, or the disk
@@ -35,7 +42,7 @@ def export_candidate(
     from evomerge.merging.backend import write
 
     check_new_folder(out)
-    problem, history = reopen(run), History(run.events())
+    problem, history = reopen(run, allow_pickle=allow_pickle), History(run.events())
     candidate = chosen_candidate(problem, history, which)
     recipe = recipe_of(problem.space, candidate, history.candidates)
     if dtype is not None:

@@ -5,18 +5,25 @@ What this file uses of lm-eval, 0.4.10 and newer: `TaskManager(include_path, inc
 `TaskManager.load(names)` (from 0.4.12) or `lm_eval.tasks.get_task_dict(names, manager)` (before).
 Both are given a name, or a group that contains a dictionary: the name of a task and keys to change.
 All versions accept such a dictionary inside of a group only. `lm_eval.utils.env` makes templates.
+`lm_eval.utils.import_function(loader, node, yaml_path)`, from 0.4.12 on
+`lm_eval.tasks._yaml_loader._import_func_in_yml(name, folder)`, imports a function of task YAML.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
 from typing import Any
 
 from evomerge.errors import ConfigError, did_you_mean, one_line
 from evomerge.evaluation.sandbox.evaluate_module import code_eval_provided
 from evomerge.evaluation.tasks.code import runs_code
+from evomerge.evaluation.tasks.templates import TaskTemplates
+from evomerge.trust.functions import allowed_function
+from evomerge.trust.installed import is_installed
+from evomerge.trust.loading import NotAllowedError
 
 _OTHER_INPUTS = ("doc_to_image", "doc_to_audio")
 
@@ -36,7 +43,8 @@ def task_manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
     """
     from lm_eval.tasks import TaskManager
 
-    _compile_templates_once()
+    _render_in_sandbox()
+    _import_allowed_functions()
     if include:
         manager = TaskManager(include_path=include, include_defaults=False)
         if all(name in manager.all_tasks for name in tasks):
@@ -52,16 +60,51 @@ def task_manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
     return manager
 
 
-def _compile_templates_once() -> None:
-    """Let lm-eval keep compiled Jinja templates in this process; what they render is the same.
+def _render_in_sandbox() -> None:
+    """Let lm-eval render the templates of tasks in a sandbox, and keep them compiled.
 
     lm-eval compiles a template at each use, which takes far longer than to fill it in.
     """
     from lm_eval import utils
 
-    env = getattr(utils, "env", None)
-    if env is not None and not hasattr(env.from_string, "cache_info"):
-        env.from_string = lru_cache(maxsize=1000)(env.from_string)
+    if not isinstance(utils.env, TaskTemplates):
+        utils.env = TaskTemplates(utils.env)
+
+
+def _import_allowed_functions() -> None:
+    """Let lm-eval import the functions of task YAML from allowed files; see `evomerge.trust`."""
+    from lm_eval import utils
+
+    def of_folder(name: str, folder: Path) -> Any:
+        return allowed_function(name, Path(folder))
+
+    def of_file(loader: Any, node: Any, yaml_path: Path) -> Any:
+        return allowed_function(loader.construct_scalar(node), Path(yaml_path).parent)
+
+    try:
+        from lm_eval.tasks import _yaml_loader
+    except ImportError:
+        _replace(utils, "import_function", of_file)
+    else:
+        _replace(_yaml_loader, "_import_func_in_yml", of_folder)
+
+
+def _replace(module: Any, name: str, function: Callable[..., Any]) -> None:
+    """Replace a function of lm-eval for YAML files outside of installed packages, once.
+
+    Raises:
+        AttributeError: this version of lm-eval does not have it.
+    """
+    original = getattr(module, name)
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @wraps(original)
+    def guarded(*arguments: Any, **options: Any) -> Any:
+        place = [*arguments, *options.values()][-1]
+        return (original if is_installed(Path(place)) else function)(*arguments, **options)
+
+    setattr(module, name, guarded)
 
 
 def load(
@@ -81,6 +124,13 @@ def load(
     try:
         with code_eval_provided():
             tasks, groups = _load(manager, spec)
+    except ConfigError:
+        raise
+    except NotAllowedError as error:
+        raise ConfigError(
+            f"{where}: the code of task {name!r} was not allowed ({error}); read it, then allow it "
+            "with --trust-code."
+        ) from None
     except Exception as error:
         reason = str(error).strip().splitlines()
         raise ConfigError(
