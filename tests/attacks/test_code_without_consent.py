@@ -1,7 +1,6 @@
 """A stranger's search file or run folder runs no code before the user has allowed it."""
 
 import json
-import os
 import py_compile
 import shutil
 import sys
@@ -289,5 +288,5 @@ def test_the_file_is_in_the_state_folder(tmp_path, mark, state):
     run(["validate", str(write_function(tmp_path, mark)), "--trust-code"])
     assert state_file() == state / "trusted.json"
     files = json.loads(state_file().read_text())["files"]
-    names = {os.path.basename(name) for name in files.values()}
+    names = {Path(name).name for name in files.values()}
     assert names == {"theirs.yaml", "tools.py"}
