@@ -36,9 +36,10 @@ def export(
     from evomerge.export.candidate import export_candidate
     from evomerge.run.folder import RunFolder
 
-    number = export_candidate(
+    number, notes = export_candidate(
         RunFolder(directory), out, candidate, dtype, shard_size, allow_pickle=allow_pickle
     )
+    terminal.warn(notes)
     terminal.say(f"wrote candidate {number} to {out}")
 
 

@@ -21,8 +21,8 @@ def export_candidate(
     shard_size: str,
     *,
     allow_pickle: bool = False,
-) -> int:
-    """Write a candidate of a run as a Hugging Face checkpoint and return its number.
+) -> tuple[int, tuple[str, ...]]:
+    """Write a candidate of a run as a Hugging Face checkpoint.
 
     Args:
         run: the run.
@@ -31,6 +31,9 @@ def export_candidate(
         dtype: dtype of the checkpoint, or None for the one that the candidate was scored in.
         shard_size: largest size of a weight file, such as `5GB`.
         allow_pickle: accept parents with pickled weights, even if the run was not started here.
+
+    Returns:
+        the candidate's number, and sentences for a person; see `evomerge.merging.backend.write`.
 
     Raises:
         InputError: there is no such candidate, a parent has changed, `out` exists, or the disk
@@ -55,5 +58,7 @@ def export_candidate(
     merge = Merge(recipe, parents, mergekit=mergekit is not None)
     texts |= search_card(merge, problem.config, history, candidate, problem.ranking)
     folder = members_folder(run.path)
-    write(recipe, problem.checkpoints, out, shard_size=shard_size, texts=texts, folder=folder)
-    return candidate.number
+    notes = write(
+        recipe, problem.checkpoints, out, shard_size=shard_size, texts=texts, folder=folder
+    )
+    return candidate.number, notes

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import CheckpointError
+from evomerge.models.code_keys import without_code
 from evomerge.models.fingerprint import content_digest
 from evomerge.models.safetensors import TensorInfo, read_folder, read_json
 from evomerge.models.stacks import (
@@ -142,7 +143,7 @@ class Checkpoint:
                     f"Parent {reference!r} is quantised (tensor {name!r} has dtype {info.dtype}); "
                     "merge the full-precision checkpoint it was made from."
                 )
-        return cls(reference, folder, config, tensors, adapter)
+        return cls(reference, folder, without_code(config), tensors, adapter)
 
     @property
     def parameters(self) -> int:

@@ -215,9 +215,16 @@ def refuse_unsupported(task: Any, where: str, allow_code: bool) -> None:
         allow_code: whether it may run code that the model writes.
 
     Raises:
-        ConfigError: the task needs images or sound, or runs code that the model writes.
+        ConfigError: the task needs images or sound, runs code that the model writes, or would
+            generate texts with code from elsewhere.
     """
     name = task.get_config("task")
+    options = task.get_config("generation_kwargs") or {}
+    if named := [key for key in ("custom_generate", "trust_remote_code") if key in options]:
+        raise ConfigError(
+            f"{where}: the generation_kwargs of task {name!r} have {named[0]!r}, which would run "
+            "code from elsewhere; remove it."
+        )
     if getattr(task, "MULTIMODAL", False) or any(map(task.get_config, _OTHER_INPUTS)):
         raise ConfigError(f"{where}: task {name!r} needs images or sound; only text is scored.")
     if runs_code(task) and not allow_code:
