@@ -115,8 +115,9 @@ def resume(
         patience: new number of candidates without a better one, at which the search ends.
         progress: whether to show a progress bar.
         followers: see `search`.
-        allow_pickle, allow_code, trust_code: see `search`; only needed for a run that was not
-            started on this machine, or whose code has changed.
+        allow_pickle: see `search`; only needed for a run that was not started on this machine.
+        allow_code: as `allow_pickle`.
+        trust_code: as `allow_pickle`, or if the code has changed.
         **executor: keys of the section `executor` for this session, for example
             `kind="processes", workers=4`.
 

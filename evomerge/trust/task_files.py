@@ -34,12 +34,14 @@ class _TaskFile:
 
     def defines(self, names: set[str]) -> bool:
         """Return whether one of these tasks, groups or tags is defined here."""
-        return not names.isdisjoint(
+        defined = {
             name
             for content in self.parts.values()
             for key in ("task", "group", "tag")
             for name in _texts(content.get(key))
-        )
+            if key != "task" or isinstance(content[key], str)  # a list is of the tasks of a group
+        }
+        return not defined.isdisjoint(names)
 
     @property
     def names(self) -> set[str]:
