@@ -116,13 +116,15 @@ def worker_of_run(
     threads = logbook.history.threads if wanted == "auto" else wanted
     if threads is None and cores == 1:
         threads = 1
+    code = own_code(problem.config)
+    problem.consent.require(code)  # it may have changed since
     return WorkerOfRun(
         config,
         run.absolute(),
         share,
         cores,
         threads,
-        digests_of(own_code(problem.config)),
+        digests_of(code),
         problem.allow_pickle,
         problem.allow_code,
     )

@@ -1,10 +1,10 @@
 """A stranger's search file or run folder runs no code before the user has allowed it."""
 
 import json
-import py_compile
 import shutil
 import sys
 from importlib._bootstrap_external import _code_to_hash_pyc
+from importlib.metadata import entry_points
 from importlib.util import cache_from_source, source_hash
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from search_run import evomerge, write_search
 
 from evomerge.__main__ import run
 from evomerge.errors import ConfigError
+from evomerge.evaluation.tasks.functions import REGISTERED
 from evomerge.trust.consent import state_file
 
 SPLITS = {
@@ -127,24 +128,27 @@ def test_a_function_of_another_installed_module_is_not_called_either(tmp_path, m
     refused("validate", file, names="part")
 
 
-def test_a_template_cannot_leave_the_sandbox(tmp_path, mark, capsys):
-    code = ESCAPE.replace("MARK", str(mark))
-    hidden = f"{{% if question == 'is 7 even ?' %}}{code}{{% endif %}}{{{{question}}}}"
-    for text in (code, hidden, "{% for i in range(10**9) %}x{% endfor %}"):
-        file = write_task(tmp_path, doc_to_text=text)
-        with pytest.raises(ConfigError, match="A template of a task does what a template may not"):
-            run(["validate", str(file)])
-            run(["search", str(file), "--run", str(tmp_path / "run")])
-        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+@pytest.mark.parametrize(
+    "text",
+    [
+        ESCAPE,
+        "{% if question == 'is 7 even ?' %}" + ESCAPE + "{% endif %}{{question}}",
+        "{% for i in range(10**9) %}x{% endfor %}",
+    ],
+    ids=["code", "code for one document", "no end"],
+)
+def test_a_template_cannot_leave_the_sandbox(tmp_path, mark, text):
+    file = write_task(tmp_path, doc_to_text=text.replace("MARK", str(mark)))
+    with pytest.raises(ConfigError, match="A template of a task does what a template may not"):
+        run(["validate", str(file)])
     assert not mark.exists()
 
 
 def test_an_objective_is_not_imported(tmp_path, mark):
     file = write_objective(tmp_path, mark, "beside")
-    # As `python -m`, which searches the working folder, and `evaluate`, in another process.
-    for words in (["validate", file], ["evaluate", "zoo:base", "--config", file]):
-        said = evomerge(*words, code=2, cwd=tmp_path).stderr
-        assert "beside.py; read it, then allow it with --trust-code" in said
+    # As `python -m`, which searches the working folder.
+    said = evomerge("validate", file, code=2, cwd=tmp_path).stderr
+    assert "beside.py; read it, then allow it with --trust-code" in said
     assert not mark.exists()
 
 
@@ -184,7 +188,6 @@ def test_a_compiled_file_is_not_taken_for_its_source(tmp_path, mark):
     cache.write_bytes(_code_to_hash_pyc(evil, source_hash(source.read_bytes()), False))
     assert run(["validate", str(file), "--trust-code"]) == 0
     assert (tmp_path / "harmless").exists() and not mark.exists()
-    assert py_compile.PycInvalidationMode.UNCHECKED_HASH  # the kind of file that it is
 
 
 def test_consent_lasts_until_a_file_changes(tmp_path, mark, capsys):
@@ -259,28 +262,29 @@ def test_a_damaged_file_of_consents_allows_nothing(tmp_path, mark):
     assert run(["validate", str(file)]) == 0
 
 
-def test_what_a_module_imports_is_named_too(tmp_path, mark):
+def test_what_a_module_imports_is_named_too(tmp_path, mark, monkeypatch):
     file = write_objective(tmp_path, mark, "importing")
     (tmp_path / "importing.py").write_text("from helping import go\n")
     (tmp_path / "helping.py").write_text(MODULE.format(mark=str(mark)))
-    said = evomerge("validate", file, code=2, cwd=tmp_path).stderr
-    assert "importing.py" in said and "helping.py" in said
-    evomerge("validate", file, "--trust-code", cwd=tmp_path)
-    evomerge("validate", file, cwd=tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "helping.py" in refused("validate", file, names="importing.py")
+    assert run(["validate", str(file), "--trust-code"]) == 0
+    assert run(["validate", str(file)]) == 0
     (tmp_path / "helping.py").write_text(MODULE.format(mark=str(mark)) + "# changed\n")
-    said = evomerge("validate", file, code=2, cwd=tmp_path).stderr
-    assert "helping.py" in said and "importing.py" not in said
+    assert "importing.py" not in refused("validate", file, names="helping.py")
 
 
-def test_entry_points_of_the_working_folder_do_not_count(tmp_path, mark):
+def test_entry_points_of_the_working_folder_do_not_count(tmp_path, mark, monkeypatch):
     (tmp_path / "evil.py").write_text(MODULE.format(mark=str(mark)))
     about = tmp_path / "evil-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text("[evomerge.objectives]\nevil = evil:go\n")
-    file = write_search(tmp_path, objectives=[{"task": "evil", "metric": "score"}])
-    said = evomerge("validate", file, code=2, cwd=tmp_path).stderr
-    assert "there is no task 'evil'" in said
+    monkeypatch.syspath_prepend(tmp_path)
+    assert any(point.name == "evil" for point in entry_points(group="evomerge.objectives"))
+    assert "evil" not in REGISTERED.names()
+    with pytest.raises(ConfigError, match="Unknown objective function 'evil'"):
+        REGISTERED.get("evil")
     assert not mark.exists()
 
 
