@@ -169,7 +169,9 @@ def write(
     finally:
         if sources:
             sources.close()
-    return (*code_notes(checkpoints[recipe.host]), *plan.notes)
+    host = checkpoints[recipe.host]
+    notes = code_notes(host.reference, [host.folder / "config.json", *host.companions])
+    return (*notes, *plan.notes)
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> Any:

@@ -9,12 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evomerge.models.safetensors import read_json
-
-if TYPE_CHECKING:
-    from evomerge.models.checkpoint import Checkpoint
 
 _KEYS = frozenset(
     {
@@ -29,7 +26,7 @@ _KEYS = frozenset(
     }
 )
 _CLASS, _PLAIN = "tokenizer_class", "PreTrainedTokenizerFast"
-_CONFIG, _TOKENIZER = "config.json", "tokenizer_config.json"
+_CONFIG, _TOKENIZER = "config.json", "tokenizer_config.json"  # the first ends many names
 
 
 def without_code(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,12 +56,16 @@ def text_without_code(file: Path) -> str | None:
     return json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n"
 
 
-def code_notes(checkpoint: Checkpoint) -> list[str]:
-    """Return one sentence for each file of a host of which a merge leaves out such keys."""
+def code_notes(reference: str, files: Iterable[Path]) -> list[str]:
+    """Return one sentence for each file of which a merge leaves out such keys.
+
+    Args:
+        reference: name of the model, the host of merges.
+        files: the files that a merge takes over from it, or makes from its own.
+    """
     notes = []
-    for name in (_CONFIG, *(file.name for file in checkpoint.companions)):
-        file = checkpoint.folder / name
-        if not name.endswith(_CONFIG):
+    for file in files:
+        if not file.name.endswith(_CONFIG):
             continue
         data = read_json(file)
         found = sorted(set(_found(data)))
@@ -72,8 +73,8 @@ def code_notes(checkpoint: Checkpoint) -> list[str]:
             found.append(f"the {_CLASS} {data[_CLASS]}")
         if found:
             notes.append(
-                f"{name} of {checkpoint.reference} has {', '.join(found)}, which can make programs "
-                "run code that is not part of them; the merge leaves it out."
+                f"{file.name} of {reference} has {', '.join(found)}, which can make programs run "
+                "code that is not part of them; the merge leaves it out."
             )
     return notes
 

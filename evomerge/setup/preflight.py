@@ -84,7 +84,8 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
     others = [item for name, item in problem.checkpoints.items() if name != problem.host]
     notes += (note for merge in problem.merges.values() for note in merge.notes)
     notes += type_notes([problem.checkpoints[problem.host], *others])
-    notes += code_notes(problem.checkpoints[problem.host])
+    host = problem.checkpoints[problem.host]
+    notes += code_notes(problem.host, [host.folder / "config.json", *host.companions])
     if problem.config.evaluation.backend == "vllm" and not _tasks_by_answer(problem)[0]:
         notes.append(
             "evaluation.backend is 'vllm', but no task generates text, and log-likelihoods take "
