@@ -12,8 +12,8 @@ All versions accept such a dictionary inside of a group only. `lm_eval.utils.env
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,6 @@ def task_manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
     from lm_eval.tasks import TaskManager
 
     _render_in_sandbox()
-    _import_allowed_functions()
     if include:
         manager = TaskManager(include_path=include, include_defaults=False)
         if all(name in manager.all_tasks for name in tasks):
@@ -71,40 +70,44 @@ def _render_in_sandbox() -> None:
         utils.env = TaskTemplates(utils.env)
 
 
-def _import_allowed_functions() -> None:
-    """Let lm-eval import the functions of task YAML from allowed files; see `evomerge.trust`."""
+@contextmanager
+def _allowed_functions() -> Iterator[None]:
+    """While the context is open, lm-eval imports functions of task YAML from allowed files only.
+
+    See `evomerge.trust`. YAML files of installed packages are read as always, and so are all files
+    that others in this process let lm-eval read.
+
+    Raises:
+        AttributeError: this version of lm-eval imports functions in another way.
+    """
     from lm_eval import utils
 
-    def of_folder(name: str, folder: Path) -> Any:
-        return allowed_function(name, Path(folder))
+    def of_folder(name: str, base_dir: Path) -> Any:
+        return allowed_function(name, Path(base_dir))
 
     def of_file(loader: Any, node: Any, yaml_path: Path) -> Any:
         return allowed_function(loader.construct_scalar(node), Path(yaml_path).parent)
 
+    module: Any = utils
+    name = "import_function"
+    function: Callable[..., Any] = of_file
     try:
         from lm_eval.tasks import _yaml_loader
     except ImportError:
-        _replace(utils, "import_function", of_file)
+        pass
     else:
-        _replace(_yaml_loader, "_import_func_in_yml", of_folder)
-
-
-def _replace(module: Any, name: str, function: Callable[..., Any]) -> None:
-    """Replace a function of lm-eval for YAML files outside of installed packages, once.
-
-    Raises:
-        AttributeError: this version of lm-eval does not have it.
-    """
+        module, name, function = _yaml_loader, "_import_func_in_yml", of_folder
     original = getattr(module, name)
-    if hasattr(original, "__wrapped__"):
-        return
 
-    @wraps(original)
     def guarded(*arguments: Any, **options: Any) -> Any:
-        place = [*arguments, *options.values()][-1]
-        return (original if is_installed(Path(place)) else function)(*arguments, **options)
+        file = [*arguments, *options.values()][-1]
+        return (original if is_installed(Path(file)) else function)(*arguments, **options)
 
     setattr(module, name, guarded)
+    try:
+        yield
+    finally:
+        setattr(module, name, original)
 
 
 def load(
@@ -122,7 +125,7 @@ def load(
     """
     name = spec if isinstance(spec, str) else spec["task"][0]["task"]
     try:
-        with code_eval_provided():
+        with code_eval_provided(), _allowed_functions():
             tasks, groups = _load(manager, spec)
     except ConfigError:
         raise
