@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from evomerge.errors import RecipeError
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.writable import check_new_folder
 from evomerge.setup.runs import chosen_candidate, reopen
 from evomerge.setup.strategy import recipe_of
 from evomerge.setup.worker import members_folder
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        number: number of the candidate.
+        not_in_mergekit: why there is no `mergekit_config.yml`; None if there is one.
+        notes: sentences for a person; see `evomerge.merging.backend.write`.
+    """
+
+    number: int
+    not_in_mergekit: str | None
+    notes: tuple[str, ...]
 
 
 def export_candidate(
@@ -21,7 +37,7 @@ def export_candidate(
     shard_size: str,
     *,
     allow_pickle: bool = False,
-) -> tuple[int, tuple[str, ...]]:
+) -> Exported:
     """Write a candidate of a run as a Hugging Face checkpoint.
 
     Args:
@@ -32,16 +48,13 @@ def export_candidate(
         shard_size: largest size of a weight file, such as `5GB`.
         allow_pickle: accept parents with pickled weights, even if the run was not started here.
 
-    Returns:
-        the candidate's number, and sentences for a person; see `evomerge.merging.backend.write`.
-
     Raises:
         InputError: there is no such candidate, a parent has changed, `out` exists, or the disk
             does not have enough room.
     """
     from evomerge.export.card import Merge, search_card
     from evomerge.export.parents import describe_parents
-    from evomerge.mergekit import to_mergekit
+    from evomerge.mergekit import express
     from evomerge.merging.backend import write
 
     check_new_folder(out)
@@ -51,14 +64,16 @@ def export_candidate(
     if dtype is not None:
         recipe = replace(recipe, dtype=dtype)
     texts = {"evomerge_recipe.yaml": recipe.to_yaml()}
-    mergekit = to_mergekit(recipe, problem.checkpoints)
-    if mergekit is not None:
-        texts["mergekit_config.yml"] = mergekit
+    reason = None
+    try:
+        texts["mergekit_config.yml"] = express(recipe, problem.checkpoints)
+    except RecipeError as error:
+        reason = str(error)
     parents = describe_parents(problem.checkpoints, problem.checkpoints, problem.merges)
-    merge = Merge(recipe, parents, mergekit=mergekit is not None)
+    merge = Merge(recipe, parents, mergekit=reason is None)
     texts |= search_card(merge, problem.config, history, candidate, problem.ranking)
     folder = members_folder(run.path)
     notes = write(
         recipe, problem.checkpoints, out, shard_size=shard_size, texts=texts, folder=folder
     )
-    return candidate.number, notes
+    return Exported(candidate.number, reason, notes)

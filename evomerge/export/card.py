@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCardData
 
 from evomerge.config.schema import SearchConfig
 from evomerge.export.metadata import card_data, hub_datasets, results_on_test
@@ -17,9 +17,14 @@ from evomerge.export.parents import Parent, common_licence
 from evomerge.export.repeat import how_to_repeat, search_file
 from evomerge.recipe import Recipe
 from evomerge.report.markup import svg_text
-from evomerge.report.recipe_picture import is_path, parent_letters, recipe_picture
+from evomerge.report.recipe_picture import (
+    is_path,
+    knobs_of_every_layer,
+    parent_letters,
+    recipe_picture,
+)
 from evomerge.report.sampled import sampling_note
-from evomerge.report.standings import standings
+from evomerge.report.standings import Standings, alone, standings
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS
 from evomerge.searching.ranking import Ranking, best_of, measured
@@ -73,7 +78,8 @@ def merge_card(merge: Merge, versions: Mapping[str, str]) -> dict[str, str]:
     commands = ["evomerge merge evomerge_recipe.yaml --out MODEL_DIR"]
     intro = f"A merge that was made by evomerge {version('evomerge')}. {_recipe_sentences(merge)}"
     data = card_data(merge.name, merge.used, mergekit=merge.mergekit)
-    repeat = how_to_repeat(commands, versions, merge.used)
+    grams = {merge.names[name]: item for name, item in merge.recipe.grams.items()}
+    repeat = how_to_repeat(commands, versions, merge.used, grams)
     path = _path(merge) if is_path(merge.recipe) else []
     return _files(merge, data, intro, path, repeat)
 
@@ -91,8 +97,8 @@ def search_card(
         merge: the model of the candidate.
         config: the run's search file.
         history: the run.
-        candidate: the exported candidate. Only the card of the winner, or of a member of the
-            front, has scores.
+        candidate: the exported candidate. The card of the winner, or of a member of the front, has
+            the run's table, and its metadata the test scores; that of another one its own scores.
         ranking: what compares the candidates of the search.
 
     Returns:
@@ -127,7 +133,7 @@ def search_card(
         "## Scores",
         "",
         *_sources(config),
-        *(_table(history, ranking, merge.names) if is_winner else _NO_TABLE),
+        *(_of_run(history, ranking, merge.names) if is_winner else _of_one(candidate, ranking)),
         "",
     ]
     versions = config.frozen.versions if config.frozen else {}
@@ -143,7 +149,9 @@ def _files(
     repeat: Sequence[str],
 ) -> dict[str, str]:
     """Return the texts of the card and of its picture, by file name."""
-    figure = recipe_picture(merge.recipe, merge.names)
+    knobs = knobs_of_every_layer(merge.recipe)
+    # A picture would show one colour over the whole depth; importing matplotlib takes long.
+    figure = None if knobs else recipe_picture(merge.recipe, merge.names)
     picture = [f"![The recipe: what comes from which parent]({PICTURE})", ""] if figure else []
     letters = parent_letters(merge.recipe)
     lines = [
@@ -161,12 +169,13 @@ def _files(
             for key, reference in letters.items()
         ),
         "",
+        *([f"In every layer: {knobs}.", ""] if knobs else []),
         *body,
         *_licence(merge, letters),
         *repeat,
     ]
     text = "\n".join(lines).rstrip()
-    card = str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n"))
+    card = f"---\n{data.to_yaml()}\n---\n\n{text}\n"
     return {CARD: card, **({PICTURE: svg_text(figure, transparent=False)} if figure else {})}
 
 
@@ -228,18 +237,36 @@ def _sources(config: SearchConfig) -> list[str]:
     return lines + ([note, ""] if note is not None else [])
 
 
-_NO_TABLE = ["This candidate is not the winner of its run, so the run's table is left out."]
+def _of_one(candidate: Candidate, ranking: Ranking) -> list[str]:
+    """Return lines with the scores of a candidate that is not the winner."""
+    left_out = "This candidate is not the winner of its run, so the run's table is left out."
+    table = alone(candidate, ranking)
+    if not table.rows:
+        return [f"{left_out} It has no scores."]
+    part = " It was scored on a part of the search documents only." if candidate.is_estimate else ""
+    return [
+        f"{left_out} Its own scores, with 95 % intervals where they are known, are those that the "
+        f"search has compared, so they are too high by selection if it was picked for them.{part}",
+        "",
+        *_table(table, {}),
+    ]
 
 
-def _table(history: History, ranking: Ranking, names: Mapping[str, str]) -> list[str]:
-    """Return the standings as a Markdown table: a row for each score and model, the test first."""
-    table = standings(history, ranking)
-    splits = tuple(reversed(SPLITS))
-    lines = [
+def _of_run(history: History, ranking: Ranking, names: Mapping[str, str]) -> list[str]:
+    """Return lines with the standings of a run."""
+    return [
         "Scores with 95 % intervals, where they are known. Candidates were compared on the search "
         "documents, the winner was chosen on the validation documents, and nothing was chosen on "
         "the test documents.",
         "",
+        *_table(standings(history, ranking), names),
+    ]
+
+
+def _table(table: Standings, names: Mapping[str, str]) -> list[str]:
+    """Return standings as a Markdown table: a row for each score and model, the test first."""
+    splits = tuple(reversed(SPLITS))
+    lines = [
         f"| score | model | {' | '.join(splits)} |",
         "|---" * (len(splits) + 2) + "|",
     ]

@@ -10,10 +10,14 @@ import yaml
 
 from evomerge.config.schema import SearchConfig
 from evomerge.export.parents import Parent
+from evomerge.recipe import Grams
 
 
 def how_to_repeat(
-    commands: Sequence[str], versions: Mapping[str, str], parents: Iterable[Parent]
+    commands: Sequence[str],
+    versions: Mapping[str, str],
+    parents: Iterable[Parent],
+    grams: Mapping[str, Grams] | None = None,
 ) -> list[str]:
     """Return the lines of the section.
 
@@ -21,6 +25,7 @@ def how_to_repeat(
         commands: the commands that make the model again.
         versions: package -> version that the model was made with.
         parents: the parents of the model.
+        grams: published name of a parent -> the file with its Gram matrices.
     """
     used = ", ".join(f"{package} {version}" for package, version in versions.items())
     return [
@@ -35,6 +40,23 @@ def how_to_repeat(
         "`frozen.parents` in the search file of a run has them too):",
         "",
         *(f"- `{parent.name}`: `{parent.fingerprint}`" for parent in parents),
+        "",
+        *_gram_files(grams or {}),
+    ]
+
+
+def _gram_files(grams: Mapping[str, Grams]) -> list[str]:
+    """Return the lines that name the files with Gram matrices."""
+    if not grams:
+        return []
+    return [
+        "Gram matrices of the parents' activations (SHA-256 of the files, which `evomerge grams` "
+        "wrote):",
+        "",
+        *(
+            f"- `{PurePath(item.file).name}` of `{name}`: `{item.sha256}`"
+            for name, item in grams.items()
+        ),
         "",
     ]
 

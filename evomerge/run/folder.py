@@ -24,6 +24,8 @@ CONFIG = "search.yaml"
 JOURNAL = "journal.jsonl"
 STAGES = "stages.yaml"
 MODELS = "models"
+MERGEKIT = "best.mergekit.yaml"
+NOT_IN_MERGEKIT = "best.not-in-mergekit.txt"
 
 
 def stage_folder(path: Path, number: int) -> Path:
@@ -180,6 +182,16 @@ class RunFolder:
     def is_running(self) -> bool:
         """Whether a process is writing to this run now."""
         return is_held(self.path / "lock")
+
+    @property
+    def why_not_in_mergekit(self) -> str | None:
+        """Why there is no mergekit file of the best merge; None if there is one, or no merge yet.
+
+        Raises:
+            RunFolderError: the file with the reason cannot be read.
+        """
+        file = self.path / NOT_IN_MERGEKIT
+        return read_text(file, RunFolderError).strip() if file.is_file() else None
 
     def write(self, name: str, text: str) -> None:
         """Write a file of the run, so that it is never seen half written."""

@@ -39,7 +39,7 @@ def open_parents(
         InputError: a parent is missing or damaged, does not fit the host, or has changed since the
             run was started.
     """
-    config = _anchored(config, relative_to)
+    config = anchored(config, relative_to)
     names = dict.fromkeys([*config.parents, *([config.base] if config.base else [])])
     digests = config.frozen.models if config.frozen else {}
     checkpoints = {
@@ -79,7 +79,7 @@ def plan_tokenizers(
     return [plan_tokenizer(recipe, checkpoints) for recipe in different]
 
 
-def _anchored(config: SearchConfig, relative_to: Path) -> SearchConfig:
+def anchored(config: SearchConfig, relative_to: Path) -> SearchConfig:
     """Make references to local folders absolute, so that a run can be resumed from anywhere."""
 
     def parent(reference: str) -> str:

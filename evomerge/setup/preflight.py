@@ -6,6 +6,7 @@ from typing import Any
 
 from evomerge.config.schema import SearchConfig
 from evomerge.models.code_keys import code_notes
+from evomerge.models.prediction import prediction_notes
 from evomerge.models.types import type_notes
 from evomerge.optimize import BUILTIN
 from evomerge.optimize.cost import own_seconds
@@ -86,6 +87,7 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
     notes += type_notes([problem.checkpoints[problem.host], *others])
     host = problem.checkpoints[problem.host]
     notes += code_notes(problem.host, [host.folder / "config.json", *host.companions])
+    notes += prediction_notes(n for n, item in problem.checkpoints.items() if item.predictions)
     if problem.config.evaluation.backend == "vllm" and not _tasks_by_answer(problem)[0]:
         notes.append(
             "evaluation.backend is 'vllm', but no task generates text, and log-likelihoods take "

@@ -124,6 +124,14 @@ class ReferenceLM:
             )
         return before, after
 
+    def inputs(self, context: str, continuation: str) -> list[tuple[int, ...]]:
+        """Return the tokens that the model reads when it is given a context and its continuation.
+
+        Without a context, they are the windows of `loglikelihood_rolling`.
+        """
+        pairs = [self.pair(context, continuation)] if context else self.windows(continuation)
+        return [Continuation.of(*pair, self.max_length).tokens for pair in pairs]
+
     def windows(self, text: str) -> list[tuple[list[int], list[int]]]:
         """Return the (context, continuation) windows that `loglikelihood_rolling` sums over."""
         from lm_eval.utils import get_rolling_token_windows, make_disjoint_window

@@ -14,8 +14,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from evomerge.errors import ConfigError, did_you_mean, one_line
 from evomerge.evaluation.sandbox.evaluate_module import code_eval_provided
@@ -25,6 +26,7 @@ from evomerge.trust.functions import allowed_function
 from evomerge.trust.installed import is_installed
 from evomerge.trust.loading import NotAllowedError
 
+_State: TypeAlias = tuple[tuple[str, int, int], ...]
 _OTHER_INPUTS = ("doc_to_image", "doc_to_audio")
 
 
@@ -44,11 +46,12 @@ def task_manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
     from lm_eval.tasks import TaskManager
 
     _render_in_sandbox()
+    folders = tuple((folder, _state(Path(folder))) for folder in include)
     if include:
-        manager = TaskManager(include_path=include, include_defaults=False)
+        manager = _indexed(TaskManager, folders, False)
         if all(name in manager.all_tasks for name in tasks):
             return manager
-    manager = TaskManager(include_path=include or None)
+    manager = _indexed(TaskManager, folders, True)
     for name in tasks:
         if name not in manager.all_tasks:
             raise ConfigError(
@@ -57,6 +60,19 @@ def task_manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
                 f"named in evaluation.include.{did_you_mean(name, manager.all_tasks)}"
             )
     return manager
+
+
+@lru_cache(maxsize=2)
+def _indexed(kind: Any, folders: tuple[tuple[str, _State], ...], defaults: bool) -> Any:
+    """Return a `TaskManager`, which is kept for other stages and searches with the same files."""
+    include = [folder for folder, _ in folders]
+    return kind(include_path=include or None, include_defaults=defaults)
+
+
+def _state(folder: Path) -> _State:
+    """Return what changes if a file of a folder is added, removed or written again."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files)
 
 
 def _render_in_sandbox() -> None:

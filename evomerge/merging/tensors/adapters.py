@@ -14,11 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import safe_open
-from torch import Tensor
 
 from evomerge.errors import CheckpointError
 from evomerge.merging.tensors.peft import (
@@ -33,6 +31,9 @@ from evomerge.merging.tensors.reader import Patch
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.safetensors import TensorInfo, read_header, read_json
 from evomerge.parsing.values import Values, shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _VALUES = Values(CheckpointError)
 _PAIRS = ({"lora_A.weight", "lora_B.weight"}, {"lora_embedding_A", "lora_embedding_B"})
@@ -133,6 +134,8 @@ class Adapter:
         return tensor
 
     def _weight(self, change: ModuleChange, tensor: Tensor) -> Tensor:
+        import torch
+
         weight = self._get(change, "base_layer.weight", "weight")
         weight = tensor.float() if weight is None else weight
         delta = self._delta(change, tuple(tensor.shape))
