@@ -16,8 +16,8 @@ def test_the_tests_mirror_the_package():
 
     package = folders(Path(evomerge.__file__).parent)
     assert folders(Path(__file__).parent) == package | {
+        "attacks",
         "scripts",
         "benchmarks",
         "docs",
-        "attacks",
-    }  # of the repository
+    }  # of the repository, and attacks on all of it

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from collections.abc import Mapping
 from os import PathLike
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.api.objectives import with_named_functions
 from evomerge.recipe import Recipe
+from evomerge.run.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     from evomerge.report.confidence import Estimate
@@ -48,8 +48,8 @@ def merge(
     from evomerge.export.recipe import merge_recipe
 
     target = Path(out)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "recipe.yaml"
+    with TemporaryFolder() as folder:
+        file = folder / "recipe.yaml"
         if isinstance(recipe, Recipe):
             file.write_text(recipe.to_yaml(), encoding="utf-8")
         else:

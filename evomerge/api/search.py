@@ -14,6 +14,7 @@ from evomerge.api.objectives import with_named_functions
 from evomerge.api.progress import ProgressBar
 from evomerge.api.run import Run
 from evomerge.errors import InputError
+from evomerge.run import repair
 from evomerge.run.folder import STAGES, RunFolder
 from evomerge.run.logbook import Follower
 from evomerge.run.writable import check_run_folder
@@ -98,6 +99,7 @@ def resume(
     candidates: int | None = None,
     hours: float | None = None,
     patience: int | None = None,
+    truncate: bool = False,
     progress: bool = True,
     followers: Sequence[Follower] = (),
     allow_pickle: bool = False,
@@ -113,6 +115,8 @@ def resume(
         candidates: new largest number of candidates, baselines included.
         hours: new largest number of working hours, over all sessions.
         patience: new number of candidates without a better one, at which the search ends.
+        truncate: cut a damaged journal before its first bad line. The damaged file is kept as
+            `journal.jsonl.damaged-N`, and a warning says how many events were dropped.
         progress: whether to show a progress bar.
         followers: see `search`.
         allow_pickle: see `search`; only needed for a run that was not started on this machine.
@@ -135,7 +139,8 @@ def resume(
     path = run.folder if isinstance(run, Run) else Path(run)
     bounds = {"candidates": candidates, "hours": hours, "patience": patience}
     if (path / STAGES).is_file():
-        changed = [name for name, value in (bounds | executor).items() if value is not None]
+        given = bounds | executor | {"truncate": truncate or None}
+        changed = [name for name, value in given.items() if value is not None]
         if changed:
             raise InputError(
                 f"{path} is a search in stages, but {', '.join(changed)} would change one stage; "
@@ -146,6 +151,8 @@ def resume(
     folder = RunFolder(path)
     given = {name: value for name, value in bounds.items() if value is not None}
     check_run_folder(folder.path)
+    if truncate and (cut := repair.truncate(folder.journal_path)) is not None:
+        warnings.warn(f"{cut}.", stacklevel=2)
     check_budget(folder, given)
     moves = [f"executor.{key}={json.dumps(value)}" for key, value in executor.items()]
     return _run(folder, continued(folder, moves, **allowed), given, progress, followers)

@@ -93,11 +93,20 @@ def resume(
     allow_pickle: AllowPickleOption = False,
     allow_code: AllowCodeOption = False,
     trust_code: TrustCodeOption = False,
+    truncate: Annotated[
+        bool,
+        typer.Option(
+            "--truncate",
+            help="cut a damaged journal before its first bad line; the damaged file is kept",
+        ),
+    ] = False,
     track: TrackOption = None,
 ) -> None:
     """Continue a search, with a larger budget or with other workers if you say so."""
+    from evomerge.cli import terminal
     from evomerge.cli.consent import consent_of
     from evomerge.errors import InputError
+    from evomerge.run import repair
     from evomerge.run.folder import STAGES, RunFolder
     from evomerge.run.writable import check_run_folder
     from evomerge.setup import stages
@@ -109,10 +118,10 @@ def resume(
         allow_pickle=allow_pickle, allow_code=allow_code, consent=consent_of(trust_code)
     )
     if (directory / STAGES).is_file():
-        if candidates or hours or patience or set_:
+        if candidates or hours or patience or set_ or truncate:
             raise InputError(
-                f"{directory} is a search in stages, but --candidates, --hours, --patience and "
-                "--set change one stage; give the folder of a stage, for example "
+                f"{directory} is a search in stages, but --candidates, --hours, --patience, --set "
+                "and --truncate change one stage; give the folder of a stage, for example "
                 f"{directory / 'stage-1'}."
             )
         check_run_folder(directory)
@@ -122,6 +131,9 @@ def resume(
         return
     run = RunFolder(directory)
     check_run_folder(run.path)
+    if truncate:
+        cut = repair.truncate(run.journal_path)
+        terminal.say("the journal is not damaged" if cut is None else str(cut))
     new_budget = {"candidates": candidates, "hours": hours, "patience": patience}
     given = {name: value for name, value in new_budget.items() if value is not None}
     check_budget(run, given)

@@ -9,6 +9,7 @@ from evomerge.errors import RecipeError
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.writable import check_new_folder
+from evomerge.setup.anchored import anchored_recipe
 from evomerge.setup.runs import chosen_candidate, reopen
 from evomerge.setup.strategy import recipe_of
 from evomerge.setup.worker import members_folder
@@ -63,7 +64,7 @@ def export_candidate(
     recipe = recipe_of(problem.space, candidate, history.candidates)
     if dtype is not None:
         recipe = replace(recipe, dtype=dtype)
-    texts = {"evomerge_recipe.yaml": recipe.to_yaml()}
+    texts = {"evomerge_recipe.yaml": anchored_recipe(recipe, run.path).to_yaml()}
     reason = None
     try:
         texts["mergekit_config.yml"] = express(recipe, problem.checkpoints)

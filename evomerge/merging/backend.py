@@ -7,7 +7,6 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import CheckpointError, InputError
@@ -18,6 +17,7 @@ from evomerge.models.causal import check_causal
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.code_keys import code_notes
 from evomerge.recipe import Layer, Recipe, Source
+from evomerge.run.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     from evomerge.merging.architecture.placement import Placement
@@ -109,8 +109,7 @@ def tokenizer(checkpoints: Mapping[str, Checkpoint], recipe: Recipe) -> Any:
     host = checkpoints[recipe.host]
     if not plan.files:
         return tokenizer_of(host)
-    with TemporaryDirectory() as name:
-        folder = Path(name)
+    with TemporaryFolder() as folder:
         for file in host.companions:
             if file.parent == host.folder and file.name not in plan.dropped:
                 shutil.copyfile(file, folder / file.name)

@@ -54,6 +54,7 @@ def check_search(
     allow_pickle: bool = False,
     allow_code: bool = False,
     consent: Consent | None = None,
+    is_stage: bool = False,
 ) -> Problem:
     """Check a search file and all that it names: parents, shapes, tasks, metrics, documents.
 
@@ -65,6 +66,7 @@ def check_search(
         allow_code: accept tasks that run code which models write.
         consent: decides whether the code of tasks and functions may run; None: if it was allowed
             before.
+        is_stage: whether `run:../stage-N` is the winner of an earlier stage; see `open_parents`.
 
     Raises:
         InputError: the first mistake.
@@ -72,7 +74,9 @@ def check_search(
     consent = consent or Consent()
     check_executor(config)
     merges = MergeOpener(opener)
-    config, checkpoints, host = open_parents(config, relative_to, merges, allow_pickle=allow_pickle)
+    config, checkpoints, host = open_parents(
+        config, relative_to, merges, allow_pickle=allow_pickle, is_stage=is_stage
+    )
     _check_host(config, checkpoints[host])
     space = make_space(config, checkpoints)
     config = resolve_optimizer(config, space)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Unpack
 
 from evomerge.config.schema import Frozen, SearchConfig, override, parse
@@ -20,7 +20,9 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import MERGE, RUN, is_folder, open_parent, place
 from evomerge.run.folder import CONFIG, MODELS, RunFolder
 from evomerge.run.history import Candidate, History
+from evomerge.run.temporary import TemporaryFolder
 from evomerge.searching.ranking import best_of, ranking_of, unimproved
+from evomerge.setup.anchored import is_winner_of_stage
 from evomerge.setup.check import check_search, freeze, restore
 from evomerge.setup.executor import check_executor, check_move, check_workers
 from evomerge.setup.merges import MergeOpener
@@ -38,6 +40,7 @@ def prepare(
     allow_pickle: bool = False,
     allow_code: bool = False,
     consent: Consent | None = None,
+    stage: Path | None = None,
 ) -> Problem:
     """Return the problem of a search file, after all checks; see `check_search`.
 
@@ -48,6 +51,7 @@ def prepare(
         allow_code: accept tasks that run code which models write.
         consent: decides whether the code of tasks and functions may run; None: if it was allowed
             before.
+        stage: of a stage, the run folder of an earlier one: `run:../stage-N` is beside it.
 
     Raises:
         InputError: the first mistake.
@@ -55,7 +59,14 @@ def prepare(
     allowed = Allowed(allow_pickle=allow_pickle, allow_code=allow_code, consent=consent)
     if config.frozen is not None:
         return restore(config, relative_to, open_model, build=False, **allowed)
-    return check_search(config, relative_to, open_model, **allowed)
+
+    def open_in_stage(
+        reference: str, relative_to: Path, *, allow_pickle: bool, digest: str | None
+    ) -> Checkpoint:
+        folder = stage if stage and is_winner_of_stage(reference) else relative_to
+        return open_model(reference, folder, allow_pickle=allow_pickle, digest=digest)
+
+    return check_search(config, relative_to, open_in_stage, is_stage=stage is not None, **allowed)
 
 
 def begin(path: Path, problem: Problem) -> tuple[RunFolder, Problem]:
@@ -94,11 +105,9 @@ def with_merges_built(problem: Problem) -> Iterator[Problem]:
     if not names:
         yield problem
         return
-    with TemporaryDirectory(prefix="evomerge-") as folder:
-        opener = MergeOpener(open_model, models=Path(folder))
-        built = {
-            name: opener(name, Path(folder), allow_pickle=problem.allow_pickle) for name in names
-        }
+    with TemporaryFolder() as folder:
+        opener = MergeOpener(open_model, models=folder)
+        built = {name: opener(name, folder, allow_pickle=problem.allow_pickle) for name in names}
         checkpoints = with_host_names({**problem.checkpoints, **built}, problem.host)
         yield replace(problem, checkpoints=checkpoints)
 
@@ -235,13 +244,39 @@ def open_model(
     written = None if digest is None else run.path / MODELS / digest
     if written is not None and is_folder(written):
         return Checkpoint.open(written, reference)
-    problem, history = reopen(run, allow_pickle=allow_pickle), History(run.events())
+    with _opening(run.path, reference):
+        problem, history = reopen(run, allow_pickle=allow_pickle), History(run.events())
     candidate = _named_candidate(problem, history, digest, reference)
     recipe = recipe_of(problem.space, candidate, history.candidates)
     folder = run.path / MODELS / recipe.digest[:16]
     if not folder.exists():
         write(recipe, problem.checkpoints, folder, folder=members_folder(run.path))
     return Checkpoint.open(folder, reference)
+
+
+_opened_now: ContextVar[tuple[Path, ...]] = ContextVar("_opened_now", default=())
+"""The runs whose best models are being opened, each for the one before it."""
+
+
+@contextmanager
+def _opening(folder: Path, reference: str) -> Iterator[None]:
+    """Note that a run is being opened while the block runs.
+
+    Raises:
+        RunFolderError: it is being opened already, so it is a parent of itself.
+    """
+    here, above = folder.resolve(), _opened_now.get()
+    if here in above:
+        circle = " -> ".join(map(str, [*above[above.index(here) :], here]))
+        raise RunFolderError(
+            f"Parent {reference!r} is a run that is made from itself ({circle}), since a run was "
+            "moved or copied to the place of another one; put each back where it was."
+        )
+    token = _opened_now.set((*above, here))
+    try:
+        yield
+    finally:
+        _opened_now.reset(token)
 
 
 def _named_candidate(

@@ -9,18 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from evomerge.errors import ConfigError, RecipeError, SearchError, did_you_mean
+from evomerge.errors import CheckpointError, ConfigError, RecipeError, SearchError, did_you_mean
 from evomerge.execute.protocol import Executor
 from evomerge.run.activity import WORKERS
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import MERGEKIT, NOT_IN_MERGEKIT, RunFolder
 from evomerge.run.history import Candidate, History
-from evomerge.run.journal import Journal
 from evomerge.run.logbook import Follower, Logbook
+from evomerge.run.writable import NO_ROOM
 from evomerge.scores import SPLITS, Scores
 from evomerge.searching.loop import Plan, Search
 from evomerge.searching.session import Session
 from evomerge.searching.window import Window
+from evomerge.setup.anchored import anchored_recipe
 from evomerge.setup.fidelity import make_fidelity
 from evomerge.setup.inline import make_inline
 from evomerge.setup.merges import temporarily_built
@@ -68,11 +69,20 @@ def run_search(
     try:
         return _run_search(problem, run, new_budget, followers)
     except OSError as error:
-        reason = f"{error.strerror or error}: {error.filename or run.path}"
-        raise SearchError(
-            f"The run {run.path} could not be read or written ({reason}); free space on the disk "
-            f"or repair it, then go on with `evomerge resume {shlex.quote(str(run.path))}`."
-        ) from error
+        raise _disk_error(run, error) from error
+    except CheckpointError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in NO_ROOM:  # a model in `models/`
+            raise _disk_error(run, cause) from error
+        raise
+
+
+def _disk_error(run: RunFolder, error: OSError) -> SearchError:
+    reason = f"{error.strerror or error}: {error.filename or run.path}"
+    return SearchError(
+        f"The run {run.path} could not be read or written ({reason}); free space on the disk "
+        f"or repair it, then go on with `evomerge resume {shlex.quote(str(run.path))}`."
+    )
 
 
 def _run_search(
@@ -82,15 +92,16 @@ def _run_search(
     followers: Sequence[Follower],
 ) -> Candidate:
     ranking, fidelity = problem.ranking, make_fidelity(problem.config)
-    with run.writing(), Journal(run.journal_path) as journal, run.logged():
+    with run.writing() as journal, run.logged():
         (run.path / WORKERS).unlink(missing_ok=True)  # left behind by a session that was killed
         if warning := other_versions(problem.config):
             log.warning(warning)
         attempts = Attempts(run.path / "attempts.jsonl")
         logbook = Logbook(run, journal, followers)
-        budget = logbook.history.budget
-        if {**budget, **new_budget} != budget:
-            event = {"event": "budget", **new_budget}
+        budget = problem.config.budget.model_dump() | logbook.history.budget
+        changed = {name: value for name, value in new_budget.items() if budget[name] != value}
+        if changed:
+            event = {"event": "budget", **changed}
             journal.append(event)
             logbook.history.apply(event)
         make = EXECUTORS[problem.config.executor.kind]
@@ -165,7 +176,7 @@ def publish(
     there = {path.name for path in folder.glob("*.yaml")}
     for name in members.keys() - there:
         recipe = recipe_of(problem.space, members[name], history.candidates)
-        run.write(f"front/{name}", recipe.to_yaml())
+        run.write(f"front/{name}", anchored_recipe(recipe, run.path).to_yaml())
     for name in there - members.keys():
         (folder / name).unlink()
 

@@ -22,6 +22,7 @@ from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping, yaml_text
 from evomerge.run.atomic import create_folder
 from evomerge.run.folder import STAGES, RunFolder, stage_folder
+from evomerge.setup.anchored import is_winner_of_stage, winner_of_stage
 from evomerge.setup.check import check_search
 from evomerge.setup.merges import MergeOpener
 from evomerge.setup.problem import Allowed, Problem
@@ -103,7 +104,11 @@ def start(
     problems = check(data, source, **allowed)
     kept = {name: bool(allowed.get(name)) for name in _KEPT}
     plain = {**data, "origin": str(source.parent.resolve()), **kept}
-    create_folder(folder, {STAGES: yaml_text(plain, width=110)})
+    try:
+        create_folder(folder, {STAGES: yaml_text(plain, width=110)})
+    except OSError as error:
+        RunFolder.check_free(folder)
+        raise RunFolderError(f"{folder} cannot be created: {error.strerror}.") from error
     if any(kept.values()):
         file = read_code(folder / STAGES)
         record({file.digest: str(file.path)})
@@ -149,13 +154,21 @@ def run_stages(
             run = RunFolder(path)
             each(run, continued(run, **allowed))
             continue
-        winners = {
-            f"stage:{earlier}": f"{RUN}{stage_folder(folder, earlier).resolve()}"
-            for earlier in range(1, number)
-        }
+        winners = {f"stage:{n}": winner_of_stage(n) for n in range(1, number)}
         config = stage(data, number, winners, f"{folder}, stage {number}")
-        problem = prepare(config, origin, **allowed)
+        starts = [_absolute(item, folder) for item in config.optimizer.start]
+        optimizer = config.optimizer.model_copy(update={"start": starts})
+        config = config.model_copy(update={"optimizer": optimizer})
+        earlier = None if number == 1 else stage_folder(folder, 1)
+        problem = prepare(config, origin, **allowed, stage=earlier)
         each(*begin(path, problem))
+
+
+def _absolute(reference: str, folder: Path) -> str:
+    """Return the reference of a start of a search; only the genomes found there are kept."""
+    if not is_winner_of_stage(reference):
+        return reference
+    return f"{RUN}{(folder / Path(reference).name).resolve()}"
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -210,6 +223,11 @@ def stage(
                     f"{', '.join(names) or 'none in the first stage'}."
                 )
             return names[value]
+        if isinstance(value, str) and is_winner_of_stage(value):
+            raise ConfigError(
+                f"{source}: {value!r} is how a run names its own stages; write `stage:N` for an "
+                "earlier stage, or the absolute path of another run."
+            )
         return value
 
     common = {key: value for key, value in data.items() if key != "stages"}

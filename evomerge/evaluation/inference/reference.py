@@ -30,6 +30,7 @@ from evomerge.evaluation.inference.sampling import (
     is_sampled,
     seed_of,
 )
+from evomerge.evaluation.inference.template import bounded
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +82,7 @@ class ReferenceLM:
             )
         self.max_length: int = self._lm.max_length
         self.tokenizer_name: str = self._lm.tokenizer_name
-        self.chat_template: Callable[..., str] = self._lm.apply_chat_template
+        self.chat_template: Callable[..., str] = bounded(self._lm.apply_chat_template)
         self._end = self._lm.tok_decode(self._lm.eot_token_id, skip_special_tokens=False)
 
     def request(self, instance: Instance, name: str = "") -> Request:

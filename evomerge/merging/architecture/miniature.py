@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +26,7 @@ from evomerge.merging.architecture.submodel import (
 )
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.stacks import Stack
+from evomerge.run.temporary import TemporaryFolder
 
 _BLOCK = re.compile(r"(.*?\.\d+)\.")
 _TOKENS = 5
@@ -113,8 +112,7 @@ class Miniature:
 
     def _make(self, config: dict[str, Any]) -> None:
         made = transformers_config(config)
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
+        with TemporaryFolder() as folder:
             with quiet():
                 model_class(made)(made).save_pretrained(folder)
             saved = Checkpoint.open(folder, "miniature")
