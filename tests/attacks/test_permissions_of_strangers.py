@@ -6,11 +6,11 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from search_run import write_search
+from search_run import SMALL, write_search
 
 from evomerge import zoo
 from evomerge.__main__ import run
-from evomerge.config.schema import Frozen
+from evomerge.config.schema import Frozen, parse
 from evomerge.errors import CheckpointError
 from evomerge.models import pickles
 from evomerge.setup.own_code import is_permitted, keep_permission
@@ -67,9 +67,9 @@ def test_the_search_in_stages_of_a_stranger_allows_nothing_either(tmp_path, monk
     data = {"stages": [{}], "origin": str(tmp_path), "allow_pickle": True, "allow_code": True}
     (tmp_path / "stages.yaml").write_text(yaml.safe_dump(data))
     seen = []
-    monkeypatch.setattr(stages, "stage", lambda *arguments: None)
+    monkeypatch.setattr(stages, "stage", lambda *arguments: parse(SMALL, "a stage"))
     monkeypatch.setattr(stages, "begin", lambda *arguments: arguments)
     monkeypatch.setattr(stages, "prepare", lambda *arguments, **allowed: seen.append(allowed))
     stages.run_stages(tmp_path, lambda run, problem: None)
     stages.run_stages(tmp_path, lambda run, problem: None, allow_code=True)
-    assert seen == [{}, {"allow_code": True}]
+    assert seen == [{"stage": None}, {"stage": None, "allow_code": True}]
