@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import CheckpointError
+from evomerge.models.code_keys import without_code
 from evomerge.models.files import TEMPLATES, check_files
 from evomerge.models.fingerprint import content_digest
 from evomerge.models.grams import Gram, GramFile
@@ -155,6 +156,7 @@ class Checkpoint:
                 )
         predictions = prediction_tensors(tensors)
         kept = {name: info for name, info in tensors.items() if name not in predictions}
+        config = without_code(config)
         return cls(reference, folder, config, kept, adapter, predictions=predictions)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from evomerge.config.schema import SearchConfig
+from evomerge.models.code_keys import code_notes
 from evomerge.models.prediction import prediction_notes
 from evomerge.models.types import type_notes
 from evomerge.optimize import BUILTIN
@@ -86,6 +87,7 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
     notes += (note for merge in problem.merges.values() for note in merge.notes)
     host = problem.checkpoints[problem.host]
     notes += type_notes([host, *others])
+    notes += code_notes(problem.host, [host.folder / "config.json", *host.companions])
     notes += prediction_notes(n for n, item in problem.checkpoints.items() if item.predictions)
     if problem.config.evaluation.backend == "vllm" and not _tasks_by_answer(problem)[0]:
         notes.append(
