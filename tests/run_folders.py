@@ -8,7 +8,7 @@ from search_run import SMALL
 
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import outcome_fields
-from evomerge.run.journal import Event, encode
+from evomerge.run.lines import Event, Lines
 from evomerge.scores import Failure, Outcome, Scores
 
 KEY = "zoo_l2_maths/exact_match"
@@ -41,9 +41,23 @@ def write_run(
 ) -> RunFolder:
     """Create a run folder with these events, followed by an incomplete line."""
     run = RunFolder.create(folder, SMALL | changes)
-    with run.journal_path.open("ab") as file:
-        file.write(b"".join(map(encode, events)) + torn)
+    append(run, events, torn)
     return run
+
+
+def append(run: RunFolder, events: Sequence[Event], torn: bytes = b"") -> None:
+    """Write events to a run as its writer does, followed by an incomplete line."""
+    added = lines_of(events, run.journal_path.read_bytes())
+    with run.journal_path.open("ab") as file:
+        file.write(b"".join(added) + torn)
+
+
+def lines_of(events: Sequence[Event], before: bytes = b"") -> list[bytes]:
+    """Return the lines of events that follow the complete lines of a journal."""
+    lines = Lines()
+    for line in before.split(b"\n")[:-1]:
+        lines.decode(line)
+    return [lines.encode(event) for event in events]
 
 
 FAILED = Failure("merge", "no <finite> weights")

@@ -106,6 +106,7 @@ def events_of(run: Path) -> dict[tuple, str]:
     found = {}
     for line in (run / "journal.jsonl").read_text().splitlines():
         event = json.loads(line[line.index("{") :])
+        del event["n"], event["after"]
         key = (event["event"], event.get("candidate"), event.get("split"))
         assert key not in found or event["event"] in ("budget", "threads")
         found[key] = json.dumps(event, sort_keys=True)

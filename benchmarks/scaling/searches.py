@@ -15,7 +15,6 @@ from evomerge.optimize.protocol import Optimizer
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate
-from evomerge.run.journal import Journal
 from evomerge.run.logbook import Follower, Logbook
 from evomerge.scores import Objective
 from evomerge.searching.loop import Order, Plan, Search
@@ -159,7 +158,7 @@ def run_search(
     def publish(front: Sequence[Candidate], best: Candidate) -> None:
         run.write("best.yaml", recipe_of(space, best).to_yaml())
 
-    with run.writing(), Journal(run.journal_path) as journal:
+    with run.writing() as journal:
         session = Session(
             Logbook(run, journal, followers),
             make_executor,

@@ -8,7 +8,7 @@ from types import TracebackType
 from tqdm.auto import tqdm
 
 from evomerge.run.history import History
-from evomerge.run.journal import Event
+from evomerge.run.lines import Event
 
 
 class ProgressBar:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -51,11 +50,13 @@ class Run:
         return f"{self.folder}: {answer}\n{title}:\n{models.to_string(index=False)}"
 
     def _repr_html_(self) -> str:
+        from evomerge.report.markup import text
+
         answer, title, models = self._summary()
-        said = f"<p><b>{html.escape(str(self.folder))}</b>: {html.escape(answer)}</p>"
+        said = f"<p><b>{text(str(self.folder))}</b>: {text(answer)}</p>"
         if models is None:
             return said
-        return f"{said}<p>{html.escape(title)}:</p>{models.to_html(index=False)}"
+        return f"{said}<p>{text(title)}:</p>{models.to_html(index=False)}"
 
     def _summary(self) -> tuple[str, str, pd.DataFrame | None]:
         """Return the verdict, and the title and rows of a table for people; None without scores."""
@@ -187,6 +188,7 @@ class Run:
         *,
         dtype: str | None = None,
         shard_size: str = "5GB",
+        allow_pickle: bool = False,
     ) -> Path:
         """Write a candidate as an ordinary Hugging Face checkpoint, bit for bit what was scored.
 
@@ -195,6 +197,7 @@ class Run:
             candidate: `best`, or a number.
             dtype: dtype of the weights, if not the one that was scored.
             shard_size: largest size of a weight file.
+            allow_pickle: accept parents with pickled weights, even if the run was not started here.
 
         Returns:
             the folder.
@@ -204,7 +207,9 @@ class Run:
         """
         from evomerge.export.candidate import export_candidate
 
-        export_candidate(self._run, Path(out), str(candidate), dtype, shard_size)
+        export_candidate(
+            self._run, Path(out), str(candidate), dtype, shard_size, allow_pickle=allow_pickle
+        )
         return Path(out)
 
     def report(self, out: str | PathLike[str] | None = None) -> Path:

@@ -51,7 +51,7 @@ class BudgetConfig(Section):
     """The bounds of a search; it ends at the first one that it reaches."""
 
     candidates: int | None = Field(
-        None, ge=1, description="largest number of candidates, baselines included"
+        None, ge=1, le=10**9, description="largest number of candidates, baselines included"
     )
     hours: float | None = Field(
         None, ge=0.001, description="largest working time in hours, over all sessions"
@@ -62,6 +62,7 @@ class BudgetConfig(Section):
     patience: int | None = Field(
         None,
         ge=1,
+        le=10**9,
         description="number of candidates, one after the other, none of which is better than the "
         "best one before them, at which the search ends",
     )
@@ -118,6 +119,11 @@ class Frozen(Section):
     sources: dict[str, dict[str, str]] = Field(
         default_factory=dict,
         description="split -> task -> task and split that its document ids belong to",
+    )
+    tasks: dict[str, dict[str, dict[str, str]]] = Field(
+        default_factory=dict,
+        description="split -> task -> digests of its documents, prompts and settings; a task that "
+        "has changed is refused. Empty in runs of earlier versions",
     )
     datasets: dict[str, dict[str, HubDataset]] = Field(
         default_factory=dict,

@@ -12,6 +12,8 @@ from importlib.metadata import version
 from huggingface_hub import ModelCardData
 
 from evomerge.config.schema import SearchConfig
+from evomerge.errors import without_controls
+from evomerge.export.markdown import code, plain, row
 from evomerge.export.metadata import card_data, hub_datasets, results_on_test
 from evomerge.export.parents import Parent, common_licence
 from evomerge.export.repeat import how_to_repeat, search_file
@@ -117,7 +119,7 @@ def search_card(
     )
     intro = (
         f"Candidate {candidate.number} of an evomerge {version('evomerge')} search over "
-        f"{len(history.candidates)} candidates (optimizer {config.optimizer.name}, seed "
+        f"{len(history.candidates)} candidates (optimizer {plain(config.optimizer.name)}, seed "
         f"{config.seed}). {_recipe_sentences(merge)}"
     )
     chosen = "" if candidate is best else f" --candidate {candidate.number}"
@@ -165,7 +167,7 @@ def _files(
         *(
             f"- {key}: {_named(merge.parents[reference])}"
             if reference in merge.parents
-            else f"- {key}: `{reference}`"
+            else f"- {key}: {code(reference)}"
             for key, reference in letters.items()
         ),
         "",
@@ -175,14 +177,14 @@ def _files(
         *repeat,
     ]
     text = "\n".join(lines).rstrip()
-    card = f"---\n{data.to_yaml()}\n---\n\n{text}\n"
+    card = f"---\n{without_controls(data.to_yaml())}\n---\n\n{text}\n"
     return {CARD: card, **({PICTURE: svg_text(figure, transparent=False)} if figure else {})}
 
 
 def _named(parent: Parent) -> str:
     """Return the name of a parent; of one that is a merge itself, those of its parents too."""
     own = ", ".join(map(_named, parent.merged_from))
-    return f"`{parent.name}`" + (f" (a merge of {own})" if own else "")
+    return code(parent.name) + (f" (a merge of {own})" if own else "")
 
 
 def _recipe_sentences(merge: Merge) -> str:
@@ -190,11 +192,11 @@ def _recipe_sentences(merge: Merge) -> str:
     methods = sorted({layer.method for layer in merge.recipe.every_layer()})
     members = ""
     if merge.recipe.members:
-        names = " and ".join(f"`{name}`" for name in merge.recipe.members)
+        names = " and ".join(map(code, merge.recipe.members))
         members = f" It merges earlier merges of the search ({names}), whose recipes are there too."
     mergekit = ", and for mergekit in `mergekit_config.yml`" if merge.mergekit else ""
     return (
-        f"Merge method: {', '.join(methods)}. The exact recipe is in `evomerge_recipe.yaml`"
+        f"Merge method: {plain(', '.join(methods))}. The exact recipe is in `evomerge_recipe.yaml`"
         f"{mergekit}.{members} (`evomerge push` does not upload these files if they name folders "
         "of the machine where the model was made.)"
     )
@@ -208,7 +210,7 @@ def _path(merge: Merge) -> list[str]:
         text = text.replace(f"= {reference}", f"= {names[reference]}")
     return [
         "Path through the layers (`B8-15x0.9`: layers 8 to 15 of parent B, the hidden state "
-        f"multiplied by 0.9 where it enters; folded into the weights): `{text}`",
+        f"multiplied by 0.9 where it enters; folded into the weights): {code(text)}",
         "",
     ]
 
@@ -229,12 +231,12 @@ def _sources(config: SearchConfig) -> list[str]:
     known = config.frozen.sources if config.frozen else {}
     note = sampling_note(config.frozen.sampled) if config.frozen else None
     listed = [
-        f"{split}: {', '.join(f'`{source}`' for source in dict.fromkeys(known[split].values()))}"
+        f"{split}: {', '.join(map(code, dict.fromkeys(known[split].values())))}"
         for split in SPLITS
         if split in known
     ]
     lines = [f"Sources of the documents ({'; '.join(listed)}).", ""] if listed else []
-    return lines + ([note, ""] if note is not None else [])
+    return lines + ([plain(note), ""] if note is not None else [])
 
 
 def _of_one(candidate: Candidate, ranking: Ranking) -> list[str]:
@@ -267,17 +269,17 @@ def _table(table: Standings, names: Mapping[str, str]) -> list[str]:
     """Return standings as a Markdown table: a row for each score and model, the test first."""
     splits = tuple(reversed(SPLITS))
     lines = [
-        f"| score | model | {' | '.join(splits)} |",
+        row(("score", "model", *splits)),
         "|---" * (len(splits) + 2) + "|",
     ]
     for column in table.columns:
         factor = table.factor(column)
         score = f"{column} in %" if factor == 100 else column
-        for row in table.rows:
-            found = [row.estimates.get((split, column)) for split in splits]
+        for model in table.rows:
+            found = [model.estimates.get((split, column)) for split in splits]
             cells = [" ".join(item.texts(factor)).strip() if item else "-" for item in found]
-            label = names.get(row.label, row.label).replace("|", "\\|")
-            lines.append(f"| {score} | {label} | {' | '.join(cells)} |")
+            label = names.get(model.label, model.label)
+            lines.append(row((score, label, *cells)))
     return lines
 
 
@@ -285,10 +287,12 @@ def _licence(merge: Merge, letters: Mapping[str, str]) -> list[str]:
     """Return the section about the licence; nothing is concluded from cards that do not agree."""
     licence = common_licence(merge.used)
     if licence is not None:
-        text = f"The cards of all parents name the licence `{licence.label}`; so does this card."
+        text = (
+            f"The cards of all parents name the licence {code(licence.label)}; so does this card."
+        )
         return ["## Licence", "", text, ""]
     said = [
-        f"- {letter}: " + ", ".join(f"`{item.label}`" if item else "not known" for item in licences)
+        f"- {letter}: " + ", ".join(code(item.label) if item else "not known" for item in licences)
         for letter, licences in (
             (letter, merge.parents[reference].licences)
             for letter, reference in letters.items()

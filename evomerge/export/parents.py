@@ -13,7 +13,7 @@ from typing import Any
 
 from evomerge.errors import InputError
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.references import hub_id, split_kind
+from evomerge.models.references import hub_id, split_adapter, split_kind
 from evomerge.setup.merges import MergedParent
 from evomerge.setup.runs import open_model
 
@@ -161,7 +161,7 @@ def common_languages(parents: Iterable[Parent]) -> tuple[str, ...]:
 
 def _published(reference: str, checkpoint: Checkpoint) -> str:
     kind, rest = split_kind(reference)
-    model, plus, adapter = rest.partition("+")
+    model, plus, adapter = split_adapter(rest, Path.cwd())
     if not _is_from_hub(checkpoint.folder) and not model.startswith("zoo:"):
         model = _last_part(model)
     if checkpoint.adapter is not None and not _is_from_hub(checkpoint.adapter):

@@ -8,17 +8,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from evomerge.errors import EvomergeError, RecipeError
 from evomerge.mergekit import separated
 from evomerge.merging.methods import get_method
 from evomerge.models.prediction import prediction_notes
-from evomerge.models.references import is_file, is_folder, place, split_kind
+from evomerge.models.references import is_file, is_folder, place, split_adapter, split_kind
 from evomerge.models.types import type_notes
 from evomerge.parsing.texts import read_text
+from evomerge.run.temporary import TemporaryFolder
 from evomerge.run.writable import check_new_folder
-from evomerge.setup.anchored import anchored_file, anchored_parent
+from evomerge.setup.anchored import anchored_file, anchored_parent, anchored_recipe
 from evomerge.setup.merges import MergeOpener
 from evomerge.setup.recipe_file import read_recipe_file
 from evomerge.setup.runs import open_model
@@ -73,23 +73,23 @@ def merge_recipe(
     from evomerge.merging.backend import write
 
     check_new_folder(out)
-    with TemporaryDirectory(prefix="evomerge-") as inner, _as_in_file(file, Path(inner)):
-        opener = MergeOpener(open_model, models=Path(inner) / "models")
+    with TemporaryFolder() as inner, _as_in_file(file, inner):
+        opener = MergeOpener(open_model, models=inner / "models")
         given = read_text(file, RecipeError)
         several = len(documents(given)) > 1
-        parts = _separate(file, given, Path(inner)) if several else {}
-        source = Path(inner) / _LAST if several else file
+        parts = _separate(file, given, inner) if several else {}
+        source = inner / _LAST if several else file
         content = read_recipe_file(
             source,
             lambda name: opener(name, _folder(name, source), allow_pickle=allow_pickle),
             truncate=truncate,
         )
         inside = [note for item in opener.found.values() for note in item.notes]
-        notes = [*content.notes, *(_with_documents(note, Path(inner)) for note in inside)]
+        notes = [*content.notes, *(_with_documents(note, inner) for note in inside)]
         if strict and notes:
             raise RecipeError(_refusal(file, notes))
         recipe, checkpoints = content.recipe, content.checkpoints
-        extra = {"evomerge_recipe.yaml": recipe.to_yaml(), **parts}
+        extra = {"evomerge_recipe.yaml": anchored_recipe(recipe, file.parent).to_yaml(), **parts}
         known = all(get_method(layer.method).in_mergekit for layer in recipe.every_layer())
         mergekit = given if content.mergekit and known else to_mergekit(recipe, checkpoints)
         if mergekit is not None:
@@ -161,7 +161,7 @@ def _refusal(file: Path, notes: Sequence[str]) -> str:
 def _folder(reference: str, file: Path) -> Path:
     """Return the folder that a relative path in a recipe file starts from."""
     kind, path = split_kind(reference)
-    there = place(path if kind else path.partition("+")[0], Path.cwd())
+    there = place(path if kind else split_adapter(path, Path.cwd())[0], Path.cwd())
     return Path.cwd() if is_folder(there) or is_file(there) else file.parent
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -9,8 +10,13 @@ from typing import Any
 import yaml
 
 from evomerge.config.schema import SearchConfig
+from evomerge.export.markdown import block, code, plain
 from evomerge.export.parents import Parent
+from evomerge.models.references import split_kind
 from evomerge.recipe import Grams
+
+_PATH = re.compile(r"(?<![\w.~/-])(~|\.{1,2})?(/[^\s/:+,;='\"()\[\]{}]+)+/?")
+"""A path that begins in the root, the home folder or this one; no address of the web."""
 
 
 def how_to_repeat(
@@ -31,15 +37,13 @@ def how_to_repeat(
     return [
         "## How to repeat",
         "",
-        "```",
-        *commands,
-        "```",
+        *block(commands),
         "",
-        *([f"Made with {used}.", ""] if used else []),
+        *([f"Made with {plain(used)}.", ""] if used else []),
         "Fingerprints of the parents (SHA-256 of config, tokenizer and samples of the weights; "
         "`frozen.parents` in the search file of a run has them too):",
         "",
-        *(f"- `{parent.name}`: `{parent.fingerprint}`" for parent in parents),
+        *(f"- {code(parent.name)}: {code(parent.fingerprint)}" for parent in parents),
         "",
         *_gram_files(grams or {}),
     ]
@@ -54,7 +58,7 @@ def _gram_files(grams: Mapping[str, Grams]) -> list[str]:
         "wrote):",
         "",
         *(
-            f"- `{PurePath(item.file).name}` of `{name}`: `{item.sha256}`"
+            f"- {code(PurePath(item.file).name)} of {code(name)}: {code(item.sha256)}"
             for name, item in grams.items()
         ),
         "",
@@ -76,9 +80,7 @@ def search_file(config: SearchConfig, names: Mapping[str, str]) -> list[str]:
     return [
         "Search file (`search.yaml`), without what is at its default:",
         "",
-        "```yaml",
-        *text.strip().splitlines(),
-        "```",
+        *block(text.strip().splitlines(), "yaml"),
         "",
     ]
 
@@ -90,9 +92,13 @@ def _published(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, list):
         return [_published(item, names) for item in value]
     if isinstance(value, str):
-        return names.get(value) or (PurePath(value).name if _is_path(value) else value)
+        return names.get(value) or _without_folders(value)
     return value
 
 
-def _is_path(text: str) -> bool:
-    return text.startswith(("/", "~", "./", "../"))
+def _without_folders(text: str) -> str:
+    """Return a text in which paths are cut to their last part, wherever they stand in it."""
+    kind, rest = split_kind(text)
+    if rest.startswith(("/", "~", "./", "../")):  # one path, perhaps with spaces
+        return kind + "+".join(PurePath(part).name for part in rest.split("+"))
+    return _PATH.sub(lambda found: PurePath(found[0]).name, text)

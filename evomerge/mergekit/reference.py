@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.references import split_adapter
 
 
 def mergekit_reference(checkpoint: Checkpoint) -> str:
@@ -11,7 +14,7 @@ def mergekit_reference(checkpoint: Checkpoint) -> str:
     It is the Hub id for a model in the cache of the Hub, or else the absolute path of the folder;
     `+` and the same for the adapter follow, if there is one.
     """
-    model, _, adapter = checkpoint.reference.partition("+")
+    model, _, adapter = split_adapter(checkpoint.reference, Path.cwd())
     if checkpoint.folder.parent.name != "snapshots":
         model = str(checkpoint.folder.absolute())
     if checkpoint.adapter is not None:

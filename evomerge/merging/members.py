@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from evomerge.errors import CheckpointError
 from evomerge.merging.tensors.pages import resident_bytes
@@ -23,6 +22,7 @@ from evomerge.merging.tensors.reader import Patch
 from evomerge.merging.writer import LEAST_MEMORY, write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
+from evomerge.run.temporary import TemporaryFolder
 
 KEPT = 24
 """Number of models that have room in the folder, if there is no other bound."""
@@ -50,8 +50,8 @@ class Members:
         patches: Mapping[str, Patch] | None = None,
     ) -> None:
         self.parents, self._room, self._patches = parents, room, patches
-        self._temporary = TemporaryDirectory(prefix="evomerge-") if folder is None else None
-        self.folder = Path(self._temporary.name) if self._temporary else Path(folder or "")
+        self._temporary = TemporaryFolder() if folder is None else None
+        self.folder = self._temporary.path if self._temporary else Path(folder or "")
         self._locks: dict[str, int] = {}
         """File descriptors of the locks of the members that are in use, by digest."""
 
@@ -84,7 +84,7 @@ class Members:
         """Let go of all members, and remove the folder if it is temporary."""
         self._release(())
         if self._temporary:
-            self._temporary.cleanup()
+            self._temporary.close()
 
     def _place(self, recipe: Recipe) -> Path:
         return self.folder / recipe.digest[:16]

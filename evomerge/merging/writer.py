@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -29,8 +28,10 @@ from evomerge.merging.tensors.reader import Patch, Reader, TokenRows
 from evomerge.merging.tensors.threads import MOST, Budget, count_threads, for_each
 from evomerge.merging.tensors.whole import WholeAngles
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.code_keys import text_without_code
 from evomerge.recipe import Recipe
 from evomerge.run.atomic import atomic_folder
+from evomerge.run.writable import NO_ROOM
 
 LEAST_MEMORY = 1 << 29
 """Minimum bytes that merging needs in addition to the interpreter and its modules."""
@@ -95,14 +96,18 @@ def write_model(
     left_out = {*extra, *dropped}
     companions = [file for file in planner.host.companions if file.name not in left_out]
     _check_room(out, sum(map(nbytes, plans)) if weights else 0, companions)
-    with atomic_folder(out) as folder, _disk_errors(out):
+    with _disk_errors(out), atomic_folder(out) as folder:
         shards = split_into_shards(plans, shard_size, folder)
         for name, text in {**extra, **index_files(shards)}.items():
             (folder / name).write_text(text, encoding="utf-8")
         for file in companions:
             target = folder / file.relative_to(planner.host.folder)
             target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, target)
+            cleaned = text_without_code(file)
+            if cleaned is None:
+                shutil.copyfile(file, target)
+            else:
+                target.write_text(cleaned, encoding="utf-8")
         if not weights:
             for shard in shards:
                 ShardWriter(shard, folder, Buffers(0), reader.pages).close()
@@ -208,7 +213,7 @@ def _disk_errors(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        full = error.errno in NO_ROOM
         advice = "; free disk space, or choose a folder on another disk" if full else ""
         raise CheckpointError(
             f"Writing {out} failed, and it was not created: {error.strerror or error}{advice}."

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import CheckpointError
+from evomerge.models.code_keys import without_code
+from evomerge.models.files import TEMPLATES, check_files
 from evomerge.models.fingerprint import content_digest
 from evomerge.models.grams import Gram, GramFile
 from evomerge.models.prediction import prediction_tensors
@@ -28,6 +30,7 @@ from evomerge.models.stacks import (
     is_other_modality,
     shortest,
 )
+from evomerge.parsing.texts import read_text
 
 Place: TypeAlias = Literal["embeddings", "head", "kept", "buffer"]
 
@@ -116,12 +119,14 @@ class Checkpoint:
                 if there are no safetensors files.
 
         Raises:
-            CheckpointError: the folder is not a model folder, a file is damaged, or the weights
-                are quantised.
+            CheckpointError: the folder is not a model folder, a file is damaged or a link out of
+                the folder, or the weights are quantised.
         """
         folder = Path(folder)
         if not folder.is_dir():
             raise CheckpointError(f"Parent {reference!r}: there is no folder {str(folder)!r}.")
+        if not reference.startswith("zoo:"):  # some installers link the files of a package
+            check_files(folder)
         if not (folder / "config.json").is_file():
             if any(folder.glob("*.gguf")):
                 raise CheckpointError(f"Parent {reference!r}: {GGUF_ADVICE}")
@@ -151,6 +156,7 @@ class Checkpoint:
                 )
         predictions = prediction_tensors(tensors)
         kept = {name: info for name, info in tensors.items() if name not in predictions}
+        config = without_code(config)
         return cls(reference, folder, config, kept, adapter, predictions=predictions)
 
     @property
@@ -273,7 +279,21 @@ class Checkpoint:
     def companions(self) -> tuple[Path, ...]:
         """The existing files among `COMPANION_FILES`, and additional chat templates."""
         named = [self.folder / name for name in COMPANION_FILES if (self.folder / name).is_file()]
-        return (*named, *sorted((self.folder / "additional_chat_templates").glob("*.jinja")))
+        return (*named, *sorted((self.folder / TEMPLATES).glob("*.jinja")))
+
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        """The files that have the tensors, and those of the adapter."""
+        if self.original is not None:
+            return self.original.weight_files
+        files = {info.file for info in self.tensors.values()}
+        return (*sorted(files), *(sorted(self.adapter.glob("adapter_*")) if self.adapter else ()))
+
+    @property
+    def generation(self) -> str | None:
+        """Text of `generation_config.json`, or None if there is no such file."""
+        file = self.folder / "generation_config.json"
+        return read_text(file, CheckpointError) if file.is_file() else None
 
     @property
     def nbytes(self) -> int:
@@ -331,7 +351,9 @@ class Checkpoint:
         if self.original is not None:
             return self.original.fingerprint
         files = [self.folder / "config.json", *self.companions]
-        files += sorted(self.adapter.glob("adapter_*")) if self.adapter else []
+        files += (
+            filter(Path.is_file, sorted(self.adapter.glob("adapter_*"))) if self.adapter else []
+        )
         return content_digest(files, self.tensors)
 
 

@@ -48,6 +48,22 @@ def is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113 - Path's raises for names that are too long
 
 
+def split_adapter(reference: str, relative_to: Path) -> tuple[str, str, str]:
+    """Return the model of a reference, the `+`, and the adapter; the last two are empty without it.
+
+    A `+` can also be part of a folder's name, so the longest beginning that is a folder is a model.
+
+    Args:
+        reference: a reference that `open_parent` takes.
+        relative_to: folder that relative paths start from.
+    """
+    ends = [len(reference), *(at for at, letter in enumerate(reference) if letter == "+")]
+    for end in sorted(ends if "+" in reference else [], reverse=True):
+        if is_folder(place(reference[:end], relative_to)):
+            return reference[:end], reference[end : end + 1], reference[end + 1 :]
+    return reference.partition("+")
+
+
 def open_parent(reference: str, relative_to: Path, *, allow_pickle: bool = False) -> Checkpoint:
     """Open the checkpoint of a reference; a model on the Hub is downloaded.
 
@@ -59,7 +75,7 @@ def open_parent(reference: str, relative_to: Path, *, allow_pickle: bool = False
     Raises:
         CheckpointError: the model or adapter does not exist, or it is damaged.
     """
-    model, plus, adapter = reference.partition("+")
+    model, plus, adapter = split_adapter(reference, relative_to)
     if plus and not adapter:
         raise CheckpointError(
             f"Parent {reference!r} has no adapter after the `+`; add one, or remove the `+`."
@@ -140,7 +156,7 @@ def folder_with(names: list[str], reference: str, relative_to: Path) -> Path:
     Raises:
         CheckpointError: there is no such model.
     """
-    model = reference.partition("+")[0]
+    model = split_adapter(reference, relative_to)[0]
     if _is_on_hub(model, relative_to):
         return _fetch(model, names)
     return resolve(model, relative_to)

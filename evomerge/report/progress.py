@@ -12,7 +12,7 @@ from evomerge.report.confidence import fitness_interval
 from evomerge.run.activity import WORKERS, read_activity
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import Candidate, History
-from evomerge.run.journal import Event
+from evomerge.run.lines import Event
 from evomerge.scores import Failure, Scores
 from evomerge.searching.ranking import Ranking, front_of, ranking_of
 from evomerge.space.paths.path import describe

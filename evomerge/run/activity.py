@@ -6,11 +6,16 @@ Nothing depends on it but what `status` shows. It is there only while the search
 from __future__ import annotations
 
 import json
+import math
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from evomerge.errors import printable
+from evomerge.run.atomic import MARK
 
 WORKERS = "workers.json"
 
@@ -93,7 +98,8 @@ class Activity:
         if self._path is None:
             return
         workers = [asdict(self._states[number]) for number in sorted(self._states)]
-        part = self._path.with_suffix(".tmp")
+        # The next writer of the run removes a file of this name that a killed one has left.
+        part = self._path.with_name(f".{self._path.name}{MARK}{os.getpid()}")
         part.write_text(json.dumps({"workers": workers, "lost": self._losses}) + "\n", "utf-8")
         part.replace(self._path)
         self._written_at, self._is_new = time.monotonic(), False
@@ -110,14 +116,15 @@ def read_activity(path: Path) -> tuple[list[WorkerState], int]:
         states = [
             WorkerState(
                 int(item["number"]),
-                str(item["state"]),
-                str(item["place"]),
+                printable(str(item["state"])),
+                printable(str(item["place"])),
                 tuple(map(int, item["candidates"])),
-                str(item["split"]),
+                printable(str(item["split"])),
                 float(item["since"]),
             )
             for item in data["workers"]
         ]
-        return states, int(data["lost"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        is_finite = all(math.isfinite(state.since) for state in states)
+        return (states, int(data["lost"])) if is_finite else ([], 0)
+    except (OSError, ValueError, OverflowError, KeyError, TypeError, RecursionError):
         return [], 0

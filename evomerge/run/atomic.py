@@ -21,7 +21,8 @@ from pathlib import Path
 from evomerge.errors import CheckpointError
 from evomerge.run.writable import check_new_folder
 
-_MARK = ".partial-"
+MARK = ".partial-"
+"""Part of the hidden names of unfinished files and folders."""
 
 
 @contextmanager
@@ -37,7 +38,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     check_new_folder(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        folder, lock = _begin(out, folder=True)
+        folder, lock = begin(out, folder=True)
     except OSError as error:
         raise CheckpointError(f"{out.parent} cannot be written: {error.strerror}.") from error
     try:
@@ -60,15 +61,15 @@ def create_folder(path: Path, texts: Mapping[str, str]) -> None:
     """Create a folder with its files in one step. An empty folder of this name is replaced.
 
     Args:
-        path: the folder.
+        path: the folder; if it is a symbolic link, the folder is made where the link points to.
         texts: content of the files by name.
 
     Raises:
         OSError: the folder cannot be written, or exists and is not empty.
     """
-    path = path.absolute()
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder, lock = _begin(path, folder=True)
+    folder, lock = begin(path, folder=True)
     with _cleaned_up(folder, lock):
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
@@ -89,11 +90,19 @@ def replace_text(path: Path, text: str) -> None:
     if path.exists() and not path.is_file() and not path.is_dir():
         path.write_text(text, encoding="utf-8")
         return
-    path = Path(os.path.realpath(path))
-    partial, lock = _begin(path, folder=False)
+    replace_bytes(Path(os.path.realpath(path)), text.encode())
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that it has the old content or the new content at any time, never a part.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    partial, lock = begin(path, folder=False)
     with _cleaned_up(partial, lock):
-        with open(lock, "w", encoding="utf-8", closefd=False) as file:
-            file.write(text)
+        with open(lock, "wb", closefd=False) as file:
+            file.write(content)
         os.fsync(lock)
         partial.replace(path)
     _sync(path.parent)
@@ -110,7 +119,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial, lock = _begin(path, folder=False)
+    partial, lock = begin(path, folder=False)
     with _cleaned_up(partial, lock):
         yield partial
         partial.chmod(os.fstat(lock).st_mode)  # a library may have put another file in its place
@@ -128,31 +137,36 @@ def remove_abandoned(folder: Path, name: str | None = None) -> None:
         folder: the folder.
         name: final name of the file or folder; None: any name.
     """
-    for partial in folder.glob(f".{'*' if name is None else glob.escape(name)}{_MARK}*"):
+    for partial in folder.glob(f".{'*' if name is None else glob.escape(name)}{MARK}*"):
         try:
             lock = os.open(partial, os.O_RDONLY)
         except OSError:
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove(partial)
+            remove(partial)
         except OSError:
             pass  # its writer is running, or this process may not remove it
         finally:
             os.close(lock)
 
 
-def _begin(path: Path, *, folder: bool) -> tuple[Path, int]:
+def begin(path: Path, *, folder: bool, mode: int = 0o777) -> tuple[Path, int]:
     """Create an empty file or folder with a hidden name beside `path`.
+
+    Args:
+        path: the final path.
+        folder: whether it is a folder.
+        mode: permissions of a folder, less those that the umask takes.
 
     Returns:
         its path, and an open file descriptor that locks it.
     """
     remove_abandoned(path.parent, path.name)
     while True:
-        partial = path.with_name(f".{path.name}{_MARK}{secrets.token_hex(4)}")
+        partial = path.with_name(f".{path.name}{MARK}{secrets.token_hex(4)}")
         if folder:
-            partial.mkdir()
+            partial.mkdir(mode)
         flags = os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT | os.O_EXCL
         try:
             lock = os.open(partial, flags, 0o666)
@@ -173,13 +187,14 @@ def _cleaned_up(partial: Path, lock: int) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        _remove(partial)
+        remove(partial)
         raise
     finally:
         os.close(lock)
 
 
-def _remove(partial: Path) -> None:
+def remove(partial: Path) -> None:
+    """Remove an unfinished file or folder, as far as this process may."""
     if partial.is_dir() and not partial.is_symlink():
         shutil.rmtree(partial, ignore_errors=True)
     else:

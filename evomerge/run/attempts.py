@@ -82,6 +82,8 @@ class Attempts:
             file.write(_line(job, what))
 
     def _lines(self) -> Iterator[tuple[str, str]]:
+        if not self._path.is_file():  # there is no end to reading a pipe or a device
+            return
         try:
             lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:

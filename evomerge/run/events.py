@@ -12,6 +12,11 @@ from evomerge.errors import RunFolderError
 from evomerge.parsing.values import shown
 from evomerge.scores import Split
 
+REMEDY = (
+    "restore the journal from a copy, or keep only what is before this line by `evomerge resume "
+    "RUN --truncate`."
+)
+
 _STRICT = ConfigDict(strict=True)
 _Number = float | bool
 _Count = Annotated[int, Field(ge=0)]
@@ -98,6 +103,11 @@ class _Threads(TypedDict):
     threads: Annotated[int, Field(ge=1)]
 
 
+class _Search(TypedDict):
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    digest: str
+
+
 _KINDS: Mapping[str, TypeAdapter[Any]] = {
     "ask": TypeAdapter(_Ask),
     "tell": TypeAdapter(_Tell),
@@ -107,11 +117,16 @@ _KINDS: Mapping[str, TypeAdapter[Any]] = {
     "budget": TypeAdapter(_Budget),
     "memory": TypeAdapter(_Memory),
     "threads": TypeAdapter(_Threads),
+    "search": TypeAdapter(_Search),
 }
 
 
-def check_event(event: Mapping[str, Any]) -> None:
+def check_event(event: Mapping[str, Any], line: int) -> None:
     """Check the types of an event's fields. Unknown kinds and fields are ignored.
+
+    Args:
+        event: the event.
+        line: number of its line in the journal, for error messages.
 
     Raises:
         RunFolderError: a field is missing or has the wrong type.
@@ -126,6 +141,6 @@ def check_event(event: Mapping[str, Any]) -> None:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise RunFolderError(
-            f"The journal has an event {shown(kind)} whose {shown(place)} is wrong "
-            f"({first['msg']}); restore the journal from a copy."
+            f"Line {line} of the journal has an event {shown(kind)} whose {shown(place)} is wrong "
+            f"({first['msg']}); {REMEDY}"
         ) from None

@@ -6,18 +6,22 @@ import logging
 import os
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from evomerge.errors import RunFolderError
+from evomerge.parsing.links import check_inside, check_ordinary, entries
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping, yaml_text
 from evomerge.run.atomic import create_folder, remove_abandoned, replace_text
 from evomerge.run.frozen_file import changed_sections, with_digests
-from evomerge.run.journal import FORMAT, Event, encode, read
-from evomerge.run.lock import exclusive, is_held
+from evomerge.run.journal import Journal, read
+from evomerge.run.lines import HEADER, Event, Lines
+from evomerge.run.lock import is_held
+from evomerge.run.log_format import PlainFormatter
 from evomerge.run.timings import Timings
 from evomerge.run.writable import why_not_writable
 
@@ -27,6 +31,7 @@ CONFIG = "search.yaml"
 JOURNAL = "journal.jsonl"
 STAGES = "stages.yaml"
 MODELS = "models"
+_SUBFOLDERS = ("front", MODELS, f"{MODELS}/members")
 MERGEKIT = "best.mergekit.yaml"
 NOT_IN_MERGEKIT = "best.not-in-mergekit.txt"
 
@@ -51,6 +56,17 @@ def begun_stages(path: Path) -> list[Path]:
     return [folder for folder in folders if folder.exists()]
 
 
+def _check_entries(path: Path) -> None:
+    """Check that nothing in a run folder is elsewhere, since a search writes to all of it.
+
+    Raises:
+        RunFolderError: there is a link out of the folder, or a pipe or device.
+    """
+    found = entries(path, RunFolderError)
+    check_ordinary(found, RunFolderError)
+    check_inside(found, [path.resolve()], "the run", RunFolderError)
+
+
 class RunFolder:
     """A folder that holds one search.
 
@@ -62,9 +78,11 @@ class RunFolder:
         """Open an existing run; of a search in stages, the latest stage that has begun.
 
         Raises:
-            RunFolderError: the folder does not exist or is not a run.
+            RunFolderError: the folder does not exist, is not a run, or has a link out of it.
         """
         there = os.path.isdir(path)  # noqa: PTH112 - Path's raises for names that are too long
+        if there:
+            _check_entries(path)
         if there and (path / STAGES).is_file():
             begun = begun_stages(path)
             if not begun:
@@ -73,6 +91,7 @@ class RunFolder:
                     f"with `evomerge resume {shlex.quote(str(path))}`."
                 )
             path = begun[-1]
+            _check_entries(path)
         self.path = path
         if os.path.isfile(path):  # noqa: PTH113
             raise RunFolderError(
@@ -125,7 +144,7 @@ class RunFolder:
             RunFolderError: as for `check_free`, or another process creates the same folder.
         """
         cls.check_free(path)
-        header = encode({"event": "header", "format": FORMAT})
+        header = Lines().encode(HEADER)
         text = yaml_text(with_digests(config), width=110)
         try:
             create_folder(path, {CONFIG: text, JOURNAL: header.decode()})
@@ -171,15 +190,18 @@ class RunFolder:
         return read(self.journal_path)
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Hold the run's lock while the block runs, and remove what killed writers have left.
+    def writing(self) -> Iterator[Journal]:
+        """Open the journal for writing, and remove what killed writers have left.
+
+        Meanwhile no other process can write to the run.
 
         Raises:
-            RunFolderError: another process holds the lock.
+            RunFolderError: another process writes to the run, or the journal is damaged.
         """
-        with exclusive(self.path / "lock"):
-            remove_abandoned(self.path)
-            yield
+        with Journal(self.journal_path) as journal:
+            for folder in (self.path, *(self.path / name for name in _SUBFOLDERS)):
+                remove_abandoned(folder)
+            yield journal
 
     def remove(self) -> None:
         """Remove the run, after its search could not begin."""
@@ -189,7 +211,7 @@ class RunFolder:
     @property
     def is_running(self) -> bool:
         """Whether a process is writing to this run now."""
-        return is_held(self.path / "lock")
+        return is_held(self.journal_path)
 
     @property
     def why_not_in_mergekit(self) -> str | None:
@@ -207,9 +229,13 @@ class RunFolder:
 
     @contextmanager
     def logged(self) -> Iterator[None]:
-        """Write log messages of evomerge to the run's `log.txt` too, while the block runs."""
-        handler = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        """Write log messages of evomerge to the run's `log.txt` too, while the block runs.
+
+        Raises:
+            OSError: a message cannot be written; the call that logs it raises this.
+        """
+        handler = _LogFile(self.path / "log.txt", encoding="utf-8")
+        handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
         logger = logging.getLogger("evomerge")
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
@@ -218,3 +244,13 @@ class RunFolder:
         finally:
             logger.removeHandler(handler)
             handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that raises an error if it cannot be written, where logging prints a traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - named by logging
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            raise error
+        super().handleError(record)

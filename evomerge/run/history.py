@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evomerge.errors import RunFolderError, one_line
 from evomerge.parsing.values import shown
-from evomerge.run.events import check_event
-from evomerge.run.journal import Event
+from evomerge.run.events import REMEDY, check_event
+from evomerge.run.lines import Event
 from evomerge.scores import Failure, Outcome, Scores, Split
 
 SOUP = "soup"
@@ -120,6 +120,8 @@ class History:
         self.budget: dict[str, Any] = {}
         self.halvings = 0
         self.threads: int | None = None
+        self._lines = 0
+        """Number of events so far, each of which is a line of the journal."""
         self._open: dict[int, Candidate] = {}
         self._by_digest: dict[str, list[Candidate]] = {}
         for event in events:
@@ -131,14 +133,15 @@ class History:
         Raises:
             RunFolderError: the event cannot follow the earlier ones.
         """
-        check_event(event)
+        self._lines += 1
+        check_event(event, self._lines)
         try:
             self._apply(event)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise RunFolderError(
-                f"The journal has an event {shown(event.get('event'))} that cannot follow the "
-                f"events before it ({type(error).__name__}: {one_line(error)}); restore the "
-                "journal from a copy."
+                f"Line {self._lines} of the journal has an event {shown(event.get('event'))} that "
+                f"cannot follow the events before it ({type(error).__name__}: {one_line(error)}); "
+                f"{REMEDY}"
             ) from error
 
     def _apply(self, event: Event) -> None:
@@ -241,7 +244,17 @@ def outcome_of(event: Event) -> Outcome:
     """Return the outcome in a `tell`, `complete` or `score` event."""
     if "failure" in event:
         return Failure(**event["failure"])
-    return Scores.from_dict(event["scores"])
+    scores = Scores.from_dict(event["scores"])
+    return replace(scores, aggregates=_Aggregates(scores.aggregates))
+
+
+class _Aggregates(dict[str, float]):
+    """The aggregate scores of an event, `task/metric` -> value."""
+
+    def __missing__(self, key: str) -> float:
+        raise RunFolderError(
+            f"The journal has scores of a candidate without {shown(key)}; restore it from a copy."
+        )
 
 
 def outcome_fields(outcome: Outcome) -> Event:

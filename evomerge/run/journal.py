@@ -1,84 +1,75 @@
 """The journal: an append-only file of events that can be read after a kill at any byte.
 
-Each line is one event: eight hexadecimal digits of CRC-32, a space, the event as JSON. The first
-event is the header with the format version. A line is complete if it has a newline and the right
-checksum. What follows the last complete line is a write that was cut off by a kill; the next writer
-removes it. The journal has no clock times, so two runs of the same search write the same bytes.
-Times are in `timings.jsonl`, on which nothing depends.
+Each line is one event; see `evomerge.run.lines`. The first event is the header with the format
+version. A kill leaves at most one incomplete line, the last one, without its newline. Readers leave
+it out and the next writer removes it. Anything else that is not the next line is damage, which is
+refused. The journal has no clock times, so two runs of the same search write the same bytes. Times
+are in `timings.jsonl`, on which nothing depends.
 """
 
 from __future__ import annotations
 
-import json
+import copy
 import os
-import zlib
-from collections.abc import Mapping
+import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias
 
-from evomerge.errors import RunFolderError
-from evomerge.parsing.texts import json_value
-from evomerge.parsing.values import shown
+from evomerge.errors import RunFolderError, SearchError
 from evomerge.run.flush import Flusher
-
-FORMAT = 2
-"""Version of the journal format."""
-
-Event: TypeAlias = dict[str, Any]
-"""One event as plain JSON; see `evomerge.run.events` for the fields of each kind."""
+from evomerge.run.lines import FORMAT, HEADER, UNNUMBERED, Event, FormatError, LineError, Lines
+from evomerge.run.lock import close_locked, is_at, open_locked
 
 
-def encode(event: Mapping[str, Any]) -> bytes:
-    """Return the line of an event, with its newline."""
-    text = json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
-    return b"%08x " % zlib.crc32(text) + text + b"\n"
+@dataclass(frozen=True)
+class Scan:
+    """What a part of a journal has.
+
+    Attributes:
+        events: the events of its complete lines, up to the first one that is damaged.
+        size: number of bytes of these lines.
+        damage: why the line after them is refused; None if there is none, or it is only cut off.
+    """
+
+    events: list[Event]
+    size: int
+    damage: str | None
 
 
-def _is_whole(line: bytes) -> bool:
-    """Return whether a line, given without its newline, has the right checksum."""
-    return line[:9] == b"%08x " % zlib.crc32(line[9:])
-
-
-def _event(line: bytes, where: str) -> Event:
-    event = json_value(line[9:], where, RunFolderError)
-    if not isinstance(event, dict):
-        raise RunFolderError(f"{where} is not an event; restore the journal from a copy.")
-    return event
-
-
-def _scan(path: Path, position: int = 0, lines: int = 0) -> tuple[list[Event], int]:
-    """Return the complete events from a byte position on, and the position where they end.
+def scan(data: bytes, lines: Lines, path: Path) -> Scan:
+    """Check the lines of a journal, or of its rest from some line on.
 
     Args:
-        path: the file.
-        position: where a line begins.
-        lines: number of lines before that position, for error messages.
+        data: the bytes, which begin where a line begins.
+        lines: has checked all lines before.
+        path: the file, for error messages.
+
+    Raises:
+        RunFolderError: the journal has a format that this version does not read.
     """
-    with path.open("rb") as file:
-        file.seek(position)
-        data = file.read()
     events: list[Event] = []
     begin = 0
-    while (end := data.find(b"\n", begin)) >= 0:
-        line, number = data[begin:end], lines + len(events) + 1
-        if not _is_whole(line):
-            if any(map(_is_whole, data[end + 1 :].split(b"\n")[:-1])):
-                raise RunFolderError(
-                    f"{path} is damaged: line {number} does not match its checksum but "
-                    f"later lines do; restore it from a copy, or cut the file before that line."
-                )
-            break
-        events.append(_event(line, f"{path}, line {number}"))
-        begin = end + 1
-    return events, position + begin
+    try:
+        while (end := data.find(b"\n", begin)) >= 0:
+            events.append(lines.decode(data[begin:end]))
+            begin = end + 1
+    except LineError as error:
+        return Scan(events, begin, str(error))
+    except FormatError as error:
+        raise RunFolderError(
+            f"{path} has journal format {error}, but this version of evomerge reads the formats "
+            f"{UNNUMBERED} and {FORMAT}; use the version of evomerge that wrote it."
+        ) from None
+    torn = lines.may_be_torn(data[begin:])
+    return Scan(events, begin, None if torn else "has no end and is not a line that was cut off")
 
 
 def read(path: Path) -> list[Event]:
     """Return the complete events of a journal. Another process may write to it meanwhile.
 
     Raises:
-        RunFolderError: the file is missing, damaged in the middle, or of another format.
+        RunFolderError: the file is missing, damaged, or of another format.
     """
     return Reader(path).new_events()
 
@@ -92,39 +83,56 @@ class Reader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._position = self._lines = 0
+        self._position = 0
+        self._lines = Lines()
 
     def new_events(self) -> list[Event]:
         """Return the complete events that were written since the last call.
 
         Raises:
-            RunFolderError: the file is missing, damaged in the middle, or of another format.
+            RunFolderError: the file is missing, damaged, or of another format.
         """
+        path, lines = self._path, copy.copy(self._lines)
+        found = scan(self._new_bytes(), lines, path)
+        if found.damage is not None:
+            raise damage_error(path, lines.count + 1, found.damage)
+        self._position, self._lines = self._position + found.size, lines
+        return found.events
+
+    def _new_bytes(self) -> bytes:
         path = self._path
         try:
-            events, end = _scan(path, self._position, self._lines)
+            with path.open("rb") as file:
+                if file.seek(0, os.SEEK_END) < self._position:
+                    raise RunFolderError(
+                        f"{path} has become shorter while it was read; start this command again."
+                    )
+                file.seek(self._position)
+                return file.read()
         except FileNotFoundError as error:
             raise RunFolderError(
                 f"{path.parent} has no {path.name}; it is not a run folder."
             ) from error
         except OSError as error:
             raise RunFolderError(f"{path} cannot be read: {error.strerror}.") from error
-        if self._position == 0:
-            _check_header(path, events)
-        self._position, self._lines = end, self._lines + len(events)
-        return events
 
 
-def _check_header(path: Path, events: list[Event]) -> None:
-    if events and events[0].get("format") != FORMAT:
-        raise RunFolderError(
-            f"{path} has journal format {shown(events[0].get('format'))}; this version of evomerge "
-            f"reads format {FORMAT}."
-        )
+def damage_error(path: Path, line: int, reason: str) -> RunFolderError:
+    """Return the error for a journal with a damaged line.
+
+    Args:
+        path: the file.
+        line: number of the first line that is damaged, from 1.
+        reason: what is wrong with it, such as `does not match its checksum`.
+    """
+    return RunFolderError(
+        f"{path} is damaged: line {line} {reason}; restore it from a copy, or keep only what is "
+        f"before this line by `evomerge resume {shlex.quote(str(path.parent))} --truncate`."
+    )
 
 
 class Journal:
-    """A journal that is open for writing.
+    """A journal that is open for writing; meanwhile no other process can write to it.
 
     Attributes:
         path: the file.
@@ -136,22 +144,28 @@ class Journal:
         """Open a journal, or create one with its header; remove an incomplete last line.
 
         Raises:
-            RunFolderError: as for `read`.
+            RunFolderError: as for `read`, or another process writes to it.
         """
         self.path = path
-        self.events: list[Event] = []
-        end = 0
-        if path.exists():
-            self.events, end = _scan(path)
-            _check_header(path, self.events)
-        self._file = path.open("ab")
-        if self._file.tell() > end:
-            self._file.truncate(end)
-        os.fsync(self._file.fileno())
-        self._flusher = Flusher(self._file.fileno())
+        self._lines = Lines()
+        self._handle = open_locked(path)
+        try:
+            data = read_all(self._handle)
+            found = scan(data, self._lines, path)
+            if found.damage is not None:
+                raise damage_error(path, self._lines.count + 1, found.damage)
+            if len(data) > found.size:
+                os.ftruncate(self._handle, found.size)
+            os.fsync(self._handle)
+        except BaseException:
+            close_locked(self._handle)
+            raise
+        self.events, self._size = found.events, found.size
+        self._flusher = Flusher(self._handle)
+        self._is_open = True
         if not self.events:
-            self.events.append({"event": "header", "format": FORMAT})
-            self.append(self.events[0])
+            self.events.append(dict(HEADER))
+            self.append(HEADER)
 
     def append(self, event: Event) -> None:
         """Write an event.
@@ -160,11 +174,24 @@ class Journal:
         takes some milliseconds, for which nobody waits. What a power cut leaves is a journal up to
         some event, so the search goes on from there.
 
+        Args:
+            event: the event; it has no fields `n` and `after`.
+
         Raises:
             OSError: it cannot be written, or an earlier event could not be flushed to disk.
+            SearchError: another process has replaced, removed or changed the file.
         """
-        self._file.write(encode(event))
-        self._file.flush()
+        if not is_at(self._handle, self.path, self._size):
+            raise SearchError(
+                f"{self.path} was replaced, removed or changed by another process, so this search "
+                "has stopped; see that only one process writes to it, then go on with `evomerge "
+                f"resume {shlex.quote(str(self.path.parent))}`."
+            )
+        line = memoryview(self._lines.encode(event))
+        while line:
+            written = os.write(self._handle, line)
+            self._size += written
+            line = line[written:]
         self._flusher.note()
 
     def close(self) -> None:
@@ -173,12 +200,13 @@ class Journal:
         Raises:
             OSError: they could not be flushed.
         """
-        if self._file.closed:
+        if not self._is_open:
             return
+        self._is_open = False
         try:
             self._flusher.close()
         finally:
-            self._file.close()
+            close_locked(self._handle)
 
     def __enter__(self) -> Journal:
         return self
@@ -190,3 +218,10 @@ class Journal:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def read_all(handle: int) -> bytes:
+    """Return the whole content of an open file."""
+    with open(handle, "rb", closefd=False) as file:
+        file.seek(0)
+        return file.read()

@@ -1,6 +1,8 @@
-"""The lock of a run folder, which only one process at a time can hold.
+"""The lock of a run, which only one process at a time can hold: a lock on its journal.
 
-The system releases the lock when the process ends. Other processes can find out whether it is held.
+It is on the journal itself, since a lock file could be removed, and then there would be two
+writers. The file `lock` beside it only has the number of the process. The system releases the lock
+when the process ends. Other processes can find out whether it is held.
 
 On Linux the lock is an open file description lock (`F_OFD_SETLK`). With `flock`, a process would
 have to take the lock to find out whether it is held, and could keep a writer from taking it. With
@@ -15,13 +17,15 @@ import fcntl
 import os
 import struct
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from evomerge.errors import RunFolderError
+
+OWNER = "lock"
+"""Name of the file with the number of the process that writes to a run."""
 
 HAS_OFD_LOCKS = hasattr(fcntl, "F_OFD_GETLK")
 """Whether Python has open file description locks on this system."""
@@ -31,39 +35,67 @@ _FLOCK = "hhqqi"
 
 _TRIES, _PAUSE = 50, 0.02  # seconds
 
+_BYTE = 1 << 62
+"""The byte that is locked. There are file systems where nobody can read what is locked."""
+
 _held: set[int] = set()
-"""File descriptors of the locks that this process holds."""
+"""File descriptors of the locked files of this process."""
 
 
-@contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock while the block runs.
+def open_locked(path: Path) -> int:
+    """Open a file for reading and appending, and lock it; `close_locked` ends that.
 
     Args:
-        path: the lock file of a run folder; it is created if it does not exist.
+        path: the journal of a run; it is created if it does not exist.
+
+    Returns:
+        its file descriptor.
 
     Raises:
         RunFolderError: the lock is held already.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    _held.add(handle)
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        _held.add(handle)
+        try:
+            if not _take(handle):
+                raise RunFolderError(
+                    f"{path.parent} is being written by {_owner(path.parent)}; wait until it ends, "
+                    "or stop it first."
+                )
+            if is_at(handle, path):
+                (path.parent / OWNER).write_text(f"{os.getpid()}\n", encoding="utf-8")
+                return handle
+        except BaseException:
+            close_locked(handle)
+            raise
+        close_locked(handle)  # the file was replaced before it was locked: try again
+
+
+def close_locked(handle: int) -> None:
+    """Close a file that `open_locked` has opened; in a fork of that process, nothing is done."""
+    if handle in _held:
+        _held.remove(handle)
+        os.close(handle)
+
+
+def is_at(handle: int, path: Path, size: int | None = None) -> bool:
+    """Return whether an open file is still the one that has this path.
+
+    Args:
+        handle: file descriptor.
+        path: the path.
+        size: number of bytes that the file must have; None: any.
+    """
     try:
-        if not _take(handle):
-            raise RunFolderError(
-                f"{path.parent} is being written by {_owner(handle)}; wait until it ends, or stop "
-                "it first."
-            )
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        if handle in _held:
-            _held.remove(handle)
-            os.close(handle)
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(found, os.fstat(handle)) and size in (None, found.st_size)
 
 
 def is_held(path: Path) -> bool:
-    """Return whether a process holds the lock now."""
+    """Return whether a process holds the lock of a journal now."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -97,27 +129,38 @@ def _take(handle: int) -> bool:
 
 
 def _record(kind: int) -> bytes:
-    """Return a `struct flock` for the whole file.
+    """Return a `struct flock` for a byte far behind the end of any journal.
 
     Args:
         kind: `F_WRLCK`, `F_RDLCK` or `F_UNLCK`.
     """
-    return struct.pack(_FLOCK, kind, os.SEEK_SET, 0, 0, 0)
+    return struct.pack(_FLOCK, kind, os.SEEK_SET, _BYTE, 1, 0)
 
 
-def _owner(handle: int) -> str:
-    """Return `process NUMBER`, or `another process` if the lock file names no running process."""
-    text = os.pread(handle, 32, 0).decode(errors="replace").strip()
+def _owner(folder: Path) -> str:
+    """Return `process NUMBER`, or `another process` if no running process is known."""
+    try:
+        with (folder / OWNER).open(encoding="utf-8", errors="replace") as file:
+            text = file.read(32).strip()
+    except OSError:
+        text = ""
     alive = text.isascii() and text.isdigit() and psutil.pid_exists(int(text))
     return f"process {text}" if alive else "another process"
 
 
-def _close_copies() -> None:
-    """Close the copies of locks in a forked child, so that they end with the parent process."""
+def _detach_copies() -> None:
+    """Detach a forked child from the locked files, so that the locks end with the parent process.
+
+    The descriptors stay open, so that no other file of the child gets their numbers.
+    """
+    if not _held:
+        return
+    nowhere = os.open(os.devnull, os.O_RDWR)
     for handle in _held:
         with suppress(OSError):
-            os.close(handle)
+            os.dup2(nowhere, handle, inheritable=False)
+    os.close(nowhere)
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_close_copies)
+os.register_at_fork(after_in_child=_detach_copies)

@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 from evomerge.errors import one_line
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.run.journal import Event, Journal
+from evomerge.run.journal import Journal
+from evomerge.run.lines import Event
 from evomerge.scores import Outcome
 
 log = logging.getLogger(__name__)

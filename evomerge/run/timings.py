@@ -7,10 +7,16 @@ line, and lines that cannot be read are ignored.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from evomerge.errors import printable
+from evomerge.run.writable import NO_ROOM
+
+log = logging.getLogger(__name__)
 
 PHASES = ("prepare", "merge", "evaluate")
 """The phases of a candidate.
@@ -27,6 +33,9 @@ RECENT = 100
 
 _LARGEST = 1e11
 """Seconds; a line with a larger time is ignored."""
+
+_MOST_TENSORS = 1e9
+"""A preparation of more tensors is ignored."""
 
 _MOST_BYTES = 1e18
 """A larger memory is ignored."""
@@ -60,11 +69,23 @@ class Timings:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._is_lost = False
 
     def note(self, entry: Mapping[str, Any]) -> None:
-        """Append a line."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(dict(entry)) + "\n")
+        """Append a line. If the file cannot be written, this is a warning in the log, once.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(dict(entry)) + "\n")
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise
+            if not self._is_lost:
+                self._is_lost = True
+                log.warning("%s cannot be written: %s.", self._path, error.strerror)
 
     def hours(self) -> float:
         """Return the working time so far in hours, over all sessions."""
@@ -168,9 +189,13 @@ class Timings:
         method, done, total = last.get("method"), last.get("done"), last.get("total")
         if not isinstance(method, str) or not isinstance(done, int) or not isinstance(total, int):
             return None
-        return f"preparing {method} ({done} of {total} tensors)" if done < total else None
+        if not 0 <= done < total < _MOST_TENSORS:
+            return None
+        return f"preparing {printable(method)} ({done} of {total} tensors)"
 
     def _entries(self) -> Iterator[dict[str, Any]]:
+        if not self._path.is_file():  # there is no end to reading a pipe or a device
+            return
         try:
             text = self._path.read_text(encoding="utf-8", errors="replace")
         except OSError:

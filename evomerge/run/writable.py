@@ -12,6 +12,9 @@ from pathlib import Path
 
 from evomerge.errors import CheckpointError, InputError, RunFolderError
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of the system's errors for a disk, a quota or a file that is full."""
+
 
 def why_not_writable(path: Path) -> str | None:
     """Return why a file or folder cannot be made, in words; None if it can.

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from evomerge.recipe import Recipe
 from evomerge.run.history import SOUP, Candidate
-from evomerge.run.journal import Event
+from evomerge.run.lines import Event
 from evomerge.searching.finals import choose_winner, is_finished, score_on_test
 from evomerge.searching.ranking import unimproved, violation_on
 from evomerge.searching.replay import is_full, replay_arrivals, replay_generations, tell_all

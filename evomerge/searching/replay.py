@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from evomerge.run.history import Candidate, History
-from evomerge.run.journal import Event
+from evomerge.run.lines import Event
 from evomerge.strategy.protocol import Strategy
 
 

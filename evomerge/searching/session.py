@@ -17,7 +17,7 @@ from evomerge.execute.protocol import Executor, Job
 from evomerge.recipe import Recipe
 from evomerge.run.attempts import MAX_ATTEMPTS, Attempts
 from evomerge.run.history import Candidate, History, outcome_fields
-from evomerge.run.journal import Event
+from evomerge.run.lines import Event
 from evomerge.run.logbook import Logbook
 from evomerge.scores import Failure, Outcome, Scores, Split, violation
 from evomerge.searching.ranking import Ranking, best_of, front_of

@@ -1,11 +1,59 @@
-"""Making references absolute, so that a run can be resumed from anywhere."""
+"""Making references absolute, so that a run can be resumed from anywhere.
+
+Only a stage names the winners of earlier stages by paths that are relative to its own folder, so
+that the folder of a search in stages can be moved.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from evomerge.models.references import MERGE, RUN, is_file, is_folder, place
-from evomerge.run.folder import STAGES, RunFolder
+from evomerge.models.references import MERGE, RUN, is_file, is_folder, place, split_adapter
+from evomerge.recipe import Recipe
+from evomerge.run.folder import STAGES, RunFolder, stage_folder
+
+_OF_STAGE = re.compile(r"run:\.\./stage-[0-9]+")
+
+
+def winner_of_stage(number: int) -> str:
+    """Return the reference by which a later stage names the winner of a stage.
+
+    It is relative to the folder of the later stage.
+
+    Args:
+        number: number of the stage, from 1.
+    """
+    return RUN + str(stage_folder(Path(".."), number))
+
+
+def is_winner_of_stage(reference: str) -> bool:
+    """Return whether a reference is one that `winner_of_stage` returns."""
+    return _OF_STAGE.fullmatch(reference) is not None
+
+
+def anchored_recipe(recipe: Recipe, folder: Path) -> Recipe:
+    """Return a recipe that can be written to another folder: winners of stages by absolute paths.
+
+    Args:
+        recipe: a recipe of a run.
+        folder: the run folder.
+    """
+    names = {item: item for item in recipe.parents if is_winner_of_stage(item)}
+    if not names:
+        return recipe
+    names = {item: RUN + str(place(item.removeprefix(RUN), folder).resolve()) for item in names}
+    return Recipe.from_dict(_renamed(recipe.to_dict(), names))
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {names.get(key, key): _renamed(item, names) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_renamed(item, names) for item in value]
+    return names.get(value, value) if isinstance(value, str) else value
 
 
 def anchored_folder(path: str, relative_to: Path) -> str:
@@ -47,6 +95,9 @@ def anchored_parent(reference: str, relative_to: Path) -> str:
         return RUN + (str(RunFolder(Path(found)).path) if staged else found)
     if reference.startswith(MERGE):
         return MERGE + anchored_file(reference.removeprefix(MERGE), relative_to)
-    model, plus, adapter = reference.partition("+")
+    for folder in (relative_to, Path.cwd()):
+        model, plus, adapter = split_adapter(reference, folder)
+        if is_folder(place(model, folder)):
+            break
     folders = (anchored_folder(model, relative_to), anchored_folder(adapter, relative_to))
     return f"{folders[0]}{plus}{folders[1] if adapter else ''}"

@@ -12,7 +12,6 @@ import atexit
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import MERGE, is_file, is_folder
 from evomerge.recipe import Recipe
 from evomerge.run.atomic import replace_text
+from evomerge.run.temporary import TemporaryFolder
 from evomerge.setup.anchored import anchored_file, anchored_parent
 from evomerge.setup.recipe_file import read_recipe_file, with_fit, with_grams
 
@@ -235,18 +235,18 @@ def temporarily_built(reference: str, relative_to: Path, opener: Opener) -> Iter
     Raises:
         InputError: see `MergeOpener`.
     """
-    with tempfile.TemporaryDirectory(prefix="evomerge-") as folder:
-        yield MergeOpener(opener, models=Path(folder))(reference, relative_to)
+    with TemporaryFolder() as folder:
+        yield MergeOpener(opener, models=folder)(reference, relative_to)
 
 
 def _planned(merge: MergedParent, own: Mapping[str, Checkpoint], name: str) -> Checkpoint:
     """Return the checkpoint of a merge without weights, in a folder that this process removes."""
     from evomerge.merging.backend import write
 
-    folder = Path(tempfile.mkdtemp(prefix="evomerge-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    write(merge.recipe, own, folder / merge.folder, weights=False)
-    return Checkpoint.open(folder / merge.folder, name)
+    folder = TemporaryFolder()
+    atexit.register(folder.close)
+    write(merge.recipe, own, folder.path / merge.folder, weights=False)
+    return Checkpoint.open(folder.path / merge.folder, name)
 
 
 def _built(

@@ -12,7 +12,7 @@ from evomerge.merging.architecture.naming import with_host_names
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit
 from evomerge.recipe import Recipe
-from evomerge.setup.anchored import anchored_folder, anchored_parent
+from evomerge.setup.anchored import anchored_folder, anchored_parent, is_winner_of_stage
 from evomerge.setup.merges import Opener
 from evomerge.setup.space import host_of
 
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 
 def open_parents(
-    config: SearchConfig, relative_to: Path, opener: Opener, *, allow_pickle: bool = False
+    config: SearchConfig,
+    relative_to: Path,
+    opener: Opener,
+    *,
+    allow_pickle: bool = False,
+    is_stage: bool = False,
 ) -> tuple[SearchConfig, dict[str, Checkpoint], str]:
     """Open the parents and the base without reading weights, and check that they fit.
 
@@ -30,6 +35,7 @@ def open_parents(
         relative_to: folder of relative paths; if nothing is there, the working folder is tried.
         opener: opens a reference.
         allow_pickle: accept parents with pickled weights.
+        is_stage: whether `run:../stage-N` is the winner of an earlier stage, and stays as it is.
 
     Returns:
         the search file with absolute paths of local folders, the checkpoints by reference, and the
@@ -39,7 +45,8 @@ def open_parents(
         InputError: a parent is missing or damaged, does not fit the host, or has changed since the
             run was started.
     """
-    config = anchored(config, relative_to)
+    if config.frozen is None:
+        config = anchored(config, relative_to, is_stage=is_stage)
     names = dict.fromkeys([*config.parents, *([config.base] if config.base else [])])
     digests = config.frozen.models if config.frozen else {}
     checkpoints = {
@@ -79,10 +86,12 @@ def plan_tokenizers(
     return [plan_tokenizer(recipe, checkpoints) for recipe in different]
 
 
-def anchored(config: SearchConfig, relative_to: Path) -> SearchConfig:
+def anchored(config: SearchConfig, relative_to: Path, *, is_stage: bool = False) -> SearchConfig:
     """Make references to local folders absolute, so that a run can be resumed from anywhere."""
 
     def parent(reference: str) -> str:
+        if is_stage and is_winner_of_stage(reference):
+            return reference
         return anchored_parent(reference, relative_to)
 
     special = ("base", "union")

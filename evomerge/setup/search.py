@@ -13,6 +13,7 @@ from evomerge.errors import (
     CheckpointError,
     ConfigError,
     RecipeError,
+    RunFolderError,
     SearchError,
     did_you_mean,
     one_line,
@@ -20,14 +21,16 @@ from evomerge.errors import (
 from evomerge.execute.protocol import Executor
 from evomerge.run.activity import WORKERS
 from evomerge.run.attempts import Attempts
-from evomerge.run.folder import MERGEKIT, NOT_IN_MERGEKIT, RunFolder
+from evomerge.run.folder import CONFIG, MERGEKIT, MODELS, NOT_IN_MERGEKIT, RunFolder
+from evomerge.run.frozen_file import file_digest
 from evomerge.run.history import Candidate, History
-from evomerge.run.journal import Journal
 from evomerge.run.logbook import Follower, Logbook
+from evomerge.run.writable import NO_ROOM
 from evomerge.scores import SPLITS, Scores
 from evomerge.searching.loop import Plan, Search
 from evomerge.searching.session import Session
 from evomerge.searching.window import Window
+from evomerge.setup.anchored import anchored_recipe
 from evomerge.setup.fidelity import make_fidelity
 from evomerge.setup.inline import make_inline
 from evomerge.setup.merges import temporarily_built
@@ -37,6 +40,7 @@ from evomerge.setup.ray import make_ray
 from evomerge.setup.runs import open_model
 from evomerge.setup.strategy import make_strategy, recipe_of
 from evomerge.setup.versions import other_versions
+from evomerge.setup.weight_digests import recording_weights
 from evomerge.setup.worker import place, set_threads
 
 log = logging.getLogger(__name__)
@@ -62,7 +66,8 @@ def run_search(
     """Start or continue the search of a run folder and return the winner.
 
     If the models or tasks are refused before anything was scored, the run folder is removed: the
-    search file or a model must change, and then a new search can take the folder.
+    search file or a model must change, and then a new search can take the folder. A folder in which
+    merges were built as parents stays.
 
     Args:
         problem: the problem of this run.
@@ -77,16 +82,15 @@ def run_search(
     """
     try:
         return _run_search(problem, run, new_budget, followers)
-    except (CheckpointError, ConfigError, RecipeError):
-        if not History(run.events()).told:
+    except (CheckpointError, ConfigError, RecipeError) as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in NO_ROOM:  # a model in `models/`
+            raise _disk_error(run, cause) from error
+        if not (run.path / MODELS).exists() and not History(run.events()).told:
             run.remove()
         raise
     except OSError as error:
-        reason = f"{error.strerror or error}: {error.filename or run.path}"
-        raise SearchError(
-            f"The run {run.path} could not be read or written ({reason}); free space on the disk "
-            f"or repair it, then go on with `evomerge resume {shlex.quote(str(run.path))}`."
-        ) from error
+        raise _disk_error(run, error) from error
     except (Exception, KeyboardInterrupt):
         raise
     except BaseException as error:  # a SystemExit would end the search as if it were done
@@ -97,6 +101,14 @@ def run_search(
         ) from error
 
 
+def _disk_error(run: RunFolder, error: OSError) -> SearchError:
+    reason = f"{error.strerror or error}: {error.filename or run.path}"
+    return SearchError(
+        f"The run {run.path} could not be read or written ({reason}); free space on the disk "
+        f"or repair it, then go on with `evomerge resume {shlex.quote(str(run.path))}`."
+    )
+
+
 def _run_search(
     problem: Problem,
     run: RunFolder,
@@ -104,15 +116,17 @@ def _run_search(
     followers: Sequence[Follower],
 ) -> Candidate:
     ranking, fidelity = problem.ranking, make_fidelity(problem.config)
-    with run.writing(), Journal(run.journal_path) as journal, run.logged():
+    with run.writing() as journal, run.logged():
         (run.path / WORKERS).unlink(missing_ok=True)  # left behind by a session that was killed
         if warning := other_versions(problem.config):
             log.warning(warning)
         attempts = Attempts(run.path / "attempts.jsonl")
         logbook = Logbook(run, journal, followers)
-        budget = logbook.history.budget
-        if {**budget, **new_budget} != budget:
-            event = {"event": "budget", **new_budget}
+        check_search_file(run, logbook)
+        budget = problem.config.budget.model_dump() | logbook.history.budget
+        changed = {name: value for name, value in new_budget.items() if budget[name] != value}
+        if changed:
+            event = {"event": "budget", **changed}
             journal.append(event)
             logbook.history.apply(event)
         make = EXECUTORS[problem.config.executor.kind]
@@ -132,11 +146,29 @@ def _run_search(
             problem.space.baselines(),
             plan_of(problem, logbook.history),
         )
-        try:
-            return search.run()
-        finally:
-            session.close()
-            (run.path / WORKERS).unlink(missing_ok=True)
+        with recording_weights(run, problem.checkpoints):
+            try:
+                return search.run()
+            finally:
+                session.close()
+                (run.path / WORKERS).unlink(missing_ok=True)
+
+
+def check_search_file(run: RunFolder, logbook: Logbook) -> None:
+    """Compare the search file with its digest in the journal, or write the digest if it is new.
+
+    Raises:
+        RunFolderError: the file was changed, and the digests in it with it.
+    """
+    digest = file_digest(run.config())
+    known = next((e["digest"] for e in logbook.events if e.get("event") == "search"), None)
+    if known is None:
+        logbook.write({"event": "search", "digest": digest})
+    elif known != digest:
+        raise RunFolderError(
+            f"{run.path / CONFIG} is not the search file that this run's journal was written with; "
+            "put it back as it was, or start a new run."
+        )
 
 
 def plan_of(problem: Problem, history: History) -> Plan:
@@ -187,7 +219,7 @@ def publish(
     there = {path.name for path in folder.glob("*.yaml")}
     for name in members.keys() - there:
         recipe = recipe_of(problem.space, members[name], history.candidates)
-        run.write(f"front/{name}", recipe.to_yaml())
+        run.write(f"front/{name}", anchored_recipe(recipe, run.path).to_yaml())
     for name in there - members.keys():
         (folder / name).unlink()
 

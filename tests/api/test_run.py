@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
-from run_folders import FAILED, KEY, asked, scores, told, write_run
+from run_folders import FAILED, KEY, append, asked, scores, told, write_run
 from search_run import evomerge_json
 
 from evomerge.api.plots import plot_genes, plot_history, plot_standings
 from evomerge.api.run import Run
 from evomerge.errors import RunFolderError
+from evomerge.run.folder import RunFolder
 
 GENES = ["layers[0:1].zoo:maths.weight"]
 
@@ -58,11 +59,8 @@ def test_the_best_candidate_its_genes_and_the_standings(run: Run) -> None:
 
 
 def test_a_run_that_goes_on_is_read_again(run: Run, tmp_path: Path) -> None:
-    from evomerge.run.journal import encode
-
     assert len(run.candidates) == 3
-    with (run.folder / "journal.jsonl").open("ab") as file:
-        file.write(encode(asked(3, genome=[0.5])) + encode(told(3, scores(23))))
+    append(RunFolder(run.folder), [asked(3, genome=[0.5]), told(3, scores(23))])
     assert len(run.candidates) == 4
 
 

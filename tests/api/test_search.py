@@ -17,7 +17,7 @@ from evomerge.api.run import Run
 from evomerge.api.search import resume, search
 from evomerge.errors import ConfigError, InputError, RunFolderError
 from evomerge.run.history import History
-from evomerge.run.journal import Event
+from evomerge.run.lines import Event
 
 SCRIPT = '''
 import sys
@@ -130,7 +130,7 @@ def test_stages_are_run_one_after_the_other_and_all_can_be_reached(tmp_path: Pat
     first, last = run.stages
     assert len(first.candidates) == len(last.candidates) == 5
     assert last.best is not None and "winner" in last.status
-    assert last.config.parents[0] == f"run:{first.folder}"
+    assert last.config.parents[0] == "run:../stage-1"
     recipe = first.recipe()
     assert [item.name for item in (first.folder / "models").iterdir()] == [recipe.digest[:16]]
     assert Run(tmp_path / "run" / "stage-1").stages[1].folder == run.folder

@@ -5,13 +5,12 @@ import json
 import subprocess
 
 import pytest
-from run_folders import FAILED, KEY, STATES, asked, scores, told, write_run
+from run_folders import FAILED, KEY, STATES, append, asked, scores, told, write_run
 from search_run import command, environment
 
 from evomerge.__main__ import run as call
 from evomerge.errors import EvomergeError, InputError
 from evomerge.run.folder import RunFolder
-from evomerge.run.journal import encode
 
 
 def answer(capsys, *arguments):
@@ -90,8 +89,7 @@ def test_export_of_a_run_without_scores_says_so(tmp_path, state):
 
     problem = prepare(load(write_search(tmp_path)), tmp_path)
     run = RunFolder.create(tmp_path / "run", freeze(problem))
-    with run.journal_path.open("ab") as file:
-        file.write(b"".join(map(encode, STATES[state][0])))
+    append(run, STATES[state][0])
     with pytest.raises(InputError, match="no scored candidate yet"):
         call(["export", str(run.path), "--out", str(tmp_path / "model")])
     with pytest.raises(EvomergeError, match="--candidate is '7'"):
@@ -169,7 +167,7 @@ def test_the_standings_have_wilsons_intervals(tmp_path, capsys):
 
 def test_watch_follows_a_run_until_its_writer_ends(tmp_path):
     run = write_run(tmp_path / "run", STATES["being written"][0])
-    with run.writing():
+    with run.writing() as journal:
         watching = subprocess.Popen(
             command("status", run.path, "--watch"),
             stdout=subprocess.PIPE,
@@ -182,8 +180,7 @@ def test_watch_follows_a_run_until_its_writer_ends(tmp_path):
             seen = ""
             while "state\trunning" not in seen or "scored\t1" not in seen:
                 seen += watching.stdout.readline()
-            with run.journal_path.open("ab") as file:
-                file.write(encode(told(1, scores(5))))
+            journal.append(told(1, scores(5)))
             seen = ""
             while "scored\t2" not in seen:
                 line = watching.stdout.readline()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard, metadata_load
-from run_folders import KEY, asked, scores, told
+from run_folders import KEY, append, asked, scores, told
 from search_run import SMALL, evomerge, write_search
 from tiny import make
 
@@ -24,7 +24,6 @@ from evomerge.report import markup
 from evomerge.report.page import page
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.run.journal import encode
 from evomerge.scores import Objective, Scores
 from evomerge.searching.ranking import WeightedSum
 from evomerge.setup.check import freeze
@@ -139,7 +138,8 @@ def test_no_path_of_this_machine_and_no_user_is_published(tmp_path):
     config = parse(
         SMALL
         | {"parents": [*HUB, *LOCAL], "base": "/home/me/models/mine"}
-        | {"evaluation": {"include": ["/home/me/tasks", "../me/tasks"]}},
+        | {"evaluation": {"include": ["/home/me/tasks", "../me/tasks"]}}
+        | {"optimizer": {"start": ["run:/home/me/runs/mine", "/home/me/start.yaml"]}},
         "search.yaml",
     )
     merge = merge_of(opened(tmp_path, [*HUB, *LOCAL]))
@@ -324,8 +324,7 @@ def test_a_merge_that_mergekit_cannot_express_says_why_everywhere(tmp_path, caps
     genome = [gene.start for gene in problem.space.genes]
     recipe = problem.space.decode(tuple(genome))
     event = asked(0, genome=genome) | {"digest": recipe.digest}
-    with run.journal_path.open("ab") as file:
-        file.write(encode(event) + encode(told(0, scores(5))))
+    append(run, [event, told(0, scores(5))])
     history = History(run.events())
     run.write("best.mergekit.yaml", "of an earlier best merge")
     publish(problem, run, history, [], history.candidates[0])

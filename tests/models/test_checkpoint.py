@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit
-from evomerge.models.references import open_parent
+from evomerge.models.references import open_parent, split_adapter
 from evomerge.models.safetensors import read_folder, read_header
 from evomerge.models.stacks import find_stacks
+from evomerge.setup.anchored import anchored_parent
 
 
 def write(file: Path, header: object, data: bytes = b"") -> Path:
@@ -389,3 +390,24 @@ def test_what_the_hub_refuses_is_one_sentence_with_its_own_advice(
     with pytest.raises(CheckpointError, match=words) as caught:
         open_parent("made-up-org/made-up-model", tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_plus_can_be_part_of_a_folders_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "a+b", "a+b/c+", "org/x", "lora+1"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for reference, model, adapter in (
+        ("a", "a", ""),
+        ("a+b", "a+b", ""),
+        ("./a+b/c+", "./a+b/c+", ""),
+        ("a+lora+1", "a", "lora+1"),
+        (f"{tmp_path}/a+b+{tmp_path}/lora+1", f"{tmp_path}/a+b", f"{tmp_path}/lora+1"),
+        ("org/y@v1+org/z", "org/y@v1", "org/z"),
+        ("zoo:maths+a", "zoo:maths", "a"),
+    ):
+        plus = "+" if adapter else ""
+        assert split_adapter(reference, tmp_path) == (model, plus, adapter)
+        anchored = anchored_parent(reference, tmp_path)
+        assert split_adapter(anchored, Path("/"))[1] == plus

@@ -15,7 +15,7 @@ from urllib.error import HTTPError
 import optuna
 import optuna_dashboard
 import pytest
-from run_folders import FAILED, KEY, STATES, asked, scores, told, write_run
+from run_folders import FAILED, KEY, STATES, append, asked, lines_of, scores, told, write_run
 from search_run import SMALL, command, environment, evomerge
 
 from evomerge.__main__ import run as call
@@ -23,7 +23,6 @@ from evomerge.config.schema import parse
 from evomerge.errors import InputError
 from evomerge.report.dashboard.journal import RunsBackend
 from evomerge.report.dashboard.server import Dashboard, open_studies
-from evomerge.run.journal import encode
 from evomerge.scores import Expected, Scores
 from evomerge.setup.check import freeze
 from evomerge.setup.runs import prepare
@@ -58,11 +57,6 @@ END = [
     told(4, scores(18)) | {"event": "score", "split": "test"},
     {"event": "winner", "candidate": 4},
 ]
-
-
-def append(run, events, torn=b""):
-    with run.journal_path.open("ab") as file:
-        file.write(b"".join(map(encode, events)) + torn)
 
 
 def content(folder):
@@ -165,11 +159,14 @@ def test_a_running_search_is_shown_as_results_shows_it(tmp_path, capsys):
         # The writer removes the torn line, goes on, and one more candidate is asked for.
         whole = run.journal_path.read_bytes()
         run.journal_path.write_bytes(whole[: whole.rindex(b"\n") + 1])
-        append(run, END[:1], encode(END[1])[:40])
+        whole = run.journal_path.read_bytes()
+        line = lines_of(END[:2], whole)[1]
+        append(run, END[:1], line[:40])
         detail = until(lambda: (d := get("api/studies/0?after=0"))["trials"][4:] and d)
         assert detail["trials"][4]["state"] == "Running"
         check(detail, results(run.path))
-        append(run, [], encode(END[1])[40:])
+        with run.journal_path.open("ab") as file:
+            file.write(line[40:])
         until(lambda: get("api/studies/0?after=4")["trials"][0]["state"] == "Complete")
         check(get("api/studies/0?after=0"), results(run.path))
 
@@ -266,7 +263,7 @@ def test_a_search_in_stages_is_a_study_for_each_stage(tmp_path):
 def test_a_journal_that_is_damaged_meanwhile_is_one_sentence(tmp_path):
     run = write_run(tmp_path / "run", BEGINNING, frozen=FROZEN)
     dashboard = Dashboard(open_studies([run.path]))
-    append(run, [], b"00000000 {}\n" + encode(END[0]))
+    append(run, [], b"00000000 {}\n" + lines_of(END[:1])[0])
     found = []
     environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/api/studies"}
     (body,) = dashboard(environ, lambda status, headers: found.append(status))

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from evomerge.errors import RunFolderError
 from evomerge.run.atomic import atomic_folder, create_folder, replace_text
 from evomerge.run.folder import RunFolder
 
@@ -86,6 +87,33 @@ def test_opening_a_run_for_writing_removes_what_killed_writers_left(tmp_path):
     with run.writing():
         assert names(run.path) == ["best.yaml", "journal.jsonl", "lock", "search.yaml"]
     assert (run.path / "best.yaml").read_text() == "old"
+
+
+def test_what_killed_writers_left_in_the_folders_of_a_run_is_removed_too(tmp_path):
+    run = RunFolder.create(tmp_path / "run", {})
+    for name in ("front/.3.yaml.partial-0", "models/.a.partial-0/x", "models/members/.b.partial-0"):
+        (run.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.path / name).touch()
+    (run.path / ".workers.json.partial-12345").touch()
+    with run.writing():
+        left = {path.name for path in run.path.rglob("*") if not path.is_dir()}
+        assert left == {"journal.jsonl", "lock", "search.yaml"}
+        assert names(run.path / "models") == ["members"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_run_can_be_created_where_a_link_points_to(tmp_path, there):
+    if there:
+        (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    run = RunFolder.create(tmp_path / "link", {"seed": 5})
+    with run.writing() as journal:
+        journal.append({"event": "x"})
+    assert (tmp_path / "link").is_symlink()
+    assert RunFolder(tmp_path / "real").config()["seed"] == 5
+    assert len(RunFolder(tmp_path / "link").events()) == 2
+    with pytest.raises(RunFolderError, match="already holds a run"):
+        RunFolder.create(tmp_path / "link", {})
 
 
 def test_unfinished_files_with_special_characters_are_found(tmp_path):

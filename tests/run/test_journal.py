@@ -1,46 +1,88 @@
-"""A journal can be read after a cut at any byte; any other damage is an error."""
+"""A journal can be read after a cut at any byte; any other change of it is refused by its line."""
 
 import json
+import random
+import shutil
+import zlib
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from run_folders import lines_of
+from scripted import ScriptedExecutor, search
 
-from evomerge.errors import RunFolderError
-from evomerge.run.journal import FORMAT, Journal, Reader, encode, read
+from evomerge.errors import RunFolderError, SearchError
+from evomerge.run.journal import Journal, Reader, read
+from evomerge.run.lines import FORMAT, HEADER
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+names = st.text(min_size=1).filter(lambda name: name not in ("n", "after"))
 events = st.lists(
-    st.dictionaries(st.text(min_size=1), scalars, min_size=1).map(lambda d: {"event": "x"} | d),
+    st.dictionaries(names, scalars, min_size=1).map(lambda d: {"event": "x"} | d),
     max_size=6,
 )
+FEW = settings(max_examples=60, deadline=None)
+OLD = Path(__file__).with_name("format-2.jsonl")
+"""A journal of a scripted search with 10 candidates, by the last version that wrote format 2."""
 
 
-@settings(max_examples=60, deadline=None)
-@given(events=events, data=st.data())
-def test_a_journal_cut_at_any_byte_opens_and_continues(tmp_path_factory, events, data):
-    path = tmp_path_factory.mktemp("journal") / "journal.jsonl"
+def journal_of(folder, events):
+    path = folder / "journal.jsonl"
     with Journal(path) as journal:
         for event in events:
             journal.append(event)
+    return path
+
+
+def refusal(path):
+    """Return why a journal is refused; check that reading and writing refuse it alike."""
+    before = path.read_bytes()
+    with pytest.raises(RunFolderError) as reading:
+        read(path)
+    with pytest.raises(RunFolderError) as writing:
+        Journal(path)
+    assert str(reading.value) == str(writing.value)
+    assert path.read_bytes() == before
+    return str(reading.value)
+
+
+@FEW
+@given(events=events, data=st.data())
+def test_a_journal_cut_at_any_byte_opens_and_continues(tmp_path_factory, events, data):
+    path = journal_of(tmp_path_factory.mktemp("journal"), events)
     whole = path.read_bytes()
     cut = data.draw(st.integers(0, len(whole)))
-    path.write_bytes(whole[:cut])
+    zeros = data.draw(st.sampled_from([b"", b"\0" * 30]))  # what a power cut may leave
+    path.write_bytes(whole[:cut] + zeros)
     complete = whole[:cut].count(b"\n")
     with Journal(path) as journal:
         kept = list(journal.events)
-        journal.append({"event": "after"})
-    header = [{"event": "header", "format": FORMAT}]
-    assert kept == (header + events)[: max(complete, 1)]
-    assert read(path) == [*kept, {"event": "after"}]
+        journal.append({"event": "later"})
+    assert kept == [HEADER, *events][: max(complete, 1)]
+    assert read(path) == [*kept, {"event": "later"}]
+    assert path.read_bytes().startswith(b"".join(whole.splitlines(keepends=True)[:complete]))
 
 
-@settings(max_examples=60, deadline=None)
+def test_every_cut_of_a_journal_opens_and_continues(tmp_path):
+    path = journal_of(tmp_path, [{"event": "x", "text": "é\n"}, {"event": "y"}])
+    whole = path.read_bytes()
+    for cut in range(len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        complete = whole[:cut].count(b"\n")
+        with Journal(path) as journal:
+            assert len(journal.events) == max(complete, 1)
+            for event in [{"event": "x", "text": "é\n"}, {"event": "y"}][max(complete, 1) - 1 :]:
+                journal.append(event)
+        assert path.read_bytes() == whole
+
+
+@FEW
 @given(events=events, data=st.data())
 def test_a_reader_gives_each_event_once_wherever_the_writer_is(tmp_path_factory, events, data):
     path = tmp_path_factory.mktemp("journal") / "journal.jsonl"
-    header = [{"event": "header", "format": FORMAT}]
-    whole = b"".join(map(encode, header + events))
+    whole = b"".join(lines_of([HEADER, *events]))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=4)))
     path.touch()
     reader, found = Reader(path), []
@@ -48,59 +90,165 @@ def test_a_reader_gives_each_event_once_wherever_the_writer_is(tmp_path_factory,
         path.write_bytes(whole[:cut])
         found += reader.new_events()
         assert len(found) == whole[:cut].count(b"\n")
-    assert found == header + events
+    assert found == [HEADER, *events]
 
 
 def test_a_reader_counts_the_lines_of_the_whole_file(tmp_path):
+    lines = lines_of([HEADER, {"event": "a"}, {"event": "b"}, {"event": "c"}])
     path = tmp_path / "journal.jsonl"
-    path.write_bytes(encode({"event": "header", "format": FORMAT}) + encode({"event": "a"}))
+    path.write_bytes(b"".join(lines[:2]))
     reader = Reader(path)
     assert len(reader.new_events()) == 2
     with path.open("ab") as file:
-        file.write(encode({"event": "b"}) + b"no event\n" + encode({"event": "c"}))
-    with pytest.raises(RunFolderError, match="line 4 does not match"):
+        file.write(lines[2] + b"no event\n" + lines[3])
+    for _ in range(2):
+        with pytest.raises(RunFolderError, match="line 4 is not a line of a journal"):
+            reader.new_events()
+
+
+def test_a_journal_that_is_cut_while_it_is_read_is_refused(tmp_path):
+    path = journal_of(tmp_path, [{"event": "a"}])
+    reader = Reader(path)
+    reader.new_events()
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(RunFolderError, match="has become shorter while it was read"):
         reader.new_events()
 
 
-@settings(max_examples=60, deadline=None)
+@FEW
 @given(events=events, data=st.data())
 def test_a_flipped_byte_is_never_read_as_an_event(tmp_path_factory, events, data):
-    path = tmp_path_factory.mktemp("journal") / "journal.jsonl"
-    with Journal(path) as journal:
-        for event in events:
-            journal.append(event)
+    path = journal_of(tmp_path_factory.mktemp("journal"), events)
     whole = bytearray(path.read_bytes())
     position = data.draw(st.integers(0, len(whole) - 1))
     whole[position] ^= data.draw(st.integers(1, 255))
     path.write_bytes(bytes(whole))
-    try:
-        found = read(path)
-    except RunFolderError:
-        return
-    original = [{"event": "header", "format": FORMAT}, *events]
-    assert found == original[: len(found)]
+    if position == len(whole) - 1:  # the newline of the last line, which is cut off then
+        with suppress(RunFolderError):
+            assert read(path) == [HEADER, *events][:-1]
+    else:
+        line = whole[:position].count(b"\n") + 1
+        assert f"is damaged: line {line} " in refusal(path)
 
 
-def test_damage_in_the_middle_is_reported_with_its_line(tmp_path):
-    path = tmp_path / "journal.jsonl"
-    with Journal(path) as journal:
-        journal.append({"event": "a"})
-        journal.append({"event": "b"})
-    path.write_bytes(path.read_bytes().replace(b'"a"', b'"c"'))
-    with pytest.raises(RunFolderError, match="line 2"):
-        read(path)
+@settings(max_examples=150, deadline=None)
+@given(
+    events=st.lists(st.sampled_from([{"event": "x"}, {"event": "y", "a": 1}]), max_size=5),
+    data=st.data(),
+)
+def test_a_line_that_is_doubled_missing_swapped_or_foreign_is_refused(
+    tmp_path_factory, events, data
+):
+    """Equal events, too: only number and chain tell them apart."""
+    folder = tmp_path_factory.mktemp("journal")
+    path = journal_of(folder, [*events, {"event": "x"}])
+    other = lines_of([HEADER, {"event": "z"}, *events, {"event": "x"}])
+    lines = path.read_bytes().splitlines(keepends=True)
+    at = data.draw(st.integers(0, len(lines) - 1))
+    to = data.draw(st.integers(0, len(lines) - 1).filter(lambda number: number != at))
+    match data.draw(st.sampled_from(["double", "drop", "swap", "move", "foreign", "insert"])):
+        case "double":
+            lines.insert(to, lines[at])
+        case "drop" if at < len(lines) - 1:  # without its last line it is an earlier journal
+            del lines[at]
+        case "swap":
+            lines[at], lines[to] = lines[to], lines[at]
+        case "move":
+            lines.insert(to, lines.pop(at))
+        case "foreign" if at > 1:  # their second line can follow our header
+            lines[at] = other[at]
+        case _:
+            lines.insert(at, data.draw(st.sampled_from([b"\n", b"x\n", b"\0\n", other[-1]])))
+    path.write_bytes(b"".join(lines))
+    assert " is damaged: line " in refusal(path)
+    assert f"`evomerge resume {folder} --truncate`" in refusal(path)
 
 
-@pytest.mark.parametrize("format", [FORMAT - 1, FORMAT + 1, 99])
+def test_a_line_of_a_journal_that_was_the_same_until_then_is_refused(tmp_path):
+    ours = lines_of([HEADER, {"event": "x"}, {"event": "a"}, {"event": "x"}])
+    theirs = lines_of([HEADER, {"event": "x"}, {"event": "b"}, {"event": "x"}])
+    (tmp_path / "journal.jsonl").write_bytes(b"".join([*ours[:3], theirs[3]]))
+    assert "line 4 does not follow the line before it" in refusal(tmp_path / "journal.jsonl")
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    {
+        "Windows line ends": (lambda b: b.replace(b"\n", b"\r\n"), "line 1 ends with CR LF"),
+        "old Mac line ends": (lambda b: b.replace(b"\n", b"\r"), "line 1 has no end and is not"),
+        "CR within": (lambda b: b.replace(b"\n", b"\r").replace(b"\r", b"\n", 1), "line 2 has no"),
+        "UTF-16": (lambda b: b.decode().encode("utf-16"), "line 1 is not a line of a journal"),
+        "byte order mark": (lambda b: b"\xef\xbb\xbf" + b, "line 1 is not a line of a journal"),
+        "foreign file": (lambda b: b"id,score\n1,0.5\n", "line 1 is not a line of a journal"),
+        "foreign line": (lambda b: b"all of my notes", "line 1 has no end and is not"),
+        "plain JSON": (lambda b: b"".join(x[9:] for x in b.splitlines(True)), "line 1 is not a"),
+        "zeros": (lambda b: bytes(len(b)) + b"\n", "line 1 is not a line of a journal"),
+        "no header": (lambda b: b.partition(b"\n")[2], "line 1 is not the header of a journal"),
+        "two bad last lines": (lambda b: b + b"0\n1\n", "line 4 is not a line of a journal"),
+    }.values(),
+)  # fmt: skip
+def test_a_file_that_is_no_torn_journal_is_refused_and_left_as_it_is(tmp_path, change, reason):
+    path = journal_of(tmp_path, [{"event": "x"}, {"event": "y"}])
+    path.write_bytes(change(path.read_bytes()))
+    said = refusal(path)
+    assert reason in said and len(said) < 1000
+
+
+@pytest.mark.parametrize("format", [1, FORMAT + 1, 99, "3", None, True, [3]])
 def test_another_format_is_refused(tmp_path, format):
     path = tmp_path / "journal.jsonl"
-    path.write_bytes(encode({"event": "header", "format": format}))
-    with pytest.raises(RunFolderError, match=f"has journal format {format}; .* reads format"):
-        Journal(path)
+    path.write_bytes(lines_of([{"event": "header", "format": format}])[0])
+    assert "reads the formats 2 and 3; use the version" in refusal(path)
 
 
 def test_a_line_is_checksum_and_json(tmp_path):
-    line = encode({"event": "ask", "genome": [0.5]})
-    checksum, _, text = line.partition(b" ")
-    assert len(checksum) == 8
-    assert json.loads(text) == {"event": "ask", "genome": [0.5]}
+    first, second = lines_of([HEADER, {"event": "ask", "genome": [0.5]}])
+    checksum, _, text = second.partition(b" ")
+    assert checksum == b"%08x" % zlib.crc32(text[:-1])
+    found = json.loads(text)
+    assert list(found) == ["n", "after", "event", "genome"]
+    assert (found["n"], found["genome"]) == (2, [0.5])
+    assert json.loads(first[9:])["after"] == ""
+
+
+def test_a_journal_of_format_2_is_continued_without_numbers(tmp_path):
+    """The scripted search is cut at many lines; it writes what the old version wrote."""
+    whole = OLD.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for count in range(1, len(lines), 4):
+        run = tmp_path / str(count)
+        run.mkdir()
+        (run / "search.yaml").write_text("made: up\n")
+        (run / "journal.jsonl").write_bytes(b"".join(lines[:count]) + lines[count][:25])
+        executor = ScriptedExecutor(1, random.Random(0), 0.1)
+        search(run, executor, optimizer="random", candidates=10)
+        assert (run / "journal.jsonl").read_bytes() == whole
+
+
+def test_the_journal_of_a_new_search_has_the_same_events_as_in_format_2(tmp_path):
+    executor = ScriptedExecutor(1, random.Random(0), 0.1)
+    search(tmp_path / "run", executor, optimizer="random", candidates=10)
+    assert read(tmp_path / "run" / "journal.jsonl")[1:] == read(OLD)[1:]
+
+
+@pytest.mark.parametrize("way", ["replaced", "removed", "longer", "shorter", "moved away"])
+def test_a_writer_stops_if_its_journal_is_changed_by_another_process(tmp_path, way):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    path = journal_of(folder, [{"event": "a"}])
+    with Journal(path) as journal:
+        journal.append({"event": "b"})
+        match way:
+            case "replaced":
+                shutil.copy(path, folder / "copy")
+                (folder / "copy").replace(path)
+            case "removed":
+                path.unlink()
+            case "longer":
+                path.write_bytes(path.read_bytes() + b"x")
+            case "shorter":
+                path.write_bytes(path.read_bytes()[:-1])
+            case _:
+                folder.rename(tmp_path / "away")
+        with pytest.raises(SearchError, match=r"by another process.*`evomerge resume"):
+            journal.append({"event": "c"})

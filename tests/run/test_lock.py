@@ -1,6 +1,7 @@
 """A run has one writer at a time; readers that check the lock never keep a writer out."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def test_readers_that_check_the_lock_keep_no_writer_out(tmp_path):
                 reader.kill()
             raise
     try:
-        for _ in range(1000):
+        for _ in range(200):
             with run.writing():
                 pass
     finally:
@@ -93,6 +94,55 @@ def test_a_writer_that_reads_its_lock_file_keeps_the_lock(tmp_path):
             pass
         assert run.is_running
     assert not run.is_running
+
+
+@pytest.mark.parametrize("has_ofd", [True, False])
+def test_without_the_lock_file_there_is_one_writer(tmp_path, monkeypatch, has_ofd):
+    if has_ofd and not lock.HAS_OFD_LOCKS:
+        pytest.skip("no open file description locks on this system")
+    monkeypatch.setattr(lock, "HAS_OFD_LOCKS", has_ofd)
+    monkeypatch.setattr(lock, "_TRIES", 1)
+    run = RunFolder.create(tmp_path / "run", {})
+    with run.writing() as journal:
+        (run.path / "lock").unlink()
+        assert run.is_running
+        with pytest.raises(RunFolderError, match="another process"), run.writing():
+            pass
+        journal.append({"event": "x"})
+    assert len(run.events()) == 2
+
+
+def test_a_journal_that_is_replaced_before_it_is_locked_is_opened_again(tmp_path, monkeypatch):
+    run = RunFolder.create(tmp_path / "run", {})
+    take, other = lock._take, tmp_path / "other"
+    shutil.copy(run.journal_path, other)
+
+    def replace_then_take(handle):
+        if other.exists():
+            other.replace(run.journal_path)
+        return take(handle)
+
+    monkeypatch.setattr(lock, "_take", replace_then_take)
+    with run.writing() as journal:
+        journal.append({"event": "x"})
+    assert len(run.events()) == 2
+
+
+def test_a_forked_child_cannot_write_to_the_journal(tmp_path):
+    run = RunFolder.create(tmp_path / "run", {})
+    with run.writing() as journal:
+        before = run.journal_path.read_bytes()
+        child = os.fork()
+        if child == 0:
+            try:
+                journal.append({"event": "of the child"})
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        assert run.journal_path.read_bytes() == before
+        assert run.is_running
+        journal.append({"event": "x"})
+    assert [event["event"] for event in run.events()] == ["header", "x"]
 
 
 def test_a_process_that_has_ended_is_not_named_as_the_writer(tmp_path):

@@ -6,10 +6,12 @@ import pytest
 import yaml
 from search_run import SMALL
 
+from evomerge.__main__ import run as call
 from evomerge.config.schema import parse
 from evomerge.errors import InputError
 from evomerge.export.candidate import export_candidate
 from evomerge.recipe import Recipe
+from evomerge.report.dashboard.server import open_studies
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.setup.check import freeze
@@ -84,6 +86,55 @@ def test_a_new_search_uses_the_best_model_of_now(family):
     frozen = yaml.safe_load((folder / "half" / "search.yaml").read_text())["frozen"]["models"]
     assert best(RunFolder(folder / "first")).startswith(found)
     assert found not in frozen.values()
+
+
+def test_a_run_of_any_name_works_in_every_command(family, tmp_path, capsys):
+    folder, _ = family
+    run = tmp_path / "a+b #1 50%20 é;$x"
+    shutil.copytree(folder / "first", run)
+    (tmp_path / "link").symlink_to(run)
+    for name in (run, tmp_path / "link"):
+        for command in (
+            ["status", name],
+            ["results", name, "--csv", tmp_path / "rows.csv"],
+            ["report", name],
+            ["resume", name, "--candidates", "22"],
+            ["export", name, "--out", tmp_path / f"model of {name.name}"],
+            ["merge", name / "best.yaml", "--out", tmp_path / f"merge of {name.name}"],
+        ):
+            assert call(list(map(str, command))) == 0
+        start = {"optimizer": {"start": [f"run:{name}"]}}
+        assert prepare(parse({**SMALL, **start}, "new"), tmp_path).start
+        problem = prepare(
+            parse({**SMALL, "parents": [f"run:{name}", "zoo:maths"]}, "new"), tmp_path
+        )
+        assert problem.config.parents[0] == f"run:{run}"
+        assert open_studies([name])[0].name == run.name
+    files = [tmp_path / f"{kind} of {run.name}" for kind in ("model", "merge")]
+    first, second = [(file / "model.safetensors").read_bytes() for file in files]
+    assert first == second
+
+
+def test_a_budget_that_is_in_force_already_is_not_journaled_again(family, tmp_path):
+    """As after a kill of `search --candidates 9`, continued by `resume --candidates 9`."""
+    folder, _ = family
+    run = RunFolder(shutil.copytree(folder / "whole", tmp_path / "whole"))
+    before = run.journal_path.read_bytes()
+    go_on(run, 9)
+    assert run.journal_path.read_bytes() == before
+
+
+def test_a_run_that_is_its_own_parent_is_one_sentence(family, tmp_path):
+    """A run was moved to the place of its parent, and its copy of the parent's model is gone."""
+    folder, _ = family
+    run = tmp_path / "half"
+    shutil.copytree(folder / "half", run)
+    text = (run / "search.yaml").read_text().replace(str(folder / "first"), str(run))
+    data = yaml.safe_load(text)
+    del data["frozen"]["digests"]
+    (run / "search.yaml").write_text(yaml.safe_dump(data))
+    with pytest.raises(InputError, match=r"is made from itself .*; put each back"):
+        reopen(RunFolder(run))
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,11 @@ import yaml
 from safetensors.torch import load_file
 from search_run import SMALL, evomerge, evomerge_json, kill_when
 from tiny import make
+from trusting import trust
 
 from evomerge.config.schema import parse
 from evomerge.errors import InputError
+from evomerge.recipe import Recipe
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.setup import stages
@@ -63,25 +65,42 @@ def write(folder, data=STAGED):
     return folder / "staged.yaml"
 
 
-def test_stages_run_one_after_the_other_and_can_be_resumed(tmp_path):
+def test_stages_run_one_after_the_other_and_can_be_moved_and_resumed(tmp_path):
     file = write(tmp_path)
-    run = tmp_path / "run"
-    journal = run / "stage-1" / "journal.jsonl"
-    assert kill_when(["search", file, "--run", run], journal, 15, 0.0) == -signal.SIGKILL
-    assert not (run / "stage-2").exists()
+    begun, run = tmp_path / "begun", tmp_path / "a+b #1 50% é" / "run"
+    journal = begun / "stage-1" / "journal.jsonl"
+    assert kill_when(["search", file, "--run", begun], journal, 15, 0.0) == -signal.SIGKILL
+    assert not (begun / "stage-2").exists()
+    run.parent.mkdir()
+    begun.rename(run)
     evomerge("resume", run)
     first = evomerge_json("results", run / "stage-1")
     rows = evomerge_json("results", run)["candidates"]
     assert len(rows) == 8
     winner = first["candidates"][first["winner"]]
-    assert rows[0]["origin"] == f"run:{run / 'stage-1'}"
+    assert rows[0]["origin"] == "run:../stage-1"
     # The winner of stage 1 has the same score as a parent in stage 2.
     assert rows[0]["test zoo_l2_maths/exact_match"] == winner["test zoo_l2_maths/exact_match"]
-    evomerge("export", run, "--out", tmp_path / "model")
-    assert (tmp_path / "model" / "config.json").exists()
     # A search in stages as a parent is frozen as its latest stage.
     built_on = parse({**SMALL, "parents": [f"run:{run}", "zoo:maths"]}, "search.yaml")
     assert prepare(built_on, tmp_path).config.parents[0] == f"run:{run / 'stage-2'}"
+
+    moved = tmp_path / "moved"
+    run.rename(moved)
+    before = (moved / "stage-2" / "journal.jsonl").read_bytes()
+    assert str(tmp_path).encode() not in before + (moved / "stage-2" / "search.yaml").read_bytes()
+    evomerge("resume", moved)
+    assert (moved / "stage-2" / "journal.jsonl").read_bytes() == before
+    assert evomerge_json("results", moved)["candidates"] == rows
+    evomerge("export", moved, "--out", tmp_path / "model", "--candidate", "0")
+    recipe = Recipe.from_yaml((tmp_path / "model" / "evomerge_recipe.yaml").read_text())
+    assert f"run:{moved / 'stage-1'}" in recipe.parents
+    assert str(tmp_path) not in (tmp_path / "model" / "README.md").read_text()
+    # The recipe of the run and that of the export give the model that was scored.
+    evomerge("merge", tmp_path / "model" / "evomerge_recipe.yaml", "--out", tmp_path / "again")
+    weights = [tmp_path / name / "model.safetensors" for name in ("model", "again")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    evomerge("merge", moved / "stage-2" / "best.yaml", "--out", tmp_path / "best")
 
 
 def test_a_mistake_in_a_later_stage_is_found_before_the_first_stage(tmp_path):
@@ -94,6 +113,9 @@ def test_a_mistake_in_a_later_stage_is_found_before_the_first_stage(tmp_path):
     wrong["stages"][1] = {**STAGED["stages"][1], "parents": ["stage:2", "zoo:maths"]}
     done = evomerge("validate", write(tmp_path, wrong), code=2)
     assert "'stage:2' is not an earlier stage" in done.stderr
+    wrong["stages"][1] = {**STAGED["stages"][1], "parents": ["run:../stage-1", "zoo:maths"]}
+    with pytest.raises(InputError, match=r"'run:../stage-1' is how .*; write `stage:N`"):
+        stages.check(wrong, write(tmp_path, wrong))
 
 
 def test_a_winner_can_be_a_parent_beside_the_host_of_its_stage(tmp_path):
@@ -136,6 +158,7 @@ def test_allow_pickle_applies_to_all_stages(tmp_path, monkeypatch):
     (folder / "model.safetensors").unlink()
     make(tmp_path / "one", seed=1)
     (tmp_path / "counting.py").write_text(COUNTING)
+    trust(tmp_path / "counting.py")
     monkeypatch.syspath_prepend(tmp_path)
     space = {"kind": "parameters", "method": "linear"}
     data = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,15 +10,17 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from evomerge.run.temporary import TemporaryFolder
+
 _SHARED_MEMORY = "/dev/shm"  # a folder whose files are in memory, on Linux
 
 
 @contextmanager
 def memory_folder() -> Iterator[Path]:
     """Yield a new folder that ends with the block; its files are in memory where the system can."""
-    memory = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
-    with tempfile.TemporaryDirectory(prefix="evomerge-", dir=memory) as folder:
-        yield Path(folder)
+    memory = Path(_SHARED_MEMORY) if os.access(_SHARED_MEMORY, os.W_OK) else None
+    with TemporaryFolder(memory) as folder:
+        yield folder
 
 
 def write_weights(weights: Mapping[str, torch.Tensor], folder: Path) -> None:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +26,7 @@ from evomerge.merging.architecture.submodel import (
 )
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.stacks import Stack
+from evomerge.run.temporary import TemporaryFolder
 
 _BLOCK = re.compile(r"(.*?\.\d+)\.")
 _TOKENS = 5
@@ -113,13 +112,12 @@ class Miniature:
 
     def _make(self, config: dict[str, Any]) -> None:
         made = transformers_config(config)
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
+        with TemporaryFolder() as folder:
             with quiet():
                 model_class(made)(made).save_pretrained(folder)
             saved = Checkpoint.open(folder, "miniature")
             shapes = {name: info.shape for name, info in saved.tensors.items()}
-            layout = build_layout(saved.config, folder, shapes, {}, torch.float32)
+            layout = build_layout(saved.config, shapes, {}, torch.float32)
         self._stacks, self._locations = saved.stacks, layout.locations
         self.model: Any = layout.module
         attend = getattr(self.model, "set_attn_implementation", None)

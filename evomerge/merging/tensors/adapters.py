@@ -24,8 +24,8 @@ from evomerge.merging.tensors.peft import (
     WEIGHTS,
     ModuleChange,
     check_supported,
+    find_alphas,
     find_changes,
-    read_alphas,
 )
 from evomerge.merging.tensors.reader import Patch
 from evomerge.models.checkpoint import Checkpoint
@@ -71,7 +71,7 @@ class Adapter:
         weights: name of a weight in the model -> its change.
         biases: name of a bias in the model -> its change.
         alpha: `lora_alpha` of the config.
-        alphas: `alpha_pattern` of the config: (pattern of whole module names, alpha) pairs.
+        alphas: name of a module -> its own alpha, by `alpha_pattern` of the config.
     """
 
     reference: str
@@ -81,7 +81,7 @@ class Adapter:
     weights: Mapping[str, ModuleChange]
     biases: Mapping[str, ModuleChange]
     alpha: float
-    alphas: tuple[tuple[re.Pattern[str], float], ...]
+    alphas: Mapping[str, float]
 
     @classmethod
     def open(cls, checkpoint: Checkpoint) -> Adapter:
@@ -109,7 +109,11 @@ class Adapter:
         weights, biases = find_changes(checkpoint, tensors, file)
         where = f"{folder / CONFIG}: "
         alpha = _VALUES.real(config.get("lora_alpha", 8), f"{where}lora_alpha")
-        alphas = read_alphas(config.get("alpha_pattern") or {}, f"{where}alpha_pattern")
+        modules = dict.fromkeys(change.module for change in (*weights.values(), *biases.values()))
+        patterns = config.get("alpha_pattern") or {}
+        alphas = find_alphas(patterns, modules, f"{where}alpha_pattern")
+        for key in ("use_rslora", "fan_in_fan_out"):
+            _VALUES.flag(config.get(key) or False, f"{where}{key}")
         adapter = cls(checkpoint.reference, file, config, tensors, weights, biases, alpha, alphas)
         for name, change in weights.items():
             adapter._check_weight(change, name, checkpoint.tensors[name].shape)
@@ -177,8 +181,7 @@ class Adapter:
 
     def _scale(self, change: ModuleChange) -> float:
         """Return alpha / rank, or alpha / sqrt(rank) if the adapter is rank-stabilized."""
-        matching = (alpha for pattern, alpha in self.alphas if pattern.fullmatch(change.module))
-        alpha = next(matching, self.alpha)
+        alpha = self.alphas.get(change.module, self.alpha)
         key = change.keys.get("lora_A.weight") or change.keys["lora_embedding_A"]
         rank = self.tensors[key].shape[0]
         return alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)

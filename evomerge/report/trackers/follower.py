@@ -16,7 +16,7 @@ from evomerge.report.trackers.registry import find_tracker
 from evomerge.run.folder import CONFIG, STAGES, RunFolder
 from evomerge.run.frozen_file import FROZEN
 from evomerge.run.history import History
-from evomerge.run.journal import Event
+from evomerge.run.lines import Event
 from evomerge.run.logbook import PASSING, Follower
 from evomerge.searching.ranking import Ranking, measured
 

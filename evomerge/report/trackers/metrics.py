@@ -7,7 +7,7 @@ from typing import Any
 
 from evomerge.report.rows import FINAL_SPLITS, candidate_rows
 from evomerge.run.history import Candidate, History
-from evomerge.run.journal import Event
+from evomerge.run.lines import Event
 from evomerge.scores import Objective
 from evomerge.searching.ranking import Ranking, measured
 
