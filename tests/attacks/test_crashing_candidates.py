@@ -1,6 +1,7 @@
 """A candidate that ends its process, hangs in C or raises anything is a row; the search goes on."""
 
 import ctypes
+import json
 import random
 import signal
 from collections.abc import Iterator, Sequence
@@ -9,20 +10,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import tiny
 from scripted import ScriptedExecutor, search, trajectory
 from search_run import SMALL
 
 import evomerge
-from evomerge import zoo
-from evomerge.errors import ConfigError, SearchError
+from evomerge.errors import CandidateError, CheckpointError, ConfigError, SearchError
 from evomerge.execute.processes import ProcessWorker
 from evomerge.execute.protocol import Job, RunJobs
 from evomerge.execute.remote import RemoteExecutor
 from evomerge.execute.worker import Worker
 from evomerge.run.attempts import MAX_ATTEMPTS
 from evomerge.run.history import outcome_fields
-from evomerge.run.journal import encode
 from evomerge.scores import Failure, Outcome, Scores
 from evomerge.setup import search as setup_search
 from evomerge.testing.executors import Pretend, job_of
@@ -82,7 +80,8 @@ def test_whatever_a_method_or_a_metric_raises_is_one_row(case: str, stage: str) 
     assert isinstance(outcome, Failure)
     assert outcome.stage == stage and case in outcome.reason
     assert outcome.reason.isprintable() and len(outcome.reason) < 1000
-    assert len(encode({"event": "tell", "candidate": 1, **outcome_fields(outcome)})) < 2000
+    line = json.dumps(outcome_fields(outcome), ensure_ascii=False)
+    assert len(line.encode()) < 2000
 
 
 def hang() -> RunJobs:
@@ -166,24 +165,25 @@ def test_a_system_exit_of_an_optimizer_stops_the_search_with_a_sentence(
     assert evomerge.resume(run, progress=False).best is not None
 
 
-def test_a_first_parent_whose_scores_are_not_finite_is_a_failed_row(tmp_path: Path) -> None:
-    """Its weights are finite and too large, so its logits are not numbers."""
-    parent = tmp_path / "parent"
-    parent.mkdir()
-    for file in zoo.path("maths").iterdir():
-        (parent / file.name).write_bytes(file.read_bytes())
-    tiny.rewrite(parent, lambda tensors: tensors["model.norm.weight"].fill_(3e38))
-    config = {
-        **SMALL,
-        "parents": [str(parent), "zoo:maths", "zoo:language"],
-        "base": None,
-        "space": {"kind": "dataflow"},
-        "evaluation": {"include": ["zoo:tasks"], **DOCUMENTS},
-    }
-    run = evomerge.search(config, tmp_path / "run", candidates=6, progress=False)
-    first, second = (item.told for item in run.history.candidates[:2])
-    assert isinstance(first, Failure) and "NaN" in first.reason
-    assert isinstance(second, Scores)
+@pytest.mark.parametrize("bad", [1, 2])
+def test_the_next_baseline_is_taken_if_the_first_one_cannot_be_built(bad: int) -> None:
+    """So the first parent is a failed row, as any candidate; with none at all, nothing can begin."""
+    recipes = [job_of(number, number).recipe for number in range(2)]
+
+    def write(prepared: Any) -> Any:
+        if prepared in recipes[:bad]:
+            raise CandidateError("lm_head.weight: 3 NaN or infinite weights.")
+
+    builder = SimpleNamespace(prepare=lambda recipe, report: recipe, write=write)
+    evaluator: Any = SimpleNamespace(prepare=lambda *_: None)
+    if bad == len(recipes):
+        with pytest.raises(
+            CheckpointError, match="None of the parents.*3 NaN or infinite weights;"
+        ):
+            Worker(lambda: (builder, None), evaluator, {}, recipes)
+    else:
+        worker = Worker(lambda: (builder, None), evaluator, {}, recipes)
+        assert worker.first == recipes[1]
 
 
 def test_a_task_whose_code_ends_python_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
