@@ -1,24 +1,27 @@
 """Measures the cost of merging, on disk and in memory, and compares it with limits and mergekit.
 
-    python benchmarks/merge.py [--quick | --large] [--methods linear,ties] [--mergekit PYTHON]
+    python benchmarks/merge.py [--quick | --large] [--family llama,qwen2] [--methods linear,ties]
+                               [--mergekit PYTHON] [--rounds N] [--busy N]
 
-Writes Llama models in bfloat16 into a temporary folder: a base model and two models near it (0.45 B
-parameters each; 0.03 B with --quick; 1 B, that is 2 GB, with --large). For every merge method it
-measures, in child processes on one thread, the minimum of a few rounds of
+Writes models in bfloat16 into a temporary folder: a base model and two models near it (about
+0.45 B parameters each; with --quick 0.03 B; with --large 1 to 1.5 B). The family `llama` has 32,000
+tokens; `qwen2` has 151,936, and embeddings and head are one tensor. For every merge method it
+measures, in child processes on one thread, in each round
 
-- command: `evomerge merge` from files to a file; `net` is the same without the cost of importing
-  its modules and of loading the compiled loops (numba's start);
+- command: `evomerge merge` from files to a file; `net` is without the cost of a merge of tiny
+  models (start-up: imports, compiled loops, plan);
 - limit: reading all sources and writing the output once with plain system calls;
 - in place: merging another candidate into the resident model, with all knobs changed;
 - pass: one pass over memory that reads as many bytes as the sources and the cached data of the
   method (random numbers, ranks) have, and writes the output (computed from the time of
   `torch.add(one, two, out=three)`);
-- mergekit's own command on the same file, if --mergekit names a Python that has mergekit.
+- mergekit's own command on the same file, if --mergekit names a Python that has mergekit; also on
+  the tiny models.
 
-Times are CPU seconds; memory is the peak resident set size. The last line is one JSON object of
-ratios: net/limit (goal: at most 1.5 for linear and slerp, 3 for dare_linear, 5 for ties), in
-place/pass (goal: at most 2), and, with --mergekit, mergekit's cost divided by ours (goal: at least
-3 for linear, slerp and task_arithmetic, 8 for the others; for memory at least 3).
+`--busy N` keeps N processes beside it that copy memory all the time. Times are CPU seconds; memory
+is the peak resident set size. Ratios are of the same round, and the table has the smallest and the
+largest of them. The last line is one JSON object of these ratios: net/limit, in place/pass, and,
+with --mergekit, mergekit's cost divided by ours.
 """
 
 from __future__ import annotations
@@ -29,9 +32,15 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.merging.families import FAMILIES, write_family  # noqa: E402
 
 METHODS = (
     *("passthrough", "linear", "slerp", "task_arithmetic", "dare_linear", "dare_ties", "ties"),
@@ -42,6 +51,18 @@ KEPT = {"dare_linear": 1, "dare_ties": 1, "della": 2}
 """Cached arrays of 16 bits per weight that a merge in place reads for each source."""
 
 SPARSE = frozenset({"dare_linear", "dare_ties", "ties", "breadcrumbs", "della"})
+NOT_IN_MERGEKIT = frozenset({"consensus"})
+TINY = "tiny"
+LARGE = ("torch", "transformers", "matplotlib", "scipy", "pandas", "numba")
+"""Libraries of which it is said whether a merge of files imports them."""
+
+LOADED = """
+import sys
+from evomerge.__main__ import run
+code = run(sys.argv[2:])
+print(*(name for name in sys.argv[1].split(",") if name in sys.modules))
+sys.exit(code)
+"""
 READ_AND_WRITE = """
 import os, sys
 buffer = memoryview(bytearray(1 << 22))
@@ -56,15 +77,11 @@ while size > 0:
     size -= os.write(file, buffer[:size])
 os.fsync(file)
 """
-IMPORTS = """
-import evomerge.__main__, evomerge.cli.commands, evomerge.mergekit, evomerge.export.recipe
-import evomerge.merging.writer, evomerge.merging.tokenizers.plan, evomerge.merging.tensors.adapters
-import evomerge.merging.kernels.consensus, evomerge.merging.kernels.masks
-import evomerge.merging.kernels.overlap, evomerge.merging.kernels.rowwise
-import evomerge.merging.kernels.sparsify, evomerge.merging.kernels.variance
-import pydantic.main, rich.console, typer.main
+COPY_MEMORY = """
 import numpy
-evomerge.merging.kernels.compiled.are_finite(numpy.zeros(1, dtype=numpy.uint16))
+one, two = numpy.zeros((2, 1 << 27), dtype=numpy.uint8)
+while True:
+    two[:] = one
 """
 
 
@@ -76,67 +93,196 @@ class Cost:
     peak: int
 
 
+@dataclass(frozen=True)
+class Round:
+    """One measurement of one method; `theirs` is mergekit's cost, `tiny` that of tiny models."""
+
+    ours: Cost
+    tiny: Cost
+    limit: float
+    place: float
+    one_pass: float
+    theirs: Cost | None
+
+    @property
+    def net(self) -> float:
+        return self.ours.seconds - self.tiny.seconds
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        found = {"net/limit": self.net / self.limit, "in place/pass": self.place / self.one_pass}
+        if self.theirs is not None:
+            found["mergekit/ours seconds"] = self.theirs.seconds / self.ours.seconds
+            found["mergekit/ours peak"] = self.theirs.peak / self.ours.peak
+        return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="a family of 0.03 B parameters")
-    size.add_argument("--large", action="store_true", help="a family of 1 B parameters")
+    size.add_argument("--quick", action="store_true", help="models of 0.03 B parameters")
+    size.add_argument("--large", action="store_true", help="models of 1 B parameters or more")
+    parser.add_argument("--family", default="llama", help=f"of {', '.join(FAMILIES)}; with commas")
     parser.add_argument("--methods", default=",".join(METHODS), help="names, joined by commas")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--busy", type=int, default=0, help="processes beside it that copy memory")
     parser.add_argument("--mergekit", type=Path, help="a Python that has mergekit installed")
-    parser.add_argument("--folder", type=Path, help="where the family is, or will be, kept")
+    parser.add_argument("--folder", type=Path, help="where the models are, or will be, kept")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.folder and options.folder.parent) as scratch:
-        family = options.folder or Path(scratch) / "family"
-        if not family.exists():
-            size = "quick" if options.quick else "large" if options.large else "usual"
-            child([sys.executable, __file__, "make", family, size])
-        ratios = table(options, family, Path(scratch))
-    print(json.dumps({name: round(value, 3) for name, value in ratios.items()}))
-
-
-def table(options: argparse.Namespace, family: Path, scratch: Path) -> dict[str, float]:
-    """Measure and print one row for each method; return the ratios."""
-    imports = least([sys.executable, "-c", IMPORTS], options.rounds)
-    size = (family / "base" / "model.safetensors").stat().st_size
-    print(f"models of {size / 1e9:.2f} GB; imports {imports.seconds:.2f} s, {gb(imports.peak)}")
-    columns = (
-        "command  net limit ratio |  peak  net | place  pass ratio | mergekit peak  x CPU x peak"
-    )
-    print(f"{'method':16} {columns}")
-    ratios: dict[str, float] = {}
-    for method in options.methods.split(","):
-        recipe = scratch / f"{method}.yaml"
-        recipe.write_text(recipe_text(method, family))
-        sources = [family / name / "model.safetensors" for name in names(method)]
-        out = scratch / "out"
-        command = [sys.executable, "-m", "evomerge", "merge", recipe, "--out", out]
-        ours = least(command, options.rounds, out)
-        limit = least([sys.executable, "-c", READ_AND_WRITE, *sources, out], options.rounds, out)
-        place, one_pass = in_place(method, family)
-        net = ours.seconds - imports.seconds
-        ratios[f"{method} net/limit"] = net / limit.seconds
-        ratios[f"{method} in place/pass"] = place / one_pass
-        row = (
-            f"{method:16} {ours.seconds:6.2f} {net:5.2f} {limit.seconds:5.2f} "
-            f"{net / limit.seconds:5.2f} | {gb(ours.peak)} {(ours.peak - imports.peak) / 1e9:4.2f}"
-            f" | {place:5.2f} {one_pass:5.2f} {place / one_pass:5.2f} |"
+    size = "quick" if options.quick else "large" if options.large else "usual"
+    ratios: dict[str, tuple[float, float]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        root = options.folder or Path(scratch)
+        make(root / TINY, "llama", "tiny")
+        ratios |= start_up(options, root / TINY, Path(scratch))
+        for family in options.family.split(","):
+            folder = root / f"{family}-{size}"
+            make(folder, family, size)
+            with busy(options.busy):
+                ratios |= table(options, family, folder, root / TINY, Path(scratch))
+    plain = {key: [round(low, 3), round(high, 3)] for key, (low, high) in ratios.items()}
+    print(
+        json.dumps(
+            {
+                f"{key} {end}": value[end == "most"]
+                for key, value in plain.items()
+                for end in ("least", "most")
+            }
         )
-        if options.mergekit:
-            run = [options.mergekit, "-m", "mergekit.scripts.run_yaml", recipe, out]
-            theirs = least(run, 1, out)
-            ratios[f"{method} mergekit/ours seconds"] = theirs.seconds / ours.seconds
-            ratios[f"{method} mergekit/ours peak"] = theirs.peak / ours.peak
-            row += (
-                f" {theirs.seconds:7.2f} {gb(theirs.peak)} {theirs.seconds / ours.seconds:5.1f}"
-                f" {theirs.peak / ours.peak:5.1f}"
-            )
-        print(row, flush=True)
+    )
+
+
+def make(folder: Path, family: str, size: str) -> None:
+    """Write the models of a family, in a process of its own, if they do not exist."""
+    if not folder.exists():
+        child([sys.executable, __file__, "make", folder, family, size])
+
+
+@contextmanager
+def busy(number: int) -> Iterator[None]:
+    """Keep processes that copy memory while the block runs."""
+    command = [sys.executable, "-c", COPY_MEMORY]
+    processes = [subprocess.Popen(command, env=environment()) for _ in range(number)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def start_up(
+    options: argparse.Namespace, tiny: Path, scratch: Path
+) -> dict[str, tuple[float, float]]:
+    """Measure merges of tiny models, which are little but start-up; return their ratios."""
+    recipe, out = scratch / "start.yaml", scratch / "out"
+    ratios: dict[str, tuple[float, float]] = {}
+    for method in ("linear", "ties"):
+        recipe.write_text(recipe_text(method, tiny))
+        arguments = ["merge", recipe, "--out", out]
+        command = [sys.executable, "-m", "evomerge", *arguments]
+        told = output([sys.executable, "-c", LOADED, ",".join(LARGE), *arguments], out)
+        ours, theirs = [], []
+        for _ in range(options.rounds):
+            ours.append(child(command, out).seconds)
+            if options.mergekit:
+                run = [options.mergekit, "-m", "mergekit.scripts.run_yaml", recipe, out]
+                theirs.append(child(run, out).seconds)
+        print(f"start-up, {method} of tiny models: {min(ours):.2f} to {max(ours):.2f} s", end="")
+        if theirs:
+            print(f", mergekit {min(theirs):.2f} to {max(theirs):.2f} s", end="")
+            found = [one / other for one, other in zip(theirs, ours, strict=True)]
+            ratios[f"start-up {method} mergekit/ours seconds"] = (min(found), max(found))
+        loaded = told.splitlines()[-1].strip()
+        print(f"; of {', '.join(LARGE)} it imports {loaded or 'none'}", flush=True)
     return ratios
 
 
-def gb(number: int) -> str:
-    return f"{number / 1e9:.2f}GB"
+def table(
+    options: argparse.Namespace, family: str, folder: Path, tiny: Path, scratch: Path
+) -> dict[str, tuple[float, float]]:
+    """Measure and print one row for each method; return the least and the largest ratios."""
+    size = (folder / "base" / "model.safetensors").stat().st_size
+    print(f"{family}, models of {size / 1e9:.2f} GB, {options.busy} processes beside it")
+    print(
+        "| method | command, s | net | limit | net / limit | peak, GB | in place, s | pass "
+        "| in place / pass | mergekit, s | its peak, GB | CPU ratio | peak ratio |"
+    )
+    print("|" + "---|" * 13)
+    found: dict[str, tuple[float, float]] = {}
+    for method in options.methods.split(","):
+        rounds = [
+            measure(options, method, folder, tiny, scratch, first=number == 0)
+            for number in range(options.rounds)
+        ]
+        spread = {
+            name: (
+                min(item.ratios[name] for item in rounds if name in item.ratios),
+                max(item.ratios[name] for item in rounds if name in item.ratios),
+            )
+            for name in rounds[0].ratios
+        }
+        print(row(method, rounds, spread), flush=True)
+        found |= {f"{family} {method} {name}": value for name, value in spread.items()}
+    return found
+
+
+def measure(
+    options: argparse.Namespace, method: str, folder: Path, tiny: Path, scratch: Path, first: bool
+) -> Round:
+    """Measure a method once."""
+    out = scratch / "out"
+    small, usual = scratch / "tiny.yaml", scratch / f"{method}.yaml"
+    small.write_text(recipe_text(method, tiny))
+    usual.write_text(recipe_text(method, folder))
+    start = [sys.executable, "-m", "evomerge", "merge"]
+    if first:  # compiles the loops of the method, if they are not in the cache
+        child([*start, small, "--out", out], out)
+    sources = [folder / name / "model.safetensors" for name in names(method)]
+    place, one_pass = in_place(method, folder)
+    theirs = None
+    if options.mergekit and method not in NOT_IN_MERGEKIT:
+        run = [options.mergekit, "-m", "mergekit.scripts.run_yaml", usual, out]
+        theirs = child(run, out)
+    return Round(
+        ours=child([*start, usual, "--out", out], out),
+        tiny=child([*start, small, "--out", out], out),
+        limit=child([sys.executable, "-c", READ_AND_WRITE, *sources, out], out).seconds,
+        place=place,
+        one_pass=one_pass,
+        theirs=theirs,
+    )
+
+
+def row(method: str, rounds: Sequence[Round], spread: dict[str, tuple[float, float]]) -> str:
+    """Return a row of the table: the smallest costs, and the spread of the ratios."""
+
+    def least(values: Iterator[float]) -> str:
+        return f"{min(values):.2f}"
+
+    def between(name: str) -> str:
+        if name not in spread:
+            return ""
+        low, high = (f"{value:.1f}" for value in spread[name])
+        return low if low == high else f"{low} to {high}"
+
+    theirs = [item.theirs for item in rounds if item.theirs is not None]
+    cells = [
+        method,
+        least(item.ours.seconds for item in rounds),
+        least(item.net for item in rounds),
+        least(item.limit for item in rounds),
+        between("net/limit"),
+        least(item.ours.peak / 1e9 for item in rounds),
+        least(item.place for item in rounds),
+        least(item.one_pass for item in rounds),
+        between("in place/pass"),
+        least(item.seconds for item in theirs) if theirs else "",
+        least(item.peak / 1e9 for item in theirs) if theirs else "",
+        between("mergekit/ours seconds"),
+        between("mergekit/ours peak"),
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def names(method: str) -> tuple[str, ...]:
@@ -146,12 +292,12 @@ def names(method: str) -> tuple[str, ...]:
     return ("base", "one", "two") if method in BASED else ("one", "two")
 
 
-def recipe_text(method: str, family: Path) -> str:
+def recipe_text(method: str, folder: Path) -> str:
     """Return a mergekit config as text (JSON is YAML)."""
     weight = {} if method in ("passthrough", "slerp", "sce", "model_stock") else {"weight": 0.6}
     density = {"density": 0.5} if method in SPARSE else {}
     models = [
-        {"model": str(family / name), "parameters": {**weight, **density}}
+        {"model": str(folder / name), "parameters": {**weight, **density}}
         for name in names(method)
         if name != "base"
     ]
@@ -159,36 +305,33 @@ def recipe_text(method: str, family: Path) -> str:
     if method == "slerp":
         recipe["parameters"] = {"t": 0.4}
     if method in BASED or method == "slerp":
-        recipe["base_model"] = str(family / ("one" if method == "slerp" else "base"))
+        recipe["base_model"] = str(folder / ("one" if method == "slerp" else "base"))
     return json.dumps(recipe)
 
 
-def in_place(method: str, family: Path) -> tuple[float, float]:
+def in_place(method: str, folder: Path) -> tuple[float, float]:
     """Return the CPU seconds of another candidate in memory, and of a pass over the same bytes."""
-    command = [sys.executable, __file__, "place", method, family]
-    told = subprocess.run(
-        list(map(str, command)), env=environment(), check=True, capture_output=True, text=True
-    )
-    place, one_pass = told.stdout.split()[-2:]
+    told = output([sys.executable, __file__, "place", method, folder])
+    place, one_pass = told.split()[-2:]
     return float(place), float(one_pass)
 
 
-def least(command: Sequence[object], rounds: int, out: Path | None = None) -> Cost:
-    """Run a command `rounds` times; return its smallest time and smallest peak memory.
+def output(command: Sequence[object], out: Path | None = None) -> str:
+    """Run a command on one thread and return what it prints; `out` as for `child`."""
+    told = subprocess.run(
+        list(map(str, command)), env=environment(), check=True, stdout=subprocess.PIPE, text=True
+    )
+    if out is not None:
+        subprocess.run(["rm", "-rf", str(out)], check=True)
+    return told.stdout
+
+
+def child(command: Sequence[object], out: Path | None = None) -> Cost:
+    """Run a command on one thread and return its cost.
 
     Args:
-        out: output of the command, which is removed after each run.
+        out: output of the command, which is removed afterwards.
     """
-    costs = []
-    for _ in range(rounds):
-        costs.append(child(command))
-        if out is not None:
-            subprocess.run(["rm", "-rf", str(out)], check=True)
-    return Cost(min(cost.seconds for cost in costs), min(cost.peak for cost in costs))
-
-
-def child(command: Sequence[object]) -> Cost:
-    """Run a command on one thread and return its cost."""
     with tempfile.TemporaryFile() as told:
         process = subprocess.Popen(
             list(map(str, command)), env=environment(), stdout=told, stderr=subprocess.STDOUT
@@ -198,117 +341,29 @@ def child(command: Sequence[object]) -> Cost:
         if status:
             told.seek(0)
             raise SystemExit(f"{' '.join(map(str, command))} failed:\n{told.read().decode()}")
+    if out is not None:
+        subprocess.run(["rm", "-rf", str(out)], check=True)
     return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
 
 def environment() -> dict[str, str]:
     one = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    root = str(Path(__file__).resolve().parents[1])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, **one, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
 
 
-def make(family: Path, size: str) -> None:
-    """Write a base model and two models near it."""
-    import torch
-    from safetensors.torch import save_file
-    from tokenizers import Tokenizer, models
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+def place(method: str, folder: Path) -> None:
+    """Print what `in_place` returns."""
+    from benchmarks.merging.resident import measure
 
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(32000)}, unk_token="w0"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0")
-    config = LlamaConfig(
-        vocab_size=32000,
-        hidden_size={"quick": 256, "usual": 1024, "large": 1536}[size],
-        intermediate_size={"quick": 1024, "usual": 3840, "large": 6144}[size],
-        num_hidden_layers=12 if size == "quick" else 24,
-        num_attention_heads=8,
-        num_key_value_heads=8,
-        dtype="bfloat16",
-        architectures=["LlamaForCausalLM"],
-    )
-    with torch.device("meta"):
-        shapes = {name: item.shape for name, item in LlamaForCausalLM(config).state_dict().items()}
-    for seed, name in enumerate(("base", "one", "two")):
-        tensors = {}
-        for position, (tensor_name, shape) in enumerate(shapes.items()):
-            shared = torch.Generator().manual_seed(position)
-            tensor = torch.randn(shape, generator=shared) * 0.02
-            if seed:
-                own = torch.Generator().manual_seed(position + 1000 * seed)
-                tensor += torch.randn(shape, generator=own) * 0.001
-            tensors[tensor_name] = tensor.bfloat16()
-        folder = family / name
-        config.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def place(method: str, family: Path) -> None:
-    """Print the CPU seconds of another candidate in memory, and of a pass over the same bytes."""
-    import time
-    from dataclasses import replace
-
-    import torch
-
-    from evomerge.mergekit import from_mergekit
-    from evomerge.merging.resident import Resident
-    from evomerge.models.checkpoint import Checkpoint
-
-    opened = {
-        str(family / name): Checkpoint.open(family / name, str(family / name))
-        for name in {*names(method), "base"}
-    }
-    recipe = from_mergekit(recipe_text(method, family), opened)
-    resident = Resident(opened, recipe.host, recipe.dtype, memory=16 << 30)
-    resident.apply(recipe)
-
-    def other(number: int) -> object:
-        def nudge(layer):  # type: ignore[no-untyped-def]
-            def moved(knobs):  # type: ignore[no-untyped-def]
-                return {
-                    k: v - 0.01 * number if k in ("weight", "t") else v for k, v in knobs.items()
-                }
-
-            sources = [
-                replace(item, knobs={"scale": 1 - 0.01 * number})
-                if layer.method == "passthrough"
-                else replace(item, knobs=moved(item.knobs))
-                for item in layer.sources
-            ]
-            return replace(layer, sources=sources, knobs=moved(layer.knobs))
-
-        return replace(
-            recipe,
-            seed=recipe.seed,
-            embeddings=nudge(recipe.embeddings),
-            head=nudge(recipe.head),
-            layers={key: tuple(map(nudge, stack)) for key, stack in recipe.layers.items()},
-        )
-
-    times = []
-    for number in range(1, 4):
-        candidate = other(number)
-        resident._written.clear()  # sce and model_stock have no knob to move
-        start = time.process_time()
-        resident.apply(candidate)
-        times.append(time.process_time() - start)
-    weights = [weight.detach() for weight in resident.module.parameters()]
-    others = [(weight.clone(), torch.empty_like(weight)) for weight in weights]
-    fused = []
-    for _ in range(3):
-        start = time.process_time()
-        for weight, (other_weight, out) in zip(weights, others, strict=True):
-            torch.add(weight, other_weight, alpha=0.5, out=out)
-        fused.append(time.process_time() - start)
     sources = len(names(method)) - (method in BASED)
     tensors = len(names(method)) + 1 + KEPT.get(method, 0) * sources
-    print(min(times), min(fused) / 3 * tensors)
+    measure(recipe_text(method, folder), folder, names(method), tensors)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["make"]:
-        make(Path(sys.argv[2]), sys.argv[3])
+        write_family(Path(sys.argv[2]), sys.argv[3], sys.argv[4])
     elif sys.argv[1:2] == ["place"]:
         place(sys.argv[2], Path(sys.argv[3]))
     else:

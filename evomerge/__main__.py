@@ -7,7 +7,7 @@ import signal
 import sys
 from types import FrameType
 
-from evomerge.errors import EvomergeError, InputError, Terminated
+from evomerge.errors import EvomergeError, InputError, Terminated, one_line
 from evomerge.run.writable import NO_ROOM
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -21,6 +21,7 @@ def main() -> None:
 
     Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted, 143 terminated.
     """
+    _keep_warnings_plain()
     debug = "--debug" in sys.argv[1:]
     if debug:
         show_log()
@@ -42,9 +43,8 @@ def main() -> None:
         if isinstance(error, EvomergeError):
             show_error(error)
             sys.exit(error.exit_code)
-        lines = str(error).strip().splitlines() or ["no message"]
         print(
-            f"evomerge: {type(error).__name__}: {lines[0]} (--debug shows the traceback)",
+            f"evomerge: {type(error).__name__}: {one_line(error)} (--debug shows the traceback)",
             file=sys.stderr,
         )
         sys.exit(1)
@@ -69,11 +69,24 @@ def show_log() -> None:
     from rich.logging import RichHandler
 
     from evomerge.cli.terminal import err
+    from evomerge.run.log_format import PlainFormatter
 
     logger = logging.getLogger("evomerge")
     # A display that is redrawn on this console stays below the messages.
-    logger.addHandler(RichHandler(console=err, show_time=False, show_path=False))
+    handler = RichHandler(console=err, show_time=False, show_path=False)
+    handler.setFormatter(PlainFormatter("%(message)s"))
+    logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+
+
+def _keep_warnings_plain() -> None:
+    """Let the handler that prints warnings where no other is set print them without controls."""
+    import logging
+
+    from evomerge.run.log_format import PlainFormatter
+
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(PlainFormatter())
 
 
 def terminate(number: int, frame: FrameType | None) -> None:

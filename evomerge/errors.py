@@ -16,6 +16,7 @@ Terminated is not an EvomergeError: it is a KeyboardInterrupt, raised on SIGTERM
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 LONGEST = 500
@@ -24,6 +25,12 @@ LONGEST = 500
 LONGEST_SENTENCE = 900
 """Largest number of characters of an error's sentence, with everything that it quotes."""
 
+_CONTROLS = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 without tab and newline, DEL, C1
+    r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # those of bidirectional text
+    r"\u2028\u2029\ud800-\udfff]"  # line and paragraph separators, unpaired surrogates
+)
+
 
 class EvomergeError(Exception):
     """Base class of all errors for the user; `str()` of it is one sentence.
@@ -31,13 +38,14 @@ class EvomergeError(Exception):
     What the user can do is behind its last semicolon; a terminal gets it as a line of its own.
 
     The sentence may quote the content of a file. So line breaks and characters that cannot be
-    printed are replaced by spaces, and a sentence longer than `LONGEST_SENTENCE` characters is cut.
+    printed are replaced by spaces, and the middle of a sentence longer than `LONGEST_SENTENCE`
+    characters is left out.
     """
 
     exit_code = 1
 
     def __init__(self, sentence: str) -> None:
-        super().__init__(printable(sentence, LONGEST_SENTENCE))
+        super().__init__(printable(_without_middle(sentence, LONGEST_SENTENCE), len(sentence)))
 
 
 class InputError(EvomergeError):
@@ -102,6 +110,29 @@ def printable(text: str, longest: int = LONGEST) -> str:
     short = text if len(text) <= longest else f"{text[:longest]}…"
     short = short.encode("utf-8", "replace").decode()
     return "".join(letter if letter.isprintable() else " " for letter in short)
+
+
+def _without_middle(text: str, longest: int) -> str:
+    """Return a text cut to a length; the end stays, where a sentence says what to do."""
+    if len(text) <= longest:
+        return text
+    half = (longest - 3) // 2
+    return f"{text[:half]}...{text[-half:]}"
+
+
+def without_controls(text: str) -> str:
+    """Return a text whose characters only show something; lines stay lines.
+
+    Those that steer a terminal, or change the order of what is read, become the replacement
+    character: control characters other than tab and newline, bidirectional controls, and unpaired
+    surrogates, which cannot be written.
+    """
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def escaped_controls(text: str) -> str:
+    r"""Return a JSON text with `\u` escapes for the characters that `without_controls` replaces."""
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ In YAML::
       model.layers: [{...}, {...}, ...]                               # one for each block, in order
     head: {...}                                                       # final norm, head
     members: {member:12: {host: ..., ...}}      # recipes of the members that sources name, if any
+    grams: {zoo:maths: {file: maths.safetensors, sha256: ...}}    # for methods that use activations
 """
 
 from __future__ import annotations
@@ -136,6 +137,19 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Grams:
+    """The file with the Gram matrices of one parent (`evomerge grams` writes it).
+
+    Attributes:
+        file: its path. A recipe is the same wherever the file lies.
+        sha256: digest of its bytes; "" where it is not known yet.
+    """
+
+    file: str
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One merged model.
 
@@ -155,6 +169,7 @@ class Recipe:
             candidates have the same vocabulary whichever parents they merge.
         members: name (`member:NUMBER`) -> recipe, of each member that a source names. A member is
             built first, and rounded to its dtype; then its weights are read like a parent's.
+        grams: parent -> its Gram matrices, for methods that merge by them (`regmean`).
     """
 
     host: str
@@ -167,9 +182,11 @@ class Recipe:
     options: Mapping[str, str] = field(default_factory=dict)
     vocabulary: tuple[str, ...] = ()
     members: Mapping[str, Recipe] = field(default_factory=dict)
+    grams: Mapping[str, Grams] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
+        object.__setattr__(self, "grams", {name: self.grams[name] for name in sorted(self.grams)})
         object.__setattr__(
             self, "members", {name: self.members[name] for name in sorted(self.members)}
         )
@@ -256,8 +273,10 @@ class Recipe:
         return _recipe(given, "recipe", made)
 
     def canonical(self) -> str:
-        """Return the canonical JSON text of the recipe, with the digests of its members."""
+        """Return the canonical JSON text of the recipe, with the digests of members and files."""
         plain = dict(_plain(self))
+        if self.grams:
+            plain["grams"] = {name: item.sha256 for name, item in self.grams.items()}
         if self.members:
             plain["members"] = {name: item.digest for name, item in self.members.items()}
         return json.dumps(plain, sort_keys=True, separators=(",", ":"))
@@ -320,6 +339,10 @@ def _recipe(data: Mapping[str, Any], where: str, made: Mapping[str, Recipe]) -> 
             _VALUES.text(item, f"vocabulary[{i}]", _PARENT)
             for i, item in enumerate(_VALUES.items(content.get("vocabulary", ()), "vocabulary"))
         ),
+        grams={
+            name: _grams(item, f"grams.{name}")
+            for name, item in _VALUES.mapping(content.get("grams", {}), "grams").items()
+        },
     )
     named = {item.parent for item in recipe.every_source() if item.parent.startswith(MEMBER)}
     for name in sorted(named - made.keys()):
@@ -365,7 +388,7 @@ def _plain(value: Any) -> Any:
 
 _FIELDS: Mapping[type, tuple[tuple[str, Any], ...]] = {
     kind: tuple((item.name, item.default) for item in fields(kind) if item.name != "members")
-    for kind in (Source, Layer, Recipe)
+    for kind in (Source, Layer, Recipe, Grams)
 }
 """Names and defaults of the fields. A recipe has hundreds of parts, so they are looked up once."""
 
@@ -412,6 +435,17 @@ def _source(data: Any, where: str) -> Source:
         parent=_VALUES.text(_needed(content, "parent", where), f"{where}.parent", _PARENT),
         layer=None if layer is None else _VALUES.whole(layer, f"{where}.layer", most=_MOST_BLOCKS),
         knobs=_knobs(content.get("knobs", {}), f"{where}.knobs"),
+    )
+
+
+def _grams(data: Any, where: str) -> Grams:
+    """Return a file with Gram matrices from its path alone, or from path and digest."""
+    if isinstance(data, str):
+        return Grams(data)
+    content = _VALUES.mapping(data, where, [item.name for item in fields(Grams)])
+    file = _VALUES.text(_needed(content, "file", where), f"{where}.file", "the path of a file")
+    return Grams(
+        file, _VALUES.text(content["sha256"], f"{where}.sha256") if "sha256" in content else ""
     )
 
 

@@ -20,4 +20,4 @@ def test_the_tests_mirror_the_package():
         "scripts",
         "benchmarks",
         "docs",
-    }
+    }  # of the repository, and attacks on all of it

@@ -1,7 +1,7 @@
 """Recipes are canonical: equal recipes have equal digests. A written recipe reads back the same."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.errors import RecipeError
@@ -47,6 +47,7 @@ recipes = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(recipes)
 def test_yaml_and_dict_read_back_as_the_same_recipe(recipe):
     assert Recipe.from_yaml(recipe.to_yaml()) == recipe

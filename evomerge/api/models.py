@@ -23,6 +23,8 @@ def merge(
     memory: str = "8GB",
     shard_size: str = "5GB",
     allow_pickle: bool = False,
+    strict: bool = False,
+    truncate: bool = False,
 ) -> Path:
     """Write the model of a recipe as an ordinary Hugging Face checkpoint, out of core.
 
@@ -32,6 +34,9 @@ def merge(
         memory: memory that merging may use, such as `8GB`.
         shard_size: largest size of a weight file.
         allow_pickle: accept parents with pickled weights.
+        strict: refuse a mergekit config with something that mergekit ignores.
+        truncate: cut embeddings and head to the rows that all parents have, if no tokenizer is
+            given (`--unsafe-truncate-embeddings` of the command).
 
     Returns:
         the folder.
@@ -49,7 +54,15 @@ def merge(
             file.write_text(recipe.to_yaml(), encoding="utf-8")
         else:
             file = Path(recipe)
-        notes = merge_recipe(file, target, memory, shard_size, allow_pickle=allow_pickle)
+        notes = merge_recipe(
+            file,
+            target,
+            memory,
+            shard_size,
+            allow_pickle=allow_pickle,
+            strict=strict,
+            truncate=truncate,
+        )
     for note in notes:
         warnings.warn(note, stacklevel=2)
     return target

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -51,11 +50,13 @@ class Run:
         return f"{self.folder}: {answer}\n{title}:\n{models.to_string(index=False)}"
 
     def _repr_html_(self) -> str:
+        from evomerge.report.markup import text
+
         answer, title, models = self._summary()
-        said = f"<p><b>{html.escape(str(self.folder))}</b>: {html.escape(answer)}</p>"
+        said = f"<p><b>{text(str(self.folder))}</b>: {text(answer)}</p>"
         if models is None:
             return said
-        return f"{said}<p>{html.escape(title)}:</p>{models.to_html(index=False)}"
+        return f"{said}<p>{text(title)}:</p>{models.to_html(index=False)}"
 
     def _summary(self) -> tuple[str, str, pd.DataFrame | None]:
         """Return the verdict, and the title and rows of a table for people; None without scores."""

@@ -112,7 +112,8 @@ def results(
         answer = {"candidates": rows, "winner": winner, "standings": table, "times": times}
         if archives:
             answer["archives"] = records(archives)
-        terminal.print_json(answer | {"lm_eval": command})
+        rest = {"lm_eval": command, "not_in_mergekit": run.why_not_in_mergekit}
+        terminal.print_json(answer | rest)
     else:
         if terminal.out.is_terminal:
             terminal.print_rows(brief_rows(rows), "candidate")
@@ -134,6 +135,8 @@ def results(
                 terminal.say(command, whole=True)
                 if note := sampling_note(config.frozen.sampled if config.frozen else {}):
                     terminal.say(note)
+        if (reason := run.why_not_in_mergekit) is not None:
+            terminal.say(f"there is no best.mergekit.yaml: {reason}")
         if spent:
             times_of_phases = ", ".join(f"{phase} {item.text}" for phase, item in spent.items())
             terminal.say(

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evomerge.cli.terminal import err, estimate, example_lines, say
+from evomerge.errors import without_controls
 from evomerge.report.amounts import duration
 from evomerge.report.confidence import factor_of, fitness_interval
 from evomerge.report.equal_scores import doubt_about_baselines
@@ -49,10 +50,10 @@ class SearchDisplay:
         self._finals: tuple[str, int] | None = None
         self._finals_done = 0
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]}"),
+            TextColumn("{task.fields[speed]}", markup=False),
             TimeElapsedColumn(),
             console=err,
         )
@@ -134,7 +135,7 @@ class SearchDisplay:
         lines.add_column(style="dim", no_wrap=True, min_width=len("best parent"))
         lines.add_column(overflow="ellipsis", no_wrap=True)
         for name, words in self._lines():
-            lines.add_row(name, Text(words))
+            lines.add_row(name, Text(without_controls(words)))
         return Group(self._bar, lines)
 
     def _lines(self) -> Iterator[tuple[str, str]]:

@@ -156,7 +156,7 @@ def _run(
     from evomerge.report.trackers.follower import tracked
     from evomerge.report.verdict import verdict
     from evomerge.run.history import History
-    from evomerge.setup.search import run_search, why_not_in_mergekit
+    from evomerge.setup.search import run_search
 
     total = new_budget.get("candidates") or problem.config.budget.candidates
     before = History(run.events())
@@ -179,8 +179,7 @@ def _run(
     terminal.say(verdict(found, winner).text)
     doubt = doubt_about_winner(history)
     terminal.warn([] if doubt is None else [doubt])
-    reason = why_not_in_mergekit(problem, history, winner)
-    if reason is not None:
+    if (reason := run.why_not_in_mergekit) is not None:
         terminal.say(f"there is no best.mergekit.yaml: {reason}")
     what = f"the winner is {named(history, winner.number)}; export it with"
     if history.front:

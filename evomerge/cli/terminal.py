@@ -1,10 +1,15 @@
-"""Printing for all commands: Rich tables on a terminal, plain lines in a pipe."""
+"""Printing for all commands: Rich tables on a terminal, plain lines in a pipe.
+
+This is the border to the terminal. Texts from files are shown as they are: nothing in them is read
+as markup of Rich, and no character of them steers the terminal (see `without_controls`).
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, JustifyMethod
 from rich.table import Table
+from rich.text import Text
 
 from evomerge.cli.sentences import wrapped
+from evomerge.errors import escaped_controls, without_controls
 from evomerge.report.amounts import duration
 from evomerge.report.confidence import Estimate, factor_of
 from evomerge.report.names import short_scores
@@ -41,13 +48,14 @@ _SPOKEN = {
 
 WORKER_HEADERS = ("worker", "place", "does", "for")
 
-out = Console(soft_wrap=True)
-err = Console(stderr=True, soft_wrap=True)
+out = Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
+err = Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 def print_json(value: Any) -> None:
     """Print a value as strict JSON; nan and infinities become null."""
-    sys.stdout.write(json.dumps(_strict(value), indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(_strict(value), indent=2, ensure_ascii=False)
+    sys.stdout.write(escaped_controls(text) + "\n")
 
 
 def _strict(value: Any) -> Any:
@@ -64,7 +72,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: st
     """Print a table: Rich on a terminal, tab-separated lines in a pipe."""
     if not out.is_terminal:
         for row in (headers, *rows):
-            sys.stdout.write("\t".join(row) + "\n")
+            sys.stdout.write("\t".join(map(one_cell, row)) + "\n")
         return
     out.print(make_table(headers, rows, title))
 
@@ -75,15 +83,24 @@ def make_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str
     Columns of figures are aligned at the right.
     """
     table = Table(
-        title=title or None, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False
+        title=one_cell(title) or None,
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
     )
     for index, header in enumerate(headers):
         figures = all(row[index][:1] in "-+.0123456789" for row in rows)
         justify: JustifyMethod = "right" if figures else "left"
-        table.add_column(header, justify=justify, no_wrap=index == 0, overflow="fold")
+        table.add_column(one_cell(header), justify=justify, no_wrap=index == 0, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(one_cell, row))
     return table
+
+
+def one_cell(text: str) -> str:
+    """Return a text as one line without tabs, which in a pipe separate columns."""
+    return without_controls(re.sub(r"[\t\n\r]+", " ", text))
 
 
 def print_values(values: Mapping[str, Any]) -> None:
@@ -147,6 +164,8 @@ def _brief(item: Mapping[str, Any]) -> str:
     if "scores" in item:
         return f"{_scores(item)} ({item['candidate']})"
     value = item["fitness"]
+    if value is None:  # an event that no search writes
+        return f"- ({item['candidate']})"
     about = "about " if item["is_estimate"] else ""
     return f"{about}{factor_of([value]) * value:.1f} ({item['candidate']})"
 
@@ -210,7 +229,7 @@ def print_standings(table: Standings) -> None:
 def print_examples(examples: Iterable[Example]) -> None:
     """Print scored documents with prompt, answer and target."""
     for item in examples:
-        out.print("\n".join(example_lines(item)), markup=False, highlight=False)
+        out.print(without_controls("\n".join(example_lines(item))))
 
 
 def example_lines(item: Example) -> list[str]:
@@ -249,7 +268,7 @@ def say(message: str, *, whole: bool = False) -> None:
     """
     if err.is_terminal and not whole:
         message = "\n".join(wrapped(line, err.width) for line in message.splitlines())
-    err.print(message, markup=False, highlight=False)
+    err.print(without_controls(message))
 
 
 @contextmanager
@@ -258,7 +277,7 @@ def busy(message: str) -> Iterator[None]:
     if not err.is_terminal:
         yield
         return
-    with err.status(message):
+    with err.status(Text(without_controls(message))):
         yield
 
 

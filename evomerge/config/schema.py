@@ -51,7 +51,7 @@ class BudgetConfig(Section):
     """The bounds of a search; it ends at the first one that it reaches."""
 
     candidates: int | None = Field(
-        None, ge=1, description="largest number of candidates, baselines included"
+        None, ge=1, le=10**9, description="largest number of candidates, baselines included"
     )
     hours: float | None = Field(
         None, ge=0.001, description="largest working time in hours, over all sessions"
@@ -62,6 +62,7 @@ class BudgetConfig(Section):
     patience: int | None = Field(
         None,
         ge=1,
+        le=10**9,
         description="number of candidates, one after the other, none of which is better than the "
         "best one before them, at which the search ends",
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from evomerge.errors import RecipeError
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.writable import check_new_folder
@@ -14,10 +15,23 @@ from evomerge.setup.strategy import recipe_of
 from evomerge.setup.worker import members_folder
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        number: number of the candidate.
+        not_in_mergekit: why there is no `mergekit_config.yml`; None if there is one.
+    """
+
+    number: int
+    not_in_mergekit: str | None
+
+
 def export_candidate(
     run: RunFolder, out: Path, which: str, dtype: str | None, shard_size: str
-) -> int:
-    """Write a candidate of a run as a Hugging Face checkpoint and return its number.
+) -> Exported:
+    """Write a candidate of a run as a Hugging Face checkpoint.
 
     Args:
         run: the run.
@@ -32,7 +46,7 @@ def export_candidate(
     """
     from evomerge.export.card import Merge, search_card
     from evomerge.export.parents import describe_parents
-    from evomerge.mergekit import to_mergekit
+    from evomerge.mergekit import express
     from evomerge.merging.backend import write
 
     check_new_folder(out)
@@ -42,12 +56,14 @@ def export_candidate(
     if dtype is not None:
         recipe = replace(recipe, dtype=dtype)
     texts = {"evomerge_recipe.yaml": anchored_recipe(recipe, run.path).to_yaml()}
-    mergekit = to_mergekit(recipe, problem.checkpoints)
-    if mergekit is not None:
-        texts["mergekit_config.yml"] = mergekit
+    reason = None
+    try:
+        texts["mergekit_config.yml"] = express(recipe, problem.checkpoints)
+    except RecipeError as error:
+        reason = str(error)
     parents = describe_parents(problem.checkpoints, problem.checkpoints, problem.merges)
-    merge = Merge(recipe, parents, mergekit=mergekit is not None)
+    merge = Merge(recipe, parents, mergekit=reason is None)
     texts |= search_card(merge, problem.config, history, candidate, problem.ranking)
     folder = members_folder(run.path)
     write(recipe, problem.checkpoints, out, shard_size=shard_size, texts=texts, folder=folder)
-    return candidate.number
+    return Exported(candidate.number, reason)

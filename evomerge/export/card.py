@@ -9,17 +9,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCardData
 
 from evomerge.config.schema import SearchConfig
+from evomerge.errors import without_controls
+from evomerge.export.markdown import code, plain, row
 from evomerge.export.metadata import card_data, hub_datasets, results_on_test
 from evomerge.export.parents import Parent, common_licence
 from evomerge.export.repeat import how_to_repeat, search_file
 from evomerge.recipe import Recipe
 from evomerge.report.markup import svg_text
-from evomerge.report.recipe_picture import is_path, parent_letters, recipe_picture
+from evomerge.report.recipe_picture import (
+    is_path,
+    knobs_of_every_layer,
+    parent_letters,
+    recipe_picture,
+)
 from evomerge.report.sampled import sampling_note
-from evomerge.report.standings import standings
+from evomerge.report.standings import Standings, alone, standings
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS
 from evomerge.searching.ranking import Ranking, best_of, measured
@@ -73,7 +80,8 @@ def merge_card(merge: Merge, versions: Mapping[str, str]) -> dict[str, str]:
     commands = ["evomerge merge evomerge_recipe.yaml --out MODEL_DIR"]
     intro = f"A merge that was made by evomerge {version('evomerge')}. {_recipe_sentences(merge)}"
     data = card_data(merge.name, merge.used, mergekit=merge.mergekit)
-    repeat = how_to_repeat(commands, versions, merge.used)
+    grams = {merge.names[name]: item for name, item in merge.recipe.grams.items()}
+    repeat = how_to_repeat(commands, versions, merge.used, grams)
     path = _path(merge) if is_path(merge.recipe) else []
     return _files(merge, data, intro, path, repeat)
 
@@ -91,8 +99,8 @@ def search_card(
         merge: the model of the candidate.
         config: the run's search file.
         history: the run.
-        candidate: the exported candidate. Only the card of the winner, or of a member of the
-            front, has scores.
+        candidate: the exported candidate. The card of the winner, or of a member of the front, has
+            the run's table, and its metadata the test scores; that of another one its own scores.
         ranking: what compares the candidates of the search.
 
     Returns:
@@ -111,7 +119,7 @@ def search_card(
     )
     intro = (
         f"Candidate {candidate.number} of an evomerge {version('evomerge')} search over "
-        f"{len(history.candidates)} candidates (optimizer {config.optimizer.name}, seed "
+        f"{len(history.candidates)} candidates (optimizer {plain(config.optimizer.name)}, seed "
         f"{config.seed}). {_recipe_sentences(merge)}"
     )
     chosen = "" if candidate is best else f" --candidate {candidate.number}"
@@ -127,7 +135,7 @@ def search_card(
         "## Scores",
         "",
         *_sources(config),
-        *(_table(history, ranking, merge.names) if is_winner else _NO_TABLE),
+        *(_of_run(history, ranking, merge.names) if is_winner else _of_one(candidate, ranking)),
         "",
     ]
     versions = config.frozen.versions if config.frozen else {}
@@ -143,7 +151,9 @@ def _files(
     repeat: Sequence[str],
 ) -> dict[str, str]:
     """Return the texts of the card and of its picture, by file name."""
-    figure = recipe_picture(merge.recipe, merge.names)
+    knobs = knobs_of_every_layer(merge.recipe)
+    # A picture would show one colour over the whole depth; importing matplotlib takes long.
+    figure = None if knobs else recipe_picture(merge.recipe, merge.names)
     picture = [f"![The recipe: what comes from which parent]({PICTURE})", ""] if figure else []
     letters = parent_letters(merge.recipe)
     lines = [
@@ -157,23 +167,24 @@ def _files(
         *(
             f"- {key}: {_named(merge.parents[reference])}"
             if reference in merge.parents
-            else f"- {key}: `{reference}`"
+            else f"- {key}: {code(reference)}"
             for key, reference in letters.items()
         ),
         "",
+        *([f"In every layer: {knobs}.", ""] if knobs else []),
         *body,
         *_licence(merge, letters),
         *repeat,
     ]
     text = "\n".join(lines).rstrip()
-    card = str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n"))
+    card = f"---\n{without_controls(data.to_yaml())}\n---\n\n{text}\n"
     return {CARD: card, **({PICTURE: svg_text(figure, transparent=False)} if figure else {})}
 
 
 def _named(parent: Parent) -> str:
     """Return the name of a parent; of one that is a merge itself, those of its parents too."""
     own = ", ".join(map(_named, parent.merged_from))
-    return f"`{parent.name}`" + (f" (a merge of {own})" if own else "")
+    return code(parent.name) + (f" (a merge of {own})" if own else "")
 
 
 def _recipe_sentences(merge: Merge) -> str:
@@ -181,11 +192,11 @@ def _recipe_sentences(merge: Merge) -> str:
     methods = sorted({layer.method for layer in merge.recipe.every_layer()})
     members = ""
     if merge.recipe.members:
-        names = " and ".join(f"`{name}`" for name in merge.recipe.members)
+        names = " and ".join(map(code, merge.recipe.members))
         members = f" It merges earlier merges of the search ({names}), whose recipes are there too."
     mergekit = ", and for mergekit in `mergekit_config.yml`" if merge.mergekit else ""
     return (
-        f"Merge method: {', '.join(methods)}. The exact recipe is in `evomerge_recipe.yaml`"
+        f"Merge method: {plain(', '.join(methods))}. The exact recipe is in `evomerge_recipe.yaml`"
         f"{mergekit}.{members} (`evomerge push` does not upload these files if they name folders "
         "of the machine where the model was made.)"
     )
@@ -199,7 +210,7 @@ def _path(merge: Merge) -> list[str]:
         text = text.replace(f"= {reference}", f"= {names[reference]}")
     return [
         "Path through the layers (`B8-15x0.9`: layers 8 to 15 of parent B, the hidden state "
-        f"multiplied by 0.9 where it enters; folded into the weights): `{text}`",
+        f"multiplied by 0.9 where it enters; folded into the weights): {code(text)}",
         "",
     ]
 
@@ -220,37 +231,55 @@ def _sources(config: SearchConfig) -> list[str]:
     known = config.frozen.sources if config.frozen else {}
     note = sampling_note(config.frozen.sampled) if config.frozen else None
     listed = [
-        f"{split}: {', '.join(f'`{source}`' for source in dict.fromkeys(known[split].values()))}"
+        f"{split}: {', '.join(map(code, dict.fromkeys(known[split].values())))}"
         for split in SPLITS
         if split in known
     ]
     lines = [f"Sources of the documents ({'; '.join(listed)}).", ""] if listed else []
-    return lines + ([note, ""] if note is not None else [])
+    return lines + ([plain(note), ""] if note is not None else [])
 
 
-_NO_TABLE = ["This candidate is not the winner of its run, so the run's table is left out."]
+def _of_one(candidate: Candidate, ranking: Ranking) -> list[str]:
+    """Return lines with the scores of a candidate that is not the winner."""
+    left_out = "This candidate is not the winner of its run, so the run's table is left out."
+    table = alone(candidate, ranking)
+    if not table.rows:
+        return [f"{left_out} It has no scores."]
+    part = " It was scored on a part of the search documents only." if candidate.is_estimate else ""
+    return [
+        f"{left_out} Its own scores, with 95 % intervals where they are known, are those that the "
+        f"search has compared, so they are too high by selection if it was picked for them.{part}",
+        "",
+        *_table(table, {}),
+    ]
 
 
-def _table(history: History, ranking: Ranking, names: Mapping[str, str]) -> list[str]:
-    """Return the standings as a Markdown table: a row for each score and model, the test first."""
-    table = standings(history, ranking)
-    splits = tuple(reversed(SPLITS))
-    lines = [
+def _of_run(history: History, ranking: Ranking, names: Mapping[str, str]) -> list[str]:
+    """Return lines with the standings of a run."""
+    return [
         "Scores with 95 % intervals, where they are known. Candidates were compared on the search "
         "documents, the winner was chosen on the validation documents, and nothing was chosen on "
         "the test documents.",
         "",
-        f"| score | model | {' | '.join(splits)} |",
+        *_table(standings(history, ranking), names),
+    ]
+
+
+def _table(table: Standings, names: Mapping[str, str]) -> list[str]:
+    """Return standings as a Markdown table: a row for each score and model, the test first."""
+    splits = tuple(reversed(SPLITS))
+    lines = [
+        row(("score", "model", *splits)),
         "|---" * (len(splits) + 2) + "|",
     ]
     for column in table.columns:
         factor = table.factor(column)
         score = f"{column} in %" if factor == 100 else column
-        for row in table.rows:
-            found = [row.estimates.get((split, column)) for split in splits]
+        for model in table.rows:
+            found = [model.estimates.get((split, column)) for split in splits]
             cells = [" ".join(item.texts(factor)).strip() if item else "-" for item in found]
-            label = names.get(row.label, row.label).replace("|", "\\|")
-            lines.append(f"| {score} | {label} | {' | '.join(cells)} |")
+            label = names.get(model.label, model.label)
+            lines.append(row((score, label, *cells)))
     return lines
 
 
@@ -258,10 +287,12 @@ def _licence(merge: Merge, letters: Mapping[str, str]) -> list[str]:
     """Return the section about the licence; nothing is concluded from cards that do not agree."""
     licence = common_licence(merge.used)
     if licence is not None:
-        text = f"The cards of all parents name the licence `{licence.label}`; so does this card."
+        text = (
+            f"The cards of all parents name the licence {code(licence.label)}; so does this card."
+        )
         return ["## Licence", "", text, ""]
     said = [
-        f"- {letter}: " + ", ".join(f"`{item.label}`" if item else "not known" for item in licences)
+        f"- {letter}: " + ", ".join(code(item.label) if item else "not known" for item in licences)
         for letter, licences in (
             (letter, merge.parents[reference].licences)
             for letter, reference in letters.items()

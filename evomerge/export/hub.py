@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evomerge.errors import CheckpointError, EvomergeError, InputError, one_line
+from evomerge.parsing.links import check_inside, check_ordinary
 
 _ID = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
 _NO_OWNERS = ("datasets", "models", "spaces")
@@ -48,7 +49,8 @@ def push_model(model: Path, repository: str, *, private: bool) -> Pushed:
         private: whether the repository is private. An existing one must be what this says.
 
     Raises:
-        CheckpointError: the folder is not a model folder, or has a link to something outside.
+        CheckpointError: the folder is not a model folder, or has a link to something outside, or
+            something that is neither a file nor a folder.
         InputError: `repository` is not a valid id, or is public where it is to be private or the
             other way round.
         EvomergeError: the Hub refused the upload or could not be reached.
@@ -105,13 +107,9 @@ def _check_folder(model: Path) -> None:
             f"{model} is not a model folder (config.json and *.safetensors are needed); "
             f"make one with `evomerge export RUN --out {shlex.quote(str(model))}`."
         )
-    inside = model.resolve()
-    for path in sorted(model.rglob("*")):
-        if path.is_symlink() and not path.resolve().is_relative_to(inside):
-            raise CheckpointError(
-                f"{path} is a link to {path.resolve()}, which is outside of the model's folder; "
-                "remove the link, or copy the file to its place."
-            )
+    files = sorted(model.rglob("*"))
+    check_ordinary(files, CheckpointError)
+    check_inside(files, [model.resolve()], "the model", CheckpointError)
 
 
 def _check_id(repository: str) -> None:

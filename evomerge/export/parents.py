@@ -180,10 +180,12 @@ def _is_from_hub(folder: Path) -> bool:
 
 def _metadata(card: Path) -> Mapping[str, Any]:
     """Return the metadata of a model card; empty if there is none that can be read."""
+    if not card.is_file():
+        return {}
     from huggingface_hub import metadata_load
 
     try:
-        found = metadata_load(card) if card.is_file() else None
+        found = metadata_load(card)
     except Exception:  # what others have written may be damaged in any way; then it says nothing
         return {}
     return found if isinstance(found, dict) else {}

@@ -11,12 +11,14 @@ from pathlib import Path
 
 from evomerge.errors import EvomergeError, RecipeError
 from evomerge.mergekit import separated
+from evomerge.merging.methods import get_method
+from evomerge.models.prediction import prediction_notes
 from evomerge.models.references import is_file, is_folder, place, split_adapter, split_kind
 from evomerge.models.types import type_notes
 from evomerge.parsing.texts import read_text
 from evomerge.run.temporary import TemporaryFolder
 from evomerge.run.writable import check_new_folder
-from evomerge.setup.anchored import anchored_parent, anchored_recipe
+from evomerge.setup.anchored import anchored_file, anchored_parent, anchored_recipe
 from evomerge.setup.merges import MergeOpener
 from evomerge.setup.recipe_file import read_recipe_file
 from evomerge.setup.runs import open_model
@@ -71,7 +73,7 @@ def merge_recipe(
     from evomerge.merging.backend import write
 
     check_new_folder(out)
-    with TemporaryFolder() as inner, _naming_documents(inner):
+    with TemporaryFolder() as inner, _as_in_file(file, inner):
         opener = MergeOpener(open_model, models=inner / "models")
         given = read_text(file, RecipeError)
         several = len(documents(given)) > 1
@@ -88,32 +90,44 @@ def merge_recipe(
             raise RecipeError(_refusal(file, notes))
         recipe, checkpoints = content.recipe, content.checkpoints
         extra = {"evomerge_recipe.yaml": anchored_recipe(recipe, file.parent).to_yaml(), **parts}
-        mergekit = given if content.mergekit else to_mergekit(recipe, checkpoints)
+        known = all(get_method(layer.method).in_mergekit for layer in recipe.every_layer())
+        mergekit = given if content.mergekit and known else to_mergekit(recipe, checkpoints)
         if mergekit is not None:
             extra["mergekit_config.yml"] = mergekit
         parents = describe_parents(recipe.parents, checkpoints, opener.named)
         merge = Merge(recipe, parents, mergekit=mergekit is not None)
         extra |= merge_card(merge, _versions())
         notes += type_notes(checkpoints[name] for name in recipe.parents)
+        notes += prediction_notes(n for n in recipe.parents if checkpoints[n].predictions)
         notes += write(recipe, checkpoints, out, memory=memory, shard_size=shard_size, texts=extra)
         return tuple(notes)
 
 
 def _separate(file: Path, text: str, folder: Path) -> dict[str, str]:
     """Write the documents of a file into a folder; return name -> text of all but the last."""
-    last, parts = separated(text, lambda name: anchored_parent(name, _folder(name, file)))
+
+    def anchor(name: str) -> str:
+        found = anchored_parent(name, _folder(name, file))
+        return found if found != name else anchored_file(name, file.parent)
+
+    last, parts = separated(text, anchor)
     for name, content in (parts | {_LAST: last}).items():
         (folder / name).write_text(content, encoding="utf-8")
     return parts
 
 
 @contextmanager
-def _naming_documents(folder: Path) -> Iterator[None]:
-    """Let errors name documents that were written into a folder by their names in the file."""
+def _as_in_file(file: Path, folder: Path) -> Iterator[None]:
+    """Let errors name documents that were written into a folder by their names in the file.
+
+    A path that does not exist is shown as one from the folder of the file, where it is looked up.
+    """
     try:
         yield
     except EvomergeError as error:
-        error.args = (_with_documents(str(error), folder),)
+        sentence = _with_documents(str(error), folder)
+        start = "" if file.parent == Path() else f"{file.parent}/"
+        error.args = (sentence.replace(f"{folder}/", start),)
         raise
 
 

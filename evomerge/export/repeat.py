@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -9,12 +10,20 @@ from typing import Any
 import yaml
 
 from evomerge.config.schema import SearchConfig
+from evomerge.export.markdown import block, code, plain
 from evomerge.export.parents import Parent
 from evomerge.models.references import split_kind
+from evomerge.recipe import Grams
+
+_PATH = re.compile(r"(?<![\w.~/-])(~|\.{1,2})?(/[^\s/:+,;='\"()\[\]{}]+)+/?")
+"""A path that begins in the root, the home folder or this one; no address of the web."""
 
 
 def how_to_repeat(
-    commands: Sequence[str], versions: Mapping[str, str], parents: Iterable[Parent]
+    commands: Sequence[str],
+    versions: Mapping[str, str],
+    parents: Iterable[Parent],
+    grams: Mapping[str, Grams] | None = None,
 ) -> list[str]:
     """Return the lines of the section.
 
@@ -22,20 +31,36 @@ def how_to_repeat(
         commands: the commands that make the model again.
         versions: package -> version that the model was made with.
         parents: the parents of the model.
+        grams: published name of a parent -> the file with its Gram matrices.
     """
     used = ", ".join(f"{package} {version}" for package, version in versions.items())
     return [
         "## How to repeat",
         "",
-        "```",
-        *commands,
-        "```",
+        *block(commands),
         "",
-        *([f"Made with {used}.", ""] if used else []),
+        *([f"Made with {plain(used)}.", ""] if used else []),
         "Fingerprints of the parents (SHA-256 of config, tokenizer and samples of the weights; "
         "`frozen.parents` in the search file of a run has them too):",
         "",
-        *(f"- `{parent.name}`: `{parent.fingerprint}`" for parent in parents),
+        *(f"- {code(parent.name)}: {code(parent.fingerprint)}" for parent in parents),
+        "",
+        *_gram_files(grams or {}),
+    ]
+
+
+def _gram_files(grams: Mapping[str, Grams]) -> list[str]:
+    """Return the lines that name the files with Gram matrices."""
+    if not grams:
+        return []
+    return [
+        "Gram matrices of the parents' activations (SHA-256 of the files, which `evomerge grams` "
+        "wrote):",
+        "",
+        *(
+            f"- {code(PurePath(item.file).name)} of {code(name)}: {code(item.sha256)}"
+            for name, item in grams.items()
+        ),
         "",
     ]
 
@@ -55,9 +80,7 @@ def search_file(config: SearchConfig, names: Mapping[str, str]) -> list[str]:
     return [
         "Search file (`search.yaml`), without what is at its default:",
         "",
-        "```yaml",
-        *text.strip().splitlines(),
-        "```",
+        *block(text.strip().splitlines(), "yaml"),
         "",
     ]
 
@@ -69,10 +92,13 @@ def _published(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, list):
         return [_published(item, names) for item in value]
     if isinstance(value, str):
-        kind, rest = split_kind(value)
-        return names.get(value) or (kind + PurePath(rest).name if _is_path(rest) else value)
+        return names.get(value) or _without_folders(value)
     return value
 
 
-def _is_path(text: str) -> bool:
-    return text.startswith(("/", "~", "./", "../"))
+def _without_folders(text: str) -> str:
+    """Return a text in which paths are cut to their last part, wherever they stand in it."""
+    kind, rest = split_kind(text)
+    if rest.startswith(("/", "~", "./", "../")):  # one path, perhaps with spaces
+        return kind + "+".join(PurePath(part).name for part in rest.split("+"))
+    return _PATH.sub(lambda found: PurePath(found[0]).name, text)

@@ -21,6 +21,7 @@ from evomerge.mergekit.sources import BASE_IS_FIRST
 from evomerge.mergekit.tokenizer import tokenizer_keys
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
+from evomerge.merging.tensors.plan import Planner
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import Fit
 from evomerge.recipe import Layer, Recipe, Source, knob_at
@@ -56,6 +57,7 @@ def express(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str:
         raise RecipeError(
             "The recipe merges earlier merges, and a mergekit file cannot be a source of another."
         )
+    Planner(checkpoints, recipe.host).check_blocks(recipe)
     for name in sorted({layer.method for layer in recipe.every_layer()}):
         if not get_method(name).in_mergekit:
             raise RecipeError(f"mergekit has no method {name!r}.")

@@ -38,7 +38,8 @@ class SliceContext:
         lead = layer.sources[0]
         fit = self.fits[lead.parent]
         stack = fit.host.stacks[self.prefix]
-        return {r: stack.name(position, r) for r in fit.block(self.prefix, lead.layer or 0)}
+        rests = fit.block(self.prefix, lead.layer or 0, position)
+        return {rest: stack.name(position, rest) for rest in rests}
 
 
 @dataclass(frozen=True)

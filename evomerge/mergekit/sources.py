@@ -115,8 +115,8 @@ def _added_base(
         if whole and len(item.inputs) == 1:
             return [Input(base, None, {}, "base_model")]
         doubts.add(
-            f"`base_model` {base!r} is not among the models of `{item.where}`, so it only gives "
-            f"config and tokenizer, and {method.name} starts at t = 0 from the first of them, "
+            f"`base_model` {base!r} is not listed in `{item.where}`, so it only gives config and "
+            f"tokenizer, and {method.name} starts at t = 0 from the first model there, "
             f"{item.inputs[0].model!r}; name that one as `base_model`."
         )
         return []
@@ -124,7 +124,7 @@ def _added_base(
         return []
     if any(knob.per == "source" for knob in method.knobs):
         raise RecipeError(
-            f"`base_model` is {base!r}, which is not among the models of `{item.where}`; "
+            f"`base_model` is {base!r}, which is not listed in `{item.where}`; "
             f"{method.name} uses no other base, so add it there or remove `base_model`."
         )
     return [Input(base, None, {}, "base_model")]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import CheckpointError, InputError
-from evomerge.merging.architecture.placement import Placement
 from evomerge.merging.tensors.adapters import adapter_patches
 from evomerge.merging.tokenizers.plan import plan_tokenizer
 from evomerge.merging.writer import write_model
@@ -19,6 +18,7 @@ from evomerge.recipe import Layer, Recipe, Source
 from evomerge.run.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
+    from evomerge.merging.architecture.placement import Placement
     from evomerge.merging.members import Members
     from evomerge.merging.resident import Resident
 
@@ -122,7 +122,7 @@ def write(
     checkpoints: Mapping[str, Checkpoint],
     out: Path,
     *,
-    memory: str = "8GB",
+    memory: str | None = None,
     shard_size: str = "5GB",
     texts: Mapping[str, str] | None = None,
     folder: Path | None = None,
@@ -134,7 +134,7 @@ def write(
         recipe: the recipe.
         checkpoints: every parent by reference.
         out: folder to create; it must not exist.
-        memory: memory that merging may use, such as `8GB`.
+        memory: memory that merging may use, such as `8GB`; None: see `write_model`.
         shard_size: largest size of a weight file, such as `5GB`.
         texts: more text files to write: name -> text.
         folder: folder of the recipe's members, which are built there if they are not there; None:
@@ -154,7 +154,7 @@ def write(
             recipe,
             {**checkpoints, **(sources.open(recipe) if sources else {})},
             out,
-            memory=bytes_of(memory, "--memory"),
+            memory=None if memory is None else bytes_of(memory, "--memory"),
             shard_size=bytes_of(shard_size, "--shard-size"),
             extra_files={**plan.files, **(texts or {})},
             dropped=plan.dropped,
@@ -216,11 +216,12 @@ def load(checkpoint: Checkpoint, place: str | Placement, dtype: str = "bfloat16"
     """
     check_causal(checkpoint)
     if checkpoint.adapter is not None:
-        recipe = _unchanged(checkpoint, dtype)
+        recipe = unchanged(checkpoint, dtype)
         return resident({checkpoint.reference: checkpoint}, recipe, place).apply(recipe)
     from transformers import AutoModelForCausalLM
 
     from evomerge.merging.architecture.loading import quiet
+    from evomerge.merging.architecture.placement import Placement
 
     try:
         with quiet():
@@ -246,8 +247,8 @@ def load(checkpoint: Checkpoint, place: str | Placement, dtype: str = "bfloat16"
     return model.requires_grad_(False).train(False)
 
 
-def _unchanged(checkpoint: Checkpoint, dtype: str) -> Recipe:
-    """Return the recipe of a parent without any change."""
+def unchanged(checkpoint: Checkpoint, dtype: str) -> Recipe:
+    """Return the recipe of a parent without any change, in a dtype."""
     whole = Layer("passthrough", (Source(checkpoint.reference),))
     stack = checkpoint.main
     blocks = tuple(

@@ -55,8 +55,12 @@ class Members:
         self._locks: dict[str, int] = {}
         """File descriptors of the locks of the members that are in use, by digest."""
 
-    def open(self, recipe: Recipe) -> dict[str, Checkpoint]:
+    def open(self, recipe: Recipe, threads: int | None = None) -> dict[str, Checkpoint]:
         """Return the members that a recipe names, by name. They stay until the next call.
+
+        Args:
+            recipe: the recipe.
+            threads: see `write_model`.
 
         Raises:
             CheckpointError: a parent has changed, or the disk does not have enough room.
@@ -73,7 +77,7 @@ class Members:
             opened = {name: self._opened(name, item) for name, item in current.members.items()}
             if current is recipe:
                 return opened
-            self._build(current, opened)
+            self._build(current, opened, threads)
             unbuilt.pop()
 
     def close(self) -> None:
@@ -88,7 +92,9 @@ class Members:
     def _opened(self, name: str, recipe: Recipe) -> Checkpoint:
         return Checkpoint.open(self._place(recipe), name)
 
-    def _build(self, recipe: Recipe, members: Mapping[str, Checkpoint]) -> None:
+    def _build(
+        self, recipe: Recipe, members: Mapping[str, Checkpoint], threads: int | None
+    ) -> None:
         self._make_room(recipe)
         try:
             write_model(
@@ -97,6 +103,7 @@ class Members:
                 self._place(recipe),
                 memory=resident_bytes() + LEAST_MEMORY + _MEMORY,
                 patches=self._patches,
+                threads=threads,
             )
         except CheckpointError:
             if not self._place(recipe).is_dir():  # else another process has built it meanwhile

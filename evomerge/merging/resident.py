@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,16 +25,21 @@ from evomerge.merging.architecture.depth import merged_config
 from evomerge.merging.architecture.layout import Layout, build_layout
 from evomerge.merging.architecture.loadable import check_loadable
 from evomerge.merging.architecture.placement import Placement, device_of
+from evomerge.merging.kernels.one_thread import one_thread
+from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tensor
 from evomerge.merging.members import Members
 from evomerge.merging.methods import get_method
 from evomerge.merging.prepared import PreparedMerges
 from evomerge.merging.tensors.maker import TensorMaker
 from evomerge.merging.tensors.plan import STORED, Planner, TensorPlan
-from evomerge.merging.tensors.reader import DTYPES, Patch, Reader, TokenRows
+from evomerge.merging.tensors.reader import Patch, Reader, TokenRows
 from evomerge.merging.tensors.threads import for_each
 from evomerge.merging.tensors.whole import WholeAngles
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.safetensors import FLOATING, WIDTHS
 from evomerge.recipe import Recipe
+
+T = TypeVar("T")
 
 _OVERHEAD = 2048
 """Approximate bytes of Python objects in a prepared merge."""
@@ -158,8 +163,9 @@ class Resident:
                 f"but the recipe has the host {recipe.host!r} in {recipe.dtype}."
             )
         if self._members is not None and recipe.members:
-            self._open({**self.checkpoints, **self._members.open(recipe)})
-        plans = self._angles.complete(self.planner.plan(recipe, self.rows), self.maker)
+            self._open({**self.checkpoints, **self._members.open(recipe, torch.get_num_threads())})
+        planned = self.planner.plan(recipe, self.rows)
+        plans = self._angles.complete(planned, self.maker, torch.get_num_threads())
         layout = self._layout(recipe, plans)
         self._prepared.begin_candidate()
         new = [
@@ -182,7 +188,7 @@ class Resident:
             tell()
 
         tell()
-        for_each(keep, new)
+        each(keep, new)
         return Prepared(layout, plans)
 
     def write(self, prepared: Prepared) -> nn.Module:
@@ -215,7 +221,7 @@ class Resident:
         changed = self._changed(layout, plans)
         for plan in changed:
             self._written.pop(plan.name, None)
-        for_each(write, changed)
+        each(write, changed)
 
     def _changed(self, layout: Layout, plans: list[TensorPlan]) -> list[TensorPlan]:
         """Return the plans of the tensors that must be made."""
@@ -227,13 +233,13 @@ class Resident:
 
     def _write(self, plan: TensorPlan, target: Tensor) -> None:
         if plan.method is None:
-            target.copy_(self.maker.read(plan, plan.sources[0]))
+            target.copy_(as_tensor(self.maker.read(plan, plan.sources[0]), plan.dtype))
             return
-        dtype = DTYPES[plan.dtype]
+        dtype = TORCH_DTYPES[plan.dtype]
         direct = target.is_contiguous() and target.dtype == dtype and target.device.type == "cpu"
         out = target if direct else torch.empty(plan.shape, dtype=dtype)
         merge = self._prepared.find(_key(plan)) or self.maker.prepare(plan, reuse=False)
-        self.maker.write(plan, merge, out)
+        self.maker.write(plan, merge, as_array(out))
         if not direct:
             target.copy_(out)
 
@@ -248,7 +254,7 @@ class Resident:
         elements = prod(plan.shape)
         held = get_method(plan.method or "").cached_bytes * elements * len(plan.sources)
         copies = sum(self.maker.is_copied(plan, item) for item in plan.inputs)
-        return int(held) + copies * elements * DTYPES[plan.dtype].itemsize + _OVERHEAD
+        return int(held) + copies * elements * WIDTHS[plan.dtype] + _OVERHEAD
 
     def _layout(self, recipe: Recipe, plans: list[TensorPlan]) -> Layout:
         data = merged_config(recipe, self.checkpoints, vocabulary=self.rows)
@@ -262,14 +268,14 @@ class Resident:
         return self._layouts[key]
 
     def _build(self, data: Mapping[str, Any], plans: list[TensorPlan]) -> Layout:
-        shapes = {plan.name: plan.shape for plan in plans if DTYPES[plan.dtype].is_floating_point}
+        shapes = {plan.name: plan.shape for plan in plans if plan.dtype in FLOATING}
         constants = {
-            plan.name: self.maker.read(plan, plan.sources[0])
+            plan.name: as_tensor(self.maker.read(plan, plan.sources[0]), plan.dtype)
             for plan in plans
-            if not DTYPES[plan.dtype].is_floating_point
+            if plan.dtype not in FLOATING
         }
         layout = build_layout(
-            data, self.planner.host.folder, shapes, constants, DTYPES[STORED[self.dtype]]
+            data, self.planner.host.folder, shapes, constants, TORCH_DTYPES[STORED[self.dtype]]
         )
         self._allocate(layout)
         self.placement.settle(layout.module)
@@ -298,6 +304,16 @@ class Resident:
         for name, location in layout.locations.items():
             if location.parameter == parameter:
                 self._written.pop(name, None)
+
+
+def each(work: Callable[[T], None], items: Iterable[T]) -> None:
+    """Call `work` on every item, in as many threads as torch is set to use.
+
+    Inside of them torch uses one thread only; see `threads`.
+    """
+    threads = torch.get_num_threads()
+    with one_thread():
+        for_each(work, items, threads)
 
 
 def _key(plan: TensorPlan) -> Hashable:

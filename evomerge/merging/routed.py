@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from evomerge.merging.architecture.layout import Layout
 from evomerge.merging.architecture.probe import Location
-from evomerge.merging.resident import Resident
+from evomerge.merging.kernels.torch_views import as_tensor
+from evomerge.merging.resident import Resident, each
 from evomerge.merging.tensors.maker import is_finite
 from evomerge.merging.tensors.plan import TensorPlan
-from evomerge.merging.tensors.threads import for_each
+from evomerge.models.safetensors import FLOATING
 
 Piece: TypeAlias = tuple[TensorPlan, Location]
 
@@ -86,17 +87,19 @@ class RoutedResident(Resident):
         plan, location = parts[0]
         if len(parts) > 1 or not _is_plain(plan):
             return None
-        source = self.maker.read(plan, plan.sources[0])
+        weights = self.maker.read(plan, plan.sources[0])
+        source = as_tensor(weights, plan.dtype if plan.method is None else None)
         fits = (
             source.dtype == weight.dtype
             and location.size == tuple(weight.shape)
             and location.axes == tuple(range(weight.dim()))
+            and (plan.dtype not in FLOATING or is_finite(weights))
         )
-        return source.to(weight.device) if fits and is_finite(source) else None
+        return source.to(weight.device) if fits else None
 
     def _make(self, weight: Tensor, parts: list[Piece]) -> Tensor:
         made = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
-        for_each(lambda part: self._write(part[0], part[1].view(made, part[0].shape)), parts)
+        each(lambda part: self._write(part[0], part[1].view(made, part[0].shape)), parts)
         return made
 
     def _content(self, weight: Tensor, parts: list[Piece]) -> Hashable:

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from evomerge.merging.kernels.compiled import Array
 from evomerge.merging.tensors.pages import Pages
 from evomerge.merging.tensors.plan import TensorPlan
 from evomerge.merging.tensors.reader import DTYPES
@@ -35,14 +35,14 @@ class Buffers(threading.local):
 
     def __init__(self, largest: int) -> None:
         self._largest = largest
-        self._held = torch.empty(0, dtype=torch.uint8)
+        self._held = np.empty(0, dtype=np.uint8)
 
-    def get(self, size: int) -> Tensor | None:
+    def get(self, size: int) -> Array | None:
         """Return `size` bytes of the thread's buffer, or None if `size` is too large."""
         if size > self._largest:
             return None
-        if self._held.numel() < size:
-            self._held = torch.empty(size, dtype=torch.uint8)
+        if len(self._held) < size:
+            self._held = np.empty(size, dtype=np.uint8)
         return self._held[:size]
 
 
@@ -153,8 +153,8 @@ class ShardWriter:
         _write(self._descriptor, memoryview(shard.header), 0)
 
     @contextmanager
-    def tensor(self, plan: TensorPlan) -> Iterator[Tensor]:
-        """Yield an uninitialised tensor for the caller to fill, then write it to the file.
+    def tensor(self, plan: TensorPlan) -> Iterator[Array]:
+        """Yield an uninitialised array for the caller to fill, then write it to the file.
 
         Args:
             plan: plan of one of the shard's tensors.
@@ -163,7 +163,7 @@ class ShardWriter:
         dtype = DTYPES[plan.dtype]
         buffer = self._buffers.get(info.nbytes)
         if buffer is not None:
-            out = buffer.view(dtype).view(plan.shape)
+            out = buffer.view(dtype).reshape(plan.shape)
             yield out
             self.put(plan, out)
             return
@@ -173,18 +173,18 @@ class ShardWriter:
             os.posix_fallocate(self._descriptor, info.begin, info.nbytes)
         start = info.begin // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
         mapped = mmap.mmap(self._descriptor, info.end - start, offset=start)
-        out = torch.frombuffer(mapped, dtype=dtype, offset=info.begin - start, count=-1)
+        out = np.frombuffer(mapped, dtype=dtype, offset=info.begin - start)
         self._pages.add(mapped)
         try:
-            yield out.view(plan.shape)
+            yield out.reshape(plan.shape)
         finally:
             self._pages.drop(mapped)
 
-    def put(self, plan: TensorPlan, tensor: Tensor) -> None:
+    def put(self, plan: TensorPlan, array: Array) -> None:
         """Write a finished tensor."""
-        if tensor.numel():
-            content = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-            _write(self._descriptor, content.numpy().data, self._shard.tensors[plan.name].begin)
+        if array.size:
+            content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            _write(self._descriptor, content.data, self._shard.tensors[plan.name].begin)
 
     def close(self) -> None:
         """Close the file."""

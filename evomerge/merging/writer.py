@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from evomerge.merging.tensors.maker import TensorMaker
 from evomerge.merging.tensors.pages import resident_bytes
 from evomerge.merging.tensors.plan import Planner, TensorPlan
 from evomerge.merging.tensors.reader import Patch, Reader, TokenRows
-from evomerge.merging.tensors.threads import count_threads, for_each
+from evomerge.merging.tensors.threads import MOST, Budget, count_threads, for_each
 from evomerge.merging.tensors.whole import WholeAngles
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
@@ -32,7 +33,7 @@ from evomerge.run.atomic import atomic_folder
 from evomerge.run.writable import NO_ROOM
 
 LEAST_MEMORY = 1 << 29
-"""Minimum bytes that merging needs in addition to the interpreter and torch."""
+"""Minimum bytes that merging needs in addition to the interpreter and its modules."""
 
 _SMALL_BUFFER = 1 << 25
 """Minimum bytes of a thread's buffer."""
@@ -43,13 +44,14 @@ def write_model(
     checkpoints: Mapping[str, Checkpoint],
     out: Path,
     *,
-    memory: int = 8 << 30,
+    memory: int | None = None,
     shard_size: int = 5_000_000_000,
     extra_files: Mapping[str, str] | None = None,
     dropped: Collection[str] = (),
     patches: Mapping[str, Patch] | None = None,
     rows: TokenRows | None = None,
     weights: bool = True,
+    threads: int | None = None,
 ) -> None:
     """Write the model of a recipe as a Hugging Face checkpoint.
 
@@ -61,7 +63,7 @@ def write_model(
         checkpoints: every parent that the recipe names, by reference.
         out: folder to create; it must not exist.
         memory: maximum bytes of memory of the process (its resident set, which includes pages of
-            memory-mapped files).
+            memory-mapped files). None: 8 GiB, or more if the merge of one tensor needs more.
         shard_size: maximum bytes of weights in a file; a tensor that is larger gets a file of its
             own.
         extra_files: text files to write (model card, tokenizer): name -> text. They replace files
@@ -71,20 +73,24 @@ def write_model(
         rows: the merged vocabulary if rows of embeddings and head are matched by token, else None.
         weights: False: write all but the weights. The weight files have their headers and full
             size, but take no room on the disk, and every weight is 0.
+        threads: tensors that are merged at the same time; None: see `count_threads`. The bits do
+            not depend on it.
 
     Raises:
         CheckpointError: `out` exists, the disk does not have enough room, or a parent is damaged.
         RecipeError: the recipe does not fit the parents, or `memory` is too small.
         CandidateError: a merged weight is not finite.
     """
+    threads = min(threads or count_threads(), MOST)
     planner = Planner(checkpoints, recipe.host)
     reader = Reader(checkpoints, patches)
     maker = TensorMaker(planner, reader, rows)
-    _check_memory(memory)
+    planner.check_blocks(recipe)
     config = merged_config(recipe, checkpoints, vocabulary=rows)
     check_loadable(config, recipe, checkpoints, rows)
-    with reader.pages.bounded(memory - LEAST_MEMORY // 2):
-        plans = WholeAngles().complete(planner.plan(recipe, rows), maker)
+    room = _Room.of(maker, planner.plan(recipe, rows), memory, threads)
+    with reader.pages.bounded(room.memory - LEAST_MEMORY // 2):
+        plans = WholeAngles().complete(planner.plan(recipe, rows), maker, threads)
     extra = {"config.json": json.dumps(config, indent=2) + "\n", **(extra_files or {})}
     left_out = {*extra, *dropped}
     companions = [file for file in planner.host.companions if file.name not in left_out]
@@ -101,36 +107,89 @@ def write_model(
             for shard in shards:
                 ShardWriter(shard, folder, Buffers(0), reader.pages).close()
             return
-        with reader.pages.bounded(memory - LEAST_MEMORY // 2):
-            _write_shards(shards, folder, maker, _buffers(memory))
+        with reader.pages.bounded(room.memory - LEAST_MEMORY // 2):
+            _write_shards(shards, folder, maker, room)
 
 
-def _write_shards(
-    shards: Sequence[Shard], folder: Path, maker: TensorMaker, buffers: Buffers
-) -> None:
+@dataclass(frozen=True)
+class _Room:
+    """The memory of a process that merges.
+
+    Attributes:
+        memory: maximum bytes of its resident set.
+        largest: the most bytes that the merge of one tensor takes in addition to its result.
+        threads: tensors that are merged at the same time.
+    """
+
+    memory: int
+    largest: float
+    threads: int
+
+    @classmethod
+    def of(
+        cls, maker: TensorMaker, plans: Iterable[TensorPlan], memory: int | None, threads: int
+    ) -> _Room:
+        """Return the room, after a check that it is enough.
+
+        Raises:
+            RecipeError: it is not.
+        """
+        largest, plan = max(
+            ((maker.working_bytes(plan), plan) for plan in plans),
+            key=lambda item: item[0],
+            default=(0.0, None),
+        )
+        base = resident_bytes() + LEAST_MEMORY
+        needed = base + int(largest) + (threads * _SMALL_BUFFER if largest else 0)
+        memory = max(8 << 30, needed) if memory is None else memory
+        if memory < base:
+            raise RecipeError(
+                f"--memory is {memory / 1e9:.2f} GB; it must be at least {base / 1e9:.2f} GB, "
+                f"since the process already takes {resident_bytes() / 1e9:.2f} GB."
+            )
+        if memory < needed and plan is not None:
+            raise RecipeError(
+                f"--memory is {memory / 1e9:.2f} GB, but {plan.method} takes about "
+                f"{largest / 1e9:.2f} GB for the tensor {plan.name!r} {list(plan.shape)}; give at "
+                f"least {needed / 1e9:.2f} GB."
+            )
+        return cls(memory, largest, threads)
+
+    def shared(self) -> tuple[Buffers, Budget]:
+        """Return a buffer for each thread, and the bytes that their merges share.
+
+        Each of these is half of what is left, but merges have enough for the largest tensor.
+        """
+        left = self.memory - LEAST_MEMORY - resident_bytes()
+        merging = max(self.largest, left / 2)
+        each = max(int(left - merging) // self.threads, _SMALL_BUFFER)
+        return Buffers(each), Budget(merging)
+
+
+def _write_shards(shards: Sequence[Shard], folder: Path, maker: TensorMaker, room: _Room) -> None:
+    buffers, budget = room.shared()
     for shard in shards:
         writer = ShardWriter(shard, folder, buffers, maker.reader.pages)
+        write = partial(_write_tensor, writer=writer, maker=maker, budget=budget)
         try:
-            for_each(partial(_write_tensor, writer=writer, maker=maker), shard.plans)
+            for_each(write, shard.plans, room.threads)
         finally:
             writer.close()
 
 
-def _write_tensor(plan: TensorPlan, writer: ShardWriter, maker: TensorMaker) -> None:
+def _write_tensor(
+    plan: TensorPlan, writer: ShardWriter, maker: TensorMaker, budget: Budget
+) -> None:
     if plan.method is None:
         writer.put(plan, maker.read(plan, plan.sources[0]))
     else:
-        merge = maker.prepare(plan, reuse=False)
-        with writer.tensor(plan) as out:
-            maker.write(plan, merge, out)
+        with budget.taking(maker.working_bytes(plan)):
+            merge = maker.prepare(plan, reuse=False)
+            with writer.tensor(plan) as out:
+                maker.write(plan, merge, out)
+            del merge
     for source in plan.inputs:
         maker.reader.release(source)
-
-
-def _buffers(memory: int) -> Buffers:
-    """Return buffers that take half of the remaining memory, all threads together."""
-    left = memory - LEAST_MEMORY - resident_bytes()
-    return Buffers(max(left // (2 * count_threads()), _SMALL_BUFFER))
 
 
 def _check_room(out: Path, weights: int, companions: Sequence[Path]) -> None:
@@ -141,15 +200,6 @@ def _check_room(out: Path, weights: int, companions: Sequence[Path]) -> None:
         raise CheckpointError(
             f"{out} would take {needed / 1e9:.2f} GB and {place} has {free / 1e9:.2f} GB free; "
             "free disk space, or choose a folder on another disk."
-        )
-
-
-def _check_memory(memory: int) -> None:
-    needed = resident_bytes() + LEAST_MEMORY
-    if memory < needed:
-        raise RecipeError(
-            f"--memory is {memory / 1e9:.2f} GB; it must be at least {needed / 1e9:.2f} GB, since "
-            f"the process already takes {resident_bytes() / 1e9:.2f} GB."
         )
 
 

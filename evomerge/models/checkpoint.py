@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import CheckpointError
+from evomerge.models.files import TEMPLATES, check_files
 from evomerge.models.fingerprint import content_digest
+from evomerge.models.grams import Gram, GramFile
+from evomerge.models.prediction import prediction_tensors
 from evomerge.models.safetensors import TensorInfo, read_folder, read_json
 from evomerge.models.stacks import (
     Stack,
@@ -80,7 +83,10 @@ class Checkpoint:
         config: content of `config.json`.
         tensors: all tensors by name.
         adapter: folder of a LoRA adapter that is added to the weights, or None.
+        predictions: names of tensors on disk that are not in `tensors`, since they belong to layers
+            for multi-token prediction.
         original: the checkpoint with the names on disk, if `tensors` has other names; else None.
+        grams: Gram matrices of the inputs of its linear layers, or None.
     """
 
     reference: str
@@ -89,6 +95,8 @@ class Checkpoint:
     tensors: Mapping[str, TensorInfo] = field(repr=False)
     adapter: Path | None = None
     original: Checkpoint | None = None
+    predictions: frozenset[str] = frozenset()
+    grams: GramFile | None = None
 
     @classmethod
     def open(
@@ -109,12 +117,14 @@ class Checkpoint:
                 if there are no safetensors files.
 
         Raises:
-            CheckpointError: the folder is not a model folder, a file is damaged, or the weights
-                are quantised.
+            CheckpointError: the folder is not a model folder, a file is damaged or a link out of
+                the folder, or the weights are quantised.
         """
         folder = Path(folder)
         if not folder.is_dir():
             raise CheckpointError(f"Parent {reference!r}: there is no folder {str(folder)!r}.")
+        if not reference.startswith("zoo:"):  # some installers link the files of a package
+            check_files(folder)
         if not (folder / "config.json").is_file():
             if any(folder.glob("*.gguf")):
                 raise CheckpointError(f"Parent {reference!r}: {GGUF_ADVICE}")
@@ -142,7 +152,9 @@ class Checkpoint:
                     f"Parent {reference!r} is quantised (tensor {name!r} has dtype {info.dtype}); "
                     "merge the full-precision checkpoint it was made from."
                 )
-        return cls(reference, folder, config, tensors, adapter)
+        predictions = prediction_tensors(tensors)
+        kept = {name: info for name, info in tensors.items() if name not in predictions}
+        return cls(reference, folder, config, kept, adapter, predictions=predictions)
 
     @property
     def parameters(self) -> int:
@@ -264,7 +276,7 @@ class Checkpoint:
     def companions(self) -> tuple[Path, ...]:
         """The existing files among `COMPANION_FILES`, and additional chat templates."""
         named = [self.folder / name for name in COMPANION_FILES if (self.folder / name).is_file()]
-        return (*named, *sorted((self.folder / "additional_chat_templates").glob("*.jinja")))
+        return (*named, *sorted((self.folder / TEMPLATES).glob("*.jinja")))
 
     @property
     def nbytes(self) -> int:
@@ -293,6 +305,25 @@ class Checkpoint:
                 found[component].append(word)
         return {name: shortest(words, rests) for name, words in found.items() if words}
 
+    def with_grams(self, file: Path, sha256: str = "") -> Checkpoint:
+        """Return the model with its Gram matrices; see `GramFile.open`."""
+        stored = (self.original or self).tensors
+        grams = GramFile.open(file, self.reference, self.fingerprint, stored, sha256)
+        return replace(self, grams=grams)
+
+    def gram(self, name: str) -> Gram | None:
+        """Return the Gram matrix of a weight's inputs.
+
+        None if there is none, or if the weight is assembled of several with different inputs.
+        """
+        if self.grams is None:
+            return None
+        parts = self.tensors[name].parts
+        stored = {part.name for part in parts} or {name}
+        found = {self.grams.weights.get(item) for item in stored}
+        plain = all(part.axes == part.target_axes == (0, 1) for part in parts)
+        return found.pop() if len(found) == 1 and plain else None
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the parent's content, as 64 hexadecimal digits.
@@ -303,7 +334,9 @@ class Checkpoint:
         if self.original is not None:
             return self.original.fingerprint
         files = [self.folder / "config.json", *self.companions]
-        files += sorted(self.adapter.glob("adapter_*")) if self.adapter else []
+        files += (
+            filter(Path.is_file, sorted(self.adapter.glob("adapter_*"))) if self.adapter else []
+        )
         return content_digest(files, self.tensors)
 
 

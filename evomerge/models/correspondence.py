@@ -101,22 +101,23 @@ class Fit:
 
         Args:
             prefix: prefix of the host's stack.
-            layer: index of the block in the parent.
+            layer: index of the block in the parent; a tensor that all blocks share is in the first.
             rest: the host's name of the tensor inside of the block.
         """
         stack = self.stacks.get(prefix)
         own = self._parent_rests[prefix].get(_with_new_names(rest)) if stack else None
         if stack is None or own is None:
             return None
-        name = stack.name(layer, own)
+        name = stack.used(layer, own)
         return name if name in self.parent.tensors else None
 
-    def block(self, prefix: str, layer: int) -> tuple[str, ...]:
+    def block(self, prefix: str, layer: int, position: int) -> tuple[str, ...]:
         """Return the tensors of a block of the parent, by the host's names inside of a block.
 
         Args:
             prefix: prefix of the host's stack.
             layer: index of the block in the parent.
+            position: index of the block in the merged model.
 
         Raises:
             CheckpointError: the parent's block has a tensor that no block of the host has.
@@ -124,12 +125,12 @@ class Fit:
         known = self._host_rests[prefix]
         stack = self.stacks[prefix]
         names = []
-        for rest in stack.blocks[layer]:
+        for rest in stack.moved(layer, position):
             own = known.get(_with_new_names(rest))
             if own is not None:
                 names.append(own)
-            elif not is_buffer(rest, self.parent.tensors[stack.name(layer, rest)]):
-                raise _surplus(self.host, self.parent, stack.name(layer, rest))
+            elif not is_buffer(rest, self.parent.tensors[stack.used(layer, rest)]):
+                raise _surplus(self.host, self.parent, stack.used(layer, rest))
         return tuple(names)
 
 
@@ -161,7 +162,11 @@ def has_counterparts(host: Checkpoint, parent: Checkpoint) -> bool:
 
 
 def check_fit(
-    host: Checkpoint, parents: Sequence[Checkpoint], *, vocabularies: bool = True
+    host: Checkpoint,
+    parents: Sequence[Checkpoint],
+    *,
+    vocabularies: bool = True,
+    tokenizer: str = "tokenizer",
 ) -> None:
     """Check that every parent has the tensors of the host, in the same shapes, and no others.
 
@@ -172,21 +177,24 @@ def check_fit(
         parents: all parents; the host may be one of them.
         vocabularies: whether embeddings and head must have as many rows as the host's. False if
             the rows are matched by token (`tokenizer: union`).
+        tokenizer: the key for this in the file that names the parents.
 
     Raises:
         CheckpointError: a tensor differs; the message has its name, both shapes and a remedy.
     """
     for parent in parents:
         if parent is not host:
-            _check_parent(host, parent, Fit(host, parent), vocabularies)
+            key = tokenizer if vocabularies else None
+            _check_parent(host, parent, Fit(host, parent), key)
 
 
-def _check_parent(host: Checkpoint, parent: Checkpoint, fit: Fit, vocabularies: bool) -> None:
+def _check_parent(host: Checkpoint, parent: Checkpoint, fit: Fit, key: str | None) -> None:
+    """Check one parent; `key` would let the vocabularies differ, and None says that they may."""
     matched = set(fit.outside.values())
     for name, place in host.places.items():
         if place in ("embeddings", "head") and not (host.tied and name == host.head):
             own = fit.outside.get(name)
-            _check_tensor(host, name, parent, own, vocabularies)
+            _check_tensor(host, name, parent, own, key)
     for name, place in parent.places.items():
         tied_copy = name == parent.head and (host.tied or parent.tied)
         if place in ("embeddings", "head") and name not in matched and not tied_copy:
@@ -203,17 +211,17 @@ def _check_parent(host: Checkpoint, parent: Checkpoint, fit: Fit, vocabularies: 
 def _check_blocks(host: Checkpoint, parent: Checkpoint, fit: Fit) -> None:
     for prefix, own in fit.stacks.items():
         for layer in range(len(own)):
-            fit.block(prefix, layer)
+            fit.block(prefix, layer, layer)
         theirs = host.stacks[prefix]
         for layer in range(min(len(own), len(theirs))):
             for rest in theirs.blocks[layer]:
                 name = theirs.name(layer, rest)
                 if not is_buffer(rest, host.tensors[name]):
-                    _check_tensor(host, name, parent, fit.inside(prefix, layer, rest), True)
+                    _check_tensor(host, name, parent, fit.inside(prefix, layer, rest), None)
 
 
 def _check_tensor(
-    host: Checkpoint, name: str, parent: Checkpoint, own: str | None, vocabularies: bool
+    host: Checkpoint, name: str, parent: Checkpoint, own: str | None, key: str | None
 ) -> None:
     shape = host.tensors[name].shape
     if own is None:
@@ -225,10 +233,10 @@ def _check_tensor(
     if other == shape:
         return
     only_rows_differ = name in host.token_tensors and other[1:] == shape[1:]
-    if only_rows_differ and not vocabularies:
+    if only_rows_differ and key is None:
         return
     advice = (
-        "their vocabularies differ; set `tokenizer: union` to match the rows by token"
+        f"their vocabularies differ; set `{key}: union` to match the rows by token"
         if only_rows_differ
         else _advice(host, parent)
     )

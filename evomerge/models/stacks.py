@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from evomerge.models.safetensors import TensorInfo
@@ -20,6 +21,7 @@ _COMPONENTS = {
     "mlp": re.compile(r"mlp|feed_forward|ffn|moe|densereludense|intermediate|output|fc\d", re.I),
 }
 _NORM = re.compile(r"norm|(^|\.)ln_", re.IGNORECASE)
+_SHARED = re.compile(r"relative_attention_bias\.weight$")
 _INDEX = re.compile(r"0|[1-9][0-9]{0,5}")
 _LEAST_TENSORS_IN_A_BLOCK = 2
 _LEAST_TENSORS_IN_THE_LARGEST = 4
@@ -40,6 +42,29 @@ class Stack:
     def __len__(self) -> int:
         return len(self.blocks)
 
+    @cached_property
+    def shared(self) -> frozenset[str]:
+        """Tensors that the first block alone has and all blocks use (T5's relative biases)."""
+        first, *others = map(set, self.blocks)
+        return (
+            frozenset(filter(_SHARED.search, first.difference(*others))) if others else frozenset()
+        )
+
+    def moved(self, layer: int, position: int) -> tuple[str, ...]:
+        """Return the names of a block's tensors where it stands at a position of a new stack.
+
+        The tensors that all blocks share stand in the first block of the new stack, whichever
+        block that is, and in no other.
+
+        Args:
+            layer: index of the block in this stack.
+            position: index of the block in the new stack.
+        """
+        if not self.shared:
+            return self.blocks[layer]
+        own = tuple(rest for rest in self.blocks[layer] if rest not in self.shared)
+        return own if position else (*sorted(self.shared), *own)
+
     def name(self, layer: int, rest: str) -> str:
         """Return the full name of a tensor.
 
@@ -48,6 +73,15 @@ class Stack:
             rest: name of the tensor without prefix and index.
         """
         return f"{self.prefix}.{layer}.{rest}"
+
+    def used(self, layer: int, rest: str) -> str:
+        """Return the full name of a tensor that a block uses: if all share it, the first block's.
+
+        Args:
+            layer: index of the block.
+            rest: name of the tensor without prefix and index.
+        """
+        return self.name(0 if rest in self.shared else layer, rest)
 
 
 def is_other_modality(name: str) -> bool:

@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import InputError, one_line
+from evomerge.parsing.links import check_ordinary
 
 DEEPEST = 64
 """Largest nesting depth of lists and mappings in a file. Real files have a depth of up to 10."""
+
+_GIVEN = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
+"""Where a shell puts what it was told to give as a file (`<(command)`)."""
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -24,8 +28,10 @@ def read_text(file: Path, error: type[InputError], missing: str | None = None) -
         missing: the error's sentence if the file does not exist; None for a general one.
 
     Raises:
-        InputError: the file cannot be read, or is not UTF-8.
+        InputError: the file cannot be read, is no ordinary file, or is not UTF-8.
     """
+    if not str(file).startswith(_GIVEN):
+        check_ordinary([file], error)
     try:
         return file.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import html
-
+from evomerge.report.markup import text
 from evomerge.report.names import short_names
 from evomerge.run.history import Candidate, History
 from evomerge.scores import Example
@@ -39,20 +38,18 @@ def examples_section(history: History, best: Candidate | None) -> list[str]:
 def _rows(answers: list[tuple[str, Example]]) -> list[str]:
     """Return the rows of one document, one for each model."""
     first = answers[0][1]
-    name = html.escape(f"{first.task}, document {first.document}")
+    name = text(f"{first.task}, document {first.document}")
     document = (
-        f'<td rowspan="{len(answers)}">{name}<pre>{html.escape(first.prompt)}</pre>'
-        f"target<pre>{html.escape(first.target)}</pre></td>"
+        f'<td rowspan="{len(answers)}">{name}<pre>{text(first.prompt)}</pre>'
+        f"target<pre>{text(first.target)}</pre></td>"
     )
     rows = []
     for number, (label, item) in enumerate(answers):
         values = ", ".join(f"{metric} {value:g}" for metric, value in item.values.items())
-        parsed = (
-            "" if item.parsed == item.answer else f"parsed<pre>{html.escape(item.parsed)}</pre>"
-        )
+        parsed = "" if item.parsed == item.answer else f"parsed<pre>{text(item.parsed)}</pre>"
         rows.append(
-            f"<tr>{'' if number else document}<td>{html.escape(label)}</td>"
-            f"<td><pre>{html.escape(item.answer)}</pre>{parsed}</td>"
-            f"<td>{html.escape(values)}</td></tr>"
+            f"<tr>{'' if number else document}<td>{text(label)}</td>"
+            f"<td><pre>{text(item.answer)}</pre>{parsed}</td>"
+            f"<td>{text(values)}</td></tr>"
         )
     return rows

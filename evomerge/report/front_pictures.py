@@ -7,7 +7,7 @@ from typing import Any
 
 from evomerge.report.colours import ACCENT, GREY, INK, LINE, WARM
 from evomerge.report.confidence import factor_of, intervals
-from evomerge.report.pictures import add_legend, make_axes, plain_text
+from evomerge.report.pictures import add_legend, make_axes, plain_text, short_label
 from evomerge.run.history import Candidate, History
 from evomerge.scores import Objective
 from evomerge.searching.front import hypervolume
@@ -42,7 +42,7 @@ def front_chart(history: History, ranking: Ranking) -> Any:
             unit = " in %" if factors[objective.key] == 100 else ""
             better = "" if objective.higher_is_better else " (less is better)"
             getattr(axes, f"set_{name}label")(
-                plain_text(objective.key) + unit + better, color=INK, fontsize=10
+                plain_text(short_label(objective.key, 60)) + unit + better, color=INK, fontsize=10
             )
     add_legend(figure)
     return figure

@@ -59,7 +59,7 @@ def gene_map(names: Sequence[str], genome: Sequence[float]) -> Any | None:
         0.55 * len(rows) + 0.2 * sum(rows) + 0.4, [count + 1.2 for count in rows]
     )
     for axes, (title, grid) in zip(drawn, panels.items(), strict=True):
-        labelled = {short_label(plain_text(label)): row for label, row in _rows(grid).items()}
+        labelled = {plain_text(short_label(label)): row for label, row in _rows(grid).items()}
         heat_map(figure, axes, title, labelled)
         axes.xaxis.set_major_locator(few_ticks(8, whole=True))
     below = "layer of the parent" if "in" in panels else "place in the path"

@@ -5,15 +5,17 @@ from __future__ import annotations
 import html
 import io
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from evomerge.errors import without_controls
 from evomerge.report.colours import VARIABLES
 
 
 def text(value: object) -> str:
-    """Return any value as text for HTML."""
-    return html.escape(str(value))
+    """Return any value as text for HTML, between tags or in the quotes of an attribute."""
+    return html.escape(without_controls(str(value)))
 
 
 def paragraph(words: str, kind: str = "") -> str:
@@ -68,6 +70,8 @@ def code(content: str) -> str:
 def svg_text(figure: Any, *, transparent: bool = True) -> str:
     """Return a matplotlib figure as an SVG document, always with the same bytes.
 
+    What shows it has the letters that matplotlib's font lacks, so it does not warn of them.
+
     Args:
         figure: the figure.
         transparent: whether what is behind it shows through; else it is white.
@@ -75,7 +79,9 @@ def svg_text(figure: Any, *, transparent: bool = True) -> str:
     import matplotlib as mpl
 
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "evomerge", "svg.fonttype": "none"}):
+    settings: Any = {"svg.hashsalt": "evomerge", "svg.fonttype": "none"}
+    with mpl.rc_context(settings), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
         figure.savefig(buffer, format="svg", transparent=transparent, metadata={"Date": None})
     return buffer.getvalue()
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from evomerge.errors import printable
 from evomerge.models.references import split_kind
+
+_LONGEST = 4096
+"""Largest number of characters of a name; no path is longer."""
 
 
 def short_names(references: Iterable[str]) -> dict[str, str]:
@@ -12,12 +16,14 @@ def short_names(references: Iterable[str]) -> dict[str, str]:
 
     Hub ids, `zoo:` names and the labels of baselines are unchanged. The path of a local folder (of
     a model, an adapter or a run) is cut to its last component, or to as many components at the end
-    as are needed for all names to differ.
+    as are needed for all names to differ. A name is one line, and all of it can be shown.
     """
     every = list(dict.fromkeys(references))
     longest = max((reference.count("/") for reference in every), default=0) + 1
     for count in range(1, longest + 1):
-        names = {reference: _shortened(reference, count) for reference in every}
+        names = {
+            reference: printable(_shortened(reference, count), _LONGEST) for reference in every
+        }
         if len(set(names.values())) == len(every):
             return names
     return names

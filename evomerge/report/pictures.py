@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from evomerge.errors import printable
 from evomerge.report.colours import ACCENT, BAD, GREY, INK, LINE, PALE, SOFT, WARM
 from evomerge.report.confidence import factor_of
 from evomerge.report.standings import Standings
@@ -60,7 +61,7 @@ def standings_chart(table: Standings) -> Any:
     """Plot the fitness (or the only metric) of each model with its 95 % interval, by split."""
     column = main_column(table)
     factor = table.factor(column)
-    labels = [plain_text(table.names[row.label]) for row in table.rows]
+    labels = [plain_text(short_label(table.names[row.label], 60)) for row in table.rows]
     figure, axes = _axes(0.9 + 0.5 * max(1, len(labels)))
     axes.grid(visible=False)
     axes.grid(axis="x", color=LINE, linewidth=0.8)
@@ -78,7 +79,8 @@ def standings_chart(table: Standings) -> Any:
         axes.plot([], [], "o-", color=_SPLIT_COLOURS[split], label=split)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
-    axes.set_xlabel(plain_text(column) + (" in %" if factor == 100 else ""), color=INK, fontsize=10)
+    below = plain_text(short_label(column, 80))
+    axes.set_xlabel(below + (" in %" if factor == 100 else ""), color=INK, fontsize=10)
     add_legend(figure)
     return figure
 
@@ -190,7 +192,7 @@ def _bars(labels: Sequence[str], values: Sequence[float], what: str) -> Any:
     axes.grid(axis="x", color=LINE, linewidth=0.8)
     axes.barh(range(len(values)), values, color=ACCENT, height=0.7)
     axes.set_yticks(
-        range(len(values)), [short_label(plain_text(label)) for label in labels], fontsize=10
+        range(len(values)), [plain_text(short_label(label)) for label in labels], fontsize=10
     )
     axes.set_xlabel(what, color=INK, fontsize=10)
     axes.invert_yaxis()
@@ -205,5 +207,8 @@ def short_label(label: str, most: int = 34) -> str:
 
 
 def plain_text(text: str) -> str:
-    """Return a text that matplotlib shows unchanged; it reads text between `$` as a formula."""
-    return text.replace("$", r"\$")
+    """Return a text that matplotlib shows as it is, on one line.
+
+    matplotlib reads text between `$` as a formula, and SVG has no control characters.
+    """
+    return printable(text, len(text)).replace("$", r"\$")

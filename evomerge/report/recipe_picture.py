@@ -17,6 +17,9 @@ from evomerge.space.paths.path import Hop, legend_of, path_of
 
 _COLOURS = ("#1f6feb", "#d9822b", "#2a9d6f", "#a855c7", "#c0392b", "#5f6b78", "#b8a21f", "#1797a6")
 _LONGEST_NAME = 52
+_ALL = "all"
+"""Label of the row of a knob of the whole merge."""
+
 _DEPTH = "block of the merged model"
 
 
@@ -29,6 +32,25 @@ def parent_letters(recipe: Recipe) -> dict[str, str]:
 def is_path(recipe: Recipe) -> bool:
     """Return whether every block of a recipe is an unchanged block of one parent."""
     return bool(_blocks(recipe)) and all(map(_is_plain, _blocks(recipe)))
+
+
+def knobs_of_every_layer(recipe: Recipe) -> str:
+    """Return the knobs of a recipe in words if all layers, embeddings and head have the same ones.
+
+    Returns:
+        such as `weight 0.5 of A, weight 0.5 of B, lambda 1`, with the letters of the parents; empty
+        if a knob differs over the depth, if no knob is set, or if there are several block stacks.
+    """
+    if len(recipe.layers) > 1:
+        return ""
+    letters = {parent: letter for letter, parent in parent_letters(recipe).items()}
+    words = []
+    for knob, grid in _knob_grids(recipe, letters).items():
+        for label, values in grid.items():
+            if any(value != values[0] for value in values):  # nan differs from itself, too
+                return ""
+            words.append(f"{knob} {values[0]:g}" + ("" if label == _ALL else f" of {label}"))
+    return ", ".join(words)
 
 
 def recipe_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
@@ -162,7 +184,7 @@ def _knob_grids(recipe: Recipe, letters: Mapping[str, str]) -> dict[str, _Grid]:
     of_merge: dict[str, _Grid] = {}
     for column, layer in enumerate(depth):
         owners = [(letters[source.parent], source.knobs, of_sources) for source in layer.sources]
-        for owner, knobs, grids in [*owners, ("all", layer.knobs, of_merge)]:
+        for owner, knobs, grids in [*owners, (_ALL, layer.knobs, of_merge)]:
             for knob, value in knobs.items():
                 grid = grids.setdefault(knob, {})
                 for label, number in _by_tensor(owner, value).items():

@@ -123,11 +123,21 @@ def standings(history: History, ranking: Ranking) -> Standings:
     return table
 
 
+def alone(candidate: Candidate, ranking: Ranking) -> Standings:
+    """Return a table with one candidate only; it has no rows if the candidate has no scores."""
+    columns = _columns(ranking)
+    row = _row(candidate, f"candidate {candidate.number}", columns, ranking)
+    return Standings([row] if row.estimates else [], columns)
+
+
+def _columns(ranking: Ranking) -> list[str]:
+    columns = list(dict.fromkeys(item.key for item in measured(ranking)))
+    several = len(ranking.objectives) > 1 and not ranking.has_front
+    return [*columns, FITNESS] if several else columns
+
+
 def _standings(history: History, ranking: Ranking) -> Standings:
-    shown = measured(ranking)
-    columns = list(dict.fromkeys(item.key for item in shown))
-    if len(ranking.objectives) > 1 and not ranking.has_front:
-        columns.append(FITNESS)
+    columns = _columns(ranking)
     if ranking.has_front:
         return _of_front(history, ranking, columns)
     rows = [_row(item, item.name, columns, ranking) for item in history.baselines]

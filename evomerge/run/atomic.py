@@ -108,6 +108,26 @@ def replace_bytes(path: Path, content: bytes) -> None:
     _sync(path.parent)
 
 
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield an empty file that is renamed to `path` when the block ends; flushed to disk before.
+
+    If the block raises, the file is removed.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial, lock = begin(path, folder=False)
+    with _cleaned_up(partial, lock):
+        yield partial
+        partial.chmod(os.fstat(lock).st_mode)  # a library may have put another file in its place
+        _sync(partial)
+        partial.replace(path)
+    _sync(path.parent)
+
+
 def remove_abandoned(folder: Path, name: str | None = None) -> None:
     """Remove the unfinished files and folders of killed writers from a folder.
 

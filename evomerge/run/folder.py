@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import RunFolderError
+from evomerge.parsing.links import check_inside, check_ordinary, entries
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping, yaml_text
 from evomerge.run.atomic import create_folder, remove_abandoned, replace_text
@@ -19,6 +20,7 @@ from evomerge.run.frozen_file import changed_sections, with_digests
 from evomerge.run.journal import Journal, read
 from evomerge.run.lines import HEADER, Event, Lines
 from evomerge.run.lock import is_held
+from evomerge.run.log_format import PlainFormatter
 from evomerge.run.timings import Timings
 from evomerge.run.writable import why_not_writable
 
@@ -27,6 +29,8 @@ JOURNAL = "journal.jsonl"
 STAGES = "stages.yaml"
 MODELS = "models"
 _SUBFOLDERS = ("front", MODELS, f"{MODELS}/members")
+MERGEKIT = "best.mergekit.yaml"
+NOT_IN_MERGEKIT = "best.not-in-mergekit.txt"
 
 
 def stage_folder(path: Path, number: int) -> Path:
@@ -49,6 +53,17 @@ def begun_stages(path: Path) -> list[Path]:
     return [folder for folder in folders if folder.exists()]
 
 
+def _check_entries(path: Path) -> None:
+    """Check that nothing in a run folder is elsewhere, since a search writes to all of it.
+
+    Raises:
+        RunFolderError: there is a link out of the folder, or a pipe or device.
+    """
+    found = entries(path, RunFolderError)
+    check_ordinary(found, RunFolderError)
+    check_inside(found, [path.resolve()], "the run", RunFolderError)
+
+
 class RunFolder:
     """A folder that holds one search.
 
@@ -60,9 +75,11 @@ class RunFolder:
         """Open an existing run; of a search in stages, the latest stage that has begun.
 
         Raises:
-            RunFolderError: the folder does not exist or is not a run.
+            RunFolderError: the folder does not exist, is not a run, or has a link out of it.
         """
         there = os.path.isdir(path)  # noqa: PTH112 - Path's raises for names that are too long
+        if there:
+            _check_entries(path)
         if there and (path / STAGES).is_file():
             begun = begun_stages(path)
             if not begun:
@@ -71,6 +88,7 @@ class RunFolder:
                     f"with `evomerge resume {shlex.quote(str(path))}`."
                 )
             path = begun[-1]
+            _check_entries(path)
         self.path = path
         if os.path.isfile(path):  # noqa: PTH113
             raise RunFolderError(
@@ -187,6 +205,16 @@ class RunFolder:
         """Whether a process is writing to this run now."""
         return is_held(self.journal_path)
 
+    @property
+    def why_not_in_mergekit(self) -> str | None:
+        """Why there is no mergekit file of the best merge; None if there is one, or no merge yet.
+
+        Raises:
+            RunFolderError: the file with the reason cannot be read.
+        """
+        file = self.path / NOT_IN_MERGEKIT
+        return read_text(file, RunFolderError).strip() if file.is_file() else None
+
     def write(self, name: str, text: str) -> None:
         """Write a file of the run, so that it is never seen half written."""
         replace_text(self.path / name, text)
@@ -199,7 +227,7 @@ class RunFolder:
             OSError: a message cannot be written; the call that logs it raises this.
         """
         handler = _LogFile(self.path / "log.txt", encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
         logger = logging.getLogger("evomerge")
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)

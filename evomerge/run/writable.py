@@ -40,17 +40,17 @@ def why_not_writable(path: Path) -> str | None:
     return None
 
 
-def check_new_folder(out: Path) -> None:
-    """Check that a folder does not exist, and can be made.
+def check_new_folder(out: Path, kind: str = "folder") -> None:
+    """Check that a folder does not exist, and can be made; or a file, if that is the kind.
 
     Raises:
         CheckpointError: it exists, or cannot be made.
     """
     if out.exists() or out.is_symlink():
-        raise CheckpointError(f"{out} exists already; name another folder or remove it.")
+        raise CheckpointError(f"{out} exists already; name another {kind} or remove it.")
     reason = why_not_writable(out)
     if reason is not None:
-        raise CheckpointError(f"{out} cannot be created: {reason}; name another folder.")
+        raise CheckpointError(f"{out} cannot be created: {reason}; name another {kind}.")
 
 
 def check_run_folder(path: Path) -> None:

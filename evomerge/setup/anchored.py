@@ -70,6 +70,17 @@ def anchored_folder(path: str, relative_to: Path) -> str:
     return path
 
 
+def anchored_file(path: str, relative_to: Path) -> str:
+    """Return the absolute path of a file; the text itself if there is no such file.
+
+    Args:
+        path: path of a file.
+        relative_to: folder of relative paths; if nothing is there, the working folder is tried.
+    """
+    files = (place(path, folder) for folder in (relative_to, Path.cwd()))
+    return next((str(file.resolve()) for file in files if is_file(file)), path)
+
+
 def anchored_parent(reference: str, relative_to: Path) -> str:
     """Return the reference of a parent with absolute paths of local folders and files.
 
@@ -83,9 +94,7 @@ def anchored_parent(reference: str, relative_to: Path) -> str:
         staged = is_folder(Path(found)) and (Path(found) / STAGES).is_file()
         return RUN + (str(RunFolder(Path(found)).path) if staged else found)
     if reference.startswith(MERGE):
-        text = reference.removeprefix(MERGE)
-        files = (place(text, folder) for folder in (relative_to, Path.cwd()))
-        return MERGE + next((str(file.resolve()) for file in files if is_file(file)), text)
+        return MERGE + anchored_file(reference.removeprefix(MERGE), relative_to)
     for folder in (relative_to, Path.cwd()):
         model, plus, adapter = split_adapter(reference, folder)
         if is_folder(place(model, folder)):

@@ -46,7 +46,7 @@ def open_parents(
             run was started.
     """
     if config.frozen is None:
-        config = _anchored(config, relative_to, is_stage=is_stage)
+        config = anchored(config, relative_to, is_stage=is_stage)
     names = dict.fromkeys([*config.parents, *([config.base] if config.base else [])])
     digests = config.frozen.models if config.frozen else {}
     checkpoints = {
@@ -86,7 +86,7 @@ def plan_tokenizers(
     return [plan_tokenizer(recipe, checkpoints) for recipe in different]
 
 
-def _anchored(config: SearchConfig, relative_to: Path, *, is_stage: bool) -> SearchConfig:
+def anchored(config: SearchConfig, relative_to: Path, *, is_stage: bool = False) -> SearchConfig:
     """Make references to local folders absolute, so that a run can be resumed from anywhere."""
 
     def parent(reference: str) -> str:

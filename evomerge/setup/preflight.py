@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from evomerge.config.schema import SearchConfig
+from evomerge.models.prediction import prediction_notes
 from evomerge.models.types import type_notes
 from evomerge.optimize import BUILTIN
 from evomerge.optimize.cost import own_seconds
@@ -83,6 +84,7 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
     others = [item for name, item in problem.checkpoints.items() if name != problem.host]
     notes += (note for merge in problem.merges.values() for note in merge.notes)
     notes += type_notes([problem.checkpoints[problem.host], *others])
+    notes += prediction_notes(n for n, item in problem.checkpoints.items() if item.predictions)
     if problem.config.evaluation.backend == "vllm" and not _tasks_by_answer(problem)[0]:
         notes.append(
             "evaluation.backend is 'vllm', but no task generates text, and log-likelihoods take "

@@ -66,13 +66,13 @@ def check_recipes(
     kinds = _BlockKinds(planner)
     for name, recipe in recipes.items():
         try:
-            config = merged_config(recipe, checkpoints, vocabulary=vocabulary)
-            check_loadable(config, recipe, checkpoints, vocabulary)
             unscaled = _unscaled(recipe)
             try:
                 deque(planner.plan(kinds.one_of_each(unscaled), vocabulary), maxlen=0)
             except RecipeError:  # the whole recipe, for a message with the number of the block
                 deque(planner.plan(unscaled, vocabulary), maxlen=0)
+            config = merged_config(recipe, checkpoints, vocabulary=vocabulary)
+            check_loadable(config, recipe, checkpoints, vocabulary)
         except RecipeError as error:
             raise ConfigError(
                 f"`space` holds recipes that cannot be built, such as the one {name}: {error}"

@@ -13,7 +13,7 @@ from evomerge.errors import CheckpointError, ConfigError, RecipeError, SearchErr
 from evomerge.execute.protocol import Executor
 from evomerge.run.activity import WORKERS
 from evomerge.run.attempts import Attempts
-from evomerge.run.folder import RunFolder
+from evomerge.run.folder import MERGEKIT, NOT_IN_MERGEKIT, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.logbook import Follower, Logbook
 from evomerge.run.writable import NO_ROOM
@@ -139,17 +139,6 @@ def plan_of(problem: Problem, history: History) -> Plan:
     )
 
 
-def why_not_in_mergekit(problem: Problem, history: History, candidate: Candidate) -> str | None:
-    """Return the reason why mergekit cannot express a candidate's recipe, or None if it can."""
-    from evomerge.mergekit import express
-
-    try:
-        express(recipe_of(problem.space, candidate, history.candidates), problem.checkpoints)
-    except RecipeError as error:
-        return str(error)
-    return None
-
-
 def publish(
     problem: Problem,
     run: RunFolder,
@@ -159,8 +148,8 @@ def publish(
 ) -> None:
     """Write the best candidate's recipe to `best.yaml` and, for mergekit, `best.mergekit.yaml`.
 
-    If mergekit cannot express the recipe, an older `best.mergekit.yaml` is removed. In a search for
-    a front, the recipes of its members are `front/NUMBER.yaml`; others are removed there.
+    If mergekit cannot express the recipe, `best.not-in-mergekit.txt` says why instead. In a search
+    for a front, the recipes of its members are `front/NUMBER.yaml`; others are removed there.
 
     Args:
         problem: the problem of the run.
@@ -169,15 +158,16 @@ def publish(
         front: the front; in a search for one fitness, the best candidate alone.
         best: the best candidate: the winner, the incumbent, or the knee of the front.
     """
-    from evomerge.mergekit import to_mergekit
+    from evomerge.mergekit import express
 
     recipe = recipe_of(problem.space, best, history.candidates)
     run.write("best.yaml", recipe.to_yaml())
-    text = to_mergekit(recipe, problem.checkpoints)
-    if text is not None:
-        run.write("best.mergekit.yaml", text)
-    else:
-        (run.path / "best.mergekit.yaml").unlink(missing_ok=True)
+    try:
+        name, other, text = MERGEKIT, NOT_IN_MERGEKIT, express(recipe, problem.checkpoints)
+    except RecipeError as error:
+        name, other, text = NOT_IN_MERGEKIT, MERGEKIT, f"{error}\n"
+    (run.path / other).unlink(missing_ok=True)
+    run.write(name, text)
     if not problem.ranking.has_front:
         return
     folder = run.path / "front"

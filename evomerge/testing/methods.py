@@ -51,12 +51,14 @@ def _check_tensor(
     import torch
 
     from evomerge.merging.kernels.noise import Noise
+    from evomerge.merging.methods.conversion import on_tensors
 
     noise = [Noise(0, f"parent{i}", "weight") for i in range(len(tensors))]
+    prepare = on_tensors(method.prepare) if method.arrays else method.prepare
     copies = [tensor.clone() for tensor in (*tensors, *([] if base is None else [base]))]
 
     def run(dtype: torch.dtype, *, reuse: bool, before: Sequence[float] = ()) -> Tensor | None:
-        merge = method.prepare(tensors, base, noise, reuse=reuse)
+        merge = prepare(tensors, base, noise, reuse=reuse)
         out = torch.full(tensors[0].shape, math.nan, dtype=dtype)
         try:
             for share in before:

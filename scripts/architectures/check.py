@@ -177,13 +177,25 @@ def _stacked_by_hand(
     )
     blocks = result.get_submodule(name)
     for position, (parent, index) in enumerate(path):
-        block = copy.deepcopy(parents[parent].get_submodule(name)[index])
+        own_blocks = parents[parent].get_submodule(name)
+        block = copy.deepcopy(own_blocks[index])
         for inner, module in blocks[position].named_modules():
+            if inner.endswith("relative_attention_bias"):
+                _set_bias(block, own_blocks, inner)
             own = block.get_submodule(inner)
             for key in POSITION_KEYS & set(vars(module)):
                 setattr(own, key, getattr(module, key))
         blocks[position] = block
     return result, name
+
+
+def _set_bias(block: Any, own_blocks: Any, name: str) -> None:
+    """Give a block the relative attention bias of the first block, if all blocks use that one."""
+    if name not in dict(own_blocks[1].named_modules()):
+        attention, _, attribute = name.rpartition(".")
+        module = block.get_submodule(attention)
+        setattr(module, attribute, copy.deepcopy(own_blocks[0].get_submodule(name)))
+        module.has_relative_attention_bias = True
 
 
 def _logits(model: Any) -> torch.Tensor:

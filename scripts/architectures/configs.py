@@ -120,7 +120,13 @@ _SIZES: dict[str, Any] = {
 }
 """Sizes by key of the config; architectures name them differently."""
 
+_DEPTHS = (
+    *("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers"),
+    *("decoder_layers", "encoder_layers"),
+)
+
 _EXTRA: dict[str, dict[str, Any]] = {
+    "albert": {"num_hidden_groups": 2},
     "mamba2": {"num_heads": 8, "head_dim": 8, "state_size": 4, "n_groups": 1},
     "rwkv": {"attention_hidden_size": 32, "context_length": 64},
     "xlnet": {"d_head": 8, "d_inner": 48},
@@ -258,8 +264,12 @@ def class_name(kind: str) -> str:
     return name if isinstance(name, str) else name[0]
 
 
-def small_config(kind: str) -> Any:
+def small_config(kind: str, layers: int = 4, vocabulary: int = 128) -> Any:
     """Return a config of an architecture with a few layers and small sizes.
+
+    Args:
+        layers: number of layers, if there is no vision tower.
+        vocabulary: number of tokens, if there is no vision tower.
 
     Raises:
         KeyError: the installed transformers does not have the architecture.
@@ -269,7 +279,8 @@ def small_config(kind: str) -> Any:
         return _small_vision_config(cls())
     known = set(inspect.signature(cls.__init__).parameters) | set(cls.attribute_map)
     known |= {key for base in cls.__mro__ for key in getattr(base, "__annotations__", {})}
-    sizes = {key: value for key, value in _SIZES.items() if key in known}
+    wanted = {**_SIZES, **dict.fromkeys(_DEPTHS, layers), "vocab_size": vocabulary}
+    sizes = {key: value for key, value in wanted.items() if key in known}
     return cls(**{**sizes, **_EXTRA.get(kind, {})})
 
 

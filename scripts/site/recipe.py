@@ -24,7 +24,7 @@ head: {method: passthrough, sources: [{parent: zoo:maths}]}
 ```
 """
 
-_SECTIONS = {"Recipe": "recipe", "Layer": "layer", "Source": "source"}
+_SECTIONS = {"Recipe": "recipe", "Layer": "layer", "Source": "source", "Grams": "grams"}
 """Class -> anchor of its section."""
 
 _WORDS = {
@@ -39,11 +39,18 @@ _WORDS = {
     "Mapping[str, str]": "mapping from name to text",
     "Mapping[str, tuple[Layer, ...]]": "mapping from name to a list of [layers](#layer)",
     "Mapping[str, Recipe]": "mapping from name to a recipe",
+    "Mapping[str, Grams]": "mapping from name to [Gram matrices](#grams)",
     "Mapping[str, Knob]": "mapping from name to number, or to pairs of tensor names and numbers",
 }
 """Type of a field -> what it is in a file."""
 
-_DEFAULTS = {"field(default_factory=dict)": "{}", "()": "[]", "None": "null"}
+_DEFAULTS = {
+    "field(default_factory=dict)": "{}",
+    "()": "[]",
+    "None": "null",
+    "''": '""',
+    '""': '""',
+}
 """Default of a field -> the same in a file."""
 
 

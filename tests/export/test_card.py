@@ -2,6 +2,7 @@
 
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,20 +12,23 @@ from run_folders import KEY, append, asked, scores, told
 from search_run import SMALL, evomerge, write_search
 from tiny import make
 
+from evomerge.__main__ import run as call
 from evomerge.config.schema import load, parse
 from evomerge.export.candidate import export_candidate
-from evomerge.export.card import Merge, merge_card, search_card
+from evomerge.export.card import PICTURE, Merge, merge_card, search_card
 from evomerge.export.parents import describe_parents, published_names
 from evomerge.export.recipe import merge_recipe
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
+from evomerge.report import markup
+from evomerge.report.page import page
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.scores import Objective, Scores
 from evomerge.searching.ranking import WeightedSum
 from evomerge.setup.check import freeze
 from evomerge.setup.runs import prepare
-from evomerge.setup.search import why_not_in_mergekit
+from evomerge.setup.search import publish
 
 OBJECTIVES = [Objective("zoo_l2_maths", "exact_match")]
 HUB = {
@@ -267,6 +271,7 @@ def test_only_the_winner_as_it_was_scored_has_scores(tmp_path):
     metadata, body = read(searched(merge, best=0))  # a parent is better
     assert "model-index" not in metadata
     assert "not the winner" in body
+    assert re.search(rf"\| {KEY} in % \| candidate \d \| .*\d\.\d \[.*\] \|", body)
     bfloat16 = parse(SMALL | {"dtype": "bfloat16"}, "search.yaml")
     metadata, body = read(searched(merge, bfloat16))
     assert "model-index" not in metadata
@@ -296,15 +301,18 @@ def test_mergekit_is_named_where_its_file_is(tmp_path, mergekit):
         assert ("mergekit_config.yml" in body) == mergekit
 
 
-def test_the_picture_is_beside_the_card(tmp_path):
-    texts = searched(merge_of(opened(tmp_path, HUB)))
+def test_a_picture_is_beside_the_card_if_layers_differ(tmp_path):
+    same = merge_of(opened(tmp_path, HUB))
+    assert PICTURE not in searched(same)
+    head = Layer("linear", tuple(replace(item, knobs={}) for item in same.recipe.head.sources))
+    texts = searched(replace(same, recipe=replace(same.recipe, head=head)))
     assert "](recipe.svg)" in texts["README.md"]
-    root = ElementTree.fromstring(texts["recipe.svg"])
+    root = ElementTree.fromstring(texts[PICTURE])
     assert root.tag.endswith("svg")
     assert float(root.attrib["width"].removesuffix("pt")) < 400 * 72 / 96 * 1.1
 
 
-def test_an_export_that_mergekit_cannot_express_promises_no_file(tmp_path):
+def test_a_merge_that_mergekit_cannot_express_says_why_everywhere(tmp_path, capsys):
     """The embeddings come from another parent than the first block; mergekit has no way for it."""
     space = {
         "kind": "dataflow",
@@ -317,17 +325,28 @@ def test_an_export_that_mergekit_cannot_express_promises_no_file(tmp_path):
     recipe = problem.space.decode(tuple(genome))
     event = asked(0, genome=genome) | {"digest": recipe.digest}
     append(run, [event, told(0, scores(5))])
-    export_candidate(run, tmp_path / "model", "0", None, "5GB")
     history = History(run.events())
-    reason = why_not_in_mergekit(problem, history, history.candidates[0])
-    assert reason is not None
+    run.write("best.mergekit.yaml", "of an earlier best merge")
+    publish(problem, run, history, [], history.candidates[0])
+    assert not (run.path / "best.mergekit.yaml").exists()
+    reason = run.why_not_in_mergekit
     assert reason.startswith("`embeddings` has other parents than the first block")
+    export_candidate(run, tmp_path / "model", "0", None, "5GB")
+    for arguments in (
+        ["results", str(run.path)],
+        ["results", str(run.path), "--json"],
+        ["export", str(run.path), "--out", str(tmp_path / "again")],
+    ):
+        assert call(arguments) == 0
+        captured = capsys.readouterr()
+        assert reason in " ".join((captured.out + captured.err).split())
+    assert markup.text(reason) in page(run)
     written = {item.name for item in (tmp_path / "model").iterdir()}
-    text = (tmp_path / "model" / "README.md").read_text()
+    card = (tmp_path / "model" / "README.md").read_text()
     assert "mergekit_config.yml" not in written
-    assert "mergekit" not in text
+    assert "mergekit" not in card
     assert {"evomerge_recipe.yaml", "recipe.svg"} <= written
-    assert "Path through the layers" in text
+    assert "Path through the layers" in card
 
 
 def test_a_merge_of_our_own_recipe_has_a_mergekit_file_too(tmp_path):
@@ -358,7 +377,7 @@ def test_a_merge_has_a_card_without_scores_and_keeps_the_mergekit_file(tmp_path)
     evomerge("merge", tmp_path / "merge.yml", "--out", tmp_path / "merged")
     written = {item.name: item for item in (tmp_path / "merged").iterdir()}
     assert written["mergekit_config.yml"].read_text() == config
-    assert {"evomerge_recipe.yaml", "recipe.svg", "config.json"} <= set(written)
+    assert {"evomerge_recipe.yaml", "config.json"} <= set(written)
     text = written["README.md"].read_text()
     assert str(tmp_path) not in text
     assert "me/" not in text
@@ -367,5 +386,7 @@ def test_a_merge_has_a_card_without_scores_and_keeps_the_mergekit_file(tmp_path)
     assert (metadata["license"], metadata["language"]) == ("mit", ["ja"])
     assert "model-index" not in metadata
     assert "evomerge merge evomerge_recipe.yaml --out MODEL_DIR" in body
+    assert "In every layer: weight 0.5 of A, weight 0.5 of B.\n" in body
+    assert "recipe.svg" not in {*written, body}  # it would have one colour over the whole depth
     for name in ("one", "two"):
         assert f"- `{name}`: `{Checkpoint.open(tmp_path / 'me' / name, 'x').fingerprint}`" in body

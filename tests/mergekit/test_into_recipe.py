@@ -267,7 +267,10 @@ GOOD = {
             },
             r"`models.1..parameters.t` belongs to the merge as a whole",
         ),
-        ({"merge_method": "linear", "base_model": "c"}, "`base_model` is 'c', which is not among"),
+        (
+            {"merge_method": "linear", "base_model": "c"},
+            "`base_model` is 'c', which is not listed in",
+        ),
         ({"base_model": None}, "`base_model` is missing; ties measures task vectors from it"),
     ],
 )
@@ -324,7 +327,7 @@ MODELS = [{"model": "b"}, {"model": "a"}]
         ),
         (
             {**SLERP, "base_model": "c", "models": MODELS},
-            "`base_model` 'c' is not among .* it only gives config .* the first of them, 'b'",
+            "`base_model` 'c' is not listed in .* only gives config .* the first model there, 'b'",
         ),
     ],
 )

@@ -8,6 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from evomerge.errors import CandidateError, CheckpointError, RecipeError
+from evomerge.merging.tensors.pages import resident_bytes
+from evomerge.merging.tensors.threads import Budget
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.safetensors import read_folder
@@ -172,6 +177,46 @@ def test_a_disk_without_room_is_refused_before_the_first_byte(checkpoints, tmp_p
     with pytest.raises(CheckpointError, match=r"would take .* GB and .* has 0\.00 GB free"):
         write_model(recipe(), checkpoints, tmp_path / "deep" / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_memory_of_whole_matrices_counts(tmp_path):
+    """TSV-M holds 16.5 float64 copies of a matrix with two sources: 1.1 GB of this one."""
+    folder = tiny.make(tmp_path / "a")
+    name = "model.layers.1.mlp.up_proj.weight"
+    wide = torch.zeros(4000, 2000, dtype=torch.bfloat16)
+    tiny.rewrite(folder, lambda tensors: tensors.update({name: wide}))
+    checkpoints = {n: Checkpoint.open(folder, n) for n in "abc"}
+
+    def layer(index, method):
+        return Layer(method, [Source(n, index) for n in "ab"], Source("c", index))
+
+    def made(method):
+        blocks = [layer(i, method) for i in range(3)]
+        ends = layer(None, method)
+        return Recipe("a", {"model.layers": blocks}, ends, ends, dtype="bfloat16")
+
+    memory = resident_bytes() + (700 << 20)
+    words = rf"tsv takes about 1\.09 GB for the tensor '{name}' \[4000, 2000\]; give at least"
+    with pytest.raises(RecipeError, match=words):
+        write_model(made("tsv"), checkpoints, tmp_path / "out", memory=memory)
+    write_model(made("task_arithmetic"), checkpoints, tmp_path / "out", memory=memory)
+
+
+def test_threads_never_take_more_than_there_is():
+    budget, lock, taken, most = Budget(10), threading.Lock(), [], [0]
+
+    def work(size):
+        with budget.taking(size):
+            with lock:
+                taken.append(size)
+                most[0] = max(most[0], sum(taken))
+            time.sleep(0.01)
+            with lock:
+                taken.remove(size)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, [4, 10, 3, 7, 0, 6, 10, 2]))
+    assert most[0] == 10
 
 
 def test_too_little_memory_is_refused(checkpoints, tmp_path):

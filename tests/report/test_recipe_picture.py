@@ -1,6 +1,7 @@
 """The pictures of a recipe show its knobs at every depth, or the blocks of its path."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,7 @@ from evomerge.report.markup import svg_text
 from evomerge.report.recipe_picture import (
     is_path,
     knob_picture,
+    knobs_of_every_layer,
     parent_letters,
     path_picture,
     recipe_picture,
@@ -101,6 +103,19 @@ def test_the_kind_of_the_picture():
     assert grids(recipe_picture(merged(), NAMES))
     plain = Layer("linear", (Source("one"), Source("two")))
     assert recipe_picture(Recipe("base", {}, plain, plain), NAMES) is None
+
+
+def test_knobs_that_are_the_same_in_all_layers_are_words():
+    same = merged(weight=lambda depth: 0.25, knobs={"lambda": 2.0})
+    words = "density 0.5 of B, weight 0.25 of B, weight 1 of C, lambda 2"
+    assert knobs_of_every_layer(same) == words
+    assert not knobs_of_every_layer(merged())
+    assert not knobs_of_every_layer(routed([("one", 0, 1.0)]))
+    assert not knobs_of_every_layer(replace(same, head=replace(same.head, sources=())))
+    two = {**same.layers, "encoder.layers": same.layers["model.layers"]}
+    assert not knobs_of_every_layer(replace(same, layers=two))
+    kinds = merged(weight=lambda depth: ((".mlp.", 0.1), ("*", 0.3)))
+    assert "weight 0.1 of B mlp, weight 0.3 of B rest" in knobs_of_every_layer(kinds)
 
 
 def test_the_letters_are_those_of_the_path_in_words():

@@ -133,7 +133,7 @@ def test_a_run_that_is_its_own_parent_is_one_sentence(family, tmp_path):
     data = yaml.safe_load(text)
     del data["frozen"]["digests"]
     (run / "search.yaml").write_text(yaml.safe_dump(data))
-    with pytest.raises(InputError, match=r"is a run that is made from itself .*; put each back where"):
+    with pytest.raises(InputError, match=r"is made from itself .*; put each back"):
         reopen(RunFolder(run))
 
 

@@ -30,6 +30,7 @@ from evomerge.evaluation.inference.sampling import (
     is_sampled,
     seed_of,
 )
+from evomerge.evaluation.inference.template import bounded
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +82,7 @@ class ReferenceLM:
             )
         self.max_length: int = self._lm.max_length
         self.tokenizer_name: str = self._lm.tokenizer_name
-        self.chat_template: Callable[..., str] = self._lm.apply_chat_template
+        self.chat_template: Callable[..., str] = bounded(self._lm.apply_chat_template)
         self._end = self._lm.tok_decode(self._lm.eot_token_id, skip_special_tokens=False)
 
     def request(self, instance: Instance, name: str = "") -> Request:
@@ -123,6 +124,14 @@ class ReferenceLM:
                 "scored; check that tokenizer.json belongs to the model's architecture."
             )
         return before, after
+
+    def inputs(self, context: str, continuation: str) -> list[tuple[int, ...]]:
+        """Return the tokens that the model reads when it is given a context and its continuation.
+
+        Without a context, they are the windows of `loglikelihood_rolling`.
+        """
+        pairs = [self.pair(context, continuation)] if context else self.windows(continuation)
+        return [Continuation.of(*pair, self.max_length).tokens for pair in pairs]
 
     def windows(self, text: str) -> list[tuple[list[int], list[int]]]:
         """Return the (context, continuation) windows that `loglikelihood_rolling` sums over."""

@@ -12,12 +12,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from evomerge.errors import ConfigError, did_you_mean, one_line
 from evomerge.evaluation.sandbox.evaluate_module import code_eval_provided
 from evomerge.evaluation.tasks.code import runs_code
 
+_State: TypeAlias = tuple[tuple[str, int, int], ...]
 _OTHER_INPUTS = ("doc_to_image", "doc_to_audio")
 
 
@@ -37,11 +39,12 @@ def task_manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
     from lm_eval.tasks import TaskManager
 
     _compile_templates_once()
+    folders = tuple((folder, _state(Path(folder))) for folder in include)
     if include:
-        manager = TaskManager(include_path=include, include_defaults=False)
+        manager = _indexed(TaskManager, folders, False)
         if all(name in manager.all_tasks for name in tasks):
             return manager
-    manager = TaskManager(include_path=include or None)
+    manager = _indexed(TaskManager, folders, True)
     for name in tasks:
         if name not in manager.all_tasks:
             raise ConfigError(
@@ -50,6 +53,19 @@ def task_manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
                 f"named in evaluation.include.{did_you_mean(name, manager.all_tasks)}"
             )
     return manager
+
+
+@lru_cache(maxsize=2)
+def _indexed(kind: Any, folders: tuple[tuple[str, _State], ...], defaults: bool) -> Any:
+    """Return a `TaskManager`, which is kept for other stages and searches with the same files."""
+    include = [folder for folder, _ in folders]
+    return kind(include_path=include or None, include_defaults=defaults)
+
+
+def _state(folder: Path) -> _State:
+    """Return what changes if a file of a folder is added, removed or written again."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files)
 
 
 def _compile_templates_once() -> None:

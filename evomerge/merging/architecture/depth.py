@@ -15,6 +15,7 @@ from typing import Any
 
 from evomerge.errors import RecipeError
 from evomerge.merging.architecture.layer_settings import (
+    SPARSE_STEP,
     Column,
     InexpressibleError,
     columns,
@@ -23,6 +24,7 @@ from evomerge.merging.architecture.layer_settings import (
 from evomerge.merging.tokenizers.protocol import Vocabulary
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import Fit
+from evomerge.models.prediction import COUNTS
 from evomerge.recipe import Layer, Recipe
 
 _COUNTS = (
@@ -34,6 +36,7 @@ _COUNTS = (
     "encoder_layers",
     "num_decoder_layers",
     "decoder_layers",
+    "num_hidden_groups",
 )
 _DTYPE_KEYS = ("torch_dtype", "dtype")
 
@@ -58,6 +61,9 @@ def merged_config(
     for prefix, layers in recipe.layers.items():
         if not in_place(prefix, layers, host):
             _write_depth(config, prefix, layers, checkpoints, host)
+    if host.predictions:
+        text = text_section(config, host)
+        text.update({key: 0 for key in COUNTS if text.get(key)})
     for section in (config, *(item for item in config.values() if isinstance(item, dict))):
         for key in _DTYPE_KEYS:
             if key in section:
@@ -101,6 +107,8 @@ def _write_depth(
         )
     for key in keys:
         section[key] = new
+    if "num_hidden_groups" in keys:
+        section["num_hidden_layers"] = new * _layers_of_a_group(prefix, layers, checkpoints)
     for key in settings[host.reference]:
         column = []
         for i, layer in enumerate(layers):
@@ -122,8 +130,43 @@ def _write_depth(
                 f"those that {key!r} of the config counts, and these can only stand {error}; put "
                 "them there, or leave them out."
             ) from None
+    if "mlp_only_layers" in settings[host.reference] and SPARSE_STEP in section:
+        section[SPARSE_STEP] = 1
     if isinstance(section.get("max_window_layers"), int):
         section["max_window_layers"] = min(section["max_window_layers"], new)
+
+
+def _layers_of_a_group(
+    prefix: str, layers: Sequence[Layer], checkpoints: Mapping[str, Checkpoint]
+) -> int:
+    """Return how many layers share the weights of a block, where blocks are groups of layers.
+
+    So it is in ALBERT, whose config has the numbers of layers and of groups; group i is used for
+    the i-th part of the layers.
+
+    Raises:
+        RecipeError: it is another number for another block.
+    """
+    numbers: dict[int, str] = {}
+    for i, layer in enumerate(layers):
+        lead = layer.sources[0].parent
+        config = checkpoints[lead].text_config
+        count, groups = config["num_hidden_layers"], config["num_hidden_groups"]
+        if count % groups:
+            raise RecipeError(
+                f"layers.{prefix}[{i}]: parent {lead!r} has {count} layers in {groups} groups, so "
+                "its groups have different numbers of layers, for which config.json has no key; "
+                "use a parent whose groups are of one size."
+            )
+        numbers.setdefault(count // groups, lead)
+        if len(numbers) > 1:
+            (one, first), (other, _) = numbers.items()
+            raise RecipeError(
+                f"layers.{prefix}[{i}]: a group has {other} layers in {lead!r} and {one} in "
+                f"{first!r}, and config.json has one number for all groups; use parents whose "
+                "groups are of one size."
+            )
+    return next(iter(numbers))
 
 
 def per_layer(checkpoint: Checkpoint, prefix: str) -> dict[str, Column]:

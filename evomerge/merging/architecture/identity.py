@@ -73,7 +73,9 @@ def _check_kinds(checkpoints: Mapping[str, Checkpoint], host: str, stack: str) -
             entries.setdefault(key, {}).update(dict.fromkeys(map(json.dumps, values)))
         fit = Fit(checkpoints[host], checkpoint)
         for layer in range(len(fit.stacks[stack])):
-            names = ((rest, fit.inside(stack, layer, rest)) for rest in fit.block(stack, layer))
+            names = (
+                (rest, fit.inside(stack, layer, rest)) for rest in fit.block(stack, layer, layer)
+            )
             shapes = ((rest, checkpoint.tensors[name].shape) for rest, name in names if name)
             tensors.setdefault(frozenset(shapes))
     for key, found in entries.items():

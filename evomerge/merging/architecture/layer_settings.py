@@ -13,6 +13,10 @@ from typing import Any
 
 Column = list[Any]
 
+SPARSE_STEP = "decoder_sparse_step"
+"""Qwen's key with the period of the layers that have experts. `mlp_only_layers` lists exceptions.
+Its column has all layers without experts, and so can be written only where the period is 1."""
+
 
 class InexpressibleError(Exception):
     """A form cannot express a column; the message says where chosen layers can stand.
@@ -53,6 +57,10 @@ def columns(section: Mapping[str, Any], count: int) -> dict[str, Column]:
         column = form.read(value, count) if form else None
         if column is not None and len(column) == count:
             found[key] = column
+    step = section.get(SPARSE_STEP)
+    if "mlp_only_layers" in found and isinstance(step, int) and step > 1:
+        dense = found["mlp_only_layers"]
+        found["mlp_only_layers"] = [dense[i] or (i + 1) % step != 0 for i in range(count)]
     if "mlp_layer_types" in found:  # transformers then ignores the number that it replaces
         found = {key: column for key, column in found.items() if _FORMS.get(key) is not _FIRST}
     return found

@@ -12,16 +12,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import CheckpointError, RecipeError
 from evomerge.merging.architecture.depth import in_place, kind_of_text, text_section, understood
-from evomerge.merging.architecture.loading import Faults, Loader
 from evomerge.merging.tokenizers.protocol import Vocabulary
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import Fit
 from evomerge.models.stacks import is_other_modality
 from evomerge.recipe import Layer, Recipe
+
+if TYPE_CHECKING:
+    from evomerge.merging.architecture.loading import Faults
 
 
 def check_loadable(
@@ -54,6 +56,8 @@ def check_loadable(
     }
     if not moved:
         return
+    from evomerge.merging.architecture.loading import Loader
+
     try:
         Loader.of(host.config, {})
     except CheckpointError:
@@ -79,6 +83,8 @@ class _Check:
 
     def run(self, vocabulary: Vocabulary | None) -> None:
         """Raise `RecipeError` if anything is wrong with the model."""
+        from evomerge.merging.architecture.loading import Loader
+
         try:
             for prefix, layers in self.moved.items():
                 self._check_settings(prefix, layers)
@@ -108,7 +114,7 @@ class _Check:
             for position, layer in enumerate(layers):
                 lead = layer.sources[0]
                 fit, index = self.fits[lead.parent], lead.layer or 0
-                for rest in fit.block(prefix, index):
+                for rest in fit.block(prefix, index, position):
                     own = fit.inside(prefix, index, rest)
                     if own is not None:
                         name = self.host.stacks[prefix].name(position, rest)
@@ -145,6 +151,8 @@ class _Check:
 
     def _faults_of(self, parent: str) -> frozenset[_Place]:
         """Return what already does not fit in a parent's own model."""
+        from evomerge.merging.architecture.loading import Loader
+
         if parent not in self._known:
             item = self.checkpoints[parent]
             shapes = {name: info.shape for name, info in item.tensors.items()}

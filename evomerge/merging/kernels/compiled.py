@@ -7,8 +7,10 @@ memory and on disk:
 - Arithmetic is float32, `fma` rounds once, and nothing is reordered (numba's `fastmath` is off).
 - Sums are taken in a fixed order that depends on the number of elements only (see `dot`).
 
-numpy has no bfloat16, so loops get weights as arrays of their bits (`stored`). `widen` converts
-such a weight to float32, and `narrow` converts float32 back, rounded once to nearest even.
+Loops get weights as arrays of stored bits, since numpy has no bfloat16: uint16 for bfloat16, int16
+for float16 (numba has no arithmetic for it), float32 and float64 as they are. `widen` converts such
+a weight to float32, and `narrow` converts float32 back, rounded once to nearest even. torch is not
+needed for this; `torch_views` turns torch tensors into such arrays and back.
 """
 
 from __future__ import annotations
@@ -22,24 +24,13 @@ from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
-import torch
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
-from torch import Tensor
 
 Array = np.ndarray[Any, Any]
 
 _Loop = TypeVar("_Loop", bound=Callable[..., Any])
-
-_STORED = {
-    torch.bfloat16: (torch.uint16, np.uint16),
-    torch.float16: (torch.int16, np.int16),
-    torch.float32: (torch.float32, np.float32),
-    torch.float64: (torch.float64, np.float64),
-}
-"""Torch dtype -> the dtypes that hold its bits in compiled loops, of a torch view and of the array
-(uint16 for bfloat16, int16 for float16)."""
 
 LANES = 64
 """Number of partial sums that `dot` keeps; they fill a few vector registers."""
@@ -77,23 +68,12 @@ def _machine_code() -> str:
     return str(Path(place, version.hexdigest()[:16]))
 
 
-def stored(tensor: Tensor) -> Array:
-    """Return a tensor's bits as a flat array for compiled loops; a contiguous one is not copied.
-
-    Raises:
-        KeyError: the dtype is none of bfloat16, float16, float32, float64.
-    """
-    bits, _ = _STORED[tensor.dtype]
-    array: Array = tensor.detach().reshape(-1).view(bits).numpy()
-    return array
-
-
 _F32, _I16, _I32 = ir.FloatType(), ir.IntType(16), ir.IntType(32)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def widen(context: Any, value: Any) -> Any:
-    """Return a stored weight (see `stored`) as float32."""
+    """Return a stored weight as float32."""
 
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         (bits,) = arguments

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from torch import Tensor
 
-from evomerge.merging.kernels.compiled import Array, compiled, fma, narrow, stored, widen
+from evomerge.merging.kernels.compiled import Array, compiled, fma, narrow, widen
 from evomerge.merging.kernels.passes import BLOCK, add_scaled, scratch, spans, store_changed
 
 Changes = Callable[[slice, Array], None]
@@ -16,8 +15,8 @@ Changes = Callable[[slice, Array], None]
 
 def write_consensus(
     changes: Changes,
-    out: Tensor,
-    base: Tensor,
+    out: Array,
+    base: Array,
     *,
     factors: Sequence[float],
     scale: float = 1.0,
@@ -44,7 +43,7 @@ def write_consensus(
             in the election of the sign.
         row_length: spans have whole rows of this many elements.
     """
-    origin, target = stored(base), stored(out)
+    origin, target = base.reshape(-1), out.reshape(-1)
     weights = np.array(factors, dtype=np.float32)
     more = np.array(elected_factors or [1.0] * len(factors), dtype=np.float32)
     divide = np.array(divisors or [], dtype=np.float32)

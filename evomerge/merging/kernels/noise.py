@@ -19,12 +19,14 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from evomerge.merging.kernels.compiled import Array, compiled
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STEPS = 1 << 16
 """Number of different values of a draw."""
@@ -56,16 +58,22 @@ class Noise:
     tensor: str
 
     def draws(self, start: int, stop: int) -> Tensor:
+        """Return `array` as a torch tensor, for methods on torch tensors."""
+        import torch
+
+        return torch.from_numpy(self.array(start, stop))
+
+    def array(self, start: int, stop: int) -> Array:
         """Return the draws of elements `start` to `stop` (exclusive) of the flat tensor.
 
         Returns:
-            int16 tensor on the CPU, of shape (stop - start,).
+            int16 array of shape (stop - start,).
         """
         first, skipped = divmod(start, _PER_BATCH)
         words = np.empty((-(-stop // _PER_BATCH) - first, 4, _COUNTERS), dtype=np.uint32)
         philox(self._key, first * _COUNTERS, words)
-        draws = words.reshape(-1).astype("<u4", copy=False).view(np.int16)
-        return torch.from_numpy(draws[skipped : skipped + stop - start])
+        draws: Array = words.reshape(-1).astype("<u4", copy=False).view(np.int16)
+        return draws[skipped : skipped + stop - start]
 
     @cached_property
     def _key(self) -> Array:

@@ -1,4 +1,4 @@
-"""Linear algebra of torch on one thread, so that its bits do not depend on their number."""
+"""Operations of torch on one thread, so that their bits do not depend on the number of threads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 def one_thread() -> Iterator[None]:
     """Let torch use one thread only, since sums that several threads share have other last bits.
 
-    Inside of `for_each` this changes nothing: there each thread has one already.
+    Threads that are started meanwhile have one each from the start.
     """
     threads = torch.get_num_threads()
     if threads == 1:

@@ -5,7 +5,7 @@ Sources are read once and the output is written once. Where spans begin does not
 the result. Sums are taken over blocks by `dot`, and the sums of blocks are added in float64; blocks
 do not depend on threads.
 
-In the names of this file, "load" converts stored weights (see `stored`) to float32, and "store"
+In the names of this file, "load" converts stored weights (see `compiled`) to float32, and "store"
 rounds float32 to the dtype of the output.
 """
 
@@ -15,7 +15,6 @@ import threading
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from torch import Tensor
 
 from evomerge.merging.kernels.compiled import (
     LANES,
@@ -24,7 +23,6 @@ from evomerge.merging.kernels.compiled import (
     dot,
     fma,
     narrow,
-    stored,
     widen,
 )
 
@@ -152,11 +150,19 @@ def interpolate(one: Array, two: Array, weight: np.float32, out: Array) -> None:
             out[i] = narrow(fma(rest, end - widen(one[i]), end), out)
 
 
+def write_copy(source: Array, out: Array) -> None:
+    """Write a tensor into `out`: bit for bit, or rounded once if `out` has another dtype."""
+    if source.dtype == out.dtype:
+        out[...] = source
+    else:
+        store_scaled(source.reshape(-1), ONE, out.reshape(-1))
+
+
 def write_sum(
-    tensors: Sequence[Tensor],
+    tensors: Sequence[Array],
     weights: Sequence[float],
-    out: Tensor,
-    base: Tensor | None = None,
+    out: Array,
+    base: Array | None = None,
     scale: float = 1.0,
 ) -> None:
     """Write a weighted sum of tensors, or of their differences from a base.
@@ -172,16 +178,20 @@ def write_sum(
     """
     used = [(x, np.float32(w)) for x, w in zip(tensors, weights, strict=True) if w != 0]
     if not used:
-        out.zero_() if base is None else out.copy_(base)
+        if base is None:
+            out[...] = 0
+        else:
+            write_copy(base, out)
         return
     if base is None and len(used) == 1 and used[0][1] == 1:
-        out.copy_(used[0][0])
+        write_copy(used[0][0], out)
         return
-    target, sources, factors = stored(out), [stored(x) for x, _ in used], [w for _, w in used]
+    target, sources = out.reshape(-1), [x.reshape(-1) for x, _ in used]
+    factors = [w for _, w in used]
     if base is None and len(used) == 2 and abs(sum(weights) - 1) < 1e-12:
         interpolate(sources[0], sources[1], factors[1], target)
         return
-    start = None if base is None else stored(base)
+    start = None if base is None else base.reshape(-1)
     for span in spans(len(target)):
         total = scratch(span.stop - span.start, "sum")
         if start is None:
@@ -200,7 +210,7 @@ def write_sum(
             store_last_change(start[span], total, *last, target[span])
 
 
-def write_change(change: Tensor, factor: float, base: Tensor, out: Tensor) -> None:
+def write_change(change: Array, factor: float, base: Array, out: Array) -> None:
     """Write out = base + factor * change; without any change, the base bit for bit.
 
     Args:
@@ -210,14 +220,14 @@ def write_change(change: Tensor, factor: float, base: Tensor, out: Tensor) -> No
         out: the sum is written here.
     """
     if not factor or not change.any():
-        out.copy_(base)
+        write_copy(base, out)
         return
-    values, start, target = stored(change), stored(base), stored(out)
+    values, start, target = (item.reshape(-1) for item in (change, base, out))
     for span in spans(len(target)):
         store_changed(start[span], values[span], np.float32(factor), target[span])
 
 
-def products(tensors: Sequence[Tensor], base: Tensor | None = None) -> list[list[float]]:
+def products(tensors: Sequence[Array], base: Array | None = None) -> list[list[float]]:
     """Return the dot product of every pair of tensors, or of their differences from a base.
 
     Returns:
@@ -225,8 +235,8 @@ def products(tensors: Sequence[Tensor], base: Tensor | None = None) -> list[list
         the two lengths.
     """
     count = len(tensors)
-    sources = [stored(tensor) for tensor in tensors]
-    start = None if base is None else stored(base)
+    sources = [tensor.reshape(-1) for tensor in tensors]
+    start = None if base is None else base.reshape(-1)
     sums = np.zeros((count, count))
     for span in spans(len(sources[0])):
         size = span.stop - span.start

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from torch import Tensor
 
-from evomerge.merging.kernels.compiled import Array, compiled, fma, stored, widen
+from evomerge.merging.kernels.compiled import Array, compiled, fma, widen
 from evomerge.merging.kernels.passes import ONE, add_products, scratch, spans, store, store_changed
 
 
-def as_matrix(tensor: Tensor) -> Tensor:
+def as_matrix(tensor: Array) -> Array:
     """Return a tensor of one or more dimensions as a matrix: first dimension times all others."""
-    return tensor.detach().reshape(tensor.shape[0], -1)
+    return tensor.reshape(tensor.shape[0], -1)
 
 
 def row_products(
-    left: Tensor, right: Tensor, base: Tensor | None = None, *, columns: bool = False
+    left: Array, right: Array, base: Array | None = None, *, columns: bool = False
 ) -> Array:
     """Return the dot product of each row of one matrix with the same row of another.
 
@@ -32,8 +31,8 @@ def row_products(
     """
     height, width = left.shape
     result = np.zeros(width if columns else height)
-    pair = stored(left), stored(right)
-    start = None if base is None else stored(base)
+    pair = left.reshape(-1), right.reshape(-1)
+    start = None if base is None else base.reshape(-1)
     for row in range(height):
         for span in spans(width):
             at = slice(row * width + span.start, row * width + span.stop)
@@ -62,10 +61,10 @@ def _add_row(values: Array, sums: Array) -> None:
 
 
 def write_row_sum(
-    tensors: Sequence[Tensor],
+    tensors: Sequence[Array],
     weights: Sequence[Array],
-    out: Tensor,
-    base: Tensor | None = None,
+    out: Array,
+    base: Array | None = None,
     *,
     columns: bool = False,
 ) -> None:
@@ -79,8 +78,8 @@ def write_row_sum(
         columns: whether there is a weight for each column instead of each row.
     """
     width = max(as_matrix(tensors[0]).shape[1], 1)
-    target, sources = stored(out), [stored(tensor) for tensor in tensors]
-    start = None if base is None else stored(base)
+    target, sources = out.reshape(-1), [tensor.reshape(-1) for tensor in tensors]
+    start = None if base is None else base.reshape(-1)
     factors = [weight.astype(np.float32) for weight in weights]
     for span in spans(len(target), row_length=width):
         total = scratch(span.stop - span.start, "sum")

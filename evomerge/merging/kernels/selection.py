@@ -46,7 +46,7 @@ class Cut:
         """Write source - base where an element is before the cut, and 0 elsewhere; a NaN stays.
 
         Args:
-            source: a span of the stored source (see `stored`).
+            source: a span of the stored source.
             base: the same span of the stored base.
             start: index of the span's first element in the flat tensor.
             out: float32, as long as the span.

@@ -12,24 +12,26 @@ import math
 import torch
 from torch import Tensor
 
+from evomerge.merging.kernels.compiled import Array
 from evomerge.merging.kernels.noise import LOWEST, STEPS, Noise
 from evomerge.merging.kernels.one_thread import one_thread
+from evomerge.merging.kernels.torch_views import as_array, as_tensor
 
 
 class SingularComponents:
     """The singular components of a matrix, the task vector of a source.
 
     Args:
-        source: a matrix of any floating dtype.
+        source: a matrix of stored weights.
         base: what the task vector is measured from, of the same shape.
         keep: whether V is kept for later calls.
     """
 
-    def __init__(self, source: Tensor, base: Tensor, *, keep: bool) -> None:
+    def __init__(self, source: Array, base: Array, *, keep: bool) -> None:
         self._source, self._base, self._keep = source, base, keep
         self._vectors: Tensor | None = None
 
-    def scaled(self, noise: Noise, most: float) -> Tensor:
+    def scaled(self, noise: Noise, most: float) -> Array:
         """Return the components, each times a random number from 0 to `most`, as float32.
 
         The result has the same bits on any number of threads. It is NaN if the matrix is not
@@ -40,7 +42,7 @@ class SingularComponents:
             most: largest factor.
         """
         with one_thread():
-            change = self._source.cpu().float() - self._base.cpu().float()
+            change = as_tensor(self._source).float() - as_tensor(self._base).float()
             narrow = change if change.shape[0] >= change.shape[1] else change.t()
             vectors = self._vectors
             if vectors is None:
@@ -49,7 +51,7 @@ class SingularComponents:
             draws = noise.draws(0, vectors.shape[1]).to(torch.float32)
             factors = (draws - LOWEST + 0.5) * (most / STEPS)
             scaled = narrow @ ((vectors * factors) @ vectors.t())
-            return (scaled if narrow is change else scaled.t()).contiguous()
+            return as_array((scaled if narrow is change else scaled.t()).contiguous())
 
 
 def _right_singular_vectors(matrix: Tensor) -> Tensor:

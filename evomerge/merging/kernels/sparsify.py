@@ -284,10 +284,10 @@ class _Draws:
 
     def __init__(self, noise: Noise, vector: TaskVector, *, reuse: bool) -> None:
         self._noise = noise
-        self._cached = noise.draws(0, len(vector)).numpy() if reuse else None
+        self._cached = noise.array(0, len(vector)) if reuse else None
 
     def load(self, span: slice) -> Array:
         """Return the draws (int16) of a span."""
         if self._cached is not None:
             return self._cached[span]
-        return self._noise.draws(span.start, span.stop).numpy()
+        return self._noise.array(span.start, span.stop)

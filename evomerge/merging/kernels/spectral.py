@@ -14,25 +14,28 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from evomerge.merging.kernels.compiled import Array
 from evomerge.merging.kernels.one_thread import one_thread
+from evomerge.merging.kernels.torch_views import as_array, as_tensor
 
 Combine: TypeAlias = Callable[[Sequence[Tensor]], Tensor]
 """Merges the task vectors of one matrix (float64)."""
 
 
-def merged_change(tensors: Sequence[Tensor], base: Tensor, combine: Combine) -> Tensor:
+def merged_change(tensors: Sequence[Array], base: Array, combine: Combine) -> Array:
     """Return the merged task vector of a matrix, or of each matrix of a stack by itself.
 
     The result is float32 and has the same bits on any number of threads. A matrix with a task
     vector that is not finite becomes NaN.
 
     Args:
-        tensors: the sources, of any floating dtype, with 2 dimensions or more.
+        tensors: the sources, stored weights with 2 dimensions or more.
         base: what task vectors are measured from, of the same shape.
         combine: merges the task vectors of one matrix.
     """
-    sources = [tensor.flatten(0, -3) if tensor.dim() > 2 else tensor[None] for tensor in tensors]
-    start = base.flatten(0, -3) if base.dim() > 2 else base[None]
+    start, *sources = (
+        as_tensor(array.reshape(-1, *array.shape[-2:])) for array in (base, *tensors)
+    )
     merged = torch.full(start.shape, math.nan, dtype=torch.float32)
     with one_thread():
         for i, matrix in enumerate(start):
@@ -40,7 +43,7 @@ def merged_change(tensors: Sequence[Tensor], base: Tensor, combine: Combine) -> 
             changes = [source[i].double() - exact for source in sources]
             if all(bool(torch.isfinite(change).all()) for change in changes):
                 merged[i] = combine(changes)
-    return merged.reshape(base.shape)
+    return as_array(merged.reshape(base.shape))
 
 
 def joined_singular_vectors(changes: Sequence[Tensor]) -> Tensor:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from evomerge.merging.kernels.compiled import Array, compiled, stored, widen
+from evomerge.merging.kernels.compiled import Array, compiled, widen
 from evomerge.merging.kernels.passes import load_change, scratch
 
 
@@ -12,14 +10,14 @@ class TaskVector:
     """The difference of a source from the base, computed span by span when it is needed.
 
     Attributes:
-        source: the source's tensor as a flat array (see `stored`).
+        source: the source's tensor as a flat array of stored weights.
         base: the base's tensor, likewise.
         row_length: elements in a row: the size of the last dimension (1 for a scalar).
     """
 
-    def __init__(self, source: Tensor, base: Tensor) -> None:
-        self.source, self.base = stored(source), stored(base)
-        self.row_length = max(source.shape[-1] if source.dim() else 1, 1)
+    def __init__(self, source: Array, base: Array) -> None:
+        self.source, self.base = source.reshape(-1), base.reshape(-1)
+        self.row_length = max(source.shape[-1] if source.ndim else 1, 1)
 
     def __len__(self) -> int:
         return len(self.source)

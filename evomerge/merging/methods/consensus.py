@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from evomerge.errors import CandidateError
 from evomerge.merging.methods.method import Knob, Merge, Method
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from evomerge.merging.kernels.compiled import Array
     from evomerge.merging.kernels.noise import Noise
 
 
 def prepare_consensus(
-    tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
+    tensors: Sequence[Array], base: Array | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
     """Prepare out = base + lambda * total, where total = sum_i w_i (x_i - base) is masked.
 
@@ -30,23 +28,17 @@ def prepare_consensus(
     """
     import numpy as np
 
-    from evomerge.merging.kernels.compiled import stored
     from evomerge.merging.kernels.masks import store_agreed
     from evomerge.merging.kernels.overlap import changes
     from evomerge.merging.kernels.passes import write_sum
 
     assert base is not None
-    origin = stored(base)
+    origin = base.reshape(-1)
 
     def merge(
-        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
+        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Array
     ) -> None:
-        agree, count = knobs["agree"], len(tensors)
-        if agree > count:
-            raise CandidateError(
-                f"`agree` is {agree:g}, but {count} sources have only {count} masks, so no change "
-                f"could stay; set `agree` to a number from 0 to {count}."
-            )
+        agree = knobs["agree"]
         weights = [source["weight"] for source in sources]
         used = [i for i, weight in enumerate(weights) if weight]
         if agree == 0 or not used:
@@ -54,8 +46,8 @@ def prepare_consensus(
             return
         factors = np.array([weights[i] for i in used], dtype=np.float32)
         thresholds = np.array([sources[i]["threshold"] for i in used])
-        target, scale = stored(out), np.float32(knobs["lambda"])
-        for span, values in changes([stored(tensors[i]) for i in used], origin):
+        target, scale = out.reshape(-1), np.float32(knobs["lambda"])
+        for span, values in changes([tensors[i].reshape(-1) for i in used], origin):
             store_agreed(
                 origin[span], values, factors, thresholds, np.float32(agree), scale, target[span]
             )
@@ -80,9 +72,19 @@ CONSENSUS = Method(
             search=(0.2, 0.6),
             help="smallest ratio of the source's own change to that of the others, for its mask",
         ),
-        Knob("agree", 2.0, 0, 100, "merge", "integer", help="masks that must agree on a change"),
+        Knob(
+            "agree",
+            2.0,
+            0,
+            100,
+            "merge",
+            "integer",
+            help="masks that must agree on a change",
+            counts_sources=True,
+        ),
         Knob("lambda", 1.0, -100, 100, "merge", help="factor on the merged task vector"),
     ),
+    arrays=True,
     parents=(2, None),
     base="required",
     paper="Wang et al. 2024, arXiv 2405.07813",

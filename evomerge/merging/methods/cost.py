@@ -1,10 +1,15 @@
-"""What the merge of whole matrices costs, from the figures of docs/methods.md."""
+"""What the merge of whole matrices costs in time and memory, by measurements.
+
+Those of the time are in docs/methods.md. The memory is that by which the process grew, for matrices
+of 600 to 2,400 rows and columns and two to four sources.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 
-from evomerge.merging.methods.method import Method
+from evomerge.merging.methods.method import Method, WorkingBytes
 
 SVD_SECONDS = 5.4
 """CPU seconds of a singular value decomposition of a matrix of 2,048 x 2,048, on one core."""
@@ -31,3 +36,23 @@ def merge_seconds(method: Method, shapes: Iterable[Sequence[int]], sources: int)
             *stack, rows, columns = shape
             work += (stack or [1])[0] * rows * columns * min(rows, columns)
     return SVD_SECONDS * (fixed + each * sources) * work / 2048**3
+
+
+def copies(fixed: float, each: float = 0.0, columns: float = 0.0) -> WorkingBytes:
+    """Return the memory of a merge that holds float64 copies of a matrix.
+
+    Of a stack of matrices, one is merged at a time; the result is float32.
+
+    Args:
+        fixed: number of copies in any case.
+        each: number of copies for each source.
+        columns: number of square matrices with as many rows and columns as the matrix has columns.
+    """
+
+    def working_bytes(shape: Sequence[int], sources: Sequence[Mapping[str, float]]) -> float:
+        if len(shape) not in (2, 3) or min(shape[-2:]) < 2:
+            return 0.0
+        held = (fixed + each * len(sources)) * shape[-2] * shape[-1] + columns * shape[-1] ** 2
+        return 8 * held + 4 * prod(shape)
+
+    return working_bytes

@@ -14,23 +14,23 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from evomerge.merging.methods.cost import copies
 from evomerge.merging.methods.method import Knob, Merge, Method
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from evomerge.merging.kernels.compiled import Array
     from evomerge.merging.kernels.noise import Noise
     from evomerge.merging.kernels.spectral import Combine
 
 
 def prepare_mean(
-    tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
+    tensors: Sequence[Array], base: Array | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
     """Prepare out = base + lambda * (mean of the task vectors)."""
     from evomerge.merging.kernels.passes import write_sum
 
     def merge(
-        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
+        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Array
     ) -> None:
         write_sum(tensors, [1 / len(tensors)] * len(tensors), out, base, knobs["lambda"])
 
@@ -38,7 +38,7 @@ def prepare_mean(
 
 
 def prepare_tsv(
-    tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
+    tensors: Sequence[Array], base: Array | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
     """Prepare base + lambda * U S V^T; see `joined_singular_vectors`."""
     from evomerge.merging.kernels.spectral import joined_singular_vectors
@@ -50,7 +50,7 @@ def prepare_tsv(
 
 
 def prepare_iso_c(
-    tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
+    tensors: Sequence[Array], base: Array | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
     """Prepare base + lambda * (the sum with equal singular values); see `isotropic`."""
     from evomerge.merging.kernels.spectral import isotropic
@@ -62,7 +62,7 @@ def prepare_iso_c(
 
 
 def prepare_wudi_ridge(
-    tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
+    tensors: Sequence[Array], base: Array | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
     """Prepare base + lambda * X; see `least_interference`."""
     from evomerge.merging.kernels.spectral import least_interference
@@ -73,7 +73,7 @@ def prepare_wudi_ridge(
     last: dict[float, Merge] = {}
 
     def merge(
-        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
+        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Array
     ) -> None:
         ridge = knobs["ridge"]
         if ridge not in last:
@@ -84,23 +84,23 @@ def prepare_wudi_ridge(
     return merge
 
 
-def _prepare(tensors: Sequence[Tensor], base: Tensor, combine: Combine) -> Merge:
+def _prepare(tensors: Sequence[Array], base: Array, combine: Combine) -> Merge:
     from evomerge.merging.kernels.passes import write_change
     from evomerge.merging.kernels.spectral import merged_change
 
     change = merged_change(tensors, base, combine)
 
     def merge(
-        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
+        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Array
     ) -> None:
         write_change(change, knobs["lambda"], base, out)
 
     return merge
 
 
-def _is_matrix(tensor: Tensor) -> bool:
+def _is_matrix(tensor: Array) -> bool:
     """Whether a tensor is a matrix or a stack of matrices, of two rows and columns or more."""
-    return tensor.dim() in (2, 3) and min(tensor.shape[-2:]) > 1
+    return tensor.ndim in (2, 3) and min(tensor.shape[-2:]) > 1
 
 
 _LAMBDA = Knob(
@@ -112,6 +112,7 @@ TSV = Method(
     title="largest singular components of each task vector, their vectors made orthogonal",
     prepare=prepare_tsv,
     knobs=(_LAMBDA,),
+    arrays=True,
     parents=(2, None),
     base="required",
     paper="Gargiulo et al. 2025, arXiv 2412.00081",
@@ -119,6 +120,7 @@ TSV = Method(
     in_mergekit=False,
     prepare_tokens=prepare_mean,
     svds=(2.0, 1.0),
+    working_bytes=copies(8.5, 4),
 )
 
 ISO_C = Method(
@@ -126,6 +128,7 @@ ISO_C = Method(
     title="sum of the task vectors, with the mean of its singular values for each of them",
     prepare=prepare_iso_c,
     knobs=(_LAMBDA,),
+    arrays=True,
     parents=(2, None),
     base="required",
     paper="Marczak et al. 2025, arXiv 2502.04959",
@@ -133,6 +136,7 @@ ISO_C = Method(
     in_mergekit=False,
     prepare_tokens=prepare_mean,
     svds=(1.0, 0.0),
+    working_bytes=copies(8, 2),
 )
 
 WUDI_RIDGE = Method(
@@ -150,6 +154,7 @@ WUDI_RIDGE = Method(
             help="pull to the sum of the task vectors; the larger, the nearer to the sum",
         ),
     ),
+    arrays=True,
     parents=(2, None),
     base="required",
     paper="Cheng et al. 2025, arXiv 2503.08099",
@@ -157,4 +162,5 @@ WUDI_RIDGE = Method(
     in_mergekit=False,
     prepare_tokens=prepare_mean,
     svds=(0.2, 0.25),
+    working_bytes=copies(7, 2, 3),
 )

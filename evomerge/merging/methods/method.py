@@ -4,21 +4,27 @@ A method works on one tensor at a time, in two steps. `prepare` gets the source 
 what does not depend on knobs (magnitude ranks, random numbers, norms, dot products). It returns a
 `Merge`, which is called for each candidate with its knobs and writes the merged tensor. The model
 in memory and the writer of checkpoints both use these two steps, so their weights are equal bit
-for bit. torch is imported inside functions only, so that `evomerge list methods` starts fast.
+for bit.
+
+The methods of evomerge work on numpy arrays of stored weights, which compiled loops read (see
+`evomerge.merging.kernels.compiled`), and import what they need inside functions only: so a merge of
+files needs torch only for singular vectors and the like, and `evomerge list methods` starts fast.
+Methods of other packages work on torch tensors, unless they say otherwise (`arrays`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from evomerge.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from evomerge.merging.kernels.noise import Noise
+
+Weights: TypeAlias = Any
+"""The weights of one tensor: a torch tensor, or a numpy array if the method has `arrays`."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class Knob:
             default.
         start: value at which a search starts, or None for the middle of the range.
         help: one line for `evomerge list methods`.
+        counts_sources: whether it is a number of sources, of which there must be as many.
     """
 
     name: str
@@ -47,6 +54,7 @@ class Knob:
     search: tuple[float, float] | None = None
     start: float | None = None
     help: str = ""
+    counts_sources: bool = False
 
 
 class Merge(Protocol):
@@ -56,7 +64,7 @@ class Merge(Protocol):
         self,
         sources: Sequence[Mapping[str, float]],
         knobs: Mapping[str, float],
-        out: Tensor,
+        out: Weights,
     ) -> None:
         """Write the merged tensor into `out`.
 
@@ -79,8 +87,8 @@ class Prepare(Protocol):
 
     def __call__(
         self,
-        tensors: Sequence[Tensor],
-        base: Tensor | None,
+        tensors: Sequence[Weights],
+        base: Weights | None,
         noise: Sequence[Noise],
         *,
         reuse: bool,
@@ -96,6 +104,28 @@ class Prepare(Protocol):
             reuse: True if the result will be called for many candidates: use memory to make each
                 call fast. False if it will be called once: use as little memory as possible. The
                 bits of the result must not depend on it.
+        """
+        ...
+
+
+WorkingBytes: TypeAlias = Callable[[Sequence[int], Sequence[Mapping[str, float]]], float]
+"""(shape of a tensor, `source` knobs of every source) -> bytes that its merge takes at most, beside
+the sources and the result."""
+
+
+class PrepareGrams(Protocol):
+    """The first step of a merge of weights of linear layers, whose inputs are known."""
+
+    def __call__(
+        self, tensors: Sequence[Weights], grams: Sequence[Weights], *, transposed: bool
+    ) -> Merge:
+        """Return the merge of these weights.
+
+        Args:
+            tensors: a matrix (outputs, inputs) for each source, as in `Prepare`.
+            grams: for each source, the Gram matrix X^T X of its inputs, divided by their number;
+                float32, of shape (inputs, inputs).
+            transposed: whether the matrices, and `out`, are (inputs, outputs) instead.
         """
         ...
 
@@ -124,6 +154,13 @@ class Method:
             matrices as wholes and is costly; these are the singular value decompositions of a
             matrix that take as long as its merge: (in any case, more for each source). They are
             computed again for other sources, and for another value of a knob other than `lambda`.
+        arrays: whether `prepare` and its merges take arrays of stored weights (uint16 for bfloat16,
+            int16 for float16, float32, float64) instead of torch tensors.
+        prepare_grams: the first step for weights of linear layers, from the Gram matrices of their
+            inputs. Then each source needs a file with them, and the method is for models that are
+            built once, not for candidates. None: the method takes tensors only.
+        working_bytes: the memory of a merge, if it grows with the tensor; None: some megabytes.
+            `prepare_tokens` needs no more than that.
     """
 
     name: str
@@ -139,6 +176,9 @@ class Method:
     in_mergekit: bool = True
     prepare_tokens: Prepare | None = None
     svds: tuple[float, float] | None = None
+    arrays: bool = False
+    prepare_grams: PrepareGrams | None = None
+    working_bytes: WorkingBytes | None = None
 
 
 MERGED_DTYPES = ("F64", "F32", "F16", "BF16")
@@ -186,9 +226,16 @@ def check_knobs(
         )
     if method.base == "required" and not has_base:
         raise RecipeError(f"{method.name} needs a base model; set `base`.")
+    shared = _complete(method, "merge", knobs, "the merge")
+    for knob in method.knobs:
+        if knob.counts_sources and shared[knob.name] > len(sources):
+            raise RecipeError(
+                f"{method.name}: {knob.name!r} of the merge is {shared[knob.name]:g}, but it has "
+                f"only {len(sources)} sources; give a number from {knob.low:g} to {len(sources)}."
+            )
     return (
         [_complete(method, "source", given, f"source {i + 1}") for i, given in enumerate(sources)],
-        _complete(method, "merge", knobs, "the merge"),
+        shared,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import TYPE_CHECKING
 
 from evomerge.merging.methods.method import Knob, Merge, Method
@@ -19,7 +20,7 @@ so the bits would depend on the number of threads."""
 
 
 def prepare_nearswap(
-    tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
+    tensors: Sequence[Array], base: Array | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
     """Prepare out = base + clamp(x - base, -t, t): a weight changes by at most t.
 
@@ -27,22 +28,21 @@ def prepare_nearswap(
     """
     import numpy as np
 
-    from evomerge.merging.kernels.compiled import stored
     from evomerge.merging.kernels.passes import store_moved
 
     assert base is not None
-    source, origin = stored(tensors[0]), stored(base)
+    source, origin = tensors[0].reshape(-1), base.reshape(-1)
 
     def merge(
-        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
+        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Array
     ) -> None:
-        store_moved(source, origin, np.float32(knobs["t"]), stored(out))
+        store_moved(source, origin, np.float32(knobs["t"]), out.reshape(-1))
 
     return merge
 
 
 def prepare_arcee_fusion(
-    tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
+    tensors: Sequence[Array], base: Array | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
     """Prepare a merge with the most important weights of the source and the others of the base.
 
@@ -51,24 +51,23 @@ def prepare_arcee_fusion(
     importances + 1.5 * (upper quartile - lower quartile). A quantile that falls between two
     elements is the lower one.
     """
-    from evomerge.merging.kernels.compiled import stored
     from evomerge.merging.kernels.passes import store_chosen
 
     assert base is not None
     chosen: list[Array] = []
 
     def merge(
-        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
+        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Array
     ) -> None:
         mask = chosen[0] if chosen else important(tensors[0], base)
         if reuse and not chosen:
             chosen.append(mask)
-        store_chosen(stored(tensors[0]), stored(base), mask, stored(out))
+        store_chosen(tensors[0].reshape(-1), base.reshape(-1), mask, out.reshape(-1))
 
     return merge
 
 
-def important(source: Tensor, base: Tensor) -> Array:
+def important(source: Array, base: Array) -> Array:
     """Return whether each weight of a source is important (see `prepare_arcee_fusion`).
 
     Returns:
@@ -77,15 +76,19 @@ def important(source: Tensor, base: Tensor) -> Array:
     import numpy as np
     import torch
 
-    width = max(source.shape[-1] if source.dim() else 1, 1)
-    ends, starts = source.detach().reshape(-1, width), base.detach().reshape(-1, width)
+    from evomerge.merging.kernels.one_thread import one_thread
+    from evomerge.merging.kernels.torch_views import as_tensor
+
+    width = max(source.shape[-1] if source.ndim else 1, 1)
+    ends, starts = (as_tensor(item.reshape(-1, width)) for item in (source, base))
     importance = torch.empty(ends.shape, dtype=torch.float32)
     tall = max(_SUM_SIZE // width, 1)
-    for top in range(0, len(ends), tall):
-        end, start = ends[top : top + tall].float(), starts[top : top + tall].float()
-        # 1e-8 keeps the logarithm finite where softmax underflows.
-        p, q = end.softmax(1).add_(1e-8), start.softmax(1).add_(1e-8)
-        importance[top : top + tall] = (end - start).abs_() * _row_sums(p * (p / q).log_())
+    with one_thread():
+        for top in range(0, len(ends), tall):
+            end, start = ends[top : top + tall].float(), starts[top : top + tall].float()
+            # 1e-8 keeps the logarithm finite where softmax underflows.
+            p, q = end.softmax(1).add_(1e-8), start.softmax(1).add_(1e-8)
+            importance[top : top + tall] = (end - start).abs_() * _row_sums(p * (p / q).log_())
     values = importance.view(-1).numpy()
     last = len(values) - 1
     ranks = [int(last * share) for share in (0.25, 0.5, 0.75)]
@@ -109,6 +112,7 @@ NEARSWAP = Method(
     knobs=(
         Knob("t", None, 0, 100, "merge", search=(0.0, 0.01), help="largest change of a weight"),
     ),
+    arrays=True,
     parents=(1, 1),
     base="required",
 )
@@ -118,8 +122,10 @@ ARCEE_FUSION = Method(
     title="the base, with the source's most important weights",
     prepare=prepare_arcee_fusion,
     knobs=(),
+    arrays=True,
     parents=(1, 1),
     base="required",
     paper="Goddard et al. 2024, arXiv 2403.13257",
     cached_bytes=1.0,
+    working_bytes=lambda shape, _: 8.5 * prod(shape),
 )

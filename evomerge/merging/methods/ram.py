@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING
 from evomerge.merging.methods.method import Knob, Merge, Method
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from evomerge.merging.kernels.compiled import Array
     from evomerge.merging.kernels.noise import Noise
 
 
 def prepare_ram(
-    tensors: Sequence[Tensor],
-    base: Tensor | None,
+    tensors: Sequence[Array],
+    base: Array | None,
     noise: Sequence[Noise],
     *,
     reuse: bool,
@@ -33,11 +31,10 @@ def prepare_ram(
     """
     import numpy as np
 
-    from evomerge.merging.kernels.compiled import stored
     from evomerge.merging.kernels.overlap import changes, count_overlap, store_mean_change
 
     assert base is not None
-    origin, rows = stored(base), [stored(tensor) for tensor in tensors]
+    origin, rows = base.reshape(-1), [tensor.reshape(-1) for tensor in tensors]
     counts: dict[float, tuple[Array, Array]] = {}
 
     def overlap(epsilon: float) -> tuple[Array, Array]:
@@ -51,9 +48,9 @@ def prepare_ram(
         return counts[epsilon]
 
     def merge(
-        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
+        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Array
     ) -> None:
-        epsilon, target = knobs["epsilon"], stored(out)
+        epsilon, target = knobs["epsilon"], out.reshape(-1)
         stretch = np.ones(len(rows), dtype=np.float32)
         if plus:
             alone, shared = overlap(epsilon)
@@ -74,6 +71,7 @@ RAM = Method(
     title="changes that one source makes alone, and the mean of those that several make",
     prepare=partial(prepare_ram, plus=False),
     knobs=(_EPSILON,),
+    arrays=True,
     parents=(2, None),
     base="required",
     paper=_PAPER,
@@ -88,6 +86,7 @@ RAMPLUS = Method(
         Knob("r", 0.1, 0, 10, "merge", search=(0.0, 1.0), help="strength of that factor"),
         Knob("alpha", 0.2, 0, 10, "merge", help="upper limit of shared / alone in that factor"),
     ),
+    arrays=True,
     parents=(2, None),
     base="required",
     paper=_PAPER,

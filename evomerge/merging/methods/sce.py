@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 from evomerge.merging.methods.method import Knob, Merge, Method
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from evomerge.merging.kernels.compiled import Array
     from evomerge.merging.kernels.noise import Noise
 
 
 def prepare_sce(
-    tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
+    tensors: Sequence[Array], base: Array | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
     """Prepare SCE, which has three steps.
 
@@ -29,15 +27,14 @@ def prepare_sce(
     """
     import numpy as np
 
-    from evomerge.merging.kernels.compiled import stored
     from evomerge.merging.kernels.consensus import write_consensus
-    from evomerge.merging.kernels.passes import load_change, scratch, spans
+    from evomerge.merging.kernels.passes import load_change, scratch, spans, write_copy
     from evomerge.merging.kernels.selection import MagnitudeOrder, find_cut
     from evomerge.merging.kernels.variance import add_energies, load_variance
 
     assert base is not None
-    origin = stored(base)
-    rows = [stored(tensor) for tensor in tensors]
+    origin = base.reshape(-1)
+    rows = [tensor.reshape(-1) for tensor in tensors]
     count, size = len(rows), len(origin)
 
     def load(part: slice | Array, values: Array) -> None:
@@ -79,11 +76,11 @@ def prepare_sce(
         return select
 
     def merge(
-        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
+        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Array
     ) -> None:
         kept = count_kept(knobs["select_topk"])
         if kept == 0:
-            out.copy_(base)
+            write_copy(base, out)
             return
         select, energies = selected(kept), np.zeros(count)
         for span in spans(size):
@@ -91,7 +88,7 @@ def prepare_sce(
             select(span, values)
             add_energies(values, energies)
         if energies.sum() == 0:
-            out.copy_(base)
+            write_copy(base, out)
             return
         weights = (energies / energies.sum()).tolist()
         write_consensus(
@@ -123,6 +120,7 @@ SCE = Method(
         ),
         Knob("int8_mask", 0.0, 0, 1, "merge", "flag", help="accepted, changes nothing"),
     ),
+    arrays=True,
     parents=(2, None),
     base="required",
     paper="Wan et al. 2024, arXiv 2408.07990",

@@ -15,8 +15,6 @@ from evomerge.merging.methods.linear import normalized
 from evomerge.merging.methods.method import Knob, Merge, Method
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from evomerge.merging.kernels.compiled import Array
     from evomerge.merging.kernels.noise import Noise
 
@@ -30,7 +28,7 @@ PARALLEL = 0.9995
 """slerp interpolates linearly if the absolute value of the cosine is above this."""
 
 
-def _weighted(weigh: Weigh, tensors: Sequence[Tensor], base: Tensor | None) -> Merge:
+def _weighted(weigh: Weigh, tensors: Sequence[Array], base: Array | None) -> Merge:
     """Return a merge that is a weighted sum of the tensors (or of their task vectors).
 
     Args:
@@ -43,7 +41,7 @@ def _weighted(weigh: Weigh, tensors: Sequence[Tensor], base: Tensor | None) -> M
     gram = products(tensors, base)
 
     def merge(
-        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
+        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Array
     ) -> None:
         write_sum(tensors, weigh(gram, sources, knobs), out, base)
 
@@ -51,7 +49,7 @@ def _weighted(weigh: Weigh, tensors: Sequence[Tensor], base: Tensor | None) -> M
 
 
 def prepare_slerp(
-    tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
+    tensors: Sequence[Array], base: Array | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
     """Prepare spherical linear interpolation (Shoemake 1985) between the two sources."""
     return _weighted(_weigh_slerp, tensors, None)
@@ -97,7 +95,7 @@ def cosine_of(gram: Gram) -> float:
 
 
 def prepare_nuslerp(
-    tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
+    tensors: Sequence[Array], base: Array | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
     """Prepare slerp at t = w_2 / (w_1 + w_2), between two sources or their task vectors.
 
@@ -110,10 +108,10 @@ def prepare_nuslerp(
     parts: dict[bool, list[Array]] = {}
 
     def merge(
-        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
+        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Array
     ) -> None:
-        t = normalized([source["weight"] for source in sources])[1]
-        if knobs["nuslerp_flatten"] or tensors[0].dim() < 2:
+        t = normalized([source["weight"] for source in sources], switch=None)[1]
+        if knobs["nuslerp_flatten"] or tensors[0].ndim < 2:
             if not whole:
                 (xx, xy), (_, yy) = products(tensors, base)
                 whole.append(_cosine(xx, xy, yy))
@@ -150,7 +148,7 @@ def _row_arc_weights(t: float, xx: Array, xy: Array, yy: Array) -> tuple[Array, 
 
 
 def prepare_multislerp(
-    tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
+    tensors: Sequence[Array], base: Array | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
     """Prepare a vector in the direction of sum_i w_i x_i / |x_i| with length sum_i w_i |x_i|."""
     return _weighted(_weigh_multislerp, tensors, base)
@@ -161,7 +159,7 @@ def _weigh_multislerp(
 ) -> Sequence[float]:
     weights = [source["weight"] for source in sources]
     if knobs["normalize_weights"]:
-        weights = normalized(weights)
+        weights = normalized(weights, switch="normalize_weights")
     lengths = [math.sqrt(gram[i][i]) for i in range(len(weights))]
     return _scaled_to_length(gram, weights, lengths, _mean_length(weights, lengths), knobs["eps"])
 
@@ -204,7 +202,7 @@ def _square(gram: Gram, weights: Sequence[float]) -> float:
 
 
 def prepare_karcher(
-    tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
+    tensors: Sequence[Array], base: Array | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
     """Prepare the Karcher mean: the direction with the smallest sum of squared angles to x_i.
 
@@ -263,6 +261,7 @@ SLERP = Method(
     title="spherical interpolation from the first source (t = 0) to the second (t = 1)",
     prepare=prepare_slerp,
     knobs=(Knob("t", None, 0, 1, "merge", search=(0.0, 1.0), help="position between the two"),),
+    arrays=True,
     parents=(2, 2),
     base="none",
     paper="Shoemake 1985, doi 10.1145/325165.325242",
@@ -285,6 +284,7 @@ NUSLERP = Method(
             help="if not flattened: each column (1) or each row (0) is a vector",
         ),
     ),
+    arrays=True,
     parents=(2, 2),
     base="optional",
     paper="Shoemake 1985, doi 10.1145/325165.325242",
@@ -299,6 +299,7 @@ MULTISLERP = Method(
         Knob("normalize_weights", 1.0, 0, 1, "merge", "flag", help="divide weights by their sum"),
         Knob("eps", 1e-8, 0, 1, "merge", help="directions cancel if their sum is at most this"),
     ),
+    arrays=True,
     parents=(2, None),
     base="optional",
     paper="Goddard et al. 2024, arXiv 2403.13257",
@@ -312,6 +313,7 @@ KARCHER = Method(
         Knob("max_iter", 10.0, 1, 100_000, "merge", "integer", help="largest number of iterations"),
         Knob("tol", 1e-5, 0, 1, "merge", help="stop if a step is at most this long (radians)"),
     ),
+    arrays=True,
     parents=(2, None),
     base="none",
     paper="Karcher 1977, doi 10.1002/cpa.3160300502",

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 from evomerge.merging.methods.method import Knob, Merge, Method
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from evomerge.merging.kernels.compiled import Array
     from evomerge.merging.kernels.noise import Noise
 
 
 def prepare_model_stock(
-    tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
+    tensors: Sequence[Array], base: Array | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
     """Prepare out = base + t mean_i(x_i - base) with t = N c / (1 + (N - 1) c).
 
@@ -33,9 +31,9 @@ def prepare_model_stock(
     rows: list[Array] = []
 
     def merge(
-        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
+        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Array
     ) -> None:
-        if not knobs["filter_wise"] or base.dim() < 2:
+        if not knobs["filter_wise"] or base.ndim < 2:
             if not whole:
                 whole.append(ratio(mean_cosine(products(tensors, base)), count))
             write_sum(tensors, [whole[0] / count] * count, out, base)
@@ -66,7 +64,7 @@ def ratio(cosine: float, count: int) -> float:
     return 0.0 if abs(denominator) <= 1e-8 else count * cosine / denominator
 
 
-def _row_ratios(tensors: Sequence[Tensor], base: Tensor) -> Array:
+def _row_ratios(tensors: Sequence[Array], base: Array) -> Array:
     """Return t (see `prepare_model_stock`) for every row, as a float64 array."""
     import numpy as np
 
@@ -104,6 +102,7 @@ MODEL_STOCK = Method(
             help="one angle for each row, not for the tensor",
         ),
     ),
+    arrays=True,
     parents=(2, None),
     base="required",
     paper="Jang et al. 2024, arXiv 2403.19522",

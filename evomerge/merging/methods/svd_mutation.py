@@ -12,43 +12,48 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from evomerge.merging.methods.cost import copies
 from evomerge.merging.methods.linear import normalized
 from evomerge.merging.methods.method import Knob, Merge, Method
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from evomerge.merging.kernels.compiled import Array
     from evomerge.merging.kernels.noise import Noise
 
 
 def prepare_svd_mutation(
-    tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
+    tensors: Sequence[Array], base: Array | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
     """Prepare a sum of task vectors with a mutation; see the top of this file."""
-    import torch
+    import numpy as np
 
-    from evomerge.merging.kernels.passes import write_sum
+    from evomerge.merging.kernels.passes import write_copy, write_sum
     from evomerge.merging.kernels.singular import SingularComponents
 
     assert base is not None
     components = [SingularComponents(tensor, base, keep=reuse) for tensor in tensors]
 
     def merge(
-        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
+        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Array
     ) -> None:
         weights = [source["weight"] for source in sources]
         weights = normalized(weights) if knobs["normalize"] else weights
-        mutated = [i for i, source in enumerate(sources) if source["mutation"] and out.dim() == 2]
+        mutated = [i for i, source in enumerate(sources) if source["mutation"] and out.ndim == 2]
         if not mutated:
             write_sum(tensors, weights, out, base)
             return
-        exact = torch.empty(out.shape, dtype=torch.float32)
+        exact = np.empty(out.shape, dtype=np.float32)
         write_sum(tensors, weights, exact, base)
         for i in mutated:
-            exact.add_(components[i].scaled(noise[i], sources[i]["mutation"]))
-        out.copy_(exact)
+            exact += components[i].scaled(noise[i], sources[i]["mutation"])
+        write_copy(exact, out)
 
     return merge
+
+
+def _working_bytes(shape: Sequence[int], sources: Sequence[Mapping[str, float]]) -> float:
+    mutated = any(source["mutation"] for source in sources)
+    return copies(8)(shape, sources) if mutated and len(shape) == 2 else 0.0
 
 
 SVD_MUTATION = Method(
@@ -69,10 +74,12 @@ SVD_MUTATION = Method(
         ),
         Knob("normalize", 0.0, 0, 1, "merge", "flag", help="divide the weights by their sum"),
     ),
+    arrays=True,
     parents=(1, None),
     base="required",
     paper="Kuroki et al. 2025, arXiv 2410.14735",
     random=True,
     cached_bytes=4.0,
     in_mergekit=False,
+    working_bytes=_working_bytes,
 )

@@ -16,8 +16,6 @@ from evomerge.merging.methods.linear import normalized
 from evomerge.merging.methods.method import Knob, Merge, Method
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from evomerge.merging.kernels.compiled import Array
     from evomerge.merging.kernels.noise import Noise
 
@@ -27,8 +25,8 @@ _RANDOM = ("Bernoulli", "MagPrune")
 
 
 def prepare_task_vectors(
-    tensors: Sequence[Tensor],
-    base: Tensor | None,
+    tensors: Sequence[Array],
+    base: Array | None,
     noise: Sequence[Noise],
     *,
     reuse: bool,
@@ -47,7 +45,7 @@ def prepare_task_vectors(
     """
     from evomerge.merging.kernels import sparsify
     from evomerge.merging.kernels.consensus import write_consensus
-    from evomerge.merging.kernels.passes import write_sum
+    from evomerge.merging.kernels.passes import write_copy, write_sum
     from evomerge.merging.kernels.task_vector import TaskVector
 
     assert base is not None
@@ -60,7 +58,7 @@ def prepare_task_vectors(
     row_length = vectors[0].row_length if sparsifier == "MagPrune" else 1
 
     def merge(
-        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
+        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Array
     ) -> None:
         weights = [source["weight"] for source in sources]
         if knobs["normalize"] and not elect:
@@ -74,7 +72,7 @@ def prepare_task_vectors(
         ]
         used = [(item, weight) for item, weight in zip(sparse, weights, strict=True) if item]
         if not used:
-            out.copy_(base)
+            write_copy(base, out)
             return
 
         def changes(span: slice, values: Array) -> None:
@@ -154,6 +152,7 @@ def _method(
             ),
             Knob("int8_mask", 0.0, 0, 1, "merge", "flag", help="accepted, changes nothing"),
         ),
+        arrays=True,
         parents=(1, None),
         base="required",
         paper=paper,

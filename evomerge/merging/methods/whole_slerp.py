@@ -9,13 +9,12 @@ from evomerge.merging.methods.method import Merge, Method
 from evomerge.merging.methods.spherical import SLERP, arc_weights, cosine_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from evomerge.merging.kernels.compiled import Array
     from evomerge.merging.kernels.noise import Noise
 
 
 def prepare_whole_slerp(
-    tensors: Sequence[Tensor], base: Tensor | None, noise: Sequence[Noise], *, reuse: bool
+    tensors: Sequence[Array], base: Array | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
     """Prepare slerp by the angle between the two models, which the knob `cosine` gives.
 
@@ -24,7 +23,7 @@ def prepare_whole_slerp(
     from evomerge.merging.kernels.passes import products, write_sum
 
     def merge(
-        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Tensor
+        sources: Sequence[Mapping[str, float]], knobs: Mapping[str, float], out: Array
     ) -> None:
         cosine = knobs.get("cosine")
         if cosine is None:
@@ -39,6 +38,7 @@ WHOLE_SLERP = Method(
     title="slerp by the angle between the two whole models, not by that of each tensor",
     prepare=prepare_whole_slerp,
     knobs=SLERP.knobs,
+    arrays=True,
     parents=(2, 2),
     base="none",
     paper="Abrantes et al. 2025, arXiv 2508.16204",

@@ -14,11 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import safe_open
-from torch import Tensor
 
 from evomerge.errors import CheckpointError
 from evomerge.merging.tensors.peft import (
@@ -26,13 +24,16 @@ from evomerge.merging.tensors.peft import (
     WEIGHTS,
     ModuleChange,
     check_supported,
+    find_alphas,
     find_changes,
-    read_alphas,
 )
 from evomerge.merging.tensors.reader import Patch
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.safetensors import TensorInfo, read_header, read_json
 from evomerge.parsing.values import Values, shown
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _VALUES = Values(CheckpointError)
 _PAIRS = ({"lora_A.weight", "lora_B.weight"}, {"lora_embedding_A", "lora_embedding_B"})
@@ -70,7 +71,7 @@ class Adapter:
         weights: name of a weight in the model -> its change.
         biases: name of a bias in the model -> its change.
         alpha: `lora_alpha` of the config.
-        alphas: `alpha_pattern` of the config: (pattern of whole module names, alpha) pairs.
+        alphas: name of a module -> its own alpha, by `alpha_pattern` of the config.
     """
 
     reference: str
@@ -80,7 +81,7 @@ class Adapter:
     weights: Mapping[str, ModuleChange]
     biases: Mapping[str, ModuleChange]
     alpha: float
-    alphas: tuple[tuple[re.Pattern[str], float], ...]
+    alphas: Mapping[str, float]
 
     @classmethod
     def open(cls, checkpoint: Checkpoint) -> Adapter:
@@ -108,7 +109,11 @@ class Adapter:
         weights, biases = find_changes(checkpoint, tensors, file)
         where = f"{folder / CONFIG}: "
         alpha = _VALUES.real(config.get("lora_alpha", 8), f"{where}lora_alpha")
-        alphas = read_alphas(config.get("alpha_pattern") or {}, f"{where}alpha_pattern")
+        modules = dict.fromkeys(change.module for change in (*weights.values(), *biases.values()))
+        patterns = config.get("alpha_pattern") or {}
+        alphas = find_alphas(patterns, modules, f"{where}alpha_pattern")
+        for key in ("use_rslora", "fan_in_fan_out"):
+            _VALUES.flag(config.get(key) or False, f"{where}{key}")
         adapter = cls(checkpoint.reference, file, config, tensors, weights, biases, alpha, alphas)
         for name, change in weights.items():
             adapter._check_weight(change, name, checkpoint.tensors[name].shape)
@@ -133,6 +138,8 @@ class Adapter:
         return tensor
 
     def _weight(self, change: ModuleChange, tensor: Tensor) -> Tensor:
+        import torch
+
         weight = self._get(change, "base_layer.weight", "weight")
         weight = tensor.float() if weight is None else weight
         delta = self._delta(change, tuple(tensor.shape))
@@ -174,8 +181,7 @@ class Adapter:
 
     def _scale(self, change: ModuleChange) -> float:
         """Return alpha / rank, or alpha / sqrt(rank) if the adapter is rank-stabilized."""
-        matching = (alpha for pattern, alpha in self.alphas if pattern.fullmatch(change.module))
-        alpha = next(matching, self.alpha)
+        alpha = self.alphas.get(change.module, self.alpha)
         key = change.keys.get("lora_A.weight") or change.keys["lora_embedding_A"]
         rank = self.tensors[key].shape[0]
         return alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)

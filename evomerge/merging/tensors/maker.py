@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from evomerge.errors import CandidateError, CheckpointError
-from evomerge.merging.kernels.compiled import are_finite, stored
+from evomerge.merging.kernels.compiled import Array, are_finite
 from evomerge.merging.kernels.noise import Noise
+from evomerge.merging.kernels.passes import load, write_copy
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Merge
 from evomerge.merging.tensors.plan import Planner, SourceTensor, TensorPlan
 from evomerge.merging.tensors.reader import DTYPES, Reader, TokenRows
+from evomerge.models.grams import Gram
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class TensorMaker:
@@ -28,27 +33,29 @@ class TensorMaker:
     def __init__(self, planner: Planner, reader: Reader, rows: TokenRows | None = None) -> None:
         self.planner, self.reader, self.rows = planner, reader, rows
 
-    def read(self, plan: TensorPlan, source: SourceTensor) -> Tensor:
+    def read(self, plan: TensorPlan, source: SourceTensor) -> Array:
         """Return a source's tensor in the shape of the merged tensor; it must not be written to.
+
+        The array has the tensor's bits; see `DTYPES`.
 
         Raises:
             CheckpointError: the tensor has another shape than planned.
         """
         host = self.planner.host
         if self.rows is not None and plan.name in host.token_tensors:
-            tensor = self.rows.rows(
-                source.parent, plan.name, lambda parent: self._counterpart(plan.name, parent)
-            )
+            array = self._rows(self.rows, plan, source.parent)
         else:
-            tensor = self.reader.read(source)
-        if tuple(tensor.shape) != plan.shape:
+            array = self.reader.read(source)
+        if array.shape != plan.shape:
             raise CheckpointError(
-                f"Tensor {source.name!r} of {source.parent!r} has shape {list(tensor.shape)}; "
+                f"Tensor {source.name!r} of {source.parent!r} has shape {list(array.shape)}; "
                 f"the merged model needs {list(plan.shape)}."
             )
-        if plan.method is None:
-            return tensor.to(DTYPES[plan.dtype])  # a tensor with an adapter's change is float32
-        return tensor
+        if plan.method is not None or array.dtype == DTYPES[plan.dtype]:
+            return array
+        copied = np.empty(plan.shape, dtype=DTYPES[plan.dtype])
+        write_copy(array, copied)  # a tensor with an adapter's change is float32
+        return copied
 
     def is_copied(self, plan: TensorPlan, source: SourceTensor) -> bool:
         """Whether `read` returns memory of its own, not a view of a mapped file."""
@@ -65,9 +72,20 @@ class TensorMaker:
             raise ValueError(f"{plan.name} is copied, not merged")
         method = get_method(plan.method)
         noise = [Noise(plan.seed, item.parent, item.name) for item in plan.sources]
+        grams = self._grams(plan)
+        if method.prepare_grams and grams:
+            return method.prepare_grams(
+                [self.read(plan, item) for item in plan.sources],
+                [self.reader.read_gram(gram) for gram in grams],
+                transposed=grams[0].transposed,
+            )
         prepare = method.prepare
         if plan.name in self.planner.host.token_tensors:
             prepare = method.prepare_tokens or prepare
+        if not method.arrays:
+            from evomerge.merging.methods.conversion import on_arrays
+
+            prepare = on_arrays(prepare)
         return prepare(
             [self.read(plan, item) for item in plan.sources],
             self.read(plan, plan.base) if plan.base else None,
@@ -75,13 +93,23 @@ class TensorMaker:
             reuse=reuse,
         )
 
-    def write(self, plan: TensorPlan, merge: Merge, out: Tensor) -> None:
+    def working_bytes(self, plan: TensorPlan) -> float:
+        """Return the bytes that the merge of a tensor takes at most, if they grow with it."""
+        if plan.method is None:
+            return 0.0
+        method = get_method(plan.method)
+        of_tokens = method.prepare_tokens and plan.name in self.planner.host.token_tensors
+        if method.working_bytes is None or of_tokens:
+            return 0.0
+        return method.working_bytes(plan.shape, plan.knobs)
+
+    def write(self, plan: TensorPlan, merge: Merge, out: Array) -> None:
         """Write the merged tensor into `out`.
 
         Args:
             plan: how the tensor is made.
             merge: what `prepare` returned for a plan of the same tensor.
-            out: a contiguous tensor of the plan's shape and dtype.
+            out: a contiguous array of the plan's shape and dtype (see `DTYPES`).
 
         Raises:
             CandidateError: the result is not finite; the message names the tensor.
@@ -92,19 +120,34 @@ class TensorMaker:
             if plan.factor == 1:
                 merge(plan.knobs, knobs, out)
             else:
-                exact = torch.empty(out.shape, dtype=torch.float32, device=out.device)
+                exact = np.empty(out.shape, dtype=np.float32)
                 merge(plan.knobs, knobs, exact)
-                out.copy_(exact.add_(plan.offset).mul_(plan.factor).sub_(plan.offset))
+                exact += plan.offset
+                exact *= plan.factor
+                exact -= plan.offset
+                write_copy(exact, out)
         except CandidateError as error:
             raise CandidateError(f"{plan.name}: {error}") from error
         if not is_finite(out):
             raise self._blame(plan, out)
 
-    def _counterpart(self, name: str, parent: str) -> Tensor:
-        own = self.planner.fit(parent).outside[name]
-        return self.reader.read(SourceTensor(parent, own))
+    def _grams(self, plan: TensorPlan) -> list[Gram]:
+        """Return the Gram matrices of a tensor's sources; none if it has none."""
+        parents = self.planner.checkpoints
+        found = (parents[item.parent].gram(item.name) for item in plan.sources)
+        return [gram for gram in found if gram is not None]
 
-    def _blame(self, plan: TensorPlan, out: Tensor) -> CandidateError | CheckpointError:
+    def _rows(self, rows: TokenRows, plan: TensorPlan, parent: str) -> Array:
+        """Return a parent's matrix with a row for every token of the merged vocabulary."""
+        from evomerge.merging.kernels.torch_views import as_array, as_tensor
+
+        def read(parent: str) -> Tensor:
+            own = self.planner.fit(parent).outside[plan.name]
+            return as_tensor(self.reader.read(SourceTensor(parent, own)))
+
+        return as_array(rows.rows(parent, plan.name, read))
+
+    def _blame(self, plan: TensorPlan, out: Array) -> CandidateError | CheckpointError:
         """Return an error that says why a merged tensor is not finite."""
         for source in plan.inputs:
             bad = count_bad(self.read(plan, source))
@@ -121,15 +164,17 @@ class TensorMaker:
         )
 
 
-def is_finite(tensor: Tensor) -> bool:
-    """Whether no weight is NaN or infinite."""
-    if not tensor.is_floating_point():
-        return True
-    if tensor.is_cpu and tensor.dtype in (torch.bfloat16, torch.float16, torch.float32):
-        return are_finite(stored(tensor))
-    return count_bad(tensor) == 0
+def is_finite(weights: Array) -> bool:
+    """Whether no stored weight is NaN or infinite."""
+    if weights.dtype == np.float64:
+        return bool(np.isfinite(weights).all())
+    return are_finite(weights.reshape(-1))
 
 
-def count_bad(tensor: Tensor) -> int:
-    """Return how many elements are NaN or infinite."""
-    return int((~torch.isfinite(tensor)).sum())
+def count_bad(weights: Array) -> int:
+    """Return how many stored weights are NaN or infinite."""
+    if weights.dtype == np.float64:
+        return int(np.count_nonzero(~np.isfinite(weights)))
+    exact = np.empty(weights.size, dtype=np.float32)
+    load(weights.reshape(-1), exact)
+    return int(np.count_nonzero(~np.isfinite(exact)))

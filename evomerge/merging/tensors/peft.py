@@ -6,11 +6,15 @@ error that names it, so that no part of an adapter is ignored silently.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import regex
 
 from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import Checkpoint
@@ -38,6 +42,12 @@ _VALUES = Values(CheckpointError)
 _KEEPING_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
 """Values of `init_lora_weights` with which PEFT does not change the model's own weights."""
 
+_PATIENCE = 10.0  # seconds; a thousand names and patterns take about one
+
+_COUNTS = re.compile(r"\{\s*,?\s*([0-9][0-9,\s]*)\}")
+_MOST_REPEATS = 10_000  # `regex` writes some of them out
+_LONGEST = 2_000
+
 _KEY = re.compile(
     r"base_model\.model\.(?P<module>.+?)\."
     r"(?P<part>lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_A|lora_embedding_B"
@@ -59,26 +69,59 @@ class ModuleChange:
     keys: dict[str, str] = field(default_factory=dict)
 
 
-def read_alphas(data: Any, where: str) -> tuple[tuple[re.Pattern[str], float], ...]:
-    """Return the (pattern of whole module names, alpha) pairs of the config's `alpha_pattern`.
+def find_alphas(data: Any, modules: Iterable[str], where: str) -> dict[str, float]:
+    """Return the alpha of each module that the config's `alpha_pattern` has one for.
 
     Args:
-        data: the value of the key.
+        data: the value of the key: regular expression of whole module names -> alpha.
+        modules: the names of the modules.
         where: address of the key in error messages.
 
     Raises:
-        CheckpointError: it is not a mapping from regular expressions to numbers.
+        CheckpointError: it is not a mapping from regular expressions to numbers, or one takes too
+            long, as it does if the ways to match a name grow exponentially with its length.
     """
-    found = []
-    for pattern, alpha in _VALUES.mapping(data, where).items():
-        try:
-            compiled = re.compile(rf"(.*\.)?({pattern})")
-        except (re.error, OverflowError, RecursionError):
-            raise CheckpointError(
-                f"`{where}` has the pattern {shown(pattern)}, which is not a regular expression."
-            ) from None
-        found.append((compiled, _VALUES.real(alpha, f"{where}.{pattern}")))
-    return tuple(found)
+    alphas = {
+        pattern: (_compiled(pattern, where), _VALUES.real(alpha, f"{where}.{pattern}"))
+        for pattern, alpha in _VALUES.mapping(data, where).items()
+    }
+    end = time.monotonic() + _PATIENCE
+    found: dict[str, float] = {}
+    for module in modules:
+        for pattern, (compiled, alpha) in alphas.items():
+            try:
+                matches = compiled.fullmatch(module, timeout=max(end - time.monotonic(), 0.001))
+            except TimeoutError:
+                raise CheckpointError(
+                    f"`{where}` has the pattern {shown(pattern)}, which is not compared with all "
+                    f"names of modules in {_PATIENCE:.0f} s; write out the names."
+                ) from None
+            if matches:
+                found[module] = alpha
+                break
+    return found
+
+
+def _compiled(pattern: str, where: str) -> regex.Pattern[str]:
+    """Return the pattern of PEFT for the names that a key of `alpha_pattern` means.
+
+    The package `regex` is used, since `re` has no limit of time.
+    """
+    counts = [max(map(float, re.findall("[0-9]+", it))) for it in _COUNTS.findall(pattern)]
+    repeats = math.prod(max(1.0, count) for count in counts)
+    is_large = len(pattern) > _LONGEST or repeats > _MOST_REPEATS
+    try:
+        re.compile(pattern)  # `regex` has more than the expressions of PEFT
+        if not is_large:
+            return regex.compile(rf"(.*\.)?({pattern})")
+    except (re.error, regex.error, ValueError, OverflowError, RecursionError):
+        raise CheckpointError(
+            f"`{where}` has the pattern {shown(pattern)}, which is not a regular expression."
+        ) from None
+    raise CheckpointError(
+        f"`{where}` has the pattern {shown(pattern)}, which is too large; write out the names of "
+        "modules."
+    )
 
 
 def check_supported(config: Mapping[str, Any], folder: Path) -> None:

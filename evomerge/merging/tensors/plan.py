@@ -108,13 +108,7 @@ class Planner:
             RecipeError: it names a parent, stack, block, method or knob that does not exist, or
                 sources whose tensors have different shapes.
         """
-        for prefix in recipe.layers:
-            if prefix not in self.host.stacks:
-                raise RecipeError(
-                    f"layers.{prefix}: the host {self.host.reference!r} has no such block stack; "
-                    f"it has {', '.join(self.host.stacks)}."
-                    f"{did_you_mean(prefix, self.host.stacks)}"
-                )
+        self.check_blocks(recipe)
         recipe_planner = _RecipePlanner(self, recipe, vocabulary, _rescalings(recipe, self.host))
         places = self.host.places
         for name, place in places.items():
@@ -127,6 +121,38 @@ class Planner:
                 yield recipe_planner.copy(name, SourceTensor(recipe.host, name))
             elif place == "head" and not (name == self.host.head and self.host.tied):
                 yield recipe_planner.outside(name, recipe.head)
+
+    def check_blocks(self, recipe: Recipe) -> None:
+        """Check that the host has every stack, and every parent every block, that a recipe names.
+
+        Raises:
+            RecipeError: it has not, or a block has no sources, or a parent was not opened.
+        """
+        for prefix, layers in recipe.layers.items():
+            if prefix not in self.host.stacks:
+                raise RecipeError(
+                    f"layers.{prefix}: the host {self.host.reference!r} has no such block stack; "
+                    f"it has {', '.join(self.host.stacks)}."
+                    f"{did_you_mean(prefix, self.host.stacks)}"
+                )
+            for position, layer in enumerate(layers):
+                where = f"layers.{prefix}[{position}]"
+                for source in (*layer.sources, *((layer.base,) if layer.base else ())):
+                    self._check_block(prefix, source, where)
+                if not layer.sources:
+                    raise RecipeError(f"{where} has no sources; name at least one.")
+
+    def _check_block(self, prefix: str, source: Source, where: str) -> None:
+        stack = self.fit(source.parent).stacks.get(prefix)
+        if stack is None:
+            raise RecipeError(
+                f"{where}: parent {source.parent!r} has no blocks {prefix!r}; name another parent."
+            )
+        if source.layer is None or not 0 <= source.layer < len(stack):
+            raise RecipeError(
+                f"{where}: layer of {source.parent!r} is {source.layer}; allowed are 0 to "
+                f"{len(stack) - 1}."
+            )
 
     def fit(self, reference: str) -> Fit:
         """Return which tensors of a parent correspond to which of the host."""
@@ -178,14 +204,9 @@ class _RecipePlanner:
             yield from self._block(prefix, position, layer)
 
     def _block(self, prefix: str, position: int, layer: Layer) -> Iterator[TensorPlan]:
-        where = f"layers.{prefix}[{position}]"
-        for source in (*layer.sources, *((layer.base,) if layer.base else ())):
-            self._check_index(prefix, source, where)
-        if not layer.sources:
-            raise RecipeError(f"{where} has no sources; name at least one.")
         lead = layer.sources[0]
         knobs = _Knobs(layer)
-        for rest in self.planner.fit(lead.parent).block(prefix, lead.layer or 0):
+        for rest in self.planner.fit(lead.parent).block(prefix, lead.layer or 0, position):
             name = self.planner.host.stacks[prefix].name(position, rest)
 
             def find(source: Source, rest: str = rest) -> SourceTensor:
@@ -199,18 +220,6 @@ class _RecipePlanner:
             else:
                 yield self._make(name, layer, find, knobs)
 
-    def _check_index(self, prefix: str, source: Source, where: str) -> None:
-        stack = self.planner.fit(source.parent).stacks.get(prefix)
-        if stack is None:
-            raise RecipeError(
-                f"{where}: parent {source.parent!r} has no blocks {prefix!r}; name another parent."
-            )
-        if source.layer is None or not 0 <= source.layer < len(stack):
-            raise RecipeError(
-                f"{where}: layer of {source.parent!r} is {source.layer}; allowed are 0 to "
-                f"{len(stack) - 1}."
-            )
-
     def _make(self, name: str, layer: Layer, find: _Find, knobs: _Knobs) -> TensorPlan:
         if not layer.sources:
             raise RecipeError(f"Tensor {name!r} has no sources; name at least one.")
@@ -219,6 +228,8 @@ class _RecipePlanner:
         inputs = (*sources, base) if base else sources
         if not is_merged(self._info(item).dtype for item in inputs):
             return self.copy(name, base or sources[0])
+        if knobs.method.prepare_grams is not None:
+            self._check_grams(name, layer.method, sources)
         own, shared = knobs.at(name)
         rescaling = self.rescalings.get(name)
         return TensorPlan(
@@ -235,6 +246,26 @@ class _RecipePlanner:
             offset=rescaling.offset if rescaling else 0.0,
         )
 
+    def _check_grams(self, name: str, method: str, sources: Sequence[SourceTensor]) -> None:
+        """Check that all sources have Gram matrices of a weight, or none of them has."""
+        grams = {}
+        for source in sources:
+            parent = self.planner.checkpoints[source.parent]
+            if parent.grams is None:
+                raise RecipeError(
+                    f"{method} needs the Gram matrices of {source.parent!r}; write them with "
+                    "`evomerge grams`, and name the file as `grams` (docs/methods.md)."
+                )
+            grams[source.parent] = parent.gram(source.name)
+        ways = {None if gram is None else gram.transposed for gram in grams.values()}
+        if len(ways) > 1:
+            without = [parent for parent, gram in grams.items() if gram is None]
+            fault = f"but not of {without[0]!r}" if without else "but with other axes in some"
+            raise RecipeError(
+                f"There are Gram matrices of tensor {name!r} for some sources, {fault}; write the "
+                "files of all sources with one version of evomerge and transformers."
+            )
+
     def _shape(self, name: str, inputs: Sequence[SourceTensor]) -> tuple[int, ...]:
         shapes = {item.parent: self._info(item).shape for item in inputs}
         host = self.planner.host
@@ -244,7 +275,8 @@ class _RecipePlanner:
             told = ", ".join(f"{list(shape)} in {parent!r}" for parent, shape in shapes.items())
             raise RecipeError(
                 f"Tensor {name!r} has different shapes: {told}; merge parents of one size (or set "
-                "`tokenizer: union` where only the vocabularies differ)."
+                "`tokenizer: union`, in a mergekit file `tokenizer_source: union`, where only the "
+                "vocabularies differ)."
             )
         return self._info(inputs[0]).shape
 

@@ -9,41 +9,46 @@ from __future__ import annotations
 
 import mmap
 import threading
-import warnings
 from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from evomerge.errors import CheckpointError
+from evomerge.merging.kernels.compiled import Array
+from evomerge.merging.kernels.passes import load
 from evomerge.merging.tensors.pages import Pages, map_file
 from evomerge.merging.tensors.plan import SourceTensor
 from evomerge.merging.tokenizers.protocol import Vocabulary
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.grams import Gram
 from evomerge.models.safetensors import TensorInfo
 
-DTYPES = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I16": torch.int16,
-    "U16": torch.uint16,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I32": torch.int32,
-    "U32": torch.uint32,
-    "F32": torch.float32,
-    "I64": torch.int64,
-    "U64": torch.uint64,
-    "F64": torch.float64,
-}
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Patch: TypeAlias = Callable[[str, Tensor], Tensor]
+DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "U8": np.dtype(np.uint8),
+    "I8": np.dtype(np.int8),
+    "F8_E4M3": np.dtype(np.uint8),
+    "F8_E5M2": np.dtype(np.uint8),
+    "I16": np.dtype(np.int16),
+    "U16": np.dtype(np.uint16),
+    "F16": np.dtype(np.int16),
+    "BF16": np.dtype(np.uint16),
+    "I32": np.dtype(np.int32),
+    "U32": np.dtype(np.uint32),
+    "F32": np.dtype(np.float32),
+    "I64": np.dtype(np.int64),
+    "U64": np.dtype(np.uint64),
+    "F64": np.dtype(np.float64),
+}
+"""dtype as safetensors headers spell it -> dtype of the array that has a tensor's bits."""
+
+Patch: TypeAlias = "Callable[[str, Tensor], Tensor]"
 """Takes the name on disk of a parent's tensor and the tensor. Returns the tensor unchanged, or a
 new one (which may be float32). It must not write to the tensor, which is mapped from a file."""
 
@@ -87,16 +92,20 @@ class Reader:
         self._maps: dict[Path, mmap.mmap] = {}
         self._pickles: dict[Path, dict[str, Tensor]] = {}
 
-    def read(self, source: SourceTensor) -> Tensor:
-        """Return a tensor of a parent, with its patch if there is one.
+    def read(self, source: SourceTensor) -> Array:
+        """Return a tensor of a parent as an array of its bits, with its patch if there is one.
 
-        Without a patch, the tensor shares memory with the file and must not be written to.
+        Without a patch, the array shares memory with the file and must not be written to.
 
         Raises:
             CheckpointError: the file changed or vanished since it was opened.
         """
         info = self.checkpoints[source.parent].tensors[source.name]
         return self._patched(info, source.name, self.patches.get(source.parent))
+
+    def read_gram(self, gram: Gram) -> Array:
+        """Return a Gram matrix; it shares memory with its file and must not be written to."""
+        return self._stored(gram.info, gram.name)
 
     def release(self, source: SourceTensor) -> None:
         """Free the memory of a tensor's mapped pages; they are read again when they are needed."""
@@ -110,39 +119,44 @@ class Reader:
                 if stop > start:
                     mapped.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
-    def _patched(self, info: TensorInfo, name: str, patch: Patch | None) -> Tensor:
+    def _patched(self, info: TensorInfo, name: str, patch: Patch | None) -> Array:
         if info.parts:
             return self._assemble(info, patch)
-        tensor = self._stored(info, name)
-        return patch(name, tensor) if patch else tensor
+        array = self._stored(info, name)
+        if patch is None:
+            return array
+        from evomerge.merging.kernels.torch_views import as_array, as_tensor
 
-    def _stored(self, info: TensorInfo, name: str) -> Tensor:
-        if not prod(info.shape):
-            return torch.empty(info.shape, dtype=DTYPES[info.dtype])
-        if info.end == 0:
-            return self._pickle(info.file)[name].contiguous()
+        return as_array(patch(name, as_tensor(array, info.dtype)))
+
+    def _stored(self, info: TensorInfo, name: str) -> Array:
         dtype = DTYPES[info.dtype]
-        mapped = self._map(info.file)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*not writable.*")
-            if info.begin % dtype.itemsize:
-                return torch.frombuffer(mapped[info.begin : info.end], dtype=dtype).view(info.shape)
-            return torch.frombuffer(
-                mapped, dtype=dtype, count=prod(info.shape), offset=info.begin
-            ).view(info.shape)
+        if not prod(info.shape):
+            return np.empty(info.shape, dtype=dtype)
+        if info.end == 0:
+            from evomerge.merging.kernels.torch_views import as_array
 
-    def _assemble(self, info: TensorInfo, patch: Patch | None) -> Tensor:
+            return as_array(self._pickle(info.file)[name].contiguous())
+        mapped = self._map(info.file)
+        if info.begin % dtype.itemsize:
+            array = np.frombuffer(mapped[info.begin : info.end], dtype=dtype)
+        else:
+            array = np.frombuffer(mapped, dtype=dtype, count=prod(info.shape), offset=info.begin)
+        return _unlocked(array.reshape(info.shape))
+
+    def _assemble(self, info: TensorInfo, patch: Patch | None) -> Array:
         """Build a tensor from boxes of stored tensors; if one box is all of it, return a view."""
-        out: Tensor | None = None
+        out: Array | None = None
+        exact = patch is not None and info.floating
         for part in info.parts:
             stored = _in_order(self._patched(part.info, part.name, patch), part.axes)
             box = _cut(stored, part.start, part.size)
             if part.size == _ordered_shape(info.shape, part.target_axes):
                 return _out_of_order(box, part.target_axes)
             if out is None:
-                exact = patch and info.floating
-                out = torch.empty(info.shape, dtype=torch.float32 if exact else DTYPES[info.dtype])
-            _cut(_in_order(out, part.target_axes), part.target, part.size).copy_(box)
+                out = np.empty(info.shape, dtype=np.float32 if exact else DTYPES[info.dtype])
+            target = _cut(_in_order(out, part.target_axes), part.target, part.size)
+            target[...] = _exact(box) if exact else box
         if out is None:
             raise ValueError("a tensor without parts")
         return out
@@ -166,27 +180,45 @@ class Reader:
             return self._pickles[file]
 
 
-def _in_order(tensor: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Return a view whose axis i is the tensor's axis `axes[i]`, or a new one of size 1 for -1."""
-    view = tensor.permute([axis for axis in axes if axis >= 0])
-    for position, axis in enumerate(axes):
-        if axis < 0:
-            view = view.unsqueeze(position)
-    return view
+class _Unlocked:
+    """The memory of a read-only array as if it could be written to.
+
+    numba has types of their own for read-only arrays, and would compile every loop again for them.
+    """
+
+    def __init__(self, array: Array) -> None:
+        self._array = array  # keeps the memory
+        interface = array.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
 
 
-def _out_of_order(view: Tensor, axes: tuple[int, ...]) -> Tensor:
+def _unlocked(array: Array) -> Array:
+    return array if array.flags.writeable else np.asarray(_Unlocked(array))
+
+
+def _exact(box: Array) -> Array:
+    """Return stored weights as float32."""
+    out = np.empty(box.shape, dtype=np.float32)
+    load(box.reshape(-1), out.reshape(-1))
+    return out
+
+
+def _in_order(array: Array, axes: tuple[int, ...]) -> Array:
+    """Return a view whose axis i is the array's axis `axes[i]`, or a new one of size 1 for -1."""
+    view = array.transpose([axis for axis in axes if axis >= 0])
+    return np.expand_dims(view, [place for place, axis in enumerate(axes) if axis < 0])
+
+
+def _out_of_order(view: Array, axes: tuple[int, ...]) -> Array:
     """Return the view that `_in_order` was made from, given the same `axes`."""
-    for position in reversed(range(len(axes))):
-        if axes[position] < 0:
-            view = view.squeeze(position)
     kept = [axis for axis in axes if axis >= 0]
-    return view.permute([kept.index(axis) for axis in range(len(kept))])
+    squeezed = view.squeeze(tuple(place for place, axis in enumerate(axes) if axis < 0))
+    return squeezed.transpose([kept.index(axis) for axis in range(len(kept))])
 
 
 def _ordered_shape(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(shape[axis] if axis >= 0 else 1 for axis in axes)
 
 
-def _cut(tensor: Tensor, start: tuple[int, ...], size: tuple[int, ...]) -> Tensor:
-    return tensor[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))]
+def _cut(array: Array, start: tuple[int, ...], size: tuple[int, ...]) -> Array:
+    return array[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))]

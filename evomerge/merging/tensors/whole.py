@@ -33,19 +33,22 @@ class WholeAngles:
     most: int = 64
     _cosines: dict[_Pair, float] = field(default_factory=dict)
 
-    def complete(self, plans: Iterable[TensorPlan], maker: TensorMaker) -> list[TensorPlan]:
+    def complete(
+        self, plans: Iterable[TensorPlan], maker: TensorMaker, threads: int
+    ) -> list[TensorPlan]:
         """Return the plans, with the knob `cosine` where the method is `whole`.
 
         Args:
             plans: the plans of one recipe.
             maker: reads the sources.
+            threads: see `for_each`.
         """
         every = list(plans)
         groups: dict[tuple[str, ...], list[TensorPlan]] = {}
         for plan in every:
             if _is_whole(plan):
                 groups.setdefault(_models(plan), []).append(plan)
-        cosines = {models: self._cosine(group, maker) for models, group in groups.items()}
+        cosines = {models: self._cosine(group, maker, threads) for models, group in groups.items()}
         return [
             replace(plan, merge_knobs={**(plan.merge_knobs or {}), "cosine": cosine})
             if (cosine := cosines.get(_models(plan))) is not None and _is_whole(plan)
@@ -53,12 +56,12 @@ class WholeAngles:
             for plan in every
         ]
 
-    def _cosine(self, plans: Sequence[TensorPlan], maker: TensorMaker) -> float:
+    def _cosine(self, plans: Sequence[TensorPlan], maker: TensorMaker, threads: int) -> float:
         """Return the cosine of the angle between the two models that plans merge."""
         key = tuple(plan.sources for plan in plans)
         if key not in self._cosines:
             found: dict[str, list[list[float]]] = {}
-            for_each(partial(_note_products, maker=maker, found=found), plans)
+            for_each(partial(_note_products, maker=maker, found=found), plans, threads)
             grams = [found[plan.name] for plan in plans]
             total = [[sum(gram[i][j] for gram in grams) for j in range(2)] for i in range(2)]
             while len(self._cosines) >= self.most:

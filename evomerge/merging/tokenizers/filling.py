@@ -45,8 +45,8 @@ def fill(
     for text, (source, force) in policies.items():
         if text not in merged.ids:
             raise RecipeError(
-                f"`tokens` names {shown(text)}, which is in no tokenizer of the merge."
-                f"{did_you_mean(text, merged.ids)}"
+                f"`tokens` names {shown(text)}, which is in no tokenizer of the merge; leave it "
+                f"out or add a parent that has it.{did_you_mean(text, merged.ids)}"
             )
         found[merged.ids[text]] = Filling(_source_rows(text, source, tokens), force)
     return found

@@ -51,7 +51,8 @@ def _file(parent: Checkpoint) -> Path:
 
 def _check_pair(one: Tokens, other: Tokens, host: str, below: float) -> None:
     advice = (
-        f"set `tokenizer: union`, or name a parent (`tokenizer: {host}`), to match rows by token"
+        f"set `tokenizer: union` (in a mergekit file `tokenizer_source: union`), or name a parent "
+        f"(`tokenizer: {host}`), to match rows by token"
     )
     others = _by_id(other)
     for i, texts in _by_id(one).items():

@@ -115,15 +115,15 @@ def _matched(recipe: Recipe, parents: Sequence[Checkpoint]) -> TokenizerPlan:
             lost = [text for text in item.ids if text not in lead.ids]
             if lost:
                 notes.append(
-                    f"{len(lost)} tokens of {item.reference!r} (such as {lost[0]!r}) are not in "
-                    f"the tokenizer of {lead.reference!r}; the merged model does not have them."
+                    f"The merged model lacks {len(lost)} of the tokens of {item.reference!r}, such "
+                    f"as {lost[0]!r}, which the tokenizer of {lead.reference!r} does not have."
                 )
     merged = Tokens(lead.reference, data, lead.rows)
     check_merged(data, merged.ids)
     notes += _special_token_notes(giver, parents)
     notes += [
-        f"{count} tokens of {item.reference!r} have ids beyond its {item.rows} rows; they are "
-        "treated as tokens that it does not have."
+        f"{item.reference!r} has {item.rows} rows, and its tokens with ids beyond them ({count} in "
+        "all) count as tokens that it does not have."
         for item in tokens
         if (count := sum(i >= item.rows for i in item.ids.values()))
     ]

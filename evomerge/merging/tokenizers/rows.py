@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Read = Callable[[str], Tensor]
+Read: TypeAlias = "Callable[[str], Tensor]"
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class MatchedRows:
             Shape (size, ...), in the parent's dtype. If nothing changes, it is the tensor that
             `read` returned, not a copy.
         """
+        import torch
+
         matrix = read(parent)
         index = torch.tensor(list(self.index[parent]), dtype=torch.int64)
         own = len(matrix)
@@ -105,6 +108,8 @@ class MatchedRows:
 
 def _sum(matrix: Tensor) -> Tensor:
     """Return the sum of the rows in float64, by fixed blocks: the same for any thread count."""
+    import torch
+
     total = torch.zeros(matrix.shape[1:], dtype=torch.float64)
     for block in matrix.split(4096):  # type: ignore[no-untyped-call]
         total += block.double().sum(0)

@@ -52,9 +52,10 @@ def unite(tokens: Sequence[Tokens]) -> tuple[dict[str, Any], list[str]]:
             pieces[text] = (other.reference, other.model[text])
         if new:
             notes.append(
-                f"{len(new)} tokens come from {other.reference!r}; text is tokenized with the "
-                f"tokens of all parents{_MERGES_ORDER.get(first.data['model'].get('type'), '')}, "
-                "so not always as by one of the parents alone."
+                f"The union takes {len(new)} of its tokens from {other.reference!r}; text is "
+                "tokenized with the tokens of all parents"
+                f"{_MERGES_ORDER.get(first.data['model'].get('type'), '')}, so not "
+                "always as by one of the parents alone."
             )
     for other in tokens[1:]:
         for text in other.added:

@@ -38,6 +38,8 @@ def found(view: View) -> list[str]:
             parts.append(picture(name, view.figures[name], caption))
     if view.recipe is not None:
         parts.append(folded("the whole recipe", code(view.recipe.to_yaml())))
+        if (reason := view.run.why_not_in_mergekit) is not None:
+            parts.append(paragraph(f"There is no best.mergekit.yaml: {reason}"))
     return parts
 
 

@@ -6,6 +6,7 @@ transformers is the judge: it must find every weight of what is written, and lea
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ import transformers
 from safetensors.torch import load_file
 
 from evomerge.errors import ConfigError, RecipeError
+from evomerge.mergekit import to_mergekit
 from evomerge.merging.resident import Resident, digest
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.correspondence import check_fit
+from evomerge.models.prediction import prediction_notes
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.setup.recipes import START, check_recipes
 from scripts.architectures.configs import class_name, small_config
@@ -64,9 +68,13 @@ def written(host: Checkpoint, path: Sequence[int], out: Path) -> Checkpoint:
     result = Checkpoint.open(out, "out")
     before, after = (load_file(item.folder / "model.safetensors") for item in (host, result))
     for position, layer in enumerate(path):
-        for rest in host.main.blocks[layer]:
-            name = result.main.name(position, rest)
-            assert torch.equal(after[name], before[host.main.name(layer, rest)]), name
+        for rest in {*host.main.blocks[layer], *result.main.blocks[position]}:
+            bias = rest.endswith("SelfAttention.relative_attention_bias.weight")
+            if bias and rest not in host.main.blocks[1]:  # all blocks use that of the first one
+                name, own = result.main.name(0, rest), host.main.name(0, rest)
+            else:
+                name, own = result.main.name(position, rest), host.main.name(layer, rest)
+            assert torch.equal(after[name], before[own]), name
     return result
 
 
@@ -100,6 +108,12 @@ FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention
             {"num_dense_layers": 2, "layer_types": ["conv", "conv", FULL, "conv", "conv"]},
         ),
         ("qwen3_moe", {"mlp_only_layers": [0]}, (0, 1, 0, 2, 3), {"mlp_only_layers": [0, 2]}),
+        (
+            "qwen3_moe",
+            {"decoder_sparse_step": 2, "mlp_only_layers": []},
+            (3, 0, 2, 1),
+            {"decoder_sparse_step": 1, "mlp_only_layers": [1, 2]},
+        ),
         ("mllama", {}, (3, 0, 1, 3, 2), {"cross_attention_layers": [0, 3]}),
         ("bamba", {}, (0, 1, 3, 2, 2), {"attn_layer_indices": [1, 2]}),
         ("nemotron_h", {}, (2, 0, 1, 1), {"layers_block_type": ["mlp", LINEAR, FULL, FULL]}),
@@ -117,6 +131,10 @@ FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention
         ("gemma4_text", GEMMA4, (3, 0, 1, 3), {"layer_types": [FULL, SLIDING, SLIDING, FULL]}),
         ("modernbert", {}, (0, 2, 1, 1), {"num_hidden_layers": 4}),
         ("rwkv", {}, (0, 2, 1, 1), {"num_hidden_layers": 4}),
+        ("t5", {}, (0, 1, 0, 2, 3), {"num_decoder_layers": 5, "num_layers": 4}),
+        ("mt5", {}, (2, 1), {"num_decoder_layers": 2}),
+        ("umt5", {}, (2, 0, 1), {"num_decoder_layers": 3}),
+        ("longt5", {}, (1, 0, 0), {"num_decoder_layers": 3}),
     ],
 )  # fmt: skip
 def test_settings_of_layers_follow_the_blocks(kind, changes, path, expected, parent, tmp_path):
@@ -144,6 +162,7 @@ COUNTED = "'first_k_dense_replace' of the config counts, and these can only stan
         ("gemma4_text", GEMMA4, (3, 0), r"\[1\]: block 0 of 'a' has 'sliding_attention' in 'layer"),
         ("zamba2", {}, (0, 3, 2, 1), r"\[1\]: block 3 of 'a' .*'hybrid_layer_ids'.* order of"),
         ("zamba2", {}, (0, 1, 2), r"\[1\]: block 1 of 'a' has the tensor 'shared_transformer"),
+        ("switch_transformers", {"decoder_sparse_step": 2}, (0, 2), r"\[1\]: block 2 .*no tensor"),
         ("jamba", {}, (0, 2, 1, 3), r"\[1\]: block 2 of 'a' has no tensor 'feed_forward.experts"),
     ],
 )  # fmt: skip
@@ -153,6 +172,51 @@ def test_a_path_that_the_config_cannot_express_is_refused(
     with pytest.raises(RecipeError, match=reason):
         written(parent(kind, **changes), path, tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def with_predictions(folder: Path, seed: int) -> Checkpoint:
+    """A model of DeepSeek-V3 as it is published: a layer for multi-token prediction comes last."""
+    host = tiny.make(folder, "llama", seed=seed)
+
+    def add(tensors):
+        for name in [name for name in tensors if ".layers.2." in name]:
+            tensors[name.replace(".2.", ".3.")] = tensors[name].clone()
+        width = tensors["model.norm.weight"].shape[0]
+        tensors["model.layers.3.eh_proj.weight"] = torch.ones(width, 2 * width)
+        tensors["model.layers.3.enorm.weight"] = torch.ones(width)
+        tensors["mtp.fc.weight"] = torch.ones(width, 2 * width)
+        for name in ("norm", "input_layernorm", "enorm", "hnorm"):
+            tensors[f"mtp.layers.0.{name}.weight"] = torch.ones(width)
+
+    tiny.rewrite(host, add)
+    config = json.loads((host / "config.json").read_text()) | {"num_nextn_predict_layers": 1}
+    (host / "config.json").write_text(json.dumps(config))
+    return Checkpoint.open(host, folder.name)
+
+
+@pytest.mark.parametrize("path", [(0, 1, 2), (0, 1, 1, 2)])
+def test_layers_for_multi_token_prediction_are_left_out(path, tmp_path):
+    """A fine-tuned model that transformers has saved lacks them, and yet fits."""
+    parents = {
+        "a": with_predictions(tmp_path / "a", 1),
+        "b": Checkpoint.open(tiny.make(tmp_path / "b", seed=2), "b"),
+    }
+    assert [len(item.stacks) for item in parents.values()] == [1, 1]
+    check_fit(parents["a"], list(parents.values()))
+    owners = [name for name, item in parents.items() if item.predictions]
+    assert "prediction of a are left out" in prediction_notes(owners)[0]
+    outside = Layer("linear", [Source(name) for name in "ab"])
+    layers = [Layer("linear", [Source(name, i) for name in "ab"]) for i in path]
+    recipe = Recipe("a", {"model.layers": layers}, outside, outside, dtype="float32")
+    write_model(recipe, parents, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["num_nextn_predict_layers"], config["num_hidden_layers"]) == (0, len(path))
+    with tiny.quiet():
+        _, told = transformers.LlamaForCausalLM.from_pretrained(
+            tmp_path / "out", output_loading_info=True
+        )
+    assert not told["missing_keys"] and not told["unexpected_keys"]
+    assert prediction_notes([]) == []
 
 
 @pytest.mark.parametrize(("kind", "path"), [("deepseek_v3", (0, 1, 0)), ("modernbert", (0, 1, 0))])
@@ -173,6 +237,18 @@ def test_a_search_builds_the_model_that_is_written(parent, tmp_path):
     assert digest(tiny.load(tmp_path / "out")) == digest(merged)
 
 
+@pytest.mark.parametrize("layer", [-1, 9, None])
+def test_a_block_that_no_parent_has_is_named(layer, tmp_path):
+    host = Checkpoint.open(tiny.make(tmp_path / "a"), "a")
+    wrong = stack(host, (0, 1, layer, 2))
+    with pytest.raises(RecipeError, match=rf"\[2\]: layer of 'a' is {layer}; allowed are 0 to 2"):
+        write_model(wrong, {"a": host}, tmp_path / "out")
+    assert to_mergekit(wrong, {"a": host}) is None
+    unknown = Recipe("a", {"model.layer": ()}, wrong.embeddings, wrong.head, dtype="float32")
+    with pytest.raises(RecipeError, match="no such block stack"):
+        write_model(unknown, {"a": host}, tmp_path / "out")
+
+
 def test_what_does_not_fit_in_the_parent_itself_is_no_obstacle(tmp_path):
     folder = tiny.make(tmp_path / "a")
 
@@ -185,6 +261,62 @@ def test_what_does_not_fit_in_the_parent_itself_is_no_obstacle(tmp_path):
     host = Checkpoint.open(folder, "a")
     write_model(stack(host, (0, 1, 1, 2)), {"a": host}, tmp_path / "out")
     assert len(Checkpoint.open(tmp_path / "out", "out").main) == 4
+
+
+def test_the_relative_bias_of_a_stack_is_that_of_its_first_block(parent, tmp_path):
+    """In T5, block 0 computes it for all blocks: a moved block still adds what it added before."""
+    checkpoints = {"a": parent("t5"), "b": parent("t5", seed=2)}
+    layers = [Layer("linear", [Source(name, i) for name in "ab"]) for i in (2, 0)]
+    outside = Layer("passthrough", [Source("a")])
+    stacks = {"encoder.block": layers, "decoder.block": layers}
+    recipe = Recipe("a", stacks, outside, outside, dtype="float32")
+    write_model(recipe, checkpoints, tmp_path / "out")
+    out, *parents = (
+        load_file(folder / "model.safetensors")
+        for folder in (tmp_path / "out", *(item.folder for item in checkpoints.values()))
+    )
+    for stack in stacks:
+        rest = "layer.0.SelfAttention.relative_attention_bias.weight"
+        biases = [item[f"{stack}.0.{rest}"] for item in parents]
+        torch.testing.assert_close(out[f"{stack}.0.{rest}"], sum(biases) / 2)
+        assert f"{stack}.1.{rest}" not in out
+    merged = Resident(checkpoints, "a", "float32").apply(recipe)
+    assert digest(tiny.load(tmp_path / "out")) == digest(merged)
+
+
+def test_each_group_of_albert_is_used_as_often_as_in_its_parent(parent, tmp_path):
+    """One group that is there twice is one that is used for twice as many layers."""
+    host = parent("albert", num_hidden_layers=3, num_hidden_groups=1)
+    deep = written(host, (0, 0), tmp_path / "out")
+    assert (deep.config["num_hidden_groups"], deep.config["num_hidden_layers"]) == (2, 6)
+    ids = torch.arange(4, 20)[None]
+    kind = getattr(transformers, class_name("albert"))
+    with tiny.quiet(), torch.no_grad():
+        one = kind.from_pretrained(deep.folder)(ids).logits
+        two = kind.from_pretrained(host.folder, num_hidden_layers=6)(ids).logits
+        other = kind.from_pretrained(host.folder)(ids).logits
+    torch.testing.assert_close(one, two, rtol=0, atol=0)
+    assert not torch.allclose(one, other)
+
+
+@pytest.mark.parametrize(
+    ("groups", "reason"),
+    [
+        ((2, 5), r"\[0\]: parent 'a' has 5 layers in 2 groups, so its groups have different num"),
+        ((2, 6), r"\[1\]: a group has 4 layers in 'b' and 3 in 'a', and config.json has one num"),
+    ],
+)
+def test_groups_of_different_sizes_are_refused(groups, reason, parent, tmp_path):
+    checkpoints = {
+        "a": parent("albert", num_hidden_groups=groups[0], num_hidden_layers=groups[1]),
+        "b": parent("albert", num_hidden_groups=1, num_hidden_layers=4),
+    }
+    whole = Layer("passthrough", [Source("a")])
+    path = [("a", 0), ("b", 0), ("a", 1)]
+    layers = [Layer("passthrough", [Source(name, layer)]) for name, layer in path]
+    recipe = Recipe("a", {checkpoints["a"].main.prefix: layers}, whole, whole, dtype="float32")
+    with pytest.raises(RecipeError, match=reason):
+        write_model(recipe, checkpoints, tmp_path / "out")
 
 
 def test_the_bias_of_distilberts_head_is_merged(parent, tmp_path):

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import evomerge
 from evomerge import zoo
 from evomerge.merging.methods import get_method
+from evomerge.merging.methods.conversion import on_tensors
 from evomerge.models.checkpoint import Checkpoint
 
 NAMES = ("tsv", "iso_c", "wudi_ridge")
@@ -36,7 +37,7 @@ def merged(
     out = torch.empty(base.shape, dtype=torch.float32)
     prepare = method.prepare_tokens if tokens else method.prepare
     assert prepare is not None
-    prepare(sources, base, (), reuse=False)([{}] * len(sources), DEFAULT | knobs, out)
+    on_tensors(prepare)(sources, base, (), reuse=False)([{}] * len(sources), DEFAULT | knobs, out)
     return out
 
 
@@ -204,7 +205,7 @@ def test_a_small_ridge_minimises_the_interference_and_a_large_one_gives_the_sum(
 
 def test_another_ridge_is_computed_anew():
     base, *sources = models((6, 6), 2)
-    merge = get_method("wudi_ridge").prepare(sources, base, (), reuse=True)
+    merge = on_tensors(get_method("wudi_ridge").prepare)(sources, base, (), reuse=True)
     results = []
     for ridge in (0.1, 10.0, 0.1):
         out = torch.empty(base.shape)

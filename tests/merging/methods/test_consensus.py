@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from evomerge.errors import CandidateError
+from evomerge.errors import RecipeError
 from evomerge.merging.methods import get_method
+from evomerge.merging.methods.conversion import on_tensors
 from evomerge.merging.methods.method import check_knobs
 
 LARGE = 70_001
@@ -36,7 +37,7 @@ def merged(
         item["threshold"] = threshold
     given = check_knobs(get_method(method), own, knobs, has_base=True)
     out = torch.empty(base.shape)
-    get_method(method).prepare(sources, base, (), reuse=False)(*given, out)
+    on_tensors(get_method(method).prepare)(sources, base, (), reuse=False)(*given, out)
     return out
 
 
@@ -141,6 +142,7 @@ def test_selfish_and_catastrophic_weights_are_removed() -> None:
 
 
 def test_more_masks_than_sources_are_refused() -> None:
-    base = torch.zeros(3)
-    with pytest.raises(CandidateError, match="`agree` is 3, but 2 sources have only 2 masks"):
-        merged("consensus", base, [base, base], [1, 1], agree=3)
+    weights = [{"weight": 1.0}] * 2
+    check_knobs(get_method("consensus"), weights, {"agree": 2.0}, has_base=True)
+    with pytest.raises(RecipeError, match=r"'agree' .* is 3, but it has only 2 sources; give .* 2"):
+        check_knobs(get_method("consensus"), weights, {"agree": 3.0}, has_base=True)

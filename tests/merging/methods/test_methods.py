@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from evomerge.errors import CandidateError
 from evomerge.merging.kernels.noise import Noise
 from evomerge.merging.methods import get_method, method_names
+from evomerge.merging.methods.conversion import on_tensors
 from evomerge.merging.methods.method import Knob, check_knobs
 
 ALL = method_names()
@@ -81,7 +83,7 @@ def merged(
     noise = [Noise(seed, f"parent {i}", "tensor") for i in range(len(sources))]
     used = base if method.base != "none" else None
     result = torch.empty(sources[0].shape, dtype=out or sources[0].dtype)
-    merge = method.prepare(sources, used, noise if method.random else (), reuse=reuse)
+    merge = on_tensors(method.prepare)(sources, used, noise if method.random else (), reuse=reuse)
     merge(*complete, result)
     return result
 
@@ -108,12 +110,13 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def ranged(knob: Knob) -> st.SearchStrategy[float]:
+def ranged(knob: Knob, sources: int) -> st.SearchStrategy[float]:
     """Values of a knob, its ends among them; weights of both signs."""
     if knob.kind == "flag":
         return st.sampled_from([0.0, 1.0])
     if knob.kind == "integer":
-        return st.integers(int(max(knob.low, 1)), 12).map(float)
+        most = sources if knob.counts_sources else 12
+        return st.integers(int(max(knob.low, 1)), most).map(float)
     low, high = max(knob.low, -2), min(knob.high, 2)
     middle = min(max(0.5, low), high)
     return st.sampled_from([low, high, middle]) | st.floats(low, high).map(
@@ -123,11 +126,11 @@ def ranged(knob: Knob) -> st.SearchStrategy[float]:
 
 @st.composite
 def knobs_of(draw: st.DrawFn, name: str) -> tuple[list[dict[str, float]], dict[str, float]]:
-    knobs = get_method(name).knobs
+    knobs, count = get_method(name).knobs, count_of(name)
     per_source = [
-        {k.name: draw(ranged(k)) for k in knobs if k.per == "source"} for _ in range(count_of(name))
+        {k.name: draw(ranged(k, count)) for k in knobs if k.per == "source"} for _ in range(count)
     ]
-    return per_source, {k.name: draw(ranged(k)) for k in knobs if k.per == "merge"}
+    return per_source, {k.name: draw(ranged(k, count)) for k in knobs if k.per == "merge"}
 
 
 cases = st.tuples(
@@ -191,7 +194,9 @@ def test_a_prepared_merge_takes_one_candidate_after_another(name: str) -> None:
     method = get_method(name)
     noise = [Noise(0, f"parent {i}", "tensor") for i in range(len(sources))]
     shared = {k.name: NEEDED[k.name] for k in method.knobs if k.name in NEEDED and k.per == "merge"}
-    merge = method.prepare(sources, base if method.base != "none" else None, noise, reuse=True)
+    merge = on_tensors(method.prepare)(
+        sources, base if method.base != "none" else None, noise, reuse=True
+    )
     results = []
     for density in (0.2, 0.7, 0.2):
         own = {"density": density} if name in SPARSE else {}
@@ -241,7 +246,7 @@ def test_noise_belongs_to_the_parent_not_to_its_place(name: str) -> None:
     results = []
     for order in (1, -1):
         out = torch.empty_like(base)
-        method.prepare(sources[::order], base, noise[::order], reuse=False)(*knobs, out)
+        on_tensors(method.prepare)(sources[::order], base, noise[::order], reuse=False)(*knobs, out)
         results.append(out)
     torch.testing.assert_close(*results, rtol=1e-6, atol=1e-7)
     other = merged(name, sources, base, [{"density": 0.4}] * 2, seed=1)
@@ -410,12 +415,20 @@ def test_zeros_merge_to_zeros(name: str, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["linear", "nuslerp", "multislerp", "task_arithmetic", "dare_linear"]
+    ("name", "remedy"),
+    [
+        ("linear", "change a weight or set normalize to false."),
+        ("task_arithmetic", "change a weight or set normalize to false."),
+        ("dare_linear", "change a weight or set normalize to false."),
+        ("multislerp", "change a weight or set normalize_weights to false."),
+        ("nuslerp", "change a weight."),
+    ],
 )
-def test_weights_that_cancel_cannot_be_normalized(name: str) -> None:
+def test_weights_that_cancel_cannot_be_normalized(name: str, remedy: str) -> None:
     base, *sources = tensors((3, 3), 2, 8)
     flag = {"normalize": 1} if "slerp" not in name else {}
-    with pytest.raises(CandidateError, match=r"\[1\.0, -1\.0\] sum to 0 .* normaliz"):
+    told = re.escape(f"[1.0, -1.0] sum to 0 and cannot be normalized; {remedy}")
+    with pytest.raises(CandidateError, match=told + "$"):
         merged(name, sources, base, [{"weight": 1.0}, {"weight": -1.0}], flag)
 
 

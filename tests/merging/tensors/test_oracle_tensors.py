@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from evomerge.merging.kernels.noise import Noise
 from evomerge.merging.methods import get_method
+from evomerge.merging.methods.conversion import on_tensors
 from evomerge.merging.methods.method import check_knobs
 
 DATA = Path(__file__).parents[2] / "data"
@@ -51,7 +52,7 @@ def ours(name: str, *, parents: torch.dtype = torch.float32, seed: int = 0) -> T
     result = {}
     for tensor in model(name):
         noise = [Noise(seed, item["parent"], tensor) for item in sources]
-        merge = method.prepare(
+        merge = on_tensors(method.prepare)(
             [model(item["parent"])[tensor].to(parents) for item in sources],
             model(base)[tensor].to(parents) if base else None,
             noise,
@@ -139,7 +140,7 @@ def test_random_methods_agree_in_distribution(name: str) -> None:
 
 def test_dare_keeps_density_and_divides_by_it() -> None:
     base, parent = torch.zeros(1 << 18), torch.full((1 << 18,), 0.25)
-    merge = get_method("dare_linear").prepare(
+    merge = on_tensors(get_method("dare_linear").prepare)(
         [parent], base, [Noise(0, "parent", "tensor")], reuse=False
     )
     knobs = check_knobs(get_method("dare_linear"), [{"density": 0.3}], {}, has_base=True)
@@ -156,7 +157,7 @@ def test_della_keeps_large_changes_of_a_row_more_often() -> None:
     scale = torch.linspace(0.01, 1, rows)[:, None]
     parent = ladder * scale
     method = get_method("della_linear")
-    merge = method.prepare(
+    merge = on_tensors(method.prepare)(
         [parent], torch.zeros_like(parent), [Noise(0, "parent", "tensor")], reuse=False
     )
     out = torch.empty_like(parent)

@@ -11,8 +11,8 @@ import torch
 
 from evomerge.errors import CandidateError
 from evomerge.merging.prepared import PreparedMerges
-from evomerge.merging.resident import Resident, digest
-from evomerge.merging.tensors.threads import for_each
+from evomerge.merging.resident import Resident, digest, each
+from evomerge.merging.tensors.threads import count_threads, for_each
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
@@ -50,7 +50,7 @@ def test_any_number_of_threads_gives_the_same_bits(method, threads, tmp_path):
         threads(count)
         resident = Resident(checkpoints, "base")
         resident.apply(recipe)
-        write_model(recipe, checkpoints, tmp_path / f"out{count}")
+        write_model(recipe, checkpoints, tmp_path / f"out{count}", threads=count)
         seen |= {resident.state_digest(), digest(tiny.load(tmp_path / f"out{count}"))}
         assert torch.get_num_threads() == count
     assert len(seen) == 1
@@ -68,13 +68,20 @@ def test_items_go_to_several_threads_and_errors_come_back(count, threads):
         if item >= 20:
             raise CandidateError(f"item {item}")
 
-    for_each(work, range(20))
+    each(work, range(20))
     assert len(names) == count
     done: list[int] = []
     with pytest.raises(CandidateError, match="item 20"):
-        for_each(lambda item: (done.append(item), work(item)), range(18, 500))
+        each(lambda item: (done.append(item), work(item)), range(18, 500))
     assert len(done) < 30
     assert torch.get_num_threads() == count
+
+
+@pytest.mark.parametrize(("given", "count"), [("3", 3), ("2,1", 2), ("", 5), ("0", 5), ("x", 5)])
+def test_a_merge_of_files_uses_as_many_threads_as_torch_would(monkeypatch, given, count):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(5), raising=False)
+    assert count_threads() == count
 
 
 def test_threads_share_prepared_merges_within_the_room():
@@ -91,12 +98,12 @@ def test_threads_share_prepared_merges_within_the_room():
 
     for _ in range(3):
         prepared.begin_candidate()
-        for_each(need, range(15))
+        for_each(need, range(15), 4)
         kept = [key for key in range(15) if prepared.find(key) is not None]
         assert len(kept) == 10
     assert sorted(made) == kept
     prepared.begin_candidate()
-    for_each(need, range(100, 110))
+    for_each(need, range(100, 110), 4)
     assert sorted(made) == [*kept, *range(100, 110)]
     assert [prepared.find(key) for key in range(100, 110)] == list(range(100, 110))
 

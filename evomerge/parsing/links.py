@@ -1,0 +1,72 @@
+"""Links and special files in folders that others have made.
+
+A folder from elsewhere may have a link to a private file, which would be copied into a merge or
+written to, or a pipe, which nobody ever writes to.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from evomerge.errors import InputError
+
+
+def entries(folder: Path, error: type[InputError]) -> list[Path]:
+    """Return the files and folders in a folder, in alphabetical order.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except OSError as found:
+        raise error(f"{folder} cannot be read: {found.strerror}.") from None
+
+
+def check_inside(
+    paths: Iterable[Path], folders: Iterable[Path], whose: str, error: type[InputError]
+) -> None:
+    """Check that files and folders are where they seem to be, and not links to somewhere else.
+
+    Args:
+        paths: the files and folders.
+        folders: where they may really be; these paths have no links in them.
+        whose: what the folder is, for the message (`the run`).
+        error: class of the error that is raised.
+
+    Raises:
+        InputError: one of them is a link that leaves the folders.
+    """
+    inside = list(folders)
+    for path in paths:
+        real = Path(os.path.realpath(path))  # Path.resolve raises for links in a circle
+        if not any(real.is_relative_to(folder) for folder in inside):
+            raise error(
+                f"{path} is a link to {real}, which is outside of the folder of {whose}; remove "
+                "the link, or copy what it links to to its place."
+            )
+
+
+def check_ordinary(paths: Iterable[Path], error: type[InputError]) -> None:
+    """Check that paths are files, folders, or nothing: a pipe has no end, a device is no data.
+
+    Raises:
+        InputError: one of them is something else.
+    """
+    for path in paths:
+        if is_special(path):
+            raise error(
+                f"{path} is a pipe, a socket or a device; put an ordinary file in its place."
+            )
+
+
+def is_special(path: Path) -> bool:
+    """Whether a path is a pipe, a socket or a device; False if nothing is there."""
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - Path's raises for names that are too long
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))

@@ -1,0 +1,1 @@
+"""Builds mergekit files with evomerge and with mergekit, and compares the models."""

@@ -1,0 +1,144 @@
+"""Configs of adapters from strangers: patterns that never end, wrong types, other folders."""
+
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mutations import FUZZ, value_or_error
+from safetensors.torch import save_file
+
+from evomerge import zoo
+from evomerge.errors import CheckpointError
+from evomerge.merging.tensors import peft
+from evomerge.merging.tensors.adapters import Adapter
+from evomerge.models.checkpoint import Checkpoint
+
+MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj")
+ENDLESS = [
+    "(a+)+b", "(.*)*b", "(.*.*)*x", "(([a-z._0-9])*)*x", "(([a-z._0-9]+)*)*x", "(.|..|...)*x",
+    "(?=(.*)*x)", "((.*)*)*x", "(.*){1,60}x", "(.?){60}.{60}x", "(?:[^x]|[^y])*x",
+]  # fmt: skip
+LARGE = [
+    "((a{1000}){1000}){1000}",
+    "a{99999}",
+    "a" * 5000,
+    "(a{,9999}){9}",
+    "a{" + "9" * 5000 + "}",
+]
+WRONG = ["(", "*", "[", "(?P<n>", "\\", "a{3,1}", "(?R)*", "\\p{L}", "(" * 3000, "(?1)", "(?<=a+)"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The folder of an adapter on two modules of an embedded model."""
+    folder = tmp_path_factory.mktemp("adapter")
+    size = Checkpoint.open(zoo.path("base"), "zoo:base").config["hidden_size"]
+    tensors = {}
+    for module in MODULES:
+        tensors[f"base_model.model.{module}.lora_A.weight"] = torch.ones(2, size)
+        tensors[f"base_model.model.{module}.lora_B.weight"] = torch.ones(size, 2)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder
+
+
+def opened(folder, **config):
+    data = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, **config}
+    (folder / "adapter_config.json").write_text(json.dumps(data))
+    return Adapter.open(Checkpoint.open(zoo.path("base"), "zoo:base", adapter=folder))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("model.layers.1.self_attn.q_proj", {MODULES[1]: 8.0}),
+        ("layers.1.self_attn.q_proj", {MODULES[1]: 8.0}),
+        ("q_proj", dict.fromkeys(MODULES, 8.0)),
+        (r"layers\.[0-9]+\..*q_proj", dict.fromkeys(MODULES, 8.0)),
+        (r"model\.layers\.(0|7)\..*", {MODULES[0]: 8.0}),
+        ("proj", {}),
+        (r"layers\.\d{1,3}\.self_attn\.[qkv]_proj", dict.fromkeys(MODULES, 8.0)),
+    ],
+)
+def test_patterns_mean_what_they_mean_in_peft(folder, pattern, expected):
+    from peft.utils.other import get_pattern_key
+
+    assert opened(folder, alpha_pattern={pattern: 8}).alphas == expected
+    for module in MODULES:
+        assert (get_pattern_key([pattern], module) == pattern) == (module in expected)
+
+
+@pytest.mark.parametrize("pattern", ENDLESS)
+def test_a_pattern_that_never_ends_is_a_value_or_one_sentence(folder, monkeypatch, pattern):
+    monkeypatch.setattr(peft, "_PATIENCE", 0.2)
+    value_or_error(lambda: peft.find_alphas({pattern: 8}, [200 * "a." + "y"], "here"))
+    value_or_error(lambda: opened(folder, alpha_pattern={pattern: 8}))
+
+
+def test_one_of_them_really_takes_too_long(monkeypatch):
+    monkeypatch.setattr(peft, "_PATIENCE", 0.2)
+    with pytest.raises(CheckpointError, match=r"is not compared with all names of modules in"):
+        peft.find_alphas({"(.|..)*(?:x|z)": 8}, [200 * "a." + "y"], "here")
+
+
+@pytest.mark.parametrize("pattern", LARGE)
+def test_a_pattern_that_is_too_large_is_refused(folder, pattern):
+    with pytest.raises(CheckpointError, match=r"too large; write out|not a regular expression"):
+        opened(folder, alpha_pattern={pattern: 8})
+
+
+@pytest.mark.parametrize("pattern", WRONG)
+def test_what_is_no_pattern_of_peft_is_refused(folder, pattern):
+    with pytest.raises(CheckpointError, match=r"which is not a regular expression|too large"):
+        opened(folder, alpha_pattern={pattern: 8})
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+KEYS = st.sampled_from(
+    [
+        *("peft_type", "r", "lora_alpha", "alpha_pattern", "rank_pattern", "target_modules"),
+        *("use_rslora", "use_dora", "fan_in_fan_out", "init_lora_weights", "modules_to_save"),
+        *("layers_pattern", "layers_to_transform", "layer_replication", "bias", "megatron_config"),
+    ]
+)
+SIGNS = st.lists(st.sampled_from([*"a.*+?()[]{}|^$\\-,:=!<P0123"]), max_size=14).map("".join)
+
+
+@settings(FUZZ, max_examples=250)
+@given(config=st.dictionaries(KEYS, JSON, min_size=1, max_size=3))
+def test_values_of_any_type(folder, config):
+    value_or_error(lambda: opened(folder, **config))
+
+
+@settings(FUZZ, max_examples=250)
+@given(patterns=st.dictionaries(SIGNS, st.integers(0, 9) | JSON, max_size=2))
+def test_patterns_of_any_signs(folder, patterns):
+    value_or_error(lambda: opened(folder, alpha_pattern=patterns))
+
+
+def test_an_older_adapter_in_a_folder_beside_it_is_not_read(folder):
+    opened(folder)
+    checkpoint = Checkpoint.open(zoo.path("base"), "zoo:base", adapter=folder)
+    (folder / "adapter_old").mkdir()
+    try:
+        again = Checkpoint.open(zoo.path("base"), "zoo:base", adapter=folder)
+        assert again.fingerprint == checkpoint.fingerprint
+        assert Adapter.open(again).weights
+    finally:
+        (folder / "adapter_old").rmdir()
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_folder_in_place_of_a_file_is_one_sentence(tmp_path, name):
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).mkdir()
+    with pytest.raises(CheckpointError, match=f"has no {name}"):
+        Adapter.open(Checkpoint.open(zoo.path("base"), "zoo:base", adapter=tmp_path))

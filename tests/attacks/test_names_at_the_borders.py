@@ -1,0 +1,411 @@
+"""Names from files at the four borders: terminal, HTML, pictures, model card.
+
+What a run shows must have the same structure whatever its names are: the same lines and columns,
+the same elements and attributes, the same tables. A name only changes the text.
+"""
+
+import contextlib
+import csv
+import io
+import json
+import logging
+import re
+import shutil
+import subprocess
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+from pathlib import Path
+from wsgiref.util import setup_testing_defaults
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from mutations import FUZZ
+from rich.console import Console
+from run_folders import asked, scores, told, write_run
+from search_run import SMALL
+
+from evomerge.__main__ import main
+from evomerge.__main__ import run as call
+from evomerge.cli import live, terminal, watching
+from evomerge.config.schema import parse
+from evomerge.errors import EvomergeError, without_controls
+from evomerge.export.card import Merge, search_card
+from evomerge.export.parents import Licence, Parent
+from evomerge.export.repeat import search_file
+from evomerge.recipe import Layer, Recipe, Source
+from evomerge.report.page import page, write_page, write_pictures
+from evomerge.report.view import View
+from evomerge.run.folder import RunFolder
+from evomerge.run.history import History
+from evomerge.scores import Example, Failure, Scores
+from evomerge.searching.ranking import ranking_of
+
+PIECES = [
+    *("<img src=x onerror=document.title='run'>", "<script>document.title='run'</script>"),
+    *("</td></table>", "-->", "]]>", "&lt;", '" onload="document.title=1', "' x='"),
+    *("[/bold]", "[red]", "[link=http://a.b]", ":smile:", "\x1b[2J", "\x1b]0;t\x07", "\x9b31m"),
+    *("\u202etxt", "\u2066", "\u200f", "\x00", "\x7f", "\r", "\n", "\t", "\u2028"),
+    *("$\\frac{$", "$", "\\", "$x^{$", "|", "`", "```", "**b**", "[a](http://b.c)", "![a](b)"),
+    *("\n---\n", "\n# head\n", "www.a.com", "=cmd()", ",", ";", "a", "é", "模型", " "),
+]
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+names = st.lists(st.sampled_from(PIECES), min_size=1, max_size=5).map("".join)
+few = settings(FUZZ, max_examples=6)
+EVERYTHING = "".join(PIECES)
+
+
+def run_with(name: str, folder: Path) -> RunFolder:
+    """A finished run in which everything that a file can name has this name, and a letter."""
+    parent, other, task, metric = f"{name}p", f"{name}o", f"{name}t", f"{name}m"
+    layer = Layer("linear", (Source(parent, 0, {"weight": 0.5}), Source(other, 0, {"weight": 0.5})))
+    plain = Layer("linear", (Source(parent, knobs={"weight": 1.0}),))
+    recipe = Recipe(parent, {"model.layers": (layer,)}, plain, plain, dtype="float32")
+
+    def outcome(right: int) -> Scores:
+        found, key = scores(right), f"{task}/{metric}"
+        example = Example(task, 0, name, name, f"{name}x", name, {metric: 1.0})
+        (values,), (value,) = found.values.values(), found.aggregates.values()
+        return Scores({task: tuple(range(24))}, {key: values}, {key: value}, examples=(example,))
+
+    best = asked(3, genome=[0.75, 0.5]) | {"digest": recipe.digest}
+    events = [
+        *(asked(0, parent), told(0, outcome(6)), asked(1, other), told(1, outcome(3))),
+        *(asked(2, genome=[0.25, 1.5]), told(2, Failure("merge", f"{name}r"))),
+        *(best, told(3, outcome(20)), asked(4, genome=[1.75, 0.5]), told(4, outcome(5))),
+        *(told(n, outcome(n + 9)) | {"event": "score", "split": "test"} for n in (0, 1, 3)),
+        {"event": "winner", "candidate": 3},
+    ]
+    run = write_run(
+        folder,
+        events,
+        parents=[parent, other],
+        base=parent,
+        objectives=[{"task": task, "metric": metric}],
+        frozen={
+            "genes": [f"{name}.weight", f"layers[0:2].{parent}.weight"],
+            "parents": {parent: "0" * 64, other: "1" * 64},
+            "versions": {name: name},
+            "sources": {"test": {task: name}},
+        },
+    )
+    run.write("best.yaml", recipe.to_yaml())
+    return run
+
+
+@pytest.fixture(scope="module")
+def harmless(tmp_path_factory):
+    return run_with("word", tmp_path_factory.mktemp("harmless") / "run")
+
+
+@contextlib.contextmanager
+def some_run(name):
+    with tempfile.TemporaryDirectory() as folder:
+        yield run_with(name, Path(folder) / "run")
+
+
+class Elements(HTMLParser):
+    """All tags with the names of their attributes, in their order, but not those of pictures."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, tuple[str, ...]]] = []
+        self.svg = 0
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.svg += tag == "svg"
+        if not self.svg or tag == "svg":
+            self.found.append((tag, tuple(name for name, _ in attrs)))
+        else:  # how many paths a picture has depends on the width of the letters
+            assert tag in DRAWN
+            assert not [name for name, _ in attrs if name.startswith("on")]
+
+    def handle_endtag(self, tag):
+        self.svg -= tag == "svg"
+        self.found.append((f"/{tag}", ())) if not self.svg else None
+
+
+DRAWN = {"defs", "style", "g", "path", "use", "text", "tspan", "clippath", "rect", "image"} | {
+    *(
+        "metadata",
+        "rdf:rdf",
+        "cc:work",
+        "dc:type",
+        "dc:format",
+        "dc:creator",
+        "cc:agent",
+        "dc:title",
+    )
+}
+
+
+@pytest.fixture(scope="module")
+def nasty(tmp_path_factory):
+    return run_with(EVERYTHING, tmp_path_factory.mktemp("nasty") / "run")
+
+
+def check_page(run: RunFolder, harmless: RunFolder) -> None:
+    text = page(run)
+    assert not CONTROLS.search(text)
+    assert Elements(text).found == Elements(page(harmless)).found
+
+
+def test_the_report_has_the_elements_that_it_has_with_harmless_names(harmless, nasty):
+    check_page(nasty, harmless)
+    text = page(nasty)
+    assert "&lt;img src=x onerror=" in text and "[/bold]" in text and r"$\frac{$" in text
+
+
+@settings(FUZZ, max_examples=2)
+@given(name=names)
+def test_so_it_has_with_any_names(harmless, name):
+    with some_run(name) as run:
+        check_page(run, harmless)
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
+def test_no_script_runs_in_a_browser(nasty, tmp_path):
+    write_page(nasty, tmp_path / "report.html")
+    done = subprocess.run(
+        [
+            str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
+            f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=2000",
+            (tmp_path / "report.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )  # fmt: skip
+    assert "<title>run</title>" in done.stdout  # the name of the folder; a script would set it too
+    assert "onerror=&quot;" not in done.stdout and not re.search("<(img|script)", done.stdout)
+
+
+def test_pictures_are_well_formed_and_show_the_names(nasty, tmp_path):
+    files = write_pictures(nasty, tmp_path)
+    assert len(files) >= 4
+    shown = ["".join(ElementTree.parse(file).getroot().itertext()) for file in files]
+    assert any("<img src=x onerror" in text for text in shown)
+    assert not any(CONTROLS.search(text) for text in shown)
+
+
+@pytest.mark.parametrize("path", ["/", "/dashboard", "/api/studies", "/api/studies/0"])
+def test_the_dashboard_sends_names_as_json_only(nasty, path):
+    """Its page is a script that makes text nodes of what the API says."""
+    pytest.importorskip("optuna_dashboard")
+    from evomerge.report.dashboard.server import Dashboard, open_studies
+
+    kinds = []
+    environ = {"PATH_INFO": path, "QUERY_STRING": "after=0" if path[-1] == "0" else ""}
+    setup_testing_defaults(environ)
+    body = b"".join(
+        Dashboard(open_studies([nasty.path]))(
+            environ, lambda _, headers, *__: kinds.append(dict(headers).get("Content-Type"))
+        )
+    )
+    if b"onerror" in body:
+        assert kinds == ["application/json"] and json.loads(body)
+    else:
+        assert path != "/api/studies/0"
+
+
+@contextlib.contextmanager
+def console(is_terminal):
+    """Both consoles of the commands, written to a text; yields a function that returns it."""
+    written = io.StringIO()
+    fake = Console(
+        file=written, force_terminal=is_terminal, width=120, soft_wrap=True,
+        color_system="standard", markup=False, emoji=False, highlight=False,
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(written):
+        for module in (terminal, watching, live):
+            for name in ("out", "err"):
+                if hasattr(module, name):
+                    patch.setattr(module, name, fake)
+        yield written.getvalue
+
+
+COMMANDS = (["results"], ["results", "--candidate", "2"], ["status"], ["results", "--json"])
+
+
+def shown(run: RunFolder, *, is_terminal: bool) -> list[str]:
+    """What each of the commands shows."""
+    found = []
+    for name, *options in COMMANDS:
+        with console(is_terminal) as text:
+            assert call([name, str(run.path), *options]) == 0
+            found.append(text())
+    return found
+
+
+def test_the_consoles_read_no_markup():
+    for real in (terminal.out, terminal.err):
+        with real.capture() as captured:
+            real.print("[red]a[/red] :smile: 1")
+        assert captured.get() == "[red]a[/red] :smile: 1\n"
+
+
+@few
+@given(name=names)
+def test_a_pipe_gets_the_same_lines_and_columns(harmless, name):
+    with some_run(name) as run:
+        *tables, text = shown(run, is_terminal=False)
+    *expected, harmless_text = shown(harmless, is_terminal=False)
+    for table, other in zip(tables, expected, strict=True):
+        assert not CONTROLS.search(table)
+        assert columns(table) == columns(other)
+    assert not CONTROLS.search(text)
+    answer, other = json.loads(text), json.loads(harmless_text)
+    assert list(answer) == list(other)
+    assert [row["origin"] for row in answer["candidates"][:2]] == [f"{name}p", f"{name}o"]
+
+
+def columns(table: str) -> list[int]:
+    """The number of tabs of each line of a table; other lines may depend on the names."""
+    return [line.count("\t") for line in table.split("\n") if "\t" in line]
+
+
+@few
+@given(name=names)
+def test_a_terminal_gets_its_own_control_sequences_only(name):
+    with some_run(name) as run:
+        for text in shown(run, is_terminal=True):
+            assert not CONTROLS.search(re.sub(r"\x1b\[[0-9;]*m", "", text))
+            assert "link=" not in text or "[link=" in name
+
+
+def test_the_panel_of_a_running_search_is_plain_too(nasty):
+    ranking = ranking_of(parse(nasty.config(), "search.yaml"))
+    with console(True) as text:
+        display = live.SearchDisplay(None, ranking, History(nasty.events()))
+        live.err.print(display._panel())
+    assert "<script>" in text() and not CONTROLS.search(re.sub(r"\x1b\[[0-9;]*m", "", text()))
+
+
+def test_markup_is_shown_as_it_is():
+    with some_run(MARKUP) as run:
+        assert all(MARKUP in text for text in shown(run, is_terminal=True)[:3])
+
+
+MARKUP = "[/bold][red][link=a]:smile:"
+
+
+@few
+@given(name=names)
+def test_csv_keeps_every_value(name):
+    with some_run(name) as run, contextlib.redirect_stderr(io.StringIO()):
+        file = run.path / "rows.csv"
+        assert call(["results", str(run.path), "--csv", str(file)]) == 0
+        with file.open(newline="", encoding="utf-8") as lines:
+            rows = list(csv.DictReader(lines))
+    assert [row["origin"] for row in rows[:2]] == [f"{name}p", f"{name}o"]
+    assert f"test {name}t/{name}m" in rows[0] and len(rows) == 5
+
+
+def card(name: str, run: RunFolder) -> ModelCard:
+    """The card of the winner, whose parents, licence and languages have this name."""
+    config, history = parse(run.config(), "search.yaml"), History(run.events())
+    view = View.of(run)
+    assert view.recipe is not None and view.best is not None
+    licences = (Licence(f"{name}l", f"{name}n", f"{name}k"),)
+    parents = {
+        reference: Parent(reference, "org/name", name, licences, (f"{name}g",))
+        for reference in view.recipe.parents
+    }
+    merge = Merge(view.recipe, parents, mergekit=False)
+    texts = search_card(merge, config, history, view.best, ranking_of(config))
+    ElementTree.fromstring(texts["recipe.svg"])
+    return ModelCard(texts["README.md"])
+
+
+def tokens(markdown: str) -> tuple[list[str], str]:
+    """The kinds of blocks and of emphasis in a Markdown text, and what can be read of it."""
+    found = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    blocks = found.parse(markdown)
+    lines = [child for token in blocks for child in token.children or ()]
+    assert {child.type for child in lines} <= {"text", "code_inline", "image", "softbreak"} | BOLD
+    assert [c.attrs["src"] for c in lines if c.type == "image"] == ["recipe.svg"]
+    kinds = [token.type for token in blocks] + [c.type for c in lines if c.type in BOLD]
+    return kinds, "\n".join(child.content for child in lines)
+
+
+BOLD = {"strong_open", "strong_close"}  # of our own sentences
+
+
+@few
+@given(name=names)
+def test_the_card_has_the_metadata_and_the_blocks_of_harmless_names(harmless, name):
+    with some_run(name) as run:
+        found = card(name, run)
+    expected = card("word", harmless)
+    assert tokens(found.text)[0] == tokens(expected.text)[0]
+    data = found.data.to_dict()
+    assert list(data) == list(expected.data.to_dict())
+    plain = without_controls(data["license_name"])
+    assert plain == without_controls(f"{name}n") and len(data["language"]) == 1
+    assert not CONTROLS.search(found.content)
+
+
+def test_nasty_names_leave_the_card_a_card(nasty, harmless):
+    found = card(EVERYTHING, nasty)
+    kinds, text = tokens(found.text)
+    assert kinds == tokens(card("word", harmless).text)[0]
+    assert "<img src=x onerror=" in text and "[a](http://b.c)" in text and "www.a.com" in text
+
+
+SECRET = "/home/me/secret"
+PATHS = {
+    SECRET + "/a b/model": "model",
+    "~/secret/model": "model",
+    f"run:{SECRET}/first": "run:first",
+    f"merge:{SECRET}/m.yaml": "merge:m.yaml",
+    f"org/model+{SECRET}/adapter": "org/model+adapter",
+    f"file={SECRET}/x.jsonl,split=test": "file=x.jsonl,split=test",
+    f"see {SECRET}/x and ../secret/y": "see x and y",
+    "org/model@v1": "org/model@v1",
+    "https://huggingface.co/org/model": "https://huggingface.co/org/model",
+    "1/2 and a / b": "1/2 and a / b",
+}
+
+
+@pytest.mark.parametrize("text", PATHS)
+def test_no_folder_of_this_machine_is_in_the_search_file_of_a_card(text):
+    changes = {"optimizer": {"name": "cma", "start": [text]}}
+    lines = search_file(parse(SMALL | changes, "search.yaml"), {})
+    (block,) = (token for token in MarkdownIt().parse("\n".join(lines)) if token.type == "fence")
+    assert yaml.safe_load(block.content)["optimizer"]["start"] == [PATHS[text]]
+    assert "secret" not in block.content
+
+
+def test_log_messages_have_no_control_sequences(harmless, capsys):
+    with harmless.logged():
+        logging.getLogger("evomerge.test").warning("of %s", "\x1b[2J\u202e\udc80\x9b")
+    assert "of \ufffd[2J\ufffd\ufffd\ufffd\n" in (harmless.path / "log.txt").read_text()
+
+
+@given(sentence=st.text(max_size=3000) | names.map(lambda name: 300 * name))
+@settings(FUZZ)
+def test_every_error_is_one_line_of_under_a_thousand_characters(sentence):
+    text = str(EvomergeError(f"{sentence}; do that."))
+    assert len(text) < 1000 and text.splitlines() == [text] and text.isprintable()
+    assert text.endswith("; do that.")
+
+
+def test_an_error_that_evomerge_did_not_raise_is_one_short_line(monkeypatch, capsys):
+    def fail(arguments):
+        raise RuntimeError("\x1b[2J" + 5000 * "x\u202e\n")
+
+    monkeypatch.setattr("evomerge.__main__.run", fail)
+    monkeypatch.setattr("sys.argv", ["evomerge", "status"])
+    with pytest.raises(SystemExit):
+        main()
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and len(said) < 1000 and said.strip().isprintable()
