@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from attacks.targets.commands import COMMANDS
 from attacks.targets.models import MODELS
 from attacks.targets.recipes import RECIPES
 from attacks.targets.runs import RUNS
@@ -13,5 +14,11 @@ from attacks.targets.target import Target
 
 __all__ = ["TARGETS", "Target"]
 
-TARGETS: dict[str, Target] = {**RUNS, **SEARCHES, **RECIPES, **MODELS}
+TARGETS: dict[str, Target] = {
+    **RUNS,
+    **SEARCHES,
+    **RECIPES,
+    **MODELS,
+    **COMMANDS,
+}
 """Name of a kind of file -> what reads it."""
