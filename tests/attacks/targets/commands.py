@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import tiny
-from attacks.targets.models import ADAPTER, CONFIG, write_adapter
+from attacks.targets.models import ADAPTER, CONFIG, TOKENIZER_CONFIG, write_adapter
 from attacks.targets.recipes import MODELS, RECIPE, two_models
 from attacks.targets.runs import TIMINGS, chained, notes
 from attacks.targets.searches import FROZEN
@@ -41,6 +41,28 @@ EVENTS = [
     {"event": "score", "candidate": 2, "split": "validation", "scores": scores(4, 16).to_dict()},
     {"event": "winner", "candidate": 2},
 ]
+DEEPER = {
+    "merge_method": "passthrough",
+    "slices": [
+        {"sources": [{"model": "a", "layer_range": [0, 2]}]},
+        {"sources": [{"model": "b", "layer_range": [0, 3]}]},
+    ],
+    "dtype": "float32",
+}
+SMALL_SEARCH = {
+    "parents": ["./a", "./b"],
+    "dtype": "float32",
+    "space": {"kind": "parameters", "method": "linear", "knobs": {"weight": [0.0, 1.0]}},
+    "objectives": [{"task": "zoo_maths", "metric": "exact_match"}],
+    "evaluation": {
+        "include": ["zoo:tasks"],
+        "search": {"documents": 4},
+        "validation": {"documents": 4, "finalists": 1},
+        "test": {"documents": 4},
+    },
+    "budget": {"candidates": 4},
+}
+LLAMA = {**tiny.CONFIGS["llama"]().to_dict(), "architectures": ["LlamaForCausalLM"]}
 CARD = {
     "license": "other",
     "license_name": "own",
@@ -144,20 +166,53 @@ def cards(folder: Path) -> Read:
     return read
 
 
+def depths(folder: Path) -> Read:
+    """The config.json of the host of a path through the layers, which a merge writes anew."""
+    two_models(folder)
+    file, out = folder / "recipe.yaml", folder / "out"
+    file.write_text(json.dumps(DEEPER))
+
+    def read(data: bytes) -> Any:
+        (folder / "a" / "config.json").write_bytes(data)
+        try:
+            with contextlib.chdir(folder):
+                return said("merge", file, "--out", out)
+        finally:
+            shutil.rmtree(out, ignore_errors=True)
+
+    return read
+
+
+def validated(name: str) -> Any:
+    """Return the reader of a search file, or of a file of one of its parents, by `validate`."""
+
+    def reader(folder: Path) -> Read:
+        two_models(folder)
+        (folder / "search.yaml").write_text(json.dumps(SMALL_SEARCH))
+
+        def read(data: bytes) -> Any:
+            (folder / name).write_bytes(data)
+            with contextlib.chdir(folder):
+                return said("validate", "search.yaml")
+
+        return read
+
+    return reader
+
+
 def _target(reader: Any, *valid: Any) -> Target:
     files = st.one_of([yaml_files(item) for item in valid])
     return Target(tuple(json.dumps(item).encode() for item in valid), files, reader)
 
 
 _JOURNAL = b"".join(lines_of(EVENTS[1:]))
-_FROZEN = SMALL | {"frozen": FROZEN["frozen"]}
 COMMANDS = {
     "shown journal": Target(
         (chained(json.dumps(EVENTS).encode()),),
         json_files(EVENTS).map(chained) | damaged(_JOURNAL),
         shown_runs(JOURNAL),
     ),
-    "shown search": _target(shown_runs(SEARCH_FILE), SMALL),
+    "shown search": _target(shown_runs(SEARCH_FILE), SMALL | {"frozen": FROZEN["frozen"]}),
     "shown timings": Target(
         ("".join(json.dumps(line) + "\n" for line in TIMINGS).encode(),),
         notes(TIMINGS),
@@ -166,5 +221,15 @@ COMMANDS = {
     "merge": _target(merges, RECIPE, MODELS),
     "opened model": Target((json.dumps(CONFIG).encode(),), json_files(CONFIG), opened_models),
     "opened adapter": Target((json.dumps(ADAPTER).encode(),), json_files(ADAPTER), opened_adapters),
+    "deeper model": Target((json.dumps(LLAMA).encode(),), json_files(LLAMA), depths),
+    "validated search": _target(validated("search.yaml"), SMALL_SEARCH),
+    "validated model": Target(
+        (json.dumps(LLAMA).encode(),), json_files(LLAMA), validated("a/config.json")
+    ),
+    "validated tokenizer": Target(
+        (json.dumps(TOKENIZER_CONFIG).encode(),),
+        json_files(TOKENIZER_CONFIG),
+        validated("a/tokenizer_config.json"),
+    ),
     "card": _target(cards, CARD),
 }
