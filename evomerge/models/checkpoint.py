@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import CheckpointError
+from evomerge.models.config_types import SECTIONS, check_types
 from evomerge.models.files import TEMPLATES, check_files
 from evomerge.models.fingerprint import content_digest
 from evomerge.models.grams import Gram, GramFile
@@ -138,6 +139,7 @@ class Checkpoint:
                 "`save_pretrained` wrote."
             )
         config = read_json(folder / "config.json")
+        check_types(config, str(folder / "config.json"))
         if config.get("quantization_config"):
             raise CheckpointError(
                 f"Parent {reference!r} is quantised (config.json has quantization_config); merge "
@@ -254,7 +256,7 @@ class Checkpoint:
     @property
     def text_config(self) -> Mapping[str, Any]:
         """The part of the config for the language model; the whole config in a text model."""
-        for key in ("text_config", "llm_config", "language_config", "decoder"):
+        for key in SECTIONS:
             if isinstance(self.config.get(key), dict):
                 return self.config[key]  # type: ignore[no-any-return]
         return self.config
