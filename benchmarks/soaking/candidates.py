@@ -14,6 +14,7 @@ from search_run import command, environment
 
 from soaking.part import Part
 from soaking.searches import WEIGHTS
+from soaking.temporary import temporary_files
 
 SEARCH = WEIGHTS | {
     "space": WEIGHTS["space"] | {"groups": "one"},
@@ -68,7 +69,7 @@ def soak(part: Part, count: int, folder: Path) -> None:
         "open files at the end": at_end.files,
         "temporary at 10 %": at_tenth.temporary,
         "temporary at the end": at_end.temporary,
-        "temporary after it": len(list((folder / "tmp").iterdir())),
+        "temporary after it": len(temporary_files(folder / "tmp")),
         "CPU ms, first tenth": round(1000 * early, 1),
         "CPU ms, last tenth": round(1000 * late, 1),
     }
@@ -128,7 +129,7 @@ def _sample(process: psutil.Process, told: int, temporary: Path) -> Sample | Non
                 spent.user + spent.system,
                 process.memory_info().rss,
                 process.num_fds(),
-                len(list(temporary.iterdir())),
+                len(temporary_files(temporary)),
             )
     except psutil.Error:  # it ended meanwhile
         return None

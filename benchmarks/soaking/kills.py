@@ -17,6 +17,7 @@ from search_run import start
 
 from soaking.part import Part
 from soaking.searches import SEARCHES, Search
+from soaking.temporary import temporary_files
 
 EACH = 5
 """Kills of one search."""
@@ -217,7 +218,7 @@ def _left(folder: Path, children: set[psutil.Process]) -> str | None:
     _, alive = psutil.wait_procs(children, 30)
     if alive:
         return f"{len(alive)} processes of killed searches still run"
-    files = [path.name for path in (folder / "tmp").iterdir()]
+    files = temporary_files(folder / "tmp")
     return f"temporary files are left: {files[:5]}" if files else None
 
 

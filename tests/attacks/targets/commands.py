@@ -11,7 +11,7 @@ from typing import Any
 
 import tiny
 from attacks.targets.models import ADAPTER, CONFIG, TOKENIZER_CONFIG, write_adapter
-from attacks.targets.recipes import MODELS, RECIPE, two_models
+from attacks.targets.recipes import MODELS, RECIPE, SLICES, two_models
 from attacks.targets.runs import TIMINGS, chained, notes
 from attacks.targets.searches import FROZEN
 from attacks.targets.target import Read, Target
@@ -218,7 +218,7 @@ COMMANDS = {
         notes(TIMINGS),
         shown_runs("timings.jsonl"),
     ),
-    "merge": _target(merges, RECIPE, MODELS),
+    "merge": _target(merges, RECIPE, MODELS, SLICES),
     "opened model": Target((json.dumps(CONFIG).encode(),), json_files(CONFIG), opened_models),
     "opened adapter": Target((json.dumps(ADAPTER).encode(),), json_files(ADAPTER), opened_adapters),
     "deeper model": Target((json.dumps(LLAMA).encode(),), json_files(LLAMA), depths),
