@@ -23,8 +23,10 @@ EACH = 5
 """Kills of one search."""
 LONGEST = 1200
 """Seconds after which a search that was not killed must have ended."""
-FEWEST = 300
+MOST = 300
 """Most commands that one search may need."""
+NOW = "now"
+"""Folder in which every search runs, since some files of a run name folders beside it."""
 
 
 def soak(
@@ -36,7 +38,7 @@ def soak(
         part: the result, which is added to; kills that it has already are not repeated.
         count: number of kills.
         names: kinds of searches; empty: all.
-        folder: where the runs are; the last one of each kind is kept, and those that differ.
+        folder: where the runs are; those that differ are kept.
         saved: called after each search.
     """
     chosen = [name for name in SEARCHES if not names or name in names]
@@ -49,9 +51,8 @@ def soak(
             unbroken[name] = _whole(search, folder / f"{name}-unbroken")
         done = part.details.setdefault(name, {"kills": 0, "searches": 0, "faults": 0})
         number = done["searches"]
-        path = folder / f"{name}-{number}"
-        kills = min(EACH, count - part.tried)
-        fault = _killed(search, unbroken[name], path, kills, random.Random(f"{name} {number}"))
+        kills, now = min(EACH, count - part.tried), folder / NOW
+        fault = _killed(search, unbroken[name], now, kills, random.Random(f"{name} {number}"))
         for _ in range(kills - 1):
             part.count(None)
         part.count(fault and f"{name} {number}: {fault}")
@@ -60,8 +61,8 @@ def soak(
         done["faults"] += fault is not None
         saved()
         print(f"kills: {name} {done} {fault or ''}", flush=True)
-        if fault is None:
-            shutil.rmtree(path)
+        if fault is not None:
+            now.rename(folder / f"{name}-{number}")
 
 
 def _write(search: Search, folder: Path) -> Path:
@@ -79,10 +80,13 @@ def _begin(folder: Path, *arguments: object) -> Forked:
 
 def _whole(search: Search, folder: Path) -> Path:
     """Make a run that is not killed, and return its folder."""
-    file = _write(search, folder)
-    code = _begin(folder, "search", file, "--run", folder / "run").wait(LONGEST)
+    now = folder.parent / NOW
+    file = _write(search, now)
+    code = _begin(now, "search", file, "--run", now / "run").wait(LONGEST)
     if code:
-        raise SystemExit(f"the unbroken search failed: {(folder / 'said.txt').read_text()}")
+        raise SystemExit(f"the unbroken search failed: {(now / 'said.txt').read_text()}")
+    shutil.rmtree(folder, ignore_errors=True)
+    now.rename(folder)
     return folder / "run"
 
 
@@ -101,7 +105,7 @@ def _killed(
     before: dict[Path, bytes] = {}
     children: set[psutil.Process] = set()
     killed = 0
-    for _ in range(FEWEST):
+    for _ in range(MOST):
         arguments = ["resume", run] if _can_resume(run) else begin
         process = _begin(folder, *arguments)
         last = killed == kills
