@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
+from pathlib import Path
 from typing import Generic, TypeVar, cast
 
 from evomerge.errors import ConfigError, InputError, did_you_mean
@@ -41,7 +42,7 @@ class Registry(Generic[T]):
 
     def names(self) -> tuple[str, ...]:
         """Return all names: those of evomerge in their order, then those of other packages."""
-        added = {point.name for point in entry_points(group=self.group)}
+        added = {point.name for point in _entry_points(self.group)}
         return (*self.builtin, *sorted(added - set(self.builtin)))
 
     def get(self, name: str) -> T:
@@ -54,7 +55,7 @@ class Registry(Generic[T]):
         if name in self.builtin:
             module, _, attribute = self.builtin[name].partition(":")
             return cast(T, getattr(import_module(module), attribute))
-        for point in entry_points(group=self.group):
+        for point in _entry_points(self.group):
             if point.name == name:
                 return self._load(point)
         names = self.names()
@@ -73,3 +74,17 @@ class Registry(Generic[T]):
                 f"The {self.kind} {point.name!r} of the entry point {point.value!r} cannot be "
                 f"loaded ({type(error).__name__}: {error}); repair or uninstall that package."
             ) from error
+
+
+def _entry_points(group: str) -> list[EntryPoint]:
+    """Return the entry points of installed packages.
+
+    `python -m` searches the working folder too, where a stranger's files may be.
+    """
+    here = Path.cwd()
+    found = entry_points(group=group)
+    return [point for point in found if not point.dist or _folder(point.dist) != here]
+
+
+def _folder(distribution: Distribution) -> Path:
+    return Path(str(distribution.locate_file(""))).resolve()

@@ -48,7 +48,7 @@ def _search_file(data: Any, text: str, path: Path, shown: bool) -> None:
     """A search file that the page does not name is `search.yaml`."""
     path = path if shown else Path("search.yaml")
     path.write_text(text)
-    page_commands.evomerge(["validate", str(path)])
+    page_commands.evomerge(["validate", str(path), "--trust-code"])
 
 
 def _part_of_a_search_file(data: Any, text: str, path: Path, shown: bool) -> None:
@@ -57,7 +57,7 @@ def _part_of_a_search_file(data: Any, text: str, path: Path, shown: bool) -> Non
     parsed = parse(merged(whole, data), "the block")
     if shown or not ("executor" in data or parsed.evaluation.backend == "vllm"):
         path.write_text(yaml.safe_dump(merged(whole, data), sort_keys=False))
-        page_commands.evomerge(["validate", str(path)])
+        page_commands.evomerge(["validate", str(path), "--trust-code"])
 
 
 def _merge(data: Any, text: str, path: Path, shown: bool) -> None:

@@ -73,7 +73,9 @@ def evaluate(
     config: str | PathLike[str] | Mapping[str, Any],
     split: str = "test",
     *,
+    allow_pickle: bool = False,
     allow_code: bool = False,
+    trust_code: bool = False,
 ) -> dict[str, Estimate]:
     """Score any model on the documents of a search.
 
@@ -81,8 +83,10 @@ def evaluate(
         model: folder, Hub id, `zoo:NAME`, `run:DIR` or `merge:FILE.yaml`.
         config: path of a search file or of a run's `search.yaml`, or its content.
         split: `search`, `validation` or `test`.
-        allow_code: accept tasks that run code which models write; a run's `search.yaml` says itself
-            whether they are accepted.
+        allow_pickle: accept parents with pickled weights.
+        allow_code: accept tasks that run code which models write. What was allowed for a run that
+            was started on this machine needs no argument.
+        trust_code: let the code run that the search file names, and remember its files.
 
     Returns:
         `task/metric` -> the score with its 95 % interval (`value`, `low`, `high`).
@@ -95,10 +99,17 @@ def evaluate(
     from evomerge.searching.ranking import measured
     from evomerge.setup.runs import prepare
     from evomerge.setup.search import evaluate as evaluate_model
+    from evomerge.trust.consent import Consent
 
     if isinstance(config, Mapping):
         parsed, folder = parse(with_named_functions(config), "config"), Path.cwd()
     else:
         parsed, folder = load(Path(config)), Path(config).parent
-    problem = prepare(parsed, folder, allow_code=allow_code)
+    problem = prepare(
+        parsed,
+        folder,
+        allow_pickle=allow_pickle,
+        allow_code=allow_code,
+        consent=Consent(given=trust_code),
+    )
     return intervals(measured(problem.ranking), evaluate_model(problem, str(model), split))

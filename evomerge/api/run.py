@@ -188,6 +188,7 @@ class Run:
         *,
         dtype: str | None = None,
         shard_size: str = "5GB",
+        allow_pickle: bool = False,
     ) -> Path:
         """Write a candidate as an ordinary Hugging Face checkpoint, bit for bit what was scored.
 
@@ -196,6 +197,7 @@ class Run:
             candidate: `best`, or a number.
             dtype: dtype of the weights, if not the one that was scored.
             shard_size: largest size of a weight file.
+            allow_pickle: accept parents with pickled weights, even if the run was not started here.
 
         Returns:
             the folder.
@@ -205,7 +207,9 @@ class Run:
         """
         from evomerge.export.candidate import export_candidate
 
-        export_candidate(self._run, Path(out), str(candidate), dtype, shard_size)
+        export_candidate(
+            self._run, Path(out), str(candidate), dtype, shard_size, allow_pickle=allow_pickle
+        )
         return Path(out)
 
     def report(self, out: str | PathLike[str] | None = None) -> Path:

@@ -20,7 +20,7 @@ from evomerge.run.logbook import Follower
 from evomerge.run.writable import check_run_folder
 
 if TYPE_CHECKING:
-    from evomerge.setup.problem import Problem
+    from evomerge.setup.problem import Allowed, Problem
 
 
 def search(
@@ -32,6 +32,7 @@ def search(
     followers: Sequence[Follower] = (),
     allow_pickle: bool = False,
     allow_code: bool = False,
+    trust_code: bool = False,
 ) -> Run:
     """Start a search, wait for its end and return its run.
 
@@ -53,6 +54,9 @@ def search(
         allow_pickle: accept parents with pickled weights.
         allow_code: accept tasks that run code which models write (`unsafe_code` in lm-eval:
             HumanEval, MBPP); it runs in processes with limits.
+        trust_code: let the code run that the search file names, and remember its files: modules of
+            functions, and task YAML with functions. Nothing needs to be said of functions that are
+            passed as Python objects, and of installed packages.
 
     Raises:
         InputError: the search file, a parent or the folder is wrong; nothing was computed.
@@ -60,7 +64,9 @@ def search(
     """
     from evomerge.config.schema import override, parse, read, refuse_frozen
     from evomerge.setup import stages
+    from evomerge.setup.problem import Allowed
     from evomerge.setup.runs import begin, prepare
+    from evomerge.trust.consent import Consent
 
     folder = Path(run)
     RunFolder.check_free(folder)
@@ -69,21 +75,20 @@ def search(
     else:
         data, source = read(Path(config)), Path(config)
     refuse_frozen(data, source)
+    allowed = Allowed(
+        allow_pickle=allow_pickle, allow_code=allow_code, consent=Consent(given=trust_code)
+    )
     if stages.is_staged(data):
         if candidates:
             data = stages.with_candidates(data, candidates)
-        problems = stages.start(
-            data, source, folder, allow_pickle=allow_pickle, allow_code=allow_code
-        )
+        problems = stages.start(data, source, folder, **allowed)
         _warn(problems)
-        return _run_stages(folder, progress, followers)
+        return _run_stages(folder, progress, followers, allowed)
     if candidates:
         data = deepcopy(data)  # the caller's mapping stays as it is
         override(data, f"budget.candidates={candidates}")
     parsed = parse(data, str(source))
-    problem = prepare(
-        parsed, source.absolute().parent, allow_pickle=allow_pickle, allow_code=allow_code
-    )
+    problem = prepare(parsed, source.absolute().parent, **allowed)
     _warn([problem])
     return _run(*begin(folder, problem), {}, progress, followers)
 
@@ -97,6 +102,9 @@ def resume(
     truncate: bool = False,
     progress: bool = True,
     followers: Sequence[Follower] = (),
+    allow_pickle: bool = False,
+    allow_code: bool = False,
+    trust_code: bool = False,
     **executor: Any,
 ) -> Run:
     """Continue a search from where it was, wait for its end and return its run.
@@ -111,6 +119,9 @@ def resume(
             `journal.jsonl.damaged-N`, and a warning says how many events were dropped.
         progress: whether to show a progress bar.
         followers: see `search`.
+        allow_pickle: see `search`; only needed for a run that was not started on this machine.
+        allow_code: as `allow_pickle`.
+        trust_code: as `allow_pickle`, or if the code has changed.
         **executor: keys of the section `executor` for this session, for example
             `kind="processes", workers=4`.
 
@@ -118,8 +129,13 @@ def resume(
         InputError: the folder is not a run, a parent has changed, or a bound has been passed.
         SearchError: the search cannot go on.
     """
+    from evomerge.setup.problem import Allowed
     from evomerge.setup.runs import check_budget, continued
+    from evomerge.trust.consent import Consent
 
+    allowed = Allowed(
+        allow_pickle=allow_pickle, allow_code=allow_code, consent=Consent(given=trust_code)
+    )
     path = run.folder if isinstance(run, Run) else Path(run)
     bounds = {"candidates": candidates, "hours": hours, "patience": patience}
     if (path / STAGES).is_file():
@@ -131,7 +147,7 @@ def resume(
                 f"give the folder of a stage, for example {path / 'stage-1'}."
             )
         check_run_folder(path)
-        return _run_stages(path, progress, followers)
+        return _run_stages(path, progress, followers, allowed)
     folder = RunFolder(path)
     given = {name: value for name, value in bounds.items() if value is not None}
     check_run_folder(folder.path)
@@ -139,7 +155,7 @@ def resume(
         warnings.warn(f"{cut}.", stacklevel=2)
     check_budget(folder, given)
     moves = [f"executor.{key}={json.dumps(value)}" for key, value in executor.items()]
-    return _run(folder, continued(folder, moves), given, progress, followers)
+    return _run(folder, continued(folder, moves, **allowed), given, progress, followers)
 
 
 def _warn(problems: Sequence[Problem]) -> None:
@@ -151,13 +167,15 @@ def _warn(problems: Sequence[Problem]) -> None:
         warnings.warn(note, stacklevel=3)
 
 
-def _run_stages(folder: Path, progress: bool, followers: Sequence[Follower]) -> Run:
+def _run_stages(
+    folder: Path, progress: bool, followers: Sequence[Follower], allowed: Allowed
+) -> Run:
     from evomerge.setup.stages import run_stages
 
     def run(stage: RunFolder, problem: Problem) -> None:
         _run(stage, problem, {}, progress, followers)
 
-    run_stages(folder, run)
+    run_stages(folder, run, **allowed)
     return Run(folder)
 
 

@@ -16,6 +16,7 @@ from evomerge.cli.options import (
     FileArgument,
     JsonOption,
     SetOption,
+    TrustCodeOption,
 )
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def validate(
     allow_benchmarks: AllowBenchmarksOption = False,
     allow_pickle: AllowPickleOption = False,
     allow_code: AllowCodeOption = False,
+    trust_code: TrustCodeOption = False,
     time: Annotated[
         bool,
         typer.Option("--time", help="score a candidate, and estimate time and memory from it"),
@@ -54,15 +56,20 @@ def validate(
 ) -> None:
     """Check a search file: parents, shapes, tasks, metrics, documents, memory."""
     from evomerge.cli import terminal
+    from evomerge.cli.consent import consent_of
     from evomerge.config.schema import load, read, refuse_frozen
     from evomerge.setup import stages
     from evomerge.setup.genes import gene_list
     from evomerge.setup.preflight import summary, warnings
+    from evomerge.setup.problem import Allowed
     from evomerge.setup.runs import prepare
 
     refuse_frozen(data := read(file, set_), file)
+    allowed = Allowed(
+        allow_pickle=allow_pickle, allow_code=allow_code, consent=consent_of(trust_code)
+    )
     if stages.is_staged(data):
-        problems = stages.check(data, file, allow_pickle=allow_pickle, allow_code=allow_code)
+        problems = stages.check(data, file, **allowed)
         notes_by_stage = [warnings(problem, allow_benchmarks) for problem in problems]
         costs = [_cost(problem) if time else None for problem in problems]
         if as_json:
@@ -83,7 +90,7 @@ def validate(
         terminal.say(f"{file} is valid: {len(problems)} stages")
         return
     parsed = load(file, set_)
-    problem = prepare(parsed, file.parent, allow_pickle=allow_pickle, allow_code=allow_code)
+    problem = prepare(parsed, file.parent, **allowed)
     values, notes = summary(problem), warnings(problem, allow_benchmarks)
     cost = _cost(problem) if time else None
     if as_json:

@@ -15,6 +15,7 @@ from evomerge.cli.options import (
     OutOption,
     RunFolderArgument,
     ShardSizeOption,
+    TrustCodeOption,
 )
 
 
@@ -28,13 +29,17 @@ def export(
         str | None, typer.Option(help="dtype of the weights, if not the one that was scored")
     ] = None,
     shard_size: ShardSizeOption = "5GB",
+    allow_pickle: AllowPickleOption = False,
 ) -> None:
     """Write a candidate as an ordinary Hugging Face checkpoint."""
     from evomerge.cli import terminal
     from evomerge.export.candidate import export_candidate
     from evomerge.run.folder import RunFolder
 
-    exported = export_candidate(RunFolder(directory), out, candidate, dtype, shard_size)
+    exported = export_candidate(
+        RunFolder(directory), out, candidate, dtype, shard_size, allow_pickle=allow_pickle
+    )
+    terminal.warn(exported.notes)
     terminal.say(f"wrote candidate {exported.number} to {out}")
     if exported.not_in_mergekit is not None:
         terminal.say(f"there is no mergekit_config.yml: {exported.not_in_mergekit}")
@@ -64,13 +69,16 @@ def evaluate(
     show: Annotated[
         int, typer.Option(min=0, help="print so many documents with prompt, answer and target")
     ] = 0,
+    allow_pickle: AllowPickleOption = False,
     allow_code: AllowCodeOption = False,
+    trust_code: TrustCodeOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Score any model on the documents of a search."""
     from dataclasses import asdict
 
     from evomerge.cli import terminal
+    from evomerge.cli.consent import consent_of
     from evomerge.config.schema import load
     from evomerge.report.confidence import factor_of, intervals
     from evomerge.report.sampled import sampling_note
@@ -79,7 +87,13 @@ def evaluate(
     from evomerge.setup.search import evaluate as evaluate_model
     from evomerge.setup.tasks import sampled
 
-    problem = prepare(load(config), config.parent, allow_code=allow_code)
+    problem = prepare(
+        load(config),
+        config.parent,
+        allow_pickle=allow_pickle,
+        allow_code=allow_code,
+        consent=consent_of(trust_code),
+    )
     scores = evaluate_model(problem, model, split, show)
     estimates = intervals(measured(problem.ranking), scores)
     if as_json:

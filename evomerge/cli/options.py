@@ -35,6 +35,12 @@ AllowCodeOption = Annotated[
     bool,
     typer.Option(help="run code that models write, in processes with limits (HumanEval, MBPP)"),
 ]
+TrustCodeOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-code", help="run the code that the search file names, and remember these files"
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="override a key of the search file"),

@@ -17,6 +17,7 @@ from evomerge.cli.options import (
     RunFolderArgument,
     SetOption,
     TrackOption,
+    TrustCodeOption,
 )
 
 if TYPE_CHECKING:
@@ -32,33 +33,37 @@ def search(
     allow_benchmarks: AllowBenchmarksOption = False,
     allow_pickle: AllowPickleOption = False,
     allow_code: AllowCodeOption = False,
+    trust_code: TrustCodeOption = False,
     track: TrackOption = None,
 ) -> None:
     """Start a search."""
+    from evomerge.cli.consent import consent_of
     from evomerge.cli.terminal import busy, warn
     from evomerge.config.schema import load, read, refuse_frozen
     from evomerge.run.folder import RunFolder
     from evomerge.setup import stages
     from evomerge.setup.preflight import warnings
+    from evomerge.setup.problem import Allowed
     from evomerge.setup.runs import begin, prepare
 
     _check_tracker(track)
     RunFolder.check_free(run)
     refuse_frozen(data := read(file, set_), file)
+    allowed = Allowed(
+        allow_pickle=allow_pickle, allow_code=allow_code, consent=consent_of(trust_code)
+    )
     if stages.is_staged(data):
         if candidates:
             data = stages.with_candidates(data, candidates)
         with busy(f"checking {file}"):
-            problems = stages.start(
-                data, file, run, allow_pickle=allow_pickle, allow_code=allow_code
-            )
+            problems = stages.start(data, file, run, **allowed)
         warn([note for problem in problems for note in warnings(problem, allow_benchmarks)])
-        stages.run_stages(run, lambda stage, problem: _run(stage, problem, {}, track))
+        stages.run_stages(run, lambda stage, problem: _run(stage, problem, {}, track), **allowed)
         return
     overrides = [*(set_ or []), *([f"budget.candidates={candidates}"] if candidates else [])]
     with busy(f"checking {file}"):
         parsed = load(file, overrides)
-        problem = prepare(parsed, file.parent, allow_pickle=allow_pickle, allow_code=allow_code)
+        problem = prepare(parsed, file.parent, **allowed)
         notes = warnings(problem, allow_benchmarks)
     warn(notes)
     with busy("creating the run"):
@@ -85,6 +90,9 @@ def resume(
             help="run elsewhere in this session, e.g. executor.kind=processes",
         ),
     ] = None,
+    allow_pickle: AllowPickleOption = False,
+    allow_code: AllowCodeOption = False,
+    trust_code: TrustCodeOption = False,
     truncate: Annotated[
         bool,
         typer.Option(
@@ -96,14 +104,19 @@ def resume(
 ) -> None:
     """Continue a search, with a larger budget or with other workers if you say so."""
     from evomerge.cli import terminal
+    from evomerge.cli.consent import consent_of
     from evomerge.errors import InputError
     from evomerge.run import repair
     from evomerge.run.folder import STAGES, RunFolder
     from evomerge.run.writable import check_run_folder
     from evomerge.setup import stages
+    from evomerge.setup.problem import Allowed
     from evomerge.setup.runs import check_budget, continued
 
     _check_tracker(track)
+    allowed = Allowed(
+        allow_pickle=allow_pickle, allow_code=allow_code, consent=consent_of(trust_code)
+    )
     if (directory / STAGES).is_file():
         if candidates or hours or patience or set_ or truncate:
             raise InputError(
@@ -112,7 +125,9 @@ def resume(
                 f"{directory / 'stage-1'}."
             )
         check_run_folder(directory)
-        stages.run_stages(directory, lambda stage, problem: _run(stage, problem, {}, track))
+        stages.run_stages(
+            directory, lambda stage, problem: _run(stage, problem, {}, track), **allowed
+        )
         return
     run = RunFolder(directory)
     check_run_folder(run.path)
@@ -122,7 +137,7 @@ def resume(
     new_budget = {"candidates": candidates, "hours": hours, "patience": patience}
     given = {name: value for name, value in new_budget.items() if value is not None}
     check_budget(run, given)
-    _run(run, continued(run, set_ or []), given, track)
+    _run(run, continued(run, set_ or [], **allowed), given, track)
 
 
 def _check_tracker(name: str | None) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, JustifyMethod
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
@@ -50,6 +51,8 @@ WORKER_HEADERS = ("worker", "place", "does", "for")
 
 out = Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
 err = Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False)
+
+_shown: list[Status] = []
 
 
 def print_json(value: Any) -> None:
@@ -277,8 +280,24 @@ def busy(message: str) -> Iterator[None]:
     if not err.is_terminal:
         yield
         return
-    with err.status(Text(without_controls(message))):
+    with err.status(Text(without_controls(message))) as status:
+        _shown.append(status)
+        try:
+            yield
+        finally:
+            _shown.remove(status)
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """Show nothing on the terminal that is redrawn while the block runs, such as a question."""
+    for status in _shown:
+        status.stop()
+    try:
         yield
+    finally:
+        for status in _shown:
+            status.start()
 
 
 def warn(notes: Iterable[str]) -> None:

@@ -120,6 +120,11 @@ class Frozen(Section):
         default_factory=dict,
         description="split -> task -> task and split that its document ids belong to",
     )
+    tasks: dict[str, dict[str, dict[str, str]]] = Field(
+        default_factory=dict,
+        description="split -> task -> digests of its documents, prompts and settings; a task that "
+        "has changed is refused. Empty in runs of earlier versions",
+    )
     datasets: dict[str, dict[str, HubDataset]] = Field(
         default_factory=dict,
         description="split -> task -> its data set; only those that are on the Hub",

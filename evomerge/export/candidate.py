@@ -12,6 +12,7 @@ from evomerge.run.writable import check_new_folder
 from evomerge.setup.anchored import anchored_recipe
 from evomerge.setup.runs import chosen_candidate, reopen
 from evomerge.setup.strategy import recipe_of
+from evomerge.setup.weight_digests import check_weights
 from evomerge.setup.worker import members_folder
 
 
@@ -22,14 +23,22 @@ class Exported:
     Attributes:
         number: number of the candidate.
         not_in_mergekit: why there is no `mergekit_config.yml`; None if there is one.
+        notes: sentences for a person; see `evomerge.merging.backend.write`.
     """
 
     number: int
     not_in_mergekit: str | None
+    notes: tuple[str, ...]
 
 
 def export_candidate(
-    run: RunFolder, out: Path, which: str, dtype: str | None, shard_size: str
+    run: RunFolder,
+    out: Path,
+    which: str,
+    dtype: str | None,
+    shard_size: str,
+    *,
+    allow_pickle: bool = False,
 ) -> Exported:
     """Write a candidate of a run as a Hugging Face checkpoint.
 
@@ -39,6 +48,7 @@ def export_candidate(
         which: `best` or the candidate's number.
         dtype: dtype of the checkpoint, or None for the one that the candidate was scored in.
         shard_size: largest size of a weight file, such as `5GB`.
+        allow_pickle: accept parents with pickled weights, even if the run was not started here.
 
     Raises:
         InputError: there is no such candidate, a parent has changed, `out` exists, or the disk
@@ -50,11 +60,12 @@ def export_candidate(
     from evomerge.merging.backend import write
 
     check_new_folder(out)
-    problem, history = reopen(run), History(run.events())
+    problem, history = reopen(run, allow_pickle=allow_pickle), History(run.events())
     candidate = chosen_candidate(problem, history, which)
     recipe = recipe_of(problem.space, candidate, history.candidates)
     if dtype is not None:
         recipe = replace(recipe, dtype=dtype)
+    check_weights(run, {name: problem.checkpoints[name] for name in recipe.parents})
     texts = {"evomerge_recipe.yaml": anchored_recipe(recipe, run.path).to_yaml()}
     reason = None
     try:
@@ -65,5 +76,7 @@ def export_candidate(
     merge = Merge(recipe, parents, mergekit=reason is None)
     texts |= search_card(merge, problem.config, history, candidate, problem.ranking)
     folder = members_folder(run.path)
-    write(recipe, problem.checkpoints, out, shard_size=shard_size, texts=texts, folder=folder)
-    return Exported(candidate.number, reason)
+    notes = write(
+        recipe, problem.checkpoints, out, shard_size=shard_size, texts=texts, folder=folder
+    )
+    return Exported(candidate.number, reason, notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import CheckpointError, InputError
 from evomerge.merging.tensors.adapters import adapter_patches
-from evomerge.merging.tokenizers.plan import plan_tokenizer
+from evomerge.merging.tokenizers.plan import GENERATION, plan_tokenizer
 from evomerge.merging.writer import write_model
 from evomerge.models.causal import check_causal
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.code_keys import code_notes
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.run.temporary import TemporaryFolder
 
@@ -72,7 +74,7 @@ def resident(
     from evomerge.merging.resident import Resident
     from evomerge.merging.routed import RoutedResident
 
-    rows = plan_tokenizer(recipe, checkpoints).rows
+    plan = plan_tokenizer(recipe, checkpoints)
     patches = adapter_patches(checkpoints)
     kind = RoutedResident if routed else Resident
     return kind(
@@ -82,9 +84,10 @@ def resident(
         place,
         memory=memory,
         patches=patches,
-        rows=rows,
+        rows=plan.rows,
         members=members,
         release=release and not routed,
+        generation=plan.files.get(GENERATION),
     )
 
 
@@ -111,7 +114,7 @@ def tokenizer(checkpoints: Mapping[str, Checkpoint], recipe: Recipe) -> Any:
         for file in host.companions:
             if file.parent == host.folder and file.name not in plan.dropped:
                 shutil.copyfile(file, folder / file.name)
-        shutil.copyfile(host.folder / "config.json", folder / "config.json")
+        (folder / "config.json").write_text(json.dumps(host.config), encoding="utf-8")
         for file_name, text in plan.files.items():
             (folder / file_name).write_text(text, encoding="utf-8")
         return load_tokenizer(folder, recipe.tokenizer)
@@ -142,7 +145,8 @@ def write(
         weights: False: see `write_model`.
 
     Returns:
-        one sentence for each decision that was made because the parents' tokenizers differ.
+        one sentence for each decision that was made because the parents' tokenizers differ, and for
+        each file of the host of which something is left out.
 
     Raises:
         InputError: `memory` or `shard_size` is not a size, or as `write_model`.
@@ -165,7 +169,9 @@ def write(
     finally:
         if sources:
             sources.close()
-    return plan.notes
+    host = checkpoints[recipe.host]
+    notes = code_notes(host.reference, [host.folder / "config.json", *host.companions])
+    return (*notes, *plan.notes)
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> Any:
@@ -220,13 +226,15 @@ def load(checkpoint: Checkpoint, place: str | Placement, dtype: str = "bfloat16"
         return resident({checkpoint.reference: checkpoint}, recipe, place).apply(recipe)
     from transformers import AutoModelForCausalLM
 
-    from evomerge.merging.architecture.loading import quiet
+    from evomerge.merging.architecture.loading import quiet, transformers_config
     from evomerge.merging.architecture.placement import Placement
 
     try:
         with quiet():
             found: Any = AutoModelForCausalLM.from_pretrained(
                 checkpoint.folder,
+                # The file may name an attention, even one whose code transformers would download.
+                config=transformers_config(checkpoint.config),
                 trust_remote_code=False,
                 dtype="auto",
                 output_loading_info=True,

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from evomerge.errors import RecipeError
 from evomerge.merging.architecture.depth import merged_config
+from evomerge.merging.architecture.generation import generation_config
 from evomerge.merging.architecture.layout import Layout, build_layout
 from evomerge.merging.architecture.loadable import check_loadable
 from evomerge.merging.architecture.placement import Placement, device_of
@@ -78,6 +79,7 @@ class Resident:
         release: whether pages of the parents' files are given back as soon as a tensor is merged,
             so that never all parents are in memory. They are mostly found again in the system's
             cache.
+        generation: text of the `generation_config.json` of the merged models; None: the host's.
 
     Raises:
         CheckpointError: transformers cannot build the host.
@@ -101,9 +103,10 @@ class Resident:
         rows: TokenRows | None = None,
         members: Members | None = None,
         release: bool = False,
+        generation: str | None = None,
     ) -> None:
         self.checkpoints, self.dtype, self.rows = checkpoints, dtype, rows
-        self.release = release
+        self.release, self.generation = release, generation
         self.placement = Placement(place) if isinstance(place, str) else place
         self._host, self._patches, self._members = host, patches, members
         self._open(checkpoints)
@@ -274,9 +277,10 @@ class Resident:
             for plan in plans
             if plan.dtype not in FLOATING
         }
-        layout = build_layout(
-            data, self.planner.host.folder, shapes, constants, TORCH_DTYPES[STORED[self.dtype]]
-        )
+        layout = build_layout(data, shapes, constants, TORCH_DTYPES[STORED[self.dtype]])
+        settings = generation_config(data, self.generation or self.planner.host.generation)
+        if settings is not None and layout.module.can_generate():  # type: ignore[operator]
+            layout.module.generation_config = settings
         self._allocate(layout)
         self.placement.settle(layout.module)
         return layout

@@ -28,6 +28,7 @@ from evomerge.merging.tensors.reader import Patch, Reader, TokenRows
 from evomerge.merging.tensors.threads import MOST, Budget, count_threads, for_each
 from evomerge.merging.tensors.whole import WholeAngles
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.code_keys import text_without_code
 from evomerge.recipe import Recipe
 from evomerge.run.atomic import atomic_folder
 from evomerge.run.writable import NO_ROOM
@@ -102,7 +103,11 @@ def write_model(
         for file in companions:
             target = folder / file.relative_to(planner.host.folder)
             target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, target)
+            cleaned = text_without_code(file)
+            if cleaned is None:
+                shutil.copyfile(file, target)
+            else:
+                target.write_text(cleaned, encoding="utf-8")
         if not weights:
             for shard in shards:
                 ShardWriter(shard, folder, Buffers(0), reader.pages).close()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import CheckpointError
+from evomerge.models.code_keys import without_code
 from evomerge.models.config_types import SECTIONS, check_types
 from evomerge.models.files import TEMPLATES, check_files
 from evomerge.models.fingerprint import content_digest
@@ -30,6 +31,7 @@ from evomerge.models.stacks import (
     is_other_modality,
     shortest,
 )
+from evomerge.parsing.texts import read_text
 
 Place: TypeAlias = Literal["embeddings", "head", "kept", "buffer"]
 
@@ -156,6 +158,7 @@ class Checkpoint:
                 )
         predictions = prediction_tensors(tensors)
         kept = {name: info for name, info in tensors.items() if name not in predictions}
+        config = without_code(config)
         return cls(reference, folder, config, kept, adapter, predictions=predictions)
 
     @property
@@ -279,6 +282,20 @@ class Checkpoint:
         """The existing files among `COMPANION_FILES`, and additional chat templates."""
         named = [self.folder / name for name in COMPANION_FILES if (self.folder / name).is_file()]
         return (*named, *sorted((self.folder / TEMPLATES).glob("*.jinja")))
+
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        """The files that have the tensors, and those of the adapter."""
+        if self.original is not None:
+            return self.original.weight_files
+        files = {info.file for info in self.tensors.values()}
+        return (*sorted(files), *(sorted(self.adapter.glob("adapter_*")) if self.adapter else ()))
+
+    @property
+    def generation(self) -> str | None:
+        """Text of `generation_config.json`, or None if there is no such file."""
+        file = self.folder / "generation_config.json"
+        return read_text(file, CheckpointError) if file.is_file() else None
 
     @property
     def nbytes(self) -> int:

@@ -1,14 +1,16 @@
-"""Digest of the content of a model: small files as a whole, and samples of the tensors."""
+"""Digests of the content of a model: a fast one of samples, and one of every byte."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from evomerge.models.safetensors import TensorInfo
 
+_BLOB = re.compile(r"[0-9a-f]{64}")
 _WHOLE = 1 << 16
 _SAMPLES = 16
 _SAMPLE = 4096
@@ -33,6 +35,25 @@ def content_digest(files: Iterable[Path], tensors: Mapping[str, TensorInfo]) -> 
         total.update(f"{name}:{info.dtype}:{info.shape}\n".encode())
         total.update(_sample(info))
     return total.hexdigest()
+
+
+def file_digest(file: Path) -> str:
+    """Return the SHA-256 of all bytes of a file, as 64 hexadecimal digits.
+
+    It takes about a second for 1.4 GB, without Python's global lock.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def promised_digest(file: Path) -> str | None:
+    """Return the SHA-256 that a file of the Hub's cache has by its name; None for other files."""
+    real = file.resolve()
+    found = real.parent.name == "blobs" and _BLOB.fullmatch(real.name)
+    return real.name if found else None
 
 
 def _sample(info: TensorInfo) -> bytes:

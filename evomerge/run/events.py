@@ -103,6 +103,11 @@ class _Threads(TypedDict):
     threads: Annotated[int, Field(ge=1)]
 
 
+class _Search(TypedDict):
+    __pydantic_config__ = _STRICT  # type: ignore[misc]
+    digest: str
+
+
 _KINDS: Mapping[str, TypeAdapter[Any]] = {
     "ask": TypeAdapter(_Ask),
     "tell": TypeAdapter(_Tell),
@@ -112,6 +117,7 @@ _KINDS: Mapping[str, TypeAdapter[Any]] = {
     "budget": TypeAdapter(_Budget),
     "memory": TypeAdapter(_Memory),
     "threads": TypeAdapter(_Threads),
+    "search": TypeAdapter(_Search),
 }
 
 

@@ -42,6 +42,19 @@ def changed_sections(config: Mapping[str, Any]) -> list[str]:
     return [name for name in names if name not in now or _digest(now[name]) != digests.get(name)]
 
 
+def file_digest(config: Mapping[str, Any]) -> str:
+    """Return a digest of a run's search file, without the sections that may change.
+
+    Args:
+        config: the content of the file.
+    """
+    frozen = config.get(FROZEN)
+    own = {k: v for k, v in frozen.items() if k != DIGESTS} if isinstance(frozen, dict) else frozen
+    return _digest(
+        {name: item for name, item in config.items() if name not in _FREE} | {FROZEN: own}
+    )
+
+
 def _digest(section: Any) -> str:
     text = json.dumps(section, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

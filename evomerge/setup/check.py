@@ -21,16 +21,19 @@ from evomerge.setup.baselines import check_baselines
 from evomerge.setup.engine import check_engine
 from evomerge.setup.executor import check_executor, check_workers, resolve_order
 from evomerge.setup.fidelity import check_fidelity, resolve_racing
+from evomerge.setup.generation import check_generation
 from evomerge.setup.genes import gene_ranges
 from evomerge.setup.memory import check_fit
 from evomerge.setup.merges import MergeOpener, Opener, merged_parents
 from evomerge.setup.optimizer import resolve_optimizer
+from evomerge.setup.own_code import is_permitted
 from evomerge.setup.parents import open_parents, plan_tokenizers
 from evomerge.setup.problem import Problem
 from evomerge.setup.recipes import check_recipes, sample_recipes
 from evomerge.setup.space import make_space
 from evomerge.setup.starts import find_starts
 from evomerge.setup.strategy import generation_of
+from evomerge.setup.task_digests import task_digests
 from evomerge.setup.tasks import (
     datasets,
     find_constraints,
@@ -42,6 +45,7 @@ from evomerge.setup.tasks import (
 )
 from evomerge.setup.versions import installed_versions
 from evomerge.setup.worker import check_placement
+from evomerge.trust.consent import Consent
 
 
 def check_search(
@@ -51,6 +55,7 @@ def check_search(
     *,
     allow_pickle: bool = False,
     allow_code: bool = False,
+    consent: Consent | None = None,
     is_stage: bool = False,
 ) -> Problem:
     """Check a search file and all that it names: parents, shapes, tasks, metrics, documents.
@@ -61,11 +66,14 @@ def check_search(
         opener: opens a parent.
         allow_pickle: accept parents with pickled weights.
         allow_code: accept tasks that run code which models write.
+        consent: decides whether the code of tasks and functions may run; None: if it was allowed
+            before.
         is_stage: whether `run:../stage-N` is the winner of an earlier stage; see `open_parents`.
 
     Raises:
         InputError: the first mistake.
     """
+    consent = consent or Consent()
     check_executor(config)
     merges = MergeOpener(opener)
     config, checkpoints, host = open_parents(
@@ -75,7 +83,7 @@ def check_search(
     space = make_space(config, checkpoints)
     config = resolve_optimizer(config, space)
     check_baselines(config, space)
-    evaluator = load_tasks(config, allow_code=allow_code)
+    evaluator = load_tasks(config, allow_code=allow_code, consent=consent)
     objectives = find_objectives(config, evaluator)
     constraints = find_constraints(config, evaluator)
     splits = find_splits(config, evaluator)
@@ -96,6 +104,7 @@ def check_search(
         config, [*space.baselines().values(), *recipes.values()], checkpoints
     )
     check_recipes(recipes, checkpoints, host, tokenizers[0].rows)
+    check_generation(config, checkpoints[host], tokenizers[0], evaluator)
     return Problem(
         config,
         checkpoints,
@@ -110,6 +119,7 @@ def check_search(
         start,
         merges.found,
         allow_code,
+        consent,
     )
 
 
@@ -126,21 +136,36 @@ def _check_host(config: SearchConfig, host: Checkpoint) -> None:
 
 
 def restore(
-    config: SearchConfig, relative_to: Path, opener: Opener, *, build: bool = True
+    config: SearchConfig,
+    relative_to: Path,
+    opener: Opener,
+    *,
+    build: bool = True,
+    allow_pickle: bool = False,
+    allow_code: bool = False,
+    consent: Consent | None = None,
 ) -> Problem:
     """Return the problem of a run's frozen search file. Tasks are not loaded yet.
+
+    That the file itself allows pickles or models' code counts only if the user has allowed them on
+    this machine.
 
     Args:
         config: the frozen search file.
         relative_to: the run folder.
         opener: opens a parent.
         build: whether parents that are merges are built in the run folder if they are not there.
+        allow_pickle: accept parents with pickled weights in any case.
+        allow_code: accept tasks that run code which models write in any case.
+        consent: decides whether the code of tasks and functions may run; None: if it was allowed
+            before.
 
     Raises:
         InputError: a parent is missing or has changed.
     """
     frozen = config.frozen or Frozen()
-    allow_pickle = frozen.allow_pickle
+    permitted = (frozen.allow_pickle or frozen.allow_code) and is_permitted(frozen)
+    allow_pickle = allow_pickle or (frozen.allow_pickle and permitted)
     merges = MergeOpener(opener, frozen, relative_to / MODELS, build=build)
     config, checkpoints, host = open_parents(config, relative_to, merges, allow_pickle=allow_pickle)
     space = make_space(config, checkpoints)
@@ -159,7 +184,8 @@ def restore(
         constraints=constraints,
         start=tuple(map(tuple, frozen.start)),
         merges=merges.found,
-        allow_code=frozen.allow_code,
+        allow_code=allow_code or (frozen.allow_code and permitted),
+        consent=consent or Consent(),
     )
 
 
@@ -188,6 +214,7 @@ def freeze(problem: Problem) -> dict[str, Any]:
             for split, documents in problem.splits.items()
         },
         "sources": sources(problem.config, problem.evaluator),
+        "tasks": task_digests(problem.evaluator, problem.splits),
         "datasets": datasets(problem.config, problem.evaluator),
         "sampled": sampled(problem.config, problem.evaluator),
         "fewer_documents": problem.fewer_documents,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from evomerge.config.schema import SearchConfig
+from evomerge.models.code_keys import code_notes
 from evomerge.models.prediction import prediction_notes
 from evomerge.models.types import type_notes
 from evomerge.optimize import BUILTIN
@@ -15,6 +16,7 @@ from evomerge.setup.baselines import count_baselines
 from evomerge.setup.costly import costly_warning
 from evomerge.setup.engine import engine_depth, engine_warning, serves_paths
 from evomerge.setup.executor import count_all_workers, describe_workers
+from evomerge.setup.generation import generation_note
 from evomerge.setup.memory import memory_of, needs, weights_of
 from evomerge.setup.parents import plan_tokenizers
 from evomerge.setup.problem import Problem
@@ -83,7 +85,9 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
     notes = list(dict.fromkeys(note for plan in tokenizers for note in plan.notes))
     others = [item for name, item in problem.checkpoints.items() if name != problem.host]
     notes += (note for merge in problem.merges.values() for note in merge.notes)
-    notes += type_notes([problem.checkpoints[problem.host], *others])
+    host = problem.checkpoints[problem.host]
+    notes += type_notes([host, *others])
+    notes += code_notes(problem.host, [host.folder / "config.json", *host.companions])
     notes += prediction_notes(n for n, item in problem.checkpoints.items() if item.predictions)
     if problem.config.evaluation.backend == "vllm" and not _tasks_by_answer(problem)[0]:
         notes.append(
@@ -99,7 +103,12 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
         )
     if serves_paths(problem.config) and (note := engine_warning(problem)) is not None:
         notes.append(note)
-    found = (_lag_warning(problem.config), _cost_warning(problem), costly_warning(problem))
+    found = (
+        _lag_warning(problem.config),
+        _cost_warning(problem),
+        costly_warning(problem),
+        generation_note(problem.config, host, tokenizers[0], problem.evaluator),
+    )
     notes += filter(None, (*found, _code_warning(problem)))
     info = problem.evaluator.tasks_of("search").info
     kinds = (repeats_warning,) if allow_benchmarks else (repeats_warning, benchmark_warning)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from evomerge.config.frozen import Documents
 from evomerge.config.schema import SearchConfig
@@ -13,11 +13,28 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.scores import Constraint, Objective, Split
 from evomerge.searching.ranking import ParetoFront, Ranking, WeightedSum
 from evomerge.setup.merges import MergedParent
+from evomerge.setup.task_digests import check_tasks
 from evomerge.setup.tasks import check_sources, load_tasks
 from evomerge.space.protocol import Genome, Space
+from evomerge.trust.consent import Consent
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
+
+
+class Allowed(TypedDict, total=False):
+    """What the user allows, as arguments of the functions that make a problem.
+
+    Attributes:
+        allow_pickle: accept parents with pickled weights.
+        allow_code: accept tasks that run code which models write.
+        consent: decides whether the code of tasks and functions may run; None: if it was allowed
+            before.
+    """
+
+    allow_pickle: bool
+    allow_code: bool
+    consent: Consent | None
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,7 @@ class Problem:
         merges: the parents that are merges themselves, and the merges that these are made from, by
             reference.
         allow_code: whether tasks may run code that models write.
+        consent: decides whether the code of tasks and functions may run.
     """
 
     config: SearchConfig
@@ -54,6 +72,7 @@ class Problem:
     start: tuple[Genome, ...] = ()
     merges: Mapping[str, MergedParent] = field(default_factory=dict)
     allow_code: bool = False
+    consent: Consent = field(default=Consent(), compare=False, repr=False)
 
     @cached_property
     def ranking(self) -> Ranking:
@@ -70,6 +89,7 @@ class Problem:
         """
         if self.loaded is not None:
             return self.loaded
-        evaluator = load_tasks(self.config, allow_code=self.allow_code)
+        evaluator = load_tasks(self.config, allow_code=self.allow_code, consent=self.consent)
         check_sources(self.config, evaluator)
+        check_tasks(self.config, evaluator)
         return evaluator

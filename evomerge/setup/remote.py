@@ -22,9 +22,11 @@ from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.logbook import Logbook
 from evomerge.setup.check import restore
 from evomerge.setup.executor import is_together
+from evomerge.setup.own_code import own_code
 from evomerge.setup.problem import Problem
 from evomerge.setup.runs import open_model
 from evomerge.setup.worker import MemoryShare, make_worker, run_jobs
+from evomerge.trust.consent import Consent, digests_of
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class WorkerOfRun:
         share: the worker's memory for caches.
         cores: largest number of CPU threads.
         threads: CPU threads that score a model; None: choose.
+        digests: digests of the code of tasks and functions that it may run.
+        allow_pickle: whether parents may have pickled weights.
+        allow_code: whether tasks may run code that models write.
         devices: accelerators, all others are hidden from the process; none: as `evaluation.device`
             says.
     """
@@ -46,6 +51,9 @@ class WorkerOfRun:
     share: MemoryShare
     cores: int
     threads: int | None
+    digests: frozenset[str] = frozenset()
+    allow_pickle: bool = False
+    allow_code: bool = False
     devices: tuple[str, ...] = ()
 
     def on(self, devices: tuple[str, ...]) -> WorkerOfRun:
@@ -83,7 +91,14 @@ class WorkerOfRun:
 
     def _problem(self) -> Problem:
         use_only(self.devices)
-        return restore(self.config, self.folder, open_model)
+        return restore(
+            self.config,
+            self.folder,
+            open_model,
+            allow_pickle=self.allow_pickle,
+            allow_code=self.allow_code,
+            consent=Consent(digests=self.digests),
+        )
 
 
 def worker_of_run(
@@ -101,7 +116,18 @@ def worker_of_run(
     threads = logbook.history.threads if wanted == "auto" else wanted
     if threads is None and cores == 1:
         threads = 1
-    return WorkerOfRun(config, run.absolute(), share, cores, threads)
+    code = own_code(problem.config)
+    problem.consent.require(code)  # it may have changed since
+    return WorkerOfRun(
+        config,
+        run.absolute(),
+        share,
+        cores,
+        threads,
+        digests_of(code),
+        problem.allow_pickle,
+        problem.allow_code,
+    )
 
 
 def with_threads(worker: WorkerOfRun, logbook: Logbook, choose: Callable[[], int]) -> WorkerOfRun:

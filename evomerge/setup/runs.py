@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from evomerge.config.schema import SearchConfig, override, parse
+from evomerge.config.schema import Frozen, SearchConfig, override, parse
 from evomerge.errors import RunFolderError
 from evomerge.merging.architecture.naming import with_host_names
 from evomerge.models.checkpoint import Checkpoint
@@ -26,9 +26,12 @@ from evomerge.setup.anchored import is_winner_of_stage
 from evomerge.setup.check import check_search, freeze, restore
 from evomerge.setup.executor import check_executor, check_move, check_workers
 from evomerge.setup.merges import MergeOpener
-from evomerge.setup.problem import Problem
+from evomerge.setup.own_code import keep_permission, own_code
+from evomerge.setup.problem import Allowed, Problem
 from evomerge.setup.strategy import recipe_of
+from evomerge.setup.weight_digests import check_weights
 from evomerge.setup.worker import members_folder
+from evomerge.trust.consent import Consent
 
 
 def prepare(
@@ -37,6 +40,7 @@ def prepare(
     *,
     allow_pickle: bool = False,
     allow_code: bool = False,
+    consent: Consent | None = None,
     stage: Path | None = None,
 ) -> Problem:
     """Return the problem of a search file, after all checks; see `check_search`.
@@ -46,13 +50,16 @@ def prepare(
         relative_to: folder of relative paths.
         allow_pickle: accept parents with pickled weights.
         allow_code: accept tasks that run code which models write.
+        consent: decides whether the code of tasks and functions may run; None: if it was allowed
+            before.
         stage: of a stage, the run folder of an earlier one: `run:../stage-N` is beside it.
 
     Raises:
         InputError: the first mistake.
     """
+    allowed = Allowed(allow_pickle=allow_pickle, allow_code=allow_code, consent=consent)
     if config.frozen is not None:
-        return restore(config, relative_to, open_model, build=False)
+        return restore(config, relative_to, open_model, build=False, **allowed)
 
     def open_in_stage(
         reference: str, relative_to: Path, *, allow_pickle: bool, digest: str | None
@@ -60,14 +67,7 @@ def prepare(
         folder = stage if stage and is_winner_of_stage(reference) else relative_to
         return open_model(reference, folder, allow_pickle=allow_pickle, digest=digest)
 
-    return check_search(
-        config,
-        relative_to,
-        open_in_stage,
-        allow_pickle=allow_pickle,
-        allow_code=allow_code,
-        is_stage=stage is not None,
-    )
+    return check_search(config, relative_to, open_in_stage, is_stage=stage is not None, **allowed)
 
 
 def begin(path: Path, problem: Problem) -> tuple[RunFolder, Problem]:
@@ -85,9 +85,11 @@ def begin(path: Path, problem: Problem) -> tuple[RunFolder, Problem]:
             run is there, and `resume` tries again.
     """
     run = RunFolder.create(path, freeze(problem))
+    frozen = parse(run.config(), str(run.path / CONFIG)).frozen
+    keep_permission(frozen or Frozen(), run.path)
     if not problem.merges:
         return run, problem
-    return run, replace(reopen(run), loaded=problem.loaded)
+    return run, replace(reopen(run), loaded=problem.loaded, consent=problem.consent)
 
 
 @contextmanager
@@ -111,32 +113,51 @@ def with_merges_built(problem: Problem) -> Iterator[Problem]:
         yield replace(problem, checkpoints=checkpoints)
 
 
-def reopen(run: RunFolder) -> Problem:
+def reopen(run: RunFolder, *, allow_pickle: bool = False) -> Problem:
     """Return the problem of an existing run, after checking that its parents are unchanged.
+
+    Args:
+        run: the run.
+        allow_pickle: accept parents with pickled weights, even if the run was not started here.
 
     Raises:
         InputError: the frozen search file is damaged, or a parent is missing or has changed.
     """
-    return _reopen(run, run.config())
+    return _reopen(run, run.config(), allow_pickle=allow_pickle)
 
 
-def continued(run: RunFolder, moves: Sequence[str] = ()) -> Problem:
+def continued(
+    run: RunFolder,
+    moves: Sequence[str] = (),
+    *,
+    allow_pickle: bool = False,
+    allow_code: bool = False,
+    consent: Consent | None = None,
+) -> Problem:
     """Return the problem of a run whose search goes on now.
 
     Args:
         run: the run.
         moves: `executor.KEY=VALUE` for what is to differ from the frozen search file in this
             session.
+        allow_pickle: accept parents with pickled weights, even if the run was not started here.
+        allow_code: accept tasks that run code which models write, even if it was not started here.
+        consent: decides whether the code of tasks and functions may run; None: if it was allowed
+            before.
 
     Raises:
-        InputError: as for `reopen`, a move is not possible, or this machine cannot run the
-            executor.
+        InputError: as for `reopen`, a move is not possible, code is not allowed, or this machine
+            cannot run the executor.
     """
     data = run.config()
     for item in moves:
         check_move(item)
         override(data, item)
-    problem = _reopen(run, data)
+    problem = _reopen(run, data, allow_pickle=allow_pickle, allow_code=allow_code, consent=consent)
+    problem.consent.require(own_code(problem.config))
+    frozen = problem.config.frozen or Frozen()
+    if allow_pickle >= frozen.allow_pickle and allow_code >= frozen.allow_code:
+        keep_permission(frozen, run.path)
     check_executor(problem.config)
     check_workers(problem.config)
     return problem
@@ -177,11 +198,11 @@ def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
             )
 
 
-def _reopen(run: RunFolder, data: Mapping[str, Any]) -> Problem:
+def _reopen(run: RunFolder, data: Mapping[str, Any], **allowed: Unpack[Allowed]) -> Problem:
     config = parse(data, str(run.path / CONFIG))
     if config.frozen is None:
         raise RunFolderError(f"{run.path / CONFIG} was not written by a run: it has no `frozen`.")
-    return restore(config, run.path, open_model)
+    return restore(config, run.path, open_model, **allowed)
 
 
 def chosen_candidate(problem: Problem, history: History, which: str) -> Candidate:
@@ -225,11 +246,12 @@ def open_model(
     if written is not None and is_folder(written):
         return Checkpoint.open(written, reference)
     with _opening(run.path, reference):
-        problem, history = reopen(run), History(run.events())
+        problem, history = reopen(run, allow_pickle=allow_pickle), History(run.events())
     candidate = _named_candidate(problem, history, digest, reference)
     recipe = recipe_of(problem.space, candidate, history.candidates)
     folder = run.path / MODELS / recipe.digest[:16]
     if not folder.exists():
+        check_weights(run, {name: problem.checkpoints[name] for name in recipe.parents})
         write(recipe, problem.checkpoints, folder, folder=members_folder(run.path))
     return Checkpoint.open(folder, reference)
 

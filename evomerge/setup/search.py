@@ -9,11 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from evomerge.errors import CheckpointError, ConfigError, RecipeError, SearchError, did_you_mean
+from evomerge.errors import (
+    CheckpointError,
+    ConfigError,
+    RecipeError,
+    RunFolderError,
+    SearchError,
+    did_you_mean,
+)
 from evomerge.execute.protocol import Executor
 from evomerge.run.activity import WORKERS
 from evomerge.run.attempts import Attempts
-from evomerge.run.folder import MERGEKIT, NOT_IN_MERGEKIT, RunFolder
+from evomerge.run.folder import CONFIG, MERGEKIT, NOT_IN_MERGEKIT, RunFolder
+from evomerge.run.frozen_file import file_digest
 from evomerge.run.history import Candidate, History
 from evomerge.run.logbook import Follower, Logbook
 from evomerge.run.writable import NO_ROOM
@@ -31,6 +39,7 @@ from evomerge.setup.ray import make_ray
 from evomerge.setup.runs import open_model
 from evomerge.setup.strategy import make_strategy, recipe_of
 from evomerge.setup.versions import other_versions
+from evomerge.setup.weight_digests import recording_weights
 from evomerge.setup.worker import place, set_threads
 
 log = logging.getLogger(__name__)
@@ -98,6 +107,7 @@ def _run_search(
             log.warning(warning)
         attempts = Attempts(run.path / "attempts.jsonl")
         logbook = Logbook(run, journal, followers)
+        check_search_file(run, logbook)
         budget = problem.config.budget.model_dump() | logbook.history.budget
         changed = {name: value for name, value in new_budget.items() if budget[name] != value}
         if changed:
@@ -121,11 +131,29 @@ def _run_search(
             problem.space.baselines(),
             plan_of(problem, logbook.history),
         )
-        try:
-            return search.run()
-        finally:
-            session.close()
-            (run.path / WORKERS).unlink(missing_ok=True)
+        with recording_weights(run, problem.checkpoints):
+            try:
+                return search.run()
+            finally:
+                session.close()
+                (run.path / WORKERS).unlink(missing_ok=True)
+
+
+def check_search_file(run: RunFolder, logbook: Logbook) -> None:
+    """Compare the search file with its digest in the journal, or write the digest if it is new.
+
+    Raises:
+        RunFolderError: the file was changed, and the digests in it with it.
+    """
+    digest = file_digest(run.config())
+    known = next((e["digest"] for e in logbook.events if e.get("event") == "search"), None)
+    if known is None:
+        logbook.write({"event": "search", "digest": digest})
+    elif known != digest:
+        raise RunFolderError(
+            f"{run.path / CONFIG} is not the search file that this run's journal was written with; "
+            "put it back as it was, or start a new run."
+        )
 
 
 def plan_of(problem: Problem, history: History) -> Plan:

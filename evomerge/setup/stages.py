@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import ConfigError, RunFolderError
@@ -25,11 +25,14 @@ from evomerge.run.folder import STAGES, RunFolder, stage_folder
 from evomerge.setup.anchored import is_winner_of_stage, winner_of_stage
 from evomerge.setup.check import check_search
 from evomerge.setup.merges import MergeOpener
-from evomerge.setup.problem import Problem
+from evomerge.setup.problem import Allowed, Problem
 from evomerge.setup.runs import begin, continued, open_model, prepare
 from evomerge.setup.space import host_of
+from evomerge.trust.consent import is_recorded, record
+from evomerge.trust.files import read_code
 
 _STAGE = re.compile(r"stage:(\d+)")
+_KEPT = ("allow_pickle", "allow_code")
 
 
 def is_staged(data: Mapping[str, Any]) -> bool:
@@ -40,9 +43,7 @@ def is_staged(data: Mapping[str, Any]) -> bool:
 def check(
     data: Mapping[str, Any],
     source: Path,
-    *,
-    allow_pickle: bool = False,
-    allow_code: bool = False,
+    **allowed: Unpack[Allowed],
 ) -> list[Problem]:
     """Check every stage and return the problems.
 
@@ -52,8 +53,7 @@ def check(
     Args:
         data: the mapping in the search file.
         source: path of the search file.
-        allow_pickle: accept parents with pickled weights.
-        allow_code: accept tasks that run code which models write.
+        **allowed: what the user allows, in all stages.
 
     Raises:
         InputError: the first mistake.
@@ -72,9 +72,7 @@ def check(
     for number in range(1, count(data) + 1):
         names = {name: name for name in stand_ins}
         config = stage(data, number, names, f"{source}, stage {number}")
-        problem = check_search(
-            config, source.parent, stand_in, allow_pickle=allow_pickle, allow_code=allow_code
-        )
+        problem = check_search(config, source.parent, stand_in, **allowed)
         problems.append(problem)
         host = host_of(config)
         stand_ins[f"stage:{number}"] = stand_ins.get(host, host)
@@ -90,9 +88,7 @@ def start(
     data: Mapping[str, Any],
     source: Path,
     folder: Path,
-    *,
-    allow_pickle: bool = False,
-    allow_code: bool = False,
+    **allowed: Unpack[Allowed],
 ) -> list[Problem]:
     """Check every stage, create the folder and return the problems; `run_stages` runs them.
 
@@ -100,20 +96,22 @@ def start(
         data: the mapping in the search file.
         source: path of the search file.
         folder: the folder of the search, which must be new or empty.
-        allow_pickle: accept parents with pickled weights, in all stages.
-        allow_code: accept tasks that run code which models write, in all stages.
+        **allowed: what the user allows, in all stages.
 
     Raises:
         InputError: a stage is wrong.
     """
-    allowed = {"allow_pickle": allow_pickle, "allow_code": allow_code}
     problems = check(data, source, **allowed)
-    plain = {**data, "origin": str(source.parent.resolve()), **allowed}
+    kept = {name: bool(allowed.get(name)) for name in _KEPT}
+    plain = {**data, "origin": str(source.parent.resolve()), **kept}
     try:
         create_folder(folder, {STAGES: yaml_text(plain, width=110)})
     except OSError as error:
         RunFolder.check_free(folder)
         raise RunFolderError(f"{folder} cannot be created: {error.strerror}.") from error
+    if any(kept.values()):
+        file = read_code(folder / STAGES)
+        record({file.digest: str(file.path)})
     return problems
 
 
@@ -131,24 +129,30 @@ def with_candidates(data: Mapping[str, Any], candidates: int) -> dict[str, Any]:
     return {**data, "stages": stages}
 
 
-def run_stages(folder: Path, each: Callable[[RunFolder, Problem], None]) -> None:
+def run_stages(
+    folder: Path, each: Callable[[RunFolder, Problem], None], **allowed: Unpack[Allowed]
+) -> None:
     """Run the stages one after the other; stages that have begun are continued.
 
     Args:
         folder: the folder that `start` has made.
         each: starts or continues the search of one stage.
+        **allowed: what the user allows, beside what was allowed when the search was started here.
 
     Raises:
         InputError: a file of the folder is damaged, or a stage is wrong.
     """
     data = _read(folder / STAGES)
     origin = Path(data.pop("origin"))
-    allowed = {name: bool(data.pop(name, False)) for name in ("allow_pickle", "allow_code")}
+    kept = {name: bool(data.pop(name, False)) for name in _KEPT}
+    if is_recorded(read_code(folder / STAGES).digest):
+        allowed["allow_pickle"] = allowed.get("allow_pickle", False) or kept["allow_pickle"]
+        allowed["allow_code"] = allowed.get("allow_code", False) or kept["allow_code"]
     for number in range(1, count(data) + 1):
         path = stage_folder(folder, number)
         if path.exists():
             run = RunFolder(path)
-            each(run, continued(run))
+            each(run, continued(run, **allowed))
             continue
         winners = {f"stage:{n}": winner_of_stage(n) for n in range(1, number)}
         config = stage(data, number, winners, f"{folder}, stage {number}")

@@ -14,6 +14,8 @@ from evomerge.config.objectives import ConstraintConfig, ObjectiveConfig
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.scores import MODEL_METRICS, SPLITS, TOKENS, Constraint, Objective, Split
+from evomerge.setup.own_code import own_code
+from evomerge.trust.consent import Consent
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
@@ -23,16 +25,20 @@ if TYPE_CHECKING:
 _DATASET = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
-def load_tasks(config: SearchConfig, *, allow_code: bool = False) -> Evaluator:
+def load_tasks(
+    config: SearchConfig, *, allow_code: bool = False, consent: Consent | None = None
+) -> Evaluator:
     """Load the objectives' tasks and functions. This imports lm_eval, if there are tasks.
 
     Args:
         config: the search file.
         allow_code: accept tasks that run code which the model writes.
+        consent: decides whether the code of tasks and functions may run; None: if it was allowed
+            before.
 
     Raises:
-        ConfigError: a folder, a task or a function does not exist or cannot be loaded, or the
-            backend is not installed.
+        ConfigError: a folder, a task or a function does not exist or cannot be loaded, its code is
+            not allowed, or the backend is not installed.
     """
     from evomerge import zoo
     from evomerge.evaluation.evaluator import Evaluator
@@ -45,6 +51,7 @@ def load_tasks(config: SearchConfig, *, allow_code: bool = False) -> Evaluator:
     evaluation = config.evaluation
     if evaluation.backend == "vllm":
         check_vllm()
+    (consent or Consent()).require(own_code(config))
     names, measured = config.tasks, (*config.objectives, *config.constraints)
     tasks = [name for name in names if not is_function(name)]
     functions = {name: find(name) for name in names if is_function(name)}

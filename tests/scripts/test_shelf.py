@@ -9,6 +9,7 @@ from pathlib import Path
 import lm_eval.tasks
 import pytest
 from stand_ins import Adapter, Model, dataset_cache, hub_cache, offline, snapshot
+from trusting import trust
 from typer.testing import CliRunner
 
 from evomerge.cli.commands import app
@@ -186,6 +187,7 @@ def shelf(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, offline(folder):
         patch.chdir(folder)
         patch.syspath_prepend(folder / "configs" / "tasks")
+        trust(folder / "configs" / "tasks")
         patch.setattr(lm_eval.tasks, "TaskManager", FewTasks)
         showcase.write()
         yield folder / "configs"

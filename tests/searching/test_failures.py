@@ -3,6 +3,7 @@
 import json
 
 from search_run import evomerge, evomerge_json, write_search
+from trusting import trust
 
 OBJECTIVE = '''
 import os
@@ -25,6 +26,7 @@ judge.metrics = {"size": True}
 
 def test_failures_are_rows(tmp_path):
     (tmp_path / "judging.py").write_text(OBJECTIVE)
+    trust(tmp_path)
     file = write_search(
         tmp_path,
         objectives=[{"task": "judging:judge", "metric": "size"}],
@@ -72,6 +74,7 @@ def test_a_merge_that_fails_is_a_row(tmp_path):
 
 def test_a_search_where_nothing_can_be_scored_says_why(tmp_path):
     (tmp_path / "judging.py").write_text(OBJECTIVE.replace("% 3 == 0", "% 1 == 0"))
+    trust(tmp_path)
     file = write_search(
         tmp_path,
         objectives=[{"task": "judging:judge", "metric": "size"}],

@@ -5,6 +5,7 @@ import gc
 import psutil
 import pytest
 from search_run import SMALL, write_search
+from trusting import trust
 from typer.testing import CliRunner
 
 import evomerge as package
@@ -69,6 +70,7 @@ def folder(tmp_path_factory):
     (folder / "programs.py").write_text(PROGRAMS)
     for name, own in (("says", "says"), ("is_code", "as_it_is")):
         (folder / f"{name}.yaml").write_text(TASK.format(name=name, filter=own, after=""))
+    trust(folder)
     return folder
 
 
@@ -147,10 +149,12 @@ def test_a_run_that_did_not_allow_code_never_runs_it(tmp_path, folder):
         "!function programs.pass_at_1", "exact_match"
     )
     yaml.write_text(safe)
+    trust(own)
     run = package.search(
         file_in(tmp_path, own, objectives=objectives), tmp_path / "run", progress=False
     )
     yaml.write_text(unsafe)
+    trust(own)
     with pytest.raises(InputError, match="--allow-code"):
         package.resume(run, candidates=6, progress=False)
 

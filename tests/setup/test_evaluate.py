@@ -9,6 +9,7 @@ import yaml
 from search_run import SMALL, evomerge, evomerge_json, write_search
 from tiny import make, rewrite, save_tokenizer
 from transformers import AutoModelForCausalLM
+from trusting import trust
 
 from evomerge.config.schema import parse
 from evomerge.errors import CheckpointError
@@ -95,6 +96,7 @@ def test_an_adapted_model_is_scored_as_a_search_scores_it(
     models, tmp_path, monkeypatch, space, dtype
 ):
     (tmp_path / "weight_probe.py").write_text(SOURCE)
+    trust(tmp_path / "weight_probe.py")
     monkeypatch.syspath_prepend(tmp_path)
     problem = problem_of(models, space, dtype)
     run = RunFolder.create(tmp_path / "run", freeze(problem))

@@ -10,6 +10,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from search_run import evomerge, evomerge_json, write_search
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from trusting import trust
 
 from evomerge import zoo
 from evomerge.config.schema import load
@@ -162,6 +163,7 @@ def test_a_function_can_take_the_place_of_a_function(tmp_path, tasks, monkeypatc
         "ours.documents, theirs.documents = 50, 9\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    trust(tmp_path / "own_scores.py")
     objective = {"task": "own_scores:ours", "metric": "score"}
     test = {"documents": "all", "tasks": {"own_scores:ours": "own_scores:theirs"}}
     file = search_file(

@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import load_file
 from search_run import SMALL, evomerge, evomerge_json, kill_when
 from tiny import make
+from trusting import trust
 
 from evomerge.config.schema import parse
 from evomerge.errors import InputError
@@ -157,6 +158,7 @@ def test_allow_pickle_applies_to_all_stages(tmp_path, monkeypatch):
     (folder / "model.safetensors").unlink()
     make(tmp_path / "one", seed=1)
     (tmp_path / "counting.py").write_text(COUNTING)
+    trust(tmp_path / "counting.py")
     monkeypatch.syspath_prepend(tmp_path)
     space = {"kind": "parameters", "method": "linear"}
     data = {

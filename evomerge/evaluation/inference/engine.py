@@ -15,7 +15,8 @@ import torch
 
 from evomerge.errors import CandidateError, ConfigError, DeviceError, one_line
 from evomerge.evaluation.inference.forward import DocumentRequests, Forward
-from evomerge.evaluation.inference.generation import Prompt, changed_setting
+from evomerge.evaluation.inference.generation import Prompt
+from evomerge.evaluation.inference.generation_config import unsupported_setting
 from evomerge.evaluation.inference.likelihood import LogLikelihood
 from evomerge.evaluation.inference.reference import ReferenceLM
 from evomerge.evaluation.inference.request import Request
@@ -104,21 +105,22 @@ class EngineForward:
                 those of transformers.
         """
         requests = [r for task in tasks for document in task for r in document]
-        for request in requests:
-            if request.kind == "generate_until" and request.prompt is None:
+        prompted = [request for request in requests if request.kind == "generate_until"]
+        setting = unsupported_setting(model.generation_config)
+        if setting is not None and prompted:
+            raise ConfigError(
+                f"evaluation.backend is 'vllm', which generates greedily or samples, but the "
+                f"model's generation_config.json also sets {setting!r}; remove it there, or use "
+                "the backend 'hf'."
+            )
+        for request in prompted:
+            if request.prompt is None:
                 raise ConfigError(
                     f"evaluation.backend is 'vllm', which generates greedily or samples with "
                     f"temperature, top_k, top_p and min_p, but the generation_kwargs of task "
                     f"{request.instance.task_name!r}, or the model's generation_config.json, ask "
                     "for more; remove it there, or use the backend 'hf'."
                 )
-        setting = changed_setting(model)
-        if setting is not None and any(request.prompt is not None for request in requests):
-            raise ConfigError(
-                f"evaluation.backend is 'vllm', which generates greedily or samples, but the "
-                f"model's generation_config.json also sets {setting!r}; remove it there, or use "
-                "the backend 'hf'."
-            )
         text = next(iter(_texts(requests)), [0, 0])[:_TRIED]
         try:
             # An engine may start with a model that its kernels do not support. It says so only when

@@ -22,6 +22,7 @@ from evomerge.evaluation.inference.likelihood import Batch, LogLikelihood
 from evomerge.evaluation.inference.memory import batching, is_exhausted
 from evomerge.evaluation.inference.prefix import by_prefix
 from evomerge.evaluation.inference.reference import ReferenceLM
+from evomerge.evaluation.inference.refusal import refusing
 from evomerge.evaluation.inference.request import Request
 from evomerge.evaluation.inference.rows import Row, pack, separate
 
@@ -117,14 +118,27 @@ class Forward:
 
         Args:
             tasks: for each task, its documents.
+
+        Raises:
+            ConfigError: the model cannot be run in the plain way, that of lm-eval, either.
         """
-        samples = [requests for documents in tasks for requests in _samples(documents)]
+        few = [_samples(documents) for documents in tasks]
+        samples = [requests for documents in few for requests in documents]
         scored = [requests for requests in samples if requests[0].continuations]
         if scored and self.packed:
             self._check_scoring(model, scored)
         prompted = [requests for requests in samples if requests[0].prompt is not None]
         if prompted and self.own_loop:
             self._check_generation(model, prompted)
+        for documents in few:
+            left = (r for document in documents for r in document if self._is_left(r))
+            if (request := next(left, None)) is not None:
+                with refusing(model):
+                    self.reference.generate(model, request)
+
+    def _is_left(self, request: Request) -> bool:
+        """Return whether lm-eval generates the answer to a request."""
+        return request.kind == "generate_until" and (request.prompt is None or not self.own_loop)
 
     def _check_scoring(self, model: Any, samples: Sequence[DocumentRequests]) -> None:
         continuations = [c for requests in samples for r in requests for c in r.continuations]
@@ -132,7 +146,8 @@ class Forward:
             Batch.of(separate([continuation], [index]), self.pad, model.device)
             for index, continuation in enumerate(continuations)
         ]
-        truth = likelihood.score(model, single, len(continuations), gather=False)
+        with refusing(model):
+            truth = likelihood.score(model, single, len(continuations), gather=False)
 
         def is_right(packed: bool, gather: bool, shared: bool) -> bool:
             batches = self._batches(continuation_rows(samples, packed), model.device, shared)
@@ -158,18 +173,30 @@ class Forward:
         """Compare our own loop with lm-eval's; greedily, since random draws end differently."""
         requests = [r for document in samples for r in document if r.prompt is not None]
         prompts = [replace(r.prompt, sampling=None) for r in requests if r.prompt is not None]
-        theirs = self.reference.greedy_texts(model, requests)
+        with refusing(model):
+            theirs = self.reference.greedy_texts(model, requests)
         try:
             ours = self.generate(model, prompts, self.generation_batches(prompts))
             self.own_loop = all(
-                self.reference.text(tokens, prompt.stops) == text
-                or generation.is_greedy_up_to_rounding(model, prompt, tokens)
+                self._is_same(model, prompt, tokens, text)
                 for tokens, prompt, text in zip(ours, prompts, theirs, strict=True)
             )
         except Exception as error:
             log.debug("generation: %s", error)
             self.own_loop = False
         log.debug("generation: own loop=%s", self.own_loop)
+
+    def _is_same(self, model: Any, prompt: Prompt, tokens: Sequence[int], theirs: str) -> bool:
+        """Return whether our own text is lm-eval's, or differs from it only by rounding.
+
+        Rounding does not make one text end in the middle of another.
+        """
+        text = self.reference.text(tokens, prompt.stops)
+        if text == theirs:
+            return True
+        if text.startswith(theirs) or theirs.startswith(text):
+            return False
+        return generation.is_greedy_up_to_rounding(model, prompt, tokens)
 
     def _prepare(
         self, model: Any, key: Hashable, documents: Sequence[DocumentRequests]
@@ -187,11 +214,7 @@ class Forward:
             prompted=prompted,
             prompts=prompts,
             groups=self.generation_batches(prompts),
-            others=[
-                r
-                for r in requests
-                if r.kind == "generate_until" and (r.prompt is None or not self.own_loop)
-            ],
+            others=[request for request in requests if self._is_left(request)],
         )
         while len(self._prepared) >= _MAX_PREPARED:
             self._prepared.pop(next(iter(self._prepared)))

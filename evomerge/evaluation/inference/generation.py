@@ -19,6 +19,7 @@ from typing import Any
 
 from evomerge.errors import CandidateError
 from evomerge.evaluation.inference.batches import Batching
+from evomerge.evaluation.inference.generation_config import unsupported_setting
 from evomerge.evaluation.inference.sampling import Draws, Sampling
 
 _WIDER = 4  # batches may hold 4 x the tokens of a scoring batch: most steps read one token a row
@@ -68,43 +69,11 @@ class Stops:
 def is_plain(model: Any) -> bool:
     """Return whether `continue_prompts` can be used instead of the model's own `generate`.
 
-    The model must take position ids, and its generation config must not change what is generated
-    (by a repetition penalty, suppressed tokens, several beams, ...).
+    The model must take position ids, and each setting of its generation config must be one that
+    our own generation supports.
     """
     takes_positions = "position_ids" in inspect.signature(model.forward).parameters
-    return takes_positions and changed_setting(model) is None
-
-
-def changed_setting(model: Any) -> str | None:
-    """Return a setting of the model's generation config that changes its texts, or None.
-
-    Settings that only say how tokens are drawn are no such changes.
-    """
-    settings = model.generation_config
-    idle: dict[str, tuple[Any, ...]] = {
-        "repetition_penalty": (None, 1.0),
-        "encoder_repetition_penalty": (None, 1.0),
-        "no_repeat_ngram_size": (None, 0),
-        "min_length": (None, 0),
-        "min_new_tokens": (None,),
-        "num_beams": (None, 1),
-        "guidance_scale": (None, 1, 1.0),
-        "penalty_alpha": (None,),
-        "bad_words_ids": (None,),
-        "forced_bos_token_id": (None,),
-        "forced_eos_token_id": (None,),
-        "suppress_tokens": (None,),
-        "begin_suppress_tokens": (None,),
-        "sequence_bias": (None,),
-        "exponential_decay_length_penalty": (None,),
-        "stop_strings": (None,),
-        "prompt_lookup_num_tokens": (None,),
-        "max_time": (None,),
-        "watermarking_config": (None,),
-        "cache_implementation": (None,),
-    }
-    changed = (name for name, plain in idle.items() if getattr(settings, name, None) not in plain)
-    return next(changed, None)
+    return takes_positions and unsupported_setting(model.generation_config) is None
 
 
 def make_batches(prompts: Sequence[Prompt], batching: Batching) -> list[list[int]]:

@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from evomerge.errors import ConfigError
+from evomerge.errors import ConfigError, one_line
 from evomerge.evaluation.inference.generation import Prompt
+from evomerge.evaluation.inference.generation_config import unsupported_setting
 from evomerge.evaluation.inference.quiet import quiet, seeded
 from evomerge.evaluation.inference.request import Request
 from evomerge.evaluation.inference.rows import Continuation
 from evomerge.evaluation.inference.sampling import (
     SETTINGS,
     Sampling,
-    changes_sampling,
     is_sampled,
     seed_of,
 )
@@ -154,11 +154,12 @@ class ReferenceLM:
 
         Returns:
             None if the options ask for more than greedy decoding or sampling (beams, penalties), or
-            if the model's generation config changes how tokens are drawn in a way of its own.
+            the model's generation config has a setting that our own generation does not support.
 
         Raises:
-            ConfigError: the task asks for as many new tokens as the model can read, or more; or it
-                samples texts with settings that transformers does not take.
+            ConfigError: the task asks for as many new tokens as the model can read, or more; it
+                samples texts with settings that transformers does not take; or the tokenizer
+                fails.
         """
         from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
@@ -174,9 +175,16 @@ class ReferenceLM:
                 f"objectives: a task asks for {limit} new tokens, but the model reads at most "
                 f"{self.max_length} tokens in all; lower max_gen_toks in the task's YAML."
             )
-        if rest or (sampling is not None and changes_sampling(self._defaults)):
+        if rest or unsupported_setting(self._defaults, sampled=sampling is not None):
             return None
-        tokens = self._lm.tok_batch_encode([context], left_truncate_len=room)[0][0].tolist()
+        try:
+            tokens = self._lm.tok_batch_encode([context], left_truncate_len=room)[0][0].tolist()
+        except Exception as error:  # a tokenizer raises anything for settings that do not fit
+            raise ConfigError(
+                f"objectives: the tokenizer cannot encode the prompts of task {task!r} "
+                f"({type(error).__name__}: {one_line(error).rstrip('.')}); correct "
+                "tokenizer_config.json of the host."
+            ) from error
         return Prompt(tuple(tokens), tuple(stop for stop in stops if stop), limit, sampling)
 
     def answer(self, request: Request, generated: Sequence[Sequence[int]]) -> None:

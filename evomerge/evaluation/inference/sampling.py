@@ -22,13 +22,6 @@ SETTINGS = ("temperature", "top_k", "top_p", "min_p")
 """The `generation_kwargs` of a task that say how tokens are drawn."""
 
 _TOP_K = 50  # of transformers, where neither the task nor the model sets it
-_OTHERS: dict[str, tuple[Any, ...]] = {
-    "typical_p": (None, 1.0),
-    "epsilon_cutoff": (None, 0.0),
-    "eta_cutoff": (None, 0.0),
-    "top_h": (None,),
-}
-"""Further settings of a model's generation config, with the values at which they do nothing."""
 
 
 @dataclass(frozen=True)
@@ -154,11 +147,6 @@ def is_sampled(options: Mapping[str, Any]) -> bool:
     """Return whether a task's `generation_kwargs` ask for sampling, as lm-eval reads them."""
     asked = options.get("do_sample")
     return float(options.get("temperature") or 0.0) > 0 if asked is None else bool(asked)
-
-
-def changes_sampling(settings: Any) -> bool:
-    """Return whether a model's generation config says more of sampling than `Sampling` does."""
-    return any(getattr(settings, name, None) not in plain for name, plain in _OTHERS.items())
 
 
 def seed_of(name: str) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib.util
 import json
 import os
 import pickle
@@ -27,6 +26,7 @@ from typing import IO, Any, TypeAlias
 from evomerge.evaluation.sandbox import code_eval, kernel
 from evomerge.evaluation.sandbox.confinement import Protection, confine
 from evomerge.evaluation.sandbox.evaluate_module import code_eval_provided
+from evomerge.trust.loading import allow_again, load_allowed
 
 LENGTH = struct.Struct("!Q")
 """In front of each message: its length in bytes."""
@@ -58,7 +58,8 @@ def main(folder: Path) -> None:
     functions: dict[tuple[str, str, str], Callable[..., Any]] = {}
     try:
         while (message := _receive(calls, parent)) is not None:
-            reference, arguments, options, seconds = pickle.loads(message)
+            allowed, (reference, arguments, options, seconds) = pickle.loads(message)
+            allow_again(allowed)
             try:
                 if reference not in functions:
                     functions[reference] = _function(*reference)
@@ -100,12 +101,8 @@ def _function(module: str, file: str, name: str) -> Callable[..., Any]:
     """Import a task's module from its file, as lm-eval does, and return a function of it."""
     known = sys.modules.get(module)
     if known is None or getattr(known, "__file__", None) != file:
-        spec = importlib.util.spec_from_file_location(module, file)
-        assert spec is not None and spec.loader is not None
-        known = importlib.util.module_from_spec(spec)
-        sys.modules[module] = known
         with code_eval_provided(), contextlib.redirect_stdout(sys.stderr):
-            spec.loader.exec_module(known)
+            known = load_allowed(module, Path(file))
     found: Any = known
     for part in name.split("."):
         found = getattr(found, part)

@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+from evomerge.trust.loading import read
+from evomerge.trust.task_files import files_of_metric
+
 _NAMES = ("code_eval", "evaluate-metric/code_eval")
 
 
@@ -40,11 +43,17 @@ class _Evaluate(ModuleType):
         self._real = real
 
     def load(self, path: str, *arguments: Any, **options: Any) -> Any:
-        """Return a metric."""
+        """Return a metric.
+
+        Raises:
+            NotAllowedError: it is a script on this machine that was not allowed to run.
+        """
         if path in _NAMES:
             from evomerge.evaluation.sandbox.code_eval import compute
 
             return SimpleNamespace(name="code_eval", compute=compute)
+        for script in files_of_metric(path):
+            read(script)
         return self._evaluate().load(path, *arguments, **options)
 
     def __getattr__(self, name: str) -> Any:

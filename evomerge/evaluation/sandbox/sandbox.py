@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from evomerge.evaluation.sandbox.cell import LENGTH, Reply
 from evomerge.evaluation.sandbox.confinement import Protection
+from evomerge.trust.loading import allowed
 
 _MOST_CELLS = 4
 
@@ -163,7 +164,7 @@ class _Cell:
         """Let the process make a call; if it is lost, the next call starts another one."""
         self.start()
         assert self._process is not None and self._process.stdin is not None
-        message = pickle.dumps(call)
+        message = pickle.dumps((allowed(), call))
         try:
             self._process.stdin.write(LENGTH.pack(len(message)) + message)
             self._process.stdin.flush()

@@ -24,7 +24,6 @@ function that changes weights should do it on a copy (`copy.deepcopy(model)`).
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
 from evomerge.evaluation.tasks.process_state import process_state_restored
 from evomerge.evaluation.tasks.traces import raised_at
 from evomerge.registry import Registry
+from evomerge.trust.loading import NotAllowedError, import_allowed
 
 Body: TypeAlias = Callable[
     [Any, Any, Sequence[int]], Sequence[float] | Mapping[str, Sequence[float]]
@@ -176,9 +176,14 @@ def _is_metric(item: tuple[Any, Any]) -> bool:
 def _imported(name: str) -> Body:
     module, _, attribute = name.partition(":")
     try:
-        body: Body = getattr(importlib.import_module(module), attribute)
+        body: Body = getattr(import_allowed(module), attribute)
     except KeyboardInterrupt:
         raise
+    except NotAllowedError as error:
+        raise ConfigError(
+            f"objectives: the code of {name!r} was not allowed ({error}); read it, then allow it "
+            "with --trust-code."
+        ) from None
     except BaseException as error:  # SystemExit would end evomerge without a word
         raise ConfigError(
             f"objectives: {name!r} could not be imported: {type(error).__name__}: "

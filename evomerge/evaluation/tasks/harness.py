@@ -24,6 +24,12 @@ from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluation.inference.quiet import quiet, seeded
 from evomerge.evaluation.inference.reference import ReferenceLM
 from evomerge.evaluation.tasks.code import confine, confined_metrics, runs_code
+from evomerge.evaluation.tasks.digests import (
+    documents_digest,
+    prompts_digest,
+    settings_digest,
+    spread,
+)
 from evomerge.evaluation.tasks.examples import example
 from evomerge.evaluation.tasks.info import TaskInfo, describe
 from evomerge.evaluation.tasks.loading import check_fewshot, load, refuse_unsupported, task_manager
@@ -208,6 +214,11 @@ class Harness:
         Raises:
             ConfigError: lm-eval makes no requests of a document.
         """
+        return self._build(task, ids, reference.chat_template, reference.tokenizer_name)
+
+    def _build(
+        self, task: str, ids: Sequence[int], template: Callable[..., str], tokenizer: str
+    ) -> list[list[Instance]]:
         subject = self._tasks[task]
         with quiet(bars=True), seeded():
             subject.set_fewshot_seed(seed=_FEWSHOT_SEED)
@@ -216,8 +227,8 @@ class Harness:
                 system_instruction=None,
                 apply_chat_template=self.apply_chat_template,
                 fewshot_as_multiturn=self.apply_chat_template,
-                chat_template=reference.chat_template if self.apply_chat_template else None,
-                tokenizer_name=reference.tokenizer_name if self.apply_chat_template else "",
+                chat_template=template if self.apply_chat_template else None,
+                tokenizer_name=tokenizer if self.apply_chat_template else "",
             )
         found = groupby(subject.instances, key=lambda instance: instance.doc_id)
         documents = [sorted(requests, key=lambda instance: instance.idx) for _, requests in found]
@@ -236,6 +247,27 @@ class Harness:
         subject, chat = self._tasks[task], self.apply_chat_template
         documents = self.build(task, ids, reference)
         return [with_target(subject, task, requests, chat=chat) for requests in documents]
+
+    def digests(self, task: str, ids: Sequence[int]) -> dict[str, str]:
+        """Return digests of a task's documents, prompts and settings, by these names.
+
+        All fields of all documents count, and the prompts of up to `digests.RENDERED` of them.
+        Chat templates belong to the tokenizer, so prompts count without them.
+
+        Args:
+            ids: document ids, ascending and unique, at least one.
+
+        Raises:
+            ConfigError: lm-eval makes no requests of a document.
+        """
+        subject = self._tasks[task]
+        requests = self._build(task, spread(ids), _turns, "")
+        with quiet():
+            return {
+                "documents": documents_digest(subject, ids),
+                "prompts": prompts_digest(subject, requests),
+                "settings": settings_digest(subject),
+            }
 
     def measure(self, task: str, documents: Sequence[Sequence[Instance]]) -> list[DocumentMetrics]:
         """Return the metrics of each document, from the answers in its requests.
@@ -340,6 +372,11 @@ class Harness:
             return found
 
         return texts
+
+
+def _turns(messages: Sequence[Mapping[str, str]], *args: Any, **options: Any) -> str:
+    """Return the messages of a chat, without a template."""
+    return json.dumps([dict(message) for message in messages])
 
 
 def _mean(values: Sequence[float]) -> float:

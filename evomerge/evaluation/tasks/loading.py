@@ -5,12 +5,15 @@ What this file uses of lm-eval, 0.4.10 and newer: `TaskManager(include_path, inc
 `TaskManager.load(names)` (from 0.4.12) or `lm_eval.tasks.get_task_dict(names, manager)` (before).
 Both are given a name, or a group that contains a dictionary: the name of a task and keys to change.
 All versions accept such a dictionary inside of a group only. `lm_eval.utils.env` makes templates.
+`lm_eval.utils.import_function(loader, node, yaml_path)`, from 0.4.12 on
+`lm_eval.tasks._yaml_loader._import_func_in_yml(name, folder)`, imports a function of task YAML.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,6 +21,10 @@ from typing import Any, TypeAlias
 from evomerge.errors import ConfigError, did_you_mean, one_line
 from evomerge.evaluation.sandbox.evaluate_module import code_eval_provided
 from evomerge.evaluation.tasks.code import runs_code
+from evomerge.evaluation.tasks.templates import TaskTemplates
+from evomerge.trust.functions import allowed_function
+from evomerge.trust.installed import is_installed
+from evomerge.trust.loading import NotAllowedError
 
 _State: TypeAlias = tuple[tuple[str, int, int], ...]
 _OTHER_INPUTS = ("doc_to_image", "doc_to_audio")
@@ -38,7 +45,7 @@ def task_manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
     """
     from lm_eval.tasks import TaskManager
 
-    _compile_templates_once()
+    _render_in_sandbox()
     folders = tuple((folder, _state(Path(folder))) for folder in include)
     if include:
         manager = _indexed(TaskManager, folders, False)
@@ -68,16 +75,55 @@ def _state(folder: Path) -> _State:
     return tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files)
 
 
-def _compile_templates_once() -> None:
-    """Let lm-eval keep compiled Jinja templates in this process; what they render is the same.
+def _render_in_sandbox() -> None:
+    """Let lm-eval render the templates of tasks in a sandbox, and keep them compiled.
 
     lm-eval compiles a template at each use, which takes far longer than to fill it in.
     """
     from lm_eval import utils
 
-    env = getattr(utils, "env", None)
-    if env is not None and not hasattr(env.from_string, "cache_info"):
-        env.from_string = lru_cache(maxsize=1000)(env.from_string)
+    if not isinstance(utils.env, TaskTemplates):
+        utils.env = TaskTemplates(utils.env)
+
+
+@contextmanager
+def _allowed_functions() -> Iterator[None]:
+    """While the context is open, lm-eval imports functions of task YAML from allowed files only.
+
+    See `evomerge.trust`. YAML files of installed packages are read as always, and so are all files
+    that others in this process let lm-eval read.
+
+    Raises:
+        AttributeError: this version of lm-eval imports functions in another way.
+    """
+    from lm_eval import utils
+
+    def of_folder(name: str, base_dir: Path) -> Any:
+        return allowed_function(name, Path(base_dir))
+
+    def of_file(loader: Any, node: Any, yaml_path: Path) -> Any:
+        return allowed_function(loader.construct_scalar(node), Path(yaml_path).parent)
+
+    module: Any = utils
+    name = "import_function"
+    function: Callable[..., Any] = of_file
+    try:
+        from lm_eval.tasks import _yaml_loader
+    except ImportError:
+        pass
+    else:
+        module, name, function = _yaml_loader, "_import_func_in_yml", of_folder
+    original = getattr(module, name)
+
+    def guarded(*arguments: Any, **options: Any) -> Any:
+        file = [*arguments, *options.values()][-1]
+        return (original if is_installed(Path(file)) else function)(*arguments, **options)
+
+    setattr(module, name, guarded)
+    try:
+        yield
+    finally:
+        setattr(module, name, original)
 
 
 def load(
@@ -95,8 +141,15 @@ def load(
     """
     name = spec if isinstance(spec, str) else spec["task"][0]["task"]
     try:
-        with code_eval_provided():
+        with code_eval_provided(), _allowed_functions():
             tasks, groups = _load(manager, spec)
+    except ConfigError:
+        raise
+    except NotAllowedError as error:
+        raise ConfigError(
+            f"{where}: the code of task {name!r} was not allowed ({error}); read it, then allow it "
+            "with --trust-code."
+        ) from None
     except Exception as error:
         reason = str(error).strip().splitlines()
         raise ConfigError(
@@ -181,9 +234,16 @@ def refuse_unsupported(task: Any, where: str, allow_code: bool) -> None:
         allow_code: whether it may run code that the model writes.
 
     Raises:
-        ConfigError: the task needs images or sound, or runs code that the model writes.
+        ConfigError: the task needs images or sound, runs code that the model writes, or would
+            generate texts with code from elsewhere.
     """
     name = task.get_config("task")
+    options = task.get_config("generation_kwargs") or {}
+    if named := [key for key in ("custom_generate", "trust_remote_code") if key in options]:
+        raise ConfigError(
+            f"{where}: the generation_kwargs of task {name!r} have {named[0]!r}, which would run "
+            "code from elsewhere; remove it."
+        )
     if getattr(task, "MULTIMODAL", False) or any(map(task.get_config, _OTHER_INPUTS)):
         raise ConfigError(f"{where}: task {name!r} needs images or sound; only text is scored.")
     if runs_code(task) and not allow_code:

@@ -12,11 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 
 from evomerge.errors import CheckpointError
@@ -43,7 +41,6 @@ class Layout:
 
 def build_layout(
     data: Mapping[str, Any],
-    folder: Path,
     shapes: Mapping[str, tuple[int, ...]],
     constants: Mapping[str, Tensor],
     dtype: torch.dtype,
@@ -52,7 +49,6 @@ def build_layout(
 
     Args:
         data: `config.json` of the model.
-        folder: the folder that may have a `generation_config.json`.
         shapes: shape of every floating-point tensor of the checkpoint, by name.
         constants: every other tensor of the checkpoint, by name.
         dtype: dtype of the model's parameters.
@@ -73,9 +69,6 @@ def build_layout(
             f"{type(module).__name__} needs the weight {missing!r}, which the checkpoint does not "
             "have (it would be random); the checkpoint is incomplete or of another architecture."
         )
-    if (folder / "generation_config.json").is_file():
-        generation = transformers.GenerationConfig.from_pretrained(folder)
-        module.generation_config = generation  # type: ignore[assignment]
     return Layout(module, locations)
 
 

@@ -117,7 +117,7 @@ class Miniature:
                 model_class(made)(made).save_pretrained(folder)
             saved = Checkpoint.open(folder, "miniature")
             shapes = {name: info.shape for name, info in saved.tensors.items()}
-            layout = build_layout(saved.config, folder, shapes, {}, torch.float32)
+            layout = build_layout(saved.config, shapes, {}, torch.float32)
         self._stacks, self._locations = saved.stacks, layout.locations
         self.model: Any = layout.module
         attend = getattr(self.model, "set_attn_implementation", None)

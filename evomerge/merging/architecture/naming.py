@@ -66,7 +66,7 @@ def _locations(checkpoint: Checkpoint) -> Mapping[str, Location]:
     from evomerge.merging.architecture.layout import build_layout
 
     shapes = {name: info.shape for name, info in checkpoint.tensors.items() if info.floating}
-    return build_layout(checkpoint.config, checkpoint.folder, shapes, {}, torch.float32).locations
+    return build_layout(checkpoint.config, shapes, {}, torch.float32).locations
 
 
 def _parts(

@@ -26,6 +26,7 @@ from evomerge.merging.tokenizers.tokens import Tokens, check_spelling
 from evomerge.merging.tokenizers.truncation import TRUNCATE, truncate
 from evomerge.merging.tokenizers.union import check_merged, unite
 from evomerge.models.checkpoint import TOKENIZER_FILES, Checkpoint
+from evomerge.models.code_keys import text_without_code, without_code
 from evomerge.models.safetensors import read_json
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.values import shown
@@ -221,12 +222,13 @@ def _files(merged: Tokens, giver: Checkpoint, host: Checkpoint, united: bool) ->
     if giver is not host:
         for name in TOKENIZER_FILES:
             if (giver.folder / name).is_file() and not name.endswith(".model"):
-                found[name] = read_text(giver.folder / name, CheckpointError)
+                file = giver.folder / name
+                found[name] = text_without_code(file) or read_text(file, CheckpointError)
     if united:
         found["tokenizer.json"] = json.dumps(merged.data, ensure_ascii=False, indent=2) + "\n"
         config = giver.folder / "tokenizer_config.json"
         if config.is_file():
-            data = read_json(config)
+            data = without_code(read_json(config))
             if "added_tokens_decoder" in data:
                 data["added_tokens_decoder"] = {
                     str(item["id"]): {key: item[key] for key in item if key != "id"}
@@ -236,7 +238,7 @@ def _files(merged: Tokens, giver: Checkpoint, host: Checkpoint, united: bool) ->
     generation = host.folder / GENERATION
     special = _special_ids(merged, giver, host)
     if special and generation.is_file():
-        data = read_json(generation)
+        data = without_code(read_json(generation))
         found[GENERATION] = _json({**data, **{k: v for k, v in special.items() if k in data}})
     return found
 
@@ -259,7 +261,7 @@ def _special_token_notes(giver: Checkpoint, parents: Sequence[Checkpoint]) -> li
 
 def _tokenizer_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
     file = checkpoint.folder / "tokenizer_config.json"
-    return read_json(file) if file.is_file() else {}
+    return without_code(read_json(file)) if file.is_file() else {}
 
 
 def _content(token: Any) -> Any:

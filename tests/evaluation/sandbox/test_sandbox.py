@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from trusting import trust
 
 from evomerge.evaluation.sandbox import code_eval
 from evomerge.evaluation.sandbox.confinement import Protection
@@ -139,6 +140,7 @@ def test_a_program_has_no_environment_of_the_search(sandbox, monkeypatch):
 )
 def test_a_function_that_gives_no_result_raises(sandbox, tmp_path, source):
     (tmp_path / "own.py").write_text(f"def run():\n    exec({source!r})\n    raise KeyError('x')\n")
+    trust(tmp_path)
     with pytest.raises(CallError):
         sandbox.call(Function("own", str(tmp_path / "own.py"), "run"), seconds=1)
     assert sandbox.call(DUMPS, [1], seconds=10) == "[1]"
@@ -146,6 +148,7 @@ def test_a_function_that_gives_no_result_raises(sandbox, tmp_path, source):
 
 def test_a_result_without_an_end_is_no_result(sandbox, tmp_path):
     (tmp_path / "long.py").write_text("def run():\n    return 'x' * 20_000_000\n")
+    trust(tmp_path)
     with pytest.raises(CallError):
         sandbox.call(Function("long", str(tmp_path / "long.py"), "run"), seconds=10)
 
@@ -165,6 +168,7 @@ def test_a_cell_that_is_killed_in_a_call_leaves_nothing(tmp_path):
     (tmp_path / "slow.py").write_text(
         "import time\ndef run():\n    open('begun', 'w').close()\n    time.sleep(600)\n"
     )
+    trust(tmp_path)
     sandbox, slow = Sandbox(), Function("slow", str(tmp_path / "slow.py"), "run")
     before = cells()
     with ThreadPoolExecutor(1) as pool:

@@ -12,6 +12,7 @@ import yaml
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks.cruxeval import utils as published
+from trusting import trust
 
 from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks.harness import Harness
@@ -227,6 +228,7 @@ def executed(folder, name="executed", **changes):
     write(folder, name, [{"q": f"w{i}", "a": i} for i in range(12)], **EXECUTED | changes)
     file = folder / f"{name}.yaml"
     file.write_text(re.sub(r"'(!function [\w.]+)'", r"\1", file.read_text()))
+    trust(folder)
     return name
 
 

@@ -53,7 +53,7 @@ def test_first_blocks_tell_the_layout_of_all(variant, tmp_path):
 def test_locations_of_experts_are_boxes_of_one_parameter(tmp_path):
     checkpoint = Checkpoint.open(tiny.make(tmp_path / "a", "mixtral", tokenizer=False), "a")
     shapes = shapes_of(checkpoint)
-    layout = build_layout(checkpoint.config, checkpoint.folder, shapes, {}, torch.float32)
+    layout = build_layout(checkpoint.config, shapes, {}, torch.float32)
     experts = [name for name in shapes if ".experts." in name]
     parameters = {layout.locations[name].parameter for name in experts}
     assert len(experts) == 27 and len(parameters) == 6
@@ -68,9 +68,7 @@ def test_locations_of_experts_are_boxes_of_one_parameter(tmp_path):
 
 def test_placeholders_take_no_memory(tmp_path):
     checkpoint = Checkpoint.open(tiny.make(tmp_path / "a", tokenizer=False), "a")
-    layout = build_layout(
-        checkpoint.config, checkpoint.folder, shapes_of(checkpoint), {}, torch.float32
-    )
+    layout = build_layout(checkpoint.config, shapes_of(checkpoint), {}, torch.float32)
     held = sum(item.untyped_storage().nbytes() for item in layout.module.parameters())
     assert held == 4 * len(list(layout.module.parameters()))
 
@@ -81,12 +79,12 @@ def test_weights_that_would_be_random_are_named(missing, tmp_path):
     shapes = shapes_of(checkpoint)
     del shapes[missing]
     with pytest.raises(CheckpointError, match=missing.replace(".", r"\.")):
-        build_layout(checkpoint.config, checkpoint.folder, shapes, {}, torch.float32)
+        build_layout(checkpoint.config, shapes, {}, torch.float32)
 
 
 def test_shapes_that_contradict_the_config_are_refused(tmp_path):
     checkpoint = Checkpoint.open(tiny.make(tmp_path / "a", tokenizer=False), "a")
     shapes = shapes_of(checkpoint) | {"model.layers.1.mlp.up_proj.weight": (25, 16)}
     with pytest.raises(CheckpointError, match="cannot build LlamaForCausalLM") as caught:
-        build_layout(checkpoint.config, checkpoint.folder, shapes, {}, torch.float32)
+        build_layout(checkpoint.config, shapes, {}, torch.float32)
     assert "\n" not in str(caught.value)

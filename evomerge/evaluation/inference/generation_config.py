@@ -1,0 +1,157 @@
+"""Which generation configs our own generation supports, setting by setting.
+
+lm-eval generates with transformers' `generate`, which reads `generation_config.json`. Our own
+generation (`generation.py`, `sampling.py`) implements few of its settings. It may be used only if
+each setting has a value that is listed here: one that cannot change a text, or that is implemented.
+With any other value, and with a setting that is not listed, lm-eval itself generates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_PASSED = "lm-eval passes a value of its own to `generate`"
+_IMPLEMENTED = "our own generation implements it"
+_DRAWN = "read only where tokens are drawn; then sampling implements it"
+_DRAWN_IDLE = "read only where tokens are drawn; then lm-eval generates, if it is not idle"
+_BEAMS = "read only with several beams"
+_ASSISTED = "read only with an assistant model or prompt lookup"
+_IDLE = "does nothing with this value"
+_NOTED = "says where the config comes from"
+
+
+@dataclass(frozen=True)
+class Supported:
+    """The values of a setting with which our own generation gives the texts of `generate`.
+
+    Attributes:
+        allows: whether a value is one of them.
+        reason: why they need nothing, or nothing more.
+    """
+
+    allows: Callable[[Any], bool]
+    reason: str
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _token(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _tokens(value: Any) -> bool:
+    return all(map(_token, value)) if isinstance(value, list) and value else _token(value)
+
+
+def _anything(value: Any) -> bool:
+    return True
+
+
+def _only(*values: Any) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, (bool, int, float)) and value in values
+
+
+SUPPORTED: Mapping[str, Supported] = {
+    **dict.fromkeys(("max_length", "temperature"), Supported(_number, _PASSED)),
+    **dict.fromkeys(("do_sample", "use_cache"), Supported(_flag, _PASSED)),
+    "pad_token_id": Supported(_token, _PASSED),
+    "eos_token_id": Supported(_tokens, _IMPLEMENTED),
+    **dict.fromkeys(("top_k", "top_p", "min_p"), Supported(_number, _DRAWN)),
+    **dict.fromkeys(
+        ("typical_p", "epsilon_cutoff", "eta_cutoff", "top_h"), Supported(_number, _DRAWN_IDLE)
+    ),
+    "early_stopping": Supported(lambda value: _flag(value) or value == "never", _BEAMS),
+    **dict.fromkeys(("length_penalty", "diversity_penalty"), Supported(_number, _BEAMS)),
+    **dict.fromkeys(
+        (
+            "num_assistant_tokens",
+            "assistant_confidence_threshold",
+            "assistant_lookbehind",
+            "target_lookbehind",
+            "max_matching_ngram_size",
+        ),
+        Supported(_number, _ASSISTED),
+    ),
+    "num_assistant_tokens_schedule": Supported(lambda value: isinstance(value, str), _ASSISTED),
+    "bos_token_id": Supported(_token, "read only if there is no prompt"),
+    "decoder_start_token_id": Supported(_token, "read only by models with an encoder"),
+    "disable_compile": Supported(_flag, "read only with a static cache"),
+    **dict.fromkeys(
+        ("output_scores", "output_logits"),
+        Supported(_flag, "read only with `return_dict_in_generate`"),
+    ),
+    **dict.fromkeys(
+        (
+            "repetition_penalty",
+            "encoder_repetition_penalty",
+            "num_beams",
+            "num_beam_groups",
+            "num_return_sequences",
+            "guidance_scale",
+        ),
+        Supported(_only(1), _IDLE),
+    ),
+    **dict.fromkeys(
+        (
+            "min_length",
+            "no_repeat_ngram_size",
+            "encoder_no_repeat_ngram_size",
+        ),
+        Supported(_only(0), _IDLE),
+    ),
+    **dict.fromkeys(
+        (
+            "renormalize_logits",
+            "remove_invalid_values",
+            "token_healing",
+            "use_mtp",
+            "is_assistant",
+            "low_memory",
+            "output_attentions",
+            "output_hidden_states",
+            "return_dict_in_generate",
+        ),
+        Supported(_only(False), _IDLE),
+    ),
+    **dict.fromkeys(
+        ("transformers_version", "_from_model_config", "_commit_hash", "_original_object_hash"),
+        Supported(_anything, _NOTED),
+    ),
+}
+"""Setting -> the values that our own generation supports, besides None and the default."""
+
+_NO_CUT: Mapping[str, tuple[Any, ...]] = {
+    "typical_p": (None, 1.0),
+    "epsilon_cutoff": (None, 0.0),
+    "eta_cutoff": (None, 0.0),
+    "top_h": (None,),
+}
+"""Settings of drawing that `Sampling` does not have, with the values at which they do nothing."""
+
+
+def unsupported_setting(settings: Any, *, sampled: bool = False) -> str | None:
+    """Return a setting with a value that our own generation does not support, or None.
+
+    Args:
+        settings: a generation config of transformers.
+        sampled: whether tokens are drawn at random.
+    """
+    default = vars(type(settings)())
+    name: str
+    for name, value in vars(settings).items():
+        if sampled and value not in _NO_CUT.get(name, (value,)):
+            return name
+        if value is None or (name in default and value == default[name]):
+            continue
+        known = SUPPORTED.get(name)
+        if known is None or not known.allows(value):
+            return name
+    return None

@@ -1,0 +1,63 @@
+"""The files with code that a search file names, and what a run's frozen search file allows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+from evomerge.config.schema import Frozen, SearchConfig
+from evomerge.scores import SPLITS
+from evomerge.trust.consent import is_recorded, record
+from evomerge.trust.files import CodeFile, read_code
+from evomerge.trust.loading import is_loaded
+from evomerge.trust.modules import files_of_module
+from evomerge.trust.task_files import files_of_tasks
+
+
+def own_code(config: SearchConfig) -> list[CodeFile]:
+    """Return the files whose code runs when the tasks of a search file are loaded; nothing is run.
+
+    Files of installed packages are not among them.
+
+    Args:
+        config: the search file, with absolute paths of local folders.
+
+    Raises:
+        ConfigError: a file cannot be read, or is not allowed in any case.
+    """
+    supplied = (getattr(config.evaluation, split).tasks.values() for split in SPLITS)
+    names = dict.fromkeys([*config.tasks, *(name for split in supplied for name in split)])
+    found: dict[Path, CodeFile] = {}
+    for name in names:
+        module, colon, _ = name.partition(":")
+        if colon:
+            own = module in sys.modules and not is_loaded(module)
+            for file in files_of_module(module):
+                found.setdefault(file, read_code(file, own=own))
+    tasks = [name for name in names if ":" not in name]
+    include = [Path(folder) for folder in config.evaluation.include if folder != "zoo:tasks"]
+    for file in files_of_tasks(tasks, include) if tasks else []:
+        found.setdefault(file, read_code(file))
+    return list(found.values())
+
+
+def is_permitted(frozen: Frozen) -> bool:
+    """Return whether the user has allowed pickles or models' code in this run, on this machine.
+
+    The section is a file of the run folder, which may come from somebody else.
+    """
+    return is_recorded(_digest(frozen))
+
+
+def keep_permission(frozen: Frozen, folder: Path) -> None:
+    """Keep that the user allows what the section of a run's search file allows, if anything."""
+    if frozen.allow_pickle or frozen.allow_code:
+        record({_digest(frozen): f"allow_pickle and allow_code of {folder}"})
+
+
+def _digest(frozen: Frozen) -> str:
+    """Return a digest of what is allowed, and for which parents."""
+    about = [frozen.allow_pickle, frozen.allow_code, frozen.parents]
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Code that search files name: which files it stands in, consent to run it, running exactly it."""

@@ -1,0 +1,44 @@
+"""Files with code, and the digest by which a user allows one."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from evomerge.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class CodeFile:
+    """A file whose code a search runs.
+
+    Attributes:
+        path: the file.
+        digest: the SHA-256 digest of its bytes, in hexadecimal.
+        own: whether this program has imported it already, so that nobody needs to be asked.
+    """
+
+    path: Path
+    digest: str
+    own: bool = False
+
+
+def digest_of(data: bytes) -> str:
+    """Return the digest by which the content of a file is allowed."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_code(path: Path, *, own: bool = False) -> CodeFile:
+    """Return a file with the digest of its content.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return CodeFile(path.resolve(), digest_of(path.read_bytes()), own)
+    except OSError as error:
+        raise ConfigError(
+            f"{path} holds code of this search, but cannot be read: {error.strerror}; make it "
+            "readable."
+        ) from None

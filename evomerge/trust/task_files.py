@@ -1,0 +1,217 @@
+"""The files whose code runs when lm-eval loads a task from YAML. Nothing is run here.
+
+Code is a function that a YAML file names (`!function`) with the file that it stands in, a metric
+that is not lm-eval's own (Hugging Face's `evaluate` runs its script), and a data set with a script
+of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from evomerge.errors import ConfigError
+from evomerge.parsing.values import shown
+from evomerge.trust.installed import is_installed
+from evomerge.trust.modules import files_of_module, with_imports
+
+_PICKLED = "pandas"  # the builder of `datasets` that reads pickled data frames
+
+
+class FunctionName(str):
+    """What stands behind `!function` in a YAML file: the name of a function, `module.function`."""
+
+
+@dataclass(frozen=True)
+class _TaskFile:
+    """A YAML file, and the files that it includes, each with its content."""
+
+    parts: Mapping[Path, Mapping[Any, Any]]
+
+    def defines(self, names: set[str]) -> bool:
+        """Return whether one of these tasks, groups or tags is defined here."""
+        defined = {
+            name
+            for content in self.parts.values()
+            for key in ("task", "group", "tag")
+            for name in _texts(content.get(key))
+            if key != "task" or isinstance(content[key], str)  # a list is of the tasks of a group
+        }
+        return not defined.isdisjoint(names)
+
+    @property
+    def names(self) -> set[str]:
+        """The tasks and groups that this file needs, and all texts that could be one."""
+        return {
+            name
+            for content in self.parts.values()
+            for key in ("task", "group")
+            for name in _all_texts(content.get(key))
+        }
+
+
+def files_of_tasks(names: Iterable[str], include: Sequence[Path]) -> list[Path]:
+    """Return the files with code of tasks and groups, without installed ones.
+
+    Args:
+        names: the tasks and groups.
+        include: folders with task YAML. Tasks that are not defined there are lm-eval's own.
+
+    Raises:
+        ConfigError: a YAML file in these folders has a tag of Python objects, or a task reads
+            pickles.
+    """
+    files = [
+        _task_file(path)
+        for folder in include
+        if not is_installed(folder)
+        for path in sorted(folder.rglob("*.yaml"))
+    ]
+    wanted, reached = set(names), []
+    while new := [file for file in files if file not in reached and file.defines(wanted)]:
+        reached += new
+        wanted |= {name for file in new for name in file.names}
+    found: dict[Path, None] = {}
+    for file in reached:
+        for path, content in file.parts.items():
+            code = list(_code(content, path))
+            if code and not is_installed(path):
+                found[path] = None
+            found |= dict.fromkeys(with_imports(code))
+    return list(found)
+
+
+def file_of_function(name: str, folder: Path) -> Path:
+    """Return where lm-eval looks for a function's module first.
+
+    Args:
+        name: what stands behind `!function`.
+        folder: the folder of the YAML file.
+    """
+    module = name.rpartition(".")[0]
+    return (folder / f"{module.replace('.', '/')}.py").resolve()
+
+
+def files_of_function(name: str, folder: Path) -> list[Path]:
+    """Return the files of the module of a function; see `file_of_function`."""
+    beside = file_of_function(name, folder)
+    return [beside] if beside.is_file() else files_of_module(name.rpartition(".")[0])
+
+
+def functions_in(data: bytes) -> set[str]:
+    """Return the names of all functions in the bytes of a YAML file."""
+    content = yaml.load(data, Loader=_Loader)
+    return {str(value) for value in _values(content) if isinstance(value, FunctionName)}
+
+
+def files_of_metric(name: str) -> list[Path]:
+    """Return the local script that Hugging Face's `evaluate` runs for a metric; else no file."""
+    path = Path(name)
+    script = path if path.suffix == ".py" else path / f"{path.name}.py"
+    return [script.resolve()] if script.is_file() else []
+
+
+def _code(content: Mapping[Any, Any], path: Path) -> Iterator[Path]:
+    """Yield the files with code that the content of a YAML file names, and the file itself."""
+    for value in _values(content):
+        if isinstance(value, FunctionName):
+            yield path
+            yield from files_of_function(value, path.parent)
+    for metric in _metrics(content.get("metric_list")):
+        if files := files_of_metric(metric):
+            yield from files
+        if files or "/" in metric:  # a metric of somebody on the Hub
+            yield path
+    place, options = content.get("dataset_path"), content.get("dataset_kwargs")
+    if place == _PICKLED:
+        raise ConfigError(
+            f"{path}: `dataset_path` is {_PICKLED!r}, which reads pickles, and a pickle can run "
+            "code when it is read; store the documents as JSON or Parquet."
+        )
+    if isinstance(place, str) and (files := files_of_metric(place)):
+        yield from files
+        yield path
+    if isinstance(options, Mapping) and options.get("trust_remote_code"):
+        yield path
+
+
+def _metrics(listed: Any) -> Iterator[str]:
+    for item in listed if isinstance(listed, list) else []:
+        name = item.get("metric") if isinstance(item, Mapping) else item
+        if isinstance(name, str) and not isinstance(name, FunctionName):
+            yield name
+
+
+def _task_file(path: Path) -> _TaskFile:
+    """Read a YAML file and all that it includes. What is no YAML is left for lm-eval to refuse."""
+    parts: dict[Path, Mapping[Any, Any]] = {}
+    waiting = [path.resolve()]
+    while waiting:
+        file = waiting.pop()
+        if file in parts or not file.is_file():
+            continue
+        content = parts[file] = _content(file)
+        for value in _includes(content):
+            # Versions of lm-eval differ in which of these comes first.
+            waiting += [(file.parent / value).resolve(), Path(value).resolve()]
+    return _TaskFile(parts)
+
+
+def _includes(content: Any) -> Iterator[str]:
+    """Yield the files that a content or a part of it includes."""
+    for value in _values(content):
+        if isinstance(value, Mapping):
+            yield from _texts(value.get("include"))
+
+
+def _content(file: Path) -> Mapping[Any, Any]:
+    try:
+        with file.open("rb") as stream:
+            content = yaml.load(stream, Loader=_Loader)
+    except (yaml.YAMLError, OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, Mapping) else {}
+
+
+def _texts(value: Any) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    return [item for item in values if isinstance(item, str)]
+
+
+def _all_texts(value: Any) -> Iterator[str]:
+    return (item for item in _values(value) if isinstance(item, str))
+
+
+def _values(value: Any) -> Iterator[Any]:
+    """Yield a value and all values inside of it; what an alias repeats is yielded once."""
+    waiting, seen = [value], set[int]()
+    while waiting:
+        item = waiting.pop()
+        yield item
+        if isinstance(item, (Mapping, list)) and id(item) not in seen:
+            seen.add(id(item))
+            waiting += item.values() if isinstance(item, Mapping) else item
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Reads task YAML, with the names of functions in place of functions."""
+
+
+def _function(loader: yaml.Loader, node: yaml.Node) -> FunctionName:
+    return FunctionName(loader.construct_scalar(node))  # type: ignore[arg-type]
+
+
+def _refuse(loader: yaml.Loader, suffix: str, node: yaml.Node) -> Any:
+    raise ConfigError(
+        f"{node.start_mark.name}, line {node.start_mark.line + 1}: the YAML tag {shown(suffix)} "
+        "makes a Python object, which can run code; write plain values, or name a function by "
+        "`!function`."
+    )
+
+
+yaml.add_constructor("!function", _function, Loader=_Loader)
+yaml.add_multi_constructor("tag:yaml.org,2002:python/", _refuse, Loader=_Loader)

@@ -1,0 +1,296 @@
+"""A stranger's search file or run folder runs no code before the user has allowed it."""
+
+import json
+import shutil
+import sys
+from importlib._bootstrap_external import _code_to_hash_pyc
+from importlib.metadata import entry_points
+from importlib.util import cache_from_source, source_hash
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from search_run import evomerge, write_search
+
+from evomerge.__main__ import run
+from evomerge.errors import ConfigError
+from evomerge.evaluation.tasks.functions import REGISTERED
+from evomerge.trust.consent import state_file
+
+SPLITS = {
+    "search": {"documents": 4},
+    "validation": {"documents": 4, "finalists": 2},
+    "test": {"documents": 4},
+}
+TASK = {
+    "task": "theirs",
+    "dataset_path": "json",
+    "test_split": "test",
+    "output_type": "multiple_choice",
+    "doc_to_text": "{{question}}",
+    "doc_to_target": "{{answer}}",
+    "doc_to_choice": ["yes", "no"],
+    "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+}
+ESCAPE = "{{ cycler.__init__.__globals__.os.popen('touch MARK').read() }}"
+MODULE = """
+from pathlib import Path
+
+Path({mark!r}).touch()
+
+def go(model, tokenizer, documents):
+    return [0.5 for _ in documents]
+
+go.documents = 12
+
+def docs(data):
+    return data
+"""
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path, monkeypatch):
+    """A user who has allowed nothing yet."""
+    monkeypatch.setenv("EVOMERGE_STATE", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def mark(tmp_path):
+    """A file that appears when code of the stranger runs."""
+    return tmp_path / "MARK"
+
+
+def write_task(folder: Path, tags: str = "", **changes) -> Path:
+    """Write a search file with a task in `theirs`; `tags` is YAML that has tags."""
+    tasks = folder / "theirs"
+    tasks.mkdir(exist_ok=True)
+    rows = [{"question": f"is {n} even ?", "answer": n % 2} for n in range(12)]
+    (tasks / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"dataset_kwargs": {"data_files": {"test": str(tasks / "rows.jsonl")}}}
+    (tasks / "theirs.yaml").write_text(yaml.safe_dump(TASK | data | changes) + tags)
+    return write_search(
+        folder,
+        objectives=[{"task": "theirs", "metric": "acc"}],
+        evaluation={**SPLITS, "include": ["./theirs"]},
+        budget={"candidates": 4},
+    )
+
+
+def write_function(folder: Path, mark: Path) -> Path:
+    """Write a search file with a task whose documents pass a function beside its YAML."""
+    file = write_task(folder, tags="process_docs: !function tools.docs\n")
+    (folder / "theirs" / "tools.py").write_text(MODULE.format(mark=str(mark)))
+    return file
+
+
+def write_objective(folder: Path, mark: Path, name: str) -> Path:
+    """Write a search file whose objective is a function of a module beside it."""
+    (folder / f"{name}.py").write_text(MODULE.format(mark=str(mark)))
+    return write_search(
+        folder,
+        objectives=[{"task": f"{name}:go", "metric": "score"}],
+        evaluation=SPLITS,
+        budget={"candidates": 4},
+    )
+
+
+def refused(*arguments, names: str) -> str:
+    """Run a command that must end with a sentence that names a file and the remedy."""
+    with pytest.raises(ConfigError) as error:
+        run([str(item) for item in arguments])
+    assert names in str(error.value)
+    assert str(error.value).endswith("; read it, then allow it with --trust-code.")
+    return str(error.value)
+
+
+@pytest.mark.parametrize("command", ["validate", "search", "evaluate"])
+def test_a_function_of_a_task_is_not_imported(tmp_path, mark, command):
+    file = write_function(tmp_path, mark)
+    words = {
+        "validate": ["validate", file],
+        "search": ["search", file, "--run", tmp_path / "run"],
+        "evaluate": ["evaluate", "zoo:base", "--config", file],
+    }
+    said = refused(*words[command], names="tools.py")
+    assert "theirs.yaml" in said
+    assert not mark.exists() and not (tmp_path / "run").exists()
+
+
+def test_a_function_of_another_installed_module_is_not_called_either(tmp_path, mark):
+    file = write_task(tmp_path, tags="doc_to_choice: !function os.system\n")
+    refused("validate", file, names="theirs.yaml")
+    include = (tmp_path / "theirs" / "theirs.yaml").read_text()
+    (tmp_path / "theirs" / "theirs.yaml").write_text("include: part\ntask: theirs\n")
+    (tmp_path / "theirs" / "part").write_text(include)
+    refused("validate", file, names="part")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ESCAPE,
+        "{% if question == 'is 7 even ?' %}" + ESCAPE + "{% endif %}{{question}}",
+        "{% for i in range(10**9) %}x{% endfor %}",
+    ],
+    ids=["code", "code for one document", "no end"],
+)
+def test_a_template_cannot_leave_the_sandbox(tmp_path, mark, text):
+    file = write_task(tmp_path, doc_to_text=text.replace("MARK", str(mark)))
+    with pytest.raises(ConfigError, match="A template of a task does what a template may not"):
+        run(["search", str(file), "--run", str(tmp_path / "run")])
+    assert not mark.exists()
+
+
+def test_an_objective_is_not_imported(tmp_path, mark):
+    file = write_objective(tmp_path, mark, "beside")
+    # As `python -m`, which searches the working folder.
+    said = evomerge("validate", file, code=2, cwd=tmp_path).stderr
+    assert "beside.py; read it, then allow it with --trust-code" in said
+    assert not mark.exists()
+
+
+def test_a_script_of_a_metric_does_not_run(tmp_path, mark):
+    (tmp_path / "theirs").mkdir()
+    script = tmp_path / "theirs" / "metric.py"
+    script.write_text(MODULE.format(mark=str(mark)))
+    metric = {"metric": str(script), "aggregation": "mean", "higher_is_better": True}
+    refused("validate", write_task(tmp_path, metric_list=[metric]), names="metric.py")
+    metric["metric"] = "somebody/metric"
+    refused("validate", write_task(tmp_path, metric_list=[metric]), names="theirs.yaml")
+    assert not mark.exists()
+
+
+def test_pickled_documents_and_python_tags_are_refused(tmp_path, mark):
+    with pytest.raises(ConfigError, match="reads pickles"):
+        run(["validate", str(write_task(tmp_path, dataset_path="pandas"))])
+    tag = f"x: !!python/object/apply:os.system ['touch {mark}']\n"
+    with pytest.raises(ConfigError, match="makes a Python object"):
+        run(["validate", str(write_task(tmp_path, tags=tag))])
+    assert not mark.exists()
+
+
+def test_a_data_set_may_ask_for_code_only_with_consent(tmp_path):
+    more = {"data_files": {"test": str(tmp_path / "theirs" / "rows.jsonl")}}
+    file = write_task(tmp_path, dataset_kwargs={**more, "trust_remote_code": True})
+    refused("validate", file, names="theirs.yaml")
+
+
+def test_a_compiled_file_is_not_taken_for_its_source(tmp_path, mark):
+    """Python would run `__pycache__/tools.*.pyc`, which says that it need not be compared."""
+    file = write_function(tmp_path, tmp_path / "harmless")
+    source = tmp_path / "theirs" / "tools.py"
+    evil = compile(MODULE.format(mark=str(mark)), str(source), "exec")
+    cache = Path(cache_from_source(str(source)))
+    cache.parent.mkdir()
+    cache.write_bytes(_code_to_hash_pyc(evil, source_hash(source.read_bytes()), False))
+    assert run(["validate", str(file), "--trust-code"]) == 0
+    assert (tmp_path / "harmless").exists() and not mark.exists()
+
+
+def test_consent_lasts_until_a_file_changes(tmp_path, mark, capsys):
+    file = write_function(tmp_path, mark)
+    assert run(["search", str(file), "--run", str(tmp_path / "run"), "--trust-code"]) == 0
+    assert mark.exists()
+    said = capsys.readouterr().err
+    assert f"{tmp_path}/theirs/tools.py" in said and f"{tmp_path}/theirs/theirs.yaml" in said
+    assert run(["resume", str(tmp_path / "run"), "--candidates", "5"]) == 0  # nobody is asked
+    assert "this code may run" not in capsys.readouterr().err
+    assert run(["evaluate", "zoo:base", "--config", str(tmp_path / "run" / "search.yaml")]) == 0
+
+    tools = tmp_path / "theirs" / "tools.py"
+    tools.write_text(tools.read_text() + "\n# changed\n")
+    refused("resume", tmp_path / "run", "--candidates", "6", names="tools.py")
+    again = ["resume", str(tmp_path / "run"), "--candidates", "6", "--trust-code"]
+    assert run(again) == 0
+
+
+def test_a_run_of_another_machine_asks_once(tmp_path, mark, monkeypatch):
+    file = write_function(tmp_path, mark)
+    assert run(["search", str(file), "--run", str(tmp_path / "run"), "--trust-code"]) == 0
+    monkeypatch.setenv("EVOMERGE_STATE", str(tmp_path / "other"))
+    shutil.move(tmp_path / "run", tmp_path / "moved")
+    mark.unlink()
+    moved = str(tmp_path / "moved")
+    sys.modules.pop(str(tmp_path / "theirs" / "tools"), None)
+    refused("resume", moved, "--candidates", "5", names="tools.py")
+    refused("evaluate", "zoo:base", "--config", f"{moved}/search.yaml", names="tools.py")
+    for words in (["status"], ["results"], ["report"], ["export", "--out", str(tmp_path / "out")]):
+        assert run([words[0], moved, *words[1:]]) == 0
+    assert not mark.exists()
+    assert run(["resume", moved, "--candidates", "5", "--trust-code"]) == 0
+    assert run(["resume", moved, "--candidates", "6"]) == 0
+
+
+def test_workers_get_the_consent_of_the_process_that_starts_them(tmp_path, mark):
+    file = write_objective(tmp_path, mark, "in_workers")
+    words = ["search", file, "--run", tmp_path / "run", "--set", "executor.kind=processes"]
+    evomerge(*words, code=2, cwd=tmp_path)
+    assert not mark.exists()
+    evomerge(*words, "--trust-code", cwd=tmp_path)
+    assert mark.exists()
+
+
+def test_a_person_at_a_terminal_is_asked_once(tmp_path, mark, monkeypatch):
+    file = write_function(tmp_path, mark)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    asked, answers = [], [False, True]
+
+    def confirm(text, err):
+        asked.append(text)
+        return answers[len(asked) - 1]
+
+    monkeypatch.setattr(typer, "confirm", confirm)
+    refused("validate", file, names="tools.py")
+    assert not mark.exists()
+    assert run(["validate", str(file)]) == 0
+    assert mark.exists()
+    assert run(["validate", str(file)]) == 0
+    assert len(asked) == 2
+
+
+def test_a_damaged_file_of_consents_allows_nothing(tmp_path, mark):
+    file = write_function(tmp_path, mark)
+    assert run(["validate", str(file), "--trust-code"]) == 0
+    state_file().write_text("{")
+    mark.unlink()
+    assert "nothing counts as allowed" in refused("validate", file, names="tools.py")
+    assert run(["validate", str(file), "--trust-code"]) == 0
+    assert run(["validate", str(file)]) == 0
+
+
+def test_what_a_module_imports_is_named_too(tmp_path, mark, monkeypatch):
+    file = write_objective(tmp_path, mark, "importing")
+    (tmp_path / "importing.py").write_text("from helping import go\n")
+    (tmp_path / "helping.py").write_text(MODULE.format(mark=str(mark)))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "helping.py" in refused("validate", file, names="importing.py")
+    assert run(["validate", str(file), "--trust-code"]) == 0
+    assert run(["validate", str(file)]) == 0
+    (tmp_path / "helping.py").write_text(MODULE.format(mark=str(mark)) + "# changed\n")
+    assert "importing.py" not in refused("validate", file, names="helping.py")
+
+
+def test_entry_points_of_the_working_folder_do_not_count(tmp_path, mark, monkeypatch):
+    (tmp_path / "evil.py").write_text(MODULE.format(mark=str(mark)))
+    about = tmp_path / "evil-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[evomerge.objectives]\nevil = evil:go\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert any(point.name == "evil" for point in entry_points(group="evomerge.objectives"))
+    assert "evil" not in REGISTERED.names()
+    with pytest.raises(ConfigError, match="Unknown objective function 'evil'"):
+        REGISTERED.get("evil")
+    assert not mark.exists()
+
+
+def test_the_file_is_in_the_state_folder(tmp_path, mark, state):
+    run(["validate", str(write_function(tmp_path, mark)), "--trust-code"])
+    assert state_file() == state / "trusted.json"
+    files = json.loads(state_file().read_text())["files"]
+    names = {Path(name).name for name in files.values()}
+    assert names == {"theirs.yaml", "tools.py"}

@@ -1,0 +1,19 @@
+"""Settings of all tests.
+
+What the user of the tests allows is kept in a folder of its own, never in the home folder. Property
+tests have no deadline, since a busy machine would exceed it.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+from hypothesis import HealthCheck, settings
+
+STATE = tempfile.mkdtemp(prefix="evomerge-state-")
+os.environ["EVOMERGE_STATE"] = STATE
+atexit.register(shutil.rmtree, STATE, ignore_errors=True)
+
+settings.register_profile("evomerge", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("evomerge")

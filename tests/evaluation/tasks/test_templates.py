@@ -1,0 +1,82 @@
+"""Templates in the sandbox render as lm-eval renders them."""
+
+from pathlib import Path
+
+import lm_eval
+import pytest
+import yaml
+from jinja2 import BaseLoader, Environment, StrictUndefined
+
+from evomerge.errors import ConfigError
+from evomerge.evaluation.tasks.templates import TaskTemplates
+
+TASKS = Path(lm_eval.__file__).parent / "tasks"
+DOCUMENT = {
+    "question": "Who? {{x}}",
+    "choices": {"text": ["a ", "b"], "label": ["A", "B"]},
+    "options": ["yes", "no"],
+    "answer": 1,
+    "text": "One. Two\n",
+    "n": 3,
+}
+USED = [
+    "{{question.strip()}}\nAnswer:",
+    "{{choices.text[answer]}} {{choices['label'].index('B')}}",
+    "{% for o in options %}{{loop.index}}. {{o}}\n{% endfor %}",
+    "{{ ['A', 'B', 'C'][answer] }}{{ text.split('. ')[0] | upper }}",
+    "{{ text | regex_replace('o', '0') }}{{ '%s-%d' | format(question, n) }}\n",
+    "{{ '{} {}'.format(n, answer) }}{% if answer == 1 %} one{% endif %}",
+    "{% set a = namespace(v=0) %}{% for i in range(n) %}{% set a.v = a.v + i %}{% endfor %}{{a.v}}",
+    "{{ options | join(', ') }} {{ choices | tojson }} {{ n ** 2 }} {{ 'ab' * n }}",
+]
+
+
+@pytest.fixture
+def plain() -> Environment:
+    """The environment that lm-eval makes."""
+    made = Environment(loader=BaseLoader, undefined=StrictUndefined, keep_trailing_newline=True)
+    made.filters["regex_replace"] = lambda text, old, new: text.replace(old, new)
+    return made
+
+
+@pytest.mark.parametrize("template", USED)
+def test_a_template_renders_as_without_the_sandbox(plain, template):
+    rendered = TaskTemplates(plain).from_string(template).render(**DOCUMENT)
+    assert rendered == plain.from_string(template).render(**DOCUMENT)
+
+
+def test_the_templates_of_lm_eval_mean_the_same(plain):
+    """Of every tenth task: both environments accept the same, and read the same tree."""
+    sandbox, templates = TaskTemplates(plain), set()
+    for file in sorted(TASKS.rglob("*.yaml"))[::10]:
+        for line in file.read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key in ("doc_to_text", "doc_to_target", "doc_to_choice") and "{{" in value:
+                try:
+                    templates.add(str(yaml.safe_load(value)))
+                except yaml.YAMLError:
+                    continue
+    assert len(templates) > 50
+    for template in templates:
+        assert repr(sandbox.parse(template)) == repr(plain.parse(template))
+        sandbox.from_string(template)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ cycler.__init__.__globals__ }}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ question.format.__globals__ }}",
+        "{{ '{0.__class__.__init__.__globals__}'.format(question) }}",
+        "{% for i in range(10**9) %}{% endfor %}",
+    ],
+)
+def test_what_a_template_may_not_do_is_one_sentence(plain, template):
+    with pytest.raises(ConfigError, match="A template of a task does what a template may not do"):
+        TaskTemplates(plain).from_string(template).render(**DOCUMENT)
+
+
+def test_templates_are_compiled_once(plain):
+    sandbox = TaskTemplates(plain)
+    assert sandbox.from_string("{{n}}") is sandbox.from_string("{{n}}")

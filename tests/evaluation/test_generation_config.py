@@ -1,0 +1,231 @@
+"""Whatever `generation_config.json` says, a score is lm-eval's, or both refuse the model."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lm_eval
+import lm_eval.evaluator
+import pytest
+import torch
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from evomerge import zoo
+from evomerge.errors import ConfigError
+from evomerge.evaluation.evaluator import Evaluator
+from evomerge.evaluation.inference.generation_config import SUPPORTED, unsupported_setting
+from evomerge.evaluation.tasks.harness import Harness
+
+PLAIN = {"eos_token_id": 1, "bos_token_id": 1, "pad_token_id": 0}
+VALUES: dict[str, Any] = {
+    "max_length": 5,
+    "max_new_tokens": 1,
+    "min_length": 40,
+    "min_new_tokens": 5,
+    "early_stopping": "never",
+    "max_time": 100.0,
+    "stop_strings": ["1"],
+    "do_sample": True,
+    "num_beams": 3,
+    "use_cache": False,
+    "cache_implementation": "static",
+    "temperature": 0.3,
+    "top_k": "five",
+    "top_p": 0.5,
+    "top_h": 0.4,
+    "typical_p": 0.5,
+    "repetition_penalty": 1.8,
+    "encoder_repetition_penalty": 2.0,
+    "no_repeat_ngram_size": 1,
+    "bad_words_ids": [[12]],
+    "renormalize_logits": True,
+    "forced_bos_token_id": 7,
+    "forced_eos_token_id": 7,
+    "exponential_decay_length_penalty": [1, 2.0],
+    "suppress_tokens": [10, 11, 12, 13],
+    "begin_suppress_tokens": [9, 10, 11],
+    "sequence_bias": [[[10], 5.0]],
+    "token_healing": True,
+    "guidance_scale": 1.5,
+    "watermarking_config": {"bias": 5.0},
+    "return_dict_in_generate": True,
+    "output_scores": True,
+    "pad_token_id": 5,
+    "bos_token_id": 7,
+    "eos_token_id": [1, 12],
+    "encoder_no_repeat_ngram_size": 1,
+    "is_assistant": True,
+    "num_assistant_tokens": 3,
+    "prompt_lookup_num_tokens": 2,
+    "penalty_alpha": 0.6,
+    "prefill_chunk_size": 2,
+    "a_setting_of_next_year": 1,
+}
+DRAWN = {"top_p": 0.5, "min_p": 0.2, "typical_p": 0.3, "epsilon_cutoff": 0.05, "eta_cutoff": 0.05}
+REFUSED = {"stop_strings", "top_k", "token_healing", "return_dict_in_generate", "is_assistant"}
+DOCUMENTS = (0, 12)
+
+Answer = Callable[[dict[str, Any], str], list[str]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_look_at_the_machine() -> Iterator[None]:
+    """Leave out that lm-eval asks pip, git and the processor for its report, in new processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lm_eval.evaluator, "add_env_info", lambda report: None)
+        patch.setattr(lm_eval.evaluator, "get_git_commit_hash", lambda: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a task that generates greedily and one that samples, with long texts."""
+    folder = tmp_path_factory.mktemp("tasks")
+    lines = (zoo.tasks_path() / "zoo_steps.jsonl").read_text().splitlines()[:20]
+    (folder / "documents.jsonl").write_text("\n".join(lines))
+    for name, drawn in {"greedy": {"do_sample": False}, "drawn": {"temperature": 1.3}}.items():
+        body = {
+            "task": name,
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": str(folder / "documents.jsonl")}},
+            "test_split": "test",
+            "output_type": "generate_until",
+            "doc_to_text": "{{prompt[:14]}}",
+            "doc_to_target": "{{answer}}",
+            "generation_kwargs": {"until": ["<eos>"], "max_gen_toks": 10, **drawn},
+        }
+        (folder / f"{name}.yaml").write_text(json.dumps(body))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return AutoModelForCausalLM.from_pretrained(zoo.path("maths"), dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(zoo.path("maths"))
+
+
+@pytest.fixture(scope="module")
+def theirs(model: Any, tokenizer: Any, tasks: Path) -> Answer:
+    """Return the texts of stock lm-eval, given a generation config and the name of a task."""
+    manager = TaskManager(include_path=str(tasks), include_defaults=False)
+
+    def answer(settings: dict[str, Any], task: str) -> list[str]:
+        model.generation_config = GenerationConfig.from_dict({**PLAIN, **settings})
+        found = lm_eval.simple_evaluate(
+            model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1),
+            tasks=[task],
+            task_manager=manager,
+            samples={task: list(DOCUMENTS)},
+            bootstrap_iters=0,
+        )
+        rows = sorted(found["samples"][task], key=lambda row: row["doc_id"])
+        return [row["resps"][0][0] for row in rows]
+
+    return answer
+
+
+@pytest.fixture(scope="module")
+def ours(model: Any, tokenizer: Any, tasks: Path) -> Answer:
+    """Return our own texts, given a generation config and the name of a task."""
+    harness = Harness(["greedy", "drawn"], [tasks])
+
+    def answer(settings: dict[str, Any], task: str) -> list[str]:
+        model.generation_config = GenerationConfig.from_dict({**PLAIN, **settings})
+        evaluator = Evaluator(harness)
+        evaluator.prepare(model, tokenizer, {"search": {task: DOCUMENTS}})
+        evaluator.score(model)
+        requests = evaluator.requests("search", task)
+        return [requests[document][0].instance.resps[0] for document in DOCUMENTS]
+
+    return answer
+
+
+def pairs(count: int) -> list[dict[str, Any]]:
+    rng = random.Random(0)
+    fine = [(name, value) for name, value in VALUES.items() if name not in REFUSED]
+    return [dict(rng.sample(fine, 2)) for _ in range(count)]
+
+
+def test_every_generation_config_gives_lm_evals_texts_or_is_refused(
+    theirs: Answer, ours: Answer
+) -> None:
+    refused, changed = set(), 0
+    plain = theirs({}, "greedy")
+    assert ours({}, "greedy") == plain
+    for settings in ({name: value} for name, value in VALUES.items()):
+        try:
+            expected = theirs(settings, "greedy")
+        except Exception:
+            refused |= set(settings)
+            with pytest.raises(ConfigError, match=f"sets '{next(iter(settings))}'"):
+                ours(settings, "greedy")
+            continue
+        assert ours(settings, "greedy") == expected, settings
+        changed += expected != plain
+    assert refused >= REFUSED
+    assert changed >= 10  # the settings matter
+
+
+def test_pairs_of_settings_give_lm_evals_texts(theirs: Answer, ours: Answer) -> None:
+    for settings in pairs(6):
+        try:
+            expected = theirs(settings, "greedy")
+        except Exception:
+            with pytest.raises(ConfigError, match="generation_config"):
+                ours(settings, "greedy")
+            continue
+        assert ours(settings, "greedy") == expected, settings
+
+
+def test_settings_of_drawing_are_ours_or_lm_evals(model: Any, tokenizer: Any, tasks: Path) -> None:
+    """Each text has a seed of its own, so that texts are compared with `generate`, one by one."""
+    harness = Harness(["drawn"], [tasks])
+    texts = set()
+    for settings in ({}, *({name: value} for name, value in DRAWN.items())):
+        model.generation_config = GenerationConfig.from_dict({**PLAIN, **settings})
+        evaluator = Evaluator(harness)
+        evaluator.prepare(model, tokenizer, {"search": {"drawn": DOCUMENTS}})
+        evaluator.score(model)
+        for document in DOCUMENTS:
+            (request,) = evaluator.requests("search", "drawn")[document]
+            (mine,) = request.instance.resps
+            evaluator._reference.generate(model, request)
+            assert request.instance.resps == [mine], settings
+            texts.add(mine)
+    assert len(texts) > len(DOCUMENTS) + 1
+
+
+def test_every_field_of_transformers_is_known_or_leads_to_lm_eval() -> None:
+    """A value that transformers does not have by default is supported for a listed reason only."""
+    default = vars(GenerationConfig())
+    odd = ["odd", [["odd"]], {"odd": 1}, 7, 7.5, True]
+    for name in default:
+        accepted = []
+        for value in odd:
+            settings = GenerationConfig()
+            setattr(settings, name, value)
+            if unsupported_setting(settings) is None:
+                accepted.append(value)
+        assert not accepted or (name in SUPPORTED and SUPPORTED[name].reason), name
+        assert ("odd" not in accepted) or name in (
+            "num_assistant_tokens_schedule",
+            "transformers_version",
+            "_from_model_config",
+        )
+    settings = GenerationConfig()
+    settings.a_setting_of_next_year = 1
+    assert unsupported_setting(settings) == "a_setting_of_next_year"
+    assert unsupported_setting(GenerationConfig()) is None
+    assert unsupported_setting(GenerationConfig(typical_p=0.5)) is None
+    assert unsupported_setting(GenerationConfig(typical_p=0.5), sampled=True) == "typical_p"
+    assert unsupported_setting(GenerationConfig(typical_p=1.0), sampled=True) is None

@@ -1,0 +1,123 @@
+"""A task that has changed since a run began is noticed before anything is scored."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import yaml
+from search_run import SMALL
+
+from evomerge.config.schema import parse
+from evomerge.errors import ConfigError
+from evomerge.evaluation.tasks.digests import RENDERED, spread
+from evomerge.run.folder import RunFolder
+from evomerge.setup.check import freeze
+from evomerge.setup.runs import prepare, reopen
+
+METRIC = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
+TASK = {
+    "task": "sums",
+    "dataset_path": "json",
+    "test_split": "test",
+    "fewshot_split": "train",
+    "num_fewshot": 1,
+    "output_type": "generate_until",
+    "doc_to_text": "{{ question }}",
+    "doc_to_target": "{{ answer }}",
+    "generation_kwargs": {"until": ["<eos>"], "do_sample": False, "max_gen_toks": 3},
+    "metric_list": [METRIC],
+}
+
+
+def write(folder, documents=None, shots=None, **changes):
+    """Write the task and its documents."""
+    files = {}
+    for split, given in (("test", documents), ("train", shots)):
+        rows = given or [{"question": f"{split} {i} + 1", "answer": str(i + 1)} for i in range(40)]
+        files[split] = str(folder / f"{split}.json")
+        (folder / f"{split}.json").write_text("\n".join(map(json.dumps, rows)))
+    task = TASK | {"dataset_kwargs": {"data_files": files}} | changes
+    (folder / "sums.yaml").write_text(yaml.safe_dump(task))
+
+
+def begun(folder):
+    """Return a run with the task, of which nothing is searched yet."""
+    write(folder)
+    sizes = {"search": 6, "validation": 4, "test": 8}
+    evaluation = {split: {"documents": size} for split, size in sizes.items()}
+    evaluation["include"] = [str(folder)]
+    changes = {"objectives": [{"task": "sums", "metric": "exact_match"}], "evaluation": evaluation}
+    problem = prepare(parse(SMALL | {**changes, "budget": {"candidates": 9}}, "x"), folder)
+    return RunFolder.create(folder / "run", freeze(problem))
+
+
+def rows(split, change):
+    """Return the documents of a split, each changed."""
+    plain = [{"question": f"{split} {i} + 1", "answer": str(i + 1)} for i in range(40)]
+    return [{**row, **change(row)} for row in plain]
+
+
+CHANGES = {
+    "search documents": {"documents": rows("test", lambda row: {"answer": row["answer"] + "0"})},
+    "search prompts": {"doc_to_text": "{{ question }} ="},
+    "settings": {"generation_kwargs": TASK["generation_kwargs"] | {"max_gen_toks": 1}},
+}
+OTHERS = {
+    "another target": ("search prompts", {"doc_to_target": "{{ answer }}0"}),
+    "another example": ("search prompts", {"shots": rows("train", lambda row: {"answer": "9"})}),
+    "another filter": (
+        "settings",
+        {"filter_list": [{"name": "x", "filter": [{"function": "take_first"}]}]},
+    ),
+    "another metric": ("settings", {"metric_list": [METRIC | {"ignore_case": True}]}),
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return begun(tmp_path_factory.mktemp("run"))
+
+
+def test_an_unchanged_task_is_accepted_with_and_without_digests(run):
+    folder = run.path.parent
+    write(folder)
+    frozen = reopen(run).config.frozen
+    assert set(frozen.tasks) == {"search", "validation", "test"}
+    assert set(frozen.tasks["test"]["sums"]) == {"documents", "prompts", "settings"}
+    problem = reopen(run)
+    assert problem.evaluator.info.tasks
+    write(folder, **CHANGES["settings"])
+    old = problem.config.model_copy(update={"frozen": frozen.model_copy(update={"tasks": {}})})
+    assert replace(problem, config=old).evaluator
+
+
+@pytest.mark.parametrize(
+    ("what", "changes"), [*CHANGES.items(), *OTHERS.values()], ids=[*CHANGES, *OTHERS]
+)
+def test_a_changed_task_is_refused(run, what, changes):
+    write(run.path.parent, **changes)
+    problem = reopen(run)  # as for `results` and `export`, which load no task
+    with pytest.raises(ConfigError, match=rf"'sums' has changed .* its {what} are not the same"):
+        assert problem.evaluator
+
+
+def test_one_answer_of_the_test_documents_is_enough(run):
+    number = reopen(run).config.frozen.documents["test"]["sums"][-1]
+    target = str(number + 1)
+    changed = rows("test", lambda row: {"answer": "0"} if row["answer"] == target else {})
+    write(run.path.parent, documents=changed)
+    with pytest.raises(ConfigError, match="its test documents are not the same"):
+        assert reopen(run).evaluator
+
+
+def test_documents_that_the_run_does_not_use_may_change(run):
+    more = [*rows("test", lambda row: {}), {"question": "1 + 1", "answer": "3"}]
+    write(run.path.parent, documents=more)
+    assert reopen(run).evaluator
+
+
+def test_the_prompts_of_many_documents_are_sampled():
+    assert spread(range(7)) == list(range(7))
+    few = spread(range(10, 10_000))
+    assert len(set(few)) == RENDERED
+    assert (few[0], few[-1]) == (10, 9_999)

@@ -1,0 +1,89 @@
+"""Which files a module consists of, and which of them are installed."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy
+import pytest
+
+import evomerge
+from evomerge.trust.files import read_code
+from evomerge.trust.installed import is_installed
+from evomerge.trust.loading import NotAllowedError, allow, import_allowed, load_allowed
+from evomerge.trust.modules import files_of_module
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder in which Python looks for modules."""
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def names(files, folder):
+    return [str(file.relative_to(folder)) for file in files]
+
+
+def test_installed_are_python_its_packages_and_evomerge(tmp_path):
+    for module in (numpy, importlib.util, evomerge):
+        assert is_installed(Path(module.__file__))
+    assert not is_installed(tmp_path / "site-packages" / "module.py")
+    assert not is_installed(Path(__file__))
+
+
+def test_installed_modules_have_no_files_to_allow():
+    assert files_of_module("numpy.linalg") == files_of_module("json") == []
+    assert files_of_module("no_such_module") == files_of_module("__main__.x") == []
+
+
+def test_what_a_module_imports_belongs_to_it(folder):
+    (folder / "t_first.py").write_text("import os, numpy\ndef f():\n    from t_second import x\n")
+    (folder / "t_second.py").write_text("import t_first, t_package.inner\n")
+    package = folder / "t_package"
+    package.mkdir()
+    for name in ("__init__.py", "inner.py", "other.py"):
+        (package / name).write_text("")
+    found = names(files_of_module("t_first"), folder)
+    assert found[:2] == ["t_first.py", "t_second.py"]
+    assert set(found[2:]) == {f"t_package/{n}.py" for n in ("__init__", "inner", "other")}
+    assert set(names(files_of_module("t_package.other"), folder)) == set(found[2:])
+
+
+def test_a_folder_without_init_has_the_named_module_only(folder):
+    for name in ("one", "two"):
+        (folder / "t_space" / "deep").mkdir(parents=True, exist_ok=True)
+        (folder / "t_space" / "deep" / f"{name}.py").write_text("")
+    assert names(files_of_module("t_space.deep.one"), folder) == ["t_space/deep/one.py"]
+
+
+def test_only_the_allowed_bytes_of_a_file_run(folder):
+    file = folder / "t_bytes.py"
+    file.write_text("value = 1\n")
+    with pytest.raises(NotAllowedError, match="was not allowed to run"):
+        import_allowed("t_bytes")
+    allow([read_code(file)])
+    file.write_text("value = 2\n")
+    with pytest.raises(NotAllowedError, match="has changed since"):
+        import_allowed("t_bytes")
+    with pytest.raises(NotAllowedError, match="has changed since"):
+        load_allowed("t_other_name", file)
+    assert "t_bytes" not in sys.modules
+    allow([read_code(file)])
+    assert import_allowed("t_bytes").value == 2
+    assert load_allowed("t_other_name", file).value == 2
+    file.write_text("value = 3\n")
+    allow([read_code(file)])
+    assert load_allowed("t_other_name", file).value == 3  # run again, since it has changed
+
+
+def test_a_module_that_is_imported_later_is_compared_too(folder):
+    (folder / "t_late.py").write_text(
+        "def value():\n    import t_later\n    return t_later.value\n"
+    )
+    (folder / "t_later.py").write_text("value = 1\n")
+    allow(map(read_code, files_of_module("t_late")))
+    module = import_allowed("t_late")
+    (folder / "t_later.py").write_text("value = 2\n")
+    with pytest.raises(NotAllowedError, match=r"t_later\.py has changed"):
+        module.value()

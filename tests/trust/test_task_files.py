@@ -1,0 +1,67 @@
+"""Which files of task YAML are code. Nothing of them runs."""
+
+from pathlib import Path
+
+import pytest
+
+from evomerge import zoo
+from evomerge.errors import ConfigError
+from evomerge.trust.task_files import files_of_tasks
+
+CODE = "raise SystemExit('this was run')\n"
+
+
+def write(folder: Path, **files: str) -> Path:
+    for name, text in files.items():
+        (folder / f"{name.replace('__', '.')}").write_text(text)
+    return folder
+
+
+def found(folder: Path, *names: str) -> set[str]:
+    return {file.name for file in files_of_tasks(names, [folder])}
+
+
+def test_only_the_tasks_that_are_needed_count(tmp_path):
+    write(
+        tmp_path,
+        plain__yaml="task: plain\ndoc_to_text: '{{x}}'\n",
+        own__yaml="task: own\ntag: tagged\nprocess_docs: !function own.docs\n",
+        part="doc_to_text: !function part.text\n",
+        parted__yaml="include: part\ntask: parted\n",
+        group__yaml="group: both\ntask: [plain, {task: own, num_fewshot: 1}]\n",
+        own__py=CODE + "import beside\n",
+        beside__py=CODE,
+        part__py=CODE,
+    )
+    assert found(tmp_path, "plain", "zoo_maths") == set()
+    own = {"own.yaml", "own.py", "beside.py"}
+    for name in ("own", "tagged", "both"):
+        assert found(tmp_path, name) == own
+    assert found(tmp_path, "parted") == {"part", "part.py"}
+
+
+def test_installed_tasks_need_nothing(tmp_path):
+    assert files_of_tasks(["zoo_maths"], [zoo.tasks_path()]) == []
+    (tmp_path / "built_on.yaml").write_text(
+        f"include: {zoo.tasks_path()}/zoo_maths.yaml\ntask: m\n"
+    )
+    assert found(tmp_path, "m") == set()
+
+
+def test_aliases_that_blow_up_take_no_time(tmp_path):
+    lines = ["a0: &a0 [!function own.x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
+    write(tmp_path, own__yaml="\n".join(["task: own", *lines]), own__py=CODE)
+    assert found(tmp_path, "own") == {"own.yaml", "own.py"}
+
+
+def test_what_is_no_yaml_is_left_to_lm_eval(tmp_path):
+    write(tmp_path, broken__yaml="task: [", other__yaml="- 1\n", loop__yaml="include: loop.yaml\n")
+    assert found(tmp_path, "broken") == set()
+
+
+@pytest.mark.parametrize("tag", ["object/apply:os.system ['x']", "name:os.system ''", "none ''"])
+def test_python_tags_are_refused(tmp_path, tag):
+    write(tmp_path, other__yaml=f"task: other\nx: !!python/{tag}\n")
+    with pytest.raises(ConfigError, match=r"other\.yaml, line 2: the YAML tag"):
+        found(tmp_path, "anything")
