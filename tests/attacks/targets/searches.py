@@ -14,6 +14,7 @@ from evomerge.config.frozen import frozen_objectives, frozen_splits
 from evomerge.config.schema import load, parse
 from evomerge.run.folder import CONFIG, JOURNAL, STAGES, RunFolder
 from evomerge.setup.stages import run_stages
+from evomerge.trust.task_files import files_of_tasks
 
 SEARCH: dict[str, Any] = {
     "seed": 1,
@@ -62,6 +63,21 @@ FROZEN: dict[str, Any] = {
         "genes": ["weight/0"],
         "allow_pickle": False,
     },
+}
+TASK: dict[str, Any] = {
+    "task": "own",
+    "group": "several",
+    "include": "task.yaml",
+    "dataset_path": "json",
+    "dataset_kwargs": {"data_files": {"test": "own.jsonl"}},
+    "test_split": "test",
+    "process_docs": "functions.answer",
+    "output_type": "generate_until",
+    "doc_to_text": "{{ q }}",
+    "doc_to_target": "a",
+    "generation_kwargs": {"until": ["b"], "max_gen_toks": 1},
+    "filter_list": [{"name": "first", "filter": [{"function": "take_first"}]}],
+    "metric_list": [{"metric": "exact_match", "aggregation": "mean"}],
 }
 STAGED: dict[str, Any] = {
     "parents": ["zoo:language", "zoo:maths"],
@@ -125,12 +141,24 @@ def overrides(folder: Path) -> Read:
     return read
 
 
+def task_files(folder: Path) -> Read:
+    """A task of lm-eval, of which the files with code are found before it is loaded."""
+    (folder / "functions.py").write_text("def answer(doc):\n    return doc['a']\n")
+
+    def read(data: bytes) -> Any:
+        (folder / "task.yaml").write_bytes(data)
+        return files_of_tasks(["own"], [folder])
+
+    return read
+
+
 def _target(reader: Any, valid: Any) -> Target:
     file = json.dumps(valid).encode()
     return Target((file,), yaml_files(valid) | damaged(file), reader)
 
 
 SEARCHES = {
+    "task": _target(task_files, TASK),
     "search": _target(search_files, SEARCH),
     "frozen": _target(frozen_files, FROZEN),
     # A whole one has a `base`: to go on with a whole search would take too long.
