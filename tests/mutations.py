@@ -2,7 +2,8 @@
 
 A mutated file is made from the plain values of a valid one: a node is left out, doubled, swapped
 with another or replaced by something that nobody expects there, down to texts that plain values
-cannot say (tags, anchors, 5,000 lists in each other). What it makes is YAML or JSON text.
+cannot say (tags, anchors, 5,000 lists in each other). What it makes is YAML or JSON text. One in
+twelve is written in another encoding or with other ends of lines, or is cut.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ FUZZ = settings(
 
 _PLAIN = [
     None, True, False, 0, 1, -1, 7, 2**31, 2**63, 2**200, 0.5, -0.0, 1e308, "", "x", "0.5", "1e-3",
-    "*", "é", "²", "a\nb", "a b", "." * 40, "/", "..", "word" * 300, [], {}, [[]], [{}], {"": 0},
+    "*", "é", "²", "a\nb", "a b", "." * 40, "/", "..", "word" * 300, "x" * 100_000,
+    "\x1b[31mred", "\u202e", "\r\n", "[/red]", "<b>", [], {}, [[]], [{}], {"": 0},
     [0], [None], ["x"], {"x": "x"}, [1, 2], [0.5, -0.5], [[[[["x"]]]]], "zoo:base", "union",
 ]  # fmt: skip
 
@@ -108,7 +110,9 @@ def _mutated(draw: st.DrawFn, valid: Any, texts: list[str]) -> str:
             continue
         above, key = _at(data, place[:-1]), place[-1]
         match draw(
-            st.sampled_from(["replace", "replace", "drop", "double", "swap", "wrap", "key"])
+            st.sampled_from(
+                ["replace", "replace", "drop", "double", "swap", "wrap", "key", "twice"]
+            )
         ):
             case "replace":
                 above[key] = draw(strange)
@@ -123,11 +127,28 @@ def _mutated(draw: st.DrawFn, valid: Any, texts: list[str]) -> str:
             case "key" if isinstance(above, dict):
                 name = draw(st.sampled_from(["", "x", "²", "0", "00", "a.b", "x" * 900]) | slot)
                 above[name] = above.pop(key)
+            case "twice" if isinstance(above, dict):
+                above[f"@@twice@@{key}"] = draw(strange)
     return _text(data, texts)
 
 
 def _text(data: Any, texts: list[str]) -> str:
-    return _SLOT.sub(lambda found: texts[int(found[1])], json.dumps(data, indent=1))
+    written = json.dumps(data, indent=1).replace("@@twice@@", "")
+    return _SLOT.sub(lambda found: texts[int(found[1])], written)
+
+
+@st.composite
+def _rewritten(draw: st.DrawFn, valid: str) -> bytes:
+    """Encode a text in another way, end its lines in another way, or cut it."""
+    match draw(st.sampled_from(["encoding", "mark", "returns", "cut"])):
+        case "encoding":
+            return valid.encode(draw(st.sampled_from(["utf-16", "utf-32", "utf-16-le", "cp037"])))
+        case "mark":
+            return b"\xef\xbb\xbf" + valid.encode()
+        case "returns":
+            return valid.replace("\n", draw(st.sampled_from(["\r\n", "\r", "\u2028"]))).encode()
+        case _:
+            return valid.encode()[: draw(st.integers(0, len(valid)))]
 
 
 @st.composite
@@ -166,8 +187,11 @@ def json_files(valid: Any) -> st.SearchStrategy[bytes]:
 
 
 def _files(valid: Any, texts: list[str]) -> st.SearchStrategy[bytes]:
-    near = _mutated(valid, texts).map(str.encode)
-    return st.one_of(near, near, near, near, damaged(json.dumps(valid).encode()))
+    near = _mutated(valid, texts)
+    written = near.map(str.encode)
+    rewritten = near.flatmap(_rewritten) | _rewritten(json.dumps(valid, indent=1))
+    bytewise = damaged(json.dumps(valid).encode())
+    return st.one_of(*[written] * 8, bytewise, bytewise, bytewise, rewritten)
 
 
 def damaged(valid: bytes) -> st.SearchStrategy[bytes]:

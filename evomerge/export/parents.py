@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import InputError
+import yaml
+
+from evomerge.errors import InputError, printable
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import hub_id, split_adapter, split_kind
 from evomerge.setup.merges import MergedParent
@@ -180,12 +182,14 @@ def _is_from_hub(folder: Path) -> bool:
 
 def _metadata(card: Path) -> Mapping[str, Any]:
     """Return the metadata of a model card; empty if there is none that can be read."""
-    if not card.is_file():
-        return {}
-    from huggingface_hub import metadata_load
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
     try:
-        found = metadata_load(card)
+        block = REGEX_YAML_BLOCK.search(card.read_text(encoding="utf-8"))
+        # No card needs aliases, and a few of them can stand for gigabytes.
+        if block is None or any(isinstance(item, yaml.AliasToken) for item in yaml.scan(block[2])):
+            return {}
+        found = yaml.safe_load(block[2])
     except Exception:  # what others have written may be damaged in any way; then it says nothing
         return {}
     return found if isinstance(found, dict) else {}
@@ -197,7 +201,11 @@ def _licence(card: Mapping[str, Any]) -> Licence | None:
         key = key[0]
     if not isinstance(key, str) or (key.lower() in _UNKNOWN_LICENCES and not name):
         return None
-    return Licence(key.lower(), str(name) if name else None, str(link) if link else None)
+    return Licence(printable(key.lower()), _text(name), _text(link))
+
+
+def _text(value: Any) -> str | None:
+    return printable(value) if isinstance(value, str) and value else None
 
 
 def _languages(card: Mapping[str, Any]) -> tuple[str, ...]:
@@ -205,4 +213,4 @@ def _languages(card: Mapping[str, Any]) -> tuple[str, ...]:
     named = found if isinstance(found, list) else [found]
     if not all(isinstance(item, str) for item in named):
         return ()  # none; or Norwegian, which is `no` and which YAML reads as false
-    return tuple(sorted(set(named)))
+    return tuple(sorted(set(map(printable, named))))

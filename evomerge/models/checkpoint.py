@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import CheckpointError
 from evomerge.models.code_keys import without_code
+from evomerge.models.config_types import SECTIONS, check_types
 from evomerge.models.files import TEMPLATES, check_files
 from evomerge.models.fingerprint import content_digest
 from evomerge.models.grams import Gram, GramFile
@@ -140,6 +141,7 @@ class Checkpoint:
                 "`save_pretrained` wrote."
             )
         config = read_json(folder / "config.json")
+        check_types(config, str(folder / "config.json"))
         if config.get("quantization_config"):
             raise CheckpointError(
                 f"Parent {reference!r} is quantised (config.json has quantization_config); merge "
@@ -257,7 +259,7 @@ class Checkpoint:
     @property
     def text_config(self) -> Mapping[str, Any]:
         """The part of the config for the language model; the whole config in a text model."""
-        for key in ("text_config", "llm_config", "language_config", "decoder"):
+        for key in SECTIONS:
             if isinstance(self.config.get(key), dict):
                 return self.config[key]  # type: ignore[no-any-return]
         return self.config

@@ -147,5 +147,5 @@ def sources_of(problem: Problem, method: str) -> int:
 
 def _batches(problem: Problem) -> float:
     """Return about how many bytes the logits of one batch take on a CPU: twice, float32."""
-    vocabulary = int(problem.checkpoints[problem.host].config.get("vocab_size") or 0)
+    vocabulary = problem.checkpoints[problem.host].config.get("vocab_size") or 0
     return _POSITIONS * vocabulary * 8.0

@@ -6,6 +6,7 @@ from importlib.machinery import all_suffixes
 from pathlib import Path
 from typing import Any
 
+from evomerge.models.references import is_file
 from evomerge.trust.loading import NotAllowedError, allowed, import_allowed, load_allowed, read
 from evomerge.trust.task_files import file_of_function, functions_in
 
@@ -28,5 +29,5 @@ def allowed_function(name: str, folder: Path) -> Any:
     module, _, attribute = name.rpartition(".")
     file = file_of_function(name, folder)
     # lm-eval names the module for the file.
-    found = load_allowed(str(file.with_suffix("")), file) if file.is_file() else None
+    found = load_allowed(str(file.with_suffix("")), file) if is_file(file) else None
     return getattr(found or import_allowed(module), attribute)

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from evomerge.errors import ConfigError
+from evomerge.models.references import is_file
 from evomerge.parsing.values import shown
 from evomerge.trust.installed import is_installed
 from evomerge.trust.modules import files_of_module, with_imports
@@ -93,13 +94,14 @@ def file_of_function(name: str, folder: Path) -> Path:
         folder: the folder of the YAML file.
     """
     module = name.rpartition(".")[0]
-    return (folder / f"{module.replace('.', '/')}.py").resolve()
+    path = folder / f"{module.replace('.', '/')}.py"
+    return path.resolve() if is_file(path) else path
 
 
 def files_of_function(name: str, folder: Path) -> list[Path]:
     """Return the files of the module of a function; see `file_of_function`."""
     beside = file_of_function(name, folder)
-    return [beside] if beside.is_file() else files_of_module(name.rpartition(".")[0])
+    return [beside] if is_file(beside) else files_of_module(name.rpartition(".")[0])
 
 
 def functions_in(data: bytes) -> set[str]:
@@ -112,7 +114,7 @@ def files_of_metric(name: str) -> list[Path]:
     """Return the local script that Hugging Face's `evaluate` runs for a metric; else no file."""
     path = Path(name)
     script = path if path.suffix == ".py" else path / f"{path.name}.py"
-    return [script.resolve()] if script.is_file() else []
+    return [script.resolve()] if is_file(script) else []
 
 
 def _code(content: Mapping[Any, Any], path: Path) -> Iterator[Path]:
@@ -149,15 +151,15 @@ def _metrics(listed: Any) -> Iterator[str]:
 def _task_file(path: Path) -> _TaskFile:
     """Read a YAML file and all that it includes. What is no YAML is left for lm-eval to refuse."""
     parts: dict[Path, Mapping[Any, Any]] = {}
-    waiting = [path.resolve()]
+    waiting = [path]
     while waiting:
-        file = waiting.pop()
-        if file in parts or not file.is_file():
+        named = waiting.pop()
+        if not is_file(named) or (file := named.resolve()) in parts:
             continue
         content = parts[file] = _content(file)
         for value in _includes(content):
             # Versions of lm-eval differ in which of these comes first.
-            waiting += [(file.parent / value).resolve(), Path(value).resolve()]
+            waiting += [file.parent / value, Path(value)]
     return _TaskFile(parts)
 
 

@@ -1,0 +1,124 @@
+"""Attacks evomerge for hours: kills, files with something wrong in them, many candidates, cuts.
+
+    python benchmarks/soak.py [--quick] [--parts PART ...] [--kills N] [--mutations N]
+                              [--candidates N] [--cuts N] [--parsers NAME ...] [--out FOLDER]
+
+- `kills`: real searches of many kinds are killed with SIGKILL at random moments, and resumed after
+  each kill, to their end. The journal and the other files must be those of a search that was never
+  killed, byte for byte.
+- `mutations`: every parser of files from strangers reads files that are nearly valid. Each must end
+  in a value or in one short sentence, within 5 seconds of CPU time and 1 GB of memory.
+- `candidates`: one long search. Memory, open files and time of a candidate must not grow, and no
+  temporary file may be left.
+- `cuts`: a journal that is cut at any byte is opened, and the search that it belongs to goes on.
+
+What is done is written to `results.json` in the folder `--out` as it goes; the same command goes
+on from there. Files that are not read as promised are kept beside it. `--quick` takes some minutes,
+the whole of it hours.
+
+The last line is one JSON object: part -> attacks tried, attacks survived, figures, faults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from soaking.part import Part
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("kills", "mutations", "candidates", "cuts")
+
+
+@dataclass(frozen=True)
+class Results:
+    """The file that has what is done already."""
+
+    path: Path
+
+    def read(self) -> dict[str, Part]:
+        if not self.path.exists():
+            return {}
+        return {name: Part(**part) for name, part in json.loads(self.path.read_text()).items()}
+
+    def saver(self, parts: dict[str, Part]) -> Callable[[], None]:
+        """Return a function that writes all parts."""
+
+        def save() -> None:
+            told = {name: part.to_dict() for name, part in parts.items()}
+            new = self.path.with_suffix(".new")
+            new.write_text(json.dumps(told, indent=1))
+            new.replace(self.path)
+
+        return save
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a small number of everything")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--kills", type=int)
+    parser.add_argument("--mutations", type=int)
+    parser.add_argument("--candidates", type=int)
+    parser.add_argument("--cuts", type=int)
+    parser.add_argument("--parsers", nargs="+", default=(), help="of the mutations; else all")
+    parser.add_argument("--searches", nargs="+", default=(), help="of the kills; else all")
+    parser.add_argument("--out", type=Path, default=Path("runs/soak"))
+    given = parser.parse_args()
+    long = {"kills": 300, "mutations": 30_000, "candidates": 3_000, "cuts": 700}
+    quick = {"kills": 12, "mutations": 1_000, "candidates": 60, "cuts": 40}
+    for name, number in (quick if given.quick else long).items():
+        if getattr(given, name) is None:
+            setattr(given, name, number)
+    return given
+
+
+def main() -> None:
+    given = arguments()
+    # Searches and children import the package and the tests' modules of this checkout.
+    paths = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
+    sys.path[:0] = paths
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from soaking import candidates, cuts, kills, mutations
+
+    out = given.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    results = Results(out / "results.json")
+    parts = results.read()
+    save = results.saver(parts)
+    for name in given.parts:
+        part = parts.setdefault(name, Part(name))
+        match name:
+            case "kills":
+                kills.soak(part, given.kills, given.searches, out / "kills", save)
+            case "mutations":
+                mutations.soak(part, given.mutations, given.parsers, out / "files", save)
+            case "candidates":
+                candidates.soak(part, given.candidates, out / "candidates")
+            case _:
+                cuts.soak(part, given.cuts, out / "cuts", save)
+        save()
+    show(parts)
+
+
+def show(parts: dict[str, Part]) -> None:
+    print(f"\n{'part':12} {'tried':>8} {'survived':>9}")
+    for part in parts.values():
+        print(f"{part.name:12} {part.tried:8,} {part.survived:9,}")
+        for name, value in part.details.items():
+            figures = value.items() if isinstance(value, dict) else [("", value)]
+            print(f"  {name:20} " + ", ".join(f"{key} {number}".strip() for key, number in figures))
+    faults = [f"{part.name}: {fault}" for part in parts.values() for fault in part.faults]
+    print("\n".join(faults) if faults else "no fault")
+    print(json.dumps({name: part.to_dict() for name, part in parts.items()}))
+
+
+if __name__ == "__main__":
+    main()

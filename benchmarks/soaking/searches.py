@@ -1,0 +1,143 @@
+"""The kinds of searches that are killed: small, of embedded models, each with another course."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+TWO = {"kind": "processes", "workers": 2}
+SPLITS = {
+    "include": ["zoo:tasks"],
+    "search": {"documents": 24},
+    "validation": {"documents": 16, "finalists": 2},
+    "test": {"documents": 32},
+}
+WEIGHTS: dict[str, Any] = {
+    "seed": 1,
+    "parents": ["zoo:language", "zoo:maths"],
+    "base": "zoo:base",
+    "dtype": "float32",
+    "space": {
+        "kind": "parameters",
+        "method": "task_arithmetic",
+        "groups": 2,
+        "knobs": {"weight": [0.0, 2.0]},
+    },
+    "optimizer": {"name": "cma"},
+    "objectives": [{"task": "zoo_l2_maths", "metric": "exact_match"}],
+    "evaluation": SPLITS,
+    "budget": {"candidates": 22},
+}
+PATHS = WEIGHTS | {
+    "base": None,
+    "space": {
+        "kind": "dataflow",
+        "variant": "structured",
+        "host": "zoo:maths",
+        "outside": {"embeddings": "zoo:language", "head": "zoo:language"},
+        "repeats": 1,
+        "ends": "free",
+        "layers": [4, 8],
+        "scales": [0.5, 1.5],
+    },
+    "optimizer": {"name": "cma-margin"},
+    "objectives": [{"task": "zoo_l2_maths_mc", "metric": "acc"}],
+}
+SKILLS = WEIGHTS | {
+    "parents": ["zoo:language", "zoo:maths", "zoo:facts"],
+    "space": {},
+    "dtype": "bfloat16",
+    "objectives": [
+        {"task": "zoo_l2", "metric": "exact_match"},
+        {"task": "zoo_maths", "metric": "exact_match"},
+        {"task": "zoo_facts", "metric": "acc"},
+    ],
+    "evaluation": SPLITS | {"search": {"documents": 12}},
+}
+
+
+def _fewer(name: str, **setting: Any) -> dict[str, Any]:
+    return WEIGHTS | {"evaluation": SPLITS | {name: {"enabled": True, **setting}}}
+
+
+@dataclass(frozen=True)
+class Search:
+    """A kind of search.
+
+    Attributes:
+        file: its search file.
+        lines: `same` if the journal does not depend on kills; `sorted` if only the order of
+            outcomes may, because several workers score; `free` if the course depends on which
+            outcome arrives first.
+    """
+
+    file: dict[str, Any]
+    lines: str = "same"
+
+
+SEARCHES: dict[str, Search] = {
+    "weights": Search(WEIGHTS),
+    "paths": Search(PATHS),
+    "front": Search(
+        PATHS
+        | {
+            "optimizer": {"name": "auto", "population": 6},
+            "mode": "pareto",
+            "objectives": [
+                {"task": "zoo_l2_maths", "metric": "exact_match"},
+                {"metric": "layers"},
+            ],
+        }
+    ),
+    "pool": Search(
+        WEIGHTS
+        | {
+            "parents": ["zoo:language", "zoo:maths", "zoo:facts"],
+            "space": WEIGHTS["space"] | {"most_parents": 2, "groups": "one"},
+            "baselines": ["greedy_soup"],
+        }
+    ),
+    "niches": Search(
+        SKILLS
+        | {
+            "base": None,
+            "optimizer": {"name": "niches", "population": 4, "options": {"archive": 4}},
+        }
+    ),
+    "cycleqd": Search(
+        SKILLS
+        | {
+            "optimizer": {
+                "name": "cycleqd",
+                "population": 3,
+                "options": {"bins": 6, "aggregate": 6, "mutation": 0.3},
+            }
+        }
+    ),
+    "racing": Search(_fewer("racing", minimum=6, confidence=0.9)),
+    "halving": Search(_fewer("halving", first=6, factor=4)),
+    "irt": Search(_fewer("irt", documents=6, calibration=4)),
+    "processes": Search(WEIGHTS | {"executor": TWO}, "sorted"),
+    "arrival": Search(WEIGHTS | {"executor": TWO | {"order": "arrival"}}, "free"),
+    "stages": Search(
+        {
+            "dtype": "float32",
+            "objectives": WEIGHTS["objectives"],
+            "evaluation": SPLITS,
+            "stages": [
+                {
+                    "parents": ["zoo:language", "zoo:maths"],
+                    "base": "zoo:base",
+                    "space": WEIGHTS["space"],
+                    "budget": {"candidates": 12},
+                },
+                {
+                    "parents": ["stage:1", "zoo:maths"],
+                    "space": {"kind": "dataflow", "variant": "swaps", "scales": 1.0},
+                    "optimizer": {"name": "discrete-lengler"},
+                    "budget": {"candidates": 8},
+                },
+            ],
+        }
+    ),
+}

@@ -1,0 +1,257 @@
+"""The files of a model folder: configs, weights' headers, adapters, tokenizers."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import tiny
+import torch
+from attacks.targets.target import Read, Target
+from mutations import damaged, json_files, value_or_error
+from safetensors.torch import load_file, save_file
+
+from evomerge.merging.tensors.adapters import adapter_patches
+from evomerge.merging.tokenizers.plan import plan_tokenizer
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.correspondence import check_fit
+from evomerge.models.safetensors import INDEX, SINGLE, read_folder, read_header
+from evomerge.recipe import Layer, Recipe, Source
+
+CONFIG: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "text_config": {"model_type": "llama", "tie_word_embeddings": False},
+    "tie_word_embeddings": False,
+    "dtype": "float32",
+    "eos_token_id": [1, 2],
+    "pad_token_id": 0,
+    "quantization_config": None,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+}
+ADAPTER: dict[str, Any] = {
+    "peft_type": "LORA",
+    "r": 2,
+    "lora_alpha": 4,
+    "target_modules": ["q_proj"],
+    "alpha_pattern": {"layers.1.self_attn.q_proj": 8},
+    "rank_pattern": {},
+    "use_rslora": False,
+    "use_dora": False,
+    "fan_in_fan_out": False,
+    "init_lora_weights": True,
+    "modules_to_save": None,
+    "layer_replication": None,
+}
+SPECIAL = {
+    "id": 0, "content": "<pad>", "single_word": False, "lstrip": False, "rstrip": False,
+    "normalized": False, "special": True,
+}  # fmt: skip
+BPE: dict[str, Any] = {
+    "version": "1.0",
+    "truncation": None,
+    "padding": None,
+    "added_tokens": [SPECIAL, {**SPECIAL, "id": 5, "content": "<new>"}],
+    "normalizer": None,
+    "pre_tokenizer": {"type": "Whitespace"},
+    "post_processor": None,
+    "decoder": None,
+    "model": {
+        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+        "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
+        "vocab": {"<pad>": 0, "a": 1, "b": 2, "ab": 3, "c": 4}, "merges": [["a", "b"]],
+    },
+}  # fmt: skip
+UNIGRAM: dict[str, Any] = {
+    **BPE,
+    "model": {
+        "type": "Unigram", "unk_id": 0, "byte_fallback": False,
+        "vocab": [["<pad>", 0.0], ["a", -1.0], ["b", -2.0], ["ab", -1.5], ["d", -3.0]],
+    },
+}  # fmt: skip
+TOKENIZER_CONFIG: dict[str, Any] = {
+    "chat_template": [{"name": "default", "template": "{{ messages }}"}],
+    "added_tokens_decoder": {"0": {"content": "<pad>", "special": True}},
+    "pad_token": "<pad>",
+    "eos_token": {"content": "<new>"},
+}
+GENERATION: dict[str, Any] = {"eos_token_id": [1, 2], "pad_token_id": 0, "max_length": 20}
+HEADER: dict[str, Any] = {
+    "__metadata__": {"format": "pt"},
+    **{
+        f"model.layers.0.{name}.weight": {
+            "dtype": "F32", "shape": [2, 2], "data_offsets": [16 * i, 16 * i + 16],
+        }
+        for i, name in enumerate(["mlp.up", "mlp.down", "attn.q", "attn.k"])
+    },
+    "model.embed_tokens.weight": {"dtype": "BF16", "shape": [4, 2], "data_offsets": [64, 80]},
+}  # fmt: skip
+SHARDS = {"model.norm.weight": "one.safetensors", "lm_head.weight": "two.safetensors"}
+INDEXED: dict[str, Any] = {"metadata": {"total_size": 8}, "weight_map": SHARDS}
+
+
+def look(checkpoint: Checkpoint) -> tuple[Any, ...]:
+    """Everything that later rooms ask of a checkpoint without reading a weight."""
+    return (
+        checkpoint.parameters, checkpoint.main, checkpoint.places, checkpoint.embedding,
+        checkpoint.head, checkpoint.token_tensors, checkpoint.text_config, checkpoint.tied,
+        checkpoint.vocabulary, checkpoint.nbytes, checkpoint.filters(), checkpoint.fingerprint,
+    )  # fmt: skip
+
+
+def configs(folder: Path) -> Read:
+    """The config.json of a model beside one that it should fit."""
+    host = Checkpoint.open(tiny.make(folder / "host", "llama"), "host")
+    path = tiny.make(folder / "model", "llama", seed=1)
+
+    def read(data: bytes) -> tuple[Any, ...]:
+        (path / "config.json").write_bytes(data)
+        checkpoint = Checkpoint.open(path, "model")
+        check_fit(host, [checkpoint])
+        return look(checkpoint)
+
+    return read
+
+
+def with_header(header: bytes, data: bytes) -> bytes:
+    """Return a safetensors file."""
+    return struct.pack("<Q", len(header)) + header + data
+
+
+def headers(folder: Path) -> Read:
+    """A safetensors file, alone and as the weights of a model."""
+    (folder / "config.json").write_text("{}")
+
+    def read(data: bytes) -> Any:
+        (folder / SINGLE).write_bytes(data)
+        value_or_error(lambda: look(Checkpoint.open(folder, "model")))
+        return read_header(folder / SINGLE)
+
+    return read
+
+
+def indices(folder: Path) -> Read:
+    """The index of a model in several files."""
+    for name, shard in SHARDS.items():
+        header = {name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+        (folder / shard).write_bytes(with_header(json.dumps(header).encode(), bytes(4)))
+
+    def read(data: bytes) -> Any:
+        (folder / INDEX).write_bytes(data)
+        return read_folder(folder)
+
+    return read
+
+
+def write_adapter(folder: Path) -> Path:
+    """Write an adapter that fits a tiny Llama."""
+    name = "base_model.model.model.layers.{}.self_attn.q_proj.{}.weight"
+    tensors = {
+        name.format(layer, part): torch.ones(shape)
+        for layer in range(2)
+        for part, shape in (("lora_A", (2, 16)), ("lora_B", (16, 2)))
+    }
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps(ADAPTER))
+    return folder
+
+
+def patched(folder: Path, adapter: Path) -> dict[str, torch.Tensor]:
+    """Open an adapter and put its change on every tensor."""
+    checkpoint = Checkpoint.open(folder, "model", adapter=adapter)
+    patch = adapter_patches({"model": checkpoint})["model"]
+    tensors = load_file(folder / SINGLE)
+    return {name: patch(name, tensor) for name, tensor in tensors.items()}
+
+
+def adapters(folder: Path) -> Read:
+    """The config of an adapter, whose change is then made."""
+    model = tiny.make(folder / "model", "llama", seed=1)
+    adapter = write_adapter(folder / "adapter")
+
+    def read(data: bytes) -> dict[str, torch.Tensor]:
+        (adapter / "adapter_config.json").write_bytes(data)
+        tensors = patched(model, adapter)
+        assert all(bool(item.isfinite().all()) for item in tensors.values())
+        return tensors
+
+    return read
+
+
+def union_recipe(tokenizer: str, **options: str) -> Recipe:
+    """Return a recipe of two models, `host` and `model`, with a choice of a tokenizer."""
+    layer = Layer("linear", (Source("host"), Source("model")))
+    return Recipe("host", {}, layer, layer, tokenizer=tokenizer, options=options)
+
+
+def tokenizer_pair(folder: Path, content: dict[str, Any]) -> tuple[Path, Path]:
+    """Write two models with the same weights and the same small tokenizer."""
+    for name in ("one", "two"):
+        path = tiny.make(folder / name, "llama", tokenizer=False)
+        (path / "tokenizer.json").write_text(json.dumps(content))
+        (path / "tokenizer_config.json").write_text(json.dumps(TOKENIZER_CONFIG))
+        (path / "generation_config.json").write_text(json.dumps(GENERATION))
+    return folder / "one", folder / "two"
+
+
+def plan_all(folder: Path, other: Path) -> list[Any]:
+    """Plan every kind of tokenizer for a pair of parents, either as the host."""
+    tokens = json.dumps({"a": {"source": "model"}})
+    recipes = [
+        union_recipe("base", chat_template="auto"),
+        union_recipe("model", chat_template="auto"),
+        union_recipe("union", tokens=tokens, pad_to_multiple_of="4"),
+        union_recipe("union"),
+    ]
+    found = []
+    for host, model in ((folder, other), (other, folder)):
+        for recipe in recipes:
+
+            def plan(recipe: Recipe = recipe, host: Path = host, model: Path = model) -> Any:
+                parents = {
+                    "host": Checkpoint.open(host, "host"),
+                    "model": Checkpoint.open(model, "model"),
+                }
+                return plan_tokenizer(recipe, parents)
+
+            found.append(value_or_error(plan))
+    return found
+
+
+def _tokenizers(content: dict[str, Any], name: str) -> Any:
+    def reader(folder: Path) -> Read:
+        """One file of a model whose tokenizer is planned together with another's."""
+        one, two = tokenizer_pair(folder, content)
+
+        def read(data: bytes) -> list[Any]:
+            (two / name).write_bytes(data)
+            return plan_all(one, two)
+
+        return read
+
+    return reader
+
+
+def _target(reader: Any, valid: Any) -> Target:
+    return Target((json.dumps(valid).encode(),), json_files(valid), reader)
+
+
+_FILE = with_header(json.dumps(HEADER).encode(), bytes(80))
+MODELS = {
+    "config.json": _target(configs, CONFIG),
+    "header": Target(
+        (_FILE,),
+        json_files(HEADER).map(lambda header: with_header(header, bytes(80))) | damaged(_FILE),
+        headers,
+    ),
+    "index": _target(indices, INDEXED),
+    "adapter": _target(adapters, ADAPTER),
+    "tokenizer bpe": _target(_tokenizers(BPE, "tokenizer.json"), BPE),
+    "tokenizer unigram": _target(_tokenizers(UNIGRAM, "tokenizer.json"), UNIGRAM),
+    "tokenizer config": _target(_tokenizers(BPE, "tokenizer_config.json"), TOKENIZER_CONFIG),
+    "token ids": _target(_tokenizers(UNIGRAM, "config.json"), {**CONFIG, **GENERATION}),
+    "generation config": _target(_tokenizers(UNIGRAM, "generation_config.json"), GENERATION),
+}

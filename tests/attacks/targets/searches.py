@@ -1,0 +1,167 @@
+"""Search files: ours, the frozen one of a run, the one of a search in stages."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from attacks.targets.target import Read, Target
+from mutations import damaged, value_or_error, yaml_files
+
+from evomerge.config.frozen import frozen_objectives, frozen_splits
+from evomerge.config.schema import load, parse
+from evomerge.run.folder import CONFIG, JOURNAL, STAGES, RunFolder
+from evomerge.setup.stages import run_stages
+from evomerge.trust.task_files import files_of_tasks
+
+SEARCH: dict[str, Any] = {
+    "seed": 1,
+    "parents": ["zoo:language", "zoo:maths"],
+    "base": "zoo:base",
+    "dtype": "float32",
+    "tokenizer": "base",
+    "space": {
+        "kind": "parameters",
+        "method": ["ties", "dare_ties"],
+        "groups": 2,
+        "components": ["attention"],
+        "knobs": {"weight": [0.0, 2.0], "density": 0.5},
+        "outside": {"embeddings": "zoo:base"},
+        "layers": [1, None],
+    },
+    "optimizer": {"name": "cma", "population": "auto"},
+    "objectives": [{"task": "zoo_maths", "metric": "exact_match", "weight": 1.0}],
+    "evaluation": {
+        "include": ["zoo:tasks"],
+        "search": {"documents": 24, "task_split": {"zoo_maths": "test"}},
+        "validation": {"documents": 16, "finalists": 2, "tasks": {"zoo_maths": "other"}},
+        "racing": {"enabled": False},
+        "device_map": "auto",
+        "max_memory": {"0": "20GB"},
+    },
+    "budget": {"candidates": 22, "hours": 1.5},
+    "executor": {"kind": "inline"},
+}
+FROZEN: dict[str, Any] = {
+    "seed": 1,
+    "parents": ["zoo:language"],
+    "objectives": [{"task": "zoo_maths", "metric": "exact_match"}],
+    "frozen": {
+        "versions": {"torch": "2.9"},
+        "parents": {"zoo:language": "ab" * 32},
+        "models": {"run:x": "0123"},
+        "documents": {
+            "search": {"zoo_maths": [0, 3]},
+            "validation": {"zoo_maths": [1]},
+            "test": {"zoo_maths": [2]},
+        },
+        "sources": {"search": {"zoo_maths": "zoo_maths/test"}},
+        "datasets": {"test": {"zoo_maths": {"id": "org/sums", "config": "en", "split": "test"}}},
+        "lower_is_better": ["zoo_maths/exact_match"],
+        "genes": ["weight/0"],
+        "allow_pickle": False,
+    },
+}
+TASK: dict[str, Any] = {
+    "task": "own",
+    "group": "several",
+    "include": "task.yaml",
+    "dataset_path": "json",
+    "dataset_kwargs": {"data_files": {"test": "own.jsonl"}},
+    "test_split": "test",
+    "process_docs": "functions.answer",
+    "output_type": "generate_until",
+    "doc_to_text": "{{ q }}",
+    "doc_to_target": "a",
+    "generation_kwargs": {"until": ["b"], "max_gen_toks": 1},
+    "filter_list": [{"name": "first", "filter": [{"function": "take_first"}]}],
+    "metric_list": [{"metric": "exact_match", "aggregation": "mean"}],
+}
+STAGED: dict[str, Any] = {
+    "parents": ["zoo:language", "zoo:maths"],
+    "objectives": [{"task": "zoo_maths", "metric": "exact_match"}],
+    "budget": {"candidates": 3},
+    "stages": [{"seed": 1, "budget": {"candidates": 4}}, {"parents": ["stage:1", "zoo:maths"]}],
+    "origin": "/nowhere",
+    "allow_pickle": False,
+}
+
+
+def search_files(folder: Path) -> Read:
+    """A search file."""
+
+    def read(data: bytes) -> Any:
+        (folder / "search.yaml").write_bytes(data)
+        return load(folder / "search.yaml")
+
+    return read
+
+
+def frozen_files(folder: Path) -> Read:
+    """The search file in a run folder, with what was frozen when the run began."""
+    (folder / JOURNAL).touch()
+
+    def read(data: bytes) -> Any:
+        (folder / CONFIG).write_bytes(data)
+        config = parse(RunFolder(folder).config(), CONFIG)
+        return frozen_objectives(config), frozen_splits(config)
+
+    return read
+
+
+def staged_files(folder: Path) -> Read:
+    """The file of a search in stages."""
+
+    def read(data: bytes) -> Any:
+        (folder / STAGES).write_bytes(data)
+        begun: list[RunFolder] = []
+        try:
+            run_stages(folder, lambda run, problem: begun.append(run))
+        finally:
+            for run in folder.glob("stage-*"):
+                shutil.rmtree(run)
+        return begun
+
+    return read
+
+
+def overrides(folder: Path) -> Read:
+    """A value given with `--set`, at many keys of a valid file."""
+    file = folder / "good.yaml"
+    file.write_text(json.dumps(SEARCH))
+
+    def read(data: bytes) -> Any:
+        value = data.decode("utf-8", "surrogateescape")
+        for key in ("seed", "space.knobs.weight", "objectives.0.task", "parents.1", "evaluation"):
+            value_or_error(lambda key=key: load(file, [f"{key}={value}"]))
+        return (value,)
+
+    return read
+
+
+def task_files(folder: Path) -> Read:
+    """A task of lm-eval, of which the files with code are found before it is loaded."""
+    (folder / "functions.py").write_text("def answer(doc):\n    return doc['a']\n")
+
+    def read(data: bytes) -> Any:
+        (folder / "task.yaml").write_bytes(data)
+        return files_of_tasks(["own"], [folder])
+
+    return read
+
+
+def _target(reader: Any, valid: Any) -> Target:
+    file = json.dumps(valid).encode()
+    return Target((file,), yaml_files(valid) | damaged(file), reader)
+
+
+SEARCHES = {
+    "task": _target(task_files, TASK),
+    "search": _target(search_files, SEARCH),
+    "frozen": _target(frozen_files, FROZEN),
+    # A whole one has a `base`: to go on with a whole search would take too long.
+    "stages": Target((), yaml_files(STAGED), staged_files),
+    "override": Target((b"1",), yaml_files([0.0, {"a": "b"}]), overrides),
+}
