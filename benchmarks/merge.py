@@ -319,8 +319,10 @@ def in_place(method: str, folder: Path) -> tuple[float, float]:
 def output(command: Sequence[object], out: Path | None = None) -> str:
     """Run a command on one thread and return what it prints; `out` as for `child`."""
     told = subprocess.run(
-        list(map(str, command)), env=environment(), check=True, stdout=subprocess.PIPE, text=True
+        list(map(str, command)), env=environment(), capture_output=True, text=True
     )
+    if told.returncode:
+        raise SystemExit(f"{' '.join(map(str, command))} failed:\n{told.stderr}")
     if out is not None:
         subprocess.run(["rm", "-rf", str(out)], check=True)
     return told.stdout

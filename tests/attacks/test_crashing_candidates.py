@@ -167,7 +167,7 @@ def test_a_system_exit_of_an_optimizer_stops_the_search_with_a_sentence(
 
 @pytest.mark.parametrize("bad", [1, 2])
 def test_the_next_baseline_is_taken_if_the_first_one_cannot_be_built(bad: int) -> None:
-    """So the first parent is a failed row, as any candidate; with none at all, nothing can begin."""
+    """So the first parent is a failed row, as any candidate; with none, nothing can begin."""
     recipes = [job_of(number, number).recipe for number in range(2)]
 
     def write(prepared: Any) -> Any:
@@ -178,7 +178,7 @@ def test_the_next_baseline_is_taken_if_the_first_one_cannot_be_built(bad: int) -
     evaluator: Any = SimpleNamespace(prepare=lambda *_: None)
     if bad == len(recipes):
         with pytest.raises(
-            CheckpointError, match="None of the parents.*3 NaN or infinite weights;"
+            CheckpointError, match=r"None of the parents.*3 NaN or infinite weights;"
         ):
             Worker(lambda: (builder, None), evaluator, {}, recipes)
     else:
