@@ -13,7 +13,7 @@ from search_run import SMALL
 import evomerge
 from evomerge import zoo
 from evomerge.config.schema import parse
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, InputError
 from evomerge.merging.architecture.buildable import check_buildable
 from evomerge.merging.architecture.depth import built_config
 from evomerge.models.checkpoint import Checkpoint
@@ -143,7 +143,7 @@ def test_a_search_that_fails_at_its_start_leaves_no_folder(tmp_path: Path) -> No
     host = copy_of("base", tmp_path / "host", return_dict=False)
     config = {**SMALL, "base": str(host), "evaluation": FEW, "budget": {"candidates": 4}}
     run = tmp_path / "run"
-    with pytest.raises(CheckpointError, match="could be built but not scored"):
+    with pytest.raises(InputError, match="last_hidden_state"):
         evomerge.search(config, run, progress=False)
     assert not run.exists()
     tiny.edit_config(host, return_dict=True)
