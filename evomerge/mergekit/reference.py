@@ -11,14 +11,15 @@ from evomerge.models.references import split_adapter
 def mergekit_reference(checkpoint: Checkpoint) -> str:
     """Return the reference of a parent in mergekit's files.
 
-    It is the Hub id for a model in the cache of the Hub, or else the absolute path of the folder;
+    It is the Hub id for a model in the cache of the Hub, or else the absolute path of the folder,
+    without links and `..`;
     `+` and the same for the adapter follow, if there is one.
     """
     model, _, adapter = split_adapter(checkpoint.reference, Path.cwd())
     if checkpoint.folder.parent.name != "snapshots":
-        model = str(checkpoint.folder.absolute())
+        model = str(checkpoint.folder.resolve())
     if checkpoint.adapter is not None:
         if checkpoint.adapter.parent.name != "snapshots":
-            adapter = str(checkpoint.adapter.absolute())
+            adapter = str(checkpoint.adapter.resolve())
         return f"{model}+{adapter}"
     return model
