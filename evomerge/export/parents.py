@@ -6,6 +6,7 @@ the parents' own cards say (`README.md` in their folders); what no card says is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from evomerge.setup.runs import open_model
 
 _UNKNOWN_LICENCES = ("", "unknown", "other")
 """Values of the key `license` that do not say which licence it is."""
+
+_FRONT_MATTER = re.compile(r"\s*---[\r\n]+(.*?)[\r\n]+---(?:[\r\n]|\Z)", re.DOTALL)
+"""YAML between two lines `---` at the beginning of a card."""
 
 
 @dataclass(frozen=True)
@@ -182,14 +186,13 @@ def _is_from_hub(folder: Path) -> bool:
 
 def _metadata(card: Path) -> Mapping[str, Any]:
     """Return the metadata of a model card; empty if there is none that can be read."""
-    from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
     try:
-        block = REGEX_YAML_BLOCK.search(card.read_text(encoding="utf-8"))
+        block = _FRONT_MATTER.match(card.read_text(encoding="utf-8"))
         # No card needs aliases, and a few of them can stand for gigabytes.
-        if block is None or any(isinstance(item, yaml.AliasToken) for item in yaml.scan(block[2])):
+        if block is None or any(isinstance(item, yaml.AliasToken) for item in yaml.scan(block[1])):
             return {}
-        found = yaml.safe_load(block[2])
+        found = yaml.safe_load(block[1])
     except Exception:  # what others have written may be damaged in any way; then it says nothing
         return {}
     return found if isinstance(found, dict) else {}

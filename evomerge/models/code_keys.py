@@ -26,6 +26,16 @@ _KEYS = frozenset(
     }
 )
 _CLASS, _PLAIN = "tokenizer_class", "PreTrainedTokenizerFast"
+_KNOWN = frozenset(
+    {_PLAIN, "PreTrainedTokenizer", "TokenizersBackend"}
+    | {
+        name + end
+        for name in ("Bert", "Gemma", "GPT2", "GPTNeoX", "Llama", "Qwen2", "Roberta", "T5")
+        for end in ("Tokenizer", "TokenizerFast")
+    }
+)
+"""Classes of transformers that most models name, for which it need not be imported."""
+
 _CONFIG, _TOKENIZER = "config.json", "tokenizer_config.json"  # the first ends many names
 
 
@@ -96,7 +106,7 @@ def _found(value: Any) -> Iterator[str]:
 
 def _unknown_class(file: Path, data: Mapping[str, Any]) -> bool:
     name = data.get(_CLASS)
-    if file.name != _TOKENIZER or not isinstance(name, str):
+    if file.name != _TOKENIZER or not isinstance(name, str) or name in _KNOWN:
         return False
     import transformers
 

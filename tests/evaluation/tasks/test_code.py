@@ -155,7 +155,8 @@ def stock(monkeypatch, folder, name):
 
 
 def measure(harness, name, answers):
-    documents = harness.build(name, range(len(answers)), None)
+    reference = SimpleNamespace(chat_template=None, tokenizer_name="")
+    documents = harness.build(name, range(len(answers)), reference)
     for requests, of_document in zip(documents, answers, strict=True):
         requests[0].resps = list(of_document)
     return harness.measure(name, documents)
