@@ -206,7 +206,9 @@ def _exact(box: Array) -> Array:
 def _in_order(array: Array, axes: tuple[int, ...]) -> Array:
     """Return a view whose axis i is the array's axis `axes[i]`, or a new one of size 1 for -1."""
     view = array.transpose([axis for axis in axes if axis >= 0])
-    return np.expand_dims(view, [place for place, axis in enumerate(axes) if axis < 0])
+    new = tuple(place for place, axis in enumerate(axes) if axis < 0)
+    result: Array = np.expand_dims(view, new)
+    return result
 
 
 def _out_of_order(view: Array, axes: tuple[int, ...]) -> Array:
