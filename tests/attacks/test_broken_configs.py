@@ -27,12 +27,12 @@ FEW = {
 }
 
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
-    "negative layers": ({"num_hidden_layers": -1}, "`num_hidden_layers`"),
+    "negative layers": ({"num_hidden_layers": -1}, "num_hidden_layers` is -1; it must be"),
     "no layers": ({"num_hidden_layers": 0}, "`num_hidden_layers`"),
     "fewer layers": ({"num_hidden_layers": 2}, "has 2; correct `num_hidden_layers`"),
     "more layers": ({"num_hidden_layers": 99}, "`num_hidden_layers`"),
     "10^12 layers": ({"num_hidden_layers": 10**12}, "allowed are 1 to 10,000"),
-    "layers as text": ({"num_hidden_layers": "6"}, "`num_hidden_layers`"),
+    "layers as text": ({"num_hidden_layers": "6"}, "num_hidden_layers` is '6'; it must be"),
     "no heads": ({"num_attention_heads": 0}, "`num_attention_heads`"),
     "negative heads": ({"num_attention_heads": -4}, "`num_attention_heads`"),
     "no key heads": ({"num_key_value_heads": 0}, "`num_key_value_heads`"),
@@ -49,7 +49,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "rope of no kind": ({"rope_scaling": {"type": "nonsense", "factor": -1}}, "'nonsense'"),
     "no type": ({"model_type": None}, "model_type"),
     "unknown type": ({"model_type": "nope"}, "does not know its model_type 'nope'"),
-    "type as list": ({"model_type": ["llama"]}, "does not know its model_type ['llama']"),
+    "type as list": ({"model_type": ["llama"]}, "model_type` is ['llama']; it must be text"),
     "another type": ({"model_type": "gpt2"}, "cannot build LlamaForCausalLM"),
     "no class": ({"architectures": ["os"]}, "`architectures`"),
     "no model": ({"architectures": ["Trainer"]}, "`architectures`"),
