@@ -18,6 +18,15 @@ from evomerge.cli.options import (
     TrustCodeOption,
 )
 
+_ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="folder, Hub id or zoo:NAME",
+        autocompletion=completion.model_folders,
+    ),
+]
+
 
 def export(
     directory: RunFolderArgument,
@@ -46,14 +55,7 @@ def export(
 
 
 def evaluate(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="folder, Hub id or zoo:NAME",
-            autocompletion=completion.model_folders,
-        ),
-    ],
+    model: _ModelArgument,
     config: Annotated[
         Path,
         typer.Option(
@@ -115,14 +117,7 @@ def evaluate(
 
 
 def grams(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="folder, Hub id or zoo:NAME",
-            autocompletion=completion.model_folders,
-        ),
-    ],
+    model: _ModelArgument,
     config: Annotated[
         Path,
         typer.Option(
@@ -143,14 +138,23 @@ def grams(
         int | None, typer.Option(min=1, help="largest number of documents of each task")
     ] = None,
     allow_code: AllowCodeOption = False,
+    trust_code: TrustCodeOption = False,
 ) -> None:
     """Write the Gram matrices of a model's activations, for merges by `regmean`."""
     from evomerge.cli import terminal
+    from evomerge.cli.consent import consent_of
     from evomerge.config.schema import load
     from evomerge.setup.grams import write_grams
 
     done = write_grams(
-        load(config), config.parent, model, out, task or (), documents, allow_code=allow_code
+        load(config),
+        config.parent,
+        model,
+        out,
+        task or (),
+        documents,
+        allow_code=allow_code,
+        consent=consent_of(trust_code),
     )
     if done.without:
         terminal.warn(

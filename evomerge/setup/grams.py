@@ -23,6 +23,7 @@ from evomerge.setup.parents import anchored
 from evomerge.setup.runs import open_model
 from evomerge.setup.tasks import check_sources, find_splits, load_tasks
 from evomerge.setup.worker import place
+from evomerge.trust.consent import Consent
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
@@ -57,6 +58,7 @@ def write_grams(
     documents: int | None = None,
     *,
     allow_code: bool = False,
+    consent: Consent | None = None,
 ) -> Written:
     """Run a model over search documents, and write the Gram matrices of its layers' inputs.
 
@@ -71,6 +73,7 @@ def write_grams(
         tasks: the tasks whose documents are read; none: all of the search file.
         documents: largest number of documents of each task; None: all search documents.
         allow_code: accept tasks that run code which models write.
+        consent: decides whether the code of tasks may run; None: if it was allowed before.
 
     Raises:
         InputError: there is no such model or task, or the file exists.
@@ -79,7 +82,7 @@ def write_grams(
     config = anchored(config, relative_to)
     with temporarily_built(model, Path.cwd(), open_model) as checkpoint:
         check_causal(checkpoint)
-        evaluator = load_tasks(config, allow_code=allow_code)
+        evaluator = load_tasks(config, allow_code=allow_code, consent=consent)
         check_sources(config, evaluator)
         chosen = _documents(config, evaluator, tasks, documents)
         layout = _load(config, checkpoint)
