@@ -39,6 +39,9 @@ def with_imports(files: list[Path]) -> list[Path]:
             continue
         found[file] = None
         for name in dict.fromkeys(_imports(file)):
+            if name.startswith("."):
+                waiting += _relative(name, file)
+                continue
             waiting += _module(name)
             waiting += _beside(name, file.parent)
     return list(found)
@@ -60,6 +63,14 @@ def _beside(name: str, folder: Path) -> list[Path]:
     if first in sys.stdlib_module_names:
         return []
     return _files(PathFinder.find_spec(first, [str(folder)]), others)
+
+
+def _relative(name: str, file: Path) -> list[Path]:
+    """Return the files of a module that a file imports from its own package, such as `..other`."""
+    inside = name.lstrip(".")
+    folders = file.parents[len(name) - len(inside) - 1 :]
+    first, *others = inside.split(".")
+    return _files(PathFinder.find_spec(first, [str(folders[0])]), others) if folders else []
 
 
 def _files(spec: ModuleSpec | None, others: list[str]) -> list[Path]:
@@ -85,7 +96,10 @@ def _package(folder: Path) -> list[Path]:
 
 
 def _imports(file: Path) -> Iterator[str]:
-    """Yield the modules that a Python file imports by name; none if it is no valid Python."""
+    """Yield the modules that a Python file imports by name; none if it is no valid Python.
+
+    Those of its own package have dots in front, as in the file.
+    """
     if file.suffix != ".py":
         return
     try:
@@ -95,6 +109,9 @@ def _imports(file: Path) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (item.name for item in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
-            yield from (f"{node.module}.{item.name}" for item in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            dots = "." * node.level
+            if node.module:
+                yield dots + node.module
+            start = f"{dots}{node.module}." if node.module else dots
+            yield from (start + item.name for item in node.names)

@@ -1,8 +1,8 @@
 """The files whose code runs when lm-eval loads a task from YAML. Nothing is run here.
 
 Code is a function that a YAML file names (`!function`) with the file that it stands in, a metric
-that is not lm-eval's own (Hugging Face's `evaluate` runs its script), and a data set with a script
-of its own.
+that is not lm-eval's own (Hugging Face's `evaluate` runs its script), a data set with a script of
+its own, and data files in a file system of fsspec, of which some run templates of their index.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from evomerge.trust.installed import is_installed
 from evomerge.trust.modules import files_of_module, with_imports
 
 _PICKLED = "pandas"  # the builder of `datasets` that reads pickled data frames
+
+_PLAIN = frozenset({"file", "hf", "http", "https"})  # protocols of data files that run nothing
 
 
 class FunctionName(str):
@@ -123,6 +125,12 @@ def _code(content: Mapping[Any, Any], path: Path) -> Iterator[Path]:
         if isinstance(value, FunctionName):
             yield path
             yield from files_of_function(value, path.parent)
+        elif isinstance(value, Mapping):  # a group can have the keys of its tasks inside
+            yield from _metrics_and_data(value, path)
+
+
+def _metrics_and_data(content: Mapping[Any, Any], path: Path) -> Iterator[Path]:
+    """Yield the files with code that the keys of one task name, and its YAML file itself."""
     for metric in _metrics(content.get("metric_list")):
         if files := files_of_metric(metric):
             yield from files
@@ -137,8 +145,18 @@ def _code(content: Mapping[Any, Any], path: Path) -> Iterator[Path]:
     if isinstance(place, str) and (files := files_of_metric(place)):
         yield from files
         yield path
-    if isinstance(options, Mapping) and options.get("trust_remote_code"):
+    if isinstance(options, Mapping) and (
+        options.get("trust_remote_code")
+        or options.get("storage_options")
+        or any(map(_is_elsewhere, _all_texts(options)))
+    ):
         yield path
+
+
+def _is_elsewhere(place: str) -> bool:
+    """Return whether a place of data files is in a file system that may run code."""
+    protocol, separator, _ = place.partition("://")
+    return "::" in place or (bool(separator) and protocol.lower() not in _PLAIN)
 
 
 def _metrics(listed: Any) -> Iterator[str]:

@@ -179,6 +179,41 @@ def test_a_data_set_may_ask_for_code_only_with_consent(tmp_path):
     refused("validate", file, names="theirs.yaml")
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"metric_list": [{"metric": "somebody/metric"}]}, "theirs.yaml; read it"),
+        ({"dataset_kwargs": {"trust_remote_code": True}}, "theirs.yaml; read it"),
+        ({"dataset_path": "pandas"}, "reads pickles"),
+    ],
+)
+def test_a_member_of_a_group_is_searched_for_code_too(tmp_path, change, said):
+    file = write_task(tmp_path)
+    group = {"group": "theirs", "task": [TASK | {"task": "inner"} | change]}
+    (tmp_path / "theirs" / "theirs.yaml").write_text(yaml.safe_dump(group))
+    with pytest.raises(ConfigError, match=said):
+        run(["validate", str(file)])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"data_files": {"test": "reference://rows.jsonl::INDEX"}},
+        {"data_files": {"test": "reference://rows.jsonl"}, "storage_options": {"fo": "INDEX"}},
+        {"data_files": ["https://example.org/rows.jsonl", "Reference://rows.jsonl"]},
+    ],
+    ids=["chain", "options", "protocol"],
+)
+def test_an_index_of_data_files_is_not_filled_in(tmp_path, mark, options):
+    """Of fsspec's files by reference; older versions of it ran templates without a sandbox."""
+    escape = ESCAPE.replace("MARK", str(mark))
+    index = tmp_path / "index.json"
+    index.write_text(json.dumps({"version": 1, "templates": {"u": escape}, "refs": {}}))
+    options = json.loads(json.dumps(options).replace("INDEX", str(index)))
+    refused("validate", write_task(tmp_path, dataset_kwargs=options), names="theirs.yaml")
+    assert not mark.exists()
+
+
 def test_a_compiled_file_is_not_taken_for_its_source(tmp_path, mark):
     """Python would run `__pycache__/tools.*.pyc`, which says that it need not be compared."""
     file = write_function(tmp_path, tmp_path / "harmless")
@@ -273,6 +308,21 @@ def test_what_a_module_imports_is_named_too(tmp_path, mark, monkeypatch):
     assert run(["validate", str(file)]) == 0
     (tmp_path / "helping.py").write_text(MODULE.format(mark=str(mark)) + "# changed\n")
     assert "importing.py" not in refused("validate", file, names="helping.py")
+
+
+def test_what_a_module_imports_from_its_folder_is_named_too(tmp_path, mark, monkeypatch):
+    """Of a folder without `__init__.py`, the files are no package to name as a whole."""
+    folder = tmp_path / "scoring" / "inner"
+    folder.mkdir(parents=True)
+    (folder / "first.py").write_text("from . import second\nfrom ..third import go\n")
+    (folder / "second.py").write_text("")
+    (folder.parent / "third.py").write_text(MODULE.format(mark=str(mark)))
+    monkeypatch.syspath_prepend(tmp_path)
+    objective = {"task": "scoring.inner.first:go", "metric": "score"}
+    file = write_search(tmp_path, objectives=[objective], evaluation=SPLITS)
+    said = refused("validate", file, names="first.py")
+    assert "second.py" in said and "third.py" in said
+    assert not mark.exists()
 
 
 def test_entry_points_of_the_working_folder_do_not_count(tmp_path, mark, monkeypatch):
