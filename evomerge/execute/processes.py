@@ -12,9 +12,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import cache
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
@@ -27,6 +28,11 @@ from evomerge.execute.protocol import Job, RunJobs
 from evomerge.execute.remote_worker import Batch, LostWorkerError
 
 T = TypeVar("T")
+
+_ALONE = "PYTHONSAFEPATH"
+_ALONE_ALWAYS = _ALONE in os.environ  # set by the user
+
+_starting = threading.Lock()
 
 
 class ProcessWorker:
@@ -48,8 +54,9 @@ class ProcessWorker:
     def start(self) -> Future[None]:
         """Start a new process and make the worker in it; an old process is ended."""
         self.close()
-        self._pool = ProcessPool(max_workers=1, context=_context(self._preload))
-        return _schedule(self._pool, _start, self._make, lambda none: none)
+        with _no_modules_from_here():
+            self._pool = _pool(self._preload)
+            return _schedule(self._pool, _start, self._make, lambda none: none)
 
     def run(self, jobs: Batch) -> Future[Outcomes]:
         """Run jobs; see `RemoteWorker`."""
@@ -85,13 +92,37 @@ def call(function: Callable[[], T], preload: Sequence[str] = ()) -> T:
     Raises:
         SearchError: the process ended.
     """
-    with ProcessPool(max_workers=1, context=_context(tuple(preload))) as pool:
+    with _pool(tuple(preload)) as pool:
         try:
-            return pool.schedule(function).result()
+            with _no_modules_from_here():
+                answer = pool.schedule(function)
+            return answer.result()
         except (ProcessExpired, BrokenProcessPool) as error:
             raise SearchError(
                 "A worker process ended while it was starting; go on with `evomerge resume`."
             ) from error
+
+
+def _pool(preload: tuple[str, ...]) -> ProcessPool:
+    """Return a pool of one process, which is started when the first call is scheduled."""
+    first = None if _ALONE_ALWAYS else _find_modules_as_always
+    return ProcessPool(max_workers=1, context=_context(preload), initializer=first)
+
+
+@contextmanager
+def _no_modules_from_here() -> Iterator[None]:
+    """While the block runs, a Python that is started does not look for modules where it stands.
+
+    `multiprocessing` starts a Python with `-c`, which takes modules of the working folder even for
+    those of the standard library; a stranger's folder may have a `socket.py`.
+    """
+    with _starting:
+        os.environ[_ALONE] = "1"
+        try:
+            yield
+        finally:
+            if not _ALONE_ALWAYS:
+                del os.environ[_ALONE]
 
 
 @cache
@@ -148,6 +179,11 @@ def _how(code: int | None) -> str:
 # What follows runs in the worker's process.
 
 _host: Host | None = None
+
+
+def _find_modules_as_always() -> None:
+    """Let a Python that an objective starts look for modules where it stands."""
+    os.environ.pop(_ALONE, None)
 
 
 def _start(make: Callable[[], RunJobs]) -> None:

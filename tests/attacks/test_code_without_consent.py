@@ -1,7 +1,9 @@
 """A stranger's search file or run folder runs no code before the user has allowed it."""
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from importlib._bootstrap_external import _code_to_hash_pyc
 from importlib.metadata import entry_points
@@ -13,8 +15,10 @@ import typer
 import yaml
 from search_run import evomerge, write_search
 
+import evomerge as evomerge_package
 from evomerge.__main__ import run
 from evomerge.errors import ConfigError
+from evomerge.evaluation.sandbox.sandbox import Function, Sandbox
 from evomerge.evaluation.tasks.functions import REGISTERED
 from evomerge.trust.consent import state_file
 
@@ -267,6 +271,37 @@ def test_workers_get_the_consent_of_the_process_that_starts_them(tmp_path, mark)
     assert not mark.exists()
     evomerge(*words, "--trust-code", cwd=tmp_path)
     assert mark.exists()
+
+
+def test_workers_take_no_modules_from_the_working_folder(tmp_path, mark, monkeypatch):
+    """Python starts a process of `multiprocessing` with `-c`, which looks there first."""
+    for name in ("signal", "socket", "tempfile", "threading", "warnings"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
+    program = tmp_path / "elsewhere" / "program.py"
+    program.parent.mkdir()
+    program.write_text(
+        "import os\n"
+        "from functools import partial\n"
+        "from evomerge.execute.processes import call\n"
+        "if __name__ == '__main__':\n"
+        "    assert call(os.getcwd) == os.getcwd()\n"
+        "    assert call(partial(os.getenv, 'PYTHONSAFEPATH')) is None\n"
+        "    assert 'PYTHONSAFEPATH' not in os.environ\n"
+    )
+    root = str(Path(evomerge_package.__file__).parents[1])
+    monkeypatch.setenv("PYTHONPATH", root)
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    done = subprocess.run(
+        [sys.executable, program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert not mark.exists()
+
+
+def test_a_process_with_limits_takes_none_either(tmp_path, mark):
+    (tmp_path / "json.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
+    Sandbox().check(Function("os", os.__file__, "getcwd"))
+    assert not mark.exists()
 
 
 def test_a_person_at_a_terminal_is_asked_once(tmp_path, mark, monkeypatch):

@@ -145,7 +145,7 @@ class _Cell:
                 prefix="evomerge-code-", ignore_cleanup_errors=True
             )
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _START, path, self._folder.name],
+                [sys.executable, "-P", "-c", _START, path, self._folder.name],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
