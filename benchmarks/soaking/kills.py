@@ -170,7 +170,10 @@ def _journals(run: Path) -> list[Path]:
 
 
 def _lines(journal: Path) -> int:
-    return journal.read_bytes().count(b"\n")
+    try:
+        return journal.read_bytes().count(b"\n")
+    except FileNotFoundError:  # the folder of a stage has another name while it is made
+        return 0
 
 
 def _can_resume(run: Path) -> bool:
