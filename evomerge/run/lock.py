@@ -144,7 +144,10 @@ def _owner(folder: Path) -> str:
             text = file.read(32).strip()
     except OSError:
         text = ""
-    alive = text.isascii() and text.isdigit() and psutil.pid_exists(int(text))
+    try:
+        alive = text.isascii() and text.isdigit() and psutil.pid_exists(int(text))
+    except OverflowError:  # no process can have this number
+        alive = False
     return f"process {text}" if alive else "another process"
 
 

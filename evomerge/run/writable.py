@@ -25,8 +25,10 @@ def why_not_writable(path: Path) -> str | None:
         path: the file or folder. If it exists, the question is whether it can be replaced.
     """
     path = path.absolute()
+    folder = path.parent
     try:
-        folder = next(folder for folder in path.parents if folder.exists())
+        while not folder.exists():
+            folder = folder.parent
         if not folder.is_dir():
             return f"{folder} is not a folder"
         name = path.relative_to(folder).parts[0]

@@ -80,6 +80,21 @@ def test_a_run_folder_that_cannot_be_written_is_not_continued(tmp_path, unread, 
         evomerge.resume(run)
 
 
+def test_a_folder_that_nobody_else_may_enter_is_refused(tmp_path, unread, monkeypatch):
+    """As in a home folder of somebody else; root may enter it."""
+    exists = Path.exists
+
+    def refuse(path, *arguments, **options):
+        if path.is_relative_to(tmp_path / "theirs"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return exists(path, *arguments, **options)
+
+    file = write_search(tmp_path)
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(InputError, match=r"nothing can be written into .*theirs.* \(Permission"):
+        call(["search", str(file), "--run", str(tmp_path / "theirs" / "a" / "run")])
+
+
 def test_a_check_leaves_nothing_behind(tmp_path, unread):
     with pytest.raises(AssertionError, match="before it was known"):
         call(["search", str(write_search(tmp_path)), "--run", str(tmp_path / "a" / "run")])
