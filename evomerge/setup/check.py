@@ -19,6 +19,7 @@ from evomerge.models.references import MERGE, RUN
 from evomerge.run.folder import MODELS
 from evomerge.setup import cycleqd, niches
 from evomerge.setup.baselines import check_baselines
+from evomerge.setup.code_files import is_permitted
 from evomerge.setup.engine import check_engine
 from evomerge.setup.executor import check_executor, check_workers, resolve_order
 from evomerge.setup.fidelity import check_fidelity, resolve_racing
@@ -27,7 +28,6 @@ from evomerge.setup.genes import gene_ranges
 from evomerge.setup.memory import check_fit
 from evomerge.setup.merges import MergeOpener, Opener, merged_parents
 from evomerge.setup.optimizer import resolve_optimizer
-from evomerge.setup.own_code import is_permitted
 from evomerge.setup.parents import open_parents, plan_tokenizers
 from evomerge.setup.problem import Problem
 from evomerge.setup.recipes import check_recipes, sample_recipes
