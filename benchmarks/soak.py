@@ -7,8 +7,8 @@
 - `kills`: real searches of many kinds are killed with SIGKILL at random moments, and resumed after
   each kill, to their end. The journal and the YAML files must be those of a search that was never
   killed, byte for byte.
-- `mutations`: every parser of files from strangers reads files that are nearly valid. Each file must
-  give a value or one short sentence, within 5 seconds of CPU time and 1 GB of memory.
+- `mutations`: every parser of files from strangers reads files that are nearly valid. Each file
+  must give a value or one short sentence, within 5 seconds of CPU time and 1 GB of memory.
 - `candidates`: one long search. Memory, open files and time of a candidate must not grow, and no
   temporary file may be left.
 - `cuts`: a journal that is cut at any byte is opened, and the search that it belongs to goes on.
@@ -67,10 +67,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--mutations", type=int)
     parser.add_argument("--candidates", type=int)
     parser.add_argument("--cuts", type=int)
-    parser.add_argument(
-        "--parsers", nargs="+", default=(), help="those of `mutations`; default: all"
-    )
-    parser.add_argument("--searches", nargs="+", default=(), help="those of `kills`; default: all")
+    parser.add_argument("--parsers", nargs="+", default=(), help="of `mutations`; default: all")
+    parser.add_argument("--searches", nargs="+", default=(), help="of `kills`; default: all")
     parser.add_argument("--out", type=Path, default=Path("runs/soak"))
     given = parser.parse_args()
     long = {"kills": 300, "mutations": 30_000, "candidates": 3_000, "cuts": 700}

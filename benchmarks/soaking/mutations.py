@@ -74,12 +74,8 @@ def _in_process(name: str, first: int, size: int, folder: Path) -> dict:
             return json.loads(answer.read_text())
         kept = _keep(folder, name, current.read_bytes() if current.exists() else b"")
         fault = f"the process ended with code {process.exitcode} ({kept})"
-        return {
-            "values": 0,
-            "errors": 0,
-            "failed": size,
-            "faults": [fault],
-        }  # the rest was not read
+        # Nobody knows how many files of the batch were read before.
+        return {"values": 0, "errors": 0, "failed": size, "faults": [fault]}
 
 
 def _keep(folder: Path, name: str, data: bytes) -> str:

@@ -230,11 +230,9 @@ class History:
             return best
         if not _NUMBER.fullmatch(which) or int(which) >= len(self.candidates):
             last = len(self.candidates) - 1
-            allowed = (
-                f"a number from 0 to {last}" if last >= 0 else "a number, but there is none yet"
-            )
+            bounds = f"from 0 to {last}" if last >= 0 else "of a candidate, but there is none yet"
             raise RunFolderError(
-                f"--candidate is {shown(which)}; it must be `best`, `knee` or {allowed}."
+                f"--candidate is {shown(which)}; it must be `best`, `knee` or a number {bounds}."
             )
         return self.candidates[int(which)]
 
