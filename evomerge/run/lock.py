@@ -53,6 +53,7 @@ def open_locked(path: Path) -> int:
 
     Raises:
         RunFolderError: the lock is held already.
+        OSError: the file cannot be opened, or the disk is full.
     """
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
