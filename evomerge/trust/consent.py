@@ -45,13 +45,15 @@ class Consent:
     digests: frozenset[str] = frozenset()
 
     def require(self, files: Sequence[CodeFile]) -> None:
-        """Let this process run the files, and keep the consent; else raise.
+        """Let this process run the files, and record the consent; else raise.
 
         Raises:
             ConfigError: the user has not allowed one of them, or it has changed since.
         """
-        others = [file for file in files if file.digest not in self.digests]
-        new = [file for file in others if not is_recorded(file.digest)] if others else []
+        new = [file for file in files if file.digest not in self.digests]
+        if new:
+            recorded = _read()
+            new = [file for file in new if file.digest not in recorded]
         asked = [file.path for file in new if not file.imported]
         if asked:
             if self.given:
