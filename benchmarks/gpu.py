@@ -47,7 +47,8 @@ from evomerge.evaluation.inference.forward import Forward, continuation_rows
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.merging.architecture.loading import quiet
 from evomerge.merging.resident import Resident
-from evomerge.models.checkpoint import TOKENIZER_FILES, Checkpoint
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.files import TOKENIZER_FILES
 from evomerge.recipe import Layer, Recipe, Source
 
 NAMES = ("base", "one", "two")

@@ -1,19 +1,20 @@
 """Attacks evomerge for hours: kills, files with something wrong in them, many candidates, cuts.
 
     python benchmarks/soak.py [--quick] [--parts PART ...] [--kills N] [--mutations N]
-                              [--candidates N] [--cuts N] [--parsers NAME ...] [--out FOLDER]
+                              [--candidates N] [--cuts N] [--parsers NAME ...]
+                              [--searches NAME ...] [--out FOLDER]
 
 - `kills`: real searches of many kinds are killed with SIGKILL at random moments, and resumed after
-  each kill, to their end. The journal and the other files must be those of a search that was never
+  each kill, to their end. The journal and the YAML files must be those of a search that was never
   killed, byte for byte.
-- `mutations`: every parser of files from strangers reads files that are nearly valid. Each must end
-  in a value or in one short sentence, within 5 seconds of CPU time and 1 GB of memory.
+- `mutations`: every parser of files from strangers reads files that are nearly valid. Each file
+  must give a value or one short sentence, within 5 seconds of CPU time and 1 GB of memory.
 - `candidates`: one long search. Memory, open files and time of a candidate must not grow, and no
   temporary file may be left.
 - `cuts`: a journal that is cut at any byte is opened, and the search that it belongs to goes on.
 
-What is done is written to `results.json` in the folder `--out` as it goes; the same command goes
-on from there. Files that are not read as promised are kept beside it. `--quick` takes some minutes,
+Results are written to `results.json` in the folder `--out` as they come; the same command goes on
+from there. Files that are not read as promised are kept beside it. `--quick` takes some minutes,
 the whole of it hours.
 
 The last line is one JSON object: part -> attacks tried, attacks survived, figures, faults.
@@ -66,8 +67,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--mutations", type=int)
     parser.add_argument("--candidates", type=int)
     parser.add_argument("--cuts", type=int)
-    parser.add_argument("--parsers", nargs="+", default=(), help="of the mutations; else all")
-    parser.add_argument("--searches", nargs="+", default=(), help="of the kills; else all")
+    parser.add_argument("--parsers", nargs="+", default=(), help="of `mutations`; default: all")
+    parser.add_argument("--searches", nargs="+", default=(), help="of `kills`; default: all")
     parser.add_argument("--out", type=Path, default=Path("runs/soak"))
     given = parser.parse_args()
     long = {"kills": 300, "mutations": 30_000, "candidates": 3_000, "cuts": 700}

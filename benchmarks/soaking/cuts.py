@@ -37,13 +37,13 @@ def soak(part: Part, count: int, folder: Path, saved: Callable[[], None]) -> Non
     generator = random.Random(0)
     places = generator.sample(range(len(journal)), min(count, len(journal)))
     for number, place in enumerate(places[part.tried :], part.tried):
-        part.count(_opened(journal, place, folder / "cut.jsonl"))
-        if number % RESUMED == 0:
-            fault = _resumed(whole, journal, place, folder / "resumed")
-            if fault is not None:
-                part.survived -= 1
-                part.faults.append(fault)
+        fault = _opened(journal, place, folder / "cut.jsonl")
+        resumed = number % RESUMED == 0
+        if resumed:
+            fault = fault or _resumed(whole, journal, place, folder / "resumed")
             part.details["resumed to the end"] = part.details.get("resumed to the end", 0) + 1
+        part.count(fault)
+        if resumed:
             saved()
             print(f"cuts: {part.tried} {fault or ''}", flush=True)
 

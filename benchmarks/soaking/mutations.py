@@ -2,7 +2,7 @@
 
 Each batch of files is read by a process of its own, which may take 1 GB more memory than it has
 when it begins, and for each file 5 seconds of CPU time. A file that does not end in a value or in
-one sentence is kept, and so is one that ends the process.
+one sentence is kept, and so is one that ends the process; then the whole batch counts as failed.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def _in_process(name: str, first: int, size: int, folder: Path) -> dict:
             return json.loads(answer.read_text())
         kept = _keep(folder, name, current.read_bytes() if current.exists() else b"")
         fault = f"the process ended with code {process.exitcode} ({kept})"
-        return {"values": 0, "errors": 0, "failed": 1, "faults": [fault]}
+        # Nobody knows how many files of the batch were read before.
+        return {"values": 0, "errors": 0, "failed": size, "faults": [fault]}
 
 
 def _keep(folder: Path, name: str, data: bytes) -> str:

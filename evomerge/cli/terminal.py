@@ -53,6 +53,7 @@ out = Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
 err = Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 _shown: list[Status] = []
+"""What `busy` shows on the terminal now."""
 
 
 def print_json(value: Any) -> None:
@@ -192,7 +193,6 @@ def print_standings(table: Standings) -> None:
     A terminal gets a table for each score, with the test first; a pipe gets one table, with a
     column for each score and split.
     """
-
     from evomerge.report.verdict import front_rows
 
     def cells(columns: Sequence[str], splits: Sequence[Split]) -> list[list[str]]:

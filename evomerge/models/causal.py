@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from evomerge.errors import CheckpointError
-from evomerge.models.checkpoint import TOKENIZER_FILES, Checkpoint
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.files import TOKENIZER_FILES
 from evomerge.models.safetensors import read_json
 
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")

@@ -18,11 +18,11 @@ from typing import Any, Literal, TypeAlias
 from evomerge.errors import CheckpointError
 from evomerge.models.code_keys import without_code
 from evomerge.models.config_types import SECTIONS, check_types
-from evomerge.models.files import TEMPLATES, check_files
+from evomerge.models.files import check_files, companion_files
 from evomerge.models.fingerprint import content_digest
 from evomerge.models.grams import Gram, GramFile
 from evomerge.models.prediction import prediction_tensors
-from evomerge.models.safetensors import TensorInfo, read_folder, read_json
+from evomerge.models.safetensors import TensorInfo, read_json
 from evomerge.models.stacks import (
     Stack,
     component_of,
@@ -31,48 +31,15 @@ from evomerge.models.stacks import (
     is_other_modality,
     shortest,
 )
+from evomerge.models.weights import GGUF_ADVICE, read_tensors
 from evomerge.parsing.texts import read_text
 
 Place: TypeAlias = Literal["embeddings", "head", "kept", "buffer"]
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "chat_template.json",
-    "chat_template.jinja",
-)
-COMPANION_FILES = (
-    *TOKENIZER_FILES,
-    "generation_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "image_processor_config.json",
-    "video_preprocessor_config.json",
-    "feature_extractor_config.json",
-)
-"""Files that a merged model takes over from its host, in addition to config and weights."""
 
 _INPUT = re.compile(r"embed|(^|\.)(wte|wpe|shared)\.")
 _NO_TOKENS = re.compile(r"position|token_type|(^|\.)wpe\.")
 _HEAD = re.compile(
     r"(^|\.)(lm_head|embed_out|output_projection|vocab_projector|unembed\w*|cls|score|head)(\.|$)"
-)
-
-_WEIGHTS = ("*.safetensors", "*.bin")
-
-GGUF_ADVICE = (
-    "GGUF files have weights that are quantised for llama.cpp, which cannot be merged as they are; "
-    "give the checkpoint that the file was made from, or save a new one from it: load it with "
-    "`AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file=NAME)`, then load its state_dict into "
-    "a new model of its config and save that with `save_pretrained`, with the tokenizer."
 )
 
 
@@ -147,15 +114,7 @@ class Checkpoint:
                 f"Parent {reference!r} is quantised (config.json has quantization_config); merge "
                 "the full-precision checkpoint it was made from."
             )
-        if any(folder.glob("*.gguf")) and not any(map(any, map(folder.glob, _WEIGHTS))):
-            raise CheckpointError(f"Parent {reference!r}: {GGUF_ADVICE}")
-        tensors = _tensors(folder, allow_pickle)
-        for name, info in tensors.items():
-            if info.dtype.startswith("F8"):
-                raise CheckpointError(
-                    f"Parent {reference!r} is quantised (tensor {name!r} has dtype {info.dtype}); "
-                    "merge the full-precision checkpoint it was made from."
-                )
+        tensors = read_tensors(folder, reference, allow_pickle=allow_pickle)
         predictions = prediction_tensors(tensors)
         kept = {name: info for name, info in tensors.items() if name not in predictions}
         config = without_code(config)
@@ -279,9 +238,8 @@ class Checkpoint:
 
     @property
     def companions(self) -> tuple[Path, ...]:
-        """The existing files among `COMPANION_FILES`, and additional chat templates."""
-        named = [self.folder / name for name in COMPANION_FILES if (self.folder / name).is_file()]
-        return (*named, *sorted((self.folder / TEMPLATES).glob("*.jinja")))
+        """The files that a merged model takes over from its host, beside config and weights."""
+        return companion_files(self.folder)
 
     @property
     def weight_files(self) -> tuple[Path, ...]:
@@ -357,18 +315,3 @@ class Checkpoint:
             filter(Path.is_file, sorted(self.adapter.glob("adapter_*"))) if self.adapter else []
         )
         return content_digest(files, self.tensors)
-
-
-def _tensors(folder: Path, allow_pickle: bool) -> dict[str, TensorInfo]:
-    pickles = sorted(folder.glob("*.bin"))
-    if not pickles or next(folder.glob("*.safetensors"), None):
-        return read_folder(folder)
-    if not allow_pickle:
-        raise CheckpointError(
-            f"{folder} has its weights in {pickles[0].name}, which is a pickle file, and a pickle "
-            "can run code when it is read; use a version of the model in safetensors files, or "
-            "allow pickles with --allow-pickle."
-        )
-    from evomerge.models.pickles import read_folder as read_pickles
-
-    return read_pickles(folder)

@@ -36,7 +36,8 @@ _KNOWN = frozenset(
 )
 """Classes of transformers that most models name, for which it need not be imported."""
 
-_CONFIG, _TOKENIZER = "config.json", "tokenizer_config.json"  # the first ends many names
+_CONFIG, _TOKENIZER = "config.json", "tokenizer_config.json"
+"""Names of files. Those of other configs end with the first one, `generation_config.json` too."""
 
 
 def without_code(data: Mapping[str, Any]) -> dict[str, Any]:

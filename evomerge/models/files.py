@@ -1,4 +1,4 @@
-"""The files in the folder of a model or adapter: which of them may be links."""
+"""The files in a model folder: which of them a merge takes over, and which may be links."""
 
 from __future__ import annotations
 
@@ -7,10 +7,45 @@ from pathlib import Path
 from evomerge.errors import CheckpointError
 from evomerge.parsing.links import check_inside, check_ordinary, entries
 
-TEMPLATES = "additional_chat_templates"
+_TEMPLATES = "additional_chat_templates"
 """Folder of chat templates beside the one that is used if none is named."""
 
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.json",
+    "chat_template.jinja",
+)
+_COMPANIONS = (
+    *TOKENIZER_FILES,
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "image_processor_config.json",
+    "video_preprocessor_config.json",
+    "feature_extractor_config.json",
+)
+"""Files that a merged model takes over from its host, in addition to config and weights."""
+
 _ONLY_READ = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".index.json")
+
+
+def companion_files(folder: Path) -> tuple[Path, ...]:
+    """Return the files that a merged model takes over from its host, beside config and weights.
+
+    These are the existing files of the tokenizer, the generation config and the processors, and
+    additional chat templates.
+    """
+    named = [folder / name for name in _COMPANIONS if (folder / name).is_file()]
+    return (*named, *sorted((folder / _TEMPLATES).glob("*.jinja")))
 
 
 def check_files(folder: Path) -> None:
@@ -24,8 +59,8 @@ def check_files(folder: Path) -> None:
         CheckpointError: a file is a link out of the folder, or a pipe or device.
     """
     files = entries(folder, CheckpointError)
-    if (folder / TEMPLATES).is_dir():
-        files += entries(folder / TEMPLATES, CheckpointError)
+    if (folder / _TEMPLATES).is_dir():
+        files += entries(folder / _TEMPLATES, CheckpointError)
     check_ordinary(files, CheckpointError)
     real = folder.resolve()
     inside = [real]

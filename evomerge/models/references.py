@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import CheckpointError
-from evomerge.models.checkpoint import GGUF_ADVICE, TOKENIZER_FILES, Checkpoint
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.files import TOKENIZER_FILES
 from evomerge.models.safetensors import read_json
+from evomerge.models.weights import GGUF_ADVICE
 
 RUN = "run:"
 """Prefix of a reference to the best model of another run; see `evomerge.setup.runs`."""

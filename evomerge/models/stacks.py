@@ -22,7 +22,9 @@ _COMPONENTS = {
 }
 _NORM = re.compile(r"norm|(^|\.)ln_", re.IGNORECASE)
 _SHARED = re.compile(r"relative_attention_bias\.weight$")
-_INDEX = re.compile(r"0|[1-9][0-9]{0,5}")
+INDEX = re.compile(r"0|[1-9][0-9]{0,5}")
+"""Index of a block, as it stands in the names of its tensors."""
+
 _LEAST_TENSORS_IN_A_BLOCK = 2
 _LEAST_TENSORS_IN_THE_LARGEST = 4
 
@@ -122,7 +124,7 @@ def find_stacks(names: Iterable[str]) -> dict[str, Stack]:
     groups: dict[str, dict[int, list[str]]] = {}
     for name in names:
         words = name.split(".")
-        at = next((i for i, word in enumerate(words) if _INDEX.fullmatch(word)), None)
+        at = next((i for i, word in enumerate(words) if INDEX.fullmatch(word)), None)
         if at and at + 1 < len(words):
             group = groups.setdefault(".".join(words[:at]), {})
             group.setdefault(int(words[at]), []).append(".".join(words[at + 1 :]))

@@ -64,7 +64,7 @@ def check_ordinary(paths: Iterable[Path], error: type[InputError]) -> None:
 
 
 def is_special(path: Path) -> bool:
-    """Whether a path is a pipe, a socket or a device; False if nothing is there."""
+    """Return whether a path is a pipe, a socket or a device; False if nothing is there."""
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 - Path's raises for names that are too long
     except (OSError, ValueError):

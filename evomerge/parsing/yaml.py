@@ -235,13 +235,12 @@ class _Loader(yaml.SafeLoader):
         return {**merged, **own}
 
 
-# YAML 1.1, which PyYAML reads, takes 1e-05 as text; YAML 1.2, JSON and people as a number.
 class _Dumper(yaml.SafeDumper):
     """Writes what `_Loader` reads."""
 
 
 for _kind in (_Loader, _Dumper):
-    # As in YAML 1.2 a number need not have a point (1e-5). A text that looks so is quoted.
+    # PyYAML reads YAML 1.1, where 1e-05 is text. In YAML 1.2 and in JSON it is a number.
     _kind.add_implicit_resolver(
         f"{_TAG}float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
     )

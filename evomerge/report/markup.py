@@ -19,7 +19,7 @@ def text(value: object) -> str:
 
 
 def paragraph(words: str, kind: str = "") -> str:
-    """Return a paragraph of plain text; `kind` is its class."""
+    """Return a paragraph of plain text; `kind` is its CSS class."""
     return f'<p class="{kind}">{text(words)}</p>' if kind else f"<p>{text(words)}</p>"
 
 

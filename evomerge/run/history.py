@@ -8,6 +8,7 @@ have the same state. Which candidate is the best is not decided here, but by a r
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +21,8 @@ from evomerge.scores import Failure, Outcome, Scores, Split
 
 SOUP = "soup"
 """Key in the origin of an average of parents: the parents."""
+
+_NUMBER = re.compile("[0-9]{1,9}")
 
 
 @dataclass
@@ -225,10 +228,11 @@ class History:
             if best is None:
                 raise RunFolderError("The run has no scored candidate yet.")
             return best
-        if not (which.isascii() and which.isdigit()) or int(which) >= len(self.candidates):
+        if not _NUMBER.fullmatch(which) or int(which) >= len(self.candidates):
+            last = len(self.candidates) - 1
+            bounds = f"from 0 to {last}" if last >= 0 else "of a candidate, but there is none yet"
             raise RunFolderError(
-                f"--candidate is {which!r}; it must be `best`, `knee` or a number from 0 to "
-                f"{len(self.candidates) - 1}."
+                f"--candidate is {shown(which)}; it must be `best`, `knee` or a number {bounds}."
             )
         return self.candidates[int(which)]
 

@@ -144,7 +144,9 @@ class Journal:
         """Open a journal, or create one with its header; remove an incomplete last line.
 
         Raises:
-            RunFolderError: as for `read`, or another process writes to it.
+            RunFolderError: the file is damaged or of another format, or another process writes to
+                it.
+            OSError: it cannot be opened, or the disk is full.
         """
         self.path = path
         self._lines = Lines()

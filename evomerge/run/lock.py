@@ -53,6 +53,7 @@ def open_locked(path: Path) -> int:
 
     Raises:
         RunFolderError: the lock is held already.
+        OSError: the file cannot be opened, or the disk is full.
     """
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -144,7 +145,10 @@ def _owner(folder: Path) -> str:
             text = file.read(32).strip()
     except OSError:
         text = ""
-    alive = text.isascii() and text.isdigit() and psutil.pid_exists(int(text))
+    try:
+        alive = text.isascii() and text.isdigit() and psutil.pid_exists(int(text))
+    except OverflowError:  # no process can have this number
+        alive = False
     return f"process {text}" if alive else "another process"
 
 

@@ -47,7 +47,7 @@ def truncate(path: Path) -> Cut | None:
 
     Raises:
         RunFolderError: another process writes to it, or it has a format that cannot be read.
-        OSError: the disk is full.
+        OSError: a file cannot be written, for example because the disk is full.
     """
     handle = open_locked(path)
     try:

@@ -7,10 +7,12 @@ mounted read-only. So something is written and removed again.
 from __future__ import annotations
 
 import errno
+import os
 import secrets
 from pathlib import Path
 
 from evomerge.errors import CheckpointError, InputError, RunFolderError
+from evomerge.parsing.links import is_special
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Numbers of the system's errors for a disk, a quota or a file that is full."""
@@ -25,8 +27,10 @@ def why_not_writable(path: Path) -> str | None:
         path: the file or folder. If it exists, the question is whether it can be replaced.
     """
     path = path.absolute()
+    folder = path.parent
     try:
-        folder = next(folder for folder in path.parents if folder.exists())
+        while not folder.exists():
+            folder = folder.parent
         if not folder.is_dir():
             return f"{folder} is not a folder"
         name = path.relative_to(folder).parts[0]
@@ -46,7 +50,7 @@ def check_new_folder(out: Path, kind: str = "folder") -> None:
     Raises:
         CheckpointError: it exists, or cannot be made.
     """
-    if out.exists() or out.is_symlink():
+    if os.path.lexists(out):
         raise CheckpointError(f"{out} exists already; name another {kind} or remove it.")
     reason = why_not_writable(out)
     if reason is not None:
@@ -87,11 +91,13 @@ def check_output(path: Path, option: str) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    if path.is_dir():
+    # Path's own tests raise if a folder may not be entered.
+    if os.path.isdir(path):  # noqa: PTH112
         raise InputError(f"{option} {path} cannot be written: it is a folder; give a file.")
-    if path.exists() and not path.is_file():
+    if is_special(path):
         return
-    parent = path.absolute().parent
-    reason = why_not_writable(path) if parent.exists() else f"there is no folder {parent}"
+    reason, parent = why_not_writable(path), path.absolute().parent
+    if reason is None and not parent.exists():
+        reason = f"there is no folder {parent}"
     if reason is not None:
         raise InputError(f"{option} {path} cannot be written: {reason}; give another file.")

@@ -19,6 +19,7 @@ from evomerge.models.references import MERGE, RUN
 from evomerge.run.folder import MODELS
 from evomerge.setup import cycleqd, niches
 from evomerge.setup.baselines import check_baselines
+from evomerge.setup.code_files import is_permitted
 from evomerge.setup.engine import check_engine
 from evomerge.setup.executor import check_executor, check_workers, resolve_order
 from evomerge.setup.fidelity import check_fidelity, resolve_racing
@@ -27,7 +28,6 @@ from evomerge.setup.genes import gene_ranges
 from evomerge.setup.memory import check_fit
 from evomerge.setup.merges import MergeOpener, Opener, merged_parents
 from evomerge.setup.optimizer import resolve_optimizer
-from evomerge.setup.own_code import is_permitted
 from evomerge.setup.parents import open_parents, plan_tokenizers
 from evomerge.setup.problem import Problem
 from evomerge.setup.recipes import check_recipes, sample_recipes
@@ -117,14 +117,14 @@ def check_search(
         space,
         objectives,
         splits,
-        fewer,
-        allow_pickle,
-        evaluator,
-        constraints,
-        start,
-        merges.found,
-        allow_code,
-        consent,
+        fewer_documents=fewer,
+        allow_pickle=allow_pickle,
+        loaded=evaluator,
+        constraints=constraints,
+        start=start,
+        merges=merges.found,
+        allow_code=allow_code,
+        consent=consent,
     )
 
 
@@ -196,20 +196,16 @@ def restore(
     allow_pickle = allow_pickle or (frozen.allow_pickle and permitted)
     merges = MergeOpener(opener, frozen, relative_to / MODELS, build=build)
     config, checkpoints, host = open_parents(config, relative_to, merges, allow_pickle=allow_pickle)
-    space = make_space(config, checkpoints)
-    objectives, splits = frozen_objectives(config), frozen_splits(config)
-    fewer = frozen.fewer_documents
-    constraints = frozen_constraints(config)
     return Problem(
         config,
         checkpoints,
         host,
-        space,
-        objectives,
-        splits,
-        fewer,
-        allow_pickle,
-        constraints=constraints,
+        make_space(config, checkpoints),
+        frozen_objectives(config),
+        frozen_splits(config),
+        fewer_documents=frozen.fewer_documents,
+        allow_pickle=allow_pickle,
+        constraints=frozen_constraints(config),
         start=tuple(map(tuple, frozen.start)),
         merges=merges.found,
         allow_code=allow_code or (frozen.allow_code and permitted),

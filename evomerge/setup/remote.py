@@ -21,8 +21,8 @@ from evomerge.run.attempts import Attempts
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.logbook import Logbook
 from evomerge.setup.check import restore
+from evomerge.setup.code_files import code_files
 from evomerge.setup.executor import is_together
-from evomerge.setup.own_code import own_code
 from evomerge.setup.problem import Problem
 from evomerge.setup.runs import open_model
 from evomerge.setup.worker import MemoryShare, make_worker, run_jobs
@@ -116,7 +116,7 @@ def worker_of_run(
     threads = logbook.history.threads if wanted == "auto" else wanted
     if threads is None and cores == 1:
         threads = 1
-    code = own_code(problem.config)
+    code = code_files(problem.config)
     problem.consent.require(code)  # it may have changed since
     return WorkerOfRun(
         config,

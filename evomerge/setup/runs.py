@@ -24,9 +24,9 @@ from evomerge.run.temporary import TemporaryFolder
 from evomerge.searching.ranking import best_of, ranking_of, unimproved
 from evomerge.setup.anchored import is_winner_of_stage
 from evomerge.setup.check import check_search, freeze, restore
+from evomerge.setup.code_files import code_files, keep_permission
 from evomerge.setup.executor import check_executor, check_move, check_workers
 from evomerge.setup.merges import MergeOpener
-from evomerge.setup.own_code import keep_permission, own_code
 from evomerge.setup.problem import Allowed, Problem
 from evomerge.setup.strategy import recipe_of
 from evomerge.setup.weight_digests import check_weights
@@ -154,7 +154,7 @@ def continued(
         check_move(item)
         override(data, item)
     problem = _reopen(run, data, allow_pickle=allow_pickle, allow_code=allow_code, consent=consent)
-    problem.consent.require(own_code(problem.config))
+    problem.consent.require(code_files(problem.config))
     frozen = problem.config.frozen or Frozen()
     if allow_pickle >= frozen.allow_pickle and allow_code >= frozen.allow_code:
         keep_permission(frozen, run.path)

@@ -14,7 +14,7 @@ from evomerge.config.objectives import ConstraintConfig, ObjectiveConfig
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.scores import MODEL_METRICS, SPLITS, TOKENS, Constraint, Objective, Split
-from evomerge.setup.own_code import own_code
+from evomerge.setup.code_files import code_files
 from evomerge.trust.consent import Consent
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def load_tasks(
     evaluation = config.evaluation
     if evaluation.backend == "vllm":
         check_vllm()
-    (consent or Consent()).require(own_code(config))
+    (consent or Consent()).require(code_files(config))
     names, measured = config.tasks, (*config.objectives, *config.constraints)
     tasks = [name for name in names if not is_function(name)]
     functions = {name: find(name) for name in names if is_function(name)}

@@ -34,7 +34,7 @@ class Consent:
     Attributes:
         given: whether the user allows it now (`--trust-code`).
         ask: shows files to the user and returns the answer; None: there is nobody to ask.
-        told: is shown the files that run since `given` is true and no earlier consent has them.
+        told: is called with the files that `given` allows now for the first time.
         digests: digests of files that may run without asking. A worker gets them from the process
             that started it.
     """
@@ -45,22 +45,24 @@ class Consent:
     digests: frozenset[str] = frozenset()
 
     def require(self, files: Sequence[CodeFile]) -> None:
-        """Let this process run the files, and keep the consent; else raise.
+        """Let this process run the files, and record the consent; else raise.
 
         Raises:
             ConfigError: the user has not allowed one of them, or it has changed since.
         """
-        others = [file for file in files if file.digest not in self.digests]
-        new = [file for file in others if not is_recorded(file.digest)] if others else []
-        strange = [file.path for file in new if not file.own]
-        if strange:
+        new = [file for file in files if file.digest not in self.digests]
+        if new:
+            recorded = _read()
+            new = [file for file in new if file.digest not in recorded]
+        asked = [file.path for file in new if not file.imported]
+        if asked:
             if self.given:
                 if self.told is not None:
-                    self.told(strange)
-            elif self.ask is None or not self.ask(strange):
+                    self.told(asked)
+            elif self.ask is None or not self.ask(asked):
                 raise ConfigError(
                     f"This search runs code that you have not allowed on this machine"
-                    f"{_damage()}: {name_files(strange)}; read it, then allow it with --trust-code."
+                    f"{_damage()}: {name_files(asked)}; read it, then allow it with --trust-code."
                 )
         if new:
             record({file.digest: str(file.path) for file in new})
@@ -84,7 +86,13 @@ def is_recorded(digest: str) -> bool:
 
 
 def record(files: Mapping[str, str]) -> None:
-    """Keep that the user allows these files: digest -> name, which only people read."""
+    """Record that the user allows these files.
+
+    If the record cannot be written, a warning says so.
+
+    Args:
+        files: digest -> name, which only people read.
+    """
     if files.keys() <= (known := _read()).keys():
         return
     content = {"version": _VERSION, "files": {**known, **files}}
@@ -111,7 +119,7 @@ def digests_of(files: Iterable[CodeFile]) -> frozenset[str]:
 
 
 def _damage() -> str:
-    """Return in brackets that the file is damaged; nothing if it is in order."""
+    """Return, in brackets, that the record is damaged; an empty text if it is in order."""
     try:
         _parse()
     except InputError as error:

@@ -16,12 +16,12 @@ class CodeFile:
     Attributes:
         path: the file.
         digest: the SHA-256 digest of its bytes, in hexadecimal.
-        own: whether this program has imported it already, so that nobody needs to be asked.
+        imported: whether this program has imported it already, so that nobody needs to be asked.
     """
 
     path: Path
     digest: str
-    own: bool = False
+    imported: bool = False
 
 
 def digest_of(data: bytes) -> str:
@@ -29,14 +29,18 @@ def digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read_code(path: Path, *, own: bool = False) -> CodeFile:
+def read_code(path: Path, *, imported: bool = False) -> CodeFile:
     """Return a file with the digest of its content.
+
+    Args:
+        path: the file.
+        imported: whether this program has imported it already.
 
     Raises:
         ConfigError: it cannot be read.
     """
     try:
-        return CodeFile(path.resolve(), digest_of(path.read_bytes()), own)
+        return CodeFile(path.resolve(), digest_of(path.read_bytes()), imported)
     except OSError as error:
         raise ConfigError(
             f"{path} holds code of this search, but cannot be read: {error.strerror}; make it "

@@ -1,8 +1,8 @@
-"""What is installed in this environment, by the choice of its user.
+"""Which files count as installed in this environment, by the choice of its user.
 
-Installed are files in the folders of Python itself and of its packages (`site-packages`), this
-package, and packages that pip has installed as editable ones. The working folder and other folders
-of PYTHONPATH are not.
+These are the files of Python itself, of its packages (in `site-packages`), of this package, and of
+packages that pip has installed as editable ones. Files in the working folder and in other folders
+of PYTHONPATH are not among them.
 """
 
 from __future__ import annotations

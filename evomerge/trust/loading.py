@@ -42,7 +42,7 @@ def allow(files: Iterable[CodeFile]) -> None:
 
 
 def allowed() -> Mapping[str, str]:
-    """Return file -> digest of all that this process may run."""
+    """Return path -> digest of each file that this process may run."""
     return dict(_allowed)
 
 
@@ -71,7 +71,7 @@ def is_loaded(name: str) -> bool:
 
 
 def load_allowed(name: str, file: Path) -> ModuleType:
-    """Return the module in a file, which is run if it was not yet.
+    """Return the module in a file; its code runs, unless the same code has run already.
 
     Args:
         name: the name that the module gets.

@@ -69,7 +69,7 @@ def test_a_link_to_a_link_out_is_refused(model, key):
         Checkpoint.open(model, "mine")
 
 
-def test_no_export_has_the_private_file(model, key, tmp_path, capsys):
+def test_a_search_with_such_a_parent_is_refused(model, key, tmp_path):
     link(model / "vocab.txt", key)
     search = write_search(tmp_path, parents=[str(model), "zoo:maths"])
     with pytest.raises(CheckpointError, match="is a link to"):

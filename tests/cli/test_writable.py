@@ -80,6 +80,32 @@ def test_a_run_folder_that_cannot_be_written_is_not_continued(tmp_path, unread, 
         evomerge.resume(run)
 
 
+def test_a_folder_that_nobody_else_may_enter_is_refused(tmp_path, unread, monkeypatch):
+    """As in a home folder of somebody else; root may enter it."""
+    theirs = tmp_path / "theirs" / "a"
+
+    def refusing(look):
+        def refuse(path, *arguments, **options):
+            if str(path).startswith(str(theirs)):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return look(path, *arguments, **options)
+
+        return refuse
+
+    file = write_search(tmp_path)
+    run = write_run(tmp_path / "run", STATES["being written"][0]).path
+    for name in ("stat", "lstat"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
+    for arguments in (
+        ["search", file, "--run", theirs / "run"],
+        ["export", run, "--out", theirs / "model"],
+        ["report", run, "--out", theirs / "page.html"],
+        ["report", run, "--pictures", theirs / "pictures"],
+    ):
+        with pytest.raises(InputError, match=r"nothing can be written into .* \(Permission denied"):
+            call([str(item) for item in arguments])
+
+
 def test_a_check_leaves_nothing_behind(tmp_path, unread):
     with pytest.raises(AssertionError, match="before it was known"):
         call(["search", str(write_search(tmp_path)), "--run", str(tmp_path / "a" / "run")])

@@ -145,14 +145,15 @@ def test_a_forked_child_cannot_write_to_the_journal(tmp_path):
     assert [event["event"] for event in run.events()] == ["header", "x"]
 
 
-def test_a_process_that_has_ended_is_not_named_as_the_writer(tmp_path):
+def test_a_process_that_does_not_run_is_not_named_as_the_writer(tmp_path):
     run = RunFolder.create(tmp_path / "run", {})
     gone = subprocess.Popen(["true"])
     gone.wait()
     with run.writing():
-        (run.path / "lock").write_text(f"{gone.pid}\n")
-        with pytest.raises(RunFolderError, match="another process"), run.writing():
-            pass
+        for number in (gone.pid, 10**12, 10**30):
+            (run.path / "lock").write_text(f"{number}\n")
+            with pytest.raises(RunFolderError, match="another process"), run.writing():
+                pass
 
 
 def test_with_flock_a_writer_waits_for_readers(tmp_path, monkeypatch):

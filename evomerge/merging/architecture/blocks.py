@@ -17,7 +17,7 @@ from evomerge.errors import CheckpointError
 from evomerge.merging.architecture.depth import count_keys
 from evomerge.merging.architecture.layer_settings import columns, write_column
 from evomerge.merging.architecture.probe import Location
-from evomerge.models.stacks import Stack, find_stacks, is_other_modality
+from evomerge.models.stacks import INDEX, Stack, find_stacks, is_other_modality
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 _Kind: TypeAlias = frozenset[tuple[str, tuple[int, ...]]]
@@ -47,7 +47,7 @@ class FirstBlocks:
         for prefix, count in self.counts.items():
             if name.startswith(f"{prefix}."):
                 index = name[len(prefix) + 1 :].partition(".")[0]
-                return not index.isdigit() or int(index) < count
+                return not INDEX.fullmatch(index) or int(index) < count
         return True
 
     def extend(self, locations: Mapping[str, Location]) -> dict[str, Location]:

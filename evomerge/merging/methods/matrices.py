@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from evomerge.merging.kernels.spectral import Combine
 
 
-def prepare_mean(
+def prepare_mean_task_vector(
     tensors: Sequence[Array], base: Array | None, noise: Sequence[Noise], *, reuse: bool
 ) -> Merge:
     """Prepare out = base + lambda * (mean of the task vectors)."""
@@ -43,10 +43,7 @@ def prepare_tsv(
     """Prepare base + lambda * U S V^T; see `joined_singular_vectors`."""
     from evomerge.merging.kernels.spectral import joined_singular_vectors
 
-    assert base is not None
-    if not _is_matrix(base) or min(base.shape[-2:]) < len(tensors):
-        return prepare_mean(tensors, base, noise, reuse=reuse)
-    return _prepare(tensors, base, joined_singular_vectors)
+    return _prepare(tensors, base, joined_singular_vectors, smallest=max(2, len(tensors)))
 
 
 def prepare_iso_c(
@@ -55,9 +52,6 @@ def prepare_iso_c(
     """Prepare base + lambda * (the sum with equal singular values); see `isotropic`."""
     from evomerge.merging.kernels.spectral import isotropic
 
-    assert base is not None
-    if not _is_matrix(base):
-        return prepare_mean(tensors, base, noise, reuse=reuse)
     return _prepare(tensors, base, isotropic)
 
 
@@ -67,9 +61,6 @@ def prepare_wudi_ridge(
     """Prepare base + lambda * X; see `least_interference`."""
     from evomerge.merging.kernels.spectral import least_interference
 
-    assert base is not None
-    if not _is_matrix(base):
-        return prepare_mean(tensors, base, noise, reuse=reuse)
     last: dict[float, Merge] = {}
 
     def merge(
@@ -84,10 +75,20 @@ def prepare_wudi_ridge(
     return merge
 
 
-def _prepare(tensors: Sequence[Array], base: Array, combine: Combine) -> Merge:
+def _prepare(
+    tensors: Sequence[Array], base: Array | None, combine: Combine, *, smallest: int = 2
+) -> Merge:
+    """Prepare base + lambda * (what `combine` makes of the task vectors).
+
+    Tensors that are not matrices, and matrices with fewer rows or columns than `smallest`, get the
+    mean of the task vectors.
+    """
     from evomerge.merging.kernels.passes import write_change
     from evomerge.merging.kernels.spectral import merged_change
 
+    assert base is not None
+    if base.ndim not in (2, 3) or min(base.shape[-2:]) < smallest:
+        return prepare_mean_task_vector(tensors, base, (), reuse=False)
     change = merged_change(tensors, base, combine)
 
     def merge(
@@ -96,11 +97,6 @@ def _prepare(tensors: Sequence[Array], base: Array, combine: Combine) -> Merge:
         write_change(change, knobs["lambda"], base, out)
 
     return merge
-
-
-def _is_matrix(tensor: Array) -> bool:
-    """Whether a tensor is a matrix or a stack of matrices, of two rows and columns or more."""
-    return tensor.ndim in (2, 3) and min(tensor.shape[-2:]) > 1
 
 
 _LAMBDA = Knob(
@@ -118,7 +114,7 @@ TSV = Method(
     paper="Gargiulo et al. 2025, arXiv 2412.00081",
     cached_bytes=2.0,
     in_mergekit=False,
-    prepare_tokens=prepare_mean,
+    prepare_tokens=prepare_mean_task_vector,
     svds=(2.0, 1.0),
     working_bytes=copies(8.5, 4),
 )
@@ -134,7 +130,7 @@ ISO_C = Method(
     paper="Marczak et al. 2025, arXiv 2502.04959",
     cached_bytes=2.0,
     in_mergekit=False,
-    prepare_tokens=prepare_mean,
+    prepare_tokens=prepare_mean_task_vector,
     svds=(1.0, 0.0),
     working_bytes=copies(8, 2),
 )
@@ -160,7 +156,7 @@ WUDI_RIDGE = Method(
     paper="Cheng et al. 2025, arXiv 2503.08099",
     cached_bytes=2.0,
     in_mergekit=False,
-    prepare_tokens=prepare_mean,
+    prepare_tokens=prepare_mean_task_vector,
     svds=(0.2, 0.25),
     working_bytes=copies(7, 2, 3),
 )

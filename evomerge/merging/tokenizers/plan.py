@@ -25,8 +25,9 @@ from evomerge.merging.tokenizers.ids import check_ids
 from evomerge.merging.tokenizers.tokens import Tokens, check_spelling
 from evomerge.merging.tokenizers.truncation import TRUNCATE, truncate
 from evomerge.merging.tokenizers.union import check_merged, unite
-from evomerge.models.checkpoint import TOKENIZER_FILES, Checkpoint
+from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.code_keys import text_without_code, without_code
+from evomerge.models.files import TOKENIZER_FILES
 from evomerge.models.safetensors import read_json
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.values import shown

@@ -50,6 +50,14 @@ def test_first_blocks_tell_the_layout_of_all(variant, tmp_path):
     assert few.extend(find_locations(Loader.of(few.config, {}), few.shapes)) == whole
 
 
+@pytest.mark.parametrize("index", ["\N{SUPERSCRIPT TWO}", "9" * 5000, "x"])
+def test_a_tensor_beside_the_blocks_is_in_the_shorter_model_too(tmp_path, index):
+    checkpoint = deep(tmp_path / "a", "llama")
+    beside = f"{checkpoint.main.prefix}.{index}.weight"
+    few = first_blocks(checkpoint.config, {**shapes_of(checkpoint), beside: (1,)})
+    assert few is not None and beside in few.shapes
+
+
 def test_locations_of_experts_are_boxes_of_one_parameter(tmp_path):
     checkpoint = Checkpoint.open(tiny.make(tmp_path / "a", "mixtral", tokenizer=False), "a")
     shapes = shapes_of(checkpoint)

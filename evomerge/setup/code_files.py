@@ -16,7 +16,7 @@ from evomerge.trust.modules import files_of_module
 from evomerge.trust.task_files import files_of_tasks
 
 
-def own_code(config: SearchConfig) -> list[CodeFile]:
+def code_files(config: SearchConfig) -> list[CodeFile]:
     """Return the files whose code runs when the tasks of a search file are loaded; nothing is run.
 
     Files of installed packages are not among them.
@@ -25,7 +25,7 @@ def own_code(config: SearchConfig) -> list[CodeFile]:
         config: the search file, with absolute paths of local folders.
 
     Raises:
-        ConfigError: a file cannot be read, or is not allowed in any case.
+        ConfigError: a file cannot be read, or has code that no consent allows (pickles).
     """
     supplied = (getattr(config.evaluation, split).tasks.values() for split in SPLITS)
     names = dict.fromkeys([*config.tasks, *(name for split in supplied for name in split)])
@@ -33,9 +33,9 @@ def own_code(config: SearchConfig) -> list[CodeFile]:
     for name in names:
         module, colon, _ = name.partition(":")
         if colon:
-            own = module in sys.modules and not is_loaded(module)
+            imported = module in sys.modules and not is_loaded(module)
             for file in files_of_module(module):
-                found.setdefault(file, read_code(file, own=own))
+                found.setdefault(file, read_code(file, imported=imported))
     tasks = [name for name in names if ":" not in name]
     include = [Path(folder) for folder in config.evaluation.include if folder != "zoo:tasks"]
     for file in files_of_tasks(tasks, include) if tasks else []:
@@ -46,13 +46,21 @@ def own_code(config: SearchConfig) -> list[CodeFile]:
 def is_permitted(frozen: Frozen) -> bool:
     """Return whether the user has allowed pickles or models' code in this run, on this machine.
 
-    The section is a file of the run folder, which may come from somebody else.
+    That the run folder says so is not enough, since it may come from somebody else.
+
+    Args:
+        frozen: the section `frozen` of the run's search file.
     """
     return is_recorded(_digest(frozen))
 
 
 def keep_permission(frozen: Frozen, folder: Path) -> None:
-    """Keep that the user allows what the section of a run's search file allows, if anything."""
+    """Record what the section `frozen` of a run's search file allows as allowed by the user.
+
+    Args:
+        frozen: the section of a run that the user has started here.
+        folder: the run folder, which only people read.
+    """
     if frozen.allow_pickle or frozen.allow_code:
         record({_digest(frozen): f"allow_pickle and allow_code of {folder}"})
 
