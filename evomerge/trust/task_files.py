@@ -177,7 +177,7 @@ def _content(file: Path) -> Mapping[Any, Any]:
             content = _parsed(stream)
     except RefusedError as found:
         raise ConfigError(f"{file}, line {found.line}: {found}.") from None
-    except (yaml.YAMLError, OSError, ValueError, RecursionError):
+    except _UNREADABLE:
         return {}
     return content if isinstance(content, Mapping) else {}
 
@@ -218,6 +218,14 @@ def _values(value: Any) -> Iterator[Any]:
         if isinstance(item, (Mapping, list)) and id(item) not in seen:
             seen.add(id(item))
             waiting += item.values() if isinstance(item, Mapping) else item
+
+
+_UNREADABLE = (
+    *(yaml.YAMLError, OSError, RecursionError),
+    # of the values that have another type than their tag says (`!!timestamp x`)
+    *(ValueError, LookupError, AttributeError, TypeError, ArithmeticError),
+)
+"""What reading a YAML file raises."""
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
