@@ -156,6 +156,7 @@ def _files(
     figure = None if knobs else recipe_picture(merge.recipe, merge.names)
     picture = [f"![The recipe: what comes from which parent]({PICTURE})", ""] if figure else []
     letters = parent_letters(merge.recipe)
+    explained: set[int] = set()
     lines = [
         f"# {merge.name}",
         "",
@@ -165,7 +166,7 @@ def _files(
         "Parents:",
         "",
         *(
-            f"- {key}: {_named(merge.parents[reference])}"
+            f"- {key}: {_named(merge.parents[reference], explained)}"
             if reference in merge.parents
             else f"- {key}: {code(reference)}"
             for key, reference in letters.items()
@@ -181,10 +182,18 @@ def _files(
     return {CARD: card, **({PICTURE: svg_text(figure, transparent=False)} if figure else {})}
 
 
-def _named(parent: Parent) -> str:
-    """Return the name of a parent; of one that is a merge itself, those of its parents too."""
-    own = ", ".join(map(_named, parent.merged_from))
-    return code(parent.name) + (f" (a merge of {own})" if own else "")
+def _named(parent: Parent, explained: set[int]) -> str:
+    """Return the name of a parent; of one that is a merge itself, those of its parents too.
+
+    Args:
+        parent: the parent.
+        explained: the `id` of each tuple of parents that the card has named; this one is added.
+    """
+    if not parent.merged_from or id(parent.merged_from) in explained:
+        return code(parent.name)
+    explained.add(id(parent.merged_from))
+    own = ", ".join(_named(item, explained) for item in parent.merged_from)
+    return f"{code(parent.name)} (a merge of {own})"
 
 
 def _recipe_sentences(merge: Merge) -> str:

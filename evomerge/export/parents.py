@@ -7,8 +7,8 @@ the parents' own cards say (`README.md` in their folders); what no card says is 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,17 @@ class Parent:
     @property
     def hub_ids(self) -> tuple[str, ...]:
         """The models on the Hub that it is, or that it was merged from."""
-        inside = (name for parent in self.merged_from for name in parent.hub_ids)
-        return tuple(dict.fromkeys([*([self.hub_id] if self.hub_id else []), *inside]))
+        return tuple(dict.fromkeys(item.hub_id for item in self._lineage() if item.hub_id))
+
+    def _lineage(self) -> Iterator[Parent]:
+        """Yield it, its parents and theirs; one that stands in several places is yielded once."""
+        waiting, seen = [self], set[int]()
+        while waiting:
+            parent = waiting.pop()
+            if id(parent) not in seen:
+                seen.add(id(parent))
+                yield parent
+                waiting += reversed(parent.merged_from)
 
 
 def describe_parents(
@@ -90,11 +99,14 @@ def describe_parents(
     every = list(dict.fromkeys(references))
     names = published_names(every, checkpoints)
     found = {}
+    inside = _Inside(merges or {})
     for reference in every:
         checkpoint = checkpoints[reference]
         if merges and reference in merges:
-            fingerprint = checkpoint.fingerprint
-            found[reference] = _merged(names[reference], fingerprint, reference, merges)
+            about = inside.of(reference)
+            found[reference] = replace(
+                about, name=names[reference], fingerprint=checkpoint.fingerprint
+            )
             continue
         folders = [checkpoint.folder, *([checkpoint.adapter] if checkpoint.adapter else [])]
         cards = [_metadata(folder / "README.md") for folder in folders]
@@ -108,19 +120,33 @@ def describe_parents(
     return found
 
 
-def _merged(
-    name: str, fingerprint: str, reference: str, merges: Mapping[str, MergedParent]
-) -> Parent:
-    """Return what a card says of a merge: the licences and languages are those of its parents."""
-    own = tuple(_own(item, merges) for item in dict.fromkeys(merges[reference].names.values()))
-    licences = tuple(dict.fromkeys(licence for parent in own for licence in parent.licences))
-    return Parent(name, None, fingerprint, licences, common_languages(own), own)
+class _Inside:
+    """What a card says of merges and their parents; each is described once.
+
+    Merges of merges of the same models would take a time that grows exponentially otherwise.
+    """
+
+    def __init__(self, merges: Mapping[str, MergedParent]) -> None:
+        self._merges = merges
+        self._known: dict[str | int, Parent] = {}
+
+    def of(self, reference: str) -> Parent:
+        """Return what a card says of a merge or of a parent of one."""
+        merge = self._merges.get(reference)
+        key = reference if merge is None else id(merge)  # a merge has several references
+        if key not in self._known:
+            self._known[key] = _own(reference) if merge is None else self._merged(reference, merge)
+        return self._known[key]
+
+    def _merged(self, reference: str, merge: MergedParent) -> Parent:
+        """Describe a merge: the licences and languages are those of its parents."""
+        own = tuple(map(self.of, dict.fromkeys(merge.names.values())))
+        licences = tuple(dict.fromkeys(licence for parent in own for licence in parent.licences))
+        return Parent(_shown(reference), None, "", licences, common_languages(own), own)
 
 
-def _own(reference: str, merges: Mapping[str, MergedParent]) -> Parent:
+def _own(reference: str) -> Parent:
     """Return what a card says of a parent of a merge; little if it is not there any more."""
-    if reference in merges:
-        return _merged(_shown(reference), "", reference, merges)
     try:
         opened = {reference: open_model(reference, Path.cwd())}
     except InputError:

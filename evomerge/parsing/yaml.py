@@ -8,17 +8,14 @@ are never shared: an alias becomes a copy, so that changing one place changes no
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from evomerge.errors import InputError, one_line
+from evomerge.parsing.aliases import RefusedError, check_aliases
 from evomerge.parsing.texts import DEEPEST
 from evomerge.parsing.values import shown
-
-ALIASED = 100_000
-"""Largest number of characters that all aliases of one text together may expand to."""
 
 LONGEST_NUMBER = 400
 """Largest number of characters of a number; the largest float has 309 digits."""
@@ -48,7 +45,7 @@ def yaml_value(text: str, what: str, error: type[InputError]) -> Any:
     """
     try:
         return _Loader(text).value()
-    except _RefusedError as found:
+    except RefusedError as found:
         raise error(f"{what}, line {found.line}: {found}.") from None
     except yaml.MarkedYAMLError as found:
         mark = found.problem_mark
@@ -91,90 +88,44 @@ def yaml_text(data: Any, *, width: int, flow: bool | None = False) -> str:
     )
 
 
-class _RefusedError(Exception):
-    """Valid YAML that this module refuses."""
-
-    def __init__(self, sentence: str, mark: yaml.Mark) -> None:
-        super().__init__(sentence)
-        self.line = mark.line + 1
-
-
-@dataclass(frozen=True)
-class _Extent:
-    """Size of a node after all aliases in it are expanded.
-
-    Attributes:
-        size: number of characters.
-        height: nesting depth, 1 for a scalar.
-    """
-
-    size: int
-    height: int
-
-
 class _Loader(yaml.SafeLoader):
     """Loader that checks the tree of YAML nodes while it is built, before it makes values."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._depth = 0
-        self._aliased = 0
-        self._extents: dict[int, _Extent] = {}  # of the complete nodes, by id(node)
 
     def value(self) -> Any:
         """Return the plain value of the only document."""
         node = self.get_single_node()
-        return None if node is None else self._plain(node)
+        if node is None:
+            return None
+        check_aliases(node)
+        return self._plain(node)
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Build and check the next node; PyYAML calls this for every node."""
-        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         if self.check_event(yaml.AliasEvent):
-            node = super().compose_node(parent, index)
-            self._check_alias(node, mark)
-            return node
+            return super().compose_node(parent, index)
         self._depth += 1
-        self._check_depth(0, mark)
+        if self._depth > DEEPEST:  # before the libraries' own code would nest too deep
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise RefusedError(f"lists or mappings are nested more than {DEEPEST} deep", mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
         if node is not None:
             self._check(node, key=isinstance(parent, yaml.MappingNode) and index is None)
-            self._extents[id(node)] = self._extent(node)
         return node
-
-    def _check_alias(self, node: yaml.Node | None, mark: yaml.Mark) -> None:
-        extent = self._extents.get(id(node))
-        if extent is None:
-            raise _RefusedError("an alias is inside of the value that it refers to", mark)
-        self._check_depth(extent.height, mark)
-        self._aliased += extent.size
-        if self._aliased > ALIASED:
-            raise _RefusedError(
-                f"aliases expand to more than {ALIASED} characters; write the values out", mark
-            )
-
-    def _check_depth(self, inside: int, mark: yaml.Mark) -> None:
-        if self._depth + inside > DEEPEST:
-            raise _RefusedError(f"lists or mappings are nested more than {DEEPEST} deep", mark)
-
-    def _extent(self, node: yaml.Node) -> _Extent:
-        if isinstance(node, yaml.ScalarNode):
-            return _Extent(1 + len(node.value), 1)
-        pairs = node.value if isinstance(node, yaml.MappingNode) else [(it,) for it in node.value]
-        inner = [self._extents[id(item)] for pair in pairs for item in pair]
-        return _Extent(
-            1 + sum(item.size for item in inner), 1 + max((i.height for i in inner), default=0)
-        )
 
     def _check(self, node: yaml.Node, *, key: bool) -> None:
         if isinstance(node, yaml.ScalarNode):
             self._check_scalar(node, key=key)
             return
         if key:
-            raise _RefusedError("a key must be a word or a number", node.start_mark)
+            raise RefusedError("a key must be a word or a number", node.start_mark)
         kind = node.tag.removeprefix(_TAG)
         if kind != ("map" if isinstance(node, yaml.MappingNode) else "seq"):
-            raise _RefusedError(
+            raise RefusedError(
                 f"the YAML type {shown(kind)} is not supported; allowed are lists, mappings, text, "
                 "numbers, true, false and null",
                 node.start_mark,
@@ -183,22 +134,22 @@ class _Loader(yaml.SafeLoader):
             seen: set[str] = set()
             for name, _ in node.value:
                 if name.value in seen and name.tag != _MERGE:
-                    raise _RefusedError(
+                    raise RefusedError(
                         f"the key {shown(name.value)} is given twice", name.start_mark
                     )
                 seen.add(name.value)
 
     def _check_scalar(self, node: yaml.ScalarNode, *, key: bool) -> None:
         if node.tag not in _SCALARS and not (key and node.tag == _MERGE):
-            raise _RefusedError(
+            raise RefusedError(
                 f"{shown(node.value)} has the YAML type {shown(node.tag.removeprefix(_TAG))}, "
                 "which is not supported; put quotes around it if it is text",
                 node.start_mark,
             )
         if not node.value.isascii() and _HALF.search(node.value):
-            raise _RefusedError("text has an unpaired surrogate", node.start_mark)
+            raise RefusedError("text has an unpaired surrogate", node.start_mark)
         if _SCALARS.get(node.tag, "").endswith("number") and len(node.value) > LONGEST_NUMBER:
-            raise _RefusedError(
+            raise RefusedError(
                 f"a number has more than {LONGEST_NUMBER} characters", node.start_mark
             )
 
@@ -211,7 +162,7 @@ class _Loader(yaml.SafeLoader):
             return self.construct_object(node)
         except (ValueError, LookupError, OverflowError):
             # A tag can name another type than the value has (`!!int x`).
-            raise _RefusedError(
+            raise RefusedError(
                 f"{shown(node.value)} is not {_SCALARS[node.tag]}", node.start_mark
             ) from None
 
@@ -229,7 +180,7 @@ class _Loader(yaml.SafeLoader):
                 continue
             for source in item.value if isinstance(item, yaml.SequenceNode) else [item]:
                 if not isinstance(source, yaml.MappingNode):
-                    raise _RefusedError("`<<` needs a mapping or a list of them", key.start_mark)
+                    raise RefusedError("`<<` needs a mapping or a list of them", key.start_mark)
                 for name, value in self._mapping(source).items():
                     merged.setdefault(name, value)
         return {**merged, **own}

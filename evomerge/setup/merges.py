@@ -107,6 +107,7 @@ class MergeOpener:
             for name, item in self._frozen.merges.items()
         }
         self._opening: list[str] = []
+        self._plans: dict[str, Checkpoint] = {}  # merges of merges may name one many times
 
     def __call__(
         self,
@@ -146,6 +147,8 @@ class MergeOpener:
             self._opening.pop()
 
     def _open(self, name: str, allow_pickle: bool) -> Checkpoint:
+        if name in self._plans:
+            return self._plans[name]
         known = self.found.get(name)
         if known is not None and self._models is not None:
             folder = self._models / known.folder
@@ -166,7 +169,8 @@ class MergeOpener:
         by_reference = {merge.names[item]: checkpoint for item, checkpoint in own.items()}
         self.found[name] = replace(merge, checkpoints=by_reference)
         if self._models is None or not self._build:
-            return _planned(merge, own, name)
+            self._plans[name] = _planned(merge, own, name)
+            return self._plans[name]
         return _built(merge, own, self._models / merge.folder, name)
 
     def _read(self, name: str, allow_pickle: bool) -> tuple[MergedParent, Mapping[str, Checkpoint]]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
 from evomerge.errors import ConfigError
 from evomerge.models.references import is_file
+from evomerge.parsing.aliases import RefusedError, check_aliases
 from evomerge.parsing.values import shown
 from evomerge.trust.installed import is_installed
 from evomerge.trust.modules import files_of_module, with_imports
@@ -65,8 +66,8 @@ def files_of_tasks(names: Iterable[str], include: Sequence[Path]) -> list[Path]:
         include: folders with task YAML. Tasks that are not defined there are lm-eval's own.
 
     Raises:
-        ConfigError: a YAML file in these folders has a tag of Python objects, or a task reads
-            pickles.
+        ConfigError: a YAML file in these folders has a tag of Python objects, or aliases that
+            expand to a lot, or a task reads pickles.
     """
     files = [
         _task_file(path)
@@ -108,7 +109,7 @@ def files_of_function(name: str, folder: Path) -> list[Path]:
 
 def functions_in(data: bytes) -> set[str]:
     """Return the names of all functions in the bytes of a YAML file."""
-    content = yaml.load(data, Loader=_Loader)
+    content = _parsed(data)
     return {str(value) for value in _values(content) if isinstance(value, FunctionName)}
 
 
@@ -191,10 +192,30 @@ def _includes(content: Any) -> Iterator[str]:
 def _content(file: Path) -> Mapping[Any, Any]:
     try:
         with file.open("rb") as stream:
-            content = yaml.load(stream, Loader=_Loader)
+            content = _parsed(stream)
+    except RefusedError as found:
+        raise ConfigError(f"{file}, line {found.line}: {found}.") from None
     except _UNREADABLE:
         return {}
     return content if isinstance(content, Mapping) else {}
+
+
+def _parsed(data: bytes | BinaryIO) -> Any:
+    """Return the content of a YAML file.
+
+    Raises:
+        RefusedError: aliases in it expand to a lot. lm-eval would expand them.
+        yaml.YAMLError: it is no YAML.
+    """
+    loader = _Loader(data)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        check_aliases(node)
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
 
 
 def _texts(value: Any) -> list[str]:

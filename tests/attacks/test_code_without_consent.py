@@ -144,7 +144,7 @@ def test_a_function_of_another_installed_module_is_not_called_either(tmp_path, m
 )
 def test_a_template_cannot_leave_the_sandbox(tmp_path, mark, text):
     file = write_task(tmp_path, doc_to_text=text.replace("MARK", str(mark)))
-    with pytest.raises(ConfigError, match="A template of a task does what a template may not"):
+    with pytest.raises(ConfigError, match="of task 'theirs' cannot be used"):
         run(["search", str(file), "--run", str(tmp_path / "run")])
     assert not mark.exists()
 

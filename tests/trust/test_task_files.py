@@ -48,11 +48,20 @@ def test_installed_tasks_need_nothing(tmp_path):
     assert found(tmp_path, "m") == set()
 
 
-def test_aliases_that_blow_up_take_no_time(tmp_path):
+def test_aliases_that_blow_up_are_refused(tmp_path):
     lines = ["a0: &a0 [!function own.x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
     write(tmp_path, own__yaml="\n".join(["task: own", *lines]), own__py=CODE)
-    assert found(tmp_path, "own") == {"own.yaml", "own.py"}
+    with pytest.raises(
+        ConfigError, match=r"own\.yaml, line \d: aliases expand to more than 100000"
+    ):
+        found(tmp_path, "own")
+
+
+def test_a_list_without_end_is_refused(tmp_path):
+    write(tmp_path, own__yaml="task: own\ntag: &a [x, *a]\n")
+    with pytest.raises(ConfigError, match=r"own\.yaml, line 2: an alias is inside of the value"):
+        found(tmp_path, "own")
 
 
 @pytest.mark.parametrize("value", ["!!timestamp x", "!!float ''", "!!int ''", "!!binary [1]"])

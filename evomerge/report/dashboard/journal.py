@@ -10,6 +10,7 @@ from optuna.storages.journal import BaseJournalBackend
 
 from evomerge.errors import InputError
 from evomerge.report.dashboard.study import Study
+from evomerge.report.texts import storable
 
 # The operations of Optuna's journal, by their codes in its files.
 _CREATE_STUDY, _SET_STUDY_USER_ATTR, _SET_STUDY_SYSTEM_ATTR = 0, 2, 3
@@ -90,7 +91,7 @@ class RunsBackend(BaseJournalBackend):
             self._log(_SET_STUDY_USER_ATTR, study_id=index, user_attr={"winner": study.winner})
 
     def _log(self, code: int, **fields: Any) -> None:
-        self._logs.append({"op_code": code, "worker_id": "evomerge", **fields})
+        self._logs.append({"op_code": code, "worker_id": "evomerge", **storable(fields)})
 
 
 def _finished(study: Study, numbers: Iterable[int]) -> list[int]:

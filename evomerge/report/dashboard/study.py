@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 from evomerge.config.frozen import frozen_objectives
 from evomerge.config.schema import Frozen, GeneRange, SearchConfig, parse
 from evomerge.report.rows import candidate_row
+from evomerge.report.texts import storable
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.journal import Reader
@@ -177,6 +178,6 @@ def _distribution(gene: GeneRange) -> BaseDistribution:
         case "real":
             return FloatDistribution(gene.low, gene.high)
         case "choice":
-            return CategoricalDistribution(gene.choices or range(int(gene.high) + 1))
+            return CategoricalDistribution(storable(gene.choices) or range(int(gene.high) + 1))
         case _:
             return IntDistribution(int(gene.low), int(gene.high))

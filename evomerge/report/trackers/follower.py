@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from evomerge.errors import one_line
+from evomerge.report.texts import storable
 from evomerge.report.trackers.isolation import isolated
 from evomerge.report.trackers.metrics import StepMetrics, final_rows, summary
 from evomerge.report.trackers.protocol import TrackedRun, Tracker
@@ -64,9 +65,9 @@ def tracked_run(run: RunFolder) -> TrackedRun:
     group = path.parent.name if (path.parent / STAGES).is_file() else None
     return TrackedRun(
         id=hashlib.sha256(frozen + b"\0" + bytes(path)).hexdigest()[:16],
-        name=path.name if group is None else f"{group}-{path.name}",
-        group=group,
-        config={key: value for key, value in run.config().items() if key != FROZEN},
+        name=storable(path.name if group is None else f"{group}-{path.name}"),
+        group=storable(group),
+        config=storable({key: value for key, value in run.config().items() if key != FROZEN}),
     )
 
 
@@ -125,14 +126,15 @@ class _Tracking:
         metrics = self._metrics.of(history, event)
         step = len(history.told) - 1
         if metrics is not None and step >= self._steps:
-            tracker.log(step, metrics)
+            tracker.log(step, storable(metrics))
             self._steps = step + 1
 
     def _summarize(self) -> None:
         tracker = self._tracker or self._open()
         history = History(self._run.events())
-        values = summary(history, self._objectives)
-        tracker.summarize(len(history.told) - 1, values, final_rows(history, self._objectives))
+        values = storable(summary(history, self._objectives))
+        finals = storable(final_rows(history, self._objectives))
+        tracker.summarize(len(history.told) - 1, values, finals)
 
     def _attempt(self, action: Callable[[], None]) -> None:
         """Do something with the tracker; if it fails, say so and do not log to it any more."""

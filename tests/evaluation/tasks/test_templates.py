@@ -73,7 +73,7 @@ def test_the_templates_of_lm_eval_mean_the_same(plain):
     ],
 )
 def test_what_a_template_may_not_do_is_one_sentence(plain, template):
-    with pytest.raises(ConfigError, match="A template of a task does what a template may not do"):
+    with pytest.raises(ConfigError, match="A template of a task cannot be used"):
         TaskTemplates(plain).from_string(template).render(**DOCUMENT)
 
 

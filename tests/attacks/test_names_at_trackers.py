@@ -1,0 +1,140 @@
+"""Names from files at the border to trackers and to optuna-dashboard.
+
+Each name becomes a text that can be written, and no failure of a tracker ends the search.
+"""
+
+import json
+
+import optuna
+import pytest
+from run_folders import asked, scores, told, write_run
+
+from evomerge.config.schema import parse
+from evomerge.report.dashboard.journal import RunsBackend
+from evomerge.report.dashboard.study import Study
+from evomerge.report.texts import storable
+from evomerge.report.trackers import follower
+from evomerge.report.trackers.follower import tracked
+from evomerge.run.folder import RunFolder
+from evomerge.scores import Scores
+from evomerge.searching.ranking import ranking_of
+
+NAMES = {
+    "escape sequences": "\x1b[2J\x1b]0;t\x07",
+    "lines": "a\r\nb\u2028c",
+    "elements": "<img src=x onerror=alert(1)>",
+    "markup": "[/x][bold]",
+    "a separator": "a/b.c",
+    "another order": "\u202etxt",
+    "a long text": "x" * 20_000,
+}
+
+
+def run_with(name: str, folder) -> RunFolder:
+    """A finished run whose parents, tasks, metrics and genes have this name and a letter."""
+    task, metric = f"{name}t", f"{name}m"
+
+    def outcome(right: int) -> Scores:
+        found = scores(right)
+        (values,), (value,) = found.values.values(), found.aggregates.values()
+        key = f"{task}/{metric}"
+        return Scores({task: tuple(range(24))}, {key: values}, {key: value})
+
+    events = [
+        *(asked(0, f"{name}p"), told(0, outcome(6)), asked(1, f"{name}o"), told(1, outcome(3))),
+        *(asked(2, genome=[0.25, 1.5]), told(2, outcome(9))),
+        told(2, outcome(9)) | {"event": "score", "split": "test"},
+        {"event": "winner", "candidate": 2},
+    ]
+    return write_run(
+        folder,
+        events,
+        parents=[f"{name}p", f"{name}o"],
+        base=f"{name}p",
+        objectives=[{"task": task, "metric": metric}],
+        frozen={"genes": [f"{name}.weight", f"layers[0:2].{name}"]},
+    )
+
+
+class Strict:
+    """A tracker that takes only what every one can store, and then fails."""
+
+    where = "in a list"
+
+    def __init__(self, run, warn):
+        self.told = []
+        self.check(run.name, run.group, dict(run.config))
+
+    def check(self, *values):
+        self.told.append(json.loads(json.dumps(values, ensure_ascii=False).encode()))
+        for key in keys_of(values):
+            assert key.isprintable() and len(key) <= 501
+
+    def logged(self):
+        return 0
+
+    def log(self, step, metrics):
+        assert {"candidate", "fitness"} < metrics.keys()
+        self.check(metrics)
+
+    def summarize(self, step, values, finals):
+        assert values["winner"] == 2 and len(finals) == 1
+        self.check(values, finals)
+
+    def finish(self, *, completed):
+        raise SystemExit("\x1b[2J[/x]")
+
+
+def keys_of(value):
+    if isinstance(value, dict):
+        yield from value
+    if isinstance(value, (dict, list, tuple)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from keys_of(item)
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_a_tracker_gets_texts_that_can_be_stored(kind, tmp_path, monkeypatch):
+    run = run_with(NAMES[kind], tmp_path / "run")
+    monkeypatch.setattr(follower, "find_tracker", lambda name: Strict)
+    said = []
+    ranking = ranking_of(parse(run.config(), "search.yaml"))
+    with tracked("strict", run, ranking, said.append):
+        pass
+    assert said[0] == "logging to strict: in a list"
+    assert said[1:] == [
+        "warning: strict failed ( [2J[/x]), so nothing more is logged to it; the search goes on "
+        "without it."
+    ]
+
+
+@pytest.mark.parametrize("kind", ["lines", "elements", "a long text"])
+def test_trackio_logs_it(kind, tmp_path, monkeypatch):
+    pytest.importorskip("trackio")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    run = run_with(NAMES[kind], tmp_path / "run")
+    said = []
+    with tracked("trackio", run, ranking_of(parse(run.config(), "search.yaml")), said.append):
+        pass
+    assert len(said) == 1 and said[0].startswith("logging to trackio")
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_the_dashboard_shows_a_study(kind, tmp_path):
+    run = run_with(NAMES[kind], tmp_path / "run")
+    backend = RunsBackend([Study(NAMES[kind], run)])
+    for operation in json.loads(json.dumps(backend.read_logs(0))):
+        assert all(key.isprintable() and len(key) <= 501 for key in keys_of(operation))
+    (study,) = optuna.get_all_study_summaries(optuna.storages.JournalStorage(backend))
+    assert study.n_trials == 3
+    found = optuna.load_study(
+        study_name=study.study_name, storage=optuna.storages.JournalStorage(backend)
+    )
+    assert len(found.best_trial.params) == 2
+
+
+def test_half_a_letter_is_replaced_inside_of_everything():
+    """Files with one are refused when they are read; results of objective functions are not."""
+    assert storable({"a\ud800": ["b\ud800", {"c": 1.5, "d": None}]}) == {
+        "a?": ["b\N{REPLACEMENT CHARACTER}", {"c": 1.5, "d": None}]
+    }
