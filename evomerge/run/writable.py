@@ -10,10 +10,7 @@ import errno
 import secrets
 from pathlib import Path
 
-from evomerge.errors import CheckpointError, InputError, RunFolderError
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Numbers of the system's errors for a disk, a quota or a file that is full."""
+from evomerge.errors import CheckpointError, DiskError, InputError, RunFolderError, not_written
 
 
 def why_not_writable(path: Path) -> str | None:
@@ -23,6 +20,9 @@ def why_not_writable(path: Path) -> str | None:
 
     Args:
         path: the file or folder. If it exists, the question is whether it can be replaced.
+
+    Raises:
+        DiskError: the disk is full.
     """
     path = path.absolute()
     try:
@@ -36,6 +36,9 @@ def why_not_writable(path: Path) -> str | None:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             return "its name is too long"
+        found = not_written(str(path), error, "name another place")
+        if isinstance(found, DiskError):
+            raise found from error
         return f"nothing can be written into {folder} ({error.strerror})"
     return None
 

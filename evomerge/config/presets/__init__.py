@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evomerge.errors import InputError, did_you_mean
+from evomerge.errors import InputError, did_you_mean, not_written
 
 _HERE = Path(__file__).resolve().parent
 
@@ -25,10 +25,11 @@ def write_preset(name: str, target: Path) -> None:
         raise InputError(
             f"--preset is {name!r}; allowed are {', '.join(names)}.{did_you_mean(name, names)}"
         )
+    text = (_HERE / f"{name}.yaml").read_text(encoding="utf-8")
     try:
         with target.open("x", encoding="utf-8") as file:
-            file.write((_HERE / f"{name}.yaml").read_text(encoding="utf-8"))
+            file.write(text)
     except FileExistsError:
         raise InputError(f"{target} exists already; give another name.") from None
     except OSError as error:
-        raise InputError(f"{target} cannot be written: {error.strerror}.") from error
+        raise not_written(str(target), error, "give another name") from error
