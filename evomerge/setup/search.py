@@ -103,10 +103,12 @@ def run_search(
 
 
 def _disk_error(run: RunFolder, error: OSError) -> SearchError:
-    reason = f"{error.strerror or error}: {error.filename or run.path}"
+    place = error.filename2 or error.filename or run.path  # the second one is to be replaced
+    in_place = isinstance(error, (IsADirectoryError, NotADirectoryError, FileExistsError))
+    fix = "move away what is there" if in_place else "free space on the disk or repair it"
     return SearchError(
-        f"The run {run.path} could not be read or written ({reason}); free space on the disk "
-        f"or repair it, then go on with `evomerge resume {shlex.quote(str(run.path))}`."
+        f"The run {run.path} could not be read or written ({error.strerror or error}: {place}); "
+        f"{fix}, then go on with `evomerge resume {shlex.quote(str(run.path))}`."
     )
 
 
