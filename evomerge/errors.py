@@ -99,20 +99,20 @@ class Terminated(KeyboardInterrupt):
 
 
 def not_written(
-    what: str, error: OSError, fix: str, kind: type[InputError] = InputError
+    what: str, found: OSError, fix: str, error: type[InputError] = InputError
 ) -> EvomergeError:
     """Return the error for a file or folder that cannot be written.
 
     Args:
         what: the file or folder, with the option that names it if there is one.
-        error: what the system says.
+        found: what the system says.
         fix: what to do if the disk is not at fault.
-        kind: class of the error if the disk is not at fault.
+        error: class of the error if the disk is not at fault.
     """
-    reason = f"{what} cannot be written: {error.strerror or error}"
-    if error.errno in (*NO_ROOM, errno.EIO):
+    reason = f"{what} cannot be written: {found.strerror or found}"
+    if found.errno in (*NO_ROOM, errno.EIO):
         return DiskError(f"{reason}; free space on the disk or repair it, then try again.")
-    return kind(f"{reason}; {fix}.")
+    return error(f"{reason}; {fix}.")
 
 
 def one_line(error: object) -> str:
