@@ -7,8 +7,7 @@ import signal
 import sys
 from types import FrameType
 
-from evomerge.errors import EvomergeError, InputError, Terminated, one_line
-from evomerge.run.writable import NO_ROOM
+from evomerge.errors import NO_ROOM, DiskError, EvomergeError, InputError, Terminated, one_line
 
 INTERRUPTED, TERMINATED = 130, 143
 
@@ -137,10 +136,10 @@ def run(arguments: list[str]) -> int:
     return interrupted() if result == INTERRUPTED else result if isinstance(result, int) else 0
 
 
-def full_disk(error: OSError) -> EvomergeError:
+def full_disk(error: OSError) -> DiskError:
     """Return the error for a disk, a quota or a file that is full."""
     where = f": {error.filename}" if error.filename else ""
-    return EvomergeError(
+    return DiskError(
         f"There is no room for what this command writes ({error.strerror}{where}); free space on "
         "the disk, then give the command again, or `evomerge resume RUN` if the search has begun."
     )

@@ -6,6 +6,7 @@ EvomergeError            exit 1   one sentence for the user, shown without a tra
 │   ├── CheckpointError           in a parent, an adapter, a tokenizer, an exported model
 │   ├── RecipeError               in a recipe or a mergekit file
 │   └── RunFolderError            a run folder exists already, is not one, or is in use
+├── DiskError            exit 1   a disk, a quota or a file is full, or a disk fails
 ├── CandidateError       -        one candidate could not be merged or scored; the search goes on
 └── SearchError          exit 1   the search as a whole cannot go on
     └── DeviceError               an accelerator or engine no longer works in this process
@@ -16,6 +17,7 @@ Terminated is not an EvomergeError: it is a KeyboardInterrupt, raised on SIGTERM
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable
 
@@ -24,6 +26,9 @@ LONGEST = 500
 
 LONGEST_SENTENCE = 900
 """Largest number of characters of an error's sentence, with everything that it quotes."""
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of the system's errors for a disk, a quota or a file that is full."""
 
 _CONTROLS = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 without tab and newline, DEL, C1
@@ -70,6 +75,10 @@ class RunFolderError(InputError):
     """A run folder exists already, is not one, or is in use."""
 
 
+class DiskError(EvomergeError):
+    """Nothing can be written, since a disk, a quota or a file is full, or a disk fails."""
+
+
 class CandidateError(EvomergeError):
     """One candidate could not be merged or scored; the search marks it as failed and goes on."""
 
@@ -87,6 +96,23 @@ class DeviceError(SearchError):
 
 class Terminated(KeyboardInterrupt):
     """The process received SIGTERM."""
+
+
+def not_written(
+    what: str, found: OSError, fix: str, error: type[InputError] = InputError
+) -> EvomergeError:
+    """Return the error for a file or folder that cannot be written.
+
+    Args:
+        what: the file or folder, with the option that names it if there is one.
+        found: what the system says.
+        fix: what to do if the disk is not at fault.
+        error: class of the error if the disk is not at fault.
+    """
+    reason = f"{what} cannot be written: {found.strerror or found}"
+    if found.errno in (*NO_ROOM, errno.EIO):
+        return DiskError(f"{reason}; free space on the disk or repair it, then try again.")
+    return error(f"{reason}; {fix}.")
 
 
 def one_line(error: object) -> str:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import CheckpointError, InputError
 from evomerge.merging.tensors.adapters import adapter_patches
+from evomerge.merging.tensors.maker import TensorMaker
+from evomerge.merging.tensors.plan import Planner, SourceTensor
+from evomerge.merging.tensors.reader import Reader
+from evomerge.merging.tensors.threads import count_threads, for_each
 from evomerge.merging.tokenizers.panics import panics_as_errors
 from evomerge.merging.tokenizers.plan import GENERATION, plan_tokenizer
 from evomerge.merging.writer import write_model
@@ -90,6 +94,35 @@ def resident(
         release=release and not routed,
         generation=plan.files.get(GENERATION),
     )
+
+
+def check_finite(checkpoints: Mapping[str, Checkpoint], recipes: Sequence[Recipe]) -> None:
+    """Check that all weights that recipes are made from are finite numbers.
+
+    Each of them is read once. No parent stays in memory.
+
+    Args:
+        checkpoints: every parent by reference.
+        recipes: recipes with one host, dtype and tokenizer.
+
+    Raises:
+        CheckpointError: a weight is NaN or infinite.
+    """
+    host, rows = recipes[0].host, plan_tokenizer(recipes[0], checkpoints).rows
+    planner, reader = Planner(checkpoints, host), Reader(checkpoints, adapter_patches(checkpoints))
+    maker = TensorMaker(planner, reader, rows)
+    sources = {
+        source: plan
+        for item in recipes
+        for plan in planner.plan(item, rows)
+        for source in plan.inputs
+    }
+
+    def check(source: SourceTensor) -> None:
+        maker.check_source(sources[source], source)
+        reader.release(source)
+
+    for_each(check, sources, count_threads())
 
 
 def members(

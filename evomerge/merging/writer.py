@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from evomerge.errors import CheckpointError, RecipeError
+from evomerge.errors import CheckpointError, DiskError, RecipeError, not_written
 from evomerge.merging.architecture.depth import merged_config
 from evomerge.merging.architecture.loadable import check_loadable
 from evomerge.merging.shards import (
@@ -31,7 +31,6 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.code_keys import text_without_code
 from evomerge.recipe import Recipe
 from evomerge.run.atomic import atomic_folder
-from evomerge.run.writable import NO_ROOM
 
 LEAST_MEMORY = 1 << 29
 """Minimum bytes that merging needs in addition to the interpreter and its modules."""
@@ -202,7 +201,7 @@ def _check_room(out: Path, weights: int, companions: Sequence[Path]) -> None:
     needed = weights + sum(file.stat().st_size for file in companions) + (1 << 20)
     free = shutil.disk_usage(place).free
     if needed > free:
-        raise CheckpointError(
+        raise DiskError(
             f"{out} would take {needed / 1e9:.2f} GB and {place} has {free / 1e9:.2f} GB free; "
             "free disk space, or choose a folder on another disk."
         )
@@ -213,8 +212,4 @@ def _disk_errors(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in NO_ROOM
-        advice = "; free disk space, or choose a folder on another disk" if full else ""
-        raise CheckpointError(
-            f"Writing {out} failed, and it was not created: {error.strerror or error}{advice}."
-        ) from error
+        raise not_written(str(out), error, "name another folder", CheckpointError) from error

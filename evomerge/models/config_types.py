@@ -11,7 +11,14 @@ from evomerge.parsing.values import Values
 SECTIONS = ("text_config", "llm_config", "language_config", "decoder")
 """Keys under which a config may have a section for its language model."""
 
-_COUNTS = {"vocab_size": 0, "num_hidden_layers": 0, "num_hidden_groups": 1}
+_COUNTS = {
+    "vocab_size": 0,
+    "num_hidden_layers": 0,
+    "num_hidden_groups": 1,
+    "max_position_embeddings": 1,
+    "n_positions": 1,
+    "n_ctx": 1,
+}
 """Key -> its smallest value."""
 
 _VALUES = Values(CheckpointError)

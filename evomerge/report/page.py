@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evomerge.errors import InputError
+from evomerge.errors import not_written
 from evomerge.report.colours import STYLE
 from evomerge.report.markup import paragraph, svg_text, text
 from evomerge.report.progress import progress
@@ -35,7 +35,7 @@ def write_page(run: RunFolder, target: Path) -> None:
     try:
         replace_text(target, content)
     except OSError as error:
-        raise InputError(f"--out {target} cannot be written: {error.strerror}.") from error
+        raise not_written(f"--out {target}", error, "give another file") from error
 
 
 def page(run: RunFolder) -> str:
@@ -78,5 +78,5 @@ def write_pictures(run: RunFolder, folder: Path) -> list[Path]:
             replace_text(folder / f"{name}.svg", svg_text(figure))
             written.append(folder / f"{name}.svg")
     except OSError as error:
-        raise InputError(f"--pictures {folder} cannot be written: {error.strerror}.") from error
+        raise not_written(f"--pictures {folder}", error, "give another folder") from error
     return written

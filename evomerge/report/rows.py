@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import InputError, did_you_mean
+from evomerge.errors import InputError, did_you_mean, not_written
 from evomerge.report.confidence import factor_of
 from evomerge.report.names import short_names, short_scores
 from evomerge.run.atomic import replace_text
@@ -203,4 +203,4 @@ def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
     try:
         replace_text(path, text.getvalue())
     except OSError as error:
-        raise InputError(f"--csv {path} cannot be written: {error.strerror}.") from error
+        raise not_written(f"--csv {path}", error, "give another file") from error

@@ -6,16 +6,20 @@ Nothing depends on it but what `status` shows. It is there only while the search
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import printable
+from evomerge.errors import NO_ROOM, printable
 from evomerge.run.atomic import MARK
+
+log = logging.getLogger(__name__)
 
 WORKERS = "workers.json"
 
@@ -56,7 +60,7 @@ class Activity:
         self._states: dict[int, WorkerState] = {}
         self._losses = 0
         self._written_at = -INTERVAL
-        self._is_new = False
+        self._is_new = self._is_lost = False
 
     def note(
         self,
@@ -94,15 +98,35 @@ class Activity:
         return None
 
     def write(self) -> None:
-        """Write the file now. It is not flushed to disk, since nothing depends on it."""
+        """Write the file now. It is not flushed to disk, since nothing depends on it.
+
+        If it cannot be written, this is a warning in the log, once.
+
+        Raises:
+            OSError: the disk is full.
+        """
         if self._path is None:
             return
         workers = [asdict(self._states[number]) for number in sorted(self._states)]
         # The next writer of the run removes a file of this name that a killed one has left.
         part = self._path.with_name(f".{self._path.name}{MARK}{os.getpid()}")
-        part.write_text(json.dumps({"workers": workers, "lost": self._losses}) + "\n", "utf-8")
-        part.replace(self._path)
+        try:
+            part.write_text(json.dumps({"workers": workers, "lost": self._losses}) + "\n", "utf-8")
+            part.replace(self._path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            if error.errno in NO_ROOM:
+                raise
+            if not self._is_lost:
+                self._is_lost = True
+                log.warning("%s cannot be written: %s.", self._path, error.strerror)
         self._written_at, self._is_new = time.monotonic(), False
+
+    def end(self) -> None:
+        """Remove the file, since the workers have ended; one that a killed search has left too."""
+        if self._path is not None:
+            with suppress(OSError):  # it is a folder, for example: nothing depends on it
+                self._path.unlink(missing_ok=True)
 
 
 def read_activity(path: Path) -> tuple[list[WorkerState], int]:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, not_written
 from evomerge.run.writable import check_new_folder
 
 MARK = ".partial-"
@@ -33,6 +33,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
 
     Raises:
         CheckpointError: `out` exists, or its parent folder cannot be written.
+        DiskError: the disk is full.
     """
     out = out.absolute()
     check_new_folder(out)
@@ -40,7 +41,8 @@ def atomic_folder(out: Path) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
         folder, lock = begin(out, folder=True)
     except OSError as error:
-        raise CheckpointError(f"{out.parent} cannot be written: {error.strerror}.") from error
+        fix = "name another folder"
+        raise not_written(str(out.parent), error, fix, CheckpointError) from error
     try:
         with _cleaned_up(folder, lock):
             yield folder

@@ -13,12 +13,15 @@ the accelerator fails, since a candidate may be the cause.
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from evomerge.errors import DeviceError
+from evomerge.errors import NO_ROOM, DeviceError
+
+log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
 """Number of processes that end while they score a candidate, at which it counts as failed."""
@@ -28,11 +31,13 @@ class Attempts:
     """The jobs that have begun and not ended, over all sessions of a run.
 
     Args:
-        path: the file `attempts.jsonl`; lines that cannot be read are ignored.
+        path: the file `attempts.jsonl`; lines that cannot be read are ignored. If it cannot be
+            written, this is a warning in the log, once, unless the disk is full.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._is_lost = False
         self._begun: Counter[str] = Counter()
         for job, what in self._lines():
             self._begun[job] += {"begins": 1, "withdrawn": -1}.get(what, -self._begun[job])
@@ -78,8 +83,15 @@ class Attempts:
         self._write(job, "ends")
 
     def _write(self, job: str, what: str) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(_line(job, what))
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(_line(job, what))
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise
+            if not self._is_lost:
+                self._is_lost = True
+                log.warning("%s cannot be written: %s.", self._path, error.strerror)
 
     def _lines(self) -> Iterator[tuple[str, str]]:
         if not self._path.is_file():  # there is no end to reading a pipe or a device

@@ -8,11 +8,11 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import RunFolderError
+from evomerge.errors import RunFolderError, not_written
 from evomerge.parsing.links import check_inside, check_ordinary, entries
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping, yaml_text
@@ -65,6 +65,14 @@ def _check_entries(path: Path) -> None:
     found = entries(path, RunFolderError)
     check_ordinary(found, RunFolderError)
     check_inside(found, [path.resolve()], "the run", RunFolderError)
+
+
+def remove_stages(path: Path) -> None:
+    """Remove the folder of a search in stages, after its first stage could not begin."""
+    log.warning("Nothing was scored, so the folder %s was removed.", path)
+    (path / STAGES).unlink(missing_ok=True)
+    with suppress(OSError):  # somebody has put other files there
+        path.rmdir()
 
 
 class RunFolder:
@@ -142,6 +150,7 @@ class RunFolder:
 
         Raises:
             RunFolderError: as for `check_free`, or another process creates the same folder.
+            DiskError: the disk is full.
         """
         cls.check_free(path)
         header = Lines().encode(HEADER)
@@ -150,7 +159,8 @@ class RunFolder:
             create_folder(path, {CONFIG: text, JOURNAL: header.decode()})
         except OSError as error:
             cls.check_free(path)
-            raise RunFolderError(f"{path} cannot be created: {error.strerror}.") from error
+            fix = "give --run a folder that can be written"
+            raise not_written(str(path), error, fix, RunFolderError) from error
         return cls(path)
 
     @property

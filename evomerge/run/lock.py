@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from evomerge.errors import RunFolderError
+from evomerge.errors import NO_ROOM, RunFolderError
 
 OWNER = "lock"
 """Name of the file with the number of the process that writes to a run."""
@@ -65,7 +65,7 @@ def open_locked(path: Path) -> int:
                     "or stop it first."
                 )
             if is_at(handle, path):
-                (path.parent / OWNER).write_text(f"{os.getpid()}\n", encoding="utf-8")
+                _note_owner(path.parent / OWNER)
                 return handle
         except BaseException:
             close_locked(handle)
@@ -136,6 +136,15 @@ def _record(kind: int) -> bytes:
         kind: `F_WRLCK`, `F_RDLCK` or `F_UNLCK`.
     """
     return struct.pack(_FLOCK, kind, os.SEEK_SET, _BYTE, 1, 0)
+
+
+def _note_owner(file: Path) -> None:
+    """Write the number of this process; only a full disk is an error, since nothing needs it."""
+    try:
+        file.write_text(f"{os.getpid()}\n", encoding="utf-8")
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise
 
 
 def _owner(folder: Path) -> str:

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import printable
-from evomerge.run.writable import NO_ROOM
+from evomerge.errors import NO_ROOM, printable
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,8 @@ import os
 import secrets
 from pathlib import Path
 
-from evomerge.errors import CheckpointError, InputError, RunFolderError
+from evomerge.errors import CheckpointError, DiskError, InputError, RunFolderError, not_written
 from evomerge.parsing.links import is_special
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Numbers of the system's errors for a disk, a quota or a file that is full."""
 
 
 def why_not_writable(path: Path) -> str | None:
@@ -25,6 +22,9 @@ def why_not_writable(path: Path) -> str | None:
 
     Args:
         path: the file or folder. If it exists, the question is whether it can be replaced.
+
+    Raises:
+        DiskError: the disk is full.
     """
     path = path.absolute()
     folder = path.parent
@@ -40,6 +40,9 @@ def why_not_writable(path: Path) -> str | None:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             return "its name is too long"
+        found = not_written(str(path), error, "name another place")
+        if isinstance(found, DiskError):
+            raise found from error
         return f"nothing can be written into {folder} ({error.strerror})"
     return None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from xxhash import xxh3_128_digest
 
 from evomerge.config.frozen import frozen_splits
 from evomerge.config.schema import SearchConfig
-from evomerge.errors import ConfigError, RunFolderError, did_you_mean
+from evomerge.errors import ConfigError, RunFolderError, did_you_mean, not_written
 from evomerge.models.causal import check_causal
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.grams import metadata
@@ -206,13 +208,17 @@ def _without(checkpoint: Checkpoint, weights: Mapping[str, str]) -> tuple[str, .
 
 
 def _write(out: Path, matrices: Mapping[str, Any], meta: Mapping[str, str]) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     try:
         with atomic_file(out) as partial:
-            save_file(dict(matrices), partial, dict(meta))
+            try:
+                save_file(dict(matrices), partial, dict(meta))
+            except SafetensorError as error:  # it has the system's number in its text only
+                found = re.search(r"os error (\d+)", str(error))
+                if found is None:
+                    raise
+                raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
     except OSError as error:
-        raise RunFolderError(
-            f"{out} cannot be written: {error.strerror or error}; free space on the disk, or name "
-            "another file."
-        ) from error
+        raise not_written(str(out), error, "name another file", RunFolderError) from error

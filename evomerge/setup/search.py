@@ -12,6 +12,7 @@ from typing import TypeAlias
 from evomerge.errors import (
     CheckpointError,
     ConfigError,
+    DiskError,
     RecipeError,
     RunFolderError,
     SearchError,
@@ -19,13 +20,12 @@ from evomerge.errors import (
     one_line,
 )
 from evomerge.execute.protocol import Executor
-from evomerge.run.activity import WORKERS
+from evomerge.run.activity import WORKERS, Activity
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import CONFIG, MERGEKIT, MODELS, NOT_IN_MERGEKIT, RunFolder
 from evomerge.run.frozen_file import file_digest
 from evomerge.run.history import Candidate, History
 from evomerge.run.logbook import Follower, Logbook
-from evomerge.run.writable import NO_ROOM
 from evomerge.scores import SPLITS, Scores
 from evomerge.searching.loop import Plan, Search
 from evomerge.searching.session import Session
@@ -37,6 +37,7 @@ from evomerge.setup.merges import temporarily_built
 from evomerge.setup.problem import Problem
 from evomerge.setup.processes import make_processes
 from evomerge.setup.ray import make_ray
+from evomerge.setup.recipes import sample_recipes
 from evomerge.setup.runs import open_model
 from evomerge.setup.strategy import make_strategy, recipe_of
 from evomerge.setup.versions import other_versions
@@ -82,15 +83,15 @@ def run_search(
     """
     try:
         return _run_search(problem, run, new_budget, followers)
-    except (CheckpointError, ConfigError, RecipeError) as error:
-        cause = error.__cause__
-        if isinstance(cause, OSError) and cause.errno in NO_ROOM:  # a model in `models/`
-            raise _disk_error(run, cause) from error
+    except (CheckpointError, ConfigError, RecipeError):
         if not (run.path / MODELS).exists() and not History(run.events()).told:
             run.remove()
         raise
     except OSError as error:
         raise _disk_error(run, error) from error
+    except DiskError as error:  # a model in `models/`
+        cause = error.__cause__
+        raise _disk_error(run, cause if isinstance(cause, OSError) else OSError(error)) from error
     except (Exception, KeyboardInterrupt):
         raise
     except BaseException as error:  # a SystemExit would end the search as if it were done
@@ -102,10 +103,12 @@ def run_search(
 
 
 def _disk_error(run: RunFolder, error: OSError) -> SearchError:
-    reason = f"{error.strerror or error}: {error.filename or run.path}"
+    place = error.filename2 or error.filename or run.path  # the second one is to be replaced
+    in_place = isinstance(error, (IsADirectoryError, NotADirectoryError, FileExistsError))
+    fix = "move away what is there" if in_place else "free space on the disk or repair it"
     return SearchError(
-        f"The run {run.path} could not be read or written ({reason}); free space on the disk "
-        f"or repair it, then go on with `evomerge resume {shlex.quote(str(run.path))}`."
+        f"The run {run.path} could not be read or written ({error.strerror or error}: {place}); "
+        f"{fix}, then go on with `evomerge resume {shlex.quote(str(run.path))}`."
     )
 
 
@@ -117,7 +120,7 @@ def _run_search(
 ) -> Candidate:
     ranking, fidelity = problem.ranking, make_fidelity(problem.config)
     with run.writing() as journal, run.logged():
-        (run.path / WORKERS).unlink(missing_ok=True)  # left behind by a session that was killed
+        Activity(run.path / WORKERS).end()  # of a session that was killed
         if warning := other_versions(problem.config):
             log.warning(warning)
         attempts = Attempts(run.path / "attempts.jsonl")
@@ -129,6 +132,8 @@ def _run_search(
             event = {"event": "budget", **changed}
             journal.append(event)
             logbook.history.apply(event)
+        if not logbook.history.told:
+            _check_weights(problem)
         make = EXECUTORS[problem.config.executor.kind]
 
         session = Session(
@@ -151,7 +156,15 @@ def _run_search(
                 return search.run()
             finally:
                 session.close()
-                (run.path / WORKERS).unlink(missing_ok=True)
+                Activity(run.path / WORKERS).end()
+
+
+def _check_weights(problem: Problem) -> None:
+    """Check all parents' weights before the first candidate is scored, not when one is merged."""
+    from evomerge.merging.backend import check_finite
+
+    recipes = (*problem.space.baselines().values(), *sample_recipes(problem.space).values())
+    check_finite(problem.checkpoints, recipes)
 
 
 def check_search_file(run: RunFolder, logbook: Logbook) -> None:

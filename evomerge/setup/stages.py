@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from evomerge.config.schema import SearchConfig, parse
-from evomerge.errors import ConfigError, RunFolderError
+from evomerge.errors import ConfigError, InputError, RunFolderError, not_written
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import RUN
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping, yaml_text
 from evomerge.run.atomic import create_folder
-from evomerge.run.folder import STAGES, RunFolder, stage_folder
+from evomerge.run.folder import STAGES, RunFolder, begun_stages, remove_stages, stage_folder
 from evomerge.setup.anchored import is_winner_of_stage, winner_of_stage
 from evomerge.setup.check import check_search
 from evomerge.setup.merges import MergeOpener
@@ -108,7 +108,8 @@ def start(
         create_folder(folder, {STAGES: yaml_text(plain, width=110)})
     except OSError as error:
         RunFolder.check_free(folder)
-        raise RunFolderError(f"{folder} cannot be created: {error.strerror}.") from error
+        fix = "give --run a folder that can be written"
+        raise not_written(str(folder), error, fix, RunFolderError) from error
     if any(kept.values()):
         file = read_code(folder / STAGES)
         record({file.digest: str(file.path)})
@@ -152,7 +153,7 @@ def run_stages(
         path = stage_folder(folder, number)
         if path.exists():
             run = RunFolder(path)
-            each(run, continued(run, **allowed))
+            _run_stage(folder, each, run, continued(run, **allowed))
             continue
         winners = {f"stage:{n}": winner_of_stage(n) for n in range(1, number)}
         config = stage(data, number, winners, f"{folder}, stage {number}")
@@ -161,7 +162,22 @@ def run_stages(
         config = config.model_copy(update={"optimizer": optimizer})
         earlier = None if number == 1 else stage_folder(folder, 1)
         problem = prepare(config, origin, **allowed, stage=earlier)
-        each(*begin(path, problem))
+        _run_stage(folder, each, *begin(path, problem))
+
+
+def _run_stage(
+    folder: Path,
+    each: Callable[[RunFolder, Problem], None],
+    run: RunFolder,
+    problem: Problem,
+) -> None:
+    """Run a stage. If it is the first and its run is removed, since nothing was scored, all is."""
+    try:
+        each(run, problem)
+    except InputError:
+        if not begun_stages(folder):
+            remove_stages(folder)
+        raise
 
 
 def _absolute(reference: str, folder: Path) -> str:

@@ -86,13 +86,14 @@ def recording_weights(run: RunFolder, checkpoints: Mapping[str, Checkpoint]) -> 
         yield
         return
     _write(run, record)
-    stop = threading.Event()
-    thread = threading.Thread(target=_record, args=(run, record, missing, stop), daemon=True)
+    stop, lock = threading.Event(), threading.Lock()
+    thread = threading.Thread(target=_record, args=(run, record, missing, stop, lock), daemon=True)
     thread.start()
     try:
         yield
     except BaseException:
-        stop.set()
+        with lock:  # nothing is written after this, since the run folder may be removed
+            stop.set()
         raise
     thread.join()
 
@@ -152,6 +153,7 @@ def _record(
     record: Record,
     missing: Mapping[tuple[str, str], Path],
     stop: threading.Event,
+    lock: threading.Lock,
 ) -> None:
     """Compute the missing digests, and write each as soon as it is known."""
     with suppress(AttributeError, OSError):  # only Linux gives threads a priority of their own
@@ -170,6 +172,8 @@ def _record(
                 )
                 continue
             record[name][file_name]["sha256"] = digest
-            _write(run, record)
+            with lock:
+                if not stop.is_set():
+                    _write(run, record)
     except OSError as error:
         log.warning("The weights of the parents could not be recorded: %s.", error)

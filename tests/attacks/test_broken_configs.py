@@ -1,6 +1,5 @@
 """A config.json that transformers cannot build, or that does not fit the weights, is refused."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +54,9 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "no model": ({"architectures": ["Trainer"]}, "`architectures`"),
     "no number": ({"rms_norm_eps": "x"}, "`rms_norm_eps`"),
     "padding outside": ({"pad_token_id": 10**9}, "Padding_idx"),
+    "no positions": ({"max_position_embeddings": -1}, "max_position_embeddings` is -1; it must be"),
+    "no positions of GPT-2": ({"n_positions": 0}, "n_positions` is 0; it must be"),
+    "plain tuples": ({"return_dict": False}, "LlamaForCausalLM can be built, but not run"),
     "labels": ({"id2label": 5}, "config.json"),
     "a section as text": ({"text_config": "x"}, "cannot build LlamaForCausalLM"),
 }
@@ -139,14 +141,13 @@ def test_tensors_may_be_left_over_but_not_missing(
 
 
 def test_a_search_that_fails_at_its_start_leaves_no_folder(tmp_path: Path) -> None:
-    """Its model can be built and not be run, which only the worker notices."""
-    host = copy_of("base", tmp_path / "host", return_dict=False)
+    """Its model can be run, but not on the prompts of the task, which only the worker notices."""
+    host = copy_of("base", tmp_path / "host", max_position_embeddings=3)
     config = {**SMALL, "base": str(host), "evaluation": FEW, "budget": {"candidates": 4}}
     run = tmp_path / "run"
-    with pytest.raises(InputError, match="last_hidden_state"):
+    with pytest.raises(InputError, match="reads at most 3 tokens"):
         evomerge.search(config, run, progress=False)
     assert not run.exists()
-    tiny.edit_config(host, return_dict=True)
+    tiny.edit_config(host, max_position_embeddings=512)
     evomerge.search(config, run, progress=False)
     assert b'"winner"' in (run / "journal.jsonl").read_bytes()
-    assert json.loads((host / "config.json").read_text())["return_dict"]

@@ -2,16 +2,19 @@
 
 import errno
 import os
+import resource
 import shutil
 import sys
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
+import yaml
 from search_run import SMALL
 
 from evomerge.__main__ import run as call
 from evomerge.config.schema import parse
-from evomerge.errors import EvomergeError, SearchError
-from evomerge.export.candidate import export_candidate
+from evomerge.errors import DiskError, InputError, SearchError
 from evomerge.run import journal
 from evomerge.run.folder import RunFolder
 from evomerge.setup import search as searches
@@ -82,19 +85,82 @@ def test_a_search_stops_with_a_sentence_and_goes_on(begun, tmp_path, monkeypatch
         assert (run.path / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_other_commands_say_it_in_a_sentence_too(begun, tmp_path, monkeypatch):
-    _, whole = begun
-    with pytest.raises(EvomergeError, match="No space left on device"):
-        call(["report", str(whole), "--out", FULL])
-    with pytest.raises(EvomergeError, match="No space left on device"):
-        call(["results", str(whole), "--csv", FULL])
-    monkeypatch.setattr("evomerge.run.atomic._sync_tree", no_room)
-    with pytest.raises(EvomergeError, match="No space left on device"):
-        export_candidate(RunFolder(whole), tmp_path / "model", "best", None, "5GB")
-    assert list(tmp_path.iterdir()) == []
-    with pytest.raises(EvomergeError, match="No space left on device"):
-        RunFolder.create(tmp_path / "run", {})
-    assert list(tmp_path.iterdir()) == []
+@contextmanager
+def files_of_at_most(size):
+    """Let the system refuse to make files longer than this, as a disk with so much room does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+COMMANDS = {
+    "export": ["export", "RUN", "--out", "model"],
+    "merge": ["merge", "RUN/best.yaml", "--out", "model"],
+    "report": ["report", "RUN"],
+    "pictures": ["report", "RUN", "--out", "/dev/null", "--pictures", "."],
+    "results": ["results", "RUN", "--csv", "rows.csv"],
+    "grams": ["grams", "zoo:base", "--config", "search.yaml", "--out", "base.safetensors"],
+    "init": ["init", "new.yaml"],
+    "search": ["search", "search.yaml", "--run", "new"],
+    "search in stages": ["search", "stages.yaml", "--run", "new"],
+}
+
+
+@pytest.mark.parametrize("case", COMMANDS)
+def test_other_commands_say_it_in_a_sentence_and_leave_nothing(begun, tmp_path, monkeypatch, case):
+    """The fault is not in what was given to the command, so the exit code is 1."""
+    few = {**SMALL, "evaluation": {**SMALL["evaluation"], "search": {"documents": 4}}}
+    for name, content in {"search": few, "stages": {**few, "stages": [{}]}}.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    run = shutil.copytree(begun[1], tmp_path / "RUN")
+    (run / "report.html").write_text("the page of yesterday")
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    monkeypatch.chdir(tmp_path)
+    with files_of_at_most(50), pytest.raises(DiskError) as caught:
+        call(COMMANDS[case])
+    assert "File too large" in str(caught.value) and "; free space on the disk" in str(caught.value)
+    assert caught.value.exit_code == 1
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+def test_a_full_disk_behind_the_output_is_a_sentence(begun, monkeypatch, tmp_path):
+    """As in `evomerge convert FILE > search.yaml`."""
+    file = tmp_path / "genome.yaml"
+    file.write_text("genome:\n  models: [a/b, c/d]\n  merge_method: linear\ntasks: [{name: x}]\n")
+    full = Path(FULL).open("w")  # noqa: SIM115 - to close it fails too
+    with monkeypatch.context() as patch, pytest.raises(DiskError, match="No space left on device"):
+        patch.setattr(sys, "stdout", full)
+        call(["convert", str(file)])
+    with suppress(OSError):
+        full.close()
+    with pytest.raises(DiskError, match="No space left on device"):
+        call(["report", str(begun[1]), "--out", FULL])
+
+
+@pytest.mark.parametrize("name", ["workers.json", "attempts.jsonl", "lock"])
+def test_a_search_does_not_need_its_side_files(begun, tmp_path, name):
+    before, whole = begun
+    run = RunFolder(shutil.copytree(before, tmp_path / "run"))
+    (run.path / name).unlink(missing_ok=True)
+    (run.path / name).mkdir()
+    go_on(run)
+    assert run.journal_path.read_bytes() == (whole / "journal.jsonl").read_bytes()
+    assert call(["status", str(run.path)]) == 0
+
+
+def test_a_folder_in_the_place_of_a_file_that_is_needed_is_named(begun, tmp_path):
+    run = RunFolder(shutil.copytree(begun[0], tmp_path / "run"))
+    (run.path / "best.yaml").unlink()
+    (run.path / "best.yaml").mkdir()
+    told = r"Is a directory: .*run/best\.yaml\); move away what is there, then go on with"
+    with pytest.raises(SearchError, match=told):
+        go_on(run)
+    (run.path / "report.html").mkdir()
+    with pytest.raises(InputError, match="it is a folder; give a file"):
+        call(["report", str(run.path)])
 
 
 def test_times_that_cannot_be_written_stop_nothing(begun, tmp_path):

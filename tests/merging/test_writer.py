@@ -19,7 +19,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from evomerge.errors import CandidateError, CheckpointError, RecipeError
+from evomerge.errors import CandidateError, CheckpointError, DiskError, RecipeError
 from evomerge.merging.tensors.pages import resident_bytes
 from evomerge.merging.tensors.threads import Budget
 from evomerge.merging.writer import write_model
@@ -174,7 +174,7 @@ def test_interrupts_leave_nothing(checkpoints, tmp_path):
 
 def test_a_disk_without_room_is_refused_before_the_first_byte(checkpoints, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(9, 4, 5))
-    with pytest.raises(CheckpointError, match=r"would take .* GB and .* has 0\.00 GB free"):
+    with pytest.raises(DiskError, match=r"would take .* GB and .* has 0\.00 GB free"):
         write_model(recipe(), checkpoints, tmp_path / "deep" / "out")
     assert not list(tmp_path.iterdir())
 
@@ -233,7 +233,7 @@ def run(code: str, folders: dict[str, Path], *arguments: object) -> subprocess.P
         "import sys, resource, signal, time, torch\n"
         "from pathlib import Path\n"
         "from evomerge.models.checkpoint import Checkpoint\n"
-        "from evomerge.errors import CheckpointError\n"
+        "from evomerge.errors import DiskError\n"
         "from evomerge.merging.writer import write_model\n"
         "from test_writer import recipe\n"
         "torch.set_num_threads(1)\n"
@@ -256,13 +256,13 @@ def test_a_full_disk_half_way_leaves_nothing_and_says_so(folders, tmp_path):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))\n"
         "try:\n"
         "    write_model(recipe(), checkpoints, out)\n"
-        "except CheckpointError as error:\n"
+        "except DiskError as error:\n"
         "    print('refused:', error)\n",
         folders,
         tmp_path / "out",
     )
     told, _ = process.communicate(timeout=100)
-    assert "refused: Writing" in told and "was not created" in told, told
+    assert "out cannot be written: File too large; free space on the disk" in told, told
     assert not list(tmp_path.iterdir())
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from evomerge.errors import InputError, did_you_mean
+from evomerge.errors import InputError, did_you_mean, not_written
 
 _HERE = Path(__file__).resolve().parent
 
@@ -25,10 +27,21 @@ def write_preset(name: str, target: Path) -> None:
         raise InputError(
             f"--preset is {name!r}; allowed are {', '.join(names)}.{did_you_mean(name, names)}"
         )
+    text = (_HERE / f"{name}.yaml").read_text(encoding="utf-8")
     try:
-        with target.open("x", encoding="utf-8") as file:
-            file.write((_HERE / f"{name}.yaml").read_text(encoding="utf-8"))
+        with target.open("x", encoding="utf-8") as file, _removed_if_it_fails(target):
+            file.write(text)
+            file.flush()
     except FileExistsError:
         raise InputError(f"{target} exists already; give another name.") from None
     except OSError as error:
-        raise InputError(f"{target} cannot be written: {error.strerror}.") from error
+        raise not_written(str(target), error, "give another name") from error
+
+
+@contextmanager
+def _removed_if_it_fails(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        file.unlink()
+        raise

@@ -10,7 +10,6 @@ import queue
 import select
 import subprocess
 import sys
-import tempfile
 import time
 import weakref
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import IO, Any
 
 from evomerge.evaluation.sandbox.cell import LENGTH, Reply
 from evomerge.evaluation.sandbox.confinement import Protection
+from evomerge.run.temporary import TemporaryFolder
 from evomerge.trust.loading import allowed
 
 _MOST_CELLS = 4
@@ -141,11 +141,9 @@ class _Cell:
             given = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
             threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
             path = json.dumps([str(Path(place).absolute()) for place in sys.path])
-            self._folder = tempfile.TemporaryDirectory(
-                prefix="evomerge-code-", ignore_cleanup_errors=True
-            )
+            self._folder = TemporaryFolder()
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _START, path, self._folder.name],
+                [sys.executable, "-P", "-c", _START, path, str(self._folder.path)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -198,7 +196,7 @@ class _Cell:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        self._folder.cleanup()
+        self._folder.close()
 
 
 def _close(cells: list[_Cell]) -> None:

@@ -35,6 +35,8 @@ _SIZES = re.compile(r"^(num|n|d)_|_(size|dim|heads|layers)$")
 def check_buildable(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
     """Check that transformers builds a parent's model, and that its weights fit into it.
 
+    It is also run on a few tokens, as far as this is possible without weights.
+
     Tensors that the model has no place for are allowed, since old checkpoints hold buffers, but not
     whole blocks of them.
 
@@ -43,14 +45,14 @@ def check_buildable(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
         config: its `config.json`, as the merged model has it.
 
     Raises:
-        CheckpointError: it cannot be built, a weight is missing, or one has another shape.
+        CheckpointError: it cannot be built or run, a weight is missing, or one has another shape.
     """
     stored = checkpoint.original or checkpoint
     _check_counts(checkpoint.reference, config)
     shapes = {name: info.shape for name, info in stored.tensors.items()}
     try:
         with _no_larger_than(_LARGER * checkpoint.parameters + _SPARE):
-            faults = Loader.of(config, {}).find_faults(shapes)
+            faults = Loader.of(config, {}).find_faults(shapes, run=True)
     except CheckpointError as error:
         reason = printable(str(error).rstrip("."), _LONGEST)
         raise CheckpointError(

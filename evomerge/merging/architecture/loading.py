@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from evomerge.errors import CheckpointError
 
+log = logging.getLogger(__name__)
+
 
 def transformers_config(data: Mapping[str, Any]) -> Any:
     """Return the transformers config object for a `config.json`.
@@ -117,13 +119,17 @@ class Loader:
             ) from error
         return module.eval()
 
-    def find_faults(self, shapes: Mapping[str, tuple[int, ...]]) -> Faults:
+    def find_faults(self, shapes: Mapping[str, tuple[int, ...]], *, run: bool = False) -> Faults:
         """Return what is wrong with a checkpoint whose tensors have these names and shapes.
 
         Nothing is allocated: tensors and model are on the device `meta`.
 
+        Args:
+            shapes: shape of each tensor by name.
+            run: whether the model is also run on a few tokens, if all weights are there.
+
         Raises:
-            CheckpointError: transformers cannot build a model from it.
+            CheckpointError: transformers cannot build a model from it, or cannot run it.
         """
         tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
         try:
@@ -143,11 +149,34 @@ class Loader:
                 f"{_line(error)}"
             ) from error
         parameters = dict(module.named_parameters(remove_duplicate=False))
-        return Faults(
+        faults = Faults(
             frozenset(told["missing_keys"]) & parameters.keys(),
             frozenset(told["unexpected_keys"]),
             {name: (tuple(own), tuple(wanted)) for name, own, wanted in told["mismatched_keys"]},
         )
+        if run and not faults.missing and not faults.mismatched:
+            self._run_without_weights(module)
+        return faults
+
+    def _run_without_weights(self, module: nn.Module) -> None:
+        """Run a model on the device `meta`, where nothing is computed, on a few tokens.
+
+        Many models cannot be run there, since what they do depends on values. So only errors that
+        the code of a model raises for settings which do not fit are taken for faults.
+
+        Raises:
+            CheckpointError: the model cannot be run.
+        """
+        try:
+            with quiet(), torch.no_grad():
+                module(input_ids=torch.zeros(1, 4, dtype=torch.long, device="meta"))
+        except (AttributeError, KeyError, IndexError, TypeError, ZeroDivisionError) as error:
+            raise CheckpointError(
+                f"{self.kind.__name__} can be built, but not run ({type(error).__name__}: "
+                f"{_line(error)})"
+            ) from error
+        except Exception as error:
+            log.debug("%s cannot be run without weights: %s", self.kind.__name__, error)
 
 
 @dataclass(frozen=True)

@@ -41,11 +41,7 @@ class TensorMaker:
         Raises:
             CheckpointError: the tensor has another shape than planned.
         """
-        host = self.planner.host
-        if self.rows is not None and plan.name in host.token_tensors:
-            array = self._rows(self.rows, plan, source.parent)
-        else:
-            array = self.reader.read(source)
+        array = self._stored(plan, source)
         if array.shape != plan.shape:
             raise CheckpointError(
                 f"Tensor {source.name!r} of {source.parent!r} has shape {list(array.shape)}; "
@@ -56,6 +52,17 @@ class TensorMaker:
         copied = np.empty(plan.shape, dtype=DTYPES[plan.dtype])
         write_copy(array, copied)  # a tensor with an adapter's change is float32
         return copied
+
+    def check_source(self, plan: TensorPlan, source: SourceTensor) -> None:
+        """Check that the weights of a source are finite numbers.
+
+        Raises:
+            CheckpointError: they are not.
+        """
+        if self.planner.checkpoints[source.parent].tensors[source.name].floating:
+            weights = self._stored(plan, source)
+            if not is_finite(weights):
+                raise _not_finite(plan, source, count_bad(weights))
 
     def is_copied(self, plan: TensorPlan, source: SourceTensor) -> bool:
         """Whether `read` returns memory of its own, not a view of a mapped file."""
@@ -131,6 +138,12 @@ class TensorMaker:
         if not is_finite(out):
             raise self._blame(plan, out)
 
+    def _stored(self, plan: TensorPlan, source: SourceTensor) -> Array:
+        """Return a source's tensor in its own dtype; rows are in the order of the merged model."""
+        if self.rows is not None and plan.name in self.planner.host.token_tensors:
+            return self._rows(self.rows, plan, source.parent)
+        return self.reader.read(source)
+
     def _grams(self, plan: TensorPlan) -> list[Gram]:
         """Return the Gram matrices of a tensor's sources; none if it has none."""
         parents = self.planner.checkpoints
@@ -152,16 +165,19 @@ class TensorMaker:
         for source in plan.inputs:
             bad = count_bad(self.read(plan, source))
             if bad:
-                return CheckpointError(
-                    f"{plan.name}: {bad} of {math.prod(plan.shape)} weights of {source.parent!r} "
-                    "are NaN or infinite, and so is every merge of them; repair the file, or "
-                    "remove the parent."
-                )
+                return _not_finite(plan, source, bad)
         return CandidateError(
             f"{plan.name}: {plan.method} gave {count_bad(out)} NaN or infinite weights of "
             f"{math.prod(plan.shape)} from finite sources; the knobs are too large for "
             f"{plan.dtype} or have no finite result."
         )
+
+
+def _not_finite(plan: TensorPlan, source: SourceTensor, bad: int) -> CheckpointError:
+    return CheckpointError(
+        f"{source.name}: {bad} of {math.prod(plan.shape)} weights of {source.parent!r} are NaN or "
+        "infinite, and so is every merge of them; repair the file, or remove the parent."
+    )
 
 
 def is_finite(weights: Array) -> bool:

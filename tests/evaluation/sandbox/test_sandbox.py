@@ -16,6 +16,7 @@ from trusting import trust
 from evomerge.evaluation.sandbox import code_eval
 from evomerge.evaluation.sandbox.confinement import Protection
 from evomerge.evaluation.sandbox.sandbox import CallError, Function, Sandbox
+from evomerge.run.temporary import TemporaryFolder
 
 COMPUTE = Function(code_eval.__name__, code_eval.__file__, "compute")
 DUMPS = Function("json", sys.modules["json"].__file__, "dumps")
@@ -53,7 +54,7 @@ def cells():
 def left_over():
     """Return the folders and the processes of sandboxes, without those that only wait."""
     below = [item for cell in cells() for item in cell.children(recursive=True)]
-    folders = Path(tempfile.gettempdir()).glob("evomerge-code-*/*")
+    folders = Path(tempfile.gettempdir()).glob(".evomerge.partial-*/*")
     return below, list(folders)
 
 
@@ -173,7 +174,7 @@ def test_a_cell_that_is_killed_in_a_call_leaves_nothing(tmp_path):
     before = cells()
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(sandbox.call, slow, seconds=60)
-        while not list(Path(tempfile.gettempdir()).glob("evomerge-code-*/*/begun")):
+        while not list(Path(tempfile.gettempdir()).glob(".evomerge.partial-*/*/begun")):
             assert not call.done()
         (cell,) = cells() - before
         below = cell.children(recursive=True)
@@ -184,21 +185,30 @@ def test_a_cell_that_is_killed_in_a_call_leaves_nothing(tmp_path):
     assert left_over() == ([], [])
 
 
-def test_cells_end_with_the_process_that_was_killed():
+def test_cells_and_their_folders_end_with_the_process_that_was_killed(tmp_path):
     script = (
         "import json, os, time\nfrom evomerge.evaluation.sandbox.sandbox import *\n"
         "sandbox = Sandbox()\n"
         "sandbox.call(Function('json', json.__file__, 'dumps'), 1, seconds=9)\n"
         "print(os.getpid(), flush=True)\ntime.sleep(60)"
     )
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
     process.stdout.readline()
+    assert len(list(tmp_path.iterdir())) == 1
     cells = psutil.Process(process.pid).children()
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert len(cells) == 1
     gone, alive = psutil.wait_procs(cells, timeout=30)
     assert (len(gone), alive) == (1, [])
+    with TemporaryFolder(tmp_path):  # as a later command makes one
+        assert len(list(tmp_path.iterdir())) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,92 @@
+"""A search that is refused before anything was scored leaves nothing in the place of its run."""
+
+import shutil
+
+import pytest
+import tiny
+from search_run import SMALL
+
+import evomerge
+from evomerge import zoo
+from evomerge.errors import CheckpointError, InputError
+from evomerge.merging.backend import check_finite
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.recipe import Layer, Recipe, Source
+
+FEW = {
+    "include": ["zoo:tasks"],
+    "search": {"documents": 4},
+    "validation": {"documents": 4, "finalists": 1},
+    "test": {"documents": 4},
+}
+CONFIG = {**SMALL, "evaluation": FEW, "budget": {"candidates": 4}}
+BAD = "model.layers.4.mlp.up_proj.weight"
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    """An expert of the zoo with one weight that is not a number."""
+    folder = tmp_path_factory.mktemp("models") / "maths"
+    shutil.copytree(zoo.path("maths"), folder)
+
+    def change(tensors):
+        tensors[BAD].view(-1)[77] = float("nan")
+
+    tiny.rewrite(folder, change)
+    return str(folder)
+
+
+def staged(broken):
+    common = {key: value for key, value in CONFIG.items() if key not in ("parents", "budget")}
+    first = {"parents": ["zoo:language", broken], "budget": {"candidates": 4}}
+    return {**common, "stages": [first, {"parents": ["stage:1", "zoo:maths"]}]}
+
+
+PATHS = {"kind": "dataflow", "variant": "swaps", "scales": 1.0}
+PLACES = {
+    "the first parent": lambda broken: {**CONFIG, "parents": [broken, "zoo:language"]},
+    "a later parent": lambda broken: {**CONFIG, "parents": ["zoo:language", broken]},
+    "the base": lambda broken: {**CONFIG, "base": broken},
+    "a path": lambda broken: {**CONFIG, "parents": ["zoo:language", broken], "space": PATHS},
+    "a stage": staged,
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_weight_that_is_not_a_number_is_found_before_the_first_score(broken, tmp_path, place):
+    with pytest.raises(CheckpointError) as caught:
+        evomerge.search(PLACES[place](broken), tmp_path / "run", progress=False)
+    assert str(caught.value) == (
+        f"{BAD}: 1 of 24576 weights of {broken!r} are NaN or infinite, and so is every merge of "
+        "them; repair the file, or remove the parent."
+    )
+    assert caught.value.exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_no_recipe_reads_may_be_anything(tmp_path):
+    folder = tiny.make(tmp_path / "model")
+
+    def change(tensors):
+        tensors["model.layers.1.mlp.up_proj.weight"].fill_(float("inf"))
+
+    tiny.rewrite(folder, change)
+    model = Checkpoint.open(folder, "m")
+
+    def path(*blocks):
+        layers = tuple(Layer("passthrough", (Source("m", block),)) for block in blocks)
+        whole = Layer("passthrough", (Source("m"),))
+        return Recipe("m", {"model.layers": layers}, whole, whole, "float32")
+
+    check_finite({"m": model}, [path(0, 2), path(2, 2, 0)])
+    with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.up_proj\.weight: 384 of 384"):
+        check_finite({"m": model}, [path(0, 2), path(0, 1, 2)])
+
+
+def test_files_that_somebody_put_beside_the_stages_stay(broken, tmp_path):
+    def add_a_file(event, history):
+        (tmp_path / "run" / "notes.txt").write_text("mine")
+
+    with pytest.raises(InputError):
+        evomerge.search(staged(broken), tmp_path / "run", progress=False, followers=[add_a_file])
+    assert [file.name for file in (tmp_path / "run").rglob("*")] == ["notes.txt"]
