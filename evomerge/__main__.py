@@ -37,7 +37,9 @@ def main() -> None:
         # Nobody reads the output any more, as in `evomerge results RUN | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except Exception as error:
+    except SystemExit:
+        raise
+    except BaseException as error:  # a panic of a library in Rust is no Exception
         if debug:
             raise
         if isinstance(error, EvomergeError):

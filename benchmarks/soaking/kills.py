@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -163,11 +164,16 @@ def _kill(
 
 
 def _journals(run: Path) -> list[Path]:
-    return sorted(run.glob("**/journal.jsonl"))
+    """Return the journals of a run and of its stages, also while folders come and go."""
+    found = [Path(folder, name) for folder, _, files in os.walk(run) for name in files]
+    return sorted(path for path in found if path.name == "journal.jsonl")
 
 
 def _lines(journal: Path) -> int:
-    return journal.read_bytes().count(b"\n")
+    try:
+        return journal.read_bytes().count(b"\n")
+    except FileNotFoundError:  # the folder of a stage has another name while it is made
+        return 0
 
 
 def _can_resume(run: Path) -> bool:

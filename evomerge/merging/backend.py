@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import CheckpointError, InputError
 from evomerge.merging.tensors.adapters import adapter_patches
+from evomerge.merging.tokenizers.panics import panics_as_errors
 from evomerge.merging.tokenizers.plan import GENERATION, plan_tokenizer
 from evomerge.merging.writer import write_model
 from evomerge.models.causal import check_causal
@@ -196,7 +197,8 @@ def load_tokenizer(folder: Path, reference: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        with panics_as_errors():
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers raises exceptions of many unrelated classes
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(

@@ -174,7 +174,7 @@ def _content(file: Path) -> Mapping[Any, Any]:
     try:
         with file.open("rb") as stream:
             content = yaml.load(stream, Loader=_Loader)
-    except (yaml.YAMLError, OSError, ValueError, RecursionError):
+    except _UNREADABLE:
         return {}
     return content if isinstance(content, Mapping) else {}
 
@@ -197,6 +197,14 @@ def _values(value: Any) -> Iterator[Any]:
         if isinstance(item, (Mapping, list)) and id(item) not in seen:
             seen.add(id(item))
             waiting += item.values() if isinstance(item, Mapping) else item
+
+
+_UNREADABLE = (
+    *(yaml.YAMLError, OSError, RecursionError),
+    # of the values that have another type than their tag says (`!!timestamp x`)
+    *(ValueError, LookupError, AttributeError, TypeError, ArithmeticError),
+)
+"""What reading a YAML file raises."""
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]

@@ -55,6 +55,12 @@ def test_aliases_that_blow_up_take_no_time(tmp_path):
     assert found(tmp_path, "own") == {"own.yaml", "own.py"}
 
 
+@pytest.mark.parametrize("value", ["!!timestamp x", "!!float ''", "!!int ''", "!!binary [1]"])
+def test_values_of_another_type_than_their_tag_says_are_left_to_lm_eval(tmp_path, value):
+    write(tmp_path, broken__yaml=f"task: broken\nx: {value}\n", own__yaml="task: own\n")
+    assert found(tmp_path, "broken", "own") == set()
+
+
 def test_what_is_no_yaml_is_left_to_lm_eval(tmp_path):
     write(tmp_path, broken__yaml="task: [", other__yaml="- 1\n", loop__yaml="include: loop.yaml\n")
     assert found(tmp_path, "broken") == set()

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evomerge.errors import CheckpointError, one_line
+from evomerge.merging.tokenizers.panics import panics_as_errors
 from evomerge.merging.tokenizers.tokens import Tokens
 from evomerge.parsing.values import Values
 
@@ -167,7 +168,8 @@ def check_merged(data: Mapping[str, Any], ids: Mapping[str, int]) -> None:
     from tokenizers import Tokenizer
 
     try:
-        loaded = Tokenizer.from_str(json.dumps(data))
+        with panics_as_errors():
+            loaded = Tokenizer.from_str(json.dumps(data))
     except Exception as error:  # the library raises plain Exception
         raise CheckpointError(
             f"The merged tokenizer cannot be loaded: {one_line(error)}."
