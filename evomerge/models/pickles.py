@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from evomerge.errors import CheckpointError
+from evomerge.errors import CheckpointError, one_line
 from evomerge.models.safetensors import TensorInfo
 
 _NAMES = {
@@ -35,9 +34,11 @@ def load(file: Path) -> dict[str, Tensor]:
     """
     try:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{file} cannot be read as plain weights: {reason}") from error
+    except Exception as error:  # torch raises anything for a pickle that is damaged
+        raise CheckpointError(
+            f"{file} cannot be read as plain weights: {one_line(error).rstrip('.')}; take a copy "
+            "that is not damaged, or safetensors files."
+        ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{file} is not a mapping from tensor names to tensors.")
     return {name: item for name, item in content.items() if isinstance(item, Tensor)}

@@ -39,7 +39,7 @@ class WorkerOfRun:
         share: the worker's memory for caches.
         cores: largest number of CPU threads.
         threads: CPU threads that score a model; None: choose.
-        digests: digests of the code of tasks and functions that it may run.
+        digests: digests of the only code of tasks and functions that it may run.
         allow_pickle: whether parents may have pickled weights.
         allow_code: whether tasks may run code that models write.
         devices: accelerators, all others are hidden from the process; none: as `evaluation.device`
@@ -78,12 +78,13 @@ class WorkerOfRun:
         return run_jobs(worker, self.config, self.share)
 
     def check(self) -> None:
-        """Check the parents.
+        """Check the parents and the files with code.
 
         Raises:
             InputError: one of them is not there, or not the one that the run was started with.
         """
-        self._problem()
+        problem = self._problem()
+        problem.consent.require(code_files(problem.config))
 
     def choose_threads(self) -> int:
         """Return how many CPU threads a worker should score with."""

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from evomerge.errors import (
     CheckpointError,
@@ -257,9 +257,16 @@ def evaluate(problem: Problem, model: str, split: str, examples: int = 0) -> Sco
             f"--split is {split!r}; allowed are {', '.join(SPLITS)}.{did_you_mean(split, SPLITS)}"
         )
     with temporarily_built(model, Path.cwd(), open_model) as checkpoint:
-        loaded = load(checkpoint, place(problem.config, checkpoint), problem.config.dtype)
-        evaluator = problem.evaluator
-        evaluator.prepare(loaded, tokenizer_of(checkpoint), {chosen: problem.splits[chosen]})
+        evaluator, where = problem.evaluator, place(problem.config, checkpoint)
+
+        def make() -> Any:
+            evaluator.release()
+            made = load(checkpoint, where, problem.config.dtype)
+            evaluator.prepare(made, tokenizer_of(checkpoint), {chosen: problem.splits[chosen]})
+            return made
+
+        loaded = make()
         set_threads(problem.config, checkpoint, loaded, evaluator)
+        evaluator.set_callbacks(make)
         scores = evaluator.score(loaded, chosen)
         return replace(scores, examples=evaluator.examples(scores, chosen, examples))

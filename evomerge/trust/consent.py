@@ -35,14 +35,15 @@ class Consent:
         given: whether the user allows it now (`--trust-code`).
         ask: shows files to the user and returns the answer; None: there is nobody to ask.
         told: is called with the files that `given` allows now for the first time.
-        digests: digests of files that may run without asking. A worker gets them from the process
-            that started it.
+        digests: digests of the only files that may run, whatever else the user has allowed. A
+            worker gets them from the process that started it, maybe on another machine. None: what
+            the user has allowed on this machine decides.
     """
 
     given: bool = False
     ask: Callable[[Sequence[Path]], bool] | None = None
     told: Callable[[Sequence[Path]], None] | None = None
-    digests: frozenset[str] = frozenset()
+    digests: frozenset[str] | None = None
 
     def require(self, files: Sequence[CodeFile]) -> None:
         """Let this process run the files, and record the consent; else raise.
@@ -50,10 +51,11 @@ class Consent:
         Raises:
             ConfigError: the user has not allowed one of them, or it has changed since.
         """
-        new = [file for file in files if file.digest not in self.digests]
-        if new:
-            recorded = _read()
-            new = [file for file in new if file.digest not in recorded]
+        if self.digests is not None:
+            self._require_same(files, self.digests)
+            return
+        recorded = _read()
+        new = [file for file in files if file.digest not in recorded]
         asked = [file.path for file in new if not file.imported]
         if asked:
             if self.given:
@@ -66,6 +68,17 @@ class Consent:
                 )
         if new:
             record({file.digest: str(file.path) for file in new})
+        allow(files)
+
+    def _require_same(self, files: Sequence[CodeFile], digests: frozenset[str]) -> None:
+        """Let this process run the files if they are those of the process that started it."""
+        others = [file.path for file in files if file.digest not in digests]
+        if others:
+            raise ConfigError(
+                f"This code is not what was allowed when the search was started or resumed: "
+                f"{name_files(others)}; give every machine the same files, or read them and go on "
+                "with `evomerge resume --trust-code`."
+            )
         allow(files)
 
 

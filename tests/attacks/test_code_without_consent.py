@@ -304,6 +304,32 @@ def test_a_process_with_limits_takes_none_either(tmp_path, mark):
     assert not mark.exists()
 
 
+CHANGING = """
+import os
+from pathlib import Path
+
+def go(model, tokenizer, documents):
+    Path(__file__).write_text({other!r})
+    os.abort()
+
+go.documents = 12
+"""
+
+
+def test_a_worker_that_starts_later_runs_no_other_file(tmp_path, mark):
+    """Not even one that the user has allowed for another search."""
+    other = MODULE.format(mark=str(mark))
+    file = write_objective(tmp_path, mark, "changing")
+    (tmp_path / "changing.py").write_text(other)
+    evomerge("validate", file, "--trust-code", cwd=tmp_path)
+    mark.unlink()
+    (tmp_path / "changing.py").write_text(CHANGING.format(other=other))
+    words = ["search", file, "--run", tmp_path / "run", "--set", "executor.kind=processes"]
+    said = evomerge(*words, "--trust-code", code=2, cwd=tmp_path).stderr
+    assert "This code is not what was allowed when the search was started" in said
+    assert "changing.py" in said and not mark.exists()
+
+
 def test_a_person_at_a_terminal_is_asked_once(tmp_path, mark, monkeypatch):
     file = write_function(tmp_path, mark)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -312,3 +313,33 @@ def test_parents_of_a_pool_are_never_in_memory_together(tmp_path, monkeypatch, m
         digests.append(model.state_digest())
     assert grown[True] < size < 4 * size < grown[False]
     assert digests[0] == digests[1]
+
+
+def test_an_integer_buffer_is_a_copy_that_may_be_written(tmp_path, monkeypatch):
+    """Its values come from a file that is mapped for reading only."""
+    from transformers.models.llama import modeling_llama
+
+    begin = modeling_llama.LlamaModel.__init__
+
+    def with_counts(self, config):
+        begin(self, config)
+        self.register_buffer("counts", torch.zeros(4, dtype=torch.int64))
+
+    monkeypatch.setattr(modeling_llama.LlamaModel, "__init__", with_counts)
+    folder = tiny.make(tmp_path / "a", "llama")
+    tiny.rewrite(folder, lambda tensors: tensors.update({"model.counts": torch.arange(4)}))
+    before = (folder / "model.safetensors").read_bytes()
+    checkpoints = {"a": Checkpoint.open(folder, "a")}
+    whole = Layer("passthrough", [Source("a")])
+    blocks = [Layer("passthrough", [Source("a", i)]) for i in range(3)]
+    recipe = Recipe("a", {"model.layers": blocks}, whole, whole, dtype="float32")
+    counts = Resident(checkpoints, "a", "float32").apply(recipe).model.counts
+    assert counts.tolist() == [0, 1, 2, 3]
+    child = os.fork()
+    if child == 0:  # writing to the mapped file would end the process
+        counts.add_(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert (folder / "model.safetensors").read_bytes() == before
+    again = Resident(checkpoints, "a", "float32").apply(recipe).model.counts
+    assert again.tolist() == [0, 1, 2, 3]

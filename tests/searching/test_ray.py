@@ -19,6 +19,7 @@ from judging import write_judged
 from ray._private.node import Node
 from ray.cluster_utils import Cluster
 from search_run import events_of, evomerge, start, write_search
+from trusting import trust
 
 from evomerge.config.schema import parse
 from evomerge.errors import SearchError
@@ -171,6 +172,74 @@ def test_other_work_on_the_cluster_is_said(
     warn_if_busy(3, {"CPU": 1})
     assert "leaves resources for 2 of 3 workers now" in caplog.text
     ray.kill(other)
+
+
+MINE = """
+from helping import size
+
+def go(model, tokenizer, documents):
+    return [size(model)] * len(documents)
+
+go.documents = 12
+"""
+HELPING = "def size(model):\n    return float(next(model.parameters()).detach().abs().mean())\n"
+TASK = """
+task: theirs
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {rows}}}}}
+test_split: test
+output_type: multiple_choice
+process_docs: !function tools.docs
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "yes"
+doc_to_choice: ["yes", "no"]
+metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
+"""
+
+
+def write_own_code(folder: Path, address: str) -> Path:
+    """Write a search file with a function of a module, and a task with a function beside it."""
+    (folder / "mine.py").write_text(MINE)
+    (folder / "helping.py").write_text(HELPING)
+    tasks, rows = folder / "tasks", folder / "rows.jsonl"
+    tasks.mkdir()
+    (tasks / "theirs.yaml").write_text(TASK.format(rows=rows))
+    (tasks / "tools.py").write_text("def docs(data):\n    return data\n")
+    rows.write_text("".join(f'{{"question": "is {i} even ?"}}\n' for i in range(12)))
+    documents = {"documents": 4}
+    return write_search(
+        folder,
+        objectives=[{"task": "mine:go", "metric": "score"}, {"task": "theirs", "metric": "acc"}],
+        evaluation={
+            "include": [str(tasks)],
+            "search": documents,
+            "validation": {**documents, "finalists": 1},
+            "test": documents,
+        },
+        executor={"kind": "ray", "workers": 1, "ray": {"address": address}},
+        budget={"candidates": 4},
+    )
+
+
+def test_machines_run_exactly_the_code_that_was_allowed(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No machine of the cluster knows the user's consent, which is kept where the search runs."""
+    file, run, other = write_own_code(tmp_path, cluster.address), tmp_path / "run", tmp_path / "o"
+    about = {"PYTHONPATH": str(tmp_path), "EVOMERGE_STATE": str(tmp_path / "state")}
+    said = evomerge("search", file, "--run", run, "--trust-code", **about).stderr
+    for name in ("mine.py", "helping.py", "tools.py", "theirs.yaml"):
+        assert name in said
+
+    other.mkdir()
+    (other / "helping.py").write_text(HELPING + "# another version\n")
+    trust(other)  # a consent of that machine does not count
+    monkeypatch.setenv("PYTHONPATH", str(other))
+    machine = cluster.add_node(num_cpus=1)
+    monkeypatch.delenv("PYTHONPATH")
+    said = evomerge("resume", run, "--candidates", "6", code=1, **about).stderr
+    cluster.remove_node(machine)
+    assert f"{other}/helping.py" in said and "give every machine the same files" in said
 
 
 CHECK = """

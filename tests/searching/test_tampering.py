@@ -180,3 +180,32 @@ def test_a_changed_model_changes_no_other_score(tmp_path, space):
     told = [json.loads(row[9:]) for row in rows_of(tmp_path / "clean")]
     scores = {json.dumps(event["scores"]["values"]) for event in told if "scores" in event}
     assert len(scores) > 12  # the scores depend on the model
+
+
+SPOILING = """
+def look(model, tokenizer, documents):
+    return [float(next(model.parameters()).detach().double().abs().mean())] * len(documents)
+
+def judge(model, tokenizer, documents):
+    seen = look(model, tokenizer, documents)
+    model.half()
+    next(model.parameters()).data.zero_()
+    return seen
+
+def again(model, tokenizer, documents):
+    return look(model, tokenizer, documents)
+
+judge.documents = again.documents = 12
+"""
+
+
+def test_evaluate_builds_a_changed_model_again(tmp_path):
+    objectives = [{"task": f"judging:{name}", "metric": "score"} for name in ("judge", "again")]
+    file = write_judged(tmp_path, SPOILING, objectives=objectives)
+    said = evomerge(
+        "evaluate", "zoo:maths", "--config", file, "--json", PYTHONPATH=str(tmp_path)
+    ).stdout
+    first, second = (
+        json.loads(said)["scores"][f"judging:{name}/score"] for name in ("judge", "again")
+    )
+    assert first == second

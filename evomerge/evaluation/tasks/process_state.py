@@ -1,19 +1,21 @@
 """Restoring the state of this process after an objective function has run.
 
 Functions are a user's code, and what they leave behind would change how later candidates are
-scored. Restored are: random generators, the current folder, standard output and error, torch's
-global settings and hooks, and the attributes of the model's classes (a replaced
-`type(model).forward`). A call of `os._exit` raises SystemExit instead.
+scored. Restored are: random generators, the current folder, environment variables, standard output
+and error, what numpy and Python do with warnings, torch's global settings and hooks, and the
+attributes of the model's classes (a replaced `type(model).forward`). A call of `os._exit` raises
+SystemExit instead.
 
 Not restored is what has no list to compare with: functions that are replaced inside other
-libraries (`torch.nn.functional.softmax = ...`), and environment variables. Code outside of Python
-can still end the process, and so can `os.abort`.
+libraries (`torch.nn.functional.softmax = ...`). Code outside of Python can still end the process,
+and so can `os.abort`.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
@@ -36,7 +38,14 @@ def process_state_restored(body: Any, model: Any) -> Iterator[None]:
     process = os.getpid()
     sys.stdout, sys.stderr = _Unclosable(sys.stdout), _Unclosable(sys.stderr)
     try:
-        with _exit_raises(body), _torch_restored(), _classes_restored(model), seeded():
+        with (
+            _exit_raises(body),
+            _environment_restored(),
+            _warnings_restored(),
+            _torch_restored(),
+            _classes_restored(model),
+            seeded(),
+        ):
             yield
     finally:
         if os.getpid() != process:
@@ -82,6 +91,32 @@ def _exit_raises(body: Any) -> Iterator[None]:
 
 
 @contextmanager
+def _environment_restored() -> Iterator[None]:
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update({k: value for k, value in before.items() if os.environ.get(k) != value})
+
+
+@contextmanager
+def _warnings_restored() -> Iterator[None]:
+    """Restore whether warnings and numpy's floating-point faults are raised as exceptions."""
+    import numpy as np
+
+    faults, filters = np.geterr(), list(warnings.filters)
+    try:
+        yield
+    finally:
+        np.seterr(**faults)
+        if list(warnings.filters) != filters:
+            warnings.resetwarnings()  # it also tells Python that the list has changed
+            warnings.filters[:] = filters  # type: ignore[index]
+
+
+@contextmanager
 def _torch_restored() -> Iterator[None]:
     import torch
 
@@ -91,12 +126,20 @@ def _torch_restored() -> Iterator[None]:
         if name.startswith("_global_") and isinstance(found, dict)
     ]
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
-    gradients = torch.is_grad_enabled()
+    gradients, device = torch.is_grad_enabled(), torch.get_default_device()
+    strict = torch.are_deterministic_algorithms_enabled()
+    lenient = torch.is_deterministic_algorithms_warn_only_enabled()
+    precision = torch.get_float32_matmul_precision()
     try:
         yield
     finally:
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(gradients)
+        if torch.get_default_device() != device:
+            torch.set_default_device(device)
+        torch.use_deterministic_algorithms(strict, warn_only=lenient)
+        if torch.get_float32_matmul_precision() != precision:
+            torch.set_float32_matmul_precision(precision)
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
         for found, before in hooks:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from attacks.targets.commands import COMMANDS
 from attacks.targets.models import MODELS
+from attacks.targets.others import OTHERS
 from attacks.targets.recipes import RECIPES
 from attacks.targets.runs import RUNS
 from attacks.targets.searches import SEARCHES
 from attacks.targets.target import Target
+from attacks.targets.weights import WEIGHT_FILES
 
 __all__ = ["TARGETS", "Target"]
 
@@ -19,6 +21,8 @@ TARGETS: dict[str, Target] = {
     **SEARCHES,
     **RECIPES,
     **MODELS,
+    **WEIGHT_FILES,
+    **OTHERS,
     **COMMANDS,
 }
 """Name of a kind of file -> what reads it."""
