@@ -112,7 +112,7 @@ def _batch(name: str, first: int, size: int, work: Path, folder: Path) -> None:
         nonlocal values, errors
         (work / "current").write_bytes(data)
         try:
-            with bounded():
+            with bounded(target.seconds):
                 if value_or_error(lambda: read(data)) is None:
                     errors += 1
                 else:

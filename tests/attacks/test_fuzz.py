@@ -20,7 +20,7 @@ def test_a_file_of_any_bytes_is_read_or_refused(name, tmp_path):
     @EACH
     @given(target.files)
     def each(data):
-        with bounded():
+        with bounded(target.seconds):
             value_or_error(lambda: read(data))
 
     each()
