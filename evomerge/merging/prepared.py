@@ -1,9 +1,9 @@
 """A cache of prepared merges: what does not depend on knobs is not computed for every candidate.
 
-The merges of a candidate are added as long as there is room. If there is none, merges that this
-candidate has not used are dropped, the least recently used first. Merges that it has used are never
-dropped. So if all candidates use the same merges, the same ones are always in the cache. A merge
-that does not fit is prepared again each time.
+The merges of a candidate are added as long as there is room. If there is none, merges that neither
+this candidate nor the one before has used are dropped, the least recently used first. So if all
+candidates use the same merges, the same ones are always in the cache, in whatever order threads
+come to them. A merge that does not fit is prepared again each time.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class PreparedMerges:
     def _reserve(self, size: int) -> bool:
         """Drop merges until `size` bytes fit; if they do, count them as used and return True."""
         for key, (_, taken, candidate) in list(self._merges.items()):
-            if self._used + size <= self.room or candidate == self._candidate:
+            if self._used + size <= self.room or candidate >= self._candidate - 1:
                 break
             del self._merges[key]
             self._used -= taken

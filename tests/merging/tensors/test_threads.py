@@ -96,14 +96,17 @@ def test_threads_share_prepared_merges_within_the_room():
         if prepared.find(key) is None:
             prepared.keep(key, 100, prepare)
 
-    for _ in range(3):
+    for keys in (range(15), range(14, -1, -1), range(15)):
         prepared.begin_candidate()
-        for_each(need, range(15), 4)
+        for_each(need, keys, 4)
         kept = [key for key in range(15) if prepared.find(key) is not None]
         assert len(kept) == 10
     assert sorted(made) == kept
-    prepared.begin_candidate()
-    for_each(need, range(100, 110), 4)
+    # The merges of another kind of candidate replace them, but not for a single one of it.
+    for _ in range(2):
+        prepared.begin_candidate()
+        assert sorted(made) == kept
+        for_each(need, range(100, 110), 4)
     assert sorted(made) == [*kept, *range(100, 110)]
     assert [prepared.find(key) for key in range(100, 110)] == list(range(100, 110))
 
