@@ -125,6 +125,9 @@ class Frozen(Section):
         description="split -> task -> digests of its documents, prompts and settings; a task that "
         "has changed is refused. Empty in runs of earlier versions",
     )
+    code: list[str] | None = Field(
+        None, description="digests of the files with code of the tasks; changed code is refused"
+    )
     datasets: dict[str, dict[str, HubDataset]] = Field(
         default_factory=dict,
         description="split -> task -> its data set; only those that are on the Hub",

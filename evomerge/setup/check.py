@@ -34,7 +34,7 @@ from evomerge.setup.recipes import check_recipes, sample_recipes
 from evomerge.setup.space import make_space
 from evomerge.setup.starts import find_starts
 from evomerge.setup.strategy import generation_of
-from evomerge.setup.task_digests import task_digests
+from evomerge.setup.task_digests import code_digests, task_digests
 from evomerge.setup.tasks import (
     datasets,
     find_constraints,
@@ -239,6 +239,7 @@ def freeze(problem: Problem) -> dict[str, Any]:
         },
         "sources": sources(problem.config, problem.evaluator),
         "tasks": task_digests(problem.evaluator, problem.splits),
+        "code": code_digests(problem.config),
         "datasets": datasets(problem.config, problem.evaluator),
         "sampled": sampled(problem.config, problem.evaluator),
         "fewer_documents": problem.fewer_documents,

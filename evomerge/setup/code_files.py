@@ -16,13 +16,14 @@ from evomerge.trust.modules import files_of_module
 from evomerge.trust.task_files import files_of_tasks
 
 
-def code_files(config: SearchConfig) -> list[CodeFile]:
+def code_files(config: SearchConfig, *, functions: bool = True) -> list[CodeFile]:
     """Return the files whose code runs when the tasks of a search file are loaded; nothing is run.
 
     Files of installed packages are not among them.
 
     Args:
         config: the search file, with absolute paths of local folders.
+        functions: whether those of objective functions (`module:function`) are among them.
 
     Raises:
         ConfigError: a file cannot be read, or has code that no consent allows (pickles).
@@ -32,7 +33,7 @@ def code_files(config: SearchConfig) -> list[CodeFile]:
     found: dict[Path, CodeFile] = {}
     for name in names:
         module, colon, _ = name.partition(":")
-        if colon:
+        if colon and functions:
             imported = module in sys.modules and not is_loaded(module)
             for file in files_of_module(module):
                 found.setdefault(file, read_code(file, imported=imported))

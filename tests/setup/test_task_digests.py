@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import yaml
 from search_run import SMALL
+from trusting import trust
 
 from evomerge.config.schema import parse
 from evomerge.errors import ConfigError
@@ -13,6 +14,7 @@ from evomerge.evaluation.tasks.digests import RENDERED, spread
 from evomerge.run.folder import RunFolder
 from evomerge.setup.check import freeze
 from evomerge.setup.runs import prepare, reopen
+from evomerge.setup.task_digests import check_code
 
 METRIC = {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}
 TASK = {
@@ -40,10 +42,9 @@ def write(folder, documents=None, shots=None, **changes):
     (folder / "sums.yaml").write_text(yaml.safe_dump(task))
 
 
-def begun(folder):
+def begun(folder, **sizes):
     """Return a run with the task, of which nothing is searched yet."""
-    write(folder)
-    sizes = {"search": 6, "validation": 4, "test": 8}
+    sizes = sizes or {"search": 6, "validation": 4, "test": 8}
     evaluation = {split: {"documents": size} for split, size in sizes.items()}
     evaluation["include"] = [str(folder)]
     changes = {"objectives": [{"task": "sums", "metric": "exact_match"}], "evaluation": evaluation}
@@ -69,13 +70,24 @@ OTHERS = {
         "settings",
         {"filter_list": [{"name": "x", "filter": [{"function": "take_first"}]}]},
     ),
+    "another prompt of documents that were not used yet": (
+        "templates",
+        {"doc_to_text": "{% if question == 'another' %}?{% endif %}{{ question }}"},
+    ),
+    "another prefix of the answer": ("templates", {"gen_prefix": "{{ '' }}"}),
+    "another setting of the examples": (
+        "templates",
+        {"fewshot_config": {"doc_to_text": "{{ '' }}{{ question }}"}},
+    ),
     "another metric": ("settings", {"metric_list": [METRIC | {"ignore_case": True}]}),
 }
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return begun(tmp_path_factory.mktemp("run"))
+    folder = tmp_path_factory.mktemp("run")
+    write(folder)
+    return begun(folder)
 
 
 def test_an_unchanged_task_is_accepted_with_and_without_digests(run):
@@ -83,7 +95,9 @@ def test_an_unchanged_task_is_accepted_with_and_without_digests(run):
     write(folder)
     frozen = reopen(run).config.frozen
     assert set(frozen.tasks) == {"search", "validation", "test"}
-    assert set(frozen.tasks["test"]["sums"]) == {"documents", "prompts", "settings"}
+    assert set(frozen.tasks["test"]["sums"]) == {
+        "documents", "prompts", "settings", "templates", "examples",
+    }  # fmt: skip
     problem = reopen(run)
     assert problem.evaluator.info.tasks
     write(folder, **CHANGES["settings"])
@@ -121,3 +135,37 @@ def test_the_prompts_of_many_documents_are_sampled():
     few = spread(range(10, 10_000))
     assert len(set(few)) == RENDERED
     assert (few[0], few[-1]) == (10, 9_999)
+
+
+CODE = """
+FACTOR = 1
+
+
+def shown(doc):
+    return helper(doc["question"])
+
+
+def helper(text):
+    return text * FACTOR
+"""
+
+
+@pytest.mark.parametrize(("old", "new"), [("FACTOR = 1", "FACTOR = 2"), ("text * ", "2 * text * ")])
+def test_what_a_function_of_a_task_calls_may_not_change(tmp_path, old, new):
+    rows = [{"question": f"{number} + 1", "answer": "1"} for number in range(9)]
+    (tmp_path / "rows.json").write_text("\n".join(map(json.dumps, rows)))
+    files = {"test": str(tmp_path / "rows.json")}
+    task = TASK | {"dataset_kwargs": {"data_files": files}, "num_fewshot": 0}
+    del task["doc_to_text"], task["fewshot_split"]
+    function = "doc_to_text: !function shown.shown\n"
+    (tmp_path / "sums.yaml").write_text(yaml.safe_dump(task) + function)
+    (tmp_path / "shown.py").write_text(CODE)
+    trust(tmp_path)
+    run = begun(tmp_path, search=2, validation=2, test=2)
+    assert reopen(run).evaluator
+    (tmp_path / "shown.py").write_text(CODE.replace(old, new))
+    trust(tmp_path)
+    with pytest.raises(ConfigError, match=r"has changed since the run began.*shown\.py|prompts"):
+        assert reopen(run).evaluator
+    with pytest.raises(ConfigError, match=r"has changed since the run began: .*shown\.py"):
+        check_code(reopen(run).config)

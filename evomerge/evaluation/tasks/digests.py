@@ -1,4 +1,4 @@
-"""Digests of what a task's scores depend on, besides the model: documents, prompts and settings."""
+"""Digests of what a task's scores depend on, besides the model: documents, prompts, settings."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any
 
 from evomerge.evaluation.tasks.scoring import Instance
 
 RENDERED = 200
 """Documents of a split whose prompts are built for the digest; of the others, the fields count."""
+
+EXAMPLES = 10_000
+"""Largest number of documents for few-shot examples whose fields count."""
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _SETTINGS = (
@@ -27,14 +31,22 @@ _SETTINGS = (
     "metric_list",
     "process_results",
 )
+_TEMPLATES = (
+    "doc_to_text",
+    "doc_to_target",
+    "doc_to_choice",
+    "gen_prefix",
+    "use_prompt",
+    "fewshot_config",
+)
 
 
-def spread(ids: Sequence[int]) -> list[int]:
-    """Return at most `RENDERED` of some document ids, evenly spread, the first and the last too."""
-    if len(ids) <= RENDERED:
+def spread(ids: Sequence[int], most: int = RENDERED) -> list[int]:
+    """Return at most `most` of some document ids, evenly spread, the first and the last too."""
+    if len(ids) <= most:
         return list(ids)
-    step = (len(ids) - 1) / (RENDERED - 1)
-    return [ids[round(step * place)] for place in range(RENDERED)]
+    step = (len(ids) - 1) / (most - 1)
+    return [ids[round(step * place)] for place in range(most)]
 
 
 def documents_digest(task: Any, ids: Sequence[int]) -> str:
@@ -65,6 +77,35 @@ def prompts_digest(task: Any, requests: Sequence[Sequence[Instance]]) -> str:
 def settings_digest(task: Any) -> str:
     """Return a digest of how texts are generated and how answers are scored."""
     return _digest((name, task.get_config(name)) for name in _SETTINGS)
+
+
+def templates_digest(task: Any) -> str:
+    """Return a digest of what prompts and targets are made from.
+
+    It also covers documents that a run does not use yet, whose prompts nobody has built.
+    """
+    return _digest((name, _fields(task.get_config(name))) for name in _TEMPLATES)
+
+
+def examples_digest(task: Any) -> str | None:
+    """Return a digest of the documents for few-shot examples; None: the task shows none.
+
+    Their number counts, and all fields of at most `EXAMPLES` of them.
+    """
+    if not task.get_config("num_fewshot"):
+        return None
+    documents = task.fewshot_docs()
+    documents = documents if hasattr(documents, "__len__") else list(documents)
+    chosen = spread(range(len(documents)), EXAMPLES)
+    return _digest([len(documents), *(dict(documents[place]) for place in chosen)])
+
+
+def _fields(value: Any) -> Any:
+    """Return the fields of an object with settings that are set; any other value as it is."""
+    fields = vars(value) if is_dataclass(value) else value
+    if not isinstance(fields, Mapping):
+        return fields
+    return {key: item for key, item in fields.items() if item is not None}
 
 
 def _digest(items: Iterable[Any]) -> str:

@@ -26,9 +26,11 @@ from evomerge.evaluation.inference.reference import ReferenceLM
 from evomerge.evaluation.tasks.code import confine, confined_metrics, runs_code
 from evomerge.evaluation.tasks.digests import (
     documents_digest,
+    examples_digest,
     prompts_digest,
     settings_digest,
     spread,
+    templates_digest,
 )
 from evomerge.evaluation.tasks.examples import example
 from evomerge.evaluation.tasks.info import TaskInfo, describe
@@ -249,8 +251,9 @@ class Harness:
         return [with_target(subject, task, requests, chat=chat) for requests in documents]
 
     def digests(self, task: str, ids: Sequence[int]) -> dict[str, str]:
-        """Return digests of a task's documents, prompts and settings, by these names.
+        """Return digests of a task: of `documents`, `prompts`, `settings`, `templates`, `examples`.
 
+        A task that shows no few-shot examples has none of these.
         All fields of all documents count, and the prompts of up to `digests.RENDERED` of them.
         Chat templates belong to the tokenizer, so prompts count without them.
 
@@ -263,11 +266,14 @@ class Harness:
         subject = self._tasks[task]
         requests = self._build(task, spread(ids), _turns, "")
         with quiet():
-            return {
+            found = {
                 "documents": documents_digest(subject, ids),
                 "prompts": prompts_digest(subject, requests),
                 "settings": settings_digest(subject),
+                "templates": templates_digest(subject),
+                "examples": examples_digest(subject),
             }
+        return {what: digest for what, digest in found.items() if digest is not None}
 
     def measure(self, task: str, documents: Sequence[Sequence[Instance]]) -> list[DocumentMetrics]:
         """Return the metrics of each document, from the answers in its requests.
