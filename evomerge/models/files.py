@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from evomerge.errors import CheckpointError
+from evomerge.models.file_sizes import check_sizes
 from evomerge.parsing.links import check_inside, check_ordinary, entries
 
 _TEMPLATES = "additional_chat_templates"
@@ -35,6 +36,9 @@ _COMPANIONS = (
 )
 """Files that a merged model takes over from its host, in addition to config and weights."""
 
+_READ, _READ_ENDS = frozenset({"config.json", *_COMPANIONS}), (".index.json", ".jinja")
+"""Text files that are read as a whole, and how the names of others end."""
+
 _ONLY_READ = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".index.json")
 
 
@@ -56,7 +60,8 @@ def check_files(folder: Path) -> None:
     model, or to those that all models of the cache share.
 
     Raises:
-        CheckpointError: a file is a link out of the folder, or a pipe or device.
+        CheckpointError: a file is a link out of the folder, a pipe or device, or a text file that
+            is too large.
     """
     files = entries(folder, CheckpointError)
     if (folder / _TEMPLATES).is_dir():
@@ -69,3 +74,4 @@ def check_files(folder: Path) -> None:
         inside = [repository, repository.parent / "blobs"]
     copied = [file for file in files if not file.name.endswith(_ONLY_READ) and not file.is_dir()]
     check_inside(copied, inside, "the model", CheckpointError)
+    check_sizes(file for file in files if file.name in _READ or file.name.endswith(_READ_ENDS))

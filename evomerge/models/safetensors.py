@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evomerge.errors import CheckpointError
+from evomerge.models.file_sizes import check_sizes
 from evomerge.parsing.texts import json_value, read_text
 from evomerge.parsing.values import shown
 
@@ -109,8 +110,9 @@ def read_json(file: Path) -> dict[str, Any]:
     """Return the JSON object in a file.
 
     Raises:
-        CheckpointError: the file cannot be read, or is not a JSON object.
+        CheckpointError: the file cannot be read, is too large, or is not a JSON object.
     """
+    check_sizes([file])
     missing = f"{file} does not exist; download it again."
     data = json_value(read_text(file, CheckpointError, missing), str(file), CheckpointError)
     if not isinstance(data, dict):
