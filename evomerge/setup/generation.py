@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from evomerge.merging.tokenizers.plan import TokenizerPlan
 
 
+_CLOCK = "max_time"
+"""The only setting by which the time that `generate` has taken changes a text."""
+
+
 def check_generation(
     config: SearchConfig, host: Checkpoint, plan: TokenizerPlan, evaluator: Evaluator
 ) -> None:
@@ -25,7 +29,8 @@ def check_generation(
         evaluator: the tasks; nothing is checked if none of them generates texts.
 
     Raises:
-        ConfigError: lm-eval, or vLLM, cannot generate texts with one of the settings.
+        ConfigError: lm-eval, or vLLM, cannot generate texts with one of the settings, or a score
+            could not be repeated.
         CheckpointError: transformers refuses a setting.
     """
     from evomerge.merging.architecture.generation import why_not_generating
@@ -33,6 +38,11 @@ def check_generation(
     settings, setting = _unsupported(host, plan, evaluator)
     if setting is None:
         return
+    if getattr(settings, _CLOCK, None) is not None:
+        raise ConfigError(
+            f"objectives: {host.reference!r} sets {_CLOCK!r} in generation_config.json, so a text, "
+            "and with it the score, would depend on the speed of the machine; remove it there."
+        )
     if config.evaluation.backend == "vllm":
         raise ConfigError(
             f"evaluation.backend is 'vllm', which generates greedily or samples, but "

@@ -235,8 +235,8 @@ def refuse_unsupported(task: Any, where: str, allow_code: bool) -> None:
         allow_code: whether it may run code that the model writes.
 
     Raises:
-        ConfigError: the task needs images or sound, runs code that the model writes, or would
-            generate texts with code from elsewhere.
+        ConfigError: the task needs images or sound, runs code that the model writes, would
+            generate texts with code from elsewhere, or in a limited time.
     """
     name = task.get_config("task")
     options = task.get_config("generation_kwargs") or {}
@@ -244,6 +244,11 @@ def refuse_unsupported(task: Any, where: str, allow_code: bool) -> None:
         raise ConfigError(
             f"{where}: the generation_kwargs of task {name!r} have {named[0]!r}, which would run "
             "code from elsewhere; remove it."
+        )
+    if options.get("max_time") is not None:
+        raise ConfigError(
+            f"{where}: the generation_kwargs of task {name!r} have 'max_time', so its scores would "
+            "depend on the speed of the machine; remove it, and set max_gen_toks."
         )
     if getattr(task, "MULTIMODAL", False) or any(map(task.get_config, _OTHER_INPUTS)):
         raise ConfigError(f"{where}: task {name!r} needs images or sound; only text is scored.")
