@@ -231,13 +231,16 @@ def load_tokenizer(folder: Path, reference: str) -> Any:
 
     try:
         with panics_as_errors():
-            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            loaded("")  # some settings of a wrong type are noticed by the first text only
     except Exception as error:  # transformers raises exceptions of many unrelated classes
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             f"{reference!r} has no tokenizer that transformers can load "
-            f"({reason}); put tokenizer.json and tokenizer_config.json beside its weights."
+            f"({reason}); correct its files, or put tokenizer.json and tokenizer_config.json "
+            "beside its weights."
         ) from error
+    return loaded
 
 
 def load(checkpoint: Checkpoint, place: str | Placement, dtype: str = "bfloat16") -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from evomerge.errors import CheckpointError
@@ -60,8 +61,8 @@ def check_files(folder: Path) -> None:
     model, or to those that all models of the cache share.
 
     Raises:
-        CheckpointError: a file is a link out of the folder, a pipe or device, or a text file that
-            is too large.
+        CheckpointError: a file is a link out of the folder or to nothing, a pipe or device, or a
+            text file that is too large.
     """
     files = entries(folder, CheckpointError)
     if (folder / _TEMPLATES).is_dir():
@@ -74,4 +75,16 @@ def check_files(folder: Path) -> None:
         inside = [repository, repository.parent / "blobs"]
     copied = [file for file in files if not file.name.endswith(_ONLY_READ) and not file.is_dir()]
     check_inside(copied, inside, "the model", CheckpointError)
-    check_sizes(file for file in files if file.name in _READ or file.name.endswith(_READ_ENDS))
+    read = [file for file in files if file.name in _READ or file.name.endswith(_READ_ENDS)]
+    _check_reached(read)
+    check_sizes(read)
+
+
+def _check_reached(files: Iterable[Path]) -> None:
+    """Check that no file is a link to nothing, which would count as a file that is not there."""
+    for file in files:
+        if not file.exists():
+            raise CheckpointError(
+                f"{file} is a link that leads to no file; put the file itself in its place, or "
+                "download it again."
+            )

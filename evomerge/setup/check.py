@@ -16,6 +16,7 @@ from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.models.causal import check_causal, check_chat_template, check_known, check_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import MERGE, RUN
+from evomerge.recipe import Recipe
 from evomerge.run.folder import MODELS
 from evomerge.setup import cycleqd, niches
 from evomerge.setup.baselines import check_baselines
@@ -30,7 +31,7 @@ from evomerge.setup.merges import MergeOpener, Opener, merged_parents
 from evomerge.setup.optimizer import resolve_optimizer
 from evomerge.setup.parents import open_parents, plan_tokenizers
 from evomerge.setup.problem import Problem
-from evomerge.setup.recipes import check_recipes, sample_recipes
+from evomerge.setup.recipes import START, check_recipes, sample_recipes
 from evomerge.setup.space import make_space
 from evomerge.setup.starts import find_starts
 from evomerge.setup.strategy import generation_of
@@ -109,6 +110,7 @@ def check_search(
         config, [*space.baselines().values(), *recipes.values()], checkpoints
     )
     check_recipes(recipes, checkpoints, host, tokenizers[0].rows)
+    _check_tokenizer(recipes[START], checkpoints)
     check_generation(config, checkpoints[host], tokenizers[0], evaluator)
     return Problem(
         config,
@@ -138,6 +140,13 @@ def _check_host(config: SearchConfig, host: Checkpoint) -> None:
         check_tokenizer(host)
         if config.evaluation.chat_template and not functions_only:
             check_chat_template(host)
+
+
+def _check_tokenizer(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> None:
+    """Check that transformers can load the tokenizer of the candidates."""
+    from evomerge.merging.backend import tokenizer
+
+    tokenizer(checkpoints, recipe)
 
 
 def _check_models(checkpoints: Mapping[str, Checkpoint], host: str) -> None:
