@@ -25,6 +25,12 @@ FEW = {
     "test": {"documents": 4},
 }
 
+
+def scaled(**settings: Any) -> dict[str, Any]:
+    """Return a change of the settings of rotary positions."""
+    return {"rope_parameters": {"rope_theta": 10000.0, **settings}}
+
+
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "negative layers": ({"num_hidden_layers": -1}, "num_hidden_layers` is -1; it must be"),
     "no layers": ({"num_hidden_layers": 0}, "`num_hidden_layers`"),
@@ -46,6 +52,9 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "biases": ({"attention_bias": True}, "lacks the weight"),
     "rope as text": ({"rope_scaling": "nonsense"}, "nonsense"),
     "rope of no kind": ({"rope_scaling": {"type": "nonsense", "factor": -1}}, "'nonsense'"),
+    "yarn by 0": (scaled(rope_type="yarn", factor=0.0), "rope_parameters`, or copy config.json"),
+    "linear by 0": (scaled(rope_type="linear", factor=0.0), "are not finite numbers"),
+    "a base of 0": (scaled(rope_type="default", rope_theta=0.0), "are not finite numbers"),
     "no type": ({"model_type": None}, "model_type"),
     "unknown type": ({"model_type": "nope"}, "does not know its model_type 'nope'"),
     "type as list": ({"model_type": ["llama"]}, "model_type` is ['llama']; it must be text"),

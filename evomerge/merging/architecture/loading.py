@@ -15,6 +15,7 @@ import transformers
 from torch import Tensor, nn
 
 from evomerge.errors import CheckpointError
+from evomerge.merging.architecture.frequencies import check_frequencies
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,8 @@ class Loader:
             run: whether the model is also run on a few tokens, if all weights are there.
 
         Raises:
-            CheckpointError: transformers cannot build a model from it, or cannot run it.
+            CheckpointError: transformers cannot build a model from it, cannot run it, or its
+                outputs would be no numbers.
         """
         tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
         try:
@@ -148,6 +150,7 @@ class Loader:
                 f"transformers cannot build {self.kind.__name__} from this checkpoint: "
                 f"{_line(error)}"
             ) from error
+        check_frequencies(module)
         parameters = dict(module.named_parameters(remove_duplicate=False))
         faults = Faults(
             frozenset(told["missing_keys"]) & parameters.keys(),
