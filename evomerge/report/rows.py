@@ -21,6 +21,9 @@ _BRIEF = ["candidate", "origin", "generation", "status", "fitness", "error", "do
 _SHARES = ("fitness", "error")
 """Columns that are in per cent, if the fitness is a share."""
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""How a text begins that a spreadsheet takes for a formula; it reads wide forms as plain ones."""
+
 FINAL_SPLITS: tuple[Split, ...] = ("validation", "test")
 
 
@@ -190,16 +193,31 @@ def _score(scores: Scores, objective: Objective) -> float:
     return scores.aggregates[objective.key] if known is None else known.value
 
 
+def _no_formula(cell: Any) -> Any:
+    """Return a cell that a spreadsheet shows and does not run."""
+    if not isinstance(cell, str) or not cell.startswith(_FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
+
+
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Write rows as CSV with a header line, as one step: a killed process leaves no partial file.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe before it, as OWASP
+    (https://owasp.org/www-community/attacks/CSV_Injection) says. Texts of numbers stay as they are.
 
     Raises:
         InputError: the file cannot be written.
     """
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["candidate"])
-    writer.writeheader()
-    writer.writerows(rows)
+    names = list(rows[0]) if rows else ["candidate"]
+    writer = csv.writer(text)
+    writer.writerow(map(_no_formula, names))
+    writer.writerows([_no_formula(row[name]) for name in names] for row in rows)
     try:
         replace_text(path, text.getvalue())
     except OSError as error:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
 from typing import Any
 
-from evomerge.report.rows import brief_rows
+import pytest
+
+from evomerge.report.rows import brief_rows, write_csv
 
 
 def row(number: int, **more: Any) -> dict[str, Any]:
@@ -27,3 +31,22 @@ def test_a_terminal_gets_short_names_and_no_empty_columns() -> None:
     losses = [row(0, fitness=-12.5), row(1, fitness=-0.5)]
     assert [item["fitness"] for item in brief_rows(losses)] == [-12.5, -0.5]
     assert brief_rows([]) == []
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "＝", "@=", "-1+"])
+def test_a_text_like_a_formula_gets_an_apostrophe(tmp_path: Path, start: str) -> None:
+    formula = f"{start}cmd|' /C calc'!A0"
+    rows = [{"candidate": 0, formula: -0.5, "origin": formula, "failure": f"merge: {formula}"}]
+    write_csv(rows, tmp_path / "t.csv")
+    with (tmp_path / "t.csv").open(newline="") as file:
+        head, line = csv.reader(file)
+    assert head == ["candidate", f"'{formula}", "origin", "failure"]
+    assert line == ["0", "-0.5", f"'{formula}", f"merge: {formula}"]
+
+
+def test_numbers_and_ordinary_texts_stay_as_they_are(tmp_path: Path) -> None:
+    cells = [-1.5, None, True, "-1.5", "+2", "-1e-3", "a=b", " - ", "'", "", "org/a-b@main"]
+    write_csv([{str(place): cell for place, cell in enumerate(cells)}], tmp_path / "t.csv")
+    with (tmp_path / "t.csv").open(newline="") as file:
+        line = list(csv.reader(file))[1]
+    assert line == ["" if cell is None else str(cell) for cell in cells]
