@@ -17,6 +17,7 @@ from evomerge.parsing.links import check_inside, check_ordinary, entries
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping, yaml_text
 from evomerge.run.atomic import create_folder, remove_abandoned, replace_text
+from evomerge.run.emptied import check_not_emptied
 from evomerge.run.frozen_file import changed_sections, with_digests
 from evomerge.run.journal import Journal, read
 from evomerge.run.lines import HEADER, Event, Lines
@@ -197,6 +198,7 @@ class RunFolder:
         Raises:
             RunFolderError: the journal is missing, damaged, or of another format.
         """
+        check_not_emptied(self.journal_path)
         return read(self.journal_path)
 
     @contextmanager
@@ -208,6 +210,7 @@ class RunFolder:
         Raises:
             RunFolderError: another process writes to the run, or the journal is damaged.
         """
+        check_not_emptied(self.journal_path)
         with Journal(self.journal_path) as journal:
             for folder in (self.path, *(self.path / name for name in _SUBFOLDERS)):
                 remove_abandoned(folder)

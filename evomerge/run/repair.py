@@ -8,9 +8,10 @@ from pathlib import Path
 
 from evomerge.errors import RunFolderError
 from evomerge.run.atomic import replace_bytes
+from evomerge.run.emptied import BEST, is_emptied
 from evomerge.run.history import History
 from evomerge.run.journal import read_all, scan
-from evomerge.run.lines import Event, Lines
+from evomerge.run.lines import HEADER, Event, Lines
 from evomerge.run.lock import close_locked, open_locked
 
 
@@ -20,8 +21,8 @@ class Cut:
 
     Attributes:
         line: number of the first line that was cut off, from 1.
-        lines: number of lines that were cut off.
-        kept: the damaged journal as it was.
+        lines: number of lines that were cut off; 0: the journal had been emptied.
+        kept: the damaged journal as it was, or the best merge of one that had been emptied.
     """
 
     line: int
@@ -30,6 +31,8 @@ class Cut:
 
     def __str__(self) -> str:
         """What happened, as a sentence."""
+        if not self.lines:
+            return f"the journal was empty, so the search begins anew; {self.kept} is kept"
         events = "1 event was dropped" if self.lines == 1 else f"{self.lines} events were dropped"
         return f"the journal was cut before line {self.line}: {events}, and {self.kept} has them"
 
@@ -37,7 +40,8 @@ class Cut:
 def truncate(path: Path) -> Cut | None:
     """Cut a journal before the first line that is damaged or that cannot follow those before it.
 
-    The journal as it was is kept as `journal.jsonl.damaged-N` in the same folder.
+    The journal as it was is kept as `journal.jsonl.damaged-N` in the same folder. One that was
+    emptied gets its header again, and `best.yaml` is kept as `best.yaml.damaged-N`.
 
     Args:
         path: the journal of a run.
@@ -54,6 +58,13 @@ def truncate(path: Path) -> Cut | None:
         data = read_all(handle)
         found = scan(data, Lines(), path)
         good = _count_that_follow(found.events)
+        if is_emptied(path) is not None:
+            best = path.with_name(BEST)
+            lost = best if best.is_file() else path
+            replace_bytes(kept := _free_name(lost), lost.read_bytes())
+            os.write(handle, Lines().encode(HEADER))
+            os.fsync(handle)
+            return Cut(1, 0, kept)
         if found.damage is None and good == len(found.events):
             return None
         kept = _free_name(path)
