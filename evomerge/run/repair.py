@@ -71,6 +71,8 @@ def truncate(path: Path) -> Cut | None:
         replace_bytes(kept, data)
         size = _size_of(data, good)
         os.ftruncate(handle, size)
+        if not size:  # a journal of 0 bytes would be one that has lost everything
+            os.write(handle, Lines().encode(HEADER))
         os.fsync(handle)
         rest = data[size:]
         return Cut(good + 1, rest.count(b"\n") + (not rest.endswith(b"\n")), kept)
