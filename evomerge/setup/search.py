@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -104,8 +105,12 @@ def run_search(
 
 def _disk_error(run: RunFolder, error: OSError) -> SearchError:
     place = error.filename2 or error.filename or run.path  # the second one is to be replaced
-    in_place = isinstance(error, (IsADirectoryError, NotADirectoryError, FileExistsError))
-    fix = "move away what is there" if in_place else "free space on the disk or repair it"
+    if isinstance(error, (IsADirectoryError, NotADirectoryError, FileExistsError)):
+        fix = "move away what is there"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        fix = "make it writable"
+    else:
+        fix = "free space on the disk or repair it"
     return SearchError(
         f"The run {run.path} could not be read or written ({error.strerror or error}: {place}); "
         f"{fix}, then go on with `evomerge resume {shlex.quote(str(run.path))}`."

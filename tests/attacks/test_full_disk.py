@@ -174,3 +174,21 @@ def test_times_that_cannot_be_written_stop_nothing(begun, tmp_path):
     assert "timings.jsonl cannot be written: Is a directory" in (run.path / "log.txt").read_text()
     assert call(["status", str(run.path)]) == 0
     assert call(["results", str(run.path), "--seconds"]) == 0
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_run_that_becomes_read_only_is_to_be_made_writable(begun, tmp_path, monkeypatch, number):
+    """Its permissions are not changed here, since nothing is read-only for root."""
+    before, whole = begun
+    run = RunFolder(shutil.copytree(before, tmp_path / "run"))
+    with monkeypatch.context() as patch:
+
+        def refuse(self, name, text):
+            raise OSError(number, os.strerror(number), str(self.path / name))
+
+        patch.setattr(RunFolder, "write", refuse)
+        with pytest.raises(SearchError) as caught:
+            go_on(run)
+    assert "; make it writable, then go on with `evomerge resume" in str(caught.value)
+    go_on(run)
+    assert run.journal_path.read_bytes() == (whole / "journal.jsonl").read_bytes()
