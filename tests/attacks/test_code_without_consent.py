@@ -241,10 +241,16 @@ def test_consent_lasts_until_a_file_changes(tmp_path, mark, capsys):
     assert run(["evaluate", "zoo:base", "--config", str(tmp_path / "run" / "search.yaml")]) == 0
 
     tools = tmp_path / "theirs" / "tools.py"
-    tools.write_text(tools.read_text() + "\n# changed\n")
+    before = tools.read_text()
+    tools.write_text(before + "\n# changed\n")
+    refused("validate", file, names="tools.py")
     refused("resume", tmp_path / "run", "--candidates", "6", names="tools.py")
     again = ["resume", str(tmp_path / "run"), "--candidates", "6", "--trust-code"]
-    assert run(again) == 0
+    with pytest.raises(ConfigError, match=r"has changed since the run began: .*tools\.py"):
+        run(again)
+    assert run(["validate", str(file)]) == 0  # the file is allowed, but is not that of the run
+    tools.write_text(before)
+    assert run(again[:-1]) == 0
 
 
 def test_a_run_of_another_machine_asks_once(tmp_path, mark, monkeypatch):

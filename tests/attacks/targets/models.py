@@ -75,7 +75,7 @@ TOKENIZER_CONFIG: dict[str, Any] = {
     "chat_template": [{"name": "default", "template": "{{ messages }}"}],
     "added_tokens_decoder": {"0": {"content": "<pad>", "special": True}},
     "pad_token": "<pad>",
-    "eos_token": {"content": "<new>"},
+    "eos_token": {"__type": "AddedToken", "content": "<new>"},
 }
 GENERATION: dict[str, Any] = {"eos_token_id": [1, 2], "pad_token_id": 0, "max_length": 20}
 HEADER: dict[str, Any] = {
