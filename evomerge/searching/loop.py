@@ -91,7 +91,9 @@ class Search:
                 fault.
         """
         self.session.publish_best()
-        if not (self.is_spent and is_finished(self.history)):
+        # With a raised budget there is a winner already while the last candidates are scored.
+        is_over = self.is_spent and not self.history.open and is_finished(self.history)
+        if not is_over:
             if self.plan.order == "generation":
                 self.search_by_generation()
             else:

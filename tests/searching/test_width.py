@@ -87,6 +87,23 @@ def test_a_raised_budget_is_the_search_that_had_it_from_the_start(tmp_path, opti
         assert (one.digest, one.origin, one.told) == (other.digest, other.origin, other.told)
 
 
+@pytest.mark.parametrize("order", ["generation", "arrival"])
+def test_a_search_with_a_raised_budget_may_be_killed_too(tmp_path, order):
+    """There is a winner already while the last candidates are scored."""
+    options = {"order": order, "optimizer": "de"}
+    run(tmp_path / "run", 3, 0, candidates=12, **options)
+    first = RunFolder(tmp_path / "run").journal_path.read_bytes().count(b"\n")
+    whole = run(tmp_path / "run", 3, 1, candidates=15, **options)
+    lines = RunFolder(tmp_path / "run").journal_path.read_bytes().splitlines(keepends=True)
+    for kept in range(first, len(lines)):
+        killed = RunFolder.create(tmp_path / f"killed-{kept}", {"made": "up"})
+        killed.journal_path.write_bytes(b"".join(lines[:kept]))
+        history = run(killed.path, 1, 1, candidates=15, **options)
+        assert len(history.candidates) == 15 and not history.open
+        if order == "generation":
+            assert trajectory(history) == trajectory(whole)
+
+
 @FEW
 @given(
     optimizer=st.sampled_from(OPTIMIZERS),
