@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from evomerge.errors import ConfigError
+from evomerge.evaluation.inference.limits import RefusedError, limited
 from evomerge.evaluation.tasks import templates
 from evomerge.evaluation.tasks.harness import Harness
 
@@ -101,6 +102,21 @@ def test_a_nasty_template_is_one_sentence(tmp_path, kind):
 def test_the_key_with_the_template_is_named(tmp_path, key, template, others):
     with pytest.raises(ConfigError, match=f"`{key}` of task 'theirs' cannot be used"):
         harness_of(tmp_path, **{key: template}, **others).digests("theirs", [0, 1])
+
+
+def test_a_signal_that_comes_while_the_timer_is_stopped_leaves_no_handler(monkeypatch):
+    stop = signal.setitimer
+
+    def late(kind, seconds):
+        if not seconds:
+            signal.raise_signal(signal.SIGVTALRM)
+        return stop(kind, seconds)
+
+    monkeypatch.setattr(signal, "setitimer", late)
+    with pytest.raises(RefusedError):
+        limited(lambda: "text", 10)
+    assert signal.getsignal(signal.SIGVTALRM) == signal.SIG_DFL
+    stop(signal.ITIMER_VIRTUAL, 0)
 
 
 def test_a_loop_is_ended_in_a_thread_too(tmp_path):

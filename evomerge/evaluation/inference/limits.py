@@ -76,10 +76,12 @@ def _signal_after(seconds: float) -> Iterator[None]:
 
     before = signal.signal(signal.SIGVTALRM, end)
     try:
-        signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        try:
+            signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    finally:  # also if the signal came while the timer was stopped
         signal.signal(signal.SIGVTALRM, before)
 
 
