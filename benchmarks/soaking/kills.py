@@ -83,12 +83,33 @@ def _whole(search: Search, folder: Path) -> Path:
     """Make a run that is not killed, and return its folder."""
     now = folder.parent / NOW
     file = _write(search, now)
-    code = _begin(now, "search", file, "--run", now / "run").wait(LONGEST)
-    if code:
-        raise SystemExit(f"the unbroken search failed: {(now / 'said.txt').read_text()}")
+    ended = _ended(folder)
+    shutil.rmtree(ended, ignore_errors=True)
+    for _ in range(2 if search.raised else 1):
+        if (now / "run").exists():
+            shutil.copytree(now / "run", ended)
+        if _begin(now, *_command(search, file, now / "run", ended)).wait(LONGEST):
+            raise SystemExit(f"the unbroken search failed: {(now / 'said.txt').read_text()}")
     shutil.rmtree(folder, ignore_errors=True)
     now.rename(folder)
     return folder / "run"
+
+
+def _ended(unbroken: Path) -> Path:
+    """Return the folder with a copy of a run before its budget was raised."""
+    return unbroken.with_name(f"{unbroken.name}-before")
+
+
+def _command(search: Search, file: Path, run: Path, ended: Path) -> list[object]:
+    """Return the command that begins a search, or goes on with it.
+
+    A search that is killed with a raised budget begins as a copy of one that has ended.
+    """
+    if search.raised and ended.exists():
+        if not run.exists():
+            shutil.copytree(ended, run)
+        return ["resume", run, "--candidates", search.raised]
+    return ["resume", run] if _can_resume(run) else ["search", file, "--run", run]
 
 
 def _killed(
@@ -102,13 +123,11 @@ def _killed(
     run = folder / "run"
     file = _write(search, folder)
     total = sum(map(_lines, _journals(unbroken)))
-    begin = ["search", file, "--run", run]
     before: dict[Path, bytes] = {}
     children: set[psutil.Process] = set()
     killed = 0
     for _ in range(MOST):
-        arguments = ["resume", run] if _can_resume(run) else begin
-        process = _begin(folder, *arguments)
+        process = _begin(folder, *_command(search, file, run, _ended(unbroken.parent)))
         last = killed == kills
         if not last and _kill(process, run, total, generator, children):
             killed += 1

@@ -69,14 +69,18 @@ class Search:
         lines: `same` if the journal does not depend on kills; `sorted` if only the order of
             outcomes may, because several workers score; `free` if the course depends on which
             outcome arrives first.
+        raised: the search has ended, and is killed while it goes on to so many candidates; 0: it is
+            killed from its start on.
     """
 
     file: dict[str, Any]
     lines: str = "same"
+    raised: int = 0
 
 
 SEARCHES: dict[str, Search] = {
     "weights": Search(WEIGHTS),
+    "raised": Search(WEIGHTS, raised=36),
     "paths": Search(PATHS),
     "front": Search(
         PATHS
