@@ -71,8 +71,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--searches", nargs="+", default=(), help="of `kills`; default: all")
     parser.add_argument("--out", type=Path, default=Path("runs/soak"))
     given = parser.parse_args()
-    long = {"kills": 300, "mutations": 30_000, "candidates": 3_000, "cuts": 700}
-    quick = {"kills": 12, "mutations": 1_000, "candidates": 60, "cuts": 40}
+    long = {"kills": 325, "mutations": 30_000, "candidates": 3_000, "cuts": 700}
+    quick = {"kills": 13, "mutations": 1_000, "candidates": 60, "cuts": 40}
     for name, number in (quick if given.quick else long).items():
         if getattr(given, name) is None:
             setattr(given, name, number)
