@@ -9,7 +9,7 @@ from evomerge.errors import RunFolderError
 from evomerge.run.timings import Timings
 
 BEST = "best.yaml"
-_WRITTEN_LATER = (BEST, "best.mergekit.yaml", "front", "report.html")
+_WRITTEN_LATER = (BEST, "best.mergekit.yaml", "front")
 """Files and folders that a run has only after a candidate was scored."""
 
 

@@ -11,7 +11,6 @@ from evomerge.run.timings import Timings
 TIMES = '{"event": "tell", "candidate": 0, "seconds": {"merge": 0.1}}\n'
 SIGNS = {
     "best.yaml": lambda folder: (folder / "best.yaml").write_text("a: 1\n"),
-    "report.html": lambda folder: (folder / "report.html").write_text("<html>"),
     "front": lambda folder: (folder / "front").mkdir(),
     "timings.jsonl": lambda folder: (folder / "timings.jsonl").write_text(TIMES),
 }
@@ -48,6 +47,7 @@ def test_an_emptied_journal_is_refused_until_the_search_begins_anew(run, name):
 
 def test_a_kill_before_the_first_line_needs_nothing(run):
     (run.path / "weights.json").write_text("{}")
+    (run.path / "report.html").write_text("<html>")  # of `evomerge report` after the kill
     (run.path / "timings.jsonl").write_text('{"session": 0.0}\n')
     assert not Timings(run.path / "timings.jsonl").by_candidate()
     assert run.events() == []
