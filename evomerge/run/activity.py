@@ -6,7 +6,6 @@ Nothing depends on it but what `status` shows. It is there only while the search
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import time
@@ -16,10 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import NO_ROOM, printable
+from evomerge.errors import printable
 from evomerge.run.atomic import MARK
-
-log = logging.getLogger(__name__)
+from evomerge.run.side_file import SideFile
 
 WORKERS = "workers.json"
 
@@ -56,11 +54,11 @@ class Activity:
     """
 
     def __init__(self, path: Path | None) -> None:
-        self._path = path
+        self._file = None if path is None else SideFile(path)
         self._states: dict[int, WorkerState] = {}
         self._losses = 0
         self._written_at = -INTERVAL
-        self._is_new = self._is_lost = False
+        self._is_new = False
 
     def note(
         self,
@@ -71,7 +69,7 @@ class Activity:
         split: str = "",
     ) -> None:
         """Note what a worker begins to do; see `WorkerState`."""
-        if self._path is None:
+        if self._file is None:
             return
         self._states[number] = WorkerState(
             number, state, place, tuple(candidates), split, round(time.time(), 3)
@@ -89,7 +87,7 @@ class Activity:
         Returns:
             seconds until the next write is due; None: nothing is left to write.
         """
-        if self._path is None or not self._is_new:
+        if self._file is None or not self._is_new:
             return None
         left = self._written_at + INTERVAL - time.monotonic()
         if left > 0:
@@ -105,28 +103,26 @@ class Activity:
         Raises:
             OSError: the disk is full.
         """
-        if self._path is None:
+        if self._file is None:
             return
         workers = [asdict(self._states[number]) for number in sorted(self._states)]
         # The next writer of the run removes a file of this name that a killed one has left.
-        part = self._path.with_name(f".{self._path.name}{MARK}{os.getpid()}")
+        path = self._file.path
+        part = path.with_name(f".{path.name}{MARK}{os.getpid()}")
+        text = json.dumps({"workers": workers, "lost": self._losses}) + "\n"
         try:
-            part.write_text(json.dumps({"workers": workers, "lost": self._losses}) + "\n", "utf-8")
-            part.replace(self._path)
-        except OSError as error:
+            with self._file.writing():
+                part.write_text(text, "utf-8")
+                part.replace(path)
+        finally:
             part.unlink(missing_ok=True)
-            if error.errno in NO_ROOM:
-                raise
-            if not self._is_lost:
-                self._is_lost = True
-                log.warning("%s cannot be written: %s.", self._path, error.strerror)
         self._written_at, self._is_new = time.monotonic(), False
 
     def end(self) -> None:
         """Remove the file, since the workers have ended; one that a killed search has left too."""
-        if self._path is not None:
+        if self._file is not None:
             with suppress(OSError):  # it is a folder, for example: nothing depends on it
-                self._path.unlink(missing_ok=True)
+                self._file.path.unlink(missing_ok=True)
 
 
 def read_activity(path: Path) -> tuple[list[WorkerState], int]:

@@ -13,15 +13,13 @@ the accelerator fails, since a candidate may be the cause.
 from __future__ import annotations
 
 import json
-import logging
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from evomerge.errors import NO_ROOM, DeviceError
-
-log = logging.getLogger(__name__)
+from evomerge.errors import DeviceError
+from evomerge.run.side_file import SideFile
 
 MAX_ATTEMPTS = 3
 """Number of processes that end while they score a candidate, at which it counts as failed."""
@@ -37,7 +35,7 @@ class Attempts:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._is_lost = False
+        self._file = SideFile(path)
         self._begun: Counter[str] = Counter()
         for job, what in self._lines():
             self._begun[job] += {"begins": 1, "withdrawn": -1}.get(what, -self._begun[job])
@@ -83,15 +81,7 @@ class Attempts:
         self._write(job, "ends")
 
     def _write(self, job: str, what: str) -> None:
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(_line(job, what))
-        except OSError as error:
-            if error.errno in NO_ROOM:
-                raise
-            if not self._is_lost:
-                self._is_lost = True
-                log.warning("%s cannot be written: %s.", self._path, error.strerror)
+        self._file.append(_line(job, what))
 
     def _lines(self) -> Iterator[tuple[str, str]]:
         if not self._path.is_file():  # there is no end to reading a pipe or a device

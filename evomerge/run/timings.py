@@ -7,15 +7,13 @@ line, and lines that cannot be read are ignored.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import NO_ROOM, printable
-
-log = logging.getLogger(__name__)
+from evomerge.errors import printable
+from evomerge.run.side_file import SideFile
 
 PHASES = ("prepare", "merge", "evaluate")
 """The phases of a candidate.
@@ -68,7 +66,7 @@ class Timings:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._is_lost = False
+        self._file = SideFile(path)
 
     def note(self, entry: Mapping[str, Any]) -> None:
         """Append a line. If the file cannot be written, this is a warning in the log, once.
@@ -76,15 +74,7 @@ class Timings:
         Raises:
             OSError: the disk is full.
         """
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(dict(entry)) + "\n")
-        except OSError as error:
-            if error.errno in NO_ROOM:
-                raise
-            if not self._is_lost:
-                self._is_lost = True
-                log.warning("%s cannot be written: %s.", self._path, error.strerror)
+        self._file.append(json.dumps(dict(entry)) + "\n")
 
     def hours(self) -> float:
         """Return the working time so far in hours, over all sessions."""
