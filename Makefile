@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/quickstart
 
-.PHONY: quickstart showcase test test-vllm lint docs docs-serve install clean
+.PHONY: quickstart showcase test test-long test-vllm lint docs docs-serve install clean
 
 quickstart: $(BIN)/.installed
 	@if [ -e $(RUN)/journal.jsonl ]; then $(BIN)/evomerge resume $(RUN); \
@@ -20,6 +20,11 @@ install: $(BIN)/.installed
 
 test: $(BIN)/.tested lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# What takes minutes each, and the property tests once more: with new draws in each run, and more.
+test-long: $(BIN)/.tested
+	$(BIN)/python -m pytest -m "long or hypothesis" --hypothesis-profile long \
+	-n auto --maxprocesses 4 --dist loadfile
 
 # vLLM needs its own versions of torch and transformers, so it has an environment of its own.
 test-vllm: .venv-vllm/.installed

@@ -1,7 +1,8 @@
 """Settings of all tests.
 
 What the user of the tests allows is kept in a folder of its own, never in the home folder. Property
-tests have no deadline, since a busy machine would exceed it.
+tests have no deadline, since a busy machine would exceed it. They draw the same examples in each
+run, so that a run fails for a change and not for its luck; `make test-long` draws others, and more.
 """
 
 import atexit
@@ -15,5 +16,10 @@ STATE = tempfile.mkdtemp(prefix="evomerge-state-")
 os.environ["EVOMERGE_STATE"] = STATE
 atexit.register(shutil.rmtree, STATE, ignore_errors=True)
 
-settings.register_profile("evomerge", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "evomerge", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
+)
+settings.register_profile(
+    "long", settings.get_profile("evomerge"), derandomize=False, max_examples=1000
+)
 settings.load_profile("evomerge")

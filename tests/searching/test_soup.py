@@ -20,7 +20,7 @@ from evomerge.searching.ranking import WeightedSum
 from evomerge.searching.soup import find_greedy_soup
 from evomerge.setup.strategy import recipe_of
 
-FEW = settings(max_examples=15, deadline=None, derandomize=True)
+FEW = settings(max_examples=15, deadline=None)
 ASKED = {"greedy_soup": True, "candidates": 40}
 
 

@@ -18,7 +18,7 @@ from evomerge.run.history import History
 from evomerge.searching.window import Window
 
 OPTIMIZERS = ["cma", "de", "random", "one-plus-one"]
-FEW = settings(max_examples=15, deadline=None, derandomize=True)
+FEW = settings(max_examples=15, deadline=None)
 
 
 def run(folder: Path, width: int, seed: int, **options: object) -> History:
