@@ -21,10 +21,11 @@ def store_agreed(
     """Round base + scale * total into a stored span, or the base where too few masks agree.
 
     total is the sum of weight * change over the sources. A source's mask is true at an element if
-    |own| > threshold * |total - own|, where own is its own weight * change. Masks are computed in
-    float64, so that neither rounding nor the order of the sources decides them; total is the
-    float32 sum of task arithmetic, bit for bit. Where it is not finite, the result is not either,
-    whatever the masks say.
+    |own| > threshold * |total - own|, where own is its own weight * change. For the masks, total is
+    exact (a float64, and the rest that it leaves), so that neither rounding nor the order of the
+    sources decides one; it is exact while the largest change is less than 2^50 times the smallest.
+    For the result, total is the float32 sum of task arithmetic, bit for bit. Where that is not
+    finite, the result is not either, whatever the masks say.
 
     Args:
         base: the stored base.
@@ -37,33 +38,54 @@ def store_agreed(
     """
     total = np.empty(BLOCK, dtype=np.float32)
     exact = np.empty(BLOCK, dtype=np.float64)
+    rest = np.empty(BLOCK, dtype=np.float64)
     votes = np.empty(BLOCK, dtype=np.float32)
     for at in range(0, len(out), BLOCK):
         stop = min(at + BLOCK, len(out))
         total[:] = np.float32(0)
         exact[:] = 0.0
+        rest[:] = 0.0
         votes[:] = np.float32(0)
         for k in range(len(changes)):
             add_scaled(changes[k][at:stop], weights[k], total[: stop - at])
-            _add_exactly(changes[k][at:stop], np.float64(weights[k]), exact)
+            _add_exactly(changes[k][at:stop], np.float64(weights[k]), exact, rest)
         for k in range(len(changes)):
-            _add_mask(changes[k][at:stop], np.float64(weights[k]), exact, thresholds[k], votes)
+            own, weight = changes[k][at:stop], np.float64(weights[k])
+            _add_mask(own, weight, exact, rest, thresholds[k], votes)
         _store_agreed(base[at:stop], total, votes, agree, scale, out[at:stop])
 
 
 @compiled
-def _add_exactly(change: Array, weight: np.float64, total: Array) -> None:
+def _error(left: float, right: float, total: float) -> float:
+    """Return left + right - total, where total is their rounded sum (Knuth's TwoSum)."""
+    part = total - left
+    return (left - (total - part)) + (right - part)
+
+
+@compiled
+def _add_exactly(change: Array, weight: np.float64, total: Array, rest: Array) -> None:
     for i in range(len(change)):
-        total[i] += np.float64(change[i]) * weight
+        own = np.float64(change[i]) * weight  # exact: 24 bits times 24 bits
+        before = total[i]
+        after = before + own
+        rest[i] += _error(before, own, after)
+        total[i] = after
 
 
 @compiled
 def _add_mask(
-    change: Array, weight: np.float64, total: Array, threshold: np.float64, votes: Array
+    change: Array,
+    weight: np.float64,
+    total: Array,
+    rest: Array,
+    threshold: np.float64,
+    votes: Array,
 ) -> None:
     for i in range(len(change)):
         own = np.float64(change[i]) * weight
-        votes[i] += np.float32(abs(own) > threshold * abs(total[i] - own))
+        others = total[i] - own
+        others += rest[i] + _error(total[i], -own, others)
+        votes[i] += np.float32(abs(own) > threshold * abs(others))
 
 
 @compiled
