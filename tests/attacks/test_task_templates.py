@@ -4,6 +4,8 @@ import json
 import re
 import resource
 import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -124,6 +126,57 @@ def test_a_loop_is_ended_in_a_thread_too(tmp_path):
     with ThreadPoolExecutor(1) as pool:
         error = pool.submit(harness.digests, "theirs", [0, 1]).exception()
     assert isinstance(error, ConfigError) and re.search(LATE, str(error))
+
+
+def test_a_timer_of_somebody_else_goes_on():
+    sent = []
+    before = signal.signal(signal.SIGVTALRM, lambda *_: sent.append("theirs"))
+    try:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.3, 7.0)
+        assert limited(lambda: sum(range(10**6)), 10)
+        left, interval = signal.getitimer(signal.ITIMER_VIRTUAL)
+        assert 0 < left < 0.3 and interval == pytest.approx(7.0) and not sent
+        with pytest.raises(RefusedError):
+            limited(lambda: sum(0 for _ in iter(int, 1)), 0.4)
+        while not sent:
+            pass
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+TRACED = """
+import faulthandler, sys, threading
+from evomerge.evaluation.inference.limits import RefusedError, limited
+
+def render(work):
+    try:
+        limited(work, 0.2)
+    except RefusedError as error:
+        print(error)
+
+thread = threading.Thread(target=render, args=[eval(sys.argv[1])])
+thread.start()
+thread.join()
+faulthandler.dump_traceback_later(60, exit=True)
+sys.settrace(lambda *_: None)
+render(lambda: None)
+print("traced")
+"""
+
+
+@pytest.mark.parametrize(
+    ("work", "said"),
+    [
+        ("lambda: 'text'", ""),
+        ("lambda: sum(0 for _ in iter(int, 1))", "it does not end within 0.2 s\n"),
+    ],
+    ids=["in time", "late"],
+)
+def test_after_a_template_in_a_thread_functions_can_be_traced(work, said):
+    """Coverage, debuggers and Hypothesis trace functions."""
+    done = subprocess.run([sys.executable, "-c", TRACED, work], capture_output=True, text=True)
+    assert done.stdout == f"{said}traced\n", done.stderr
 
 
 def test_a_long_document_is_no_attack(tmp_path):

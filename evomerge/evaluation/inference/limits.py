@@ -10,7 +10,7 @@ import resource
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from evomerge.errors import one_line
@@ -74,26 +74,37 @@ def _signal_after(seconds: float) -> Iterator[None]:
     def end(*_: Any) -> None:
         raise _LateError
 
-    before = signal.signal(signal.SIGVTALRM, end)
+    handler = signal.signal(signal.SIGVTALRM, end)
+    wait = interval = left = 0.0
     try:
         try:
-            signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+            wait, interval = signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
             yield
         finally:
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            left = signal.setitimer(signal.ITIMER_VIRTUAL, 0)[0]
     finally:  # also if the signal came while the timer was stopped
-        signal.signal(signal.SIGVTALRM, before)
+        signal.signal(signal.SIGVTALRM, handler)
+        if wait:  # somebody else's timer goes on
+            rest = max(wait - (seconds - left), 1e-6)
+            signal.setitimer(signal.ITIMER_VIRTUAL, rest, interval)
 
 
 @contextmanager
 def _error_after(seconds: float) -> Iterator[None]:
-    thread, lock, ended = threading.get_ident(), threading.Lock(), False
-    set_error = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    thread, lock = threading.get_ident(), threading.Lock()
+    ended = late = False
+
+    def set_error() -> None:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(thread), ctypes.py_object(_LateError)
+        )
 
     def end() -> None:
+        nonlocal late
         with lock:
             if not ended:
-                set_error(ctypes.c_ulong(thread), ctypes.py_object(_LateError))
+                late = True
+                set_error()
 
     timer = threading.Timer(seconds, end)
     timer.daemon = True
@@ -103,8 +114,14 @@ def _error_after(seconds: float) -> Iterator[None]:
     finally:
         with lock:
             ended = True
-        set_error(ctypes.c_ulong(thread), None)  # one that came too late
         timer.cancel()
+        if late:
+            # The error may not have come yet, so let it come (once more) here. Taking it back would
+            # leave a flag that an error waits: Python 3.11 then begins no function that is traced.
+            with suppress(_LateError):
+                set_error()
+                while True:
+                    pass
 
 
 @contextmanager
