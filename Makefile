@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/quickstart
+# A test that hangs ends its worker, which is named and replaced; after three of them the run ends.
+WORKERS := -n auto --maxprocesses 4 --dist worksteal --max-worker-restart 2
 
 .PHONY: quickstart showcase test test-long test-vllm lint docs docs-serve install clean
 
@@ -19,12 +21,12 @@ showcase: $(BIN)/.installed
 install: $(BIN)/.installed
 
 test: $(BIN)/.tested lint
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest $(WORKERS)
 
 # What takes minutes each, and the property tests once more: with new draws in each run, and more.
 test-long: $(BIN)/.tested
-	$(BIN)/python -m pytest -m "long or hypothesis" --hypothesis-profile long \
-	-n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest $(WORKERS) -m "long or hypothesis" --hypothesis-profile long \
+	-o faulthandler_timeout=7200
 
 # vLLM needs its own versions of torch and transformers, so it has an environment of its own.
 test-vllm: .venv-vllm/.installed

@@ -8,6 +8,7 @@ run, so that a run fails for a change and not for its luck; `make test-long` dra
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 
 from hypothesis import HealthCheck, settings
@@ -15,6 +16,10 @@ from hypothesis import HealthCheck, settings
 STATE = tempfile.mkdtemp(prefix="evomerge-state-")
 os.environ["EVOMERGE_STATE"] = STATE
 atexit.register(shutil.rmtree, STATE, ignore_errors=True)
+
+# In the background of a shell SIGINT is ignored, and so it would be by what tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "evomerge", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True

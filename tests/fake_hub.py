@@ -148,7 +148,7 @@ def serve(hub: FakeHub) -> Iterator[FakeHub]:
                 self.rfile.read(length // 2)
                 if trouble == "hang":
                     hub.hanging.set()
-                    hub.over.wait(60)
+                    hub.over.wait(250)
                 self.close_connection = True
                 return
             content = self.rfile.read(length)

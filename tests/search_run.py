@@ -7,11 +7,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import yaml
 from prefork import Forked, can_fork
+
+Process = TypeVar("Process", Forked, subprocess.Popen)
 
 SMALL = {
     "seed": 1,
@@ -65,13 +69,24 @@ def start(
     return subprocess.Popen(command(*arguments, module=module), **about)
 
 
+@contextmanager
+def ended(process: Process) -> Iterator[Process]:
+    """Yield a process that has begun, and kill it if it still runs when the block ends or fails."""
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
 def evomerge(
     *arguments, code: int = 0, module: str = "evomerge", cwd: Path | None = None, **more
 ) -> subprocess.CompletedProcess:
     """Run a command to its end."""
     with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
         process = start(*arguments, stdout=stdout, stderr=stderr, module=module, cwd=cwd, **more)
-        process.wait(250)
+        with ended(process):
+            process.wait(250)
         for file in (stdout, stderr):
             file.seek(0)
         done = subprocess.CompletedProcess(
@@ -89,15 +104,12 @@ def kill_when(arguments, journal, lines: int, delay: float) -> int:
     """Start a command, and kill it `delay` seconds after the journal has `lines` lines."""
     with Path(os.devnull).open("w") as nowhere:
         process = start(*arguments, stdout=nowhere, stderr=nowhere)
-    try:
+    with ended(process):
         while process.poll() is None:
             if journal.exists() and journal.read_bytes().count(b"\n") >= lines:
                 time.sleep(delay)
                 break
             time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-    finally:
-        process.wait()
     return process.returncode
 
 

@@ -98,12 +98,12 @@ def hang() -> RunJobs:
 
 
 def test_a_candidate_that_hangs_in_c_ends_by_the_timeout() -> None:
-    executor = RemoteExecutor([ProcessWorker(hang)], timeout=1.0)
+    executor = RemoteExecutor([ProcessWorker(hang)], timeout=5.0)
     executor.submit([job_of(0, 0), job_of(1, 1)])
     (first, late), (second, scored) = executor.next(), executor.next()
     executor.close()
     assert (first.id, second.id) == (0, 1)
-    assert late == Failure("timeout", "It took longer than executor.timeout, 1 seconds.")
+    assert late == Failure("timeout", "It took longer than executor.timeout, 5 seconds.")
     assert scored == Pretend().outcome(job_of(1, 1))
 
 

@@ -183,7 +183,7 @@ def test_no_script_runs_in_a_browser(nasty, tmp_path):
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=250,
     )  # fmt: skip
     assert "<title>run</title>" in done.stdout  # the name of the folder; a script would set it too
     assert "onerror=&quot;" not in done.stdout and not re.search("<(img|script)", done.stdout)

@@ -191,7 +191,7 @@ def test_watch_follows_a_run_until_its_writer_ends(tmp_path):
         except BaseException:
             watching.kill()
             raise
-    told_last, said = watching.communicate(timeout=60)
+    told_last, said = watching.communicate(timeout=250)
     assert watching.returncode == 0, said
     assert "state\tstopped" in told_last
 

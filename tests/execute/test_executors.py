@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from search_run import ended
 
 from evomerge.errors import DeviceError, SearchError
 from evomerge.execute.inline import InlineExecutor
@@ -78,12 +79,12 @@ def test_a_job_that_hangs_is_ended_and_one_that_is_hit_once_is_run_again(tmp_pat
         losses.append(job.candidate)
         return losses.count(job.candidate)
 
-    executor = processes(Ill(tmp_path), 2, timeout=2.0, count_loss=count_loss)
+    executor = processes(Ill(tmp_path), 2, timeout=5.0, count_loss=count_loss)
     jobs = [job_of(number, number) for number in range(5)]
     executor.submit(jobs)
     found = {job.id: outcome for job, outcome in (executor.next() for _ in jobs)}
     executor.close()
-    assert found.pop(1) == Failure("timeout", "It took longer than executor.timeout, 2 seconds.")
+    assert found.pop(1) == Failure("timeout", "It took longer than executor.timeout, 5 seconds.")
     assert found == {job.id: Pretend().outcome(job) for job in jobs if job.candidate != 1}
     assert sorted(losses) == [2, 3, 4] and executor.losses == 4
 
@@ -99,7 +100,7 @@ class OnLostMachine(ProcessWorker):
 
 def test_a_job_that_is_late_because_its_machine_is_gone_is_run_again(tmp_path: Path) -> None:
     make = Late(tmp_path)
-    executor = RemoteExecutor([OnLostMachine(make)], timeout=1.0, count_loss=never)
+    executor = RemoteExecutor([OnLostMachine(make)], timeout=2.0, count_loss=never)
     executor.submit([job_of(0, 0)])
     assert executor.next()[1] == Pretend().outcome(job_of(0, 0))
     assert executor.losses == 4
@@ -133,7 +134,7 @@ def test_a_worker_that_ends_between_two_jobs_is_replaced(tmp_path: Path) -> None
     executor.next()
     process = psutil.Process(int((tmp_path / "0").read_text()))
     process.kill()
-    process.wait(10)
+    process.wait(250)
     time.sleep(0.5)  # until the pool has noticed
     executor.submit([job_of(1, 6)])
     assert executor.next()[1] == Pretend().outcome(job_of(1, 6))
@@ -177,11 +178,10 @@ def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": place},
     )
-    assert driver.stdout is not None and driver.stdout.readline() == b"ready\n"
-    while not (tmp_path / "1").exists():
-        time.sleep(0.05)
-    children = psutil.Process(driver.pid).children(recursive=True)
-    driver.kill()
-    driver.wait()
-    _, alive = psutil.wait_procs(children, timeout=20)
+    with ended(driver):
+        assert driver.stdout is not None and driver.stdout.readline() == b"ready\n"
+        while not (tmp_path / "1").exists():
+            time.sleep(0.05)
+        children = psutil.Process(driver.pid).children(recursive=True)
+    _, alive = psutil.wait_procs(children, timeout=250)
     assert len(children) >= 3 and not alive

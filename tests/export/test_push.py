@@ -112,7 +112,7 @@ def test_a_push_that_was_killed_goes_on(hub, model):
         stderr=subprocess.DEVNULL,
     )
     try:
-        assert hub.hanging.wait(60)
+        assert hub.hanging.wait(250)
     finally:
         process.kill()
         process.wait()

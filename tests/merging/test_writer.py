@@ -261,7 +261,7 @@ def test_a_full_disk_half_way_leaves_nothing_and_says_so(folders, tmp_path):
         folders,
         tmp_path / "out",
     )
-    told, _ = process.communicate(timeout=100)
+    told, _ = process.communicate(timeout=250)
     assert "out cannot be written: File too large; free space on the disk" in told, told
     assert not list(tmp_path.iterdir())
 
@@ -338,7 +338,7 @@ def test_memory_stays_bounded_whatever_the_size_of_a_tensor(method, tmp_path):
         method,
         big,
     )
-    told, _ = process.communicate(timeout=200)
+    told, _ = process.communicate(timeout=250)
     assert "grew" in told, told
     assert int(told.split()[-1]) < 520 << 20
     written = Checkpoint.open(tmp_path / "out", "out")

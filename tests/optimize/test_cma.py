@@ -39,7 +39,7 @@ print(len(optimizer.ask()[1]))
 )
 def test_a_signal_waits_until_pycma_is_imported(name: str, error: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SOURCE, name], capture_output=True, text=True, timeout=200
+        [sys.executable, "-c", SOURCE, name], capture_output=True, text=True, timeout=250
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [error, "True", "3"]

@@ -63,7 +63,7 @@ def test_a_browser_shows_all_of_it(folder: Path, width: int) -> None:
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=250,
     )  # fmt: skip
     assert "CONSOLE" not in done.stderr
     found = re.search(r"found ([\d.]+) ([\d.]+) ([\d.]+) ([\d.]+)", done.stdout)

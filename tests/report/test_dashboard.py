@@ -16,7 +16,7 @@ import optuna
 import optuna_dashboard
 import pytest
 from run_folders import FAILED, KEY, STATES, append, asked, lines_of, scores, told, write_run
-from search_run import SMALL, command, environment, evomerge
+from search_run import SMALL, command, ended, environment, evomerge
 
 from evomerge.__main__ import run as call
 from evomerge.config.schema import parse
@@ -72,7 +72,7 @@ def served(*directories):
         text=True,
         env=environment(),
     )
-    try:
+    with ended(process):
         assert process.stderr is not None
         line = process.stderr.readline()
         found = re.search(r"http://127\.0\.0\.1:\d+/", line)
@@ -82,13 +82,12 @@ def served(*directories):
             request = urllib.request.Request(found[0] + path, method=method)
             if method != "GET":
                 request.data, request.headers["Content-Type"] = b"{}", "application/json"
-            with urllib.request.urlopen(request, timeout=20) as answer:
+            with urllib.request.urlopen(request, timeout=250) as answer:
                 return json.load(answer)
 
         yield get
-    finally:
         process.send_signal(signal.SIGINT)
-        _, rest = process.communicate(timeout=20)
+        _, rest = process.communicate(timeout=250)
     assert (process.returncode, rest) == (130, "evomerge: interrupted\n")
 
 
@@ -114,7 +113,7 @@ def check(detail, results):
         assert shown == {name: str(value) for name, value in columns.items() if value is not None}
 
 
-def until(condition, seconds=30):
+def until(condition, seconds=250):
     """Wait for a condition: optuna-dashboard shows trials that are up to two seconds old."""
     end = time.monotonic() + seconds
     while not (found := condition()):

@@ -73,7 +73,7 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path):
         assert run.is_running
         holder.kill()
         holder.wait()
-        for _ in range(500):  # the child may not have closed its copy yet
+        for _ in range(25_000):  # the child may not have closed its copy yet
             if not run.is_running:
                 break
             time.sleep(0.01)

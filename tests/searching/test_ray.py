@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import threading
@@ -18,7 +17,7 @@ import ray
 from judging import write_judged
 from ray._private.node import Node
 from ray.cluster_utils import Cluster
-from search_run import events_of, evomerge, start, write_search
+from search_run import ended, events_of, evomerge, start, write_search
 from trusting import trust
 
 from evomerge.config.schema import parse
@@ -75,7 +74,7 @@ def connect_to(cluster: Cluster) -> None:
 def test_a_job_on_an_actor_that_takes_too_long_is_a_failure(cluster: Cluster) -> None:
     connect_to(cluster)
     executor = RemoteExecutor(
-        [RayWorker(Pretend(hanging=frozenset((0,))), {"CPU": 1})], timeout=1.0
+        [RayWorker(Pretend(hanging=frozenset((0,))), {"CPU": 1})], timeout=5.0
     )
     executor.submit([job_of(0, 0), job_of(1, 1)])
     found = {job.id: outcome for job, outcome in (executor.next(), executor.next())}
@@ -128,7 +127,7 @@ def test_a_machine_that_goes_does_not_count_against_a_job(
     wait_for((tmp_path / "note").exists, waiting.is_alive)
     cluster.remove_node(machines.pop(), allow_graceful=is_graceful)
     machines.append(cluster.add_node(num_cpus=1, resources={"own": 1}))
-    waiting.join(100)
+    waiting.join(250)
     executor.close()
     cluster.remove_node(machines.pop())
     assert found == [(job, Pretend().outcome(job))] and executor.losses == 1
@@ -323,26 +322,25 @@ def test_a_search_survives_the_loss_of_a_worker_of_a_machine_and_of_the_driver(
     with (tmp_path / "said").open("w") as said:
         begun = ["search", file, "--run", run, "--candidates", "22"]
         driver = start(*begun, stdout=said, stderr=said, **about)
-    wait_until(lambda: scoring(run) == 2, driver)
-    actors(cluster.head_node, *cluster.worker_nodes)[0].kill()
-    wait_until(lambda: read_activity(run / "workers.json")[1] == 1, driver)
-    hold.unlink()
+    with ended(driver):
+        wait_until(lambda: scoring(run) == 2, driver)
+        actors(cluster.head_node, *cluster.worker_nodes)[0].kill()
+        wait_until(lambda: read_activity(run / "workers.json")[1] == 1, driver)
+        hold.unlink()
 
-    def is_written(lines: int) -> bool:
-        return (run / "journal.jsonl").read_bytes().count(b"\n") >= lines
+        def is_written(lines: int) -> bool:
+            return (run / "journal.jsonl").read_bytes().count(b"\n") >= lines
 
-    wait_until(lambda: is_written(14), driver)
-    hold.touch()
-    wait_until(lambda: scoring(run) == 2, driver)
-    machine = next(node for node in cluster.worker_nodes if actors(node))
-    cluster.remove_node(machine, allow_graceful=False)
-    wait_until(lambda: read_activity(run / "workers.json")[1] == 2, driver)
-    hold.unlink()
-    wait_until(lambda: is_written(24), driver)
-    hold.touch()
-    wait_until(lambda: scoring(run) >= 1, driver)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
+        wait_until(lambda: is_written(14), driver)
+        hold.touch()
+        wait_until(lambda: scoring(run) == 2, driver)
+        machine = next(node for node in cluster.worker_nodes if actors(node))
+        cluster.remove_node(machine, allow_graceful=False)
+        wait_until(lambda: read_activity(run / "workers.json")[1] == 2, driver)
+        hold.unlink()
+        wait_until(lambda: is_written(24), driver)
+        hold.touch()
+        wait_until(lambda: scoring(run) >= 1, driver)
     hold.unlink()
 
     evomerge("resume", run, **about)

@@ -8,7 +8,7 @@ import peft
 import pytest
 import torch
 import yaml
-from search_run import evomerge, evomerge_json, start
+from search_run import ended, evomerge, evomerge_json, start
 from tiny import WORDS, make
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -126,12 +126,13 @@ def test_an_interrupt_says_how_to_go_on(tmp_path):
     with (tmp_path / "said").open("w") as said:
         process = start("search", file, "--run", tmp_path / "run", stdout=said, stderr=said)
     journal = tmp_path / "run" / "journal.jsonl"
-    while process.poll() is None and not (
-        journal.exists() and journal.read_bytes().count(b"\n") > 10
-    ):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(100) == 130
+    with ended(process):
+        while process.poll() is None and not (
+            journal.exists() and journal.read_bytes().count(b"\n") > 10
+        ):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(250) == 130
     said = (tmp_path / "said").read_text()
     assert f"evomerge resume {tmp_path / 'run'}" in said
     assert "Traceback" not in said

@@ -6,7 +6,7 @@ import time
 
 import pytest
 from judging import rows_of, write_judged
-from search_run import evomerge, start
+from search_run import ended, evomerge, start
 
 from evomerge.run.attempts import Attempts
 
@@ -28,10 +28,11 @@ def send_when(arguments, run, number: int, lines: int, **about):
     lines = max(lines, 1 + (len(rows_of(run)) if journal.exists() else 0))
     with tempfile.TemporaryFile("w+") as printed:
         process = start(*arguments, stdout=printed, stderr=printed, **about)
-        while process.poll() is None and (not journal.exists() or len(rows_of(run)) < lines):
-            time.sleep(0.01)
-        process.send_signal(number)
-        code = process.wait(100)
+        with ended(process):
+            while process.poll() is None and (not journal.exists() or len(rows_of(run)) < lines):
+                time.sleep(0.01)
+            process.send_signal(number)
+            code = process.wait(250)
         printed.seek(0)
         return code, printed.read()
 
