@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from draws import draws
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
@@ -22,8 +23,7 @@ from evomerge.errors import EvomergeError
 LONGEST_SENTENCE = 1000
 
 FUZZ = settings(
-    max_examples=120,
-    derandomize=True,
+    max_examples=draws(120),
     database=None,
     phases=[Phase.generate],  # the files are small: shrinking them costs more than it shows
     deadline=None,

@@ -6,10 +6,11 @@
 import pytest
 from attacks.targets import TARGETS
 from attacks.targets.target import bounded
+from draws import draws
 from hypothesis import given, settings
 from mutations import FUZZ, value_or_error
 
-EACH = settings(FUZZ, max_examples=60)
+EACH = settings(FUZZ, max_examples=draws(60))
 
 
 @pytest.mark.parametrize("name", TARGETS)

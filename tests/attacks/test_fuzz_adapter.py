@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutations import FUZZ, value_or_error
@@ -111,13 +112,13 @@ KEYS = st.sampled_from(
 SIGNS = st.lists(st.sampled_from([*"a.*+?()[]{}|^$\\-,:=!<P0123"]), max_size=14).map("".join)
 
 
-@settings(FUZZ, max_examples=250)
+@settings(FUZZ, max_examples=draws(250))
 @given(config=st.dictionaries(KEYS, JSON, min_size=1, max_size=3))
 def test_values_of_any_type(folder, config):
     value_or_error(lambda: opened(folder, **config))
 
 
-@settings(FUZZ, max_examples=250)
+@settings(FUZZ, max_examples=draws(250))
 @given(patterns=st.dictionaries(SIGNS, st.integers(0, 9) | JSON, max_size=2))
 def test_patterns_of_any_signs(folder, patterns):
     value_or_error(lambda: opened(folder, alpha_pattern=patterns))

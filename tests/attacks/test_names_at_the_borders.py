@@ -20,6 +20,7 @@ from wsgiref.util import setup_testing_defaults
 
 import pytest
 import yaml
+from draws import draws
 from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,7 +56,7 @@ PIECES = [
 ]
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 names = st.lists(st.sampled_from(PIECES), min_size=1, max_size=5).map("".join)
-few = settings(FUZZ, max_examples=6)
+few = settings(FUZZ, max_examples=draws(6))
 EVERYTHING = "".join(PIECES)
 
 
@@ -162,7 +163,7 @@ def test_the_report_has_the_elements_that_it_has_with_harmless_names(harmless, n
     assert "&lt;img src=x onerror=" in text and "[/bold]" in text and r"$\frac{$" in text
 
 
-@settings(FUZZ, max_examples=2)
+@settings(FUZZ, max_examples=draws(2))
 @given(name=names)
 def test_so_it_has_with_any_names(harmless, name):
     with some_run(name) as run:

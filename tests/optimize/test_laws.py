@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import optimizer_runs
 import pytest
+from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optimizer_runs import (
@@ -78,7 +79,7 @@ def play(name, optimizer, genes, script):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=draws(12), deadline=None)
 @given(script=calls, space=st.sampled_from(sorted(SPACES)), seed=st.integers(0, 2**40))
 def test_the_same_calls_give_the_same_genomes_bit_for_bit(name, script, space, seed):
     genes = SPACES[space]

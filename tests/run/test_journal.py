@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from run_folders import lines_of
@@ -23,7 +24,7 @@ events = st.lists(
     st.dictionaries(names, scalars, min_size=1).map(lambda d: {"event": "x"} | d),
     max_size=6,
 )
-FEW = settings(max_examples=60, deadline=None)
+FEW = settings(max_examples=draws(60), deadline=None)
 OLD = Path(__file__).with_name("format-2.jsonl")
 """A journal of a scripted search with 10 candidates, by the last version that wrote format 2."""
 
@@ -131,7 +132,7 @@ def test_a_flipped_byte_is_never_read_as_an_event(tmp_path_factory, events, data
         assert f"is damaged: line {line} " in refusal(path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=draws(150), deadline=None)
 @given(
     events=st.lists(st.sampled_from([{"event": "x"}, {"event": "y", "a": 1}]), max_size=5),
     data=st.data(),

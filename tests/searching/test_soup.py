@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import OBJECTIVES, ScriptedExecutor, search, space, trajectory
@@ -20,7 +21,7 @@ from evomerge.searching.ranking import WeightedSum
 from evomerge.searching.soup import find_greedy_soup
 from evomerge.setup.strategy import recipe_of
 
-FEW = settings(max_examples=15, deadline=None)
+FEW = settings(max_examples=draws(15), deadline=None)
 ASKED = {"greedy_soup": True, "candidates": 40}
 
 

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import ScriptedExecutor, search, trajectory
@@ -18,7 +19,7 @@ from evomerge.run.history import History
 from evomerge.searching.window import Window
 
 OPTIMIZERS = ["cma", "de", "random", "one-plus-one"]
-FEW = settings(max_examples=15, deadline=None)
+FEW = settings(max_examples=draws(15), deadline=None)
 
 
 def run(folder: Path, width: int, seed: int, **options: object) -> History:

@@ -1,6 +1,7 @@
 """Pools: at most k parents are in, at least one, and what is not in changes nothing."""
 
 import pytest
+from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,7 +47,7 @@ def test_the_parents_with_the_highest_priorities_are_in(priorities, most, expect
     assert merged(space.decode(genome_of(space, priorities))) == tuple(expected)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=draws(60))
 @given(st.data())
 def test_at_most_k_and_at_least_one_and_nothing_else_counts(data):
     most = data.draw(st.integers(1, 5))

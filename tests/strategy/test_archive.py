@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.scores import Constraint, Expected, Objective, Scores
 from evomerge.strategy.archive import Archive, Grid, finite_values
 
-FEW = settings(max_examples=50, deadline=None)
+FEW = settings(max_examples=draws(50), deadline=None)
 UNIT = ((0.0, 1.0),) * 3
 VALUES = st.lists(st.sampled_from([i / 10 for i in range(11)]), min_size=3, max_size=3)
 

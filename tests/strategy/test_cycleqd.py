@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,7 +28,7 @@ SPACE = TaskVectorSpace(
 )
 LABELS = list(SPACE.baselines())
 OBJECTIVES = [Objective("one", "acc"), Objective("two", "acc"), Objective("three", "acc")]
-FEW = settings(max_examples=25, deadline=None)
+FEW = settings(max_examples=draws(25), deadline=None)
 VALUE = st.sampled_from([0.0, 0.5, 0.51, 1.0, math.nan, math.inf, -math.inf, 1e300])
 TOLD = st.one_of(st.just("failed"), st.just("lost"), st.tuples(VALUE, VALUE, VALUE))
 PARENTS = [(0.9, 0.1, 0.0), (0.1, 0.8, 0.0), (0.0, 0.2, 0.7), (0.1, 0.1, 0.1)]

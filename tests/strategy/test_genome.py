@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import space
@@ -39,7 +40,7 @@ OUTCOMES = st.lists(
 
 @pytest.mark.parametrize("name", NAMES)
 @given(OUTCOMES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=draws(15), deadline=None)
 def test_what_was_asked_is_proposed_again_from_its_origins(name: str, told: list[Any]) -> None:
     one, other = new(name), new(name)
     label = next(iter(one.space.baselines()))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ from evomerge.strategy.niches import Archive, NichesSetting, NichesStrategy, sha
 
 SPACE = CrossoverSpace(parents=["a", "b"], host="a", stack="model.layers", layers=2)
 LABELS = list(SPACE.baselines())
-FEW = settings(max_examples=25, deadline=None)
+FEW = settings(max_examples=draws(25), deadline=None)
 ROWS = st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=4, max_size=4)
 
 

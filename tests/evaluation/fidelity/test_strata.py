@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -95,7 +96,7 @@ def test_expected_scores_are_of_the_metrics_themselves() -> None:
         assert abs(found[key].value - truth) < 4 * found[key].error
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=draws(100), deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 40), st.floats(1e-9, 10.0)), min_size=1, max_size=6),
     st.data(),

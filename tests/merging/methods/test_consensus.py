@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from draws import draws
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -72,7 +73,7 @@ def merges(draw: st.DrawFn) -> tuple[torch.Tensor, list[torch.Tensor], list[floa
     return base, sources, *numbers
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=draws(60), deadline=None)
 @given(merges(), st.integers(0, 4), st.sampled_from([1.0, 0.3, -2.0]))
 def test_the_result_is_that_of_the_paper_s_equations(case, agree: int, scale: float) -> None:
     base, sources, weights, thresholds = case
@@ -82,7 +83,7 @@ def test_the_result_is_that_of_the_paper_s_equations(case, agree: int, scale: fl
     np.testing.assert_allclose(out.numpy(), expected, rtol=1e-6, atol=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=draws(40), deadline=None)
 @given(merges(), st.integers(0, 4))
 def test_each_element_is_that_of_task_arithmetic_or_of_the_base_bit_for_bit(case, agree) -> None:
     base, sources, weights, thresholds = case
@@ -104,7 +105,7 @@ CANCELLED = torch.tensor(
 SHARED = torch.tensor([[0.0], [0.113], [0.113], [8.65], [-8.65]])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=draws(40), deadline=None)
 @example((CANCELLED[0], list(CANCELLED[1:]), [0.683] * 4, [0.2, 1.0, 0.2, 0.0]), 3)
 @example((SHARED[0], list(SHARED[1:]), [0.683] * 4, [1.0] * 4), 2)
 @given(merges(), st.integers(1, 4))
@@ -130,7 +131,7 @@ def test_a_change_as_large_as_the_others_sum_is_not_larger(changes: torch.Tensor
         assert torch.equal(out, base.float())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=draws(20), deadline=None)
 @given(merges(), st.integers(0, 3))
 def test_of_one_source_with_weight_all_stays_if_one_mask_is_enough(case, only: int) -> None:
     base, sources, _, thresholds = case

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,7 +34,7 @@ SHAPES = [(), (1,), (7,), (3, 5), (1, 6), (4, 33), (2, 3, 4)]
 NEEDED = {"t": 0.3, "density": 0.6}
 """Values of knobs without a default, and a density with which sparsifiers drop elements."""
 
-FEW = settings(max_examples=10, deadline=None)
+FEW = settings(max_examples=draws(10), deadline=None)
 
 Given = Sequence[Mapping[str, float]]
 
@@ -141,7 +142,7 @@ cases = st.tuples(
 
 
 @pytest.mark.parametrize("name", ALL)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=draws(25), deadline=None)
 @given(data=st.data())
 def test_result_is_finite_rounded_once_and_the_same_however_it_is_reused(
     name: str, data: st.DataObject

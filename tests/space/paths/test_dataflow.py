@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -87,7 +88,7 @@ def values(gene: Gene) -> st.SearchStrategy[float]:
 
 @pytest.mark.parametrize("name", SPACES)
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=draws(60), deadline=None)
 def test_every_genome_decodes_to_a_recipe_that_encodes_back(name: str, data: Any) -> None:
     space = SPACES[name]()
     genome = data.draw(st.tuples(*map(values, space.genes)))
@@ -103,7 +104,7 @@ def test_every_genome_decodes_to_a_recipe_that_encodes_back(name: str, data: Any
 
 @pytest.mark.parametrize("name", JOINT)
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=draws(60), deadline=None)
 def test_every_merge_of_a_joint_recipe_has_knobs_that_its_method_allows(
     name: str, data: Any
 ) -> None:
