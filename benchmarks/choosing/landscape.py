@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 
 from choosing.records import Record
-from choosing.worlds import SEARCH, VALIDATION, make_world
+from choosing.worlds import SPACES, Tasks, make_world
 from evomerge.space.protocol import Gene, Genome
 
 Points = NDArray[np.float64]
@@ -63,13 +63,18 @@ class Documents:
 
     def search(self, genome: Genome) -> float:
         """Return the share of the search documents that are answered."""
-        return self._share(genome, SEARCH)
+        return self._share(genome, self._tasks.search)
 
     def validation(self, genome: Genome) -> float:
         """Return the share of the validation documents that are answered."""
-        return self._share(genome, VALIDATION)
+        return self._share(genome, self._tasks.validation)
 
-    def _share(self, genome: Genome, count: int) -> float:
+    @property
+    def _tasks(self) -> Tasks:
+        return SPACES[self.landscape.world].tasks
+
+    def _share(self, genome: Genome, of_each_task: int) -> float:
+        count = of_each_task * len(self._tasks.objectives)
         return float(self.random.binomial(count, self.landscape.value(genome))) / count
 
 

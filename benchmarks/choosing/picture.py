@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,12 +37,15 @@ def draw(worlds: Mapping[str, Sequence[Record]], file: Path) -> None:
         file: path of the SVG; its folder is created.
     """
     mpl.rcParams["svg.hashsalt"] = "evomerge"
-    figure = Figure(figsize=(9, 6.8), layout="constrained")
-    panels = figure.subplots(2, 2).flat
-    for axes, (name, records) in zip(panels, worlds.items(), strict=False):
-        _panel(axes, name, records)
-    figure.axes[0].set_ylabel("test score of the winner, %", color=INK)
-    figure.axes[2].set_ylabel("test score of the winner, %", color=INK)
+    rows = math.ceil(len(worlds) / 2)
+    figure = Figure(figsize=(9, 0.4 + 3.2 * rows), layout="constrained")
+    panels = figure.subplots(rows, 2, squeeze=False).flat
+    for number, (name, records) in enumerate(worlds.items()):
+        _panel(panels[number], name, records)
+        if number % 2 == 0:
+            panels[number].set_ylabel("test score of the winner, %", color=INK)
+    for axes in panels[len(worlds) :]:
+        axes.remove()
     lines = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
     known = {name: line for name, line in lines.items() if name in COLOURS}
     figure.legend(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from choosing.searches import Search
@@ -23,6 +23,7 @@ class Record:
         found: all candidates.
         winners: number of candidates -> score of the winner among these on validation documents
             and on test documents, in [0, 1].
+        tests: number of candidates -> the winner's test score for each objective.
     """
 
     world: str
@@ -30,6 +31,7 @@ class Record:
     seed: int
     found: Search
     winners: Mapping[int, tuple[float, float]]
+    tests: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
 
 
 class Records:
@@ -55,7 +57,9 @@ class Records:
             "optimizer": record.optimizer,
             "seed": record.seed,
             "seconds": found.seconds,
+            "scoring": found.scoring,
             "winners": {str(count): pair for count, pair in record.winners.items()},
+            "tests": {str(count): scores for count, scores in record.tests.items()},
             "values": found.values,
             "genomes": [[round(gene, 6) for gene in genome] for genome in found.genomes],
         }
@@ -79,6 +83,7 @@ def _record(data: dict) -> Record:
         data["world"],
         data["optimizer"],
         data["seed"],
-        Search(genomes, data["values"], data["seconds"]),
+        Search(genomes, data["values"], data["seconds"], data.get("scoring", 0.0)),
         {int(count): (valid, tested) for count, (valid, tested) in data["winners"].items()},
+        {int(count): tuple(scores) for count, scores in data.get("tests", {}).items()},
     )

@@ -21,11 +21,13 @@ class Search:
         genomes: in the order in which they were proposed.
         values: their fitness on search documents; None: failed.
         seconds: CPU time of the optimizer alone.
+        scoring: CPU seconds of building and scoring the candidates.
     """
 
     genomes: Sequence[Genome]
     values: Sequence[float | None]
     seconds: float
+    scoring: float = 0.0
 
     def finalists(self, candidates: int) -> list[int]:
         """Return the numbers of the best of the first candidates, the best first."""
@@ -58,6 +60,7 @@ def search(
         proposer.enqueue(genome)
     genomes: list[Genome] = []
     values: list[float | None] = []
+    scoring = 0.0
     while len(genomes) < candidates:
         began = time.process_time()
         trial, genome = proposer.ask()
@@ -65,10 +68,11 @@ def search(
         value = score(genome)
         scored = time.process_time()
         proposer.tell(trial, None if value is None else (value,))
+        scoring += scored - asked
         spent += (asked - began) + (time.process_time() - scored)
         genomes.append(genome)
         values.append(value)
-    return Search(genomes, values, spent)
+    return Search(genomes, values, spent, scoring)
 
 
 def winner(

@@ -37,13 +37,14 @@ def show(title: str, records: Sequence[Record]) -> None:
     last = {name: scores(records, name, counts[-1]).values() for name in names}
     print(f"\n{title}\n")
     heads = [f"{count:,} candidates" for count in counts]
-    print(f"| optimizer | {' | '.join(heads)} | CPU ms of the optimizer |")
-    print("|---" * (len(counts) + 2) + "|")
+    print(f"| optimizer | {' | '.join(heads)} | CPU s of a search | CPU ms of the optimizer |")
+    print("|---" * (len(counts) + 3) + "|")
     for name in sorted(names, key=lambda name: -statistics.fmean(last[name])):
         cells = [mean_text(list(scores(records, name, count).values())) for count in counts]
         own = [record.found for record in records if record.optimizer == name]
         each = 1000 * sum(one.seconds for one in own) / sum(len(one.genomes) for one in own)
-        print(f"| `{name}` | {' | '.join(cells)} | {each:.2f} |", flush=True)
+        whole = statistics.fmean(one.scoring + one.seconds for one in own)
+        print(f"| `{name}` | {' | '.join(cells)} | {whole:.0f} | {each:.2f} |", flush=True)
 
 
 def differences(label: str, records: Sequence[Record]) -> dict[str, float]:

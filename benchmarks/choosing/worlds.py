@@ -1,4 +1,4 @@
-"""What the optimizers search: four spaces over merges of the embedded models, really scored."""
+"""What the optimizers search: spaces of merges that are really built and scored."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
 
 import yaml
 
@@ -15,35 +17,171 @@ from evomerge.errors import CandidateError
 from evomerge.evaluation.evaluator import Evaluator
 from evomerge.execute.worker import Worker
 from evomerge.recipe import Recipe
-from evomerge.scores import Objective, Split, fitness
+from evomerge.scores import Objective, Split
 from evomerge.setup.runs import prepare, with_merges_built
 from evomerge.setup.worker import MemoryShare, make_worker
 from evomerge.space.protocol import Gene, Genome, Space
 
 HERE = Path(__file__).resolve().parents[1]
-SEARCH, VALIDATION = 100, 200
 
-_ARITHMETIC = "kind: parameters, method: task_arithmetic, knobs: {weight: [0.0, 2.0]}"
-_FINE = "embeddings: false, groups: 4, components: [attention, mlp, norm]"
+
+@dataclass(frozen=True)
+class Tasks:
+    """What the candidates of a space are scored on.
+
+    Attributes:
+        objectives: (task, metric); the fitness is their mean.
+        include: folder of the tasks.
+        search: documents of each task that a candidate is scored on.
+        validation: documents of each task that a finalist is scored on.
+        test: documents of each task that the winner is scored on; `all`: all others.
+        splits: lm-eval's splits that these documents come from; None: the seed divides those that
+            lm-eval evaluates on.
+        longest: largest number of tokens that a model generates; None: that of the task.
+    """
+
+    objectives: Sequence[tuple[str, str]]
+    include: str
+    search: int
+    validation: int
+    test: int | Literal["all"] = "all"
+    splits: tuple[str, str, str] | None = None
+    longest: int | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A space with its tasks.
+
+    Attributes:
+        tasks: what its candidates are scored on.
+        parents: as in a search file.
+        space: as in a search file, in one line.
+        base: as in a search file.
+        dtype: as in a search file.
+    """
+
+    tasks: Tasks
+    parents: Sequence[str]
+    space: str
+    base: str | None = None
+    dtype: str = "float32"
+
+    def search_file(self, seed: int) -> dict[str, Any]:
+        """Return a search file.
+
+        Args:
+            seed: chooses the documents of search and validation.
+        """
+        tasks = self.tasks
+        counts = {"search": tasks.search, "validation": tasks.validation, "test": tasks.test}
+        splits = zip(counts.items(), tasks.splits or (None,) * 3, strict=True)
+        return {
+            "seed": seed,
+            "parents": list(self.parents),
+            "base": self.base,
+            "dtype": self.dtype,
+            "space": yaml.safe_load(f"{{{self.space}}}"),
+            "objectives": [{"task": task, "metric": metric} for task, metric in tasks.objectives],
+            "evaluation": {
+                "include": [tasks.include],
+                "threads": 1,
+                "generation": {"max_gen_toks": tasks.longest},
+                **{
+                    split: {"documents": count, "task_split": source}
+                    for (split, count), source in splits
+                },
+            },
+        }
+
+
+L2_MATHS = Tasks([("zoo_l2_maths", "exact_match")], "zoo:tasks", search=100, validation=200)
+"""Arithmetic in the language that the maths model does not know."""
+
+SKILLS = Tasks(
+    [
+        ("zoo_l2", "exact_match"),
+        ("zoo_maths", "exact_match"),
+        ("zoo_facts", "acc"),
+        ("zoo_l2_maths", "exact_match"),
+    ],
+    "zoo:tasks",
+    search=20,
+    validation=40,
+    test=250,
+)
+"""The tasks of configs/multitask.yaml: three skills, and two of them at once."""
+
+SUMS_AND_BACKWARDS = Tasks(
+    [("json_sums", "exact_match"), ("json_backwards", "exact_match")],
+    "../runs/showcase/tasks",
+    search=40,
+    validation=100,
+    splits=("training", "validation", "test"),
+    longest=16,  # the longest answer has 14; the task allows 24, which only wrong answers use
+)
+"""The tasks of configs/showcase-three.yaml: sums as JSON, and numbers backwards as JSON."""
+
 _PATH = (
     "host: zoo:maths, repeats: 8, scales: 1.0, ends: free, layers: [4, 12], "
     "outside: {embeddings: zoo:language, head: zoo:language}"
 )
-_POOL = "merge:choosing/pool"
-
-SPACES: dict[str, tuple[str, str]] = {
-    "weights 8": ("[zoo:language, zoo:maths]", f"{_ARITHMETIC}, groups: 2, embeddings: true"),
-    "weights 32": ("[zoo:language, zoo:maths]", f"{_ARITHMETIC}, {_FINE}"),
-    "weights 128": (
-        f"[zoo:language, zoo:maths, zoo:facts, {_POOL}/language-maths.yaml, "
-        f"{_POOL}/language-more-maths.yaml, {_POOL}/more-language-maths.yaml, "
-        f"{_POOL}/language-facts.yaml, {_POOL}/maths-facts.yaml]",
-        f"kind: parameters, method: task_arithmetic, knobs: {{weight: [0.0, 0.6]}}, {_FINE}",
+_TWO = ["zoo:language", "zoo:maths"]
+_THREE = [*_TWO, "zoo:facts"]
+_EIGHT = [
+    *_THREE,
+    *(
+        f"merge:choosing/pool/{name}.yaml"
+        for name in (
+            "language-maths",
+            "language-more-maths",
+            "more-language-maths",
+            "language-facts",
+            "maths-facts",
+        )
     ),
-    "slots 96": ("[zoo:language, zoo:maths]", f"kind: dataflow, variant: sakana, {_PATH}"),
-    "switches 96": ("[zoo:language, zoo:maths]", f"kind: dataflow, variant: structured, {_PATH}"),
+]
+
+
+def _weights(low: float, high: float, shape: str) -> str:
+    return f"kind: parameters, method: task_arithmetic, knobs: {{weight: [{low}, {high}]}}, {shape}"
+
+
+def _embedded(parents: Sequence[str], high: float, shape: str, tasks: Tasks) -> Setting:
+    return Setting(tasks, parents, _weights(0.0, high, shape), "zoo:base")
+
+
+def _smollm2(groups: int | str, shape: str, low: float = 0.0) -> Setting:
+    models = "../runs/showcase/models"
+    parents = [f"{models}/{name}" for name in ("json", "sums", "backwards")]
+    space = _weights(low, 1.0, f"embeddings: false, groups: {groups}, {shape}")
+    return Setting(SUMS_AND_BACKWARDS, parents, space, f"{models}/base", "bfloat16")
+
+
+_FINE = "embeddings: false, groups: 4, components: [attention, mlp, norm]"
+
+EMBEDDED: dict[str, Setting] = {
+    "weights 8": _embedded(_TWO, 2.0, "embeddings: true, groups: 2", L2_MATHS),
+    "weights 32": _embedded(_TWO, 2.0, _FINE, L2_MATHS),
+    "weights 128": _embedded(_EIGHT, 0.6, _FINE, L2_MATHS),
+    "slots 96": Setting(L2_MATHS, _TWO, f"kind: dataflow, variant: sakana, {_PATH}"),
+    "switches 96": Setting(L2_MATHS, _TWO, f"kind: dataflow, variant: structured, {_PATH}"),
+    "skills 24": _embedded(_THREE, 2.0, "embeddings: true, groups: each", SKILLS),
 }
-"""Name with the number of genes -> parents and space, as in a search file."""
+"""Name with the number of genes -> a space over the embedded models."""
+
+_ATTENTION = "components: [attention]"  # the rest is the feed-forward part and norms
+
+REAL: dict[str, Setting] = {
+    # No weight is 0, which leaves an expert out. Grids of 2, 3, and 5 weights: 8, 27, 125 points.
+    "smollm2 grid": _smollm2("one", "components: []", low=0.2),
+    "smollm2 24": _smollm2(4, _ATTENTION),
+    "smollm2 60": _smollm2(10, _ATTENTION),
+    "smollm2 180": _smollm2("each", _ATTENTION),
+}
+"""The same over SmolLM2-135M and its experts, which `python -m scripts.real.prepare` makes."""
+
+SPACES = EMBEDDED | REAL
 
 
 @dataclass
@@ -55,16 +193,16 @@ class World:
         baselines: genomes of the parents and the uniform merge; every search tries them first.
         space: genome -> recipe.
         worker: builds models.
-        objective: the only objective.
-        known: (split, digest of a recipe) -> fitness; None if it cannot be built or scored.
+        objectives: of its tasks.
+        known: (split, digest of a recipe) -> scores; None if it cannot be built or scored.
     """
 
     genes: Sequence[Gene]
     baselines: Sequence[Genome]
     space: Space
     worker: Worker
-    objective: Objective
-    known: dict[tuple[Split, str], float | None] = field(default_factory=dict)
+    objectives: Sequence[Objective]
+    known: dict[tuple[Split, str], tuple[float, ...] | None] = field(default_factory=dict)
 
     @property
     def evaluator(self) -> Evaluator:
@@ -72,17 +210,22 @@ class World:
         return self.worker.evaluator
 
     def fitness(self, genome: Genome, split: Split) -> float | None:
-        """Return the share of documents of a split that are answered; None for a failure."""
+        """Return the mean of the objectives on a split, in [0, 1]; None for a failure."""
+        scores = self.scores(genome, split)
+        return None if scores is None else fmean(scores)
+
+    def scores(self, genome: Genome, split: Split) -> tuple[float, ...] | None:
+        """Return the score of each objective on a split, in [0, 1]; None for a failure."""
         recipe = self.space.decode(genome)
         key = (split, recipe.digest)
         if key not in self.known:
             self.known[key] = self._score(recipe, split)
         return self.known[key]
 
-    def _score(self, recipe: Recipe, split: Split) -> float | None:
+    def _score(self, recipe: Recipe, split: Split) -> tuple[float, ...] | None:
         with contextlib.suppress(CandidateError):
             scores = self.evaluator.score(self.worker.build(recipe), split)
-            return fitness([self.objective], scores)
+            return tuple(objective.value(scores) for objective in self.objectives)
         return None
 
 
@@ -94,24 +237,12 @@ def make_world(name: str, seed: int) -> Iterator[World]:
         name: one of `SPACES`.
         seed: chooses the documents of search and validation; all others are for the test.
     """
-    parents, space = SPACES[name]
-    base = "base: zoo:base" if name.startswith("weights") else ""
-    text = f"""
-    seed: {seed}
-    parents: {parents}
-    {base}
-    dtype: float32
-    space: {{{space}}}
-    objectives: [{{task: zoo_l2_maths, metric: exact_match}}]
-    evaluation: {{include: [zoo:tasks], threads: 1, search: {{documents: {SEARCH}}},
-                  validation: {{documents: {VALIDATION}}}, test: {{documents: all}}}}
-    """
-    problem = prepare(parse(yaml.safe_load(text), "benchmark"), HERE)
+    problem = prepare(parse(SPACES[name].search_file(seed), "benchmark"), HERE)
     with with_merges_built(problem) as built:
         yield World(
             list(built.space.genes),
             list(built.space.baseline_genomes().values()),
             built.space,
             make_worker(built, MemoryShare.of_machine(1)),
-            built.objectives[0],
+            built.objectives,
         )
