@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,20 +19,41 @@ OpenTrial = tuple[object, Vector]
 """The algorithm's own object for a trial (None if the algorithm did not propose the point), and
 the point of the unit cube that is tried."""
 
-LARGEST_LOSS = 1e20
-"""Losses are clipped to plus and minus this value, so that their sums and squares stay finite."""
+LARGEST = 1e9
+"""Losses are clipped to plus and minus this value, and violations to this value."""
+
+BROKEN = 2e9
+"""Loss of a point that hardly breaks a constraint, for optimizers that do not know constraints."""
+
+FAILED = 1e10
+"""Violation of a failure: it is worse than every point that breaks a constraint."""
+
+REPEATS = 20
+"""So often in a row an algorithm may propose what has been tried already, before it is tried again:
+in a space without anything new, for example."""
 
 
-BROKEN = 1e9
-"""Loss of a point that breaks a constraint, for optimizers that do not know constraints; by how
-much it breaks them is added. So it is worse than every point that breaks none, unless the loss of
-that one is above 1e9."""
+@dataclass
+class _Try:
+    """What is known about a genome that was asked.
+
+    Attributes:
+        outcome: the losses and the violation; None until they are told.
+        waiting: proposals of the same genome, which wait for its outcome.
+    """
+
+    outcome: tuple[tuple[float, ...], float] | None = None
+    waiting: list[OpenTrial] = field(default_factory=list)
 
 
 class BaseOptimizer(ABC):
     """Implements the protocol; a subclass proposes points of the unit cube and learns losses.
 
     A subclass overrides `learn`, or, for several objectives or constraints, `learn_all`.
+
+    A genome is tried once. If the algorithm proposes it again, it learns the known outcome at once
+    (`learn_again`), or as soon as that is told, and proposes the next one. So it goes on as if it
+    had been tried again, but no trial is spent.
 
     Args:
         cube: the coordinate system of the genes.
@@ -43,9 +67,8 @@ class BaseOptimizer(ABC):
         self._asked = 0
         self._open: dict[int, OpenTrial] = {}
         self._enqueued: deque[Genome] = deque()
-        self._failed: list[OpenTrial] = []
-        self._worst: Vector = np.full(objectives, -math.inf)
-        self._most = 0.0
+        self._keys: dict[int, bytes] = {}
+        self._tries: dict[bytes, _Try] = {}
 
     @abstractmethod
     def propose(self) -> tuple[object, Vector]:
@@ -58,21 +81,31 @@ class BaseOptimizer(ABC):
             handle: the object that `propose` returned with the point, or None if the algorithm did
                 not propose the point.
             point: the point, shape (genes,).
-            loss: finite; lower is better. That of a point that breaks a constraint is above
-                `BROKEN`.
+            loss: finite; lower is better. Losses of points that break no constraint are at most
+                `LARGEST`; above them, from `BROKEN` on, are those of points that break one, the
+                more the higher; and above these, all equal, those of failures.
         """
         raise NotImplementedError(f"{type(self).__name__} overrides neither learn nor learn_all.")
 
     def learn_all(self, handle: object, point: Vector, losses: Vector, violation: float) -> None:
-        """Learn the losses of a point. Without an override, `learn` gets the only one.
+        """Learn the losses of a point. Without an override, `learn` gets a single one.
 
         Args:
             handle: as for `learn`.
             point: the point, shape (genes,).
-            losses: shape (objectives,), finite; lower is better.
-            violation: by how much the point breaks constraints; 0 if it breaks none.
+            losses: shape (objectives,), at most `LARGEST`; lower is better. Those of a failure say
+                nothing.
+            violation: by how much the point breaks constraints, at most `LARGEST`; 0 if it breaks
+                none; `FAILED` for a failure.
         """
-        self.learn(handle, point, float(losses[0]) if violation == 0 else BROKEN + violation)
+        # From BROKEN to twice BROKEN. Small and large violations keep their order: a sum of both
+        # would lose the digits of small ones.
+        broken = BROKEN * (1 + violation / (1 + violation))
+        self.learn(handle, point, float(losses[0]) if violation == 0 else broken)
+
+    def learn_again(self, handle: object, point: Vector, losses: Vector, violation: float) -> None:
+        """Learn the known outcome of a proposal that was tried already; as `learn_all`."""
+        self.learn_all(handle, point, losses, violation)
 
     @property
     def population(self) -> int:
@@ -85,12 +118,27 @@ class BaseOptimizer(ABC):
             genome = self._enqueued.popleft()
             opened: OpenTrial = (None, self.cube.point(genome))
         else:
-            opened = self.propose()
-            genome = self.cube.genome(opened[1])
+            opened, genome = self._new_proposal()
         trial = self._asked
-        self._open[trial] = opened
+        self._open[trial], self._keys[trial] = opened, _key(genome)
+        self._tries.setdefault(self._keys[trial], _Try())
         self._asked += 1
         return trial, genome
+
+    def _new_proposal(self) -> tuple[OpenTrial, Genome]:
+        """Return the algorithm's next proposal that has not been tried, and its genome."""
+        for repeats in itertools.count():
+            opened = self.propose()
+            genome = self.cube.genome(opened[1])
+            known = self._tries.get(_key(genome))
+            if known is None or repeats == REPEATS:
+                break
+            if known.outcome is None:
+                known.waiting.append(opened)
+            else:
+                losses, violation = known.outcome
+                self.learn_again(*opened, np.array(losses), violation)
+        return opened, genome
 
     def tell(self, trial: int, values: Sequence[float] | None, violation: float = 0.0) -> None:
         """Close a trial: its values (higher is better), or None for a failure.
@@ -102,18 +150,18 @@ class BaseOptimizer(ABC):
         if values is not None and len(values) != self._objectives:
             wanted = "one value" if self._objectives == 1 else f"{self._objectives} values"
             raise ValueError(f"{type(self).__name__} takes {wanted}, not {len(values)}.")
-        opened = self._open.pop(trial)
         if values is None or not all(map(math.isfinite, values)) or not math.isfinite(violation):
-            self._failed.append(opened)
+            losses, violation = np.full(self._objectives, LARGEST), FAILED
         else:
-            losses = np.clip(-np.asarray(values, float), -LARGEST_LOSS, LARGEST_LOSS)
-            self._worst = np.maximum(self._worst, losses)
-            self._most = max(self._most, violation)
+            losses = np.clip(-np.asarray(values, float), -LARGEST, LARGEST)
+            violation = min(violation, LARGEST)
+        opened, known = self._open.pop(trial), self._tries[self._keys.pop(trial)]
+        before, known.outcome = known.outcome, (tuple(losses.tolist()), violation)
+        if opened[0] is not None or known.outcome != before:
             self.learn_all(*opened, losses, violation)
-        if np.isfinite(self._worst).all():
-            for failed in self._failed:
-                self.learn_all(*failed, self._worst, self._most)
-            self._failed.clear()
+        for repeated in known.waiting:
+            self.learn_again(*repeated, losses, violation)
+        known.waiting.clear()
 
     def enqueue(self, genome: Genome) -> None:
         """Add a genome to the queue of genomes that `ask` proposes first.
@@ -137,12 +185,22 @@ class BaseOptimizer(ABC):
         point = self.cube.point(genome)
         if not self.cube.is_near(genome, self.cube.genome(self._open[trial][1])):
             self._open[trial] = (None, point)
+            proposed, self._keys[trial] = self._keys[trial], _key(genome)
+            if self._tries[proposed].outcome is None and proposed not in self._keys.values():
+                del self._tries[proposed]  # it was not tried
+            self._tries.setdefault(self._keys[trial], _Try())
 
     def _check_open(self, trial: int) -> None:
         if trial not in self._open:
             raise ValueError(
                 f"Trial {trial} is not open; it was never asked, or has been told already."
             )
+
+
+def _key(genome: Genome) -> bytes:
+    """Return a short key of a genome; the genomes of a long search would take gigabytes."""
+    values = np.array(genome, float) + 0.0  # no negative zeros
+    return hashlib.blake2b(values.tobytes(), digest_size=16).digest()
 
 
 def default_population(genes: int) -> int:

@@ -7,6 +7,7 @@ have many binary or choice genes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,11 +61,23 @@ class MarginCMA(BaseOptimizer):
         """Collect a loss; after every `population` losses, the distribution is updated."""
         sample: Any = handle
         if sample is None:
-            sample = np.concatenate([point / self.cube.step, np.zeros(self._idle)])
+            sample = self._shortened(np.concatenate([point / self.cube.step, np.zeros(self._idle)]))
         self._generation.append((sample, loss))
         if len(self._generation) == self.population:
             self._inner.tell(self._generation)
             self._generation = []
+
+    def _shortened(self, sample: Vector) -> Vector:
+        """Return a point that cmaes did not propose, moved to the length of a likely step.
+
+        A step of a hundred standard deviations would make the next ones as long (Hansen 2011,
+        arXiv 1110.4181; with the limit of pycma).
+        """
+        inner, count = self._inner._cma, len(sample)
+        step = sample - self._inner.mean
+        length = math.sqrt(step @ np.linalg.solve(inner._C, step)) / inner._sigma
+        most = math.sqrt(count) + 2 * count / (count + 2)
+        return np.asarray(sample if length <= most else self._inner.mean + step * most / length)
 
 
 def create(genes: Sequence[Gene], setting: Setting) -> MarginCMA:

@@ -18,6 +18,8 @@ class Optimizer(Protocol):
     - `ask` never waits for a `tell`: any number of trials may be open, and they may be told in any
       order.
     - Trials that are never told, failures, NaN and repeated genomes are no errors.
+    - A genome that has been asked is not proposed again unless it is enqueued again, or the space
+      has hardly anything else left.
     """
 
     @property
@@ -35,8 +37,8 @@ class Optimizer(Protocol):
         A candidate that breaks constraints (`violation` above 0) is worse than each that breaks
         none, and the worse the more it breaks them.
 
-        A failed candidate, or one with a value that is not finite, gets the worst finite value that
-        has been told. If there is none yet, the trial is learned when the first one is told.
+        A failed candidate, or one with a value that is not finite, is worse than all others, those
+        included that break constraints. Failures are equal to each other.
 
         Raises:
             ValueError: no such trial is open, or the optimizer takes another number of values.

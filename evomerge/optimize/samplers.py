@@ -78,6 +78,11 @@ class TPE(BaseOptimizer):
         if self._open[trial][0] is None and proposed not in (None, _FIRST):
             self._study.tell(cast(optuna.Trial, proposed), state=TrialState.FAIL)
 
+    def learn_again(self, handle: object, point: Vector, losses: Vector, violation: float) -> None:
+        """Drop the proposal: optuna knows the outcome, and would draw it more often for copies."""
+        if handle != _FIRST:
+            self._study.tell(cast(optuna.Trial, handle), state=TrialState.FAIL)
+
     def learn_all(self, handle: object, point: Vector, losses: Vector, violation: float) -> None:
         """Tell optuna the losses of a point."""
         if handle in (None, _FIRST):
