@@ -1,16 +1,17 @@
 """Optimizers of several objectives: NSGA-II and NSGA-III of pymoo, in the unit cube.
 
-pymoo learns whole batches. So a batch of its proposals is kept here until each of them is told, and
-then given back to pymoo. Points that pymoo did not propose (enqueued genomes) join the next batch.
+pymoo is told a population at a time: the first `population` points whose losses are known, whoever
+proposed them. Then it is asked for the next offspring. If a search tells generation by generation,
+this is pymoo's own search, individual for individual.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from evomerge.errors import ConfigError
 from evomerge.optimize.base import BaseOptimizer
 from evomerge.optimize.cube import Cube, Vector
 from evomerge.optimize.setting import Setting
-from evomerge.space.protocol import Gene, Genome
+from evomerge.space.protocol import Gene
 
 POPULATION = 20
 """Default population of both; small, since a search has some hundred candidates."""
@@ -26,27 +27,14 @@ POPULATION = 20
 _DIRECTIONS = (12, 6, 4, 3)  # partitions of reference directions for 2, 3, 4, 5 objectives
 
 
-@dataclass
-class _Batch:
-    """Proposals of pymoo that are told together.
-
-    Attributes:
-        population: pymoo's individuals.
-        losses: the losses of each, one for each objective; None until it is told.
-        violations: by how much each breaks constraints.
-    """
-
-    population: Any
-    losses: list[Vector | None]
-    violations: list[float]
-
-
-_Place: TypeAlias = tuple[_Batch, int]
-"""A batch and a place in it."""
-
-
 class NondominatedSorting(BaseOptimizer):
     """NSGA-II or NSGA-III; minimises several losses at once.
+
+    If more trials are open than a population, further offspring of the current population are
+    proposed. Points that pymoo did not propose (enqueued genomes) are individuals like all others.
+
+    The first population are points around the start of the search. They are normally distributed
+    with twice the initial step of each gene, so that they cover more than its neighbourhood.
 
     Args:
         algorithm: a new algorithm of pymoo.
@@ -63,56 +51,54 @@ class NondominatedSorting(BaseOptimizer):
         from pymoo.core.termination import NoTermination
 
         super().__init__(cube, population, objectives)
-        box = Problem(n_var=len(cube.genes), n_obj=objectives, n_ieq_constr=1, xl=0.0, xu=1.0)
+        box = Problem(n_var=len(cube.start), n_obj=objectives, n_ieq_constr=1, xl=0.0, xu=1.0)
         self._algorithm = algorithm.setup(box, termination=NoTermination(), seed=seed % 2**32)
-        self._waiting: deque[tuple[_Batch, int]] = deque()
-        self._extra: list[tuple[Vector, Vector, float]] = []
-        """Points that pymoo did not propose, with their losses and violations."""
+        self._random = np.random.RandomState(seed % 2**32)
+        self._numbers = itertools.count(1)
+        self._waiting: deque[Vector] = deque()
+        self._told: list[tuple[int, Vector, Vector, float]] = []
+        """Number of the proposal (0: not of pymoo), point, losses, violation."""
 
     def propose(self) -> tuple[object, Vector]:
-        """Return the next individual of the current batch, or the first one of a new batch."""
+        """Return the next individual of the first population, or of the offspring."""
         if not self._waiting:
-            population = self._algorithm.ask()
-            count = len(population)
-            batch = _Batch(population, [None] * count, [0.0] * count)
-            self._waiting.extend((batch, place) for place in range(count))
-        batch, place = self._waiting.popleft()
-        return (batch, place), np.clip(batch.population[place].X, 0.0, 1.0)
+            self._waiting.extend(self._offspring())
+        return next(self._numbers), self._waiting.popleft()
 
-    def amend(self, trial: int, genome: Genome) -> None:
-        """Replace the genome of an open trial; its place in the batch stays."""
-        handle = self._open[trial][0] if trial in self._open else None
-        super().amend(trial, genome)
-        opened, point = self._open[trial]
-        if handle is not None and opened is None:
-            batch, place = cast(_Place, handle)
-            batch.population[place].X = point
-            self._open[trial] = (handle, point)
+    def _offspring(self) -> Sequence[Vector]:
+        offspring = self._algorithm.ask() if self._algorithm.is_initialized else None
+        if offspring is not None:
+            return [np.clip(individual.X, 0.0, 1.0) for individual in offspring]
+        # There is no population yet; or no mating gave anything new, by which pymoo would end.
+        self._algorithm.termination.force_termination = False
+        cube, size = self.cube, (self.population, len(self.cube.start))
+        points = cube.start + 2 * cube.step * self._random.standard_normal(size)
+        return list(np.clip(points, 0.0, 1.0))
 
     def learn_all(self, handle: object, point: Vector, losses: Vector, violation: float) -> None:
-        """Note the losses of a point; pymoo learns a batch when all of it is told."""
-        if handle is None:
-            self._extra.append((point, losses, violation))
-            return
-        batch, place = cast(_Place, handle)
-        batch.losses[place], batch.violations[place] = losses, violation
-        if all(item is not None for item in batch.losses):
-            self._tell(batch)
+        """Note the losses of a point; pymoo learns them with those of a whole population."""
+        self._told.append((handle if isinstance(handle, int) else 0, point, losses, violation))
+        if len(self._told) == self.population:
+            self._tell()
 
-    def _tell(self, batch: _Batch) -> None:
+    def learn_again(self, handle: object, point: Vector, losses: Vector, violation: float) -> None:
+        """Do nothing: a second copy of an individual would only take the place of another."""
+
+    def _tell(self) -> None:
         from pymoo.core.population import Population
 
-        points = [individual.X for individual in batch.population]
-        rows = list(zip(points, batch.losses, batch.violations, strict=True)) + self._extra
-        self._extra = []
+        # In the order of the proposals, so that the order of telling changes nothing.
+        _, points, losses, violations = zip(
+            *sorted(self._told, key=lambda row: row[0]), strict=True
+        )
         told = Population.new(
-            X=np.array([row[0] for row in rows]),
-            F=np.array([row[1] for row in rows]),
-            G=np.array([[row[2]] for row in rows]),
+            X=np.array(points), F=np.array(losses), G=np.array(violations)[:, None]
         )
         for individual in told:
             individual.evaluated.update("FG")
         self._algorithm.tell(infills=told)
+        self._told = []
+        self._waiting.clear()  # they are offspring of the population before
 
 
 def create_nsga2(genes: Sequence[Gene], setting: Setting) -> NondominatedSorting:
@@ -120,7 +106,7 @@ def create_nsga2(genes: Sequence[Gene], setting: Setting) -> NondominatedSorting
     from pymoo.algorithms.moo.nsga2 import NSGA2
 
     size = setting.population or POPULATION
-    algorithm = NSGA2(pop_size=size, sampling=_start(genes, setting, size))
+    algorithm = NSGA2(pop_size=size)
     return NondominatedSorting(
         algorithm, Cube(genes, setting.sigma), size, setting.objectives, setting.seed
     )
@@ -147,7 +133,6 @@ def create_nsga3(genes: Sequence[Gene], setting: Setting) -> NondominatedSorting
     algorithm = NSGA3(
         ref_dirs=directions,
         pop_size=size,
-        sampling=_start(genes, setting, size),
         selection=TournamentSelection(func_comp=_less_broken),
     )
     return NondominatedSorting(
@@ -172,14 +157,3 @@ def _less_broken(population: Any, pairs: Any, random_state: Any, **_: Any) -> An
     drawn = random_state.integers(2, size=len(pairs))
     second = np.where(broken[:, 0] == broken[:, 1], drawn, broken[:, 0] > broken[:, 1])
     return pairs[np.arange(len(pairs)), second.astype(int)][:, None]
-
-
-def _start(genes: Sequence[Gene], setting: Setting, size: int) -> Any:
-    """Return the first population: points around the start of the search, within the cube.
-
-    They are normally distributed with twice the initial step of each gene, so that the first
-    generation covers more than the start's neighbourhood.
-    """
-    cube = Cube(genes, setting.sigma)
-    draws = np.random.RandomState(setting.seed % 2**32).standard_normal((size, len(genes)))
-    return np.clip(cube.start + 2 * cube.step * draws, 0.0, 1.0)

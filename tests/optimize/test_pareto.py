@@ -2,9 +2,16 @@
 
 import numpy as np
 import pytest
+from pymoo.algorithms.moo.nsga2 import NSGA2
+from pymoo.algorithms.moo.nsga3 import NSGA3
+from pymoo.core.problem import ElementwiseProblem
 from pymoo.indicators.hv import HV
+from pymoo.operators.selection.tournament import TournamentSelection
+from pymoo.optimize import minimize
+from pymoo.util.ref_dirs import get_reference_directions
 
 from evomerge.optimize import create
+from evomerge.optimize.pareto import _less_broken
 from evomerge.space.protocol import Gene
 
 GENES = [Gene(f"g{i}", "real", 0.0, 1.0, 0.5) for i in range(10)]
@@ -52,7 +59,7 @@ def test_three_objectives_are_searched(name):
     assert reached(name) > reached("random") + 3
 
 
-@pytest.mark.parametrize("name", ["nsga2", "cma", "de", "one-plus-one"])
+@pytest.mark.parametrize("name", ["nsga2", "cma", "nevergrad:DE", "nevergrad:OnePlusOne"])
 def test_a_point_that_breaks_a_constraint_is_worse_than_one_that_does_not(name):
     """The best point without the constraint has all genes at 0; with it, their sum is 2 or more."""
     count = 2 if name == "nsga2" else 1
@@ -80,3 +87,109 @@ def test_amended_genomes_are_learned_in_place_of_the_proposed_ones():
     after = [zdt1(genome) for genome, _ in search(other, 40)]
     fresh = [zdt1(genome) for genome, _ in search(create("nsga2", GENES, 2, objectives=2), 40)]
     assert np.mean([b for _, b in after]) < np.mean([b for _, b in fresh]) - 1
+
+
+def sphere_and_two_more(genome):
+    """Return three losses, each with its best point elsewhere."""
+    return tuple(sum((x - target) ** 2 for x in genome) for target in (0.1, 0.5, 0.9))
+
+
+def plain(name, seed, size, losses, violation, generations):
+    """Return all points of a search by pymoo itself, one generation after the other.
+
+    Its start is normally distributed around the middle with twice the initial step, 1/6.
+    """
+    draws = np.random.RandomState(seed).standard_normal((size, len(GENES)))
+    start = np.clip(0.5 + 2 * (1 / 6) * draws, 0.0, 1.0)
+    if name == "nsga2":
+        algorithm, objectives = NSGA2(pop_size=size, sampling=start), 2
+    else:
+        directions = get_reference_directions("das-dennis", 3, n_partitions=6)
+        selection = TournamentSelection(func_comp=_less_broken)  # pymoo's own draws without a seed
+        algorithm = NSGA3(directions, pop_size=size, sampling=start, selection=selection)
+        objectives = 3
+
+    class Searched(ElementwiseProblem):
+        def _evaluate(self, x, out):
+            out["F"], out["G"] = losses(x), [violation(x)]
+            points.append(tuple(x))
+
+    points = []
+    problem = Searched(n_var=len(GENES), n_obj=objectives, n_ieq_constr=1, xl=0.0, xu=1.0)
+    minimize(problem, algorithm, ("n_gen", generations), seed=seed)
+    return points
+
+
+@pytest.mark.parametrize("order", ["asked", "reversed"])
+@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize(
+    ("name", "size", "losses"), [("nsga2", 20, zdt1), ("nsga3", 28, sphere_and_two_more)]
+)
+def test_told_by_generations_it_is_the_search_of_pymoo(name, size, losses, broken, order):
+    """Individual for individual, over 15 generations, with and without a constraint."""
+
+    def violation(genome):
+        return max(0.0, 2.0 - sum(genome)) if broken else 0.0
+
+    for seed in (0, 1):
+        points, found = plain(name, seed, size, losses, violation, 15), []
+        optimizer = create(name, GENES, seed, size, objectives=len(losses(points[0])))
+        for _ in range(15):
+            trials = [optimizer.ask() for _ in range(size)]
+            found += [genome for _, genome in trials]
+            for trial, genome in trials if order == "asked" else trials[::-1]:
+                values = [-value for value in losses(genome)]
+                optimizer.tell(trial, values, violation(genome))
+        assert found == points
+
+
+@pytest.mark.parametrize("name", ["nsga2", "nsga3"])
+@pytest.mark.parametrize("width", [1, 3, 45])
+@pytest.mark.parametrize("enqueued", [0, 3])
+def test_no_individual_is_proposed_twice_with_any_number_of_open_trials(name, width, enqueued):
+    """The first population was proposed twice if trials were open at its end."""
+    optimizer, found, waiting = create(name, GENES, 0, objectives=2), [], []
+    for place in range(enqueued):
+        optimizer.enqueue((place / 4,) * len(GENES))
+    for _ in range(200):
+        waiting.append(optimizer.ask())
+        found.append(waiting[-1][1])
+        if len(waiting) == width:
+            trial, genome = waiting.pop(0)
+            optimizer.tell(trial, [-value for value in zdt1(genome)])
+    assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize("name", ["nsga2", "nsga3"])
+def test_a_failure_is_dominated_by_whatever_breaks_constraints(name):
+    """A parent is the better of two; a child lies mostly near its parents, gene by gene."""
+
+    def share(failed):
+        optimizer = create(name, GENES, 0, 20, objectives=2)
+        for _ in range(20):
+            trial, genome = optimizer.ask()
+            low = genome[0] < 0.5
+            optimizer.tell(trial, None if failed(low) else [0.0, 0.0], 1e8)
+        return np.mean([optimizer.ask()[1][0] < 0.5 for _ in range(200)])
+
+    assert share(lambda low: not low) > share(lambda low: low) + 0.25
+
+
+def test_everything_fails_and_the_search_goes_on():
+    optimizer, found = create("nsga2", GENES, 0, objectives=2), []
+    for _ in range(100):
+        trial, genome = optimizer.ask()
+        optimizer.tell(trial, None)
+        found.append(genome)
+    assert len(set(found)) == 100
+
+
+def test_a_space_without_anything_new_is_searched_on():
+    """No mating gives a new individual, by which pymoo would end the search."""
+    genes = [Gene(f"b{i}", "binary", 0, 1, 0.5) for i in range(2)]
+    optimizer, found = create("nsga2", genes, 0, objectives=2), set()
+    for _ in range(30):
+        trial, genome = optimizer.ask()
+        optimizer.tell(trial, genome)
+        found.add(genome)
+    assert len(found) == 4
