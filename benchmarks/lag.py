@@ -38,7 +38,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.optimize import BUILTIN, create
+from evomerge.optimize import BUILTIN, builtin, create
 from evomerge.space.protocol import Gene, Genome
 
 FINALISTS = 5
@@ -133,7 +133,7 @@ PLAIN = Setting("arrival", 1)
 def settings(name: str) -> list[Setting]:
     """Return the settings in which an optimizer is measured, one worker first."""
     at_once = [Setting("arrival", workers) for workers in WORKERS]
-    if not BUILTIN[name].has_population:
+    if not builtin(name).has_population:
         return [PLAIN, *at_once]
     most = WORKERS[-1]
     large = [Setting("arrival", most, most), Setting("generation", most, most)]
@@ -271,7 +271,8 @@ def main() -> None:
     options = parser.parse_args()
     # `auto` is `cma` or `diagonal-cma`; the others do not learn from outcomes.
     names = options.optimizers or [
-        n for n in BUILTIN if n not in ("auto", "random", "sobol", "grid")
+        *(n for n in BUILTIN if n not in ("auto", "random", "sobol", "grid", "nevergrad:NAME")),
+        *("nevergrad:DE", "nevergrad:PSO", "nevergrad:OnePlusOne"),
     ]
     seeds, counts = (2, [300]) if options.quick else (options.seeds, options.candidates)
     measured: list[Gains] = []

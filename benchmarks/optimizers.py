@@ -54,12 +54,12 @@ from choosing.searches import search, winner
 from choosing.table import differences, show
 from choosing.worlds import EMBEDDED, SPACES, make_world
 
-from evomerge.optimize import BUILTIN
-
 ROOT = Path(__file__).resolve().parents[1]
-KNOWN = [name for name, row in BUILTIN.items() if row.objectives != "several"]
-LEFT_OUT = ("auto", "grid")  # `auto` is one of the others; a grid of 8 genes has 256 corners
-OPTIMIZERS = [name for name in KNOWN if name not in LEFT_OUT]
+OPTIMIZERS = [
+    *("cma", "diagonal-cma", "cma-margin", "tpe", "two-points-de", "discrete-lengler"),
+    *("nevergrad:OnePlusOne", "sobol", "random"),
+]
+KNOWN = [*OPTIMIZERS, "auto", "grid", "nevergrad:DE", "nevergrad:PSO"]
 
 
 def main() -> None:
@@ -125,7 +125,7 @@ def run_missing(
                 winners[count] = (valid or 0.0, fmean(tests[count]))
             records.add(Record(world_name, name, seed, found, winners, tests))
             print(
-                f"{world_name:12} {name:17} seed {seed}: "
+                f"{world_name:12} {name:20} seed {seed}: "
                 f"{100 * winners[candidates][1]:5.1f}; CPU seconds: candidates "
                 f"{found.scoring:.0f}, optimizer {found.seconds:.1f}",
                 flush=True,

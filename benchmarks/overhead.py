@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # CPU time is comparable with one thread only
 
-from evomerge.optimize import BUILTIN, create
+from evomerge.optimize import BUILTIN, builtin, create
 from evomerge.space.protocol import Gene
 
 GENES = (10, 200, 1000, 4000)
@@ -49,7 +49,7 @@ class Cost:
 def measure(name: str, count: int, lengths: tuple[int, ...], limit: float) -> dict[int, Cost]:
     """Search once; return what it has cost after each of these numbers of candidates."""
     genes = [Gene(f"g{i}", "real", 0.0, 1.0, 0.5) for i in range(count)]
-    objectives = 2 if BUILTIN[name].objectives == "several" else 1
+    objectives = 2 if builtin(name).objectives == "several" else 1
     optimizer = create(name, genes, seed=0, objectives=objectives)
     optimizer.tell(optimizer.ask()[0], [0.0] * objectives)  # imports what it needs
     costs: dict[int, Cost] = {}
@@ -85,15 +85,18 @@ def main() -> None:
     counts = (10, 200) if options.quick else options.genes
     limit = 2.0 if options.quick else options.limit
     # `auto` is `cma` or `diagonal-cma`; the corners of a grid of 200 genes are too many.
-    names = options.optimizers or [n for n in BUILTIN if n not in ("auto", "grid")]
+    names = options.optimizers or [
+        *(name for name in BUILTIN if name not in ("auto", "grid", "nevergrad:NAME")),
+        *("nevergrad:DE", "nevergrad:PSO", "nevergrad:OnePlusOne"),
+    ]
     names = ["random", *(name for name in names if name != "random")]
     costs: dict[tuple[str, int, int], Cost] = {}
-    print(f"{'optimizer':16}{'genes':>6}{'300, ms':>12}{'1000, ms':>12}{'10000, s':>12}")
+    print(f"{'optimizer':21}{'genes':>6}{'300, ms':>12}{'1000, ms':>12}{'10000, s':>12}")
     for name in names:
         for count in counts:
             found = measure(name, count, LENGTHS, limit)
             costs |= {(name, count, length): cost for length, cost in found.items()}
-            print(f"{name:16}{count:6}", end="")
+            print(f"{name:21}{count:6}", end="")
             for length in LENGTHS:
                 cost = found[length]
                 seconds = whole(cost, length)

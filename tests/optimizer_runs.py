@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from evomerge.optimize import BUILTIN, create
+from evomerge.optimize import BUILTIN, builtin, create
 from evomerge.space.protocol import Gene
 
 MIXED = [
@@ -17,10 +17,11 @@ MIXED = [
     Gene("method", "choice", 0, 2, 0, choices=("a", "b", "c")),
     Gene("flag", "binary", 0, 1, 0.5),
 ]
-NAMES = list(BUILTIN)
+OF_NEVERGRAD = ["nevergrad:OnePlusOne", "nevergrad:DE", "nevergrad:PSO"]
+NAMES = [name for name in BUILTIN if name != "nevergrad:NAME"] + OF_NEVERGRAD
 COUNTS = {
-    name: {"one": (1,), "several": (2, 3), "any": (1, 2)}[row.objectives]
-    for name, row in BUILTIN.items()
+    name: {"one": (1,), "several": (2, 3), "any": (1, 2)}[builtin(name).objectives]
+    for name in NAMES
 }
 """The numbers of objectives with which each optimizer is tried."""
 ONE = [name for name in NAMES if 1 in COUNTS[name]]

@@ -22,7 +22,7 @@ COLOURS = {
     "diagonal-cma": "#1b9aaa",
     "cma-margin": "#bf5fd0",
     "tpe": "#d9822b",
-    "de": "#2da44e",
+    "two-points-de": "#2da44e",
     "discrete-lengler": "#d1495b",
     BASELINE: INK,
 }

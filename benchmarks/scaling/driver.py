@@ -112,7 +112,7 @@ def settings(candidates: int, many: int) -> list[Setting]:
     return [
         Setting(space, "random", "arrival", many),
         Setting(space, "random", "generation", candidates),
-        Setting(space, "one-plus-one", "arrival", candidates),
+        Setting(space, "nevergrad:OnePlusOne", "arrival", candidates),
         Setting(space, "diagonal-cma", "generation", candidates),
         Setting(space, "cma", "generation", candidates),
         Setting(space, "cma", "generation", candidates, population=256),

@@ -74,7 +74,7 @@ def courses(
     for count in workers:
         kinds: list[tuple[str, Order, int | None]] = [
             ("random", "arrival", None),
-            ("one-plus-one", "arrival", None),
+            ("nevergrad:OnePlusOne", "arrival", None),
             ("cma", "generation", None),
             ("cma", "arrival", None),
         ]

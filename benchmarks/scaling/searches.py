@@ -49,7 +49,7 @@ def space_of_200_genes() -> ParameterSpace:
 
 def warm_up() -> None:
     """Import what optimizers import when they are first asked, so that no search is charged."""
-    for optimizer in ("cma", "one-plus-one"):
+    for optimizer in ("cma", "nevergrad:OnePlusOne"):
         create(optimizer, list(space_of_200_genes().genes), 0).ask()
 
 

@@ -28,8 +28,8 @@ class OptimizerConfig(Section):
 
     name: str = Field(
         "auto",
-        description="one of `evomerge list optimizers`; auto: by the genes, and nsga2 with "
-        "`mode: pareto`",
+        description="one of `evomerge list optimizers`, or `nevergrad:` and a name of nevergrad's "
+        "registry; auto: by the genes, and nsga2 with `mode: pareto`",
     )
     population: Annotated[int, Field(ge=2, le=10_000)] | Literal["auto"] = Field(
         "auto", description="candidates of a generation; auto: as the optimizer recommends"

@@ -77,28 +77,11 @@ BUILTIN: Mapping[str, Builtin] = {
         has_population=True,
         most_workers=16,
     ),
-    "de": Builtin(
-        "differential evolution",
-        "evomerge.optimize.evolution:create_de",
-        has_population=True,
-        most_workers=16,
-    ),
     "two-points-de": Builtin(
         "differential evolution with two-point crossover",
         "evomerge.optimize.evolution:create_two_points_de",
         has_population=True,
         most_workers=16,
-    ),
-    "pso": Builtin(
-        "particle swarm optimization",
-        "evomerge.optimize.evolution:create_pso",
-        has_population=True,
-        most_workers=16,
-    ),
-    "one-plus-one": Builtin(
-        "(1+1) evolution strategy; cheap to run, local",
-        "evomerge.optimize.evolution:create_one_plus_one",
-        most_workers=1,
     ),
     "discrete-lengler": Builtin(
         "(1+1) with a decreasing mutation rate; for choices rather than numbers",
@@ -124,6 +107,10 @@ BUILTIN: Mapping[str, Builtin] = {
         objectives="any",
         extra="optuna",
     ),
+    "nevergrad:NAME": Builtin(
+        "an optimizer of nevergrad by its name there, for example nevergrad:OnePlusOne",
+        "evomerge.optimize.evolution:create_named",
+    ),
     "random": Builtin(
         "uniform random search; a baseline",
         "evomerge.optimize.sampling:create_random",
@@ -141,6 +128,12 @@ BUILTIN: Mapping[str, Builtin] = {
     ),
 }
 
+NEVERGRAD = "nevergrad:"
+"""Begins the names of nevergrad's optimizers; the row `nevergrad:NAME` is about all of them."""
+
+FORMER = {"de": "nevergrad:DE", "pso": "nevergrad:PSO", "one-plus-one": "nevergrad:OnePlusOne"}
+"""Names of earlier versions, and what to write in their place."""
+
 OPTIMIZERS: Registry[Factory] = Registry(
     "optimizer", "evomerge.optimizers", {name: row.factory for name, row in BUILTIN.items()}
 )
@@ -152,6 +145,34 @@ def optimizer_names() -> dict[str, str]:
         name: BUILTIN[name].about if name in BUILTIN else "added by another package"
         for name in OPTIMIZERS.names()
     }
+
+
+def builtin(name: str) -> Builtin | None:
+    """Return the row of an optimizer; None if another package adds it, or there is none."""
+    return BUILTIN.get("nevergrad:NAME" if name.startswith(NEVERGRAD) else name)
+
+
+def check_name(name: str, names: Sequence[str]) -> None:
+    """Check the name of an optimizer.
+
+    Args:
+        name: `optimizer.name`.
+        names: the names that there are.
+
+    Raises:
+        ConfigError: it is none of them, and not one of nevergrad.
+    """
+    if name in FORMER:
+        raise ConfigError(
+            f"optimizer.name is {name!r}, which is a name of earlier versions; write "
+            f"`{FORMER[name]}`."
+        )
+    is_of_nevergrad = name.startswith(NEVERGRAD) and name != "nevergrad:NAME"
+    if not is_of_nevergrad and (name not in names or name == "nevergrad:NAME"):
+        raise ConfigError(
+            f"optimizer.name is {name!r}; available are {', '.join(names)}."
+            f"{did_you_mean(name, names)}"
+        )
 
 
 def create(
@@ -167,7 +188,7 @@ def create(
     """Return a new optimizer.
 
     Args:
-        name: one of `optimizer_names()`.
+        name: one of `optimizer_names()`; in the place of NAME, a name of nevergrad's registry.
         genes: the genes to search, at least one.
         seed: seed of all random numbers of the optimizer, 0 or more.
         population: trials in a generation, or None for the default of the optimizer.
@@ -182,12 +203,7 @@ def create(
         ConfigError: the name is unknown, an option does not suit the optimizer, or a package that
             the optimizer needs cannot be imported.
     """
-    names = OPTIMIZERS.names()
-    if name not in names:
-        raise ConfigError(
-            f"optimizer.name is {name!r}; available are {', '.join(names)}."
-            f"{did_you_mean(name, names)}"
-        )
+    check_name(name, OPTIMIZERS.names())
     if not genes:
         raise ConfigError("The space has no genes, so there is nothing to search.")
     if not 0 < sigma <= 1:
@@ -195,25 +211,31 @@ def create(
             f"optimizer.sigma is {sigma!r}; it must be above 0 and at most 1, a share of a gene's "
             "range, for example 0.1667."
         )
-    if name in BUILTIN:
-        _check_objectives(name, objectives)
-        _check_options(name, options or {})
-    if name in BUILTIN and population is not None:
-        _check_population(name, population)
+    row = builtin(name)
+    if row is not None:
+        _check_objectives(name, row, objectives)
+        _check_options(name, row, options or {})
+        if population is not None:
+            _check_population(name, row, population)
+    setting = Setting(seed, population, sigma, budget, objectives, options or {})
     try:
+        if name.startswith(NEVERGRAD):
+            from evomerge.optimize.evolution import create_named
+
+            return create_named(genes, setting, name.removeprefix(NEVERGRAD))
         factory = OPTIMIZERS.get(name)
     except ImportError as error:
-        extra = BUILTIN[name].extra if name in BUILTIN else None
+        extra = row.extra if row is not None else None
         remedy = f"install `evomerge[{extra}]`" if extra else "reinstall evomerge"
         raise ConfigError(
             f"optimizer.name is {name!r}, which needs a package that cannot be imported here "
             f"({error}); {remedy}, or set it to `random`."
         ) from error
-    return factory(genes, Setting(seed, population, sigma, budget, objectives, options or {}))
+    return factory(genes, setting)
 
 
-def _check_objectives(name: str, objectives: int) -> None:
-    known = BUILTIN[name].objectives
+def _check_objectives(name: str, row: Builtin, objectives: int) -> None:
+    known = row.objectives
     if objectives > 1 and known == "one":
         several = [item for item, row in BUILTIN.items() if row.objectives != "one"]
         raise ConfigError(
@@ -227,8 +249,8 @@ def _check_objectives(name: str, objectives: int) -> None:
         )
 
 
-def _check_options(name: str, options: Mapping[str, Any]) -> None:
-    known = BUILTIN[name].options
+def _check_options(name: str, row: Builtin, options: Mapping[str, Any]) -> None:
+    known = row.options
     for key in options:
         if key not in known:
             allowed = f"{name!r} has {', '.join(known)}" if known else f"{name!r} has no options"
@@ -238,8 +260,8 @@ def _check_options(name: str, options: Mapping[str, Any]) -> None:
             )
 
 
-def _check_population(name: str, population: int) -> None:
-    if not BUILTIN[name].has_population:
+def _check_population(name: str, row: Builtin, population: int) -> None:
+    if not row.has_population:
         raise ConfigError(
             f"optimizer.population is {population}, but {name!r} has no population; set it to auto."
         )

@@ -1,4 +1,4 @@
-"""Optimizers of the package nevergrad: differential evolution, particle swarm, (1+1).
+"""Optimizers of nevergrad: two under names of this package, others under their own.
 
 nevergrad works in the coordinates z = (point of the cube - start) / step, in which the search
 starts at 0 with a standard deviation of 1. It is always told of one worker and no budget, because
@@ -7,39 +7,50 @@ its proposals depend on both, while those of a search must not.
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import nevergrad
 import numpy as np
 from nevergrad.optimization.utils import UidQueue
 
+from evomerge.errors import ConfigError, did_you_mean
 from evomerge.optimize.base import BaseOptimizer
 from evomerge.optimize.cube import Cube, Vector
 from evomerge.optimize.setting import Setting
 from evomerge.space.protocol import Gene
 
+ALGORITHMS = {
+    *("_OnePlusOne", "_DE", "_PSO", "_CMA", "_EvolutionStrategy"),
+    *("_TBPSA", "_EMNA", "EDA", "cGA", "SPSA"),
+}
+"""Classes of nevergrad that are one algorithm, told of one outcome after the other. The others
+choose or combine such algorithms, mostly by the budget; or sample a whole budget at once; or run a
+routine that was not made for this in a thread, which waits for an outcome before it goes on."""
+
 
 class Nevergrad(BaseOptimizer):
     """An optimizer of nevergrad; its proposals are clipped to the cube.
 
+    nevergrad takes losses for samples of a noisy function. It ranks points by mean + 0.1
+    sqrt(variance / (1 + count)), where a point that was told once has a variance of 10^6. If one
+    were told twice with the same loss, its variance would be 0, and no later point would ever be
+    better. Here losses are exact: a point that is told again replaces its entry in nevergrad's
+    archive, so all points count as told once, and are ranked by their loss.
+
     Args:
         cube: the coordinate system of the genes.
         seed: seed of all random numbers, 0 or more.
-        configured: nevergrad's `ConfiguredOptimizer`.
-        population: trials in a generation.
+        configured: an entry of nevergrad's registry, or a `ConfiguredOptimizer`.
     """
 
-    def __init__(self, cube: Cube, seed: int, configured: Any, population: int) -> None:
-        super().__init__(cube, population)
+    def __init__(self, cube: Cube, seed: int, configured: Any) -> None:
         low, high = -cube.start / cube.step, (1 - cube.start) / cube.step
-        parameter = nevergrad.p.Array(shape=(len(cube.genes),))
-        parameter.random_state = np.random.RandomState(seed % 2**32)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # nevergrad warns of every sigma above 1/3
-            parameter.set_bounds(low, high, method="clipping", full_range_sampling=False)
-        self._inner = configured(parameter, budget=None, num_workers=1)
+        self._inner = _instance(configured, low, high, seed)
+        super().__init__(cube, _population(self._inner))
         if hasattr(self._inner, "_uid_queue"):
             self._inner._uid_queue = ParentQueue()
 
@@ -51,9 +62,11 @@ class Nevergrad(BaseOptimizer):
     def learn(self, handle: object, point: Vector, loss: float) -> None:
         """Tell nevergrad the loss of a point, which need not be one that it proposed."""
         candidate: Any = handle
+        space = self._inner.parametrization
         if candidate is None:
-            z = (point - self.cube.start) / self.cube.step
-            candidate = self._inner.parametrization.spawn_child(new_value=z)
+            candidate = space.spawn_child(new_value=(point - self.cube.start) / self.cube.step)
+        data = candidate.get_standardized_data(reference=space)
+        self._inner.archive.bytesdict.pop(data.tobytes(), None)
         self._inner.tell(candidate, loss)
 
 
@@ -71,52 +84,111 @@ class ParentQueue(UidQueue):  # type: ignore[misc]
             super().tell(uid)
 
 
-def create_de(genes: Sequence[Gene], setting: Setting) -> Nevergrad:
-    """Return differential evolution (Storn & Price 1997; curr-to-best, F = 0.8)."""
-    return _differential(
-        Cube(genes, setting.sigma), setting.seed, setting.population, crossover=0.5
-    )
+def _instance(configured: Any, low: Vector, high: Vector, seed: int) -> Any:
+    """Return an optimizer of nevergrad for points between two corners; it starts at 0."""
+    parameter = nevergrad.p.Array(shape=low.shape)
+    parameter.random_state = np.random.RandomState(seed % 2**32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nevergrad warns of every sigma above 1/3
+        parameter.set_bounds(low, high, method="clipping", full_range_sampling=False)
+    return configured(parameter, budget=None, num_workers=1)
+
+
+def _population(inner: Any) -> int:
+    """Return the trials in a generation; 1 if the algorithm has none."""
+    sizes = (getattr(inner, name, None) for name in ("llambda", "popsize", "_popsize"))
+    return max(1, int(next((size for size in sizes if isinstance(size, int | np.integer)), 1)))
 
 
 def create_two_points_de(genes: Sequence[Gene], setting: Setting) -> Nevergrad:
-    """Return differential evolution with two-point crossover.
+    """Return differential evolution with two-point crossover (Storn & Price 1997; F = 0.8).
 
     A child takes one run of neighbouring genes from either mutant or parent, all others from the
     other one.
     """
-    return _differential(
-        Cube(genes, setting.sigma), setting.seed, setting.population, crossover="twopoints"
+    configured = nevergrad.optimizers.DifferentialEvolution(
+        popsize=setting.population or 30, crossover="twopoints"
     )
-
-
-def create_pso(genes: Sequence[Gene], setting: Setting) -> Nevergrad:
-    """Return particle swarm optimization with the constants of Clerc 2011."""
-    size = setting.population or 40
-    configured = nevergrad.optimizers.ConfPSO(transform="identity", popsize=size)
-    return Nevergrad(Cube(genes, setting.sigma), setting.seed, configured, size)
-
-
-def create_one_plus_one(genes: Sequence[Gene], setting: Setting) -> Nevergrad:
-    """Return the (1+1) evolution strategy: the better one of parent and child is the next parent.
-
-    A child is its parent plus Gaussian noise.
-    """
-    return _one_plus_one(Cube(genes, setting.sigma), setting.seed, "gaussian")
+    return Nevergrad(Cube(genes, setting.sigma), setting.seed, configured)
 
 
 def create_discrete_lengler(genes: Sequence[Gene], setting: Setting) -> Nevergrad:
     """Return a (1+1) strategy that draws fewer and fewer genes anew (Einarsson et al. 2018)."""
-    return _one_plus_one(Cube(genes, setting.sigma), setting.seed, "lengler")
+    configured = nevergrad.optimizers.ParametrizedOnePlusOne(mutation="lengler")
+    return Nevergrad(Cube(genes, setting.sigma), setting.seed, configured)
 
 
-def _differential(
-    cube: Cube, seed: int, population: int | None, crossover: float | str
-) -> Nevergrad:
-    size = population or 30
-    configured = nevergrad.optimizers.DifferentialEvolution(popsize=size, crossover=crossover)
-    return Nevergrad(cube, seed, configured, size)
+def create_named(genes: Sequence[Gene], setting: Setting, name: str) -> Nevergrad:
+    """Return an optimizer of nevergrad's registry.
+
+    Args:
+        genes: the genes.
+        setting: how it is made.
+        name: its name there, without a prefix.
+
+    Raises:
+        ConfigError: there is none, or it breaks a law of `evomerge.optimize.protocol`.
+    """
+    registry = nevergrad.optimizers.registry
+    if name not in registry:
+        raise ConfigError(
+            f"optimizer.name is 'nevergrad:{name}', but nevergrad {nevergrad.__version__} has no "
+            f"optimizer {name!r}; its documentation lists them.{did_you_mean(name, registry)}"
+        )
+    objection = _objection(name)
+    if objection is not None:
+        raise ConfigError(
+            f"optimizer.name is 'nevergrad:{name}', which {objection}; choose another one, for "
+            "example `nevergrad:OnePlusOne` or `nevergrad:DE`."
+        )
+    return Nevergrad(Cube(genes, setting.sigma), setting.seed, registry[name])
 
 
-def _one_plus_one(cube: Cube, seed: int, mutation: str) -> Nevergrad:
-    configured = nevergrad.optimizers.ParametrizedOnePlusOne(mutation=mutation)
-    return Nevergrad(cube, seed, configured, population=1)
+@lru_cache
+def _objection(name: str) -> str | None:
+    """Return why an optimizer of nevergrad breaks the laws; None if it does not in a short try."""
+    before, state = _global_state(), np.random.get_state()
+    try:
+        first, again = _try_out(name), _try_out(name)
+        moved = _global_state() != before
+    except _SeveralAlgorithmsError:
+        return (
+            "chooses or combines algorithms, or runs one in a thread, so its proposals depend on "
+            "the budget or on timing"
+        )
+    except Exception as error:
+        return f"does not work without a budget, or not here ({type(error).__name__}: {error})"
+    finally:
+        np.random.set_state(state)
+    if moved or first != again:
+        return "draws from global random numbers, so a search could not be resumed"
+    if 2 * len(set(first)) < len(first):
+        return "tries the same points many times, since it is for scores with noise"
+    return None
+
+
+def _global_state() -> object:
+    """Return the state of the global random generators, as something that can be compared."""
+    _, key, *rest = np.random.get_state()
+    return np.asarray(key).tobytes(), rest, random.getstate()
+
+
+class _SeveralAlgorithmsError(Exception):
+    """An optimizer of nevergrad is none of `ALGORITHMS`."""
+
+
+def _try_out(name: str) -> list[bytes]:
+    """Return the proposals of a short search in eight dimensions with four open trials."""
+    high = np.full(8, 3.0)
+    inner = _instance(nevergrad.optimizers.registry[name], -high, high, seed=5)
+    if not any(item.__name__ in ALGORITHMS for item in type(inner).__mro__):
+        raise _SeveralAlgorithmsError
+    asked = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number in range(100):
+            asked.append(inner.ask())
+            if number >= 3:
+                told = asked[number - 3]
+                inner.tell(told, float(((told.value - 1) ** 2).sum()))
+    return [item.value.tobytes() for item in asked]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from evomerge.config.schema import SearchConfig
-from evomerge.errors import ConfigError, did_you_mean
 from evomerge.space.protocol import Space
 from evomerge.strategy import STRATEGIES
 
@@ -31,15 +30,10 @@ def make_optimizer(config: SearchConfig, space: Space) -> Optimizer:
     Raises:
         ConfigError: there is no such optimizer, or a setting does not suit it.
     """
-    from evomerge.optimize import create, optimizer_names
+    from evomerge.optimize import check_name, create, optimizer_names
 
     wanted = config.optimizer
-    names = (*optimizer_names(), *STRATEGIES)
-    if wanted.name not in names:
-        raise ConfigError(
-            f"optimizer.name is {wanted.name!r}; available are {', '.join(names)}."
-            f"{did_you_mean(wanted.name, names)}"
-        )
+    check_name(wanted.name, (*optimizer_names(), *STRATEGIES))
     population = None if wanted.population == "auto" else wanted.population
     return create(
         wanted.name,

@@ -8,7 +8,7 @@ from evomerge.config.schema import SearchConfig
 from evomerge.models.code_keys import code_notes
 from evomerge.models.prediction import prediction_notes
 from evomerge.models.types import type_notes
-from evomerge.optimize import BUILTIN
+from evomerge.optimize import builtin
 from evomerge.optimize.cost import own_seconds
 from evomerge.report.amounts import size_text
 from evomerge.report.sampled import sampling_note
@@ -145,7 +145,7 @@ def _code_warning(problem: Problem) -> str | None:
 
 def _lag_warning(config: SearchConfig) -> str | None:
     """Return a warning if the optimizer finds less with so many candidates that are not scored."""
-    executor, optimizer = config.executor, BUILTIN.get(config.optimizer.name)
+    executor, optimizer = config.executor, builtin(config.optimizer.name)
     if executor.order != "arrival" or executor.kind == "inline" or optimizer is None:
         return None
     count = count_all_workers(config)

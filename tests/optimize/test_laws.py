@@ -15,6 +15,7 @@ from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optimizer_runs import (
+    COUNTS,
     MIXED,
     NAMES,
     ONE,
@@ -32,6 +33,8 @@ from evomerge.space.protocol import Gene
 REAL = [Gene(f"real{i}", "real", -1.0, 3.0, 0.5) for i in range(3)]
 LONE = [Gene("lone", "real", 0.0, 1.0, 1.0)]
 MANY = [Gene(f"gene{i}", "real", 0.0, 1.0, 0.5) for i in range(310)]
+TEN = [Gene(f"gene{i}", "real", 0.0, 1.0, 0.5) for i in range(10)]
+BITS = [Gene(f"bit{i}", "binary", 0, 1, i % 2) for i in range(12)]
 SPACES = {"real": REAL, "mixed": MIXED, "lone": LONE}
 
 values = st.one_of(
@@ -177,33 +180,83 @@ def test_when_everything_fails_the_search_goes_on_inside_the_ranges(name):
         optimizer.tell(trial, None)
 
 
-@pytest.mark.parametrize("name", ONE)
-def test_a_failure_counts_as_the_worst_value_so_far(name):
-    """Telling None equals telling the worst value; early failures wait for the first value."""
+@pytest.mark.parametrize("name", NAMES)
+def test_a_failure_is_worse_than_whatever_breaks_constraints(name):
+    """From the first trial on, and all failures are equal."""
 
     def run(fail):
-        optimizer, worst, genomes = create(name, REAL, seed=1), math.inf, []
-        early = [optimizer.ask() for _ in range(3)]
-        genomes += [genome for _, genome in early]
-        if fail:
-            optimizer.tell(early[0][0], None)
-            optimizer.tell(early[1][0], [math.nan])
-            optimizer.tell(early[2][0], [-7.0])
-        else:
-            for trial, _ in (early[2], early[0], early[1]):
-                optimizer.tell(trial, [-7.0])
-        worst = -7.0
-        for number in range(120):
+        optimizer, genomes = make(name, REAL, 1), []
+        for number in range(trials_of(name, 150)):
             trial, genome = optimizer.ask()
             genomes.append(genome)
-            if number % 5 == 2:
-                optimizer.tell(trial, None if fail else [worst])
+            if number < 3 or number % 5 == 2:
+                fate = number % 2 if fail else 2
+                told = [None, several(name, math.nan), several(name, -1e300)][fate]
+                optimizer.tell(trial, told, 0.0 if fail else 1e300)
             else:
-                worst = min(worst, -sum(x * x for x in genome))
-                optimizer.tell(trial, [-sum(x * x for x in genome)])
+                broken = max(0.0, genome[0] - 1.0) * (number % 3)
+                optimizer.tell(trial, several(name, -sum(x * x for x in genome)), broken)
         return genomes
 
     assert run(fail=True) == run(fail=False)
+
+
+@pytest.mark.parametrize(
+    "name", ["nevergrad:OnePlusOne", "discrete-lengler", "nevergrad:DE", "two-points-de"]
+)
+def test_the_search_goes_on_from_the_only_point_that_did_not_fail(name):
+    """A failure has a worse loss than the worst that was told, also if all of these are equal."""
+
+    def distance(fail):
+        optimizer, good = create(name, TEN, seed=1), tuple(0.3 for _ in TEN)
+        optimizer.enqueue(good)
+        optimizer.tell(optimizer.ask()[0], [0.5])
+        for _ in range(12):
+            trial, _ = optimizer.ask()
+            optimizer.tell(trial, None if fail else [0.5])
+        return np.mean([np.abs(np.array(optimizer.ask()[1]) - good).mean() for _ in range(20)])
+
+    assert distance(fail=True) < distance(fail=False)
+
+
+@pytest.mark.parametrize("name", ONE)
+def test_small_violations_keep_their_order(name):
+    """A loss of 1e9 or more would have swallowed their digits."""
+
+    def run(scale):
+        optimizer, genomes = create(name, REAL, seed=1), []
+        for _ in range(trials_of(name, 150)):
+            trial, genome = optimizer.ask()
+            genomes.append(genome)
+            optimizer.tell(trial, [0.0], scale * sum(x * x for x in genome))
+        return genomes
+
+    assert run(1.0) == run(1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("genes", "slope"), [(REAL, 1.0), (MIXED, 1.0), (BITS, 0.0)])
+@pytest.mark.parametrize("width", [1, 8])
+def test_nothing_is_proposed_twice(name, genes, slope, width):
+    """The optimum is a corner, where clipped points would be equal; one open trial is never told.
+
+    Of the 4,096 genomes of the bits, all are equally good.
+    """
+    count = COUNTS[name][-1]
+    optimizer, seen, waiting = make(name, genes, 2), [], []
+    start = tuple(float(int(gene.start)) for gene in genes)
+    for genome in (start, corner(genes, 1), start):
+        optimizer.enqueue(genome)
+    for number in range(60):
+        trial, genome = optimizer.ask()
+        waiting.append((trial, genome))
+        if number != 2:
+            seen.append(genome)
+        if len(waiting) >= width and number != 30:
+            trial, genome = waiting.pop(0)
+            value = slope * sum(genome)
+            optimizer.tell(trial, [value, value**2, -1.0][:count])
+    assert len(set(seen)) == len(seen)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -38,10 +38,10 @@ def sphere(genome):
         ("cma", 1e-5),
         ("diagonal-cma", 1e-5),
         ("cma-margin", 1e-5),
-        ("one-plus-one", 1e-5),
-        ("de", 0.15),
+        ("nevergrad:OnePlusOne", 1e-5),
+        ("nevergrad:DE", 0.15),
         ("two-points-de", 0.15),
-        ("pso", 0.15),
+        ("nevergrad:PSO", 0.15),
         ("discrete-lengler", 0.15),
         ("random", 0.6),
         ("sobol", 0.6),
@@ -166,7 +166,7 @@ def test_an_enqueued_point_pulls_cma_towards_it():
     assert mean_distance(True) < mean_distance(False)
 
 
-@pytest.mark.parametrize("name", ["cma", "cma-margin", "de", "one-plus-one"])
+@pytest.mark.parametrize("name", ["cma", "cma-margin", "nevergrad:DE", "nevergrad:OnePlusOne"])
 def test_amended_trials_bring_another_optimizer_to_the_same_place(name):
     """An optimizer with another seed learns from the amended genomes, not from its own."""
     first, calls = create(name, REAL, seed=1), []
@@ -184,7 +184,7 @@ def test_amended_trials_bring_another_optimizer_to_the_same_place(name):
     assert going_on < search(create(name, REAL, seed=2), sphere, 100)[0] / 5
 
 
-@pytest.mark.parametrize("name", ["cma", "cma-margin", "de", "pso"])
+@pytest.mark.parametrize("name", ["cma", "cma-margin", "nevergrad:DE", "nevergrad:PSO"])
 def test_amending_by_a_negligible_difference_changes_nothing(name):
     def run(shift):
         optimizer, genomes = create(name, REAL, seed=1), []
@@ -248,8 +248,10 @@ def test_names_are_listed_without_importing_what_they_need():
 def test_a_package_that_cannot_be_imported_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "nevergrad", None)
     monkeypatch.delitem(sys.modules, "evomerge.optimize.evolution", raising=False)
-    with pytest.raises(ConfigError, match=r"name is 'de', which needs a package .*nevergrad"):
-        create("de", REAL, seed=0)
+    with pytest.raises(
+        ConfigError, match=r"name is 'nevergrad:DE', which needs a package .*nevergrad"
+    ):
+        create("nevergrad:DE", REAL, seed=0)
     create("cma", REAL, seed=0).ask()
 
 
@@ -283,8 +285,8 @@ def test_another_package_adds_an_optimizer(monkeypatch):
             "is 20, but 'nsga3' has 28 reference directions for 3 objectives; set it to 28",
         ),
         (
-            {"name": "de", "options": {"popsize": 3}},
-            "optimizer.options has 'popsize', but 'de' has no options",
+            {"name": "nevergrad:DE", "options": {"popsize": 3}},
+            "optimizer.options has 'popsize', but 'nevergrad:DE' has no options",
         ),
         ({"options": {"restart": "ipop"}}, "has 'restart', but 'cma' has restarts; .*'restarts'"),
         ({"options": {"restarts": True}}, "restarts is True; allowed are none, ipop, bipop"),

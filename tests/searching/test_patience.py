@@ -28,7 +28,9 @@ def at(history, ranking, count: int) -> int:
     return unimproved(ranking.incumbents(first), first)
 
 
-@pytest.mark.parametrize(("optimizer", "ranking"), [("cma", ONE), ("nsga2", TWO), ("de", ONE)])
+@pytest.mark.parametrize(
+    ("optimizer", "ranking"), [("cma", ONE), ("nsga2", TWO), ("nevergrad:DE", ONE)]
+)
 def test_it_ends_with_the_first_generation_that_brings_the_count_to_it(
     tmp_path, optimizer, ranking
 ):

@@ -85,7 +85,7 @@ def test_the_soup_is_a_baseline_and_its_steps_are_not(tmp_path, order):
     assert all(set(item.outcomes) == {"search"} for item in steps)
 
 
-@pytest.mark.parametrize("optimizer", ["cma", "random", "one-plus-one"])
+@pytest.mark.parametrize("optimizer", ["cma", "random", "nevergrad:OnePlusOne"])
 def test_every_width_gives_the_same_trajectory(tmp_path, optimizer):
     alone, _ = run(tmp_path / "alone", 1, 0, optimizer=optimizer)
     for width, seed in ((3, 2), (64, 3)):

@@ -18,7 +18,7 @@ from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.searching.window import Window
 
-OPTIMIZERS = ["cma", "de", "random", "one-plus-one"]
+OPTIMIZERS = ["cma", "nevergrad:DE", "random", "nevergrad:OnePlusOne"]
 FEW = settings(max_examples=draws(15), deadline=None)
 
 
@@ -91,7 +91,7 @@ def test_a_raised_budget_is_the_search_that_had_it_from_the_start(tmp_path, opti
 @pytest.mark.parametrize("order", ["generation", "arrival"])
 def test_a_search_with_a_raised_budget_may_be_killed_too(tmp_path, order):
     """There is a winner already while the last candidates are scored."""
-    options = {"order": order, "optimizer": "de"}
+    options = {"order": order, "optimizer": "nevergrad:DE"}
     run(tmp_path / "run", 3, 0, candidates=12, **options)
     first = RunFolder(tmp_path / "run").journal_path.read_bytes().count(b"\n")
     whole = run(tmp_path / "run", 3, 1, candidates=15, **options)
@@ -131,7 +131,7 @@ def test_what_arrived_is_replayed_exactly(optimizer, width, dies_after, seed):
 
 
 def test_by_arrival_with_width_1_each_outcome_is_told_before_the_next_ask(tmp_path):
-    run(tmp_path / "run", 1, 0, order="arrival", optimizer="one-plus-one", candidates=12)
+    run(tmp_path / "run", 1, 0, order="arrival", optimizer="nevergrad:OnePlusOne", candidates=12)
     kinds = [event["event"] for event in RunFolder(tmp_path / "run").events()]
     assert kinds[:7] == ["header", *["ask"] * 3, *["tell"] * 3]
     assert kinds[7:25] == ["ask", "tell"] * 9

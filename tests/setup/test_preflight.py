@@ -96,8 +96,12 @@ def problem(tmp_path_factory):
             ["17 workers 'cma'", "16 others", "generation"],
         ),
         ("cma", {"workers": 64}, []),
-        ("one-plus-one", {"workers": 16}, ["16 workers 'one-plus-one'", "15 others", "'cma'"]),
-        ("one-plus-one", {"workers": 1}, []),
+        (
+            "discrete-lengler",
+            {"workers": 16},
+            ["16 workers 'discrete-lengler'", "15 others", "'cma'"],
+        ),
+        ("discrete-lengler", {"workers": 1}, []),
         ("random", {"workers": 64}, []),
     ],
 )

@@ -129,7 +129,7 @@ def test_what_does_not_exist_is_one_sentence(tmp_path, reference):
 
 def test_a_search_tries_them_first_and_resumes_without_the_earlier_run(tmp_path):
     warm = SMALL | {
-        "optimizer": {"name": "de", "start": [f"run:{tmp_path / 'first'}"]},
+        "optimizer": {"name": "nevergrad:DE", "start": [f"run:{tmp_path / 'first'}"]},
         "evaluation": SMALL["evaluation"] | {"search": {"documents": 4}},
     }
     searched = prepare(parse(SMALL, "search.yaml"), tmp_path).space

@@ -14,7 +14,7 @@ from evomerge.optimize import create
 from evomerge.scores import Failure, Outcome, Scores
 from evomerge.strategy.genome import GenomeStrategy
 
-NAMES = ("random", "cma", "de")
+NAMES = ("random", "cma", "nevergrad:DE")
 
 
 def values(scores: Scores) -> tuple[float, ...]:

@@ -4,17 +4,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from optimizer_runs import COUNTS, trials_of
+from optimizer_runs import COUNTS, NAMES, trials_of
 
 from evomerge.merging.methods import get_method, method_names
 from evomerge.merging.methods.method import Knob, Method
-from evomerge.optimize import create, optimizer_names
+from evomerge.optimize import create
 from evomerge.space.parameters import ParameterSpace
 from evomerge.space.protocol import Gene
 from evomerge.testing import check_method, check_optimizer, check_space
 
 
-@pytest.mark.parametrize("name", optimizer_names())
+@pytest.mark.parametrize("name", NAMES)
 def test_every_optimizer_keeps_the_laws(name):
     for objectives in COUNTS[name]:
         check_optimizer(

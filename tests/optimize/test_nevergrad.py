@@ -1,0 +1,132 @@
+"""Optimizers of nevergrad are nevergrad's, keep climbing after repeats, or are refused."""
+
+import random
+
+import nevergrad
+import numpy as np
+import pytest
+from optimizer_runs import OF_NEVERGRAD
+
+from evomerge.errors import ConfigError
+from evomerge.optimize import create
+from evomerge.space.protocol import Gene
+from evomerge.testing import check_optimizer
+
+REAL = [Gene(f"g{i}", "real", 0.0, 1.0, 0.5) for i in range(6)]
+BITS = [Gene(f"b{i}", "binary", 0, 1, 0) for i in range(20)]
+CLIMBING = [("discrete-lengler", BITS), ("nevergrad:OnePlusOne", REAL), ("two-points-de", REAL)]
+
+
+def score(genome):
+    """Return a score from 0 to 1: 1 if all values are 1."""
+    return 1 - sum(abs(1 - value) for value in genome) / len(genome)
+
+
+@pytest.mark.parametrize(("name", "genes"), CLIMBING)
+@pytest.mark.parametrize("told", ["start", "three points, twice"])
+def test_a_point_that_is_told_twice_does_not_end_the_climb(name, genes, told):
+    """nevergrad would rank a point that was told twice 70 better than one that was told once."""
+    start = tuple(float(gene.start) for gene in genes)
+    low, high = ((value,) * len(genes) for value in (0.0, 1.0))
+    mostly = (*high[: len(genes) // 2 + 1], *low[len(genes) // 2 + 1 :])
+    baselines = [start] if told == "start" else 2 * [start, low, mostly]
+
+    def reached(seed):
+        optimizer, best = create(name, genes, seed), 0.0
+        for genome in baselines:
+            optimizer.enqueue(genome)
+        for number in range(300):
+            trial, genome = optimizer.ask()
+            optimizer.tell(trial, [score(genome)])
+            best = max(best, score(genome) if number >= len(baselines) else 0.0)
+        return best
+
+    assert sorted(reached(seed) for seed in range(3))[1] > 0.85
+
+
+@pytest.mark.parametrize("name", ["discrete-lengler", "nevergrad:OnePlusOne"])
+def test_the_start_is_not_proposed_again_if_a_baseline_was_there(name):
+    optimizer = create(name, BITS, 0)
+    start = tuple(float(gene.start) for gene in BITS)
+    optimizer.enqueue(start)
+    assert optimizer.ask()[1] == start
+    assert optimizer.ask()[1] != start  # the first one is not even told
+    optimizer.tell(0, [0.0])
+    assert all(optimizer.ask()[1] != start for _ in range(5))
+
+
+@pytest.mark.parametrize("width", [1, 5])
+@pytest.mark.parametrize(
+    "name", [*OF_NEVERGRAD, "two-points-de", "discrete-lengler", "nevergrad:RecMixES"]
+)
+def test_it_proposes_what_nevergrad_proposes(name, width):
+    """In units of steps: the start is 0, the step 1, and the bounds are -3 and 3."""
+    short = {"two-points-de": "TwoPointsDE", "discrete-lengler": "DiscreteLenglerOnePlusOne"}
+    parameter = nevergrad.p.Array(shape=(6,))
+    parameter.random_state = np.random.RandomState(7)
+    parameter.set_bounds([-3.0] * 6, [3.0] * 6, method="clipping", full_range_sampling=False)
+    wanted = short.get(name, name.removeprefix("nevergrad:"))
+    plain = nevergrad.optimizers.registry[wanted](parameter, budget=None, num_workers=1)
+    optimizer, waiting, known = create(name, REAL, 7), [], {}
+    for _ in range(200):
+        candidate, (trial, genome) = plain.ask(), optimizer.ask()
+        while candidate.value.tobytes() in known:  # particles meet in corners
+            plain.tell(candidate, known[candidate.value.tobytes()])
+            candidate = plain.ask()
+        assert np.abs(0.5 + candidate.value / 6 - genome).max() < 1e-12
+        waiting.append((candidate, trial, float(((np.array(genome) - 0.8) ** 2).sum())))
+        if len(waiting) == width:
+            candidate, trial, loss = waiting.pop(0)
+            plain.tell(candidate, loss)
+            known[candidate.value.tobytes()] = loss
+            optimizer.tell(trial, [-loss])
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("nevergrad:OnePlusTwo", r"has no optimizer 'OnePlusTwo'; .*Did you mean 'OnePlusOne'"),
+        ("nevergrad:", "has no optimizer ''"),
+        ("nevergrad:NGOpt", "chooses or combines algorithms, .*; choose another one"),
+        ("nevergrad:Portfolio", "chooses or combines algorithms"),
+        ("nevergrad:Cobyla", "chooses or combines algorithms, or runs one in a thread"),
+        ("nevergrad:LHSSearch", "chooses or combines algorithms"),
+        ("nevergrad:DiscreteBSOOnePlusOne", "does not work without a budget"),
+        ("nevergrad:LognormalDiscreteOnePlusOne", "draws from global random numbers"),
+        ("nevergrad:LhsDE", "draws from global random numbers"),
+        ("nevergrad:NoisyOnePlusOne", "tries the same points many times"),
+        ("nevergrad:NAME", "available are auto, .*nevergrad:NAME"),
+        ("one-plus-one", "a name of earlier versions; write `nevergrad:OnePlusOne`"),
+        ("de", "write `nevergrad:DE`"),
+        ("pso", "write `nevergrad:PSO`"),
+    ],
+)
+def test_what_breaks_a_law_is_refused_in_one_sentence(name, sentence):
+    random.seed(1)
+    np.random.seed(1)
+    expected = random.random(), np.random.rand()
+    random.seed(1)
+    np.random.seed(1)
+    with pytest.raises(ConfigError, match=sentence):
+        create(name, REAL, 0)
+    assert (random.random(), np.random.rand()) == expected
+
+
+def test_a_population_cannot_be_set():
+    with pytest.raises(ConfigError, match="'nevergrad:DE' has no population; set it to auto"):
+        create("nevergrad:DE", REAL, 0, population=10)
+    assert create("nevergrad:DE", REAL, 0).population == 30
+    assert create("nevergrad:OnePlusOne", REAL, 0).population == 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", sorted(nevergrad.optimizers.registry))
+def test_every_optimizer_of_nevergrad_keeps_the_laws_or_is_refused(name):
+    def make(genes, seed):
+        return create(f"nevergrad:{name}", genes, seed)
+
+    try:
+        make(REAL, 0)
+    except ConfigError:
+        return
+    check_optimizer(make)
