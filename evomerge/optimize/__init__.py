@@ -72,7 +72,7 @@ BUILTIN: Mapping[str, Builtin] = {
         options=("restarts",),
     ),
     "cma-margin": Builtin(
-        "CMA-ES with margin; for many binary or choice genes",
+        "CMA-ES with margin, and with probabilities of choices; for many discrete genes",
         "evomerge.optimize.margin:create",
         has_population=True,
         most_workers=16,
@@ -193,7 +193,7 @@ def create(
         seed: seed of all random numbers of the optimizer, 0 or more.
         population: trials in a generation, or None for the default of the optimizer.
         sigma: initial step of genes without a step of their own, as a share of the gene's range, in
-            (0, 1].
+            (0, 1]; choices have none.
         budget: planned number of trials, or None if unknown. It is only checked; proposals do not
             depend on it, so that it can be raised later.
         objectives: number of values that `tell` gets.

@@ -85,12 +85,12 @@ class CMA(BaseOptimizer):
     ) -> None:
         super().__init__(cube, population or default_population(len(cube.genes)))
         # pycma needs two dimensions: a single gene gets a second one that has no effect.
-        self._idle = max(0, 2 - len(cube.genes))
-        self._two_point = len(cube.genes) >= TWO_POINT_GENES
+        self._idle = max(0, 2 - len(cube.start))
+        self._two_point = len(cube.start) >= TWO_POINT_GENES
         self._diagonal, self._seed = diagonal, seed
         self._begin = Begin(self.population)
         self._restarts = self._trials = 0
-        self._mean: Vector = np.zeros(len(cube.genes))
+        self._mean: Vector = np.zeros(len(cube.start))
         self._scheme = restarts and restarts(self.population)
         self._convergence = Convergence()
         self._samples: deque[Vector] = deque()
@@ -105,8 +105,8 @@ class CMA(BaseOptimizer):
 
         cube, idle = self.cube, [1.0] * self._idle
         return evolution_strategy(
-            low=[*(-cube.start / cube.step), *(-value for value in idle)],
-            high=[*((1 - cube.start) / cube.step), *idle],
+            low=[*((cube.low - cube.start) / cube.step), *(-value for value in idle)],
+            high=[*((cube.high - cube.start) / cube.step), *idle],
             population=self._begin.population,
             diagonal=self._diagonal,
             two_point=self._two_point,
@@ -121,7 +121,7 @@ class CMA(BaseOptimizer):
             with _signals_after():
                 self._sample()
         z = self._samples.popleft()
-        return (self._restarts, z), self.cube.start + self.cube.step * z[: len(self.cube.genes)]
+        return (self._restarts, z), self.cube.start + self.cube.step * z[: len(self.cube.start)]
 
     def learn(self, handle: object, point: Vector, loss: float) -> None:
         """Collect a loss; after a population of losses, the distribution is updated.
@@ -166,7 +166,7 @@ class CMA(BaseOptimizer):
         self._told, self._sampled = [], False
         if self._scheme is not None:
             self._trials += len(losses)
-            longest = max(self._es.stds[: len(self.cube.genes)]) / self._begin.step
+            longest = max(self._es.stds[: len(self.cube.start)]) / self._begin.step
             most = self._begin.trials
             is_long = most is not None and self._trials >= most
             if self._convergence.after(losses, float(longest)) or is_long:
@@ -180,7 +180,8 @@ class CMA(BaseOptimizer):
         """Begin again at a random point."""
         self._restarts += 1
         random = np.random.RandomState([self._seed % 2**32, self._restarts])
-        where = random.uniform(size=len(self.cube.genes))
+        uniform = random.uniform(size=len(self.cube.start))
+        where = np.where(np.isinf(self.cube.high), self.cube.start, uniform)
         self._mean = (where - self.cube.start) / self.cube.step
         self._begin = scheme.after(self._trials, random)
         self._convergence, self._trials = Convergence(), 0

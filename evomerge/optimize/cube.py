@@ -1,15 +1,22 @@
-"""The unit cube: the coordinate system in which all optimizers work.
+"""The unit cube: the coordinate system in which optimizers of real vectors work.
 
-A real gene maps linearly to [0, 1]. A gene with k values (integer, choice, binary) divides [0, 1]
-into k equal cells, one for each value: every point of a cell maps to its value, and the value maps
-to the middle of its cell. In this way, an optimizer of real vectors can search genomes with genes
-of all kinds. The cells of a binary gene meet at 0.5.
+A real gene maps linearly to [0, 1]. An integer or binary gene with k values divides [0, 1] into k
+equal cells, one for each value: every point of a cell maps to its value, and the value maps to the
+middle of its cell. The cells of a binary gene, and of a choice of two, meet at 0.5.
+
+The values of a choice have no order, so a choice of three or more has a coordinate for each value,
+and the largest decides (random keys, Bean 1994). At the start all are equal: the search begins
+undecided, and which place a value has in the list makes no difference. This holds also for cells,
+if an optimizer draws coordinates anew and knows no small steps: `Choices` has both kinds.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
+from statistics import NormalDist
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +26,24 @@ from evomerge.space.protocol import Gene, Genome
 Vector = NDArray[np.float64]
 
 UNORDERED_SHARE = 1.5
-"""Initial steps of choice and binary genes, in units of `optimizer.sigma`.
+"""Initial steps of binary genes and choices of two, in units of `optimizer.sigma`.
 
 They are longer than those of other genes, because a step within a cell does not change the value.
 With sigma = 1/6, a step is 1/4. This is the distance from the middle of a cell of a binary gene to
 the threshold. In tests with known best paths through layers, this value found the paths most often.
 """
+
+Choices: TypeAlias = Literal["keys", "cells", "quantiles"]
+"""How a choice of three or more values is seen. `keys`: a coordinate for each value; the largest
+decides. `cells`: one coordinate of equal cells, for optimizers that draw from the whole cube.
+`quantiles`: one coordinate, cut so that a normal distribution around the start hits each cell
+equally often, for optimizers that draw from it anew."""
+
+KEY_STEP = 1 / 12
+"""Initial steps of keys and quantiles. Any step would do; with this one an optimizer that must keep
+within the cube is far from its borders, where keys would become equal."""
+
+_NORMAL = NormalDist(0.5, KEY_STEP)
 
 NEAR = 1e-6
 """Two values of a gene count as equal if they differ by at most this share of its range."""
@@ -37,19 +56,62 @@ class Cube:
         genes: the genes of the genome, in order.
         sigma: initial step of genes without a step of their own, as a share of the range, in
             (0, 1].
+        choices: how choices of three or more values are seen.
 
     Attributes:
-        start: the point where the search starts, shape (genes,), in [0, 1].
-        step: initial standard deviation of every coordinate, shape (genes,), > 0.
+        start: the point where the search starts, shape (dimensions,), in [0, 1]. With keys there
+            are more dimensions than genes.
+        step: initial standard deviation of every coordinate, shape (dimensions,), > 0.
+        low: smallest useful value of every coordinate, shape (dimensions,): 0, or minus infinity
+            for a key, of which only the order counts.
+        high: largest useful value, likewise: 1, or infinity.
     """
 
-    def __init__(self, genes: Sequence[Gene], sigma: float) -> None:
+    def __init__(self, genes: Sequence[Gene], sigma: float, choices: Choices = "keys") -> None:
         self.genes = tuple(genes)
-        self.start: Vector = np.array([_position(gene, gene.start) for gene in genes])
-        self.step: Vector = np.array([_step(gene, sigma) for gene in genes])
+        unordered = [gene.kind == "choice" and gene.high > 1 for gene in genes]
+        counts = [
+            round(gene.high) + 1 if choices == "keys" and many else 1
+            for gene, many in zip(genes, unordered, strict=True)
+        ]
+        self._quantiles: list[int] = []
+        if choices == "quantiles":
+            self._quantiles = np.flatnonzero(unordered).tolist()
+        self._counts, ends = counts, np.cumsum(counts).tolist()
+        self._places = [
+            (gene, count, end - count) for gene, count, end in zip(genes, counts, ends, strict=True)
+        ]
+        self.start: Vector = np.concatenate(
+            [_start(gene, n) for gene, n in zip(genes, counts, strict=True)]
+        )
+        self.step: Vector = np.concatenate(
+            [
+                np.full(n, KEY_STEP if many and choices != "cells" else _step(gene, sigma))
+                for gene, n, many in zip(genes, counts, unordered, strict=True)
+            ]
+        )
+        is_key = np.repeat([count > 1 for count in counts], counts)
+        self.low: Vector = np.where(is_key, -math.inf, 0.0)
+        self.high: Vector = np.where(is_key, math.inf, 1.0)
+
+    def decided(self, random: np.random.RandomState) -> Vector:
+        """Return the start, with a random value of every gene that starts undecided.
+
+        For optimizers that try the start itself. Keys, and coordinates on a border between cells,
+        are moved by a negligible step.
+        """
+        cells = np.repeat([levels(gene) or 0 for gene, _, _ in self._places], self._counts)
+        between = np.isinf(self.high) | ((cells > 0) & (self.start * cells % 1 == 0))
+        steps = np.where(between, NEAR * self.step, 0.0)
+        steps[self._quantiles] = KEY_STEP
+        moved: Vector = self.start + steps * random.standard_normal(len(self.start))
+        return moved
 
     def point(self, genome: Genome) -> Vector:
         """Return the point that a genome maps to.
+
+        The keys of a choice are the mean of those, in a first sample, of which this value's is the
+        largest. So the value wins clearly, and small steps can still make another one win.
 
         Raises:
             ValueError: the number of values differs from the number of genes, or a value is out of
@@ -66,11 +128,30 @@ class Cube:
                     f"Gene {gene.name} is {value!r}, outside of its range {gene.low:g} to "
                     f"{gene.high:g}, or not a whole number."
                 )
-        return np.array([_position(*pair) for pair in zip(self.genes, genome, strict=True)])
+        coordinates: list[float] = []
+        for (gene, count, _), value in zip(self._places, genome, strict=True):
+            if count == 1:
+                coordinates.append(_position(gene, value))
+            else:
+                low, high = _lost_and_won(count)
+                won = int(value - gene.low)
+                coordinates += [high if place == won else low for place in range(count)]
+        point = np.array(coordinates)
+        for place in self._quantiles:
+            point[place] = _NORMAL.inv_cdf(point[place])
+        return point
 
     def genome(self, point: Vector) -> Genome:
         """Return the genome of a point; coordinates outside of [0, 1] are clipped."""
-        return tuple(_value(gene, x) for gene, x in zip(self.genes, point.tolist(), strict=True))
+        values = point.tolist()
+        for place in self._quantiles:
+            values[place] = _NORMAL.cdf(values[place])
+        return tuple(
+            _value(gene, values[first])
+            if count == 1
+            else gene.low + int(np.argmax(point[first : first + count]))
+            for gene, count, first in self._places
+        )
 
     def is_near(self, genome: Genome, other: Genome) -> bool:
         """Return whether two genomes are nearly equal: every gene within `NEAR` of its range."""
@@ -81,6 +162,25 @@ class Cube:
 def levels(gene: Gene) -> int | None:
     """Return the number of values of a gene, or None for a real gene."""
     return None if gene.kind == "real" else round(gene.high - gene.low) + 1
+
+
+@cache
+def _lost_and_won(count: int) -> tuple[float, float]:
+    """Return the mean keys of the values that lose, and of the one that wins, in a first sample.
+
+    The largest of k standard normal numbers has the mean m(k), the integral of
+    k x phi(x) Phi(x)^(k - 1). As their sum has the mean 0, each other one has -m(k) / (k - 1).
+    """
+    x = np.linspace(-10.0, 10.0, 20001)
+    phi = np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    below = np.cumsum(phi) * (x[1] - x[0])
+    largest = float((count * x * phi * below ** (count - 1)).sum() * (x[1] - x[0]))
+    return 0.5 - KEY_STEP * largest / (count - 1), 0.5 + KEY_STEP * largest
+
+
+def _start(gene: Gene, coordinates: int) -> Vector:
+    undecided = gene.kind == "choice"
+    return np.full(coordinates, 0.5 if undecided else _position(gene, gene.start))
 
 
 def _position(gene: Gene, value: float) -> float:

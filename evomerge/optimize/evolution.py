@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from functools import lru_cache
 from typing import Any
 
@@ -33,7 +33,7 @@ routine that was not made for this in a thread, which waits for an outcome befor
 
 
 class Nevergrad(BaseOptimizer):
-    """An optimizer of nevergrad; its proposals are clipped to the cube.
+    """An optimizer of nevergrad; its proposals are clipped to the bounds of the cube.
 
     nevergrad takes losses for samples of a noisy function. It ranks points by mean + 0.1
     sqrt(variance / (1 + count)), where a point that was told once has a variance of 10^6. If one
@@ -48,9 +48,12 @@ class Nevergrad(BaseOptimizer):
     """
 
     def __init__(self, cube: Cube, seed: int, configured: Any) -> None:
-        low, high = -cube.start / cube.step, (1 - cube.start) / cube.step
+        low, high = ((end - cube.start) / cube.step for end in (cube.low, cube.high))
         self._inner = _instance(configured, low, high, seed)
         super().__init__(cube, _population(self._inner))
+        first = cube.decided(np.random.RandomState([seed % 2**32, 1])) - cube.start
+        if first.any() and _is_of(self._inner, {"_OnePlusOne"}):  # it would try the start itself
+            self._inner.suggest(first / cube.step)
         if hasattr(self._inner, "_uid_queue"):
             self._inner._uid_queue = ParentQueue()
 
@@ -94,6 +97,11 @@ def _instance(configured: Any, low: Vector, high: Vector, seed: int) -> Any:
     return configured(parameter, budget=None, num_workers=1)
 
 
+def _is_of(inner: Any, names: Set[str]) -> bool:
+    """Return whether an optimizer is of one of these classes of nevergrad."""
+    return any(item.__name__ in names for item in type(inner).__mro__)
+
+
 def _population(inner: Any) -> int:
     """Return the trials in a generation; 1 if the algorithm has none."""
     sizes = (getattr(inner, name, None) for name in ("llambda", "popsize", "_popsize"))
@@ -115,7 +123,7 @@ def create_two_points_de(genes: Sequence[Gene], setting: Setting) -> Nevergrad:
 def create_discrete_lengler(genes: Sequence[Gene], setting: Setting) -> Nevergrad:
     """Return a (1+1) strategy that draws fewer and fewer genes anew (Einarsson et al. 2018)."""
     configured = nevergrad.optimizers.ParametrizedOnePlusOne(mutation="lengler")
-    return Nevergrad(Cube(genes, setting.sigma), setting.seed, configured)
+    return Nevergrad(Cube(genes, setting.sigma, "quantiles"), setting.seed, configured)
 
 
 def create_named(genes: Sequence[Gene], setting: Setting, name: str) -> Nevergrad:
@@ -181,7 +189,7 @@ def _try_out(name: str) -> list[bytes]:
     """Return the proposals of a short search in eight dimensions with four open trials."""
     high = np.full(8, 3.0)
     inner = _instance(nevergrad.optimizers.registry[name], -high, high, seed=5)
-    if not any(item.__name__ in ALGORITHMS for item in type(inner).__mro__):
+    if not _is_of(inner, ALGORITHMS):
         raise _SeveralAlgorithmsError
     asked = []
     with warnings.catch_warnings():

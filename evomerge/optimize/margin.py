@@ -1,18 +1,21 @@
-"""CMA-ES with margin (Hamano et al. 2022, arXiv 2205.13482), by the package cmaes.
+"""CMA-ES with margin, by the package cmaes.
 
 With plain CMA-ES, a discrete gene can become stuck at one value, since a small step does not change
-it. The margin is a lower limit on the probability of the other values. It helps with genomes that
-have many binary or choice genes.
+it. The margin is a lower limit on the probability of the other values. Genomes without choices are
+searched by CMA-ES with margin (Hamano et al. 2022, arXiv 2205.13482). Those with choices are
+searched by CatCMA with margin (Hamano et al. 2025, arXiv 2504.07884), which learns a probability
+for each value of a choice.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from cmaes import CMAwM
+from cmaes import CatCMAwM, CMAwM
 
 from evomerge.optimize.base import BaseOptimizer, default_population
 from evomerge.optimize.cube import Cube, Vector, levels
@@ -61,25 +64,106 @@ class MarginCMA(BaseOptimizer):
         """Collect a loss; after every `population` losses, the distribution is updated."""
         sample: Any = handle
         if sample is None:
-            sample = self._shortened(np.concatenate([point / self.cube.step, np.zeros(self._idle)]))
+            inner = self._inner._cma
+            numbers = np.concatenate([point / self.cube.step, np.zeros(self._idle)])
+            sample = _shortened(numbers, inner._mean, inner._C, inner._sigma)
         self._generation.append((sample, loss))
         if len(self._generation) == self.population:
             self._inner.tell(self._generation)
             self._generation = []
 
-    def _shortened(self, sample: Vector) -> Vector:
-        """Return a point that cmaes did not propose, moved to the length of a likely step.
 
-        A step of a hundred standard deviations would make the next ones as long (Hansen 2011,
-        arXiv 1110.4181; with the limit of pycma).
-        """
-        inner, count = self._inner._cma, len(sample)
-        step = sample - self._inner.mean
-        length = math.sqrt(step @ np.linalg.solve(inner._C, step)) / inner._sigma
-        most = math.sqrt(count) + 2 * count / (count + 2)
-        return np.asarray(sample if length <= most else self._inner.mean + step * most / length)
+class CategoryCMA(BaseOptimizer):
+    """CatCMA with margin: a normal distribution of numbers, and a probability of each choice.
+
+    At first all values of a choice have the same probability. cmaes works in the coordinates
+    z = point of the cube / initial step; choices are one-hot vectors.
+
+    Args:
+        cube: the coordinate system of the genes, with cells for choices; there is one or more.
+        seed: seed of all random numbers, 0 or more.
+        population: trials in a generation, 4 or more, or None for 4 + floor(3 ln n).
+    """
+
+    def __init__(self, cube: Cube, seed: int, population: int | None) -> None:
+        super().__init__(cube, population or default_population(len(cube.genes)))
+        counts = [levels(gene) or 1 for gene in cube.genes]
+        places = range(len(counts))
+        self._choices = [place for place in places if _is_choice(cube.genes[place])]
+        self._sizes = np.array([counts[place] for place in self._choices])
+        # cmaes has real numbers first, then whole ones; a gene with one value is like a real one.
+        others = [place for place in places if place not in set(self._choices)]
+        self._reals = [place for place in others if counts[place] == 1]
+        self._whole = [place for place in others if counts[place] > 1]
+        self._numbers = [*self._reals, *self._whole]
+        step = cube.step.tolist()
+        ranges = [(0.0, 1 / step[place]) for place in self._reals]
+        middles = [(np.arange(counts[at]) + 0.5) / counts[at] / step[at] for at in self._whole]
+        start = cube.start / cube.step
+        self._inner = CatCMAwM(
+            x_space=ranges or None,
+            z_space=middles or None,
+            c_space=self._sizes.tolist(),
+            population_size=self.population,
+            mean=start[self._numbers] if self._numbers else None,
+            sigma=1.0,
+            cov=np.eye(len(self._numbers)) if self._numbers else None,
+            seed=seed % 2**32,
+        )
+        self._generation: list[tuple[Any, float]] = []
+
+    def propose(self) -> tuple[object, Vector]:
+        """Return a sample of cmaes, and its point, in which discrete genes are rounded."""
+        sample = self._inner.ask()
+        point = np.empty(len(self.cube.genes))
+        if sample.x is not None:
+            point[self._reals] = sample.x * self.cube.step[self._reals]
+        if sample.z is not None:
+            point[self._whole] = sample.z * self.cube.step[self._whole]
+        point[self._choices] = (sample.c.argmax(axis=1) + 0.5) / self._sizes
+        return sample, point
+
+    def learn(self, handle: object, point: Vector, loss: float) -> None:
+        """Collect a loss; after every `population` losses, the distribution is updated."""
+        self._generation.append((self._sample(point) if handle is None else handle, loss))
+        if len(self._generation) == self.population:
+            with warnings.catch_warnings():
+                # While all losses of each generation are equal, it takes the median of nothing.
+                warnings.simplefilter("ignore")
+                self._inner.tell(self._generation)
+            self._generation = []
+
+    def _sample(self, point: Vector) -> Any:
+        """Return a point that cmaes did not propose as one of its samples."""
+        chosen = np.floor(point[self._choices] * self._sizes).astype(int)
+        values = np.zeros((len(chosen), self._sizes.max()), bool)
+        values[np.arange(len(chosen)), chosen] = True
+        if not self._numbers:
+            return CatCMAwM.Solution(c=values)
+        inner, numbers = self._inner, (point / self.cube.step)[self._numbers]
+        covariance = inner._C * np.outer(inner._A, inner._A)
+        numbers = _shortened(numbers, inner._mean, covariance, inner._sigma)
+        return CatCMAwM.Solution(c=values, _v_raw=numbers)
 
 
-def create(genes: Sequence[Gene], setting: Setting) -> MarginCMA:
-    """Return CMA-ES with margin."""
-    return MarginCMA(Cube(genes, setting.sigma), setting.seed, setting.population)
+def _shortened(sample: Vector, mean: Vector, covariance: Vector, sigma: float) -> Vector:
+    """Return a point that cmaes did not propose, moved to the length of a likely step.
+
+    A step of a hundred standard deviations would make the next ones as long (Hansen 2011,
+    arXiv 1110.4181; with the limit of pycma).
+    """
+    step, count = sample - mean, len(sample)
+    length = math.sqrt(step @ np.linalg.solve(covariance, step)) / sigma
+    most = math.sqrt(count) + 2 * count / (count + 2)
+    return np.asarray(sample if length <= most else mean + step * most / length)
+
+
+def _is_choice(gene: Gene) -> bool:
+    return gene.kind == "choice" and gene.high > 0
+
+
+def create(genes: Sequence[Gene], setting: Setting) -> MarginCMA | CategoryCMA:
+    """Return CMA-ES with margin, for genomes with choices that with categories."""
+    cube = Cube(genes, setting.sigma, choices="cells")
+    kind = CategoryCMA if any(map(_is_choice, genes)) else MarginCMA
+    return kind(cube, setting.seed, setting.population)

@@ -66,7 +66,7 @@ class TPE(BaseOptimizer):
     def propose(self) -> tuple[object, Vector]:
         """Return a proposal of optuna; before it has `FIRST` outcomes, a point near the start."""
         if self._told < FIRST:
-            draws = self._random.standard_normal(len(self.cube.genes))
+            draws = self._random.standard_normal(len(self.cube.start))
             return _FIRST, np.clip(self.cube.start + 2 * self.cube.step * draws, 0.0, 1.0)
         trial = self._study.ask(self._ranges)
         return trial, self.cube.point(tuple(trial.params[name] for name in self._ranges))

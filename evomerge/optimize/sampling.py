@@ -41,7 +41,7 @@ def create_random(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
     """Return uniform random search (Bergstra & Bengio 2012)."""
     generator = np.random.RandomState(setting.seed % 2**32)
     points = (generator.uniform(size=len(genes)) for _ in itertools.count())
-    return SequenceSearch(Cube(genes, setting.sigma), points, setting.objectives)
+    return SequenceSearch(Cube(genes, setting.sigma, choices="cells"), points, setting.objectives)
 
 
 def create_sobol(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
@@ -59,7 +59,7 @@ def create_sobol(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
     shift = np.random.RandomState(setting.seed % 2**32).uniform(size=count)
     sequence = qmc.Sobol(count, scramble=False)
     points = ((sequence.random(1)[0] + shift) % 1.0 for _ in itertools.count())
-    return SequenceSearch(Cube(genes, setting.sigma), points, setting.objectives)
+    return SequenceSearch(Cube(genes, setting.sigma, choices="cells"), points, setting.objectives)
 
 
 def create_grid(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
@@ -80,7 +80,7 @@ def create_grid(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
             f"{corners} candidates, but the budget is {setting.budget}; fix knobs, use fewer "
             "groups, or use `sobol`."
         )
-    cube = Cube(genes, setting.sigma)
+    cube = Cube(genes, setting.sigma, choices="cells")
     return SequenceSearch(cube, _grid(cube), setting.objectives)
 
 

@@ -13,14 +13,17 @@ HEADERS = ("searched", "genes", "values", "start", "set by")
 
 
 def gene_list(problem: Problem) -> list[dict[str, Any]]:
-    """Return all genes with range and start, as plain JSON values, in the order of the genome."""
+    """Return all genes with range and start, as plain JSON values, in the order of the genome.
+
+    A choice has no start: all its values are equally likely at first.
+    """
     return [
         {
             "name": gene.name,
             "kind": gene.kind,
             "low": gene.low,
             "high": gene.high,
-            "start": gene.start,
+            "start": None if gene.kind == "choice" else gene.start,
             **({"choices": list(gene.choices)} if gene.choices else {}),
         }
         for gene in problem.space.genes
@@ -54,7 +57,8 @@ def gene_rows(problem: Problem) -> list[tuple[str, ...]]:
     knobs = _knobs(problem)
     groups: dict[tuple[str, str, str], list[Gene]] = {}
     for gene in problem.space.genes:
-        key = (_group(gene, knobs), _values(gene), f"{gene.start:.4g}")
+        start = "undecided" if gene.kind == "choice" else f"{gene.start:.4g}"
+        key = (_group(gene, knobs), _values(gene), start)
         groups.setdefault(key, []).append(gene)
     return [
         (name, str(len(genes)), values, start, _reason(name, problem, knobs))

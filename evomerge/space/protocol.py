@@ -22,9 +22,10 @@ class Gene:
         low: smallest value.
         high: largest value.
         start: value at which the search starts. For a discrete gene it may lie between two values
-            (0.5 for a binary gene), if the search shall start undecided.
+            (0.5 for a binary gene), if the search shall start undecided. Of a `choice` all values
+            are equally likely at first; its start only stands for them where one recipe is made.
         sigma: initial step size in units of the gene. None: `optimizer.sigma` x (high - low), and
-            1.5 times that for `choice` and `binary` genes.
+            1.5 times that for `binary` genes. Choices have none.
         choices: labels of a `choice` gene, by index.
         switch: whether it is a number of which only the sign counts: above 0 something is on.
     """

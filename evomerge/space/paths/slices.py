@@ -24,8 +24,8 @@ class SliceSpace:
     """Paths of contiguous slices.
 
     Genome: the number n of slices. Then, for each possible slice: its parent, its first and last
-    block (integers, in either order), and the scale of the hidden state that enters it. Only the
-    first n slices are used.
+    block (integers, in either order), and the scale of the hidden state that enters it, except for
+    the first slice. Only the first n slices are used. What can have one value only is no gene.
 
     Decoding repairs paths outside of `layers`. If a path is too short, its slices are extended to
     the ends of their parents, the last slice first; then further slices are added. If it is too
@@ -33,7 +33,8 @@ class SliceSpace:
 
     Args:
         parents: parent -> number of its blocks.
-        frame: recipe of everything except the path. The search starts at the path of its host.
+        frame: recipe of everything except the path. The search starts at the slices that together
+            are its host, but at first every parent of a slice is equally likely.
         stack: name of the block stack.
         slices: smallest and largest number of slices.
         scales: range of the scales, or one number for all scales.
@@ -70,7 +71,6 @@ class SliceSpace:
         checked = check_scales(scales)
         self._bounds = (checked, checked) if isinstance(checked, (int, float)) else checked
         self._scaled = self._bounds[0] < self._bounds[1]
-        self._width = 4 if self._scaled else 3
         self.genes: Sequence[Gene] = self._make_genes(host_depth)
 
     @property
@@ -80,8 +80,10 @@ class SliceSpace:
 
     def decode(self, genome: Genome) -> Recipe:
         """Return the recipe of a genome."""
-        count = min(max(round(genome[0]), self._count[0]), self._count[1], self._most)
-        named = [self._slice(genome, index) for index in range(self._count[1])]
+        values = {gene.name: value for gene, value in zip(self.genes, genome, strict=True)}
+        wanted = round(values.get("slices", self._count[0]))
+        count = min(max(wanted, self._count[0]), self._count[1], self._most)
+        named = [self._slice(values, index) for index in range(self._count[1])]
         slices = self._shorten(self._grow(named, count))
         path = [
             Hop(parent, layer, scale if layer == first and index else 1.0)
@@ -118,20 +120,18 @@ class SliceSpace:
                 f"The path has {len(runs)} slices; this space allows {self._count[0]} to "
                 f"{self._count[1]}."
             )
-        genome = [gene.start for gene in self.genes]
-        genome[0] = float(len(runs))
+        values = {gene.name: gene.start for gene in self.genes}
+        named = {"slices": float(len(runs))}
         for index, run in enumerate(runs):
-            at = 1 + self._width * index
-            genome[at : at + 3] = [
-                float(self._names.index(run[0].parent)),
-                float(run[0].layer),
-                float(run[-1].layer),
-            ]
+            named |= {
+                f"slice{index}.parent": float(self._names.index(run[0].parent)),
+                f"slice{index}.first": float(run[0].layer),
+                f"slice{index}.last": float(run[-1].layer),
+            }
             if index:
-                scale = scale_in_range(run[0].scale, self._bounds)
-                if self._scaled:
-                    genome[at + 3] = scale
-        return tuple(genome)
+                named[f"slice{index}.scale"] = scale_in_range(run[0].scale, self._bounds)
+        values |= {name: value for name, value in named.items() if name in values}
+        return tuple(values.values())
 
     def baselines(self) -> dict[str, Recipe]:
         """Return every parent as it is."""
@@ -145,30 +145,32 @@ class SliceSpace:
         fewest, most = self._count
         host = float(self._names.index(self._frame.host))
         deepest = float(max(self._parents.values()) - 1)
-        genes = [Gene("slices", "integer", fewest, most, start=most)]
+        genes = [Gene("slices", "integer", fewest, most, start=most)] if fewest < most else []
         for index in range(most):
             first = host_depth * index // most
             last = host_depth * (index + 1) // most - 1
-            choices = float(len(self._names) - 1)
+            if len(self._names) > 1:
+                top, name = float(len(self._names) - 1), f"slice{index}.parent"
+                genes.append(Gene(name, "choice", 0.0, top, host, choices=self._names))
             genes += [
-                Gene(f"slice{index}.parent", "choice", 0.0, choices, host, choices=self._names),
                 Gene(f"slice{index}.first", "integer", 0.0, deepest, float(first)),
                 Gene(f"slice{index}.last", "integer", 0.0, deepest, float(last)),
             ]
-            if self._scaled:
+            if self._scaled and index:
                 low, high = self._bounds
                 start = min(max(1.0, low), high)
                 name = f"slice{index}.scale"
                 genes.append(Gene(name, "real", low, high, start, (high - low) / 6))
         return tuple(genes)
 
-    def _slice(self, genome: Genome, index: int) -> Slice:
-        """Return the slice at an index, as the genome has it."""
-        at = 1 + self._width * index
-        parent = self._names[min(max(round(genome[at]), 0), len(self._names) - 1)]
+    def _slice(self, values: Mapping[str, float], index: int) -> Slice:
+        """Return the slice at an index, given the values of the genes by name."""
+        chosen = values.get(f"slice{index}.parent", 0.0)
+        parent = self._names[min(max(round(chosen), 0), len(self._names) - 1)]
         deepest = self._parents[parent] - 1
-        one, two = (min(max(round(value), 0), deepest) for value in genome[at + 1 : at + 3])
-        scale = genome[at + 3] if self._scaled else self._bounds[0]
+        ends = (values[f"slice{index}.{end}"] for end in ("first", "last"))
+        one, two = (min(max(round(value), 0), deepest) for value in ends)
+        scale = values.get(f"slice{index}.scale", self._bounds[0])
         return parent, min(one, two), max(one, two), scale
 
     def _grow(self, slices: list[Slice], count: int) -> list[Slice]:

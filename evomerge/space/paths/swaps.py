@@ -17,7 +17,7 @@ class SwapSpace:
     """Paths that have, at each depth of the host, one parent's block of that depth.
 
     Genome: for each block of the host, the parent that it comes from. Then the scales, if they are
-    searched. The search starts in the middle: with two parents, each is as likely as the other.
+    searched. At first every parent is equally likely at each depth.
 
     Args:
         parents: parent -> number of its blocks, at least as many as the host has.

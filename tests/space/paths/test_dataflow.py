@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from draws import draws
 from hypothesis import given, settings
@@ -215,7 +216,37 @@ def test_the_slice_space_contains_goliath() -> None:
 
 def test_a_slice_given_in_reverse_is_put_in_order() -> None:
     space = SliceSpace(DEPTHS, FRAME, slices=(1, 1), scales=1.0)
-    assert [hop.layer for hop in path(space, (1.0, 1.0, 3.0, 1.0))] == [1, 2, 3]
+    assert [hop.layer for hop in path(space, (1.0, 3.0, 1.0))] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", [name for name in SPACES if name.startswith(("slices", "swaps"))])
+def test_every_gene_of_slices_and_swaps_has_an_effect(name: str) -> None:
+    """On some genome each other value of it gives another recipe."""
+    space = SPACES[name]()
+    random = np.random.RandomState(0)
+    idle = {gene.name for gene in space.genes}
+    for _ in range(100):
+        genome = [
+            random.uniform(g.low, g.high) if g.kind == "real" else random.randint(g.low, g.high + 1)
+            for g in space.genes
+        ]
+        before = space.decode(tuple(genome))
+        for place, gene in enumerate(space.genes):
+            changed = list(genome)
+            changed[place] = gene.high if genome[place] < gene.high else gene.low
+            if space.decode(tuple(changed)) != before:
+                idle.discard(gene.name)
+    assert not idle
+
+
+def test_slices_of_one_parent_have_no_genes_for_it() -> None:
+    space = SliceSpace({HOST: 4}, FRAME, slices=(3, 3), scales=(0.5, 1.5))
+    assert [gene.name for gene in space.genes] == [
+        "slice0.first", "slice0.last",
+        "slice1.first", "slice1.last", "slice1.scale",
+        "slice2.first", "slice2.last", "slice2.scale",
+    ]  # fmt: skip
+    assert space.decode(space.encode(space.baselines()[HOST])) == space.baselines()[HOST]
 
 
 def test_baselines_are_the_parents_themselves() -> None:

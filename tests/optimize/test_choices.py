@@ -1,0 +1,164 @@
+"""The values of a choice are equally likely at first, and their order decides nothing."""
+
+import numpy as np
+import pytest
+from optimizer_runs import COUNTS, NAMES, make, several
+from scipy.stats import chi2_contingency, chisquare
+
+from evomerge.optimize import create
+from evomerge.optimize.cube import Cube
+from evomerge.space.protocol import Gene
+
+VALUES = 4
+LONG = [name for name in NAMES if name != "grid"]
+FAST = [
+    "cma",
+    "diagonal-cma",
+    "cma-margin",
+    "two-points-de",
+    "discrete-lengler",
+    "tpe",
+    "nsga2",
+    "random",
+    "sobol",
+]
+
+
+def genes_with(values, start=0):
+    method = Gene("method", "choice", 0, values - 1, start, choices=tuple(map(str, range(values))))
+    numbers = [Gene(f"g{place}", "real", 0.0, 1.0, 0.5) for place in range(4)]
+    return [*numbers[:2], method, *numbers[2:]]
+
+
+def check_first(name, values, seeds, length, start=0):
+    """Check that each value is in an equal share of the first candidates, and of the very first.
+
+    Args:
+        name: the optimizer.
+        values: number of values of the choice.
+        seeds: number of searches.
+        length: number of candidates of each.
+        start: what the gene says of its start.
+    """
+    shares = np.zeros((seeds, values))
+    first = np.zeros(values)
+    for seed in range(seeds):
+        optimizer = make(name, genes_with(values, start), seed)
+        for number in range(length):
+            trial, genome = optimizer.ask()
+            shares[seed, int(genome[2])] += 1 / length
+            first[int(genome[2])] += number == 0
+            optimizer.tell(trial, several(name, 0.5))
+    assert chisquare(first).pvalue > 1e-3
+    error = shares.std(axis=0) / np.sqrt(seeds)
+    assert (np.abs(shares.mean(axis=0) - 1 / values) < 4 * np.maximum(error, 1e-3)).all()
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_every_value_is_equally_likely_at_first(name):
+    check_first(name, values=VALUES, seeds=60, length=3)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("values", [2, 3, 7])
+def test_any_number_of_values_is_equally_likely_at_first(name, values):
+    check_first(name, values, 400, 10 if name == "tpe" else 50, start=values - 1)
+
+
+def found(name, place, seed, candidates):
+    """Return whether a search finds the best of four methods, which stands at this place."""
+    target = np.random.RandomState(seed).uniform(0.2, 0.8, 4)
+    optimizer = make(name, genes_with(VALUES), seed)
+    best = (-np.inf, -1.0)
+    for _ in range(candidates):
+        trial, genome = optimizer.ask()
+        numbers = np.array([*genome[:2], *genome[3:]])
+        value = 0.05 * (genome[2] == place) - float(((numbers - target) ** 2).sum())
+        best = max(best, (value, genome[2]))
+        optimizer.tell(trial, [value] * COUNTS[name][-1])
+    return best[1] == place
+
+
+def check_places(name, seeds, candidates):
+    """Check that the best method is found equally often at each place.
+
+    Each search has a seed of its own, so they are independent.
+
+    Args:
+        name: the optimizer.
+        seeds: number of searches for each place.
+        candidates: number of candidates of each.
+    """
+    hits = [
+        sum(found(name, place, 1000 * place + seed, candidates) for seed in range(seeds))
+        for place in range(VALUES)
+    ]
+    assert sum(hits) > 1.2 * seeds  # at random the best candidate has the method in a quarter
+    if sum(hits) < VALUES * seeds:
+        assert chi2_contingency([hits, [seeds - hit for hit in hits]]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_the_place_of_the_best_method_makes_no_difference(name):
+    check_places(name, *((10, 20) if name == "tpe" else (20, 50)))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", LONG)
+def test_in_long_searches_the_place_makes_no_difference(name):
+    check_places(name, *((20, 60) if name == "tpe" else (60, 120)))
+
+
+def test_a_genome_maps_to_keys_that_give_its_value_and_can_give_others():
+    genes = [Gene("x", "real", -1.0, 1.0, 0.0), *genes_with(5)]
+    cube = Cube(genes, 1 / 6)
+    draws = np.random.RandomState(0).standard_normal((4000, len(cube.start)))
+    for value in range(5):
+        genome = (0.5, 0.1, 0.2, float(value), 0.3, 0.4)
+        point = cube.point(genome)
+        assert cube.genome(point) == pytest.approx(genome)
+        kept = np.mean([cube.genome(point + cube.step * draw)[3] == value for draw in draws])
+        assert 0.6 < kept < 0.8
+    first = [cube.genome(cube.start + cube.step * draw) for draw in draws]
+    won = [point for point in draws if cube.genome(cube.start + cube.step * point)[3] == 2]
+    assert np.std([genome[3] for genome in first]) > 1.3
+    keys = cube.start + cube.step * np.mean(won, axis=0)
+    assert keys[3:8] == pytest.approx(cube.point((0.0, 0.5, 0.5, 2.0, 0.5, 0.5))[3:8], abs=0.01)
+
+
+@pytest.mark.parametrize("choices", ["keys", "cells", "quantiles"])
+@pytest.mark.parametrize("values", [1, 2, 3, 200])
+def test_every_value_is_that_of_its_own_point(choices, values):
+    cube = Cube(genes_with(values), 1.0, choices)
+    for value in range(values):
+        genome = (0.5, 0.5, float(value), 0.5, 0.5)
+        point = cube.point(genome)
+        assert cube.genome(point) == genome
+        assert (point >= 0).all() and (point <= 1).all()
+
+
+@pytest.mark.parametrize("name", ["cma", "diagonal-cma", "cma-margin", "two-points-de"])
+def test_an_enqueued_choice_is_proposed_more_often_if_it_is_good(name):
+    def share(sign):
+        counts = []
+        for seed in range(5):
+            optimizer = create(name, genes_with(VALUES), seed)
+            for number in (0.4, 0.5, 0.6):
+                optimizer.enqueue((number, 0.5, 3.0, 0.5, 0.5))
+            for candidate in range(160):
+                trial, genome = optimizer.ask()
+                counts += [genome[2] == 3] * (candidate >= 80)
+                optimizer.tell(trial, [sign * float(genome[2] == 3)])
+        return np.mean(counts)
+
+    assert share(1) > 0.5 > 0.2 > share(-1)
+
+
+@pytest.mark.parametrize("name", ["one-plus-one", "discrete-lengler"])
+def test_a_search_that_tries_its_start_draws_what_is_undecided(name):
+    genes = [Gene(f"flag{place}", "binary", 0, 1, 0.5) for place in range(8)]
+    flags = np.array([create(name, genes, seed).ask()[1] for seed in range(100)])
+    assert (np.abs(flags.mean(axis=0) - 0.5) < 0.2).all()
+    decided = [Gene("x", "real", 0.0, 1.0, 0.25), Gene("flag", "binary", 0, 1, 1)]
+    assert {create(name, decided, seed).ask()[1] for seed in range(20)} == {(0.25, 1.0)}
