@@ -1,8 +1,9 @@
 """Compares policies that score candidates on fewer documents: racing, halving, item response.
 
-    python benchmarks/racing.py [--quick] [--seeds N] [--first SEED]
+    python benchmarks/racing.py [--quick] [--seeds N] [--first SEED] [--worlds NAME ...]
+                                [--policies NAME ...] [--optimizer NAME]
 
-Runs CMA-ES searches with every policy and the same seeds in two settings ("worlds"). A seed
+Runs searches with every policy and the same seeds in two settings ("worlds"). A seed
 determines the documents, their split and the optimizer:
 
 - `zoo`: real merges of the embedded models (a task-arithmetic weight for every layer), scored on
@@ -10,9 +11,11 @@ determines the documents, their split and the optimizer:
 - `simulated`: simulated models whose skill depends on 16 weights, on 400 documents. Each document
   has its own difficulty and prefers some weights, so that a search can overfit to documents.
 
-`replayed` applies every policy to the recorded candidates of the searches in `zoo` that scored all
-documents, and computes how many documents the policy would have used and which winner it would have
-chosen. This removes the noise of searches that propose other candidates.
+`replayed zoo` and `replayed simulated` apply every policy to the recorded candidates of searches
+that scored all documents, and compute how many documents the policy would have used and which
+winner it would have chosen. This removes the noise of searches that propose other candidates. And
+as the scores on all documents are known there, it shows how far the estimates of stopped
+candidates are from them: their mean difference and their root mean square difference, in points.
 
 As in `evomerge search`, the parents come first and are scored on all documents. A generation is
 proposed as a whole, compared with the best candidate at its start, and told to the optimizer at its
@@ -20,7 +23,7 @@ end. A finalist with an estimated fitness is scored on all documents (these are 
 finalists are scored on 400 validation documents, and the best of them on the test documents. The
 table shows the share of search documents used, the share of CPU time, and the test score and its
 difference to full scoring in points, with the standard error of the paired difference. The last
-line is one JSON object of the shares and differences.
+line is one JSON object of all these.
 """
 
 from __future__ import annotations
@@ -62,6 +65,8 @@ from evomerge.space.protocol import Gene, Genome
 SEARCH, VALIDATION = 400, 400
 FINALISTS = 5
 SUBSET = 100
+REPLAYED = "replayed "
+WORLDS = ("simulated", "zoo", f"{REPLAYED}simulated", f"{REPLAYED}zoo")
 
 Rows = list[Scores | None]
 
@@ -129,11 +134,11 @@ class World:
 
 
 class Proposals:
-    """The proposals of a search: the baselines, then those of CMA-ES."""
+    """The proposals of a search: the baselines, then those of an optimizer."""
 
-    def __init__(self, world: World, seed: int) -> None:
+    def __init__(self, world: World, seed: int, optimizer: str = "cma") -> None:
         self.world = world
-        self.optimizer = create("cma", list(world.genes), seed, budget=world.candidates)
+        self.optimizer = create(optimizer, list(world.genes), seed, budget=world.candidates)
         self.population = self.optimizer.population
         self.open: list[int] = []
         self.values: list[float | None] = []
@@ -165,7 +170,9 @@ class Proposals:
 class Recorded:
     """The recorded proposals and scores of a full-scoring search."""
 
-    def __init__(self, world: World, genomes: Sequence[Genome], rows: Rows) -> None:
+    def __init__(
+        self, world: World, genomes: Sequence[Genome], rows: Rows, population: int
+    ) -> None:
         self.genomes, self.rows = genomes, rows
         task, key, ids = world.objective.task, world.objective.key, world.documents
         place = {document: at for at, document in enumerate(ids)}
@@ -179,7 +186,7 @@ class Recorded:
         self.evaluator = Evaluator(None, [Function(body, info)])
         self.evaluator.prepare(None, None, {"search": {task: ids}})
         self.baselines = len(world.baselines)
-        self.population = create("cma", list(world.genes), 0).population
+        self.population = population
 
     def __iter__(self) -> Iterator[list[tuple[Genome, Any]]]:
         """Yield the baselines, then generations: genomes and their recorded scores."""
@@ -211,6 +218,7 @@ class Run:
         seconds: CPU time.
         genomes: the genomes of the candidates.
         rows: their scores.
+        off: estimated minus true fitness of the stopped candidates, in points, if it is known.
     """
 
     share: float
@@ -218,6 +226,7 @@ class Run:
     seconds: float
     genomes: list[Genome]
     rows: Rows
+    off: list[float] = field(default_factory=list)
 
 
 def search(world: World, policy: Policy, seed: int, proposals: Proposals | Recorded) -> Run:
@@ -280,7 +289,15 @@ def search(world: World, policy: Policy, seed: int, proposals: Proposals | Recor
     seconds = time.process_time() - began
     winner = max(finalists, key=lambda n: (world.final("validation", genomes[n]), -n))
     tested = 100 * world.final("test", genomes[winner])
-    return Run(spent / (len(genomes) * len(ids)), tested, seconds, genomes, rows)
+    off = []
+    if isinstance(proposals, Recorded):
+        pairs = zip(rows, proposals.rows, strict=True)
+        off = [
+            100 * (fitness(objectives, found) - fitness(objectives, true))
+            for found, true in pairs
+            if found is not None and true is not None and found.expected
+        ]
+    return Run(spent / (len(genomes) * len(ids)), tested, seconds, genomes, rows, off)
 
 
 def zoo_world(seed: int, candidates: int) -> World:
@@ -367,11 +384,17 @@ class Table:
             error = statistics.stdev(pairs) / math.sqrt(len(pairs)) if len(pairs) > 1 else math.nan
             mean = statistics.fmean(pairs)
             same = sum(pair == 0.0 for pair in pairs) / len(pairs)
+            off = [value for run in runs for value in run.off]
             print(
-                f"{world:10} {policy:23}{share:8.1%}{clock:8.0%}{tested:8.2f}"
+                f"{world:19}{policy:23}{share:8.1%}{clock:8.0%}{tested:8.2f}"
                 f"{mean:+8.2f} +- {error:4.2f}{same:7.0%}",
-                flush=True,
+                end="" if off else "\n",
             )
+            if off:
+                squares = math.sqrt(statistics.fmean(value**2 for value in off))
+                print(f"{statistics.fmean(off):+8.2f}{squares:8.2f}", flush=True)
+                ratios[f"{world} {policy} estimates off"] = round(statistics.fmean(off), 2)
+                ratios[f"{world} {policy} estimates rms"] = round(squares, 2)
             ratios[f"{world} {policy} documents"] = round(share, 3)
             ratios[f"{world} {policy} points to full"] = round(mean, 2)
             ratios[f"{world} {policy} standard error"] = round(error, 2)
@@ -384,7 +407,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--policies", nargs="*", default=list(POLICIES), help="besides `full`")
-    parser.add_argument("--worlds", nargs="*", default=["simulated", "zoo", "replayed"])
+    parser.add_argument("--worlds", nargs="*", choices=WORLDS, default=WORLDS)
+    parser.add_argument("--optimizer", default="cma")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
@@ -394,28 +418,30 @@ def main() -> None:
         "simulated": lambda seed: simulated_world(seed, 100 if options.quick else 480),
         "zoo": lambda seed: zoo_world(seed, 40 if options.quick else 240),
     }
-    wanted = {"zoo" if name == "replayed" else name for name in options.worlds}
+    wanted = {name.removeprefix(REPLAYED) for name in options.worlds}
     table, ratios = Table(), {}
     print(
-        f"{'world':11}{'policy':23}{'spent':>8}{'time':>8}{'tested':>8}{'to full':>16}{'same':>7}"
+        f"{'world':19}{'policy':23}{'spent':>8}{'time':>8}{'tested':>8}{'to full':>16}{'same':>7}"
+        f"{'off':>8}{'rms':>8}"
     )
     for name in [name for name in worlds if name in wanted]:
         for seed in seeds:
             world = worlds[name](seed)
-            full = search(world, POLICIES["full"], seed, Proposals(world, seed))
+            proposals = Proposals(world, seed, options.optimizer)
+            full = search(world, POLICIES["full"], seed, proposals)
+            recorded = Recorded(world, full.genomes, full.rows, proposals.population)
             table.add(name, "full", full)
-            recorded = Recorded(world, full.genomes, full.rows)
-            if name == "zoo" and "replayed" in options.worlds:
-                table.add("replayed", "full", full)
+            table.add(REPLAYED + name, "full", full)
             for policy in policies:
                 if name in options.worlds:
-                    found = search(world, POLICIES[policy], seed, Proposals(world, seed))
-                    table.add(name, policy, found)
-                if name == "zoo" and "replayed" in options.worlds:
-                    table.add("replayed", policy, search(world, POLICIES[policy], seed, recorded))
-        ratios |= table.show(name)
-    if "replayed" in options.worlds:
-        ratios |= table.show("replayed")
+                    other = Proposals(world, seed, options.optimizer)
+                    table.add(name, policy, search(world, POLICIES[policy], seed, other))
+                if REPLAYED + name in options.worlds:
+                    found = search(world, POLICIES[policy], seed, recorded)
+                    table.add(REPLAYED + name, policy, found)
+        for shown in (name, REPLAYED + name):
+            if shown in options.worlds:
+                ratios |= table.show(shown)
     print(json.dumps(ratios))
 
 

@@ -1,6 +1,7 @@
 """Asynchronous successive halving: only the better candidates are scored on more documents.
 
-A rung is a sample of the documents; each rung holds more than the one before. At each rung a
+A rung is a sample of the documents, with equally many of each task if the objectives have equal
+weights; each rung holds more than the one before. At each rung a
 candidate is ranked among earlier candidates by their scores on the same documents, and it goes on
 to the next rung if it is in the best 1 / factor of them (Li et al., A System for Massively Parallel
 Hyperparameter Tuning, 2020).
@@ -43,7 +44,8 @@ class Halving:
     ) -> Steps:
         """Yield the documents of one rung after the other, as long as the candidate goes on."""
         documents = incumbent.documents
-        equal = {task: np.ones(len(ids)) for task, ids in documents.items()}
+        weights = {task: sum(o.weight for o in objectives if o.task == task) for task in documents}
+        equal = {task: np.full(len(ids), weights[task] ** 2) for task, ids in documents.items()}
         order = stratify(equal, documents, f"{self.seed}/halving", 1)
         total, count = sum(map(len, documents.values())), self.first
         while True:

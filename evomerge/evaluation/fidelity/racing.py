@@ -26,7 +26,7 @@ from evomerge.evaluation.fidelity.strata import (
     sample,
     stratify,
 )
-from evomerge.scores import Objective, Scores
+from evomerge.scores import Objective, Scores, fitness
 
 _GROWTH = 1.4  # least factor between one sample size and the next
 
@@ -39,7 +39,7 @@ class Race:
         confidence: a candidate is stopped when it is behind the incumbent with this probability.
         minimum: number of documents that each sample has more than the one before, at least; before
             the first sample is scored, no candidate is stopped.
-        seed: determines the order of the documents.
+        seed: determines, with the earlier candidates, the order of the documents.
         recent: number of earlier candidates from which the strata are made.
         whole: see `Fidelity`.
         strata_per_task: maximum number of strata in a task; 1 gives a plain random sample.
@@ -58,7 +58,9 @@ class Race:
         """Yield larger and larger samples until the candidate is unlikely to be ahead."""
         documents = incumbent.documents
         squares = expected_squares(objectives, incumbent, earlier)
-        strata = stratify(squares, documents, f"{self.seed}/race", self.strata_per_task)
+        # The strata are made from earlier candidates' answers, so the order must not be theirs.
+        known = ",".join(float(fitness(objectives, scores)).hex() for scores in earlier)
+        strata = stratify(squares, documents, f"{self.seed}/race/{known}", self.strata_per_task)
         for count in self.sizes(sum(map(len, documents.values()))):
             scores = yield sample(strata, documents, count)
             mean, variance = estimate(strata, differences(objectives, scores, incumbent))

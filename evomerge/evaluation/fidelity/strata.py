@@ -5,9 +5,11 @@ these documents are enough; candidates differ in the others. So the documents of
 by the mean squared difference between earlier candidates and the incumbent, and divided into strata
 of equal sums of its square root (the cumulative root rule of Dalenius and Hodges, 1959). A sample
 takes about equally many documents from each stratum (close to Neyman's allocation, 1934), in random
-order. The estimate over all documents weights every stratum by its size, so it is unbiased like
-that of a plain random sample and only its variance is smaller (Cochran, Sampling Techniques, 1977,
-chapters 5 and 5A).
+order. The estimate over all documents weights every stratum by its share of its task's documents,
+so it is unbiased like that of a plain random sample and only its variance is smaller (Cochran,
+Sampling Techniques, 1977, chapters 5 and 5A). This needs an order in which no earlier candidate was
+sampled: the strata are made from answers of earlier candidates, so documents that they were scored
+on are not a random part of a stratum.
 
 All arrays have one entry for each of the incumbent's documents of a task, in the same order.
 """
@@ -40,17 +42,24 @@ class Stratum:
         task: the task's name.
         indices: the documents' indices among the incumbent's documents, in the order in which
             samples take them.
-        expected_square: mean expected squared difference of these documents, > 0.
+        expected_square: mean expected squared difference of these documents, > 0. Differences are
+            those of `differences`, which have the weights of the objectives.
+        share: the stratum's share of the task's documents.
     """
 
     task: str
     indices: NDArray[np.intp]
     expected_square: float
+    share: float
 
     @property
     def weight(self) -> float:
-        """Number of documents x expected absolute difference; samples are allocated by it."""
-        return len(self.indices) * math.sqrt(self.expected_square)
+        """Share x expected absolute difference; samples are allocated by it.
+
+        The fitness is a sum of means over the documents of a task, so a document of a small task
+        counts more than one of a large task.
+        """
+        return self.share * math.sqrt(self.expected_square)
 
 
 def differences(
@@ -119,7 +128,8 @@ def stratify(
         for number in np.unique(label):
             members = ascending[label == number]
             members = members[np.argsort(rank[members])]
-            result.append(Stratum(task, members, float(values[members].mean())))
+            share = len(members) / len(values)
+            result.append(Stratum(task, members, float(values[members].mean()), share))
     return result
 
 
@@ -168,22 +178,18 @@ def estimate(strata: Sequence[Stratum], seen: Differences) -> tuple[float, float
     Args:
         seen: the differences from the incumbent, nan for documents that were not scored.
     """
-    sizes: dict[str, int] = {}
-    for stratum in strata:
-        sizes[stratum.task] = sizes.get(stratum.task, 0) + len(stratum.indices)
     mean = variance = 0.0
     for stratum in strata:
         every = seen[stratum.task][stratum.indices]
         known = every[np.isfinite(every)]
-        share = len(every) / sizes[stratum.task]
         if len(known):
-            mean += share * float(known.mean())
+            mean += stratum.share * float(known.mean())
         if len(known) < len(every):
             squares = float(((known - known.mean()) ** 2).sum()) if len(known) else 0.0
             prior = _PRIOR * stratum.expected_square
             of_one = (squares + prior) / max(len(known) + _PRIOR - 1, 1.0)
             unknown = (1 - len(known) / len(every)) / max(len(known), 1)
-            variance += share**2 * of_one * unknown
+            variance += stratum.share**2 * of_one * unknown
     return mean, variance
 
 
@@ -195,6 +201,11 @@ def expected_scores(
     earlier: Sequence[Scores],
 ) -> dict[str, Expected]:
     """Return the expected score of each objective on all of the incumbent's documents.
+
+    A candidate is stopped because its estimate is low, and an estimate that is low by chance is
+    stopped more often. So the estimates of stopped candidates are too low on average. They are not
+    corrected: empirical Bayes estimates, drawn towards the scores of earlier candidates, were
+    closer to the truth, but searches that were told them found no better merges.
 
     Args:
         strata: the strata that the sample was taken from.

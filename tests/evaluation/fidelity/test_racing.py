@@ -94,14 +94,14 @@ def test_better_candidates_are_rarely_stopped_and_standard_errors_are_right(
     stopped_ahead, scaled = 0, []
     for seed in range(150):
         model = answering(0.6 if seed % 2 else 0.52, seed + 10)
-        got = raced(evaluator, model, incumbent, earlier)
+        got = raced(evaluator, model, incumbent, earlier, seed=seed)
         if got.expected:
             stopped_ahead += sum(model) > sum(values)
             found = got.expected["t/acc"]
             scaled.append((found.value - sum(model) / COUNT) / found.error)
     assert stopped_ahead <= 3  # 2 % of 150
     # a candidate is stopped when its estimate is low, so the estimates are a little too low
-    assert len(scaled) > 10 and -1.5 < sum(scaled) / len(scaled) < 0.1
+    assert len(scaled) > 10 and -1.0 < sum(scaled) / len(scaled) < 0.1
     assert max(map(abs, scaled)) < 4
 
 
@@ -112,8 +112,8 @@ def test_documents_that_differ_between_candidates_come_first(evaluator: Evaluato
     blind = informed = contested = 0
     for seed in range(20):
         model = near(values, 0.3, seed + 1)
-        blind += raced(evaluator, model, incumbent).fidelity["t"]
-        got = raced(evaluator, model, incumbent, earlier)
+        blind += raced(evaluator, model, incumbent, seed=seed).fidelity["t"]
+        got = raced(evaluator, model, incumbent, earlier, seed=seed)
         informed += got.fidelity["t"]
         contested += sum(i % 4 == 0 for i in got.documents["t"])
     assert informed < 0.8 * blind

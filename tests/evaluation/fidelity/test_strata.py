@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -86,6 +87,45 @@ def test_fewer_documents_are_taken_where_models_agree() -> None:
     assert sum(i < 30 for i in asked["a"]) > 18
 
 
+def test_a_document_of_a_small_task_counts_more() -> None:
+    """The fitness is a mean of the tasks' means: 60 documents count as much as 600."""
+    a, b = Objective("a", "acc"), Objective("b", "loss")
+    rng = np.random.default_rng(0)
+    incumbent = scores([0.0] * 60, [0.0] * 600)
+    other = scores(rng.normal(0.0, 1.0, 60).tolist(), rng.normal(0.0, 1.0, 600).tolist())
+    truth = fitness([a, b], other)
+    squares = expected_squares([a, b], incumbent, [other])
+    off: dict[str, list[float]] = {"allocated": [], "by size": []}
+    for key in range(200):
+        strata = stratify(squares, incumbent.documents, str(key), 1)
+        allocated = sample(strata, incumbent.documents, 60)
+        by_size = {
+            stratum.task: [
+                incumbent.documents[stratum.task][i]
+                for i in stratum.indices[: round(60 * len(stratum.indices) / 660)]
+            ]
+            for stratum in strata
+        }
+        for name, documents in (("allocated", allocated), ("by size", by_size)):
+            got = part(other, {task: sorted(ids) for task, ids in documents.items()})
+            seen = differences([a, b], got, incumbent)
+            off[name].append(estimate(strata, seen)[0] - truth)
+    assert np.std(off["allocated"]) < 0.67 * np.std(off["by size"])
+    assert abs(len(allocated["a"]) - len(allocated["b"])) < 10
+
+
+def test_a_task_of_more_weight_gets_more_documents() -> None:
+    a, b = Objective("a", "acc", 3.0), Objective("b", "loss", 1.0)
+    rng = np.random.default_rng(0)
+    incumbent = scores([0.0] * 300, [0.0] * 900)
+    earlier = [
+        scores(rng.normal(0, 1, 300).tolist(), rng.normal(0, 1, 900).tolist()) for _ in range(20)
+    ]
+    strata = stratify(expected_squares([a, b], incumbent, earlier), incumbent.documents, "k", 4)
+    taken = sample(strata, incumbent.documents, 200)
+    assert len(taken["a"]) == pytest.approx(150, abs=8)
+
+
 def test_expected_scores_are_of_the_metrics_themselves() -> None:
     incumbent, other = drawn(0), drawn(1)
     strata = stratify(expected_squares([A, B], incumbent, []), incumbent.documents, "k", 2)
@@ -104,7 +144,7 @@ def test_expected_scores_are_of_the_metrics_themselves() -> None:
 def test_larger_samples_hold_the_smaller_ones(
     shapes: list[tuple[int, float]], data: st.DataObject
 ) -> None:
-    strata = [Stratum("t", np.arange(size), square) for size, square in shapes]
+    strata = [Stratum("t", np.arange(size), square, 1.0) for size, square in shapes]
     total = sum(size for size, _ in shapes)
     small, large = sorted(data.draw(st.tuples(*[st.integers(0, total)] * 2)))
     few, many = allocate(strata, small), allocate(strata, large)
