@@ -71,9 +71,9 @@ WAYS: dict[str, tuple[str, ...]] = {
     "diagonal-cma": ("ordered", "quantiles", "keys"),
     "cma-margin": ("ordered", "native"),
     "two-points-de": ("ordered", "quantiles", "keys"),
-    "de": ("ordered", "quantiles", "keys"),
-    "pso": ("ordered", "quantiles", "keys"),
-    "one-plus-one": ("ordered", "quantiles", "keys"),
+    "nevergrad:DE": ("ordered", "quantiles", "keys"),
+    "nevergrad:PSO": ("ordered", "quantiles", "keys"),
+    "nevergrad:OnePlusOne": ("ordered", "quantiles", "keys"),
     "discrete-lengler": ("ordered", "quantiles", "keys"),
     "tpe": ("native",),
     "random": ("native",),
@@ -97,7 +97,7 @@ def main() -> None:
             for way in WAYS[name]:
                 regrets = [search(name, way, function, seed, candidates) for seed in seeds]
                 mean, error = np.mean(regrets), np.std(regrets) / math.sqrt(len(regrets))
-                print(f"{name:17} {way:10} {mean:7.3f} +- {error:.3f}", flush=True)
+                print(f"{name:20} {way:10} {mean:7.3f} +- {error:.3f}", flush=True)
                 found[f"{function} {name} {way}"] = float(mean)
     print(json.dumps(found))
 
