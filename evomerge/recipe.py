@@ -16,6 +16,7 @@ In YAML::
     head: {...}                                                       # final norm, head
     members: {member:12: {host: ..., ...}}      # recipes of the members that sources name, if any
     grams: {zoo:maths: {file: maths.safetensors, sha256: ...}}    # for methods that use activations
+    pins: {zoo:base: {sha256: ...}, ...}     # the content of the parents; another one is refused
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -150,6 +152,24 @@ class Grams:
 
 
 @dataclass(frozen=True)
+class Pin:
+    """What a parent was when the recipe was written. Another content is refused.
+
+    Attributes:
+        sha256: digest of its content: its fingerprint; of a parent `merge:FILE.yaml`, the digest of
+            its recipe and of the content of its parents. "": any content is taken.
+        recipe: of a parent `run:DIR` or `merge:FILE.yaml`, the first 16 digits of the digest of its
+            recipe. This candidate of the run is built, even if the run has found a better one.
+        runs: of a parent `merge:FILE.yaml` that is made from runs, the same for each of these:
+            `run:DIR` with an absolute path -> digits.
+    """
+
+    sha256: str = ""
+    recipe: str = ""
+    runs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One merged model.
 
@@ -170,6 +190,8 @@ class Recipe:
         members: name (`member:NUMBER`) -> recipe, of each member that a source names. A member is
             built first, and rounded to its dtype; then its weights are read like a parent's.
         grams: parent -> its Gram matrices, for methods that merge by them (`regmean`).
+        pins: parent -> what it was when the recipe was written. They are no part of the canonical
+            form: recipes that differ only in pins are equal, and have one digest.
     """
 
     host: str
@@ -183,10 +205,12 @@ class Recipe:
     vocabulary: tuple[str, ...] = ()
     members: Mapping[str, Recipe] = field(default_factory=dict)
     grams: Mapping[str, Grams] = field(default_factory=dict)
+    pins: Mapping[str, Pin] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
         object.__setattr__(self, "grams", {name: self.grams[name] for name in sorted(self.grams)})
+        object.__setattr__(self, "pins", {name: self.pins[name] for name in sorted(self.pins)})
         object.__setattr__(
             self, "members", {name: self.members[name] for name in sorted(self.members)}
         )
@@ -268,13 +292,15 @@ class Recipe:
                 raise RecipeError(
                     f"`members` has {shown(name)}; the name of a member begins with {MEMBER}."
                 )
-            plain = _VALUES.mapping(item, f"members.{name}", _names(cls))
+            allowed = [key for key in _names(cls) if key != "pins"]  # the recipe has them for all
+            plain = _VALUES.mapping(item, f"members.{name}", allowed)
             made[name] = _recipe(plain, f"members.{name}", made)
         return _recipe(given, "recipe", made)
 
     def canonical(self) -> str:
         """Return the canonical JSON text of the recipe, with the digests of members and files."""
         plain = dict(_plain(self))
+        plain.pop("pins", None)
         if self.grams:
             plain["grams"] = {name: item.sha256 for name, item in self.grams.items()}
         if self.members:
@@ -343,6 +369,10 @@ def _recipe(data: Mapping[str, Any], where: str, made: Mapping[str, Recipe]) -> 
             name: _grams(item, f"grams.{name}")
             for name, item in _VALUES.mapping(content.get("grams", {}), "grams").items()
         },
+        pins={
+            name: _pin(item, f"pins.{name}")
+            for name, item in _VALUES.mapping(content.get("pins", {}), "pins").items()
+        },
     )
     named = {item.parent for item in recipe.every_source() if item.parent.startswith(MEMBER)}
     for name in sorted(named - made.keys()):
@@ -388,7 +418,7 @@ def _plain(value: Any) -> Any:
 
 _FIELDS: Mapping[type, tuple[tuple[str, Any], ...]] = {
     kind: tuple((item.name, item.default) for item in fields(kind) if item.name != "members")
-    for kind in (Source, Layer, Recipe, Grams)
+    for kind in (Source, Layer, Recipe, Grams, Pin)
 }
 """Names and defaults of the fields. A recipe has hundreds of parts, so they are looked up once."""
 
@@ -447,6 +477,23 @@ def _grams(data: Any, where: str) -> Grams:
     return Grams(
         file, _VALUES.text(content["sha256"], f"{where}.sha256") if "sha256" in content else ""
     )
+
+
+def _pin(data: Any, where: str) -> Pin:
+    content = _VALUES.mapping(data, where, [item.name for item in fields(Pin)])
+    runs = _VALUES.mapping(content.get("runs", {}), f"{where}.runs")
+    return Pin(
+        _digits(content["sha256"], f"{where}.sha256", 64) if "sha256" in content else "",
+        _digits(content["recipe"], f"{where}.recipe", 16) if "recipe" in content else "",
+        {name: _digits(item, f"{where}.runs.{name}", 16) for name, item in runs.items()},
+    )
+
+
+def _digits(value: Any, where: str, count: int) -> str:
+    """Return the hexadecimal digits of a digest; they may be the name of a folder."""
+    if not isinstance(value, str) or not re.fullmatch(f"[0-9a-f]{{{count}}}", value):
+        raise _VALUES.wrong(value, where, f"{count} hexadecimal digits")
+    return value
 
 
 def _knobs(data: Any, where: str) -> dict[str, Knob]:

@@ -164,16 +164,18 @@ class Run:
         return dict(zip(names, values, strict=False))
 
     def recipe(self, candidate: int | str = "best") -> Recipe:
-        """Return the recipe of a candidate. The parents must be there; no weights are read.
+        """Return the recipe of a candidate, with pins. The parents must be there.
 
         Raises:
             InputError: there is no such candidate, or a parent is missing or has changed.
         """
+        from evomerge.setup.pins import pinned
         from evomerge.setup.runs import reopen
         from evomerge.setup.strategy import recipe_of
 
-        space, candidates = reopen(self._run).space, self.history.candidates
-        return recipe_of(space, self._candidate(candidate), candidates)
+        problem, candidates = reopen(self._run), self.history.candidates
+        recipe = recipe_of(problem.space, self._candidate(candidate), candidates)
+        return pinned(recipe, problem.checkpoints, problem.merges)
 
     def path(self, candidate: int | str = "best") -> str:
         """Return the path of a candidate through the layers of the parents, as one line of text."""

@@ -10,6 +10,7 @@ from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.writable import check_new_folder
 from evomerge.setup.anchored import anchored_recipe
+from evomerge.setup.pins import pinned
 from evomerge.setup.runs import chosen_candidate, reopen
 from evomerge.setup.strategy import recipe_of
 from evomerge.setup.weight_digests import check_weights
@@ -66,7 +67,8 @@ def export_candidate(
     if dtype is not None:
         recipe = replace(recipe, dtype=dtype)
     check_weights(run, {name: problem.checkpoints[name] for name in recipe.parents})
-    texts = {"evomerge_recipe.yaml": anchored_recipe(recipe, run.path).to_yaml()}
+    written = pinned(recipe, problem.checkpoints, problem.merges)
+    texts = {"evomerge_recipe.yaml": anchored_recipe(written, run.path).to_yaml()}
     reason = None
     try:
         texts["mergekit_config.yml"] = express(recipe, problem.checkpoints)

@@ -13,13 +13,19 @@ from evomerge.errors import EvomergeError, RecipeError
 from evomerge.mergekit import separated
 from evomerge.merging.methods import get_method
 from evomerge.models.prediction import prediction_notes
-from evomerge.models.references import is_file, is_folder, place, split_adapter, split_kind
+from evomerge.models.references import MERGE, is_file, is_folder, place, split_adapter, split_kind
 from evomerge.models.types import type_notes
 from evomerge.parsing.texts import read_text
 from evomerge.run.temporary import TemporaryFolder
 from evomerge.run.writable import check_new_folder
-from evomerge.setup.anchored import anchored_file, anchored_parent, anchored_recipe
+from evomerge.setup.anchored import (
+    anchored_file,
+    anchored_parent,
+    is_winner_of_stage,
+    renamed_recipe,
+)
 from evomerge.setup.merges import MergeOpener
+from evomerge.setup.pins import pinned
 from evomerge.setup.recipe_file import read_recipe_file
 from evomerge.setup.runs import open_model
 
@@ -81,17 +87,29 @@ def merge_recipe(
         source = inner / _LAST if several else file
         content = read_recipe_file(
             source,
-            lambda name: opener(name, _folder(name, source), allow_pickle=allow_pickle),
+            lambda name, pin: opener(
+                name, _folder(name, source), allow_pickle=allow_pickle, pin=pin
+            ),
             truncate=truncate,
         )
-        inside = [note for item in opener.found.values() for note in item.notes]
-        notes = [*content.notes, *(_with_documents(note, inner) for note in inside)]
+        warnings = [note for item in opener.found.values() for note in item.notes]
+        notes = [*content.notes, *(_with_documents(note, inner) for note in warnings)]
         if strict and notes:
             raise RecipeError(_refusal(file, notes))
         recipe, checkpoints = content.recipe, content.checkpoints
-        extra = {"evomerge_recipe.yaml": anchored_recipe(recipe, file.parent).to_yaml(), **parts}
+        inside = {f"{MERGE}{name}" for name in parts}
+        moved = {*recipe.parents, *(item.file for item in recipe.grams.values())} - inside
+        names = {name: _anchored(name, file) for name in moved}
+        written = renamed_recipe(pinned(recipe, checkpoints, opener.named), names)
+        extra = {"evomerge_recipe.yaml": written.to_yaml(), **parts}
         known = all(get_method(layer.method).in_mergekit for layer in recipe.every_layer())
-        mergekit = given if content.mergekit and known else to_mergekit(recipe, checkpoints)
+        named = {name for item in opener.found.values() for name in item.names} | {*recipe.parents}
+        ours = any(split_kind(name)[0] for name in named - inside)
+        if content.mergekit and known and not ours:
+            mergekit: str | None = given
+        else:  # a parent that is a merge was built in a folder that is removed
+            merges = any(name.startswith(MERGE) for name in recipe.parents)
+            mergekit = None if merges else to_mergekit(recipe, checkpoints)
         if mergekit is not None:
             extra["mergekit_config.yml"] = mergekit
         parents = describe_parents(recipe.parents, checkpoints, opener.named)
@@ -105,12 +123,7 @@ def merge_recipe(
 
 def _separate(file: Path, text: str, folder: Path) -> dict[str, str]:
     """Write the documents of a file into a folder; return name -> text of all but the last."""
-
-    def anchor(name: str) -> str:
-        found = anchored_parent(name, _folder(name, file))
-        return found if found != name else anchored_file(name, file.parent)
-
-    last, parts = separated(text, anchor)
+    last, parts = separated(text, lambda name: _anchored(name, file))
     for name, content in (parts | {_LAST: last}).items():
         (folder / name).write_text(content, encoding="utf-8")
     return parts
@@ -158,8 +171,16 @@ def _refusal(file: Path, notes: Sequence[str]) -> str:
     )
 
 
+def _anchored(name: str, file: Path) -> str:
+    """Return the reference of a parent, or the path of a file, from which other folders find it."""
+    found = anchored_parent(name, _folder(name, file))
+    return found if found != name else anchored_file(name, file.parent)
+
+
 def _folder(reference: str, file: Path) -> Path:
     """Return the folder that a relative path in a recipe file starts from."""
+    if is_winner_of_stage(reference):  # in the recipe of a stage
+        return file.parent
     kind, path = split_kind(reference)
     there = place(path if kind else split_adapter(path, Path.cwd())[0], Path.cwd())
     return Path.cwd() if is_folder(there) or is_file(there) else file.parent

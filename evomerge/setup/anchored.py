@@ -6,12 +6,16 @@ that the folder of a search in stages can be moved.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from evomerge.errors import RecipeError
 from evomerge.models.references import MERGE, RUN, is_file, is_folder, place, split_adapter
+from evomerge.parsing.texts import json_value
 from evomerge.recipe import Recipe
 from evomerge.run.folder import STAGES, RunFolder, stage_folder
 
@@ -45,6 +49,20 @@ def anchored_recipe(recipe: Recipe, folder: Path) -> Recipe:
     if not names:
         return recipe
     names = {item: RUN + str(place(item.removeprefix(RUN), folder).resolve()) for item in names}
+    return renamed_recipe(recipe, names)
+
+
+def renamed_recipe(recipe: Recipe, names: Mapping[str, str]) -> Recipe:
+    """Return a recipe in which parents, and files with Gram matrices, have other names.
+
+    Args:
+        recipe: the recipe.
+        names: name in the recipe -> the new one.
+    """
+    if tokens := recipe.options.get("tokens"):  # mergekit's mapping as JSON, which names parents
+        plain = json_value(tokens, "The option `tokens`", RecipeError)
+        text = json.dumps(_renamed(plain, names), separators=(",", ":"))
+        recipe = replace(recipe, options={**recipe.options, "tokens": text})
     return Recipe.from_dict(_renamed(recipe.to_dict(), names))
 
 

@@ -27,9 +27,10 @@ from evomerge.setup.fidelity import check_fidelity, resolve_racing
 from evomerge.setup.generation import check_generation
 from evomerge.setup.genes import gene_ranges
 from evomerge.setup.memory import check_fit
-from evomerge.setup.merges import MergeOpener, Opener, merged_parents
+from evomerge.setup.merges import MergeOpener, Opener
 from evomerge.setup.optimizer import resolve_optimizer
 from evomerge.setup.parents import open_parents, plan_tokenizers
+from evomerge.setup.pins import merged_parents
 from evomerge.setup.problem import Problem
 from evomerge.setup.recipes import START, check_recipes, sample_recipes
 from evomerge.setup.space import make_space
@@ -233,7 +234,8 @@ def freeze(problem: Problem) -> dict[str, Any]:
         item["metric"] = objective.metric
     for item, constraint in zip(plain["constraints"], problem.constraints, strict=True):
         item["metric"] = constraint.metric
-    opened = {**problem.checkpoints, **dict(merged_parents(problem.merges))}
+    # A merge may be made from another candidate of a run that is a parent, too.
+    opened = {**dict(merged_parents(problem.merges)), **problem.checkpoints}
     plain["frozen"] = {
         "versions": installed_versions(problem.config),
         # A merge is built after this; its own parents stand for it.

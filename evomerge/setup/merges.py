@@ -9,12 +9,10 @@ that is gone is built again.
 from __future__ import annotations
 
 import atexit
-import hashlib
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -22,10 +20,11 @@ from evomerge.config.schema import Frozen
 from evomerge.errors import CandidateError, CheckpointError, InputError, RecipeError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import MERGE, is_file, is_folder
-from evomerge.recipe import Recipe
+from evomerge.recipe import Pin, Recipe
 from evomerge.run.atomic import replace_text
 from evomerge.run.temporary import TemporaryFolder
 from evomerge.setup.anchored import anchored_file, anchored_parent
+from evomerge.setup.pins import MergedParent, check_pin, pin_of, pinned
 from evomerge.setup.recipe_file import read_recipe_file, with_fit, with_grams
 
 
@@ -45,35 +44,6 @@ class Opener(Protocol):
                 of the recipe that it named when it was frozen; else None.
         """
         ...
-
-
-@dataclass(frozen=True)
-class MergedParent:
-    """A parent that is a merge itself.
-
-    Attributes:
-        recipe: its recipe; its own parents have the names that the file gives them.
-        names: name in the recipe -> the reference with absolute paths.
-        checkpoints: its own parents by absolute reference; empty if they were not opened, since the
-            merge is built already.
-        notes: warnings about its file.
-    """
-
-    recipe: Recipe
-    names: Mapping[str, str]
-    checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict, compare=False, repr=False)
-    notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
-
-    @property
-    def methods(self) -> list[str]:
-        """The merge methods, sorted."""
-        return sorted({layer.method for layer in self.recipe.every_layer()})
-
-    @property
-    def folder(self) -> str:
-        """Name of the folder that it is built in: 16 digits of the digest of recipe and names."""
-        plain = json.dumps([self.recipe.canonical(), sorted(self.names.items())])
-        return hashlib.sha256(plain.encode()).hexdigest()[:16]
 
 
 class MergeOpener:
@@ -116,6 +86,7 @@ class MergeOpener:
         *,
         allow_pickle: bool = False,
         digest: str | None = None,
+        pin: Pin | None = None,
     ) -> Checkpoint:
         """Return the checkpoint of any reference.
 
@@ -124,13 +95,18 @@ class MergeOpener:
             relative_to: folder of relative paths.
             allow_pickle: accept pickled weights.
             digest: see `Opener`.
+            pin: the pin of this parent in a recipe, or None.
 
         Raises:
-            InputError: the model is missing or damaged, the recipe is wrong or names itself, or a
-                parent of the merge has changed since the run was started.
+            InputError: the model is missing or damaged, is not what the pin says, the recipe is
+                wrong or names itself, or a parent of the merge has changed since the run was
+                started.
         """
         if not reference.startswith(MERGE):
-            return self._opener(reference, relative_to, allow_pickle=allow_pickle, digest=digest)
+            wanted = digest or (pin and pin.recipe) or None
+            found = self._opener(reference, relative_to, allow_pickle=allow_pickle, digest=wanted)
+            check_pin(reference, pin and pin_of(reference, found), pin)
+            return found
         name = anchored_parent(reference, relative_to)
         if name in self._opening:
             circle = " -> ".join([*self._opening[self._opening.index(name) :], name])
@@ -140,25 +116,29 @@ class MergeOpener:
             )
         self._opening.append(name)
         try:
-            checkpoint = self._open(name, allow_pickle)
+            checkpoint = self._open(name, allow_pickle, pin)
             self.named |= {reference: self.found[name], name: self.found[name]}
             return replace(checkpoint, reference=reference)
         finally:
             self._opening.pop()
 
-    def _open(self, name: str, allow_pickle: bool) -> Checkpoint:
+    def _open(self, name: str, allow_pickle: bool, pin: Pin | None) -> Checkpoint:
+        known = self.found.get(name)
+        if known is not None:
+            check_pin(name, known.pin, pin, known.recipe.parents)
         if name in self._plans:
             return self._plans[name]
-        known = self.found.get(name)
         if known is not None and self._models is not None:
             folder = self._models / known.folder
             if is_folder(folder):
                 return _checked(folder, name)
         if known is None:
-            merge, own = self._read(name, allow_pickle)
+            merge, own = self._read(name, allow_pickle, pin.runs if pin else {})
+            check_pin(name, merge.pin, pin, merge.recipe.parents)
         else:
+            pins = known.recipe.pins
             opened = {
-                item: self._open_own(name, where, Path("/"), allow_pickle)
+                item: self._open_own(name, where, Path("/"), allow_pickle, pins.get(item))
                 for item, where in known.names.items()
             }
             merge, own = known, with_fit(opened, known.recipe)
@@ -173,11 +153,13 @@ class MergeOpener:
             return self._plans[name]
         return _built(merge, own, self._models / merge.folder, name)
 
-    def _read(self, name: str, allow_pickle: bool) -> tuple[MergedParent, Mapping[str, Checkpoint]]:
+    def _read(
+        self, name: str, allow_pickle: bool, runs: Mapping[str, str]
+    ) -> tuple[MergedParent, Mapping[str, Checkpoint]]:
         """Read the file of a merge; return the merge, and its parents by their names in the file.
 
         Relative paths start from the folder of the file; if nothing is there, from the working
-        folder.
+        folder. The models of `runs` (see `Pin`) are taken where the file has no pin of its own.
         """
         file = Path(name.removeprefix(MERGE))
         if not is_file(file):
@@ -186,7 +168,8 @@ class MergeOpener:
                 "path of a recipe of evomerge or of a mergekit file."
             )
         content = read_recipe_file(
-            file, lambda item: self._open_own(name, item, file.parent, allow_pickle)
+            file,
+            lambda item, pin: self._open_own(name, item, file.parent, allow_pickle, pin, runs),
         )
         names = {item: anchored_parent(item, file.parent) for item in content.checkpoints}
         notes = tuple(f"Parent {name!r}: {note}" for note in content.notes)
@@ -195,36 +178,40 @@ class MergeOpener:
             item: replace(grams, file=anchored_file(grams.file, file.parent))
             for item, grams in recipe.grams.items()
         }
-        recipe = replace(recipe, grams=grams)
+        inner = {item: self.found[where] for item, where in names.items() if where in self.found}
+        recipe = pinned(replace(recipe, grams=grams), content.checkpoints, inner)
         return MergedParent(recipe, names, notes=notes), content.checkpoints
 
     def _open_own(
-        self, name: str, reference: str, relative_to: Path, allow_pickle: bool
+        self,
+        name: str,
+        reference: str,
+        relative_to: Path,
+        allow_pickle: bool,
+        pin: Pin | None,
+        runs: Mapping[str, str] | None = None,
     ) -> Checkpoint:
-        """Open a parent of a merge, and check that it is the one that the run was started with."""
-        where = anchored_parent(reference, relative_to)
-        digest = self._frozen.models.get(where)
+        """Open a parent of a merge, and check that it is what a run or a recipe was made from."""
+        where, is_known = anchored_parent(reference, relative_to), name in self.found
+        if pin is None:
+            runs, frozen = runs or {}, self._frozen
+            digits = runs.get(where) or frozen.models.get(where, "")
+            pin = Pin(frozen.parents.get(where, ""), digits, runs)
         if reference.startswith(MERGE):
-            return self(where, relative_to, allow_pickle=allow_pickle)
+            return self(where, relative_to, allow_pickle=allow_pickle, pin=pin)
+        digest = pin.recipe or None
         try:
             found = self._opener(where, relative_to, allow_pickle=allow_pickle, digest=digest)
+            if not is_known:
+                check_pin(reference, pin_of(where, found), pin)
         except InputError as error:
             raise CheckpointError(f"Parent {name!r} cannot be built: {error}") from error
-        fingerprint = self._frozen.parents.get(where)
-        if fingerprint is not None and fingerprint != found.fingerprint:
+        if is_known and pin.sha256 not in ("", found.fingerprint):
             raise CheckpointError(
                 f"Parent {name!r} cannot be built again, since {where!r} has changed since the run "
                 "was started; put its old weights back, or start a new run."
             )
         return replace(found, reference=reference)
-
-
-def merged_parents(merges: Mapping[str, MergedParent]) -> Iterator[tuple[str, Checkpoint]]:
-    """Yield the parents of merges that are no merges themselves, with their references."""
-    for merge in merges.values():
-        for reference, checkpoint in merge.checkpoints.items():
-            if not reference.startswith(MERGE):
-                yield reference, checkpoint
 
 
 @contextmanager

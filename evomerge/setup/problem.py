@@ -12,7 +12,7 @@ from evomerge.config.schema import SearchConfig
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.scores import Constraint, Objective, Split
 from evomerge.searching.ranking import ParetoFront, Ranking, WeightedSum
-from evomerge.setup.merges import MergedParent
+from evomerge.setup.pins import MergedParent
 from evomerge.setup.task_digests import check_tasks
 from evomerge.setup.tasks import check_sources, load_tasks
 from evomerge.space.protocol import Genome, Space

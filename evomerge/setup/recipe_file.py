@@ -13,7 +13,7 @@ from evomerge.merging.tokenizers.truncation import TRUNCATE
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping
-from evomerge.recipe import Grams, Recipe
+from evomerge.recipe import Grams, Pin, Recipe
 from evomerge.setup.anchored import anchored_file
 
 
@@ -37,7 +37,7 @@ class RecipeFile:
 
 def read_recipe_file(
     file: Path,
-    opener: Callable[[str], Checkpoint],
+    opener: Callable[[str, Pin | None], Checkpoint],
     *,
     truncate: bool = False,
 ) -> RecipeFile:
@@ -45,7 +45,7 @@ def read_recipe_file(
 
     Args:
         file: a recipe of evomerge, or a mergekit config.
-        opener: opens a parent that the file names.
+        opener: opens a parent that the file names, given its pin if the file has one.
         truncate: whether embeddings and head are cut to the rows that all parents have, if the
             file has no tokenizer.
 
@@ -63,10 +63,11 @@ def read_recipe_file(
         )
     if _is_ours(text, file):
         recipe = _truncated(Recipe.from_yaml(text), truncate)
-        opened = {name: opener(name) for name in recipe.parents}
+        _check_pins(recipe)
+        opened = {name: opener(name, recipe.pins.get(name)) for name in recipe.parents}
         return RecipeFile(*with_grams(recipe, with_fit(opened, recipe), file.parent), None)
     doubts = Doubts()
-    opened = {name: opener(name) for name in mergekit_parents(text)}
+    opened = {name: opener(name, None) for name in mergekit_parents(text)}
     recipe = _truncated(from_mergekit(text, opened, doubts), truncate)
     fitting = with_fit(opened, recipe, "tokenizer_source")
     return RecipeFile(*with_grams(recipe, fitting, file.parent), text, doubts.notes)
@@ -129,6 +130,20 @@ def with_grams(
         assert found is not None
         files[name] = Grams(grams.file, found.sha256)
     return replace(recipe, grams=files), opened
+
+
+def _check_pins(recipe: Recipe) -> None:
+    """Check that pins are those of parents: another one may have been written with a new name.
+
+    Raises:
+        RecipeError: a pin has the name of no parent.
+    """
+    for name in recipe.pins:
+        if name not in recipe.parents:
+            raise RecipeError(
+                f"`pins` names {name!r}, which is no parent of the recipe; remove it, or name one "
+                f"of {', '.join(recipe.parents)}."
+            )
 
 
 def _truncated(recipe: Recipe, wanted: bool) -> Recipe:

@@ -291,6 +291,7 @@ def _named_candidate(
     if not found:
         raise RunFolderError(
             f"Parent {reference!r} was the recipe {digest}, but that run does not have this recipe "
-            "any more; restore its journal, or start a new search."
+            "any more; restore its journal, start a new search, or, if a recipe names it, remove "
+            "it from `pins` there to take the best model of now."
         )
     return found[0]

@@ -35,6 +35,7 @@ from evomerge.setup.anchored import anchored_recipe
 from evomerge.setup.fidelity import make_fidelity
 from evomerge.setup.inline import make_inline
 from evomerge.setup.merges import temporarily_built
+from evomerge.setup.pins import pinned
 from evomerge.setup.problem import Problem
 from evomerge.setup.processes import make_processes
 from evomerge.setup.ray import make_ray
@@ -222,7 +223,7 @@ def publish(
     from evomerge.mergekit import express
 
     recipe = recipe_of(problem.space, best, history.candidates)
-    run.write("best.yaml", recipe.to_yaml())
+    run.write("best.yaml", pinned(recipe, problem.checkpoints, problem.merges).to_yaml())
     try:
         name, other, text = MERGEKIT, NOT_IN_MERGEKIT, express(recipe, problem.checkpoints)
     except RecipeError as error:
@@ -237,7 +238,8 @@ def publish(
     there = {path.name for path in folder.glob("*.yaml")}
     for name in members.keys() - there:
         recipe = recipe_of(problem.space, members[name], history.candidates)
-        run.write(f"front/{name}", anchored_recipe(recipe, run.path).to_yaml())
+        written = pinned(recipe, problem.checkpoints, problem.merges)
+        run.write(f"front/{name}", anchored_recipe(written, run.path).to_yaml())
     for name in there - members.keys():
         (folder / name).unlink()
 

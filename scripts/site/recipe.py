@@ -24,7 +24,13 @@ head: {method: passthrough, sources: [{parent: zoo:maths}]}
 ```
 """
 
-_SECTIONS = {"Recipe": "recipe", "Layer": "layer", "Source": "source", "Grams": "grams"}
+_SECTIONS = {
+    "Recipe": "recipe",
+    "Layer": "layer",
+    "Source": "source",
+    "Grams": "grams",
+    "Pin": "pin",
+}
 """Class -> anchor of its section."""
 
 _WORDS = {
@@ -40,6 +46,7 @@ _WORDS = {
     "Mapping[str, tuple[Layer, ...]]": "mapping from name to a list of [layers](#layer)",
     "Mapping[str, Recipe]": "mapping from name to a recipe",
     "Mapping[str, Grams]": "mapping from name to [Gram matrices](#grams)",
+    "Mapping[str, Pin]": "mapping from name to [pin](#pin)",
     "Mapping[str, Knob]": "mapping from name to number, or to pairs of tensor names and numbers",
 }
 """Type of a field -> what it is in a file."""

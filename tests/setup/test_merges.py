@@ -20,7 +20,7 @@ from evomerge.recipe import Layer, Recipe, Source
 from evomerge.run.folder import RunFolder
 from evomerge.setup import merges
 from evomerge.setup.check import freeze
-from evomerge.setup.merges import MergedParent
+from evomerge.setup.pins import MergedParent
 from evomerge.setup.preflight import summary
 from evomerge.setup.runs import begin, open_model, prepare, reopen
 
@@ -170,6 +170,7 @@ def test_a_search_over_a_merge_ends_with_an_export_that_names_it(tmp_path):
     card = (tmp_path / "model" / "README.md").read_text()
     assert "`merge:soup.yaml` (a merge of `zoo:maths`, `zoo:language`)" in card
     assert str(tmp_path) not in card
+    assert "A search takes `merge:soup.yaml` and `merge:base.yaml` as found when it starts" in card
     again = evomerge.resume(run, candidates=6, progress=False)
     assert len(again.candidates) == 6
     merge_recipe(tmp_path / "run" / "best.yaml", tmp_path / "same", "8GB", "5GB")
@@ -199,6 +200,9 @@ def test_a_merge_of_a_merge_is_that_of_its_model(tmp_path):
     assert files[0].read_bytes() == files[1].read_bytes()
     named = "`merge:soup.yaml` (a merge of `zoo:maths`, `zoo:language`)"
     assert named in (tmp_path / "nested" / "README.md").read_text()
+    # mergekit knows no `merge:`, and the folder that the merge was built in is gone.
+    assert not (tmp_path / "nested" / "mergekit_config.yml").exists()
+    assert (tmp_path / "flat" / "mergekit_config.yml").exists()
     # In a run, both are built, and the frozen search file has both recipes.
     problem = problem_of(tmp_path, parents=["zoo:facts", "merge:outer.yaml"])
     run, problem = begin(tmp_path / "run", problem)
