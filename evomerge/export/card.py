@@ -17,6 +17,7 @@ from evomerge.export.markdown import code, plain, row
 from evomerge.export.metadata import card_data, hub_datasets, results_on_test
 from evomerge.export.parents import Parent, common_licence
 from evomerge.export.repeat import how_to_repeat, search_file
+from evomerge.models.references import split_kind
 from evomerge.recipe import Recipe
 from evomerge.report.markup import svg_text
 from evomerge.report.recipe_picture import (
@@ -140,7 +141,22 @@ def search_card(
     ]
     versions = config.frozen.versions if config.frozen else {}
     repeat = how_to_repeat(commands, versions, merge.used)
-    return _files(merge, data, intro, body, [*repeat, *search_file(config, merge.names)])
+    search = [*_moving(merge), *search_file(config, merge.names)]
+    return _files(merge, data, intro, body, [*repeat, *search])
+
+
+def _moving(merge: Merge) -> list[str]:
+    """Return lines about parents whose names may mean another model when the search is repeated."""
+    kinds = ((split_kind(name)[0], parent.name) for name, parent in merge.parents.items())
+    names = [code(name) for kind, name in kinds if kind]
+    if not names:
+        return []
+    return [
+        f"A search takes {' and '.join(names)} as found when it starts. If that is another model "
+        "by now, repeating the search gives another result; the recipe has pins and builds this "
+        "model, or names the parent that has changed.",
+        "",
+    ]
 
 
 def _files(

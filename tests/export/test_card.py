@@ -1,6 +1,7 @@
 """The model card: metadata that huggingface_hub reads, nothing guessed, no path of this machine."""
 
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from run_folders import KEY, append, asked, scores, told
 from search_run import SMALL, evomerge, write_search
 from tiny import make
 
+from evomerge import zoo
 from evomerge.__main__ import run as call
 from evomerge.config.schema import load, parse
 from evomerge.export.candidate import export_candidate
@@ -363,6 +365,35 @@ def test_a_merge_of_our_own_recipe_has_a_mergekit_file_too(tmp_path):
     merge_recipe(tmp_path / "two" / "mergekit_config.yml", tmp_path / "three", "8GB", "5GB")
     weights = {(tmp_path / n / "model.safetensors").read_bytes() for n in ("one", "two", "three")}
     assert len(weights) == 1
+
+
+def test_the_command_of_a_card_works_in_any_folder(tmp_path, monkeypatch):
+    """The paths of the merged file start in its folder; those of the recipe that is written do not.
+
+    With a relative path, another folder could have another model of the same name.
+    """
+    home, away = tmp_path / "home", tmp_path / "away"
+    for name in ("maths", "facts"):
+        shutil.copytree(zoo.path(name), home / name)
+        shutil.copytree(zoo.path("language"), away / name)
+    soup = {"models": [{"model": "./maths"}, {"model": "facts"}], "merge_method": "linear"}
+    soup |= {"parameters": {"weight": 0.5}, "dtype": "float32"}
+    tokens = {"source": "union", "tokens": {"<eos>": {"source": "./maths", "force": True}}}
+    inner = {**soup, "models": [{"model": "merge:soup.yaml"}, {"model": "./facts"}]}
+    files = {"soup": [soup], "tokens": [{**soup, "tokenizer": tokens}], "nested": [inner]}
+    files["documents"] = [{**soup, "name": "a"}, {**soup, "models": [{"model": "a"}]}]
+    for name, documents in files.items():
+        (home / f"{name}.yaml").write_text(yaml.safe_dump_all(documents))
+        monkeypatch.chdir(home)
+        merge_recipe(Path(f"{name}.yaml"), home / f"{name}-model", "8GB", "5GB")
+        card = (home / f"{name}-model" / "README.md").read_text()
+        assert "evomerge merge evomerge_recipe.yaml --out MODEL_DIR" in card
+        monkeypatch.chdir(away)
+        for file in (home / f"{name}-model").glob("*.yaml"):
+            shutil.copy(file, away)
+        merge_recipe(Path("evomerge_recipe.yaml"), away / f"{name}-model", "8GB", "5GB")
+        weights = [(p / f"{name}-model" / "model.safetensors").read_bytes() for p in (home, away)]
+        assert weights[0] == weights[1], name
 
 
 def test_a_merge_has_a_card_without_scores_and_keeps_the_mergekit_file(tmp_path):
