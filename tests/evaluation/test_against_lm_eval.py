@@ -163,6 +163,63 @@ def test_groups_average_as_lm_evals_groups(
     assert scores.aggregates[f"{name}/acc"] == pytest.approx(expected["results"][name]["acc,none"])
 
 
+@pytest.mark.parametrize(
+    ("members", "filters"),
+    [
+        (["t_one", "t_two"], "plain"),
+        (["t_one", "t_two"], ["plain"]),
+        (["t_one", "t_two"], None),
+        (["t_one", "t_both"], ["plain"]),
+        (["t_one", "t_both"], ["strict", "plain"]),
+        (["t_both", "t_one"], None),
+    ],
+)
+def test_groups_average_the_filters_that_they_name(
+    llama: torch.nn.Module,
+    tokenizer: Any,
+    tasks: Path,
+    tmp_path: Path,
+    members: list[str],
+    filters: str | list[str] | None,
+) -> None:
+    """As in bbh, mmlu_pro and kormedmcqa: a task has one filter, and its group names it."""
+    body = json.loads((tasks / "t_choice.yaml").read_text())
+    several = [
+        {"name": name, "filter": [{"function": "take_first"}]} for name in ("strict", "plain")
+    ]
+    for name, own in (("t_one", several[1:]), ("t_two", several[1:]), ("t_both", several)):
+        made = body | {"task": name, "filter_list": own, "doc_to_text": f"{name} {{{{question}}}}"}
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(made))
+    average: dict[str, Any] = {"metric": "acc", "aggregation": "mean", "weight_by_size": True}
+    if filters is not None:
+        average["filter_list"] = filters
+    group = {"group": "g", "task": members, "aggregate_metric_list": [average]}
+    (tmp_path / "g.yaml").write_text(json.dumps(group))
+    samples = {members[0]: list(IDS), members[1]: [1, 2, 3]}
+    expected = lm_eval.simple_evaluate(
+        model=HFLM(pretrained=llama, tokenizer=tokenizer, batch_size=1),
+        tasks=["g"],
+        task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
+        samples=samples | {f"g::{task}": ids for task, ids in samples.items()},  # since 0.5
+        bootstrap_iters=0,
+        log_samples=False,
+    )["results"]["g"]
+    harness = Harness(["g"], [tmp_path])
+    evaluator = Evaluator(harness)
+    evaluator.prepare(llama, tokenizer, {"search": samples})
+    scores = evaluator.score(llama)
+    ours = {key.removeprefix("g/"): v for key, v in scores.aggregates.items() if key[:2] == "g/"}
+    theirs = {
+        key: value
+        for key, value in expected.items()
+        if key.startswith("acc,") and not isinstance(value, str)
+    }
+    if len(theirs) == 1:
+        theirs = {"acc": theirs["acc,plain"]}
+    assert ours == pytest.approx(theirs)
+    assert set(harness.info.groups["g"].metrics) == set(theirs)
+
+
 @pytest.mark.parametrize("stop", ["<|user|>", "</s>", "e", " the"])
 def test_stop_sequences_end_texts_as_in_lm_eval_row_by_row(
     make_model: Any, tokenizer: Any, tasks: Path, tmp_path: Path, stop: str

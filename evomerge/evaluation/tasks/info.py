@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluation.inference.request import rolling_answer
 from evomerge.evaluation.inference.sampling import is_sampled
-from evomerge.evaluation.tasks.scoring import document_metrics
+from evomerge.evaluation.tasks.scoring import document_metrics, filter_names
 from evomerge.scores import TOKENS
 
 TASK_SPLITS = ("training", "validation", "test")
@@ -52,6 +52,7 @@ class TaskInfo:
         is_sampled: whether these are drawn at random.
         has_filters: whether the task says by filters of its own how they are read. lm-eval's
             default filter takes the first text.
+        filters: names of the filters; lm-eval's default one is `none`.
     """
 
     name: str
@@ -65,6 +66,13 @@ class TaskInfo:
     repeats: int = 1
     is_sampled: bool = False
     has_filters: bool = True
+    filters: tuple[str, ...] = ()
+
+    def filtered(self) -> Iterator[tuple[str, str, str]]:
+        """Yield the name, the filter and the key of each metric."""
+        for key in self.metrics:
+            metric, _, label = key.partition(",")
+            yield metric, label or (self.filters[0] if len(self.filters) == 1 else "none"), key
 
     @property
     def source(self) -> str:
@@ -76,18 +84,32 @@ class TaskInfo:
 
 
 @dataclass(frozen=True)
+class Average:
+    """One metric of a group.
+
+    Attributes:
+        keys: task -> the metric's key there, for the tasks that have it.
+        by_size: whether tasks are weighted by their number of documents.
+    """
+
+    keys: Mapping[str, str]
+    by_size: bool
+
+
+@dataclass(frozen=True)
 class GroupInfo:
     """A group of tasks whose scores are averaged.
 
     Attributes:
         tasks: names of all tasks in it, those of nested groups included.
-        averages: metric key -> whether tasks are weighted by their number of documents.
+        averages: metric key -> what is averaged. The key is the metric's name, with the filter's
+            name appended if the group has the metric with several filters.
         metrics: metric key -> properties; `is_mean` is false, since a group has no documents.
     """
 
     name: str
     tasks: tuple[str, ...]
-    averages: Mapping[str, bool]
+    averages: Mapping[str, Average]
     metrics: Mapping[str, MetricInfo]
 
 
@@ -149,15 +171,15 @@ class TasksInfo:
         """
         result: dict[str, dict[str, float]] = {}
         for name, group in self.groups.items():
-            for metric, weight_by_size in group.averages.items():
-                tasks = [task for task in group.tasks if metric in aggregates.get(task, {})]
-                if tasks:
-                    weights = [sizes[task] if weight_by_size else 1 for task in tasks]
-                    total = sum(
-                        aggregates[task][metric] * weight
-                        for task, weight in zip(tasks, weights, strict=True)
-                    )
-                    result.setdefault(name, {})[metric] = total / sum(weights)
+            for metric, average in group.averages.items():
+                scored = [
+                    (aggregates[task][key], sizes[task] if average.by_size else 1)
+                    for task, key in average.keys.items()
+                    if key in aggregates.get(task, {})
+                ]
+                if scored:
+                    total = sum(value * weight for value, weight in scored)
+                    result.setdefault(name, {})[metric] = total / sum(w for _, w in scored)
         return result
 
 
@@ -202,6 +224,7 @@ def _task_info(name: str, task: Any) -> TaskInfo:
         is_sampled=kind == "generate_until"
         and is_sampled(task.get_config("generation_kwargs") or {}),
         has_filters=bool(task.get_config("filter_list")),
+        filters=filter_names(task),
     )
 
 
@@ -244,13 +267,24 @@ def _group_info(name: str, group: Any, tasks: Mapping[str, TaskInfo]) -> GroupIn
     else:
         below = tuple(task.task_name for task in group.get_all_tasks())
         configured = [vars(item) for item in group.aggregate_metric_list or []]
-    averages: dict[str, bool] = {}
-    metrics: dict[str, MetricInfo] = {}
+    found: dict[tuple[str, str], Average] = {}
     for item in configured:
-        for key, info in (pair for task in below for pair in tasks[task].metrics.items()):
-            metric, _, label = key.partition(",")
-            wanted = item.get("filter_list")
-            if metric == item["metric"] and (wanted is None or (label or "none") in wanted):
-                averages[key] = bool(item.get("weight_by_size"))
-                metrics[key] = MetricInfo(info.higher_is_better, is_mean=False)
+        wanted = item.get("filter_list")
+        wanted = [wanted] if isinstance(wanted, str) else wanted
+        keys: dict[tuple[str, str], dict[str, str]] = {}
+        for task in below:
+            for metric, label, key in tasks[task].filtered():
+                if metric == item["metric"] and (wanted is None or label in wanted):
+                    keys.setdefault((metric, label), {})[task] = key
+        found |= {
+            name: Average(own, bool(item.get("weight_by_size"))) for name, own in keys.items()
+        }
+    averages: dict[str, Average] = {}
+    metrics: dict[str, MetricInfo] = {}
+    for (metric, label), average in found.items():
+        several = sum(metric == other for other, _ in found) > 1
+        name_of = f"{metric},{label}" if several else metric
+        task, key = next(iter(average.keys.items()))
+        averages[name_of] = average
+        metrics[name_of] = MetricInfo(tasks[task].metrics[key].higher_is_better, is_mean=False)
     return GroupInfo(name, below, averages, metrics)

@@ -46,6 +46,12 @@ def document_metrics(
     return metrics
 
 
+def filter_names(task: Any) -> tuple[str, ...]:
+    """Return the names of an lm-eval task's filters."""
+    filters = task.scorers if hasattr(task, "scorers") else task._filters
+    return tuple(item.name for item in filters)
+
+
 def _by_filter(
     task: Any, documents: Sequence[Sequence[Instance]], results: Results | None
 ) -> dict[str, list[DocumentMetrics]]:
