@@ -27,6 +27,14 @@ from evomerge.models.correspondence import Fit
 from evomerge.recipe import Layer, Recipe, Source, knob_at
 
 _MERGEKIT_NAMES = {"ramplus": "ramplus_tl"}
+_SELECTS = {
+    "ties": "density",
+    "breadcrumbs": "density",
+    "breadcrumbs_ties": "density",
+    "sce": "select_topk",
+}
+"""Method -> the knob with the share of the elements that it keeps, the largest ones."""
+
 _IGNORED_KEYS = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
 
 
@@ -41,10 +49,11 @@ def to_mergekit(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str | 
 def express(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str:
     """Return mergekit's YAML for a recipe.
 
-    In three cases mergekit's model differs, and a comment at the top of the file says so. Random
+    In four cases mergekit's model differs, and a comment at the top of the file says so. Random
     methods (DARE, DELLA) draw other numbers in mergekit, from the same distribution. In SCE,
-    mergekit has equal weights where changes are small. And mergekit cuts rows of padding if the
-    tokenizer is not the host's.
+    mergekit has equal weights where changes are small. Of equal changes, which are common in models
+    of 16 bits, mergekit may keep others where changes are selected by size. And mergekit cuts rows
+    of padding if the tokenizer is not the host's.
 
     Args:
         recipe: the recipe.
@@ -133,6 +142,11 @@ class _Writer:
             yield "mergekit draws other random numbers, from the same distribution."
         if self.context.method.name == "sce":
             yield "mergekit weights the sources of a tensor equally if their changes are small."
+        if self._selects_among_equals():
+            yield (
+                "where changes of 16-bit models are equal, mergekit may keep others of them; "
+                "the recipe keeps the first ones."
+            )
         if self.recipe.tokenizer != "base" and "pad_to_multiple_of" not in self.recipe.options:
             from evomerge.merging.tokenizers.plan import plan_tokenizer
 
@@ -142,6 +156,21 @@ class _Writer:
                     f"mergekit cuts the embeddings to the {rows.tokens} tokens; the recipe has "
                     f"{rows.size} rows, with padding. The rows of all tokens are the same."
                 )
+
+    def _selects_among_equals(self) -> bool:
+        """Whether the method keeps the largest changes of models that have many equal ones."""
+        share = _SELECTS.get(self.context.method.name, "")
+        knobs = [
+            own.get(share, 1.0)
+            for layer in self.recipe.every_layer()
+            for own in (layer.knobs, *(source.knobs for source in layer.sources))
+        ]
+        values = [v for k in knobs for v in ([k] if isinstance(k, float) else dict(k).values())]
+        return min(values) < 1.0 and any(
+            info.dtype in ("BF16", "F16")
+            for parent in self.recipe.parents
+            for info in self.checkpoints[parent].tensors.values()
+        )
 
     def _only_stack(self) -> str:
         host, layers = self.host, self.recipe.layers

@@ -168,3 +168,31 @@ def test_a_file_says_that_mergekit_cuts_rows_of_padding(tmp_path: Path) -> None:
     assert "48 rows" in first and not any(line.startswith("#") for line in rest)
     padded = from_mergekit(text % ", pad_to_multiple_of: 16", parents)
     assert not str(to_mergekit(padded, parents)).startswith("#")
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "dtype", "said"),
+    [
+        ("ties", "{weight: 1.0, density: 0.5}", "bfloat16", True),
+        ("breadcrumbs", "{weight: 1.0, density: [0.9, 1.0]}", "float16", True),
+        ("ties", "{weight: 1.0, density: 0.5}", "float32", False),
+        ("ties", "{weight: 1.0}", "bfloat16", False),
+        ("task_arithmetic", "{weight: 1.0}", "bfloat16", False),
+    ],
+)
+def test_a_file_says_that_mergekit_keeps_others_of_equal_changes(
+    tmp_path: Path, method: str, parameters: str, dtype: str, said: bool
+) -> None:
+    parents = {
+        name: Checkpoint.open(tiny.make(tmp_path / name, seed=seed, dtype=dtype), name)
+        for seed, name in enumerate("ab")
+    }
+    text = f"""
+        merge_method: {method}
+        base_model: a
+        models: [{{model: b, parameters: {parameters}}}]
+        dtype: float32
+        """
+    written = str(to_mergekit(from_mergekit(text, parents), parents))
+    assert ("# where changes of 16-bit models are equal, mergekit may keep" in written) == said
+    assert written.startswith("#") == said
