@@ -160,7 +160,7 @@ class Run:
             RunFolderError: there is no such candidate.
         """
         names = self.config.frozen.genes if self.config.frozen else []
-        values = self._candidate(candidate).origin.get("genome", ())
+        values = self._candidate(candidate).genome
         return dict(zip(names, values, strict=False))
 
     def recipe(self, candidate: int | str = "best") -> Recipe:

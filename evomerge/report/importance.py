@@ -25,9 +25,9 @@ def gene_importance(history: History, names: Sequence[str]) -> dict[str, float]:
         `LEAST` candidates. Estimated scores count too. A gene that never changed is left out.
     """
     rows = [
-        (item.origin["genome"], item.fitness)
+        (item.genome, item.fitness)
         for item in history.candidates
-        if item.fitness is not None and len(item.origin.get("genome", ())) == len(names) > 0
+        if item.fitness is not None and len(item.genome) == len(names) > 0
     ]
     if len(rows) < LEAST:
         return {}

@@ -61,7 +61,7 @@ def _seconds(
 
 
 def _genes(candidate: Candidate, names: Sequence[str]) -> dict[str, float | None]:
-    values = candidate.origin.get("genome", ())
+    values = candidate.genome
     known = len(values) == len(names)
     return {f"gene {name}": values[index] if known else None for index, name in enumerate(names)}
 

@@ -89,7 +89,7 @@ class View:
     def figures(self) -> dict[str, Any]:
         """The pictures that this run can have, as matplotlib figures by name."""
         best = self.best
-        genome = () if best is None else best.origin.get("genome", ())
+        genome = () if best is None else best.genome
         importance = gene_importance(self.history, self.gene_labels)
         drawn = {
             "standings": standings_chart(self.table) if self.table.rows else None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -76,6 +76,14 @@ class Candidate:
     def is_proposed(self) -> bool:
         """Whether the strategy has proposed it."""
         return self.label is None and not self.is_soup_step
+
+    @property
+    def genome(self) -> Sequence[float]:
+        """The genome of a proposed recipe; empty for a baseline.
+
+        The genome in the origin of a baseline is what the optimizer is told of it.
+        """
+        return self.origin.get("genome", ()) if self.label is None else ()
 
     @property
     def fitness(self) -> float | None:

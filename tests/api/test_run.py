@@ -58,6 +58,23 @@ def test_the_best_candidate_its_genes_and_the_standings(run: Run) -> None:
         run.genes(7)
 
 
+def test_a_parent_that_wins_has_no_genes(run: Run, tmp_path: Path) -> None:
+    start = {"origin": {"genome": [1.0]}}  # what the optimizer is told of it
+    events = [
+        *(asked(0, "zoo:language") | start, told(0, scores(20))),
+        *(asked(1, genome=[0.25]), told(1, scores(3))),
+        told(0, scores(20)) | {"event": "score", "split": "test"},
+        {"event": "winner", "candidate": 0},
+    ]
+    run = Run(write_run(tmp_path / "parent", events, frozen={"genes": GENES}).path)
+    assert run.best is not None and run.best.label == "zoo:language"
+    assert run.genes() == {} and run.genes(1) == {GENES[0]: 0.25}
+    assert run.candidates[f"gene {GENES[0]}"].isna().tolist() == [True, False]
+    text = run.report(tmp_path / "page.html").read_text()
+    assert "The winner is candidate 0, the baseline" in text
+    assert "The genes of the best candidate" not in text
+
+
 def test_a_run_that_goes_on_is_read_again(run: Run, tmp_path: Path) -> None:
     assert len(run.candidates) == 3
     append(RunFolder(run.folder), [asked(3, genome=[0.5]), told(3, scores(23))])

@@ -27,8 +27,9 @@ def found(view: View) -> list[str]:
     lead = f"{which} is candidate {view.best.number}, {what}."
     parts = ["<h2>What was found?</h2>", paragraph(lead)]
     if view.recipe is not None:
-        methods = sorted({layer.method for layer in view.recipe.every_layer()})
-        parts.append(paragraph(f"Merge method: {', '.join(methods)}; dtype {view.recipe.dtype}."))
+        if view.best.label not in view.config.parents:
+            methods = ", ".join(sorted({layer.method for layer in view.recipe.every_layer()}))
+            parts.append(paragraph(f"Merge method: {methods}; dtype {view.recipe.dtype}."))
         if view.config.space.most_parents is not None:
             parts.append(paragraph(_members(view, view.recipe)))
         if view.config.space.kind != "parameters":
