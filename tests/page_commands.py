@@ -48,6 +48,8 @@ def evomerge(words: list[str]) -> str:
     whole = not words or words[0] in WHOLE
     if words[:1] in (["search"], ["resume"]):
         words = _in_this_process(words)
+    if words[:1] == ["resume"] and "--patience" in words:
+        words += ["--candidates", "6"]  # the few candidates of a page's search are spent
     printed, said = io.StringIO(), io.StringIO()
     with (
         redirect_stdout(printed),

@@ -99,6 +99,7 @@ def resume(
     candidates: int | None = None,
     hours: float | None = None,
     patience: int | None = None,
+    target: float | None = None,
     truncate: bool = False,
     progress: bool = True,
     followers: Sequence[Follower] = (),
@@ -115,6 +116,7 @@ def resume(
         candidates: new largest number of candidates, baselines included.
         hours: new largest number of working hours, over all sessions.
         patience: new number of candidates without a better one, at which the search ends.
+        target: new fitness on the search documents at which the search ends.
         truncate: cut a damaged journal before its first bad line. The damaged file is kept as
             `journal.jsonl.damaged-N`, and a warning says how many events were dropped.
         progress: whether to show a progress bar.
@@ -126,7 +128,7 @@ def resume(
             `kind="processes", workers=4`.
 
     Raises:
-        InputError: the folder is not a run, a parent has changed, or a bound has been passed.
+        InputError: the folder is not a run, a parent has changed, or a bound has been reached.
         SearchError: the search cannot go on.
     """
     from evomerge.setup.problem import Allowed
@@ -137,7 +139,7 @@ def resume(
         allow_pickle=allow_pickle, allow_code=allow_code, consent=Consent(given=trust_code)
     )
     path = run.folder if isinstance(run, Run) else Path(run)
-    bounds = {"candidates": candidates, "hours": hours, "patience": patience}
+    bounds = {"candidates": candidates, "hours": hours, "patience": patience, "target": target}
     if (path / STAGES).is_file():
         given = bounds | executor | {"truncate": truncate or None}
         changed = [name for name, value in given.items() if value is not None]

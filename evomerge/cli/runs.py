@@ -82,6 +82,10 @@ def resume(
         int | None,
         typer.Option(min=1, help="number of candidates without a better one, at which to end"),
     ] = None,
+    target: Annotated[
+        float | None,
+        typer.Option(help="fitness on the search documents at which to end"),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -118,11 +122,11 @@ def resume(
         allow_pickle=allow_pickle, allow_code=allow_code, consent=consent_of(trust_code)
     )
     if (directory / STAGES).is_file():
-        if candidates or hours or patience or set_ or truncate:
+        if candidates or hours or patience or target is not None or set_ or truncate:
             raise InputError(
-                f"{directory} is a search in stages, but --candidates, --hours, --patience, --set "
-                "and --truncate change one stage; give the folder of a stage, for example "
-                f"{directory / 'stage-1'}."
+                f"{directory} is a search in stages, but --candidates, --hours, --patience, "
+                "--target, --set and --truncate change one stage; give the folder of a stage, for "
+                f"example {directory / 'stage-1'}."
             )
         check_run_folder(directory)
         stages.run_stages(
@@ -134,7 +138,12 @@ def resume(
     if truncate:
         cut = repair.truncate(run.journal_path)
         terminal.say("the journal is not damaged" if cut is None else str(cut))
-    new_budget = {"candidates": candidates, "hours": hours, "patience": patience}
+    new_budget = {
+        "candidates": candidates,
+        "hours": hours,
+        "patience": patience,
+        "target": target,
+    }
     given = {name: value for name, value in new_budget.items() if value is not None}
     check_budget(run, given)
     _run(run, continued(run, set_ or [], **allowed), given, track)

@@ -91,6 +91,7 @@ class _Budget(TypedDict):
     candidates: NotRequired[_Count | None]
     hours: NotRequired[float | None]
     patience: NotRequired[_Count | None]
+    target: NotRequired[float | None]
 
 
 class _Memory(TypedDict):

@@ -188,7 +188,7 @@ class RunFolder:
             raise RunFolderError(
                 f"{file} was changed after the run began (in `{'`, `'.join(changed)}`); put it "
                 "back as it was, start a new run, or give `evomerge resume` the change "
-                "(--candidates, --hours, --patience, --set executor.KEY=VALUE)."
+                "(--candidates, --hours, --patience, --target, --set executor.KEY=VALUE)."
             )
         return content
 

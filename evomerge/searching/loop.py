@@ -15,7 +15,7 @@ from evomerge.recipe import Recipe
 from evomerge.run.history import SOUP, Candidate
 from evomerge.run.lines import Event
 from evomerge.searching.finals import choose_winner, is_finished, score_on_test
-from evomerge.searching.ranking import unimproved, violation_on
+from evomerge.searching.ranking import reached, unimproved
 from evomerge.searching.replay import is_full, replay_arrivals, replay_generations, tell_all
 from evomerge.searching.session import Session
 from evomerge.searching.soup import find_greedy_soup
@@ -241,7 +241,5 @@ class Search:
         # Open candidates do not count: one of them may be better, and then the search goes on.
         if patience is not None and unimproved(incumbents, self.history.candidates) >= patience:
             return True
-        if plan.target is None:
-            return False
-        kept = [i for i in incumbents if not violation_on(self.session.ranking, i, "search")]
-        return any(item.values[0] >= plan.target for item in kept if item.values)
+        target, ranking = plan.target, self.session.ranking
+        return target is not None and reached(incumbents, ranking, target) is not None

@@ -213,6 +213,18 @@ def unimproved(incumbents: Iterable[Candidate], candidates: Sequence[Candidate])
     return sum(item.told is not None for item in candidates[latest + 1 :])
 
 
+def reached(incumbents: Iterable[Candidate], ranking: Ranking, target: float) -> Candidate | None:
+    """Return an incumbent that keeps all constraints and has reached a target; None if none has.
+
+    Args:
+        incumbents: the best candidates on the search documents.
+        ranking: compares candidates.
+        target: a fitness.
+    """
+    kept = (item for item in incumbents if not violation_on(ranking, item, "search"))
+    return next((item for item in kept if item.values and item.values[0] >= target), None)
+
+
 def values_on(ranking: Ranking, candidate: Candidate, split: Split) -> tuple[float, ...] | None:
     """Return a candidate's values on a split; None if it has none, or one is not finite."""
     if split == "search":

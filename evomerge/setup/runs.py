@@ -21,7 +21,7 @@ from evomerge.models.references import MERGE, RUN, is_folder, open_parent, place
 from evomerge.run.folder import CONFIG, MODELS, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.temporary import TemporaryFolder
-from evomerge.searching.ranking import best_of, ranking_of, unimproved
+from evomerge.searching.ranking import best_of, ranking_of, reached, unimproved
 from evomerge.setup.anchored import is_winner_of_stage
 from evomerge.setup.check import check_search, freeze, restore
 from evomerge.setup.code_files import code_files, keep_permission
@@ -166,12 +166,14 @@ def continued(
 def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
     """Check that new bounds of a run's budget leave something to do.
 
+    A new number of candidates may be the one that the run has: the same command can be given again.
+
     Args:
         run: the run.
-        given: the new bounds, `candidates`, `hours` or `patience`.
+        given: the new bounds, `candidates`, `hours`, `patience` or `target`.
 
     Raises:
-        RunFolderError: the run has passed a bound already.
+        RunFolderError: the run has reached a bound already, a new one or one that stays.
     """
     history = History(run.events())
     done = len(history.candidates)
@@ -186,16 +188,35 @@ def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
             f"--hours is {given['hours']:g}, but {run.path} has taken {hours:.2f} hours already, "
             "over all sessions; give a larger number."
         )
+    if not given:
+        return
     config = parse(run.config(), str(run.path / CONFIG))
-    patience = given.get("patience", history.budget.get("patience", config.budget.patience))
-    incumbents = ranking_of(config).incumbents(history.candidates)
-    if given and patience is not None:
-        count = unimproved(incumbents, history.candidates)
-        if count >= patience:
-            raise RunFolderError(
-                f"{run.path} has had no better candidate for {count} candidates, and its search "
-                f"ends after {patience:g} (budget.patience); give a larger --patience."
-            )
+    budget = {**config.budget.model_dump(), **history.budget, **given}
+    ranking = ranking_of(config)
+    incumbents = ranking.incumbents(history.candidates)
+    most, longest, patience, target = (
+        budget[name] for name in ("candidates", "hours", "patience", "target")
+    )
+    if "candidates" not in given and most is not None and done >= most:
+        raise RunFolderError(
+            f"{run.path} has {done} candidates, and its search ends after {most} "
+            "(budget.candidates); give a larger --candidates."
+        )
+    if longest is not None and hours >= longest:
+        raise RunFolderError(
+            f"{run.path} has taken {hours:.2f} hours, and its search ends after {longest:g} "
+            "(budget.hours); give a larger --hours."
+        )
+    if patience is not None and (count := unimproved(incumbents, history.candidates)) >= patience:
+        raise RunFolderError(
+            f"{run.path} has had no better candidate for {count} candidates, and its search "
+            f"ends after {patience:g} (budget.patience); give a larger --patience."
+        )
+    if target is not None and (first := reached(incumbents, ranking, target)) is not None:
+        raise RunFolderError(
+            f"Candidate {first.number} of {run.path} has reached {target:g} (budget.target), where "
+            "its search ends; give a larger --target."
+        )
 
 
 def _reopen(run: RunFolder, data: Mapping[str, Any], **allowed: Unpack[Allowed]) -> Problem:

@@ -75,8 +75,8 @@ def run_search(
     Args:
         problem: the problem of this run.
         run: the run folder.
-        new_budget: bounds of the budget (`candidates`, `hours`, `patience`) that replace earlier
-            ones; they are written to the journal.
+        new_budget: bounds of the budget (`candidates`, `hours`, `patience`, `target`) that replace
+            earlier ones; they are written to the journal.
         followers: functions that are called with every event.
 
     Raises:

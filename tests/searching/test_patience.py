@@ -1,4 +1,4 @@
-"""`budget.patience`: the search ends when nothing better was found for so many candidates."""
+"""`budget.patience` and `budget.target`: the search ends there, and `resume` says so."""
 
 from __future__ import annotations
 
@@ -76,3 +76,49 @@ def test_resume_says_that_a_larger_patience_is_needed(tmp_path):
             check_budget(run, given)
     check_budget(run, {})
     check_budget(run, {"patience": 6})
+
+
+@pytest.mark.parametrize(
+    ("budget", "given", "sentence", "enough"),
+    [
+        (
+            {"target": 0.3},
+            {"candidates": 50},
+            r"Candidate 0 of .* reached 0\.3 \(budget\.target\).* --target",
+            {"candidates": 50, "target": 0.4},
+        ),
+        (
+            {"candidates": 2},
+            {"patience": 50},
+            r"has 2 candidates, .* ends after 2 \(budget\.candidates\).* --candidates",
+            {"candidates": 3},
+        ),
+        (
+            {"hours": 0.5},
+            {"candidates": 50},
+            r"taken 1\.00 hours, .* ends after 0\.5 \(budget\.hours\).* --hours",
+            {"hours": 2.0},
+        ),
+    ],
+)
+def test_resume_names_the_bound_that_has_ended_the_search(
+    tmp_path, budget, given, sentence, enough
+):
+    """A larger number for another bound changes nothing, and so it is refused."""
+    events = [asked(0, "zoo:language"), told(0, scores(9))]
+    events += [asked(1, genome=[0.5, 1.0]), told(1, scores(3))]
+    run = write_run(tmp_path / "run", events, budget=budget)
+    run.timings.note({"session": 1.0, "elapsed": 3600.0})
+    with pytest.raises(RunFolderError, match=sentence):
+        check_budget(run, given)
+    check_budget(run, {})
+    check_budget(run, enough)
+    check_budget(run, budget if "candidates" in budget else {})
+
+
+def test_with_a_larger_target_a_search_goes_on_as_if_it_had_always_had_it(tmp_path):
+    short = search(tmp_path / "run", executor(2, 0), target=0.5, **OPTIONS)
+    raised = search(tmp_path / "run", executor(2, 1), target=1.0, **OPTIONS)
+    whole = search(tmp_path / "whole", executor(2, 2), target=1.0, **OPTIONS)
+    assert len(short.candidates) < len(raised.candidates)
+    assert [item.digest for item in raised.candidates] == [item.digest for item in whole.candidates]
