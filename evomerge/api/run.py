@@ -166,15 +166,17 @@ class Run:
     def recipe(self, candidate: int | str = "best") -> Recipe:
         """Return the recipe of a candidate, with pins. The parents must be there.
 
+        Of a parent it is the recipe of the parent itself, with its own config and tokenizer.
+
         Raises:
             InputError: there is no such candidate, or a parent is missing or has changed.
         """
         from evomerge.setup.pins import pinned
         from evomerge.setup.runs import reopen
-        from evomerge.setup.strategy import recipe_of
+        from evomerge.setup.unchanged import recipe_to_write
 
         problem, candidates = reopen(self._run), self.history.candidates
-        recipe = recipe_of(problem.space, self._candidate(candidate), candidates)
+        recipe = recipe_to_write(problem, self._candidate(candidate), candidates)
         return pinned(recipe, problem.checkpoints, problem.merges)
 
     def path(self, candidate: int | str = "best") -> str:

@@ -83,7 +83,7 @@ def results(
     from evomerge.report.standings import standings
     from evomerge.run.folder import RunFolder
     from evomerge.run.history import History
-    from evomerge.searching.ranking import measured, ranking_of
+    from evomerge.searching.ranking import best_of, measured, ranking_of
 
     run = RunFolder(directory)
     history = History(run.events())
@@ -91,7 +91,8 @@ def results(
     if documents is not None:
         sys.stdout.write(json.dumps(document_ids(config, documents)) + "\n")
         return
-    ranking, command = ranking_of(config), lm_eval_command(run, config)
+    ranking = ranking_of(config)
+    command = lm_eval_command(run, config, best_of(history, ranking))
     spent = run.timings.spent()
     genes = config.frozen.genes if config.frozen else []
     times_of = run.timings.by_candidate() if seconds else None

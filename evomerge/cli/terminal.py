@@ -222,6 +222,8 @@ def print_standings(table: Standings) -> None:
     else:
         heads = [f"{column} {split}" for column in table.columns for split in SPLITS]
         print_table(("model", *heads), cells(table.columns, SPLITS))
+    if table.note is not None:
+        say(table.note)
     for label, comparison in table.comparisons.items():
         models = f"{table.names['searched']} - {table.names[label]}"
         say(f"{models} on {table.compared_on}: {comparison.text}")

@@ -99,6 +99,15 @@ class FrozenMerge(Section):
     parents: dict[str, str] = Field(description="name in the recipe -> absolute reference")
 
 
+class FrozenSetting(Section):
+    """A setting that differs between parents and changes results."""
+
+    name: str = Field(description="key of a config, or another name of the setting")
+    parents: dict[str, str] = Field(description="parent -> its own value, as text")
+    giver: str = Field(description="the parent that the merge takes it from")
+    is_host: bool = Field(True, description="whether this is the host")
+
+
 class Frozen(Section):
     """What a run adds to its search file: versions, fingerprints, document ids, directions.
 
@@ -109,6 +118,14 @@ class Frozen(Section):
     parents: dict[str, str] = Field(default_factory=dict, description="parent -> fingerprint")
     models: dict[str, str] = Field(
         default_factory=dict, description="`run:` parent -> first digits of its recipe's digest"
+    )
+    settings: list[FrozenSetting] = Field(
+        default_factory=list, description="settings that differ between parents"
+    )
+    unlike_merges: list[str] | None = Field(
+        None,
+        description="parents with other settings, or another dtype, than the merges: on validation "
+        "and test documents they are scored as themselves. None in runs of earlier versions",
     )
     merges: dict[str, FrozenMerge] = Field(
         default_factory=dict, description="`merge:` parent -> what it is built from"

@@ -171,11 +171,17 @@ class Evaluator:
         """
         self._rebuild, self._around, self._rebuilt = rebuild, around, None
 
-    def release(self) -> None:
-        """Drop the references to the model of `prepare`, so that its memory can be freed."""
+    def release(self, *, engine: bool = False) -> None:
+        """Drop the references to the model of `prepare`, so that its memory can be freed.
+
+        Args:
+            engine: whether a vLLM engine is dropped too, since the next model has another config.
+        """
         for name in ("forward", "_reference"):
             vars(self).pop(name, None)
         self._rebuilt = None
+        if engine:
+            self._engine = None
 
     def _transformers(self, model: Any) -> Forward:
         return Forward(model, self.tokenizer, self._reference, self.batch_size)

@@ -24,6 +24,8 @@ class Job:
         earlier: scores of earlier candidates, for a fidelity policy.
         examples: number of documents of each task whose prompt and answer come with the scores.
         halvings: how often the batch size is halved, because memory ran out in earlier jobs.
+        as_itself: whether the host of the recipe, which is the host unchanged, is scored with its
+            own config, tokenizer and chat template, as `evomerge evaluate` does it.
     """
 
     id: int
@@ -34,6 +36,7 @@ class Job:
     earlier: tuple[Scores, ...] = ()
     examples: int = 0
     halvings: int = 0
+    as_itself: bool = False
 
 
 RunJobs: TypeAlias = Callable[[Sequence[Job]], Iterator[tuple[Job, Outcome]]]

@@ -23,6 +23,7 @@ from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.fidelity.protocol import Fidelity, score_by
 from evomerge.evaluation.inference.fingerprint import free_weights
 from evomerge.evaluation.inference.memory import is_device_failure, is_exhausted, peak_memory
+from evomerge.evaluation.single import score_single
 from evomerge.evaluation.tasks.traces import traceback_lines
 from evomerge.execute.protocol import Job
 from evomerge.recipe import Recipe
@@ -89,8 +90,8 @@ class Worker:
     is not the candidate's fault is raised: a missing file or a broken device would make every later
     candidate fail too.
 
-    If an objective function has changed the model, the model is made again from the parents before
-    anything else is scored.
+    If an objective function has changed the model, or a parent was scored as itself, the model is
+    made again from the parents before another recipe is built.
 
     Args:
         make: makes the resident model and the tokenizer of the merged models.
@@ -103,6 +104,8 @@ class Worker:
         objectives: what makes up the fitness.
         fidelity: decides how many documents are scored for a job with an incumbent; None: all.
         report: is told how far the preparation of a job's merges is.
+        load_parent: loads a parent as itself: reference -> model, tokenizer. Only jobs of this kind
+            need it.
 
     Attributes:
         threads: number of CPU threads that torch scores with; whoever makes the worker sets it.
@@ -122,7 +125,9 @@ class Worker:
         objectives: Sequence[Objective] = (),
         fidelity: Fidelity | None = None,
         report: Report | None = None,
+        load_parent: Callable[[str], tuple[Any, Any]] | None = None,
     ) -> None:
+        self._load_parent = load_parent
         self.evaluator, self.objectives, self.fidelity = evaluator, objectives, fidelity
         self._make, self._splits, self._report = make, splits, report
         self._baselines, self._deepest = baselines, deepest
@@ -162,9 +167,12 @@ class Worker:
     def _outcome(
         self, job: Job, around: Callable[[Any], AbstractContextManager[None]], clock: _Clock
     ) -> Outcome:
-        stage = "merge"
+        stage = "evaluate" if job.as_itself else "merge"
         try:
-            if self.evaluator.is_model_changed:
+            if job.as_itself:
+                with clock.phase("evaluate"):
+                    return self._score_parent(job)
+            if self._builder is None or self.evaluator.is_model_changed:
                 self._rebuild()
             model = self.build(job.recipe, clock)
             stage = "evaluate"
@@ -212,6 +220,38 @@ class Worker:
             self._model = self._builder.write(prepared)
         return self._model
 
+    def _score_parent(self, job: Job) -> Scores:
+        """Score a parent as itself.
+
+        The model in memory is dropped, as two may not fit; the next other job makes it again.
+
+        Raises:
+            CandidateError: the parent cannot be scored as itself.
+        """
+        assert self._load_parent is not None
+        self._drop(engine=True)
+        try:
+            return score_single(
+                self.evaluator,
+                partial(self._load_parent, job.recipe.host),
+                job.split,
+                self._splits[job.split],
+                examples=job.examples,
+                ready=lambda model: self.evaluator.halve_batches(job.halvings),
+            )
+        except (CheckpointError, ConfigError, CandidateError) as error:
+            raise CandidateError(
+                f"{job.recipe.host!r} cannot be scored as itself: {error}"
+            ) from error
+        finally:
+            self.evaluator.release(engine=True)
+
+    def _drop(self, *, engine: bool = False) -> None:
+        """Free the memory of the resident model."""
+        self.evaluator.release(engine=engine)
+        free_weights(self._model)  # a function may keep it
+        self._builder = self._model = None
+
     def _rebuild(self, recipe: Recipe | None = None) -> Any:
         """Make the resident model and the documents again, and build a recipe, if there is one.
 
@@ -219,10 +259,7 @@ class Worker:
             EvomergeError: this fails, though it worked before.
         """
         halvings = self.evaluator.halvings
-        self.evaluator.release()
-        # A function may keep the old model. Its memory is freed, as two models may not fit.
-        free_weights(self._model)
-        self._builder = self._model = None
+        self._drop()  # as two models may not fit
         try:
             self._prepare()
             self.evaluator.halve_batches(halvings)
@@ -233,8 +270,8 @@ class Worker:
             if is_device_failure(error):
                 raise
             raise SearchError(  # not the candidate's fault, which was built before
-                f"The model could not be built again after an objective function had changed it "
-                f"({type(error).__name__}: {one_line(error)}); go on with `evomerge resume`."
+                f"The model could not be built again ({type(error).__name__}: {one_line(error)}); "
+                "go on with `evomerge resume`."
             ) from error
 
     def score(self, job: Job, model: Any) -> Scores:

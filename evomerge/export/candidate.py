@@ -12,9 +12,8 @@ from evomerge.run.writable import check_new_folder
 from evomerge.setup.anchored import anchored_recipe
 from evomerge.setup.pins import pinned
 from evomerge.setup.runs import chosen_candidate, reopen
-from evomerge.setup.strategy import recipe_of
+from evomerge.setup.unchanged import is_itself, recipe_to_write, write_model
 from evomerge.setup.weight_digests import check_weights
-from evomerge.setup.worker import members_folder
 
 
 @dataclass(frozen=True)
@@ -58,12 +57,12 @@ def export_candidate(
     from evomerge.export.card import Merge, search_card
     from evomerge.export.parents import describe_parents
     from evomerge.mergekit import express
-    from evomerge.merging.backend import write
 
     check_new_folder(out)
     problem, history = reopen(run, allow_pickle=allow_pickle), History(run.events())
     candidate = chosen_candidate(problem, history, which)
-    recipe = recipe_of(problem.space, candidate, history.candidates)
+    recipe = recipe_to_write(problem, candidate, history.candidates)
+    own = recipe.dtype
     if dtype is not None:
         recipe = replace(recipe, dtype=dtype)
     check_weights(run, {name: problem.checkpoints[name] for name in recipe.parents})
@@ -76,9 +75,16 @@ def export_candidate(
         reason = str(error)
     parents = describe_parents(problem.checkpoints, problem.checkpoints, problem.merges)
     merge = Merge(recipe, parents, mergekit=reason is None)
-    texts |= search_card(merge, problem.config, history, candidate, problem.ranking)
-    folder = members_folder(run.path)
-    notes = write(
-        recipe, problem.checkpoints, out, shard_size=shard_size, texts=texts, folder=folder
+    texts |= search_card(
+        merge,
+        problem.config,
+        history,
+        candidate,
+        problem.ranking,
+        itself=is_itself(problem, candidate),
+        unchanged=dtype in (None, own),
+    )
+    notes = write_model(
+        recipe, problem.checkpoints, out, run=run.path, shard_size=shard_size, texts=texts
     )
     return Exported(candidate.number, reason, notes)

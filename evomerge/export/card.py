@@ -27,6 +27,7 @@ from evomerge.report.recipe_picture import (
     recipe_picture,
 )
 from evomerge.report.sampled import sampling_note
+from evomerge.report.settings import scored_as_themselves
 from evomerge.report.standings import Standings, alone, standings
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS
@@ -93,6 +94,9 @@ def search_card(
     history: History,
     candidate: Candidate,
     ranking: Ranking,
+    *,
+    itself: bool = False,
+    unchanged: bool = True,
 ) -> dict[str, str]:
     """Return the card of a candidate of a run (`evomerge export`), and its picture.
 
@@ -103,13 +107,16 @@ def search_card(
         candidate: the exported candidate. The card of the winner, or of a member of the front, has
             the run's table, and its metadata the test scores; that of another one its own scores.
         ranking: what compares the candidates of the search.
+        itself: whether the model is a parent itself.
+        unchanged: whether it then has its own dtype.
 
     Returns:
         name of a file -> its text.
     """
     objectives, best = measured(ranking), best_of(history, ranking)
     is_winner = candidate is best or candidate in history.front
-    as_scored = merge.recipe.dtype == config.dtype
+    parent = merge.parents[str(candidate.label)] if itself else None
+    as_scored = unchanged if itself else merge.recipe.dtype == config.dtype
     scores = candidate.scores("test") if is_winner and as_scored else None
     data = card_data(
         merge.name,
@@ -121,7 +128,7 @@ def search_card(
     intro = (
         f"Candidate {candidate.number} of an evomerge {version('evomerge')} search over "
         f"{len(history.candidates)} candidates (optimizer {plain(config.optimizer.name)}, seed "
-        f"{config.seed}). {_recipe_sentences(merge)}"
+        f"{config.seed}). {_recipe_sentences(merge, parent, unchanged)}"
     )
     chosen = "" if candidate is best else f" --candidate {candidate.number}"
     dtype = "" if as_scored else f" --dtype {merge.recipe.dtype}"
@@ -132,7 +139,7 @@ def search_card(
     ]
     body = [
         *([] if config.space.kind == "parameters" else _path(merge)),
-        *_dtype(config, merge.recipe),
+        *([] if as_scored else _dtype(config, merge.recipe)),
         "## Scores",
         "",
         *_sources(config),
@@ -212,8 +219,14 @@ def _named(parent: Parent, explained: set[int]) -> str:
     return f"{code(parent.name)} (a merge of {own})"
 
 
-def _recipe_sentences(merge: Merge) -> str:
-    """Return the merge method, and the files that have the recipe."""
+def _recipe_sentences(merge: Merge, parent: Parent | None = None, unchanged: bool = True) -> str:
+    """Return the merge method, or which parent it is, and the files that have the recipe."""
+    if parent is not None:
+        change = "unchanged" if unchanged else f"in {merge.recipe.dtype}"
+        return (
+            f"It is no merge, but the parent {code(parent.name)} itself, {change}, with its own "
+            "config, tokenizer and chat template. `evomerge_recipe.yaml` says so as a recipe."
+        )
     methods = sorted({layer.method for layer in merge.recipe.every_layer()})
     members = ""
     if merge.recipe.members:
@@ -281,12 +294,14 @@ def _of_one(candidate: Candidate, ranking: Ranking) -> list[str]:
 
 def _of_run(history: History, ranking: Ranking, names: Mapping[str, str]) -> list[str]:
     """Return lines with the standings of a run."""
+    table, note = standings(history, ranking), scored_as_themselves(history, names)
     return [
         "Scores with 95 % intervals, where they are known. Candidates were compared on the search "
         "documents, the winner was chosen on the validation documents, and nothing was chosen on "
         "the test documents.",
         "",
-        *_table(standings(history, ranking), names),
+        *_table(table, names),
+        *(["", plain(note)] if note else []),
     ]
 
 

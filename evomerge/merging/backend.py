@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from evomerge.errors import CheckpointError, InputError
 from evomerge.merging.tensors.adapters import adapter_patches
 from evomerge.merging.tensors.maker import TensorMaker
-from evomerge.merging.tensors.plan import Planner, SourceTensor
+from evomerge.merging.tensors.plan import STORED, Planner, SourceTensor
 from evomerge.merging.tensors.reader import Reader
 from evomerge.merging.tensors.threads import count_threads, for_each
 from evomerge.merging.tokenizers.panics import panics_as_errors
 from evomerge.merging.tokenizers.plan import GENERATION, plan_tokenizer
-from evomerge.merging.writer import write_model
+from evomerge.merging.writer import copy_model, write_model
 from evomerge.models.causal import check_causal
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.code_keys import code_notes
@@ -243,8 +243,36 @@ def load_tokenizer(folder: Path, reference: str) -> Any:
     return loaded
 
 
-def load(checkpoint: Checkpoint, place: str | Placement, dtype: str = "bfloat16") -> Any:
-    """Load a causal language model for scoring.
+def copy(checkpoint: Checkpoint, out: Path, texts: Mapping[str, str]) -> tuple[str, ...]:
+    """Write a model without an adapter as it is, with the files of its tokenizer.
+
+    Args:
+        checkpoint: the model.
+        out: folder to create; it must not exist.
+        texts: more text files to write: name -> text.
+
+    Returns:
+        one sentence for each file of which something is left out.
+
+    Raises:
+        CheckpointError: `out` exists or cannot be written, or the disk does not have enough room.
+    """
+    copy_model(checkpoint, out, texts)
+    return tuple(
+        code_notes(
+            checkpoint.reference, [checkpoint.folder / "config.json", *checkpoint.companions]
+        )
+    )
+
+
+def load(
+    checkpoint: Checkpoint,
+    place: str | Placement,
+    dtype: str = "bfloat16",
+    *,
+    causal: bool = True,
+) -> Any:
+    """Load a model for scoring.
 
     A parent with an adapter is built as in a search. One without is loaded by transformers, in the
     dtype that it is stored in.
@@ -253,26 +281,30 @@ def load(checkpoint: Checkpoint, place: str | Placement, dtype: str = "bfloat16"
         checkpoint: the parent.
         place: the device of the model, or a placement on several.
         dtype: dtype of a model with an adapter; not used without one.
+        causal: whether it must be a causal language model, as lm-eval's tasks need it.
 
     Raises:
-        CheckpointError: it is no causal language model, transformers cannot load it, it lacks
-            weights, or the adapter does not fit.
+        CheckpointError: it is no causal language model though it must be one, transformers cannot
+            load it, it lacks weights, or the adapter does not fit.
     """
-    check_causal(checkpoint)
+    if causal:
+        check_causal(checkpoint)
     if checkpoint.adapter is not None:
         recipe = unchanged(checkpoint, dtype)
         return resident({checkpoint.reference: checkpoint}, recipe, place).apply(recipe)
     from transformers import AutoModelForCausalLM
 
-    from evomerge.merging.architecture.loading import quiet, transformers_config
+    from evomerge.merging.architecture.loading import model_class, quiet, transformers_config
     from evomerge.merging.architecture.placement import Placement
 
+    # The file may name an attention, even one whose code transformers would download.
+    config = transformers_config(checkpoint.config)
+    kind = AutoModelForCausalLM if causal else model_class(config)
     try:
         with quiet():
-            found: Any = AutoModelForCausalLM.from_pretrained(
+            found: Any = kind.from_pretrained(
                 checkpoint.folder,
-                # The file may name an attention, even one whose code transformers would download.
-                config=transformers_config(checkpoint.config),
+                config=config,
                 trust_remote_code=False,
                 dtype="auto",
                 output_loading_info=True,
@@ -280,7 +312,8 @@ def load(checkpoint: Checkpoint, place: str | Placement, dtype: str = "bfloat16"
     except Exception as error:  # transformers raises exceptions of many unrelated classes
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"{checkpoint.reference!r} cannot be loaded as a causal language model ({reason})."
+            f"{checkpoint.reference!r} cannot be loaded"
+            f"{' as a causal language model' if causal else ''} ({reason})."
         ) from error
     model, report = found
     if report["missing_keys"]:
@@ -291,6 +324,21 @@ def load(checkpoint: Checkpoint, place: str | Placement, dtype: str = "bfloat16"
     placement = Placement(place) if isinstance(place, str) else place
     placement.settle(model)
     return model.requires_grad_(False).train(False)
+
+
+def stored_dtype(checkpoint: Checkpoint, dtype: str) -> str:
+    """Return the dtype in which `load` loads a model: that of its config, or of its first tensor.
+
+    Args:
+        checkpoint: the model.
+        dtype: as for `load`; that of a model with an adapter.
+    """
+    if checkpoint.adapter is not None:
+        return dtype
+    named = checkpoint.config.get("dtype", checkpoint.config.get("torch_dtype"))
+    stored = (info.dtype for info in checkpoint.tensors.values() if info.floating)
+    found = {header: name for name, header in STORED.items()}.get(next(stored, ""), dtype)
+    return named if named in STORED else found
 
 
 def unchanged(checkpoint: Checkpoint, dtype: str) -> Recipe:

@@ -29,11 +29,14 @@ from evomerge.merging.tensors.threads import MOST, Budget, count_threads, for_ea
 from evomerge.merging.tensors.whole import WholeAngles
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.code_keys import text_without_code
+from evomerge.models.safetensors import read_json
 from evomerge.recipe import Recipe
 from evomerge.run.atomic import atomic_folder
 
 LEAST_MEMORY = 1 << 29
 """Minimum bytes that merging needs in addition to the interpreter and its modules."""
+
+_INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 _SMALL_BUFFER = 1 << 25
 """Minimum bytes of a thread's buffer."""
@@ -100,19 +103,49 @@ def write_model(
         for name, text in {**extra, **index_files(shards)}.items():
             (folder / name).write_text(text, encoding="utf-8")
         for file in companions:
-            target = folder / file.relative_to(planner.host.folder)
-            target.parent.mkdir(exist_ok=True)
-            cleaned = text_without_code(file)
-            if cleaned is None:
-                shutil.copyfile(file, target)
-            else:
-                target.write_text(cleaned, encoding="utf-8")
+            _copy(file, folder / file.relative_to(planner.host.folder))
         if not weights:
             for shard in shards:
                 ShardWriter(shard, folder, Buffers(0), reader.pages).close()
             return
         with reader.pages.bounded(room.memory - LEAST_MEMORY // 2):
             _write_shards(shards, folder, maker, room)
+
+
+def copy_model(checkpoint: Checkpoint, out: Path, texts: Mapping[str, str]) -> None:
+    """Write a model without an adapter as it is: the files of its config, weights and tokenizer.
+
+    Keys that let programs run code are left out of the configs, as in every model that is written.
+
+    Args:
+        checkpoint: the model, with the names that its tensors have on disk.
+        out: folder to create; it must not exist.
+        texts: more text files to write: name -> text.
+
+    Raises:
+        CheckpointError: `out` exists or cannot be written, or the disk does not have enough room.
+    """
+    folder = checkpoint.folder
+    indices = [file for name in _INDICES if (file := folder / name).is_file()]
+    stored = {item for file in indices for item in read_json(file)["weight_map"].values()}
+    weights = {folder / name for name in stored} | set(checkpoint.weight_files)
+    files = [folder / "config.json", *indices, *sorted(weights), *checkpoint.companions]
+    _check_room(out, 0, files)
+    with _disk_errors(out), atomic_folder(out) as new:
+        for file in files:
+            _copy(file, new / file.relative_to(folder))
+        for name, text in texts.items():
+            (new / name).write_text(text, encoding="utf-8")
+
+
+def _copy(file: Path, target: Path) -> None:
+    """Copy a file of a model without keys that let programs run code."""
+    target.parent.mkdir(exist_ok=True)
+    cleaned = text_without_code(file)
+    if cleaned is None:
+        shutil.copyfile(file, target)
+    else:
+        target.write_text(cleaned, encoding="utf-8")
 
 
 @dataclass(frozen=True)

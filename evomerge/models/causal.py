@@ -91,13 +91,18 @@ def check_chat_template(checkpoint: Checkpoint) -> None:
         )
 
 
+def has_tokenizer(checkpoint: Checkpoint) -> bool:
+    """Whether a model's folder has files of a tokenizer."""
+    return any(file.name in TOKENIZER_FILES for file in checkpoint.companions)
+
+
 def check_tokenizer(checkpoint: Checkpoint) -> None:
     """Check that a model's folder has files of a tokenizer.
 
     Raises:
         CheckpointError: it has none.
     """
-    if not any(file.name in TOKENIZER_FILES for file in checkpoint.companions):
+    if not has_tokenizer(checkpoint):
         raise CheckpointError(
             f"Parent {checkpoint.reference!r} has no tokenizer; put tokenizer.json and "
             "tokenizer_config.json beside its weights."

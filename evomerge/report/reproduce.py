@@ -10,18 +10,20 @@ from evomerge.config.frozen import frozen_splits
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import InputError, did_you_mean
 from evomerge.run.folder import RunFolder
+from evomerge.run.history import Candidate
 from evomerge.scores import SPLITS
 
 MODEL = "MODEL_DIR"
 """Stands for the folder of the exported model."""
 
 
-def lm_eval_command(run: RunFolder, config: SearchConfig) -> str | None:
+def lm_eval_command(run: RunFolder, config: SearchConfig, best: Candidate | None) -> str | None:
     """Return the command; None if lm-eval's command line cannot choose these documents.
 
     Args:
         run: the run folder, which the command asks for the document ids.
         config: its search file.
+        best: the candidate that is exported, if there is one.
     """
     evaluation = config.evaluation
     tasks = config.tasks
@@ -34,10 +36,11 @@ def lm_eval_command(run: RunFolder, config: SearchConfig) -> str | None:
         "enable_thinking": evaluation.enable_thinking,
         "think_end_token": evaluation.think_end_token,
     }
+    dtype = "auto" if best is not None and "test" in best.as_itself else config.dtype
     reasoning = [f"{name}={value}" for name, value in wanted.items() if value is not None]
     options = {
         "--model": "hf",
-        "--model_args": ",".join([f"pretrained={MODEL}", f"dtype={config.dtype}", *reasoning]),
+        "--model_args": ",".join([f"pretrained={MODEL}", f"dtype={dtype}", *reasoning]),
         "--tasks": ",".join(tasks),
         "--batch_size": "1" if evaluation.batch_size == "auto" else str(evaluation.batch_size),
     }

@@ -16,6 +16,7 @@ from evomerge.report.confidence import (
 )
 from evomerge.report.fronts import FrontComparison, compare_front
 from evomerge.report.names import short_names
+from evomerge.report.settings import scored_as_themselves
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS, Split
 from evomerge.searching.ranking import Ranking, best_of, front_of, measured
@@ -53,6 +54,7 @@ class Standings:
         front: which members of a front are really apart, and which beat the parents; None in a
             search for one fitness, and before all members have been scored.
         has_front: whether the search is for a front.
+        note: which parents are scored as themselves on which splits; None if each has one model.
         broken: the constraints that the best candidate breaks on the last split on which it has
             scores, in words; and `broken_on`, this split.
     """
@@ -65,6 +67,7 @@ class Standings:
     has_front: bool = False
     broken: tuple[str, ...] = ()
     broken_on: Split | None = None
+    note: str | None = None
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -109,12 +112,14 @@ class Standings:
             "compared_on": self.compared_on,
             "comparisons": {label: item.to_dict() for label, item in self.comparisons.items()},
             **({} if self.front is None else {"front": self.front.to_dict()}),
+            **({} if self.note is None else {"note": self.note}),
         }
 
 
 def standings(history: History, ranking: Ranking) -> Standings:
     """Return the standings of a run."""
     table, best = _standings(history, ranking), best_of(history, ranking)
+    table = replace(table, note=scored_as_themselves(history, table.names))
     for split in reversed(SPLITS):
         if best is not None and (scores := best.scores(split)) is not None:
             broken = [item for item in ranking.constraints if item.violation(scores)]

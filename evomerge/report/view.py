@@ -22,6 +22,7 @@ from evomerge.report.pictures import (
     standings_chart,
 )
 from evomerge.report.recipe_picture import recipe_picture
+from evomerge.report.settings import setting_lines
 from evomerge.report.standings import Standings, standings
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import Candidate, History
@@ -80,6 +81,14 @@ class View:
             labels = [label.replace(parent, names[parent]) for label in labels]
         return labels
 
+    @property
+    def settings(self) -> list[str]:
+        """A sentence for each setting that differs between the parents."""
+        frozen = self.config.frozen
+        if frozen is None:
+            return []
+        return setting_lines(frozen.settings, short_names(frozen.parents | frozen.merges))
+
     @cached_property
     def archives(self) -> list[list[Filled]]:
         """What each archive of CycleQD had after each candidate; empty for other strategies."""
@@ -113,7 +122,11 @@ class View:
             recipe = Recipe.from_yaml(file.read_text(encoding="utf-8"))
         except (OSError, RecipeError):
             return None
-        return recipe if self.best is not None and recipe.digest == self.best.digest else None
+        if self.best is None:
+            return None
+        # The file of a parent has its own config and tokenizer, and so another digest.
+        is_parent = self.best.label is not None and recipe.parents == (self.best.label,)
+        return recipe if is_parent or recipe.digest == self.best.digest else None
 
 
 def _names(recipe: Recipe) -> dict[str, str]:

@@ -79,6 +79,7 @@ class _Tell(_Outcome):
 
 class _Score(_Outcome):
     split: Split
+    as_itself: NotRequired[bool]
 
 
 class _Winner(TypedDict):

@@ -42,6 +42,8 @@ class Candidate:
         outcomes: the latest outcome on each split.
         told: the first outcome on the search documents, which the strategy was told. It does not
             change if an estimate is completed later.
+        as_itself: the splits on which a parent itself was scored in place of the recipe, since its
+            settings or its dtype are not those of the recipe.
         values: the values that a ranking compares, higher is better; None while the candidate is
             open, or if it failed.
     """
@@ -55,6 +57,7 @@ class Candidate:
     known: int = 0
     outcomes: dict[Split, Outcome] = field(default_factory=dict)
     told: Outcome | None = None
+    as_itself: set[Split] = field(default_factory=set)
     values: tuple[float, ...] | None = None
 
     @property
@@ -188,7 +191,10 @@ class History:
                 candidate.outcomes["search"] = outcome_of(event)
                 candidate.values = _values(event)
             case "score":
-                self._candidate(event).outcomes[event["split"]] = outcome_of(event)
+                candidate = self._candidate(event)
+                candidate.outcomes[event["split"]] = outcome_of(event)
+                if event.get("as_itself"):
+                    candidate.as_itself.add(event["split"])
             case "winner":
                 self.winner = self._candidate(event)
                 self.front = [self._candidate({"candidate": n}) for n in event.get("front", ())]

@@ -50,6 +50,8 @@ class Session:
         attempts: counts the processes that ended while they ran a job.
         publish: is called with the incumbents and the best of them whenever they change, and with
             the final front and the winner.
+        as_itself: returns the recipe of the parent itself, if a candidate is the baseline of a
+            parent that is another model: the parent is scored on validation and test documents.
 
     Attributes:
         history: the state of the run.
@@ -65,7 +67,9 @@ class Session:
         window: Window | None,
         attempts: Attempts,
         publish: Callable[[Sequence[Candidate], Candidate], None],
+        as_itself: Callable[[Candidate], Recipe | None] = lambda candidate: None,
     ) -> None:
+        self._as_itself = as_itself
         self.logbook, self.history, self.ranking = logbook, logbook.history, ranking
         self.window, self.publish = window, publish
         self._recent = None if window is None else Recent(window, self.history.told)
@@ -135,8 +139,11 @@ class Session:
                 self._record(job.id, _lost(count))
             else:
                 jobs.append(job)
-        if jobs:
-            self.executor.submit(jobs)
+        # A worker drops its model for a parent as itself, so these come last.
+        parents = [job for job in jobs if job.as_itself]
+        for part in ([job for job in jobs if not job.as_itself], parents):
+            if part:
+                self.executor.submit(part)
 
     def wait(self) -> None:
         """Wait for the next outcome and journal it.
@@ -165,7 +172,8 @@ class Session:
     def _job(self, candidate: Candidate, purpose: Purpose) -> Job:
         """Return a new job with its own id."""
         self._jobs += 1
-        recipe = self._proposed.get(candidate.number) or self._recipe_of(candidate)
+        itself = self._itself(candidate, purpose)
+        recipe = itself or self._proposed.get(candidate.number) or self._recipe_of(candidate)
         split: Split = "search" if purpose == "complete" else purpose
         shown = purpose == "test" or (purpose == "search" and candidate.label is not None)
         job = Job(
@@ -175,11 +183,16 @@ class Session:
             split,
             examples=EXAMPLES if shown else 0,
             halvings=self.history.halvings,
+            as_itself=itself is not None,
         )
         if purpose != "search" or candidate.incumbent is None or self._recent is None:
             return job
         incumbent = self.history.candidates[candidate.incumbent].scores("search")
         return replace(job, incumbent=incumbent, earlier=self._recent.scores(candidate.known))
+
+    def _itself(self, candidate: Candidate, purpose: Purpose) -> Recipe | None:
+        """Return the recipe of the parent that is scored as itself; None: the candidate is."""
+        return self._as_itself(candidate) if purpose in ("validation", "test") else None
 
     def _record(self, job: int, outcome: Outcome) -> None:
         """Journal the outcome of a job, for the duplicates of its candidate too."""
@@ -189,6 +202,7 @@ class Session:
             self.submit(self._duplicates.pop(candidate.digest, ()))
             return
         event: Event = {"event": "score", "candidate": candidate.number, "split": purpose}
+        event |= {"as_itself": True} if self._itself(candidate, purpose) else {}
         if purpose == "complete":
             event = {"event": "complete", "candidate": candidate.number}
             outcome, values = self._with_values(outcome)

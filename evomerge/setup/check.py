@@ -33,6 +33,7 @@ from evomerge.setup.parents import open_parents, plan_tokenizers
 from evomerge.setup.pins import merged_parents
 from evomerge.setup.problem import Problem
 from evomerge.setup.recipes import START, check_recipes, sample_recipes
+from evomerge.setup.settings import with_settings
 from evomerge.setup.space import make_space
 from evomerge.setup.starts import find_starts
 from evomerge.setup.strategy import generation_of
@@ -113,7 +114,7 @@ def check_search(
     check_recipes(recipes, checkpoints, host, tokenizers[0].rows)
     _check_tokenizer(recipes[START], checkpoints)
     check_generation(config, checkpoints[host], tokenizers[0], evaluator)
-    return Problem(
+    problem = Problem(
         config,
         checkpoints,
         host,
@@ -129,6 +130,7 @@ def check_search(
         allow_code=allow_code,
         consent=consent,
     )
+    return with_settings(problem)
 
 
 def _check_host(config: SearchConfig, host: Checkpoint) -> None:
@@ -217,6 +219,8 @@ def restore(
         allow_pickle=allow_pickle,
         constraints=frozen_constraints(config),
         start=tuple(map(tuple, frozen.start)),
+        settings=tuple(frozen.settings),
+        unlike_merges=None if frozen.unlike_merges is None else tuple(frozen.unlike_merges),
         merges=merges.found,
         allow_code=allow_code or (frozen.allow_code and permitted),
         consent=consent or Consent(),
@@ -244,6 +248,8 @@ def freeze(problem: Problem) -> dict[str, Any]:
         },
         "models": {name: item.folder.name for name, item in opened.items() if name.startswith(RUN)},
         **({"merges": _frozen_merges(problem)} if problem.merges else {}),
+        "settings": [item.model_dump() for item in problem.settings],
+        "unlike_merges": list(problem.unlike_merges or ()),
         "documents": {
             split: {task: list(ids) for task, ids in documents.items()}
             for split, documents in problem.splits.items()

@@ -11,7 +11,9 @@ from evomerge.models.types import type_notes
 from evomerge.optimize import builtin
 from evomerge.optimize.cost import own_seconds
 from evomerge.report.amounts import size_text
+from evomerge.report.names import short_names
 from evomerge.report.sampled import sampling_note
+from evomerge.report.settings import setting_lines
 from evomerge.setup.baselines import count_baselines
 from evomerge.setup.costly import costly_warning
 from evomerge.setup.engine import engine_depth, engine_warning, serves_paths
@@ -87,6 +89,7 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
     notes += (note for merge in problem.merges.values() for note in merge.notes)
     host = problem.checkpoints[problem.host]
     notes += type_notes([host, *others])
+    notes += setting_lines(problem.settings, short_names(problem.checkpoints))
     notes += code_notes(problem.host, [host.folder / "config.json", *host.companions])
     notes += prediction_notes(n for n, item in problem.checkpoints.items() if item.predictions)
     if problem.config.evaluation.backend == "vllm" and not _tasks_by_answer(problem)[0]:

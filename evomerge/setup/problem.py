@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypedDict
 
 from evomerge.config.frozen import Documents
-from evomerge.config.schema import SearchConfig
+from evomerge.config.schema import FrozenSetting, SearchConfig
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.scores import Constraint, Objective, Split
 from evomerge.searching.ranking import ParetoFront, Ranking, WeightedSum
@@ -57,6 +57,9 @@ class Problem:
             reference.
         allow_code: whether tasks may run code that models write.
         consent: decides whether the code of tasks and functions may run.
+        settings: the settings that differ between the parents and change results.
+        unlike_merges: the parents of which a setting, or the dtype, is not that of the merges; None
+            in runs of earlier versions.
     """
 
     config: SearchConfig
@@ -73,6 +76,8 @@ class Problem:
     merges: Mapping[str, MergedParent] = field(default_factory=dict)
     allow_code: bool = False
     consent: Consent = field(default=Consent(), compare=False, repr=False)
+    settings: tuple[FrozenSetting, ...] = ()
+    unlike_merges: tuple[str, ...] | None = None
 
     @cached_property
     def ranking(self) -> Ranking:

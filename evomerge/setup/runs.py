@@ -18,6 +18,7 @@ from evomerge.errors import RunFolderError
 from evomerge.merging.architecture.naming import with_host_names
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import MERGE, RUN, is_folder, open_parent, place
+from evomerge.recipe import Recipe
 from evomerge.run.folder import CONFIG, MODELS, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.temporary import TemporaryFolder
@@ -29,8 +30,8 @@ from evomerge.setup.executor import check_executor, check_move, check_workers
 from evomerge.setup.merges import MergeOpener
 from evomerge.setup.problem import Allowed, Problem
 from evomerge.setup.strategy import recipe_of
+from evomerge.setup.unchanged import recipe_to_write, write_model
 from evomerge.setup.weight_digests import check_weights
-from evomerge.setup.worker import members_folder
 from evomerge.trust.consent import Consent
 
 
@@ -257,8 +258,6 @@ def open_model(
     """
     if not reference.startswith(RUN):
         return open_parent(reference, relative_to, allow_pickle=allow_pickle)
-    from evomerge.merging.backend import write
-
     try:
         run = RunFolder(place(reference.removeprefix(RUN), relative_to))
     except RunFolderError as error:
@@ -268,12 +267,11 @@ def open_model(
         return Checkpoint.open(written, reference)
     with _opening(run.path, reference):
         problem, history = reopen(run, allow_pickle=allow_pickle), History(run.events())
-    candidate = _named_candidate(problem, history, digest, reference)
-    recipe = recipe_of(problem.space, candidate, history.candidates)
+    recipe = _named_recipe(problem, history, digest, reference)
     folder = run.path / MODELS / recipe.digest[:16]
     if not folder.exists():
         check_weights(run, {name: problem.checkpoints[name] for name in recipe.parents})
-        write(recipe, problem.checkpoints, folder, folder=members_folder(run.path))
+        write_model(recipe, problem.checkpoints, folder, run=run.path)
     return Checkpoint.open(folder, reference)
 
 
@@ -302,13 +300,21 @@ def _opening(folder: Path, reference: str) -> Iterator[None]:
         _opened_now.reset(token)
 
 
-def _named_candidate(
-    problem: Problem, history: History, digest: str | None, reference: str
-) -> Candidate:
-    """Return the candidate of a run that a `run:` reference names; see `open_model`."""
+def _named_recipe(problem: Problem, history: History, digest: str | None, reference: str) -> Recipe:
+    """Return the recipe of a run that a `run:` reference names; see `open_model`."""
+    candidates = history.candidates
     if digest is None:
-        return chosen_candidate(problem, history, "best")
-    found = [item for item in history.candidates if item.digest.startswith(digest)]
+        return recipe_to_write(problem, chosen_candidate(problem, history, "best"), candidates)
+    found = [
+        recipe_of(problem.space, item, candidates)
+        for item in candidates
+        if item.digest.startswith(digest)
+    ]
+    found += [
+        recipe
+        for item in history.baselines
+        if (recipe := recipe_to_write(problem, item, candidates)).digest.startswith(digest)
+    ]
     if not found:
         raise RunFolderError(
             f"Parent {reference!r} was the recipe {digest}, but that run does not have this recipe "

@@ -6,9 +6,8 @@ import errno
 import logging
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from evomerge.errors import (
     CheckpointError,
@@ -21,6 +20,8 @@ from evomerge.errors import (
     one_line,
 )
 from evomerge.execute.protocol import Executor
+from evomerge.report.names import short_names
+from evomerge.report.settings import setting_lines
 from evomerge.run.activity import WORKERS, Activity
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import CONFIG, MERGEKIT, MODELS, NOT_IN_MERGEKIT, RunFolder
@@ -41,7 +42,9 @@ from evomerge.setup.processes import make_processes
 from evomerge.setup.ray import make_ray
 from evomerge.setup.recipes import sample_recipes
 from evomerge.setup.runs import open_model
+from evomerge.setup.single import load_single
 from evomerge.setup.strategy import make_strategy, recipe_of
+from evomerge.setup.unchanged import parents_as_themselves, recipe_to_write
 from evomerge.setup.versions import other_versions
 from evomerge.setup.weight_digests import recording_weights
 from evomerge.setup.worker import place, set_threads
@@ -139,6 +142,8 @@ def _run_search(
             journal.append(event)
             logbook.history.apply(event)
         if not logbook.history.told:
+            for line in setting_lines(problem.settings, short_names(problem.checkpoints)):
+                log.info(line)
             _check_weights(problem)
         make = EXECUTORS[problem.config.executor.kind]
 
@@ -150,6 +155,7 @@ def _run_search(
             None if fidelity is None else Window(fidelity.recent, fidelity.whole),
             attempts,
             lambda front, best: publish(problem, run, logbook.history, front, best),
+            parents_as_themselves(problem),
         )
         search = Search(
             session,
@@ -222,7 +228,7 @@ def publish(
     """
     from evomerge.mergekit import express
 
-    recipe = recipe_of(problem.space, best, history.candidates)
+    recipe = recipe_to_write(problem, best, history.candidates)
     run.write("best.yaml", pinned(recipe, problem.checkpoints, problem.merges).to_yaml())
     try:
         name, other, text = MERGEKIT, NOT_IN_MERGEKIT, express(recipe, problem.checkpoints)
@@ -237,7 +243,7 @@ def publish(
     members = {f"{item.number}.yaml": item for item in front}
     there = {path.name for path in folder.glob("*.yaml")}
     for name in members.keys() - there:
-        recipe = recipe_of(problem.space, members[name], history.candidates)
+        recipe = recipe_to_write(problem, members[name], history.candidates)
         written = pinned(recipe, problem.checkpoints, problem.merges)
         run.write(f"front/{name}", anchored_recipe(written, run.path).to_yaml())
     for name in there - members.keys():
@@ -256,7 +262,7 @@ def evaluate(problem: Problem, model: str, split: str, examples: int = 0) -> Sco
     Raises:
         InputError: there is no such split or model.
     """
-    from evomerge.merging.backend import load, tokenizer_of
+    from evomerge.evaluation.single import score_single
 
     chosen = next((known for known in SPLITS if known == split), None)
     if chosen is None:
@@ -264,16 +270,11 @@ def evaluate(problem: Problem, model: str, split: str, examples: int = 0) -> Sco
             f"--split is {split!r}; allowed are {', '.join(SPLITS)}.{did_you_mean(split, SPLITS)}"
         )
     with temporarily_built(model, Path.cwd(), open_model) as checkpoint:
-        evaluator, where = problem.evaluator, place(problem.config, checkpoint)
-
-        def make() -> Any:
-            evaluator.release()
-            made = load(checkpoint, where, problem.config.dtype)
-            evaluator.prepare(made, tokenizer_of(checkpoint), {chosen: problem.splits[chosen]})
-            return made
-
-        loaded = make()
-        set_threads(problem.config, checkpoint, loaded, evaluator)
-        evaluator.set_callbacks(make)
-        scores = evaluator.score(loaded, chosen)
-        return replace(scores, examples=evaluator.examples(scores, chosen, examples))
+        return score_single(
+            problem.evaluator,
+            lambda: load_single(problem.config, checkpoint, place(problem.config, checkpoint)),
+            chosen,
+            problem.splits[chosen],
+            examples=examples,
+            ready=lambda model: set_threads(problem.config, checkpoint, model, problem.evaluator),
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from evomerge.setup.executor import is_together
 from evomerge.setup.fidelity import make_fidelity
 from evomerge.setup.members import has_members, room_of
 from evomerge.setup.problem import Problem
+from evomerge.setup.single import load_single
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
@@ -152,6 +154,11 @@ def make_worker(
         )
         return model, tokenizer(problem.checkpoints, first)
 
+    def load_parent(reference: str) -> tuple[Any, Any]:
+        checkpoint = problem.checkpoints[reference]
+        lacking = partial(tokenizer, problem.checkpoints, first)
+        return load_single(config, checkpoint, place(config, checkpoint), lacking)
+
     worker = Worker(
         make,
         problem.evaluator,
@@ -161,6 +168,7 @@ def make_worker(
         objectives=problem.objectives,
         fidelity=make_fidelity(config),
         report=report,
+        load_parent=load_parent,
     )
     host = problem.checkpoints[problem.host]
     model = worker.build(worker.first)

@@ -44,7 +44,7 @@ assert len(run.candidates) == 6, run.candidates
 assert list(run.genes(5)) == [name for name in run.config.frozen.genes]
 run = evomerge.resume(run, candidates=8)
 assert len(evomerge.Run(sys.argv[1]).candidates) == 8
-print(run.best.number, run.recipe().digest)
+print(7, run.recipe(7).digest)
 '''
 
 

@@ -36,7 +36,7 @@ def render(text: str) -> str:
 @pytest.mark.parametrize("kind", NASTY)
 def test_a_nasty_template_is_one_sentence(monkeypatch, kind):
     monkeypatch.setattr(template, "SECONDS", 0.5)
-    with pytest.raises(ConfigError, match="chat template of the host cannot be used") as caught:
+    with pytest.raises(ConfigError, match="chat template of the model cannot be used") as caught:
         render(NASTY[kind])
     assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
     assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY

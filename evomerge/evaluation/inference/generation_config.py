@@ -8,7 +8,7 @@ With any other value, and with a setting that is not listed, lm-eval itself gene
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,3 +155,19 @@ def unsupported_setting(settings: Any, *, sampled: bool = False) -> str | None:
         if known is None or not known.allows(value):
             return name
     return None
+
+
+def changes_texts(name: str, values: Iterable[Any], *, sampled: bool) -> bool:
+    """Return whether texts may differ between models with these values of one setting.
+
+    Args:
+        name: the setting.
+        values: its values; None: it is not set.
+        sampled: whether tokens are drawn at random.
+    """
+    known = SUPPORTED.get(name)
+    if known is None or known.reason == _IMPLEMENTED:
+        return True
+    if sampled and known.reason in (_DRAWN, _DRAWN_IDLE):
+        return True
+    return not all(value is None or known.allows(value) for value in values)

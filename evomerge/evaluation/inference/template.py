@@ -28,8 +28,8 @@ def bounded(apply: Callable[..., str]) -> Callable[..., str]:
             return limited(lambda: apply(*arguments, **options), SECONDS)
         except RefusedError as reason:
             raise ConfigError(
-                f"The chat template of the host cannot be used ({reason}); correct it in the "
-                "host's folder, or set evaluation.chat_template to false."
+                f"The chat template of the model cannot be used ({reason}); correct it in the "
+                "folder of the parent that it comes from, or set evaluation.chat_template to false."
             ) from None
 
     return render

@@ -27,7 +27,7 @@ def outcome(view: View) -> list[str]:
         paragraph(
             f"Candidates were compared on the search documents, {chosen} was chosen on the "
             "validation documents, and nothing was chosen on the test documents. Shares are in "
-            "per cent, with 95 % intervals.",
+            f"per cent, with 95 % intervals. {view.table.note or ''}",
             "lead",
         ),
         picture(
@@ -55,6 +55,8 @@ def outcome(view: View) -> list[str]:
         rows = [(view.table.names[name], item.text) for name, item in comparisons.items()]
         own = "winner" if view.table.names["searched"] == "winner" else "searched merge"
         parts += [table((f"{own} against", f"difference on {split} documents"), rows)]
+    if lines := view.settings:
+        parts += ["<h3>Settings that differ between the parents</h3>", *map(paragraph, lines)]
     return parts
 
 

@@ -24,7 +24,7 @@ def repeat(view: View) -> list[str]:
         "# the best candidate as an ordinary checkpoint",
         f"evomerge export {run} --out MODEL_DIR",
     ]
-    lm_eval = lm_eval_command(view.run, view.config)
+    lm_eval = lm_eval_command(view.run, view.config, view.best)
     if lm_eval is not None:
         commands += ["# its test score, by lm-eval itself", lm_eval]
     parts = ["<h2>How to repeat it</h2>", code("\n".join(commands))]

@@ -1,0 +1,54 @@
+"""Parents of the zoo whose settings differ, and a small search over them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from search_run import SMALL
+from tiny import edit_config
+
+from evomerge import zoo
+from evomerge.config.schema import parse
+from evomerge.setup.problem import Problem
+from evomerge.setup.runs import prepare
+
+PLAIN = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+OTHER = "{% for m in messages %}eats {{ m['content'] }} eats{% endfor %}"
+"""A chat template that changes no prompt, and one with which a model of the zoo answers wrongly."""
+
+
+def copy_of(name: str, folder: Path, template: str | None = None, **config: Any) -> Path:
+    """Copy a model of the zoo, with another chat template and other values of its config."""
+    shutil.copytree(zoo.path(name), folder)
+    edit_config(folder, **config)
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
+def edit_generation(folder: Path, **values: Any) -> None:
+    """Set keys of a model's generation config."""
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def search_over(parents: list[Path], base: Path, *, chat: bool = False, **more: Any) -> dict:
+    """Return a search file for a few candidates on arithmetic."""
+    evaluation = {**SMALL["evaluation"], "chat_template": chat}
+    return {
+        **SMALL,
+        "parents": list(map(str, parents)),
+        "base": str(base),
+        "objectives": [{"task": "zoo_maths", "metric": "exact_match"}],
+        "evaluation": evaluation,
+        "budget": {"candidates": 4},
+        **more,
+    }
+
+
+def problem_of(data: dict) -> Problem:
+    """Return the problem of a search file."""
+    return prepare(parse(data, "search.yaml"), Path.cwd())
