@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from evomerge.optimize.protocol import Optimizer
 from evomerge.space.protocol import Gene, Genome
+from evomerge.testing.problems import PROBLEMS
 from evomerge.testing.require import require
+from evomerge.testing.searches import Create, Reference, check_search
 
 GENES = (
     Gene("weight", "real", 0.0, 2.0, 1.0),
@@ -21,18 +23,24 @@ GENES = (
 
 
 def check_optimizer(
-    create: Callable[[Sequence[Gene], int], Optimizer],
+    create: Create,
     genes: Sequence[Gene] = GENES,
     trials: int = 200,
     objectives: int = 1,
+    reference: Reference | None = None,
+    learns: bool = True,
 ) -> None:
-    """Check the laws of `evomerge.optimize.protocol.Optimizer`.
+    """Check the laws of `evomerge.optimize.protocol.Optimizer`, and that it searches well.
 
     Args:
         create: a function of genes and a seed that returns a new optimizer.
-        genes: the genes that it searches.
+        genes: the genes that it searches. Without a choice, for example, it is not tried on
+            functions of choices.
         trials: number of trials in each search.
         objectives: number of values that the optimizer is told for each trial.
+        reference: the algorithm in its own package, which it must equal (`check_search`); None: it
+            must be better than random search.
+        learns: False for a search like random search, which is not compared with any.
 
     Raises:
         AssertionError: a law is broken.
@@ -51,6 +59,14 @@ def check_optimizer(
             first == again, "The same calls gave different genomes, so a run could not be resumed."
         )
     np.random.set_state(kept)
+    if learns:
+        kinds = {gene.kind for gene in genes}
+        names = [
+            name
+            for name in ("sphere", "mixed", "zdt1", "dtlz2")
+            if {gene.kind for gene in PROBLEMS[name].genes} <= kinds
+        ]
+        check_search(create, reference, objectives, names, trials=min(trials, 150))
 
 
 def _play(
@@ -71,6 +87,8 @@ def _play(
     """
     order = np.random.RandomState(trials)
     genomes: list[Genome] = []
+    tried: set[Genome] = set()
+    endless = any(gene.kind == "real" for gene in genes)
     waiting: list[tuple[int, Genome]] = []
     for number in range(trials):
         corner = tuple(gene.high if order.rand() < 0.5 else gene.low for gene in genes)
@@ -83,10 +101,16 @@ def _play(
         )
         require(number % 50 or genome == corner, "An enqueued genome was not proposed next.")
         check_range(genes, genome)
+        require(
+            genome not in tried or not number % 50 or not endless or failures == 1,
+            "A genome was proposed that had been tried, although there are others.",
+        )
+        tried.add(genome)
         genomes.append(genome)
         waiting.append((trial, genome))
         if number % 50 == 25:
             optimizer.amend(trial, genomes[0])
+            tried.discard(genome)
         if len(waiting) >= width:
             trial, genome = waiting.pop(order.randint(len(waiting)))
             if order.rand() < 0.05:
@@ -101,8 +125,16 @@ def _play(
 
 
 def _goals(genes: Sequence[Gene], objective: int) -> list[float]:
-    """Return the best point for an objective: the low end of each gene, or the high end."""
-    return [gene.high if (place + objective) % 2 else gene.low for place, gene in enumerate(genes)]
+    """Return the best point for an objective, near the low end of each gene or the high end.
+
+    It is no corner, at which an optimizer with bounds might arrive exactly, and then stay.
+    """
+    goals = []
+    for place, gene in enumerate(genes):
+        inwards = (gene.high - gene.low) / 10 if gene.kind == "real" else 0.0
+        is_high = (place + objective) % 2
+        goals.append(gene.high - inwards if is_high else gene.low + inwards)
+    return goals
 
 
 def check_range(genes: Sequence[Gene], genome: Genome) -> None:

@@ -1,0 +1,181 @@
+"""The algorithms in their own packages: what the optimizers of evomerge are compared with.
+
+They search in the coordinates of the cube, which are given to them as they are: with the same
+start, steps, bounds and population, and one generation after the other.
+"""
+
+import math
+
+import cma
+import nevergrad
+import numpy as np
+import optuna
+from cmaes import CMAwM
+from pymoo.algorithms.moo.nsga2 import NSGA2
+from pymoo.algorithms.moo.nsga3 import NSGA3
+from pymoo.core.problem import ElementwiseProblem
+from pymoo.operators.selection.tournament import TournamentSelection
+from pymoo.optimize import minimize
+from pymoo.util.ref_dirs import get_reference_directions
+
+from evomerge.optimize.cube import Cube, levels
+from evomerge.optimize.pareto import _less_broken
+from evomerge.testing.searches import quality
+
+
+class Searched:
+    """A problem in units of steps from the start, which is 0."""
+
+    def __init__(self, problem):
+        self.problem, self.cube = problem, Cube(problem.genes, 1 / 6)
+        zeros = np.zeros(len(self.cube.start))
+        self.low = (zeros - self.cube.start) / self.cube.step
+        self.high = (zeros + 1 - self.cube.start) / self.cube.step
+        self.found = []
+
+    def losses(self, z):
+        point = self.cube.start + self.cube.step * np.asarray(z)
+        self.found.append(self.problem.losses(self.cube.genome(np.clip(point, 0.0, 1.0))))
+        return self.found[-1]
+
+    def reached(self, trials):
+        return quality(self.problem, self.found[:trials])
+
+
+def pycma(diagonal):
+    def run(problem, seed, trials):
+        searched = Searched(problem)
+        options = {
+            "bounds": [list(searched.low), list(searched.high)],
+            "CMA_diagonal": diagonal,
+            "randn": np.random.RandomState(seed).randn,
+            "seed": math.nan,
+            "verbose": -9,
+        }
+        plain = cma.CMAEvolutionStrategy(list(0 * searched.low), 1.0, options)
+        while len(searched.found) < trials:
+            samples = plain.ask()
+            plain.tell(samples, [searched.losses(z)[0] for z in samples])
+        return searched.reached(trials)
+
+    return run
+
+
+def cmaes(problem, seed, trials):
+    searched = Searched(problem)
+    cells = [levels(gene) for gene in problem.genes]
+    edges = np.array([(0.5 / k, 1 - 0.5 / k) if k else (0.0, 1.0) for k in cells])
+    cube = Cube([*problem.genes], 1 / 6)
+    step = cube.step if len(cube.step) == len(cells) else np.full(len(cells), 1 / 6)
+    plain = CMAwM(
+        mean=np.full(len(cells), 0.5) / step,
+        sigma=1.0,
+        bounds=edges / step[:, None],
+        steps=np.array([1 / k if k else 0.0 for k in cells]) / step,
+        n_max_resampling=0,
+        seed=seed,
+    )
+    while len(searched.found) < trials:
+        told = []
+        for _ in range(plain.population_size):
+            point, sample = plain.ask()
+            x = np.clip(point * step, 0.0, 1.0)
+            genome = [
+                gene.low
+                + (x[i] * (gene.high - gene.low) if k is None else min(k - 1, int(x[i] * k)))
+                for i, (gene, k) in enumerate(zip(problem.genes, cells, strict=True))
+            ]
+            searched.found.append(problem.losses(tuple(genome)))
+            told.append((sample, searched.found[-1][0]))
+        plain.tell(told)
+    return searched.reached(trials)
+
+
+def of_nevergrad(name):
+    def run(problem, seed, trials):
+        searched = Searched(problem)
+        parameter = nevergrad.p.Array(shape=searched.low.shape)
+        parameter.random_state = np.random.RandomState(seed)
+        parameter.set_bounds(
+            searched.low, searched.high, method="clipping", full_range_sampling=False
+        )
+        plain = nevergrad.optimizers.registry[name](parameter, budget=None, num_workers=1)
+        for _ in range(trials):
+            candidate = plain.ask()
+            plain.tell(candidate, searched.losses(candidate.value)[0])
+        return searched.reached(trials)
+
+    return run
+
+
+def of_optuna(problem, seed, trials):
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    found = []
+
+    def losses(trial):
+        genome = [
+            trial.suggest_float(gene.name, gene.low, gene.high)
+            if gene.kind == "real"
+            else trial.suggest_int(gene.name, int(gene.low), int(gene.high))
+            if gene.kind == "integer"
+            else trial.suggest_categorical(gene.name, range(int(gene.high) + 1))
+            for gene in problem.genes
+        ]
+        found.append(problem.losses(tuple(genome)))
+        return found[-1]
+
+    study = optuna.create_study(
+        sampler=optuna.samplers.TPESampler(multivariate=True, seed=seed),
+        directions=["minimize"] * problem.objectives,
+    )
+    study.optimize(losses, n_trials=trials)
+    return quality(problem, found)
+
+
+def of_pymoo(name):
+    def run(problem, seed, trials):
+        objectives = problem.objectives
+        directions = get_reference_directions(
+            "das-dennis", objectives, n_partitions={2: 12, 3: 6}[objectives]
+        )
+        size = 20 if name == "nsga2" else max(20, len(directions))
+        draws = np.random.RandomState(seed).standard_normal((size, len(problem.genes)))
+        start = np.clip(0.5 + draws / 3, 0.0, 1.0)
+        found = []
+
+        class Inner(ElementwiseProblem):
+            def _evaluate(self, x, out):
+                found.append(problem.losses(tuple(x)))
+                out["F"] = found[-1]
+
+        plain = (
+            NSGA2(pop_size=size, sampling=start)
+            if name == "nsga2"
+            else NSGA3(
+                directions,
+                pop_size=size,
+                sampling=start,
+                selection=TournamentSelection(func_comp=_less_broken),
+            )
+        )
+        inner = Inner(n_var=len(problem.genes), n_obj=objectives, xl=0.0, xu=1.0)
+        minimize(inner, plain, ("n_eval", trials), seed=seed)
+        return quality(problem, found[:trials])
+
+    return run
+
+
+REFERENCES = {
+    "cma": pycma(False),
+    "diagonal-cma": pycma(True),
+    "cma-margin": cmaes,
+    "tpe": of_optuna,
+    "two-points-de": of_nevergrad("TwoPointsDE"),
+    "discrete-lengler": of_nevergrad("DiscreteLenglerOnePlusOne"),
+    "nevergrad:OnePlusOne": of_nevergrad("OnePlusOne"),
+    "nevergrad:DE": of_nevergrad("DE"),
+    "nevergrad:PSO": of_nevergrad("PSO"),
+    "nsga2": of_pymoo("nsga2"),
+    "nsga3": of_pymoo("nsga3"),
+}
+"""Optimizer of evomerge -> the same algorithm in its own package."""
