@@ -10,7 +10,7 @@ from evomerge.optimize.protocol import Optimizer
 from evomerge.space.protocol import Gene, Genome
 from evomerge.testing.problems import PROBLEMS
 from evomerge.testing.require import require
-from evomerge.testing.searches import Create, Reference, check_search
+from evomerge.testing.searches import Create, Reference, check_choices, check_search
 
 GENES = (
     Gene("weight", "real", 0.0, 2.0, 1.0),
@@ -35,7 +35,7 @@ def check_optimizer(
     Args:
         create: a function of genes and a seed that returns a new optimizer.
         genes: the genes that it searches. Without a choice, for example, it is not tried on
-            functions of choices.
+            functions of choices, and choices need not be even at first (`check_choices`).
         trials: number of trials in each search.
         objectives: number of values that the optimizer is told for each trial.
         reference: the algorithm in its own package, which it must equal (`check_search`); None: it
@@ -67,6 +67,8 @@ def check_optimizer(
             if {gene.kind for gene in PROBLEMS[name].genes} <= kinds
         ]
         check_search(create, reference, objectives, names, trials=min(trials, 150))
+        if "choice" in kinds:
+            check_choices(create, objectives, seeds=60)
 
 
 def _play(
