@@ -16,17 +16,17 @@ def setting_lines(settings: Iterable[FrozenSetting], names: Mapping[str, str]) -
         settings: the settings.
         names: reference of a parent -> its name in a sentence.
     """
-    lines = []
+    notes = []
     for setting in settings:
         having: dict[str, list[str]] = {}
         for parent, value in setting.parents.items():
             having.setdefault(value, []).append(names[parent])
         told = ", ".join(f"{value} in {listed(parents)}" for value, parents in having.items())
         giver = f"{'the host ' if setting.is_host else ''}{names[setting.giver]}"
-        lines.append(
+        notes.append(
             f"{setting.name} differs between the parents: {told}; the merge takes it from {giver}."
         )
-    return lines
+    return notes
 
 
 def scored_as_themselves(history: History, names: Mapping[str, str]) -> str | None:
