@@ -1,27 +1,17 @@
-"""The uncertainty of scores: 95 % intervals, and the probability that one model beats another.
-
-scipy.stats is imported inside functions, because the import takes about a second.
-"""
+"""The uncertainty of scores: 95 % intervals, and how sure it is that one model beats another."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from evomerge.report import means
+from evomerge.report.means import Sample
 from evomerge.scores import Objective, Scores, fitness
-
-RESAMPLES = 10_000
-"""Number of bootstrap samples."""
-
-_BATCH_VALUES = 1 << 18
-"""Number of values in one batch of bootstrap samples, which limits the memory they take."""
-
-_Floats: TypeAlias = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -71,13 +61,16 @@ class Comparison:
 
     Attributes:
         difference: fitness of the first model minus that of the other.
-        probability: probability that the first model has the higher fitness.
+        probability: how sure it is that the first model has the higher fitness: 1 - p of the
+            one-sided test. It is above 0.975 where the 95 % interval is above 0.
         factor: factor by which the difference is multiplied when it is shown; see `factor_of`.
+        samples: the differences on the documents, one sample for each task.
     """
 
     difference: Estimate
     probability: float
     factor: float = 100.0
+    samples: Sequence[Sample] = field(default=(), repr=False, compare=False)
 
     @property
     def text(self) -> str:
@@ -98,13 +91,24 @@ class Comparison:
         """
         return int(self.difference.low > 0) - int(self.difference.high < 0)
 
+    def probability_above(self, threshold: float) -> float:
+        """Return how sure it is that the true difference is above a threshold."""
+        if self.difference.is_exact:
+            return float(self.difference.value > threshold)
+        return float(means.confidence(self.samples, threshold))
+
+    @property
+    def is_of_shares(self) -> bool:
+        """Whether the metrics are shares: between 0 and 1 on all documents of both models."""
+        return all(item.is_bounded for item in self.samples)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {"difference": self.difference.to_dict(), "probability": self.probability}
 
 
 def probability_text(probability: float) -> str:
-    """Return a probability with three decimals; resamples cannot tell 0.9999 from 1."""
+    """Return a probability with three decimals; more say nothing of so many documents."""
     if probability > 0.9995:
         return "> 0.999"
     return "< 0.001" if probability < 0.0005 else f"{probability:.3f}"
@@ -121,11 +125,11 @@ def factor_of(values: Iterable[float]) -> float:
 def interval(values: Sequence[float], aggregate: float) -> Estimate:
     """Return a metric with its 95 % interval over documents.
 
-    If all values are 0 or 1, it is Wilson's score interval (Wilson 1927), which is also valid near
-    0 % and 100 %; otherwise it is a bootstrap interval of the mean over documents. The interval is
-    unknown if the aggregate is not the mean of the values (a perplexity, an F1 over all documents),
-    if there are no values (the average of a group of tasks), or if there is one value only and it
-    is neither 0 nor 1.
+    If all values are 0 or 1, it is Wilson's score interval (Wilson 1927); for other values see
+    `evomerge.report.means`. Values that all lie between 0 and 1 are taken for shares, which cannot
+    lie elsewhere. The interval is unknown if the aggregate is not the mean of the values (a
+    perplexity, an F1 over all documents), if there are no values (the average of a group of tasks),
+    or if there is one value only, which is no share.
 
     Args:
         values: the metric of each document.
@@ -133,13 +137,7 @@ def interval(values: Sequence[float], aggregate: float) -> Estimate:
     """
     if not _is_mean(values, aggregate):
         return Estimate(aggregate)
-    if set(values) <= {0.0, 1.0}:
-        from scipy.stats import binomtest
-
-        right = round(sum(values))
-        bounds = binomtest(right, len(values)).proportion_ci(0.95, method="wilson")
-        return Estimate(aggregate, float(bounds.low), float(bounds.high))
-    return _bootstrapped(aggregate, [np.asarray(values, dtype=np.float64)])[0]
+    return _estimate(aggregate, [Sample.of(values, _bounds(values))])
 
 
 def intervals(objectives: Sequence[Objective], scores: Scores) -> dict[str, Estimate]:
@@ -155,101 +153,81 @@ def intervals(objectives: Sequence[Objective], scores: Scores) -> dict[str, Esti
 def fitness_interval(objectives: Sequence[Objective], scores: Scores) -> Estimate:
     """Return the weighted fitness of a model with its interval.
 
-    Documents are resampled within each task. The interval is unknown if a metric is not the mean
-    of its values.
+    The interval is unknown if a metric is not the mean of its values.
     """
-    if len(objectives) == 1:
-        (own,) = intervals(objectives, scores).values()
-        if objectives[0].higher_is_better:
-            return own
-        return Estimate(-own.value, -own.high, -own.low)
-    value, shares = fitness(objectives, scores), _shares(objectives, scores)
-    return Estimate(value) if shares is None else _bootstrapped(value, shares)[0]
+    value, samples = fitness(objectives, scores), _samples(objectives, scores)
+    return Estimate(value) if samples is None else _estimate(value, samples)
 
 
 def compare(objectives: Sequence[Objective], ours: Scores, theirs: Scores) -> Comparison | None:
-    """Compare two models on the same documents by a paired bootstrap (Koehn 2004).
+    """Compare two models by their differences on the same documents.
 
     Returns:
-        the difference in weighted fitness, and the share of resamples in which it is positive
-        (resamples in which it is 0 count half). None if the documents differ, a metric is not the
-        mean of its values, or a task has one document only.
+        the difference in weighted fitness, and how sure it is that it is positive. None if the
+        documents differ, a metric is not the mean of its values, or a task whose metric is no share
+        has one document only.
     """
+    both = fitness(objectives, ours), fitness(objectives, theirs)
+    apart = both[0] - both[1]
     if all(item.is_exact for item in objectives):
-        apart = fitness(objectives, ours) - fitness(objectives, theirs)
         probability = 0.5 + 0.5 * (apart > 0) - 0.5 * (apart < 0)
         return Comparison(Estimate(apart, apart, apart, is_exact=True), probability, 1.0)
-    own, other = _shares(objectives, ours), _shares(objectives, theirs)
-    if ours.documents != theirs.documents or own is None or other is None:
+    samples = _samples(objectives, ours, theirs) if ours.documents == theirs.documents else None
+    difference = Estimate(apart) if samples is None else _estimate(apart, samples)
+    if samples is None or not difference.has_interval:
         return None
-    both = fitness(objectives, ours), fitness(objectives, theirs)
-    pairs = [left - right for left, right in zip(own, other, strict=True)]
-    difference, resampled = _bootstrapped(both[0] - both[1], pairs)
-    if not len(resampled):
-        return None
-    equal = np.abs(resampled) <= 1e-12  # 0 up to rounding
-    probability = float(np.mean((resampled > 0) & ~equal) + np.mean(equal) / 2)
-    return Comparison(difference, probability, factor_of(both))
+    return Comparison(difference, float(means.confidence(samples)), factor_of(both), samples)
 
 
 def _is_mean(values: Sequence[float], aggregate: float) -> bool:
-    return len(values) > 0 and math.isclose(
-        float(np.mean(values)), aggregate, rel_tol=1e-9, abs_tol=1e-12
+    return (
+        len(values) > 0
+        and math.isfinite(aggregate)
+        and math.isclose(float(np.mean(values)), aggregate, rel_tol=1e-9, abs_tol=1e-12)
     )
 
 
-def _shares(objectives: Sequence[Objective], scores: Scores) -> list[_Floats] | None:
-    """Return the contribution of each document to the fitness, as one array for each task.
+def _bounds(values: Sequence[float]) -> tuple[float, float]:
+    """Return the bounds of a metric with these values: 0 and 1 of a share, else infinite ones."""
+    return (0.0, 1.0) if min(values) >= 0 and max(values) <= 1 else (-math.inf, math.inf)
 
-    The fitness is the sum of the means of the arrays. Several metrics of a task are added up
-    document by document, since their values on a document are resampled together.
+
+def _estimate(value: float, samples: Sequence[Sample]) -> Estimate:
+    """Return a sum of means with its interval; unknown if a spread is unknown."""
+    if any(item.size < 2 and not item.is_bounded for item in samples):
+        return Estimate(value)
+    low, high = means.interval(samples)
+    return Estimate(value, float(low), float(high))
+
+
+def _samples(
+    objectives: Sequence[Objective], ours: Scores, theirs: Scores | None = None
+) -> list[Sample] | None:
+    """Return what each task adds to the fitness, or to the difference of two, by document.
+
+    The fitness is the sum of the means. Several metrics of a task are added up document by
+    document, since they have the same documents; those of different tasks are independent.
 
     Returns:
         None if a metric is not the mean of its values.
     """
     total = sum(item.weight for item in objectives)
-    by_task: dict[str, _Floats] = {}
+    values: dict[str, Any] = {}
+    bounds: dict[str, Any] = {}
     for item in objectives:
-        value = scores.aggregates[item.key]
-        # What has no error is the same in every resample.
-        values = (value, value) if item.is_exact else scores.values.get(item.key, ())
-        if not _is_mean(values, value):
-            return None
-        weight = item.weight / total * (1.0 if item.higher_is_better else -1.0)
-        share = weight * np.asarray(values, dtype=np.float64)
-        by_task[item.task] = by_task[item.task] + share if item.task in by_task else share
-    return list(by_task.values())
-
-
-def _bootstrapped(value: float, samples: Sequence[_Floats]) -> tuple[Estimate, _Floats]:
-    """Return a sum of means with its bootstrap percentile interval, and the resampled sums.
-
-    Equal samples give equal results, in any process.
-
-    Args:
-        value: the sum of the samples' means.
-        samples: arrays that are resampled independently of each other. If one has a single value,
-            its variance is unknown; then the interval is unknown and no resampled sums are
-            returned.
-    """
-    from scipy.stats import bootstrap
-
-    if any(len(sample) < 2 for sample in samples):
-        return Estimate(value), np.empty(0)
-
-    def total(*drawn: _Floats, axis: int) -> _Floats:
-        means = [np.mean(sample, axis=axis) for sample in drawn]
-        return np.asarray(np.sum(means, axis=0), dtype=np.float64)
-
-    result = bootstrap(
-        samples,
-        total,
-        n_resamples=RESAMPLES,
-        batch=max(1, _BATCH_VALUES // sum(map(len, samples))),
-        vectorized=True,
-        confidence_level=0.95,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    )
-    bounds = result.confidence_interval
-    return Estimate(value, float(bounds.low), float(bounds.high)), result.bootstrap_distribution
+        for scores, sign in ((ours, 1.0), (theirs, -1.0)):
+            if scores is None:
+                continue
+            value = scores.aggregates[item.key]
+            # What has no error is the same on all documents, and can be nothing else.
+            own = (value, value) if item.is_exact else scores.values.get(item.key, ())
+            if not _is_mean(own, value):
+                return None
+            weight = sign * item.weight / total * (1.0 if item.higher_is_better else -1.0)
+            ends = np.sort(weight * np.asarray(own if item.is_exact else _bounds(own)))
+            values[item.task] = values.get(item.task, 0.0) + weight * np.asarray(own)
+            bounds[item.task] = bounds.get(item.task, 0.0) + ends
+    for task, found in values.items():
+        # Sums that are 0 up to rounding.
+        values[task] = np.where(np.abs(found) <= 1e-12, 0.0, found)
+    return [Sample.of(found, bounds[task]) for task, found in values.items()]
