@@ -171,12 +171,15 @@ class Objective:
         weight: weight in the mean of the objectives, > 0.
         higher_is_better: whether a higher value of the metric is better. If not, `value` changes
             the sign.
+        margin: a merge on a front that is worse by less than this is not worse; None: as usual, see
+            `evomerge.report.beating`.
     """
 
     task: str
     metric: str
     weight: float = 1.0
     higher_is_better: bool = True
+    margin: float | None = None
 
     @property
     def key(self) -> str:

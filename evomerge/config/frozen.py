@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TypeAlias
 
 from evomerge.config.schema import SearchConfig
@@ -15,10 +16,11 @@ Documents: TypeAlias = Mapping[str, tuple[int, ...]]
 def frozen_objectives(config: SearchConfig) -> tuple[Objective, ...]:
     """Return a run's objectives from its frozen search file; no task is loaded."""
     lower = set(config.frozen.lower_is_better) if config.frozen else set()
-    plain = (Objective(item.source, item.metric, item.weight) for item in config.objectives)
-    return tuple(
-        Objective(item.task, item.metric, item.weight, item.key not in lower) for item in plain
+    plain = (
+        Objective(item.source, item.metric, item.weight, margin=item.margin)
+        for item in config.objectives
     )
+    return tuple(replace(item, higher_is_better=item.key not in lower) for item in plain)
 
 
 def frozen_constraints(config: SearchConfig) -> tuple[Constraint, ...]:

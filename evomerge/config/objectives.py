@@ -51,6 +51,13 @@ class ObjectiveConfig(_Measured):
         description="null: as lm-eval defines it for the metric; tokens, parameters and layers are "
         "minimized",
     )
+    margin: float | None = Field(
+        None,
+        ge=0,
+        description="only with `mode: pareto`: a merge that is worse by less than this, in the "
+        "metric's own unit (0.01, not 1 point), is not worse than a parent. null: 0.01 for shares, "
+        "nothing for parameters and layers, 5 % of the parent's value for other metrics",
+    )
 
 
 class ConstraintConfig(_Measured):

@@ -251,6 +251,12 @@ class SearchConfig(Section):
     @model_validator(mode="after")
     def _suits_the_mode(self) -> SearchConfig:
         if self.mode == "weighted":
+            for place, item in enumerate(self.objectives):
+                if item.margin is not None:
+                    raise ValueError(
+                        f"has `objectives[{place}].margin` {item.margin:g}, which only a front "
+                        "has, but `mode` is 'weighted'; remove it, or set `mode` to pareto"
+                    )
             return self
         if len(self.objectives) < 2:
             raise ValueError(

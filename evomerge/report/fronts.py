@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
+from evomerge.report.beating import Duel, duel, rejected
 from evomerge.report.confidence import Comparison, compare
+from evomerge.report.missing import why_not_compared
 from evomerge.run.history import Candidate
 from evomerge.scores import Objective, Split
 from evomerge.space.baselines import UNIFORM
@@ -42,15 +45,46 @@ class FrontComparison:
     Attributes:
         members: labels of the members, by the first objective, the best one first.
         neighbours: each member with the next one.
-        beaten: label of a merge on the front -> labels of the parents that it beats: it is better
-            in some objective beyond doubt, and worse in none beyond doubt.
-        parents: labels of all parents.
+        duels: label of a merge on the front -> label of a parent -> the merge against the parent.
+        parents: labels of the parents that merges are compared with.
+        missing: label of another parent -> why it is not compared, in words.
     """
 
     members: Sequence[str]
     neighbours: Sequence[Neighbours]
-    beaten: Mapping[str, Sequence[str]]
+    duels: Mapping[str, Mapping[str, Duel]]
     parents: Sequence[str]
+    missing: Mapping[str, str]
+
+    @cached_property
+    def p_values(self) -> dict[str, float]:
+        """Label of a merge -> p-value of "does not beat every parent that is compared"."""
+        return {
+            merge: max((item.p for item in duels.values()), default=1.0)
+            for merge, duels in self.duels.items()
+        }
+
+    @property
+    def winners(self) -> list[str]:
+        """Labels of the merges that beat every parent that is compared; see `beating`."""
+        found = rejected(self.p_values)
+        return [merge for merge in self.duels if merge in found]
+
+    @property
+    def beaten(self) -> dict[str, list[str]]:
+        """Label of a merge -> labels of the parents that it beats.
+
+        The probability of a false one is bounded for each parent alone, so `winners` may be fewer
+        than the merges that have all parents here.
+        """
+        found = {
+            parent: rejected({merge: duels[parent].p for merge, duels in self.duels.items()})
+            for parent in self.parents
+        }
+        return {
+            merge: [parent for parent in self.parents if merge in found[parent]]
+            for merge in self.duels
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -65,7 +99,10 @@ class FrontComparison:
                 }
                 for item in self.neighbours
             ],
-            "beaten": {label: list(parents) for label, parents in self.beaten.items()},
+            "beaten": self.beaten,
+            "winners": self.winners,
+            "p_values": self.p_values,
+            "missing": dict(self.missing),
         }
 
 
@@ -86,31 +123,50 @@ def compare_front(
         labels: number of a candidate -> its label.
     """
     members = sorted(front, key=lambda item: -_value(objectives[0], item, split))
-    pairs = pairwise(members)
-    parents = [item for item in baselines if item.label != UNIFORM and item.scores(split)]
-    beaten = {
-        labels[member.number]: [
-            labels[parent.number]
-            for parent in parents
-            if _beats(_compare(objectives, member, parent, split))
-        ]
-        for member in members
-        if member.label is None
+    merges = [item for item in members if item.label is None]
+    parents = [item for item in baselines if item.label != UNIFORM]
+    found = {
+        labels[parent.number]: {
+            labels[merge.number]: _duel(objectives, merge, parent, split) for merge in merges
+        }
+        for parent in parents
     }
+    known = {
+        parent: {merge: item for merge, item in duels.items() if item is not None}
+        for parent, duels in found.items()
+    }
+    compared = [parent for parent in found if len(known[parent]) == len(merges)]
     return FrontComparison(
         [labels[item.number] for item in members],
         [
             Neighbours(labels[a.number], labels[b.number], _compare(objectives, a, b, split))
-            for a, b in pairs
+            for a, b in pairwise(members)
         ],
-        beaten,
-        [labels[item.number] for item in parents],
+        {
+            labels[merge.number]: {
+                parent: known[parent][labels[merge.number]] for parent in compared
+            }
+            for merge in merges
+        },
+        compared,
+        {
+            labels[item.number]: why_not_compared(item, split)
+            for item in parents
+            if labels[item.number] not in compared
+        },
     )
 
 
 def _value(objective: Objective, candidate: Candidate, split: Split) -> float:
     scores = candidate.scores(split)
     return objective.value(scores) if scores else float("-inf")
+
+
+def _duel(
+    objectives: Sequence[Objective], merge: Candidate, parent: Candidate, split: Split
+) -> Duel | None:
+    ours, theirs = merge.scores(split), parent.scores(split)
+    return None if ours is None or theirs is None else duel(objectives, ours, theirs)
 
 
 def _compare(
@@ -122,8 +178,3 @@ def _compare(
         return {}
     found = {item.key: compare([item], ours, theirs) for item in objectives}
     return {key: item for key, item in found.items() if item is not None}
-
-
-def _beats(by_objective: Mapping[str, Comparison]) -> bool:
-    signs = [item.sign for item in by_objective.values()]
-    return 1 in signs and -1 not in signs

@@ -15,6 +15,7 @@ from evomerge.report.confidence import (
     intervals,
 )
 from evomerge.report.fronts import FrontComparison, compare_front
+from evomerge.report.missing import why_not_compared
 from evomerge.report.names import short_names
 from evomerge.report.settings import scored_as_themselves
 from evomerge.run.history import Candidate, History
@@ -49,6 +50,7 @@ class Standings:
         columns: `task/metric` in the order of the objectives, then `fitness` if there are several
             objectives.
         comparisons: label of a baseline -> paired comparison of the searched merge with it.
+        missing: label of another baseline -> why the searched merge is not compared with it.
         compared_on: the split of the comparisons: the last one (of search, validation, test) on
             which the searched merge and a baseline were scored. None if there is no such split.
         front: which members of a front are really apart, and which beat the parents; None in a
@@ -68,6 +70,7 @@ class Standings:
     broken: tuple[str, ...] = ()
     broken_on: Split | None = None
     note: str | None = None
+    missing: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -111,6 +114,7 @@ class Standings:
             ],
             "compared_on": self.compared_on,
             "comparisons": {label: item.to_dict() for label, item in self.comparisons.items()},
+            "missing": dict(self.missing),
             **({} if self.front is None else {"front": self.front.to_dict()}),
             **({} if self.note is None else {"note": self.note}),
         }
@@ -152,15 +156,18 @@ def _standings(history: History, ranking: Ranking) -> Standings:
     rows.append(_row(best, "searched", columns, ranking))
     for split in reversed(SPLITS):
         own = best.scores(split)
-        others = {item.name: item.scores(split) for item in history.baselines}
-        if own is not None and any(others.values()):
-            found = {
-                label: compare(ranking.objectives, own, scores)
-                for label, scores in others.items()
-                if scores is not None and label != best.label
-            }
-            kept = {label: item for label, item in found.items() if item is not None}
-            return Standings(rows, columns, kept, split)
+        others = [item for item in history.baselines if item is not best]
+        if own is None or not any(item.scores(split) for item in history.baselines):
+            continue
+        kept, missing = {}, {}
+        for item in others:
+            theirs = item.scores(split)
+            found = None if theirs is None else compare(ranking.objectives, own, theirs)
+            if found is None:
+                missing[item.name] = why_not_compared(item, split)
+            else:
+                kept[item.name] = found
+        return Standings(rows, columns, kept, split, missing=missing)
     return Standings(rows, columns)
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass
 
+from evomerge.report.beating import LEVEL
+from evomerge.report.fronts import FrontComparison
+from evomerge.report.missing import missing_words
 from evomerge.report.names import short_scores
 from evomerge.report.standings import FITNESS, Standings
 from evomerge.run.history import Candidate
@@ -17,7 +20,7 @@ class Verdict:
 
     Attributes:
         works: whether the searched merge is better than every baseline beyond doubt; None if that
-            is not known yet.
+            is not known: not yet, or since a baseline has no scores.
         text: the answer as one or two sentences.
     """
 
@@ -28,7 +31,8 @@ class Verdict:
 def verdict(table: Standings, best: Candidate | None) -> Verdict:
     """Return whether the searched merge is better than the parents and the uniform merge.
 
-    It is, if the 95 % interval of its advantage over each of them is above 0 on the test documents.
+    It is, if the 95 % interval of its advantage over each of them is above 0 on the test documents;
+    of a front, if a merge beats every parent (`evomerge.report.beating`).
 
     Args:
         table: the standings of a run.
@@ -52,12 +56,28 @@ def _verdict_of_winner(table: Standings, best: Candidate) -> Verdict:
             f"No evidence of improvement: no merge that was searched beats {name}, which is the "
             "winner itself.",
         )
-    if table.compared_on != "test" or not table.comparisons:
+    if table.compared_on != "test":
         return Verdict(
             None,
             f"Not known yet: candidate {best.number} is the best so far, but it has no scores on "
             "the test documents to compare.",
         )
+    missing = missing_words(table.missing, table.names)
+    if not table.comparisons:
+        return Verdict(None, f"No verdict: {missing}.")
+    found = _verdict_of_comparisons(table)
+    if not missing:
+        return found
+    if found.works:
+        return Verdict(
+            None,
+            "No verdict: on the test documents the searched merge is better than "
+            f"{_listed(list(table.comparisons), table.names)}, but {missing}.",
+        )
+    return Verdict(found.works, f"{found.text} Besides, {missing}.")
+
+
+def _verdict_of_comparisons(table: Standings) -> Verdict:
     names = {label: table.names[label] for label in table.comparisons}
     doubtful = [label for label, item in table.comparisons.items() if not item.difference.low > 0]
     closest = min(table.comparisons, key=lambda label: table.comparisons[label].difference.value)
@@ -86,25 +106,59 @@ def _verdict_of_front(table: Standings) -> Verdict:
     found = table.front
     if found is None or table.compared_on != "test":
         return Verdict(None, "Not known yet: the front has no scores on the test documents.")
-    if not found.beaten:
+    if not found.duels:
         return Verdict(
             False,
             "No evidence of improvement: only parents and the uniform merge are on the front.",
         )
-    merges = _counted(len(found.beaten), "merge")
-    winners = sum(len(beaten) == len(found.parents) for beaten in found.beaten.values())
-    what = "better in one objective beyond doubt, and worse in none"
-    if not winners:
+    missing = missing_words(found.missing, table.names)
+    if not found.parents:
+        return Verdict(None, f"No verdict: {missing}.")
+    merges = _counted(len(found.duels), "merge")
+    some = next(iter(found.duels.values()))[found.parents[0]]
+    what = (
+        "better in an objective beyond doubt, and in no other one worse by its margin: "
+        f"{some.margin_words}"
+    )
+    count = len(found.winners)
+    if not count:
+        text = _trade_off(found, table, merges, what)
+        return Verdict(False, f"{text} Besides, {missing}." if missing else text)
+    verb = "beats" if count == 1 else "beat"
+    if missing:
+        parents = _listed(list(found.parents), table.names)
         return Verdict(
-            False,
-            f"Other trade-offs, no clear improvement: the front has {merges}, and on the test "
-            f"documents none of them beats every parent ({what}).",
+            None,
+            f"No verdict: the front has {merges}, of which {count} {verb} {parents} on the test "
+            f"documents ({what}), but {missing}.",
         )
-    verb = "beats" if winners == 1 else "beat"
     return Verdict(
         True,
-        f"Yes: the front has {merges}, of which {winners} {verb} every parent on the test "
-        f"documents ({what}).",
+        f"Yes: the front has {merges}, of which {count} {verb} every parent on the test documents "
+        f"({what}).",
+    )
+
+
+def _trade_off(found: FrontComparison, table: Standings, merges: str, what: str) -> str:
+    """Return what the merge that is nearest to beating every parent gains, and for what."""
+    level = LEVEL / len(found.duels)
+    none = f"the front has {merges}, and on the test documents none is shown to beat every parent"
+    gaining = [
+        merge
+        for merge, duels in found.duels.items()
+        if all(item.gains(level) for item in duels.values())
+    ]
+    if not gaining:
+        return (
+            f"No evidence of improvement: {none}, and none is better than each parent in an "
+            "objective beyond doubt."
+        )
+    nearest = min(gaining, key=lambda merge: found.p_values[merge])
+    parent, closest = max(found.duels[nearest].items(), key=lambda pair: pair[1].p)
+    gains, losses = (" and ".join(part(level)) for part in (closest.gains, closest.losses))
+    return (
+        f"A trade-off, no clear improvement: {none} ({what}). The nearest is "
+        f"{table.names[nearest]}; against {table.names[parent]} it has {gains}, for {losses}."
     )
 
 

@@ -170,7 +170,7 @@ def find_objectives(config: SearchConfig, evaluator: Evaluator) -> tuple[Objecti
     for item in config.objectives:
         metric, higher = _metric(item, evaluator, "objectives")
         higher = higher if item.goal is None else item.goal == "maximize"
-        found.append(Objective(item.source, metric, item.weight, higher))
+        found.append(Objective(item.source, metric, item.weight, higher, item.margin))
     return tuple(found)
 
 

@@ -41,6 +41,14 @@ BAD = [
         },
         ["`budget.target` 0.5", "with `mode` 'pareto' there is none; remove it"],
     ),
+    (
+        {"objectives": [{"task": "t"}, {"task": "u", "margin": 0.02}]},
+        ["`objectives[1].margin` 0.02", "only a front has", "remove it"],
+    ),
+    (
+        {"mode": "pareto", "objectives": [{"task": "t", "margin": -1}, {"metric": "layers"}]},
+        ["`objectives[0].margin`", "-1", "at least 0"],
+    ),
     ({"evaluation": {"enable_thinking": False}}, ["without a chat template", "to true"]),
     (
         {"evaluation": {"generation": {"temperature": 0.6}}},

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from run_folders import asked, scores, told, write_run
+from run_folders import append, asked, scores, told, write_run
 
 from evomerge.report.agreement import agreements
 from evomerge.report.importance import gene_importance
 from evomerge.report.verdict import verdict
 from evomerge.report.view import View
-from evomerge.scores import Scores
+from evomerge.run.history import outcome_fields
+from evomerge.scores import Failure, Scores
 
 
 def run_with(tmp_path, *, ours, parent, winner=2, split="test", **changes):
@@ -41,6 +42,33 @@ def test_the_verdict(tmp_path, case, works, words):
     found = verdict(view.table, view.best)
     assert found.works is works
     assert words in found.text
+
+
+@pytest.mark.parametrize(
+    ("missing", "ours", "works", "words"),
+    [
+        (0, 20, None, "No verdict: on the test documents the searched merge is better than uni"),
+        (1, 20, None, "is better than zoo:language, but uniform has no scores"),
+        (0, 2, False, "is worse than uniform"),
+        (0, 10, False, "No evidence of improvement"),
+    ],
+)
+def test_a_baseline_without_scores_is_named_and_there_is_no_yes(
+    tmp_path, missing, ours, works, words
+):
+    """One that timed out is no baseline that was beaten."""
+    run = run_with(tmp_path, ours=ours, parent=10).run
+    failure = Failure("timeout", "It took longer than executor.timeout, 60 seconds.")
+    event = {"event": "score", "candidate": missing, "split": "test"}
+    append(run, [event | outcome_fields(failure)])
+    view = View.of(run)
+    found = verdict(view.table, view.best)
+    assert found.works is works
+    assert words in found.text
+    name = ("zoo:language", "uniform")[missing]
+    why = "no scores on the test documents (timeout: It took longer than executor.timeout, 60 sec"
+    assert f"{name} has {why}" in found.text
+    assert view.table.to_dict()["missing"][name].startswith("has no scores")
 
 
 @pytest.mark.parametrize(("bound", "works"), [(0.75, True), (0.9, False)])

@@ -1,0 +1,24 @@
+"""Why a baseline is not compared with the searched merge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from evomerge.run.history import Candidate
+from evomerge.scores import Failure, Split
+
+
+def why_not_compared(candidate: Candidate, split: Split) -> str:
+    """Return why a candidate cannot be compared on a split, as the end of a sentence."""
+    outcome = candidate.outcomes.get(split)
+    if outcome is None:
+        return f"was not scored on the {split} documents"
+    if isinstance(outcome, Failure):
+        reason = f"{outcome.stage}: {outcome.reason}".rstrip(".")
+        return f"has no scores on the {split} documents ({reason})"
+    return "cannot be compared, since a score is not the mean of the same documents"
+
+
+def missing_words(missing: Mapping[str, str], names: Mapping[str, str]) -> str:
+    """Return who is not compared, and why, as the part of a sentence."""
+    return "; ".join(f"{names[label]} {why}" for label, why in missing.items())

@@ -1,0 +1,53 @@
+"""Intervals cover, and verdicts are right, as often as `docs/intervals.md` says."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run a benchmark and return the figures of its last line."""
+
+    def run(name: str, *options: str) -> dict[str, float]:
+        monkeypatch.syspath_prepend(str(BENCHMARKS))
+        monkeypatch.setattr(sys, "argv", [name, *options])
+        importlib.import_module(name).main()
+        found: dict[str, float] = json.loads(capsys.readouterr().out.splitlines()[-1])
+        return found
+
+    return run
+
+
+def test_the_quick_forms_run(measured):
+    covered = measured("coverage", "--quick", "--runs", "40")
+    assert len(covered) == 2 * 11 * 2 * 2
+    assert all(share > 0.8 for key, share in covered.items() if key.startswith("coverage"))
+    assert len(measured("verdicts", "--quick", "--runs", "10")) == 10 * 2
+
+
+@pytest.mark.long
+def test_intervals_cover(measured):
+    found = measured("coverage", "--runs", "2000")
+    for key, share in found.items():
+        if key.startswith("false differences"):
+            assert share < 0.066, key
+        elif ", 1 x " in key and "right or wrong" in key:
+            # Wilson's interval, whose coverage jumps from one number of right answers to the next.
+            assert share > 0.89, key
+        else:
+            assert share > 0.915, key
+
+
+@pytest.mark.long
+def test_verdicts_are_right(measured):
+    found = measured("verdicts", "--runs", "500")
+    assert all(share <= 0.04 for key, share in found.items() if key.startswith(("-2", "equal, ")))
+    assert found["+8 points, tokens -10 %, 1 merge, 500 documents"] > 0.9

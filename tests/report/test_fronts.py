@@ -1,0 +1,200 @@
+"""Merges on a front beat the parents if they are better in something and worse in nothing.
+
+Where this is not so, it is said in few runs, with one merge or with many; see also
+`benchmarks/verdicts.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from run_folders import asked, write_run
+
+from evomerge.report.beating import duel, p_value, rejected
+from evomerge.report.fronts import compare_front
+from evomerge.report.verdict import verdict
+from evomerge.report.view import View
+from evomerge.run.history import Candidate, outcome_fields
+from evomerge.scores import Failure, Objective, Scores
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+ACC = Objective("zoo_l2_maths", "exact_match")
+TOKENS = Objective("zoo_l2_maths", "tokens", higher_is_better=False)
+LAYERS = Objective("model", "layers", higher_is_better=False)
+
+
+def scores(right, tokens, layers=4.0):
+    """Scores of a model: right or wrong, and a number of tokens, of each document."""
+    values = {ACC.key: tuple(map(float, right)), TOKENS.key: tuple(map(float, tokens))}
+    means = {key: float(np.mean(items)) for key, items in values.items()}
+    return Scores({ACC.task: tuple(range(len(right)))}, values, {**means, LAYERS.key: layers})
+
+
+def answers(right, of):
+    return (1.0,) * right + (0.0,) * (of - right)
+
+
+@pytest.fixture
+def verdicts(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import verdicts
+
+    return verdicts
+
+
+@pytest.mark.parametrize("documents", [50, 200, 500])
+def test_worse_merges_with_fewer_tokens_beat_no_parent(documents):
+    """Two points less accurate, a tenth fewer tokens: this was "Yes" in 67 to 90 % of runs."""
+    generator, yes, runs = np.random.default_rng(0), 0, 25
+    for _ in range(runs):
+        lengths = 100 * np.exp(0.2 * generator.normal(size=documents))
+        parent = Candidate(0, "parent", "0")
+        parent.outcomes["test"] = scores(generator.random(documents) < 0.7, lengths)
+        merge = Candidate(1, None, "1")
+        shorter = 0.9 * lengths * np.exp(0.05 * generator.normal(size=documents))
+        merge.outcomes["test"] = scores(generator.random(documents) < 0.68, shorter)
+        labels = {0: "parent", 1: "merge"}
+        found = compare_front([ACC, TOKENS], [merge], [parent], "test", labels)
+        yes += bool(found.winners) or found.beaten != {"merge": []}
+    assert yes <= 0.05 * runs
+
+
+@pytest.mark.parametrize("documents", [50, 500])
+def test_worse_merges_beat_no_parent_in_many_runs(verdicts, documents):
+    found = verdicts.share_of_yes(verdicts.WORSE, documents, 300, np.random.default_rng(1))
+    assert found <= 0.04
+
+
+@pytest.mark.parametrize("members", [1, 10, 20])
+def test_of_many_equal_merges_none_beats_a_parent(verdicts, members):
+    """This was "Yes" in 31 % of runs with 10 merges, and in 47 % with 20."""
+    (kind,) = (kind for kind in verdicts.EQUAL if kind.members == members)
+    assert verdicts.share_of_yes(kind, 60, 100, np.random.default_rng(2)) <= 0.03
+
+
+def test_luck_in_one_of_many_objectives_or_merges_is_corrected():
+    """20 merges that keep every margin and are better in none of three objectives."""
+    generator, yes, runs = np.random.default_rng(3), 0, 3000
+    for _ in range(runs):
+        found = p_value(generator.random((3, 20)), np.zeros((3, 20)), tries=3)
+        yes += bool(rejected({str(number): float(p) for number, p in enumerate(found)}))
+    assert 0.02 * runs < yes < 0.03 * runs
+
+
+def test_better_merges_are_found(verdicts):
+    (kind,) = (k for k in verdicts.BETTER if k.name.startswith("+8 points, tokens -10 %, 1 merge"))
+    assert verdicts.share_of_yes(kind, 500, 100, np.random.default_rng(4)) >= 0.9
+
+
+@pytest.mark.parametrize(
+    ("objectives", "right", "layers", "beats"),
+    [
+        ([ACC, LAYERS], 180, 4.0, True),  # more accurate, as many layers
+        ([ACC, LAYERS], 180, 5.0, False),  # one layer more
+        ([ACC, Objective("model", "layers", 1.0, False, margin=1)], 180, 5.0, True),
+        ([ACC, LAYERS], 100, 3.0, False),  # fewer layers, and the same score on few documents
+        ([Objective(ACC.task, ACC.metric, margin=0.1), LAYERS], 100, 3.0, True),
+    ],
+)
+def test_an_exact_objective_counts_exactly(objectives, right, layers, beats):
+    of = 200
+    theirs = scores(answers(100, of), (9,) * of)
+    ours = scores(answers(right, of), (9,) * of, layers)
+    found = duel(objectives, ours, theirs)
+    assert found is not None
+    assert (found.p <= 0.025) is beats
+
+
+def test_the_usual_margin_of_tokens_is_a_share_of_the_parents():
+    lengths = 100.0 + np.random.default_rng(5).normal(size=400)
+    theirs = scores(answers(100, 400), lengths)
+    four, six = (scores(answers(200, 400), lengths * factor) for factor in (1.04, 1.06))
+    p_values = [duel([ACC, TOKENS], ours, theirs).p for ours in (four, six)]
+    assert p_values[0] < 0.001 and p_values[1] > 0.999
+
+
+def test_holms_method():
+    # Holm 1979: 0.01 <= 0.05 / 3, 0.02 <= 0.05 / 2, but 0.06 > 0.05 / 1.
+    assert rejected({"a": 0.06, "b": 0.01, "c": 0.02}, 0.05) == {"b", "c"}
+    # What follows a p-value that is too large is not rejected, however small it is for its place.
+    assert rejected({"a": 0.02, "b": 0.026, "c": 0.04}, 0.05) == set()
+
+
+def front_of(tmp_path, merge, parent, other=None, uniform=None):
+    """Return the view of a finished search whose front has one merge and its parents.
+
+    The objectives are exact match, tokens and layers; `other` is the outcome of a second parent on
+    the test documents.
+    """
+    outcomes = {0: parent, 1: other or parent, 2: uniform or parent, 3: merge}
+    labels = {0: "zoo:language", 1: "zoo:maths", 2: "uniform", 3: None}
+    events = []
+    for number, outcome in outcomes.items():
+        known = parent if isinstance(outcome, Failure) else outcome
+        told = {"event": "tell", "candidate": number, **outcome_fields(known)}
+        values = [known.aggregates[ACC.key], -known.aggregates[TOKENS.key]]
+        events += [asked(number, labels[number], genome=[0.5]), told | {"values": values}]
+    for number, outcome in outcomes.items():
+        score = {"event": "score", "candidate": number, "split": "test"}
+        events.append(score | outcome_fields(outcome))
+    events.append({"event": "winner", "candidate": 3, "front": [3]})
+    objectives = [
+        {"task": ACC.task, "metric": "exact_match"},
+        {"task": ACC.task, "metric": "tokens"},
+    ]
+    frozen = {"lower_is_better": [TOKENS.key]}
+    changes = {"mode": "pareto", "optimizer": {"name": "nsga2"}, "frozen": frozen}
+    return View.of(write_run(tmp_path / "run", events, objectives=objectives, **changes))
+
+
+BETTER, PARENT = scores(answers(300, 400), (8, 10) * 200), scores(answers(200, 400), (9, 11) * 200)
+SHORTER = scores(answers(196, 400), (8, 10) * 200)
+EQUAL = scores(answers(200, 400), (9, 11) * 200)
+
+
+@pytest.mark.parametrize(
+    ("merge", "works", "words"),
+    [
+        (BETTER, True, ["Yes: the front has 1 merge, of which 1 beats every parent"]),
+        (BETTER, True, ["worse by its margin: exact_match 1 point, tokens 5 %"]),
+        (SHORTER, False, ["A trade-off", "none is shown to beat every parent"]),
+        (SHORTER, False, ["it has tokens -1.0 [-1.0, -1.0], for exact_match -1.0 points [-2."]),
+        (EQUAL, False, ["No evidence of improvement", "none is better than each parent"]),
+    ],
+)
+def test_the_verdict_of_a_front(tmp_path, merge, works, words):
+    view = front_of(tmp_path, merge, PARENT)
+    found = verdict(view.table, view.best)
+    assert found.works is works
+    for part in words:
+        assert part in found.text, found.text
+
+
+@pytest.mark.parametrize(
+    ("merge", "works", "words"),
+    [(BETTER, None, "No verdict: the front has 1 merge"), (EQUAL, False, "No evidence")],
+)
+def test_a_parent_without_scores_is_named_and_there_is_no_yes(tmp_path, merge, works, words):
+    failure = Failure("timeout", "It took longer than executor.timeout, 60 seconds.")
+    view = front_of(tmp_path, merge, PARENT, failure)
+    found = verdict(view.table, view.best)
+    assert found.works is works
+    assert found.text.startswith(words)
+    why = (
+        "zoo:maths has no scores on the test documents (timeout: It took longer than "
+        "executor.timeout, 60 seconds)"
+    )
+    assert why in found.text
+    assert view.table.to_dict()["front"]["missing"] == {"zoo:maths": why.removeprefix("zoo:maths ")}
+
+
+def test_an_objective_that_cannot_be_compared_leaves_no_yes(tmp_path):
+    """An F1 over all documents has no error that is known, so a parent may be better in it."""
+    whole = Scores(BETTER.documents, BETTER.values, {**BETTER.aggregates, ACC.key: 0.9})
+    view = front_of(tmp_path, whole, PARENT)
+    found = verdict(view.table, view.best)
+    assert found.works is None
+    assert "zoo:language cannot be compared" in found.text
