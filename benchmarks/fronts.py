@@ -15,6 +15,7 @@ import json
 from pathlib import Path
 
 import evomerge
+from evomerge.scores import MODEL
 from evomerge.searching.front import hypervolume
 
 
@@ -22,7 +23,7 @@ def measure(folder: Path, box: list[tuple[float, float]]) -> tuple[float, float]
     """Return the hypervolumes of a run's parents, and of all that it has tested."""
     run = evomerge.Run(folder)
     rows = run.candidates
-    keys = [f"test {item.task}/{item.metric}" for item in run.config.objectives]
+    keys = [f"test {item.task or MODEL}/{item.metric}" for item in run.config.objectives]
     tested = rows.dropna(subset=keys)
     signs = [1.0 if best > worst else -1.0 for worst, best in box]
 

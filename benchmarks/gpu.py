@@ -1,10 +1,10 @@
 """Measures what a candidate costs on a GPU, with transformers and with vLLM.
 
-    python benchmarks/gpu.py [--device cuda|cpu] [--size 1b|tiny]
+    python benchmarks/gpu.py [--device cuda|cpu] [--size 1b|tiny] [--quick]
 
 Three random Llamas in bfloat16 are written to a temporary folder: with 1 B parameters, or tiny ones
-to try the command on a CPU. Each backend has a process of its own, in which candidates of task
-arithmetic, a new weight each, are
+to try the command (--quick: on a CPU). Each backend has a process of its own, in which candidates
+of task arithmetic, a new weight each, are
 
 - merged on the CPU into the resident model on the device; "transfer" is what this takes longer than
   into a resident model on the CPU (nothing, where the device is the CPU),
@@ -171,16 +171,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--size", choices=tuple(SIZES), default="1b")
+    parser.add_argument("--quick", action="store_true", help="tiny models, on a CPU")
     parser.add_argument("--backend", choices=BACKENDS, help="measure one backend in this process")
     parser.add_argument("--folder", type=Path, help="models and tasks for --backend")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.device, arguments.size = "cpu", "tiny"
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         print(
             "There is no CUDA device here; run this on a machine with one, or try the command "
-            "with --device cpu --size tiny.",
+            "with --quick.",
             file=sys.stderr,
         )
         return 2

@@ -1,6 +1,6 @@
 """Measures what racing saves of the CPU time of a search, beside what it saves of the documents.
 
-    python benchmarks/race_time.py SEARCH_FILE [--candidates N] [--documents N]
+    python benchmarks/race_time.py SEARCH_FILE [--candidates N] [--documents N] [--quick]
 
 The search proposes its candidates as without racing. Each is merged once and then scored twice: on
 all search documents, and in a race against the best candidate at the start of its generation, as a
@@ -47,7 +47,10 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="a search file")
     parser.add_argument("--candidates", type=int, default=16, help="baselines included")
     parser.add_argument("--documents", type=int, help="search documents, in place of the file's")
+    parser.add_argument("--quick", action="store_true", help="two generations, 150 documents")
     options = parser.parse_args()
+    if options.quick:
+        options.candidates, options.documents = 24, 150
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     config = raced(load(options.file), options.documents)

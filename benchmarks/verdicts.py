@@ -107,10 +107,10 @@ def _tokens(generator: np.random.Generator, easy: Any, shape: tuple[int, ...] | 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer runs and documents")
-    parser.add_argument("--runs", type=int, help="runs of each cell (2,000; with --quick 200)")
+    parser.add_argument("--runs", type=int, help="runs of each cell (400; with --quick 200)")
     options = parser.parse_args()
-    runs = options.runs or (200 if options.quick else 2000)
-    sizes = [50, 200] if options.quick else [50, 200, 500, 1400]
+    runs = options.runs or (200 if options.quick else 400)
+    sizes = [50, 200] if options.quick else [50, 200, 500]
     print(f"{'a front of merges that are':42}" + "".join(f"{size:>7}" for size in sizes))
     found = {}
     for kind in (WORSE, *EQUAL, *BETTER):

@@ -1,0 +1,56 @@
+"""Every benchmark that a page names runs in its quick form and ends with its figures."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from search_run import evomerge
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NAMED = {
+    name for page in PAGES for name in re.findall(r"benchmarks/(\w+)\.py", page.read_text("utf-8"))
+}
+NEEDS_VLLM = {"backends", "engine_depth"}
+"""Benchmarks of vLLM itself, on a checkpoint; the tests of `make test-vllm` run what they call."""
+FILES = {"race_time": ["configs/quickstart.yaml"]}
+"""Benchmarks of a search file."""
+MINUTES = 12
+
+
+def test_the_pages_name_benchmarks_that_exist() -> None:
+    there = {file.stem for file in (ROOT / "benchmarks").glob("*.py")}
+    assert len(NAMED) > 12 and there >= NAMED
+    assert NEEDS_VLLM | set(FILES) <= NAMED
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", sorted(NAMED))
+def test_it_ends_with_a_json_object(name: str, tmp_path: Path) -> None:
+    if name in NEEDS_VLLM and importlib.util.find_spec("vllm") is None:
+        pytest.skip("needs vLLM, and a model")
+    arguments = ["--quick", *FILES.get(name, [])]
+    if name == "fronts":  # reads runs
+        file, run = ROOT / "configs" / "quality-and-depth.yaml", tmp_path / "front"
+        evomerge("search", file, "--run", run, "--candidates", "8")
+        arguments = ["--box", "0:1,12:0", str(run)]
+    if name == "soak":  # keeps runs and files
+        arguments += ["--out", str(tmp_path / "soak")]
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / f"{name}.py", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60 * MINUTES,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert isinstance(figures, dict) and figures
