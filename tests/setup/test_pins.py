@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from safetensors.numpy import load_file
 from search_run import SMALL, evomerge
 
 from evomerge import Run, merge, zoo
@@ -38,7 +39,9 @@ def export(run, out, which="best"):
 
 
 def weights(folder):
-    return (folder / "model.safetensors").read_bytes()
+    """Return the bits of all tensors; the file of a parent that wins has its own header."""
+    tensors = load_file(folder / "model.safetensors")
+    return {name: (item.dtype, item.shape, item.tobytes()) for name, item in tensors.items()}
 
 
 def refused(*arguments):
@@ -103,7 +106,9 @@ def test_a_search_can_have_two_candidates_of_one_run(family, tmp_path):
 
 def test_another_run_in_the_place_of_the_first_is_refused(family, tmp_path):
     other = search(tmp_path, "first", 3, seed=7)
-    text = (family / "direct" / "best.yaml").read_text()
+    soup(family / "soup.yaml", "run:first", "zoo:facts")
+    merge(family / "soup.yaml", tmp_path / "soup")
+    text = (tmp_path / "soup" / "evomerge_recipe.yaml").read_text()
     (tmp_path / "best.yaml").write_text(text.replace(str(family / "first"), str(other.path)))
     said = refused("merge", tmp_path / "best.yaml", "--out", tmp_path / "model")
     assert re.search(r"was the recipe [0-9a-f]{16}, but that run does not have this", said)
