@@ -31,6 +31,14 @@ def test_the_pages_name_benchmarks_that_exist() -> None:
     assert NEEDS_VLLM | set(FILES) <= NAMED
 
 
+def test_no_benchmark_hides_an_installed_package() -> None:
+    """Python looks first beside the script: `coverage.py` there ended the import of numba."""
+    for file in (ROOT / "benchmarks").iterdir():
+        found = importlib.util.find_spec(file.stem) if file.stem.isidentifier() else None
+        origin = "" if found is None else str(found.origin)
+        assert origin in ("", "None") or ROOT / "benchmarks" in Path(origin).parents, file
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", sorted(NAMED))
 def test_it_ends_with_a_json_object(name: str, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 
 def test_the_quick_forms_run(measured):
-    covered = measured("coverage", "--quick", "--runs", "40")
+    covered = measured("intervals", "--quick", "--runs", "40")
     assert len(covered) == 2 * 11 * 2 * 2
     assert all(share > 0.8 for key, share in covered.items() if key.startswith("coverage"))
     assert len(measured("verdicts", "--quick", "--runs", "10")) == 10 * 2
@@ -35,7 +35,7 @@ def test_the_quick_forms_run(measured):
 
 @pytest.mark.long
 def test_intervals_cover(measured):
-    found = measured("coverage", "--runs", "2000")
+    found = measured("intervals", "--runs", "2000")
     for key, share in found.items():
         if key.startswith("false differences"):
             assert share < 0.066, key

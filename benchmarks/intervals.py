@@ -1,6 +1,6 @@
 """How often 95 % intervals have the true value in them, and how often equal models seem to differ.
 
-    python benchmarks/coverage.py [--quick] [--runs N]
+    python benchmarks/intervals.py [--quick] [--runs N]
 
 Documents are drawn from distributions whose means are known; each task has new ones. For each
 metric, number of tasks and number of documents of a task, the first table has the share of
