@@ -6,17 +6,19 @@ import signal
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from evomerge.errors import ConfigError, did_you_mean
-from evomerge.optimize.base import BaseOptimizer, default_population
+from evomerge.optimize.base import default_population
 from evomerge.optimize.cube import Cube, Vector
-from evomerge.optimize.restarts import Begin, Bipop, Convergence, Ipop, Restarts
+from evomerge.optimize.generations import Generations, Told
+from evomerge.optimize.restarts import Convergence
 from evomerge.optimize.setting import Setting
 from evomerge.space.protocol import Gene
 
@@ -24,12 +26,8 @@ TWO_POINT_GENES = 300
 """With this many genes or more, the step size is adapted by two mirrored points in each generation,
 as in pycma. The usual adaptation (CSA) would need more than a thousand trials to shorten steps."""
 
-RESTARTS: dict[str, Callable[[int], Restarts] | None] = {
-    "none": None,
-    "ipop": Ipop,
-    "bipop": Bipop,
-}
-"""Values of the option `restarts`; they take the population of the first search."""
+RESTARTS = ("none", "ipop")
+"""Values of the option `restarts`."""
 
 
 @contextmanager
@@ -53,7 +51,26 @@ def _signals_after() -> Iterator[None]:
             signal.raise_signal(caught)
 
 
-class CMA(BaseOptimizer):
+@dataclass(frozen=True)
+class _Sample:
+    """A sample of pycma.
+
+    Attributes:
+        search: number of the search, which a restart raises.
+        z: the sample in pycma's coordinates.
+        mean: the mean of the distribution that it was drawn from, in the same coordinates.
+        generation: that of the distribution.
+        mirrored: which of the two mirrored samples of its generation it is, 0 or 1, or None.
+    """
+
+    search: int
+    z: Vector
+    mean: Vector
+    generation: int
+    mirrored: int | None
+
+
+class CMA(Generations[_Sample]):
     """CMA-ES (Hansen & Ostermeier 2001).
 
     pycma works in the coordinates z = (point of the cube - start) / step, in which the initial mean
@@ -62,8 +79,8 @@ class CMA(BaseOptimizer):
     have few distinct values, so a plateau does not mean that the search has converged.
 
     With restarts, a search that has converged (`Convergence`) begins again at a random point, with
-    another population. The property `population` stays that of the first search, so that the
-    generations in which a search loop tells outcomes keep their size.
+    twice the population (IPOP, Auger & Hansen 2005). The property `population` stays that of the
+    first search, so that the generations in which a search loop tells outcomes keep their size.
 
     Args:
         cube: the coordinate system of the genes.
@@ -71,8 +88,7 @@ class CMA(BaseOptimizer):
         population: trials in a generation, 4 or more, or None for 4 + floor(3 ln n).
         diagonal: whether to learn variances only (Ros & Hansen 2008), which takes fewer trials if
             there are many genes.
-        restarts: gives what says how to begin again after the search has converged; None: it goes
-            on.
+        restarts: whether to begin again after the search has converged; else it goes on.
     """
 
     def __init__(
@@ -81,21 +97,21 @@ class CMA(BaseOptimizer):
         seed: int,
         population: int | None,
         diagonal: bool,
-        restarts: Callable[[int], Restarts] | None = None,
+        restarts: bool = False,
     ) -> None:
         super().__init__(cube, population or default_population(len(cube.genes)))
         # pycma needs two dimensions: a single gene gets a second one that has no effect.
         self._idle = max(0, 2 - len(cube.start))
+        idle = np.ones(self._idle)
+        self._low = np.append((cube.low - cube.start) / cube.step, -idle)
+        self._high = np.append((cube.high - cube.start) / cube.step, idle)
         self._two_point = len(cube.start) >= TWO_POINT_GENES
-        self._diagonal, self._seed = diagonal, seed
-        self._begin = Begin(self.population)
-        self._restarts = self._trials = 0
+        self._diagonal, self._seed = diagonal, seed % 2**32
+        self._random = np.random.RandomState(self._seed)
+        self._restarts = 0
         self._mean: Vector = np.zeros(len(cube.start))
-        self._scheme = restarts and restarts(self.population)
-        self._convergence = Convergence()
-        self._samples: deque[Vector] = deque()
-        self._mirrored: list[Vector] = []
-        self._told: list[tuple[Vector, float]] = []
+        self._convergence = Convergence() if restarts else None
+        self._samples: deque[_Sample] = deque()
         self._sampled = False
 
     @cached_property
@@ -103,43 +119,36 @@ class CMA(BaseOptimizer):
         """pycma's strategy. It is made at the first use, since importing pycma takes a second."""
         from evomerge.optimize.pycma import evolution_strategy
 
-        cube, idle = self.cube, [1.0] * self._idle
         return evolution_strategy(
-            low=[*((cube.low - cube.start) / cube.step), *(-value for value in idle)],
-            high=[*((cube.high - cube.start) / cube.step), *idle],
-            population=self._begin.population,
+            low=self._low,
+            high=self._high,
+            population=self.size,
             diagonal=self._diagonal,
             two_point=self._two_point,
-            seed=self._seed + self._restarts,
-            mean=[*self._mean, *(0.0 for _ in idle)],
-            step=self._begin.step,
+            random=self._random,
+            mean=np.append(self._mean, np.zeros(self._idle)),
         )
 
+    @property
+    def size(self) -> int:
+        """Number of samples of a generation of the current search."""
+        return self.population << self._restarts
+
     def propose(self) -> tuple[object, Vector]:
-        """Return a sample in pycma's coordinates, and its point."""
+        """Return a sample, and its point."""
         if not self._samples:
             with _signals_after():
                 self._sample()
-        z = self._samples.popleft()
-        return (self._restarts, z), self.cube.start + self.cube.step * z[: len(self.cube.start)]
+        sample = self._samples.popleft()
+        return sample, self.cube.start + self.cube.step * sample.z[: len(self.cube.start)]
 
-    def learn(self, handle: object, point: Vector, loss: float) -> None:
-        """Collect a loss; after a population of losses, the distribution is updated.
+    def collect(self, told: Told[_Sample]) -> None:
+        """Add the loss of a sample; those of searches from before a restart are ignored.
 
-        The losses may belong to points of different generations; those of points from before a
-        restart are ignored. A point that pycma did not propose is moved by pycma towards the mean,
-        to the length of a likely step (Hansen 2011).
+        The losses of a generation may belong to samples of different ones.
         """
-        if handle is not None:
-            search, z = cast(tuple[int, Vector], handle)
-            if search != self._restarts:
-                return
-        else:
-            z = np.append((point - self.cube.start) / self.cube.step, [0.0] * self._idle)
-        self._told.append((z, loss))
-        if len(self._told) == self._begin.population:
-            with _signals_after():
-                self._update()
+        if told.sample is None or told.sample.search == self._restarts:
+            super().collect(told)
 
     def _sample(self) -> None:
         """Sample a generation.
@@ -147,51 +156,87 @@ class CMA(BaseOptimizer):
         With two-point adaptation, later samples before the next update are single points, because
         pycma gives mirrored points for one generation only.
         """
-        if self._sampled and self._two_point:
-            self._samples.extend(self._es.ask(1))
-            return
-        self._samples.extend(self._es.ask())
-        self._mirrored = [self._samples[0], self._samples[1]] if self._two_point else []
+        es, single = self._es, self._sampled and self._two_point
+        mirrored = 2 if self._two_point and not single else 0
+        mean, generation = self._current_mean(), es.countiter
+        self._samples.extend(
+            _Sample(self._restarts, z, mean, generation, number if number < mirrored else None)
+            for number, z in enumerate(es.ask(1) if single else es.ask())
+        )
         self._sampled = True
 
-    def _update(self) -> None:
+    def update(self, told: list[Told[_Sample]]) -> None:
+        """Learn a generation.
+
+        A point that pycma did not propose is moved by pycma towards the mean, to the length of a
+        likely step (Hansen 2011).
+        """
+        with _signals_after():
+            self._update(told)
+
+    def _update(self, told: list[Told[_Sample]]) -> None:
         if not self._sampled:
             # pycma refuses two updates without a sample between them. This would happen if several
-            # generations were asked before the first was told, or if many points were enqueued.
+            # generations were asked before the first was told.
             self._es.ask(2 if self._two_point else 1)
-        points, losses = zip(*sorted(self._told, key=self._mirrored_first), strict=True)
+        if self._two_point:
+            told = self._mirrored_first(told)
+        losses = [item.loss for item in told]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pycma warns of long steps and shortens them itself
-            self._es.tell(points, losses)
-        self._told, self._sampled = [], False
-        if self._scheme is not None:
-            self._trials += len(losses)
-            longest = max(self._es.stds[: len(self.cube.start)]) / self._begin.step
-            most = self._begin.trials
-            is_long = most is not None and self._trials >= most
-            if self._convergence.after(losses, float(longest)) or is_long:
-                self._restart(self._scheme)
+            self._es.tell([self._coordinates(item) for item in told], losses)
+        self._sampled = False
+        if self._convergence is not None:
+            longest = float(max(self._es.stds[: len(self.cube.start)]))
+            if self._convergence.after(losses, longest):
+                self._restart()
         if self._two_point:
-            # Otherwise the two points of a mirrored pair could be told in different generations,
-            # from here on always.
-            self._samples.clear()
+            self._samples.clear()  # so that the next samples begin with a mirrored pair again
 
-    def _restart(self, scheme: Restarts) -> None:
+    def _current_mean(self) -> Vector:
+        return np.array(self._es.gp.pheno(self._es.mean))
+
+    def _coordinates(self, told: Told[_Sample]) -> Vector:
+        """Return what pycma is told.
+
+        While many trials are open, the mean moves on before a sample is told, and old samples would
+        pull it back to where it was. With hundreds of genes, where the mean moves by a small part
+        of a step, a sample is told as its step from the mean of its time. With few genes the mean
+        would go the same way several times, and too far.
+        """
+        if told.sample is None:
+            return np.append((told.point - self.cube.start) / self.cube.step, [0.0] * self._idle)
+        sample, mean = told.sample, self._current_mean()
+        if not self._two_point or np.array_equal(mean, sample.mean):
+            return sample.z
+        return np.clip(sample.z + (mean - sample.mean), self._low, self._high)
+
+    def _mirrored_first(self, told: list[Told[_Sample]]) -> list[Told[_Sample]]:
+        """Return a generation that begins with two mirrored samples, as pycma assumes.
+
+        If it has several pairs, it begins with the latest one.
+        """
+        pairs: dict[int, dict[int, Told[_Sample]]] = {}
+        for item in told:
+            if item.sample is not None and item.sample.mirrored is not None:
+                pairs.setdefault(item.sample.generation, {})[item.sample.mirrored] = item
+        whole = [generation for generation, pair in pairs.items() if len(pair) == 2]
+        self._es.adapt_sigma.has_pair = bool(whole)
+        if not whole:
+            return told
+        first = [item for _, item in sorted(pairs[max(whole)].items())]
+        return [*first, *(item for item in told if not any(item is one for one in first))]
+
+    def _restart(self) -> None:
         """Begin again at a random point."""
         self._restarts += 1
-        random = np.random.RandomState([self._seed % 2**32, self._restarts])
-        uniform = random.uniform(size=len(self.cube.start))
+        self._random = np.random.RandomState([self._seed, self._restarts])
+        uniform = self._random.uniform(size=len(self.cube.start))
         where = np.where(np.isinf(self.cube.high), self.cube.start, uniform)
         self._mean = (where - self.cube.start) / self.cube.step
-        self._begin = scheme.after(self._trials, random)
-        self._convergence, self._trials = Convergence(), 0
+        self._convergence = Convergence()
         self._samples.clear()
         del self._es
-
-    def _mirrored_first(self, told: tuple[Vector, float]) -> int:
-        """Return a sorting key; pycma assumes that the first two points are the mirrored ones."""
-        places = [i for i, point in enumerate(self._mirrored) if point is told[0]]
-        return places[0] if places else len(self._mirrored)
 
 
 def create_full(genes: Sequence[Gene], setting: Setting) -> CMA:
@@ -211,10 +256,15 @@ def _create(genes: Sequence[Gene], setting: Setting, *, diagonal: bool) -> CMA:
         ConfigError: the option `restarts` has another value than those of `RESTARTS`.
     """
     restarts = setting.options.get("restarts", "none")
+    if restarts == "bipop":
+        raise ConfigError(
+            "optimizer.options.restarts is 'bipop', which is not offered any more, since its small "
+            "searches between large ones gained nothing; set it to ipop."
+        )
     if not isinstance(restarts, str) or restarts not in RESTARTS:
         raise ConfigError(
             f"optimizer.options.restarts is {restarts!r}; allowed are {', '.join(RESTARTS)}."
             f"{did_you_mean(str(restarts), RESTARTS)}"
         )
     cube = Cube(genes, setting.sigma)
-    return CMA(cube, setting.seed, setting.population, diagonal, RESTARTS[restarts])
+    return CMA(cube, setting.seed, setting.population, diagonal, restarts == "ipop")

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 from cmaes import CatCMAwM, CMAwM
 
-from evomerge.optimize.base import BaseOptimizer, default_population
+from evomerge.optimize.base import default_population
 from evomerge.optimize.cube import Cube, Vector, levels
+from evomerge.optimize.generations import Generations, Told
 from evomerge.optimize.setting import Setting
 from evomerge.space.protocol import Gene
 
 
-class MarginCMA(BaseOptimizer):
+class MarginCMA(Generations[Vector]):
     """CMA-ES with margin. cmaes works in the coordinates z = point of the cube / initial step.
 
     Args:
@@ -53,27 +54,28 @@ class MarginCMA(BaseOptimizer):
             seed=seed % 2**32,
             population_size=self.population,
         )
-        self._generation: list[tuple[Vector, float]] = []
 
     def propose(self) -> tuple[object, Vector]:
         """Return a sample of cmaes, and its point, in which discrete genes are rounded."""
         point, sample = self._inner.ask()
         return sample, point[: len(self.cube.genes)] * self.cube.step
 
-    def learn(self, handle: object, point: Vector, loss: float) -> None:
-        """Collect a loss; after every `population` losses, the distribution is updated."""
-        sample: Any = handle
-        if sample is None:
-            inner = self._inner._cma
-            numbers = np.concatenate([point / self.cube.step, np.zeros(self._idle)])
-            sample = _shortened(numbers, inner._mean, inner._C, inner._sigma)
-        self._generation.append((sample, loss))
-        if len(self._generation) == self.population:
-            self._inner.tell(self._generation)
-            self._generation = []
+    def update(self, told: list[Told[Vector]]) -> None:
+        """Learn a generation; one of equal losses says nothing, and would move it at random."""
+        if _are_equal(told):
+            return
+        inner, idle = self._inner._cma, np.zeros(self._idle)
+
+        def sample(point: Vector) -> Vector:
+            numbers = np.concatenate([point / self.cube.step, idle])
+            return _shortened(numbers, inner._mean, inner._C, inner._sigma)
+
+        self._inner.tell(
+            [(sample(x.point) if x.sample is None else x.sample, x.loss) for x in told]
+        )
 
 
-class CategoryCMA(BaseOptimizer):
+class CategoryCMA(Generations[Any]):
     """CatCMA with margin: a normal distribution of numbers, and a probability of each choice.
 
     At first all values of a choice have the same probability. cmaes works in the coordinates
@@ -110,7 +112,6 @@ class CategoryCMA(BaseOptimizer):
             cov=np.eye(len(self._numbers)) if self._numbers else None,
             seed=seed % 2**32,
         )
-        self._generation: list[tuple[Any, float]] = []
 
     def propose(self) -> tuple[object, Vector]:
         """Return a sample of cmaes, and its point, in which discrete genes are rounded."""
@@ -123,15 +124,16 @@ class CategoryCMA(BaseOptimizer):
         point[self._choices] = (sample.c.argmax(axis=1) + 0.5) / self._sizes
         return sample, point
 
-    def learn(self, handle: object, point: Vector, loss: float) -> None:
-        """Collect a loss; after every `population` losses, the distribution is updated."""
-        self._generation.append((self._sample(point) if handle is None else handle, loss))
-        if len(self._generation) == self.population:
-            with warnings.catch_warnings():
-                # While all losses of each generation are equal, it takes the median of nothing.
-                warnings.simplefilter("ignore")
-                self._inner.tell(self._generation)
-            self._generation = []
+    def update(self, told: list[Told[Any]]) -> None:
+        """Learn a generation; one of equal losses says nothing, and would move it at random."""
+        if _are_equal(told):
+            return
+        with warnings.catch_warnings():
+            # While half of the losses of each generation are equal, it takes the median of nothing.
+            warnings.simplefilter("ignore")
+            self._inner.tell(
+                [(self._sample(x.point) if x.sample is None else x.sample, x.loss) for x in told]
+            )
 
     def _sample(self, point: Vector) -> Any:
         """Return a point that cmaes did not propose as one of its samples."""
@@ -156,6 +158,10 @@ def _shortened(sample: Vector, mean: Vector, covariance: Vector, sigma: float) -
     length = math.sqrt(step @ np.linalg.solve(covariance, step)) / sigma
     most = math.sqrt(count) + 2 * count / (count + 2)
     return np.asarray(sample if length <= most else mean + step * most / length)
+
+
+def _are_equal(told: Sequence[Told[Any]]) -> bool:
+    return len({item.loss for item in told}) == 1
 
 
 def _is_choice(gene: Gene) -> bool:

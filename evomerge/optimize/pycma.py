@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import cma
 import numpy as np
 from cma.sigma_adaptation import CMAAdaptSigmaCSA, CMAAdaptSigmaTPA
+
+from evomerge.optimize.cube import Vector
 
 SMALLEST_STEP = 1e-7
 """Lower limit of the standard deviations, in units of the initial step. It is far below the
@@ -16,10 +17,33 @@ resolution of a recipe, and far enough above rounding errors to keep the covaria
 
 
 class TwoPointAdaptation(CMAAdaptSigmaTPA):  # type: ignore[misc]
-    """pycma's two-point step-size adaptation (Hansen 2008) without its consistency check.
+    """pycma's two-point step-size adaptation (Hansen 2008) where it can be used, else CSA.
 
-    The check draws random numbers from numpy's global generator.
+    The two points lie before and behind the mean, in the direction of its last step. While many
+    trials are open, a generation may lack them; the path of the mean (cumulative step-size
+    adaptation) is always there. pycma's consistency check is left out, since it draws from numpy's
+    global generator.
+
+    Attributes:
+        has_pair: whether the generation that is told begins with two mirrored points.
     """
+
+    has_pair = True
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._by_path = CMAAdaptSigmaCSA()
+
+    def hsig(self, es: Any) -> bool:
+        """Return whether the path of the mean has a usual length; extend it for CSA, too."""
+        self._by_path.initialize(es)
+        self._by_path._update_ps(es)
+        return bool(super().hsig(es))
+
+    def update2(self, es: Any, function_values: Any, **options: Any) -> float:
+        """Return the factor by which the step size changes."""
+        method = super().update2 if self.has_pair else self._by_path.update2
+        return float(method(es, function_values=function_values, **options))
 
     def check_consistency(self, es: object) -> None:
         """Do nothing."""
@@ -27,14 +51,13 @@ class TwoPointAdaptation(CMAAdaptSigmaTPA):  # type: ignore[misc]
 
 def evolution_strategy(
     *,
-    low: Sequence[float],
-    high: Sequence[float],
+    low: Vector,
+    high: Vector,
     population: int,
     diagonal: bool,
     two_point: bool,
-    seed: int,
-    mean: Sequence[float],
-    step: float = 1.0,
+    random: np.random.RandomState,
+    mean: Vector,
 ) -> Any:
     """Return pycma's CMA-ES.
 
@@ -44,13 +67,12 @@ def evolution_strategy(
         population: trials in a generation.
         diagonal: whether to learn variances only.
         two_point: whether the step size is adapted by two mirrored points, else by CSA.
-        seed: seed of all random numbers, 0 or more.
-        mean: initial mean.
-        step: initial standard deviation.
+        random: gives all random numbers.
+        mean: initial mean; the initial standard deviation is 1.
     """
     return cma.CMAEvolutionStrategy(
         list(mean),
-        step,
+        1.0,
         {
             "bounds": [list(low), list(high)],
             "popsize": population,
@@ -58,7 +80,7 @@ def evolution_strategy(
             "AdaptSigma": TwoPointAdaptation if two_point else CMAAdaptSigmaCSA,
             "minstd": SMALLEST_STEP,
             # Without these two options, pycma seeds and uses numpy's global generator.
-            "randn": np.random.RandomState(seed % 2**32).randn,
+            "randn": random.randn,
             "seed": math.nan,
             "verbose": -9,
         },

@@ -38,7 +38,7 @@ class GenomeStrategy:
         self._baselines = space.baseline_genomes()
         self._start = start
         self._trials: dict[int, int] = {}
-        self._asked = 0
+        self._proposed = self._starting = 0
         self._warned = False
 
     @property
@@ -48,8 +48,12 @@ class GenomeStrategy:
 
     @property
     def left(self) -> int:
-        """Number of genomes that the current generation still lacks."""
-        return self.generation - self._asked % self.generation
+        """Number of genomes that the current generation still lacks.
+
+        Baselines, and the genomes of the start together, are told before the first generation. So
+        it is of the optimizer's own genomes only, like all others.
+        """
+        return self._starting + self.generation - self._proposed % self.generation
 
     def add_baseline(self, number: int, label: str) -> Origin:
         """Propose the genome of a baseline, if the space has one for it."""
@@ -63,7 +67,7 @@ class GenomeStrategy:
     def ask(self, number: int) -> Proposal:
         """Propose the next genome of the start; after these, the optimizer's."""
         self._enqueue_start()
-        genome = self._next_genome(number)
+        genome = self._next_proposal(number)
         return Proposal(self.space.decode(genome), {"genome": list(genome)})
 
     def repeat(self, number: int, label: str | None, origin: Origin) -> None:
@@ -80,9 +84,10 @@ class GenomeStrategy:
         genome = tuple(map(float, origin["genome"]))
         if label is None:
             self._enqueue_start()
+            computed = self._next_proposal(number)
         else:
             self.optimizer.enqueue(genome)
-        computed = self._next_genome(number)
+            computed = self._next_genome(number)
         if computed == genome:
             return
         self.optimizer.amend(self._trials[number], genome)
@@ -114,10 +119,18 @@ class GenomeStrategy:
         """
         for genome in self._start:
             self.optimizer.enqueue(genome)
+        self._starting += len(self._start)
         self._start = ()
+
+    def _next_proposal(self, number: int) -> tuple[float, ...]:
+        """Ask the optimizer for a genome of the start, or of its own."""
+        if self._starting:
+            self._starting -= 1
+        else:
+            self._proposed += 1
+        return self._next_genome(number)
 
     def _next_genome(self, number: int) -> tuple[float, ...]:
         """Ask the optimizer for a genome, and note which trial the candidate is."""
         self._trials[number], genome = self.optimizer.ask()
-        self._asked += 1
         return genome

@@ -5,12 +5,11 @@ import pytest
 from optimizer_runs import restarts
 
 from evomerge.optimize import create
-from evomerge.optimize.restarts import GENERATIONS, Bipop, Convergence
+from evomerge.optimize.restarts import GENERATIONS, Convergence
 from evomerge.space.protocol import Gene
 
 GENES = [Gene(f"g{i}", "real", 0.0, 1.0, 0.5) for i in range(4)]
 IPOP = {"restarts": "ipop"}
-BIPOP = {"restarts": "bipop"}
 
 
 def rastrigin(genome):
@@ -50,47 +49,39 @@ def test_each_search_has_twice_the_population_and_another_start():
     widened = [i for i in range(1, len(found)) if found[i] > 3 * found[i - 1]]
     assert len(widened) >= 1
     assert optimizer.population == create("cma", GENES, 1).population
-    assert optimizer._begin.population == optimizer.population * 2**optimizer._restarts
+    assert optimizer.size == optimizer.population * 2**optimizer._restarts
     assert optimizer._restarts >= 1
 
 
-def test_small_searches_come_between_large_ones_and_get_as_many_trials():
-    scheme, trials, spent = Bipop(8), 400, {True: 0, False: 0}
-    large, longest = [], 0
-    for number in range(60):
-        begin = scheme.after(trials, np.random.RandomState(number))
-        is_large = begin.trials is None
-        trials = 50 * begin.population if is_large else min(begin.trials, 20 * begin.population)
-        if is_large:
-            large.append(begin.population)
-            assert begin.step == 1 and spent[False] >= spent[True]
-            longest = trials
-        else:
-            assert 8 <= begin.population <= max(8, large[-1] / 2)
-            assert 0.01 <= begin.step <= 1 and begin.trials == longest // 2
-            assert spent[False] < spent[True]
-        spent[is_large] += trials
-    assert large == [8 * 2**n for n in range(1, len(large) + 1)] and 3 <= len(large) < 30
+def rosenbrock(genome):
+    x = 4 * (np.array(genome) - 0.3) + 1
+    return float((100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum())
 
 
-def test_a_small_search_begins_with_its_own_steps_and_ends_in_time():
-    optimizer, begins, when = create("cma", GENES, 0, options=BIPOP), [], []
-    genomes = []
-    for _ in range(2400):
-        trial, genome = optimizer.ask()
-        genomes.append(genome)
-        optimizer.tell(trial, [-rastrigin(genome)])
-        if optimizer._restarts > len(begins):
-            begins.append(optimizer._begin)
-            when.append(len(genomes))
-    small = [place for place, begin in enumerate(begins) if begin.trials is not None]
-    assert len(small) >= 2
-    for place in small:
-        begin, start = begins[place], when[place]
-        first = np.std(genomes[start : start + begin.population], axis=0).mean()
-        assert first == pytest.approx(begin.step / 6, rel=0.6)
-        if place + 1 < len(when):
-            assert when[place + 1] - start < begin.trials + begin.population
+def test_a_search_that_still_converges_does_not_begin_again():
+    """It goes through a narrow, bent valley with short steps, and then down to rounding errors."""
+    for seed in range(6):
+        runs = [play(create("cma", GENES, seed, options=o), rosenbrock, 1000) for o in ({}, IPOP)]
+        plain, restarting = (min(loss for _, loss in run) for run in runs)
+        assert restarting < max(1e-6, 10 * plain)
+
+
+def test_the_first_restart_draws_other_numbers_than_another_seed():
+    def first(seed):
+        """Return the first samples after the first restart, in standard deviations."""
+        optimizer = create("cma", GENES, seed, options=IPOP)
+        while not optimizer._restarts:
+            optimizer.tell(optimizer.ask()[0], [0.5])
+        return np.array([optimizer.propose()[0].z for _ in range(4)]) - optimizer._mean
+
+    def begin(seed):
+        optimizer = create("cma", GENES, seed)
+        return np.array([optimizer.propose()[0].z for _ in range(4)])
+
+    others = [begin(seed) for seed in range(4)]
+    found = [first(seed) for seed in range(3)]
+    for place, one in enumerate(found):
+        assert all(np.abs(one - other).max() > 0.1 for other in others + found[:place])
 
 
 def test_the_global_generator_is_neither_read_nor_moved():
@@ -122,6 +113,7 @@ def test_outcomes_of_a_search_that_was_given_up_are_ignored():
 @pytest.mark.parametrize(
     ("losses", "step", "converged"),
     [
+        (lambda generation: (1000 * 0.5**generation, 2000), 0.05, False),  # falls by half
         (lambda generation: (0.5, 0.6), 0.05, True),  # no gain, short steps
         (lambda generation: (0.5, 0.6), 0.5, False),  # a plateau, which wide steps may leave
         (lambda generation: (0.5, 0.5), 0.5, True),  # nothing that could be learned

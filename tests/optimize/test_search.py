@@ -143,12 +143,49 @@ def test_hundreds_of_genes_adapt_their_step_in_any_order_of_telling(enqueued, or
     optimizer = create("diagonal-cma", genes, seed=0)
     for i in range(enqueued):
         optimizer.enqueue((i / 20,) * len(genes))
+        optimizer.tell(optimizer.ask()[0], [-float(((i / 20 - target) ** 2).sum())])
     for _ in range(1200 // optimizer.population):
         trials = [optimizer.ask() for _ in range(optimizer.population)]
         for trial, genome in trials if order == "asked" else trials[::-1]:
             optimizer.tell(trial, [-float(((np.array(genome) - target) ** 2).sum())])
     spread = np.std([genome for _, genome in trials], axis=0).mean()
     assert spread < 1 / 6 / 3
+
+
+@pytest.mark.parametrize("enqueued", [11, 30])
+@pytest.mark.parametrize("name", ["cma", "diagonal-cma", "cma-margin"])
+def test_a_first_generation_is_of_own_samples(name, enqueued):
+    """Else steps would be learned from baselines, which say nothing about them."""
+    genes = [Gene(f"g{i}", "real", 0.0, 1.0, 0.5) for i in range(12)]
+    optimizer, plain = create(name, genes, 3), create(name, genes, 3)
+    for number in range(enqueued):
+        optimizer.enqueue(tuple(map(float, np.random.RandomState(number).randint(2, size=12))))
+    for _ in range(enqueued):
+        optimizer.tell(optimizer.ask()[0], [-100.0])
+    for _ in range(3 * optimizer.population):
+        trial, genome = optimizer.ask()
+        other, same = plain.ask()
+        assert genome == same  # bad ones change nothing, so they cost what they are
+        optimizer.tell(trial, [-sum(genome)])
+        plain.tell(other, [-sum(same)])
+
+
+@pytest.mark.parametrize(("order", "most"), [("asked", 0.0045), ("random", 0.009)])
+def test_many_open_trials_slow_no_search_of_hundreds_of_genes_down(order, most):
+    """With one open trial the loss is 0.0017; old samples must not pull the mean back."""
+    genes = [Gene(f"g{i}", "real", 0.0, 1.0, 0.5) for i in range(320)]
+    target = np.random.RandomState(0).uniform(0.2, 0.8, len(genes))
+    random, waiting, best = np.random.RandomState(0), [], np.inf
+    optimizer = create("diagonal-cma", genes, seed=0)
+    for _ in range(2500):
+        waiting.append(optimizer.ask())
+        if len(waiting) >= 64:
+            place = 0 if order == "asked" else random.randint(len(waiting))
+            trial, genome = waiting.pop(place)
+            loss = float(((np.array(genome) - target) ** 2).mean())
+            best = min(best, loss)
+            optimizer.tell(trial, [-loss])
+    assert best < most
 
 
 def test_an_enqueued_point_pulls_cma_towards_it():
@@ -289,8 +326,9 @@ def test_another_package_adds_an_optimizer(monkeypatch):
             "optimizer.options has 'popsize', but 'nevergrad:DE' has no options",
         ),
         ({"options": {"restart": "ipop"}}, "has 'restart', but 'cma' has restarts; .*'restarts'"),
-        ({"options": {"restarts": True}}, "restarts is True; allowed are none, ipop, bipop"),
-        ({"options": {"restarts": "bipopp"}}, "'bipopp'; allowed are none, .*Did you mean 'bipop'"),
+        ({"options": {"restarts": True}}, "restarts is True; allowed are none, ipop"),
+        ({"options": {"restarts": "ipopp"}}, "'ipopp'; allowed are none, .*Did you mean 'ipop'"),
+        ({"options": {"restarts": "bipop"}}, "'bipop', which is not offered any more.*; set it to"),
     ],
 )
 def test_options_that_do_not_suit_are_one_sentence(options, sentence):
