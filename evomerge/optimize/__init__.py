@@ -203,7 +203,9 @@ def create(
         ConfigError: the name is unknown, an option does not suit the optimizer, or a package that
             the optimizer needs cannot be imported.
     """
-    check_name(name, OPTIMIZERS.names())
+    row = builtin(name)
+    if row is None or name == "nevergrad:NAME":  # to ask other packages takes a while
+        check_name(name, OPTIMIZERS.names())
     if not genes:
         raise ConfigError("The space has no genes, so there is nothing to search.")
     if not 0 < sigma <= 1:
@@ -211,7 +213,6 @@ def create(
             f"optimizer.sigma is {sigma!r}; it must be above 0 and at most 1, a share of a gene's "
             "range, for example 0.1667."
         )
-    row = builtin(name)
     if row is not None:
         _check_objectives(name, row, objectives)
         _check_options(name, row, options or {})
