@@ -34,18 +34,33 @@ IMPORTED = (
     "matplotlib.backends.backend_svg",
     "nevergrad",
     "transformers.generation.utils",
+    "transformers.integrations.mistral",
     "transformers.models.llama.modeling_llama",
+    "transformers.tokenization_utils_tokenizers",
     "evomerge.cli.commands",
+    "evomerge.cli.consent",
     "evomerge.cli.live",
+    "evomerge.evaluation.single",
     "evomerge.evaluation.tasks.harness",
     "evomerge.execute.inline",
+    "evomerge.execute.worker",
     "evomerge.export.candidate",
+    "evomerge.mergekit.from_recipe",
     "evomerge.merging.backend",
     "evomerge.merging.kernels.compiled",
+    "evomerge.merging.resident",
+    "evomerge.optimize.auto",
+    "evomerge.optimize.cma",
     "evomerge.optimize.pycma",
     "evomerge.report.page",
+    "evomerge.report.trackers",
+    "evomerge.setup.costly",
+    "evomerge.setup.preflight",
     "evomerge.setup.remote",
     "evomerge.setup.search",
+    "evomerge.setup.stages",
+    "evomerge.space.parameters",
+    "evomerge.strategy.genome",
 )
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 """The server's; that of the tests before any of them changed it."""
@@ -140,6 +155,15 @@ def server() -> socket.socket:
 # What follows runs in the server, and in the processes that it forks.
 
 
+def prepare() -> None:
+    """Import what commands import, and what numba would import at the first loop."""
+    for name in IMPORTED:
+        importlib.import_module(name)
+    machine = importlib.import_module("numba.core.registry").cpu_target
+    machine.typing_context.refresh()
+    machine.target_context.refresh()
+
+
 def serve(requests: socket.socket) -> tuple[dict, list[int]]:
     """Fork a process for each request, and return in it with the request and two open files."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -198,8 +222,7 @@ def run(module: str) -> NoReturn:
 
 if __name__ == "__main__":
     sys.path[0] = str(Path.cwd())
-    for name in IMPORTED:
-        importlib.import_module(name)
+    prepare()
     gc.freeze()
     asked, output = serve(socket.socket(fileno=int(sys.argv[1])))
     become(asked, output)
