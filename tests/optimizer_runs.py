@@ -133,7 +133,7 @@ def all_searches():
     return {
         f"{name} {width}": [
             [float(value).hex() for value in genome]
-            for genome in search(name, MIXED, width, trials_of(name, 200), in_bursts=width == 50)
+            for genome in search(name, MIXED, width, trials_of(name, 100), in_bursts=width == 50)
         ]
         for name in NAMES
         for width in WIDTHS
