@@ -82,7 +82,7 @@ def play(name, optimizer, genes, script):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=draws(12), deadline=None)
+@settings(max_examples=draws(6), deadline=None)
 @given(script=calls, space=st.sampled_from(sorted(SPACES)), seed=st.integers(0, 2**40))
 def test_the_same_calls_give_the_same_genomes_bit_for_bit(name, script, space, seed):
     genes = SPACES[space]
@@ -132,7 +132,7 @@ def test_another_process_replays_a_search_bit_for_bit(name, here, elsewhere):
 )
 def test_a_search_works_with_any_number_of_open_trials(name, width, in_bursts):
     """`search` checks trial numbers and ranges; here, late genomes must still differ."""
-    trials = trials_of(name, 500)
+    trials = trials_of(name, 300)
     genomes = optimizer_runs.search(name, REAL, width, trials, in_bursts)
     assert len(genomes) == trials
     assert len(set(genomes[-100:])) > 3
