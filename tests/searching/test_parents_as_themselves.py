@@ -142,8 +142,7 @@ def test_killed_between_validation_and_test_and_with_two_processes(
     for name in ("journal.jsonl", "best.yaml", "search.yaml"):
         assert (run / name).read_bytes() == (unbroken / name).read_bytes(), name
     two = yaml.safe_load(file.read_text()) | {"executor": {"kind": "processes", "workers": 2}}
-    (tmp_path / "two.yaml").write_text(yaml.safe_dump(two))
-    evomerge("search", tmp_path / "two.yaml", "--run", tmp_path / "two")
+    run_of(problem_of(two), tmp_path / "two")
     assert events_of(tmp_path / "two") == events_of(unbroken)
 
 

@@ -9,6 +9,8 @@ import pytest
 from judging import write_judged
 from search_run import SMALL, events_of, evomerge, evomerge_json, kill_when, write_search
 
+from evomerge import search
+
 TWO = {"kind": "processes", "workers": 2}
 
 
@@ -43,7 +45,7 @@ PATHS = SMALL | {
 
 def test_a_generation_of_paths_is_divided_among_the_workers(tmp_path: Path) -> None:
     evomerge("search", write_search(tmp_path, **PATHS), "--run", tmp_path / "inline")
-    evomerge("search", write_search(tmp_path, **PATHS, executor=TWO), "--run", tmp_path / "two")
+    search(PATHS | {"executor": TWO}, tmp_path / "two", progress=False)
     assert events_of(tmp_path / "two") == events_of(tmp_path / "inline")
 
 
