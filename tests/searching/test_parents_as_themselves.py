@@ -155,8 +155,15 @@ def bfloat16(folder: Path) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | {"torch_dtype": "bfloat16"}))
 
 
-@pytest.mark.parametrize("setting", ["rope_theta", "rms_norm_eps", "torch_dtype"])
-@pytest.mark.parametrize("kind", ["parameters", "dataflow"])
+@pytest.mark.parametrize(
+    ("setting", "kind"),
+    [
+        ("rope_theta", "parameters"),
+        ("rms_norm_eps", "dataflow"),
+        ("torch_dtype", "parameters"),
+        ("torch_dtype", "dataflow"),
+    ],
+)
 def test_a_parent_with_another_config_has_the_score_of_evaluate(
     tmp_path: Path, setting: str, kind: str
 ) -> None:

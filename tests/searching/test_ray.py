@@ -65,7 +65,8 @@ def cluster() -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
         # Ray gives a machine 30 seconds to start, and busy ones take longer.
         patch.setattr(ray._private.node, "time", SlowClock())
-        found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        head = {"num_cpus": 1, "include_dashboard": False}
+        found = Cluster(initialize_head=True, head_node_args=head)
         for _ in range(2):
             found.add_node(num_cpus=1)
         yield found
