@@ -41,10 +41,8 @@ def unbroken(tmp_path_factory):
     return folder / "run", target
 
 
-@pytest.mark.parametrize(
-    ("end", "number"), [("kill", signal.SIGKILL), ("abort", signal.SIGABRT)], ids=["kill", "abort"]
-)
-def test_after_three_killed_processes_the_search_goes_on(unbroken, tmp_path, end, number):
+def test_after_three_killed_processes_the_search_goes_on(unbroken, tmp_path):
+    """Two are killed, and one ends itself by `abort`."""
     whole, target = unbroken
     file = write_judged(tmp_path, SOURCE)
     run = tmp_path / "run"
@@ -52,10 +50,10 @@ def test_after_three_killed_processes_the_search_goes_on(unbroken, tmp_path, end
         "PYTHONPATH": str(tmp_path),
         "SPREADS": str(tmp_path / "spreads"),
         "TARGET": target,
-        "END": end,
     }
-    for arguments in (["search", file, "--run", run], ["resume", run], ["resume", run]):
-        evomerge(*arguments, code=-number, **about)
+    evomerge("search", file, "--run", run, code=-signal.SIGKILL, **about, END="kill")
+    evomerge("resume", run, code=-signal.SIGABRT, **about, END="abort")
+    evomerge("resume", run, code=-signal.SIGKILL, **about, END="kill")
     evomerge("resume", run, **about)
     rows, theirs = (evomerge_json("results", folder)["candidates"] for folder in (run, whole))
     assert rows[5]["failure"] == (
