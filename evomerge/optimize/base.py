@@ -19,13 +19,14 @@ OpenTrial = tuple[object, Vector]
 """The algorithm's own object for a trial (None if the algorithm did not propose the point), and
 the point of the unit cube that is tried."""
 
-LARGEST = 1e9
-"""Losses are clipped to plus and minus this value, and violations to this value."""
+LARGEST = 1e18
+"""Losses are clipped to plus and minus this value, and violations to this value. It is large, since
+the number of parameters of a model is a loss, too."""
 
-BROKEN = 2e9
+BROKEN = 2e18
 """Loss of a point that hardly breaks a constraint, for optimizers that do not know constraints."""
 
-FAILED = 1e10
+FAILED = 1e19
 """Violation of a failure: it is worse than every point that breaks a constraint."""
 
 REPEATS = 20

@@ -166,30 +166,31 @@ class CMA(Generations[_Sample]):
         self._sampled = True
 
     def update(self, told: list[Told[_Sample]]) -> None:
-        """Learn a generation.
+        """Learn a generation; one of equal losses says nothing, and would move it at random.
 
         A point that pycma did not propose is moved by pycma towards the mean, to the length of a
         likely step (Hansen 2011).
         """
+        losses = [item.loss for item in told]
         with _signals_after():
-            self._update(told)
+            if min(losses) < max(losses):
+                self._tell(told)
+            if self._convergence is not None:
+                longest = float(max(self._es.stds[: len(self.cube.start)]))
+                if self._convergence.after(losses, longest):
+                    self._restart()
 
-    def _update(self, told: list[Told[_Sample]]) -> None:
+    def _tell(self, told: list[Told[_Sample]]) -> None:
         if not self._sampled:
             # pycma refuses two updates without a sample between them. This would happen if several
             # generations were asked before the first was told.
             self._es.ask(2 if self._two_point else 1)
         if self._two_point:
             told = self._mirrored_first(told)
-        losses = [item.loss for item in told]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pycma warns of long steps and shortens them itself
-            self._es.tell([self._coordinates(item) for item in told], losses)
+            self._es.tell([self._coordinates(item) for item in told], [item.loss for item in told])
         self._sampled = False
-        if self._convergence is not None:
-            longest = float(max(self._es.stds[: len(self.cube.start)]))
-            if self._convergence.after(losses, longest):
-                self._restart()
         if self._two_point:
             self._samples.clear()  # so that the next samples begin with a mirrored pair again
 

@@ -9,8 +9,8 @@ import numpy as np
 SHORT = 0.1
 """Steps count as short below this share of the initial ones."""
 
-SMALL = 0.01
-"""A gain counts as small up to this share of the gain since the first one, and of the loss."""
+SMALL = 1e-9
+"""A gain counts as small up to this share of the gain since the first generation."""
 
 GENERATIONS = 20
 """Number of generations that are looked back on."""
@@ -19,11 +19,10 @@ GENERATIONS = 20
 class Convergence:
     """Decides by losses and steps whether a search has converged.
 
-    It has if the gain of the last `GENERATIONS` generations is small while all steps are short. As
-    long as the loss falls by a constant factor, its gain is not small, however little is left.
-    Scores of few documents have few distinct values, so a small gain alone does not mean that the
-    search has converged; but if all losses of these generations are equal, there is nothing that
-    could be learned.
+    It has if the gain of the last `GENERATIONS` generations is small while all steps are short.
+    Only gains count, since no loss is the best one for sure. Scores of few documents have few
+    distinct values, so a small gain alone does not mean that the search has converged; but if all
+    losses of these generations are equal, there is nothing that could be learned.
     """
 
     def __init__(self) -> None:
@@ -48,5 +47,5 @@ class Convergence:
             return False
         low, high = zip(*self._ranges[-GENERATIONS:], strict=True)
         now = self._best[-1]
-        gain, most = self._best[-1 - GENERATIONS] - now, min(self._first - now, abs(now))
-        return min(low) == max(high) or (longest_step < SHORT and gain <= SMALL * most)
+        gain, most = self._best[-1 - GENERATIONS] - now, SMALL * (self._first - now)
+        return min(low) == max(high) or (longest_step < SHORT and gain <= most)

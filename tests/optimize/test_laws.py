@@ -221,7 +221,7 @@ def test_the_search_goes_on_from_the_only_point_that_did_not_fail(name):
 
 @pytest.mark.parametrize("name", ONE)
 def test_small_violations_keep_their_order(name):
-    """A loss of 1e9 or more would have swallowed their digits."""
+    """Beside a large loss, their digits would be lost."""
 
     def run(scale):
         optimizer, genomes = create(name, REAL, seed=1), []
@@ -232,6 +232,23 @@ def test_small_violations_keep_their_order(name):
         return genomes
 
     assert run(1.0) == run(1e-9)
+
+
+@pytest.mark.parametrize("name", ["cma", "cma-margin", "two-points-de", "nsga2", "nsga3"])
+def test_large_values_are_told_apart(name):
+    """The number of parameters of a model is an objective, and goes into the billions."""
+    count = COUNTS[name][-1]
+
+    def run(scale):
+        optimizer, genomes = make(name, REAL, 1), []
+        for _ in range(100):
+            trial, genome = optimizer.ask()
+            genomes.append(genome)
+            square = sum(x * x for x in genome)
+            optimizer.tell(trial, [-scale * square, scale * sum(genome), -scale * 2.0][:count])
+        return genomes
+
+    assert run(2.0**33) == run(1.0)
 
 
 @pytest.mark.parametrize("name", NAMES)
