@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -43,11 +43,13 @@ class FrontComparison:
     """How the members of a front differ.
 
     Attributes:
-        members: labels of the members, by the first objective, the best one first.
-        neighbours: each member with the next one.
+        members: labels of the members with scores, by the first objective, the best one first.
+        neighbours: each of them with the next one.
         duels: label of a merge on the front -> label of a parent -> the merge against the parent.
+            A merge without scores is compared with no parent, but counts among the merges.
         parents: labels of the parents that merges are compared with.
         missing: label of another parent -> why it is not compared, in words.
+        excluded: label of a merge that is compared with no parent -> why, in words.
     """
 
     members: Sequence[str]
@@ -55,6 +57,7 @@ class FrontComparison:
     duels: Mapping[str, Mapping[str, Duel]]
     parents: Sequence[str]
     missing: Mapping[str, str]
+    excluded: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def p_values(self) -> dict[str, float]:
@@ -78,7 +81,12 @@ class FrontComparison:
         than the merges that have all parents here.
         """
         found = {
-            parent: rejected({merge: duels[parent].p for merge, duels in self.duels.items()})
+            parent: rejected(
+                {
+                    merge: duels[parent].p if parent in duels else 1.0
+                    for merge, duels in self.duels.items()
+                }
+            )
             for parent in self.parents
         }
         return {
@@ -103,6 +111,7 @@ class FrontComparison:
             "winners": self.winners,
             "p_values": self.p_values,
             "missing": dict(self.missing),
+            "excluded": dict(self.excluded),
         }
 
 
@@ -117,43 +126,53 @@ def compare_front(
 
     Args:
         objectives: the objectives.
-        front: the members.
+        front: the members; those without scores on the split are named in `excluded`.
         baselines: the parents and the uniform merge.
-        split: a split on which all members have scores.
+        split: the split.
         labels: number of a candidate -> its label.
     """
-    members = sorted(front, key=lambda item: -_value(objectives[0], item, split))
-    merges = [item for item in members if item.label is None]
+    others = [item for item in front if item.scores(split) is None]
+    members = sorted(
+        (item for item in front if item.scores(split) is not None),
+        key=lambda item: -_value(objectives[0], item, split),
+    )
+    merges = [item for item in (*members, *others) if item.label is None]
     parents = [item for item in baselines if item.label != UNIFORM]
     found = {
-        labels[parent.number]: {
-            labels[merge.number]: _duel(objectives, merge, parent, split) for merge in merges
+        labels[merge.number]: {
+            labels[parent.number]: item
+            for parent in parents
+            if (item := _duel(objectives, merge, parent, split)) is not None
         }
+        for merge in merges
+    }
+    # A merge that cannot be compared hides no parent that another merge is compared with.
+    has_scores = any(item.label is None for item in members)
+    compared = [
+        labels[parent.number]
         for parent in parents
+        if any(labels[parent.number] in duels for duels in found.values())
+        or (parent.scores(split) is not None and not has_scores)
+    ]
+    excluded = {
+        labels[merge.number]: why_not_compared(merge, split)
+        for merge in merges
+        if len(found[labels[merge.number]]) < len(compared)
     }
-    known = {
-        parent: {merge: item for merge, item in duels.items() if item is not None}
-        for parent, duels in found.items()
-    }
-    compared = [parent for parent in found if len(known[parent]) == len(merges)]
     return FrontComparison(
         [labels[item.number] for item in members],
         [
             Neighbours(labels[a.number], labels[b.number], _compare(objectives, a, b, split))
             for a, b in pairwise(members)
         ],
-        {
-            labels[merge.number]: {
-                parent: known[parent][labels[merge.number]] for parent in compared
-            }
-            for merge in merges
-        },
+        {merge: {} if merge in excluded else duels for merge, duels in found.items()},
         compared,
         {
             labels[item.number]: why_not_compared(item, split)
             for item in parents
             if labels[item.number] not in compared
         },
+        excluded,
     )
 
 

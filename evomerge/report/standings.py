@@ -52,9 +52,10 @@ class Standings:
         comparisons: label of a baseline -> paired comparison of the searched merge with it.
         missing: label of another baseline -> why the searched merge is not compared with it.
         compared_on: the split of the comparisons: the last one (of search, validation, test) on
-            which the searched merge and a baseline were scored. None if there is no such split.
+            which the searched merge and a baseline were scored, or were tried, all members of a
+            front. None if there is no such split.
         front: which members of a front are really apart, and which beat the parents; None in a
-            search for one fitness, and before all members have been scored.
+            search for one fitness, and before there is a front.
         has_front: whether the search is for a front.
         note: which parents are scored as themselves on which splits; None if each has one model.
         broken: the constraints that the best candidate breaks on the last split on which it has
@@ -180,7 +181,15 @@ def _of_front(history: History, ranking: Ranking, columns: list[str]) -> Standin
         labels.setdefault(item.number, f"candidate {item.number}{knee}")
     shown = {item.number: item for item in (*history.baselines, *front)}
     rows = [_row(item, labels[number], columns, ranking) for number, item in shown.items()]
-    split = next((s for s in reversed(SPLITS) if front and all(m.scores(s) for m in front)), None)
+    # Some members may have failed there: this hides nothing of the others.
+    split = next(
+        (
+            split
+            for split in reversed(SPLITS)
+            if front and all(split in member.outcomes for member in front)
+        ),
+        None,
+    )
     return Standings(
         rows,
         columns,

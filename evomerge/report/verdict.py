@@ -112,30 +112,34 @@ def _verdict_of_front(table: Standings) -> Verdict:
             "No evidence of improvement: only parents and the uniform merge are on the front.",
         )
     missing = missing_words(found.missing, table.names)
-    if not found.parents:
-        return Verdict(None, f"No verdict: {missing}.")
+    excluded = missing_words(found.excluded, table.names)
+    others = f" Besides, {excluded}." if excluded else ""
+    compared = [duels for duels in found.duels.values() if duels]
+    if not compared:
+        return Verdict(None, f"No verdict: {'; '.join(filter(None, (missing, excluded)))}.")
     merges = _counted(len(found.duels), "merge")
-    some = next(iter(found.duels.values()))[found.parents[0]]
+    some = compared[0][found.parents[0]]
     what = (
         "better in an objective beyond doubt, and in no other one worse by its margin: "
         f"{some.margin_words}"
     )
     count = len(found.winners)
     if not count:
+        besides = "; ".join(filter(None, (missing, excluded)))
         text = _trade_off(found, table, merges, what)
-        return Verdict(False, f"{text} Besides, {missing}." if missing else text)
+        return Verdict(False, f"{text} Besides, {besides}." if besides else text)
     verb = "beats" if count == 1 else "beat"
     if missing:
         parents = _listed(list(found.parents), table.names)
         return Verdict(
             None,
             f"No verdict: the front has {merges}, of which {count} {verb} {parents} on the test "
-            f"documents ({what}), but {missing}.",
+            f"documents ({what}), but {missing}.{others}",
         )
     return Verdict(
         True,
         f"Yes: the front has {merges}, of which {count} {verb} every parent on the test documents "
-        f"({what}).",
+        f"({what}).{others}",
     )
 
 
@@ -146,7 +150,7 @@ def _trade_off(found: FrontComparison, table: Standings, merges: str, what: str)
     gaining = [
         merge
         for merge, duels in found.duels.items()
-        if all(item.gains(level) for item in duels.values())
+        if duels and all(item.gains(level) for item in duels.values())
     ]
     if not gaining:
         return (

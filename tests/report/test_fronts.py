@@ -126,27 +126,38 @@ def test_holms_method():
 def front_of(tmp_path, merge, parent, other=None, uniform=None):
     """Return the view of a finished search whose front has one merge and its parents.
 
-    The objectives are exact match, tokens and layers; `other` is the outcome of a second parent on
-    the test documents.
+    `other` is the outcome of a second parent on the test documents.
     """
-    outcomes = {0: parent, 1: other or parent, 2: uniform or parent, 3: merge}
-    labels = {0: "zoo:language", 1: "zoo:maths", 2: "uniform", 3: None}
+    return front_with(tmp_path, [parent, other or parent, uniform or parent], [merge])
+
+
+def front_with(tmp_path, baselines, merges, **changes):
+    """Return the view of a finished search for exact match and few tokens.
+
+    Args:
+        baselines: outcomes on the test documents of two parents and the uniform merge.
+        merges: those of the merges on the front; the first one is the knee.
+        changes: further changes of the search file.
+    """
+    outcomes = dict(enumerate([*baselines, *merges]))
+    labels = {0: "zoo:language", 1: "zoo:maths", 2: "uniform"}
     events = []
     for number, outcome in outcomes.items():
-        known = parent if isinstance(outcome, Failure) else outcome
+        known = PARENT if isinstance(outcome, Failure) else outcome
         told = {"event": "tell", "candidate": number, **outcome_fields(known)}
         values = [known.aggregates[ACC.key], -known.aggregates[TOKENS.key]]
-        events += [asked(number, labels[number], genome=[0.5]), told | {"values": values}]
+        events += [asked(number, labels.get(number), genome=[0.5]), told | {"values": values}]
     for number, outcome in outcomes.items():
         score = {"event": "score", "candidate": number, "split": "test"}
         events.append(score | outcome_fields(outcome))
-    events.append({"event": "winner", "candidate": 3, "front": [3]})
+    front = list(range(3, len(outcomes)))
+    events.append({"event": "winner", "candidate": 3, "front": front})
     objectives = [
         {"task": ACC.task, "metric": "exact_match"},
         {"task": ACC.task, "metric": "tokens"},
     ]
     frozen = {"lower_is_better": [TOKENS.key]}
-    changes = {"mode": "pareto", "optimizer": {"name": "nsga2"}, "frozen": frozen}
+    changes = {"mode": "pareto", "optimizer": {"name": "nsga2"}, "frozen": frozen} | changes
     return View.of(write_run(tmp_path / "run", events, objectives=objectives, **changes))
 
 
@@ -198,3 +209,50 @@ def test_an_objective_that_cannot_be_compared_leaves_no_yes(tmp_path):
     found = verdict(view.table, view.best)
     assert found.works is None
     assert "zoo:language cannot be compared" in found.text
+
+
+LATE = Failure("timeout", "It took longer than executor.timeout, 60 seconds.")
+NOT_SCORED = (
+    "candidate 4 has no scores on the test documents (timeout: It took longer than "
+    "executor.timeout, 60 seconds)"
+)
+
+
+@pytest.mark.parametrize(
+    ("merges", "works", "words"),
+    [
+        ([BETTER, LATE], True, "Yes: the front has 2 merges, of which 1 beats every parent"),
+        ([EQUAL, LATE], False, "No evidence of improvement: the front has 2 merges"),
+        ([LATE, LATE], None, "No verdict: candidate 3 (knee) has no scores"),
+    ],
+)
+def test_a_merge_without_scores_is_named_and_hides_no_other(tmp_path, merges, works, words):
+    view = front_with(tmp_path, [PARENT] * 3, merges)
+    found = verdict(view.table, view.best)
+    assert found.works is works
+    assert found.text.startswith(words)
+    assert NOT_SCORED in found.text
+    why = view.table.to_dict()["front"]["excluded"]["candidate 4"]
+    assert why == NOT_SCORED.removeprefix("candidate 4 ")
+
+
+def test_a_merge_without_scores_counts_among_those_that_could_win():
+    """Holm's method does not get easier when some of many merges fail."""
+    outcomes = {0: PARENT, 1: BETTER, 2: LATE, 3: LATE}
+    parent, *merges = (Candidate(n, None if n else "parent", str(n)) for n in outcomes)
+    for item in (parent, *merges):
+        item.outcomes["test"] = outcomes[item.number]
+    labels = {0: "parent", 1: "one", 2: "two", 3: "three"}
+    found = compare_front([ACC, TOKENS], merges, [parent], "test", labels)
+    assert list(found.p_values) == ["one", "two", "three"]
+    assert found.p_values["two"] == found.p_values["three"] == 1.0
+    assert found.winners == ["one"]
+    assert found.members == ["one"] and found.parents == ["parent"]
+
+
+def test_a_merge_that_cannot_be_compared_hides_no_other(tmp_path):
+    whole = Scores(SHORTER.documents, SHORTER.values, {**SHORTER.aggregates, ACC.key: 0.9})
+    view = front_with(tmp_path, [PARENT] * 3, [BETTER, whole])
+    found = verdict(view.table, view.best)
+    assert found.works is True
+    assert "candidate 4 cannot be compared" in found.text
