@@ -10,9 +10,9 @@ from typing import Any
 
 from evomerge.report.beating import Duel, duel, rejected
 from evomerge.report.confidence import Comparison, compare
-from evomerge.report.missing import why_not_compared
+from evomerge.report.missing import broken_words, why_not_compared
 from evomerge.run.history import Candidate
-from evomerge.scores import Objective, Split
+from evomerge.scores import Constraint, Objective, Split
 from evomerge.space.baselines import UNIFORM
 
 
@@ -46,10 +46,12 @@ class FrontComparison:
         members: labels of the members with scores, by the first objective, the best one first.
         neighbours: each of them with the next one.
         duels: label of a merge on the front -> label of a parent -> the merge against the parent.
-            A merge without scores is compared with no parent, but counts among the merges.
+            A merge that is excluded or breaks constraints has none, but counts among the merges.
         parents: labels of the parents that merges are compared with.
         missing: label of another parent -> why it is not compared, in words.
         excluded: label of a merge that is compared with no parent -> why, in words.
+        broken: label of another merge, which breaks constraints on these documents, so that it
+            cannot win -> what it breaks, in words.
     """
 
     members: Sequence[str]
@@ -58,6 +60,12 @@ class FrontComparison:
     parents: Sequence[str]
     missing: Mapping[str, str]
     excluded: Mapping[str, str] = field(default_factory=dict)
+    broken: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def others(self) -> dict[str, str]:
+        """Label of a merge that cannot win -> why, in words."""
+        return {**self.excluded, **self.broken}
 
     @cached_property
     def p_values(self) -> dict[str, float]:
@@ -112,6 +120,7 @@ class FrontComparison:
             "p_values": self.p_values,
             "missing": dict(self.missing),
             "excluded": dict(self.excluded),
+            "broken": dict(self.broken),
         }
 
 
@@ -121,22 +130,25 @@ def compare_front(
     baselines: Sequence[Candidate],
     split: Split,
     labels: Mapping[int, str],
+    constraints: Sequence[Constraint] = (),
 ) -> FrontComparison:
     """Compare the members of a front on the documents of a split.
 
     Args:
         objectives: the objectives.
-        front: the members; those without scores on the split are named in `excluded`.
+        front: the members; merges without scores on the split, or that break a constraint there,
+            are compared with no parent.
         baselines: the parents and the uniform merge.
         split: the split.
         labels: number of a candidate -> its label.
+        constraints: what a merge must keep on the split.
     """
-    others = [item for item in front if item.scores(split) is None]
+    failed = [item for item in front if item.scores(split) is None]
     members = sorted(
         (item for item in front if item.scores(split) is not None),
         key=lambda item: -_value(objectives[0], item, split),
     )
-    merges = [item for item in (*members, *others) if item.label is None]
+    merges = [item for item in (*members, *failed) if item.label is None]
     parents = [item for item in baselines if item.label != UNIFORM]
     found = {
         labels[merge.number]: {
@@ -159,13 +171,20 @@ def compare_front(
         for merge in merges
         if len(found[labels[merge.number]]) < len(compared)
     }
+    broken = {
+        labels[merge.number]: f"breaks on the {split} documents: {words}"
+        for merge in merges
+        if labels[merge.number] not in excluded
+        and (words := broken_words(constraints, merge, split))
+    }
+    others = {**excluded, **broken}
     return FrontComparison(
         [labels[item.number] for item in members],
         [
             Neighbours(labels[a.number], labels[b.number], _compare(objectives, a, b, split))
             for a, b in pairwise(members)
         ],
-        {merge: {} if merge in excluded else duels for merge, duels in found.items()},
+        {merge: {} if merge in others else duels for merge, duels in found.items()},
         compared,
         {
             labels[item.number]: why_not_compared(item, split)
@@ -173,6 +192,7 @@ def compare_front(
             if labels[item.number] not in compared
         },
         excluded,
+        broken,
     )
 
 

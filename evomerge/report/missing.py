@@ -1,11 +1,11 @@
-"""Why a baseline is not compared with the searched merge."""
+"""Why a baseline is not compared with the searched merge, or a merge cannot win."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from evomerge.run.history import Candidate
-from evomerge.scores import Failure, Split
+from evomerge.scores import Constraint, Failure, Split
 
 
 def why_not_compared(candidate: Candidate, split: Split) -> str:
@@ -17,6 +17,15 @@ def why_not_compared(candidate: Candidate, split: Split) -> str:
         reason = f"{outcome.stage}: {outcome.reason}".rstrip(".")
         return f"has no scores on the {split} documents ({reason})"
     return "cannot be compared, since a score is not the mean of the same documents"
+
+
+def broken_words(constraints: Sequence[Constraint], candidate: Candidate, split: Split) -> str:
+    """Return the constraints that a candidate breaks on a split, with its values; or nothing."""
+    scores = candidate.scores(split)
+    if scores is None:
+        return ""
+    broken = (item for item in constraints if item.violation(scores))
+    return ", ".join(f"{item.text} ({scores.aggregates[item.key]:.4g})" for item in broken)
 
 
 def missing_words(missing: Mapping[str, str], names: Mapping[str, str]) -> str:

@@ -15,7 +15,7 @@ from evomerge.report.confidence import (
     intervals,
 )
 from evomerge.report.fronts import FrontComparison, compare_front
-from evomerge.report.missing import why_not_compared
+from evomerge.report.missing import broken_words, why_not_compared
 from evomerge.report.names import short_names
 from evomerge.report.settings import scored_as_themselves
 from evomerge.run.history import Candidate, History
@@ -68,7 +68,7 @@ class Standings:
     compared_on: Split | None = None
     front: FrontComparison | None = None
     has_front: bool = False
-    broken: tuple[str, ...] = ()
+    broken: str = ""
     broken_on: Split | None = None
     note: str | None = None
     missing: dict[str, str] = field(default_factory=dict)
@@ -126,10 +126,9 @@ def standings(history: History, ranking: Ranking) -> Standings:
     table, best = _standings(history, ranking), best_of(history, ranking)
     table = replace(table, note=scored_as_themselves(history, table.names))
     for split in reversed(SPLITS):
-        if best is not None and (scores := best.scores(split)) is not None:
-            broken = [item for item in ranking.constraints if item.violation(scores)]
-            words = tuple(f"{item.text} ({scores.aggregates[item.key]:.4g})" for item in broken)
-            return replace(table, broken=words, broken_on=split)
+        if best is not None and best.scores(split) is not None:
+            broken = broken_words(ranking.constraints, best, split)
+            return replace(table, broken=broken, broken_on=split)
     return table
 
 
@@ -194,7 +193,9 @@ def _of_front(history: History, ranking: Ranking, columns: list[str]) -> Standin
         rows,
         columns,
         compared_on=split,
-        front=compare_front(ranking.objectives, front, history.baselines, split, labels)
+        front=compare_front(
+            ranking.objectives, front, history.baselines, split, labels, ranking.constraints
+        )
         if split
         else None,
         has_front=True,

@@ -41,11 +41,21 @@ def verdict(table: Standings, best: Candidate | None) -> Verdict:
     if best is None:
         return Verdict(None, "No candidate has been scored yet.")
     found = _verdict_of_front(table) if table.has_front else _verdict_of_winner(table, best)
-    if not table.broken:
+    if not table.broken or _is_named(table, best):
         return found
     who = "The knee" if table.has_front else table.names.get(best.name, f"Candidate {best.number}")
-    broken = f"{who} breaks on the {table.broken_on} documents: {', '.join(table.broken)}."
-    return Verdict(False if found.works else found.works, f"{found.text} But {broken}")
+    broken = f"{who} breaks on the {table.broken_on} documents: {table.broken}."
+    # Of a front, another merge may be the one that beats every parent.
+    works = found.works if table.has_front or not found.works else False
+    return Verdict(works, f"{found.text} But {broken}")
+
+
+def _is_named(table: Standings, best: Candidate) -> bool:
+    """Whether the verdict of a front names the knee among the merges that cannot win."""
+    if table.front is None or table.compared_on != "test":
+        return False
+    labels = (row.label for row in table.rows if row.candidate == best.number)
+    return any(label in table.front.others for label in labels)
 
 
 def _verdict_of_winner(table: Standings, best: Candidate) -> Verdict:
@@ -112,8 +122,13 @@ def _verdict_of_front(table: Standings) -> Verdict:
             "No evidence of improvement: only parents and the uniform merge are on the front.",
         )
     missing = missing_words(found.missing, table.names)
-    excluded = missing_words(found.excluded, table.names)
+    excluded = missing_words(found.others, table.names)
     others = f" Besides, {excluded}." if excluded else ""
+    if len(found.broken) == len(found.duels):
+        return Verdict(
+            False,
+            f"No evidence of improvement: no merge on the front keeps all constraints; {excluded}.",
+        )
     compared = [duels for duels in found.duels.values() if duels]
     if not compared:
         return Verdict(None, f"No verdict: {'; '.join(filter(None, (missing, excluded)))}.")

@@ -256,3 +256,36 @@ def test_a_merge_that_cannot_be_compared_hides_no_other(tmp_path):
     found = verdict(view.table, view.best)
     assert found.works is True
     assert "candidate 4 cannot be compared" in found.text
+
+
+DEEP, SHALLOW = (scores(answers(300, 400), (8, 10) * 200, layers) for layers in (9.0, 4.0))
+BREAKS = "breaks on the test documents: model/layers <= 5 (9)"
+
+
+@pytest.mark.parametrize(
+    ("merges", "works", "start", "broken"),
+    [
+        # The knee keeps the constraint; the merge that beats every parent does not.
+        ([SHORTER, DEEP], False, "A trade-off", "Besides, candidate 4 breaks"),
+        # The knee breaks it; another merge that keeps it beats every parent.
+        ([DEEP, SHALLOW], True, "Yes: the front has 2 merges, of which 1", "candidate 3 (knee) br"),
+        (
+            [DEEP, DEEP],
+            False,
+            "No evidence of improvement: no merge on the front keeps",
+            "(knee) b",
+        ),
+        ([DEEP, LATE], None, "No verdict", "candidate 4 has no scores"),
+        ([SHALLOW, SHALLOW], True, "Yes: the front has 2 merges, of which 2", "beat every parent"),
+    ],
+)
+def test_a_merge_that_breaks_a_constraint_is_named_and_never_wins(
+    tmp_path, merges, works, start, broken
+):
+    constraints = [{"metric": "layers", "at_most": 5}]
+    view = front_with(tmp_path, [PARENT] * 3, merges, constraints=constraints)
+    found = verdict(view.table, view.best)
+    assert found.works is works
+    assert found.text.startswith(start)
+    assert broken in found.text
+    assert found.text.count(BREAKS) == merges.count(DEEP)
