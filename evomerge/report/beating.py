@@ -58,8 +58,8 @@ class Duel:
 
     @property
     def tries(self) -> int:
-        """Number of objectives in which a merge can be better by luck."""
-        return sum(not item.is_exact for item in self.objectives)
+        """Number of objectives in which a merge can be better by luck; 1 if all are exact."""
+        return max(1, sum(not item.is_exact for item in self.objectives))
 
     @cached_property
     def p(self) -> float:
@@ -126,7 +126,8 @@ def p_value(
     Args:
         not_better: p-values of "not better", one of shape (...) for each objective.
         worse: p-values of "worse by the margin or more", for each objective.
-        tries: number of objectives in which a merge can be better by luck.
+        tries: number of objectives in which a merge can be better by luck; at least 1, so that a
+            p-value of 1 stays one where all objectives are exact.
     """
     better = np.min(np.asarray(not_better), axis=0) * tries
     return np.asarray(np.minimum(1.0, np.maximum(better, np.max(np.asarray(worse), axis=0))))

@@ -108,6 +108,19 @@ def test_an_exact_objective_counts_exactly(objectives, right, layers, beats):
     assert (found.p <= 0.025) is beats
 
 
+@pytest.mark.parametrize(("layers", "parameters", "p"), [(4, 40, 1), (3, 40, 0), (3, 41, 1)])
+def test_only_exact_objectives_need_a_difference(layers, parameters, p):
+    """Equal models do not beat each other, however sure it is that they are equal."""
+    objectives = [LAYERS, Objective("model", "parameters", higher_is_better=False)]
+    values = [{LAYERS.key: 4.0, objectives[1].key: 40.0}]
+    values.append({LAYERS.key: float(layers), objectives[1].key: float(parameters)})
+    theirs, ours = (Scores({"t": (0, 1)}, {}, item) for item in values)
+    found = duel(objectives, ours, theirs)
+    assert found is not None
+    assert found.p == p
+    assert len(found.gains(0.025)) == (layers < 4)
+
+
 def test_the_usual_margin_of_tokens_is_a_share_of_the_parents():
     lengths = 100.0 + np.random.default_rng(5).normal(size=400)
     theirs = scores(answers(100, 400), lengths)
