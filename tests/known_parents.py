@@ -35,6 +35,12 @@ def edit_generation(folder: Path, **values: Any) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 
+def edit_tokenizer(folder: Path, **values: Any) -> None:
+    """Set keys of a model's tokenizer config."""
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
 def search_over(parents: list[Path], base: Path, *, chat: bool = False, **more: Any) -> dict:
     """Return a search file for a few candidates on arithmetic."""
     evaluation = {**SMALL["evaluation"], "chat_template": chat}

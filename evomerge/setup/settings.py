@@ -13,24 +13,24 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from evomerge.config.schema import FrozenSetting
 from evomerge.errors import CheckpointError, RecipeError, printable
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.files import TOKENIZER_FILES
-from evomerge.models.safetensors import read_json
 from evomerge.recipe import Recipe
 from evomerge.setup.problem import Problem
+from evomerge.setup.tokenizer_settings import (
+    CHAT_TEMPLATE,
+    VOCABULARY,
+    Settings,
+    settings_of,
+    tokenizer_files,
+)
 from evomerge.space.paths.frame import parent_recipe
 
 if TYPE_CHECKING:
     from evomerge.merging.tokenizers.plan import TokenizerPlan
-
-Settings: TypeAlias = dict[str, Any]
-"""Name of a setting -> its value."""
-
-CHAT_TEMPLATE = "chat_template"
 
 _NO_EFFECT = frozenset(
     {
@@ -51,24 +51,6 @@ _NO_EFFECT_PARTS = ("dropout", "pdrop", "init_std")
 
 _BY_LAYER = {"layer_types": ("max_window_layers", "sliding_window_pattern", "use_sliding_window")}
 """Key with a setting of each layer -> the keys from which transformers has computed it."""
-
-_NOT_OF_THE_TOKENIZER = frozenset(
-    {
-        *("name_or_path", "tokenizer_file", "special_tokens_map_file", "vocab_file", "is_local"),
-        *("local_files_only", "processor_class", "transformers_version", "auto_map", CHAT_TEMPLATE),
-    }
-)
-"""Keys of `tokenizer_config.json` that change no tokens."""
-
-_OF_A_CALL = ("version", "truncation", "padding")
-"""Parts of `tokenizer.json` that lm-eval does not use."""
-
-_ATTRIBUTES = ("model_max_length", "add_bos_token", "add_eos_token", "split_special_tokens")
-_VOCABULARY = (
-    *("tokenizer.model", "tokenizer.added_tokens", "bos_token", "eos_token", "pad_token"),
-    *("unk_token", "cls_token", "sep_token"),
-)
-"""Settings of which the plan of a tokenizer with matched rows tells."""
 
 _LONGEST = 48  # characters of a value in a sentence
 
@@ -91,14 +73,14 @@ def with_settings(problem: Problem) -> Problem:
     plan = plan_tokenizer(like, checkpoints)
     use = _Use.of(problem)
     giver = config.tokenizer if config.tokenizer in checkpoints else problem.host
-    merges = _Merges(problem, like, plan, giver)
+    merges = _Merges(problem, like, plan, giver, use)
     tokens = {name: merges.tokens_of(item) for name, item in checkpoints.items()}
     own: dict[str, Settings] = {}
     different: dict[str, list[str]] = {}
     for name, checkpoint in checkpoints.items():
         found = tokens[name]
         own[name] = _model(checkpoint, use) | (merges.tokens if found is None else found)
-        merged = merges.model(checkpoint, use) | merges.tokens
+        merged = merges.model(checkpoint) | merges.tokens
         if use.templates:
             own[name][CHAT_TEMPLATE] = template_of(checkpoint)
             merged[CHAT_TEMPLATE] = template_of(checkpoints[giver])
@@ -106,12 +88,13 @@ def with_settings(problem: Problem) -> Problem:
         different[name] = [key for key in keys if own[name].get(key) != merged.get(key)]
     told = dict.fromkeys(key for keys in different.values() for key in keys)
     if plan.rows is not None:
-        told = dict.fromkeys(key for key in told if key not in _VOCABULARY)
-    of_tokens = (CHAT_TEMPLATE, *_ATTRIBUTES, *_VOCABULARY)
-    givers = {
-        key: giver if key in of_tokens or key.startswith("tokenizer.") else problem.host
-        for key in told
+        told = dict.fromkeys(key for key in told if key not in VOCABULARY)
+    of_tokens = {
+        CHAT_TEMPLATE,
+        *merges.tokens,
+        *(key for item in tokens.values() for key in item or ()),
     }
+    givers = {key: giver if key in of_tokens else problem.host for key in told}
     settings = tuple(
         FrozenSetting(
             name=key,
@@ -170,17 +153,20 @@ class _Merges:
         like: the recipe of a baseline.
         plan: its tokenizer.
         giver: the parent that the tokenizer comes from.
+        use: what scores depend on.
 
     Attributes:
         tokens: the settings of the tokenizer; empty until a parent has another one.
     """
 
-    def __init__(self, problem: Problem, like: Recipe, plan: TokenizerPlan, giver: str) -> None:
-        self._problem, self._like, self._plan = problem, like, plan
+    def __init__(
+        self, problem: Problem, like: Recipe, plan: TokenizerPlan, giver: str, use: _Use
+    ) -> None:
+        self._problem, self._like, self._plan, self._use = problem, like, plan, use
         self._giver, self._host = giver, problem.checkpoints[problem.host]
         self.tokens: Settings = {}
 
-    def model(self, checkpoint: Checkpoint, use: _Use) -> Settings:
+    def model(self, checkpoint: Checkpoint) -> Settings:
         """Return the settings of the model that is the baseline of a parent."""
         from evomerge.merging.architecture.depth import built_config, merged_config
         from evomerge.merging.tokenizers.plan import GENERATION
@@ -192,7 +178,7 @@ class _Merges:
         except RecipeError:  # this parent's layers do not fit the host's config
             data = built_config(self._host)
         return _of_config(data) | _of_generation(
-            data, self._plan.files.get(GENERATION, self._host.generation), use
+            data, self._plan.files.get(GENERATION, self._host.generation), self._use
         )
 
     def tokens_of(self, checkpoint: Checkpoint) -> Settings | None:
@@ -202,15 +188,18 @@ class _Merges:
         """
         from evomerge.merging.backend import tokenizer, tokenizer_of
 
-        own, giver = _tokenizer_files(checkpoint), self._problem.checkpoints[self._giver]
-        if not own or (not self._plan.files and own == _tokenizer_files(giver)):
+        own, giver = tokenizer_files(checkpoint), self._problem.checkpoints[self._giver]
+        if not own or (not self._plan.files and own == tokenizer_files(giver)):
             return None
         if not self.tokens:
-            self.tokens = _of_tokenizer(tokenizer(self._problem.checkpoints, self._like))
+            self.tokens = self._settings(tokenizer(self._problem.checkpoints, self._like))
         try:
-            return _of_tokenizer(tokenizer_of(checkpoint))
+            return self._settings(tokenizer_of(checkpoint))
         except CheckpointError:
             return {"tokenizer.model": "cannot be loaded"}
+
+    def _settings(self, tokenizer: Any) -> Settings:
+        return settings_of(tokenizer, texts=self._use.texts, functions=self._use.functions)
 
 
 def _model(checkpoint: Checkpoint, use: _Use) -> Settings:
@@ -269,33 +258,6 @@ def _flat(data: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]
             yield from _flat(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", value
-
-
-def _tokenizer_files(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return what the files of a tokenizer say of its tokens, by file name."""
-    found: dict[str, Any] = {}
-    for file in checkpoint.companions:
-        if file.name not in TOKENIZER_FILES or file.name.startswith(CHAT_TEMPLATE):
-            continue
-        if file.name == "tokenizer_config.json":
-            content = read_json(file).items()
-            found[file.name] = {k: v for k, v in content if k not in _NOT_OF_THE_TOKENIZER}
-        else:
-            found[file.name] = hashlib.sha256(file.read_bytes()).digest()
-    return found
-
-
-def _of_tokenizer(tokenizer: Any) -> Settings:
-    """Return the settings of a loaded tokenizer that change the tokens of a text."""
-    core = getattr(tokenizer, "backend_tokenizer", None)
-    parts: Mapping[str, Any] = {"vocabulary": tokenizer.get_vocab()}
-    if core is not None:
-        parts = {k: v for k, v in json.loads(core.to_str()).items() if k not in _OF_A_CALL}
-    return {
-        **{f"tokenizer.{name}": value for name, value in parts.items()},
-        **{name: str(token) for name, token in tokenizer.special_tokens_map.items()},
-        **{name: getattr(tokenizer, name, None) for name in _ATTRIBUTES},
-    }
 
 
 def _has_own_rows(plan: TokenizerPlan, parent: str) -> bool:

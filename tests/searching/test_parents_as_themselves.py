@@ -10,7 +10,7 @@ import lm_eval
 import pytest
 import torch
 import yaml
-from known_parents import OTHER, PLAIN, copy_of, problem_of, search_over
+from known_parents import OTHER, PLAIN, copy_of, edit_tokenizer, problem_of, search_over
 from lm_eval.tasks import TaskManager
 from safetensors.torch import load_file
 from search_run import SMALL, events_of, evomerge, evomerge_json, kill_when
@@ -185,6 +185,41 @@ def test_a_parent_with_another_config_has_the_score_of_evaluate(
     assert row.scores("test").aggregates[KEY] == stock_score(maths, problem, chat=False)
     if setting != "torch_dtype":
         assert row.scores("test").aggregates[KEY] > row.scores("search").aggregates[KEY] + 0.3
+
+
+def test_a_parent_whose_texts_are_decoded_in_another_way_has_the_score_of_evaluate(
+    tmp_path: Path,
+) -> None:
+    host = copy_of("steps", tmp_path / "host")
+    clean = copy_of("steps", tmp_path / "clean")
+    edit_tokenizer(clean, clean_up_tokenization_spaces=True)
+    (tmp_path / "tasks").mkdir()
+    first_dot = [
+        {"function": "regex", "regex_pattern": r"( \.)"},
+        {"function": "take_first"},
+    ]
+    dots = {
+        "task": "dots",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(zoo.tasks_path() / "zoo_steps.jsonl")}},
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "{{prompt}}",
+        "doc_to_target": ".",
+        "generation_kwargs": {"until": ["<eos>"], "do_sample": False, "max_gen_toks": 40},
+        "filter_list": [{"name": "dots", "filter": first_dot}],
+        "metric_list": [{"metric": "exact_match"}],
+    }
+    (tmp_path / "tasks" / "dots.yaml").write_text(yaml.safe_dump(dots))
+    data = search_over([host, clean], host, objectives=[{"task": "dots", "metric": "exact_match"}])
+    data["evaluation"] |= {"include": [str(tmp_path / "tasks")]}
+    problem = problem_of(data)
+    assert problem.unlike_merges == (str(clean),)
+    _, history = run_of(problem, tmp_path / "run")
+    rows = {row.label: row.scores("test").aggregates for row in history.baselines}
+    own = evaluate(problem, str(clean), "test").values
+    (score,) = rows[str(clean)].values()
+    assert score == sum(own["dots/exact_match"]) == 0 < min(rows[str(host)].values())
 
 
 def test_parents_with_the_settings_of_the_merge_need_no_second_model(
