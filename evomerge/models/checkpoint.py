@@ -308,10 +308,20 @@ class Checkpoint:
         It covers the config, the tokenizer, the generation config, the adapter and the tensors;
         see `content_digest` for how much of them.
         """
+        return self._digest(pickles=True)
+
+    def has_fingerprint(self, fingerprint: str) -> bool:
+        """Whether the parent has a fingerprint that was written by this version or an earlier one.
+
+        In earlier versions, those of models in pickle files covered no weights.
+        """
+        return fingerprint == self.fingerprint or fingerprint == self._digest(pickles=False)
+
+    def _digest(self, *, pickles: bool) -> str:
         if self.original is not None:
-            return self.original.fingerprint
+            return self.original._digest(pickles=pickles)
         files = [self.folder / "config.json", *self.companions]
         files += (
             filter(Path.is_file, sorted(self.adapter.glob("adapter_*"))) if self.adapter else []
         )
-        return content_digest(files, self.tensors)
+        return content_digest(files, self.tensors, pickles=pickles)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from evomerge.models.safetensors import TensorInfo
@@ -16,24 +16,40 @@ _SAMPLES = 16
 _SAMPLE = 4096
 
 
-def content_digest(files: Iterable[Path], tensors: Mapping[str, TensorInfo]) -> str:
+def content_digest(
+    files: Iterable[Path], tensors: Mapping[str, TensorInfo], *, pickles: bool = True
+) -> str:
     """Return a SHA-256 of files and tensors, as 64 hexadecimal digits.
 
     It covers the name and all bytes of every file, and the name, dtype and shape of every tensor.
     Of the data of a tensor it covers everything up to 64 KiB, or else 16 samples of 4 KiB that are
     spread evenly. So it changes if a model is replaced or trained further. It does not change if
-    only a few elements between the samples are edited.
+    only a few elements between the samples are edited. It is the same for the same tensors in
+    safetensors and in pickle files.
 
     Args:
         files: the files, in a fixed order.
         tensors: the tensors by name.
+        pickles: whether it covers the data of tensors in pickle files, as it did not in earlier
+            versions.
+
+    Raises:
+        CheckpointError: a pickle file is damaged.
     """
     total = hashlib.sha256()
     for file in files:
         total.update(f"{file.name}:{file.stat().st_size}\n".encode() + file.read_bytes())
+    opened: dict[Path, Callable[[str, Iterable[tuple[int, int]]], bytes]] = {}
     for name, info in sorted(tensors.items()):
         total.update(f"{name}:{info.dtype}:{info.shape}\n".encode())
-        total.update(_sample(info))
+        if info.end > info.begin:
+            total.update(_sample(info))
+        elif info.nbytes and pickles:
+            from evomerge.models.pickles import reader
+
+            if info.file not in opened:
+                opened[info.file] = reader(info.file)
+            total.update(opened[info.file](name, _spans(info.nbytes)))
     return total.hexdigest()
 
 
@@ -56,17 +72,19 @@ def promised_digest(file: Path) -> str | None:
     return real.name if found else None
 
 
+def _spans(nbytes: int) -> list[tuple[int, int]]:
+    """Return the parts of a tensor of this size that are covered: first byte and length."""
+    if nbytes <= _WHOLE:
+        return [(0, nbytes)]
+    step = (nbytes - _SAMPLE) / (_SAMPLES - 1)
+    return [(int(i * step), _SAMPLE) for i in range(_SAMPLES)]
+
+
 def _sample(info: TensorInfo) -> bytes:
-    """Return the bytes of a tensor that the digest covers; none for a tensor in a pickle file."""
-    if info.end == info.begin:
-        return b""
-    if info.nbytes <= _WHOLE:
-        spans = [(info.begin, info.nbytes)]
-    else:
-        step = (info.nbytes - _SAMPLE) / (_SAMPLES - 1)
-        spans = [(info.begin + int(i * step), _SAMPLE) for i in range(_SAMPLES)]
+    """Return the bytes of a tensor in a safetensors file that the digest covers."""
     descriptor = os.open(info.file, os.O_RDONLY)
     try:
-        return b"".join(os.pread(descriptor, length, start) for start, length in spans)
+        spans = _spans(info.nbytes)
+        return b"".join(os.pread(descriptor, size, info.begin + start) for start, size in spans)
     finally:
         os.close(descriptor)

@@ -224,7 +224,16 @@ def _reopen(run: RunFolder, data: Mapping[str, Any], **allowed: Unpack[Allowed])
     config = parse(data, str(run.path / CONFIG))
     if config.frozen is None:
         raise RunFolderError(f"{run.path / CONFIG} was not written by a run: it has no `frozen`.")
-    return restore(config, run.path, open_model, **allowed)
+    problem = restore(config, run.path, open_model, **allowed)
+    known = config.frozen.parents
+    # Fingerprints of earlier versions cover no weights in pickle files.
+    earlier = {
+        name: item
+        for name, item in problem.checkpoints.items()
+        if known.get(name, item.fingerprint) != item.fingerprint
+    }
+    check_weights(run, earlier)
+    return problem
 
 
 def chosen_candidate(problem: Problem, history: History, which: str) -> Candidate:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit
+from evomerge.models.fingerprint import content_digest
 from evomerge.models.references import open_parent, split_adapter
 from evomerge.models.safetensors import read_folder, read_header
 from evomerge.models.stacks import find_stacks
@@ -142,6 +143,31 @@ def test_index_and_shards_that_disagree_are_refused(tmp_path):
     index.write_text(json.dumps(data))
     with pytest.raises(CheckpointError, match=r"'model\.extra' is in .* but it is not"):
         Checkpoint.open(folder, "a")
+
+
+def test_the_fingerprint_of_pickled_weights_is_that_of_the_same_tensors(tmp_path):
+    folder = tiny.make(
+        tmp_path / "a", hidden_size=128, intermediate_size=256
+    )  # with tensors that are covered by samples
+    stored = Checkpoint.open(folder, "a").fingerprint
+    tensors: dict[str, torch.Tensor] = {}
+    tiny.rewrite(folder, tensors.update)
+    (folder / "model.safetensors").unlink()
+
+    def pickled(**changes):
+        torch.save(tensors | changes, folder / "pytorch_model.bin")
+        return Checkpoint.open(folder, "a", allow_pickle=True)
+
+    # Of larger tensors, samples are covered.
+    assert max(info.nbytes for info in pickled().tensors.values()) > 1 << 16
+    assert pickled().fingerprint == stored
+    for name in ("model.norm.weight", "model.embed_tokens.weight"):
+        changed = pickled(**{name: tensors[name] + 1})
+        assert changed.fingerprint != stored and not changed.has_fingerprint(stored)
+    earlier = content_digest(
+        [folder / "config.json", *changed.companions], changed.tensors, pickles=False
+    )
+    assert changed.has_fingerprint(earlier) and pickled().has_fingerprint(earlier)
 
 
 def test_pickles_are_refused_unless_allowed_and_then_cannot_run_code(tmp_path):

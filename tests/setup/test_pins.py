@@ -5,16 +5,20 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 import yaml
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_torch
 from search_run import SMALL, evomerge
 
 from evomerge import Run, merge, zoo
 from evomerge.config.schema import parse
-from evomerge.errors import InputError, RecipeError
+from evomerge.errors import CheckpointError, InputError, RecipeError
 from evomerge.export.candidate import export_candidate
+from evomerge.models.fingerprint import content_digest
 from evomerge.recipe import Recipe
 from evomerge.run.folder import RunFolder
+from evomerge.setup.check import freeze
 from evomerge.setup.runs import begin, prepare, reopen
 from evomerge.setup.search import run_search
 
@@ -223,3 +227,56 @@ def test_members_have_no_pins_of_their_own():
     member = {**data, "pins": {"zoo:maths": {"sha256": "0" * 64}}}
     with pytest.raises(RecipeError, match="Unknown key 'pins' in"):
         Recipe.from_dict({**data, "members": {"member:1": member}})
+
+
+@pytest.fixture
+def pickled(tmp_path):
+    """A search over a pickled parent, and what writes other weights."""
+    folder = tmp_path / "maths"
+    shutil.copytree(zoo.path("maths"), folder)
+    tensors = load_torch(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+
+    def write(factor):
+        scaled = {name: item * factor for name, item in tensors.items()}
+        torch.save(scaled, folder / "pytorch_model.bin")
+
+    write(1.0)
+    config = {**SMALL, "parents": ["./maths", "zoo:language"], "budget": {"candidates": 4}}
+    return prepare(parse(config, "search"), tmp_path, allow_pickle=True), write
+
+
+def test_other_weights_in_a_pickle_file_are_refused(pickled, tmp_path):
+    problem, write = pickled
+    run, problem = begin(tmp_path / "run", problem)
+    run_search(problem, run, {})
+    model = tmp_path / "model"
+    export_candidate(run, model, "2", None, "5GB", allow_pickle=True)
+    recipe, out = model / "evomerge_recipe.yaml", tmp_path / "again"
+    evomerge("merge", recipe, "--out", out, "--allow-pickle")
+    assert weights(out) == weights(model)
+    write(0.5)
+    merging = ("merge", recipe, "--out", tmp_path / "other", "--allow-pickle")
+    assert "is not the model that the recipe was made from" in refused(*merging)
+    for words in (
+        ("resume", run.path, "--candidates", "6"),
+        ("export", run.path, "--out", tmp_path / "x"),
+    ):
+        assert "has changed since the run was started" in refused(*words, "--allow-pickle")
+
+
+def test_a_run_with_a_fingerprint_that_covers_no_pickled_weights_goes_on(pickled, tmp_path):
+    problem, write = pickled
+    content = freeze(problem)
+    name = str(tmp_path / "maths")
+    parent = problem.checkpoints[name]
+    files = [parent.folder / "config.json", *parent.companions]
+    earlier = content_digest(files, parent.tensors, pickles=False)
+    assert content["frozen"]["parents"][name] == parent.fingerprint != earlier
+    content["frozen"]["parents"][name] = earlier
+    run = RunFolder.create(tmp_path / "run", content)
+    run_search(reopen(run, allow_pickle=True), run, {})
+    reopen(run, allow_pickle=True)
+    write(0.5)
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin has other weights"):
+        reopen(run, allow_pickle=True)
