@@ -108,6 +108,14 @@ class BaseOptimizer(ABC):
         """Learn the known outcome of a proposal that was tried already; as `learn_all`."""
         self.learn_all(handle, point, losses, violation)
 
+    def amended(self, handle: object) -> object:
+        """Return the handle of a proposal instead of which another point was tried.
+
+        None, as that of a point that the algorithm did not propose; a subclass that counts its own
+        proposals overrides this.
+        """
+        return None
+
     @property
     def population(self) -> int:
         """Trials in a generation; 1 for optimizers without generations."""
@@ -184,8 +192,9 @@ class BaseOptimizer(ABC):
         """
         self._check_open(trial)
         point = self.cube.point(genome)
-        if not self.cube.is_near(genome, self.cube.genome(self._open[trial][1])):
-            self._open[trial] = (None, point)
+        handle, proposed_point = self._open[trial]
+        if not self.cube.is_near(genome, self.cube.genome(proposed_point)):
+            self._open[trial] = (None if handle is None else self.amended(handle), point)
             proposed, self._keys[trial] = self._keys[trial], _key(genome)
             if self._tries[proposed].outcome is None and proposed not in self._keys.values():
                 del self._tries[proposed]  # it was not tried

@@ -13,7 +13,6 @@ from typing import Generic, TypeVar
 
 from evomerge.optimize.base import BaseOptimizer
 from evomerge.optimize.cube import Cube, Vector
-from evomerge.space.protocol import Genome
 
 Sample = TypeVar("Sample")
 
@@ -63,13 +62,9 @@ class Generations(BaseOptimizer, Generic[Sample]):
     def update(self, told: list[Told[Sample]]) -> None:
         """Learn a generation."""
 
-    def amend(self, trial: int, genome: Genome) -> None:
-        """Replace the genome of an open trial by the one that was really tried."""
-        handle = self._open[trial][0] if trial in self._open else None
-        super().amend(trial, genome)
-        opened, point = self._open[trial]
-        if handle is not None and opened is None:
-            self._open[trial] = (_Amended(), point)
+    def amended(self, handle: object) -> object:
+        """Return what stands for a sample instead of which another point was tried."""
+        return _Amended()
 
     def learn(self, handle: object, point: Vector, loss: float) -> None:
         """Collect a loss; with the last one of a generation, the distribution is updated."""

@@ -1,8 +1,11 @@
 """Optimizers of several objectives: NSGA-II and NSGA-III of pymoo, in the unit cube.
 
-pymoo is told a population at a time: the first `population` points whose losses are known, whoever
-proposed them. Then it is asked for the next offspring. If a search tells generation by generation,
-this is pymoo's own search, individual for individual.
+pymoo is told a generation at a time: the first `population` of its own proposals whose losses are
+known. What was enqueued and is known by then comes beside them: in the first population, which is
+larger by it, or with the offspring, from which and the population before them the next one is
+selected. If it counted as part of a generation, as many individuals of each generation would come
+one too late. If a search tells generation by generation, this is pymoo's own search, individual for
+individual.
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ class NondominatedSorting(BaseOptimizer):
     """NSGA-II or NSGA-III; minimises several losses at once.
 
     If more trials are open than a population, further offspring of the current population are
-    proposed. Points that pymoo did not propose (enqueued genomes) are individuals like all others.
+    proposed. Enqueued genomes do not count into a generation; amended ones take the places of
+    pymoo's.
 
     The first population are points around the start of the search. They are normally distributed
     with twice the initial step of each gene, so that they cover more than its neighbourhood.
@@ -57,7 +61,7 @@ class NondominatedSorting(BaseOptimizer):
         self._numbers = itertools.count(1)
         self._waiting: deque[Vector] = deque()
         self._told: list[tuple[int, Vector, Vector, float]] = []
-        """Number of the proposal (0: not of pymoo), point, losses, violation."""
+        """Number of the proposal (0: enqueued), point, losses, violation."""
 
     def propose(self) -> tuple[object, Vector]:
         """Return the next individual of the first population, or of the offspring."""
@@ -76,10 +80,14 @@ class NondominatedSorting(BaseOptimizer):
         return list(np.clip(points, 0.0, 1.0))
 
     def learn_all(self, handle: object, point: Vector, losses: Vector, violation: float) -> None:
-        """Note the losses of a point; pymoo learns them with those of a whole population."""
+        """Note the losses of a point; pymoo learns them with those of a whole generation."""
         self._told.append((handle if isinstance(handle, int) else 0, point, losses, violation))
-        if len(self._told) == self.population:
+        if sum(number > 0 for number, *_ in self._told) == self.population:
             self._tell()
+
+    def amended(self, handle: object) -> object:
+        """Return the number of the individual: the point that was tried takes its place."""
+        return handle
 
     def learn_again(self, handle: object, point: Vector, losses: Vector, violation: float) -> None:
         """Do nothing: a second copy of an individual would only take the place of another."""
@@ -87,9 +95,10 @@ class NondominatedSorting(BaseOptimizer):
     def _tell(self) -> None:
         from pymoo.core.population import Population
 
-        # In the order of the proposals, so that the order of telling changes nothing.
+        # In the order of the proposals, so that the order of telling changes nothing; enqueued
+        # ones have no number, so their points decide.
         _, points, losses, violations = zip(
-            *sorted(self._told, key=lambda row: row[0]), strict=True
+            *sorted(self._told, key=lambda row: (row[0], row[1].tolist())), strict=True
         )
         told = Population.new(
             X=np.array(points), F=np.array(losses), G=np.array(violations)[:, None]

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.algorithms.moo.nsga3 import NSGA3
+from pymoo.core.evaluator import Evaluator
+from pymoo.core.population import Population
 from pymoo.core.problem import ElementwiseProblem
+from pymoo.core.termination import NoTermination
 from pymoo.indicators.hv import HV
 from pymoo.operators.selection.tournament import TournamentSelection
-from pymoo.optimize import minimize
 from pymoo.util.ref_dirs import get_reference_directions
 
 from evomerge.optimize import create
@@ -94,10 +96,15 @@ def sphere_and_two_more(genome):
     return tuple(sum((x - target) ** 2 for x in genome) for target in (0.1, 0.5, 0.9))
 
 
-def plain(name, seed, size, losses, violation, generations):
-    """Return all points of a search by pymoo itself, one generation after the other.
+FAILED_TO_PYMOO = 1e9, 1e10
+"""Each loss, and the violation, that stand for a failure."""
 
-    Its start is normally distributed around the middle with twice the initial step, 1/6.
+
+def plain(name, seed, size, losses, violation, fails, generations, beside, late):
+    """Return all points that pymoo itself proposes, one generation after the other.
+
+    Its start is normally distributed around the middle with twice the initial step, 1/6. The points
+    `beside` are merged into what it is told in the generation `late`.
     """
     draws = np.random.RandomState(seed).standard_normal((size, len(GENES)))
     start = np.clip(0.5 + 2 * (1 / 6) * draws, 0.0, 1.0)
@@ -112,35 +119,102 @@ def plain(name, seed, size, losses, violation, generations):
     class Searched(ElementwiseProblem):
         def _evaluate(self, x, out):
             out["F"], out["G"] = losses(x), [violation(x)]
-            points.append(tuple(x))
+            if fails(x):
+                out["F"], out["G"] = [FAILED_TO_PYMOO[0]] * objectives, [FAILED_TO_PYMOO[1]]
 
     points = []
     problem = Searched(n_var=len(GENES), n_obj=objectives, n_ieq_constr=1, xl=0.0, xu=1.0)
-    minimize(problem, algorithm, ("n_gen", generations), seed=seed)
+    algorithm.setup(problem, termination=NoTermination(), seed=seed)
+    for generation in range(generations):
+        told = algorithm.ask()
+        points += map(tuple, told.get("X"))
+        if generation == late and beside:
+            told = Population.merge(Population.new(X=np.array(beside)), told)
+        Evaluator().eval(problem, told)
+        algorithm.tell(infills=told)
     return points
 
 
-@pytest.mark.parametrize("order", ["asked", "reversed"])
-@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize(("enqueued", "late"), [(0, 0), (3, 0), (11, 0), (3, 1), (11, 2)])
+@pytest.mark.parametrize(("order", "broken"), [("asked", False), ("reversed", True)])
 @pytest.mark.parametrize(
     ("name", "size", "losses"), [("nsga2", 20, zdt1), ("nsga3", 28, sphere_and_two_more)]
 )
-def test_told_by_generations_it_is_the_search_of_pymoo(name, size, losses, broken, order):
-    """Individual for individual, over 15 generations, with and without a constraint."""
+def test_told_by_generations_it_is_the_search_of_pymoo(
+    name, size, losses, broken, order, enqueued, late
+):
+    """Individual for individual, over 15 generations, with and without constraints and failures.
+
+    Three baselines counted into the first generation, so three of each came a generation late.
+    They may also be told after one or two generations.
+    """
 
     def violation(genome):
         return max(0.0, 2.0 - sum(genome)) if broken else 0.0
 
-    for seed in (0, 1):
-        points, found = plain(name, seed, size, losses, violation, 15), []
-        optimizer = create(name, GENES, seed, size, objectives=len(losses(points[0])))
-        for _ in range(15):
-            trials = [optimizer.ask() for _ in range(size)]
-            found += [genome for _, genome in trials]
-            for trial, genome in trials if order == "asked" else trials[::-1]:
-                values = [-value for value in losses(genome)]
-                optimizer.tell(trial, values, violation(genome))
-        assert found == points
+    def fails(genome):
+        return broken and genome[1] > 0.7
+
+    seed = enqueued + late
+    beside = sorted(map(tuple, np.random.RandomState(seed).uniform(size=(enqueued, 10))))
+    points = plain(name, seed, size, losses, violation, fails, 15, beside, late)
+    optimizer, found = create(name, GENES, seed, size, objectives=len(losses(points[0]))), []
+    for genome in beside:
+        optimizer.enqueue(genome)
+    first = [optimizer.ask() for _ in beside]
+    for generation in range(15):
+        trials = [optimizer.ask() for _ in range(size)]
+        found += [genome for _, genome in trials]
+        step = 1 if order == "asked" else -1
+        # `first` comes first: with the last one of a generation, pymoo is told.
+        told = [*first[::step], *trials[::step]] if generation == late else trials[::step]
+        for trial, genome in told:
+            values = None if fails(genome) else [-value for value in losses(genome)]
+            optimizer.tell(trial, values, violation(genome))
+    assert found == points
+
+
+@pytest.mark.parametrize("name", ["nsga2", "nsga3"])
+@pytest.mark.parametrize("width", [1, 5, 45])
+def test_a_generation_is_of_own_proposals_with_any_number_of_open_trials(name, width):
+    """Enqueued points come beside those that are told when they are."""
+    optimizer, waiting, told = create(name, GENES, 0, 28, objectives=3), [], []
+    tell = optimizer._algorithm.tell
+    optimizer._algorithm.tell = lambda infills: (told.append(infills.get("X")), tell(infills))
+    asked = []
+    for number in range(200):
+        if number in (0, 1, 2, 100):
+            optimizer.enqueue((number / 200,) * len(GENES))
+        waiting.append(optimizer.ask())
+        asked.append(waiting[-1][1])
+        if len(waiting) == width:
+            trial, genome = waiting.pop(0)
+            optimizer.tell(trial, [-value for value in sphere_and_two_more(genome)])
+    own = [genome for number, genome in enumerate(asked) if number not in (0, 1, 2, 100)]
+    for place, generation in enumerate(told):
+        generation = [tuple(point) for point in generation]
+        expected = own[28 * place : 28 * (place + 1)]
+        assert generation[-28:] == expected
+        assert len(generation) - 28 == {0: 3, 3: 1}.get(place, 0)
+    assert len(told) >= 5
+
+
+@pytest.mark.parametrize("name", ["nsga2", "nsga3"])
+def test_amended_individuals_take_the_places_of_the_proposed_ones(name):
+    """They count into the generation, in the order of the proposals, told in whatever order."""
+    found = []
+    for order in (1, -1):
+        optimizer = create(name, GENES, 0, 28, objectives=3)
+        trials = []
+        for _ in range(28):
+            trial, genome = optimizer.ask()
+            genome = tuple(1 - value for value in genome)
+            optimizer.amend(trial, genome)
+            trials.append((trial, genome))
+        for trial, genome in trials[::order]:
+            optimizer.tell(trial, [-value for value in sphere_and_two_more(genome)])
+        found.append([optimizer.ask()[1] for _ in range(28)])
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("name", ["nsga2", "nsga3"])
