@@ -257,11 +257,6 @@ def _create(genes: Sequence[Gene], setting: Setting, *, diagonal: bool) -> CMA:
         ConfigError: the option `restarts` has another value than those of `RESTARTS`.
     """
     restarts = setting.options.get("restarts", "none")
-    if restarts == "bipop":
-        raise ConfigError(
-            "optimizer.options.restarts is 'bipop', which is not offered any more, since its small "
-            "searches between large ones gained nothing; set it to ipop."
-        )
     if not isinstance(restarts, str) or restarts not in RESTARTS:
         raise ConfigError(
             f"optimizer.options.restarts is {restarts!r}; allowed are {', '.join(RESTARTS)}."

@@ -11,6 +11,8 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from evomerge.optimize.base import BaseOptimizer
 from evomerge.optimize.cube import Cube, Vector
 
@@ -69,7 +71,10 @@ class Generations(BaseOptimizer, Generic[Sample]):
     def learn(self, handle: object, point: Vector, loss: float) -> None:
         """Collect a loss; with the last one of a generation, the distribution is updated."""
         if handle is None:
-            self._injected.append(Told(None, point, loss))
+            # The start is the first mean. As a sample it would be a step of no length, by which
+            # steps are shortened.
+            if not np.array_equal(point, self.cube.start):
+                self._injected.append(Told(None, point, loss))
             return
         sample = None if isinstance(handle, _Amended) else handle
         self.collect(Told(sample, point, loss))  # type: ignore[arg-type]
