@@ -71,6 +71,21 @@ def test_a_baseline_without_scores_is_named_and_there_is_no_yes(
     assert view.table.to_dict()["missing"][name].startswith("has no scores")
 
 
+def test_baselines_that_all_failed_are_named(tmp_path):
+    """It was said that the winner has no scores on the test documents, though it has."""
+    run = run_with(tmp_path, ours=20, parent=10).run
+    failure = Failure("timeout", "It took longer than executor.timeout, 60 seconds.")
+    for number in (0, 1):
+        event = {"event": "score", "candidate": number, "split": "test"}
+        append(run, [event | outcome_fields(failure)])
+    view = View.of(run)
+    found = verdict(view.table, view.best)
+    assert found.works is None
+    why = "has no scores on the test documents (timeout: It took longer than executor.timeout, 60"
+    assert found.text.startswith(f"No verdict: zoo:language {why}")
+    assert f"uniform {why}" in found.text
+
+
 @pytest.mark.parametrize(("bound", "works"), [(0.75, True), (0.9, False)])
 def test_a_winner_that_breaks_a_constraint_is_no_success(tmp_path, bound, works):
     constraint = {"task": "zoo_l2_maths", "metric": "exact_match", "at_least": bound}
