@@ -76,6 +76,8 @@ class Scores:
         halvings: how often the batch size had been halved because memory ran out. The batch size
             can change the last bits of a score.
         examples: a few of the documents with their answers, if the job asked for them.
+        largest: `"task/metric"` -> largest value that a document can have, where this is known and
+            not 1: the number of tokens that an answer may have.
         cpu_seconds: CPU seconds of each phase, all threads of the scoring process together.
         peak: largest memory of the scoring process so far, in bytes: `process`, and `accelerator`
             if it has used one.
@@ -88,6 +90,7 @@ class Scores:
     expected: Mapping[str, Expected] = field(default_factory=dict)
     halvings: int = 0
     examples: tuple[Example, ...] = ()
+    largest: Mapping[str, float] = field(default_factory=dict)
     cpu_seconds: Mapping[str, float] = field(default_factory=dict)
     peak: Mapping[str, int] = field(default_factory=dict)
 
@@ -119,6 +122,8 @@ class Scores:
             }
         if self.examples:
             plain["examples"] = [asdict(item) for item in self.examples]
+        if self.largest:
+            plain["largest"] = dict(self.largest)
         return plain
 
     @classmethod
@@ -131,6 +136,7 @@ class Scores:
             seconds=dict(data.get("seconds", {})),
             expected={key: Expected(**item) for key, item in data.get("expected", {}).items()},
             examples=tuple(Example(**item) for item in data.get("examples", ())),
+            largest=dict(data.get("largest", {})),
         )
 
 

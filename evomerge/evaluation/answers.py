@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from evomerge.evaluation.tasks.scoring import DocumentMetrics
 from evomerge.evaluation.tasks.task_set import TaskSet
@@ -16,9 +16,11 @@ class Answers:
 
     Attributes:
         rows: task -> document id -> metric key -> value, as lm-eval computes it.
+        largest: `"task/metric"` -> largest value that a document can have, as in `Scores`.
     """
 
     rows: Mapping[str, Mapping[int, DocumentMetrics]]
+    largest: Mapping[str, float] = field(default_factory=dict)
 
     def has(self, task: str, document: int) -> bool:
         """Whether there are metrics of a document."""
@@ -27,7 +29,12 @@ class Answers:
     def __or__(self, other: Answers) -> Answers:
         """Return the metrics of the documents of both; for common documents, those of `other`."""
         tasks = [*self.rows, *(task for task in other.rows if task not in self.rows)]
-        return Answers({t: {**self.rows.get(t, {}), **other.rows.get(t, {})} for t in tasks})
+        rows = {t: {**self.rows.get(t, {}), **other.rows.get(t, {})} for t in tasks}
+        largest = {
+            key: max(item.largest.get(key, 0.0) for item in (self, other))
+            for key in sorted({*self.largest, *other.largest})
+        }
+        return Answers(rows, largest)
 
     def scores(self, tasks: TaskSet, seconds: float) -> Scores:
         """Return the scores of the model: the metrics, and their aggregates by task and group.
@@ -58,4 +65,4 @@ class Answers:
         flat = {
             f"{task}/{key}": v for task, figures in aggregates.items() for key, v in figures.items()
         }
-        return Scores(documents, values, flat, {"evaluate": seconds})
+        return Scores(documents, values, flat, {"evaluate": seconds}, largest=dict(self.largest))

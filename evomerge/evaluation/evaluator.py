@@ -247,6 +247,7 @@ class Evaluator:
         chosen = documents if documents is not None else self.splits[split]
         asked = {task: tuple(sorted(ids)) for task, ids in chosen.items() if len(ids)}
         rows: dict[str, dict[int, DocumentMetrics]] = {}
+        largest: dict[str, float] = {}
         harness, functions = self.tasks_of(split).harness, self.tasks_of(split).functions
         with _failures():
             if harness is not None:
@@ -266,6 +267,10 @@ class Evaluator:
                     if task in self.counted:
                         for row, document in zip(measured, of_task, strict=True):
                             row[TOKENS] = _mean(n for item in document for n in item.generated)
+                        prompts = [item.prompt for document in of_task for item in document]
+                        if all(prompts):  # else lm-eval generates, and knows the limit
+                            limits = (prompt.limit for prompt in prompts if prompt)
+                            largest[f"{task}/{TOKENS}"] = float(max(limits))
                     rows[task] = dict(zip(asked[task], measured, strict=True))
             for task in asked:
                 if task in functions:
@@ -275,7 +280,7 @@ class Evaluator:
                         document: {metric: values[place] for metric, values in results.items()}
                         for place, document in enumerate(asked[task])
                     }
-        return Answers({task: rows[task] for task in asked})
+        return Answers({task: rows[task] for task in asked}, largest)
 
     def _unchanged(self, model: Any) -> Any:
         """Return the model to score; if a function has changed it, it is built again first."""

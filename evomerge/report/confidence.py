@@ -100,7 +100,7 @@ class Comparison:
     @property
     def is_of_shares(self) -> bool:
         """Whether the metrics are shares: between 0 and 1 on all documents of both models."""
-        return all(item.is_bounded for item in self.samples)
+        return all(item.is_share for item in self.samples)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
@@ -122,7 +122,7 @@ def factor_of(values: Iterable[float]) -> float:
     return 100.0 if all(abs(value) <= 1.0 for value in values if math.isfinite(value)) else 1.0
 
 
-def interval(values: Sequence[float], aggregate: float) -> Estimate:
+def interval(values: Sequence[float], aggregate: float, largest: float | None = None) -> Estimate:
     """Return a metric with its 95 % interval over documents.
 
     If all values are 0 or 1, it is Wilson's score interval (Wilson 1927); for other values see
@@ -134,10 +134,13 @@ def interval(values: Sequence[float], aggregate: float) -> Estimate:
     Args:
         values: the metric of each document.
         aggregate: the metric over all of them, as lm-eval aggregates it.
+        largest: largest value that a document can have, of a metric that is never below 0; None: it
+            is a share, or this is unknown.
     """
     if not _is_mean(values, aggregate):
         return Estimate(aggregate)
-    return _estimate(aggregate, [Sample.of(values, _bounds(values))])
+    bounds = _bounds(values, largest)
+    return _estimate(aggregate, [Sample.of(values, bounds, is_share=largest is None)])
 
 
 def intervals(objectives: Sequence[Objective], scores: Scores) -> dict[str, Estimate]:
@@ -146,7 +149,8 @@ def intervals(objectives: Sequence[Objective], scores: Scores) -> dict[str, Esti
     for item in objectives:
         value = scores.aggregates[item.key]
         known = Estimate(value, value, value, is_exact=True) if item.is_exact else None
-        found[item.key] = known or interval(scores.values.get(item.key, ()), value)
+        largest = scores.largest.get(item.key)
+        found[item.key] = known or interval(scores.values.get(item.key, ()), value, largest)
     return found
 
 
@@ -187,14 +191,16 @@ def _is_mean(values: Sequence[float], aggregate: float) -> bool:
     )
 
 
-def _bounds(values: Sequence[float]) -> tuple[float, float]:
-    """Return the bounds of a metric with these values: 0 and 1 of a share, else infinite ones."""
+def _bounds(values: Sequence[float], largest: float | None) -> tuple[float, float]:
+    """Return the bounds of a metric: known ones, 0 and 1 of a share, or else infinite ones."""
+    if largest is not None:
+        return 0.0, max(largest, *values)
     return (0.0, 1.0) if min(values) >= 0 and max(values) <= 1 else (-math.inf, math.inf)
 
 
 def _estimate(value: float, samples: Sequence[Sample]) -> Estimate:
     """Return a sum of means with its interval; unknown if a spread is unknown."""
-    if any(item.size < 2 and not item.is_bounded for item in samples):
+    if any(item.size < 2 and not item.is_share for item in samples):
         return Estimate(value)
     low, high = means.interval(samples)
     return Estimate(value, float(low), float(high))
@@ -214,6 +220,8 @@ def _samples(
     total = sum(item.weight for item in objectives)
     values: dict[str, Any] = {}
     bounds: dict[str, Any] = {}
+    reach: dict[str, float] = {}
+    no_shares: set[str] = set()
     for item in objectives:
         for scores, sign in ((ours, 1.0), (theirs, -1.0)):
             if scores is None:
@@ -224,10 +232,21 @@ def _samples(
             if not _is_mean(own, value):
                 return None
             weight = sign * item.weight / total * (1.0 if item.higher_is_better else -1.0)
-            ends = np.sort(weight * np.asarray(own if item.is_exact else _bounds(own)))
+            largest = scores.largest.get(item.key)
+            ends = np.sort(weight * np.asarray(own if item.is_exact else _bounds(own, largest)))
+            if largest is not None:
+                no_shares.add(item.task)
             values[item.task] = values.get(item.task, 0.0) + weight * np.asarray(own)
             bounds[item.task] = bounds.get(item.task, 0.0) + ends
+        if theirs is not None and not item.is_exact:
+            # Two models may differ on a document by as much as documents do.
+            both = (*ours.values[item.key], *theirs.values[item.key])
+            own_reach = item.weight / total * (max(both) - min(both))
+            reach[item.task] = reach.get(item.task, 0.0) + own_reach
     for task, found in values.items():
         # Sums that are 0 up to rounding.
         values[task] = np.where(np.abs(found) <= 1e-12, 0.0, found)
-    return [Sample.of(found, bounds[task]) for task, found in values.items()]
+    return [
+        Sample.of(found, bounds[task], is_share=task not in no_shares, reach=reach.get(task))
+        for task, found in values.items()
+    ]

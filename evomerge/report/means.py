@@ -13,9 +13,12 @@ Under a mean m below the observed one, a document with the value x has the weigh
 (observed mean - m) / r, and the statistic is z^2 = n r (observed mean - m). A sum over tasks has
 rates r = k / n with the same k in all tasks, and z^2 = k (observed sum - sum of m).
 
-Values without known bounds (lengths) get bounds that are guessed, and quantiles of Student's t. The
-interval is the wider of this one and the usual one of Student's t at each end: the first covers
-where values are skewed, the second where few documents differ at all.
+Other values than shares have the wider of this interval and the usual one of Student's t at each
+end: the first covers where a few documents can have values that were not seen, the second where few
+documents differ at all. If their bounds are known (an answer has at most as many tokens as it may
+have), these are taken, however far they are from what was observed. If they are not, they are
+guessed from the observed values, and the first interval has quantiles of Student's t too. A guess
+knows nothing of rare huge values: no document of a hundred shows what one of two hundred does.
 
 scipy.stats is imported inside functions, because the import takes about a second.
 """
@@ -34,7 +37,7 @@ _Floats: TypeAlias = npt.NDArray[np.float64]
 _BEYOND = 2.0
 """Bounds of values that have none: so many times as far from the mean as the farthest document.
 
-Chosen by simulation, so that the intervals of skewed values cover (`benchmarks/coverage.py`).
+Chosen by simulation, so that the intervals of skewed values cover (`benchmarks/intervals.py`).
 """
 
 _STEPS = 100
@@ -52,6 +55,7 @@ class Sample:
         low: smallest possible value, shape (...).
         high: largest possible value, shape (...).
         is_bounded: whether the values are known to lie between `low` and `high`.
+        is_share: whether they are shares, or sums and differences of shares.
     """
 
     values: _Floats
@@ -60,14 +64,24 @@ class Sample:
     low: _Floats
     high: _Floats
     is_bounded: bool = True
+    is_share: bool = True
 
     @classmethod
-    def of(cls, values: npt.ArrayLike, bounds: npt.ArrayLike = (-np.inf, np.inf)) -> Sample:
+    def of(
+        cls,
+        values: npt.ArrayLike,
+        bounds: npt.ArrayLike = (-np.inf, np.inf),
+        *,
+        is_share: bool = True,
+        reach: npt.ArrayLike | None = None,
+    ) -> Sample:
         """Return the sample of documents.
 
         Args:
             values: one value for each document, shape (n,), or (..., n) for many samples.
             bounds: smallest and largest possible value; both are infinite if they are unknown.
+            is_share: whether values with known bounds are shares, or sums and differences of them.
+            reach: so far from 0 a value may be at least, if bounds are unknown; shape (...).
         """
         found = np.asarray(values, dtype=np.float64)
         size = found.shape[-1]
@@ -77,11 +91,13 @@ class Sample:
             shares = counts / size
         low, high = np.asarray(bounds, dtype=np.float64)
         if np.isfinite(high - low):
-            return cls(found, shares, size, np.asarray(low), np.asarray(high))
+            return cls(found, shares, size, np.asarray(low), np.asarray(high), is_share=is_share)
         mean = np.asarray(np.sum(shares * found, axis=-1))
         low = mean - _BEYOND * (mean - found.min(axis=-1))
         high = mean + _BEYOND * (found.max(axis=-1) - mean)
-        return cls(found, shares, size, low, high, is_bounded=False)
+        if reach is not None:
+            low, high = np.minimum(low, -np.asarray(reach)), np.maximum(high, reach)
+        return cls(found, shares, size, low, high, is_bounded=False, is_share=False)
 
     @property
     def mean(self) -> _Floats:
@@ -130,15 +146,15 @@ def interval(samples: Sequence[Sample], level: float = 0.95) -> tuple[_Floats, _
     """Return the two-sided interval of the sum of the samples' true means, both of shape (...).
 
     Args:
-        samples: one for each task; at least two documents where bounds are unknown.
+        samples: one for each task; at least two documents where values are no shares.
         level: how often the interval has the true value in it.
     """
-    z = _quantile((1 + level) / 2, samples)
-    mean = _mean(samples)
+    mean, tail = _mean(samples), (1 + level) / 2
+    z = _quantile(tail, _freedom_of_guesses(samples))
     low = _lower(samples, z)
     high = -_lower([item.turned(-np.ones_like(mean)) for item in samples], z)
-    if _freedom(samples) is not None:
-        error = z * _error(samples)
+    if (freedom := _freedom(samples)) is not None:
+        error = _quantile(tail, freedom) * _error(samples)
         low, high = np.minimum(low, mean - error), np.maximum(high, mean + error)
     return low, high
 
@@ -165,25 +181,32 @@ def confidence(samples: Sequence[Sample], threshold: float | _Floats = 0.0) -> _
 
     rate = np.where(has_room, _root(excess, most), np.inf)
     z = np.where(apart > 0, np.sqrt(rate * np.where(apart > 0, apart, 1.0)), 0.0)
-    freedom = _freedom(samples)
-    if freedom is None:
-        return np.asarray(norm.cdf(sign * z))
-    error = _error(samples)
-    usual = np.divide(apart, error, out=np.full_like(z, np.inf), where=error > 0)
-    return np.asarray(t.cdf(sign * np.minimum(z, usual), freedom))
+    guesses, freedom = _freedom_of_guesses(samples), _freedom(samples)
+    found = norm.cdf(z) if guesses is None else t.cdf(z, guesses)
+    if freedom is not None:
+        error = _error(samples)
+        usual = np.divide(apart, error, out=np.full_like(z, np.inf), where=error > 0)
+        found = np.minimum(found, t.cdf(usual, freedom))
+    return np.asarray(np.where(sign > 0, found, 1 - found))
 
 
-def _quantile(probability: float, samples: Sequence[Sample]) -> float:
+def _quantile(probability: float, freedom: int | None) -> float:
+    """Return the quantile of Student's t; of the normal distribution if `freedom` is None."""
     from scipy.stats import norm, t
 
-    freedom = _freedom(samples)
     return float(norm.ppf(probability) if freedom is None else t.ppf(probability, freedom))
 
 
 def _freedom(samples: Sequence[Sample]) -> int | None:
-    """Return the degrees of freedom of Student's t; None (normal) if all bounds are known.
+    """Return the degrees of freedom of the usual interval; None if all values are shares."""
+    sizes = [item.size for item in samples if not item.is_share]
+    return min(sizes) - 1 if sizes else None
 
-    With bounds, the normal distribution is what Wilson's interval has, and it covers.
+
+def _freedom_of_guesses(samples: Sequence[Sample]) -> int | None:
+    """Return those of the score test's Student's t; None (normal) if all bounds are known.
+
+    With known bounds, the normal distribution is what Wilson's interval has, and it covers.
     """
     sizes = [item.size for item in samples if not item.is_bounded]
     return min(sizes) - 1 if sizes else None

@@ -46,6 +46,7 @@ class _Scores(TypedDict):
     aggregates: dict[str, _Number]
     expected: NotRequired[dict[str, _Expected]]
     examples: NotRequired[list[_Example]]
+    largest: NotRequired[dict[str, float]]
 
 
 class _Failure(TypedDict):

@@ -28,9 +28,10 @@ def measured(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 def test_the_quick_forms_run(measured):
     covered = measured("intervals", "--quick", "--runs", "40")
-    assert len(covered) == 2 * 11 * 2 * 2
-    assert all(share > 0.8 for key, share in covered.items() if key.startswith("coverage"))
-    assert len(measured("verdicts", "--quick", "--runs", "10")) == 10 * 2
+    assert len(covered) == 2 * 16 * 2 * 2 + 2
+    known = {key: share for key, share in covered.items() if ", unknown, " not in key}
+    assert all(share > 0.8 for key, share in known.items() if key.startswith("coverage"))
+    assert len(measured("verdicts", "--quick", "--runs", "10")) == 18 * 2
 
 
 @pytest.mark.long
@@ -39,6 +40,10 @@ def test_intervals_cover(measured):
     for key, share in found.items():
         if key.startswith("false differences"):
             assert share < 0.066, key
+        elif ", unknown, " in key:
+            continue  # no interval can cover where nothing is known of rare huge values
+        elif key.endswith(", 57 x 5"):
+            assert share > 0.89, key
         elif ", 1 x " in key and "right or wrong" in key:
             # Wilson's interval, whose coverage jumps from one number of right answers to the next.
             assert share > 0.89, key
@@ -50,4 +55,6 @@ def test_intervals_cover(measured):
 def test_verdicts_are_right(measured):
     found = measured("verdicts", "--runs", "500")
     assert all(share <= 0.04 for key, share in found.items() if key.startswith(("-2", "equal, ")))
+    runaway = {key: share for key, share in found.items() if "run away to 2048, " in key}
+    assert all(share <= 0.04 for key, share in runaway.items() if "unknown" not in key)
     assert found["+8 points, tokens -10 %, 1 merge, 500 documents"] > 0.9

@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -225,6 +226,37 @@ def test_figures_are_in_per_cent_where_they_are_shares():
     assert factor_of([0.0, 1.0, -0.4, math.nan]) == 100
     assert factor_of([0.9, 1.1]) == 1
     assert interval(answers(1162, 1400), 0.83).texts(100) == ("83.0", "[80.9, 84.9]")
-    big = compare([ACC], scores(t_acc=[7.5, 8.0, 7.0]), scores(t_acc=[7.0, 7.5, 6.5]))
+    big = compare([ACC], scores(t_acc=[7.5, 8.0, 7.0] * 9), scores(t_acc=[7.0, 7.5, 6.5] * 9))
     assert big is not None
-    assert big.text == "+0.5 [+0.5, +0.5], better with probability > 0.999"
+    assert big.text == "+0.5 [+0.2, +0.6], better with probability 0.997"
+
+
+@pytest.mark.parametrize("largest", [None, 16.0])
+@pytest.mark.parametrize(("documents", "is_sure"), [(2, False), (400, True)])
+def test_a_constant_difference_is_not_certain_on_few_documents(documents, is_sure, largest):
+    """Two documents with 8 and 9 tokens had a difference of 1 [1, 1], and p = 0."""
+    known = {} if largest is None else {"t/tokens": largest}
+    ours, theirs = (
+        replace(scores(t_tokens=[tokens] * documents), largest=known) for tokens in (8, 9)
+    )
+    found = compare([Objective("t", "tokens", higher_is_better=False)], ours, theirs)
+    assert found is not None
+    assert found.difference.low < found.difference.value == 1.0
+    assert (found.difference.low > 0) is (found.probability > 0.975) is is_sure
+    assert not found.is_of_shares
+
+
+def test_a_known_limit_is_where_values_may_be_that_were_not_seen():
+    tokens = np.random.default_rng(6).integers(80, 121, 100)
+    objective = Objective("t", "tokens", higher_is_better=False)
+    plain = scores(t_tokens=tokens)
+    highs = []
+    for limit in (128.0, 1024.0):
+        (found,) = intervals([objective], replace(plain, largest={"t/tokens": limit})).values()
+        highs.append(found.high)
+        assert found.value - 5 < found.low < found.value
+    # A share of 1.96^2 / (n + 1.96^2) may be at the limit.
+    assert highs[0] < 105 and highs[1] == pytest.approx(100 + 924 * 0.037, rel=0.05)
+    # A value above the limit, of a backend that counts otherwise, moves it.
+    (found,) = intervals([objective], replace(plain, largest={"t/tokens": 50.0})).values()
+    assert found.high > found.value

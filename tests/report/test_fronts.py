@@ -6,6 +6,7 @@ Where this is not so, it is said in few runs, with one merge or with many; see a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -82,6 +83,25 @@ def test_luck_in_one_of_many_objectives_or_merges_is_corrected():
         found = p_value(generator.random((3, 20)), np.zeros((3, 20)), tries=3)
         yes += bool(rejected({str(number): float(p) for number, p in enumerate(found)}))
     assert 0.02 * runs < yes < 0.03 * runs
+
+
+@pytest.mark.parametrize("documents", [100, 200])
+def test_merges_whose_answers_may_run_away_beat_no_parent(verdicts, documents):
+    """1 % of the answers have 2,048 tokens; most samples of 100 documents have none or one."""
+    (kind,) = (k for k in verdicts.RUNAWAY if k.is_known and k.runaway == 0.01)
+    assert verdicts.share_of_yes(kind, documents, 200, np.random.default_rng(5)) <= 0.04
+
+
+def test_a_known_limit_of_tokens_takes_a_yes_away():
+    """The same answers, of a task with 100 tokens at most and of one with 2,048."""
+    lengths = np.random.default_rng(6).integers(80, 100, 100)
+    theirs, ours = scores(answers(30, 100), lengths), scores(answers(60, 100), lengths)
+    found = []
+    for limit in (100.0, 2048.0):
+        pair = (replace(item, largest={TOKENS.key: limit}) for item in (ours, theirs))
+        found.append(duel([ACC, TOKENS], *pair))
+    assert found[0].p < 0.025 < found[1].p
+    assert found[0].margin_words == found[1].margin_words == "exact_match 1 point, tokens 5 %"
 
 
 def test_better_merges_are_found(verdicts):

@@ -81,6 +81,19 @@ def test_lengths_have_intervals_that_cover(sigma, documents):
     assert np.mean((low <= mean) & (mean <= high)) > 0.94
 
 
+@pytest.mark.parametrize("documents", [20, 100, 200])
+@pytest.mark.parametrize("share", [0.01, 0.05])
+def test_rare_huge_lengths_have_intervals_that_cover_if_their_limit_is_known(share, documents):
+    """With bounds that are guessed, as few as 19 % do: most samples have no huge length."""
+    generator, limit = np.random.default_rng(1), 2048.0
+    usual = generator.integers(80, 121, (800, documents))
+    values = np.where(generator.random(usual.shape) < share, limit, usual)
+    low, high = means.interval([Sample.of(values, (0.0, limit), is_share=False)])
+    mean = share * limit + (1 - share) * 100
+    assert np.mean(low > mean) < 0.036
+    assert np.mean(high < mean) < 0.036
+
+
 @pytest.mark.parametrize("tasks", [1, 3])
 @pytest.mark.parametrize("documents", [20, 100])
 @pytest.mark.parametrize("p", [0.02, 0.5])
@@ -97,11 +110,15 @@ def test_equal_models_rarely_seem_to_differ(p, documents, tasks):
     assert np.mean(sure < 0.025) < 0.036
 
 
-@pytest.mark.parametrize("bounds", [(-1.0, 1.0), (-np.inf, np.inf)])
-def test_a_bound_of_the_interval_is_the_threshold_with_its_confidence(bounds):
+@pytest.mark.parametrize(
+    ("bounds", "is_share"),
+    [((-1.0, 1.0), True), ((-1.0, 1.0), False), ((-9.0, 9.0), False), ((-np.inf, np.inf), True)],
+)
+def test_a_bound_of_the_interval_is_the_threshold_with_its_confidence(bounds, is_share):
     """So a comparison is better with probability > 0.975 where its interval is above 0."""
     generator = np.random.default_rng(3)
-    samples = [Sample.of(generator.uniform(-1, 1, (30, n)), bounds) for n in (7, 25)]
+    drawn = [generator.uniform(-1, 1, (30, n)) for n in (7, 25)]
+    samples = [Sample.of(values, bounds, is_share=is_share) for values in drawn]
     low, high = means.interval(samples)
     assert means.confidence(samples, low) == pytest.approx(0.975)
     assert means.confidence(samples, high) == pytest.approx(0.025)
