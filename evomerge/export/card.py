@@ -225,7 +225,7 @@ def _recipe_sentences(merge: Merge, parent: Parent | None = None, unchanged: boo
         change = "unchanged" if unchanged else f"in {merge.recipe.dtype}"
         return (
             f"It is no merge, but the parent {code(parent.name)} itself, {change}, with its own "
-            "config, tokenizer and chat template. `evomerge_recipe.yaml` says so as a recipe."
+            f"{_own_and_lent(merge)} `evomerge_recipe.yaml` says so as a recipe."
         )
     methods = sorted({layer.method for layer in merge.recipe.every_layer()})
     members = ""
@@ -237,6 +237,22 @@ def _recipe_sentences(merge: Merge, parent: Parent | None = None, unchanged: boo
         f"Merge method: {plain(', '.join(methods))}. The exact recipe is in `evomerge_recipe.yaml`"
         f"{mergekit}.{members} (`evomerge push` does not upload these files if they name folders "
         "of the machine where the model was made.)"
+    )
+
+
+def _own_and_lent(merge: Merge) -> str:
+    """Return which files of a parent itself are its own, and what it has from where."""
+    giver = merge.recipe.options.get("chat_template")
+    if merge.recipe.tokenizer != "base":
+        own, part, giver = "config", "tokenizer", merge.recipe.tokenizer
+    elif giver is not None:
+        own, part = "config and tokenizer", "chat template"
+    else:
+        return "config, tokenizer and chat template."
+    source = code(merge.names[giver]) if giver in merge.names else "the merges"
+    return (
+        f"{own}. It has no {part} of its own: the {part} here is that of {source}, which it was "
+        "scored with."
     )
 
 

@@ -55,8 +55,12 @@ def _check_vocabulary(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> 
     from evomerge.merging.tokenizers.plan import plan_tokenizer
 
     ours = plan_tokenizer(recipe, checkpoints)
+    if ours.rows is None:
+        raise RecipeError(
+            "The recipe gives a tokenizer to a parent that has none, which a mergekit file cannot "
+            "express."
+        )
     theirs = plan_tokenizer(replace(recipe, vocabulary=()), checkpoints)
-    assert ours.rows is not None
     assert theirs.rows is not None
     alike = all(ours.rows.index[name] == index for name, index in theirs.rows.index.items())
     if not alike or ours.files != theirs.files or ours.rows.filling != theirs.rows.filling:

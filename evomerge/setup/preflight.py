@@ -19,6 +19,7 @@ from evomerge.setup.costly import costly_warning
 from evomerge.setup.engine import engine_depth, engine_warning, serves_paths
 from evomerge.setup.executor import count_all_workers, describe_workers
 from evomerge.setup.generation import generation_note
+from evomerge.setup.lent import lent_notes
 from evomerge.setup.memory import memory_of, needs, weights_of
 from evomerge.setup.parents import plan_tokenizers
 from evomerge.setup.problem import Problem
@@ -89,7 +90,8 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
     notes += (note for merge in problem.merges.values() for note in merge.notes)
     host = problem.checkpoints[problem.host]
     notes += type_notes([host, *others])
-    notes += setting_lines(problem.settings, short_names(problem.checkpoints))
+    names = short_names(problem.checkpoints)
+    notes += [*setting_lines(problem.settings, names), *lent_notes(problem, names)]
     notes += code_notes(problem.host, [host.folder / "config.json", *host.companions])
     notes += prediction_notes(n for n, item in problem.checkpoints.items() if item.predictions)
     if problem.config.evaluation.backend == "vllm" and not _tasks_by_answer(problem)[0]:

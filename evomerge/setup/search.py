@@ -35,6 +35,7 @@ from evomerge.searching.window import Window
 from evomerge.setup.anchored import anchored_recipe
 from evomerge.setup.fidelity import make_fidelity
 from evomerge.setup.inline import make_inline
+from evomerge.setup.lent import lent_notes
 from evomerge.setup.merges import temporarily_built
 from evomerge.setup.pins import pinned
 from evomerge.setup.problem import Problem
@@ -142,7 +143,8 @@ def _run_search(
             journal.append(event)
             logbook.history.apply(event)
         if not logbook.history.told:
-            for line in setting_lines(problem.settings, short_names(problem.checkpoints)):
+            names = short_names(problem.checkpoints)
+            for line in (*setting_lines(problem.settings, names), *lent_notes(problem, names)):
                 log.info(line)
             _check_weights(problem)
         make = EXECUTORS[problem.config.executor.kind]

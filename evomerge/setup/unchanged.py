@@ -8,11 +8,13 @@ it is the parent itself that is written if it wins.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
 from evomerge.run.history import Candidate
+from evomerge.setup.lent import with_lent
 from evomerge.setup.problem import Problem
 from evomerge.setup.settings import with_settings
 from evomerge.setup.single import as_stored
@@ -25,7 +27,8 @@ def recipe_to_write(
 ) -> Recipe:
     """Return the recipe of what is exported for a candidate: of a parent, the parent itself.
 
-    Of a parent in a run of an earlier version it is what was scored there.
+    A parent without a tokenizer or chat template has the one of the merges, which it is scored
+    with. Of a parent in a run of an earlier version it is what was scored there.
 
     Args:
         problem: the problem of the run.
@@ -36,7 +39,7 @@ def recipe_to_write(
         SearchError: the digest of the candidate's recipe is not the one in the journal.
     """
     if is_itself(problem, candidate):
-        return unchanged_parent(problem, str(candidate.label))
+        return with_lent(problem, unchanged_parent(problem, str(candidate.label)))
     return recipe_of(problem.space, candidate, candidates)
 
 
@@ -103,11 +106,14 @@ def write_model(
         texts: more text files to write: name -> text.
     """
     from evomerge.merging.backend import copy, stored_dtype, unchanged, write
+    from evomerge.merging.tokenizers.plan import plan_tokenizer
 
-    host = as_stored(checkpoints[recipe.host])
-    if host.adapter is None and recipe == unchanged(host, stored_dtype(host, recipe.dtype)):
-        return copy(host, out, texts or {})
-    if recipe.parents == (recipe.host,):
-        checkpoints = {recipe.host: host}  # its tensors keep their own names
+    plan, plain = plan_tokenizer(recipe, checkpoints), replace(recipe, vocabulary=())
+    if plan.rows is None and plain.parents == (recipe.host,):
+        host = as_stored(checkpoints[recipe.host])
+        checkpoints = {**checkpoints, recipe.host: host}  # its tensors keep their own names
+        plain = replace(plain, tokenizer="base", options={})
+        if host.adapter is None and plain == unchanged(host, stored_dtype(host, recipe.dtype)):
+            return copy(host, out, {**plan.files, **(texts or {})})
     folder = members_folder(run)
     return write(recipe, checkpoints, out, shard_size=shard_size, texts=texts, folder=folder)

@@ -22,6 +22,7 @@ from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.scores import Failure
 from evomerge.setup.check import freeze
+from evomerge.setup.lent import lent_notes
 from evomerge.setup.problem import Problem
 from evomerge.setup.runs import open_model, reopen
 from evomerge.setup.search import evaluate, run_search
@@ -123,6 +124,42 @@ def test_a_parent_that_wins_is_exported_as_it_is(templates: tuple[Path, Path]) -
     assert (opened.folder / "chat_template.jinja").read_text() == PLAIN
     name = opened.folder.name
     assert open_model(f"run:{run}", Path.cwd(), digest=name).folder == opened.folder
+
+
+@pytest.mark.parametrize("part", ["chat template", "tokenizer"])
+def test_a_parent_that_wins_is_exported_with_what_it_lacks(tmp_path: Path, part: str) -> None:
+    host = copy_of("language", tmp_path / "host", PLAIN)
+    maths = copy_of("maths", tmp_path / "maths")
+    if part == "tokenizer":
+        for file in maths.glob("tokenizer*"):
+            file.unlink()
+    (tmp_path / "search.yaml").write_text(
+        yaml.safe_dump(search_over([host, maths], host, chat=True))
+    )
+    evomerge("search", tmp_path / "search.yaml", "--run", tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    assert f"maths has no {part} and takes that of host" in (run.path / "log.txt").read_text()
+    history, problem = History(run.events()), reopen(run)
+    assert history.winner is not None and history.winner.label == str(maths)
+    assert lent_notes(problem, {str(maths): "it", str(host): "host"}) == [
+        f"it has no {part} and takes that of host, also on validation and test documents and in "
+        "the export of a parent that wins."
+    ]
+    out = tmp_path / "model"
+    evomerge("export", run.path, "--out", out)
+    scores = history.winner.scores("test")
+    assert scores is not None and scores.aggregates[KEY] > 0.5
+    assert evaluate(problem, str(out), "test").values == scores.values
+    assert stock_score(out, problem, chat=True) == scores.aggregates[KEY]
+    card = (out / "README.md").read_text()
+    assert f"It has no {part} of its own: the {part} here is that of `host`" in card
+    assert (out / "config.json").read_bytes() == (maths / "config.json").read_bytes()
+    evomerge("merge", out / "evomerge_recipe.yaml", "--out", tmp_path / "again")
+    evomerge("export", run.path, "--out", tmp_path / "half", "--dtype", "bfloat16")
+    opened = open_model(f"run:{run.path}", Path.cwd()).folder
+    for folder in (tmp_path / "again", tmp_path / "half", opened):
+        for file in (*host.glob("tokenizer*"), host / "chat_template.jinja"):
+            assert (folder / file.name).read_bytes() == file.read_bytes(), file.name
 
 
 def test_killed_between_validation_and_test_and_with_two_processes(

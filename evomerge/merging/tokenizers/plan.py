@@ -7,6 +7,9 @@
 `tokenizer: union`   the tokens of all parents; those of the host keep their ids. Rows are merged
                      by token.
 
+A parent that has no tokenizer and is not merged with others takes a tokenizer as it is: its own
+rows are those of the ids.
+
 The giver is the parent that the tokenizer comes from (for a union, the host). If parents disagree
 on special tokens, those of the giver are used, and `TokenizerPlan.notes` says so.
 """
@@ -16,7 +19,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import CheckpointError, RecipeError, did_you_mean
@@ -25,6 +28,7 @@ from evomerge.merging.tokenizers.ids import check_ids
 from evomerge.merging.tokenizers.tokens import Tokens, check_spelling
 from evomerge.merging.tokenizers.truncation import TRUNCATE, truncate
 from evomerge.merging.tokenizers.union import check_merged, unite
+from evomerge.models.causal import has_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.code_keys import text_without_code, without_code
 from evomerge.models.files import TOKENIZER_FILES
@@ -97,6 +101,10 @@ def plan_tokenizer(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> Tok
         rows, notes = truncate(parents)
         check_ids(parents, below=rows.size)
         return TokenizerPlan(files, dropped, rows, notes)
+    if not has_tokenizer(host) and replace(recipe, vocabulary=()).parents == (recipe.host,):
+        giver = _named(recipe, parents)
+        files, dropped = _template(recipe, parents, giver)
+        return TokenizerPlan({**_tokenizer_of(giver), **files}, dropped)
     return _matched(recipe, parents)
 
 
@@ -219,12 +227,7 @@ def _special_ids(merged: Tokens, giver: Checkpoint, host: Checkpoint) -> dict[st
 
 def _files(merged: Tokens, giver: Checkpoint, host: Checkpoint, united: bool) -> dict[str, str]:
     """Return the tokenizer files and the generation config, if they differ from the host's."""
-    found: dict[str, str] = {}
-    if giver is not host:
-        for name in TOKENIZER_FILES:
-            if (giver.folder / name).is_file() and not name.endswith(".model"):
-                file = giver.folder / name
-                found[name] = text_without_code(file) or read_text(file, CheckpointError)
+    found = {} if giver is host else _tokenizer_of(giver)
     if united:
         found["tokenizer.json"] = json.dumps(merged.data, ensure_ascii=False, indent=2) + "\n"
         config = giver.folder / "tokenizer_config.json"
@@ -242,6 +245,21 @@ def _files(merged: Tokens, giver: Checkpoint, host: Checkpoint, united: bool) ->
         data = without_code(read_json(generation))
         found[GENERATION] = _json({**data, **{k: v for k, v in special.items() if k in data}})
     return found
+
+
+def _tokenizer_of(giver: Checkpoint) -> dict[str, str]:
+    """Return the tokenizer files of a parent, as texts.
+
+    Raises:
+        CheckpointError: it has no `tokenizer.json`.
+    """
+    Tokens.of(giver)
+    files = [giver.folder / name for name in TOKENIZER_FILES if not name.endswith(".model")]
+    return {
+        file.name: text_without_code(file) or read_text(file, CheckpointError)
+        for file in files
+        if file.is_file()
+    }
 
 
 def _special_token_notes(giver: Checkpoint, parents: Sequence[Checkpoint]) -> list[str]:
