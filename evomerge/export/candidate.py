@@ -74,7 +74,7 @@ def export_candidate(
     except RecipeError as error:
         reason = str(error)
     parents = describe_parents(problem.checkpoints, problem.checkpoints, problem.merges)
-    merge = Merge(recipe, parents, mergekit=reason is None)
+    merge = Merge(recipe, parents, reason is None, allow_pickle=problem.allow_pickle)
     texts |= search_card(
         merge,
         problem.config,

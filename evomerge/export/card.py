@@ -16,7 +16,7 @@ from evomerge.errors import without_controls
 from evomerge.export.markdown import code, plain, row
 from evomerge.export.metadata import card_data, hub_datasets, results_on_test
 from evomerge.export.parents import Parent, common_licence
-from evomerge.export.repeat import how_to_repeat, search_file
+from evomerge.export.repeat import budget_of, how_to_repeat, options_of, search_file
 from evomerge.models.references import split_kind
 from evomerge.recipe import Recipe
 from evomerge.report.markup import svg_text
@@ -32,6 +32,7 @@ from evomerge.report.standings import Standings, alone, standings
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS
 from evomerge.searching.ranking import Ranking, best_of, measured
+from evomerge.setup.anchored import is_winner_of_stage
 from evomerge.space.paths.path import describe
 
 CARD, PICTURE = "README.md", "recipe.svg"
@@ -46,11 +47,13 @@ class Merge:
         parents: reference -> what the card says of it: all parents of the recipe, and those that a
             search had to choose from.
         mergekit: whether `mergekit_config.yml` is written beside the card.
+        allow_pickle: whether parents may have pickled weights.
     """
 
     recipe: Recipe
     parents: Mapping[str, Parent]
     mergekit: bool
+    allow_pickle: bool = False
 
     @property
     def name(self) -> str:
@@ -79,7 +82,7 @@ def merge_card(merge: Merge, versions: Mapping[str, str]) -> dict[str, str]:
     Returns:
         name of a file -> its text.
     """
-    commands = ["evomerge merge evomerge_recipe.yaml --out MODEL_DIR"]
+    commands = [_merge_command(merge)]
     intro = f"A merge that was made by evomerge {version('evomerge')}. {_recipe_sentences(merge)}"
     data = card_data(merge.name, merge.used, mergekit=merge.mergekit)
     grams = {merge.names[name]: item for name, item in merge.recipe.grams.items()}
@@ -132,11 +135,14 @@ def search_card(
     )
     chosen = "" if candidate is best else f" --candidate {candidate.number}"
     dtype = "" if as_scored else f" --dtype {merge.recipe.dtype}"
-    commands = [
-        f"evomerge search search.yaml --run RUN --candidates {len(history.candidates)}",
-        f"evomerge export RUN --out MODEL_DIR{chosen}{dtype}",
-        "evomerge merge evomerge_recipe.yaml --out MODEL_DIR    # this model without the search",
+    count, options, pickles = len(history.candidates), options_of(config), _pickles(merge)
+    is_stage = any(map(is_winner_of_stage, merge.parents))
+    search = [
+        f"evomerge search search.yaml --run RUN --candidates {count}{options}",
+        f"evomerge export RUN --out MODEL_DIR{chosen}{dtype}{pickles}",
     ]
+    alone = "" if is_stage else "    # this model without the search"
+    commands = [*([] if is_stage else search), _merge_command(merge) + alone]
     body = [
         *([] if config.space.kind == "parameters" else _path(merge)),
         *([] if as_scored else _dtype(config, merge.recipe)),
@@ -148,8 +154,40 @@ def search_card(
     ]
     versions = config.frozen.versions if config.frozen else {}
     repeat = how_to_repeat(commands, versions, merge.used)
-    search = [*_moving(merge), *search_file(config, merge.names)]
-    return _files(merge, data, intro, body, [*repeat, *search])
+    about = [*(_stage(merge) if is_stage else _moving(merge)), *_trusting(options)]
+    used = config.model_copy(update={"budget": budget_of(config, history)})
+    file = search_file(used, merge.names, "" if is_stage else "search.yaml")
+    return _files(merge, data, intro, body, [*repeat, *about, *file])
+
+
+def _merge_command(merge: Merge) -> str:
+    return f"evomerge merge evomerge_recipe.yaml --out MODEL_DIR{_pickles(merge)}"
+
+
+def _pickles(merge: Merge) -> str:
+    return " --allow-pickle" if merge.allow_pickle else ""
+
+
+def _trusting(options: str) -> list[str]:
+    """Return lines about an option that lets code of other people run."""
+    if "--trust-code" not in options:
+        return []
+    return [
+        "`--trust-code` runs the code that the search file names (tasks, objective functions): "
+        "read it first.",
+        "",
+    ]
+
+
+def _stage(merge: Merge) -> list[str]:
+    """Return lines that say why no command repeats the search of a stage."""
+    names = [code(item.name) for name, item in merge.parents.items() if is_winner_of_stage(name)]
+    return [
+        "This model was found by a stage of a search in stages, which began with the winner of an "
+        f"earlier stage ({' and '.join(names)}). Its search file alone does not repeat that, so "
+        "there is no command for the search; the recipe builds the model.",
+        "",
+    ]
 
 
 def _moving(merge: Merge) -> list[str]:

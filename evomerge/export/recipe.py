@@ -113,7 +113,7 @@ def merge_recipe(
         if mergekit is not None:
             extra["mergekit_config.yml"] = mergekit
         parents = describe_parents(recipe.parents, checkpoints, opener.named)
-        merge = Merge(recipe, parents, mergekit=mergekit is not None)
+        merge = Merge(recipe, parents, mergekit is not None, allow_pickle=allow_pickle)
         extra |= merge_card(merge, _versions())
         notes += type_notes(checkpoints[name] for name in recipe.parents)
         notes += prediction_notes(n for n in recipe.parents if checkpoints[n].predictions)

@@ -9,11 +9,12 @@ from typing import Any
 
 import yaml
 
-from evomerge.config.schema import SearchConfig
+from evomerge.config.schema import BudgetConfig, Frozen, SearchConfig
 from evomerge.export.markdown import block, code, plain
 from evomerge.export.parents import Parent
 from evomerge.models.references import split_kind
 from evomerge.recipe import Grams
+from evomerge.run.history import History
 
 _PATH = re.compile(r"(?<![\w.~/-])(~|\.{1,2})?(/[^\s/:+,;='\"()\[\]{}]+)+/?")
 """A path that begins in the root, the home folder or this one; no address of the web."""
@@ -65,7 +66,27 @@ def _gram_files(grams: Mapping[str, Grams]) -> list[str]:
     ]
 
 
-def search_file(config: SearchConfig, names: Mapping[str, str]) -> list[str]:
+def options_of(config: SearchConfig) -> str:
+    """Return the options with which the search of a run is allowed to do what it has done."""
+    from evomerge.evaluation.tasks.functions import is_function
+
+    frozen = config.frozen or Frozen()
+    given = {
+        "--allow-pickle": frozen.allow_pickle,
+        "--allow-code": frozen.allow_code,
+        "--trust-code": frozen.code or any(map(is_function, config.tasks)),
+    }
+    return "".join(f" {option}" for option, is_given in given.items() if is_given)
+
+
+def budget_of(config: SearchConfig, history: History) -> BudgetConfig:
+    """Return the bounds of a run's search, with those that `resume` has set since it began."""
+    return BudgetConfig(**{**config.budget.model_dump(), **history.budget})
+
+
+def search_file(
+    config: SearchConfig, names: Mapping[str, str], file: str = "search.yaml"
+) -> list[str]:
     """Return the lines with the search file, without defaults and without paths of this machine.
 
     The section `executor` is left out: it says where the search ran, and does not change its
@@ -74,11 +95,13 @@ def search_file(config: SearchConfig, names: Mapping[str, str]) -> list[str]:
     Args:
         config: the search file of a run.
         names: reference of a parent -> its published name.
+        file: name of the file in the commands; "" if there is no command with it.
     """
+    title = f"Search file (`{file}`)" if file else "Search file of this stage"
     plain = config.model_dump(mode="json", exclude={"frozen", "executor"}, exclude_defaults=True)
     text = yaml.safe_dump(_published(plain, names), sort_keys=False, allow_unicode=True, width=98)
     return [
-        "Search file (`search.yaml`), without what is at its default:",
+        f"{title}, without what is at its default:",
         "",
         *block(text.strip().splitlines(), "yaml"),
         "",

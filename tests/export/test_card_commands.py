@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from member_runs import THREE_TASKS
+from safetensors.torch import load_file
 from search_run import SMALL
 from transformers import AutoModelForCausalLM
 
@@ -80,6 +81,14 @@ def test_the_commands_of_the_card_give_the_model(home, tmp_path, monkeypatch, ki
     assert bool(run.recipe(last).members) == (kind == "members")
 
     monkeypatch.chdir(tmp_path / "there")
+    made = run_commands(model)
+    assert len(made) == 2
+    for item in made:
+        assert files(item) == files(model), item
+
+
+def run_commands(model: Path) -> list[Path]:
+    """Run the commands of a card in the working folder, and return the models that they make."""
     blocks = re.findall(r"```(\w*)\n(.*?)```", (model / "README.md").read_text(), re.DOTALL)
     commands = next(text for _, text in blocks if "evomerge merge" in text)
     Path("search.yaml").write_text(next(text for name, text in blocks if name == "yaml"))
@@ -91,6 +100,92 @@ def test_the_commands_of_the_card_give_the_model(home, tmp_path, monkeypatch, ki
             made.append(f"model-{number}")
             words[words.index("MODEL_DIR")] = made[-1]
         assert call(words) == 0, line
-    assert len(made) == 2
-    for item in made:
-        assert files(Path(item)) == files(model), item
+    return list(map(Path, made))
+
+
+def test_a_card_has_the_budget_that_resume_has_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("there").mkdir()
+    early = SMALL | {"budget": {"candidates": 30, "target": -1.0, "patience": 1}}
+    run = evomerge.search(early, run="run", progress=False)
+    begun = len(run.candidates)
+    raised = ["--target", "2", "--patience", "25", "--candidates", "7"]
+    assert call(["resume", "run", *raised]) == 0
+    assert begun < len(evomerge.Run("run").candidates) == 7
+    model = evomerge.Run("run").export("model", 6).absolute()
+    monkeypatch.chdir(tmp_path / "there")
+    made = run_commands(model)
+    assert [files(item) == files(model) for item in made] == [True, True]
+    assert len(evomerge.Run("RUN").candidates) == 7
+
+
+TASK = """
+task: own
+dataset_path: json
+dataset_kwargs: {data_files: {test: FILE}}
+test_split: test
+output_type: generate_until
+doc_to_text: !function own.text
+doc_to_target: "{{answer}}"
+generation_kwargs: {until: ["<eos>"], do_sample: false, max_gen_toks: 3}
+metric_list: [{metric: exact_match}]
+unsafe_code: true
+"""
+
+
+def test_a_card_has_the_options_that_the_search_was_given(tmp_path, monkeypatch):
+    here, there = tmp_path / "here", tmp_path / "there"
+    shutil.copytree(zoo.path("maths"), here / "maths")
+    weights = load_file(here / "maths" / "model.safetensors")
+    torch.save(weights, here / "maths" / "pytorch_model.bin")
+    (here / "maths" / "model.safetensors").unlink()
+    (here / "tasks").mkdir()
+    text = TASK.replace("FILE", str(zoo.tasks_path() / "zoo_maths.jsonl"))
+    (here / "tasks" / "own.yaml").write_text(text)
+    (here / "tasks" / "own.py").write_text("def text(doc):\n    return doc['prompt']\n")
+    shutil.copytree(here, there)
+    config = SMALL | {
+        "parents": ["./maths", "zoo:language"],
+        "objectives": [{"task": "own", "metric": "exact_match"}],
+        "evaluation": SMALL["evaluation"] | {"include": ["tasks"]},
+        "budget": {"candidates": 5},
+    }
+    options = ["--allow-pickle", "--allow-code", "--trust-code"]
+    (here / "search.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("EVOMERGE_STATE", str(here / "state"))
+    assert call(["search", "search.yaml", "--run", "run", *options]) == 0
+    assert call(["export", "run", "--out", "model", "--candidate", "4"]) == 0
+    card = (here / "model" / "README.md").read_text()
+    assert f"--candidates 5 {' '.join(options)}\n" in card
+    assert "`--trust-code` runs the code that the search file names" in card
+    monkeypatch.chdir(there)
+    monkeypatch.setenv("EVOMERGE_STATE", str(there / "state"))
+    made = run_commands(here / "model")
+    assert [files(item) == files(here / "model") for item in made] == [True, True]
+    assert "--allow-pickle" in (made[1] / "README.md").read_text()
+
+
+def test_the_card_of_a_later_stage_has_no_command_for_its_search(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stage = {"space": {"kind": "parameters", "method": "linear"}, "budget": {"candidates": 5}}
+    staged = {name: SMALL[name] for name in ("seed", "dtype", "objectives", "evaluation")} | {
+        "stages": [
+            stage | {"parents": ["zoo:language", "zoo:maths"]},
+            stage | {"parents": ["stage:1", "zoo:facts"]},
+        ]
+    }
+    Path("staged.yaml").write_text(yaml.safe_dump(staged))
+    assert call(["search", "staged.yaml", "--run", "run"]) == 0
+    for number in (1, 2):
+        folder = f"run/stage-{number}"
+        assert call(["export", folder, "--out", f"model-{number}", "--candidate", "4"]) == 0
+    for number, count in ((1, 2), (2, 1)):
+        model = tmp_path / f"model-{number}"
+        (tmp_path / f"there-{number}").mkdir()
+        monkeypatch.chdir(tmp_path / f"there-{number}")
+        made = run_commands(model)
+        assert [files(item) == files(model) for item in made] == [True] * count
+    card = (model / "README.md").read_text()
+    assert "evomerge search" not in card and "`search.yaml`" not in card
+    assert "began with the winner of an earlier stage (`run:stage-1`)" in card
