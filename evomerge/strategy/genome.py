@@ -1,10 +1,18 @@
-"""Search over genomes: an optimizer proposes genomes, a space turns them into recipes."""
+"""Search over genomes: an optimizer proposes genomes, a space turns them into recipes.
+
+Many genomes may give one recipe: in a space of slots only the sign of most genes counts. A recipe
+is proposed once. If the optimizer comes back to it, it is told the known outcome at once, or as
+soon as there is one, and asked again. So it goes on as if the recipe had been scored again, but no
+candidate is spent.
+"""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from evomerge.optimize.protocol import Optimizer
 from evomerge.scores import Outcome, Scores
@@ -14,8 +22,31 @@ from evomerge.strategy.protocol import Origin, Proposal
 log = logging.getLogger(__name__)
 
 
+REPEATS = 100
+"""So many proposals of known recipes are skipped in a row. Then one is a candidate again: the space
+may have no other recipes, or the optimizer may have converged."""
+
+SKIPPED = "skipped"
+"""Key in an origin: how many proposals of known recipes came before it, if any."""
+
+
+@dataclass
+class _Try:
+    """What is known about a recipe that was proposed.
+
+    Attributes:
+        told: the values and the violation that the optimizer was told; None: there is no outcome.
+        waiting: further trials of the recipe, which wait for its outcome.
+    """
+
+    told: tuple[tuple[float, ...] | None, float] | None = None
+    waiting: list[int] = field(default_factory=list)
+
+
 class GenomeStrategy:
-    """The strategy that consists of a space and an optimizer; origins are `{"genome": [...]}`.
+    """The strategy that consists of a space and an optimizer.
+
+    Origins are `{"genome": [...]}`, or `{"genome": [...], "skipped": 3}`.
 
     Args:
         space: turns genomes into recipes.
@@ -37,8 +68,12 @@ class GenomeStrategy:
         self._values, self._violation = values, violation
         self._baselines = space.baseline_genomes()
         self._start = start
-        self._trials: dict[int, int] = {}
-        self._proposed = self._starting = 0
+        self._candidates: dict[int, tuple[int, str]] = {}
+        """Trial and digest of each candidate."""
+        self._tries: dict[str, _Try] = {}
+        self._genomes: set[int] = set()
+        """Hashes of the genomes that were tried; the genomes would take gigabytes."""
+        self._proposed = self._complete = self._starting = 0
         self._warned = False
 
     @property
@@ -48,12 +83,16 @@ class GenomeStrategy:
 
     @property
     def left(self) -> int:
-        """Number of genomes that the current generation still lacks.
+        """Number of trials that the current generation of the optimizer still lacks.
 
         Baselines, and the genomes of the start together, are told before the first generation. So
-        it is of the optimizer's own genomes only, like all others.
+        it is of the optimizer's own genomes only, like all others. Known recipes count into it, so
+        most generations have fewer candidates where there are many of them.
         """
-        return self._starting + self.generation - self._proposed % self.generation
+        complete, of_next = divmod(self._proposed, self.generation)
+        if complete > self._complete:  # the last candidate may be of the next generation already
+            return self.generation
+        return self._starting + self.generation - of_next
 
     def add_baseline(self, number: int, label: str) -> Origin:
         """Propose the genome of a baseline, if the space has one for it."""
@@ -61,14 +100,24 @@ class GenomeStrategy:
         if genome is None:
             return {}
         self.optimizer.enqueue(genome)
-        self._next_genome(number)
+        trial, _ = self.optimizer.ask()
+        self._note(number, trial, genome, self.space.decode(genome).digest)
         return {"genome": list(genome)}
 
     def ask(self, number: int) -> Proposal:
         """Propose the next genome of the start; after these, the optimizer's."""
-        self._enqueue_start()
-        genome = self._next_proposal(number)
-        return Proposal(self.space.decode(genome), {"genome": list(genome)})
+        self._begin()
+        for skipped in itertools.count():
+            trial, genome = self._next_trial()
+            recipe = self.space.decode(genome)
+            # An optimizer proposes a genome again only if it finds no other one.
+            is_new = recipe.digest not in self._tries or hash(genome) in self._genomes
+            if is_new or skipped == REPEATS:
+                break
+            self._skip(trial, genome, recipe.digest)
+        self._note(number, trial, genome, recipe.digest)
+        origin = {"genome": list(genome)}
+        return Proposal(recipe, origin | {SKIPPED: skipped} if skipped else origin)
 
     def repeat(self, number: int, label: str | None, origin: Origin) -> None:
         """Propose the same genome again.
@@ -83,15 +132,19 @@ class GenomeStrategy:
             return
         genome = tuple(map(float, origin["genome"]))
         if label is None:
-            self._enqueue_start()
-            computed = self._next_proposal(number)
+            self._begin()
+            # What was skipped is repeated by number: another machine might skip others.
+            for _ in range(origin.get(SKIPPED, 0)):
+                trial, computed = self._next_trial()
+                self._skip(trial, computed, self.space.decode(computed).digest)
+            trial, computed = self._next_trial()
         else:
             self.optimizer.enqueue(genome)
-            computed = self._next_genome(number)
-        if computed == genome:
-            return
-        self.optimizer.amend(self._trials[number], genome)
-        if not self._warned:
+            trial, computed = self.optimizer.ask()
+        if computed != genome:
+            self.optimizer.amend(trial, genome)
+        self._note(number, trial, genome, self.space.decode(genome).digest)
+        if computed != genome and not self._warned:
             self._warned = True
             log.warning(
                 "This machine computes a genome that differs by up to %.2g from the recorded one; "
@@ -104,33 +157,50 @@ class GenomeStrategy:
 
         Outcomes of baselines without a genome are ignored.
         """
-        if number not in self._trials:
+        if number not in self._candidates:
             return
         values = self._values(outcome) if isinstance(outcome, Scores) else None
         if values is not None and not all(map(math.isfinite, values)):
             values = None
         broken = self._violation(outcome) if isinstance(outcome, Scores) else 0.0
-        self.optimizer.tell(self._trials[number], values, broken)
+        trial, digest = self._candidates[number]
+        known = self._tries[digest]
+        known.told = values, broken
+        for each in (trial, *known.waiting):
+            self.optimizer.tell(each, values, broken)
+        known.waiting.clear()
 
-    def _enqueue_start(self) -> None:
-        """Enqueue the genomes of the start; later calls do nothing.
+    def _begin(self) -> None:
+        """Begin a proposal: enqueue the genomes of the start, if it is the first one.
 
-        This waits for the first proposal, since the baselines are enqueued and asked one by one.
+        They wait for it, since the baselines are enqueued and asked one by one.
         """
+        self._complete = self._proposed // self.generation
         for genome in self._start:
             self.optimizer.enqueue(genome)
         self._starting += len(self._start)
         self._start = ()
 
-    def _next_proposal(self, number: int) -> tuple[float, ...]:
-        """Ask the optimizer for a genome of the start, or of its own."""
+    def _next_trial(self) -> tuple[int, Genome]:
+        """Ask the optimizer for a trial of a genome of the start, or of its own."""
         if self._starting:
             self._starting -= 1
         else:
             self._proposed += 1
-        return self._next_genome(number)
+        return self.optimizer.ask()
 
-    def _next_genome(self, number: int) -> tuple[float, ...]:
-        """Ask the optimizer for a genome, and note which trial the candidate is."""
-        self._trials[number], genome = self.optimizer.ask()
-        return genome
+    def _skip(self, trial: int, genome: Genome, digest: str) -> None:
+        """Tell the optimizer the outcome of a known recipe, or let the trial wait for it."""
+        self._genomes.add(hash(genome))
+        # On another machine the recipe may be an unknown one; then the trial is never told.
+        known = self._tries.get(digest, _Try())
+        if known.told is None:
+            known.waiting.append(trial)
+        else:
+            self.optimizer.tell(trial, *known.told)
+
+    def _note(self, number: int, trial: int, genome: Genome, digest: str) -> None:
+        """Note which trial the candidate is, and that its recipe and genome are tried."""
+        self._candidates[number] = trial, digest
+        self._tries.setdefault(digest, _Try())
+        self._genomes.add(hash(genome))

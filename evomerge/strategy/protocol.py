@@ -38,7 +38,7 @@ class Strategy(Protocol):
 
     @property
     def generation(self) -> int:
-        """Number of proposals in a generation; 1 for a strategy without generations.
+        """Largest number of proposals in a generation; 1 for a strategy without generations.
 
         All proposals of a generation can be asked for before any outcome of it is told.
         """
@@ -46,7 +46,7 @@ class Strategy(Protocol):
 
     @property
     def left(self) -> int:
-        """Number of proposals that the current generation still lacks.
+        """Largest number of proposals that the current generation still lacks.
 
         It is `generation` when a generation is complete and the next one has not begun.
         """

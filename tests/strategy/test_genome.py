@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted import space
+from scripted import ScriptedExecutor, search, space, trajectory, unit
 
+from evomerge.errors import SearchError
+from evomerge.execute.protocol import Job
 from evomerge.optimize import create
-from evomerge.scores import Failure, Outcome, Scores
-from evomerge.strategy.genome import GenomeStrategy
+from evomerge.recipe import Layer, Recipe
+from evomerge.run.history import History
+from evomerge.scores import Failure, Objective, Outcome, Scores
+from evomerge.searching.loop import Order
+from evomerge.searching.ranking import ParetoFront, Ranking, WeightedSum
+from evomerge.space.paths.slots import SlotSpace
+from evomerge.strategy.genome import REPEATS, SKIPPED, GenomeStrategy
 
 NAMES = ("random", "cma", "nevergrad:DE")
 
@@ -64,10 +74,10 @@ def test_a_generation_is_counted_from_its_first_proposal(name: str) -> None:
     strategy.add_baseline(0, next(iter(strategy.space.baselines())))
     assert strategy.left == strategy.generation
     while strategy._start or strategy._starting:
-        strategy.ask(len(strategy._trials))
+        strategy.ask(len(strategy._candidates))
         assert (strategy.left == strategy.generation) is (not strategy._starting)
     for asked in range(1, 2 * strategy.generation + 1):
-        strategy.ask(len(strategy._trials))
+        strategy.ask(len(strategy._candidates))
         assert strategy.left == strategy.generation - asked % strategy.generation
 
 
@@ -95,3 +105,179 @@ def test_the_start_is_proposed_after_the_baselines_and_before_all_else() -> None
     proposed = [strategy.ask(number).origin["genome"] for number in range(9, 12)]
     assert [set(genome) for genome in proposed[:2]] == [{0.25}, {0.75}]
     assert len(set(proposed[2])) == len(strategy.space.genes)
+
+
+NOTHING = Layer("", ())
+FRAME = Recipe("a", {}, NOTHING, NOTHING, "float32", "base", 0)
+SLOTS = SlotSpace(
+    {"a": 8, "b": 8}, FRAME, repeats=1, scales=1.0, indicators="threshold", fixed_ends=False
+)
+"""Slots with numbers of which only the sign counts: many genomes for each recipe."""
+
+TWO = (Objective("task", "acc"), Objective("task", "layers", higher_is_better=False))
+
+
+def path_score(job: Job) -> Outcome:
+    """Score the blocks that are at a good place, and their number."""
+    blocks = [layer.sources[0] for layer in job.recipe.layers["model.layers"]]
+    good = sum(unit("good", block.parent, block.layer) < 0.4 for block in blocks)
+    acc = good - 0.3 * (len(blocks) - good)
+    return Scores(
+        {"task": (0,)}, {"task/acc": (acc,)}, {"task/acc": acc, "task/layers": len(blocks)}
+    )
+
+
+def slots_strategy(optimizer: str, ranking: Ranking) -> GenomeStrategy:
+    objectives = len(ranking.objectives) if ranking.has_front else 1
+    made = create(optimizer, SLOTS.genes, seed=1, objectives=objectives)
+    return GenomeStrategy(SLOTS, made, ranking.values)
+
+
+def ranking_for(optimizer: str) -> Ranking:
+    return ParetoFront(TWO) if optimizer == "nsga2" else WeightedSum(TWO[:1])
+
+
+def slots_search(
+    path: Path,
+    optimizer: str,
+    width: int = 1,
+    dies_after: int | None = None,
+    order: Order = "generation",
+    candidates: int = 120,
+) -> History:
+    ranking = ranking_for(optimizer)
+    executor = ScriptedExecutor(width, random.Random(width), 0.1, dies_after, path_score)
+    return search(
+        path,
+        executor,
+        order=order,
+        candidates=candidates,
+        window=None,
+        ranking=ranking,
+        searched=SLOTS,
+        make=lambda: slots_strategy(optimizer, ranking),
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["auto", "cma", "nsga2", "two-points-de"])
+@pytest.mark.parametrize("order", ["generation", "arrival"])
+def test_a_recipe_is_proposed_once(tmp_path: Path, optimizer: str, order: Order) -> None:
+    """Up to two thirds of the candidates of such a search repeated a recipe."""
+    history = slots_search(tmp_path / "run", optimizer, width=4, order=order)
+    seen: set[str] = set()
+    repeated = 0
+    for candidate in history.candidates:
+        if candidate.label is None and candidate.digest in seen:
+            repeated += 1
+            assert candidate.origin[SKIPPED] == REPEATS
+        seen.add(candidate.digest)
+    assert repeated < 0.15 * len(history.candidates)
+    assert any(candidate.origin.get(SKIPPED) for candidate in history.candidates)
+
+
+@pytest.mark.parametrize("optimizer", ["cma", "nsga2", "two-points-de"])
+@pytest.mark.parametrize("order", ["generation", "arrival"])
+def test_a_search_with_known_recipes_goes_on_after_kills_as_it_was(
+    tmp_path: Path, optimizer: str, order: Order
+) -> None:
+    whole = trajectory(slots_search(tmp_path / "whole", optimizer, order=order))
+    if order == "generation":
+        assert trajectory(slots_search(tmp_path / "wide", optimizer, 7)) == whole
+    widths = (1, 1, 1) if order == "arrival" else (5, 3, 7)
+    for width, dies_after in zip(widths, (21, 33, None), strict=True):
+        killed = tmp_path / "killed"
+        if dies_after is None:
+            assert trajectory(slots_search(killed, optimizer, width, order=order)) == whole
+            return
+        with pytest.raises(SearchError, match="killed"):
+            slots_search(killed, optimizer, width, dies_after, order)
+
+
+class Listed:
+    """An optimizer that proposes listed genomes, and notes what it is told."""
+
+    population = 4
+
+    def __init__(self, genomes: Iterator[tuple[float, ...]]) -> None:
+        self.genomes, self.asked = genomes, 0
+        self.told: dict[int, tuple[Any, float]] = {}
+        self.amended: list[int] = []
+
+    def ask(self) -> tuple[int, tuple[float, ...]]:
+        self.asked += 1
+        return self.asked - 1, next(self.genomes)
+
+    def tell(self, trial: int, values: Any, violation: float = 0.0) -> None:
+        assert trial not in self.told
+        self.told[trial] = values, violation
+
+    def amend(self, trial: int, genome: tuple[float, ...]) -> None:
+        self.amended.append(trial)
+
+    def enqueue(self, genome: tuple[float, ...]) -> None:
+        raise AssertionError
+
+
+def path_of(*signs: int, size: float = 1.0) -> tuple[float, ...]:
+    """Return a genome of `SLOTS`; its size changes nothing."""
+    return tuple(
+        size * gene.high / 2 * (1 if place in signs else -1)
+        for place, gene in enumerate(SLOTS.genes)
+    )
+
+
+def listed(*genomes: tuple[float, ...]) -> GenomeStrategy:
+    return GenomeStrategy(SLOTS, Listed(iter(genomes)), values)
+
+
+def test_the_optimizer_is_told_what_is_known_of_a_recipe() -> None:
+    """At once, or when there is an outcome; also that it has failed."""
+    first, second, third = (0, 1), (2, 3), (4, 5)
+    strategy = listed(
+        path_of(*first),
+        path_of(*first, size=0.5),
+        path_of(*second),
+        path_of(*first, size=0.25),
+        path_of(*second, size=0.5),
+        path_of(*third),
+    )
+    told = strategy.optimizer.told  # type: ignore[attr-defined]
+    assert SKIPPED not in strategy.ask(0).origin
+    assert strategy.left == 3
+    assert strategy.ask(1).origin[SKIPPED] == 1
+    assert strategy.left == 1
+    strategy.tell(0, outcome(0.5))
+    assert told == {0: ((0.5,), 0.0), 1: ((0.5,), 0.0)}
+    assert strategy.ask(2).origin[SKIPPED] == 2
+    assert strategy.left == strategy.generation  # complete, by six trials
+    assert told.pop(3) == ((0.5,), 0.0)
+    strategy.tell(1, outcome(None))
+    assert told == {0: ((0.5,), 0.0), 1: ((0.5,), 0.0), 2: (None, 0.0), 4: (None, 0.0)}
+
+
+def test_what_was_skipped_is_skipped_again_whatever_another_machine_computes() -> None:
+    """Or the generations of a resumed search would end elsewhere than the recorded ones."""
+    proposed = [path_of(0, 1), path_of(0, 1, size=0.5), path_of(2, 3), path_of(4, 5)]
+    one = listed(*proposed)
+    origins = [one.ask(number).origin for number in range(3)]
+    proposed[1] = path_of(6, 7)  # no repeat here
+    other = listed(*proposed)
+    for number, origin in enumerate(origins):
+        other.repeat(number, None, origin)
+    assert other.left == other.generation == one.left
+    for strategy in (one, other):
+        for number in range(3):
+            strategy.tell(number, outcome(number))
+    told = (one.optimizer.told, other.optimizer.told)  # type: ignore[attr-defined]
+    assert told[1] == {trial: item for trial, item in told[0].items() if trial != 1}
+    assert other.optimizer.amended == []  # type: ignore[attr-defined]
+
+
+def test_a_space_without_other_recipes_is_searched_on() -> None:
+    strategy = listed(*(path_of(0, 1, size=1 / (place + 1)) for place in range(REPEATS + 2)))
+    strategy.ask(0)
+    assert strategy.ask(1).origin[SKIPPED] == REPEATS
+    # An optimizer that repeats a genome has no other one.
+    strategy = listed(path_of(0, 1), path_of(0, 1))
+    strategy.ask(0)
+    assert SKIPPED not in strategy.ask(1).origin

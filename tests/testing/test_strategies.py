@@ -65,7 +65,7 @@ class Flawed:
             self.inner.repeat(number, label, origin)
 
     def tell(self, number, found):
-        if self.flaw != "repeat" or number in self.inner._trials:
+        if self.flaw != "repeat" or number in self.inner._candidates:
             self.inner.tell(number, found)
 
 
