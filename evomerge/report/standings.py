@@ -52,8 +52,8 @@ class Standings:
         comparisons: label of a baseline -> paired comparison of the searched merge with it.
         missing: label of another baseline -> why the searched merge is not compared with it.
         compared_on: the split of the comparisons: the last one (of search, validation, test) on
-            which the searched merge and a baseline were scored, or all members of a front were
-            tried; the test as soon as the searched merge was. None if there is no such split.
+            which the searched merge was scored and a baseline tried, or all members of a front
+            were tried. None if there is no such split.
         front: which members of a front are really apart, and which beat the parents; None in a
             search for one fitness, and before there is a front.
         has_front: whether the search is for a front.
@@ -157,9 +157,8 @@ def _standings(history: History, ranking: Ranking) -> Standings:
     for split in reversed(SPLITS):
         own = best.scores(split)
         others = [item for item in history.baselines if item is not best]
-        # Nothing is chosen on the test documents, so there it is said of all that they are missing.
-        is_last = split == "test" and len(others) > 0
-        if own is None or not (is_last or any(item.scores(split) for item in history.baselines)):
+        # A baseline that failed is named; one that is not scored yet waits on the split before.
+        if own is None or not any(split in item.outcomes for item in history.baselines):
             continue
         kept, missing = {}, {}
         for item in others:
