@@ -31,6 +31,11 @@ ALGORITHMS = {
 choose or combine such algorithms, mostly by the budget; or sample a whole budget at once; or run a
 routine that was not made for this in a thread, which waits for an outcome before it goes on."""
 
+OWN_SAMPLES = {"_CMA", "_TBPSA", "_EMNA", "EDA", "cGA", "SPSA"}
+"""Those of them that learn from how they have drawn a point, so they are not told of others. EDA
+and EMNA would raise. TBPSA would take the distance for a step; CMA, cGA and SPSA would count the
+point as one of the next generation, or as one half of a pair."""
+
 
 class Nevergrad(BaseOptimizer):
     """An optimizer of nevergrad; its proposals are clipped to the bounds of the cube.
@@ -50,6 +55,7 @@ class Nevergrad(BaseOptimizer):
     def __init__(self, cube: Cube, seed: int, configured: Any) -> None:
         low, high = ((end - cube.start) / cube.step for end in (cube.low, cube.high))
         self._inner = _instance(configured, low, high, seed)
+        self._own_only = _is_of(self._inner, OWN_SAMPLES)
         super().__init__(cube, _population(self._inner))
         first = cube.decided(np.random.RandomState([seed % 2**32, 1])) - cube.start
         if first.any() and _is_of(self._inner, {"_OnePlusOne"}):  # it would try the start itself
@@ -63,7 +69,9 @@ class Nevergrad(BaseOptimizer):
         return candidate, self.cube.start + self.cube.step * candidate.value
 
     def learn(self, handle: object, point: Vector, loss: float) -> None:
-        """Tell nevergrad the loss of a point, which need not be one that it proposed."""
+        """Tell nevergrad the loss of a point, also of one that it did not propose, if it can."""
+        if handle is None and self._own_only:
+            return
         candidate: Any = handle
         space = self._inner.parametrization
         if candidate is None:
@@ -103,8 +111,12 @@ def _is_of(inner: Any, names: Set[str]) -> bool:
 
 
 def _population(inner: Any) -> int:
-    """Return the trials in a generation; 1 if the algorithm has none."""
-    sizes = (getattr(inner, name, None) for name in ("llambda", "popsize", "_popsize"))
+    """Return the trials in the first generation; 1 if the algorithm has none."""
+    if _is_of(inner, {"_EvolutionStrategy"}):
+        return int(inner._config.offsprings or inner._config.popsize)
+    sizes = [getattr(inner, name, None) for name in ("llambda", "popsize", "_popsize")]
+    # Some have an object that adapts the size.
+    sizes = [getattr(size, "llambda", size) for size in sizes]
     return max(1, int(next((size for size in sizes if isinstance(size, int | np.integer)), 1)))
 
 
@@ -186,17 +198,23 @@ class _SeveralAlgorithmsError(Exception):
 
 
 def _try_out(name: str) -> list[bytes]:
-    """Return the proposals of a short search in eight dimensions with four open trials."""
+    """Return the proposals of a short search in eight dimensions with four open trials.
+
+    It is told of some points that it did not propose, as of baselines.
+    """
     high = np.full(8, 3.0)
     inner = _instance(nevergrad.optimizers.registry[name], -high, high, seed=5)
     if not _is_of(inner, ALGORITHMS):
         raise _SeveralAlgorithmsError
-    asked = []
+    asked: list[Any] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for number in range(100):
+            told = [asked[-4]] if number > 3 else []
+            if number % 25 < 2 and not _is_of(inner, OWN_SAMPLES):
+                value = np.full(8, number / 50 - 1)
+                told.append(inner.parametrization.spawn_child(new_value=value))
+            for item in told:
+                inner.tell(item, float(((item.value - 1) ** 2).sum()))
             asked.append(inner.ask())
-            if number >= 3:
-                told = asked[number - 3]
-                inner.tell(told, float(((told.value - 1) ** 2).sum()))
     return [item.value.tobytes() for item in asked]

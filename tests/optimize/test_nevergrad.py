@@ -112,6 +112,55 @@ def test_what_breaks_a_law_is_refused_in_one_sentence(name, sentence):
     assert (random.random(), np.random.rand()) == expected
 
 
+OWN_SAMPLES = [
+    *("nevergrad:EDA", "nevergrad:NaiveIsoEMNA", "nevergrad:TBPSA", "nevergrad:NaiveTBPSA"),
+    *("nevergrad:CMAstd", "nevergrad:DiagonalCMA", "nevergrad:cGA", "nevergrad:SPSA"),
+]
+
+
+@pytest.mark.parametrize("name", OWN_SAMPLES)
+def test_what_learns_from_its_own_samples_is_not_told_of_baselines(name):
+    def proposals(baselines):
+        optimizer, found = create(name, REAL, 3), []
+        for value in baselines:
+            optimizer.enqueue((value,) * len(REAL))
+        for number in range(150):
+            trial, genome = optimizer.ask()
+            if number >= len(baselines):
+                found.append(genome)
+            optimizer.tell(trial, [score(genome)])
+        return found[:147]
+
+    assert proposals([0.5, 0.1, 0.9]) == proposals([])
+
+
+@pytest.mark.parametrize("flaw", ["asked", "not asked"])
+def test_what_raises_when_it_is_told_is_refused(flaw, monkeypatch):
+    class Flawed(nevergrad.optimization.optimizerlib._OnePlusOne):
+        def _internal_tell_candidate(self, candidate, loss):
+            if flaw == "asked":
+                raise nevergrad.errors.NevergradRuntimeError("not here")
+            super()._internal_tell_candidate(candidate, loss)
+
+        def _internal_tell_not_asked(self, candidate, loss):
+            raise nevergrad.errors.TellNotAskedNotSupportedError("no foreign points")
+
+    monkeypatch.setitem(nevergrad.optimizers.registry, f"Flawed {flaw}", Flawed)
+    with pytest.raises(ConfigError, match="does not work without a budget, or not here"):
+        create(f"nevergrad:Flawed {flaw}", REAL, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        *(("DE", 30), ("PSO", 40), ("OnePlusOne", 1), ("CMAstd", 9), ("TBPSA", 24), ("EDA", 24)),
+        *(("NaiveIsoEMNA", 64), ("MixES", 20), ("RecES", 60), ("MutDE", 40)),
+    ],
+)
+def test_a_generation_is_as_large_as_that_of_nevergrad(name, size):
+    assert create(f"nevergrad:{name}", REAL, 0).population == size
+
+
 def test_a_population_cannot_be_set():
     with pytest.raises(ConfigError, match="'nevergrad:DE' has no population; set it to auto"):
         create("nevergrad:DE", REAL, 0, population=10)
