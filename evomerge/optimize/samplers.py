@@ -26,8 +26,9 @@ from evomerge.optimize.setting import Setting
 from evomerge.space.protocol import Gene, Genome
 
 FIRST = 10
-"""Number of outcomes from which on optuna proposes. Before that, points around the start of the
-search are drawn; optuna itself would draw them from the whole space."""
+"""Number of outcomes from which on optuna proposes; those of enqueued genomes do not count. Before
+that, points around the start of the search are drawn; optuna itself would draw them from the whole
+space. This goes on while all outcomes are equal, since to optuna the oldest would be the best."""
 
 _FIRST = "first"
 _VIOLATION = "violation"
@@ -62,10 +63,12 @@ class TPE(BaseOptimizer):
         self._ranges = {str(place): _range(gene) for place, gene in enumerate(cube.genes)}
         self._random = np.random.RandomState(seed % 2**32)
         self._told = 0
+        self._outcomes: set[tuple[float, ...]] = set()
+        """Two different outcomes, once there are any."""
 
     def propose(self) -> tuple[object, Vector]:
         """Return a proposal of optuna; before it has `FIRST` outcomes, a point near the start."""
-        if self._told < FIRST:
+        if self._told < FIRST or len(self._outcomes) < 2:
             draws = self._random.standard_normal(len(self.cube.start))
             return _FIRST, np.clip(self.cube.start + 2 * self.cube.step * draws, 0.0, 1.0)
         trial = self._study.ask(self._ranges)
@@ -75,7 +78,10 @@ class TPE(BaseOptimizer):
         """Replace the genome of an open trial; optuna's own trial has failed then."""
         proposed = self._open[trial][0] if trial in self._open else None
         super().amend(trial, genome)
-        if self._open[trial][0] is None and proposed not in (None, _FIRST):
+        opened, point = self._open[trial]
+        if proposed == _FIRST:
+            self._open[trial] = (_FIRST, point)  # it still counts as one of the first
+        elif opened is None and proposed is not None:
             self._study.tell(cast(optuna.Trial, proposed), state=TrialState.FAIL)
 
     def learn_again(self, handle: object, point: Vector, losses: Vector, violation: float) -> None:
@@ -85,6 +91,9 @@ class TPE(BaseOptimizer):
 
     def learn_all(self, handle: object, point: Vector, losses: Vector, violation: float) -> None:
         """Tell optuna the losses of a point."""
+        self._told += handle is not None
+        if len(self._outcomes) < 2:
+            self._outcomes.add((*losses.tolist(), violation))
         if handle in (None, _FIRST):
             pairs = zip(self.cube.genes, self.cube.genome(point), strict=True)
             values = [value if gene.kind == "real" else int(value) for gene, value in pairs]
@@ -93,7 +102,6 @@ class TPE(BaseOptimizer):
         trial = cast(optuna.Trial, handle)
         trial.set_user_attr(_VIOLATION, violation)
         self._study.tell(trial, losses.tolist())
-        self._told += 1
 
 
 def _range(gene: Gene) -> BaseDistribution:

@@ -211,22 +211,32 @@ class LayerGenes:
             for gene, a, b, nearer_value in zip(self.genes, first, second, nearer, strict=True)
         ]
 
-    def mixture(self, shares: Mapping[str, float]) -> list[float] | None:
-        """Return values that merge the parents in the given shares, or None if there are none.
+    def mixtures(self, shares: Mapping[str, float]) -> dict[int, list[float]]:
+        """Return values that merge the parents in the given shares, for each method that can.
 
         This goes by the usual names of knobs: `weight` is the parent's share, `density` and
-        `lambda` are 1, `agree` is 0, and `t` is the share of the last source. The first method that
-        can express the shares is used.
+        `lambda` are 1, `agree` is 0, and `t` is the share of the last source. The knobs of the
+        other methods are set likewise, so that nothing but the method is between two of these.
 
         Args:
             shares: parent -> share; the other parents have share 0.
+
+        Returns:
+            place of the method in the list -> values.
         """
-        for number, used in enumerate(self._inputs):
-            values = [rounded(gene, gene.start) for gene in self.genes]
-            values[: self._choices] = [float(number)] * self._choices
-            if self._set_shares(used, shares, values):
-                return values
-        return None
+        starts = [rounded(gene, gene.start) for gene in self.genes]
+        able = [
+            number
+            for number, used in enumerate(self._inputs)
+            if self._set_shares(used, shares, starts.copy())
+        ]
+        found: dict[int, list[float]] = {}
+        for number in able:
+            found[number] = starts.copy()
+            for other in [*able, number]:  # its own knobs last
+                self._set_shares(self._inputs[other], shares, found[number])
+            found[number][: self._choices] = [float(number)] * self._choices
+        return found
 
     def _set_shares(
         self, used: MethodInputs, shares: Mapping[str, float], values: list[float]

@@ -91,7 +91,7 @@ class MateSpace(ABC):
         alone = {parent: average([parent]) for parent in self.parents}
         return alone | {"uniform": average(self.parents)}
 
-    def baseline_genomes(self) -> dict[str, Genome]:
+    def baseline_genomes(self) -> dict[str, list[Genome]]:
         """Return nothing, since there are no genes."""
         return {}
 

@@ -10,6 +10,7 @@ stay readable.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -174,7 +175,7 @@ class ParameterSpace:
         alone = {parent: average([parent]) for parent in self.parents}
         return alone | {UNIFORM: average(self._experts())}
 
-    def baseline_genomes(self) -> dict[str, Genome]:
+    def baseline_genomes(self) -> dict[str, list[Genome]]:
         """Return genomes of the baselines that this space can express, by label.
 
         For a parent, its weight is 1 and the weights of the others are 0. For the uniform merge,
@@ -183,23 +184,24 @@ class ParameterSpace:
         method with a sign consensus (`ties`) comes only near the uniform merge. In a pool, a parent
         without a share is not in, and the uniform merge has no genome if it merges more than
         `most_parents`.
+
+        There is one for each method that can express the baseline. With one of them only, a search
+        would take a good baseline for a sign that this method is better than others. The seed draws
+        their order, since an optimizer may prefer the first of several equal points.
         """
         experts = self._experts()
         mixtures = {parent: {parent: 1.0} for parent in self.parents}
         mixtures[UNIFORM] = {parent: 1 / len(experts) for parent in experts}
-        genomes = {}
+        genomes: dict[str, list[Genome]] = {}
+        order = random.Random(self._frame.seed)
         for label, shares in mixtures.items():
-            found = [layer_genes.mixture(shares) for _, layer_genes in self._places()]
-            by_place = [values for values in found if values is not None]
+            found = [layer_genes.mixtures(shares) for _, layer_genes in self._places()]
             members = self._pool.priorities(shares) if self._pool else []
-            shared = by_place[0][: self._shared] if by_place else []
-            if (
-                members is not None
-                and len(by_place) == len(found)
-                and all(values[: self._shared] == shared for values in by_place)
-            ):
-                own = (value for values in by_place for value in values[self._shared :])
-                genomes[label] = (*shared, *members, *own)
+            able = sorted(set(found[0]).intersection(*found[1:]))
+            for method in order.sample(able, len(able)) if members is not None else ():
+                shared = found[0][method][: self._shared]
+                own = (value for values in found for value in values[method][self._shared :])
+                genomes.setdefault(label, []).append((*shared, *(members or ()), *own))
         return genomes
 
     def _places(self) -> list[tuple[str, LayerGenes]]:

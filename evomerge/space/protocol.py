@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -65,8 +65,10 @@ class Space(Protocol):
         """The recipes that every search scores first, by label: each parent, the uniform merge."""
         ...
 
-    def baseline_genomes(self) -> dict[str, Genome]:
+    def baseline_genomes(self) -> Mapping[str, Sequence[Genome]]:
         """Genomes whose recipes equal the baselines or come near them, by label.
+
+        A baseline has several if a choice makes no difference to it: one for each value.
 
         They are enqueued in the optimizer, so that it starts from good points.
         """

@@ -46,7 +46,8 @@ class _Try:
 class GenomeStrategy:
     """The strategy that consists of a space and an optimizer.
 
-    Origins are `{"genome": [...]}`, or `{"genome": [...], "skipped": 3}`.
+    Origins are `{"genome": [...]}`, with `skipped` if known recipes came before it, or with
+    `others`, the further genomes of a baseline.
 
     Args:
         space: turns genomes into recipes.
@@ -68,8 +69,8 @@ class GenomeStrategy:
         self._values, self._violation = values, violation
         self._baselines = space.baseline_genomes()
         self._start = start
-        self._candidates: dict[int, tuple[int, str]] = {}
-        """Trial and digest of each candidate."""
+        self._candidates: dict[int, list[tuple[int, str]]] = {}
+        """Trial and digest of each candidate; a baseline may have several."""
         self._tries: dict[str, _Try] = {}
         self._genomes: set[int] = set()
         """Hashes of the genomes that were tried; the genomes would take gigabytes."""
@@ -95,14 +96,17 @@ class GenomeStrategy:
         return self._starting + self.generation - of_next
 
     def add_baseline(self, number: int, label: str) -> Origin:
-        """Propose the genome of a baseline, if the space has one for it."""
-        genome = self._baselines.get(label)
-        if genome is None:
+        """Propose the genomes of a baseline, if the space has any for it.
+
+        If there are several, the optimizer is told the outcome for each of them; the origin has
+        those after the first as `others`.
+        """
+        genomes = self._baselines.get(label, ())
+        if not genomes:
             return {}
-        self.optimizer.enqueue(genome)
-        trial, _ = self.optimizer.ask()
-        self._note(number, trial, genome, self.space.decode(genome).digest)
-        return {"genome": list(genome)}
+        self._propose_baseline(number, genomes)
+        origin = {"genome": list(genomes[0])}
+        return origin | ({"others": list(map(list, genomes[1:]))} if genomes[1:] else {})
 
     def ask(self, number: int) -> Proposal:
         """Propose the next genome of the start; after these, the optimizer's."""
@@ -131,20 +135,21 @@ class GenomeStrategy:
         if "genome" not in origin:
             return
         genome = tuple(map(float, origin["genome"]))
-        if label is None:
-            self._begin()
-            # What was skipped is repeated by number: another machine might skip others.
-            for _ in range(origin.get(SKIPPED, 0)):
-                trial, computed = self._next_trial()
-                self._skip(trial, computed, self.space.decode(computed).digest)
+        if label is not None:
+            others = [tuple(map(float, other)) for other in origin.get("others", ())]
+            self._propose_baseline(number, [genome, *others])
+            return
+        self._begin()
+        # What was skipped is repeated by number: another machine might skip others.
+        for _ in range(origin.get(SKIPPED, 0)):
             trial, computed = self._next_trial()
-        else:
-            self.optimizer.enqueue(genome)
-            trial, computed = self.optimizer.ask()
-        if computed != genome:
-            self.optimizer.amend(trial, genome)
+            self._skip(trial, computed, self.space.decode(computed).digest)
+        trial, computed = self._next_trial()
         self._note(number, trial, genome, self.space.decode(genome).digest)
-        if computed != genome and not self._warned:
+        if computed == genome:
+            return
+        self.optimizer.amend(trial, genome)
+        if not self._warned:
             self._warned = True
             log.warning(
                 "This machine computes a genome that differs by up to %.2g from the recorded one; "
@@ -163,12 +168,20 @@ class GenomeStrategy:
         if values is not None and not all(map(math.isfinite, values)):
             values = None
         broken = self._violation(outcome) if isinstance(outcome, Scores) else 0.0
-        trial, digest = self._candidates[number]
-        known = self._tries[digest]
-        known.told = values, broken
-        for each in (trial, *known.waiting):
-            self.optimizer.tell(each, values, broken)
-        known.waiting.clear()
+        for trial, digest in self._candidates[number]:
+            known = self._tries[digest]
+            known.told = values, broken
+            for each in (trial, *known.waiting):
+                self.optimizer.tell(each, values, broken)
+            known.waiting.clear()
+
+    def _propose_baseline(self, number: int, genomes: Sequence[Genome]) -> None:
+        """Propose the computed or recorded genomes of a baseline."""
+        for genome in genomes:
+            self.optimizer.enqueue(genome)
+        for genome in genomes:
+            trial, _ = self.optimizer.ask()
+            self._note(number, trial, genome, self.space.decode(genome).digest)
 
     def _begin(self) -> None:
         """Begin a proposal: enqueue the genomes of the start, if it is the first one.
@@ -200,7 +213,7 @@ class GenomeStrategy:
             self.optimizer.tell(trial, *known.told)
 
     def _note(self, number: int, trial: int, genome: Genome, digest: str) -> None:
-        """Note which trial the candidate is, and that its recipe and genome are tried."""
-        self._candidates[number] = trial, digest
+        """Note a trial of the candidate, and that its recipe and genome are tried."""
+        self._candidates.setdefault(number, []).append((trial, digest))
         self._tries.setdefault(digest, _Try())
         self._genomes.add(hash(genome))

@@ -43,9 +43,10 @@ def check_space(space: Space, samples: int = 100, seed: int = 0) -> None:
     for label, recipe in baselines.items():
         require(isinstance(recipe, Recipe), f"Baseline {label} is not a Recipe.")
         _check_depth(recipe, space)
-    for label, genome in space.baseline_genomes().items():
+    for label, found in space.baseline_genomes().items():
         require(label in baselines, f"baseline_genomes() has {label}, but baselines() has not.")
-        check_range(genes, genome)
+        for genome in found:
+            check_range(genes, genome)
 
 
 def _check_depth(recipe: Recipe, space: Space) -> None:

@@ -23,7 +23,13 @@ def genes_with(values, start=0):
     return [*numbers[:2], method, *numbers[2:]]
 
 
-def check_first(name, values, seeds, length, start=0):
+def baselines_with(values):
+    """Return a genome with each value of the choice for each of three baselines, as spaces do."""
+    points = ((0.5,) * 4, (0.0,) * 4, (1.0,) * 4)
+    return [(*point[:2], float(value), *point[2:]) for value in values for point in points]
+
+
+def check_first(name, values, seeds, length, start=0, baselines=False):
     """Check that each value is in an equal share of the first candidates, and of the very first.
 
     Args:
@@ -32,11 +38,16 @@ def check_first(name, values, seeds, length, start=0):
         seeds: number of searches.
         length: number of candidates of each.
         start: what the gene says of its start.
+        baselines: whether baselines with each value, in a random order, are told before.
     """
     shares = np.zeros((seeds, values))
     first = np.zeros(values)
     for seed in range(seeds):
         optimizer = make(name, genes_with(values, start), seed)
+        order = np.random.RandomState(seed).permutation(values)
+        for genome in baselines_with(order) if baselines else ():
+            optimizer.enqueue(genome)
+            optimizer.tell(optimizer.ask()[0], several(name, 0.5))
         for number in range(length):
             trial, genome = optimizer.ask()
             shares[seed, int(genome[2])] += 1 / length
@@ -50,6 +61,25 @@ def check_first(name, values, seeds, length, start=0):
 @pytest.mark.parametrize("name", FAST)
 def test_every_value_is_equally_likely_at_first(name):
     check_first(name, values=VALUES, seeds=60, length=3)
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_every_value_is_equally_likely_after_baselines_that_score_the_same(name):
+    check_first(name, values=VALUES, seeds=60, length=5 if name == "tpe" else 25, baselines=True)
+
+
+def test_tpe_draws_near_the_start_while_all_outcomes_are_equal():
+    """The oldest of equal points would be the best to optuna."""
+    drawn = []
+    for seed in range(10):
+        optimizer = create("tpe", genes_with(VALUES), seed)
+        for genome in baselines_with([0]):
+            optimizer.enqueue(genome)
+        for _ in range(40):
+            trial, genome = optimizer.ask()
+            optimizer.tell(trial, [0.5])
+            drawn.append(genome[2])
+    assert max(np.bincount(np.array(drawn, int))) < 0.4 * len(drawn)
 
 
 @pytest.mark.long

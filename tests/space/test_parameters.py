@@ -251,9 +251,32 @@ def test_by_default_the_whole_model_has_one_method(data):
     assert {layer.method for layer in space.decode(genome).every_layer()} == {names[int(genome[0])]}
     apart = make(names, groups=3, method_per="group")
     assert len(apart.genes) == len(space.genes) + 4
-    for label, genome in space.baseline_genomes().items():
-        known = space.decode(genome)
-        assert known == apart.decode(apart.baseline_genomes()[label])
+    for label, found in space.baseline_genomes().items():
+        others = apart.baseline_genomes()[label]
+        assert list(map(space.decode, found)) == list(map(apart.decode, others))
+
+
+def test_a_baseline_has_a_genome_for_each_method_that_can_express_it():
+    def of(names, seed, **settings):
+        space = make(names, method_per="model", seed=seed, **settings)
+        return space, space.baseline_genomes()["uniform"]
+
+    names, firsts = ("slerp", "ties", "dare_ties"), []
+    for seed in range(30):
+        space, found = of(names, seed)
+        assert {genome[0] for genome in found} == {0.0, 1.0, 2.0}
+        assert len({genome[1:] for genome in found}) == 1  # it is the same with each method
+        assert found == of(names, seed)[1]
+        firsts.append(found[0][0])
+        for genome in found:
+            for layer in space.decode(genome).every_layer():
+                for source in layer.sources:
+                    assert source.knobs.get("weight", 0.5) == 0.5
+                    assert source.knobs.get("density", 1.0) == 1.0
+                assert layer.knobs.get("t", 0.5) == 0.5
+    assert min(firsts.count(value) for value in (0.0, 1.0, 2.0)) > 3
+    _, found = of(names, 0, knobs={"lambda": 0.5})
+    assert [genome[0] for genome in found] == [0.0]  # only slerp has no such knob
 
 
 def test_methods_share_a_gene_only_where_they_search_the_same_range():
@@ -320,22 +343,22 @@ def test_baselines_are_each_parent_alone_and_the_average_of_the_experts():
 def test_baselines_have_genomes_if_the_space_can_express_them():
     genomes = make(("task_arithmetic",), ("a", "b", "c")).baseline_genomes()
     assert set(genomes) == {"a", "b", "c", "uniform"}
-    assert genomes["b"] == (0.0, 1.0, 0.0) * 3
-    assert genomes["uniform"] == (0.333333,) * 9
+    assert genomes["b"] == [(0.0, 1.0, 0.0) * 3]
+    assert genomes["uniform"] == [(0.333333,) * 9]
     slerp = make(("slerp",)).baseline_genomes()
-    assert slerp == {"a": (0.0,) * 3, "b": (1.0,) * 3, "uniform": (0.5,) * 3}
-    assert make(("ties",)).baseline_genomes()["a"] == (1.0, 1.0, 0.0, 1.0) * 3
+    assert slerp == {"a": [(0.0,) * 3], "b": [(1.0,) * 3], "uniform": [(0.5,) * 3]}
+    assert make(("ties",)).baseline_genomes()["a"] == [(1.0, 1.0, 0.0, 1.0) * 3]
     low = make(("ties",), knobs={"weight": (0.2, 1.0)}).baseline_genomes()
     assert list(low) == ["uniform"]
     assert make(("ties",), knobs={"lambda": 0.5}).baseline_genomes() == {}
     assert make(("ties",), knobs={"density": (0.1, 0.9)}).baseline_genomes() == {}
     assert set(make(("slerp", "linear")).baseline_genomes()) == {"a", "b", "uniform"}
-    assert make(("ties",), ("base", "a")).baseline_genomes()["base"] == (0.0, 1.0) * 3
+    assert make(("ties",), ("base", "a")).baseline_genomes()["base"] == [(0.0, 1.0) * 3]
     assert (
         make(("consensus",)).baseline_genomes() == {}
     )  # two masks must agree, and one parent has one
     unmasked = make(("consensus",), knobs={"agree": (0, 2), "threshold": 0.4}).baseline_genomes()
-    assert unmasked["a"] == (1.0, 0.0, 0.0) * 3
+    assert unmasked["a"] == [(1.0, 0.0, 0.0) * 3]
 
 
 @pytest.mark.parametrize(

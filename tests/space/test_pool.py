@@ -94,11 +94,11 @@ def test_baselines_that_fit_into_the_pool_have_genomes():
     space = make(most=2)
     genomes = space.baseline_genomes()
     assert list(genomes) == list(PARENTS)
-    for parent, genome in genomes.items():
+    for parent, (genome,) in genomes.items():
         recipe = space.decode(genome)
         assert merged(recipe) == (parent,)
         assert recipe.layers["model.layers"][0].sources[0].knobs == {"weight": 1.0}
-    uniform = make(most=5).baseline_genomes()["uniform"]
+    (uniform,) = make(most=5).baseline_genomes()["uniform"]
     assert merged(make(most=5).decode(uniform)) == PARENTS
     assert list(space.baselines()) == [*PARENTS, "uniform"]
     check_space(space)

@@ -15,12 +15,14 @@ from scripted import ScriptedExecutor, search, space, trajectory, unit
 
 from evomerge.errors import SearchError
 from evomerge.execute.protocol import Job
+from evomerge.merging.methods import get_method
 from evomerge.optimize import create
 from evomerge.recipe import Layer, Recipe
 from evomerge.run.history import History
 from evomerge.scores import Failure, Objective, Outcome, Scores
 from evomerge.searching.loop import Order
 from evomerge.searching.ranking import ParetoFront, Ranking, WeightedSum
+from evomerge.space.parameters import ParameterSpace
 from evomerge.space.paths.slots import SlotSpace
 from evomerge.strategy.genome import REPEATS, SKIPPED, GenomeStrategy
 
@@ -281,3 +283,29 @@ def test_a_space_without_other_recipes_is_searched_on() -> None:
     strategy = listed(path_of(0, 1), path_of(0, 1))
     strategy.ask(0)
     assert SKIPPED not in strategy.ask(1).origin
+
+
+def of_two_methods() -> GenomeStrategy:
+    methods = [get_method(name) for name in ("linear", "task_arithmetic")]
+    searched = ParameterSpace(
+        parents=("a", "b"), base="base", host="base", stack="s", layers=2, methods=methods
+    )
+    return GenomeStrategy(searched, create("tpe", searched.genes, seed=3), values)
+
+
+def test_each_genome_of_a_baseline_is_told_its_outcome_and_recorded() -> None:
+    one, again, old = (of_two_methods() for _ in range(3))
+    labels = list(one.space.baselines())
+    for number, label in enumerate(labels):
+        origin = one.add_baseline(number, label)
+        assert {origin["genome"][0], origin["others"][0][0]} == {0.0, 1.0}
+        again.repeat(number, label, origin)
+        old.repeat(number, label, {"genome": origin["genome"]})  # a journal of an earlier version
+    for strategy in (one, again, old):
+        for number in reversed(range(len(labels))):
+            strategy.tell(number, outcome(0.1 * number))
+        with pytest.raises(ValueError, match="is not open"):
+            strategy.optimizer.tell(0, [0.0])
+    assert [one.ask(number).origin for number in range(9, 40)] == [
+        again.ask(number).origin for number in range(9, 40)
+    ]

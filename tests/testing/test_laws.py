@@ -128,8 +128,8 @@ class FlawedSpace:
         genomes = self.inner.baseline_genomes()
         start = tuple(gene.start for gene in self.inner.genes)
         if self.flaw == "outside":
-            genomes["a"] = (self.genes[0].high + 1, *start[1:])
-        return genomes | ({"nobody": start} if self.flaw == "stray" else {})
+            genomes["a"] = [(self.genes[0].high + 1, *start[1:])]
+        return genomes | ({"nobody": [start]} if self.flaw == "stray" else {})
 
 
 @pytest.mark.parametrize(

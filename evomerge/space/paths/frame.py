@@ -102,12 +102,12 @@ def baselines_of(parents: Mapping[str, int], stack: str, like: Recipe) -> dict[s
     return {name: parent_recipe(name, depth, stack, like) for name, depth in parents.items()}
 
 
-def genomes_of(space: Encoder) -> dict[str, Genome]:
+def genomes_of(space: Encoder) -> dict[str, list[Genome]]:
     """Return the genomes of the baselines that a space of paths contains exactly, by label."""
     found = {}
     for label, recipe in space.baselines().items():
         with contextlib.suppress(RecipeError):
-            found[label] = space.encode(recipe)
+            found[label] = [space.encode(recipe)]
     return found
 
 

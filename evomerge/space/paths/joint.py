@@ -132,7 +132,7 @@ class JointSpace:
         uniform = uniform_recipe(self._experts(), self._depth, self._stack, self._frame)
         return {**found, UNIFORM: uniform}
 
-    def baseline_genomes(self) -> dict[str, Genome]:
+    def baseline_genomes(self) -> dict[str, list[Genome]]:
         """Return genomes of the baselines that the method can express, by label.
 
         Their path passes every depth once, with scales of 1. If this space does not contain that
@@ -147,12 +147,14 @@ class JointSpace:
         mixtures = {parent: {parent: 1.0} for parent in self._parents}
         if len(self._parents) > 1:
             mixtures[UNIFORM] = {parent: 1 / len(experts) for parent in experts}
-        genomes = {}
-        for label, shares in mixtures.items():
-            values = self._layer_genes.mixture(shares)
-            if values is not None:
-                genomes[label] = (*path_genome, *(values * len(self._places)))
-        return genomes
+        return {
+            label: [
+                (*path_genome, *(values * len(self._places)))
+                for values in self._layer_genes.mixtures(shares).values()
+            ]
+            for label, shares in mixtures.items()
+            if self._layer_genes.mixtures(shares)
+        }
 
     def _merge(self, genome: Genome, place: int, layer: int | None) -> Layer:
         """Return the merge at one place.

@@ -104,6 +104,6 @@ class SwapSpace:
         """Return every parent as it is."""
         return baselines_of(self._parents, self._stack, self._frame)
 
-    def baseline_genomes(self) -> dict[str, Genome]:
+    def baseline_genomes(self) -> dict[str, list[Genome]]:
         """Return the genomes of the parents whose own path is in this space."""
         return genomes_of(self)

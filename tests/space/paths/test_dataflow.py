@@ -273,7 +273,7 @@ def test_joint_repeats_a_depth_with_other_weights() -> None:
 def test_a_joint_space_has_genomes_of_its_parents_and_their_average() -> None:
     genomes = JOINT["joint"]().baseline_genomes()
     assert set(genomes) == {HOST, OTHER, "uniform"}
-    recipe = JOINT["joint"]().decode(genomes[OTHER])
+    recipe = JOINT["joint"]().decode(genomes[OTHER][0])
     assert [layer.sources[0].layer for layer in recipe.layers["model.layers"]] == [0, 1, 2, 3]
     for layer in recipe.every_layer():
         assert [item.knobs["weight"] for item in layer.sources] == [0.0, 1.0]
