@@ -8,9 +8,10 @@ import numpy as np
 
 from evomerge.optimize.protocol import Optimizer
 from evomerge.space.protocol import Gene, Genome
+from evomerge.testing.learning import check_learning
 from evomerge.testing.problems import PROBLEMS
 from evomerge.testing.require import require
-from evomerge.testing.searches import Create, Reference, check_choices, check_search
+from evomerge.testing.searches import FAST, Create, Reference, check_choices, check_search
 
 GENES = (
     Gene("weight", "real", 0.0, 2.0, 1.0),
@@ -29,6 +30,8 @@ def check_optimizer(
     objectives: int = 1,
     reference: Reference | None = None,
     learns: bool = True,
+    ranks: bool = True,
+    seeds: int = 10,
 ) -> None:
     """Check the laws of `evomerge.optimize.protocol.Optimizer`, and that it searches well.
 
@@ -40,7 +43,11 @@ def check_optimizer(
         objectives: number of values that the optimizer is told for each trial.
         reference: the algorithm in its own package, which it must equal (`check_search`); None: it
             must be better than random search.
-        learns: False for a search like random search, which is not compared with any.
+        learns: False for a search like random search or a grid, which learns nothing.
+        ranks: False for an algorithm that does not only compare values but computes with them, like
+            a Gaussian process. Otherwise failures and violations of constraints must give the same
+            search, proposal by proposal, as values below all others.
+        seeds: number of searches with each function and condition; 0: functions are not searched.
 
     Raises:
         AssertionError: a law is broken.
@@ -59,14 +66,17 @@ def check_optimizer(
             first == again, "The same calls gave different genomes, so a run could not be resumed."
         )
     np.random.set_state(kept)
-    if learns:
+    if not learns:
+        return
+    check_learning(create, genes, objectives, ranks)
+    if seeds:
         kinds = {gene.kind for gene in genes}
         names = [
             name
-            for name in ("sphere", "mixed", "zdt1", "dtlz2")
+            for name in ("sphere", "mixed", "one-max", "zdt1", "dtlz2")
             if {gene.kind for gene in PROBLEMS[name].genes} <= kinds
         ]
-        check_search(create, reference, objectives, names, trials=min(trials, 150))
+        check_search(create, reference, objectives, names, FAST, min(trials, 150), seeds)
         if "choice" in kinds:
             check_choices(create, objectives, seeds=60)
 

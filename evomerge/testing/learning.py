@@ -1,0 +1,167 @@
+"""The laws of what an optimizer learns from what it is told.
+
+All are exact: two searches are compared, proposal by proposal, that must or must not be the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from evomerge.optimize.protocol import Optimizer
+from evomerge.space.protocol import Gene, Genome
+from evomerge.testing.require import require
+from evomerge.testing.searches import REPEATED, Create, random_genome
+
+Told: TypeAlias = tuple[Sequence[float] | None, float]
+"""The values and the violation of a trial."""
+
+Tell: TypeAlias = Callable[[int, list[float]], Told]
+"""Returns what is told of a trial: given its number, and values from minus the genes to 0."""
+
+_LOWEST, _BEST = -1e6, 1.0
+
+
+def check_learning(
+    create: Create, genes: Sequence[Gene], objectives: int = 1, ranks: bool = True
+) -> None:
+    """Check that every outcome counts at once, that failures rank last, and that seeds matter.
+
+    Args:
+        create: a function of genes and a seed that returns a new optimizer.
+        genes: the genes that it searches.
+        objectives: number of values that the optimizer is told for each trial.
+        ranks: whether the optimizer only compares values; False if it computes with them, so that
+            a failure is like no value.
+
+    Raises:
+        AssertionError: a law is broken.
+    """
+    population = create(genes, 3).population
+    trials = max(30, 3 * population)
+
+    def play(tell: Tell, seed: int = 3, count: int = trials) -> list[Genome]:
+        return _play(create(genes, seed), genes, objectives, count, tell)
+
+    def plain(trial: int, values: list[float]) -> Told:
+        return values, 0.0
+
+    require(play(plain) != play(plain, seed=4), "Two seeds give the same proposals.")
+    _check_each_counts(play, population, is_real=math.isinf(_size(genes)))
+    _check_ranks(play, objectives, ranks and objectives == 1)
+    if _size(genes) > 50 * trials:
+        flat = play(lambda trial, values: ([0.5] * objectives, 0.0))[population:]
+        repeats = len(flat) - len(set(flat))
+        require(
+            repeats <= REPEATED * len(flat),
+            f"Of {len(flat)} proposals, {repeats} were repeats while all scored the same, although "
+            "the space is large.",
+        )
+
+
+def _check_each_counts(play: Callable[..., list[Genome]], population: int, is_real: bool) -> None:
+    """Check that the outcome of each of some trials changes what is proposed after its generation.
+
+    A search that learns late, or not from all outcomes, proposes the same whether the trial was the
+    best or the worst of all.
+
+    Without real genes, only the first trials are tried: an optimizer that learns repeats without a
+    trial completes its own generation earlier.
+    """
+    start = population * (1 + math.ceil(20 / population))
+    chosen = {start, start + 1} | ({start + population - 1} if is_real else set())
+    for trial in sorted(chosen):
+        end = population * (trial // population + 1)
+
+        def tell(number: int, values: list[float], told: float, trial: int = trial) -> Told:
+            return ([told] * len(values) if number == trial else values), 0.0
+
+        best, worst = (
+            play(lambda number, values: tell(number, values, told), count=end)  # noqa: B023
+            for told in (_BEST, _LOWEST)
+        )
+        require(
+            best != worst,
+            f"After a generation the optimizer proposes the same whether trial {trial} was the "
+            "best or the worst of all: it has not learned this outcome.",
+        )
+
+
+def _check_ranks(play: Callable[..., list[Genome]], objectives: int, by_value: bool) -> None:
+    """Check that failures rank below violations, and these below all others, from the start on.
+
+    Args:
+        play: searches.
+        objectives: number of values.
+        by_value: whether values below all others must have the same effect. With several objectives
+            some algorithms scale them, by the lowest for example.
+    """
+
+    def search(failed: Told | None, broken: Callable[[Told], Told]) -> list[Genome]:
+        """Search with failures, told as `failed`, None: as they are, or with violations as well."""
+
+        def tell(trial: int, values: list[float]) -> Told:
+            if trial < 3 or trial % 5 == 2:
+                if failed is None:
+                    return (None, [math.nan] * objectives, [math.inf] * objectives)[trial % 3], 0.0
+                return failed
+            return broken((values, 1 + trial / 7)) if trial % 3 == 1 else (values, 0.0)
+
+        return play(tell)
+
+    def same(told: Told) -> Told:
+        return told
+
+    lowest, best = [_LOWEST] * objectives, [_BEST] * objectives
+    with_failures = search(None, same)
+    require(
+        with_failures == search((best, 1e9), same),
+        "A failure or NaN changes the search in another way than the largest violation of "
+        "constraints: failures must rank below violations, and be equal.",
+    )
+    require(
+        with_failures == search(None, lambda told: (best, told[1])),
+        "The values of a trial that violates constraints change the search: it must rank by its "
+        "violation, below all others.",
+    )
+    if not by_value:
+        return
+    require(
+        with_failures == search((lowest, 0.0), lambda told: ([-100 - told[1]], 0.0)),
+        "A failure or a violation of constraints changes the search in another way than a value "
+        "below all others: they must rank last.",
+    )
+
+
+def _play(
+    optimizer: Optimizer, genes: Sequence[Gene], objectives: int, trials: int, tell: Tell
+) -> list[Genome]:
+    """Search in generations, the first of which is enqueued, and ask for two more at the end."""
+    random, population = np.random.RandomState(1), optimizer.population
+    for _ in range(population):
+        optimizer.enqueue(random_genome(genes, random))
+    genomes: list[Genome] = []
+    waiting: list[tuple[int, Genome]] = []
+    for _ in range(trials):
+        waiting.append(optimizer.ask())
+        genomes.append(waiting[-1][1])
+        if len(waiting) == population:
+            for trial, genome in waiting:
+                optimizer.tell(trial, *tell(trial, _values(genes, genome, objectives)))
+            waiting.clear()
+    return genomes + [optimizer.ask()[1] for _ in range(2 * population + 10)]
+
+
+def _values(genes: Sequence[Gene], genome: Genome, objectives: int) -> list[float]:
+    """Return for each objective minus the squared distance from its best point, 0.3, 0.6 or 0.9."""
+    places = np.array([(x - g.low) / (g.high - g.low) for g, x in zip(genes, genome, strict=True)])
+    return [-float(((places - 0.3 * k) ** 2).sum()) for k in range(1, objectives + 1)]
+
+
+def _size(genes: Sequence[Gene]) -> float:
+    """Return the number of genomes in a space."""
+    sizes = [math.inf if gene.kind == "real" else gene.high - gene.low + 1 for gene in genes]
+    return math.prod(sizes)
