@@ -14,13 +14,16 @@ import numpy as np
 from evomerge.optimize.protocol import Optimizer
 from evomerge.space.protocol import Gene, Genome
 from evomerge.testing.require import require
-from evomerge.testing.searches import REPEATED, Create, random_genome
+from evomerge.testing.searches import Create, random_genome
 
 Told: TypeAlias = tuple[Sequence[float] | None, float]
 """The values and the violation of a trial."""
 
 Tell: TypeAlias = Callable[[int, list[float]], Told]
 """Returns what is told of a trial: given its number, and values from minus the genes to 0."""
+
+REPEATED = 0.2
+"""Share of proposals that may be repeats in a large space without real genes."""
 
 _LOWEST, _BEST = -1e6, 1.0
 

@@ -2,53 +2,177 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evomerge.recipe import Recipe
-from evomerge.scores import Failure, Outcome
+from evomerge.scores import Failure, Outcome, Scores
 from evomerge.strategy.protocol import Strategy
 from evomerge.testing.require import require
+from evomerge.testing.searches import rank_sum
+
+Array: TypeAlias = NDArray[np.float64]
 
 
 def check_strategy(
-    create: Callable[[], Strategy],
+    create: Callable[[int], Strategy],
     baselines: Mapping[str, Recipe],
     outcome: Callable[[Recipe], Outcome],
     candidates: int = 60,
+    learns: bool = True,
 ) -> None:
-    """Check the laws of `evomerge.strategy.protocol.Strategy`.
+    """Check the laws of `evomerge.strategy.protocol.Strategy`, and that it learns.
 
     Searches are made with one, four and a generation of open candidates, of which some fail, some
-    are told late, and some are never told; and repeated, as a resumed search does it.
+    are told late, and some are never told; and repeated, as a resumed search does it. A failed
+    candidate must not be among the `mates` or `parents` that an origin names.
+
+    Outcomes must count: what is proposed after a generation depends on it. And told which recipes
+    are good, while the worst quarter fails, it must propose better ones in the second half of a
+    search than the same strategy that is told nothing: in a rank-sum test of ten seeds against
+    ten, with an error of 1 %.
 
     Args:
-        create: returns a new strategy, always with the same seed.
+        create: a function of a seed that returns a new strategy.
         baselines: label -> recipe of its baselines, which are candidates 0, 1, 2, ...
-        outcome: scores a recipe; a function of the recipe alone.
+        outcome: scores a recipe; a function of the recipe alone. If the strategy learns, it must
+            be one that can be learned, and more is better in the mean of the aggregates.
         candidates: number of candidates in a search, baselines not included.
+        learns: False for a strategy like random search, which learns nothing.
 
     Raises:
         AssertionError: a law is broken.
     """
     kept = np.random.get_state()
-    require(create().generation >= 1, "A generation is below 1.")
-    for width in (1, 4, create().generation):
+    require(create(3).generation >= 1, "A generation is below 1.")
+    for width in (1, 4, create(3).generation):
         np.random.seed(1)
-        first = _play(create(), None, baselines, outcome, candidates, width)
+        first = _play(create(3), None, baselines, outcome, candidates, width)
         drawn = np.random.uniform()
         np.random.seed(1)
         require(drawn == np.random.uniform(), "The strategy draws from numpy's global generator.")
         require(
-            first == _play(create(), None, baselines, outcome, candidates, width),
+            first == _play(create(3), None, baselines, outcome, candidates, width),
             "The same calls gave different recipes, so a run could not be resumed.",
         )
         require(
-            first == _play(create(), create(), baselines, outcome, candidates, width),
+            first == _play(create(3), create(3), baselines, outcome, candidates, width),
             "After `repeat` of the recorded origins it proposes other recipes.",
         )
     np.random.set_state(kept)
+    if learns:
+        _check_learning(create, baselines, outcome, candidates)
+
+
+def _check_learning(
+    create: Callable[[int], Strategy],
+    baselines: Mapping[str, Recipe],
+    outcome: Callable[[Recipe], Outcome],
+    candidates: int,
+) -> None:
+    seeds, nothing = range(10), Failure("lost", "not told")
+    deaf = [
+        _values(_told(create(seed), baselines, candidates, lambda recipe: None), outcome)
+        for seed in seeds
+    ]
+    worst = float(np.quantile(np.concatenate(deaf), 0.25))
+
+    def told(recipe: Recipe) -> Outcome:
+        found = outcome(recipe)
+        return found if _value(found) > worst else nothing
+
+    _check_each_counts(create, baselines, candidates, told)
+    able = [_values(_told(create(seed), baselines, candidates, told), outcome) for seed in seeds]
+    half = candidates // 2
+    better = rank_sum(
+        [([-row[half:].mean() for row in able], [-row[half:].mean() for row in deaf])]
+    )
+    require(
+        better < 0.01,
+        "Told the outcomes, the strategy proposes no better recipes than if it is told nothing.",
+    )
+
+
+def _check_each_counts(
+    create: Callable[[int], Strategy],
+    baselines: Mapping[str, Recipe],
+    candidates: int,
+    told: Callable[[Recipe], Outcome],
+) -> None:
+    """Check that the outcome of the candidate after a third of all counts after its generation."""
+    generation = create(3).generation
+    before = generation * math.ceil(candidates / 3 / generation)
+    recipes = _told(create(3), baselines, before + generation, told)
+    best = max(map(told, [*baselines.values(), *recipes]), key=_value)
+    after = [
+        _told(
+            create(3),
+            baselines,
+            before + generation,
+            told,
+            lambda number, found: last if number == before else found,  # noqa: B023
+            2 * generation + 10,
+        )
+        for last in (best, Failure("merge", "not finite"))
+    ]
+    require(
+        after[0] != after[1],
+        f"After a generation the strategy proposes the same whether candidate {before} was the "
+        "best of all or failed: it has not learned its outcome.",
+    )
+
+
+def _told(
+    strategy: Strategy,
+    baselines: Mapping[str, Recipe],
+    candidates: int,
+    told: Callable[[Recipe], Outcome | None],
+    change: Callable[[int, Outcome], Outcome] = lambda number, found: found,
+    more: int = 0,
+) -> list[Recipe]:
+    """Search generation by generation, and return the recipes.
+
+    Args:
+        strategy: a new strategy.
+        baselines: label -> recipe; they are told first.
+        candidates: number of candidates.
+        told: returns the outcome that is told of a recipe; None: it is not told.
+        change: returns the outcome that is told of a candidate instead.
+        more: number of candidates that are asked for then, and never told.
+    """
+    waiting: list[tuple[int, Recipe]] = []
+    recipes: list[Recipe] = []
+
+    def tell() -> None:
+        for number, recipe in waiting:
+            found = told(recipe)
+            if found is not None:
+                strategy.tell(number, change(number - len(baselines), found))
+        waiting.clear()
+
+    for number, label in enumerate(baselines):
+        strategy.add_baseline(number, label)
+        waiting.append((number, baselines[label]))
+    tell()
+    for number in range(len(baselines), len(baselines) + candidates + more):
+        recipes.append(strategy.ask(number).recipe)
+        waiting.append((number, recipes[-1]))
+        if len(waiting) == strategy.generation and len(recipes) <= candidates:
+            tell()
+    return recipes
+
+
+def _values(recipes: Sequence[Recipe], outcome: Callable[[Recipe], Outcome]) -> Array:
+    return np.array([_value(outcome(recipe)) for recipe in recipes])
+
+
+def _value(outcome: Outcome) -> float:
+    """Return the mean of the aggregates; very little for a failure."""
+    return float(np.mean([*outcome.aggregates.values()])) if isinstance(outcome, Scores) else -1e9
 
 
 def _play(
@@ -79,6 +203,7 @@ def _play(
             one.tell(number, outcome(baselines[label]))
     recipes: list[Recipe] = []
     waiting: list[tuple[int, Recipe]] = []
+    failed: set[int] = set()
     for number in range(len(baselines), len(baselines) + candidates):
         lacking, generation = both[-1].left, strategy.generation
         require(1 <= lacking <= generation, f"`left` is {lacking} of a generation of {generation}.")
@@ -87,6 +212,11 @@ def _play(
         proposal = both[0].ask(number)
         if len(both) == 2:
             both[1].repeat(number, None, proposal.origin)
+        for key in ("mates", "parents"):
+            wrong = failed.intersection(proposal.origin.get(key, ()))
+            require(
+                not wrong, f"Candidates {wrong} have failed, but an origin names them as {key}."
+            )
         recipes.append(proposal.recipe)
         waiting.append((number, proposal.recipe))
         if len(waiting) < width:
@@ -96,6 +226,7 @@ def _play(
             fate = order.rand()
             if fate > 0.05:  # the others are never told
                 found = Failure("merge", "not finite") if fate < 0.15 else outcome(recipe)
+                failed |= {told} if isinstance(found, Failure) else set()
                 for one in both:
                     one.tell(told, found)
     return recipes
