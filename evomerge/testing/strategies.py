@@ -122,7 +122,7 @@ def _check_each_counts(
     require(
         after[0] != after[1],
         f"After a generation the strategy proposes the same whether candidate {before} was the "
-        "best of all or failed: it has not learned its outcome.",
+        "best of all or failed: it has not learned its outcome, or takes the best for the worst.",
     )
 
 

@@ -155,18 +155,6 @@ def test_without_a_reference_random_search_must_be_beaten():
         check_search(lambda genes, seed: create("random", genes, seed))
 
 
-def test_tpe_searches_a_sphere_as_in_its_own_package():
-    conditions = ["baselines told twice", "failures"]
-    check_search(
-        lambda genes, seed: create("tpe", genes, seed),
-        REFERENCES["tpe"],
-        problems=["sphere"],
-        conditions=conditions,
-        trials=40,
-        seeds=5,
-    )
-
-
 @pytest.mark.parametrize("name", ["random", "sobol"])
 def test_choices_are_even_at_first(name):
     check_choices(lambda genes, seed: create(name, genes, seed))

@@ -139,7 +139,7 @@ UNLEARNED, NO_BETTER = "has not learned its outcome", "proposes no better recipe
     [
         ("deaf", UNLEARNED, UNLEARNED),
         ("late", UNLEARNED, UNLEARNED),
-        ("minimises", NO_BETTER, NO_BETTER),
+        ("minimises", NO_BETTER, UNLEARNED),  # its best is not kept, like a failure
         ("failures best", NO_BETTER, "have failed, but an origin names them as mates"),
     ],
 )
