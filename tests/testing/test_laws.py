@@ -27,7 +27,7 @@ def test_every_optimizer_keeps_the_laws(name):
     for objectives in COUNTS[name]:
         check_optimizer(
             lambda genes, seed: create(name, genes, seed, objectives=objectives),  # noqa: B023
-            trials=trials_of(name, 80),
+            trials=trials_of(name, 60),
             objectives=objectives,
             reference=REFERENCES.get(name),
             learns=name not in UNTAUGHT,

@@ -61,7 +61,7 @@ def niches(generation, seed=5):
     return NichesStrategy(CROSSOVER, documents, setting, seed=seed)
 
 
-@pytest.mark.parametrize("name", ["random", "cma", "two-points-de", "discrete-lengler"])
+@pytest.mark.parametrize("name", ["random", "cma", "two-points-de"])
 def test_a_search_of_genomes_keeps_the_laws(name):
     check_strategy(
         lambda seed: of_genomes(name, seed), SPACE.baselines(), outcome, learns=name != "random"
