@@ -69,16 +69,16 @@ def check_optimizer(
     if not learns:
         return
     check_learning(create, genes, objectives, ranks)
+    kinds = {gene.kind for gene in genes}
+    if "choice" in kinds:
+        check_choices(create, objectives, seeds=60)
+    names = [
+        name
+        for name in ("sphere", "mixed", "one-max", "zdt1", "dtlz2")
+        if {gene.kind for gene in PROBLEMS[name].genes} <= kinds
+    ]
     if seeds:
-        kinds = {gene.kind for gene in genes}
-        names = [
-            name
-            for name in ("sphere", "mixed", "one-max", "zdt1", "dtlz2")
-            if {gene.kind for gene in PROBLEMS[name].genes} <= kinds
-        ]
         check_search(create, reference, objectives, names, FAST, min(trials, 150), seeds)
-        if "choice" in kinds:
-            check_choices(create, objectives, seeds=60)
 
 
 def _play(
