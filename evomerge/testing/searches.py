@@ -36,9 +36,9 @@ class Condition:
 
     Attributes:
         width: number of open trials; None: a whole generation, told in the order of asking.
-        baselines: what is enqueued and told first, on top of the trials. `twice`: the start and two
-            corners, all of them twice. `generation`: a generation of random points, but three at
-            least; every third fails, and every third is NaN.
+        baselines: what is enqueued, asked and told before the trials, on top of them. `twice`: the
+            start and two corners, all of them twice. `generation`: a generation of random points,
+            but three at least; every third fails, and every third is NaN.
         faults: whether a tenth of the trials fail, a twentieth is NaN, and a twentieth is never
             told.
         share: so much of the trials the reference gets, since the condition costs something.
@@ -94,30 +94,29 @@ def search(
     baselines = _baselines(problem.genes, condition, optimizer.population, order)
     for genome in baselines:
         optimizer.enqueue(genome)
+    for trial, genome in [optimizer.ask() for _ in baselines]:
+        fate = (1.0, 0.05, 0.12)[trial % 3] if condition.baselines == "generation" else 1.0
+        _tell(optimizer, problem, trial, genome, fate)
     width = condition.width or optimizer.population
     is_real = any(gene.kind == "real" for gene in problem.genes)
     found: list[tuple[float, ...]] = []
-    asked: set[Genome] = set()
+    asked = set(baselines)
     waiting: list[tuple[int, Genome]] = []
-    for number in range(len(baselines) + trials):
+    for _ in range(trials):
         trial, genome = optimizer.ask()
-        if number >= len(baselines):
-            found.append(problem.losses(genome))
-            require(
-                not is_real or genome not in asked,
-                "A genome was proposed again, although there is an infinite number of others.",
-            )
-            if found[-1] == (0.0,):  # nothing is better
-                break
+        found.append(problem.losses(genome))
+        require(
+            not is_real or genome not in asked,
+            "A genome was proposed again, although there is an infinite number of others.",
+        )
+        if found[-1] == (0.0,):  # nothing is better
+            break
         asked.add(genome)
         waiting.append((trial, genome))
         if len(waiting) == width:
             for _ in range(width if condition.width is None else 1):
-                trial, genome = waiting.pop(0)
                 fate = order.rand() if condition.faults else 1.0
-                if condition.baselines == "generation" and trial < len(baselines):
-                    fate = (1.0, 0.05, 0.12)[trial % 3]
-                _tell(optimizer, problem, trial, genome, fate)
+                _tell(optimizer, problem, *waiting.pop(0), fate)
     return found
 
 

@@ -12,30 +12,16 @@ from evomerge.testing import CONDITIONS, GENES, PROBLEMS, check_choices, check_s
 from evomerge.testing.learning import check_learning
 from evomerge.testing.searches import FAST
 
-INJECTED = pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="The start, told as a baseline, takes the place of a sample, and shortens the steps: 40 "
-    "searches of 60 trials are worse than those of the reference by 3.8 and 5.9 standard errors.",
-)
-SLOWED_ON = {
-    "cma": ["sphere", "ellipsoid"],
-    "diagonal-cma": ["sphere", "rosenbrock", "mixed"],
-}
-"""Problems of the long form on which this shows."""
-
 
 @pytest.mark.long
 @pytest.mark.parametrize("condition", CONDITIONS)
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("name", REFERENCES)
-def test_each_problem_in_each_condition_with_ten_seeds(name, problem, condition, request):
+def test_each_problem_in_each_condition_with_ten_seeds(name, problem, condition):
     """`make test` has a short form of it, in `test_laws.py`."""
     objectives = PROBLEMS[problem].objectives
     if objectives not in COUNTS[name]:
         pytest.skip("another number of objectives")
-    if condition == "baselines told twice" and problem in SLOWED_ON.get(name, ()):
-        request.applymarker(INJECTED)
     trials = 100 if name == "tpe" else 400
     check_search(
         lambda genes, seed: create(name, genes, seed, objectives=objectives),
@@ -48,13 +34,7 @@ def test_each_problem_in_each_condition_with_ten_seeds(name, problem, condition,
     )
 
 
-@pytest.mark.parametrize(
-    "condition",
-    [
-        pytest.param(item, marks=[INJECTED] if item == "baselines told twice" else [])
-        for item in FAST
-    ],
-)
+@pytest.mark.parametrize("condition", FAST)
 @pytest.mark.parametrize("name", ["cma", "diagonal-cma"])
 def test_cma_searches_as_its_reference_from_the_first_trials_on(name, condition):
     check_search(
