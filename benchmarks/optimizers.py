@@ -110,8 +110,7 @@ def run_missing(
         for name in missing:
             found = search(
                 name,
-                world.genes,
-                world.baselines,
+                world.space,
                 lambda genome: world.fitness(genome, "search"),
                 candidates,
                 seed,
@@ -140,9 +139,7 @@ def simulate(
     for name in optimizers:
         for seed in seeds:
             documents = landscape.documents(seed)
-            found = search(
-                name, landscape.genes, landscape.baselines, documents.search, candidates, seed
-            )
+            found = search(name, landscape.space, documents.search, candidates, seed)
             winners = {}
             for count in [n for n in CHECKPOINTS if n < candidates] + [candidates]:
                 best, valid = winner(found, count, documents.validation)

@@ -320,7 +320,7 @@ def zoo_world(seed: int, candidates: int) -> World:
         worker.evaluator,
         problem.objectives[0],
         list(space.genes),
-        list(space.baseline_genomes().values()),
+        [genomes[0] for genomes in space.baseline_genomes().values()],
         lambda genome: worker.build(space.decode(genome)),
         candidates,
     )

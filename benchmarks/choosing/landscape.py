@@ -14,7 +14,7 @@ from sklearn.neural_network import MLPRegressor
 
 from choosing.records import Record
 from choosing.worlds import SPACES, Tasks, make_world
-from evomerge.space.protocol import Gene, Genome
+from evomerge.space.protocol import Gene, Genome, Space
 
 Points = NDArray[np.float64]
 
@@ -25,23 +25,21 @@ class Landscape:
 
     Attributes:
         world: name of the space.
-        genes: its genes.
-        baselines: genomes that every search tries first.
+        space: its genes and baselines.
         network: genome in units of its range -> fitness.
         most: the best recorded fitness; no prediction is above it.
         about: the number of recorded candidates and the error on searches that were left out.
     """
 
     world: str
-    genes: Sequence[Gene]
-    baselines: Sequence[Genome]
+    space: Space
     network: MLPRegressor
     most: float
     about: str
 
     def value(self, genome: Genome) -> float:
         """Return the fitness without noise, in [0, 1]."""
-        predicted = self.network.predict(_scaled([genome], self.genes))[0]
+        predicted = self.network.predict(_scaled([genome], self.space.genes))[0]
         return float(np.clip(predicted, 0.0, self.most))
 
     def documents(self, seed: int) -> Documents:
@@ -87,8 +85,8 @@ def learn(world_name: str, records: Sequence[Record]) -> Landscape:
             error of a network that has not seen them; the landscape learns from all.
     """
     with make_world(world_name, seed=0) as world:
-        genes, baselines = list(world.genes), list(world.baselines)
-    places = _scaled([genome for one in records for genome in one.found.genomes], genes)
+        space = world.space
+    places = _scaled([genome for one in records for genome in one.found.genomes], space.genes)
     fitness = np.array([value or 0.0 for one in records for value in one.found.values])
     seeds = np.array([one.seed for one in records for _ in one.found.values])
     out = seeds == max(seeds)
@@ -97,7 +95,7 @@ def learn(world_name: str, records: Sequence[Record]) -> Landscape:
     order = float(spearmanr(predicted, fitness[out]).statistic)
     about = f"{len(fitness):,} candidates; error {100 * error:.1f} points, order {order:.2f}"
     most = float(max(fitness))
-    return Landscape(world_name, genes, baselines, _fit(places, fitness), most, about)
+    return Landscape(world_name, space, _fit(places, fitness), most, about)
 
 
 def _fit(places: Points, fitness: Points) -> MLPRegressor:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from evomerge.optimize import create
-from evomerge.space.protocol import Gene, Genome
+from evomerge.scores import Failure, Outcome, Scores
+from evomerge.space.protocol import Genome, Space
+from evomerge.strategy.genome import GenomeStrategy
 
 FINALISTS = 5
 
@@ -20,7 +22,7 @@ class Search:
     Attributes:
         genomes: in the order in which they were proposed.
         values: their fitness on search documents; None: failed.
-        seconds: CPU time of the optimizer alone.
+        seconds: CPU time of the strategy alone: the optimizer, and genomes turned into recipes.
         scoring: CPU seconds of building and scoring the candidates.
     """
 
@@ -37,8 +39,7 @@ class Search:
 
 def search(
     optimizer: str,
-    genes: Sequence[Gene],
-    baselines: Sequence[Genome],
+    space: Space,
     score: Callable[[Genome], float | None],
     candidates: int,
     seed: int,
@@ -47,32 +48,40 @@ def search(
 
     Args:
         optimizer: its name.
-        genes: the genes.
-        baselines: genomes that are tried first.
+        space: what is searched; its baselines are tried first.
         score: genome -> fitness.
         candidates: number of candidates, baselines included.
         seed: seed of the optimizer.
     """
     began = time.process_time()
-    proposer = create(optimizer, genes, seed, budget=candidates)
-    spent = time.process_time() - began
-    for genome in baselines:
-        proposer.enqueue(genome)
+    proposer = create(optimizer, space.genes, seed, budget=candidates)
+    strategy = GenomeStrategy(space, proposer, lambda scores: (scores.aggregates["fitness"],))
+    baselines = list(space.baseline_genomes())
     genomes: list[Genome] = []
     values: list[float | None] = []
     scoring = 0.0
-    while len(genomes) < candidates:
-        began = time.process_time()
-        trial, genome = proposer.ask()
+    untold: list[int] = []
+    for number in range(candidates):
+        if number < len(baselines):
+            origin = strategy.add_baseline(number, baselines[number])
+        else:
+            if untold and (number == len(baselines) or strategy.left == strategy.generation):
+                for known in untold:
+                    strategy.tell(known, _outcome(values[known]))
+                untold.clear()
+            origin = strategy.ask(number).origin
+        genomes.append(tuple(origin["genome"]))
         asked = time.process_time()
-        value = score(genome)
-        scored = time.process_time()
-        proposer.tell(trial, None if value is None else (value,))
-        scoring += scored - asked
-        spent += (asked - began) + (time.process_time() - scored)
-        genomes.append(genome)
-        values.append(value)
-    return Search(genomes, values, spent, scoring)
+        values.append(score(genomes[-1]))
+        scoring += time.process_time() - asked
+        untold.append(number)
+    return Search(genomes, values, time.process_time() - began - scoring, scoring)
+
+
+def _outcome(value: float | None) -> Outcome:
+    if value is None:
+        return Failure("evaluate", "It has no score.")
+    return Scores({}, {}, {"fitness": value})
 
 
 def winner(

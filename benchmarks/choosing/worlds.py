@@ -20,7 +20,7 @@ from evomerge.recipe import Recipe
 from evomerge.scores import Objective, Split
 from evomerge.setup.runs import prepare, with_merges_built
 from evomerge.setup.worker import MemoryShare, make_worker
-from evomerge.space.protocol import Gene, Genome, Space
+from evomerge.space.protocol import Genome, Space
 
 HERE = Path(__file__).resolve().parents[1]
 
@@ -189,16 +189,12 @@ class World:
     """A space whose candidates are built and scored.
 
     Attributes:
-        genes: the genes of the space.
-        baselines: genomes of the parents and the uniform merge; every search tries them first.
         space: genome -> recipe.
         worker: builds models.
         objectives: of its tasks.
         known: (split, digest of a recipe) -> scores; None if it cannot be built or scored.
     """
 
-    genes: Sequence[Gene]
-    baselines: Sequence[Genome]
     space: Space
     worker: Worker
     objectives: Sequence[Objective]
@@ -240,8 +236,6 @@ def make_world(name: str, seed: int) -> Iterator[World]:
     problem = prepare(parse(SPACES[name].search_file(seed), "benchmark"), HERE)
     with with_merges_built(problem) as built:
         yield World(
-            list(built.space.genes),
-            list(built.space.baseline_genomes().values()),
             built.space,
             make_worker(built, MemoryShare.of_machine(1)),
             built.objectives,

@@ -6,11 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-
-from evomerge.space.protocol import Gene
+from scripted import space
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-GENES = [Gene("a", "real", 0.0, 1.0, 0.5), Gene("b", "real", 0.0, 1.0, 0.5)]
 
 
 @pytest.fixture
@@ -26,12 +24,13 @@ def choosing(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def found(choosing, optimizer, value, seed=0):
-    return choosing.searches.search(optimizer, GENES, [(1.0, 0.0)], value, 40, seed)
+    return choosing.searches.search(optimizer, space(), value, 40, seed)
 
 
 def test_a_search_tries_the_baselines_first_and_learns(choosing):
     cma = found(choosing, "cma", lambda genome: -abs(genome[0] - 0.2) - abs(genome[1] - 0.7))
-    assert cma.genomes[0] == (1.0, 0.0) and len(cma.genomes) == 40
+    baselines = [genome for genomes in space().baseline_genomes().values() for genome in genomes]
+    assert cma.genomes[: len(baselines)] == baselines and len(cma.genomes) == 40
     assert max(cma.values[20:]) > max(cma.values[:20])
 
 
