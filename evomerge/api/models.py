@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.api.objectives import with_named_functions
 from evomerge.recipe import Recipe
-from evomerge.run.temporary import TemporaryFolder
+from evomerge.run.atomic import TemporaryFolder
 
 if TYPE_CHECKING:
     from evomerge.report.confidence import Estimate

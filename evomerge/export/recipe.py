@@ -16,7 +16,7 @@ from evomerge.models.prediction import prediction_notes
 from evomerge.models.references import MERGE, is_file, is_folder, place, split_adapter, split_kind
 from evomerge.models.types import type_notes
 from evomerge.parsing.texts import read_text
-from evomerge.run.temporary import TemporaryFolder
+from evomerge.run.atomic import TemporaryFolder
 from evomerge.run.writable import check_new_folder
 from evomerge.setup.anchored import (
     anchored_file,

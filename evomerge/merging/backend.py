@@ -22,7 +22,7 @@ from evomerge.models.causal import check_causal
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.code_keys import code_notes
 from evomerge.recipe import Layer, Recipe, Source
-from evomerge.run.temporary import TemporaryFolder
+from evomerge.run.atomic import TemporaryFolder
 
 if TYPE_CHECKING:
     from evomerge.merging.architecture.placement import Placement

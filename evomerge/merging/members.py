@@ -22,7 +22,7 @@ from evomerge.merging.tensors.reader import Patch
 from evomerge.merging.writer import LEAST_MEMORY, write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
-from evomerge.run.temporary import TemporaryFolder
+from evomerge.run.atomic import TemporaryFolder
 
 KEPT = 24
 """Number of models that have room in the folder, if there is no other bound."""

@@ -14,9 +14,12 @@ import glob
 import os
 import secrets
 import shutil
+import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 
 from evomerge.errors import CheckpointError, not_written
 from evomerge.run.writable import check_new_folder
@@ -215,3 +218,45 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class TemporaryFolder:
+    """A new folder that is removed by `close`, at the latest when the process ends.
+
+    If the process is killed, the next one that makes such a folder removes it.
+
+    Args:
+        parent: the folder that it is made in; None: the system's folder for temporary files.
+
+    Attributes:
+        path: the folder; only this user can read it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+
+    def __init__(self, parent: Path | None = None) -> None:
+        parent = Path(tempfile.gettempdir()) if parent is None else parent
+        self.path, lock = begin(parent / "evomerge", folder=True, mode=0o700)
+        self._end = weakref.finalize(self, _remove_own, self.path, lock, os.getpid())
+
+    def close(self) -> None:
+        """Remove the folder with all that is in it."""
+        self._end()
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _remove_own(path: Path, lock: int, owner: int) -> None:
+    if os.getpid() == owner:  # a fork of the process ends earlier
+        remove(path)
+        os.close(lock)

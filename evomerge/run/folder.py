@@ -17,9 +17,8 @@ from evomerge.parsing.links import check_inside, check_ordinary, entries
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping, yaml_text
 from evomerge.run.atomic import create_folder, remove_abandoned, replace_text
-from evomerge.run.emptied import check_not_emptied
 from evomerge.run.frozen_file import changed_sections, with_digests
-from evomerge.run.journal import Journal, read
+from evomerge.run.journal import Journal, check_not_emptied, read
 from evomerge.run.lines import HEADER, Event, Lines
 from evomerge.run.lock import is_held
 from evomerge.run.log_format import PlainFormatter

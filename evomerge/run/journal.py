@@ -12,14 +12,17 @@ from __future__ import annotations
 import copy
 import os
 import shlex
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from evomerge.errors import RunFolderError, SearchError
-from evomerge.run.flush import Flusher
-from evomerge.run.lines import FORMAT, HEADER, UNNUMBERED, Event, FormatError, LineError, Lines
+from evomerge.run.lines import FORMAT, HEADER, Event, FormatError, LineError, Lines
 from evomerge.run.lock import close_locked, is_at, open_locked
+
+BEST = "best.yaml"
+"""The file beside a journal that has the best merge so far."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,33 @@ def scan(data: bytes, lines: Lines, path: Path) -> Scan:
         return Scan(events, begin, str(error))
     except FormatError as error:
         raise RunFolderError(
-            f"{path} has journal format {error}, but this version of evomerge reads the formats "
-            f"{UNNUMBERED} and {FORMAT}; use the version of evomerge that wrote it."
+            f"{path} has journal format {error}, but this version of evomerge reads format "
+            f"{FORMAT}; use the version of evomerge that wrote it."
         ) from None
     torn = lines.may_be_torn(data[begin:])
     return Scan(events, begin, None if torn else "has no end and is not a line that was cut off")
+
+
+def is_emptied(path: Path) -> bool:
+    """Return whether a journal has no bytes, though candidates were scored: `best.yaml` is there.
+
+    A kill before the first event leaves an empty journal without it.
+    """
+    return path.is_file() and path.stat().st_size == 0 and path.with_name(BEST).exists()
+
+
+def check_not_emptied(path: Path) -> None:
+    """Check that a journal was not emptied after candidates were scored.
+
+    Raises:
+        RunFolderError: it was.
+    """
+    if is_emptied(path):
+        command = f"evomerge resume {shlex.quote(str(path.parent))} --truncate"
+        raise RunFolderError(
+            f"{path} is empty, but {BEST} shows that candidates were scored; restore it from a "
+            f"copy, or begin the search anew by `{command}`."
+        )
 
 
 def read(path: Path) -> list[Event]:
@@ -163,7 +188,7 @@ class Journal:
             close_locked(self._handle)
             raise
         self.events, self._size = found.events, found.size
-        self._flusher = Flusher(self._handle)
+        self._flusher = _Flusher(self._handle)
         self._is_open = True
         if not self.events:
             self.events.append(dict(HEADER))
@@ -227,3 +252,56 @@ def read_all(handle: int) -> bytes:
     with open(handle, "rb", closefd=False) as file:
         file.seek(0)
         return file.read()
+
+
+class _Flusher:
+    """Flushes a file to disk again and again, as long as something is new.
+
+    The disk takes a millisecond or twenty for each flush, and one flush serves all that was written
+    before it. So the disk is never far behind, and the writer never waits.
+
+    Args:
+        file: descriptor of the file, open for writing; it must stay open until `close`.
+    """
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self._is_new = threading.Event()
+        self._is_closing = False
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._run, name="flush", daemon=True)
+        self._thread.start()
+
+    def note(self) -> None:
+        """Note that something was written.
+
+        Raises:
+            OSError: an earlier flush failed.
+        """
+        if self._error is not None:
+            raise self._error
+        self._is_new.set()
+
+    def close(self) -> None:
+        """Flush what is left, and end.
+
+        Raises:
+            OSError: a flush failed.
+        """
+        self._is_closing = True
+        self._is_new.set()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while self._error is None:
+            self._is_new.wait()
+            self._is_new.clear()
+            is_last = self._is_closing
+            try:
+                os.fsync(self._file)
+            except OSError as error:
+                self._error = error
+            if is_last:
+                return

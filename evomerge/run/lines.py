@@ -2,7 +2,7 @@
 
 The JSON of a line begins with the number of the line (`n`, from 1) and with a digest of the line
 before it (`after`). So a line that is missing, doubled, in another place or from another journal is
-noticed, even if its checksum is right. Journals of format 2 have neither; they stay as they are.
+noticed, even if its checksum is right.
 """
 
 from __future__ import annotations
@@ -20,9 +20,6 @@ from evomerge.parsing.values import shown
 
 FORMAT = 3
 """Version of the journal format."""
-
-UNNUMBERED = 2
-"""The version before, whose lines have neither `n` nor `after`; it can be read and continued."""
 
 Event: TypeAlias = dict[str, Any]
 """One event as plain JSON; see `evomerge.run.events` for the fields of each kind."""
@@ -52,7 +49,6 @@ class Lines:
     def __init__(self) -> None:
         self.count = 0
         self._link = ""
-        self._is_numbered = True
 
     def encode(self, event: Mapping[str, Any]) -> bytes:
         """Return the line of the next event, with its newline.
@@ -60,9 +56,7 @@ class Lines:
         Args:
             event: the event; it has no fields `n` and `after`.
         """
-        if self.count == 0:
-            self._is_numbered = event.get("format") != UNNUMBERED
-        place = {"n": self.count + 1, "after": self._link} if self._is_numbered else {}
+        place = {"n": self.count + 1, "after": self._link}
         plain = json.dumps({**place, **event}, separators=(",", ":"), ensure_ascii=False)
         text = plain.encode()
         line = b"%08x " % zlib.crc32(text) + text
@@ -81,15 +75,14 @@ class Lines:
         """
         event = _checked(line)
         if self.count == 0:
-            self._check_header(event)
-        if self._is_numbered:
-            number, link = event.pop("n", None), event.pop("after", None)
-            if number != self.count + 1 or isinstance(number, bool):
-                raise LineError(
-                    f"has the number {shown(number)}, so lines are missing, doubled or swapped"
-                )
-            if link != self._link:
-                raise LineError("does not follow the line before it, which was changed")
+            _check_header(event)
+        number, link = event.pop("n", None), event.pop("after", None)
+        if number != self.count + 1 or isinstance(number, bool):
+            raise LineError(
+                f"has the number {shown(number)}, so lines are missing, doubled or swapped"
+            )
+        if link != self._link:
+            raise LineError("does not follow the line before it, which was changed")
         self._pass(line)
         return event
 
@@ -99,21 +92,20 @@ class Lines:
         JSON has no control characters, so a file whose newlines were replaced is not one long line.
         """
         if self.count == 0:
-            headers = [Lines().encode({**HEADER, "format": n}) for n in (UNNUMBERED, FORMAT)]
-            return any(header.startswith(rest.rstrip(b"\0")) for header in headers)
+            return Lines().encode(HEADER).startswith(rest.rstrip(b"\0"))
         return _TORN.fullmatch(rest) is not None
-
-    def _check_header(self, event: Event) -> None:
-        found = event.get("format")
-        if event.get("event") != "header":
-            raise LineError("is not the header of a journal")
-        if isinstance(found, bool) or found not in (UNNUMBERED, FORMAT):
-            raise FormatError(shown(found))
-        self._is_numbered = found != UNNUMBERED
 
     def _pass(self, line: bytes) -> None:
         self.count += 1
         self._link = hashlib.sha256(line).hexdigest()[:16]
+
+
+def _check_header(event: Event) -> None:
+    if event.get("event") != "header":
+        raise LineError("is not the header of a journal")
+    found = event.get("format")
+    if isinstance(found, bool) or found != FORMAT:
+        raise FormatError(shown(found))
 
 
 def _checked(line: bytes) -> Event:

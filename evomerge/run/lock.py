@@ -1,21 +1,15 @@
 """The lock of a run, which only one process at a time can hold: a lock on its journal.
 
 It is on the journal itself, since a lock file could be removed, and then there would be two
-writers. The file `lock` beside it only has the number of the process. The system releases the lock
-when the process ends. Other processes can find out whether it is held.
-
-On Linux the lock is an open file description lock (`F_OFD_SETLK`). With `flock`, a process would
-have to take the lock to find out whether it is held, and could keep a writer from taking it. With
-`lockf`, the lock would end as soon as the same process opens and closes the file elsewhere. Where
-Python has no open file description locks (macOS), the lock is taken by `flock`. There, a reader
-holds a shared lock for a moment, and a writer tries for a second before it gives up.
+writers; so the package filelock does not suit. The file `lock` beside it only has the number of the
+process. The system releases the lock when the process ends. Other processes can find out whether it
+is held: they take a shared lock for a moment, and a writer tries for a second before it gives up.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import struct
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -27,16 +21,7 @@ from evomerge.errors import NO_ROOM, RunFolderError
 OWNER = "lock"
 """Name of the file with the number of the process that writes to a run."""
 
-HAS_OFD_LOCKS = hasattr(fcntl, "F_OFD_GETLK")
-"""Whether Python has open file description locks on this system."""
-
-_FLOCK = "hhqqi"
-"""Format of C's `struct flock` on Linux: type, whence, start, length (0: to the end), process."""
-
 _TRIES, _PAUSE = 50, 0.02  # seconds
-
-_BYTE = 1 << 62
-"""The byte that is locked. There are file systems where nobody can read what is locked."""
 
 _held: set[int] = set()
 """File descriptors of the locked files of this process."""
@@ -102,9 +87,6 @@ def is_held(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        if HAS_OFD_LOCKS:
-            found = fcntl.fcntl(handle, fcntl.F_OFD_GETLK, _record(fcntl.F_WRLCK))
-            return bool(struct.unpack(_FLOCK, found)[0] != fcntl.F_UNLCK)
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -115,27 +97,13 @@ def is_held(path: Path) -> bool:
 
 def _take(handle: int) -> bool:
     """Try to lock an open file, and return whether it is locked now."""
-    for attempt in range(1 if HAS_OFD_LOCKS else _TRIES):
+    for attempt in range(_TRIES):
         if attempt:
             time.sleep(_PAUSE)
-        try:
-            if HAS_OFD_LOCKS:
-                fcntl.fcntl(handle, fcntl.F_OFD_SETLK, _record(fcntl.F_WRLCK))
-            else:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
-        except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: the lock is held already
-            continue
     return False
-
-
-def _record(kind: int) -> bytes:
-    """Return a `struct flock` for a byte far behind the end of any journal.
-
-    Args:
-        kind: `F_WRLCK`, `F_RDLCK` or `F_UNLCK`.
-    """
-    return struct.pack(_FLOCK, kind, os.SEEK_SET, _BYTE, 1, 0)
 
 
 def _note_owner(file: Path) -> None:

@@ -6,12 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from evomerge.errors import RunFolderError
 from evomerge.run.atomic import replace_bytes
-from evomerge.run.emptied import BEST, is_emptied
-from evomerge.run.history import History
-from evomerge.run.journal import read_all, scan
-from evomerge.run.lines import HEADER, Event, Lines
+from evomerge.run.journal import BEST, is_emptied, read_all, scan
+from evomerge.run.lines import HEADER, Lines
 from evomerge.run.lock import close_locked, open_locked
 
 
@@ -38,7 +35,7 @@ class Cut:
 
 
 def truncate(path: Path) -> Cut | None:
-    """Cut a journal before the first line that is damaged or that cannot follow those before it.
+    """Cut a journal before the first line that is damaged.
 
     The journal as it was is kept as `journal.jsonl.damaged-N` in the same folder. One that was
     emptied gets its header again, and `best.yaml` is kept as `best.yaml.damaged-N`.
@@ -57,46 +54,24 @@ def truncate(path: Path) -> Cut | None:
     try:
         data = read_all(handle)
         found = scan(data, Lines(), path)
-        good = _count_that_follow(found.events)
-        if is_emptied(path) is not None:
+        if is_emptied(path):
             best = path.with_name(BEST)
-            lost = best if best.is_file() else path
-            replace_bytes(kept := _free_name(lost), lost.read_bytes())
+            replace_bytes(kept := _free_name(best), best.read_bytes())
             os.write(handle, Lines().encode(HEADER))
             os.fsync(handle)
             return Cut(1, 0, kept)
-        if found.damage is None and good == len(found.events):
+        if found.damage is None:
             return None
         kept = _free_name(path)
         replace_bytes(kept, data)
-        size = _size_of(data, good)
-        os.ftruncate(handle, size)
-        if not size:  # a journal of 0 bytes would be one that has lost everything
+        os.ftruncate(handle, found.size)
+        if not found.size:  # a journal of 0 bytes would be one that has lost everything
             os.write(handle, Lines().encode(HEADER))
         os.fsync(handle)
-        rest = data[size:]
-        return Cut(good + 1, rest.count(b"\n") + (not rest.endswith(b"\n")), kept)
+        rest = data[found.size :]
+        return Cut(len(found.events) + 1, rest.count(b"\n") + (not rest.endswith(b"\n")), kept)
     finally:
         close_locked(handle)
-
-
-def _count_that_follow(events: list[Event]) -> int:
-    """Return how many events can follow each other. Format 2 does not notice a doubled line."""
-    history = History()
-    for number, event in enumerate(events):
-        try:
-            history.apply(event)
-        except RunFolderError:
-            return number
-    return len(events)
-
-
-def _size_of(data: bytes, lines: int) -> int:
-    """Return the number of bytes of the first lines."""
-    end = 0
-    for _ in range(lines):
-        end = data.index(b"\n", end) + 1
-    return end
 
 
 def _free_name(path: Path) -> Path:

@@ -21,8 +21,7 @@ from evomerge.errors import CandidateError, CheckpointError, InputError, RecipeE
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import MERGE, is_file, is_folder
 from evomerge.recipe import Pin, Recipe
-from evomerge.run.atomic import replace_text
-from evomerge.run.temporary import TemporaryFolder
+from evomerge.run.atomic import TemporaryFolder, replace_text
 from evomerge.setup.anchored import anchored_file, anchored_parent
 from evomerge.setup.pins import MergedParent, check_pin, pin_of, pinned
 from evomerge.setup.recipe_file import read_recipe_file, with_fit, with_grams

@@ -19,9 +19,9 @@ from evomerge.merging.architecture.naming import with_host_names
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import MERGE, RUN, is_folder, open_parent, place
 from evomerge.recipe import Recipe
+from evomerge.run.atomic import TemporaryFolder
 from evomerge.run.folder import CONFIG, MODELS, RunFolder
 from evomerge.run.history import Candidate, History
-from evomerge.run.temporary import TemporaryFolder
 from evomerge.searching.ranking import best_of, ranking_of, reached, unimproved
 from evomerge.setup.anchored import is_winner_of_stage
 from evomerge.setup.check import check_search, freeze, restore

@@ -1,18 +1,15 @@
 """A journal can be read after a cut at any byte; any other change of it is refused by its line."""
 
 import json
-import random
 import shutil
 import zlib
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from run_folders import lines_of
-from scripted import ScriptedExecutor, search
 
 from evomerge.errors import RunFolderError, SearchError
 from evomerge.run.journal import Journal, Reader, read
@@ -25,8 +22,6 @@ events = st.lists(
     max_size=6,
 )
 FEW = settings(max_examples=draws(60), deadline=None)
-OLD = Path(__file__).with_name("format-2.jsonl")
-"""A journal of a scripted search with 10 candidates, by the last version that wrote format 2."""
 
 
 def journal_of(folder, events):
@@ -199,7 +194,7 @@ def test_a_file_that_is_no_torn_journal_is_refused_and_left_as_it_is(tmp_path, c
 def test_another_format_is_refused(tmp_path, format):
     path = tmp_path / "journal.jsonl"
     path.write_bytes(lines_of([{"event": "header", "format": format}])[0])
-    assert "reads the formats 2 and 3; use the version" in refusal(path)
+    assert "reads format 3; use the version" in refusal(path)
 
 
 def test_a_line_is_checksum_and_json(tmp_path):
@@ -210,26 +205,6 @@ def test_a_line_is_checksum_and_json(tmp_path):
     assert list(found) == ["n", "after", "event", "genome"]
     assert (found["n"], found["genome"]) == (2, [0.5])
     assert json.loads(first[9:])["after"] == ""
-
-
-def test_a_journal_of_format_2_is_continued_without_numbers(tmp_path):
-    """The scripted search is cut at many lines; it writes what the old version wrote."""
-    whole = OLD.read_bytes()
-    lines = whole.splitlines(keepends=True)
-    for count in range(1, len(lines), 4):
-        run = tmp_path / str(count)
-        run.mkdir()
-        (run / "search.yaml").write_text("made: up\n")
-        (run / "journal.jsonl").write_bytes(b"".join(lines[:count]) + lines[count][:25])
-        executor = ScriptedExecutor(1, random.Random(0), 0.1)
-        search(run, executor, optimizer="random", candidates=10)
-        assert (run / "journal.jsonl").read_bytes() == whole
-
-
-def test_the_journal_of_a_new_search_has_the_same_events_as_in_format_2(tmp_path):
-    executor = ScriptedExecutor(1, random.Random(0), 0.1)
-    search(tmp_path / "run", executor, optimizer="random", candidates=10)
-    assert read(tmp_path / "run" / "journal.jsonl")[1:] == read(OLD)[1:]
 
 
 @pytest.mark.parametrize("way", ["replaced", "removed", "longer", "shorter", "moved away"])

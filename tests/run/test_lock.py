@@ -96,11 +96,7 @@ def test_a_writer_that_reads_its_lock_file_keeps_the_lock(tmp_path):
     assert not run.is_running
 
 
-@pytest.mark.parametrize("has_ofd", [True, False])
-def test_without_the_lock_file_there_is_one_writer(tmp_path, monkeypatch, has_ofd):
-    if has_ofd and not lock.HAS_OFD_LOCKS:
-        pytest.skip("no open file description locks on this system")
-    monkeypatch.setattr(lock, "HAS_OFD_LOCKS", has_ofd)
+def test_without_the_lock_file_there_is_one_writer(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "_TRIES", 1)
     run = RunFolder.create(tmp_path / "run", {})
     with run.writing() as journal:
@@ -154,26 +150,3 @@ def test_a_process_that_does_not_run_is_not_named_as_the_writer(tmp_path):
             (run.path / "lock").write_text(f"{number}\n")
             with pytest.raises(RunFolderError, match="another process"), run.writing():
                 pass
-
-
-def test_with_flock_a_writer_waits_for_readers(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "HAS_OFD_LOCKS", False)
-    run = RunFolder.create(tmp_path / "run", {})
-    code = LOOK.replace(
-        "import sys", "import sys\nfrom evomerge.run import lock\nlock.HAS_OFD_LOCKS = 0"
-    )
-    readers = [start(code, run) for _ in range(2)]
-    try:
-        for reader in readers:
-            assert reader.stdout is not None
-            reader.stdout.readline()
-        for _ in range(20):
-            with run.writing():
-                assert run.is_running
-            time.sleep(0.001)
-        with run.writing(), pytest.raises(RunFolderError, match="written by"), run.writing():
-            pass
-    finally:
-        for reader in readers:
-            reader.kill()
-            reader.communicate()

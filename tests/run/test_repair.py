@@ -4,12 +4,11 @@ import random
 import warnings
 
 import pytest
-from run_folders import STATES, append, asked, lines_of, told, write_run
+from run_folders import STATES, asked, lines_of, told, write_run
 from run_folders import scores as scored
 from scripted import ScriptedExecutor, search
 
 from evomerge.errors import ConfigError, RunFolderError
-from evomerge.run.journal import read
 from evomerge.run.lines import HEADER
 from evomerge.run.repair import truncate
 
@@ -42,19 +41,6 @@ def test_a_journal_that_is_torn_or_whole_is_left_as_it_is(tmp_path):
         assert truncate(run.journal_path) is None
         assert run.journal_path.read_bytes() == before
         assert not list(run.path.glob("*.damaged-*"))
-
-
-def test_a_doubled_line_of_format_2_is_cut(tmp_path):
-    """Its lines have no numbers, but the second outcome of an event cannot follow."""
-    old = {"event": "header", "format": 2}
-    run = write_run(tmp_path / "run", [])
-    lines = lines_of([old, asked(0, "a"), asked(0, "a"), asked(1, "b")])
-    run.journal_path.write_bytes(b"".join(lines))
-    assert run.events()[1:3] == [asked(0, "a")] * 2
-    assert truncate(run.journal_path).line == 3
-    assert run.events() == [old, asked(0, "a")]
-    append(run, [told(0, scored(3))])
-    assert len(read(run.journal_path)) == 3
 
 
 def test_another_format_or_a_writer_is_respected(tmp_path):

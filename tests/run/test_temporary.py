@@ -5,12 +5,12 @@ import signal
 import subprocess
 import sys
 
-from evomerge.run.temporary import TemporaryFolder
+from evomerge.run.atomic import TemporaryFolder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from evomerge.run.temporary import TemporaryFolder
+from evomerge.run.atomic import TemporaryFolder
 folder = TemporaryFolder(Path(sys.argv[1]))
 (folder.path / "weights").write_text("large")
 print(folder.path, flush=True)

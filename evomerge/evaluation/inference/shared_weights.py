@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from evomerge.run.temporary import TemporaryFolder
+from evomerge.run.atomic import TemporaryFolder
 
 _SHARED_MEMORY = "/dev/shm"  # a folder whose files are in memory, on Linux
 

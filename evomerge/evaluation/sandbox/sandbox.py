@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from evomerge.evaluation.sandbox.cell import LENGTH, Reply
 from evomerge.evaluation.sandbox.confinement import Protection
-from evomerge.run.temporary import TemporaryFolder
+from evomerge.run.atomic import TemporaryFolder
 from evomerge.trust.loading import allowed
 
 _MOST_CELLS = 4

@@ -26,7 +26,7 @@ from evomerge.merging.architecture.submodel import (
 )
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.stacks import Stack
-from evomerge.run.temporary import TemporaryFolder
+from evomerge.run.atomic import TemporaryFolder
 
 _BLOCK = re.compile(r"(.*?\.\d+)\.")
 _TOKENS = 5

@@ -16,7 +16,7 @@ from trusting import trust
 from evomerge.evaluation.sandbox import code_eval
 from evomerge.evaluation.sandbox.confinement import Protection
 from evomerge.evaluation.sandbox.sandbox import CallError, Function, Sandbox
-from evomerge.run.temporary import TemporaryFolder
+from evomerge.run.atomic import TemporaryFolder
 
 COMPUTE = Function(code_eval.__name__, code_eval.__file__, "compute")
 DUMPS = Function("json", sys.modules["json"].__file__, "dumps")
