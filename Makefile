@@ -5,7 +5,7 @@ RUN := runs/quickstart
 # A test that hangs ends its worker, which is named and replaced; after three of them the run ends.
 WORKERS := -n auto --maxprocesses 4 --dist worksteal --max-worker-restart 2
 
-.PHONY: quickstart showcase test test-long test-vllm lint docs docs-serve install clean
+.PHONY: quickstart showcase test test-long test-oldest test-newest test-vllm lint docs docs-serve install clean
 
 quickstart: $(BIN)/.installed
 	@if [ -e $(RUN)/journal.jsonl ]; then $(BIN)/evomerge resume $(RUN); \
@@ -27,6 +27,18 @@ test: $(BIN)/.tested lint
 test-long: $(BIN)/.tested
 	$(BIN)/python -m pytest $(WORKERS) -m "long or hypothesis" --hypothesis-profile long \
 	-o faulthandler_timeout=7200
+
+# The quickstart and the core tests, on the oldest and on the newest releases that pyproject.toml allows.
+CORE := tests/evaluation tests/merging tests/models tests/optimize tests/run tests/space tests/strategy
+
+test-oldest test-newest: test-%: .venv-%/.installed
+	rm -rf runs/$*
+	.venv-$*/bin/evomerge search configs/quickstart.yaml --run runs/$*
+	.venv-$*/bin/python -m pytest $(WORKERS) $(CORE)
+
+.venv-%/.installed: pyproject.toml scripts/versions_environment.sh
+	PYTHON=$(PYTHON) scripts/versions_environment.sh $* .venv-$*
+	@touch $@
 
 # vLLM needs its own versions of torch and transformers, so it has an environment of its own.
 test-vllm: .venv-vllm/.installed
@@ -63,4 +75,4 @@ $(BIN)/.tested: pyproject.toml | $(BIN)/python
 	@touch $@ $(BIN)/.installed
 
 clean:
-	rm -rf site .venv .venv-vllm .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf site .venv .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
