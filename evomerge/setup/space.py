@@ -254,16 +254,9 @@ def _joint(config: SearchConfig, depths: Mapping[str, int], frame: Recipe, stack
 
 def _method(name: str) -> Method:
     try:
-        method = get_method(name)
+        return get_method(name)
     except RecipeError as error:
         raise ConfigError(f"`space.method`: {error}") from error
-    if method.prepare_grams is not None:
-        raise ConfigError(
-            f"`space.method` is {name!r}, which merges by Gram matrices and is too costly for each "
-            "candidate; make the merge a parent, `merge:FILE.yaml`, which is built once, and "
-            "search its weight by another method."
-        )
-    return method
 
 
 def _parent(key: str, name: str | None, config: SearchConfig) -> str:

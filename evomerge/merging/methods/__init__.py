@@ -32,7 +32,6 @@ METHODS: Registry[Method] = Registry(
         "tsv": f"{_HERE}.matrices:TSV",
         "iso_c": f"{_HERE}.matrices:ISO_C",
         "wudi_ridge": f"{_HERE}.matrices:WUDI_RIDGE",
-        "regmean": f"{_HERE}.regmean:REGMEAN",
         "model_stock": f"{_HERE}.stock:MODEL_STOCK",
         "nearswap": f"{_HERE}.nearby:NEARSWAP",
         "arcee_fusion": f"{_HERE}.nearby:ARCEE_FUSION",
