@@ -18,7 +18,6 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import MERGE, RUN
 from evomerge.recipe import Recipe
 from evomerge.run.folder import MODELS
-from evomerge.setup import cycleqd, niches
 from evomerge.setup.baselines import check_baselines
 from evomerge.setup.code_files import is_permitted
 from evomerge.setup.engine import check_engine
@@ -49,6 +48,7 @@ from evomerge.setup.tasks import (
 )
 from evomerge.setup.versions import installed_versions
 from evomerge.setup.worker import check_placement
+from evomerge.strategy.kinds import strategy_kind
 from evomerge.trust.consent import Consent
 
 _NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
@@ -97,10 +97,9 @@ def check_search(
     splits = find_splits(config, evaluator)
     config, fewer = resolve_racing(config, objectives, evaluator.info, splits["search"])
     check_fidelity(config, objectives, evaluator.info, splits["search"])
-    if config.optimizer.name == niches.NAME:
-        niches.check_objectives(config, objectives, evaluator.info)
-    if config.optimizer.name == cycleqd.NAME:
-        cycleqd.check_objectives(config, objectives)
+    kind = strategy_kind(config.optimizer.name)
+    if kind is not None:
+        kind.check(config, objectives, evaluator.info)
     check_placement(config, checkpoints[host])
     check_fit(config, checkpoints[host])
     check_workers(config)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError
 from evomerge.scores import Objective
-from evomerge.setup.members import has_members
+from evomerge.strategy.kinds import strategy_kind
 
 if TYPE_CHECKING:
     from evomerge.evaluation.fidelity.protocol import Fidelity
@@ -107,7 +107,7 @@ def _objection(
     kind = config.space.kind
     if kind != "parameters":
         return f"racing was only measured in parameter spaces, and this one is {kind}"
-    if has_members(config):
+    if strategy_kind(config.optimizer.name) is not None:
         name = config.optimizer.name
         return f"{name} keeps merges that are worse on average, which a race would not score"
     if config.mode != "weighted":

@@ -275,13 +275,6 @@ def test_a_mergekit_file_with_different_vocabularies(tmp_path):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["vocab_size"] == smaller
 
 
-def test_more_masks_than_parents(tmp_path):
-    knobs = {"weight": [0.0, 1.0], "agree": 3}
-    file = write_search(tmp_path, **space(method="consensus", knobs=knobs))
-    with pytest.raises(EvomergeError, match="'agree' of the merge is 3, but it has only 2 sources"):
-        prepare(load(file), tmp_path)
-
-
 def test_a_mistake_gives_exit_code_2_no_traceback_and_no_run(tmp_path):
     file = write_search(tmp_path, **space(method="tie"))
     done = evomerge("search", file, "--run", tmp_path / "run", code=2)

@@ -15,8 +15,7 @@ from evomerge.errors import SearchError
 from evomerge.execute.protocol import Job
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.scores import Scores
-from evomerge.space.crossover import CrossoverSpace
-from evomerge.strategy.niches import NichesSetting, NichesStrategy, shared_documents
+from evomerge.strategy.niches import CrossoverSpace, NichesSetting, NichesStrategy, shared_documents
 
 SPACE = CrossoverSpace(parents=["a", "b"], host="a", stack="model.layers", layers=2)
 DOCUMENTS = 6

@@ -145,7 +145,7 @@ def test_of_one_source_with_weight_all_stays_if_one_mask_is_enough(case, only: i
 
 @pytest.mark.parametrize("threshold", [0.2, 0.4, 0.6, 1.0])
 def test_masks_agree_with_those_of_fusion_bench(threshold: float) -> None:
-    data = load_file(Path(__file__).parents[2] / "data" / "tall_masks.safetensors")
+    data = load_file(Path(__file__).parent / "tall_masks.safetensors")
     sources, masks = [data[f"source{i}"] for i in range(3)], data[f"masks/{threshold}"]
     for agree in (1, 2, 3):
         out = merged("consensus", data["base"], sources, [1.0] * 3, [threshold] * 3, agree=agree)

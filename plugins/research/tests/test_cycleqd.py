@@ -12,16 +12,15 @@ from typing import Any
 
 import pytest
 from draws import draws
+from evomerge_research.archive import Grid
+from evomerge_research.cycleqd import CycleQDSetting, CycleQDStrategy, TaskVectorSpace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evomerge.recipe import Recipe
 from evomerge.run.history import Candidate
 from evomerge.scores import Failure, Objective, Outcome, Scores
-from evomerge.space.task_vectors import TaskVectorSpace
-from evomerge.strategy.archive import Grid
-from evomerge.strategy.cycleqd import CycleQDSetting, CycleQDStrategy
-from evomerge.strategy.lineage import recipe_in
+from evomerge.strategy.members import recipe_in
 
 SPACE = TaskVectorSpace(
     base="base", parents=["a", "b", "c"], host="base", stack="model.layers", layers=2

@@ -5,20 +5,17 @@ from __future__ import annotations
 import random
 
 import pytest
+from evomerge_research.archive import Grid
+from evomerge_research.cycleqd import CycleQDSetting, CycleQDStrategy, TaskVectorSpace
 from member_runs import THREE_TASKS, check_export, deepest, killed_and_resumed
 from scripted import ScriptedExecutor, search, trajectory, unit
 from search_run import SMALL
-from typer.testing import CliRunner
 
 import evomerge
-from evomerge.cli.commands import app
 from evomerge.errors import SearchError
 from evomerge.execute.protocol import Job
 from evomerge.scores import Objective, Scores
 from evomerge.searching.ranking import WeightedSum
-from evomerge.space.task_vectors import TaskVectorSpace
-from evomerge.strategy.archive import Grid
-from evomerge.strategy.cycleqd import CycleQDSetting, CycleQDStrategy
 
 SPACE = TaskVectorSpace(
     base="base", parents=["a", "b"], host="base", stack="model.layers", layers=2
@@ -78,15 +75,3 @@ def test_a_killed_search_ends_like_one_that_was_not(killed, tmp_path):
 
 def test_a_mutated_merge_of_merges_is_exported_as_it_was_scored(killed, tmp_path):
     check_export(killed, deepest(killed, 3), tmp_path)
-
-
-def test_results_and_report_have_the_archives(killed):
-    said = CliRunner().invoke(app, ["results", str(killed.folder)]).stdout
-    lines = [line.split("\t") for line in said.splitlines()]
-    head = lines.index(["archive of", "candidates", "elites", "coverage", "QD score"])
-    last = lines[head + 10 : head + 13]  # behind three archives after each of three quarters
-    keys = [f"{item['task']}/{item['metric']}" for item in CYCLEQD["objectives"]]
-    assert [line[0] for line in last] == keys
-    assert all(line[1] == "16" and line[3].endswith(" %") for line in last)
-    page = killed.report().read_text()
-    assert "QD score" in page and 'id="archives-' in page

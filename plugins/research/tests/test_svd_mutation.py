@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from evomerge_research.svd_mutation import SingularComponents
 
 from evomerge.merging.kernels.noise import Noise
-from evomerge.merging.kernels.singular import SingularComponents
 from evomerge.merging.kernels.torch_views import as_array, as_tensor
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.conversion import on_tensors

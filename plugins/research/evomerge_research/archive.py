@@ -126,18 +126,6 @@ class Archive:
         drawn = random.choice(len(elites), count, p=gamma / gamma.sum(), replace=False)
         return [elites[index].number for index in drawn]
 
-    @property
-    def coverage(self) -> float:
-        """Share of the cells that have an elite."""
-        cells: int = self.grid.bins ** (len(self.grid.bounds) - 1)
-        return len(self.elites) / cells
-
-    @property
-    def qd_score(self) -> float:
-        """The sum of the elites' qualities, measured from the lower bound of the objective."""
-        low = self.grid.bounds[self.objective][0]
-        return math.fsum(elite.quality - low for elite in self.elites.values())
-
 
 def finite_values(
     objectives: Sequence[Objective], constraints: Sequence[Constraint], scores: Scores

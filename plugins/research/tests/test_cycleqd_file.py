@@ -62,8 +62,8 @@ WRONG = {
     "`space.kind` is 'dataflow', but the optimizer 'cycleqd'": {"space": {"kind": "dataflow"}},
     "`tokenizer` is 'union'": {"tokenizer": "union"},
     "merges two models at a time": {"parents": ["zoo:language"]},
-    "`evaluation.halving` scores fewer documents .* single objectives": {
-        "evaluation": {**GOOD["evaluation"], "halving": {"enabled": True, "first": 4}}
+    "`evaluation.racing` scores fewer documents .* single objectives": {
+        "evaluation": {**GOOD["evaluation"], "racing": {"enabled": True, "minimum": 4}}
     },
 }
 
