@@ -11,8 +11,8 @@ from evomerge.config.schema import SearchConfig
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.setup.engine import deepest
 from evomerge.setup.executor import is_together
-from evomerge.setup.fidelity import make_fidelity
 from evomerge.setup.problem import Problem
+from evomerge.setup.racing import make_race
 from evomerge.setup.single import load_single
 from evomerge.strategy.kinds import room_of
 from evomerge.strategy.members import MateSpace
@@ -167,7 +167,7 @@ def make_worker(
         baselines,
         deepest=deepest(problem.space, first, problem.checkpoints[problem.host].main.prefix),
         objectives=problem.objectives,
-        fidelity=make_fidelity(config),
+        race=make_race(config),
         report=report,
         load_parent=load_parent,
     )

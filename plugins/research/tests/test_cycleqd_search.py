@@ -47,7 +47,7 @@ def test_a_search_does_not_depend_on_width_or_kills(tmp_path, generation):
 
     def run(name, width, seed, dies_after=None):
         executor = ScriptedExecutor(width, random.Random(seed), 0.1, dies_after, made_up)
-        options = {"searched": SPACE, "make": new, "window": None}
+        options = {"searched": SPACE, "make": new, "recent": None}
         return search(
             tmp_path / name, executor, candidates=60, ranking=WeightedSum(OBJECTIVES), **options
         )

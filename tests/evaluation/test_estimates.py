@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from evomerge.evaluation.fidelity.racing import Race
+from evomerge.evaluation.racing import Race
 from evomerge.scores import Objective, Scores, fitness, fitness_error
 
 ACC = Objective("t", "acc")

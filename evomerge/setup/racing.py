@@ -1,4 +1,4 @@
-"""The fidelity policy that a search file asks for: on how many documents candidates are scored."""
+"""Racing for a search file: whether it is used, and what it cannot be combined with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from evomerge.scores import Objective
 from evomerge.strategy.kinds import strategy_kind
 
 if TYPE_CHECKING:
-    from evomerge.evaluation.fidelity.protocol import Fidelity
+    from evomerge.evaluation.racing import Race
     from evomerge.evaluation.tasks.info import TasksInfo
 
 
@@ -19,22 +19,14 @@ _SAMPLES = 3
 """Number of samples that the search documents must make at least, so that racing saves time."""
 
 
-def make_fidelity(config: SearchConfig) -> Fidelity | None:
-    """Return the fidelity policy; None if every candidate is scored on all search documents."""
-    from evomerge.evaluation.fidelity.halving import Halving
-    from evomerge.evaluation.fidelity.prediction import Prediction
-    from evomerge.evaluation.fidelity.racing import Race
+def make_race(config: SearchConfig) -> Race | None:
+    """Return the race of candidates; None if each is scored on all search documents."""
+    from evomerge.evaluation.racing import Race
 
-    wanted, seed = config.evaluation, config.seed
-    match wanted.fidelity_policy:
-        case "racing":
-            return Race(wanted.racing.confidence, wanted.racing.minimum, seed)
-        case "halving":
-            return Halving(wanted.halving.first, wanted.halving.factor, seed)
-        case "irt":
-            irt = wanted.irt
-            return Prediction(irt.documents, irt.calibration, max(60, irt.calibration))
-    return None
+    wanted = config.evaluation.racing
+    if wanted.enabled is not True:
+        return None
+    return Race(wanted.confidence, wanted.minimum, config.seed)
 
 
 def resolve_racing(
@@ -55,13 +47,13 @@ def resolve_racing(
         search: the search documents by task.
 
     Returns:
-        the search file; and which policy is enabled and why, such as `off, since ...`.
+        the search file; and whether racing is used and why, such as `off, since ...`.
     """
     wanted = config.evaluation
     least, total = wanted.racing.minimum, sum(map(len, search.values()))
-    if wanted.fidelity_policy is not None or wanted.racing.enabled != "auto":
-        enabled = wanted.racing.enabled is True
-        reason = f"{wanted.fidelity_policy or 'off'}, as the search file says"
+    if wanted.racing.enabled != "auto":
+        enabled = wanted.racing.enabled
+        reason = f"{'racing' if enabled else 'off'}, as the search file says"
     else:
         least = max(least, _full_batches(config, info, search))
         objection = _objection(config, objectives, info) or _too_few(total, least)
@@ -134,13 +126,13 @@ def _too_few(total: int, least: int) -> str | None:
     )
 
 
-def check_fidelity(
+def check_racing(
     config: SearchConfig,
     objectives: Sequence[Objective],
     info: TasksInfo,
     search: Mapping[str, Sequence[int]],
 ) -> None:
-    """Check that the fidelity policy, if there is one, suits the metrics and documents.
+    """Check that racing, if it is enabled, suits the metrics and documents.
 
     Args:
         config: the search file.
@@ -151,27 +143,22 @@ def check_fidelity(
     Raises:
         ConfigError: a metric is not a mean over documents, or there are too few documents.
     """
-    from evomerge.evaluation.fidelity.protocol import check_means
+    from evomerge.evaluation.racing import check_means
 
-    wanted = config.evaluation
-    if wanted.fidelity_policy is None:
+    wanted = config.evaluation.racing
+    if wanted.enabled is not True:
         return
     if config.mode != "weighted" or config.constraints:
         what = "`mode` is pareto" if config.mode != "weighted" else "there are constraints"
         raise ConfigError(
-            f"`evaluation.{wanted.fidelity_policy}` compares candidates by one fitness, but "
-            f"{what}; set `evaluation.{wanted.fidelity_policy}.enabled` to false."
+            f"`evaluation.racing` compares candidates by one fitness, but {what}; set "
+            "`evaluation.racing.enabled` to false."
         )
-    check_means(f"evaluation.{wanted.fidelity_policy}", objectives, info)
+    check_means(objectives, info)
     total = sum(map(len, search.values()))
-    key, least = {
-        "racing": ("racing.minimum", wanted.racing.minimum),
-        "halving": ("halving.first", wanted.halving.first),
-        "irt": ("irt.documents", wanted.irt.documents * len(search)),
-    }[wanted.fidelity_policy]
-    if least >= total:
+    if wanted.minimum >= total:
         raise ConfigError(
-            f"`evaluation.{key}` is {least}, but a candidate has only {total} search documents in "
-            "all, so none can be left out; lower it, or set `evaluation.search.documents` to a "
-            "larger number."
+            f"`evaluation.racing.minimum` is {wanted.minimum}, but a candidate has only {total} "
+            "search documents in all, so none can be left out; lower it, or set "
+            "`evaluation.search.documents` to a larger number."
         )

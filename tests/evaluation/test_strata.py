@@ -11,7 +11,7 @@ from draws import draws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evomerge.evaluation.fidelity.strata import (
+from evomerge.evaluation.strata import (
     Stratum,
     allocate,
     differences,

@@ -7,7 +7,7 @@ import pytest
 from evomerge.config.schema import parse
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo, TasksInfo
 from evomerge.scores import Objective
-from evomerge.setup.fidelity import make_fidelity, resolve_racing
+from evomerge.setup.racing import make_race, resolve_racing
 
 MEAN, OTHER = MetricInfo(True, is_mean=True), MetricInfo(True, is_mean=False)
 INFO = TasksInfo(
@@ -41,17 +41,16 @@ def resolved(change, metric, documents):
         ({"evaluation": {"racing": {"enabled": False}}}, "acc", 400, False, "off, as the search"),
         ({"evaluation": {"racing": {"enabled": True}}}, "acc", 60, True, "racing, as the search"),
         ({"evaluation": {"backend": "vllm"}}, "acc", 400, False, "off, since vLLM"),
-        ({"evaluation": {"halving": {"enabled": True}}}, "acc", 400, False, "halving, as the"),
         ({"space": {"kind": "dataflow"}}, "acc", 400, False, "this one is dataflow"),
     ],
 )
 def test_racing_auto_becomes_true_or_false(change, metric, documents, raced, why):
     config, reason = resolved(change, metric, {"t": documents})
     assert config.evaluation.racing.enabled is raced
-    assert (config.evaluation.fidelity_policy == "racing") is raced
+    assert (make_race(config) is not None) is raced
     assert why in reason
     again = parse(config.model_dump(mode="json"), "frozen")
-    assert again == config and make_fidelity(again) == make_fidelity(config)
+    assert again == config and make_race(again) == make_race(config)
 
 
 def test_samples_are_large_enough_for_each_task_that_generates_texts():

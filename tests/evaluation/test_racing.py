@@ -1,4 +1,4 @@
-"""Racing stops candidates that are behind, and no others; halving keeps the better candidates."""
+"""Racing stops candidates that are behind, and no others."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 
 from evomerge.errors import ConfigError
 from evomerge.evaluation.evaluator import Evaluator
-from evomerge.evaluation.fidelity.halving import Halving
-from evomerge.evaluation.fidelity.protocol import check_means, score_by
-from evomerge.evaluation.fidelity.racing import Race, chance
+from evomerge.evaluation.racing import Race, chance, check_means, score_in_race
 from evomerge.evaluation.tasks.functions import Function
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
@@ -69,7 +67,9 @@ def raced(
     evaluator: Evaluator, model: Any, incumbent: Scores, earlier: Any = (), **options: Any
 ) -> Scores:
     objective = options.pop("objective", ACC)
-    return score_by(Race(**options), evaluator, model, "search", incumbent, earlier, [objective])
+    return score_in_race(
+        Race(**options), evaluator, model, "search", incumbent, earlier, [objective]
+    )
 
 
 def test_the_better_is_scored_on_everything_and_the_worse_is_not(evaluator: Evaluator) -> None:
@@ -163,10 +163,10 @@ def test_a_sample_of_the_default_minimum_is_a_quarter_of_200_documents() -> None
 
 def test_fewer_documents_need_means_over_documents(tasks: Path) -> None:
     info = Harness(["t_letter", "g_sizes"], [tasks]).info
-    check_means("evaluation.racing", [Objective("t_letter", "acc")], info)
+    check_means([Objective("t_letter", "acc")], info)
     for task, metric in (("t_letter", "f1"), ("g_sizes", "acc")):
         with pytest.raises(ConfigError, match=r"evaluation\.racing.*not a mean"):
-            check_means("evaluation.racing", [Objective(task, metric)], info)
+            check_means([Objective(task, metric)], info)
 
 
 def test_a_real_model_is_raced(llama: Any, tokenizer: Any, tasks: Path) -> None:
@@ -177,21 +177,3 @@ def test_a_real_model_is_raced(llama: Any, tokenizer: Any, tasks: Path) -> None:
     same = raced(evaluator, llama, incumbent, minimum=10, objective=objective)
     assert same.values["t_letter/acc"] == incumbent.values["t_letter/acc"]
     assert fitness([objective], same) == fitness([objective], incumbent)
-
-
-def test_halving_scores_the_better_candidates_on_more_documents(evaluator: Evaluator) -> None:
-    halving = Halving(first=50, factor=2.0)
-    incumbent = scores(answering(0.6, 99))
-    earlier: list[Scores] = []
-    spent: dict[float, int] = {}
-    for seed, skill in enumerate([0.5, 0.6, 0.4, 0.55, 0.45, 0.5, 0.9, 0.1]):
-        model = answering(skill, seed)
-        got = score_by(halving, evaluator, model, "search", incumbent, earlier, [ACC])
-        earlier.append(got)
-        spent[skill] = got.fidelity["t"]
-        if got.fidelity["t"] < COUNT:
-            found = got.expected["t/acc"]
-            assert found.value == pytest.approx(sum(model) / COUNT, abs=4 * found.error)
-            assert math.isfinite(found.error)
-    assert spent[0.9] == COUNT and spent[0.1] == 50
-    assert set(spent.values()) <= {50, 100, 200, COUNT}
