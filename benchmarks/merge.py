@@ -44,14 +44,13 @@ from benchmarks.merging.families import FAMILIES, write_family  # noqa: E402
 
 METHODS = (
     *("passthrough", "linear", "slerp", "task_arithmetic", "dare_linear", "dare_ties", "ties"),
-    *("breadcrumbs", "consensus", "sce", "model_stock", "della"),
+    *("breadcrumbs", "sce", "model_stock", "della"),
 )
 BASED = frozenset(METHODS) - {"passthrough", "linear", "slerp"}
 KEPT = {"dare_linear": 1, "dare_ties": 1, "della": 2}
 """Cached arrays of 16 bits per weight that a merge in place reads for each source."""
 
 SPARSE = frozenset({"dare_linear", "dare_ties", "ties", "breadcrumbs", "della"})
-NOT_IN_MERGEKIT = frozenset({"consensus"})
 TINY = "tiny"
 LARGE = ("torch", "transformers", "matplotlib", "scipy", "pandas", "numba")
 """Libraries of which it is said whether a merge of files imports them."""
@@ -241,7 +240,7 @@ def measure(
     sources = [folder / name / "model.safetensors" for name in names(method)]
     place, one_pass = in_place(method, folder)
     theirs = None
-    if options.mergekit and method not in NOT_IN_MERGEKIT:
+    if options.mergekit:
         run = [options.mergekit, "-m", "mergekit.scripts.run_yaml", usual, out]
         theirs = child(run, out)
     return Round(

@@ -31,9 +31,8 @@ from sklearn.datasets import load_digits
 
 from evomerge.recipe import Layer, Recipe
 from evomerge.scores import Scores
-from evomerge.space.crossover import CrossoverSpace
-from evomerge.space.mates import Mate
-from evomerge.strategy.niches import NichesSetting, NichesStrategy
+from evomerge.strategy.members import Mate
+from evomerge.strategy.niches import CrossoverSpace, NichesSetting, NichesStrategy
 from evomerge.strategy.protocol import Origin
 
 Array = NDArray[np.float64]

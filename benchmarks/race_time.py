@@ -26,12 +26,12 @@ import torch
 
 from evomerge.config.schema import SearchConfig, load, parse
 from evomerge.errors import CandidateError
-from evomerge.evaluation.fidelity.protocol import score_by
+from evomerge.evaluation.racing import score_in_race
 from evomerge.evaluation.tasks.documents import in_order
 from evomerge.recipe import Recipe
 from evomerge.scores import Failure, Scores, fitness
-from evomerge.setup.fidelity import make_fidelity
 from evomerge.setup.problem import Problem
+from evomerge.setup.racing import make_race
 from evomerge.setup.runs import prepare
 from evomerge.setup.strategy import make_strategy
 from evomerge.setup.worker import MemoryShare, make_worker
@@ -97,8 +97,8 @@ class Measured:
 
     def run(self) -> None:
         """Score the baselines, then one generation of proposals after the other."""
-        fidelity = make_fidelity(self.problem.config)
-        assert fidelity is not None
+        policy = make_race(self.problem.config)
+        assert policy is not None
         strategy = make_strategy(self.problem)
         for label, recipe in self.problem.space.baselines().items():
             strategy.add_baseline(len(self.full), label)
@@ -110,7 +110,7 @@ class Measured:
             earlier = [scores for scores in self.raced if scores is not None]
             while True:
                 recipe = strategy.ask(len(self.full)).recipe
-                self.score(recipe, incumbent, earlier[-fidelity.recent :])
+                self.score(recipe, incumbent, earlier[-policy.recent :])
                 if strategy.left == strategy.generation or len(self.full) == self.candidates:
                     break
             for number in range(told, len(self.full)):
@@ -119,8 +119,8 @@ class Measured:
 
     def score(self, recipe: Recipe, incumbent: Scores | None, earlier: list[Scores]) -> None:
         """Merge a candidate and score it in both ways; without an incumbent there is no race."""
-        evaluator, fidelity = self.worker.evaluator, self.worker.fidelity
-        assert fidelity is not None
+        evaluator, policy = self.worker.evaluator, self.worker.race
+        assert policy is not None
         full = race = None
         try:
             model = self.timed("merge", lambda: self.worker.build(recipe))
@@ -131,8 +131,8 @@ class Measured:
             else:
                 race = self.timed(
                     "race",
-                    lambda: score_by(
-                        fidelity,
+                    lambda: score_in_race(
+                        policy,
                         evaluator,
                         model,
                         "search",

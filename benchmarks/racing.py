@@ -1,4 +1,4 @@
-"""Compares policies that score candidates on fewer documents: racing, halving, item response.
+"""Compares races with the scoring of all documents, and of a fixed part of them.
 
     python benchmarks/racing.py [--quick] [--seeds N] [--first SEED] [--worlds NAME ...]
                                 [--policies NAME ...] [--optimizer NAME]
@@ -49,10 +49,7 @@ import yaml
 from evomerge.config.schema import parse
 from evomerge.errors import CandidateError
 from evomerge.evaluation.evaluator import Evaluator
-from evomerge.evaluation.fidelity.halving import Halving
-from evomerge.evaluation.fidelity.prediction import Prediction
-from evomerge.evaluation.fidelity.protocol import Fidelity, score_by
-from evomerge.evaluation.fidelity.racing import Race
+from evomerge.evaluation.racing import Race, score_in_race
 from evomerge.evaluation.tasks.documents import in_order
 from evomerge.evaluation.tasks.functions import Function
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
@@ -76,12 +73,12 @@ class Policy:
     """How a search chooses the documents that a candidate is scored on.
 
     Attributes:
-        fidelity: seed -> fidelity policy; None if every candidate is scored on all documents of the
+        race: seed -> race; None if every candidate is scored on all documents of the
             subset.
         subset: `all` documents, or `fixed`: the same quarter of them for every candidate.
     """
 
-    fidelity: Callable[[int], Fidelity] | None = None
+    race: Callable[[int], Race] | None = None
     subset: str = "all"
 
 
@@ -93,8 +90,6 @@ POLICIES: dict[str, Policy] = {
     "race 10 %, from 25": Policy(lambda seed: Race(0.9, 25, seed)),
     "race 2 %, plain sample": Policy(lambda seed: Race(0.98, 50, seed, strata_per_task=1)),
     "fixed quarter": Policy(subset="fixed"),
-    "halving": Policy(lambda seed: Halving(25, 4.0, seed)),
-    "irt": Policy(lambda seed: Prediction(40, 20)),
 }
 
 
@@ -233,7 +228,7 @@ def search(world: World, policy: Policy, seed: int, proposals: Proposals | Recor
     """Run one search as `evomerge search` would."""
     began = time.process_time()
     evaluator = proposals.evaluator if isinstance(proposals, Recorded) else world.evaluator
-    fidelity = policy.fidelity(seed) if policy.fidelity else None
+    race = policy.race(seed) if policy.race else None
     task, ids, objectives = world.objective.task, world.documents, [world.objective]
     genomes: list[Genome] = []
     builds: list[Callable[[], Any]] = []
@@ -241,7 +236,7 @@ def search(world: World, policy: Policy, seed: int, proposals: Proposals | Recor
     incumbent: Scores | None = None
     spent = 0
     for number, generation in enumerate(proposals):
-        known = [r for r in rows if r and not (fidelity and fidelity.whole and r.expected)]
+        known = [scores for scores in rows if scores]
         incumbent_at_start = incumbent
         for genome, build in generation:
             asked = ids
@@ -252,12 +247,12 @@ def search(world: World, policy: Policy, seed: int, proposals: Proposals | Recor
                 model = build()
                 if model is None:
                     pass
-                elif fidelity is None or incumbent_at_start is None or number == 0:
+                elif race is None or incumbent_at_start is None or number == 0:
                     scores = evaluator.score(model, "search", {task: asked})
                 else:
-                    earlier = known[-fidelity.recent :]
-                    scores = score_by(
-                        fidelity,
+                    earlier = known[-race.recent :]
+                    scores = score_in_race(
+                        race,
                         evaluator,
                         model,
                         "search",

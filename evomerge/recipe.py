@@ -15,7 +15,6 @@ In YAML::
       model.layers: [{...}, {...}, ...]                               # one for each block, in order
     head: {...}                                                       # final norm, head
     members: {member:12: {host: ..., ...}}      # recipes of the members that sources name, if any
-    grams: {zoo:maths: {file: maths.safetensors, sha256: ...}}    # for methods that use activations
     pins: {zoo:base: {sha256: ...}, ...}     # the content of the parents; another one is refused
 """
 
@@ -139,19 +138,6 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Grams:
-    """The file with the Gram matrices of one parent (`evomerge grams` writes it).
-
-    Attributes:
-        file: its path. A recipe is the same wherever the file lies.
-        sha256: digest of its bytes; "" where it is not known yet.
-    """
-
-    file: str
-    sha256: str = ""
-
-
-@dataclass(frozen=True)
 class Pin:
     """What a parent was when the recipe was written. Another content is refused.
 
@@ -189,7 +175,6 @@ class Recipe:
             candidates have the same vocabulary whichever parents they merge.
         members: name (`member:NUMBER`) -> recipe, of each member that a source names. A member is
             built first, and rounded to its dtype; then its weights are read like a parent's.
-        grams: parent -> its Gram matrices, for methods that merge by them (`regmean`).
         pins: parent -> what it was when the recipe was written. They are no part of the canonical
             form: recipes that differ only in pins are equal, and have one digest.
     """
@@ -204,12 +189,10 @@ class Recipe:
     options: Mapping[str, str] = field(default_factory=dict)
     vocabulary: tuple[str, ...] = ()
     members: Mapping[str, Recipe] = field(default_factory=dict)
-    grams: Mapping[str, Grams] = field(default_factory=dict)
     pins: Mapping[str, Pin] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
-        object.__setattr__(self, "grams", {name: self.grams[name] for name in sorted(self.grams)})
         object.__setattr__(self, "pins", {name: self.pins[name] for name in sorted(self.pins)})
         object.__setattr__(
             self, "members", {name: self.members[name] for name in sorted(self.members)}
@@ -298,11 +281,9 @@ class Recipe:
         return _recipe(given, "recipe", made)
 
     def canonical(self) -> str:
-        """Return the canonical JSON text of the recipe, with the digests of members and files."""
+        """Return the canonical JSON text of the recipe, with the digests of members."""
         plain = dict(_plain(self))
         plain.pop("pins", None)
-        if self.grams:
-            plain["grams"] = {name: item.sha256 for name, item in self.grams.items()}
         if self.members:
             plain["members"] = {name: item.digest for name, item in self.members.items()}
         return json.dumps(plain, sort_keys=True, separators=(",", ":"))
@@ -343,6 +324,11 @@ class Recipe:
 
 def _recipe(data: Mapping[str, Any], where: str, made: Mapping[str, Recipe]) -> Recipe:
     """Return the recipe of plain values, except that members are taken from `made`."""
+    if "grams" in data:
+        raise RecipeError(
+            f"`{where}` has `grams`, for the method regmean, which evomerge has no longer; remove "
+            "it, and choose another method."
+        )
     renamed = {_FORMER_KEYS.get(key, key): value for key, value in data.items()}
     content = _VALUES.mapping(renamed, where, _names(Recipe))
     stacks = _VALUES.mapping(content.get("layers", {}), "layers")
@@ -365,10 +351,6 @@ def _recipe(data: Mapping[str, Any], where: str, made: Mapping[str, Recipe]) -> 
             _VALUES.text(item, f"vocabulary[{i}]", _PARENT)
             for i, item in enumerate(_VALUES.items(content.get("vocabulary", ()), "vocabulary"))
         ),
-        grams={
-            name: _grams(item, f"grams.{name}")
-            for name, item in _VALUES.mapping(content.get("grams", {}), "grams").items()
-        },
         pins={
             name: _pin(item, f"pins.{name}")
             for name, item in _VALUES.mapping(content.get("pins", {}), "pins").items()
@@ -418,7 +400,7 @@ def _plain(value: Any) -> Any:
 
 _FIELDS: Mapping[type, tuple[tuple[str, Any], ...]] = {
     kind: tuple((item.name, item.default) for item in fields(kind) if item.name != "members")
-    for kind in (Source, Layer, Recipe, Grams, Pin)
+    for kind in (Source, Layer, Recipe, Pin)
 }
 """Names and defaults of the fields. A recipe has hundreds of parts, so they are looked up once."""
 
@@ -465,17 +447,6 @@ def _source(data: Any, where: str) -> Source:
         parent=_VALUES.text(_needed(content, "parent", where), f"{where}.parent", _PARENT),
         layer=None if layer is None else _VALUES.whole(layer, f"{where}.layer", most=_MOST_BLOCKS),
         knobs=_knobs(content.get("knobs", {}), f"{where}.knobs"),
-    )
-
-
-def _grams(data: Any, where: str) -> Grams:
-    """Return a file with Gram matrices from its path alone, or from path and digest."""
-    if isinstance(data, str):
-        return Grams(data)
-    content = _VALUES.mapping(data, where, [item.name for item in fields(Grams)])
-    file = _VALUES.text(_needed(content, "file", where), f"{where}.file", "the path of a file")
-    return Grams(
-        file, _VALUES.text(content["sha256"], f"{where}.sha256") if "sha256" in content else ""
     )
 
 

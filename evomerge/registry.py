@@ -32,6 +32,8 @@ class Registry(Generic[T]):
         builtin: name -> `module:attribute`, for the objects of evomerge.
         aliases: other spelling -> name. `get` accepts aliases; `names` does not list them.
         error: error class that `get` raises.
+        elsewhere: name -> package of this project that adds it, for a message where that is not
+            installed.
     """
 
     kind: str
@@ -39,6 +41,7 @@ class Registry(Generic[T]):
     builtin: Mapping[str, str]
     aliases: Mapping[str, str] = field(default_factory=dict)
     error: type[InputError] = ConfigError
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
 
     def names(self) -> tuple[str, ...]:
         """Return all names: those of evomerge in their order, then those of other packages."""
@@ -58,6 +61,12 @@ class Registry(Generic[T]):
         for point in _entry_points(self.group):
             if point.name == name:
                 return self._load(point)
+        if name in self.elsewhere:
+            package = self.elsewhere[name]
+            raise self.error(
+                f"The {self.kind} {name!r} is in the package {package}, which is not installed; "
+                f"install it (`pip install {package}`), or choose another {self.kind}."
+            )
         names = self.names()
         raise self.error(
             f"Unknown {self.kind} {name!r}; available are {', '.join(names)}."

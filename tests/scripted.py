@@ -21,7 +21,6 @@ from evomerge.scores import Expected, Failure, Objective, Outcome, Scores, viola
 from evomerge.searching.loop import Plan, Search
 from evomerge.searching.ranking import Ranking, WeightedSum
 from evomerge.searching.session import Session
-from evomerge.searching.window import Window
 from evomerge.setup.strategy import recipe_of
 from evomerge.space.parameters import ParameterSpace
 from evomerge.space.protocol import Space
@@ -134,7 +133,7 @@ def search(
     candidates: int | None = 30,
     target: float | None = None,
     patience: int | None = None,
-    window: Window | None = Window(recent=5, whole=False),
+    recent: int | None = 5,
     followers: Sequence[Any] = (),
     ranking: Ranking = WeightedSum(OBJECTIVES),
     greedy_soup: bool = False,
@@ -158,7 +157,7 @@ def search(
             lambda: executor,
             lambda candidate: recipe_of(searched, candidate, logbook.history.candidates),
             ranking,
-            window,
+            recent,
             Attempts(run.path / "attempts.jsonl"),
             lambda front, best: None,
         )

@@ -117,8 +117,8 @@ def settings(candidates: int, many: int) -> list[Setting]:
         Setting(space, "cma", "generation", candidates),
         Setting(space, "cma", "generation", candidates, population=256),
         Setting(space, "cma", "arrival", candidates),
-        Setting(space, "cma", "generation", candidates, window=RACING),
-        Setting(space, "random", "arrival", candidates, window=RACING),
+        Setting(space, "cma", "generation", candidates, recent=RACING),
+        Setting(space, "random", "arrival", candidates, recent=RACING),
     ]
 
 

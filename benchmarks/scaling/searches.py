@@ -20,7 +20,6 @@ from evomerge.scores import Objective
 from evomerge.searching.loop import Order, Plan, Search
 from evomerge.searching.ranking import WeightedSum
 from evomerge.searching.session import Session
-from evomerge.searching.window import Window
 from evomerge.setup.strategy import recipe_of
 from evomerge.space.parameters import ParameterSpace
 from evomerge.space.protocol import Genome, Space
@@ -29,7 +28,7 @@ from evomerge.strategy.genome import GenomeStrategy
 TASK, METRIC = "task", "exact_match"
 """Names of the only task and its metric."""
 
-RACING = Window(recent=40, whole=False)
+RACING = 40
 """The earlier candidates that a job carries if racing is enabled."""
 
 
@@ -63,7 +62,7 @@ class Setting:
         order: when the optimizer is told outcomes.
         candidates: number of candidates, baselines included.
         population: trials in a generation; None: the optimizer's own number.
-        window: earlier candidates whose scores each job carries; None: no racing.
+        recent: number of earlier candidates whose scores each job carries; None: no racing.
         seed: seed of the optimizer.
     """
 
@@ -72,7 +71,7 @@ class Setting:
     order: Order
     candidates: int
     population: int | None = None
-    window: Window | None = None
+    recent: int | None = None
     seed: int = 0
 
     @cached_property
@@ -84,7 +83,7 @@ class Setting:
     def name(self) -> str:
         """The optimizer and the order, the population if it is set, and whether it races."""
         population = "" if self.population is None else f" of {self.population}"
-        racing = "" if self.window is None else ", racing"
+        racing = "" if self.recent is None else ", racing"
         return f"{self.optimizer}, {self.order}{population}{racing}"
 
 
@@ -164,7 +163,7 @@ def run_search(
             make_executor,
             lambda candidate: recipe_of(space, candidate),
             ranking,
-            setting.window,
+            setting.recent,
             Attempts(run.path / "attempts.jsonl"),
             publish,
         )

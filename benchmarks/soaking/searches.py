@@ -108,19 +108,7 @@ SEARCHES: dict[str, Search] = {
             "optimizer": {"name": "niches", "population": 4, "options": {"archive": 4}},
         }
     ),
-    "cycleqd": Search(
-        SKILLS
-        | {
-            "optimizer": {
-                "name": "cycleqd",
-                "population": 3,
-                "options": {"bins": 6, "aggregate": 6, "mutation": 0.3},
-            }
-        }
-    ),
     "racing": Search(_fewer("racing", minimum=6, confidence=0.9)),
-    "halving": Search(_fewer("halving", first=6, factor=4)),
-    "irt": Search(_fewer("irt", documents=6, calibration=4)),
     "processes": Search(WEIGHTS | {"executor": TWO}, "sorted"),
     "arrival": Search(WEIGHTS | {"executor": TWO | {"order": "arrival"}}, "free"),
     "stages": Search(

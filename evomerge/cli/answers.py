@@ -69,7 +69,6 @@ def results(
     from evomerge.cli import terminal
     from evomerge.config.schema import parse
     from evomerge.report.amounts import duration
-    from evomerge.report.archives import archives_over_time, in_words, records, some_rows
     from evomerge.report.reproduce import document_ids, lm_eval_command
     from evomerge.report.rows import (
         brief_rows,
@@ -102,7 +101,6 @@ def results(
         terminal.print_json(row) if as_json else terminal.print_values(row)
         return
     rows = sorted_rows(rows, sort, top)
-    archives = some_rows(archives_over_time(history, ranking, config))
     if csv is not None:
         write_csv(rows, csv)
         terminal.say(f"wrote {len(rows)} rows to {csv}")
@@ -111,8 +109,6 @@ def results(
         table = standings(history, ranking).to_dict()
         times = {phase: asdict(item) for phase, item in spent.items()}
         answer = {"candidates": rows, "winner": winner, "standings": table, "times": times}
-        if archives:
-            answer["archives"] = records(archives)
         rest = {"lm_eval": command, "not_in_mergekit": run.why_not_in_mergekit}
         terminal.print_json(answer | rest)
     else:
@@ -124,8 +120,6 @@ def results(
             )
         else:
             terminal.print_rows(without_details(rows), "candidate")
-        if archives:
-            terminal.print_rows(in_words(archives), "archive of")
         if history.winner is not None or (history.told and terminal.out.is_terminal):
             terminal.print_standings(standings(history, ranking))
             if command is not None and history.winner is not None:

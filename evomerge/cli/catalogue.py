@@ -88,9 +88,10 @@ def _knob(knob: Any) -> str:
 
 def _optimizers() -> list[dict[str, Any]]:
     from evomerge.optimize import optimizer_names
-    from evomerge.strategy import STRATEGIES
+    from evomerge.strategy.kinds import STRATEGIES
 
-    every = {**optimizer_names(), **STRATEGIES}
+    strategies = {name: STRATEGIES.get(name).about for name in STRATEGIES.names()}
+    every = {**optimizer_names(), **strategies}
     return [{"name": name, "about": about} for name, about in every.items()]
 
 

@@ -1,4 +1,4 @@
-"""The commands about single models: export, evaluate, grams, merge, push."""
+"""The commands about single models: export, evaluate, merge, push."""
 
 from __future__ import annotations
 
@@ -114,60 +114,6 @@ def evaluate(
     terminal.print_table(("score", f"{split} [95 %]"), rows)
     if note := sampling_note(sampled(problem.config, problem.evaluator)):
         terminal.say(note)
-
-
-def grams(
-    model: _ModelArgument,
-    config: Annotated[
-        Path,
-        typer.Option(
-            "--config",
-            metavar="FILE",
-            help="search file, whose search documents the model reads",
-            autocompletion=completion.configs,
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FILE", help="new file, such as maths.safetensors")
-    ],
-    task: Annotated[
-        list[str] | None,
-        typer.Option(help="only the documents of this task; may be given several times"),
-    ] = None,
-    documents: Annotated[
-        int | None, typer.Option(min=1, help="largest number of documents of each task")
-    ] = None,
-    allow_code: AllowCodeOption = False,
-    trust_code: TrustCodeOption = False,
-) -> None:
-    """Write the Gram matrices of a model's activations, for merges by `regmean`."""
-    from evomerge.cli import terminal
-    from evomerge.cli.consent import consent_of
-    from evomerge.config.schema import load
-    from evomerge.setup.grams import write_grams
-
-    done = write_grams(
-        load(config),
-        config.parent,
-        model,
-        out,
-        task or (),
-        documents,
-        allow_code=allow_code,
-        consent=consent_of(trust_code),
-    )
-    if done.without:
-        terminal.warn(
-            [
-                f"{len(done.without)} matrices of the blocks are read by no linear layer and have "
-                f"no Gram matrix, such as {done.without[0]}; `regmean` takes their mean."
-            ]
-        )
-    read = ", ".join(f"{count} documents of {name}" for name, count in done.documents.items())
-    terminal.say(
-        f"wrote {out}: {done.matrices} Gram matrices for {done.weights} weights, from {read} "
-        f"({done.tokens} tokens)"
-    )
 
 
 def merge(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -65,28 +66,6 @@ class RacingConfig(Section):
         ge=2,
         description="documents that are scored before a candidate may be stopped, and again before "
         "each later decision; with auto it is raised if several tasks generate texts",
-    )
-
-
-class HalvingConfig(Section):
-    """Successive halving: only the better candidates are scored on more documents."""
-
-    enabled: bool = Field(False, description="whether this policy is used")
-    first: int = Field(25, ge=1, description="documents that every candidate is scored on")
-    factor: float = Field(
-        4.0,
-        gt=1,
-        description="the best 1 / factor of the candidates are scored on factor times as many",
-    )
-
-
-class IrtConfig(Section):
-    """Item-response theory: predict the score on all documents from a few informative ones."""
-
-    enabled: bool = Field(False, description="whether this policy is used")
-    documents: int = Field(40, ge=2, description="documents of each task that are scored")
-    calibration: int = Field(
-        20, ge=2, description="models scored on all documents first, parents included"
     )
 
 
@@ -166,10 +145,6 @@ class EvaluationConfig(Section):
         "auto", description="largest number of rows in a batch; 1 gives lm-eval's bits in any dtype"
     )
     racing: RacingConfig = Field(RacingConfig(), description="stop candidates that are worse")
-    halving: HalvingConfig = Field(
-        HalvingConfig(), description="more documents for better candidates only"
-    )
-    irt: IrtConfig = Field(IrtConfig(), description="predict the score from few documents")
     backend: Literal["hf", "vllm"] = Field(
         "hf", description="what generates texts: transformers, or a vLLM engine"
     )
@@ -233,21 +208,16 @@ class EvaluationConfig(Section):
             raise ValueError("has `max_memory`, which only works with a `device_map`")
         return self
 
-    @property
-    def fidelity_policy(self) -> Literal["racing", "halving", "irt"] | None:
-        """The enabled section that scores candidates on fewer documents; None: all documents."""
-        if self.racing.enabled is True:
-            return "racing"
-        return "halving" if self.halving.enabled else "irt" if self.irt.enabled else None
-
-    @model_validator(mode="after")
-    def _one_way_to_save_documents(self) -> EvaluationConfig:
-        enabled = [
-            key for key in ("racing", "halving", "irt") if getattr(self, key).enabled is True
-        ]
-        if len(enabled) > 1:
-            raise ValueError(
-                f"enables {' and '.join(enabled)}, which are different ways to score on fewer "
-                "documents; enable one of them"
-            )
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _former_policies(cls, data: Any) -> Any:
+        """Refuse policies of earlier versions; a run that did not use one keeps its section."""
+        former = [key for key in ("halving", "irt") if isinstance(data, Mapping) and key in data]
+        for key in former:
+            section = data[key]
+            if not isinstance(section, Mapping) or section.get("enabled", False) is not False:
+                raise ValueError(
+                    f"has `{key}`, which evomerge has no longer, since racing needs fewer "
+                    "documents for merges as good; remove it, and see `racing`"
+                )
+        return {key: value for key, value in data.items() if key not in former} if former else data

@@ -19,9 +19,9 @@ class Job:
         candidate: number of the candidate that the job belongs to, for messages.
         recipe: the model to build.
         split: the documents to score it on.
-        incumbent: scores of the incumbent, for a fidelity policy that may score fewer documents.
+        incumbent: scores of the incumbent, for a race, which may score fewer documents.
             None: score all documents.
-        earlier: scores of earlier candidates, for a fidelity policy.
+        earlier: scores of earlier candidates, for a race.
         examples: number of documents of each task whose prompt and answer come with the scores.
         halvings: how often the batch size is halved, because memory ran out in earlier jobs.
         as_itself: whether the host of the recipe, which is the host unchanged, is scored with its

@@ -20,9 +20,9 @@ from evomerge.errors import (
     one_line,
 )
 from evomerge.evaluation.evaluator import Evaluator
-from evomerge.evaluation.fidelity.protocol import Fidelity, score_by
 from evomerge.evaluation.inference.fingerprint import free_weights
 from evomerge.evaluation.inference.memory import is_device_failure, is_exhausted, peak_memory
+from evomerge.evaluation.racing import Race, score_in_race
 from evomerge.evaluation.single import score_single
 from evomerge.evaluation.tasks.traces import traceback_lines
 from evomerge.execute.protocol import Job
@@ -102,7 +102,7 @@ class Worker:
         deepest: a recipe of the largest number of blocks that a candidate can have, for engines
             whose depth is fixed; None: the baselines are.
         objectives: what makes up the fitness.
-        fidelity: decides how many documents are scored for a job with an incumbent; None: all.
+        race: decides how many documents are scored for a job with an incumbent; None: all.
         report: is told how far the preparation of a job's merges is.
         load_parent: loads a parent as itself: reference -> model, tokenizer. Only jobs of this kind
             need it.
@@ -123,12 +123,12 @@ class Worker:
         *,
         deepest: Recipe | None = None,
         objectives: Sequence[Objective] = (),
-        fidelity: Fidelity | None = None,
+        race: Race | None = None,
         report: Report | None = None,
         load_parent: Callable[[str], tuple[Any, Any]] | None = None,
     ) -> None:
         self._load_parent = load_parent
-        self.evaluator, self.objectives, self.fidelity = evaluator, objectives, fidelity
+        self.evaluator, self.objectives, self.race = evaluator, objectives, race
         self._make, self._splits, self._report = make, splits, report
         self._baselines, self._deepest = baselines, deepest
         self._builder: Builder | None = None
@@ -275,13 +275,13 @@ class Worker:
             ) from error
 
     def score(self, job: Job, model: Any) -> Scores:
-        """Score a model on the documents of a job; a fidelity policy may leave some of them out."""
+        """Score a model on the documents of a job; a race may leave some of them out."""
         self.evaluator.halve_batches(job.halvings)
-        if job.incumbent is None or self.fidelity is None:
+        if job.incumbent is None or self.race is None:
             scores = self.evaluator.score(model, job.split)
         else:
-            scores = score_by(
-                self.fidelity,
+            scores = score_in_race(
+                self.race,
                 self.evaluator,
                 model,
                 job.split,

@@ -85,8 +85,7 @@ def merge_card(merge: Merge, versions: Mapping[str, str]) -> dict[str, str]:
     commands = [_merge_command(merge)]
     intro = f"A merge that was made by evomerge {version('evomerge')}. {_recipe_sentences(merge)}"
     data = card_data(merge.name, merge.used, mergekit=merge.mergekit)
-    grams = {merge.names[name]: item for name, item in merge.recipe.grams.items()}
-    repeat = how_to_repeat(commands, versions, merge.used, grams)
+    repeat = how_to_repeat(commands, versions, merge.used)
     path = _path(merge) if is_path(merge.recipe) else []
     return _files(merge, data, intro, path, repeat)
 

@@ -98,7 +98,7 @@ def merge_recipe(
             raise RecipeError(_refusal(file, notes))
         recipe, checkpoints = content.recipe, content.checkpoints
         inside = {f"{MERGE}{name}" for name in parts}
-        moved = {*recipe.parents, *(item.file for item in recipe.grams.values())} - inside
+        moved = {*recipe.parents} - inside
         names = {name: _anchored(name, file) for name in moved}
         written = renamed_recipe(pinned(recipe, checkpoints, opener.named), names)
         extra = {"evomerge_recipe.yaml": written.to_yaml(), **parts}

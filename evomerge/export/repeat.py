@@ -13,7 +13,6 @@ from evomerge.config.schema import BudgetConfig, Frozen, SearchConfig
 from evomerge.export.markdown import block, code, plain
 from evomerge.export.parents import Parent
 from evomerge.models.references import split_kind
-from evomerge.recipe import Grams
 from evomerge.run.history import History
 
 _PATH = re.compile(r"(?<![\w.~/-])(~|\.{1,2})?(/[^\s/:+,;='\"()\[\]{}]+)+/?")
@@ -24,7 +23,6 @@ def how_to_repeat(
     commands: Sequence[str],
     versions: Mapping[str, str],
     parents: Iterable[Parent],
-    grams: Mapping[str, Grams] | None = None,
 ) -> list[str]:
     """Return the lines of the section.
 
@@ -32,7 +30,6 @@ def how_to_repeat(
         commands: the commands that make the model again.
         versions: package -> version that the model was made with.
         parents: the parents of the model.
-        grams: published name of a parent -> the file with its Gram matrices.
     """
     used = ", ".join(f"{package} {version}" for package, version in versions.items())
     return [
@@ -45,23 +42,6 @@ def how_to_repeat(
         "`frozen.parents` in the search file of a run has them too):",
         "",
         *(f"- {code(parent.name)}: {code(parent.fingerprint)}" for parent in parents),
-        "",
-        *_gram_files(grams or {}),
-    ]
-
-
-def _gram_files(grams: Mapping[str, Grams]) -> list[str]:
-    """Return the lines that name the files with Gram matrices."""
-    if not grams:
-        return []
-    return [
-        "Gram matrices of the parents' activations (SHA-256 of the files, which `evomerge grams` "
-        "wrote):",
-        "",
-        *(
-            f"- {code(PurePath(item.file).name)} of {code(name)}: {code(item.sha256)}"
-            for name, item in grams.items()
-        ),
         "",
     ]
 

@@ -31,8 +31,7 @@ def separated(text: str, anchor: Callable[[str], str]) -> tuple[str, dict[str, s
 
     Args:
         text: the file.
-        anchor: returns the reference of a model, or the path of a file with Gram matrices, from
-            which the new files find it, too.
+        anchor: returns the reference of a model, from which the new files find it, too.
 
     Returns:
         the text of the document that makes the model; and name of a file -> its text for the
@@ -65,19 +64,15 @@ def separated(text: str, anchor: Callable[[str], str]) -> tuple[str, dict[str, s
         return f"merge:{reference}.yaml" if reference in made else anchor(reference)
 
     texts = {
-        name: yaml_text(_renamed(data, moved, anchor), width=100, flow=None)
-        for name, data in found.items()
+        name: yaml_text(_renamed(data, moved), width=100, flow=None) for name, data in found.items()
     }
     return texts[last], {f"{name}.yaml": texts[name] for name in found if name in made}
 
 
-def _renamed(
-    data: dict[str, Any], moved: Callable[[str], str], anchor: Callable[[str], str]
-) -> Any:
-    """Return a document with other references of its models, and other paths of their files."""
+def _renamed(data: dict[str, Any], moved: Callable[[str], str]) -> Any:
+    """Return a document with other references of its models."""
     content = read(yaml_text(data, width=100))
     models = {name: moved(name) for name in content.parents}
-    models |= {path: anchor(path) for path in content.grams.values()}
 
     def rename(value: Any) -> Any:
         if isinstance(value, dict):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from evomerge.errors import RecipeError
 from evomerge.mergekit.values import Rules
 
 MAIN = "default"
@@ -21,14 +20,12 @@ class Input:
         layers: first block and one past the last block, or None for all blocks of the model.
         parameters: parameters of this model.
         where: address in the file, for error messages.
-        grams: path of the file with the model's Gram matrices, or None.
     """
 
     model: str
     layers: tuple[int, int] | None
     parameters: Mapping[str, Rules]
     where: str
-    grams: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,25 +95,6 @@ class MergekitFile:
                 seen.setdefault(model.model)
         named = [self.tokenizer] if self.tokenizer not in (None, "base", "union") else []
         return tuple(dict.fromkeys([*seen, *(name for name in named if name)]))
-
-    @property
-    def grams(self) -> dict[str, str]:
-        """Path of the file with the Gram matrices of each model that has one.
-
-        Raises:
-            RecipeError: a model has two.
-        """
-        found: dict[str, str] = {}
-        for item in self._slices():
-            for model in item.inputs:
-                if model.grams is not None and found.setdefault(model.model, model.grams) != (
-                    model.grams
-                ):
-                    raise RecipeError(
-                        f"`{model.where}.grams` is another file than before for {model.model!r}; "
-                        "name one file for each model."
-                    )
-        return found
 
     def _slices(self) -> Iterator[Slice]:
         for module in self.modules:

@@ -27,7 +27,7 @@ from evomerge.merging.methods.method import Knob as MethodKnob
 from evomerge.merging.methods.method import Method
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import Fit
-from evomerge.recipe import DTYPES, Grams, Knob, Layer, Recipe, Source
+from evomerge.recipe import DTYPES, Knob, Layer, Recipe, Source
 
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 
@@ -89,7 +89,6 @@ class _Resolver:
             dtype=self.file.dtype or self._host_dtype(),
             tokenizer=self._tokenizer(),
             options=self.file.options,
-            grams={model: Grams(path) for model, path in self.file.grams.items()},
         )
 
     def _stacks(self, module: Module) -> tuple[str, ...]:

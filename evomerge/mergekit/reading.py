@@ -167,8 +167,7 @@ class _Reader:
         )
 
     def _input(self, data: Any, keys: tuple[str, ...], where: str) -> Input:
-        uses_grams = self.method.prepare_grams is not None
-        self._known(data, where, (*keys, "grams") if uses_grams else keys)
+        self._known(data, where, keys)
         if "model" not in data:
             hint = next((hint for key in data if (hint := did_you_mean(key, ("model",)))), "")
             raise RecipeError(f"`{where}.model` is missing.{hint}")
@@ -192,10 +191,7 @@ class _Reader:
                 )
             layers = None if layers is None else (layers[0], layers[1])
         parameters = self._parameters(data, f"{where}.", source=True)
-        grams = data.get("grams") if uses_grams else None
-        if grams is not None:
-            grams = _VALUES.text(grams, f"{where}.grams", "the path of a file")
-        return Input(_model(data["model"], f"{where}.model"), layers, parameters, where, grams)
+        return Input(_model(data["model"], f"{where}.model"), layers, parameters, where)
 
     def _distinct(self, inputs: Sequence[Input], where: str) -> tuple[Input, ...]:
         """Return the inputs, each model once."""

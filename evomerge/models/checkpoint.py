@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -20,7 +20,6 @@ from evomerge.models.code_keys import without_code
 from evomerge.models.config_types import SECTIONS, check_types
 from evomerge.models.files import check_files, companion_files
 from evomerge.models.fingerprint import content_digest
-from evomerge.models.grams import Gram, GramFile
 from evomerge.models.prediction import prediction_tensors
 from evomerge.models.safetensors import TensorInfo, read_json
 from evomerge.models.stacks import (
@@ -56,7 +55,6 @@ class Checkpoint:
         predictions: names of tensors on disk that are not in `tensors`, since they belong to layers
             for multi-token prediction.
         original: the checkpoint with the names on disk, if `tensors` has other names; else None.
-        grams: Gram matrices of the inputs of its linear layers, or None.
     """
 
     reference: str
@@ -66,7 +64,6 @@ class Checkpoint:
     adapter: Path | None = None
     original: Checkpoint | None = None
     predictions: frozenset[str] = frozenset()
-    grams: GramFile | None = None
 
     @classmethod
     def open(
@@ -281,25 +278,6 @@ class Checkpoint:
             if component and word not in found[component]:
                 found[component].append(word)
         return {name: shortest(words, rests) for name, words in found.items() if words}
-
-    def with_grams(self, file: Path, sha256: str = "") -> Checkpoint:
-        """Return the model with its Gram matrices; see `GramFile.open`."""
-        stored = (self.original or self).tensors
-        grams = GramFile.open(file, self.reference, self.fingerprint, stored, sha256)
-        return replace(self, grams=grams)
-
-    def gram(self, name: str) -> Gram | None:
-        """Return the Gram matrix of a weight's inputs.
-
-        None if there is none, or if the weight is assembled of several with different inputs.
-        """
-        if self.grams is None:
-            return None
-        parts = self.tensors[name].parts
-        stored = {part.name for part in parts} or {name}
-        found = {self.grams.weights.get(item) for item in stored}
-        plain = all(part.axes == part.target_axes == (0, 1) for part in parts)
-        return found.pop() if len(found) == 1 and plain else None
 
     @cached_property
     def fingerprint(self) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 from evomerge.config.schema import SearchConfig, parse
 from evomerge.errors import RecipeError
 from evomerge.recipe import Recipe
-from evomerge.report.archives import Filled, archives_chart, archives_over_time
 from evomerge.report.front_pictures import front_chart, hypervolume_so_far
 from evomerge.report.gene_map import genes_picture
 from evomerge.report.importance import gene_importance
@@ -90,11 +89,6 @@ class View:
         return setting_lines(frozen.settings, short_names(frozen.parents | frozen.merges))
 
     @cached_property
-    def archives(self) -> list[list[Filled]]:
-        """What each archive of CycleQD had after each candidate; empty for other strategies."""
-        return archives_over_time(self.history, self.ranking, self.config)
-
-    @cached_property
     def figures(self) -> dict[str, Any]:
         """The pictures that this run can have, as matplotlib figures by name."""
         best = self.best
@@ -108,7 +102,6 @@ class View:
             "course": hypervolume_so_far(self.history, self.ranking)
             if self.table.has_front
             else best_so_far(self.history),
-            "archives": archives_chart(self.archives) if self.archives else None,
             "spread": spread_of_generations(self.history),
             "importance": importance_bars(importance) if importance else None,
         }

@@ -36,9 +36,9 @@ class Candidate:
         digest: digest of the recipe.
         origin: what the strategy made the recipe from, for example a genome.
         generation: number of its generation, from 0; None for a baseline.
-        incumbent: number of the incumbent that a fidelity policy compares it with; None: the
+        incumbent: number of the incumbent that a race compares it with; None: the
             candidate is scored on all documents.
-        known: how many of the first outcomes in the journal the fidelity policy may use.
+        known: how many of the first outcomes in the journal a race may use.
         outcomes: the latest outcome on each split.
         told: the first outcome on the search documents, which the strategy was told. It does not
             change if an estimate is completed later.

@@ -202,12 +202,12 @@ class Search:
         """Ask the strategy for a candidate and journal it.
 
         Args:
-            incumbents: the best candidates; a fidelity policy compares the new one with the first.
-            known: how many of the journal's outcomes the fidelity policy may use.
+            incumbents: the best candidates; a race compares the new one with the first.
+            known: how many of the journal's outcomes a race may use.
         """
         fields: Event = {"generation": self.generation}
         proposal = self.strategy.ask(len(self.history.candidates))
-        if self.session.window is not None and incumbents:
+        if self.session.recent is not None and incumbents:
             fields |= {"incumbent": incumbents[0].number, "known": known}
         return self.journal(proposal.recipe, proposal.origin, fields)
 

@@ -21,7 +21,7 @@ from evomerge.run.lines import Event
 from evomerge.run.logbook import Logbook
 from evomerge.scores import Failure, Outcome, Scores, Split, violation
 from evomerge.searching.ranking import Ranking, best_of, front_of
-from evomerge.searching.window import Recent, Window
+from evomerge.searching.recent import Recent
 
 Purpose: TypeAlias = Literal["search", "complete", "validation", "test"]
 """What a job is for.
@@ -45,8 +45,8 @@ class Session:
         make_executor: makes the executor; called when the first job is submitted.
         recipe_of: returns a candidate's recipe.
         ranking: compares candidates.
-        window: the earlier candidates that a fidelity policy is given; None if every candidate is
-            scored on all documents.
+        recent: largest number of earlier candidates that a race is given; None if every candidate
+            is scored on all documents.
         attempts: counts the processes that ended while they ran a job.
         publish: is called with the incumbents and the best of them whenever they change, and with
             the final front and the winner.
@@ -64,15 +64,15 @@ class Session:
         make_executor: Callable[[], Executor],
         recipe_of: Callable[[Candidate], Recipe],
         ranking: Ranking,
-        window: Window | None,
+        recent: int | None,
         attempts: Attempts,
         publish: Callable[[Sequence[Candidate], Candidate], None],
         as_itself: Callable[[Candidate], Recipe | None] = lambda candidate: None,
     ) -> None:
         self._as_itself = as_itself
         self.logbook, self.history, self.ranking = logbook, logbook.history, ranking
-        self.window, self.publish = window, publish
-        self._recent = None if window is None else Recent(window, self.history.told)
+        self.publish = publish
+        self.recent = None if recent is None else Recent(recent, self.history.told)
         self.incumbents = ranking.incumbents(self.history.candidates)
         self._make_executor, self._recipe_of, self._attempts = make_executor, recipe_of, attempts
         self._proposed: dict[int, Recipe] = {}
@@ -185,10 +185,10 @@ class Session:
             halvings=self.history.halvings,
             as_itself=itself is not None,
         )
-        if purpose != "search" or candidate.incumbent is None or self._recent is None:
+        if purpose != "search" or candidate.incumbent is None or self.recent is None:
             return job
         incumbent = self.history.candidates[candidate.incumbent].scores("search")
-        return replace(job, incumbent=incumbent, earlier=self._recent.scores(candidate.known))
+        return replace(job, incumbent=incumbent, earlier=self.recent.scores(candidate.known))
 
     def _itself(self, candidate: Candidate, purpose: Purpose) -> Recipe | None:
         """Return the recipe of the parent that is scored as itself; None: the candidate is."""

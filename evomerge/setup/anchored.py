@@ -53,7 +53,7 @@ def anchored_recipe(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def renamed_recipe(recipe: Recipe, names: Mapping[str, str]) -> Recipe:
-    """Return a recipe in which parents, and files with Gram matrices, have other names.
+    """Return a recipe in which parents have other names.
 
     Args:
         recipe: the recipe.

@@ -18,12 +18,10 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import MERGE, RUN
 from evomerge.recipe import Recipe
 from evomerge.run.folder import MODELS
-from evomerge.setup import cycleqd, niches
 from evomerge.setup.baselines import check_baselines
 from evomerge.setup.code_files import is_permitted
 from evomerge.setup.engine import check_engine
 from evomerge.setup.executor import check_executor, check_workers, resolve_order
-from evomerge.setup.fidelity import check_fidelity, resolve_racing
 from evomerge.setup.generation import check_generation
 from evomerge.setup.genes import gene_ranges
 from evomerge.setup.memory import check_fit
@@ -32,6 +30,7 @@ from evomerge.setup.optimizer import resolve_optimizer
 from evomerge.setup.parents import open_parents, plan_tokenizers
 from evomerge.setup.pins import merged_parents
 from evomerge.setup.problem import Problem
+from evomerge.setup.racing import check_racing, resolve_racing
 from evomerge.setup.recipes import START, check_recipes, sample_recipes
 from evomerge.setup.settings import with_settings
 from evomerge.setup.space import make_space
@@ -49,6 +48,7 @@ from evomerge.setup.tasks import (
 )
 from evomerge.setup.versions import installed_versions
 from evomerge.setup.worker import check_placement
+from evomerge.strategy.kinds import strategy_kind
 from evomerge.trust.consent import Consent
 
 _NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
@@ -96,11 +96,10 @@ def check_search(
     constraints = find_constraints(config, evaluator)
     splits = find_splits(config, evaluator)
     config, fewer = resolve_racing(config, objectives, evaluator.info, splits["search"])
-    check_fidelity(config, objectives, evaluator.info, splits["search"])
-    if config.optimizer.name == niches.NAME:
-        niches.check_objectives(config, objectives, evaluator.info)
-    if config.optimizer.name == cycleqd.NAME:
-        cycleqd.check_objectives(config, objectives)
+    check_racing(config, objectives, evaluator.info, splits["search"])
+    kind = strategy_kind(config.optimizer.name)
+    if kind is not None:
+        kind.check(config, objectives, evaluator.info)
     check_placement(config, checkpoints[host])
     check_fit(config, checkpoints[host])
     check_workers(config)

@@ -170,11 +170,8 @@ def _assumptions(problem: Problem, trial: Trial, workers: int) -> Iterator[str]:
     yield "a document of any split takes the same time"
     if is_together(config):
         yield "a generation shares more work than so few paths, so it may take less"
-    if config.evaluation.fidelity_policy is not None:
-        yield (
-            f"{config.evaluation.fidelity_policy} saves nothing, though it leaves out documents of "
-            "most candidates"
-        )
+    if config.evaluation.racing.enabled is True:
+        yield "racing saves nothing, though it leaves out documents of most candidates"
     for bound in ("target", "patience"):
         if getattr(config.budget, bound) is not None:
             yield f"the search does not end early at budget.{bound}"

@@ -81,7 +81,7 @@ def is_together(config: SearchConfig) -> bool:
     return (
         config.space.kind == "dataflow"
         and isinstance(config.space.scales, float)
-        and config.evaluation.fidelity_policy is None
+        and config.evaluation.racing.enabled is not True
         and config.executor.order != "arrival"
     )
 

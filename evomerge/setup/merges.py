@@ -22,9 +22,9 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import MERGE, is_file, is_folder
 from evomerge.recipe import Pin, Recipe
 from evomerge.run.atomic import TemporaryFolder, replace_text
-from evomerge.setup.anchored import anchored_file, anchored_parent
+from evomerge.setup.anchored import anchored_parent
 from evomerge.setup.pins import MergedParent, check_pin, pin_of, pinned
-from evomerge.setup.recipe_file import read_recipe_file, with_fit, with_grams
+from evomerge.setup.recipe_file import read_recipe_file, with_fit
 
 
 class Opener(Protocol):
@@ -141,10 +141,6 @@ class MergeOpener:
                 for item, where in known.names.items()
             }
             merge, own = known, with_fit(opened, known.recipe)
-            try:
-                _, own = with_grams(known.recipe, own, Path("/"))
-            except InputError as error:
-                raise CheckpointError(f"Parent {name!r} cannot be built: {error}") from error
         by_reference = {merge.names[item]: checkpoint for item, checkpoint in own.items()}
         self.found[name] = replace(merge, checkpoints=by_reference)
         if self._models is None or not self._build:
@@ -172,13 +168,8 @@ class MergeOpener:
         )
         names = {item: anchored_parent(item, file.parent) for item in content.checkpoints}
         notes = tuple(f"Parent {name!r}: {note}" for note in content.notes)
-        recipe = content.recipe
-        grams = {
-            item: replace(grams, file=anchored_file(grams.file, file.parent))
-            for item, grams in recipe.grams.items()
-        }
         inner = {item: self.found[where] for item, where in names.items() if where in self.found}
-        recipe = pinned(replace(recipe, grams=grams), content.checkpoints, inner)
+        recipe = pinned(content.recipe, content.checkpoints, inner)
         return MergedParent(recipe, names, notes=notes), content.checkpoints
 
     def _open_own(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from evomerge.config.schema import SearchConfig
 from evomerge.space.protocol import Space
-from evomerge.strategy import STRATEGIES
+from evomerge.strategy.kinds import STRATEGIES
 
 if TYPE_CHECKING:
     from evomerge.optimize.protocol import Optimizer
@@ -33,7 +33,7 @@ def make_optimizer(config: SearchConfig, space: Space) -> Optimizer:
     from evomerge.optimize import check_name, create, optimizer_names
 
     wanted = config.optimizer
-    check_name(wanted.name, (*optimizer_names(), *STRATEGIES))
+    check_name(wanted.name, (*optimizer_names(), *STRATEGIES.names()))
     population = None if wanted.population == "auto" else wanted.population
     return create(
         wanted.name,

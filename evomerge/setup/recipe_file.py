@@ -8,13 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evomerge.errors import RecipeError
-from evomerge.merging.methods import get_method
 from evomerge.merging.tokenizers.truncation import TRUNCATE
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping
-from evomerge.recipe import Grams, Pin, Recipe
-from evomerge.setup.anchored import anchored_file
+from evomerge.recipe import Pin, Recipe
 
 
 @dataclass(frozen=True)
@@ -22,8 +20,7 @@ class RecipeFile:
     """The content of a recipe file.
 
     Attributes:
-        recipe: the recipe; its parents, and files with Gram matrices, have the names that the file
-            gives them.
+        recipe: the recipe; its parents have the names that the file gives them.
         checkpoints: its parents by these names.
         mergekit: the text of the file if it is mergekit's; None for a recipe of evomerge.
         notes: warnings: what mergekit ignores in its file, and what the file leaves open.
@@ -65,12 +62,12 @@ def read_recipe_file(
         recipe = _truncated(Recipe.from_yaml(text), truncate)
         _check_pins(recipe)
         opened = {name: opener(name, recipe.pins.get(name)) for name in recipe.parents}
-        return RecipeFile(*with_grams(recipe, with_fit(opened, recipe), file.parent), None)
+        return RecipeFile(recipe, with_fit(opened, recipe), None)
     doubts = Doubts()
     opened = {name: opener(name, None) for name in mergekit_parents(text)}
     recipe = _truncated(from_mergekit(text, opened, doubts), truncate)
     fitting = with_fit(opened, recipe, "tokenizer_source")
-    return RecipeFile(*with_grams(recipe, fitting, file.parent), text, doubts.notes)
+    return RecipeFile(recipe, fitting, text, doubts.notes)
 
 
 def with_fit(
@@ -95,41 +92,6 @@ def with_fit(
         named[recipe.host], list(named.values()), vocabularies=vocabularies, tokenizer=tokenizer
     )
     return named
-
-
-def with_grams(
-    recipe: Recipe, checkpoints: Mapping[str, Checkpoint], relative_to: Path
-) -> tuple[Recipe, dict[str, Checkpoint]]:
-    """Return a recipe with the digests of its files with Gram matrices, and its parents with these.
-
-    Args:
-        recipe: the recipe.
-        checkpoints: its parents by reference.
-        relative_to: folder of relative paths; if nothing is there, the working folder is tried.
-
-    Raises:
-        InputError: no method of the recipe uses them, or a file does not fit its parent.
-    """
-    methods = [get_method(layer.method) for layer in recipe.every_layer()]
-    if recipe.grams and all(method.prepare_grams is None for method in methods):
-        raise RecipeError(
-            f"The recipe names the Gram matrices of {next(iter(recipe.grams))!r}, but none of its "
-            f"methods ({', '.join(sorted({method.name for method in methods}))}) uses them; remove "
-            "`grams`, or take the method regmean."
-        )
-    files, opened = {}, dict(checkpoints)
-    for name, grams in recipe.grams.items():
-        if name not in checkpoints:
-            raise RecipeError(
-                f"`grams` names {name!r}, which is no parent of the recipe; name one of "
-                f"{', '.join(recipe.parents)}."
-            )
-        file = Path(anchored_file(grams.file, relative_to)).expanduser()
-        opened[name] = opened[name].with_grams(file, grams.sha256)
-        found = opened[name].grams
-        assert found is not None
-        files[name] = Grams(grams.file, found.sha256)
-    return replace(recipe, grams=files), opened
 
 
 def _check_pins(recipe: Recipe) -> None:

@@ -31,15 +31,14 @@ from evomerge.run.logbook import Follower, Logbook
 from evomerge.scores import SPLITS, Scores
 from evomerge.searching.loop import Plan, Search
 from evomerge.searching.session import Session
-from evomerge.searching.window import Window
 from evomerge.setup.anchored import anchored_recipe
-from evomerge.setup.fidelity import make_fidelity
 from evomerge.setup.inline import make_inline
 from evomerge.setup.lent import lent_notes
 from evomerge.setup.merges import temporarily_built
 from evomerge.setup.pins import pinned
 from evomerge.setup.problem import Problem
 from evomerge.setup.processes import make_processes
+from evomerge.setup.racing import make_race
 from evomerge.setup.ray import make_ray
 from evomerge.setup.recipes import sample_recipes
 from evomerge.setup.runs import open_model
@@ -128,7 +127,7 @@ def _run_search(
     new_budget: Mapping[str, float],
     followers: Sequence[Follower],
 ) -> Candidate:
-    ranking, fidelity = problem.ranking, make_fidelity(problem.config)
+    ranking, race = problem.ranking, make_race(problem.config)
     with run.writing() as journal, run.logged():
         Activity(run.path / WORKERS).end()  # of a session that was killed
         if warning := other_versions(problem.config):
@@ -154,7 +153,7 @@ def _run_search(
             lambda: make(problem, run.path, logbook, attempts),
             lambda candidate: recipe_of(problem.space, candidate, logbook.history.candidates),
             ranking,
-            None if fidelity is None else Window(fidelity.recent, fidelity.whole),
+            None if race is None else race.recent,
             attempts,
             lambda front, best: publish(problem, run, logbook.history, front, best),
             parents_as_themselves(problem),

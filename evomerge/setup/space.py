@@ -11,10 +11,9 @@ from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
-from evomerge.setup.cycleqd import NAME, task_vector_space
-from evomerge.setup.members import has_members
-from evomerge.setup.niches import crossover_space
 from evomerge.space.protocol import Space
+from evomerge.strategy.kinds import options_of, strategy_kind
+from evomerge.strategy.members import MateSpace
 
 _OWN_KEYS = {
     "parameters": {
@@ -59,10 +58,12 @@ def make_space(config: SearchConfig, checkpoints: Mapping[str, Checkpoint]) -> S
             the parents.
     """
     host = host_of(config)
-    if has_members(config):
-        make = task_vector_space if config.optimizer.name == NAME else crossover_space
-        space = make(config, checkpoints[host], host)
-        _check_depths(config, checkpoints, host)
+    kind = strategy_kind(config.optimizer.name)
+    if kind is not None:
+        options_of(config, kind.options)
+        space: Space = kind.space(config, checkpoints[host])
+        if isinstance(space, MateSpace):
+            _check_depths(config, checkpoints, host)
         return space
     _check_keys(config)
     stack = checkpoints[host].main
@@ -254,16 +255,9 @@ def _joint(config: SearchConfig, depths: Mapping[str, int], frame: Recipe, stack
 
 def _method(name: str) -> Method:
     try:
-        method = get_method(name)
+        return get_method(name)
     except RecipeError as error:
         raise ConfigError(f"`space.method`: {error}") from error
-    if method.prepare_grams is not None:
-        raise ConfigError(
-            f"`space.method` is {name!r}, which merges by Gram matrices and is too costly for each "
-            "candidate; make the merge a parent, `merge:FILE.yaml`, which is built once, and "
-            "search its weight by another method."
-        )
-    return method
 
 
 def _parent(key: str, name: str | None, config: SearchConfig) -> str:

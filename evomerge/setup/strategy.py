@@ -9,17 +9,12 @@ from evomerge.errors import SearchError
 from evomerge.recipe import Recipe
 from evomerge.run.history import SOUP, Candidate
 from evomerge.scores import violation
-from evomerge.setup import members
-from evomerge.setup.cycleqd import make_cycleqd
-from evomerge.setup.niches import make_niches
 from evomerge.setup.optimizer import make_optimizer
 from evomerge.setup.problem import Problem
 from evomerge.space.baselines import UNIFORM, average_of
-from evomerge.space.crossover import CrossoverSpace
-from evomerge.space.mates import MateSpace
 from evomerge.space.protocol import Space
-from evomerge.space.task_vectors import TaskVectorSpace
-from evomerge.strategy.lineage import recipe_in
+from evomerge.strategy import kinds
+from evomerge.strategy.members import MateSpace, recipe_in
 from evomerge.strategy.protocol import Strategy
 
 
@@ -31,10 +26,9 @@ def make_strategy(problem: Problem) -> Strategy:
     """
     from evomerge.strategy.genome import GenomeStrategy
 
-    if isinstance(problem.space, CrossoverSpace):
-        return make_niches(problem, problem.space)
-    if isinstance(problem.space, TaskVectorSpace):
-        return make_cycleqd(problem, problem.space)
+    kind = kinds.strategy_kind(problem.config.optimizer.name)
+    if kind is not None:
+        return kind.make(problem.config, problem.space, problem.objectives, problem.constraints)
     optimizer = make_optimizer(problem.config, problem.space)
     return GenomeStrategy(
         problem.space,
@@ -51,8 +45,8 @@ def generation_of(config: SearchConfig, space: Space) -> int:
     Raises:
         ConfigError: there is no such optimizer, or a setting does not suit it.
     """
-    if isinstance(space, MateSpace):
-        return members.generation_of(config)
+    if kinds.strategy_kind(config.optimizer.name) is not None:
+        return kinds.generation_of(config)
     return make_optimizer(config, space).population
 
 

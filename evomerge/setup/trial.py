@@ -17,7 +17,7 @@ from evomerge.setup.executor import workers_per_machine
 from evomerge.setup.problem import Problem
 from evomerge.setup.strategy import make_strategy
 from evomerge.setup.worker import MemoryShare, make_worker, run_jobs
-from evomerge.space.mates import MateSpace
+from evomerge.strategy.members import MateSpace
 
 DIFFERING = 3
 """Number of candidates that are tried where candidates differ: paths, or several methods."""

@@ -11,10 +11,11 @@ from evomerge.config.schema import SearchConfig
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.setup.engine import deepest
 from evomerge.setup.executor import is_together
-from evomerge.setup.fidelity import make_fidelity
-from evomerge.setup.members import has_members, room_of
 from evomerge.setup.problem import Problem
+from evomerge.setup.racing import make_race
 from evomerge.setup.single import load_single
+from evomerge.strategy.kinds import room_of
+from evomerge.strategy.members import MateSpace
 
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
@@ -139,7 +140,7 @@ def make_worker(
     first = baselines[0]
 
     sources = None
-    if has_members(config):
+    if isinstance(problem.space, MateSpace):
         sources = members(problem.checkpoints, members_folder(run), room_of(config))
 
     def make() -> tuple[Resident, Any]:
@@ -166,7 +167,7 @@ def make_worker(
         baselines,
         deepest=deepest(problem.space, first, problem.checkpoints[problem.host].main.prefix),
         objectives=problem.objectives,
-        fidelity=make_fidelity(config),
+        race=make_race(config),
         report=report,
         load_parent=load_parent,
     )

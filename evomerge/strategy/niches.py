@@ -15,23 +15,74 @@ mutation, since the script has one only if it starts from random weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from evomerge.errors import SearchError
+from evomerge.config.schema import SearchConfig
+from evomerge.errors import ConfigError, SearchError
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.recipe import Layer, Recipe, Source
 from evomerge.scores import Constraint, Objective, Scores, violation
-from evomerge.space.crossover import CrossoverSpace
-from evomerge.strategy.mating import MatingStrategy
+from evomerge.space.protocol import Genome
+from evomerge.strategy.kinds import (
+    MemberOptions,
+    StrategyKind,
+    check_all_documents,
+    check_whole_models,
+    generation_of,
+    options_of,
+)
+from evomerge.strategy.members import Mate, MateSpace, MatingStrategy
 from evomerge.strategy.protocol import Origin
+
+if TYPE_CHECKING:
+    from evomerge.evaluation.tasks.info import TasksInfo
 
 Array: TypeAlias = NDArray[np.float64]
 
 Documents: TypeAlias = Callable[[Scores], tuple[Array, Array] | None]
 """Returns the score and the worth of each document; None for scores that do not count."""
+
+
+class CrossoverSpace(MateSpace):
+    """Makes the recipes of crossovers, and of the baselines.
+
+    A crossover is a spherical interpolation between two models whose position changes at one point
+    of the depth: t before the split, 1 - t from there on. The authors split the vector of all
+    weights anywhere; here the split is between embeddings, blocks and head, each of which is one
+    place.
+    """
+
+    def child(self, origin: Mapping[str, Any], mates: Sequence[Mate]) -> Recipe:
+        """Return the crossover that an origin describes: `{"split": 3, "t": 0.25}`."""
+        first, second = mates
+        return self.cross(first, second, int(origin["split"]), float(origin["t"]))
+
+    def cross(self, first: Mate, second: Mate, split: int, t: float) -> Recipe:
+        """Return the crossover of two models.
+
+        Args:
+            first: the model at position 0.
+            second: the model at position 1.
+            split: the first place with position 1 - t instead of t; 0 is the embeddings.
+            t: position between the two models, from 0 to 1.
+        """
+
+        def layer(place: int, block: int | None) -> Layer:
+            sources = (Source(first.reference, block), Source(second.reference, block))
+            return Layer("whole_slerp", sources, knobs={"t": t if place < split else 1 - t})
+
+        return self.merge(layer, (first, second))
+
+    def decode(self, genome: Genome) -> Recipe:
+        """Return the even mixture of the first two parents; there are no genes to decode."""
+        first, second = self.first_parents()
+        return self.cross(first, second, self.places // 2, 0.5)
 
 
 @dataclass(frozen=True)
@@ -181,3 +232,79 @@ def _draw(random: np.random.Generator, weights: Array, without: int | None = Non
         if without is not None:
             weights[without] = 0.0
     return int(random.choice(len(weights), p=weights / weights.sum()))
+
+
+class NichesOptions(MemberOptions):
+    """The options of M2N2."""
+
+    archive: Annotated[int, Field(ge=2, le=1000)] = Field(
+        20, description="largest number of members"
+    )
+    alpha: float = Field(
+        1.0,
+        ge=0,
+        le=10,
+        description="how much members take from each other: a member's share of a document is its "
+        "score / (sum of the scores of all members) ** alpha",
+    )
+    attraction: bool = Field(
+        True, description="draw the second mate by what it gets and the first does not"
+    )
+
+
+def _space(config: SearchConfig, host: Checkpoint) -> CrossoverSpace:
+    """Return the space of a search file.
+
+    Raises:
+        ConfigError: a key has no meaning for M2N2, or there are fewer than two parents.
+    """
+    if config.base is not None:
+        raise ConfigError(
+            "`base` has no meaning for the optimizer 'niches', which has no task vectors; remove "
+            "it, or name the model among the parents."
+        )
+    check_whole_models(config)
+    return CrossoverSpace.of(config, host)
+
+
+def _check(config: SearchConfig, objectives: Sequence[Objective], info: TasksInfo) -> None:
+    """Check that members can share the documents of all objectives.
+
+    Raises:
+        ConfigError: lower values of a metric are better, it has no value for each document, or
+            candidates are scored on fewer documents.
+    """
+    for item in objectives:
+        if not item.higher_is_better:
+            reason = "lower values are better"
+        elif item.is_exact or not info.metric(item.task, item.metric)[1].is_mean:
+            reason = "it is not a mean over documents"
+        elif info.leaves(item.task) != (item.task,):
+            reason = "it is that of a group; name the tasks of the group instead"
+        else:
+            continue
+        raise ConfigError(
+            f"The optimizer 'niches' shares out the score of each document, which {item.key} does "
+            f"not allow: {reason}."
+        )
+    check_all_documents(config, "keeps them for single documents")
+
+
+def _make(
+    config: SearchConfig,
+    space: CrossoverSpace,
+    objectives: Sequence[Objective],
+    constraints: Sequence[Constraint],
+) -> NichesStrategy:
+    plain = options_of(config, NichesOptions).model_dump(exclude={"disk"})
+    setting = NichesSetting(**plain, generation=generation_of(config))
+    return NichesStrategy(space, shared_documents(objectives, constraints), setting, config.seed)
+
+
+NICHES = StrategyKind(
+    about="natural niches (M2N2): merges of earlier merges, kept for what they alone solve",
+    options=NichesOptions,
+    space=_space,
+    check=_check,
+    make=_make,
+)

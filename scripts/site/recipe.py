@@ -28,7 +28,6 @@ _SECTIONS = {
     "Recipe": "recipe",
     "Layer": "layer",
     "Source": "source",
-    "Grams": "grams",
     "Pin": "pin",
 }
 """Class -> anchor of its section."""
@@ -45,7 +44,6 @@ _WORDS = {
     "Mapping[str, str]": "mapping from name to text",
     "Mapping[str, tuple[Layer, ...]]": "mapping from name to a list of [layers](#layer)",
     "Mapping[str, Recipe]": "mapping from name to a recipe",
-    "Mapping[str, Grams]": "mapping from name to [Gram matrices](#grams)",
     "Mapping[str, Pin]": "mapping from name to [pin](#pin)",
     "Mapping[str, Knob]": "mapping from name to number, or to pairs of tensor names and numbers",
 }

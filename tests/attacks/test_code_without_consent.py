@@ -110,14 +110,13 @@ def refused(*arguments, names: str) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("command", ["validate", "search", "evaluate", "grams"])
+@pytest.mark.parametrize("command", ["validate", "search", "evaluate"])
 def test_a_function_of_a_task_is_not_imported(tmp_path, mark, command):
     file = write_function(tmp_path, mark)
     words = {
         "validate": ["validate", file],
         "search": ["search", file, "--run", tmp_path / "run"],
         "evaluate": ["evaluate", "zoo:base", "--config", file],
-        "grams": ["grams", "zoo:base", "--config", file, "--out", tmp_path / "base.safetensors"],
     }
     said = refused(*words[command], names="tools.py")
     assert "theirs.yaml" in said

@@ -102,7 +102,6 @@ COMMANDS = {
     "report": ["report", "RUN"],
     "pictures": ["report", "RUN", "--out", "/dev/null", "--pictures", "."],
     "results": ["results", "RUN", "--csv", "rows.csv"],
-    "grams": ["grams", "zoo:base", "--config", "search.yaml", "--out", "base.safetensors"],
     "init": ["init", "new.yaml"],
     "search": ["search", "search.yaml", "--run", "new"],
     "search in stages": ["search", "stages.yaml", "--run", "new"],

@@ -131,25 +131,13 @@ BAD = {
     ),
     "vllm is not there": (evaluation(backend="vllm"), ["vllm", "pip install 'evomerge[vllm]'"]),
     "no chat template": (evaluation(chat_template=True), ["chat_template", "'zoo:base'", "false"]),
-    "two ways to save documents": (
-        evaluation(racing={"enabled": True, "minimum": 2}, irt={"enabled": True, "documents": 2}),
-        ["evaluation", "racing and irt", "enable one"],
+    "a policy of earlier versions": (
+        evaluation(halving={"enabled": True, "first": 5}),
+        ["`evaluation` has `halving`, which evomerge has no longer", "remove it, and see `racing`"],
     ),
     "nothing to leave out in a race": (
         evaluation(racing={"enabled": True}),
         ["evaluation.racing.minimum", "50", "5 search documents"],
-    ),
-    "nothing to leave out on the first rung": (
-        evaluation(halving={"enabled": True, "first": 5}),
-        ["evaluation.halving.first", "5 search documents"],
-    ),
-    "nothing to predict": (
-        evaluation(irt={"enabled": True, "documents": 9}),
-        ["evaluation.irt.documents", "9", "5 search documents"],
-    ),
-    "halving by one": (
-        evaluation(halving={"enabled": True, "factor": 1}),
-        ["evaluation.halving.factor", "above 1"],
     ),
     "pareto": ({"mode": "pareto"}, ["mode", "weighted"]),
     "wrong kind of key": (space(kind="dataflow", method="ties"), ["space.", "dataflow"]),
@@ -273,13 +261,6 @@ def test_a_mergekit_file_with_different_vocabularies(tmp_path):
         api.merge(tmp_path / "merge.yml", tmp_path / "out", truncate=True)
     smaller = json.loads((tmp_path / "a" / "config.json").read_text())["vocab_size"]
     assert json.loads((tmp_path / "out" / "config.json").read_text())["vocab_size"] == smaller
-
-
-def test_more_masks_than_parents(tmp_path):
-    knobs = {"weight": [0.0, 1.0], "agree": 3}
-    file = write_search(tmp_path, **space(method="consensus", knobs=knobs))
-    with pytest.raises(EvomergeError, match="'agree' of the merge is 3, but it has only 2 sources"):
-        prepare(load(file), tmp_path)
 
 
 def test_a_mistake_gives_exit_code_2_no_traceback_and_no_run(tmp_path):

@@ -127,12 +127,6 @@ def test_recipes_that_mergekit_cannot_express_give_the_reason(llamas: Any) -> No
         "a", plain.layers, plain.embeddings, Layer("passthrough", [Source("b")]), "float32"
     )
     source, base = Source("b"), Source("a")
-    mutated = Recipe(
-        "a",
-        {STACK: [Layer("svd_mutation", [Source("b", 0)], Source("a", 0))]},
-        Layer("svd_mutation", [source], base),
-        Layer("svd_mutation", [source], base),
-    )
     joined = Recipe(
         "a",
         {STACK: [Layer("tsv", [Source("b", 0), Source("a", 0)], Source("a", 0))]},
@@ -142,7 +136,6 @@ def test_recipes_that_mergekit_cannot_express_give_the_reason(llamas: Any) -> No
     for recipe, message in (
         (mixed, "only one method"),
         (other_head, "`head` has other parents"),
-        (mutated, "no method 'svd_mutation'"),
         (joined, "no method 'tsv'"),
     ):
         with pytest.raises(RecipeError, match=message):

@@ -52,7 +52,6 @@ def space(method: str, lambdas: float | tuple[float, float]) -> ParameterSpace:
         embeddings=False,
         knobs={
             **({"density": 0.6} if method == "ties" else {}),
-            **({"threshold": 0.3} if method == "consensus" else {}),
             "weight": 0.5 if isinstance(lambdas, tuple) else (0.5, 1.0),
             "lambda": lambdas,
         },
@@ -72,7 +71,7 @@ def tensors(recipe: Recipe, parents: dict[str, Checkpoint], out: Path) -> dict[s
     return {name: x.double().numpy() for name, x in load_file(out / "model.safetensors").items()}
 
 
-@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "consensus"])
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties"])
 def test_two_genes_scale_the_merged_task_vector_as_the_paper_does(
     method: str, parents: Any, tmp_path: Path
 ) -> None:
@@ -117,4 +116,3 @@ def test_mergekit_can_express_a_merge_with_two_such_genes(parents: Any) -> None:
             number = int(name.split(".")[2])
             knobs = read.layers[STACK][number].knobs
             assert knob_at(knobs["lambda"], name) == scale(name, head=ALPHA + BETA)
-    assert to_mergekit(space("consensus", (0.0, 1.0)).decode((0.5, 1.0)), parents) is None

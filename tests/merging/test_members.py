@@ -19,8 +19,8 @@ from evomerge.merging.members import Members
 from evomerge.merging.resident import Resident
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
-from evomerge.space.crossover import CrossoverSpace
-from evomerge.strategy.lineage import Lineage
+from evomerge.strategy.members import Lineage
+from evomerge.strategy.niches import CrossoverSpace
 
 PARENTS = {
     f"zoo:{name}": Checkpoint.open(zoo.path(name), f"zoo:{name}") for name in ("language", "maths")

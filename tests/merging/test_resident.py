@@ -78,9 +78,7 @@ def single(method: str, weight: float = 0.5, dtype: str = "bfloat16") -> Recipe:
     return recipe_of([method], [weight] * 3, dtype=dtype)
 
 
-@pytest.mark.parametrize(
-    "method", [name for name in method_names() if get_method(name).prepare_grams is None]
-)
+@pytest.mark.parametrize("method", method_names())
 def test_in_memory_on_disk_kept_or_not_the_bits_are_equal(method, checkpoints, tmp_path):
     fresh = Resident(checkpoints, "base")
     fresh.apply(single(method, 0.75))

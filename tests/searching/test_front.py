@@ -48,7 +48,7 @@ def test_a_front_does_not_depend_on_width_or_kills(tmp_path, optimizer, rules):
     from evomerge.errors import SearchError
 
     options = {"optimizer": optimizer, "candidates": 60, "ranking": ParetoFront(TWO, rules)}
-    options |= {"order": "generation", "window": None}
+    options |= {"order": "generation", "recent": None}
 
     def run(name, width, seed, dies_after=None):
         executor = ScriptedExecutor(width, random.Random(seed), 0.1, dies_after)

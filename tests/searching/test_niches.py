@@ -15,8 +15,7 @@ from evomerge.errors import SearchError
 from evomerge.execute.protocol import Job
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.scores import Scores
-from evomerge.space.crossover import CrossoverSpace
-from evomerge.strategy.niches import NichesSetting, NichesStrategy, shared_documents
+from evomerge.strategy.niches import CrossoverSpace, NichesSetting, NichesStrategy, shared_documents
 
 SPACE = CrossoverSpace(parents=["a", "b"], host="a", stack="model.layers", layers=2)
 DOCUMENTS = 6
@@ -46,7 +45,7 @@ def new(generation: int) -> NichesStrategy:
 def test_a_search_does_not_depend_on_width_or_kills(tmp_path, generation):
     def run(name, width, seed, dies_after=None):
         executor = ScriptedExecutor(width, random.Random(seed), 0.1, dies_after, made_up)
-        options = {"searched": SPACE, "make": lambda: new(generation), "window": None}
+        options = {"searched": SPACE, "make": lambda: new(generation), "recent": None}
         return search(tmp_path / name, executor, candidates=60, **options)
 
     alone = run("alone", 1, 0)
@@ -62,7 +61,7 @@ def test_a_search_does_not_depend_on_width_or_kills(tmp_path, generation):
 def test_what_arrived_is_replayed_exactly(tmp_path, dies_after):
     def run(name, seed, dies_after=None):
         executor = ScriptedExecutor(6, random.Random(seed), 0.1, dies_after, made_up)
-        options = {"searched": SPACE, "make": lambda: new(1), "window": None, "order": "arrival"}
+        options = {"searched": SPACE, "make": lambda: new(1), "recent": None, "order": "arrival"}
         return search(tmp_path / name, executor, candidates=40, **options)
 
     with pytest.raises(SearchError, match="killed"):

@@ -15,7 +15,7 @@ from evomerge.setup.runs import check_budget
 
 ONE = WeightedSum(OBJECTIVES)
 TWO = ParetoFront((*OBJECTIVES, Objective("task", "size", higher_is_better=False)))
-OPTIONS = {"candidates": 400, "window": None}
+OPTIONS = {"candidates": 400, "recent": None}
 
 
 def executor(width: int, seed: int, dies_after: int | None = None) -> ScriptedExecutor:

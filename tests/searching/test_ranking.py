@@ -138,7 +138,7 @@ def test_a_target_is_not_reached_by_what_breaks_a_constraint(tmp_path):
         executor = ScriptedExecutor(1, random.Random(0))
         ranking = WeightedSum(SCRIPTED, rules)
         return search(
-            tmp_path / f"{len(rules)}", executor, target=0.9, window=None, ranking=ranking
+            tmp_path / f"{len(rules)}", executor, target=0.9, recent=None, ranking=ranking
         )
 
     free = search_for()

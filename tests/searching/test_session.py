@@ -96,7 +96,7 @@ def test_no_parent_wins_where_nothing_can_be_validated(tmp_path):
 
 def test_a_value_that_is_not_finite_is_a_failure(tmp_path):
     executor = AnsweringExecutor(lambda job: one(math.nan) if job.candidate == 5 else None)
-    history = search(tmp_path / "run", executor, window=None)
+    history = search(tmp_path / "run", executor, recent=None)
     failed = history.candidates[5]
     assert failed.status == "failed" and failed.values is None
     assert failed not in WeightedSum(scripted.OBJECTIVES).finalists(history.candidates, 99)
@@ -147,11 +147,11 @@ def test_attempts_ignore_broken_lines(tmp_path):
 
 
 def test_a_lost_candidate_fails_and_the_others_are_the_same(tmp_path):
-    whole = search(tmp_path / "whole", ScriptedExecutor(1, random.Random(0)), window=None)
-    search(tmp_path / "run", ScriptedExecutor(1, random.Random(0)), window=None, candidates=6)
+    whole = search(tmp_path / "whole", ScriptedExecutor(1, random.Random(0)), recent=None)
+    search(tmp_path / "run", ScriptedExecutor(1, random.Random(0)), recent=None, candidates=6)
     attempts = tmp_path / "run" / "attempts.jsonl"
     attempts.write_text('{"job": "8 search", "what": "begins"}\n' * MAX_ATTEMPTS)
-    history = search(tmp_path / "run", ScriptedExecutor(1, random.Random(0)), window=None)
+    history = search(tmp_path / "run", ScriptedExecutor(1, random.Random(0)), recent=None)
     lost = history.candidates[8]
     assert isinstance(lost.told, Failure) and lost.told.stage == "lost"
     # Three baselines and a generation of eight, which was asked before any of it was told.

@@ -16,7 +16,6 @@ from scripted import ScriptedExecutor, search, trajectory
 from evomerge.errors import SearchError
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.searching.window import Window
 
 OPTIMIZERS = ["cma", "nevergrad:DE", "random", "nevergrad:OnePlusOne"]
 FEW = settings(max_examples=draws(15), deadline=None)
@@ -29,9 +28,9 @@ def run(folder: Path, width: int, seed: int, **options: object) -> History:
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("window", [None, Window(5, whole=False), Window(3, whole=True)])
-def test_every_width_gives_the_same_trajectory(tmp_path, optimizer, window):
-    options = {"optimizer": optimizer, "window": window, "candidates": 70}
+@pytest.mark.parametrize("recent", [None, 5])
+def test_every_width_gives_the_same_trajectory(tmp_path, optimizer, recent):
+    options = {"optimizer": optimizer, "recent": recent, "candidates": 70}
     alone = trajectory(run(tmp_path / "alone", 1, 0, **options))
     for width, seed in ((1, 1), (3, 2), (64, 3)):
         wide = run(tmp_path / f"{width}-{seed}", width, seed, **options)

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from evomerge import registry
 from evomerge.cli.commands import app
 from evomerge.config.schema import parse
 from evomerge.errors import InputError
@@ -46,8 +47,8 @@ WRONG = {
     "zoo_maths/tokens does not allow: lower values are better": {
         "objectives": [*GOOD["objectives"], TOKENS]
     },
-    "`evaluation.halving` scores fewer documents": {
-        "evaluation": {**GOOD["evaluation"], "halving": {"enabled": True, "first": 4}}
+    "`evaluation.racing` scores fewer documents": {
+        "evaluation": {**GOOD["evaluation"], "racing": {"enabled": True, "minimum": 4}}
     },
     "optimizer.name is 'niche'; .*[Dd]id you mean 'niches'": {
         "optimizer": {"name": "niche"},
@@ -80,3 +81,17 @@ def test_validate_prints_no_table_of_genes_where_there_are_none(tmp_path):
     assert done.exit_code == 0, done.output
     assert "genes\t0" in done.stdout
     assert "set by" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"optimizer": {"name": "cycleqd"}}, "search strategy 'cycleqd'"),
+        ({"optimizer": {}, "space": {"method": "consensus"}}, "merge method 'consensus'"),
+    ],
+)
+def test_what_another_package_of_ours_adds_names_the_package(change, what, monkeypatch):
+    monkeypatch.setattr(registry, "_entry_points", lambda group: [])
+    message = f"{what} is in the package evomerge-research, which is not installed; install it"
+    with pytest.raises(InputError, match=message):
+        prepare(parse(GOOD | change, "search.yaml"), Path.cwd())

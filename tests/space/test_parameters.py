@@ -354,11 +354,6 @@ def test_baselines_have_genomes_if_the_space_can_express_them():
     assert make(("ties",), knobs={"density": (0.1, 0.9)}).baseline_genomes() == {}
     assert set(make(("slerp", "linear")).baseline_genomes()) == {"a", "b", "uniform"}
     assert make(("ties",), ("base", "a")).baseline_genomes()["base"] == [(0.0, 1.0) * 3]
-    assert (
-        make(("consensus",)).baseline_genomes() == {}
-    )  # two masks must agree, and one parent has one
-    unmasked = make(("consensus",), knobs={"agree": (0, 2), "threshold": 0.4}).baseline_genomes()
-    assert unmasked["a"] == [(1.0, 0.0, 0.0) * 3]
 
 
 @pytest.mark.parametrize(

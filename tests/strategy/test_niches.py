@@ -13,9 +13,14 @@ from hypothesis import strategies as st
 from evomerge.errors import SearchError
 from evomerge.run.history import Candidate
 from evomerge.scores import Constraint, Expected, Failure, Objective, Outcome, Scores
-from evomerge.space.crossover import CrossoverSpace
-from evomerge.strategy.lineage import recipe_in
-from evomerge.strategy.niches import Archive, NichesSetting, NichesStrategy, shared_documents
+from evomerge.strategy.members import recipe_in
+from evomerge.strategy.niches import (
+    Archive,
+    CrossoverSpace,
+    NichesSetting,
+    NichesStrategy,
+    shared_documents,
+)
 
 SPACE = CrossoverSpace(parents=["a", "b"], host="a", stack="model.layers", layers=2)
 LABELS = list(SPACE.baselines())

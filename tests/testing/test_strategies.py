@@ -6,9 +6,8 @@ from scripted import space as parameter_space
 
 from evomerge.optimize import create
 from evomerge.scores import Failure, Scores
-from evomerge.space.crossover import CrossoverSpace
 from evomerge.strategy.genome import GenomeStrategy
-from evomerge.strategy.niches import NichesSetting, NichesStrategy
+from evomerge.strategy.niches import CrossoverSpace, NichesSetting, NichesStrategy
 from evomerge.testing import check_strategy
 
 SPACE = parameter_space()

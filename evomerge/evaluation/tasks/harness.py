@@ -37,7 +37,6 @@ from evomerge.evaluation.tasks.info import TaskInfo, describe
 from evomerge.evaluation.tasks.loading import check_fewshot, load, refuse_unsupported, task_manager
 from evomerge.evaluation.tasks.rendering import RenderCache
 from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance, document_metrics
-from evomerge.evaluation.tasks.targets import with_target
 from evomerge.models.references import is_folder
 from evomerge.scores import Example
 
@@ -241,14 +240,6 @@ class Harness:
                 "process_docs in the task's YAML."
             )
         return documents
-
-    def with_targets(
-        self, task: str, ids: Sequence[int], reference: ReferenceLM
-    ) -> list[tuple[str, str]]:
-        """Return prompt and right answer of each document; see `build` and `with_target`."""
-        subject, chat = self._tasks[task], self.apply_chat_template
-        documents = self.build(task, ids, reference)
-        return [with_target(subject, task, requests, chat=chat) for requests in documents]
 
     def digests(self, task: str, ids: Sequence[int]) -> dict[str, str]:
         """Return digests of a task: of `documents`, `prompts`, `settings`, `templates`, `examples`.

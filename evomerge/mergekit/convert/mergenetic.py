@@ -31,8 +31,7 @@ _DROPPED = {
         "candidates are not written to disk; `evomerge export RUN --out DIR` writes the winner"
     ),
     "bench": (
-        "it chose the parameters of tinyBenchmarks that predict a score; `evaluation.irt` fits its "
-        "own"
+        "it chose the parameters of tinyBenchmarks that predict a score; nothing is predicted here"
     ),
     "task_type": "the metric of an objective says how answers are compared",
     "force_evaluation": "a run scores its parents once and keeps the scores in its journal",
@@ -233,8 +232,8 @@ def _evaluation(data: Mapping[str, Any], langs: list[str], draft: Draft) -> dict
     if mode not in ("random", "mean"):
         draft.notes.append(
             f"`mode` is {mode}: mergenetic predicts the score on all documents from those that it "
-            "draws; here the score is their mean. `evaluation.irt` (enabled, documents) predicts, "
-            "with parameters that are fitted in the run."
+            "draws; here the score is their mean, and `evaluation.racing` scores on few documents "
+            "those candidates that are worse."
         )
     if langs:
         draft.notes.append(

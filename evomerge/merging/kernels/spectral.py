@@ -1,4 +1,4 @@
-"""What task vectors of one matrix have in common, by singular values and linear equations.
+"""What task vectors of one matrix have in common, by their singular values.
 
 Everything is float64. A pair of singular vectors may have either sign, and vectors of a singular
 value of 0 any direction; no result depends on them. The functions take the task vectors of all
@@ -56,7 +56,7 @@ def joined_singular_vectors(changes: Sequence[Tensor]) -> Tensor:
     kept = min(changes[0].shape) // len(changes)
     left, values, right = [], [], []
     for change in changes:
-        u, s, vh = _components(change)
+        u, s, vh = singular_components(change)
         left.append(u[:, :kept])
         values.append(s[:kept])
         right.append(vh[:kept].T)
@@ -64,43 +64,7 @@ def joined_singular_vectors(changes: Sequence[Tensor]) -> Tensor:
     return scaled @ _isometry(torch.cat(right, 1)).T
 
 
-def isotropic(changes: Sequence[Tensor]) -> Tensor:
-    """Return the sum of task vectors with all singular values replaced by their mean (Iso-C)."""
-    total = _sum(changes)
-    u, s, vh = _components(total)
-    return (u @ vh) * (s.sum() / min(total.shape))
-
-
-def least_interference(changes: Sequence[Tensor], ridge: float) -> Tensor:
-    """Return the matrix X that minimises the interference of WUDI-Merging, with a ridge.
-
-    The interference is sum_t |(X - D_t) D_t^T|^2 / |D_t|^2 for task vectors D_t. With
-    G = sum_t D_t^T D_t / |D_t|^2 and the sum D of all task vectors, what is minimised is
-
-        interference + c |X - D|^2,  c = ridge * (mean of the diagonal of G).
-
-    So a large ridge gives the sum. A task vector of zeros interferes with nothing.
-    """
-    total = _sum(changes)
-    gram = total.new_zeros(total.shape[1], total.shape[1])
-    slope = torch.zeros_like(total)  # half of the gradient of the interference at the sum
-    for change in changes:
-        square = change.square().sum()
-        if square:
-            gram.addmm_(change.T, change / square)
-            slope.addmm_((total - change) @ change.T, change / square)
-    level = gram.trace() / len(gram)
-    if not level:
-        return total
-    gram.diagonal().add_(ridge * level)
-    return total - torch.cholesky_solve(slope.T, torch.linalg.cholesky(gram)).T
-
-
-def _sum(changes: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(changes)).sum(0)
-
-
-def _components(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def singular_components(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return U, S, V^T without the components whose singular value is 0 up to rounding."""
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     rank = int((s > s[0] * max(matrix.shape) * torch.finfo(s.dtype).eps).sum())
@@ -111,5 +75,5 @@ def _isometry(matrix: Tensor) -> Tensor:
     """Return U V^T of the singular value decomposition of a matrix."""
     if not matrix.shape[1]:
         return matrix
-    u, _, vh = _components(matrix)
+    u, _, vh = singular_components(matrix)
     return u @ vh

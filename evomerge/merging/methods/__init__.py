@@ -26,13 +26,8 @@ METHODS: Registry[Method] = Registry(
         "della_linear": f"{_HERE}.task_vectors:DELLA_LINEAR",
         "breadcrumbs": f"{_HERE}.task_vectors:BREADCRUMBS",
         "breadcrumbs_ties": f"{_HERE}.task_vectors:BREADCRUMBS_TIES",
-        "consensus": f"{_HERE}.consensus:CONSENSUS",
         "sce": f"{_HERE}.sce:SCE",
-        "svd_mutation": f"{_HERE}.svd_mutation:SVD_MUTATION",
         "tsv": f"{_HERE}.matrices:TSV",
-        "iso_c": f"{_HERE}.matrices:ISO_C",
-        "wudi_ridge": f"{_HERE}.matrices:WUDI_RIDGE",
-        "regmean": f"{_HERE}.regmean:REGMEAN",
         "model_stock": f"{_HERE}.stock:MODEL_STOCK",
         "nearswap": f"{_HERE}.nearby:NEARSWAP",
         "arcee_fusion": f"{_HERE}.nearby:ARCEE_FUSION",
@@ -42,6 +37,9 @@ METHODS: Registry[Method] = Registry(
     },
     aliases={"ramplus_tl": "ramplus"},
     error=RecipeError,
+    elsewhere=dict.fromkeys(
+        ("consensus", "iso_c", "wudi_ridge", "svd_mutation"), "evomerge-research"
+    ),
 )
 
 

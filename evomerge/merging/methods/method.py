@@ -113,23 +113,6 @@ WorkingBytes: TypeAlias = Callable[[Sequence[int], Sequence[Mapping[str, float]]
 the sources and the result."""
 
 
-class PrepareGrams(Protocol):
-    """The first step of a merge of weights of linear layers, whose inputs are known."""
-
-    def __call__(
-        self, tensors: Sequence[Weights], grams: Sequence[Weights], *, transposed: bool
-    ) -> Merge:
-        """Return the merge of these weights.
-
-        Args:
-            tensors: a matrix (outputs, inputs) for each source, as in `Prepare`.
-            grams: for each source, the Gram matrix X^T X of its inputs, divided by their number;
-                float32, of shape (inputs, inputs).
-            transposed: whether the matrices, and `out`, are (inputs, outputs) instead.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class Method:
     """A merge method.
@@ -156,9 +139,6 @@ class Method:
             computed again for other sources, and for another value of a knob other than `lambda`.
         arrays: whether `prepare` and its merges take arrays of stored weights (uint16 for bfloat16,
             int16 for float16, float32, float64) instead of torch tensors.
-        prepare_grams: the first step for weights of linear layers, from the Gram matrices of their
-            inputs. Then each source needs a file with them, and the method is for models that are
-            built once, not for candidates. None: the method takes tensors only.
         working_bytes: the memory of a merge, if it grows with the tensor; None: some megabytes.
             `prepare_tokens` needs no more than that.
     """
@@ -177,7 +157,6 @@ class Method:
     prepare_tokens: Prepare | None = None
     svds: tuple[float, float] | None = None
     arrays: bool = False
-    prepare_grams: PrepareGrams | None = None
     working_bytes: WorkingBytes | None = None
 
 

@@ -15,7 +15,6 @@ from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Merge
 from evomerge.merging.tensors.plan import Planner, SourceTensor, TensorPlan
 from evomerge.merging.tensors.reader import DTYPES, Reader, TokenRows
-from evomerge.models.grams import Gram
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,13 +78,6 @@ class TensorMaker:
             raise ValueError(f"{plan.name} is copied, not merged")
         method = get_method(plan.method)
         noise = [Noise(plan.seed, item.parent, item.name) for item in plan.sources]
-        grams = self._grams(plan)
-        if method.prepare_grams and grams:
-            return method.prepare_grams(
-                [self.read(plan, item) for item in plan.sources],
-                [self.reader.read_gram(gram) for gram in grams],
-                transposed=grams[0].transposed,
-            )
         prepare = method.prepare
         if plan.name in self.planner.host.token_tensors:
             prepare = method.prepare_tokens or prepare
@@ -143,12 +135,6 @@ class TensorMaker:
         if self.rows is not None and plan.name in self.planner.host.token_tensors:
             return self._rows(self.rows, plan, source.parent)
         return self.reader.read(source)
-
-    def _grams(self, plan: TensorPlan) -> list[Gram]:
-        """Return the Gram matrices of a tensor's sources; none if it has none."""
-        parents = self.planner.checkpoints
-        found = (parents[item.parent].gram(item.name) for item in plan.sources)
-        return [gram for gram in found if gram is not None]
 
     def _rows(self, rows: TokenRows, plan: TensorPlan, parent: str) -> Array:
         """Return a parent's matrix with a row for every token of the merged vocabulary."""

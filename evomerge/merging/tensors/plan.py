@@ -228,8 +228,6 @@ class _RecipePlanner:
         inputs = (*sources, base) if base else sources
         if not is_merged(self._info(item).dtype for item in inputs):
             return self.copy(name, base or sources[0])
-        if knobs.method.prepare_grams is not None:
-            self._check_grams(name, layer.method, sources)
         own, shared = knobs.at(name)
         rescaling = self.rescalings.get(name)
         return TensorPlan(
@@ -245,26 +243,6 @@ class _RecipePlanner:
             factor=rescaling.factor if rescaling else 1.0,
             offset=rescaling.offset if rescaling else 0.0,
         )
-
-    def _check_grams(self, name: str, method: str, sources: Sequence[SourceTensor]) -> None:
-        """Check that all sources have Gram matrices of a weight, or none of them has."""
-        grams = {}
-        for source in sources:
-            parent = self.planner.checkpoints[source.parent]
-            if parent.grams is None:
-                raise RecipeError(
-                    f"{method} needs the Gram matrices of {source.parent!r}; write them with "
-                    "`evomerge grams`, and name the file as `grams` (docs/methods.md)."
-                )
-            grams[source.parent] = parent.gram(source.name)
-        ways = {None if gram is None else gram.transposed for gram in grams.values()}
-        if len(ways) > 1:
-            without = [parent for parent, gram in grams.items() if gram is None]
-            fault = f"but not of {without[0]!r}" if without else "but with other axes in some"
-            raise RecipeError(
-                f"There are Gram matrices of tensor {name!r} for some sources, {fault}; write the "
-                "files of all sources with one version of evomerge and transformers."
-            )
 
     def _shape(self, name: str, inputs: Sequence[SourceTensor]) -> tuple[int, ...]:
         shapes = {item.parent: self._info(item).shape for item in inputs}

@@ -23,7 +23,6 @@ from evomerge.merging.tensors.pages import Pages, map_file
 from evomerge.merging.tensors.plan import SourceTensor
 from evomerge.merging.tokenizers.protocol import Vocabulary
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.grams import Gram
 from evomerge.models.safetensors import TensorInfo
 
 if TYPE_CHECKING:
@@ -102,10 +101,6 @@ class Reader:
         """
         info = self.checkpoints[source.parent].tensors[source.name]
         return self._patched(info, source.name, self.patches.get(source.parent))
-
-    def read_gram(self, gram: Gram) -> Array:
-        """Return a Gram matrix; it shares memory with its file and must not be written to."""
-        return self._stored(gram.info, gram.name)
 
     def release(self, source: SourceTensor) -> None:
         """Free the memory of a tensor's mapped pages; they are read again when they are needed."""

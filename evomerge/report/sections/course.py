@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-from evomerge.report.archives import in_words, some_rows
 from evomerge.report.markup import paragraph, picture, table
 from evomerge.report.view import View
 from evomerge.scores import Failure
@@ -14,11 +13,6 @@ _FITNESS = "Fitness of each candidate on search documents."
 _HYPERVOLUME = (
     "Hypervolume: the share of the box between the worst and the best values of all candidates in "
     "which some candidate of the front is better, on search documents."
-)
-
-_ARCHIVES = (
-    "The archives. Coverage: the share of an archive's cells that have an elite. QD score: the sum "
-    "of the elites' scores, each measured from the lower bound."
 )
 
 
@@ -41,12 +35,6 @@ def course(view: View) -> list[str]:
                 "search documents."
             )
         )
-    if view.archives:
-        moments = in_words(some_rows(view.archives))
-        parts += [
-            picture("archives", view.figures["archives"], _ARCHIVES),
-            table(list(moments[0]), [list(item.values()) for item in moments]),
-        ]
     if "spread" in view.figures:
         parts.append(picture("spread", view.figures["spread"], "Fitness in each generation."))
     if "importance" in view.figures:

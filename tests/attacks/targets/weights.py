@@ -1,4 +1,4 @@
-"""Files of weights beside a model's own: Gram matrices, pickles, adapters; and their digests."""
+"""Files of weights beside a model's own: pickles, adapters; and their digests."""
 
 from __future__ import annotations
 
@@ -17,46 +17,9 @@ from mutations import damaged, json_files
 
 from evomerge.merging.resident import Resident
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.grams import METADATA, GramFile
-from evomerge.models.safetensors import TensorInfo
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.run.folder import CONFIG, JOURNAL, RunFolder
 from evomerge.setup.weight_digests import WEIGHTS, check_weights, recording_weights
-
-_PART = {"dtype": "F32", "shape": [2, 2]}
-MATRICES: dict[str, Any] = {
-    "one": {**_PART, "data_offsets": [0, 16]},
-    "two": {**_PART, "data_offsets": [16, 32]},
-}
-GRAMS: dict[str, Any] = {
-    "model": "a",
-    "fingerprint": "f" * 64,
-    "tasks": {"maths": 4},
-    "documents": 4,
-    "tokens": 100,
-    "weights": {"q": "one", "k": "one", "up": "two"},
-    "transposed": ["up"],
-}
-_SHAPES = {"q": (2, 2), "k": (3, 2), "up": (2, 3)}
-
-
-def gram_file(matrices: bytes, about: bytes) -> bytes:
-    """Return a file with Gram matrices, of the text of its header and of that of its metadata."""
-    text = json.dumps({METADATA: about.decode(errors="surrogateescape")})
-    joined = b'{"__metadata__": %b, %b' % (text.encode(), matrices.strip().removeprefix(b"{"))
-    return with_header(joined, struct.pack("<8f", *range(8)))
-
-
-def grams(folder: Path) -> Read:
-    """A file with Gram matrices of a model."""
-    path = folder / "grams.safetensors"
-    tensors = {name: TensorInfo("F32", shape, path, 0, 0) for name, shape in _SHAPES.items()}
-
-    def read(data: bytes) -> GramFile:
-        path.write_bytes(data)
-        return GramFile.open(path, "a", "f" * 64, tensors)
-
-    return read
 
 
 def pickled(folder: Path) -> Read:
@@ -142,17 +105,9 @@ def digests(folder: Path) -> Read:
 ADAPTER_HEADER = _adapter_header()
 RECORD = {"a": {"model.safetensors": {"modified": 5, "sha256": None}}}
 _BYTES = struct.pack("<128f", *[0.5] * 128)
-_GRAM = gram_file(json.dumps(MATRICES).encode(), json.dumps(GRAMS).encode())
 _ADAPTER = with_header(json.dumps(ADAPTER_HEADER).encode(), _BYTES)
 _PICKLES = pickles()
 WEIGHT_FILES = {
-    "grams": Target(
-        (_GRAM,),
-        json_files(GRAMS).map(lambda about: gram_file(json.dumps(MATRICES).encode(), about))
-        | json_files(MATRICES).map(lambda header: gram_file(header, json.dumps(GRAMS).encode()))
-        | damaged(_GRAM),
-        grams,
-    ),
     "pickled weights": Target(
         (_PICKLES,),
         damaged(with_pickle(_PICKLES)[1]).map(lambda data: with_pickle(_PICKLES, data)[0])

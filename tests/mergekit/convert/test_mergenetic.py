@@ -85,7 +85,7 @@ def test_csv_files_become_tasks_that_have_to_be_written() -> None:
 @pytest.mark.parametrize(
     ("changes", "note"),
     [
-        ({"mode": "mpirt"}, "`evaluation.irt` (enabled, documents) predicts"),
+        ({"mode": "mpirt"}, "`evaluation.racing` scores on few documents"),
         ({}, "`mode` is gmpirt"),
         ({"pop_size": 1}, "`pop_size` is 1"),
         ({"langs": ["ro"]}, "`langs`: the language of an answer is not checked"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,6 @@ from evomerge.merging.methods import get_method
 from evomerge.merging.methods.conversion import on_tensors
 from evomerge.models.checkpoint import Checkpoint
 
-NAMES = ("tsv", "iso_c", "wudi_ridge")
-DEFAULT = {"lambda": 1.0, "ridge": 0.3}
 Matrix = np.ndarray
 
 
@@ -30,14 +28,16 @@ def models(shape: Sequence[int], count: int, seed: int = 1) -> list[torch.Tensor
 
 
 def merged(
-    name: str, tensors: Sequence[torch.Tensor], *, tokens: bool = False, **knobs: float
+    tensors: Sequence[torch.Tensor], *, tokens: bool = False, **knobs: float
 ) -> torch.Tensor:
     base, *sources = tensors
-    method = get_method(name)
+    method = get_method("tsv")
     out = torch.empty(base.shape, dtype=torch.float32)
     prepare = method.prepare_tokens if tokens else method.prepare
     assert prepare is not None
-    on_tensors(prepare)(sources, base, (), reuse=False)([{}] * len(sources), DEFAULT | knobs, out)
+    on_tensors(prepare)(sources, base, (), reuse=False)(
+        [{}] * len(sources), {"lambda": 1.0} | knobs, out
+    )
     return out
 
 
@@ -51,55 +51,31 @@ def tsv(changes: Sequence[Matrix]) -> Matrix:
     return p @ q @ np.diag(values) @ r @ w
 
 
-def iso_c(changes: Sequence[Matrix]) -> Matrix:
-    u, s, vh = np.linalg.svd(sum(changes), full_matrices=False)
-    return u @ np.diag(np.full_like(s, s.mean())) @ vh
-
-
-def wudi_ridge(changes: Sequence[Matrix], ridge: float = 0.3) -> Matrix:
-    grams = [change.T @ change / np.sum(change**2) for change in changes]
-    pull = ridge * np.trace(sum(grams)) / len(grams[0])
-    wanted = sum(change @ gram for change, gram in zip(changes, grams, strict=True))
-    wanted = wanted + pull * sum(changes)
-    return wanted @ np.linalg.inv(sum(grams) + pull * np.eye(len(grams[0])))
-
-
-EQUATIONS: Mapping[str, Callable[[Sequence[Matrix]], Matrix]] = {
-    "tsv": tsv,
-    "iso_c": iso_c,
-    "wudi_ridge": wudi_ridge,
-}
-
-
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shape", [(8, 8), (12, 5), (5, 13), (40, 33)])
 @pytest.mark.parametrize("count", [2, 3])
-def test_a_matrix_is_merged_as_in_the_paper(name, shape, count):
+def test_a_matrix_is_merged_as_in_the_paper(shape, count):
     tensors = models(shape, count)
     base, *sources = (tensor.double().numpy() for tensor in tensors)
-    expected = base + 0.7 * EQUATIONS[name]([source - base for source in sources])
-    np.testing.assert_allclose(merged(name, tensors, **{"lambda": 0.7}), expected, atol=3e-6)
+    expected = base + 0.7 * tsv([source - base for source in sources])
+    np.testing.assert_allclose(merged(tensors, **{"lambda": 0.7}), expected, atol=3e-6)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_each_matrix_of_a_stack_is_merged_by_itself(name):
+def test_each_matrix_of_a_stack_is_merged_by_itself():
     stacks = models((3, 6, 4), 2)
-    expected = [merged(name, [stack[i] for stack in stacks]) for i in range(3)]
-    assert torch.equal(merged(name, stacks), torch.stack(expected))
+    expected = [merged([stack[i] for stack in stacks]) for i in range(3)]
+    assert torch.equal(merged(stacks), torch.stack(expected))
 
 
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shape", [(7,), (1, 9), (9, 1), (5, 1, 4), (2, 3, 4, 5), ()])
-def test_what_is_no_matrix_gets_the_mean_of_the_task_vectors(name, shape):
+def test_what_is_no_matrix_gets_the_mean_of_the_task_vectors(shape):
     base, *sources = models(shape, 3)
     expected = base + 0.5 * sum(source - base for source in sources) / 3
-    torch.testing.assert_close(merged(name, [base, *sources], **{"lambda": 0.5}), expected)
+    torch.testing.assert_close(merged([base, *sources], **{"lambda": 0.5}), expected)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_embeddings_and_head_get_the_mean_of_the_task_vectors(name):
+def test_embeddings_and_head_get_the_mean_of_the_task_vectors():
     base, *sources = models((30, 6), 2)
-    torch.testing.assert_close(merged(name, [base, *sources], tokens=True), sum(sources) / 2)
+    torch.testing.assert_close(merged([base, *sources], tokens=True), sum(sources) / 2)
 
 
 def test_a_merged_checkpoint_has_the_mean_only_where_tokens_are(tmp_path):
@@ -116,32 +92,30 @@ def test_a_merged_checkpoint_has_the_mean_only_where_tokens_are(tmp_path):
     parents = [weights(zoo.path(name.removeprefix("zoo:"))) for name in (base, *experts)]
     token, matrix = model.embedding, next(n for n in found if "layers.1" in n and "down_proj" in n)
     for name, tokens in ((token, True), (matrix, False)):
-        expected = merged("tsv", [parent[name] for parent in parents], tokens=tokens)
+        expected = merged([parent[name] for parent in parents], tokens=tokens)
         assert torch.equal(found[name], expected)
 
 
 def test_tsv_averages_a_matrix_with_fewer_rows_than_sources():
     base, *sources = models((2, 6), 3)
-    torch.testing.assert_close(merged("tsv", [base, *sources]), sum(sources) / 3)
+    torch.testing.assert_close(merged([base, *sources]), sum(sources) / 3)
 
 
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_only_the_matrix_with_a_weight_that_is_not_finite_is_lost(name, value):
+def test_only_the_matrix_with_a_weight_that_is_not_finite_is_lost(value):
     base, *sources = models((2, 4, 4), 2)
     sources[1][0, 1, 2] = value
-    out = merged(name, [base, *sources])
+    out = merged([base, *sources])
     assert out[0].isnan().all() and out[1].isfinite().all()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_source_without_a_change_in_a_matrix_counts_as_a_task_of_zeros(name):
+def test_a_source_without_a_change_in_a_matrix_counts_as_a_task_of_zeros():
     base, source = models((6, 6), 1)
     change = (source - base).double().numpy()
     u, s, vh = np.linalg.svd(change)
     half = u[:, :3] @ np.diag(s[:3]) @ vh[:3]
-    expected = {"tsv": half, "iso_c": s.mean() * u @ vh, "wudi_ridge": change}[name]
-    out = merged(name, [base, source, base])
+    expected = half
+    out = merged([base, source, base])
     np.testing.assert_allclose(out.double() - base.double(), expected, atol=3e-6)
 
 
@@ -166,50 +140,12 @@ def test_components_of_0_have_no_part_in_tsv():
     left = nearest(np.concatenate([x[:, :2] for x in u], axis=1))
     right = nearest(np.concatenate([x[:2].T for x in vh], axis=1))
     expected = left @ np.diag(np.concatenate([x[:2] for x in s])) @ right.T
-    np.testing.assert_allclose(merged("tsv", [base, *sources]), expected, atol=1e-5)
-
-
-def test_iso_c_does_not_widen_the_rank():
-    base, *sources = low_rank(2)
-    values = np.linalg.svd(sum(sources).double(), compute_uv=False)
-    found = np.linalg.svd(merged("iso_c", [base, *sources]).double(), compute_uv=False)
-    np.testing.assert_allclose(found, [values.mean()] * 4 + [0] * 6, atol=1e-5)
+    np.testing.assert_allclose(merged([base, *sources]), expected, atol=1e-5)
 
 
 def test_sources_that_are_equal_keep_their_largest_components():
     base, source = models((6, 8), 1)
     u, s, vh = np.linalg.svd((source - base).double().numpy(), full_matrices=False)
     expected = base + torch.from_numpy(u[:, :3] @ np.diag(s[:3]) @ vh[:3]).float()
-    out = merged("tsv", [base, source, source])
+    out = merged([base, source, source])
     torch.testing.assert_close(out, expected, atol=3e-6, rtol=0)
-
-
-def test_a_small_ridge_minimises_the_interference_and_a_large_one_gives_the_sum():
-    base, *sources = low_rank(3)
-
-    def interference(x: torch.Tensor) -> float:
-        return sum(float(((x - d) @ d.T).square().sum() / d.square().sum()) for d in sources)
-
-    total = sum(sources)
-    least = interference(merged("wudi_ridge", [base, *sources], ridge=1e-6))
-    middle = interference(merged("wudi_ridge", [base, *sources], ridge=1))
-    assert least < middle < interference(total)
-    for seed in range(5):
-        generator = torch.Generator().manual_seed(seed)
-        step = 0.01 * torch.randn(total.shape, generator=generator)
-        assert least < interference(merged("wudi_ridge", [base, *sources], ridge=1e-6) + step)
-    torch.testing.assert_close(
-        merged("wudi_ridge", [base, *sources], ridge=1e6), total, atol=1e-4, rtol=1e-5
-    )
-
-
-def test_another_ridge_is_computed_anew():
-    base, *sources = models((6, 6), 2)
-    merge = on_tensors(get_method("wudi_ridge").prepare)(sources, base, (), reuse=True)
-    results = []
-    for ridge in (0.1, 10.0, 0.1):
-        out = torch.empty(base.shape)
-        merge([{}] * 2, {"lambda": 1.0, "ridge": ridge}, out)
-        results.append(out)
-    assert torch.equal(results[0], results[2]) and not torch.equal(results[0], results[1])
-    assert torch.equal(results[1], merged("wudi_ridge", [base, *sources], ridge=10.0))

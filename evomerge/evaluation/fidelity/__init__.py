@@ -1,1 +1,0 @@
-"""Policies that decide how many documents a candidate is scored on."""

@@ -1,0 +1,164 @@
+"""Racing for a search file: whether it is used, and what it cannot be combined with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from evomerge.config.schema import SearchConfig
+from evomerge.errors import ConfigError
+from evomerge.scores import Objective
+from evomerge.strategy.kinds import strategy_kind
+
+if TYPE_CHECKING:
+    from evomerge.evaluation.racing import Race
+    from evomerge.evaluation.tasks.info import TasksInfo
+
+
+_SAMPLES = 3
+"""Number of samples that the search documents must make at least, so that racing saves time."""
+
+
+def make_race(config: SearchConfig) -> Race | None:
+    """Return the race of candidates; None if each is scored on all search documents."""
+    from evomerge.evaluation.racing import Race
+
+    wanted = config.evaluation.racing
+    if wanted.enabled is not True:
+        return None
+    return Race(wanted.confidence, wanted.minimum, config.seed)
+
+
+def resolve_racing(
+    config: SearchConfig,
+    objectives: Sequence[Objective],
+    info: TasksInfo,
+    search: Mapping[str, Sequence[int]],
+) -> tuple[SearchConfig, str]:
+    """Return the search file with `evaluation.racing` set if it is `auto`, and the reason.
+
+    Racing is enabled where it saves time and finds merges that are as good, by measurements
+    (docs/evaluation.md). If `minimum` documents are too few to fill batches, it is raised.
+
+    Args:
+        config: the search file.
+        objectives: its objectives.
+        info: what is known of its tasks.
+        search: the search documents by task.
+
+    Returns:
+        the search file; and whether racing is used and why, such as `off, since ...`.
+    """
+    wanted = config.evaluation
+    least, total = wanted.racing.minimum, sum(map(len, search.values()))
+    if wanted.racing.enabled != "auto":
+        enabled = wanted.racing.enabled
+        reason = f"{'racing' if enabled else 'off'}, as the search file says"
+    else:
+        least = max(least, _full_batches(config, info, search))
+        objection = _objection(config, objectives, info) or _too_few(total, least)
+        enabled = objection is None
+        reason = f"off, since {objection}"
+        if enabled:
+            parts = total // least
+            reason = (
+                f"racing, since {total} documents make {parts} samples of at least {least}, which "
+                "fill batches"
+            )
+    minimum = least if enabled else wanted.racing.minimum
+    racing = wanted.racing.model_copy(update={"enabled": enabled, "minimum": minimum})
+    evaluation = wanted.model_copy(update={"racing": racing})
+    return config.model_copy(update={"evaluation": evaluation}), reason
+
+
+def _full_batches(
+    config: SearchConfig, info: TasksInfo, search: Mapping[str, Sequence[int]]
+) -> int:
+    """Return how many documents fill batches: with more, a document takes little less time.
+
+    Texts are generated with one forward pass of the batch for each token. So a batch should have as
+    many texts as the tokens that cost as much as starting a pass, and each task that generates
+    texts has batches of its own. Log-likelihoods take few passes, so any sample will do.
+
+    Args:
+        search: the search documents by task.
+    """
+    from evomerge.evaluation.inference.device import choose_device
+    from evomerge.evaluation.inference.memory import pass_overhead
+
+    wanted = config.evaluation
+    device = choose_device(wanted.device) if wanted.device_map is None else "accelerators"
+    generating = sum(info.tasks[task].kind == "generate_until" for task in search)
+    return generating * pass_overhead(device)
+
+
+def _objection(
+    config: SearchConfig, objectives: Sequence[Objective], info: TasksInfo
+) -> str | None:
+    """Return why racing is not suitable, whatever the number of documents; None if it is."""
+    kind = config.space.kind
+    if kind != "parameters":
+        return f"racing was only measured in parameter spaces, and this one is {kind}"
+    if strategy_kind(config.optimizer.name) is not None:
+        name = config.optimizer.name
+        return f"{name} keeps merges that are worse on average, which a race would not score"
+    if config.mode != "weighted":
+        return f"a race needs one fitness, and the mode is {config.mode}"
+    if config.constraints:
+        return "a race compares the fitness only, not whether constraints are kept"
+    if config.evaluation.backend != "hf":
+        return "vLLM would load the weights of a candidate again for each sample"
+    for item in objectives:
+        if item.is_exact:
+            return f"{item.key} is not a mean over documents"
+        if not info.metric(item.task, item.metric)[1].is_mean:
+            return f"{item.key} is not a mean over documents"
+    return None
+
+
+def _too_few(total: int, least: int) -> str | None:
+    """Return that there are too few documents for several samples; None if there are enough."""
+    if total >= _SAMPLES * least:
+        return None
+    return (
+        f"{total} documents make fewer than {_SAMPLES} samples of at least {least}, and smaller "
+        "ones take more time for each document"
+    )
+
+
+def check_racing(
+    config: SearchConfig,
+    objectives: Sequence[Objective],
+    info: TasksInfo,
+    search: Mapping[str, Sequence[int]],
+) -> None:
+    """Check that racing, if it is enabled, suits the metrics and documents.
+
+    Args:
+        config: the search file.
+        objectives: its objectives.
+        info: what is known of its tasks.
+        search: the search documents by task.
+
+    Raises:
+        ConfigError: a metric is not a mean over documents, or there are too few documents.
+    """
+    from evomerge.evaluation.racing import check_means
+
+    wanted = config.evaluation.racing
+    if wanted.enabled is not True:
+        return
+    if config.mode != "weighted" or config.constraints:
+        what = "`mode` is pareto" if config.mode != "weighted" else "there are constraints"
+        raise ConfigError(
+            f"`evaluation.racing` compares candidates by one fitness, but {what}; set "
+            "`evaluation.racing.enabled` to false."
+        )
+    check_means(objectives, info)
+    total = sum(map(len, search.values()))
+    if wanted.minimum >= total:
+        raise ConfigError(
+            f"`evaluation.racing.minimum` is {wanted.minimum}, but a candidate has only {total} "
+            "search documents in all, so none can be left out; lower it, or set "
+            "`evaluation.search.documents` to a larger number."
+        )

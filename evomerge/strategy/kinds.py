@@ -1,0 +1,181 @@
+"""Search strategies by name, beside the optimizers of genes.
+
+A strategy brings all that is special to it: its options, its checks, its space and how it is made.
+So another package adds one with an entry point of the group `evomerge.strategies` whose object is a
+`StrategyKind`, and nothing in evomerge names it::
+
+    [project.entry-points."evomerge.strategies"]
+    my_strategy = "my_package.strategy:MY_STRATEGY"
+
+`evomerge.testing.check_strategy` checks that it keeps the laws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from pydantic import Field, ValidationError
+
+from evomerge.config.fields import Section
+from evomerge.config.messages import sentence
+from evomerge.config.schema import SearchConfig
+from evomerge.errors import ConfigError
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.optimize import builtin
+from evomerge.registry import Registry
+from evomerge.scores import Constraint, Objective
+from evomerge.space.protocol import Space
+from evomerge.strategy.protocol import Strategy
+
+if TYPE_CHECKING:
+    from evomerge.evaluation.tasks.info import TasksInfo
+
+S = TypeVar("S", bound=Space)
+O = TypeVar("O", bound=Section)  # noqa: E741
+
+
+@dataclass(frozen=True)
+class StrategyKind(Generic[S]):
+    """A strategy as search files name it in `optimizer.name`.
+
+    Attributes:
+        about: one line for `evomerge list optimizers`.
+        options: what `optimizer.options` is checked with; see `options_of`.
+        space: returns the space for a search file and the opened host. Raises ConfigError if a key
+            does not suit the strategy.
+        check: raises ConfigError if the objectives do not suit the strategy, given what is known of
+            the tasks.
+        make: returns a new strategy with the search's seed.
+    """
+
+    about: str
+    options: type[Section]
+    space: Callable[[SearchConfig, Checkpoint], S]
+    check: Callable[[SearchConfig, Sequence[Objective], TasksInfo], None]
+    make: Callable[[SearchConfig, S, Sequence[Objective], Sequence[Constraint]], Strategy]
+
+
+STRATEGIES: Registry[StrategyKind[Any]] = Registry(
+    kind="search strategy",
+    group="evomerge.strategies",
+    builtin={"niches": "evomerge.strategy.niches:NICHES"},
+    elsewhere={"cycleqd": "evomerge-research"},
+)
+
+
+def strategy_kind(name: str) -> StrategyKind[Any] | None:
+    """Return the strategy with a name; None if an optimizer of genes has it, or nothing.
+
+    Raises:
+        ConfigError: the package that adds the strategy is missing, or cannot be imported.
+    """
+    if name not in STRATEGIES.builtin and builtin(name) is not None:
+        return None  # to ask other packages takes a while
+    known = name in STRATEGIES.names() or name in STRATEGIES.elsewhere
+    return STRATEGIES.get(name) if known else None
+
+
+def options_of(config: SearchConfig, kind: type[O]) -> O:
+    """Return the options of a strategy.
+
+    Args:
+        config: the search file.
+        kind: what `optimizer.options` is checked with.
+
+    Raises:
+        ConfigError: an option is unknown, or out of range.
+    """
+    given = config.optimizer.options
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        raise ConfigError(f"optimizer.options: {sentence(error, given, kind)}") from None
+
+
+def generation_of(config: SearchConfig) -> int:
+    """Return the number of candidates in a generation: 1 unless the search file says more."""
+    wanted = config.optimizer.population
+    return 1 if wanted == "auto" else wanted
+
+
+class MemberOptions(Section):
+    """The options of every strategy that merges earlier candidates, its members."""
+
+    disk: str | None = Field(
+        None,
+        min_length=1,
+        description="largest size of the members on disk, such as 50GB; null: that of 24 models",
+    )
+
+
+def room_of(config: SearchConfig) -> int | None:
+    """Return the largest size of the members on disk in bytes; None: the default.
+
+    Raises:
+        ConfigError: it is no size.
+    """
+    from evomerge.merging.backend import bytes_of
+
+    disk = config.optimizer.options.get("disk")
+    return None if disk is None else bytes_of(disk, "`optimizer.options.disk`")
+
+
+def check_whole_models(config: SearchConfig) -> None:
+    """Check what a strategy that merges whole models needs of a search file.
+
+    Raises:
+        ConfigError: a key has no meaning for it, or there are fewer than two parents.
+    """
+    name, space = config.optimizer.name, config.space
+    for key in sorted(space.model_fields_set - {"kind", "host"}):
+        default = type(space).model_fields[key].get_default(call_default_factory=True)
+        if getattr(space, key) != default:
+            raise ConfigError(
+                f"`space.{key}` has no meaning for the optimizer {name!r}, which merges whole "
+                "models and has no genes; remove it."
+            )
+    if space.kind != "parameters":
+        raise ConfigError(
+            f"`space.kind` is {space.kind!r}, but the optimizer {name!r} merges the weights of "
+            "whole models; remove it, or choose another optimizer."
+        )
+    if config.tokenizer != "base":
+        raise ConfigError(
+            f"`tokenizer` is {config.tokenizer!r}, but the optimizer {name!r} needs parents with "
+            "one vocabulary; set it to base."
+        )
+    if config.optimizer.start:
+        raise ConfigError(
+            f"`optimizer.start` has no meaning for the optimizer {name!r}, which starts from the "
+            "parents; name the merge among them, as `run:DIR` or `merge:FILE.yaml`."
+        )
+    if config.optimizer.sigma != type(config.optimizer).model_fields["sigma"].default:
+        raise ConfigError(
+            f"`optimizer.sigma` has no meaning for the optimizer {name!r}, which has no genes; "
+            "remove it, and see `optimizer.options` for its own settings."
+        )
+    if len(config.parents) < 2:
+        raise ConfigError(
+            f"The optimizer {name!r} merges two models at a time, but `parents` names one; add one."
+        )
+    room_of(config)
+
+
+def check_all_documents(config: SearchConfig, reason: str) -> None:
+    """Check that each candidate is scored on all search documents.
+
+    Args:
+        config: the search file.
+        reason: why the strategy needs that.
+
+    Raises:
+        ConfigError: racing scores fewer documents of some candidates.
+    """
+    if config.evaluation.racing.enabled is True:
+        raise ConfigError(
+            "`evaluation.racing` scores fewer documents of candidates that are worse on average, "
+            f"but the optimizer {config.optimizer.name!r} {reason}; set "
+            "`evaluation.racing.enabled` to false."
+        )

@@ -1,0 +1,75 @@
+"""Racing is on by default only where measurements show that it finds merges as good."""
+
+import copy
+
+import pytest
+
+from evomerge.config.schema import parse
+from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo, TasksInfo
+from evomerge.scores import Objective
+from evomerge.setup.racing import make_race, resolve_racing
+
+MEAN, OTHER = MetricInfo(True, is_mean=True), MetricInfo(True, is_mean=False)
+INFO = TasksInfo(
+    {
+        name: TaskInfo(name, kind, 900, {"acc": MEAN, "f1": OTHER})
+        for name, kind in (
+            ("t", "generate_until"),
+            ("u", "generate_until"),
+            ("choices", "multiple_choice"),
+        )
+    },
+    {},
+)
+PLAIN = {"parents": ["a", "b"], "objectives": [{"task": "t", "metric": "acc"}]}
+
+
+def resolved(change, metric, documents):
+    config = parse(copy.deepcopy(PLAIN) | change, "search.yaml")
+    search = {task: range(count) for task, count in documents.items()}
+    return resolve_racing(config, [Objective("t", metric)], INFO, search)
+
+
+@pytest.mark.parametrize(
+    ("change", "metric", "documents", "raced", "why"),
+    [
+        ({}, "acc", 230, True, "racing, since 230 documents make 4 samples of at least 50"),
+        ({}, "acc", 150, True, "racing, since 150 documents make 3 samples of at least 50"),
+        ({}, "acc", 149, False, "off, since 149 documents make fewer than 3 samples"),
+        ({}, "f1", 400, False, "off, since t/f1 is not a mean"),
+        ({"evaluation": {"racing": {"minimum": 90}}}, "acc", 400, True, "at least 90, which"),
+        ({"evaluation": {"racing": {"enabled": False}}}, "acc", 400, False, "off, as the search"),
+        ({"evaluation": {"racing": {"enabled": True}}}, "acc", 60, True, "racing, as the search"),
+        ({"evaluation": {"backend": "vllm"}}, "acc", 400, False, "off, since vLLM"),
+        ({"space": {"kind": "dataflow"}}, "acc", 400, False, "this one is dataflow"),
+    ],
+)
+def test_racing_auto_becomes_true_or_false(change, metric, documents, raced, why):
+    config, reason = resolved(change, metric, {"t": documents})
+    assert config.evaluation.racing.enabled is raced
+    assert (make_race(config) is not None) is raced
+    assert why in reason
+    again = parse(config.model_dump(mode="json"), "frozen")
+    assert again == config and make_race(again) == make_race(config)
+
+
+def test_samples_are_large_enough_for_each_task_that_generates_texts():
+    auto = {"evaluation": {"device": "cpu"}}
+    asked = {"evaluation": {"racing": {"enabled": True}}}
+    several = {"t": 200, "u": 200, "choices": 100}
+    for change, minimum in ((auto, 96), (asked, 50)):
+        config, _ = resolved(change, "acc", several)
+        assert config.evaluation.racing.enabled and config.evaluation.racing.minimum == minimum
+    config, reason = resolved(auto, "acc", several | {"t": 50, "u": 50})
+    assert not config.evaluation.racing.enabled and "at least 96" in reason
+    assert config.evaluation.racing.minimum == 50
+    small = {"evaluation": {"device": "cpu", "racing": {"minimum": 20}}}
+    assert resolved(small, "acc", {"choices": 60})[0].evaluation.racing.minimum == 20
+
+
+def test_a_few_texts_are_no_full_batch_on_an_accelerator():
+    """`meta` is a device that is no CPU and that every torch has."""
+    meta = {"evaluation": {"device": "meta"}}
+    assert not resolved(meta, "acc", {"t": 1535})[0].evaluation.racing.enabled
+    assert resolved(meta, "acc", {"t": 1536})[0].evaluation.racing.enabled
+    assert resolved(meta, "acc", {"choices": 400})[0].evaluation.racing.enabled
