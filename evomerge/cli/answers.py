@@ -68,7 +68,6 @@ def results(
 
     from evomerge.cli import terminal
     from evomerge.config.schema import parse
-    from evomerge.report.amounts import duration
     from evomerge.report.archives import archives_over_time, in_words, records, some_rows
     from evomerge.report.reproduce import document_ids, lm_eval_command
     from evomerge.report.rows import (
@@ -79,8 +78,8 @@ def results(
         without_details,
         write_csv,
     )
-    from evomerge.report.sampled import sampling_note
     from evomerge.report.standings import standings
+    from evomerge.report.words import duration, sampling_note
     from evomerge.run.folder import RunFolder
     from evomerge.run.history import History
     from evomerge.searching.ranking import best_of, measured, ranking_of
@@ -179,13 +178,11 @@ def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535, help="port; 0: any that is free")] = 8080,
 ) -> None:
     """Show runs in optuna-dashboard, in a browser on this machine, also while they go on."""
-    import warnings
-
     from evomerge.cli import terminal
     from evomerge.errors import InputError
 
     try:
-        from evomerge.report.dashboard.server import HOST, make_server, open_studies
+        from evomerge.report.dashboard import serve
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("optuna", "optuna_dashboard"):
             raise
@@ -193,10 +190,4 @@ def dashboard(
             f"The dashboard needs {error.name}, which is not installed; install it with "
             "`pip install 'evomerge[dashboard]'`."
         ) from error
-    studies = open_studies(directories)
-    # Optuna warns of every parameter that has few trials, again and again.
-    warnings.filterwarnings("ignore", module="optuna")
-    with make_server(studies, port) as server:
-        names = ", ".join(study.name for study in studies)
-        terminal.say(f"{names}: http://{HOST}:{server.server_port}/ (Ctrl-C ends it)")
-        server.serve_forever()
+    serve(directories, port, terminal.say)

@@ -16,11 +16,10 @@ from rich.text import Text
 
 from evomerge.cli.terminal import err, estimate, example_lines, say
 from evomerge.errors import without_controls
-from evomerge.report.amounts import duration
 from evomerge.report.confidence import factor_of, fitness_interval
-from evomerge.report.equal_scores import doubt_about_baselines
-from evomerge.report.names import short_names, short_scores
+from evomerge.report.documents import doubt_about_baselines
 from evomerge.report.progress import LATEST
+from evomerge.report.words import duration, short_names, short_scores
 from evomerge.run.history import Candidate, History
 from evomerge.run.lines import Event
 from evomerge.run.timings import RECENT

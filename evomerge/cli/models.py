@@ -83,7 +83,7 @@ def evaluate(
     from evomerge.cli.consent import consent_of
     from evomerge.config.schema import load
     from evomerge.report.confidence import factor_of, intervals
-    from evomerge.report.sampled import sampling_note
+    from evomerge.report.words import sampling_note
     from evomerge.searching.ranking import measured
     from evomerge.setup.runs import prepare
     from evomerge.setup.search import evaluate as evaluate_model

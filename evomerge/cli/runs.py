@@ -175,7 +175,7 @@ def _run(
     from evomerge.cli import terminal
     from evomerge.cli.live import SearchDisplay, named
     from evomerge.errors import Terminated
-    from evomerge.report.equal_scores import doubt_about_winner
+    from evomerge.report.documents import doubt_about_winner
     from evomerge.report.standings import standings
     from evomerge.report.trackers.follower import tracked
     from evomerge.report.verdict import verdict

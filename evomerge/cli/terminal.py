@@ -24,10 +24,9 @@ from rich.text import Text
 
 from evomerge.cli.sentences import wrapped
 from evomerge.errors import escaped_controls, without_controls
-from evomerge.report.amounts import duration
 from evomerge.report.confidence import Estimate, factor_of
-from evomerge.report.names import short_scores
-from evomerge.report.workers import workers_in_words
+from evomerge.report.progress import workers_in_words
+from evomerge.report.words import duration, short_scores
 from evomerge.run.activity import WorkerState
 from evomerge.scores import SPLITS, Example, Split
 

@@ -19,16 +19,15 @@ from evomerge.export.parents import Parent, common_licence
 from evomerge.export.repeat import budget_of, how_to_repeat, options_of, search_file
 from evomerge.models.references import split_kind
 from evomerge.recipe import Recipe
-from evomerge.report.markup import svg_text
+from evomerge.report.figures import svg_text
 from evomerge.report.recipe_picture import (
     is_path,
     knobs_of_every_layer,
     parent_letters,
     recipe_picture,
 )
-from evomerge.report.sampled import sampling_note
-from evomerge.report.settings import scored_as_themselves
-from evomerge.report.standings import Standings, alone, standings
+from evomerge.report.standings import Standings, alone, scored_as_themselves, standings
+from evomerge.report.words import sampling_note
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS
 from evomerge.searching.ranking import Ranking, best_of, measured

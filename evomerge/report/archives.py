@@ -9,8 +9,7 @@ from typing import Any
 
 from evomerge.config.schema import SearchConfig
 from evomerge.config.strategies import CycleQDOptions, options_of
-from evomerge.report.colours import ACCENT, BAD, GREY, INK, WARM
-from evomerge.report.pictures import add_legend, make_axes, plain_text, short_label
+from evomerge.report.figures import ACCENT, BAD, GREY, INK, WARM, add_legend, label_text, make_axes
 from evomerge.run.history import SOUP, History
 from evomerge.scores import Scores
 from evomerge.searching.ranking import Ranking
@@ -111,7 +110,7 @@ def archives_chart(rows: Sequence[Sequence[Filled]]) -> Any:
         colours = cycle((ACCENT, WARM, GREY, BAD, INK))
         for index, colour in zip(range(len(rows[0])), colours, strict=False):
             heights = [value(row[index]) for row in rows]
-            label = plain_text(short_label(rows[0][index].archive))
+            label = label_text(rows[0][index].archive)
             axes.step(numbers, heights, where="post", color=colour, label=label)
         axes.set_ylabel(name, color=INK, fontsize=10)
     axes.set_xlabel("candidates", color=INK, fontsize=10)

@@ -10,9 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from evomerge.recipe import Knob, Layer, Recipe
-from evomerge.report.colours import GREY, INK
-from evomerge.report.heat_map import few_ticks, heat_map, panels_below
-from evomerge.report.pictures import plain_text
+from evomerge.report.figures import GREY, INK, few_ticks, heat_map, panels_below, plain_text
 from evomerge.space.paths.path import Hop, legend_of, path_of
 
 _COLOURS = ("#1f6feb", "#d9822b", "#2a9d6f", "#a855c7", "#c0392b", "#5f6b78", "#b8a21f", "#1797a6")

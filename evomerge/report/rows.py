@@ -10,7 +10,7 @@ from typing import Any
 
 from evomerge.errors import InputError, did_you_mean, not_written
 from evomerge.report.confidence import factor_of
-from evomerge.report.names import short_names, short_scores
+from evomerge.report.words import short_names, short_scores
 from evomerge.run.atomic import replace_text
 from evomerge.run.history import Candidate, History
 from evomerge.run.timings import PHASES

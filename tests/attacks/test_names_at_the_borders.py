@@ -202,7 +202,7 @@ def test_pictures_are_well_formed_and_show_the_names(nasty, tmp_path):
 def test_the_dashboard_sends_names_as_json_only(nasty, path):
     """Its page is a script that makes text nodes of what the API says."""
     pytest.importorskip("optuna_dashboard")
-    from evomerge.report.dashboard.server import Dashboard, open_studies
+    from evomerge.report.dashboard import Dashboard, open_studies
 
     kinds = []
     environ = {"PATH_INFO": path, "QUERY_STRING": "after=0" if path[-1] == "0" else ""}

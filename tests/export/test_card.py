@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard, metadata_load
+from markupsafe import escape
 from run_folders import KEY, append, asked, scores, told
 from search_run import SMALL, evomerge, write_search
 from tiny import make
@@ -22,7 +23,6 @@ from evomerge.export.parents import describe_parents, published_names
 from evomerge.export.recipe import merge_recipe
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
-from evomerge.report import markup
 from evomerge.report.page import page
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
@@ -342,7 +342,7 @@ def test_a_merge_that_mergekit_cannot_express_says_why_everywhere(tmp_path, caps
         assert call(arguments) == 0
         captured = capsys.readouterr()
         assert reason in " ".join((captured.out + captured.err).split())
-    assert markup.text(reason) in page(run)
+    assert str(escape(reason)) in page(run)
     written = {item.name for item in (tmp_path / "model").iterdir()}
     card = (tmp_path / "model" / "README.md").read_text()
     assert "mergekit_config.yml" not in written

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from functools import partial
 
 from evomerge.errors import one_line
-from evomerge.report.texts import storable
 from evomerge.report.trackers.isolation import isolated
 from evomerge.report.trackers.metrics import StepMetrics, final_rows, summary
 from evomerge.report.trackers.protocol import TrackedRun, Tracker
 from evomerge.report.trackers.registry import find_tracker
+from evomerge.report.words import storable
 from evomerge.run.folder import CONFIG, STAGES, RunFolder
 from evomerge.run.frozen_file import FROZEN
 from evomerge.run.history import History
