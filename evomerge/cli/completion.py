@@ -59,7 +59,7 @@ def presets(incomplete: str) -> list[str]:
 
 def trackers(incomplete: str) -> list[str]:
     """Return the trackers."""
-    from evomerge.report.trackers.registry import TRACKERS
+    from evomerge.report.trackers.protocol import TRACKERS
 
     return beginning(TRACKERS.names(), incomplete)
 

@@ -155,7 +155,7 @@ def _check_tracker(name: str | None) -> None:
     Raises:
         InputError: there is no such tracker, or it is not installed.
     """
-    from evomerge.report.trackers.registry import find_tracker
+    from evomerge.report.trackers.protocol import find_tracker
 
     if name is not None:
         find_tracker(name)

@@ -170,7 +170,7 @@ def candidate_row(
         "error": fitness_error(objectives, scores) if scores else None,
     }
     for item in objectives:
-        row[f"search {item.key}"] = _score(scores, item) if scores else None
+        row[f"search {item.key}"] = search_score(scores, item) if scores else None
     for split in FINAL_SPLITS:
         final = candidate.scores(split)
         for item in objectives:
@@ -184,7 +184,7 @@ def candidate_row(
     return row
 
 
-def _score(scores: Scores, objective: Objective) -> float:
+def search_score(scores: Scores, objective: Objective) -> float:
     """Return an objective's score on the search documents, or its estimate.
 
     The sign is the metric's own, also where lower is better.

@@ -37,7 +37,7 @@ from evomerge.config.schema import parse
 from evomerge.errors import EvomergeError, without_controls
 from evomerge.export.card import Merge, search_card
 from evomerge.export.parents import Licence, Parent
-from evomerge.export.repeat import search_file
+from evomerge.export.metadata import search_file
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.report.page import page, write_page, write_pictures
 from evomerge.report.view import View
@@ -380,10 +380,9 @@ PATHS = {
 @pytest.mark.parametrize("text", PATHS)
 def test_no_folder_of_this_machine_is_in_the_search_file_of_a_card(text):
     changes = {"optimizer": {"name": "cma", "start": [text]}}
-    lines = search_file(parse(SMALL | changes, "search.yaml"), {})
-    (block,) = (token for token in MarkdownIt().parse("\n".join(lines)) if token.type == "fence")
-    assert yaml.safe_load(block.content)["optimizer"]["start"] == [PATHS[text]]
-    assert "secret" not in block.content
+    shown = "\n".join(search_file(parse(SMALL | changes, "search.yaml"), History(), {}))
+    assert yaml.safe_load(shown)["optimizer"]["start"] == [PATHS[text]]
+    assert "secret" not in shown
 
 
 def test_log_messages_have_no_control_sequences(harmless, monkeypatch):
