@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from evomerge.cli import completion
 from evomerge.cli.options import JsonOption, RunFolderArgument
 
 
@@ -20,25 +18,20 @@ def status(
     watch: Annotated[bool, typer.Option(help="refresh until the search ends")] = False,
 ) -> None:
     """Say how far a search is."""
-    from evomerge.cli import terminal
+    from evomerge.cli.live import print_progress, states
+    from evomerge.cli.live import watch as watch_run
+    from evomerge.cli.terminal import print_json
     from evomerge.report.progress import progress
     from evomerge.run.folder import RunFolder
 
     run = RunFolder(directory)
-    if watch and not as_json:
-        from evomerge.cli.watching import watch_run
-
-        watch_run(run)
-        return
-    values = progress(run)
-    while watch and values["state"] == "running":
-        terminal.print_json(values)
-        time.sleep(2)
-        values = progress(run)
     if as_json:
-        terminal.print_json(values)
+        for values in states(run) if watch else [progress(run)]:
+            print_json(values)
+    elif watch:
+        watch_run(run)
     else:
-        terminal.print_progress(values)
+        print_progress(progress(run))
 
 
 def results(
@@ -171,9 +164,7 @@ def report(
 def dashboard(
     directories: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="DIR...", help="folders of runs", autocompletion=completion.run_folders
-        ),
+        typer.Argument(metavar="DIR...", help="folders of runs"),
     ],
     port: Annotated[int, typer.Option(min=0, max=65535, help="port; 0: any that is free")] = 8080,
 ) -> None:

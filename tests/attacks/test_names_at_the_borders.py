@@ -32,12 +32,12 @@ from search_run import SMALL
 
 from evomerge.__main__ import main
 from evomerge.__main__ import run as call
-from evomerge.cli import live, terminal, watching
+from evomerge.cli import live, terminal
 from evomerge.config.schema import parse
 from evomerge.errors import EvomergeError, without_controls
 from evomerge.export.card import Merge, search_card
-from evomerge.export.parents import Licence, Parent
 from evomerge.export.metadata import search_file
+from evomerge.export.parents import Licence, Parent
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.report.page import page, write_page, write_pictures
 from evomerge.report.view import View
@@ -227,7 +227,7 @@ def console(is_terminal):
         color_system="standard", markup=False, emoji=False, highlight=False,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(written):
-        for module in (terminal, watching, live):
+        for module in (terminal, live):
             for name in ("out", "err"):
                 if hasattr(module, name):
                     patch.setattr(module, name, fake)

@@ -12,6 +12,8 @@ from evomerge.report.page import page
 from evomerge.run.history import History, outcome_fields
 from evomerge.scores import Example, Scores
 
+OBJECTIVES = [{"task": "t", "metric": "acc"}]
+
 
 def history(values: list[float], parsed: str = "5") -> History:
     """Return a run with two baselines and further candidates of these fitness values."""
@@ -52,7 +54,7 @@ def test_a_winner_among_equals_is_doubted() -> None:
 
 
 def test_the_report_shows_each_document_once_with_all_answers(tmp_path: Path) -> None:
-    text = page(write_run(tmp_path / "run", events([0.0, 0.5, 0.75])))
+    text = page(write_run(tmp_path / "run", events([0.0, 0.5, 0.75]), objectives=OBJECTIVES))
     assert text.count("1 + &lt;4&gt;?") == 1
     assert text.count("<pre>it is 5</pre>") == 3
     assert text.count('rowspan="3"') == 1
