@@ -134,9 +134,7 @@ def print_standings(table: Standings) -> None:
         return [
             [table.names[row.label]]
             + [
-                estimate(item, table.factor(column))
-                if (item := row.estimates.get((split, column)))
-                else "-"
+                " ".join(table.cell(row, split, column)).strip()
                 for column in columns
                 for split in splits
             ]

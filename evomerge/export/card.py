@@ -26,6 +26,7 @@ from evomerge.report.recipe_picture import (
     is_path,
     knobs_of_every_layer,
     parent_letters,
+    path_text,
     recipe_picture,
 )
 from evomerge.report.standings import Standings, alone, scored_as_themselves, standings
@@ -34,7 +35,6 @@ from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS
 from evomerge.searching.ranking import Ranking, best_of, measured
 from evomerge.setup.anchored import is_winner_of_stage
-from evomerge.space.paths.path import describe
 
 CARD, PICTURE = "README.md", "recipe.svg"
 
@@ -98,7 +98,7 @@ def merge_card(merge: Merge, versions: Mapping[str, str]) -> dict[str, str]:
         merge,
         card_data(merge.name, merge.used, mergekit=merge.mergekit),
         versions,
-        path=_path(merge) if is_path(merge.recipe) else "",
+        path=path_text(merge.recipe, merge.names) if is_path(merge.recipe) else "",
         commands=[_merge_command(merge)],
         grams=grams,
     )
@@ -179,7 +179,7 @@ def search_card(
         data,
         frozen.versions,
         search=search,
-        path="" if config.space.kind == "parameters" else _path(merge),
+        path="" if config.space.kind == "parameters" else path_text(merge.recipe, merge.names),
         itself=merge.parents[str(candidate.label)] if itself else None,
         itself_parts=_own_and_lent(merge),
         change="unchanged" if unchanged else f"in {merge.recipe.dtype}",
@@ -255,23 +255,14 @@ def _own_and_lent(merge: Merge) -> str:
     )
 
 
-def _path(merge: Merge) -> str:
-    """Return the path of a recipe through the layers, with published names."""
-    text, names = describe(merge.recipe), merge.names
-    for reference in sorted(names, key=len, reverse=True):
-        text = text.replace(f"= {reference}", f"= {names[reference]}")
-    return text
-
-
 def _table(table: Standings, names: Mapping[str, str]) -> list[list[str]]:
     """Return a row for each score and model: score, model, and a cell for each split."""
     rows = []
     for column in table.columns:
-        factor = table.factor(column)
+        score = f"{column} in %" if table.factor(column) == 100 else column
         for model in table.rows:
-            found = [model.estimates.get((split, column)) for split in reversed(SPLITS)]
-            cells = [" ".join(item.texts(factor)).strip() if item else "-" for item in found]
-            score = f"{column} in %" if factor == 100 else column
+            texts = (table.cell(model, split, column) for split in reversed(SPLITS))
+            cells = [" ".join(cell).strip() for cell in texts]
             rows.append([score, names.get(model.label, model.label), *cells])
     return rows
 

@@ -99,6 +99,11 @@ class Standings:
             if key == column
         )
 
+    def cell(self, row: Standing, split: Split, column: str) -> tuple[str, str]:
+        """Return a value and its interval as texts: `("83.0", "[80.9, 84.9]")`; `-` if unknown."""
+        item = row.estimates.get((split, column))
+        return item.texts(self.factor(column)) if item else ("-", "")
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {

@@ -17,13 +17,14 @@ from evomerge.report.archives import Filled, archives_chart, archives_over_time,
 from evomerge.report.documents import Agreement, agreements, answers
 from evomerge.report.gene_map import genes_picture
 from evomerge.report.progress import progress
-from evomerge.report.recipe_picture import recipe_picture
+from evomerge.report.recipe_picture import path_text, recipe_picture
 from evomerge.report.reproduce import lm_eval_command
 from evomerge.report.rows import candidate_rows
 from evomerge.report.standings import Standings, standings
 from evomerge.report.verdict import Verdict, front_rows, main_column, verdict
 from evomerge.report.words import (
     duration,
+    renamed,
     sampling_note,
     setting_lines,
     short_names,
@@ -34,7 +35,6 @@ from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS, Example, Failure, Objective, Split
 from evomerge.searching.ranking import Ranking, best_of, ranking_of
-from evomerge.space.paths.path import describe
 
 _MOST_REASONS = 10
 _MOST_IDS = 30
@@ -129,9 +129,9 @@ class View:
         """Return a row for each model. Args: head of a column -> split and score."""
         found, rows, marked = self.table, [], None
         for index, row in enumerate(found.rows):
-            items = [(row.estimates.get(key), found.factor(key[1])) for key in columns.values()]
-            cells = [item.texts(factor) if item else "-" for item, factor in items]
-            rows.append([found.names[row.label], *cells])
+            rows.append(
+                [found.names[row.label], *(found.cell(row, *key) for key in columns.values())]
+            )
             if row.label == "searched" or row.label.endswith("(knee)"):
                 marked = index
         return Table(("model", *columns), rows, marked)
@@ -209,22 +209,17 @@ class View:
         """The path of the recipe through the layers; None if the space has no paths."""
         if self.recipe is None or self.config.space.kind == "parameters":
             return None
-        return self._with_short_names(describe(self.recipe), "= ")
+        return path_text(self.recipe, self._names)
 
     @cached_property
     def _names(self) -> dict[str, str]:
         return short_names(self.config.parents)
 
-    def _with_short_names(self, text: str, before: str = "") -> str:
-        for parent in sorted(self._names, key=len, reverse=True):
-            text = text.replace(f"{before}{parent}", f"{before}{self._names[parent]}")
-        return text
-
     @cached_property
     def figures(self) -> dict[str, Any]:
         """The pictures that this run can have, as matplotlib figures by name."""
         genome = () if self.best is None else self.best.genome
-        genes = [self._with_short_names(name) for name in self.frozen.genes]
+        genes = [renamed(name, self._names) for name in self.frozen.genes]
         importance = pictures.gene_importance(self.history, genes)
         front = (self.history, self.ranking) if self.table.has_front else None
         drawn = {

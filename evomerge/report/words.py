@@ -51,6 +51,13 @@ def short_scores(columns: Sequence[str]) -> dict[str, str]:
     }
 
 
+def renamed(text: str, names: Mapping[str, str], before: str = "") -> str:
+    """Return a text in which names take the place of references that follow `before`."""
+    for reference in sorted(names, key=len, reverse=True):
+        text = text.replace(f"{before}{reference}", f"{before}{names[reference]}")
+    return text
+
+
 def listed(names: Iterable[str]) -> str:
     """Return names as a part of a sentence: `a, b and c`."""
     *rest, last = names
