@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from evomerge.errors import not_written, without_controls
 from evomerge.report.figures import PALETTE, inline_svg, svg_text
@@ -40,8 +39,8 @@ def page(run: RunFolder) -> str:
     """Return the page of a run as HTML."""
     view = View.of(run)
 
-    def svg(name: str, caption: str) -> Markup:
-        return Markup(inline_svg(name, view.figures[name], caption))
+    def svg(name: str, caption: str) -> str:
+        return inline_svg(name, view.figures[name], caption)
 
     template = _templates().get_template("page.html.jinja")
     return template.render(view=view, svg=svg, palette=PALETTE)
@@ -52,7 +51,7 @@ def _templates() -> Environment:
     """Return what reads templates: texts of a run are escaped, and lose control characters."""
 
     def shown(value: Any) -> Any:
-        return value if isinstance(value, Markup) else without_controls(str(value))
+        return value if hasattr(value, "__html__") else without_controls(str(value))
 
     return Environment(
         loader=FileSystemLoader(Path(__file__).parent),

@@ -129,9 +129,8 @@ class View:
         """Return a row for each model. Args: head of a column -> split and score."""
         found, rows, marked = self.table, [], None
         for index, row in enumerate(found.rows):
-            rows.append(
-                [found.names[row.label], *(found.cell(row, *key) for key in columns.values())]
-            )
+            cells = [found.cell(row, split, column) for split, column in columns.values()]
+            rows.append([found.names[row.label], *cells])
             if row.label == "searched" or row.label.endswith("(knee)"):
                 marked = index
         return Table(("model", *columns), rows, marked)
