@@ -40,8 +40,8 @@ _MOST_REASONS = 10
 _MOST_IDS = 30
 
 
-class Table(NamedTuple):
-    """A table; a cell that is a pair of texts shows the second one small.
+class PageTable(NamedTuple):
+    """A table of the page; a cell that is a pair of texts shows the second one small.
 
     Attributes:
         heads: the texts of the first row.
@@ -107,7 +107,7 @@ class View:
         return progress(self.run)
 
     @property
-    def scores(self) -> Table:
+    def scores(self) -> PageTable:
         """The standings by the fitness or the only metric; those of a front by each objective."""
         if not self.table.has_front:
             return self._scores_of(main_column(self.table))
@@ -117,39 +117,43 @@ class View:
         )
 
     @property
-    def scores_by_task(self) -> dict[str, Table]:
+    def scores_by_task(self) -> dict[str, PageTable]:
         """A table for each further column of the standings; a phone has no room for all in one."""
         columns = [name for name in self.table.columns if name != main_column(self.table)]
         return {column: self._scores_of(column) for column in columns}
 
-    def _scores_of(self, column: str) -> Table:
+    def _scores_of(self, column: str) -> PageTable:
         return self._scores({split: (split, column) for split in reversed(SPLITS)})
 
-    def _scores(self, columns: Mapping[str, tuple[Split, str]]) -> Table:
-        """Return a row for each model. Args: head of a column -> split and score."""
+    def _scores(self, columns: Mapping[str, tuple[Split, str]]) -> PageTable:
+        """Return a row for each model.
+
+        Args:
+            columns: head of a column -> the split and the score that it shows.
+        """
         found, rows, marked = self.table, [], None
         for index, row in enumerate(found.rows):
             cells = [found.cell(row, split, column) for split, column in columns.values()]
             rows.append([found.names[row.label], *cells])
             if row.label == "searched" or row.label.endswith("(knee)"):
                 marked = index
-        return Table(("model", *columns), rows, marked)
+        return PageTable(("model", *columns), rows, marked)
 
     @cached_property
-    def neighbours(self) -> Table | None:
+    def neighbours(self) -> PageTable | None:
         """The neighbours on a front, and whether they differ."""
         found = front_rows(self.table)
-        return None if found is None else Table(*found)
+        return None if found is None else PageTable(*found)
 
     @cached_property
-    def comparisons(self) -> Table | None:
+    def comparisons(self) -> PageTable | None:
         """The searched merge against each baseline."""
         names, found = self.table.names, self.table.comparisons
         if not found:
             return None
         own = "winner" if names["searched"] == "winner" else "searched merge"
         heads = (f"{own} against", f"difference on {self.table.compared_on} documents")
-        return Table(heads, [(names[label], item.text) for label, item in found.items()])
+        return PageTable(heads, [(names[label], item.text) for label, item in found.items()])
 
     @property
     def settings(self) -> list[str]:
@@ -240,10 +244,10 @@ class View:
         return archives_over_time(self.history, self.ranking, self.config)
 
     @property
-    def archives(self) -> Table | None:
+    def archives(self) -> PageTable | None:
         """What each archive of CycleQD had over time; None for other strategies."""
         moments = in_words(some_rows(self._archives))
-        return Table(list(moments[0]), [list(m.values()) for m in moments]) if moments else None
+        return PageTable(list(moments[0]), [list(m.values()) for m in moments]) if moments else None
 
     @property
     def estimates(self) -> int:
@@ -256,11 +260,11 @@ class View:
         return Counter((item.stage, item.reason) for item in outcomes if isinstance(item, Failure))
 
     @cached_property
-    def failures(self) -> Table | None:
+    def failures(self) -> PageTable | None:
         """The most frequent reasons of failures."""
         found = self._reasons.most_common(_MOST_REASONS)
         rows = [(count, stage, reason) for (stage, reason), count in found]
-        return Table(("candidates", "failed in", "reason"), rows) if rows else None
+        return PageTable(("candidates", "failed in", "reason"), rows) if rows else None
 
     @property
     def more_failures(self) -> int:
@@ -277,14 +281,14 @@ class View:
         return self._agreements[0]
 
     @property
-    def who_is_right(self) -> Table | None:
+    def who_is_right(self) -> PageTable | None:
         """How many documents the merge and the parents answer rightly."""
         heads = ("score", "merge and a parent", "only the merge", "only a parent", "nobody")
         rows = [
             (item.key, item.both, len(item.gained), len(item.lost), item.nobody)
             for item in self._agreements[1]
         ]
-        return Table(heads, rows) if rows else None
+        return PageTable(heads, rows) if rows else None
 
     @property
     def document_ids(self) -> list[str]:
@@ -321,7 +325,7 @@ class View:
         return lines
 
     @property
-    def phases(self) -> Table | None:
+    def phases(self) -> PageTable | None:
         """The time that each phase took."""
         rows = [
             (
@@ -331,7 +335,9 @@ class View:
             )
             for name, item in self.run.timings.spent().items()
         ]
-        return Table(("phase of all candidates", "seconds", "CPU seconds"), rows) if rows else None
+        return (
+            PageTable(("phase of all candidates", "seconds", "CPU seconds"), rows) if rows else None
+        )
 
     @property
     def commands(self) -> list[str]:
@@ -362,11 +368,11 @@ class View:
         return (self.run.path / CONFIG).read_text(encoding="utf-8").split("\nfrozen:")[0]
 
     @cached_property
-    def candidates(self) -> Table:
+    def candidates(self) -> PageTable:
         """A row for each candidate."""
         rows = candidate_rows(self.history, self.objectives)
         heads = [name for name in rows[0] if name != "digest"] if rows else ["candidate"]
-        return Table(heads, [[_cell(row[name]) for name in heads] for row in rows])
+        return PageTable(heads, [[_cell(row[name]) for name in heads] for row in rows])
 
 
 def _shown(recipe: Recipe) -> dict[str, str]:
