@@ -13,7 +13,8 @@ from importlib.metadata import version
 from pathlib import Path, PurePath
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCardData
+from jinja2 import Template
 
 from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.errors import printable, without_controls
@@ -197,9 +198,9 @@ def _files(
     figure = None if knobs else recipe_picture(recipe, merge.names)
     known = {key: merge.parents[name] for key, name in letters.items() if name in merge.parents}
     explained: set[int] = set()
-    card = ModelCard.from_template(
-        data,
-        template_path=str(_TEMPLATE),
+    # As `ModelCard.from_template` does it, whose import takes as long as a small merge.
+    text = Template(_TEMPLATE.read_text(encoding="utf-8")).render(
+        card_data=data.to_yaml(),
         merge=merge,
         version=version("evomerge"),
         methods=", ".join(sorted({layer.method for layer in recipe.every_layer()})),
@@ -221,8 +222,8 @@ def _files(
         block=block,
         **values,
     )
-    text = f"{without_controls(str(card)).rstrip()}\n"
-    return {CARD: text, **({PICTURE: svg_text(figure, transparent=False)} if figure else {})}
+    card = f"{without_controls(text).rstrip()}\n"
+    return {CARD: card, **({PICTURE: svg_text(figure, transparent=False)} if figure else {})}
 
 
 def _named(parent: Parent, explained: set[int]) -> str:
