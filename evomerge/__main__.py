@@ -52,14 +52,19 @@ def main() -> None:
 
 
 def show_error(error: EvomergeError) -> None:
-    """Print an error: on a terminal what is wrong and what to do, in a pipe one line."""
+    """Print an error: in a pipe one line, on a terminal in lines that divide no word or path."""
     text = f"evomerge: {error}"
     if sys.stderr.isatty():
         import shutil
+        import textwrap
 
-        from evomerge.cli.sentences import for_terminal
-
-        text = for_terminal(str(error), shutil.get_terminal_size().columns)
+        text = textwrap.fill(
+            text,
+            shutil.get_terminal_size().columns,
+            subsequent_indent=" " * len("evomerge: "),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
     print(text, file=sys.stderr)
 
 

@@ -38,7 +38,6 @@ IMPORTED = (
     "transformers.models.llama.modeling_llama",
     "transformers.tokenization_utils_tokenizers",
     "evomerge.cli.commands",
-    "evomerge.cli.consent",
     "evomerge.cli.live",
     "evomerge.evaluation.single",
     "evomerge.evaluation.tasks.harness",

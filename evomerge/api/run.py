@@ -50,7 +50,12 @@ class Run:
         return f"{self.folder}: {answer}\n{title}:\n{models.to_string(index=False)}"
 
     def _repr_html_(self) -> str:
-        from evomerge.report.markup import text
+        from html import escape
+
+        from evomerge.errors import without_controls
+
+        def text(words: str) -> str:
+            return escape(without_controls(words))
 
         answer, title, models = self._summary()
         said = f"<p><b>{text(str(self.folder))}</b>: {text(answer)}</p>"

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from evomerge.cli import completion
 from evomerge.cli.options import JsonOption, RunFolderArgument
 
 
@@ -20,25 +18,20 @@ def status(
     watch: Annotated[bool, typer.Option(help="refresh until the search ends")] = False,
 ) -> None:
     """Say how far a search is."""
-    from evomerge.cli import terminal
+    from evomerge.cli.live import print_progress, states
+    from evomerge.cli.live import watch as watch_run
+    from evomerge.cli.terminal import print_json
     from evomerge.report.progress import progress
     from evomerge.run.folder import RunFolder
 
     run = RunFolder(directory)
-    if watch and not as_json:
-        from evomerge.cli.watching import watch_run
-
-        watch_run(run)
-        return
-    values = progress(run)
-    while watch and values["state"] == "running":
-        terminal.print_json(values)
-        time.sleep(2)
-        values = progress(run)
     if as_json:
-        terminal.print_json(values)
+        for values in states(run) if watch else [progress(run)]:
+            print_json(values)
+    elif watch:
+        watch_run(run)
     else:
-        terminal.print_progress(values)
+        print_progress(progress(run))
 
 
 def results(
@@ -68,7 +61,6 @@ def results(
 
     from evomerge.cli import terminal
     from evomerge.config.schema import parse
-    from evomerge.report.amounts import duration
     from evomerge.report.reproduce import document_ids, lm_eval_command
     from evomerge.report.rows import (
         brief_rows,
@@ -78,8 +70,8 @@ def results(
         without_details,
         write_csv,
     )
-    from evomerge.report.sampled import sampling_note
     from evomerge.report.standings import standings
+    from evomerge.report.words import duration, sampling_note
     from evomerge.run.folder import RunFolder
     from evomerge.run.history import History
     from evomerge.searching.ranking import best_of, measured, ranking_of
@@ -166,20 +158,16 @@ def report(
 def dashboard(
     directories: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="DIR...", help="folders of runs", autocompletion=completion.run_folders
-        ),
+        typer.Argument(metavar="DIR...", help="folders of runs"),
     ],
     port: Annotated[int, typer.Option(min=0, max=65535, help="port; 0: any that is free")] = 8080,
 ) -> None:
     """Show runs in optuna-dashboard, in a browser on this machine, also while they go on."""
-    import warnings
-
     from evomerge.cli import terminal
     from evomerge.errors import InputError
 
     try:
-        from evomerge.report.dashboard.server import HOST, make_server, open_studies
+        from evomerge.report.dashboard import serve
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("optuna", "optuna_dashboard"):
             raise
@@ -187,10 +175,4 @@ def dashboard(
             f"The dashboard needs {error.name}, which is not installed; install it with "
             "`pip install 'evomerge[dashboard]'`."
         ) from error
-    studies = open_studies(directories)
-    # Optuna warns of every parameter that has few trials, again and again.
-    warnings.filterwarnings("ignore", module="optuna")
-    with make_server(studies, port) as server:
-        names = ", ".join(study.name for study in studies)
-        terminal.say(f"{names}: http://{HOST}:{server.server_port}/ (Ctrl-C ends it)")
-        server.serve_forever()
+    serve(directories, port, terminal.say)

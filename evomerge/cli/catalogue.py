@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from evomerge.cli.completion import beginning
-from evomerge.cli.options import JsonOption
+from evomerge.cli.options import JsonOption, offered
 from evomerge.errors import InputError, did_you_mean
 
 SPACES = {
@@ -25,7 +24,7 @@ def list_(
         str,
         typer.Argument(
             help="methods, optimizers, spaces or parents",
-            autocompletion=lambda incomplete: beginning(LISTS, incomplete),
+            autocompletion=offered(lambda: LISTS),
         ),
     ],
     as_json: JsonOption = False,

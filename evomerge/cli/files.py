@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evomerge.cli import completion
 from evomerge.cli.options import (
     AllowBenchmarksOption,
     AllowCodeOption,
@@ -17,6 +16,8 @@ from evomerge.cli.options import (
     JsonOption,
     SetOption,
     TrustCodeOption,
+    consent_of,
+    offered,
 )
 
 if TYPE_CHECKING:
@@ -24,12 +25,18 @@ if TYPE_CHECKING:
     from evomerge.setup.problem import Problem
 
 
+def _presets() -> tuple[str, ...]:
+    from evomerge.config.presets import preset_names
+
+    return tuple(preset_names())
+
+
 def init(
     file: Annotated[Path, typer.Argument(metavar="FILE")] = Path("search.yaml"),
     preset: Annotated[
         str,
         typer.Option(
-            help="parameters, dataflow, joint, lorahub or multi", autocompletion=completion.presets
+            help="parameters, dataflow, joint, lorahub or multi", autocompletion=offered(_presets)
         ),
     ] = "parameters",
 ) -> None:
@@ -56,7 +63,6 @@ def validate(
 ) -> None:
     """Check a search file: parents, shapes, tasks, metrics, documents, memory."""
     from evomerge.cli import terminal
-    from evomerge.cli.consent import consent_of
     from evomerge.config.schema import load, read, refuse_frozen
     from evomerge.setup import stages
     from evomerge.setup.genes import gene_list

@@ -1,12 +1,17 @@
-"""What a running search shows: a panel that is redrawn on a terminal, lines in a pipe."""
+"""How far a search is: its panel or lines while it runs here, and `evomerge status`.
+
+Both say the same in the same words (see `in_words`).
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -14,25 +19,143 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from evomerge.cli.terminal import err, estimate, example_lines, say
+from evomerge.cli.terminal import (
+    err,
+    estimate,
+    example_lines,
+    make_table,
+    out,
+    print_table,
+    say,
+    spoken,
+    text_of,
+)
 from evomerge.errors import without_controls
-from evomerge.report.amounts import duration
-from evomerge.report.confidence import factor_of, fitness_interval
-from evomerge.report.equal_scores import doubt_about_baselines
-from evomerge.report.names import short_names, short_scores
-from evomerge.report.progress import LATEST
+from evomerge.report.confidence import Estimate, factor_of
+from evomerge.report.documents import doubt_about_baselines
+from evomerge.report.progress import leaders, progress, workers_in_words
+from evomerge.report.words import duration, short_names, short_scores
+from evomerge.run.activity import WorkerState
+from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.lines import Event
 from evomerge.run.timings import RECENT
 from evomerge.scores import Failure, Objective, Scores
 from evomerge.searching.ranking import Ranking
-from evomerge.space.baselines import AVERAGES
 
 log = logging.getLogger(__name__)
 
+_WORKER_HEADERS = ("worker", "place", "does", "for")
+_PAUSE = 2.0
+_PATIENCE = 10.0  # seconds in which a search that has just been started takes its lock
+
+
+def in_words(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return values of `evomerge.report.progress.progress` with names and texts for people."""
+    words = {name: _in_words(name, value) for name, value in values.items()}
+    return {name: text_of(value) for name, value in spoken(words).items()}
+
+
+def _in_words(name: str, value: Any) -> Any:
+    if value is None:
+        return value
+    match name:
+        case "hours" | "remaining_hours":
+            return duration(3600 * value)
+        case "candidates_per_hour":
+            return f"{value:,.0f}"
+        case "latest":
+            return "; ".join(map(_latest_in_words, reversed(value))) or None
+        case "best" | "best_parent":
+            origin = short_names([value["origin"]])[value["origin"]]
+            return f"{_scores_in_words(value)}, candidate {value['candidate']} ({origin})"
+        case "workers":
+            states = [WorkerState(**worker) for worker in value]
+            return f"{len(states)}: {workers_in_words(states, time.time())[0]}"
+        case _:
+            return value
+
+
+def _scores_in_words(item: Mapping[str, Any]) -> str:
+    """Return the fitness of a candidate with its interval; of a front, its scores."""
+    if "scores" in item:
+        return values_in_words(item["scores"])
+    found = Estimate(item["fitness"], item.get("low", math.nan), item.get("high", math.nan))
+    return estimate(found, factor_of([found.value]))
+
+
+def _latest_in_words(item: Mapping[str, Any]) -> str:
+    if item["failure"] is not None:
+        return f"{item['candidate']} failed in {item['failure']}"
+    if "scores" not in item and item["fitness"] is None:  # an event that no search writes
+        return f"- ({item['candidate']})"
+    about = "about " if item["is_estimate"] else ""
+    return f"{about}{_scores_in_words(item)} ({item['candidate']})"
+
+
+def values_in_words(values: Mapping[str, float]) -> str:
+    """Return scores by objective as text, in the metric's own sign."""
+    names = short_scores(list(values))
+    return ", ".join(f"{names[key]} {value:.4g}" for key, value in values.items())
+
+
+def states(run: RunFolder) -> Iterator[dict[str, Any]]:
+    """Yield the progress of a run, again and again until its search ends.
+
+    A search that has just been started, without a candidate yet, is waited for.
+    """
+    values, end = progress(run), time.monotonic() + _PATIENCE
+    while values["state"] == "stopped" and not values["candidates"] and time.monotonic() < end:
+        time.sleep(0.2)
+        values = progress(run)
+    yield values
+    while values["state"] == "running":
+        time.sleep(_PAUSE)
+        values = progress(run)
+        yield values
+
+
+def watch(run: RunFolder) -> None:
+    """Show the progress until the search ends: redrawn on a terminal, its changes in a pipe."""
+    if out.is_terminal:
+        with Live(console=out, auto_refresh=False) as live:
+            for values in states(run):
+                live.update(Group(*_tables(values)), refresh=True)
+        return
+    shown: dict[str, Any] = {}
+    for values in states(run):
+        if not shown:
+            print_progress(values)
+        keys = ("state", "candidates", "scored", "failed", "best", "winner", "phase")
+        changed = {key: values.get(key) for key in keys if values.get(key) != shown.get(key)}
+        if shown and changed:
+            print_table(("what", "value"), list(in_words(changed).items()))
+        shown = values
+
+
+def print_progress(values: Mapping[str, Any]) -> None:
+    """Print the progress of a search, and what its workers do."""
+    if out.is_terminal:
+        out.print(*_tables(values), sep="\n")
+        return
+    print_table(("what", "value"), list(in_words(values).items()))
+    if rows := _worker_rows(values):
+        print_table(_WORKER_HEADERS, rows)
+
+
+def _tables(values: Mapping[str, Any]) -> list[RenderableType]:
+    what = make_table(("what", "value"), list(in_words(values).items()))
+    rows = _worker_rows(values)
+    return [what, "", make_table(_WORKER_HEADERS, rows)] if rows else [what]
+
+
+def _worker_rows(values: Mapping[str, Any]) -> list[list[str]]:
+    workers = [WorkerState(**worker) for worker in values.get("workers", [])]
+    return workers_in_words(workers, time.time())[1]
+
 
 class SearchDisplay:
-    """Shows a running search.
+    """Shows a search that runs in this process.
 
     Args:
         total: largest number of candidates; None if the budget has no such bound.
@@ -41,11 +164,9 @@ class SearchDisplay:
     """
 
     def __init__(self, total: int | None, ranking: Ranking, history: History | None = None) -> None:
-        self._ranking = ranking
-        self._history = history or History()
-        self._incumbents = self._ranking.incumbents(self._history.candidates)
+        self._total, self._ranking, self._history = total, ranking, history or History()
+        self._incumbents = ranking.incumbents(self._history.candidates)
         self._times: deque[float] = deque(maxlen=RECENT)
-        self._intervals: dict[int, str] = {}
         self._preparing: tuple[str, int, int] | None = None
         self._finals: tuple[str, int] | None = None
         self._finals_done = 0
@@ -60,7 +181,6 @@ class SearchDisplay:
         done = len(self._history.told)
         stage = f"replaying {done} candidates" if done else "loading models and tasks"
         self._task = self._bar.add_task(stage, total=total, completed=done, speed="")
-        self._total = total
 
     def warn_of_baselines(self, history: History, event: Event) -> None:
         """Warn before the first candidate of the optimizer if the baselines tell nothing."""
@@ -95,7 +215,6 @@ class SearchDisplay:
         if "candidate" in event and event["event"] != "ask":
             changed = history.candidates[event["candidate"]]
             self._incumbents = self._ranking.incumbents([*self._incumbents, changed])
-            self._intervals.pop(changed.number, None)
         if event["event"] == "tell":
             self._times.append(time.monotonic())
         if err.is_terminal:
@@ -131,75 +250,42 @@ class SearchDisplay:
 
     def _panel(self) -> RenderableType:
         """Return the bar, the best candidate beside the best parent, failures, the latest."""
+        values: dict[str, Any] = {}
+        if self._preparing is not None:
+            method, done, total = self._preparing
+            values["preparing"] = f"{method}: {done} of {total} tensors"
+        if self._ranking.has_front and self._incumbents:
+            values["front"] = f"{len(self._incumbents)} candidates"
+        values |= leaders(self._history, self._ranking, self._incumbents)
+        values["failed"] = sum(item.status == "failed" for item in self._history.told) or None
         lines = Table.grid(padding=(0, 2))
         lines.add_column(style="dim", no_wrap=True, min_width=len("best parent"))
         lines.add_column(overflow="ellipsis", no_wrap=True)
-        for name, words in self._lines():
+        for name, words in in_words({k: v for k, v in values.items() if v}).items():
             lines.add_row(name, Text(without_controls(words)))
         return Group(self._bar, lines)
-
-    def _lines(self) -> Iterator[tuple[str, str]]:
-        history = self._history
-        if self._preparing is not None:
-            method, done, total = self._preparing
-            yield "preparing", f"{method}: {done} of {total} tensors"
-        best = self._ranking.best(self._incumbents)
-        if self._ranking.has_front and self._incumbents:
-            yield "front", f"{len(self._incumbents)} candidates"
-        if best is not None:
-            yield "knee" if self._ranking.has_front else "best", self._with_interval(best)
-        parents = [item for item in history.baselines if item.label not in AVERAGES]
-        best_parents = self._ranking.incumbents(parents)
-        if best_parents and best_parents[0] is not best and not self._ranking.has_front:
-            yield "best parent", self._with_interval(best_parents[0])
-        latest = [item for item in history.told[-LATEST:] if item.values is not None]
-        if latest:
-            yield "latest", ", ".join(map(self._brief, reversed(latest)))
-        failed = [item for item in history.told if item.status == "failed"]
-        if failed:
-            last = describe(history, failed[-1].number, ()).removeprefix("candidate ")
-            yield "failed", f"{len(failed)}; the last one: {last}"
-
-    def _with_interval(self, candidate: Candidate) -> str:
-        if candidate.number not in self._intervals:
-            scores = candidate.scores("search")
-            words = "-"
-            if scores is not None and self._ranking.has_front:
-                words = values_in_words(scores, self._ranking.objectives)
-            elif scores is not None:
-                found = fitness_interval(self._ranking.objectives, scores)
-                words = estimate(found, factor_of([found.value]))
-            self._intervals[candidate.number] = words
-        return f"{self._intervals[candidate.number]}  {named(self._history, candidate.number)}"
-
-    def _brief(self, candidate: Candidate) -> str:
-        scores = candidate.scores("search")
-        if candidate.fitness is None and scores is not None:
-            return f"{values_in_words(scores, self._ranking.objectives)} ({candidate.number})"
-        about = "about " if candidate.is_estimate else ""
-        return f"{about}{_points(candidate, 1)} ({candidate.number})"
 
     def _say(self, event: Event) -> None:
         """Print the line of an event."""
         history = self._history
-        if event["event"] == "tell":
-            best = ""
-            first = self._ranking.best(self._incumbents)
-            if self._ranking.has_front and self._incumbents:
-                best = f"; {len(self._incumbents)} on the front"
-            elif first is not None:
-                best = f"; best {_points(first)} (candidate {first.number})"
-            say(describe(history, event["candidate"], self._ranking.objectives) + best)
-        elif event["event"] == "complete":
-            told = describe(history, event["candidate"], self._ranking.objectives)
-            say(f"{told} on all search documents, as every finalist")
-        elif event["event"] == "score":
-            say(f"{named(history, event['candidate'])} scored on {event['split']}")
-        elif event["event"] == "winner":
-            front = "".join(f"{number}, " for number in event.get("front", ()))
-            wins = f"candidate {event['candidate']} wins"
-            what = f"candidates {front.rstrip(', ')} are the front" if front else wins
-            say(f"{what} on the validation documents")
+        match event["event"]:
+            case "tell":
+                best, first = "", self._ranking.best(self._incumbents)
+                if self._ranking.has_front and self._incumbents:
+                    best = f"; {len(self._incumbents)} on the front"
+                elif first is not None:
+                    best = f"; best {_points(first)} (candidate {first.number})"
+                say(_described(history, event["candidate"], self._ranking.objectives) + best)
+            case "complete":
+                told = _described(history, event["candidate"], self._ranking.objectives)
+                say(f"{told} on all search documents, as every finalist")
+            case "score":
+                say(f"{named(history, event['candidate'])} scored on {event['split']}")
+            case "winner":
+                front = ", ".join(map(str, event.get("front", ())))
+                wins = f"candidate {event['candidate']} wins"
+                what = f"candidates {front} are the front" if front else wins
+                say(f"{what} on the validation documents")
 
     def _note_preparation(self, event: Event) -> None:
         """Note how far a preparation is; in a pipe, print when it begins and ends."""
@@ -214,7 +300,7 @@ class SearchDisplay:
             say(f"prepared {method} in {event['seconds']:.0f} s")
 
 
-def describe(history: History, number: int, objectives: Sequence[Objective]) -> str:
+def _described(history: History, number: int, objectives: Sequence[Objective]) -> str:
     """Return one line that says what came out of a candidate on the search documents."""
     candidate = history.candidates[number]
     outcome = candidate.outcomes.get("search")
@@ -226,20 +312,14 @@ def describe(history: History, number: int, objectives: Sequence[Objective]) -> 
         source = f", estimated from {documents} documents" if candidate.is_estimate else ""
         return f"{head} {_points(candidate)}{source}"
     if isinstance(outcome, Scores) and candidate.values is not None:
-        return f"{head} {values_in_words(outcome, objectives)}"
+        return f"{head} {values_in_words({o.key: outcome.aggregates[o.key] for o in objectives})}"
     return f"{head} open"
 
 
-def values_in_words(scores: Scores, objectives: Sequence[Objective]) -> str:
-    """Return the value of each objective as text, in the metric's own sign."""
-    names = short_scores([item.key for item in objectives])
-    return ", ".join(f"{names[i.key]} {scores.aggregates[i.key]:.4g}" for i in objectives)
-
-
-def _points(candidate: Candidate, decimals: int = 2) -> str:
+def _points(candidate: Candidate) -> str:
     """Return the fitness as it is in all tables: in per cent if it is a share."""
     value = candidate.fitness or 0.0
-    return f"{factor_of([value]) * value:.{decimals}f}"
+    return f"{factor_of([value]) * value:.2f}"
 
 
 def named(history: History, number: int) -> str:

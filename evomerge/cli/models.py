@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from evomerge.cli import completion
 from evomerge.cli.options import (
     AllowCodeOption,
     AllowPickleOption,
@@ -16,6 +15,8 @@ from evomerge.cli.options import (
     RunFolderArgument,
     ShardSizeOption,
     TrustCodeOption,
+    consent_of,
+    offered,
 )
 
 _ModelArgument = Annotated[
@@ -23,9 +24,14 @@ _ModelArgument = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="folder, Hub id or zoo:NAME",
-        autocompletion=completion.model_folders,
     ),
 ]
+
+
+def _splits() -> tuple[str, ...]:
+    from evomerge.scores import SPLITS
+
+    return SPLITS
 
 
 def export(
@@ -62,11 +68,10 @@ def evaluate(
             "--config",
             metavar="FILE",
             help="search file",
-            autocompletion=completion.configs,
         ),
     ],
     split: Annotated[
-        str, typer.Option(help="search, validation or test", autocompletion=completion.splits)
+        str, typer.Option(help="search, validation or test", autocompletion=offered(_splits))
     ] = "test",
     show: Annotated[
         int, typer.Option(min=0, help="print so many documents with prompt, answer and target")
@@ -80,10 +85,9 @@ def evaluate(
     from dataclasses import asdict
 
     from evomerge.cli import terminal
-    from evomerge.cli.consent import consent_of
     from evomerge.config.schema import load
     from evomerge.report.confidence import factor_of, intervals
-    from evomerge.report.sampled import sampling_note
+    from evomerge.report.words import sampling_note
     from evomerge.searching.ranking import measured
     from evomerge.setup.runs import prepare
     from evomerge.setup.search import evaluate as evaluate_model
@@ -122,7 +126,6 @@ def merge(
         typer.Argument(
             metavar="RECIPE.yaml",
             help="a recipe, or a mergekit config",
-            autocompletion=completion.recipes,
         ),
     ],
     out: OutOption,
@@ -163,7 +166,6 @@ def push(
         typer.Argument(
             metavar="MODEL_DIR",
             help="an exported model",
-            autocompletion=completion.model_folders,
         ),
     ],
     repository: Annotated[str, typer.Argument(metavar="REPO_ID", help="org/name on the Hub")],

@@ -1,24 +1,39 @@
-"""Arguments and options that several commands share."""
+"""Arguments and options that several commands share, what Tab offers, and consent to run code."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evomerge.cli import completion
+if TYPE_CHECKING:
+    from evomerge.trust.consent import Consent
 
-RunFolderArgument = Annotated[
-    Path,
-    typer.Argument(metavar="DIR", help="folder of a run", autocompletion=completion.run_folders),
-]
-FileArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="FILE", help="search file (YAML)", autocompletion=completion.search_files
-    ),
-]
+
+def offered(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """Return what a shell calls for Tab: what was typed -> the names that begin with it.
+
+    The names are looked up then only, so that a command does not wait for their imports. Files and
+    folders are offered by the shell itself.
+    """
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names() if name.startswith(incomplete)]
+
+    return complete
+
+
+def _trackers() -> Iterable[str]:
+    from evomerge.report.trackers.protocol import TRACKERS
+
+    return TRACKERS.names()
+
+
+RunFolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="folder of a run")]
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="search file (YAML)")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON")]
 CandidatesOption = Annotated[
     int | None, typer.Option(min=1, help="largest number of candidates, over all sessions")
@@ -51,6 +66,35 @@ TrackOption = Annotated[
         "--track",
         metavar="NAME",
         help="log the search to a tracker: trackio or wandb",
-        autocompletion=completion.trackers,
+        autocompletion=offered(_trackers),
     ),
 ]
+
+
+def consent_of(trust_code: bool) -> Consent:
+    """Return how a command decides whether the code of a search file may run.
+
+    Args:
+        trust_code: whether the option `--trust-code` is given.
+    """
+    from evomerge.trust.consent import Consent
+
+    at_terminal = sys.stdin.isatty() and sys.stderr.isatty()
+    return Consent(given=trust_code, ask=_ask if at_terminal else None, told=_tell)
+
+
+def _tell(files: Sequence[Path]) -> None:
+    from evomerge.cli.terminal import say
+
+    for file in files:
+        say(f"from now on this code may run: {file}")
+
+
+def _ask(files: Sequence[Path]) -> bool:
+    from evomerge.cli.terminal import paused, say
+
+    with paused():
+        say("this search runs code that you have not allowed on this machine:")
+        for file in files:
+            say(f"  {file}")
+        return typer.confirm("Have you read it, and may it run?", err=True)

@@ -18,6 +18,7 @@ from evomerge.cli.options import (
     SetOption,
     TrackOption,
     TrustCodeOption,
+    consent_of,
 )
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ def search(
     track: TrackOption = None,
 ) -> None:
     """Start a search."""
-    from evomerge.cli.consent import consent_of
     from evomerge.cli.terminal import busy, warn
     from evomerge.config.schema import load, read, refuse_frozen
     from evomerge.run.folder import RunFolder
@@ -108,7 +108,6 @@ def resume(
 ) -> None:
     """Continue a search, with a larger budget or with other workers if you say so."""
     from evomerge.cli import terminal
-    from evomerge.cli.consent import consent_of
     from evomerge.errors import InputError
     from evomerge.run import repair
     from evomerge.run.folder import STAGES, RunFolder
@@ -155,7 +154,7 @@ def _check_tracker(name: str | None) -> None:
     Raises:
         InputError: there is no such tracker, or it is not installed.
     """
-    from evomerge.report.trackers.registry import find_tracker
+    from evomerge.report.trackers.protocol import find_tracker
 
     if name is not None:
         find_tracker(name)
@@ -175,7 +174,7 @@ def _run(
     from evomerge.cli import terminal
     from evomerge.cli.live import SearchDisplay, named
     from evomerge.errors import Terminated
-    from evomerge.report.equal_scores import doubt_about_winner
+    from evomerge.report.documents import doubt_about_winner
     from evomerge.report.standings import standings
     from evomerge.report.trackers.follower import tracked
     from evomerge.report.verdict import verdict

@@ -7,13 +7,13 @@ as markup of Rich, and no character of them steers the terminal (see `without_co
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
 import sys
-import time
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
@@ -22,19 +22,13 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from evomerge.cli.sentences import wrapped
 from evomerge.errors import escaped_controls, without_controls
-from evomerge.report.amounts import duration
-from evomerge.report.confidence import Estimate, factor_of
-from evomerge.report.names import short_scores
-from evomerge.report.workers import workers_in_words
-from evomerge.run.activity import WorkerState
+from evomerge.report.confidence import Estimate
+from evomerge.report.words import short_scores
 from evomerge.scores import SPLITS, Example, Split
 
 if TYPE_CHECKING:
     from evomerge.report.standings import Standings
-
-log = logging.getLogger(__name__)
 
 FINAL_FIRST: tuple[Split, ...] = ("test", "validation", "search")
 """The splits in the order in which scores are shown: the one that nothing was chosen on first."""
@@ -46,8 +40,6 @@ _SPOKEN = {
     "dimension": "genes",
 }
 """Names of values -> what people read, where it is more than a space for each `_`."""
-
-WORKER_HEADERS = ("worker", "place", "does", "for")
 
 out = Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
 err = Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False)
@@ -112,66 +104,9 @@ def print_values(values: Mapping[str, Any]) -> None:
     print_table(("what", "value"), [(name, text_of(value)) for name, value in values.items()])
 
 
-def print_progress(values: Mapping[str, Any]) -> None:
-    """Print the progress of a search, and what its workers do.
-
-    Args:
-        values: named values, as `evomerge.report.progress.progress` returns them.
-    """
-    shown, rows = progress_in_words(values)
-    print_values(shown)
-    if rows:
-        print_table(WORKER_HEADERS, rows)
-
-
-def progress_in_words(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[list[str]]]:
-    """Return the progress of a search for people, and a row for each of the busiest workers."""
-    shown = spoken({name: _in_words(name, value) for name, value in values.items()})
-    workers = [WorkerState(**worker) for worker in values.get("workers", [])]
-    if not workers:
-        return shown, []
-    summary, rows = workers_in_words(workers, time.time())
-    return {**shown, "workers": f"{len(workers)}: {summary}"}, rows
-
-
 def spoken(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return values with their names in words: `best_parent` is `best parent`."""
     return {_SPOKEN.get(name, name.replace("_", " ")): value for name, value in values.items()}
-
-
-def _in_words(name: str, value: Any) -> Any:
-    if value is None:
-        return value
-    if name in ("hours", "remaining_hours"):
-        return duration(3600 * value)
-    if name in ("best", "best_parent") and "scores" in value:
-        return f"{_scores(value)}, candidate {value['candidate']} ({value['origin']})"
-    if name in ("best", "best_parent"):
-        found = Estimate(value["fitness"], value.get("low", math.nan), value.get("high", math.nan))
-        shown = estimate(found, factor_of([found.value]))
-        return f"{shown}, candidate {value['candidate']} ({value['origin']})"
-    if name == "candidates_per_hour":
-        return f"{value:,.0f}"
-    if name == "latest":
-        return "; ".join(_brief(item) for item in reversed(value)) or None
-    return value
-
-
-def _scores(item: Mapping[str, Any]) -> str:
-    names = short_scores(list(item["scores"]))
-    return ", ".join(f"{names[key]} {value:.4g}" for key, value in item["scores"].items())
-
-
-def _brief(item: Mapping[str, Any]) -> str:
-    if item["failure"] is not None:
-        return f"{item['candidate']} failed in {item['failure']}"
-    if "scores" in item:
-        return f"{_scores(item)} ({item['candidate']})"
-    value = item["fitness"]
-    if value is None:  # an event that no search writes
-        return f"- ({item['candidate']})"
-    about = "about " if item["is_estimate"] else ""
-    return f"{about}{factor_of([value]) * value:.1f} ({item['candidate']})"
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], first: str) -> None:
@@ -199,9 +134,7 @@ def print_standings(table: Standings) -> None:
         return [
             [table.names[row.label]]
             + [
-                estimate(item, table.factor(column))
-                if (item := row.estimates.get((split, column)))
-                else "-"
+                " ".join(table.cell(row, split, column)).strip()
                 for column in columns
                 for split in splits
             ]
@@ -269,10 +202,12 @@ def say(message: str, *, whole: bool = False) -> None:
     Args:
         message: the message.
         whole: keep long lines whole, so that a command can be copied; else a terminal breaks them
-            between words.
+            between words, but never a path.
     """
     if err.is_terminal and not whole:
-        message = "\n".join(wrapped(line, err.width) for line in message.splitlines())
+        lines = message.splitlines()
+        fill = partial(textwrap.fill, break_long_words=False, break_on_hyphens=False)
+        message = "\n".join(fill(line, err.width) for line in lines)
     err.print(without_controls(message))
 
 

@@ -1,41 +1,50 @@
 """The model card of a merge: its parents, its recipe, its scores, and how to repeat it.
 
-Cards are published, so a card shows the name of a local folder, never its path.
+`card.md.jinja` is the card. Cards are published, so a card shows the name of a local folder, never
+its path; and texts from files are escaped in it, so that they are shown as they are.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCardData
+from jinja2 import Template
 
-from evomerge.config.schema import SearchConfig
-from evomerge.errors import without_controls
-from evomerge.export.markdown import code, plain, row
-from evomerge.export.metadata import card_data, hub_datasets, results_on_test
+from evomerge.config.schema import Frozen, SearchConfig
+from evomerge.errors import printable, without_controls
+from evomerge.export.metadata import card_data, hub_datasets, results_on_test, search_file
 from evomerge.export.parents import Parent, common_licence
-from evomerge.export.repeat import budget_of, how_to_repeat, options_of, search_file
 from evomerge.models.references import split_kind
 from evomerge.recipe import Recipe
-from evomerge.report.markup import svg_text
+from evomerge.report.figures import svg_text
 from evomerge.report.recipe_picture import (
     is_path,
     knobs_of_every_layer,
     parent_letters,
+    path_text,
     recipe_picture,
 )
-from evomerge.report.sampled import sampling_note
-from evomerge.report.settings import scored_as_themselves
-from evomerge.report.standings import Standings, alone, standings
+from evomerge.report.standings import Standings, alone, scored_as_themselves, standings
+from evomerge.report.words import sampling_note
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS
 from evomerge.searching.ranking import Ranking, best_of, measured
 from evomerge.setup.anchored import is_winner_of_stage
-from evomerge.space.paths.path import describe
 
 CARD, PICTURE = "README.md", "recipe.svg"
+
+_TEMPLATE = Path(__file__).with_name("card.md.jinja")
+
+_SIGNS = re.compile(r"[\\`*<>|~$]|\](?=[(\[:])|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_])")
+"""What has a meaning in a line of Markdown, such as `_`, but not between letters or digits."""
+
+_LINKS = (("://", ":&#47;/"), ("www.", "www&#46;"))  # become links without any sign around them
 
 
 @dataclass(frozen=True)
@@ -82,12 +91,13 @@ def merge_card(merge: Merge, versions: Mapping[str, str]) -> dict[str, str]:
     Returns:
         name of a file -> its text.
     """
-    commands = [_merge_command(merge)]
-    intro = f"A merge that was made by evomerge {version('evomerge')}. {_recipe_sentences(merge)}"
-    data = card_data(merge.name, merge.used, mergekit=merge.mergekit)
-    repeat = how_to_repeat(commands, versions, merge.used)
-    path = _path(merge) if is_path(merge.recipe) else []
-    return _files(merge, data, intro, path, repeat)
+    return _files(
+        merge,
+        card_data(merge.name, merge.used, mergekit=merge.mergekit),
+        versions,
+        path=path_text(merge.recipe, merge.names) if is_path(merge.recipe) else "",
+        commands=[_merge_command(merge)],
+    )
 
 
 def search_card(
@@ -115,130 +125,99 @@ def search_card(
     Returns:
         name of a file -> its text.
     """
-    objectives, best = measured(ranking), best_of(history, ranking)
+    frozen, best = config.frozen or Frozen(), best_of(history, ranking)
     is_winner = candidate is best or candidate in history.front
-    parent = merge.parents[str(candidate.label)] if itself else None
     as_scored = unchanged if itself else merge.recipe.dtype == config.dtype
     scores = candidate.scores("test") if is_winner and as_scored else None
+    options, count = _options(config), len(history.candidates)
+    stages = [item.name for name, item in merge.parents.items() if is_winner_of_stage(name)]
+    moving = [item.name for name, item in merge.parents.items() if split_kind(name)[0]]
+    chosen = "" if candidate is best else f" --candidate {candidate.number}"
+    dtype = "" if as_scored else f" --dtype {merge.recipe.dtype}"
+    commands = [
+        f"evomerge search search.yaml --run RUN --candidates {count}{options}",
+        f"evomerge export RUN --out MODEL_DIR{chosen}{dtype}{_pickles(merge)}",
+        f"{_merge_command(merge)}    # this model without the search",
+    ]
+    sources = (
+        f"{split}: {', '.join(map(code, dict.fromkeys(frozen.sources[split].values())))}"
+        for split in SPLITS
+        if split in frozen.sources
+    )
+    table = standings(history, ranking) if is_winner else alone(candidate, ranking)
+    search = {
+        "number": candidate.number,
+        "count": count,
+        "optimizer": config.optimizer.name,
+        "seed": config.seed,
+        "scored_dtype": "" if as_scored or merge.recipe.dtype == config.dtype else config.dtype,
+        "sources": "; ".join(sources),
+        "sampling_note": sampling_note(frozen.sampled),
+        "is_winner": is_winner,
+        "is_estimate": candidate.is_estimate,
+        "splits": tuple(reversed(SPLITS)),
+        "table": _table(table, merge.names),
+        "note": scored_as_themselves(history, merge.names) if is_winner else None,
+        "stages": " and ".join(map(code, stages)),
+        "moving": " and ".join(map(code, moving)),
+        "trusts_code": "--trust-code" in options,
+        "file": search_file(config, history, merge.names),
+    }
     data = card_data(
         merge.name,
         merge.used,
         mergekit=merge.mergekit,
         datasets=hub_datasets(config),
-        results=results_on_test(config, objectives, scores) if scores else (),
+        results=results_on_test(config, measured(ranking), scores) if scores else (),
     )
-    intro = (
-        f"Candidate {candidate.number} of an evomerge {version('evomerge')} search over "
-        f"{len(history.candidates)} candidates (optimizer {plain(config.optimizer.name)}, seed "
-        f"{config.seed}). {_recipe_sentences(merge, parent, unchanged)}"
+    return _files(
+        merge,
+        data,
+        frozen.versions,
+        search=search,
+        path="" if config.space.kind == "parameters" else path_text(merge.recipe, merge.names),
+        itself=merge.parents[str(candidate.label)] if itself else None,
+        itself_parts=_own_and_lent(merge),
+        change="unchanged" if unchanged else f"in {merge.recipe.dtype}",
+        commands=[_merge_command(merge)] if stages else commands,
     )
-    chosen = "" if candidate is best else f" --candidate {candidate.number}"
-    dtype = "" if as_scored else f" --dtype {merge.recipe.dtype}"
-    count, options, pickles = len(history.candidates), options_of(config), _pickles(merge)
-    is_stage = any(map(is_winner_of_stage, merge.parents))
-    search = [
-        f"evomerge search search.yaml --run RUN --candidates {count}{options}",
-        f"evomerge export RUN --out MODEL_DIR{chosen}{dtype}{pickles}",
-    ]
-    alone = "" if is_stage else "    # this model without the search"
-    commands = [*([] if is_stage else search), _merge_command(merge) + alone]
-    body = [
-        *([] if config.space.kind == "parameters" else _path(merge)),
-        *([] if as_scored else _dtype(config, merge.recipe)),
-        "## Scores",
-        "",
-        *_sources(config),
-        *(_of_run(history, ranking, merge.names) if is_winner else _of_one(candidate, ranking)),
-        "",
-    ]
-    versions = config.frozen.versions if config.frozen else {}
-    repeat = how_to_repeat(commands, versions, merge.used)
-    about = [*(_stage(merge) if is_stage else _moving(merge)), *_trusting(options)]
-    used = config.model_copy(update={"budget": budget_of(config, history)})
-    file = search_file(used, merge.names, "" if is_stage else "search.yaml")
-    return _files(merge, data, intro, body, [*repeat, *about, *file])
-
-
-def _merge_command(merge: Merge) -> str:
-    return f"evomerge merge evomerge_recipe.yaml --out MODEL_DIR{_pickles(merge)}"
-
-
-def _pickles(merge: Merge) -> str:
-    return " --allow-pickle" if merge.allow_pickle else ""
-
-
-def _trusting(options: str) -> list[str]:
-    """Return lines about an option that lets code of other people run."""
-    if "--trust-code" not in options:
-        return []
-    return [
-        "`--trust-code` runs the code that the search file names (tasks, objective functions): "
-        "read it first.",
-        "",
-    ]
-
-
-def _stage(merge: Merge) -> list[str]:
-    """Return lines that say why no command repeats the search of a stage."""
-    names = [code(item.name) for name, item in merge.parents.items() if is_winner_of_stage(name)]
-    return [
-        "This model was found by a stage of a search in stages, which began with the winner of an "
-        f"earlier stage ({' and '.join(names)}). Its search file alone does not repeat that, so "
-        "there is no command for the search; the recipe builds the model.",
-        "",
-    ]
-
-
-def _moving(merge: Merge) -> list[str]:
-    """Return lines about parents whose names may mean another model when the search is repeated."""
-    kinds = ((split_kind(name)[0], parent.name) for name, parent in merge.parents.items())
-    names = [code(name) for kind, name in kinds if kind]
-    if not names:
-        return []
-    return [
-        f"A search takes {' and '.join(names)} as found when it starts. If that is another model "
-        "by now, repeating the search gives another result; the recipe has pins and builds this "
-        "model, or names the parent that has changed.",
-        "",
-    ]
 
 
 def _files(
-    merge: Merge,
-    data: ModelCardData,
-    intro: str,
-    body: Sequence[str],
-    repeat: Sequence[str],
+    merge: Merge, data: ModelCardData, versions: Mapping[str, str], **values: Any
 ) -> dict[str, str]:
     """Return the texts of the card and of its picture, by file name."""
-    knobs = knobs_of_every_layer(merge.recipe)
+    recipe = merge.recipe
+    letters, knobs = parent_letters(recipe), knobs_of_every_layer(recipe)
     # A picture would show one colour over the whole depth; importing matplotlib takes long.
-    figure = None if knobs else recipe_picture(merge.recipe, merge.names)
-    picture = [f"![The recipe: what comes from which parent]({PICTURE})", ""] if figure else []
-    letters = parent_letters(merge.recipe)
+    figure = None if knobs else recipe_picture(recipe, merge.names)
+    known = {key: merge.parents[name] for key, name in letters.items() if name in merge.parents}
     explained: set[int] = set()
-    lines = [
-        f"# {merge.name}",
-        "",
-        intro,
-        "",
-        *picture,
-        "Parents:",
-        "",
-        *(
-            f"- {key}: {_named(merge.parents[reference], explained)}"
-            if reference in merge.parents
-            else f"- {key}: {code(reference)}"
-            for key, reference in letters.items()
-        ),
-        "",
-        *([f"In every layer: {knobs}.", ""] if knobs else []),
-        *body,
-        *_licence(merge, letters),
-        *repeat,
-    ]
-    text = "\n".join(lines).rstrip()
-    card = f"---\n{without_controls(data.to_yaml())}\n---\n\n{text}\n"
+    # As `ModelCard.from_template` does it, whose import takes as long as a small merge.
+    text = Template(_TEMPLATE.read_text(encoding="utf-8")).render(
+        card_data=data.to_yaml(),
+        merge=merge,
+        version=version("evomerge"),
+        methods=", ".join(sorted({layer.method for layer in recipe.every_layer()})),
+        members=" and ".join(map(code, recipe.members)),
+        picture=PICTURE if figure else "",
+        parents=[
+            (key, _named(known[key], explained) if key in known else code(name))
+            for key, name in letters.items()
+        ],
+        knobs=knobs,
+        licence=common_licence(merge.used),
+        licences=[
+            (key, ", ".join(code(item.label) if item else "not known" for item in parent.licences))
+            for key, parent in known.items()
+        ],
+        versions=", ".join(f"{package} {number}" for package, number in versions.items()),
+        plain=plain,
+        code=code,
+        block=block,
+        **values,
+    )
+    card = f"{without_controls(text).rstrip()}\n"
     return {CARD: card, **({PICTURE: svg_text(figure, transparent=False)} if figure else {})}
 
 
@@ -254,27 +233,6 @@ def _named(parent: Parent, explained: set[int]) -> str:
     explained.add(id(parent.merged_from))
     own = ", ".join(_named(item, explained) for item in parent.merged_from)
     return f"{code(parent.name)} (a merge of {own})"
-
-
-def _recipe_sentences(merge: Merge, parent: Parent | None = None, unchanged: bool = True) -> str:
-    """Return the merge method, or which parent it is, and the files that have the recipe."""
-    if parent is not None:
-        change = "unchanged" if unchanged else f"in {merge.recipe.dtype}"
-        return (
-            f"It is no merge, but the parent {code(parent.name)} itself, {change}, with its own "
-            f"{_own_and_lent(merge)} `evomerge_recipe.yaml` says so as a recipe."
-        )
-    methods = sorted({layer.method for layer in merge.recipe.every_layer()})
-    members = ""
-    if merge.recipe.members:
-        names = " and ".join(map(code, merge.recipe.members))
-        members = f" It merges earlier merges of the search ({names}), whose recipes are there too."
-    mergekit = ", and for mergekit in `mergekit_config.yml`" if merge.mergekit else ""
-    return (
-        f"Merge method: {plain(', '.join(methods))}. The exact recipe is in `evomerge_recipe.yaml`"
-        f"{mergekit}.{members} (`evomerge push` does not upload these files if they name folders "
-        "of the machine where the model was made.)"
-    )
 
 
 def _own_and_lent(merge: Merge) -> str:
@@ -293,112 +251,60 @@ def _own_and_lent(merge: Merge) -> str:
     )
 
 
-def _path(merge: Merge) -> list[str]:
-    """Return lines with the blocks in one line."""
-    text = describe(merge.recipe)
-    names = merge.names
-    for reference in sorted(names, key=len, reverse=True):
-        text = text.replace(f"= {reference}", f"= {names[reference]}")
-    return [
-        "Path through the layers (`B8-15x0.9`: layers 8 to 15 of parent B, the hidden state "
-        f"multiplied by 0.9 where it enters; folded into the weights): {code(text)}",
-        "",
-    ]
-
-
-def _dtype(config: SearchConfig, recipe: Recipe) -> list[str]:
-    """Return lines that name the dtype, if it is not the one that was scored."""
-    if recipe.dtype == config.dtype:
-        return []
-    return [f"Written in {recipe.dtype}; the scores are those of the {config.dtype} weights.", ""]
-
-
-def _sources(config: SearchConfig) -> list[str]:
-    """Return lines that name the tasks and task splits that the documents of each split are from.
-
-    The split of the search (search, validation, test) comes first, then its sources. If texts were
-    drawn at random, that is said, too.
-    """
-    known = config.frozen.sources if config.frozen else {}
-    note = sampling_note(config.frozen.sampled) if config.frozen else None
-    listed = [
-        f"{split}: {', '.join(map(code, dict.fromkeys(known[split].values())))}"
-        for split in SPLITS
-        if split in known
-    ]
-    lines = [f"Sources of the documents ({'; '.join(listed)}).", ""] if listed else []
-    return lines + ([plain(note), ""] if note is not None else [])
-
-
-def _of_one(candidate: Candidate, ranking: Ranking) -> list[str]:
-    """Return lines with the scores of a candidate that is not the winner."""
-    left_out = "This candidate is not the winner of its run, so the run's table is left out."
-    table = alone(candidate, ranking)
-    if not table.rows:
-        return [f"{left_out} It has no scores."]
-    part = " It was scored on a part of the search documents only." if candidate.is_estimate else ""
-    return [
-        f"{left_out} Its own scores, with 95 % intervals where they are known, are those that the "
-        f"search has compared, so they are too high by selection if it was picked for them.{part}",
-        "",
-        *_table(table, {}),
-    ]
-
-
-def _of_run(history: History, ranking: Ranking, names: Mapping[str, str]) -> list[str]:
-    """Return lines with the standings of a run."""
-    table, note = standings(history, ranking), scored_as_themselves(history, names)
-    return [
-        "Scores with 95 % intervals, where they are known. Candidates were compared on the search "
-        "documents, the winner was chosen on the validation documents, and nothing was chosen on "
-        "the test documents.",
-        "",
-        *_table(table, names),
-        *(["", plain(note)] if note else []),
-    ]
-
-
-def _table(table: Standings, names: Mapping[str, str]) -> list[str]:
-    """Return standings as a Markdown table: a row for each score and model, the test first."""
-    splits = tuple(reversed(SPLITS))
-    lines = [
-        row(("score", "model", *splits)),
-        "|---" * (len(splits) + 2) + "|",
-    ]
+def _table(table: Standings, names: Mapping[str, str]) -> list[list[str]]:
+    """Return a row for each score and model: score, model, and a cell for each split."""
+    rows = []
     for column in table.columns:
-        factor = table.factor(column)
-        score = f"{column} in %" if factor == 100 else column
+        score = f"{column} in %" if table.factor(column) == 100 else column
         for model in table.rows:
-            found = [model.estimates.get((split, column)) for split in splits]
-            cells = [" ".join(item.texts(factor)).strip() if item else "-" for item in found]
-            label = names.get(model.label, model.label)
-            lines.append(row((score, label, *cells)))
-    return lines
+            texts = (table.cell(model, split, column) for split in reversed(SPLITS))
+            cells = [" ".join(cell).strip() for cell in texts]
+            rows.append([score, names.get(model.label, model.label), *cells])
+    return rows
 
 
-def _licence(merge: Merge, letters: Mapping[str, str]) -> list[str]:
-    """Return the section about the licence; nothing is concluded from cards that do not agree."""
-    licence = common_licence(merge.used)
-    if licence is not None:
-        text = (
-            f"The cards of all parents name the licence {code(licence.label)}; so does this card."
-        )
-        return ["## Licence", "", text, ""]
-    said = [
-        f"- {letter}: " + ", ".join(code(item.label) if item else "not known" for item in licences)
-        for letter, licences in (
-            (letter, merge.parents[reference].licences)
-            for letter, reference in letters.items()
-            if reference in merge.parents
-        )
-    ]
-    return [
-        "## Licence",
-        "",
-        "**This card names no licence**, since the cards of the parents name different ones, or "
-        "not all of them name one. Read the licences of the parents before you use or publish this "
-        "model. In the cards:",
-        "",
-        *said,
-        "",
-    ]
+def _merge_command(merge: Merge) -> str:
+    return f"evomerge merge evomerge_recipe.yaml --out MODEL_DIR{_pickles(merge)}"
+
+
+def _pickles(merge: Merge) -> str:
+    return " --allow-pickle" if merge.allow_pickle else ""
+
+
+def _options(config: SearchConfig) -> str:
+    """Return the options with which the search of a run is allowed to do what it has done."""
+    from evomerge.evaluation.tasks.functions import is_function
+
+    frozen = config.frozen or Frozen()
+    given = {
+        "--allow-pickle": frozen.allow_pickle,
+        "--allow-code": frozen.allow_code,
+        "--trust-code": frozen.code or any(map(is_function, config.tasks)),
+    }
+    return "".join(f" {option}" for option, is_given in given.items() if is_given)
+
+
+def plain(text: str) -> str:
+    """Return a text that Markdown shows as it is, on one line; also in a cell of a table."""
+    shown = _SIGNS.sub(r"\\\g<0>", printable(text, len(text)))
+    for begin, harmless in _LINKS:
+        shown = shown.replace(begin, harmless)
+    return shown
+
+
+def code(text: str) -> str:
+    """Return a text as code in a line of Markdown; not for a cell of a table."""
+    shown = printable(text, len(text)).strip() or " "
+    fence = "`" * (1 + _longest_run(shown))
+    space = " " if shown.startswith("`") or shown.endswith("`") else ""
+    return f"{fence}{space}{shown}{space}{fence}"
+
+
+def block(lines: Sequence[str], language: str = "") -> str:
+    """Return lines as a block of code; nothing in them ends the block."""
+    fence = "`" * max(3, 1 + _longest_run("\n".join(lines)))
+    return "\n".join([f"{fence}{language}", *map(without_controls, lines), fence])
+
+
+def _longest_run(text: str) -> int:
+    return max(map(len, re.findall("`+", text)), default=0)

@@ -17,8 +17,8 @@ from pathlib import Path
 from evomerge.errors import CheckpointError, EvomergeError, InputError, one_line
 from evomerge.parsing.links import check_inside, check_ordinary
 
-_ID = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", re.ASCII)
-_NO_OWNERS = ("datasets", "models", "spaces")
+_PART = r"[A-Za-z0-9]([\w.-]*\w)?"
+_ID = re.compile(rf"(?!(datasets|models|spaces)/)({_PART}/)?{_PART}(?<!\.git)", re.ASCII)
 _LONGEST_ID = 96
 _LOCAL_PATH = re.compile(r"(^|[\s\[{(,:+'\"])(/|~/)[\w.~-]", re.MULTILINE)
 _RECIPES = ("*.yaml", "*.yml")
@@ -113,17 +113,9 @@ def _check_folder(model: Path) -> None:
 
 
 def _check_id(repository: str) -> None:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-
-    owner = repository.partition("/")[0] if "/" in repository else ""
-    try:
-        validate_repo_id(repository)
-        # Older versions of the client accept letters that the Hub refuses.
-        is_id = _ID.fullmatch(repository) is not None and len(repository) <= _LONGEST_ID
-    except HFValidationError:
-        is_id = False
-    if not is_id or owner in _NO_OWNERS:
+    """Refuse what the Hub refuses; older versions of its client accept more letters than it."""
+    is_doubled = "--" in repository or ".." in repository
+    if is_doubled or len(repository) > _LONGEST_ID or not _ID.fullmatch(repository):
         raise InputError(
             f"REPO_ID is {repository!r}; it must be `org/name`, made of the letters a to z, "
             f"digits, '-', '_' and '.', {_LONGEST_ID} characters at most, without '--' and '..', "

@@ -1,17 +1,26 @@
-"""The metadata at the beginning of a model card, by which the Hub lists and finds a model."""
+"""What a card says in the Hub's own terms, and which search file it shows: all without paths."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
 
+import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from evomerge.config.schema import SearchConfig
+from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.export.parents import Parent, common_languages, common_licence
+from evomerge.models.references import split_kind
+from evomerge.run.history import History
 from evomerge.scores import SPLITS, Objective, Scores
 
 _TASK = "text-generation"
+
+_PATH = re.compile(r"(?<![\w.~/-])(~|\.{1,2})?(/[^\s/:+,;='\"()\[\]{}]+)+/?")
+"""A path that begins in the root, the home folder or this one; no address of the web."""
 
 
 def card_data(
@@ -51,7 +60,7 @@ def card_data(
 
 def hub_datasets(config: SearchConfig) -> list[str]:
     """Return the ids of the data sets on the Hub that a run's documents came from."""
-    known = config.frozen.datasets if config.frozen else {}
+    known = (config.frozen or Frozen()).datasets
     items = (item for split in SPLITS for item in known.get(split, {}).values())
     return list(dict.fromkeys(item.id for item in items))
 
@@ -69,19 +78,17 @@ def results_on_test(
         scores: the scores of a model on the test documents.
     """
     return [
-        _result(config, objective, scores)
+        _result(config.frozen or Frozen(), objective, scores)
         for objective in objectives
-        if not objective.is_exact
-        if math.isfinite(scores.aggregates[objective.key])
+        if not objective.is_exact and math.isfinite(scores.aggregates[objective.key])
     ]
 
 
-def _result(config: SearchConfig, objective: Objective, scores: Scores) -> EvalResult:
-    known = config.frozen.datasets.get("test", {}) if config.frozen else {}
-    sources = config.frozen.sources.get("test", {}) if config.frozen else {}
-    dataset = known.get(objective.task)
+def _result(frozen: Frozen, objective: Objective, scores: Scores) -> EvalResult:
+    dataset = frozen.datasets.get("test", {}).get(objective.task)
+    source = frozen.sources.get("test", {}).get(objective.task, "")
     # The split of the task, unless the name that the split has in the data set is known.
-    split = sources.get(objective.task, "").rpartition(":")[2] or "test"
+    split = source.rpartition(":")[2] or "test"
     documents = scores.fidelity.get(objective.task)
     count = f" on {documents} test documents" if documents else " on test documents"
     return EvalResult(
@@ -95,3 +102,40 @@ def _result(config: SearchConfig, objective: Objective, scores: Scores) -> EvalR
         metric_name=f"{objective.task} {objective.metric}{count}",
         metric_value=scores.aggregates[objective.key],
     )
+
+
+def search_file(config: SearchConfig, history: History, names: Mapping[str, str]) -> list[str]:
+    """Return the lines of the search file, without defaults and without paths of this machine.
+
+    The section `executor` is left out: it says where the search ran, and does not change its
+    result. The budget is the one of the last `resume`.
+
+    Args:
+        config: the search file of a run.
+        history: the run.
+        names: reference of a parent -> its published name.
+    """
+    budget = config.budget.model_copy(update=history.budget)
+    used = config.model_copy(update={"budget": budget})
+    plain = used.model_dump(mode="json", exclude={"frozen", "executor"}, exclude_defaults=True)
+    text = yaml.safe_dump(_published(plain, names), sort_keys=False, allow_unicode=True, width=98)
+    return text.strip().splitlines()
+
+
+def _published(value: Any, names: Mapping[str, str]) -> Any:
+    """Return plain values in which parents have their published names, and paths are cut."""
+    if isinstance(value, dict):
+        return {_published(key, names): _published(item, names) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_published(item, names) for item in value]
+    if isinstance(value, str):
+        return names.get(value) or _without_folders(value)
+    return value
+
+
+def _without_folders(text: str) -> str:
+    """Return a text in which paths are cut to their last part, wherever they stand in it."""
+    kind, rest = split_kind(text)
+    if rest.startswith(("/", "~", "./", "../")):  # one path, perhaps with spaces
+        return kind + "+".join(PurePath(part).name for part in rest.split("+"))
+    return _PATH.sub(lambda found: PurePath(found[0]).name, text)

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evomerge.report.confidence import Comparison, Estimate, compare
-from evomerge.report.names import short_scores
+from evomerge.report.words import short_scores
 from evomerge.scores import Objective, Scores
 
 LEVEL = 0.025

@@ -7,9 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from evomerge.report.colours import INK
-from evomerge.report.heat_map import few_ticks, heat_map, panels_below
-from evomerge.report.pictures import genome_bars, plain_text, short_label
+from evomerge.report.figures import INK, few_ticks, heat_map, label_text, panels_below
+from evomerge.report.pictures import genome_bars
 
 _OF_LAYER = re.compile(r"(?P<what>in|scale)\.(?P<row>.+)\[(?P<place>\d+)\](?P<copy>#\d+)?")
 """A gene of one layer of one parent: `in.zoo:maths[3]`, `scale.zoo:maths[3]#2`."""
@@ -59,7 +58,7 @@ def gene_map(names: Sequence[str], genome: Sequence[float]) -> Any | None:
         0.55 * len(rows) + 0.2 * sum(rows) + 0.4, [count + 1.2 for count in rows]
     )
     for axes, (title, grid) in zip(drawn, panels.items(), strict=True):
-        labelled = {plain_text(short_label(label)): row for label, row in _rows(grid).items()}
+        labelled = {label_text(label): row for label, row in _rows(grid).items()}
         heat_map(figure, axes, title, labelled)
         axes.xaxis.set_major_locator(few_ticks(8, whole=True))
     below = "layer of the parent" if "in" in panels else "place in the path"

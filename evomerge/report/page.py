@@ -1,23 +1,20 @@
 """The report of a run (`evomerge report`): one HTML page that needs no other files.
 
-Its pictures are SVG made with matplotlib: a page has 0.1 to 0.5 MB, needs no script, and can be
-printed. Plotly would add 4.5 MB of script to each page.
+`page.html.jinja` is the page; what it shows is a `View`. Its pictures are SVG made with matplotlib:
+a page has 0.1 to 0.5 MB, needs no script, and can be printed. Plotly would add 4.5 MB of script to
+each page.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from evomerge.errors import not_written
-from evomerge.report.colours import STYLE
-from evomerge.report.markup import paragraph, svg_text, text
-from evomerge.report.progress import progress
-from evomerge.report.sections.cost import cost
-from evomerge.report.sections.course import course
-from evomerge.report.sections.found import found
-from evomerge.report.sections.outcome import outcome
-from evomerge.report.sections.repeat import repeat
-from evomerge.report.sections.tradeoffs import tradeoffs
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from evomerge.errors import not_written, without_controls
+from evomerge.report.figures import PALETTE, inline_svg, svg_text
 from evomerge.report.view import View
 from evomerge.run.atomic import replace_text
 from evomerge.run.folder import RunFolder
@@ -40,28 +37,30 @@ def write_page(run: RunFolder, target: Path) -> None:
 
 def page(run: RunFolder) -> str:
     """Return the page of a run as HTML."""
-    view, status = View.of(run), progress(run)
-    config, title = view.config, text(run.path.absolute().name)
-    lead = (
-        f"evomerge search over {status['candidates']} candidates, {status['failed']} failed, "
-        f"{status['state']}; {config.space.kind} space, optimizer {config.optimizer.name}, seed "
-        f"{config.seed}."
-    )
-    parts = [
-        f"<h1>{title}</h1>",
-        paragraph(lead, "lead"),
-        *outcome(view),
-        *found(view),
-        *course(view),
-        *tradeoffs(view),
-        *cost(view),
-        *repeat(view),
-    ]
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<link rel="icon" href="data:,"><style>{STYLE}</style></head>'
-        f"<body>{''.join(parts)}</body></html>\n"
+    view = View.of(run)
+
+    def svg(name: str, caption: str) -> str:
+        return inline_svg(name, view.figures[name], caption)
+
+    template = _templates().get_template("page.html.jinja")
+    return template.render(view=view, svg=svg, palette=PALETTE)
+
+
+@cache
+def _templates() -> Environment:
+    """Return what reads templates: texts of a run are escaped, and lose control characters."""
+
+    def shown(value: Any) -> Any:
+        return value if hasattr(value, "__html__") else without_controls(str(value))
+
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        finalize=shown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
 
 

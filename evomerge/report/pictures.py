@@ -1,8 +1,4 @@
-"""The pictures of a run, as matplotlib figures: standings, course of the search, genes.
-
-A figure is 5.6 inches wide with large letters, so that it can be read on a phone. Its colours are
-those of `evomerge.report.colours`, which a page replaces by its own.
-"""
+"""The pictures of a run, as matplotlib figures: standings, course of the search, front, genes."""
 
 from __future__ import annotations
 
@@ -10,77 +6,55 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evomerge.errors import printable
-from evomerge.report.colours import ACCENT, BAD, GREY, INK, LINE, PALE, SOFT, WARM
-from evomerge.report.confidence import factor_of
+from evomerge.report.confidence import factor_of, intervals
+from evomerge.report.figures import (
+    ACCENT,
+    BAD,
+    GREY,
+    INK,
+    PALE,
+    SOFT,
+    WARM,
+    WIDTH,
+    add_legend,
+    label_text,
+    make_axes,
+    new_axes,
+)
 from evomerge.report.standings import Standings
 from evomerge.report.verdict import main_column
 from evomerge.run.history import Candidate, History
-from evomerge.scores import SPLITS
+from evomerge.scores import SPLITS, Objective, Split
+from evomerge.searching.front import hypervolume
+from evomerge.searching.ranking import Ranking, front_of
 
 _SPLIT_COLOURS = {"search": GREY, "validation": PALE, "test": ACCENT}
 _MOST_GENES = 40  # of one picture with names
-
-
-def make_axes(axes: Any) -> Any:
-    """Return axes in the style of a report."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(LINE)
-    axes.tick_params(colors=INK, labelsize=10, color=LINE)
-    axes.grid(axis="y", color=LINE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    return axes
-
-
-def _axes(height: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.6, height), layout="constrained")
-    return figure, make_axes(figure.add_subplot())
-
-
-def add_legend(figure: Any) -> None:
-    """Put a legend above the axes of a figure."""
-    handles: dict[str, Any] = {}
-    for axes in figure.axes:
-        handles |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        frameon=False,
-        fontsize=10,
-        labelcolor=INK,
-        loc="outside upper left",
-        ncols=3,
-        handletextpad=0.4,
-        columnspacing=1.0,
-    )
+_LEAST_CANDIDATES = 10  # of which correlations say something
+_MOST_CORRELATIONS = 12
 
 
 def standings_chart(table: Standings) -> Any:
     """Plot the fitness (or the only metric) of each model with its 95 % interval, by split."""
     column = main_column(table)
     factor = table.factor(column)
-    labels = [plain_text(short_label(table.names[row.label], 60)) for row in table.rows]
-    figure, axes = _axes(0.9 + 0.5 * max(1, len(labels)))
-    axes.grid(visible=False)
-    axes.grid(axis="x", color=LINE, linewidth=0.8)
+    labels = [label_text(table.names[row.label], 60) for row in table.rows]
+    below = label_text(column, 80) + _unit(factor)
+    figure, axes = new_axes(0.9 + 0.5 * max(1, len(labels)), below)
+    make_axes(axes, "x")
     for offset, split in enumerate(SPLITS):
+        colour = _SPLIT_COLOURS[split]
+        axes.plot([], [], "o-", color=colour, label=split)
         for index, row in enumerate(table.rows):
             item = row.estimates.get((split, column))
             if item is None or not math.isfinite(item.value):
                 continue
             y = index + (offset - 1) * 0.22
             if item.has_interval:
-                bounds = [factor * item.low, factor * item.high]
-                axes.plot(bounds, [y, y], color=_SPLIT_COLOURS[split], linewidth=2)
-            axes.plot(factor * item.value, y, "o", color=_SPLIT_COLOURS[split], markersize=6)
-    for split in SPLITS:
-        axes.plot([], [], "o-", color=_SPLIT_COLOURS[split], label=split)
+                axes.plot([factor * item.low, factor * item.high], [y, y], color=colour, lw=2)
+            axes.plot(factor * item.value, y, "o", color=colour, markersize=6)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
-    below = plain_text(short_label(column, 80))
-    axes.set_xlabel(below + (" in %" if factor == 100 else ""), color=INK, fontsize=10)
     add_legend(figure)
     return figure
 
@@ -88,52 +62,33 @@ def standings_chart(table: Standings) -> Any:
 def best_so_far(history: History) -> Any:
     """Plot the fitness of every candidate on the search documents, and the best so far."""
     finished = [item for item in history.candidates if item.fitness is not None]
-    factor = factor_of(item.fitness or 0.0 for item in finished)
-
-    figure, axes = _axes(3.4)
+    factor = factor_of(_fitness(item) for item in finished)
+    figure, axes = new_axes(3.4, "candidate", f"fitness{_unit(factor)}")
 
     def points(items: Sequence[Candidate], mark: str, label: str, **style: Any) -> None:
         if items:
-            heights = [factor * (item.fitness or 0.0) for item in items]
+            heights = [factor * _fitness(item) for item in items]
             axes.plot([item.number for item in items], heights, mark, label=label, **style)
 
     searched = [item for item in finished if item.is_proposed]
-    points(
-        [item for item in searched if not item.is_estimate],
-        "o",
-        "candidate",
-        color=GREY,
-        markersize=3.5,
-    )
-    points(
-        [item for item in searched if item.is_estimate],
-        "o",
-        "estimated",
-        color=GREY,
-        markersize=3.5,
-        fillstyle="none",
-    )
-    points(
-        [item for item in finished if not item.is_proposed],
-        "D",
-        "parents, uniform",
-        color=WARM,
-        markersize=5,
-    )
+    whole = [item for item in searched if not item.is_estimate]
+    estimated = [item for item in searched if item.is_estimate]
+    others = [item for item in finished if not item.is_proposed]
+    points(whole, "o", "candidate", color=GREY, markersize=3.5)
+    points(estimated, "o", "estimated", color=GREY, markersize=3.5, fillstyle="none")
+    points(others, "D", "parents, uniform", color=WARM, markersize=5)
     best, line = -math.inf, []
     for item in finished:
-        best = best if item.is_estimate else max(best, item.fitness or 0.0)
+        best = best if item.is_estimate else max(best, _fitness(item))
         line.append(factor * best)
     numbers = [item.number for item in finished]
     axes.step(numbers, line, where="post", color=ACCENT, label="best so far")
     failed = [item.number for item in history.candidates if item.status == "failed"]
     if failed:
-        floor = min((factor * (item.fitness or 0.0) for item in finished), default=0.0)
+        floor = min((factor * _fitness(item) for item in finished), default=0.0)
         axes.plot(failed, [floor] * len(failed), "x", color=BAD, label="failed")
     if history.winner is not None:
         points([history.winner], "*", "winner", color=ACCENT, markersize=13)
-    axes.set_xlabel("candidate", color=INK, fontsize=10)
-    axes.set_ylabel("fitness" + (" in %" if factor == 100 else ""), color=INK, fontsize=10)
     add_legend(figure)
     return figure
 
@@ -153,17 +108,13 @@ def spread_of_generations(history: History) -> Any | None:
     import numpy as np
 
     factor = factor_of(value for values in by_generation.values() for value in values)
-    figure, axes = _axes(2.6)
+    figure, axes = new_axes(2.6, "generation", f"fitness{_unit(factor)}")
     numbers = sorted(by_generation)
-    quantiles = np.array(
-        [np.quantile(by_generation[number], [0, 0.25, 0.5, 0.75, 1]) for number in numbers]
-    )
-    low, first, middle, third, high = factor * quantiles.T
+    quantiles = [np.quantile(by_generation[number], [0, 0.25, 0.5, 0.75, 1]) for number in numbers]
+    low, first, middle, third, high = factor * np.array(quantiles).T
     axes.fill_between(numbers, low, high, color=PALE, alpha=0.35, linewidth=0, label="all")
     axes.fill_between(numbers, first, third, color=PALE, linewidth=0, label="middle half")
     axes.plot(numbers, middle, color=ACCENT, label="median")
-    axes.set_xlabel("generation", color=INK, fontsize=10)
-    axes.set_ylabel("fitness" + (" in %" if factor == 100 else ""), color=INK, fontsize=10)
     add_legend(figure)
     return figure
 
@@ -171,12 +122,45 @@ def spread_of_generations(history: History) -> Any | None:
 def genome_bars(names: Sequence[str], genome: Sequence[float]) -> Any:
     """Plot the value of each gene: as bars with their names, or as dots if there are many."""
     if len(genome) > _MOST_GENES:
-        figure, axes = _axes(3)
+        figure, axes = new_axes(3, "gene")
         axes.plot(range(len(genome)), genome, ".", color=ACCENT)
-        axes.set_xlabel("gene", color=INK, fontsize=10)
         return figure
     labels = [names[index] if index < len(names) else str(index) for index in range(len(genome))]
     return _bars(labels, genome, "value")
+
+
+def gene_importance(history: History, names: Sequence[str]) -> dict[str, float]:
+    """Return Spearman's rank correlation of the genes with the fitness, the closest ones first.
+
+    Args:
+        history: the state of a run.
+        names: names of the genes, in the order of the genome.
+
+    Returns:
+        name -> correlation from -1 to 1, of at most 12 genes; none if there are fewer than 10
+        candidates. Estimated scores count too. A gene that never changed is left out.
+    """
+    rows = [
+        (item.genome, item.fitness)
+        for item in history.candidates
+        if item.fitness is not None and len(item.genome) == len(names) > 0
+    ]
+    if len(rows) < _LEAST_CANDIDATES:
+        return {}
+    import numpy as np
+    from scipy.stats import rankdata
+
+    ranks = rankdata(np.array([genome for genome, _ in rows], dtype=float), axis=0)
+    fitness = rankdata([value for _, value in rows])
+    ranks, fitness = ranks - ranks.mean(axis=0), fitness - fitness.mean()
+    spread = np.sqrt((ranks**2).sum(axis=0) * (fitness**2).sum())
+    found = {
+        name: float(ranks[:, index] @ fitness / spread[index])
+        for index, name in enumerate(names)
+        if spread[index] > 0
+    }
+    closest = sorted(found, key=lambda name: -abs(found[name]))
+    return {name: found[name] for name in closest[:_MOST_CORRELATIONS]}
 
 
 def importance_bars(importance: Mapping[str, float]) -> Any:
@@ -187,28 +171,112 @@ def importance_bars(importance: Mapping[str, float]) -> Any:
 
 
 def _bars(labels: Sequence[str], values: Sequence[float], what: str) -> Any:
-    figure, axes = _axes(0.9 + 0.3 * max(1, len(values)))
-    axes.grid(visible=False)
-    axes.grid(axis="x", color=LINE, linewidth=0.8)
+    figure, axes = new_axes(0.9 + 0.3 * max(1, len(values)), what)
+    make_axes(axes, "x")
     axes.barh(range(len(values)), values, color=ACCENT, height=0.7)
-    axes.set_yticks(
-        range(len(values)), [plain_text(short_label(label)) for label in labels], fontsize=10
-    )
-    axes.set_xlabel(what, color=INK, fontsize=10)
+    axes.set_yticks(range(len(values)), list(map(label_text, labels)), fontsize=10)
     axes.invert_yaxis()
     return figure
 
 
-def short_label(label: str, most: int = 34) -> str:
-    """Return a label whose middle is left out if it is long."""
-    if len(label) <= most:
-        return label
-    return f"{label[: most // 2 - 1]}…{label[-(most // 2) :]}"
+def front_chart(history: History, ranking: Ranking) -> Any:
+    """Plot the candidates and the front: the first objective against each other one.
 
-
-def plain_text(text: str) -> str:
-    """Return a text that matplotlib shows as it is, on one line.
-
-    matplotlib reads text between `$` as a formula, and SVG has no control characters.
+    Candidates are drawn with their scores on the search documents; the front with its scores on the
+    test documents and 95 % intervals, as soon as all of its members have them.
     """
-    return printable(text, len(text)).replace("$", r"\$")
+    from matplotlib.figure import Figure
+
+    first, *others = ranking.objectives
+    figure = Figure(figsize=(WIDTH, 3.4 * len(others)), layout="constrained")
+    front = front_of(history, ranking)
+    scored = [item for item in history.candidates if item.scores("search") is not None]
+    factors = {
+        item.key: factor_of(_score(candidate, "search", item) for candidate in scored)
+        for item in ranking.objectives
+    }
+    for place, other in enumerate(others, start=1):
+        axes = make_axes(figure.add_subplot(len(others), 1, place))
+        _draw_front(axes, scored, front, (other, first), factors)
+        for objective, set_label in ((other, axes.set_xlabel), (first, axes.set_ylabel)):
+            better = "" if objective.higher_is_better else " (less is better)"
+            name = label_text(objective.key, 60)
+            set_label(name + _unit(factors[objective.key]) + better, color=INK, fontsize=10)
+    add_legend(figure)
+    return figure
+
+
+def _draw_front(
+    axes: Any,
+    scored: Sequence[Candidate],
+    front: Sequence[Candidate],
+    pair: tuple[Objective, Objective],
+    factors: Mapping[str, float],
+) -> None:
+    """Draw candidates and the front in the plane of two objectives: horizontal, vertical."""
+
+    def draw(items: Sequence[Candidate], split: Split, mark: str, **style: Any) -> None:
+        points = [[factors[o.key] * _score(item, split, o) for o in pair] for item in items]
+        if points:
+            axes.plot(*zip(*sorted(points), strict=True), mark, **style)
+
+    searched = [item for item in scored if item.label is None]
+    baselines = [item for item in scored if item.label is not None]
+    draw(searched, "search", "o", color=GREY, markersize=3.5, label="candidate")
+    draw(baselines, "search", "D", color=WARM, markersize=5, label="parents, uniform")
+    if not all(item.scores("test") for item in front):
+        draw(front, "search", "o-", color=ACCENT, markersize=6, label="front")
+        return
+    draw(front, "test", "o-", color=ACCENT, markersize=6, label="front, on test documents")
+    across, up = (factors[objective.key] for objective in pair)
+    for item in front:
+        if (scores := item.scores("test")) is None:
+            continue
+        x, y = (intervals(pair, scores)[objective.key] for objective in pair)
+        if x.has_interval:
+            axes.plot([across * x.low, across * x.high], [up * y.value] * 2, color=ACCENT, lw=1)
+        if y.has_interval:
+            axes.plot([across * x.value] * 2, [up * y.low, up * y.high], color=ACCENT, lw=1)
+
+
+def hypervolume_so_far(history: History, ranking: Ranking) -> Any:
+    """Plot how much of the space of objectives the front dominates, over the candidates.
+
+    The space is the box from the lowest to the highest value of each objective that any candidate
+    reached; the hypervolume is the share of it in which some candidate is better.
+    """
+    figure, axes = new_axes(2.8, "candidate", "hypervolume")
+    axes.step(*_hypervolumes(history, ranking), where="post", color=ACCENT)
+    axes.set_ylim(0, 1)
+    return figure
+
+
+def _hypervolumes(history: History, ranking: Ranking) -> tuple[list[int], list[float]]:
+    """Return the numbers of the scored candidates, and the hypervolume after each of them."""
+    scored = [item for item in history.candidates if item.values is not None]
+    values = [item.values or () for item in scored]
+    if not values:
+        return [], []
+    lowest = tuple(map(min, zip(*values, strict=True)))
+    highest = tuple(map(max, zip(*values, strict=True)))
+    shares, front, known = [], list[Candidate](), 0.0
+    for item in scored:
+        grown = ranking.incumbents([*front, item])
+        if grown != front:
+            front = grown
+            known = hypervolume([member.values or () for member in front], lowest, highest)
+        shares.append(known)
+    return [item.number for item in scored], shares
+
+
+def _fitness(candidate: Candidate) -> float:
+    return candidate.fitness or 0.0
+
+
+def _score(candidate: Candidate, split: Split, objective: Objective) -> float:
+    scores = candidate.scores(split)
+    return math.nan if scores is None else scores.aggregates[objective.key]
+
+
+def _unit(factor: float) -> str:
+    return " in %" if factor == 100 else ""

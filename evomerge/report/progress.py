@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -9,16 +10,22 @@ from typing import Any
 from evomerge.config.schema import parse
 from evomerge.recipe import Recipe
 from evomerge.report.confidence import fitness_interval
-from evomerge.run.activity import WORKERS, read_activity
+from evomerge.run.activity import WORKERS, WorkerState, read_activity
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.lines import Event
 from evomerge.scores import Failure, Scores
 from evomerge.searching.ranking import Ranking, front_of, ranking_of
+from evomerge.space.baselines import AVERAGES
 from evomerge.space.paths.path import describe
 
-LATEST = 4
-"""Number of candidates that are shown with their fitness or failure."""
+STATUSES = ("scored", "failed", "open")
+"""What a candidate can be."""
+
+_LATEST = 4  # candidates that are shown with their fitness or failure
+
+MOST_WORKERS = 10
+"""Largest number of workers that are listed one by one."""
 
 
 def progress(run: RunFolder) -> dict[str, Any]:
@@ -35,11 +42,7 @@ def progress(run: RunFolder) -> dict[str, Any]:
     events = list(run.events())
     history = History(events)
     budget = {**config.budget.model_dump(), **history.budget}
-    scored = sum(item.status == "scored" for item in history.candidates)
-    failed = sum(item.status == "failed" for item in history.candidates)
-    ranking = ranking_of(config)
-    parents = [item for item in history.baselines if item.label != "uniform"]
-    winner = history.winner
+    ranking, winner = ranking_of(config), history.winner
     done = winner is not None and "test" in winner.outcomes
     running = run.is_running
     if done and budget["candidates"] and len(history.candidates) < budget["candidates"]:
@@ -49,15 +52,11 @@ def progress(run: RunFolder) -> dict[str, Any]:
         "run": str(run.path),
         "state": "running" if running else "done" if done else "stopped",
         "candidates": len(history.candidates),
-        "scored": scored,
-        "failed": failed,
-        "open": len(history.open),
+        **{name: sum(item.status == name for item in history.candidates) for name in STATUSES},
         "estimated": sum(item.is_estimate for item in history.candidates),
         "budget": {name: value for name, value in budget.items() if value is not None},
         "hours": round(hours, 4),
-        "best": _with_interval(history.candidates, ranking),
-        "best_parent": None if ranking.has_front else _with_interval(parents, ranking),
-        "latest": [_outcome(item, ranking) for item in history.told[-LATEST:]],
+        **leaders(history, ranking, ranking.incumbents(history.candidates)),
         "winner": None if winner is None else winner.number,
     }
     if ranking.has_front:
@@ -73,7 +72,7 @@ def progress(run: RunFolder) -> dict[str, Any]:
         result["path"] = describe(recipe)
         result["path_of"] = None if of is None else of.number
     if running:
-        result |= _speed(run, budget, scored + failed)
+        result |= _speed(run, budget, result["scored"] + result["failed"])
         states, lost = read_activity(run.path / WORKERS)
         if states:
             result["workers"] = [asdict(state) for state in states]
@@ -81,12 +80,28 @@ def progress(run: RunFolder) -> dict[str, Any]:
     return result
 
 
-def _with_interval(candidates: Sequence[Candidate], ranking: Ranking) -> dict[str, Any] | None:
-    """Return the best of some candidates, with the 95 % interval of its fitness; None if none.
+def leaders(history: History, ranking: Ranking, incumbents: Sequence[Candidate]) -> dict[str, Any]:
+    """Return the best candidate, the best parent and the latest candidates, as in `progress`.
+
+    Args:
+        history: the state of the run.
+        ranking: what compares its candidates.
+        incumbents: the candidates that lead.
+    """
+    parents = [item for item in history.baselines if item.label not in AVERAGES]
+    parent = None if ranking.has_front else ranking.best(ranking.incumbents(parents))
+    return {
+        "best": _with_interval(ranking.best(incumbents), ranking),
+        "best_parent": _with_interval(parent, ranking),
+        "latest": [_outcome(item, ranking) for item in history.told[-_LATEST:]],
+    }
+
+
+def _with_interval(best: Candidate | None, ranking: Ranking) -> dict[str, Any] | None:
+    """Return a candidate, with the 95 % interval of its fitness; None if it has no scores.
 
     Of a front, this is its knee, with its scores.
     """
-    best = ranking.best(ranking.incumbents(candidates))
     if best is None or (scores := best.scores("search")) is None:
         return None
     if ranking.has_front:
@@ -150,3 +165,28 @@ def _speed(run: RunFolder, budget: Mapping[str, float | None], finished: int) ->
     if left:
         found["remaining_hours"] = round(max(0.0, min(left)), 4)
     return found
+
+
+def workers_in_words(states: Sequence[WorkerState], now: float) -> tuple[str, list[list[str]]]:
+    """Return what workers do, for people: a summary, and a row for each of the busiest.
+
+    Args:
+        states: what each worker does.
+        now: seconds since 1970.
+
+    Returns:
+        the summary, and rows of number, place, what it does and for how long. A row is there for
+        each of the `MOST_WORKERS` workers that do the same thing for the longest time.
+    """
+    counts = Counter(state.state for state in states)
+    summary = ", ".join(f"{count} {state}" for state, count in counts.most_common())
+    longest = sorted(states, key=lambda state: (state.state == "free", state.since))
+    shown = sorted(longest[:MOST_WORKERS], key=lambda state: state.number)
+    return summary, [_worker_row(state, now) for state in shown]
+
+
+def _worker_row(state: WorkerState, now: float) -> list[str]:
+    names = ", ".join(map(str, state.candidates))
+    several = "s" if len(state.candidates) > 1 else ""
+    what = f"candidate{several} {names} on {state.split}" if state.candidates else state.state
+    return [str(state.number), state.place or "-", what, f"{max(0.0, now - state.since):.0f} s"]

@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from evomerge.recipe import Knob, Layer, Recipe
-from evomerge.report.colours import GREY, INK
-from evomerge.report.heat_map import few_ticks, heat_map, panels_below
-from evomerge.report.pictures import plain_text
-from evomerge.space.paths.path import Hop, legend_of, path_of
+from evomerge.report.figures import GREY, INK, few_ticks, heat_map, panels_below, plain_text
+from evomerge.report.words import renamed
+from evomerge.space.paths.path import Hop, describe, legend_of, path_of
 
 _COLOURS = ("#1f6feb", "#d9822b", "#2a9d6f", "#a855c7", "#c0392b", "#5f6b78", "#b8a21f", "#1797a6")
 _LONGEST_NAME = 52
@@ -27,6 +26,11 @@ def parent_letters(recipe: Recipe) -> dict[str, str]:
     """Return letter -> parent for all parents of a recipe, with the letters of `describe`."""
     sources = (source.parent for layer in _blocks(recipe) for source in layer.sources)
     return legend_of([recipe.host, *sources, *recipe.parents])
+
+
+def path_text(recipe: Recipe, names: Mapping[str, str]) -> str:
+    """Return the path of a recipe through the layers as one line; names: parent -> its name."""
+    return renamed(describe(recipe), names, "= ")
 
 
 def is_path(recipe: Recipe) -> bool:

@@ -10,16 +10,13 @@ from typing import Any
 
 from evomerge.errors import InputError, did_you_mean, not_written
 from evomerge.report.confidence import factor_of
-from evomerge.report.names import short_names, short_scores
+from evomerge.report.words import short_names, short_scores
 from evomerge.run.atomic import replace_text
 from evomerge.run.history import Candidate, History
 from evomerge.run.timings import PHASES
 from evomerge.scores import Failure, Objective, Scores, Split, fitness_error
 
 _BRIEF = ["candidate", "origin", "generation", "status", "fitness", "error", "documents", "failure"]
-
-_SHARES = ("fitness", "error")
-"""Columns that are in per cent, if the fitness is a share."""
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """How a text begins that a spreadsheet takes for a formula; it reads wide forms as plain ones."""
@@ -83,9 +80,12 @@ def brief_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
     every = dict.fromkeys(name for row in brief for name in row)
     shown = [name for name in every if any(row.get(name) is not None for row in brief)]
-    if factor_of(row["fitness"] for row in brief if row["fitness"] is not None) == 1:
-        return [{name: row.get(name) for name in shown} for row in brief]
-    return [{_percent_head(name): _percent(name, row.get(name)) for name in shown} for row in brief]
+    factor = factor_of(row["fitness"] for row in brief if row["fitness"] is not None)
+    shares = ("fitness", "error") if factor == 100 else ()
+    for row in brief:
+        row |= {name: 100 * row[name] for name in shares if row[name] is not None}
+    heads = {name: f"{name} in %" if name in shares else name for name in shown}
+    return [{head: row.get(name) for name, head in heads.items()} for row in brief]
 
 
 def _values(row: dict[str, Any]) -> dict[str, Any]:
@@ -95,14 +95,6 @@ def _values(row: dict[str, Any]) -> dict[str, Any]:
     found = {name: value for name, value in row.items() if name.startswith("search ")}
     names = short_scores(list(found))
     return {names[name]: value for name, value in found.items()}
-
-
-def _percent_head(name: str) -> str:
-    return f"{name} in %" if name in _SHARES else name
-
-
-def _percent(name: str, value: Any) -> Any:
-    return 100 * value if name in _SHARES and value is not None else value
 
 
 def without_details(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -170,7 +162,7 @@ def candidate_row(
         "error": fitness_error(objectives, scores) if scores else None,
     }
     for item in objectives:
-        row[f"search {item.key}"] = _score(scores, item) if scores else None
+        row[f"search {item.key}"] = search_score(scores, item) if scores else None
     for split in FINAL_SPLITS:
         final = candidate.scores(split)
         for item in objectives:
@@ -184,7 +176,7 @@ def candidate_row(
     return row
 
 
-def _score(scores: Scores, objective: Objective) -> float:
+def search_score(scores: Scores, objective: Objective) -> float:
     """Return an objective's score on the search documents, or its estimate.
 
     The sign is the metric's own, also where lower is better.

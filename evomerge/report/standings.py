@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -14,10 +15,13 @@ from evomerge.report.confidence import (
     fitness_interval,
     intervals,
 )
-from evomerge.report.fronts import FrontComparison, compare_front
-from evomerge.report.missing import broken_words, why_not_compared
-from evomerge.report.names import short_names
-from evomerge.report.settings import scored_as_themselves
+from evomerge.report.fronts import (
+    FrontComparison,
+    broken_words,
+    compare_front,
+    why_not_compared,
+)
+from evomerge.report.words import listed, short_names
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS, Split
 from evomerge.searching.ranking import Ranking, best_of, front_of, measured
@@ -95,6 +99,11 @@ class Standings:
             if key == column
         )
 
+    def cell(self, row: Standing, split: Split, column: str) -> tuple[str, str]:
+        """Return a value and its interval as texts: `("83.0", "[80.9, 84.9]")`; `-` if unknown."""
+        item = row.estimates.get((split, column))
+        return item.texts(self.factor(column)) if item else ("-", "")
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return {
@@ -130,6 +139,28 @@ def standings(history: History, ranking: Ranking) -> Standings:
             broken = broken_words(ranking.constraints, best, split)
             return replace(table, broken=broken, broken_on=split)
     return table
+
+
+def scored_as_themselves(history: History, names: Mapping[str, str]) -> str | None:
+    """Return a sentence about the parents whose scores are of two models; None: there are none.
+
+    Args:
+        history: the run.
+        names: label of a row of a table -> its name there.
+    """
+    parents = [item for item in history.baselines if item.as_itself]
+    if not parents:
+        return None
+    splits = [split for split in SPLITS if any(split in item.as_itself for item in parents)]
+    shown = listed(names.get(item.name, item.name) for item in parents)
+    one = len(parents) == 1
+    own, them = ("its", "itself") if one else ("their", "themselves")
+    return (
+        f"On the {listed(splits)} documents {shown} {'is' if one else 'are'} scored as {them}, "
+        f"with {own} own config, tokenizer, chat template and dtype, as `evomerge evaluate` does; "
+        "on the search documents with those of the merge, as "
+        f"{'a candidate' if one else 'candidates'} of the space."
+    )
 
 
 def alone(candidate: Candidate, ranking: Ranking) -> Standings:

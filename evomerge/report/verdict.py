@@ -6,10 +6,9 @@ from collections.abc import Container
 from dataclasses import dataclass
 
 from evomerge.report.beating import LEVEL
-from evomerge.report.fronts import FrontComparison
-from evomerge.report.missing import missing_words
-from evomerge.report.names import short_scores
+from evomerge.report.fronts import FrontComparison, missing_words
 from evomerge.report.standings import FITNESS, Standings
+from evomerge.report.words import short_scores
 from evomerge.run.history import Candidate
 from evomerge.space.baselines import GREEDY_SOUP, UNIFORM
 

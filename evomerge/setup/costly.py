@@ -6,7 +6,7 @@ from evomerge.merging.methods import get_method
 from evomerge.merging.methods.cost import merge_seconds
 from evomerge.merging.methods.method import Method
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.report.amounts import fine_duration
+from evomerge.report.words import fine_duration
 from evomerge.setup.executor import workers_per_machine
 from evomerge.setup.memory import prepared_bytes, sources_of
 from evomerge.setup.problem import Problem

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from evomerge.report.amounts import duration, fine_duration, size_text
+from evomerge.report.words import duration, fine_duration, size_text
 from evomerge.scores import Split
 from evomerge.searching.ranking import FINALISTS
 from evomerge.setup.baselines import count_baselines

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 from evomerge.models.causal import has_tokenizer
 from evomerge.recipe import Recipe
-from evomerge.report.settings import listed
+from evomerge.report.words import listed
 from evomerge.setup.problem import Problem
 
 Part: TypeAlias = Literal["tokenizer", "chat template"]

@@ -12,7 +12,7 @@ from evomerge.evaluation.inference.device import (
 )
 from evomerge.evaluation.inference.vllm_start import ENGINE_SHARE
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.report.amounts import size_text
+from evomerge.report.words import size_text
 from evomerge.setup.executor import workers_per_accelerator, workers_per_machine
 from evomerge.setup.problem import Problem
 from evomerge.setup.worker import MemoryShare

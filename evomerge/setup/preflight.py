@@ -10,10 +10,7 @@ from evomerge.models.prediction import prediction_notes
 from evomerge.models.types import type_notes
 from evomerge.optimize import builtin
 from evomerge.optimize.cost import own_seconds
-from evomerge.report.amounts import size_text
-from evomerge.report.names import short_names
-from evomerge.report.sampled import sampling_note
-from evomerge.report.settings import setting_lines
+from evomerge.report.words import sampling_note, setting_lines, short_names, size_text
 from evomerge.setup.baselines import count_baselines
 from evomerge.setup.costly import costly_warning
 from evomerge.setup.engine import engine_depth, engine_warning, serves_paths

@@ -20,8 +20,7 @@ from evomerge.errors import (
     one_line,
 )
 from evomerge.execute.protocol import Executor
-from evomerge.report.names import short_names
-from evomerge.report.settings import setting_lines
+from evomerge.report.words import setting_lines, short_names
 from evomerge.run.activity import WORKERS, Activity
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import CONFIG, MERGEKIT, MODELS, NOT_IN_MERGEKIT, RunFolder

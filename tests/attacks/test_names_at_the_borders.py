@@ -32,12 +32,12 @@ from search_run import SMALL
 
 from evomerge.__main__ import main
 from evomerge.__main__ import run as call
-from evomerge.cli import live, terminal, watching
+from evomerge.cli import live, terminal
 from evomerge.config.schema import parse
 from evomerge.errors import EvomergeError, without_controls
 from evomerge.export.card import Merge, search_card
+from evomerge.export.metadata import search_file
 from evomerge.export.parents import Licence, Parent
-from evomerge.export.repeat import search_file
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.report.page import page, write_page, write_pictures
 from evomerge.report.view import View
@@ -202,7 +202,7 @@ def test_pictures_are_well_formed_and_show_the_names(nasty, tmp_path):
 def test_the_dashboard_sends_names_as_json_only(nasty, path):
     """Its page is a script that makes text nodes of what the API says."""
     pytest.importorskip("optuna_dashboard")
-    from evomerge.report.dashboard.server import Dashboard, open_studies
+    from evomerge.report.dashboard import Dashboard, open_studies
 
     kinds = []
     environ = {"PATH_INFO": path, "QUERY_STRING": "after=0" if path[-1] == "0" else ""}
@@ -227,7 +227,7 @@ def console(is_terminal):
         color_system="standard", markup=False, emoji=False, highlight=False,
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(written):
-        for module in (terminal, watching, live):
+        for module in (terminal, live):
             for name in ("out", "err"):
                 if hasattr(module, name):
                     patch.setattr(module, name, fake)
@@ -388,10 +388,9 @@ PATHS = {
 @pytest.mark.parametrize("text", PATHS)
 def test_no_folder_of_this_machine_is_in_the_search_file_of_a_card(text):
     changes = {"optimizer": {"name": "cma", "start": [text]}}
-    lines = search_file(parse(SMALL | changes, "search.yaml"), {})
-    (block,) = (token for token in MarkdownIt().parse("\n".join(lines)) if token.type == "fence")
-    assert yaml.safe_load(block.content)["optimizer"]["start"] == [PATHS[text]]
-    assert "secret" not in block.content
+    shown = "\n".join(search_file(parse(SMALL | changes, "search.yaml"), History(), {}))
+    assert yaml.safe_load(shown)["optimizer"]["start"] == [PATHS[text]]
+    assert "secret" not in shown
 
 
 def test_log_messages_have_no_control_sequences(harmless, monkeypatch):

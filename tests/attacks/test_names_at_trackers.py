@@ -10,11 +10,10 @@ import pytest
 from run_folders import asked, scores, told, write_run
 
 from evomerge.config.schema import parse
-from evomerge.report.dashboard.journal import RunsBackend
-from evomerge.report.dashboard.study import Study
-from evomerge.report.texts import storable
+from evomerge.report.dashboard import RunStudy
 from evomerge.report.trackers import follower
 from evomerge.report.trackers.follower import tracked
+from evomerge.report.words import storable
 from evomerge.run.folder import RunFolder
 from evomerge.scores import Scores
 from evomerge.searching.ranking import ranking_of
@@ -30,9 +29,13 @@ NAMES = {
 }
 
 
+RANGE = {"kind": "real", "low": 0.0, "high": 2.0}
+
+
 def run_with(name: str, folder) -> RunFolder:
     """A finished run whose parents, tasks, metrics and genes have this name and a letter."""
     task, metric = f"{name}t", f"{name}m"
+    genes = [f"{name}.weight", f"layers[0:2].{name}"]
 
     def outcome(right: int) -> Scores:
         found = scores(right)
@@ -52,7 +55,7 @@ def run_with(name: str, folder) -> RunFolder:
         parents=[f"{name}p", f"{name}o"],
         base=f"{name}p",
         objectives=[{"task": task, "metric": metric}],
-        frozen={"genes": [f"{name}.weight", f"layers[0:2].{name}"]},
+        frozen={"genes": genes, "gene_ranges": [{"genes": genes, **RANGE}]},
     )
 
 
@@ -122,15 +125,13 @@ def test_trackio_logs_it(kind, tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", NAMES)
 def test_the_dashboard_shows_a_study(kind, tmp_path):
     run = run_with(NAMES[kind], tmp_path / "run")
-    backend = RunsBackend([Study(NAMES[kind], run)])
-    for operation in json.loads(json.dumps(backend.read_logs(0))):
-        assert all(key.isprintable() and len(key) <= 501 for key in keys_of(operation))
-    (study,) = optuna.get_all_study_summaries(optuna.storages.JournalStorage(backend))
-    assert study.n_trials == 3
-    found = optuna.load_study(
-        study_name=study.study_name, storage=optuna.storages.JournalStorage(backend)
-    )
-    assert len(found.best_trial.params) == 2
+    storage = optuna.storages.InMemoryStorage()
+    RunStudy(NAMES[kind], run).show(storage)
+    (summary,) = optuna.get_all_study_summaries(storage)
+    study = optuna.load_study(study_name=summary.study_name, storage=storage)
+    shown = json.loads(json.dumps([[t.params, t.user_attrs] for t in study.trials]))
+    assert all(key.isprintable() and len(key) <= 501 for key in keys_of(shown))
+    assert len(study.trials) == 3 and len(study.best_trial.params) == 2
 
 
 def test_half_a_letter_is_replaced_inside_of_everything():

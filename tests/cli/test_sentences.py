@@ -1,4 +1,4 @@
-"""Errors on a terminal: what is wrong, then what to do; and the form that every error has."""
+"""Errors on a terminal and in a pipe, and the form that every error has."""
 
 from __future__ import annotations
 
@@ -14,75 +14,25 @@ from search_run import command, environment
 
 import evomerge
 from evomerge.__main__ import run
-from evomerge.cli.sentences import for_terminal, in_two
 from evomerge.errors import RunFolderError
 from evomerge.run.folder import RunFolder
 
 PACKAGE = Path(evomerge.__file__).parent
 
-DIVIDED = {
-    "runs/a is a file, not a run; give the folder that was given to --run.": (
-        "runs/a is a file, not a run.",
-        "Give the folder that was given to --run.",
-    ),
-    "No candidate was scored; the last failed with: it is None; it must be a list.": (
-        "No candidate was scored; the last failed with: it is None.",
-        "It must be a list.",
-    ),
-    "There is no list 'x; y'; allowed are a, b. Did you mean 'a'?": (
-        "There is no list 'x; y'.",
-        "Allowed are a, b. Did you mean 'a'?",
-    ),
-    "--sort is 'fitnes', which is no column. Did you mean 'fitness'?": (
-        "--sort is 'fitnes', which is no column.",
-        "Did you mean 'fitness'?",
-    ),
-    "The parents' ids differ (1; 2); space.groups must be 1.": (
-        "The parents' ids differ (1; 2).",
-        "space.groups must be 1.",
-    ),
-    "--csv a.csv cannot be written: No space left.": (
-        "--csv a.csv cannot be written: No space left.",
-        "",
-    ),
-}
 
-
-@pytest.mark.parametrize("sentence", DIVIDED)
-def test_what_to_do_is_behind_the_last_semicolon(sentence):
-    assert in_two(sentence) == DIVIDED[sentence]
-
-
-def test_paths_and_commands_are_whole_and_the_rest_is_wrapped():
-    path = "/a/" + "long-" * 20 + "path"
-    text = for_terminal(
-        f"{path} already holds a run; continue it with `evomerge resume '{path} x'`, or give "
-        "another folder to --run, as every search needs one of its own.",
-        60,
-    )
-    lines = text.splitlines()
-    assert lines[0] == f"evomerge: {path}"
-    assert any(f"`evomerge resume '{path} x'`" in line for line in lines)
-    assert all(len(line) <= 60 for line in lines if path not in line)
-    assert [line[:10] for line in lines[1:]] == [" " * 10] * (len(lines) - 1)
-
-
-def test_a_terminal_gets_two_lines_and_a_pipe_one(tmp_path):
-    arguments = command("status", "nowhere")
+def test_a_terminal_gets_whole_words_and_paths_and_a_pipe_one_line(tmp_path):
+    folder = "long-" * 20 + "path"
+    arguments = command("status", folder)
     reader, writer = pty.openpty()
-    done = subprocess.run(arguments, stderr=writer, env=environment(COLUMNS="80"), cwd=tmp_path)
+    done = subprocess.run(arguments, stderr=writer, env=environment(COLUMNS="60"), cwd=tmp_path)
     os.close(writer)
     shown = os.read(reader, 10_000).decode().splitlines()
     os.close(reader)
     assert done.returncode == 2
-    assert shown == [
-        "evomerge: nowhere does not exist.",
-        "          Start a run with `evomerge search FILE --run nowhere`.",
-    ]
+    assert all(len(line) <= 60 for line in shown if folder not in line) and len(shown) > 2
     piped = subprocess.run(arguments, capture_output=True, env=environment(), cwd=tmp_path)
-    assert piped.stderr.decode().splitlines() == [
-        "evomerge: nowhere does not exist; start a run with `evomerge search FILE --run nowhere`."
-    ]
+    assert " ".join(map(str.strip, shown)) + "\n" == piped.stderr.decode()
+    assert f"--run {folder}`" in piped.stderr.decode()
 
 
 def _errors(file: Path):

@@ -4,7 +4,7 @@ import pytest
 from run_folders import FAILED, KEY, asked, scores, told
 
 from evomerge.cli.live import SearchDisplay
-from evomerge.report.amounts import duration
+from evomerge.report.words import duration
 from evomerge.run.history import History
 from evomerge.scores import Objective
 from evomerge.searching.ranking import WeightedSum

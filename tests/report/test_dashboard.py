@@ -20,9 +20,7 @@ from search_run import SMALL, command, ended, environment, evomerge
 
 from evomerge.__main__ import run as call
 from evomerge.config.schema import parse
-from evomerge.errors import InputError
-from evomerge.report.dashboard.journal import RunsBackend
-from evomerge.report.dashboard.server import Dashboard, open_studies
+from evomerge.report.dashboard import Dashboard, open_studies
 from evomerge.scores import Expected, Scores
 from evomerge.setup.check import freeze
 from evomerge.setup.runs import prepare
@@ -130,7 +128,8 @@ def test_a_running_search_is_shown_as_results_shows_it(tmp_path, capsys):
     run.timings.note({"session": SESSION, "elapsed": 0.0})
     times = {"event": "tell", "candidate": 0, "seconds": {"merge": 1.5, "evaluate": 8.0}}
     run.timings.note({"session": SESSION, "elapsed": 10.0, **times})
-    named = {"genes": ["a", "b"]}
+    ranges = [{"genes": ["a", "b"], "kind": "real", "low": 0.0, "high": 2.0}]
+    named = {"genes": ["a", "b"], "gene_ranges": ranges}
     other = write_run(tmp_path / "b" / "mine", *STATES["being written"], frozen=named)
 
     def results(folder):
@@ -198,32 +197,27 @@ def test_no_request_changes_a_run(tmp_path):
     assert content(run.path) == before
 
 
-def test_operations_keep_their_numbers_and_none_can_be_added(tmp_path):
+def shown(*directories):
+    """The trials of the first run, as Optuna has them."""
+    (first, *_) = open_studies(directories)
+    storage = optuna.storages.InMemoryStorage()
+    first.show(storage)
+    return first, optuna.load_study(study_name="run", storage=storage)
+
+
+def test_open_candidates_get_their_outcome_and_finished_ones_need_a_new_study(tmp_path):
     run = write_run(tmp_path / "run", BEGINNING[:-1], frozen=FROZEN)
-    backend = RunsBackend(open_studies([run.path]))
-    storage = optuna.storages.JournalStorage(backend)
-    study = optuna.load_study(study_name="run", storage=storage)
-    assert [trial.state.name for trial in study.trials] == [
-        "COMPLETE",
-        "COMPLETE",
-        "FAIL",
-        "RUNNING",
-    ]
-    before = json.dumps(backend.read_logs(0))
+    followed, study = shown(run.path)
+    states = [trial.state.name for trial in study.trials]
+    assert states == ["COMPLETE", "COMPLETE", "FAIL", "RUNNING"]
     append(run, [BEGINNING[-1], *END[:2]])
-    after = backend.read_logs(0)
-    assert json.dumps(after).startswith(before[:-1])
-    assert backend.read_logs(len(after) - 1) == after[-1:]
-    assert backend.read_logs(len(after)) == []
+    assert followed.take_in(followed.update())
     assert study.best_trial.number == 4
     assert study.best_params == {"on": 0, "weight": 2.0, "repeats": 4, "method": "ties", "flag": 1}
     assert study.trials[3].user_attrs["estimated"] is True
-    assert not backend.is_outdated
-    with pytest.raises(InputError, match="cannot change"):
-        study.set_user_attr("note", "mine")
+    assert followed.take_in(followed.update())
     append(run, END[2:3])
-    assert backend.read_logs(len(after)) == []
-    assert backend.is_outdated
+    assert not followed.take_in(followed.update())
 
 
 def test_ranges_come_from_the_frozen_search_file(tmp_path):
@@ -231,8 +225,7 @@ def test_ranges_come_from_the_frozen_search_file(tmp_path):
     problem = prepare(config, tmp_path)
     genome = tuple(gene.start for gene in problem.space.genes)
     run = write_run(tmp_path / "run", [asked(0, genome=genome)], **freeze(problem))
-    storage = optuna.storages.JournalStorage(RunsBackend(open_studies([run.path])))
-    (trial,) = optuna.load_study(study_name="run", storage=storage).trials
+    (trial,) = shown(run.path)[1].trials
     assert list(trial.params) == [gene.name for gene in problem.space.genes]
     for gene in problem.space.genes:
         found = trial.distributions[gene.name]
@@ -243,23 +236,13 @@ def test_ranges_come_from_the_frozen_search_file(tmp_path):
             assert found == optuna.distributions.FloatDistribution(gene.low, gene.high)
 
 
-def test_a_run_of_an_earlier_version_has_the_ranges_of_its_values(tmp_path):
-    events = [asked(0, "zoo:maths"), asked(1, genome=[0.5, 1.0]), asked(2, genome=[0.25, 3.0])]
-    run = write_run(tmp_path / "run", events, frozen={"genes": ["a", "b"]})
-    storage = optuna.storages.JournalStorage(RunsBackend(open_studies([run.path])))
-    trials = optuna.load_study(study_name="run", storage=storage).trials
-    assert [trial.params for trial in trials] == [{}, {"a": 0.5, "b": 1.0}, {"a": 0.25, "b": 3.0}]
-    assert trials[1].distributions == trials[2].distributions
-    assert trials[1].distributions["b"] == optuna.distributions.FloatDistribution(1.0, 3.0)
-
-
 def test_a_search_in_stages_is_a_study_for_each_stage(tmp_path):
     for number in (1, 2):
         write_run(tmp_path / f"stage-{number}", BEGINNING[: 2 * number], frozen=FROZEN)
     (tmp_path / "stages.yaml").write_text("")
     studies = open_studies([tmp_path, tmp_path / "stage-2"])
     assert [study.name for study in studies] == ["stage-1", "stage-2"]
-    assert [len(study.history.candidates) for study in studies] == [1, 2]
+    assert [len(study._history.candidates) for study in studies] == [1, 2]
 
 
 def test_a_journal_that_is_damaged_meanwhile_is_one_sentence(tmp_path):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from evomerge.recipe import Layer, Recipe, Source
-from evomerge.report.markup import svg_text
+from evomerge.report.figures import svg_text
 from evomerge.report.recipe_picture import (
     is_path,
     knob_picture,

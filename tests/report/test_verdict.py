@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from run_folders import append, asked, scores, told, write_run
 
-from evomerge.report.agreement import agreements
-from evomerge.report.importance import gene_importance
+from evomerge.report.documents import agreements
+from evomerge.report.pictures import gene_importance
 from evomerge.report.verdict import verdict
 from evomerge.report.view import View
 from evomerge.run.history import outcome_fields
@@ -106,7 +106,7 @@ def test_documents_that_only_the_merge_answers_rightly(tmp_path):
     view = run_with(tmp_path, ours=20, parent=4)
     split, (found,) = agreements(view.history, view.best, view.objectives)
     assert split == "test"
-    assert (found.both, found.only_merge, found.only_parents, found.nobody) == (4, 16, 0, 4)
+    assert (found.both, found.nobody) == (4, 4)
     assert found.gained == tuple(range(4, 20)) and found.lost == ()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from evomerge.report.workers import MOST_WORKERS, workers_in_words
+from evomerge.report.progress import MOST_WORKERS, workers_in_words
 from evomerge.run.activity import Activity, WorkerState, read_activity
 
 

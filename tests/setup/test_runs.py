@@ -11,7 +11,7 @@ from evomerge.config.schema import parse
 from evomerge.errors import InputError
 from evomerge.export.candidate import export_candidate
 from evomerge.recipe import Recipe
-from evomerge.report.dashboard.server import open_studies
+from evomerge.report.dashboard import open_studies
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.setup.check import freeze

@@ -1,27 +1,34 @@
-"""The follower that logs a running search to a tracker."""
+"""The follower that logs a running search to a tracker, and what it logs."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from evomerge.errors import one_line
-from evomerge.report.texts import storable
-from evomerge.report.trackers.isolation import isolated
-from evomerge.report.trackers.metrics import StepMetrics, final_rows, summary
-from evomerge.report.trackers.protocol import TrackedRun, Tracker
-from evomerge.report.trackers.registry import find_tracker
+from evomerge.report.rows import FINAL_SPLITS, candidate_row, search_score
+from evomerge.report.trackers.protocol import TrackedRun, Tracker, find_tracker
+from evomerge.report.words import storable
 from evomerge.run.folder import CONFIG, STAGES, RunFolder
 from evomerge.run.frozen_file import FROZEN
-from evomerge.run.history import History
+from evomerge.run.history import Candidate, History
 from evomerge.run.lines import Event
 from evomerge.run.logbook import PASSING, Follower
+from evomerge.scores import Objective
 from evomerge.searching.ranking import Ranking, measured
 
 log = logging.getLogger(__name__)
+
+_NOT_IN_FINALS = {"generation", "digest", "status", "failure", "error"}
 
 
 @contextmanager
@@ -72,29 +79,34 @@ def tracked_run(run: RunFolder) -> TrackedRun:
 
 
 class _Tracking:
-    """Opens the tracker at the first event, logs each step, and closes it. See `tracked`."""
+    """Opens the tracker at the first event, logs each step, and closes it. See `tracked`.
+
+    A step is an outcome on the search documents. Steps are numbered in the order of the outcomes,
+    from 0. If the outcomes come in the order of asking, a step is the candidate's number.
+    """
 
     def __init__(
-        self,
-        name: str,
-        run: RunFolder,
-        ranking: Ranking,
-        say: Callable[[str], None],
+        self, name: str, run: RunFolder, ranking: Ranking, say: Callable[[str], None]
     ) -> None:
-        self._name, self._run, self._objectives, self._say = name, run, measured(ranking), say
-        self._metrics = StepMetrics(ranking)
+        self._name, self._run, self._ranking, self._say = name, run, ranking, say
+        self._objectives = measured(ranking)
         self._tracker: Tracker | None = None
-        self._steps = 0
-        """Number of steps that the tracker has."""
         self._is_broken = False
+        self._steps = 0  # that the tracker has
+        self._incumbents: list[Candidate] = []
+        self._failed = 0
 
     def observe(self, history: History, event: Event) -> None:
         """Log an event of the search.
 
         The first event opens the tracker: then this process holds the lock of the run.
         """
-        if event["event"] not in PASSING and not self._is_broken:
-            self._attempt(lambda: self._observe(history, event))
+        if event["event"] in PASSING or self._is_broken:
+            return
+        if self._tracker is None:
+            self._attempt(self._open)  # logs this event too
+        else:
+            self._attempt(partial(self._log, self._tracker, history, event))
 
     def finish(self, *, completed: bool) -> None:
         """Log the result if the search is completed, and close the tracker."""
@@ -102,12 +114,6 @@ class _Tracking:
             self._attempt(self._summarize)
         if self._tracker is not None:
             self._attempt(partial(self._tracker.finish, completed=completed))
-
-    def _observe(self, history: History, event: Event) -> None:
-        if self._tracker is None:
-            self._open()  # logs this event too
-        else:
-            self._log(self._tracker, history, event)
 
     def _open(self) -> Tracker:
         """Open the tracker, and log what it lacks of the journal."""
@@ -123,23 +129,47 @@ class _Tracking:
         return tracker
 
     def _log(self, tracker: Tracker, history: History, event: Event) -> None:
-        metrics = self._metrics.of(history, event)
+        """Log an event if it is a step that the tracker does not have yet."""
+        if event["event"] not in ("tell", "complete"):
+            return
+        candidate = history.candidates[event["candidate"]]
+        self._incumbents = self._ranking.incumbents([*self._incumbents, candidate])
+        if event["event"] == "complete":
+            return
+        self._failed += candidate.scores("search") is None
         step = len(history.told) - 1
-        if metrics is not None and step >= self._steps:
-            tracker.log(step, storable(metrics))
+        if step >= self._steps:
+            tracker.log(step, storable(self._metrics(candidate, event.get("seconds", {}))))
             self._steps = step + 1
+
+    def _metrics(self, candidate: Candidate, seconds: dict[str, float]) -> dict[str, float]:
+        scores = candidate.scores("search")
+        found: dict[str, float | None] = {
+            "candidate": candidate.number,
+            "generation": candidate.generation,
+            "fitness": candidate.fitness,
+            "best_fitness": self._incumbents[0].fitness if self._incumbents else None,
+            "front": len(self._incumbents) if self._ranking.has_front else None,
+            "failed": self._failed,
+            "estimated": int(candidate.is_estimate),
+            "documents": sum(scores.fidelity.values()) if scores else 0,
+        }
+        if scores is not None:
+            found |= {f"search/{item.key}": search_score(scores, item) for item in self._objectives}
+        found |= {f"seconds/{phase}": spent for phase, spent in seconds.items()}
+        return {name: value for name, value in found.items() if value is not None}
 
     def _summarize(self) -> None:
         tracker = self._tracker or self._open()
         history = History(self._run.events())
-        values = storable(summary(history, self._objectives))
-        finals = storable(final_rows(history, self._objectives))
+        values = storable(_summary(history, self._objectives))
+        finals = storable(_final_rows(history, self._objectives))
         tracker.summarize(len(history.told) - 1, values, finals)
 
-    def _attempt(self, action: Callable[[], None]) -> None:
+    def _attempt(self, action: Callable[[], object]) -> None:
         """Do something with the tracker; if it fails, say so and do not log to it any more."""
         try:
-            with isolated():
+            with _isolated():
                 action()
         except KeyboardInterrupt:
             raise
@@ -158,3 +188,52 @@ class _Tracking:
         if log.hasHandlers():  # else Python itself prints the message, a second time
             log.warning("%s", message)
         self._say(f"warning: {message}")
+
+
+@contextmanager
+def _isolated() -> Iterator[None]:
+    """While the context is open, code of a tracker may change the state of this process.
+
+    What it prints on standard output is dropped, and it cannot ask for input. Restored are the
+    current folder, the handlers of SIGINT and SIGTERM, `sys.exit` and `sys.excepthook`. For the
+    main thread only: Python lets no other thread set signal handlers.
+    """
+    folder, keyboard = Path.cwd(), sys.stdin
+    leave, hook = sys.exit, sys.excepthook
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    sys.stdin = io.StringIO()
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        sys.stdin = keyboard
+        os.chdir(folder)
+        sys.exit, sys.excepthook = leave, hook
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _final_rows(history: History, objectives: Sequence[Objective]) -> list[dict[str, Any]]:
+    """Return a row for each model that was scored on validation or test documents.
+
+    These are the parents, the uniform merge, the finalists and the winner.
+    """
+    rows = [
+        candidate_row(item, history, objectives)
+        for item in history.candidates
+        if any(split in item.outcomes for split in FINAL_SPLITS)
+    ]
+    return [{key: row[key] for key in row if key not in _NOT_IN_FINALS} for row in rows]
+
+
+def _summary(history: History, objectives: Sequence[Objective]) -> dict[str, Any]:
+    """Return the winner's number and name, and its scores on validation and test documents."""
+    winner = history.winner
+    if winner is None:
+        return {}
+    values: dict[str, Any] = {"winner": winner.number, "winner_name": winner.name}
+    for split in FINAL_SPLITS:
+        scores = winner.scores(split)
+        if scores is not None:
+            values |= {f"{split}/{item.key}": scores.aggregates[item.key] for item in objectives}
+    return values

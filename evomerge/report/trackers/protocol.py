@@ -1,10 +1,14 @@
-"""What a tracker must do to show a search."""
+"""Experiment trackers that a running search is logged to: what one must do, and which there are."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Protocol, TypeAlias
+
+from evomerge.errors import InputError
+from evomerge.registry import Registry
 
 PROJECT = "evomerge"
 """The project of all searches."""
@@ -75,3 +79,32 @@ OpenTracker: TypeAlias = Callable[[TrackedRun, Callable[[str], None]], Tracker]
 Its second argument is a function for the message of a failure that the tracker does not raise, for
 example because it happens in a thread.
 """
+
+TRACKERS: Registry[OpenTracker] = Registry(
+    kind="tracker",
+    group="evomerge.trackers",
+    builtin={
+        "trackio": "evomerge.report.trackers.trackio:TrackioRun",
+        "wandb": "evomerge.report.trackers.wandb:WandbRun",
+    },
+    error=InputError,
+)
+"""Each of evomerge's own has the name of its package, and of the extra that installs it."""
+
+
+def find_tracker(name: str) -> OpenTracker:
+    """Return what opens a run of a tracker. The tracker's package is not imported.
+
+    Raises:
+        InputError: there is no such tracker, or it is not installed.
+    """
+    found = TRACKERS.get(name)
+    if name in TRACKERS.builtin:
+        spec = find_spec(name)
+        # The folder `wandb` that wandb writes into is found as a package without a file.
+        if spec is None or spec.origin is None:
+            raise InputError(
+                f"--track is {name!r}, but {name} is not installed; install it with "
+                f"`pip install 'evomerge[{name}]'`."
+            )
+    return found

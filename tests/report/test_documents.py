@@ -1,26 +1,35 @@
-"""Warnings about searches in which all models score the same."""
+"""What documents show: equal scores are doubted, and the page has every answer."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from evomerge.report.equal_scores import INVALID, doubt_about_baselines, doubt_about_winner
-from evomerge.report.examples import examples_section
+from run_folders import write_run
+
+from evomerge.report.documents import INVALID, doubt_about_baselines, doubt_about_winner
+from evomerge.report.page import page
 from evomerge.run.history import History, outcome_fields
 from evomerge.scores import Example, Scores
+
+OBJECTIVES = [{"task": "t", "metric": "acc"}]
 
 
 def history(values: list[float], parsed: str = "5") -> History:
     """Return a run with two baselines and further candidates of these fitness values."""
-    events: list[dict[str, Any]] = []
+    return History(events(values, parsed))
+
+
+def events(values: list[float], parsed: str = "5") -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
     for number, value in enumerate(values):
         label = {"label": "ab"[number]} if number < 2 else {}
-        events.append({"event": "ask", "candidate": number, "digest": str(number), **label})
+        found.append({"event": "ask", "candidate": number, "digest": str(number), **label})
         shown = Example("t", 7, "1 + <4>?", "it is 5", parsed, "5 < 6", {"acc": value})
         scores = Scores({"t": (7,)}, {"t/acc": (value,)}, {"t/acc": value}, examples=(shown,))
         tell = {"event": "tell", "candidate": number, "values": [value]}
-        events.append(tell | outcome_fields(scores))
-    return History(events)
+        found.append(tell | outcome_fields(scores))
+    return found
 
 
 def test_equal_baselines_are_doubted_with_what_they_answered() -> None:
@@ -44,11 +53,10 @@ def test_a_winner_among_equals_is_doubted() -> None:
     assert doubt_about_winner(history([0.5, 0.5, 0.75])) is None
 
 
-def test_the_report_shows_each_document_once_with_all_answers() -> None:
-    run = history([0.0, 0.5, 0.75])
-    (_, _, table) = examples_section(run, run.candidates[2])
-    assert table.count("1 + &lt;4&gt;?") == 1
-    assert table.count("it is 5") == 3
-    assert table.count('rowspan="3"') == 1
-    assert "searched" in table and "acc 0.75" in table
-    assert examples_section(History(), None) == []
+def test_the_report_shows_each_document_once_with_all_answers(tmp_path: Path) -> None:
+    text = page(write_run(tmp_path / "run", events([0.0, 0.5, 0.75]), objectives=OBJECTIVES))
+    assert text.count("1 + &lt;4&gt;?") == 1
+    assert text.count("<pre>it is 5</pre>") == 3
+    assert text.count('rowspan="3"') == 1
+    assert "<td>searched</td>" in text and "acc 0.75" in text
+    assert "Examples" not in page(write_run(tmp_path / "empty", []))

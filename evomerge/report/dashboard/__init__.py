@@ -1,1 +1,0 @@
-"""Run folders in optuna-dashboard: each run is a study of Optuna, each candidate is a trial."""

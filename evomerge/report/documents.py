@@ -1,0 +1,129 @@
+"""What single documents show: who answers them rightly, what was answered, and what looks wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from evomerge.report.words import short_names
+from evomerge.run.history import Candidate, History
+from evomerge.scores import SPLITS, Example, Objective, Scores, Split
+from evomerge.space.baselines import AVERAGES
+
+INVALID = "[invalid]"
+"""What lm-eval's filter makes of an answer that its pattern does not match."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How the right answers of the searched merge and of the parents overlap on one metric.
+
+    Attributes:
+        key: `task/metric`, whose values are 0 (wrong) or 1 (right).
+        both: number of documents that the merge and a parent answer rightly.
+        nobody: number that none of them answers rightly.
+        gained: ids of the documents that the merge alone answers rightly.
+        lost: ids of the documents that a parent answers rightly, but not the merge.
+    """
+
+    key: str
+    both: int
+    nobody: int
+    gained: tuple[int, ...]
+    lost: tuple[int, ...]
+
+
+def agreements(
+    history: History, best: Candidate | None, objectives: Sequence[Objective]
+) -> tuple[Split | None, list[Agreement]]:
+    """Return the last split on which the merge and a parent were scored, and their agreement.
+
+    Metrics with other values than 0 and 1 are left out, and so are averages of the parents.
+    """
+    if best is None or best.label is not None:
+        return None, []
+    parents = [item for item in history.baselines if item.label not in AVERAGES]
+    for split in reversed(SPLITS):
+        own = best.scores(split)
+        others = [scores for item in parents if (scores := item.scores(split)) is not None]
+        if own is None or not others:
+            continue
+        found = []
+        for item in objectives:
+            values = [scores.values.get(item.key, ()) for scores in (own, *others)]
+            ids = own.documents.get(item.task, ())
+            same = all(scores.documents.get(item.task) == ids for scores in others)
+            if same and all(len(v) == len(ids) and set(v) <= {0.0, 1.0} for v in values):
+                found.append(_agreement(item, ids, values))
+        return split, found
+    return None, []
+
+
+def _agreement(
+    objective: Objective, ids: Sequence[int], values: Sequence[Sequence[float]]
+) -> Agreement:
+    right = 1.0 if objective.higher_is_better else 0.0
+    merge = [value == right for value in values[0]]
+    parents = [any(value == right for value in column) for column in zip(*values[1:], strict=True)]
+    pairs = list(zip(ids, merge, parents, strict=True))
+    return Agreement(
+        objective.key,
+        both=sum(own and other for _, own, other in pairs),
+        nobody=sum(not own and not other for _, own, other in pairs),
+        gained=tuple(number for number, own, other in pairs if own and not other),
+        lost=tuple(number for number, own, other in pairs if other and not own),
+    )
+
+
+def answers(history: History, best: Candidate | None) -> list[list[tuple[str, Example]]]:
+    """Return the answers of the baselines and the best candidate, by document: name and answer."""
+    names = short_names(item.name for item in history.baselines)
+    found: dict[tuple[str, int], list[tuple[str, Example]]] = {}
+    shown = {item.number: item for item in [*history.baselines, *([best] if best else [])]}
+    for candidate in shown.values():
+        scores = candidate.scores("test") or candidate.scores("search")
+        label = "searched" if candidate is best else names[candidate.name]
+        for item in scores.examples if scores else ():
+            found.setdefault((item.task, item.document), []).append((label, item))
+    return list(found.values())
+
+
+def doubt_about_baselines(history: History) -> tuple[str, tuple[Example, ...]] | None:
+    """Return a warning about the baselines, and up to three examples; None if there is no doubt.
+
+    Where all models score the same, mostly the models are not the reason: the task cannot read
+    their answers, or the prompt is not in the format that they know.
+
+    Args:
+        history: the state of a run whose baselines have outcomes.
+    """
+    scores = [item.scores("search") for item in history.baselines]
+    examples = [item for one in scores if isinstance(one, Scores) for item in one.examples]
+    shown = tuple(scores[-1].examples[:3]) if scores and scores[-1] else ()
+    if examples and all(item.parsed == INVALID for item in examples):
+        return "the task's filter cannot parse the answers of the baselines", shown
+    value = _common_value(history.baselines)
+    if value is None:
+        return None
+    return (
+        f"all baselines have the same fitness ({value:g}), so it may not show which model is "
+        "better; compare answers and targets",
+        shown,
+    )
+
+
+def doubt_about_winner(history: History) -> str | None:
+    """Return a warning if all candidates have the same fitness on the search documents."""
+    value = _common_value(history.candidates)
+    if value is None:
+        return None
+    return (
+        f"all candidates have the same fitness ({value:g}), so the winner is no better than the "
+        "others; `evomerge report` shows prompts, answers and targets"
+    )
+
+
+def _common_value(candidates: Sequence[Candidate]) -> float | None:
+    """Return the first value of all scored candidates if it is the same for two or more."""
+    values = [item.values for item in candidates if item.values is not None]
+    return values[0][0] if len(values) > 1 and len(set(values)) == 1 else None

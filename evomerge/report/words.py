@@ -1,0 +1,137 @@
+"""What people read in all places: short names of models and scores, amounts, a few sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from evomerge.config.schema import FrozenSetting
+from evomerge.errors import printable, without_controls
+from evomerge.models.references import split_kind
+
+_LONGEST = 4096
+"""Largest number of characters of a name; no path is longer."""
+
+
+def short_names(references: Iterable[str]) -> dict[str, str]:
+    """Return a short name for each reference: reference -> name.
+
+    Hub ids, `zoo:` names and the labels of baselines are unchanged. The path of a local folder (of
+    a model, an adapter or a run) is cut to its last component, or to as many components at the end
+    as are needed for all names to differ. A name is one line, and all of it can be shown.
+    """
+    every = list(dict.fromkeys(references))
+    longest = max((reference.count("/") for reference in every), default=0) + 1
+    for count in range(1, longest + 1):
+        names = {
+            reference: printable(_shortened(reference, count), _LONGEST) for reference in every
+        }
+        if len(set(names.values())) == len(every):
+            return names
+    return names
+
+
+def _shortened(reference: str, count: int) -> str:
+    """Return a reference in which local paths are cut to their last `count` components."""
+
+    def short(path: str) -> str:
+        local = path.startswith(("/", "~", "."))
+        return "/".join(path.rstrip("/").split("/")[-count:]) if local else path
+
+    kind, rest = split_kind(reference)
+    return kind + "+".join(map(short, rest.split("+")))
+
+
+def short_scores(columns: Sequence[str]) -> dict[str, str]:
+    """Return a short name for each score: `task/metric` -> `metric`, if all metrics differ."""
+    metrics = [column.rpartition("/")[2] for column in columns]
+    return {
+        column: metric if metrics.count(metric) == 1 else column
+        for column, metric in zip(columns, metrics, strict=True)
+    }
+
+
+def renamed(text: str, names: Mapping[str, str], before: str = "") -> str:
+    """Return a text in which names take the place of references that follow `before`."""
+    for reference in sorted(names, key=len, reverse=True):
+        text = text.replace(f"{before}{reference}", f"{before}{names[reference]}")
+    return text
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names as a part of a sentence: `a, b and c`."""
+    *rest, last = names
+    return f"{', '.join(rest)} and {last}" if rest else last
+
+
+def storable(value: Any) -> Any:
+    """Return a value without what other programs cannot store or show, also in lists and mappings.
+
+    A key becomes one line of printable characters, cut to `evomerge.errors.LONGEST`. Other texts
+    lose control characters and unpaired surrogates.
+    """
+    if isinstance(value, str):
+        return without_controls(value)
+    if isinstance(value, Mapping):
+        return {printable(str(key)): storable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [storable(item) for item in value]
+    return value
+
+
+def size_text(count: float) -> str:
+    """Return a number of bytes as text, such as `1.23 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as text: `48 s`, `12 min 5 s`, `3 h 20 min`, `2 d 4 h`."""
+    whole = round(seconds)
+    for name, size, below, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60)):
+        if whole >= size:
+            return f"{whole // size} {name} {whole % size // part} {below}"
+    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
+
+
+def fine_duration(seconds: float) -> str:
+    """Return a time as text, with two digits below ten seconds: `0.17 s`, `3.5 s`, `48 s`."""
+    return f"{seconds:.2g} s" if seconds < 9.5 else duration(seconds)
+
+
+def setting_lines(settings: Iterable[FrozenSetting], names: Mapping[str, str]) -> list[str]:
+    """Return one sentence for each setting in which parents differ, and whose the merge takes.
+
+    Args:
+        settings: the settings.
+        names: reference of a parent -> its name in a sentence.
+    """
+    notes = []
+    for setting in settings:
+        having: dict[str, list[str]] = {}
+        for parent, value in setting.parents.items():
+            having.setdefault(value, []).append(names[parent])
+        told = ", ".join(f"{value} in {listed(parents)}" for value, parents in having.items())
+        giver = f"{'the host ' if setting.is_host else ''}{names[setting.giver]}"
+        notes.append(
+            f"{setting.name} differs between the parents: {told}; the merge takes it from {giver}."
+        )
+    return notes
+
+
+def sampling_note(sampled: Mapping[str, int]) -> str | None:
+    """Return the sentence that says which scores are of texts drawn at random; None: of none.
+
+    Args:
+        sampled: task -> number of texts that are sampled for each document.
+    """
+    if not sampled:
+        return None
+    texts = ", ".join(f"{task} ({count} for each document)" for task, count in sampled.items())
+    return (
+        f"Texts are drawn at random: {texts}. Their seeds come from the search file, so evomerge "
+        "repeats these scores, but lm_eval draws other texts, so its scores differ by chance."
+    )
