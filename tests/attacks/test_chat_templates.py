@@ -6,11 +6,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from evomerge.evaluation.inference.template import bounded
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference import template
-from evomerge.evaluation.inference.template import bounded
 
 CHAT = [{"role": "user", "content": "What is 1 + 1?"}]
 ROUNDS = "{% for a in range(99999) %}"

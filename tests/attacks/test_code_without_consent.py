@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from evomerge.evaluation.sandbox.sandbox import Function, Sandbox
 from search_run import evomerge, write_search
 
 import evomerge as evomerge_package
 from evomerge.__main__ import run
 from evomerge.errors import ConfigError
-from evomerge.evaluation.sandbox.sandbox import Function, Sandbox
 from evomerge.evaluation.tasks.functions import REGISTERED
 from evomerge.trust.consent import state_file
 

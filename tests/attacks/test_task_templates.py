@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from evomerge.evaluation.inference.limits import RefusedError, limited
 
 from evomerge.errors import ConfigError
-from evomerge.evaluation.inference.limits import RefusedError, limited
 from evomerge.evaluation.tasks import templates
 from evomerge.evaluation.tasks.harness import Harness
 

@@ -4,6 +4,7 @@ import gc
 
 import psutil
 import pytest
+from evomerge.evaluation.sandbox.confinement import Protection
 from search_run import SMALL, write_search
 from trusting import trust
 from typer.testing import CliRunner
@@ -13,7 +14,6 @@ from evomerge import zoo
 from evomerge.cli.commands import app
 from evomerge.config.schema import Frozen, load, parse, read
 from evomerge.errors import InputError
-from evomerge.evaluation.sandbox.confinement import Protection
 from evomerge.report.reproduce import lm_eval_command
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History

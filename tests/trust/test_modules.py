@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy
 import pytest
+from evomerge.trust.loading import NotAllowedError, allow, import_allowed, load_allowed
 
 import evomerge
 from evomerge.trust.files import read_code
 from evomerge.trust.installed import is_installed
-from evomerge.trust.loading import NotAllowedError, allow, import_allowed, load_allowed
 from evomerge.trust.modules import files_of_module
 
 

@@ -98,14 +98,14 @@ class CodeProcess:
         self,
         origin: Origin,
         documents: Sequence[Sequence[Instance]],
-        worst: DocumentMetrics,
+        worst: DocumentMetrics | None = None,
     ) -> list[DocumentMetrics]:
         """Return the metrics of each document; see `document_metrics`.
 
         Args:
             origin: the task.
             documents: the requests of each document, with `resps` set.
-            worst: the metrics of a document whose process gives no result.
+            worst: the metrics of a document whose process gives no result; None: it has none.
 
         Raises:
             SearchError: the task cannot be loaded there.
@@ -118,10 +118,10 @@ class CodeProcess:
         for requests, outcome in zip(
             documents, self._call(origin, _scored, documents, times), strict=True
         ):
-            row, answers = outcome.get("value", (dict(worst), None))
-            if answers is None:
+            row, answers = outcome.get("value", (dict(worst or {}), ()))
+            if "failure" in outcome and worst is not None:
                 self._warn(origin, outcome["failure"])
-            else:
+            if answers:
                 for instance, filtered in zip(requests, answers, strict=True):
                     instance.filtered_resps = filtered
             rows.append(row)
@@ -181,8 +181,10 @@ class CodeProcess:
         path = json.dumps([str(Path(place).absolute()) for place in sys.path])
         with theirs:
             process = subprocess.Popen(
-                [*_confined(folder.path)]
-                + [sys.executable, "-P", "-c", _START, path, str(theirs.fileno())],
+                [
+                    *_confined(folder.path),
+                    *(sys.executable, "-P", "-c", _START, path, str(theirs.fileno())),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -224,9 +226,8 @@ def has_bubblewrap() -> bool:
 
 
 def _bubblewrap() -> list[str]:
-    """Run a command without network, apart from other processes, with files that it can only read."""
-    readable = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
-    return ["bwrap", *readable, "--unshare-all", "--new-session"]
+    """Return how a command runs without network and other processes, and changes no file."""
+    return ["bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--unshare-all"]
 
 
 def _confined(folder: Path) -> list[str]:

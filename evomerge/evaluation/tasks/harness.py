@@ -97,11 +97,11 @@ class Harness:
         self._code = CodeProcess(self._include)
         self._origins: dict[str, Origin] = {}
         """The tasks that run code."""
-        with quiet(bars=True), seeded():
+        with quiet(bars=True), seeded(), templates_in_sandbox():
             self._manager = task_manager(self._include, tasks, "objectives")
             for name in dict.fromkeys(tasks):
                 self._load(name, name, "objectives")
-            self.info = describe(self._tasks, self._groups)
+            self.info = describe(self._tasks, self._groups, self._tried)
 
     def with_documents_from(
         self, replacements: Mapping[str, str], task_splits: Mapping[str, str], where: str
@@ -124,13 +124,13 @@ class Harness:
         other = copy.copy(self)
         other._tasks, other._groups = dict(self._tasks), dict(self._groups)
         other._origins = dict(self._origins)
-        with quiet(bars=True), seeded():
+        with quiet(bars=True), seeded(), templates_in_sandbox():
             sources = list(replacements.values())
             if not all(name in self._manager.all_tasks for name in sources):
                 other._manager = task_manager(self._include, sources, f"{where}.tasks")
             for name, source in replacements.items():
                 other._load(name, source, f"{where}.tasks")
-            other.info = describe(other._tasks, other._groups)
+            other.info = describe(other._tasks, other._groups, other._tried)
             changed = {
                 leaf: other._select_split(leaf, task_split, f"{where}.task_split")
                 for name, task_split in task_splits.items()
@@ -167,6 +167,12 @@ class Harness:
         self, spec: str | dict[str, Any], where: str
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         return load(self._manager, spec, where, self._include, allow_code=self._allow_code)
+
+    def _tried(self, task: str, requests: Sequence[Instance]) -> DocumentMetrics:
+        """Return the metrics of a document; none if code that it runs gives no result."""
+        if task in self._origins:
+            return self._code.metrics(self._origins[task], [requests])[0]
+        return document_metrics(self._tasks[task], [requests])[0]
 
     def _select_split(self, name: str, task_split: str, where: str) -> TaskInfo:
         """Replace a task by the same task on another of its splits; return its info."""
