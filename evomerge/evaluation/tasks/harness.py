@@ -31,7 +31,7 @@ from evomerge.evaluation.tasks.digests import (
     spread,
     templates_digest,
 )
-from evomerge.evaluation.tasks.examples import example, with_target
+from evomerge.evaluation.tasks.examples import example
 from evomerge.evaluation.tasks.info import TaskInfo, describe
 from evomerge.evaluation.tasks.loading import (
     check_fewshot,
@@ -46,6 +46,7 @@ from evomerge.evaluation.tasks.scoring import (
     aggregated,
     document_metrics,
 )
+from evomerge.evaluation.tasks.targets import with_target
 from evomerge.evaluation.tasks.templates import RenderCache, templates_in_sandbox
 from evomerge.models.references import is_folder
 from evomerge.scores import TOKENS, Example
@@ -265,7 +266,8 @@ class Harness:
         """Return prompt and right answer of each document; see `build` and `with_target`."""
         subject, chat = self._tasks[task], self.apply_chat_template
         documents = self.build(task, ids, reference)
-        return [with_target(subject, task, requests, chat=chat) for requests in documents]
+        with templates_in_sandbox():
+            return [with_target(subject, task, requests, chat=chat) for requests in documents]
 
     def digests(self, task: str, ids: Sequence[int]) -> dict[str, str]:
         """Return digests of a task: of `documents`, `prompts`, `settings`, `templates`, `examples`.

@@ -11,8 +11,8 @@ from lm_eval.api.task import Task
 
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.reference import ReferenceLM
-from evomerge.evaluation.tasks.examples import with_target
 from evomerge.evaluation.tasks.harness import Harness
+from evomerge.evaluation.tasks.targets import with_target
 
 IDS = (0, 3, 17, 38)
 
