@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 from evomerge.errors import ConfigError, did_you_mean, one_line
 from evomerge.evaluation.tasks.templates import templates_in_sandbox
 from evomerge.trust.files import NotAllowedError, check_allowed
-from evomerge.trust.task_files import files_of_tasks
+from evomerge.trust.task_files import files_of_metric, files_of_tasks
 
 _State: TypeAlias = tuple[tuple[str, int, int], ...]
 _CODE_EVAL = "HF_ALLOW_CODE_EVAL"
@@ -76,9 +76,17 @@ def _code_may_load(allow_code: bool) -> Iterator[None]:
     """While the context is open, Hugging Face's `code_eval` runs if code is allowed.
 
     lm-eval's code tasks try it with a program of their own when they are imported.
+
+    Raises:
+        ConfigError: a script in the working folder would run in its place.
     """
     before = os.environ.get(_CODE_EVAL)
     if allow_code:
+        for script in files_of_metric("code_eval"):
+            raise ConfigError(
+                f"{script} would run in place of Hugging Face's metric `code_eval`; start evomerge "
+                "in another folder."
+            )
         os.environ[_CODE_EVAL] = "1"
     try:
         yield
