@@ -20,6 +20,9 @@ def main() -> None:
 
     Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted, 143 terminated.
     """
+    from evomerge.execute.allocator import keep_freed_memory
+
+    keep_freed_memory()
     _keep_warnings_plain()
     debug = "--debug" in sys.argv[1:]
     if debug:

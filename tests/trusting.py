@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from evomerge.trust.consent import record
-from evomerge.trust.files import read_code
-from evomerge.trust.loading import allow
+from evomerge.trust.files import allow, read_code
 
 
 def trust(*paths: Path) -> None:

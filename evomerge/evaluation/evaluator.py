@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import CandidateError, one_line
-from evomerge.evaluation.answers import Answers
-from evomerge.evaluation.inference.allocator import keep_freed_memory
+from evomerge.evaluation.answers import Answers, TaskSet
 from evomerge.evaluation.inference.engine import EngineForward
 from evomerge.evaluation.inference.fingerprint import Fingerprint
 from evomerge.evaluation.inference.forward import Forward
@@ -24,11 +23,7 @@ from evomerge.evaluation.tasks.functions import Function
 from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.info import TasksInfo
 from evomerge.evaluation.tasks.scoring import DocumentMetrics
-from evomerge.evaluation.tasks.task_set import TaskSet
 from evomerge.scores import TOKENS, Example, Scores, Split
-
-if TYPE_CHECKING:
-    from evomerge.evaluation.sandbox.confinement import Protection
 
 _FEW = 8  # documents of each task in `try_out`
 
@@ -102,11 +97,10 @@ class Evaluator:
         return self.default.info
 
     @property
-    def protection(self) -> Protection | None:
-        """What this system protects while code of models runs; None: no task runs code."""
+    def runs_code(self) -> bool:
+        """Whether a task runs code that models write."""
         sets = (self.default, *self.by_split.values())
-        harnesses = (item.harness for item in sets if item.harness is not None)
-        return next(filter(None, (harness.protection for harness in harnesses)), None)
+        return any(item.harness is not None and item.harness.runs_code for item in sets)
 
     def tasks_of(self, split: Split) -> TaskSet:
         """Return the tasks that supply a split's documents."""
@@ -136,7 +130,6 @@ class Evaluator:
         Raises:
             ConfigError: a task needs longer inputs than the model can read.
         """
-        keep_freed_memory()
         self.tokenizer, self.splits = tokenizer, splits
         self._requests, self.is_model_changed = {}, False
         first, documents = next(iter(splits.items()))

@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from tqdm import tqdm
 
+from evomerge.execute.allocator import keep_freed_memory
 from evomerge.execute.protocol import Job, RunJobs
 from evomerge.scores import Outcome
 
@@ -31,6 +32,7 @@ class Host:
     """
 
     def __init__(self, make: Callable[[], RunJobs]) -> None:
+        keep_freed_memory()
         # tqdm's own lock is for several processes: one that is killed leaves it behind in the
         # system.
         tqdm.set_lock(threading.RLock())

@@ -14,12 +14,13 @@ class InlineExecutor:
 
     Args:
         run: runs the jobs of one `submit`.
+        close: is called when the executor is closed.
     """
 
     width = 1
 
-    def __init__(self, run: RunJobs) -> None:
-        self._run = run
+    def __init__(self, run: RunJobs, close: Callable[[], None] = lambda: None) -> None:
+        self._run, self._close = run, close
         self._running: deque[Iterator[tuple[Job, Outcome]]] = deque()
 
     def submit(self, jobs: Sequence[Job]) -> None:
@@ -41,6 +42,7 @@ class InlineExecutor:
     def close(self) -> None:
         """Empty the queue."""
         self._running.clear()
+        self._close()
 
 
 def one_by_one(run: Callable[[Job], Outcome]) -> RunJobs:

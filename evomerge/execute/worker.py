@@ -24,7 +24,7 @@ from evomerge.evaluation.inference.fingerprint import free_weights
 from evomerge.evaluation.inference.memory import is_device_failure, is_exhausted, peak_memory
 from evomerge.evaluation.racing import Race, score_in_race
 from evomerge.evaluation.single import score_single
-from evomerge.evaluation.tasks.traces import traceback_lines
+from evomerge.evaluation.tasks.functions import traceback_lines
 from evomerge.execute.protocol import Job
 from evomerge.recipe import Recipe
 from evomerge.scores import Failure, Objective, Outcome, Scores, Split

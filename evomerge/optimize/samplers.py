@@ -49,7 +49,6 @@ class TPE(BaseOptimizer):
 
     def __init__(self, cube: Cube, seed: int, objectives: int) -> None:
         super().__init__(cube, population=1, objectives=objectives)
-        optuna.logging.set_verbosity(optuna.logging.WARNING)  # it tells of each new study
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # some of the arguments are marked as experimental
             sampler = optuna.samplers.TPESampler(
@@ -59,7 +58,12 @@ class TPE(BaseOptimizer):
                 constraints_func=lambda trial: (trial.user_attrs[_VIOLATION],),
                 seed=seed % 2**32,
             )
-        self._study = optuna.create_study(sampler=sampler, directions=["minimize"] * objectives)
+        level = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # it tells of each new study
+        try:
+            self._study = optuna.create_study(sampler=sampler, directions=["minimize"] * objectives)
+        finally:
+            optuna.logging.set_verbosity(level)
         self._ranges = {str(place): _range(gene) for place, gene in enumerate(cube.genes)}
         self._random = np.random.RandomState(seed % 2**32)
         self._told = 0

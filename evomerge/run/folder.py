@@ -249,11 +249,13 @@ class RunFolder:
         handler = _LogFile(self.path / "log.txt", encoding="utf-8")
         handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
         logger = logging.getLogger("evomerge")
+        level = logger.level
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         try:
             yield
         finally:
+            logger.setLevel(level)
             logger.removeHandler(handler)
             handler.close()
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 from evomerge.config.schema import Frozen, SearchConfig
 from evomerge.scores import SPLITS
 from evomerge.trust.consent import is_recorded, record
 from evomerge.trust.files import CodeFile, read_code
-from evomerge.trust.loading import is_loaded
-from evomerge.trust.modules import files_of_module
+from evomerge.trust.modules import files_of_module, is_of_host
 from evomerge.trust.task_files import files_of_tasks
 
 
@@ -34,9 +32,8 @@ def code_files(config: SearchConfig, *, functions: bool = True) -> list[CodeFile
     for name in names:
         module, colon, _ = name.partition(":")
         if colon and functions:
-            imported = module in sys.modules and not is_loaded(module)
             for file in files_of_module(module):
-                found.setdefault(file, read_code(file, imported=imported))
+                found.setdefault(file, read_code(file, imported=is_of_host(module)))
     tasks = [name for name in names if ":" not in name]
     include = [Path(folder) for folder in config.evaluation.include if folder != "zoo:tasks"]
     for file in files_of_tasks(tasks, include) if tasks else []:

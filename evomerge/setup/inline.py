@@ -18,8 +18,10 @@ from evomerge.setup.worker import MemoryShare, make_worker, run_jobs
 
 def make_inline(problem: Problem, run: Path, logbook: Logbook, attempts: Attempts) -> Executor:
     """Return the inline executor of a search; see `evomerge.setup.search.MakeExecutor`."""
+    from evomerge.evaluation.inference.device import keep_threads
     from evomerge.execute.inline import InlineExecutor
 
+    put_back = keep_threads()
     share = MemoryShare.of_machine(1)
     worker = make_worker(problem, share, logbook.history.threads, logbook.note_preparation, run=run)
     logbook.note_threads(worker.threads)
@@ -33,4 +35,4 @@ def make_inline(problem: Problem, run: Path, logbook: Logbook, attempts: Attempt
         with attempts.trying(f"{job.candidate} {job.split}"):
             return worker(job, around)
 
-    return InlineExecutor(run_jobs(score, problem.config, share))
+    return InlineExecutor(run_jobs(score, problem.config, share), put_back)

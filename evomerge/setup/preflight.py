@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import TYPE_CHECKING, Any
 
 from evomerge.config.schema import SearchConfig
 from evomerge.models.code_keys import code_notes
@@ -23,8 +24,18 @@ from evomerge.setup.problem import Problem
 from evomerge.setup.strategy import generation_of
 from evomerge.setup.tasks import sampled, sources
 
+if TYPE_CHECKING:
+    from evomerge.evaluation.tasks.info import TaskInfo
+
 OWN_MINUTES = 5
 """Minutes of CPU time of the optimizer itself, above which a person is warned."""
+
+_KNOWN = re.compile(
+    r"^(mmlu|gsm8k|gsm_plus|mgsm|hellaswag|arc_(easy|challenge)|winogrande|truthfulqa|bbh|gpqa|"
+    r"ifeval|humaneval|mbpp|piqa|boolq|openbookqa|lambada|triviaqa|nq_open|squad|drop|race|"
+    r"hendrycks|minerva_math|math_|musr|leaderboard|agieval|cmmlu|ceval|jmmlu|xnli|xcopa|belebele|"
+    r"wikitext|super_?glue|glue|anli|commonsense_qa|social_iqa|sciq|logiqa|toxigen|aime)"
+)
 
 
 def summary(problem: Problem) -> dict[str, Any]:
@@ -54,7 +65,7 @@ def summary(problem: Problem) -> dict[str, Any]:
         },
         "workers": describe_workers(config, population),
         "backend": _backend(problem),
-        **({"code": _code(problem)} if problem.evaluator.protection else {}),
+        **({"code": _code(problem)} if problem.evaluator.runs_code else {}),
         **({"engine": engine_depth(problem)} if serves_paths(config) else {}),
         **({"sampling": note} if note is not None else {}),
         "fewer_documents": problem.fewer_documents,
@@ -77,9 +88,6 @@ def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
         problem: a checked search.
         allow_benchmarks: do not warn of objectives that are well-known public benchmarks.
     """
-    from evomerge.evaluation.tasks.benchmarks import benchmark_warning
-    from evomerge.evaluation.tasks.repeats import repeats_warning
-
     recipes = problem.space.baselines().values()
     tokenizers = plan_tokenizers(problem.config, recipes, problem.checkpoints)
     notes = list(dict.fromkeys(note for plan in tokenizers for note in plan.notes))
@@ -128,20 +136,21 @@ def _merges(problem: Problem) -> dict[str, str]:
 
 def _code(problem: Problem) -> str:
     """Return how code that models write runs on this machine."""
-    protection = problem.evaluator.protection
-    gaps = protection.gaps if protection else []
-    return "runs in processes with limits" + (f"; it can {', '.join(gaps)}" if gaps else "")
+    from evomerge.evaluation.tasks.code import has_bubblewrap
+
+    return f"runs in processes with limits{', in bubblewrap' if has_bubblewrap() else ''}"
 
 
 def _code_warning(problem: Problem) -> str | None:
-    """Return a warning if code that models write can do here what it should not."""
-    protection = problem.evaluator.protection
-    if protection is None or not protection.gaps:
+    """Return a warning if code that models write can do here what you can."""
+    from evomerge.evaluation.tasks.code import has_bubblewrap
+
+    if not problem.evaluator.runs_code or has_bubblewrap():
         return None
     return (
-        f"code that models write can {', '.join(protection.gaps)}, since this system lets no "
-        "process forbid itself that (docs/evaluation.md); run the search in a container or a "
-        "virtual machine that holds nothing else."
+        "code that models write can read and change your files and use the network, since only its "
+        "time and memory are limited (docs/evaluation.md); run the search in a container that "
+        "holds nothing else, or install bubblewrap."
     )
 
 
@@ -210,3 +219,38 @@ def _backend(problem: Problem) -> str:
         if tasks
     ]
     return ", ".join(parts) or "vllm"
+
+
+def benchmark_warning(task: TaskInfo) -> str | None:
+    """Return a warning if a search would optimize on a public benchmark's own test documents."""
+    split = task.task_splits.get(task.task_split, task.task_split).lower()
+    if not _KNOWN.match(task.name.lower()) or not split.startswith(("test", "val")):
+        return None
+    own = "a task of your own in evaluation.include (a translation of it, or your own questions)"
+    if "training" in task.task_splits:
+        own = f"its training documents (evaluation.search.task_split: training), or {own}"
+    return (
+        f"the search optimizes on the {split} documents of the public benchmark {task.name!r}, so "
+        "its score on that benchmark will say nothing about other models' scores on it; search on "
+        f"{own}, and keep the benchmark for the test (--allow-benchmarks silences this)."
+    )
+
+
+def repeats_warning(task: TaskInfo) -> str | None:
+    """Return a warning if a task's `repeats` are of no use."""
+    if task.repeats == 1 or task.kind != "generate_until":
+        return None
+    if not task.is_sampled:
+        return (
+            f"task {task.name!r} has repeats: {task.repeats}, but decodes greedily, so all "
+            f"{task.repeats} texts of a document are equal (evomerge generates one); sample them "
+            "(evaluation.generation: {do_sample: true, temperature: 0.6}), or set repeats to 1 in "
+            "its YAML."
+        )
+    if not task.has_filters:
+        return (
+            f"task {task.name!r} samples {task.repeats} texts for each document, but has no "
+            "filter_list, so lm-eval only reads the first of them; add filters that read all, such "
+            "as majority_vote, or set repeats to 1 in its YAML."
+        )
+    return None

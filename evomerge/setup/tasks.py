@@ -41,12 +41,12 @@ def load_tasks(
             not allowed, or the backend is not installed.
     """
     from evomerge import zoo
+    from evomerge.evaluation.answers import TaskSet
     from evomerge.evaluation.evaluator import Evaluator
     from evomerge.evaluation.inference.reference import Reasoning
     from evomerge.evaluation.inference.vllm_start import check_vllm
     from evomerge.evaluation.tasks.functions import find, is_function
     from evomerge.evaluation.tasks.harness import Harness
-    from evomerge.evaluation.tasks.task_set import TaskSet
 
     evaluation = config.evaluation
     if evaluation.backend == "vllm":

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from evomerge.errors import ConfigError, InputError, one_line
 from evomerge.run.atomic import replace_text
-from evomerge.trust.files import CodeFile
-from evomerge.trust.loading import allow
+from evomerge.trust.files import CodeFile, allow
 
 VARIABLE = "EVOMERGE_STATE"
 """Environment variable with the folder of the file, in place of the user's own."""

@@ -1,98 +1,106 @@
-"""The files of a Python module that is not installed, and of what it imports. Nothing is run."""
+"""The Python files of a module that is not installed, and of what it imports.
+
+To find them runs nothing. Modules that are imported by a name that is made at run time, or in
+another way than by files on `sys.path`, are not found.
+"""
 
 from __future__ import annotations
 
 import ast
-import importlib.util
+import importlib
 import sys
-from collections.abc import Iterator
-from importlib.machinery import ModuleSpec, PathFinder, all_suffixes
+from collections.abc import Iterator, Sequence
+from importlib.machinery import all_suffixes
 from pathlib import Path
+from types import ModuleType
 
+from evomerge.models.references import is_file
+from evomerge.trust.files import check_allowed
 from evomerge.trust.installed import is_installed
 
-_CACHE = "__pycache__"
+_imported: set[str] = set()
+"""Names of the modules that `import_allowed` has imported."""
+
+
+def import_allowed(name: str) -> ModuleType:
+    """Import a module.
+
+    Raises:
+        NotAllowedError: one of its files was not allowed, or has changed.
+        Exception: whatever its code raises.
+    """
+    if name not in sys.modules:
+        for file in files_of_module(name):
+            check_allowed(file)
+        importlib.invalidate_caches()
+        _imported.add(name)
+    return importlib.import_module(name)
+
+
+def is_of_host(name: str) -> bool:
+    """Return whether a module was imported by the program that uses evomerge, not by evomerge."""
+    return name in sys.modules and name not in _imported
 
 
 def files_of_module(name: str) -> list[Path]:
     """Return the files of a module and of all modules that it imports, without installed ones.
 
     Of a package these are all files with code in its folder. A module that cannot be found has no
-    files. Modules that are imported by a name that is made at run time are not found.
+    files.
 
     Args:
         name: the module's name, as in an `import`.
     """
-    return with_imports(_module(name))
+    return with_imports(_found(name.split("."), _python_path()))
 
 
-def with_imports(files: list[Path]) -> list[Path]:
+def with_imports(files: Sequence[Path]) -> list[Path]:
     """Return Python files and the files of all that they import, without installed ones.
 
     An imported module is looked for where Python does, and beside the file that imports it.
     """
     found: dict[Path, None] = {}
-    waiting = [file.resolve() for file in files]
+    waiting = list(files)
     while waiting:
-        file = waiting.pop(0)
-        if file in found or is_installed(file) or not file.is_file():
+        file = waiting.pop(0).resolve()
+        if file in found or is_installed(file) or not is_file(file):
             continue
         found[file] = None
-        for name in dict.fromkeys(_imports(file)):
-            if name.startswith("."):
-                waiting += _relative(name, file)
+        for name in _imports(file):
+            inside = name.lstrip(".")
+            above, parts = len(name) - len(inside), inside.split(".")
+            if above:
+                waiting += _found(parts, file.parents[above - 1 : above])
                 continue
-            waiting += _module(name)
-            waiting += _beside(name, file.parent)
+            waiting += _found(parts, _python_path())
+            if parts[0] not in sys.stdlib_module_names:
+                waiting += _found(parts, [file.parent])
     return list(found)
 
 
-def _module(name: str) -> list[Path]:
-    """Return the files of a module."""
-    first, *others = name.split(".")
-    try:
-        spec = importlib.util.find_spec(first)
-    except (ImportError, ValueError):  # ValueError: a module without a spec, such as __main__
+def _python_path() -> list[Path]:
+    return [Path(place) for place in sys.path]
+
+
+def _found(parts: Sequence[str], folders: Sequence[Path]) -> list[Path]:
+    """Return the files of a module, in the first of some folders that has it."""
+    first, *others = parts
+    if not first or first in sys.builtin_module_names:
         return []
-    return _files(spec, others)
-
-
-def _beside(name: str, folder: Path) -> list[Path]:
-    """Return the files of a module that stands in a folder, as if Python looked there."""
-    first, *others = name.split(".")
-    if first in sys.stdlib_module_names:
-        return []
-    return _files(PathFinder.find_spec(first, [str(folder)]), others)
-
-
-def _relative(name: str, file: Path) -> list[Path]:
-    """Return the files of a module that a file imports from its own package, such as `..other`."""
-    inside = name.lstrip(".")
-    folders = file.parents[len(name) - len(inside) - 1 :]
-    first, *others = inside.split(".")
-    return _files(PathFinder.find_spec(first, [str(folders[0])]), others) if folders else []
-
-
-def _files(spec: ModuleSpec | None, others: list[str]) -> list[Path]:
-    """Return the files of a module, or of a submodule of it."""
-    while spec is not None:
-        places = spec.submodule_search_locations
-        if spec.origin is not None and spec.has_location:
-            file = Path(spec.origin)
-            if is_installed(file):
-                return []
-            return [file] if places is None else _package(file.parent)
-        if not others or places is None:
-            return []
-        name, *others = others  # of a namespace package, which has no file of its own
-        spec = PathFinder.find_spec(name, list(places))
+    for folder in folders:
+        inside = folder / first
+        if any(is_file(inside / f"__init__{end}") for end in all_suffixes()):
+            return [] if is_installed(inside) else _package(inside)
+        if files := [f for end in all_suffixes() if is_file(f := folder / f"{first}{end}")]:
+            return files[:1]
+        if others and inside.is_dir() and (files := _found(others, [inside])):
+            return files  # of a namespace package, which has no file of its own
     return []
 
 
 def _package(folder: Path) -> list[Path]:
-    suffixes = tuple(all_suffixes())
-    inside = (path for path in folder.rglob("*") if _CACHE not in path.parts)
-    return sorted(path for path in inside if path.name.endswith(suffixes))
+    files = (path for path in folder.rglob("*") if "__pycache__" not in path.parts)
+    return sorted(path for path in files if path.name.endswith(tuple(all_suffixes())))
 
 
 def _imports(file: Path) -> Iterator[str]:
@@ -110,8 +118,5 @@ def _imports(file: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (item.name for item in node.names)
         elif isinstance(node, ast.ImportFrom):
-            dots = "." * node.level
-            if node.module:
-                yield dots + node.module
-            start = f"{dots}{node.module}." if node.module else dots
+            start = "." * node.level + (f"{node.module}." if node.module else "")
             yield from (start + item.name for item in node.names)

@@ -89,28 +89,16 @@ def files_of_tasks(names: Iterable[str], include: Sequence[Path]) -> list[Path]:
     return list(found)
 
 
-def file_of_function(name: str, folder: Path) -> Path:
-    """Return where lm-eval looks for a function's module first.
+def files_of_function(name: str, folder: Path) -> list[Path]:
+    """Return the files of the module of a function, which lm-eval looks for beside the YAML first.
 
     Args:
         name: what stands behind `!function`.
         folder: the folder of the YAML file.
     """
     module = name.rpartition(".")[0]
-    path = folder / f"{module.replace('.', '/')}.py"
-    return path.resolve() if is_file(path) else path
-
-
-def files_of_function(name: str, folder: Path) -> list[Path]:
-    """Return the files of the module of a function; see `file_of_function`."""
-    beside = file_of_function(name, folder)
-    return [beside] if is_file(beside) else files_of_module(name.rpartition(".")[0])
-
-
-def functions_in(data: bytes) -> set[str]:
-    """Return the names of all functions in the bytes of a YAML file."""
-    content = _parsed(data)
-    return {str(value) for value in _values(content) if isinstance(value, FunctionName)}
+    beside = folder / f"{module.replace('.', '/')}.py"
+    return [beside.resolve()] if is_file(beside) else files_of_module(module)
 
 
 def files_of_metric(name: str) -> list[Path]:

@@ -1,7 +1,6 @@
 """A stranger's search file or run folder runs no code before the user has allowed it."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,6 @@ from search_run import evomerge, write_search
 import evomerge as evomerge_package
 from evomerge.__main__ import run
 from evomerge.errors import ConfigError
-from evomerge.evaluation.sandbox.sandbox import Function, Sandbox
 from evomerge.evaluation.tasks.functions import REGISTERED
 from evomerge.trust.consent import state_file
 
@@ -137,9 +135,8 @@ def test_a_function_of_another_installed_module_is_not_called_either(tmp_path, m
     [
         ESCAPE,
         "{% if question == 'is 7 even ?' %}" + ESCAPE + "{% endif %}{{question}}",
-        "{% for i in range(10**9) %}x{% endfor %}",
     ],
-    ids=["code", "code for one document", "no end"],
+    ids=["code", "code for one document"],
 )
 def test_a_template_cannot_leave_the_sandbox(tmp_path, mark, text):
     file = write_task(tmp_path, doc_to_text=text.replace("MARK", str(mark)))
@@ -300,12 +297,6 @@ def test_workers_take_no_modules_from_the_working_folder(tmp_path, mark, monkeyp
         [sys.executable, program], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert not mark.exists()
-
-
-def test_a_process_with_limits_takes_none_either(tmp_path, mark):
-    (tmp_path / "json.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
-    Sandbox().check(Function("os", os.__file__, "getcwd"))
     assert not mark.exists()
 
 

@@ -25,8 +25,8 @@ from evomerge.evaluation.inference.generation import Prompt, Stops, continue_pro
 from evomerge.evaluation.inference.quiet import seeded
 from evomerge.evaluation.inference.sampling import Sampling, seed_of
 from evomerge.evaluation.tasks.harness import Harness
-from evomerge.evaluation.tasks.repeats import repeats_warning
 from evomerge.scores import Scores
+from evomerge.setup.preflight import repeats_warning
 
 IDS = (0, 3, 4, 7, 11, 12, 20, 25, 26, 31)
 PLAIN = """

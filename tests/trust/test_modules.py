@@ -8,10 +8,9 @@ import numpy
 import pytest
 
 import evomerge
-from evomerge.trust.files import read_code
+from evomerge.trust.files import NotAllowedError, allow, read_code
 from evomerge.trust.installed import is_installed
-from evomerge.trust.loading import NotAllowedError, allow, import_allowed, load_allowed
-from evomerge.trust.modules import files_of_module
+from evomerge.trust.modules import files_of_module, import_allowed
 
 
 @pytest.fixture
@@ -57,33 +56,23 @@ def test_a_folder_without_init_has_the_named_module_only(folder):
     assert names(files_of_module("t_space.deep.one"), folder) == ["t_space/deep/one.py"]
 
 
-def test_only_the_allowed_bytes_of_a_file_run(folder):
-    file = folder / "t_bytes.py"
-    file.write_text("value = 1\n")
+def test_a_package_goes_before_a_module_of_the_same_name(folder):
+    (folder / "t_both.py").write_text("")
+    (folder / "t_both").mkdir()
+    (folder / "t_both" / "__init__.py").write_text("")
+    assert names(files_of_module("t_both"), folder) == ["t_both/__init__.py"]
+
+
+def test_a_module_is_imported_only_if_all_its_files_are_as_they_were_allowed(folder):
+    (folder / "t_first.py").write_text("def value():\n    import t_late\n    return t_late.x\n")
+    late = folder / "t_late.py"
+    late.write_text("x = 1\n")
     with pytest.raises(NotAllowedError, match="was not allowed to run"):
-        import_allowed("t_bytes")
-    allow([read_code(file)])
-    file.write_text("value = 2\n")
-    with pytest.raises(NotAllowedError, match="has changed since"):
-        import_allowed("t_bytes")
-    with pytest.raises(NotAllowedError, match="has changed since"):
-        load_allowed("t_other_name", file)
-    assert "t_bytes" not in sys.modules
-    allow([read_code(file)])
-    assert import_allowed("t_bytes").value == 2
-    assert load_allowed("t_other_name", file).value == 2
-    file.write_text("value = 3\n")
-    allow([read_code(file)])
-    assert load_allowed("t_other_name", file).value == 3  # run again, since it has changed
-
-
-def test_a_module_that_is_imported_later_is_compared_too(folder):
-    (folder / "t_late.py").write_text(
-        "def value():\n    import t_later\n    return t_later.value\n"
-    )
-    (folder / "t_later.py").write_text("value = 1\n")
-    allow(map(read_code, files_of_module("t_late")))
-    module = import_allowed("t_late")
-    (folder / "t_later.py").write_text("value = 2\n")
-    with pytest.raises(NotAllowedError, match=r"t_later\.py has changed"):
-        module.value()
+        import_allowed("t_first")
+    allow(map(read_code, files_of_module("t_first")))
+    late.write_text("x = 2\n")
+    with pytest.raises(NotAllowedError, match=r"t_late\.py has changed since"):
+        import_allowed("t_first")
+    assert "t_first" not in sys.modules
+    allow([read_code(late)])
+    assert import_allowed("t_first").value() == 2

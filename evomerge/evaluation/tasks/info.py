@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.evaluation.inference.request import rolling_answer
 from evomerge.evaluation.inference.sampling import is_sampled
-from evomerge.evaluation.tasks.scoring import document_metrics, filter_names
+from evomerge.evaluation.tasks.scoring import DocumentMetrics, Instance, filter_names
 from evomerge.scores import TOKENS
+
+Measure: TypeAlias = Callable[[str, Sequence[Instance]], DocumentMetrics]
 
 TASK_SPLITS = ("training", "validation", "test")
 """lm-eval's names for the splits of a task (`training_split` in its YAML, and so on)."""
@@ -183,7 +186,7 @@ class TasksInfo:
         return result
 
 
-def describe(tasks: Mapping[str, Any], groups: Mapping[str, Any]) -> TasksInfo:
+def describe(tasks: Mapping[str, Any], groups: Mapping[str, Any], measure: Measure) -> TasksInfo:
     """Return the properties of loaded lm-eval tasks and groups.
 
     Groups are objects with `get_all_tasks()` and `aggregate_metric_list` (lm-eval 0.4.12 and newer)
@@ -192,12 +195,13 @@ def describe(tasks: Mapping[str, Any], groups: Mapping[str, Any]) -> TasksInfo:
     Args:
         tasks: lm-eval's task objects by the objectives' names, which may differ from lm-eval's.
         groups: the same for groups.
+        measure: returns the metrics of a document, from the name of its task and its requests.
     """
-    info = {name: _task_info(name, task) for name, task in tasks.items()}
+    info = {name: _task_info(name, task, measure) for name, task in tasks.items()}
     return TasksInfo(info, {name: _group_info(name, group, info) for name, group in groups.items()})
 
 
-def _task_info(name: str, task: Any) -> TaskInfo:
+def _task_info(name: str, task: Any, measure: Measure) -> TaskInfo:
     direction = task.higher_is_better()
     kind = str(task.get_config("output_type") or task.OUTPUT_TYPE)
     metrics = {
@@ -205,7 +209,7 @@ def _task_info(name: str, task: Any) -> TaskInfo:
             higher_is_better=bool(direction.get(key.split(",")[0], True)),
             is_mean=_is_mean(task.aggregation().get(key.split(",")[0]), value),
         )
-        for key, value in _probe(task).items()
+        for key, value in _probe(task, partial(measure, name)).items()
     }
     if kind == "generate_until":
         metrics.setdefault(TOKENS, MetricInfo(higher_is_better=False, is_mean=True))
@@ -237,7 +241,7 @@ def _is_mean(aggregation: Any, value: Any) -> bool:
         return False
 
 
-def _probe(task: Any) -> dict[str, Any]:
+def _probe(task: Any, measure: Callable[[Sequence[Instance]], DocumentMetrics]) -> DocumentMetrics:
     """Return metric key -> value of the first document, computed from made-up answers."""
     shots = task.get_config("num_fewshot")
     try:
@@ -245,12 +249,12 @@ def _probe(task: Any) -> dict[str, Any]:
         task.build_all_requests(samples=[0])
         for instance in task.instances:
             instance.resps = [_made_up(instance)] * instance.repeats
-        (values,) = document_metrics(task, [task.instances])
-        return values
+        found = measure(task.instances)
     except Exception:  # a task's own code may fail on made-up answers
-        return dict.fromkeys(task.aggregation(), 0.0)
+        found = {}
     finally:
         task.set_config(key="num_fewshot", value=shots)
+    return found or dict.fromkeys(task.aggregation(), 0.0)
 
 
 def _made_up(instance: Any) -> Any:

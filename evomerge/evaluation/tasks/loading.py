@@ -4,29 +4,26 @@ What this file uses of lm-eval, 0.4.10 and newer: `TaskManager(include_path, inc
 `.all_tasks`; of a `Task`: `task_name`, `dataset`, `get_config`; to load tasks
 `TaskManager.load(names)` (from 0.4.12) or `lm_eval.tasks.get_task_dict(names, manager)` (before).
 Both are given a name, or a group that contains a dictionary: the name of a task and keys to change.
-All versions accept such a dictionary inside of a group only. `lm_eval.utils.env` makes templates.
-`lm_eval.utils.import_function(loader, node, yaml_path)`, from 0.4.12 on
-`lm_eval.tasks._yaml_loader._import_func_in_yml(name, folder)`, imports a function of task YAML.
+All versions accept such a dictionary inside of a group only. `templates.py` replaces
+`lm_eval.utils.env`, which makes templates.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from evomerge.errors import ConfigError, did_you_mean, one_line
-from evomerge.evaluation.sandbox.evaluate_module import code_eval_provided
-from evomerge.evaluation.tasks.code import runs_code
-from evomerge.evaluation.tasks.templates import TaskTemplates
-from evomerge.trust.functions import allowed_function
-from evomerge.trust.installed import is_installed
-from evomerge.trust.loading import NotAllowedError
+from evomerge.evaluation.tasks.templates import templates_in_sandbox
+from evomerge.trust.files import NotAllowedError, check_allowed
+from evomerge.trust.task_files import files_of_metric, files_of_tasks
 
 _State: TypeAlias = tuple[tuple[str, int, int], ...]
+_CODE_EVAL = "HF_ALLOW_CODE_EVAL"
 _OTHER_INPUTS = ("doc_to_image", "doc_to_audio")
 
 
@@ -45,7 +42,6 @@ def task_manager(include: list[str], tasks: Sequence[str], where: str) -> Any:
     """
     from lm_eval.tasks import TaskManager
 
-    _render_in_sandbox()
     folders = tuple((folder, _state(Path(folder))) for folder in include)
     if include:
         manager = _indexed(TaskManager, folders, False)
@@ -75,59 +71,39 @@ def _state(folder: Path) -> _State:
     return tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files)
 
 
-def _render_in_sandbox() -> None:
-    """Let lm-eval render the templates of tasks in a sandbox, and keep them compiled.
-
-    lm-eval compiles a template at each use, which takes far longer than to fill it in.
-    """
-    from lm_eval import utils
-
-    if not isinstance(utils.env, TaskTemplates):
-        utils.env = TaskTemplates(utils.env)
-
-
 @contextmanager
-def _allowed_functions() -> Iterator[None]:
-    """While the context is open, lm-eval imports functions of task YAML from allowed files only.
+def _code_may_load(allow_code: bool) -> Iterator[None]:
+    """While the context is open, Hugging Face's `code_eval` runs if code is allowed.
 
-    See `evomerge.trust`. YAML files of installed packages are read as always, and so are all files
-    that others in this process let lm-eval read.
+    lm-eval's code tasks try it with a program of their own when they are imported.
 
     Raises:
-        AttributeError: this version of lm-eval imports functions in another way.
+        ConfigError: a script in the working folder would run in its place.
     """
-    from lm_eval import utils
-
-    def of_folder(name: str, base_dir: Path) -> Any:
-        return allowed_function(name, Path(base_dir))
-
-    def of_file(loader: Any, node: Any, yaml_path: Path) -> Any:
-        return allowed_function(loader.construct_scalar(node), Path(yaml_path).parent)
-
-    module: Any = utils
-    name = "import_function"
-    function: Callable[..., Any] = of_file
-    try:
-        from lm_eval.tasks import _yaml_loader
-    except ImportError:
-        pass
-    else:
-        module, name, function = _yaml_loader, "_import_func_in_yml", of_folder
-    original = getattr(module, name)
-
-    def guarded(*arguments: Any, **options: Any) -> Any:
-        file = [*arguments, *options.values()][-1]
-        return (original if is_installed(Path(file)) else function)(*arguments, **options)
-
-    setattr(module, name, guarded)
+    before = os.environ.get(_CODE_EVAL)
+    if allow_code:
+        for script in files_of_metric("code_eval"):
+            raise ConfigError(
+                f"{script} would run in place of Hugging Face's metric `code_eval`; start evomerge "
+                "in another folder."
+            )
+        os.environ[_CODE_EVAL] = "1"
     try:
         yield
     finally:
-        setattr(module, name, original)
+        if allow_code and before is None:
+            os.environ.pop(_CODE_EVAL, None)
+        elif allow_code and before is not None:
+            os.environ[_CODE_EVAL] = before
 
 
 def load(
-    manager: Any, spec: str | dict[str, Any], where: str
+    manager: Any,
+    spec: str | dict[str, Any],
+    where: str,
+    include: Sequence[str] = (),
+    *,
+    allow_code: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return lm-eval's task objects and groups, by name.
 
@@ -135,13 +111,17 @@ def load(
         manager: a `TaskManager`.
         spec: the name of a task or group, or a group of one task whose keys are changed.
         where: the key of the search file that asks for it.
+        include: the folders with task YAML that the manager knows.
+        allow_code: whether the task may run code that the model writes.
 
     Raises:
-        ConfigError: lm-eval cannot load it.
+        ConfigError: lm-eval cannot load it, or its own code was not allowed (`evomerge.trust`).
     """
     name = spec if isinstance(spec, str) else spec["task"][0]["task"]
     try:
-        with code_eval_provided(), _allowed_functions():
+        for file in files_of_tasks([name], [Path(folder) for folder in include]):
+            check_allowed(file)
+        with templates_in_sandbox(), _code_may_load(allow_code):
             tasks, groups = _load(manager, spec)
     except ConfigError:
         raise
@@ -153,6 +133,8 @@ def load(
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a SystemExit in a task's code would end evomerge silently
+        if "code_eval" in str(error).lower() and not allow_code:
+            raise _code_refused(name, where) from error
         raise ConfigError(
             f"{where}: task {name!r} could not be loaded: {type(error).__name__}: "
             f"{one_line(error).rstrip('.')}; check its YAML and that its data set can be "
@@ -253,12 +235,21 @@ def refuse_unsupported(task: Any, where: str, allow_code: bool) -> None:
     if getattr(task, "MULTIMODAL", False) or any(map(task.get_config, _OTHER_INPUTS)):
         raise ConfigError(f"{where}: task {name!r} needs images or sound; only text is scored.")
     if runs_code(task) and not allow_code:
-        raise ConfigError(
-            f"{where}: task {name!r} runs code that the model writes; read in docs/evaluation.md "
-            "what the processes in which it runs may do, then allow it with --allow-code."
-        )
+        raise _code_refused(name, where)
     if runs_code(task) and os.name == "nt":
         raise ConfigError(
             f"{where}: task {name!r} runs code that the model writes, for which evomerge needs "
             "Linux or macOS; choose a task that only compares text."
         )
+
+
+def runs_code(task: Any) -> bool:
+    """Return whether a task says that it runs code which the model writes."""
+    return bool(getattr(task, "UNSAFE_CODE", False) or task.get_config("unsafe_code"))
+
+
+def _code_refused(name: str, where: str) -> ConfigError:
+    return ConfigError(
+        f"{where}: task {name!r} runs code that the model writes; read in docs/evaluation.md what "
+        "the processes in which it runs may do, then allow it with --allow-code."
+    )

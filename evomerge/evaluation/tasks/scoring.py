@@ -7,7 +7,7 @@ What this file uses of a `Task`: `apply_filters` and `process_results` of lm-eva
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 Instance: TypeAlias = Any
@@ -15,13 +15,8 @@ Instance: TypeAlias = Any
 DocumentMetrics: TypeAlias = dict[str, Any]
 """Metric key -> value of one document, as lm-eval computes it."""
 
-Results: TypeAlias = Callable[[Sequence[tuple[Any, Any]]], list[DocumentMetrics]]
-"""Documents with their filtered answers -> the metrics of each."""
 
-
-def document_metrics(
-    task: Any, documents: Sequence[Sequence[Instance]], results: Results | None = None
-) -> list[DocumentMetrics]:
+def document_metrics(task: Any, documents: Sequence[Sequence[Instance]]) -> list[DocumentMetrics]:
     """Return the metrics of each document, from the answers in its requests.
 
     A key is the metric's name, with the filter's name appended (`exact_match,strict-match`) if the
@@ -30,20 +25,39 @@ def document_metrics(
     Args:
         task: the lm-eval task.
         documents: the requests of each document, with `resps` set.
-        results: computes the metrics from documents and their filtered answers; None: the task's
-            own `process_results`, one document after the other.
     """
     task._instances = [instance for requests in documents for instance in requests]
     for instance in task._instances:
         instance.filtered_resps = {}
-    has_scorers = hasattr(task, "scorers")
-    by_filter = _by_scorer(task, documents) if has_scorers else _by_filter(task, documents, results)
+    by_filter = (_by_scorer if hasattr(task, "scorers") else _by_filter)(task, documents)
     metrics: list[DocumentMetrics] = [{} for _ in documents]
     for name, rows in by_filter.items():
         suffix = f",{name}" if len(by_filter) > 1 else ""
         for own, row in zip(metrics, rows, strict=True):
             own |= {f"{metric}{suffix}": value for metric, value in row.items()}
     return metrics
+
+
+def aggregated(task: Any, rows: Sequence[DocumentMetrics]) -> dict[str, float]:
+    """Return metric key -> aggregate over documents, by the metric's own aggregation.
+
+    Args:
+        task: the lm-eval task.
+        rows: the metrics of each document.
+    """
+    aggregation = task.aggregation()
+    columns: dict[str, list[Any]] = {}
+    for row in rows:
+        for key, value in row.items():
+            columns.setdefault(key, []).append(value)
+    return {
+        key: float(aggregation.get(key.split(",")[0], _mean)(items))
+        for key, items in columns.items()
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def filter_names(task: Any) -> tuple[str, ...]:
@@ -53,19 +67,16 @@ def filter_names(task: Any) -> tuple[str, ...]:
 
 
 def _by_filter(
-    task: Any, documents: Sequence[Sequence[Instance]], results: Results | None
+    task: Any, documents: Sequence[Sequence[Instance]]
 ) -> dict[str, list[DocumentMetrics]]:
     task.apply_filters()
-    by_filter = {}
-    for name in task._instances[0].filtered_resps:
-        answers = [
-            (requests[0].doc, [item.filtered_resps[name] for item in requests])
+    return {
+        name: [
+            task.process_results(requests[0].doc, [item.filtered_resps[name] for item in requests])
             for requests in documents
         ]
-        by_filter[name] = (
-            results(answers) if results else [task.process_results(*answer) for answer in answers]
-        )
-    return by_filter
+        for name in task._instances[0].filtered_resps
+    }
 
 
 def _by_scorer(

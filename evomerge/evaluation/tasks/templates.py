@@ -1,12 +1,14 @@
-"""The Jinja templates of tasks, in Jinja's sandbox and with limits.
+"""The Jinja templates of tasks, rendered in Jinja's sandbox; what lm-eval renders again is kept.
 
-A template renders values of a document. In the sandbox it cannot reach other Python objects, so a
-task of a stranger cannot run code by its template; with the limits it cannot run for ever either.
+In the sandbox a template cannot reach other Python objects, so a task of a stranger cannot run code
+by its template.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from traceback import walk_stack
 from typing import Any, TypeVar
@@ -14,17 +16,7 @@ from typing import Any, TypeVar
 from jinja2 import Environment, Template
 from jinja2.sandbox import SandboxedEnvironment
 
-from evomerge.errors import ConfigError
-from evomerge.evaluation.inference.limits import RefusedError, limited
-
-SECONDS = 5.0
-"""Largest time to compile or to render a template; real ones take less than a millisecond."""
-
-LONGEST_LIST = 1_000_000
-"""Largest number of characters of choices, which lm-eval parses as a Python list.
-
-That takes 500 bytes of memory for each character.
-"""
+from evomerge.errors import ConfigError, one_line
 
 _Result = TypeVar("_Result")
 
@@ -43,12 +35,9 @@ class TaskTemplate(Template):
         """Return the text that the template makes of a document.
 
         Raises:
-            ConfigError: it does what the sandbox does not allow, fails, or reaches a limit.
+            ConfigError: it does what the sandbox does not allow, or fails.
         """
-        text = _limited(lambda: super(TaskTemplate, self).render(*values, **named))
-        if len(text) > LONGEST_LIST and _rendered()[1] in ("doc_to_choice", "doc_to_target"):
-            raise _error(f"it makes a text of {len(text)} characters")
-        return text
+        return _explained(lambda: super(TaskTemplate, self).render(*values, **named))
 
 
 class TaskTemplates(SandboxedEnvironment):
@@ -73,27 +62,54 @@ class TaskTemplates(SandboxedEnvironment):
         """Return the template with this text.
 
         Raises:
-            ConfigError: it is no template, or reaches a limit: Jinja computes constants here.
+            ConfigError: it is no template.
         """
         if arguments or options:
             return super().from_string(source, *arguments, **options)
         return self._kept(source)
 
     def _make(self, source: str) -> Template:
-        return _limited(lambda: super(TaskTemplates, self).from_string(source))
+        return _explained(lambda: super(TaskTemplates, self).from_string(source))
 
 
-def _limited(work: Callable[[], _Result]) -> _Result:
+_made = lru_cache(maxsize=1)(TaskTemplates)
+_lock = threading.Lock()
+_open: list[Any] = []
+"""lm-eval's own environment, once for each `templates_in_sandbox` that is open."""
+
+
+@contextmanager
+def templates_in_sandbox() -> Iterator[None]:
+    """While the context is open, lm-eval renders the templates of tasks in a sandbox.
+
+    It also keeps them compiled: lm-eval compiles a template at each use, which takes far longer
+    than to fill it in.
+    """
+    from lm_eval import utils
+
+    with _lock:
+        _open.append(_open[-1] if _open else utils.env)
+        utils.env = _made(_open[-1])
     try:
-        return limited(work, SECONDS)
-    except RefusedError as reason:
-        raise _error(reason) from reason.__cause__
+        yield
+    finally:
+        with _lock:  # of several threads, the last one to leave puts it back
+            own = _open.pop()
+            if not _open:
+                utils.env = own
 
 
-def _error(reason: object) -> ConfigError:
-    task, key = _rendered()
-    what = f"`{key}` of task {task!r}" if key else "A template of a task"
-    return ConfigError(f"{what} cannot be used ({reason}); change the template in the task's YAML.")
+def _explained(work: Callable[[], _Result]) -> _Result:
+    """Return what a function returns; raise a sentence that names the task for what it raises."""
+    try:
+        return work()
+    except Exception as error:  # a template may call anything of a document, or divide by zero
+        task, key = _rendered()
+        what = f"`{key}` of task {task!r}" if key else "A template of a task"
+        reason = f"{type(error).__name__}: {one_line(error)}".rstrip(".")
+        raise ConfigError(
+            f"{what} cannot be used ({reason}); change the template in the task's YAML."
+        ) from error
 
 
 def _rendered() -> tuple[str, str]:
@@ -107,3 +123,40 @@ def _rendered() -> tuple[str, str]:
         if key is not None and hasattr(task, "get_config"):
             return str(task.get_config("task")), key
     return "", ""
+
+
+class RenderCache:
+    """Caches the results of a task's `doc_to_target` and `doc_to_choice` by document.
+
+    lm-eval renders both each time a document's metrics are computed: in a search once for every
+    candidate, with the same result.
+    """
+
+    def __init__(self) -> None:
+        # The document is kept with its result, since an id is reused once its object is gone.
+        self._rendered: dict[tuple[str, int], tuple[Any, Any]] = {}
+
+    @contextmanager
+    def applied_to(self, task: Any) -> Iterator[None]:
+        """While the context is open, an lm-eval task takes its renderings from the cache."""
+        names = [name for name in ("doc_to_target", "doc_to_choice") if hasattr(task, name)]
+        for name, cached in [(name, self._cached(task, name)) for name in names]:
+            setattr(task, name, cached)
+        try:
+            yield
+        finally:
+            for name in names:
+                delattr(task, name)
+
+    def _cached(self, task: Any, name: str) -> Callable[..., Any]:
+        render = getattr(task, name)
+
+        def recall(document: Any, *override: Any, **options: Any) -> Any:
+            if override or options:
+                return render(document, *override, **options)
+            key = (name, id(document))
+            if key not in self._rendered or self._rendered[key][0] is not document:
+                self._rendered[key] = (document, render(document))
+            return self._rendered[key][1]
+
+        return recall

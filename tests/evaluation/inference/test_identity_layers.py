@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from evomerge.evaluation.inference.engine import checkpoint_weights
-from evomerge.evaluation.inference.identity import with_identity_layers
+from evomerge.evaluation.inference.vllm import with_identity_layers
 
 TEXT = torch.tensor([[1, *range(5, 60, 3)]])
 

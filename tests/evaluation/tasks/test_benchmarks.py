@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from evomerge.evaluation.tasks.benchmarks import benchmark_warning
 from evomerge.evaluation.tasks.info import TaskInfo
+from evomerge.setup.preflight import benchmark_warning
 
 
 def info(name: str, part: str) -> TaskInfo:

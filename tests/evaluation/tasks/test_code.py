@@ -1,20 +1,23 @@
 """Tasks that run code which the model writes: lm-eval's own HumanEval, MBPP and CRUXEval."""
 
+import gc
 import json
+import os
 import re
 import sys
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import lm_eval
 import lm_eval.evaluator
+import psutil
 import pytest
 import yaml
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
-from lm_eval.tasks.cruxeval import utils as published
 from trusting import trust
 
 from evomerge.errors import ConfigError
+from evomerge.evaluation.tasks import code
 from evomerge.evaluation.tasks.harness import Harness
 
 LM_EVAL = lm_eval.__path__[0]
@@ -117,24 +120,49 @@ class Scripted(LM):
     loglikelihood_rolling = loglikelihood
 
 
-def published_code_eval(references, predictions, k):
-    """`code_eval`, by the copy of its code that lm-eval has in the task CRUXEval."""
+METRIC = """
+import os
+from types import SimpleNamespace
+
+from lm_eval.tasks.cruxeval import utils
+
+
+def compute(references, predictions, k):
+    if os.environ.get("HF_ALLOW_CODE_EVAL") != "1":
+        raise ValueError("set HF_ALLOW_CODE_EVAL=1 to run code_eval")
     programs = [
-        [f"{answer}\n{test}" for answer in answers]
+        [f"{answer}\\n{test}" for answer in answers]
         for answers, test in zip(predictions, references, strict=True)
     ]
     possible = [size for size in k if all(size <= len(answers) for answers in predictions)]
-    return published.pass_at_k(references, programs, possible), {}
+    return utils.pass_at_k(references, programs, possible), {}
+
+
+def load(path):
+    assert path == "code_eval"
+    return SimpleNamespace(compute=compute)
+"""
+
+
+@pytest.fixture
+def metric(tmp_path_factory, monkeypatch):
+    """A module `evaluate` with `code_eval`, by the copy of its code in lm-eval's task CRUXEval.
+
+    Hugging Face's would download the script.
+    """
+    place = tmp_path_factory.mktemp("metric")
+    (place / "evaluate.py").write_text(METRIC)
+    monkeypatch.syspath_prepend(place)
+    monkeypatch.delitem(sys.modules, "evaluate", raising=False)
+    for module in [known for known in sys.modules if known.startswith("lm_eval.tasks.")]:
+        if module.endswith(("humaneval.utils", "mbpp.utils")):
+            monkeypatch.delitem(sys.modules, module)  # lm-eval keeps them, with the metric
+    monkeypatch.delenv("HF_ALLOW_CODE_EVAL", raising=False)
 
 
 def stock(monkeypatch, folder, name):
     """Return each document's metrics and the aggregates as lm-eval itself gives them."""
-    metrics = ModuleType("evaluate")
-    metrics.load = lambda path: SimpleNamespace(compute=published_code_eval)
-    monkeypatch.setitem(sys.modules, "evaluate", metrics)
-    for module in [known for known in sys.modules if known.startswith("lm_eval.tasks.")]:
-        if module.endswith(("humaneval.utils", "mbpp.utils")):
-            monkeypatch.delitem(sys.modules, module)  # lm-eval keeps them, with the metric
+    monkeypatch.setenv("HF_ALLOW_CODE_EVAL", "1")
     monkeypatch.setattr(lm_eval.evaluator, "add_env_info", lambda report: None)
     monkeypatch.setattr(lm_eval.evaluator, "get_git_commit_hash", lambda: None)
     found = lm_eval.simple_evaluate(
@@ -163,8 +191,9 @@ def measure(harness, name, answers):
 
 
 @pytest.mark.parametrize("name", list(ANSWERS))
-def test_scores_of_lm_evals_code_tasks_are_those_of_lm_eval(folder, monkeypatch, name):
+def test_scores_of_lm_evals_code_tasks_are_those_of_lm_eval(folder, metric, monkeypatch, name):
     harness = Harness([name], [folder], allow_code=True)
+    assert "HF_ALLOW_CODE_EVAL" not in os.environ
     rows = measure(harness, name, ANSWERS[name])
     expected, aggregates = stock(monkeypatch, folder, name)
     assert harness.aggregate(name, rows) == pytest.approx(aggregates)
@@ -177,8 +206,6 @@ def test_scores_of_lm_evals_code_tasks_are_those_of_lm_eval(folder, monkeypatch,
 CHECKS = """
 import os
 
-SECRET = os.environ.get("HF_TOKEN")
-
 
 def run(doc, results):
     told = {}
@@ -190,23 +217,16 @@ def turned(resps, docs):
     return [[eval(text) for text in of_document] for of_document in resps]
 
 
-def turned_into_code(resps, docs):
-    return [[f"x = {doc['a']!r}" for _ in of_document] for of_document, doc in zip(resps, docs)]
-
-
-def ends(items):
-    os._exit(0)
+def ends(items):  # but not on the numbers with which it is tried
+    items == [1.0] and os._exit(0)
 
 
 class Judge:
     def __call__(self, doc, results):
-        return {"right": 1.0}
+        return {"right": 1.0, "wrong": 0.0}
 
 
 judge = Judge()
-if SECRET:
-    def needs_secret(doc, results):
-        return {"right": 1.0}
 """
 
 EXECUTED = {
@@ -223,10 +243,10 @@ EXECUTED = {
 }
 
 
-def executed(folder, name="executed", **changes):
+def executed(folder, name="executed", documents=12, **changes):
     """Write a task whose own functions execute answers in the process in which they are called."""
     (folder / "checks.py").write_text(CHECKS)
-    write(folder, name, [{"q": f"w{i}", "a": i} for i in range(12)], **EXECUTED | changes)
+    write(folder, name, [{"q": f"w{i}", "a": i} for i in range(documents)], **EXECUTED | changes)
     file = folder / f"{name}.yaml"
     file.write_text(re.sub(r"'(!function [\w.]+)'", r"\1", file.read_text()))
     trust(folder)
@@ -241,19 +261,48 @@ def answer(folder, name, answers):
 RIGHT, WRONG = {"right": 1.0, "wrong": 0.0}, {"right": 0.0, "wrong": 1.0}
 
 
-def test_an_answer_that_ends_the_process_of_a_tasks_own_function_is_one_wrong_document(tmp_path):
-    answers = [
-        "x = 0",
-        "import os; os._exit(0)",
-        "x = 1",
-        "raise SystemExit",
-        "import os; os.kill(os.getppid(), 9); os.kill(-1, 9)",
-        "x = 5",
-        "x =",
-    ]
-    expected = [WRONG] * 7
-    expected[0] = expected[5] = RIGHT
-    assert answer(tmp_path, executed(tmp_path), answers) == expected
+HARMFUL = {
+    "ends its process": "import os; os._exit(0)",
+    "raises SystemExit": "raise SystemExit",
+    "kills its process": "import os; os.kill(os.getpid(), 9)",
+    "ends the process that watches it": "import os; os.kill(os.getppid(), 9)",
+    "eats memory": "x = [0] * (1 << 40 - 3)",
+    "eats memory bit by bit": "x = []\nwhile True: x.append(bytes(1 << 20))",
+    "fills the disk": "open('f', 'wb').write(bytes(1 << 27)); x = 5",
+    "is no program": "x =",
+    "hangs": "while True: pass",
+    "sleeps in a child": "import os, time\nos.fork()\ntime.sleep(600)",
+    "looks for a token": "import os\nx = 11 if os.getenv('HF_TOKEN') else -1",
+}
+
+
+def test_a_harmful_answer_is_one_wrong_document_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(code, "SECONDS", 4)
+    monkeypatch.setattr(code, "SECONDS_MORE", 1)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    answers = ["x = 0", *HARMFUL.values(), f"x = {len(HARMFUL) + 1}"]
+    name = executed(tmp_path, documents=len(answers))
+    harness = Harness([name], [tmp_path], allow_code=True)
+    rows = measure(harness, name, [[text] for text in answers])
+    right = [place for place, row in enumerate(rows) if row == RIGHT]
+    assert right == [0, len(answers) - 1]
+    assert all(row == WRONG for row in rows[1:-1])
+    assert measure(harness, name, [["x = 0"]]) == [RIGHT]
+    del harness
+    gc.collect()
+    assert not psutil.Process().children(recursive=True)
+
+
+def test_bubblewrap_is_used_where_it_is_installed(tmp_path, monkeypatch):
+    """It lets code write to its own folder, and use no network."""
+    if not code.has_bubblewrap():
+        pytest.skip("bubblewrap is not installed or not permitted here")
+    name, mark = executed(tmp_path), tmp_path / "mark"
+    writes = (
+        f"open('own', 'w').close(); x = 0\ntry: open({str(mark)!r}, 'w')\nexcept OSError: x = 1"
+    )
+    rows = answer(tmp_path, name, ["x = 0", writes])
+    assert rows == [RIGHT, RIGHT] and not mark.exists()
 
 
 def test_a_filter_that_executes_answers_loses_only_the_one_that_ends_it(tmp_path):
@@ -270,14 +319,20 @@ def test_an_aggregation_that_gives_no_result_is_zero(tmp_path):
     assert harness.aggregate("executed", [RIGHT]) == {"right": 0.0, "wrong": 0.0}
 
 
-def test_without_permission_a_sentence_names_the_task_and_the_flag(folder):
-    with pytest.raises(ConfigError, match=r"'add' runs code.*--allow-code"):
-        Harness(["add"], [folder])
+def test_an_object_of_a_class_scores_too(tmp_path):
+    name = executed(tmp_path, process_results="!function checks.judge")
+    assert answer(tmp_path, name, ["anything"]) == [RIGHT]
 
 
-@pytest.mark.parametrize("name", ["judge", "needs_secret"])
-def test_what_cannot_be_called_in_another_process_is_refused(tmp_path, name, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    task = executed(tmp_path, process_results=f"!function checks.{name}")
-    with pytest.raises(ConfigError, match="process_results of task 'executed'"):
-        Harness([task], [tmp_path], allow_code=True)
+def test_without_permission_a_sentence_names_the_task_and_the_flag(folder, tmp_path):
+    for task, place in (("add", folder), (executed(tmp_path), tmp_path)):
+        with pytest.raises(ConfigError, match=rf"'{task}' runs code.*--allow-code"):
+            Harness([task], [place])
+
+
+def test_a_script_in_the_working_folder_is_not_taken_for_code_eval(tmp_path, monkeypatch):
+    (tmp_path / "code_eval").mkdir()
+    (tmp_path / "code_eval" / "code_eval.py").write_text("raise SystemExit('this was run')")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"code_eval\.py would run in place"):
+        Harness([executed(tmp_path)], [tmp_path], allow_code=True)

@@ -1,12 +1,9 @@
-"""Objective functions: the values that they may return, and the restored state of the process."""
+"""Objective functions: the values that they may return, and what is wrong with a module."""
 
 from __future__ import annotations
 
-import os
 import sys
-import warnings
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,44 +74,6 @@ def test_numbers_are_scores_whatever_holds_them(scores: Any) -> None:
 def test_anything_else_is_refused_in_a_sentence(scores: Any) -> None:
     with pytest.raises(CandidateError, match=r"Objective mine:f returned .* must "):
         function(lambda *_: scores)(None, None, [3, 4])
-
-
-def test_the_settings_of_the_process_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = torch.get_default_dtype(), torch.get_num_threads(), torch.get_rng_state(), os._exit
-    monkeypatch.setenv("KEPT", "as it was")
-    monkeypatch.setenv("LEFT", "as it was")
-    environment, folder = dict(os.environ), Path.cwd()
-    faults, filters = np.geterr(), list(warnings.filters)
-
-    def meddle(*_: Any) -> list[float]:
-        torch.set_default_dtype(torch.float64)
-        torch.set_grad_enabled(False)
-        torch.set_num_threads(before[1] + 1)
-        torch.manual_seed(3)
-        torch.set_default_device("meta")
-        torch.use_deterministic_algorithms(True)
-        torch.set_float32_matmul_precision("medium")
-        os.environ.update(KEPT="another", OMP_NUM_THREADS="64", NEW="1")
-        del os.environ["LEFT"]
-        os.chdir("/")
-        np.seterr(all="raise")
-        warnings.simplefilter("error")
-        torch.nn.modules.module.register_module_forward_hook(lambda *_: torch.tensor(0.0))
-        return [float(torch.rand((), device="cpu")) for _ in range(2)]
-
-    first, second = (function(meddle)(None, None, [3, 4]) for _ in range(2))
-    assert first == second
-    assert torch.get_default_dtype() is before[0]
-    assert torch.get_num_threads() == before[1]
-    assert torch.is_grad_enabled()
-    assert torch.equal(torch.get_rng_state(), before[2])
-    assert os._exit is before[3]
-    assert torch.nn.Identity()(torch.ones(1)) == 1.0
-    assert torch.ones(1).device.type == "cpu"
-    assert not torch.are_deterministic_algorithms_enabled()
-    assert torch.get_float32_matmul_precision() == "highest"
-    assert dict(os.environ) == environment and Path.cwd() == folder
-    assert np.geterr() == faults and list(warnings.filters) == filters
 
 
 def test_chance_does_not_depend_on_what_was_called_before() -> None:

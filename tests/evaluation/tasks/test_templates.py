@@ -1,14 +1,17 @@
 """Templates in the sandbox render as lm-eval renders them."""
 
+import threading
 from pathlib import Path
 
 import lm_eval
 import pytest
 import yaml
 from jinja2 import BaseLoader, Environment, StrictUndefined
+from lm_eval import utils
 
 from evomerge.errors import ConfigError
-from evomerge.evaluation.tasks.templates import TaskTemplates
+from evomerge.evaluation.tasks.harness import Harness
+from evomerge.evaluation.tasks.templates import TaskTemplates, templates_in_sandbox
 
 TASKS = Path(lm_eval.__file__).parent / "tasks"
 DOCUMENT = {
@@ -70,6 +73,9 @@ def test_the_templates_of_lm_eval_mean_the_same(plain):
         "{{ question.format.__globals__ }}",
         "{{ '{0.__class__.__init__.__globals__}'.format(question) }}",
         "{% for i in range(10**9) %}{% endfor %}",
+        "{{ missing }}",
+        "{{ n // 0 }}",
+        "{{",
     ],
 )
 def test_what_a_template_may_not_do_is_one_sentence(plain, template):
@@ -80,3 +86,33 @@ def test_what_a_template_may_not_do_is_one_sentence(plain, template):
 def test_templates_are_compiled_once(plain):
     sandbox = TaskTemplates(plain)
     assert sandbox.from_string("{{n}}") is sandbox.from_string("{{n}}")
+
+
+@pytest.mark.parametrize("key", ["doc_to_text", "doc_to_target", "gen_prefix", "doc_to_choice"])
+def test_the_key_with_the_template_is_named(tmp_path, key):
+    (tmp_path / "rows.jsonl").write_text('{"q": "a?", "a": "b"}\n{"q": "b?", "a": "c"}\n')
+    files = {"data_files": {"test": str(tmp_path / "rows.jsonl")}}
+    task = {"task": "theirs", "dataset_path": "json", "dataset_kwargs": files}
+    task |= {"test_split": "test", "doc_to_text": "q", "doc_to_target": "a"}
+    task["output_type"] = "multiple_choice" if key == "doc_to_choice" else "generate_until"
+    (tmp_path / "theirs.yaml").write_text(yaml.safe_dump(task | {key: "{{ cycler.__init__ }}"}))
+    with pytest.raises(ConfigError, match=f"`{key}` of task 'theirs' cannot be used"):
+        Harness(["theirs"], [tmp_path]).digests("theirs", [0, 1])
+
+
+def test_lm_evals_own_templates_are_back_when_the_last_thread_leaves():
+    own, inside = utils.env, threading.Barrier(2, timeout=60)
+
+    def first():
+        with templates_in_sandbox():
+            inside.wait()
+            inside.wait()  # the other one is inside now
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    inside.wait()
+    with templates_in_sandbox():
+        inside.wait()
+        thread.join()
+        assert isinstance(utils.env, TaskTemplates)
+    assert utils.env is own

@@ -11,7 +11,7 @@ import pytest
 
 COUNT = """
 import resource, sys, torch
-from evomerge.evaluation.inference.allocator import keep_freed_memory
+from evomerge.execute.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 def faults(count):

@@ -1,1 +1,0 @@
-"""Processes with limits, in which code that a model has written runs."""
