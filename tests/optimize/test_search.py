@@ -300,7 +300,7 @@ def test_another_package_adds_an_optimizer(monkeypatch):
 
     point = EntryPoint("mine", "tests:made", "evomerge.optimizers")
     monkeypatch.setattr(EntryPoint, "load", lambda self: made)
-    monkeypatch.setattr("evomerge.registry.entry_points", lambda group: [point])
+    monkeypatch.setattr("evomerge.registry._entry_points", lambda group: [point])
     assert "mine" in optimizer_names()
     mine, random = create("mine", REAL, 4, population=9), create("random", REAL, 4)
     assert mine.ask() == random.ask()

@@ -49,7 +49,7 @@ def test_another_package_can_add_a_method(monkeypatch: pytest.MonkeyPatch) -> No
         EntryPoint("broken", "no_such_module:METHOD", "evomerge.methods"),
     ]
     monkeypatch.setattr(
-        registry, "entry_points", lambda group: [x for x in added if x.group == group]
+        registry, "_entry_points", lambda group: [x for x in added if x.group == group]
     )
     assert method_names()[-2:] == ("broken", "mine")
     assert get_method("mine").name == "linear"
