@@ -97,10 +97,11 @@ class Evaluator:
         return self.default.info
 
     @property
-    def runs_code(self) -> bool:
-        """Whether a task runs code that models write."""
+    def code_tasks(self) -> list[str]:
+        """The tasks that run code which models write."""
         sets = (self.default, *self.by_split.values())
-        return any(item.harness is not None and item.harness.runs_code for item in sets)
+        names = (item.harness.code_tasks for item in sets if item.harness is not None)
+        return list(dict.fromkeys(name for of_set in names for name in of_set))
 
     def tasks_of(self, split: Split) -> TaskSet:
         """Return the tasks that supply a split's documents."""

@@ -65,7 +65,7 @@ def summary(problem: Problem) -> dict[str, Any]:
         },
         "workers": describe_workers(config, population),
         "backend": _backend(problem),
-        **({"code": _code(problem)} if problem.evaluator.runs_code else {}),
+        **({"code": _code(problem)} if problem.evaluator.code_tasks else {}),
         **({"engine": engine_depth(problem)} if serves_paths(config) else {}),
         **({"sampling": note} if note is not None else {}),
         "fewer_documents": problem.fewer_documents,
@@ -145,12 +145,13 @@ def _code_warning(problem: Problem) -> str | None:
     """Return a warning if code that models write can do here what you can."""
     from evomerge.evaluation.tasks.code import has_bubblewrap
 
-    if not problem.evaluator.runs_code or has_bubblewrap():
+    tasks = problem.evaluator.code_tasks
+    if not tasks or has_bubblewrap():
         return None
     return (
-        "code that models write can read and change your files and use the network, since only its "
-        "time and memory are limited (docs/evaluation.md); run the search in a container that "
-        "holds nothing else, or install bubblewrap."
+        f"code that models write for {', '.join(tasks)} can read and change your files and use the "
+        "network, since only its time and memory are limited (docs/evaluation.md); run the search "
+        "in a container that holds nothing else, or install bubblewrap."
     )
 
 

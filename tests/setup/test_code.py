@@ -179,7 +179,7 @@ def test_validate_says_what_code_can_do_here(tmp_path, folder, monkeypatch, conf
     assert summary(problem)["code"] == f"runs in processes with limits{own}"
     notes = [note for note in warnings(problem, True) if "code that models write" in note]
     assert len(notes) == (not confined) and all("container" in note for note in notes)
-    monkeypatch.setattr(type(problem.evaluator), "runs_code", False)
+    monkeypatch.setattr(type(problem.evaluator), "code_tasks", [])
     assert "code" not in summary(problem)
 
 

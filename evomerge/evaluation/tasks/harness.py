@@ -302,9 +302,9 @@ class Harness:
             return document_metrics(subject, documents)
 
     @property
-    def runs_code(self) -> bool:
-        """Whether a task runs code that the model writes."""
-        return bool(self._origins)
+    def code_tasks(self) -> list[str]:
+        """The tasks that run code which the model writes."""
+        return list(self._origins)
 
     def example(
         self, task: str, document: int, requests: Sequence[Instance], values: Mapping[str, float]
