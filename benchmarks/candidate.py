@@ -28,7 +28,7 @@ from evomerge.execute.worker import Worker
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.setup.check import freeze
-from evomerge.setup.problem import Problem
+from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.runs import prepare
 from evomerge.setup.search import run_search
 from evomerge.setup.worker import MemoryShare, make_worker
@@ -51,7 +51,7 @@ def main() -> None:
     print(json.dumps({f"{name}/bare": round(times[name] / times["bare"], 3) for name in ours}))
 
 
-def search(problem: Problem, worker: Worker, count: int) -> dict[str, float]:
+def search(problem: CheckedSearch, worker: Worker, count: int) -> dict[str, float]:
     """Run the search and return CPU milliseconds per candidate, by phase."""
     finished: list[float] = []
     phases: dict[str, float] = {}
@@ -73,7 +73,7 @@ def search(problem: Problem, worker: Worker, count: int) -> dict[str, float]:
     return {**phases, "rest": rest, "total": total}
 
 
-def bare(problem: Problem, worker: Worker) -> float:
+def bare(problem: CheckedSearch, worker: Worker) -> float:
     """Return CPU milliseconds of the forward passes alone, averaged over the baselines."""
     evaluator = worker.evaluator
     found = []

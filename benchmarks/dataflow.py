@@ -21,13 +21,13 @@ from typing import Any
 import torch
 
 from evomerge.config.schema import parse
-from evomerge.evaluation.inference.tree import Forks
+from evomerge.evaluation.inference.tree import PrefixCache
 from evomerge.execute.protocol import Job
-from evomerge.execute.tree import as_tree, trail
+from evomerge.execute.tree import as_tree, block_keys
 from evomerge.recipe import Recipe
 from evomerge.scores import fitness
+from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.optimizer import make_optimizer
-from evomerge.setup.problem import Problem
 from evomerge.setup.runs import prepare
 from evomerge.setup.worker import MemoryShare, make_worker
 
@@ -50,7 +50,7 @@ SPACES: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def problem_of(space: dict[str, Any], optimizer: str, documents: int) -> Problem:
+def problem_of(space: dict[str, Any], optimizer: str, documents: int) -> CheckedSearch:
     """Return the problem of a search over paths through the embedded models."""
     search = {
         "parents": ["zoo:language", "zoo:maths"],
@@ -68,7 +68,7 @@ def problem_of(space: dict[str, Any], optimizer: str, documents: int) -> Problem
     return prepare(parse(search, "the benchmark's search"), Path.cwd())
 
 
-def record(problem: Problem, worker: Any, generations: int) -> list[list[Recipe]]:
+def record(problem: CheckedSearch, worker: Any, generations: int) -> list[list[Recipe]]:
     """Run a search and return, for every generation, the recipes that were not scored before."""
     optimizer = make_optimizer(problem.config, problem.space)
     known: dict[str, float] = {}
@@ -88,10 +88,12 @@ def record(problem: Problem, worker: Any, generations: int) -> list[list[Recipe]
     return recorded
 
 
-def compare(problem: Problem, worker: Any, generations: list[list[Recipe]]) -> dict[str, float]:
+def compare(
+    problem: CheckedSearch, worker: Any, generations: list[list[Recipe]]
+) -> dict[str, float]:
     """Score generations one by one and together; check that the scores are the same."""
     alone = together = merge = evaluate = 0.0
-    forks = Forks(2**30)
+    forks = PrefixCache(2**30)
     distinct = blocks = 0
     for recipes in generations:
         jobs = [Job(number, number, recipe) for number, recipe in enumerate(recipes)]
@@ -105,9 +107,9 @@ def compare(problem: Problem, worker: Any, generations: list[list[Recipe]]) -> d
             assert outcome.values == found[number].values, "scores differ"
             merge += outcome.seconds["merge"]
             evaluate += outcome.seconds["evaluate"]
-        trails = [trail(recipe) for recipe in recipes]
-        blocks += sum(map(len, trails))
-        distinct += len({t[: n + 1] for t in trails for n in range(len(t))})
+        block_keys_of_all = [block_keys(recipe) for recipe in recipes]
+        blocks += sum(map(len, block_keys_of_all))
+        distinct += len({t[: n + 1] for t in block_keys_of_all for n in range(len(t))})
     count = sum(map(len, generations))
     return {
         "candidates": count,

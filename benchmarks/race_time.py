@@ -30,7 +30,7 @@ from evomerge.evaluation.racing import score_in_race
 from evomerge.evaluation.tasks.documents import in_order
 from evomerge.recipe import Recipe
 from evomerge.scores import Failure, Scores, fitness
-from evomerge.setup.problem import Problem
+from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.racing import make_race
 from evomerge.setup.runs import prepare
 from evomerge.setup.strategy import make_strategy
@@ -79,7 +79,7 @@ class Measured:
         seconds: CPU time of `merge`, `full` and `race` in all.
     """
 
-    def __init__(self, problem: Problem, candidates: int) -> None:
+    def __init__(self, problem: CheckedSearch, candidates: int) -> None:
         self.problem, self.candidates = problem, candidates
         self.worker = make_worker(problem, MemoryShare.of_machine(1), 1)
         self.full: list[Scores | None] = []

@@ -73,8 +73,8 @@ class Scores:
         seconds: wall-clock seconds of each phase (`prepare`, `merge`, `evaluate`).
         expected: `"task/metric"` -> estimate of the aggregate on all documents, if only a part of
             them was scored; empty if all were.
-        halvings: how often the batch size had been halved because memory ran out. The batch size
-            can change the last bits of a score.
+        oom_backoffs: how often the batch size had been halved because memory ran out. The batch
+            size can change the last bits of a score.
         examples: a few of the documents with their answers, if the job asked for them.
         largest: `"task/metric"` -> largest value that a document can have, where this is known and
             not 1: the number of tokens that an answer may have.
@@ -88,7 +88,7 @@ class Scores:
     aggregates: Mapping[str, float]
     seconds: Mapping[str, float] = field(default_factory=dict)
     expected: Mapping[str, Expected] = field(default_factory=dict)
-    halvings: int = 0
+    oom_backoffs: int = 0
     examples: tuple[Example, ...] = ()
     largest: Mapping[str, float] = field(default_factory=dict)
     cpu_seconds: Mapping[str, float] = field(default_factory=dict)
@@ -108,7 +108,7 @@ class Scores:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the scores as plain JSON values, without `halvings`, `cpu_seconds` and `peak`."""
+        """Return the scores as plain JSON, without `oom_backoffs`, `cpu_seconds` and `peak`."""
         plain = {
             "documents": {task: list(ids) for task, ids in self.documents.items()},
             "values": {key: list(values) for key, values in self.values.items()},

@@ -12,7 +12,7 @@ from tiny import edit_config
 
 from evomerge import zoo
 from evomerge.config.schema import parse
-from evomerge.setup.problem import Problem
+from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.runs import prepare
 
 PLAIN = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
@@ -55,6 +55,6 @@ def search_over(parents: list[Path], base: Path, *, chat: bool = False, **more: 
     }
 
 
-def problem_of(data: dict) -> Problem:
+def problem_of(data: dict) -> CheckedSearch:
     """Return the problem of a search file."""
     return prepare(parse(data, "search.yaml"), Path.cwd())

@@ -11,7 +11,7 @@ import yaml
 from page_stand_ins import MERGE, SEARCH
 
 from evomerge.config.schema import SearchConfig, parse
-from evomerge.mergekit import Doubts
+from evomerge.mergekit import ImportWarnings
 from evomerge.mergekit import reading as mergekit
 
 
@@ -73,7 +73,7 @@ def _part_of_a_mergekit_file(data: Any, text: str, path: Path, shown: bool) -> N
 
 
 def _read_without_doubts(text: str) -> mergekit.MergekitFile:
-    doubts = Doubts()
+    doubts = ImportWarnings()
     found = mergekit.read(text, doubts)
     assert not doubts.notes, doubts.notes
     return found

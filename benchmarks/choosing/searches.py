@@ -60,21 +60,21 @@ def search(
     genomes: list[Genome] = []
     values: list[float | None] = []
     scoring = 0.0
-    untold: list[int] = []
+    pending: list[int] = []
     for number in range(candidates):
         if number < len(baselines):
             origin = strategy.add_baseline(number, baselines[number])
         else:
-            if untold and (number == len(baselines) or strategy.left == strategy.generation):
-                for known in untold:
+            if pending and (number == len(baselines) or strategy.left == strategy.generation):
+                for known in pending:
                     strategy.tell(known, _outcome(values[known]))
-                untold.clear()
+                pending.clear()
             origin = strategy.ask(number).origin
         genomes.append(tuple(origin["genome"]))
         asked = time.process_time()
         values.append(score(genomes[-1]))
         scoring += time.process_time() - asked
-        untold.append(number)
+        pending.append(number)
     return Search(genomes, values, time.process_time() - began - scoring, scoring)
 
 

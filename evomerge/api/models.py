@@ -105,11 +105,11 @@ def evaluate(
         parsed, folder = parse(with_named_functions(config), "config"), Path.cwd()
     else:
         parsed, folder = load(Path(config)), Path(config).parent
-    problem = prepare(
+    checked = prepare(
         parsed,
         folder,
         allow_pickle=allow_pickle,
         allow_code=allow_code,
         consent=Consent(given=trust_code),
     )
-    return intervals(measured(problem.ranking), evaluate_model(problem, str(model), split))
+    return intervals(measured(checked.ranking), evaluate_model(checked, str(model), split))

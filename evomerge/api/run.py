@@ -180,9 +180,9 @@ class Run:
         from evomerge.setup.runs import reopen
         from evomerge.setup.unchanged import recipe_to_write
 
-        problem, candidates = reopen(self._run), self.history.candidates
-        recipe = recipe_to_write(problem, self._candidate(candidate), candidates)
-        return pinned(recipe, problem.checkpoints, problem.merges)
+        checked, candidates = reopen(self._run), self.history.candidates
+        recipe = recipe_to_write(checked, self._candidate(candidate), candidates)
+        return pinned(recipe, checked.checkpoints, checked.merges)
 
     def path(self, candidate: int | str = "best") -> str:
         """Return the path of a candidate through the layers of the parents, as one line of text."""

@@ -20,7 +20,7 @@ from evomerge.run.logbook import Follower
 from evomerge.run.writable import check_run_folder
 
 if TYPE_CHECKING:
-    from evomerge.setup.problem import Allowed, Problem
+    from evomerge.setup.checked import CheckedSearch, Permissions
 
 
 def search(
@@ -64,7 +64,7 @@ def search(
     """
     from evomerge.config.schema import override, parse, read, refuse_frozen
     from evomerge.setup import stages
-    from evomerge.setup.problem import Allowed
+    from evomerge.setup.checked import Permissions
     from evomerge.setup.runs import begin, prepare
     from evomerge.trust.consent import Consent
 
@@ -75,22 +75,22 @@ def search(
     else:
         data, source = read(Path(config)), Path(config)
     refuse_frozen(data, source)
-    allowed = Allowed(
+    allowed = Permissions(
         allow_pickle=allow_pickle, allow_code=allow_code, consent=Consent(given=trust_code)
     )
     if stages.is_staged(data):
         if candidates:
             data = stages.with_candidates(data, candidates)
-        problems = stages.start(data, source, folder, **allowed)
-        _warn(problems)
+        searches = stages.start(data, source, folder, **allowed)
+        _warn(searches)
         return _run_stages(folder, progress, followers, allowed)
     if candidates:
         data = deepcopy(data)  # the caller's mapping stays as it is
         override(data, f"budget.candidates={candidates}")
     parsed = parse(data, str(source))
-    problem = prepare(parsed, source.absolute().parent, **allowed)
-    _warn([problem])
-    return _run(*begin(folder, problem), {}, progress, followers)
+    checked = prepare(parsed, source.absolute().parent, **allowed)
+    _warn([checked])
+    return _run(*begin(folder, checked), {}, progress, followers)
 
 
 def resume(
@@ -131,11 +131,11 @@ def resume(
         InputError: the folder is not a run, a parent has changed, or a bound has been reached.
         SearchError: the search cannot go on.
     """
-    from evomerge.setup.problem import Allowed
+    from evomerge.setup.checked import Permissions
     from evomerge.setup.runs import check_budget, continued
     from evomerge.trust.consent import Consent
 
-    allowed = Allowed(
+    allowed = Permissions(
         allow_pickle=allow_pickle, allow_code=allow_code, consent=Consent(given=trust_code)
     )
     path = run.folder if isinstance(run, Run) else Path(run)
@@ -160,22 +160,22 @@ def resume(
     return _run(folder, continued(folder, moves, **allowed), given, progress, followers)
 
 
-def _warn(problems: Sequence[Problem]) -> None:
+def _warn(searches: Sequence[CheckedSearch]) -> None:
     """Warn, once each, of what a person should know before these searches start."""
     from evomerge.setup.preflight import warnings as warnings_of
 
-    notes = [note for problem in problems for note in warnings_of(problem, allow_benchmarks=False)]
+    notes = [note for checked in searches for note in warnings_of(checked, allow_benchmarks=False)]
     for note in dict.fromkeys(notes):
         warnings.warn(note, stacklevel=3)
 
 
 def _run_stages(
-    folder: Path, progress: bool, followers: Sequence[Follower], allowed: Allowed
+    folder: Path, progress: bool, followers: Sequence[Follower], allowed: Permissions
 ) -> Run:
     from evomerge.setup.stages import run_stages
 
-    def run(stage: RunFolder, problem: Problem) -> None:
-        _run(stage, problem, {}, progress, followers)
+    def run(stage: RunFolder, checked: CheckedSearch) -> None:
+        _run(stage, checked, {}, progress, followers)
 
     run_stages(folder, run, **allowed)
     return Run(folder)
@@ -183,7 +183,7 @@ def _run_stages(
 
 def _run(
     folder: RunFolder,
-    problem: Problem,
+    checked: CheckedSearch,
     bounds: Mapping[str, float],
     progress: bool,
     followers: Sequence[Follower],
@@ -191,9 +191,9 @@ def _run(
     from evomerge.setup.search import run_search
 
     if not progress:
-        run_search(problem, folder, bounds, followers)
+        run_search(checked, folder, bounds, followers)
         return Run(folder.path)
-    total = bounds.get("candidates") or problem.config.budget.candidates
+    total = bounds.get("candidates") or checked.config.budget.candidates
     with ProgressBar(int(total) if total else None) as bar:
-        run_search(problem, folder, bounds, [bar.observe, *followers])
+        run_search(checked, folder, bounds, [bar.observe, *followers])
     return Run(folder.path)

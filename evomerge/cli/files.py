@@ -21,8 +21,8 @@ from evomerge.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from evomerge.setup.checked import CheckedSearch
     from evomerge.setup.estimate import Estimate
-    from evomerge.setup.problem import Problem
 
 
 def _presets() -> tuple[str, ...]:
@@ -65,72 +65,72 @@ def validate(
     from evomerge.cli import terminal
     from evomerge.config.schema import load, read, refuse_frozen
     from evomerge.setup import stages
+    from evomerge.setup.checked import Permissions
     from evomerge.setup.genes import gene_list
     from evomerge.setup.preflight import summary, warnings
-    from evomerge.setup.problem import Allowed
     from evomerge.setup.runs import prepare
 
     refuse_frozen(data := read(file, set_), file)
-    allowed = Allowed(
+    allowed = Permissions(
         allow_pickle=allow_pickle, allow_code=allow_code, consent=consent_of(trust_code)
     )
     if stages.is_staged(data):
-        problems = stages.check(data, file, **allowed)
-        notes_by_stage = [warnings(problem, allow_benchmarks) for problem in problems]
-        costs = [_cost(problem) if time else None for problem in problems]
+        searches = stages.check(data, file, **allowed)
+        notes_by_stage = [warnings(checked, allow_benchmarks) for checked in searches]
+        costs = [_cost(checked) if time else None for checked in searches]
         if as_json:
-            checked = [
-                {**summary(problem), "genes": gene_list(problem), "warnings": notes, **_json(cost)}
-                for problem, notes, cost in zip(problems, notes_by_stage, costs, strict=True)
+            answers = [
+                {**summary(checked), "genes": gene_list(checked), "warnings": notes, **_json(cost)}
+                for checked, notes, cost in zip(searches, notes_by_stage, costs, strict=True)
             ]
-            terminal.print_json({"valid": True, "stages": checked})
+            terminal.print_json({"valid": True, "stages": answers})
             return
-        for number, (problem, cost) in enumerate(zip(problems, costs, strict=True), 1):
-            terminal.print_values({"stage": number, **terminal.spoken(summary(problem))})
-            _print_genes(problem)
+        for number, (checked, cost) in enumerate(zip(searches, costs, strict=True), 1):
+            terminal.print_values({"stage": number, **terminal.spoken(summary(checked))})
+            _print_genes(checked)
             if cost is not None:
                 terminal.print_values({"stage": number, **cost.in_words()})
             elif time:
                 terminal.say(f"stage {number} is not estimated: its parents do not exist yet")
         terminal.warn([note for notes in notes_by_stage for note in notes])
-        terminal.say(f"{file} is valid: {len(problems)} stages")
+        terminal.say(f"{file} is valid: {len(searches)} stages")
         return
     parsed = load(file, set_)
-    problem = prepare(parsed, file.parent, **allowed)
-    values, notes = summary(problem), warnings(problem, allow_benchmarks)
-    cost = _cost(problem) if time else None
+    checked = prepare(parsed, file.parent, **allowed)
+    values, notes = summary(checked), warnings(checked, allow_benchmarks)
+    cost = _cost(checked) if time else None
     if as_json:
-        genes = gene_list(problem)
+        genes = gene_list(checked)
         answer = {"valid": True, **values, "genes": genes, "warnings": notes, **_json(cost)}
         terminal.print_json(answer)
         return
     terminal.print_values(terminal.spoken(values))
-    _print_genes(problem)
+    _print_genes(checked)
     if cost is not None:
         terminal.print_values(cost.in_words())
     terminal.warn(notes)
     terminal.say(f"{file} is valid")
 
 
-def _print_genes(problem: Problem) -> None:
+def _print_genes(checked: CheckedSearch) -> None:
     from evomerge.cli import terminal
     from evomerge.setup.genes import HEADERS, gene_rows
 
-    if rows := gene_rows(problem):
+    if rows := gene_rows(checked):
         terminal.print_table(HEADERS, rows)
 
 
-def _cost(problem: Problem) -> Estimate | None:
+def _cost(checked: CheckedSearch) -> Estimate | None:
     """Try a candidate and return what the search costs; None if a parent is not there yet."""
     from evomerge.cli.terminal import busy
     from evomerge.setup import stages
+    from evomerge.setup.cost_probe import try_candidates
     from evomerge.setup.estimate import estimate
     from evomerge.setup.runs import with_merges_built
-    from evomerge.setup.trial import try_candidates
 
-    if stages.needs_winner(problem):
+    if stages.needs_winner(checked):
         return None
-    with busy("building and scoring a candidate"), with_merges_built(problem) as built:
+    with busy("building and scoring a candidate"), with_merges_built(checked) as built:
         return estimate(built, try_candidates(built))
 
 

@@ -93,15 +93,15 @@ def evaluate(
     from evomerge.setup.search import evaluate as evaluate_model
     from evomerge.setup.tasks import sampled
 
-    problem = prepare(
+    checked = prepare(
         load(config),
         config.parent,
         allow_pickle=allow_pickle,
         allow_code=allow_code,
         consent=consent_of(trust_code),
     )
-    scores = evaluate_model(problem, model, split, show)
-    estimates = intervals(measured(problem.ranking), scores)
+    scores = evaluate_model(checked, model, split, show)
+    estimates = intervals(measured(checked.ranking), scores)
     if as_json:
         plain = {key: item.to_dict() for key, item in estimates.items()}
         answer = {
@@ -116,7 +116,7 @@ def evaluate(
     terminal.print_examples(scores.examples)
     rows = [(k, terminal.estimate(v, factor_of([v.value]))) for k, v in estimates.items()]
     terminal.print_table(("score", f"{split} [95 %]"), rows)
-    if note := sampling_note(sampled(problem.config, problem.evaluator)):
+    if note := sampling_note(sampled(checked.config, checked.evaluator)):
         terminal.say(note)
 
 

@@ -23,7 +23,7 @@ from evomerge.cli.options import (
 
 if TYPE_CHECKING:
     from evomerge.run.folder import RunFolder
-    from evomerge.setup.problem import Problem
+    from evomerge.setup.checked import CheckedSearch
 
 
 def search(
@@ -42,33 +42,33 @@ def search(
     from evomerge.config.schema import load, read, refuse_frozen
     from evomerge.run.folder import RunFolder
     from evomerge.setup import stages
+    from evomerge.setup.checked import Permissions
     from evomerge.setup.preflight import warnings
-    from evomerge.setup.problem import Allowed
     from evomerge.setup.runs import begin, prepare
 
     _check_tracker(track)
     RunFolder.check_free(run)
     refuse_frozen(data := read(file, set_), file)
-    allowed = Allowed(
+    allowed = Permissions(
         allow_pickle=allow_pickle, allow_code=allow_code, consent=consent_of(trust_code)
     )
     if stages.is_staged(data):
         if candidates:
             data = stages.with_candidates(data, candidates)
         with busy(f"checking {file}"):
-            problems = stages.start(data, file, run, **allowed)
-        warn([note for problem in problems for note in warnings(problem, allow_benchmarks)])
-        stages.run_stages(run, lambda stage, problem: _run(stage, problem, {}, track), **allowed)
+            searches = stages.start(data, file, run, **allowed)
+        warn([note for checked in searches for note in warnings(checked, allow_benchmarks)])
+        stages.run_stages(run, lambda stage, checked: _run(stage, checked, {}, track), **allowed)
         return
     overrides = [*(set_ or []), *([f"budget.candidates={candidates}"] if candidates else [])]
     with busy(f"checking {file}"):
         parsed = load(file, overrides)
-        problem = prepare(parsed, file.parent, **allowed)
-        notes = warnings(problem, allow_benchmarks)
+        checked = prepare(parsed, file.parent, **allowed)
+        notes = warnings(checked, allow_benchmarks)
     warn(notes)
     with busy("creating the run"):
-        started, problem = begin(run, problem)
-    _run(started, problem, {}, track)
+        started, checked = begin(run, checked)
+    _run(started, checked, {}, track)
 
 
 def resume(
@@ -113,11 +113,11 @@ def resume(
     from evomerge.run.folder import STAGES, RunFolder
     from evomerge.run.writable import check_run_folder
     from evomerge.setup import stages
-    from evomerge.setup.problem import Allowed
+    from evomerge.setup.checked import Permissions
     from evomerge.setup.runs import check_budget, continued
 
     _check_tracker(track)
-    allowed = Allowed(
+    allowed = Permissions(
         allow_pickle=allow_pickle, allow_code=allow_code, consent=consent_of(trust_code)
     )
     if (directory / STAGES).is_file():
@@ -129,7 +129,7 @@ def resume(
             )
         check_run_folder(directory)
         stages.run_stages(
-            directory, lambda stage, problem: _run(stage, problem, {}, track), **allowed
+            directory, lambda stage, checked: _run(stage, checked, {}, track), **allowed
         )
         return
     run = RunFolder(directory)
@@ -161,13 +161,13 @@ def _check_tracker(name: str | None) -> None:
 
 
 def _run(
-    run: RunFolder, problem: Problem, new_budget: dict[str, float], tracker: str | None
+    run: RunFolder, checked: CheckedSearch, new_budget: dict[str, float], tracker: str | None
 ) -> None:
     """Run a search to its end with a display, then print the standings and the winner.
 
     Args:
         run: the run folder.
-        problem: the problem of this run.
+        checked: the checked search of this run.
         new_budget: bounds of the budget that replace earlier ones, by name.
         tracker: name of the tracker that the search is logged to; None for no tracker.
     """
@@ -181,23 +181,23 @@ def _run(
     from evomerge.run.history import History
     from evomerge.setup.search import run_search
 
-    total = new_budget.get("candidates") or problem.config.budget.candidates
+    total = new_budget.get("candidates") or checked.config.budget.candidates
     before = History(run.events())
     quoted = shlex.quote(str(run.path))
-    display = SearchDisplay(int(total) if total else None, problem.ranking, before)
+    display = SearchDisplay(int(total) if total else None, checked.ranking, before)
     try:
         with (
             display.shown(),
-            tracked(tracker, run, problem.ranking, terminal.say) as trackers,
+            tracked(tracker, run, checked.ranking, terminal.say) as trackers,
         ):
             followers = [display.observe, display.warn_of_baselines, *trackers]
-            winner = run_search(problem, run, new_budget, followers)
+            winner = run_search(checked, run, new_budget, followers)
     except KeyboardInterrupt as signal:
         how = "terminated" if isinstance(signal, Terminated) else "interrupted"
         terminal.say(f"{how}; nothing is lost, continue with `evomerge resume {quoted}`")
         raise
     history = History(run.events())
-    found = standings(history, problem.ranking)
+    found = standings(history, checked.ranking)
     terminal.print_standings(found)
     terminal.say(verdict(found, winner).text)
     doubt = doubt_about_winner(history)

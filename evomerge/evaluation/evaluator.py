@@ -153,17 +153,17 @@ class Evaluator:
     def set_callbacks(
         self,
         rebuild: Callable[[], Any] | None,
-        around: Callable[[Any], AbstractContextManager[None]] = nullcontext,
+        scoring_context: Callable[[Any], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """Set what is called while the next model is scored.
 
         Args:
             rebuild: builds the model again after a function has changed it; it must call `prepare`
                 before it returns the model. None: a changed model is used as it is.
-            around: returns a context for the model. lm-eval's tasks are scored inside this context,
-                functions outside, so that functions get the model unchanged.
+            scoring_context: returns what is entered while lm-eval's tasks score the model, for
+                example hooks that reuse a prefix. Functions get the model without it.
         """
-        self._rebuild, self._around, self._rebuilt = rebuild, around, None
+        self._rebuild, self._scoring_context, self._rebuilt = rebuild, scoring_context, None
 
     def release(self, *, engine: bool = False) -> None:
         """Drop the references to the model of `prepare`, so that its memory can be freed.
@@ -187,14 +187,14 @@ class Evaluator:
         return forward.scorer if isinstance(forward, EngineForward) else forward
 
     @property
-    def halvings(self) -> int:
+    def oom_backoffs(self) -> int:
         """How often the batch limits were halved because memory ran out."""
-        return 0 if self._batched is None else self._batched.halvings
+        return 0 if self._batched is None else self._batched.oom_backoffs
 
-    def halve_batches(self, halvings: int) -> None:
-        """Halve the batch limits until they have been halved at least `halvings` times in all."""
+    def halve_batches(self, oom_backoffs: int) -> None:
+        """Halve the batch limits until they have been halved `oom_backoffs` times or more."""
         if self._batched is not None:
-            self._batched.halve(halvings)
+            self._batched.halve(oom_backoffs)
 
     def score(
         self, model: Any, split: Split = "search", documents: Documents | None = None
@@ -252,7 +252,7 @@ class Evaluator:
                     if task not in functions
                 }
                 by_document = [item for of_task in requests.values() for item in of_task]
-                with self._around(model):
+                with self._scoring_context(model):
                     self.forward(model, (split, tuple(asked.items())), by_document)
                 for task, of_task in requests.items():
                     instances = [[request.instance for request in item] for item in of_task]

@@ -47,4 +47,4 @@ def score_single(
     evaluator.set_callbacks(make)
     scores = evaluator.score(loaded, split)
     shown = evaluator.examples(scores, split, examples)
-    return replace(scores, halvings=evaluator.halvings, examples=shown)
+    return replace(scores, oom_backoffs=evaluator.oom_backoffs, examples=shown)

@@ -23,9 +23,9 @@ from typing import Any, TypeVar
 from pebble import ProcessExpired, ProcessPool
 
 from evomerge.errors import SearchError
-from evomerge.execute.host import Host, Outcomes, Reply, unpack
 from evomerge.execute.protocol import Job, RunJobs
 from evomerge.execute.remote_worker import Batch, LostWorkerError
+from evomerge.execute.worker_process import Outcomes, Reply, WorkerProcess, unpack
 
 T = TypeVar("T")
 
@@ -178,7 +178,7 @@ def _how(code: int | None) -> str:
 
 # What follows runs in the worker's process.
 
-_host: Host | None = None
+_host: WorkerProcess | None = None
 
 
 def _find_modules_as_always() -> None:
@@ -190,7 +190,7 @@ def _start(make: Callable[[], RunJobs]) -> None:
     """Make what runs the jobs."""
     global _host
     _end_with_parent()
-    _host = Host(make)
+    _host = WorkerProcess(make)
 
 
 def _nothing() -> None:

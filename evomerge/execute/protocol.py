@@ -23,7 +23,7 @@ class Job:
             None: score all documents.
         earlier: scores of earlier candidates, for a race.
         examples: number of documents of each task whose prompt and answer come with the scores.
-        halvings: how often the batch size is halved, because memory ran out in earlier jobs.
+        oom_backoffs: how often the batch size is halved, because memory ran out in earlier jobs.
         as_itself: whether the host of the recipe, which is the host unchanged, is scored with its
             own config, tokenizer and chat template, as `evomerge evaluate` does it.
     """
@@ -35,7 +35,7 @@ class Job:
     incumbent: Scores | None = None
     earlier: tuple[Scores, ...] = ()
     examples: int = 0
-    halvings: int = 0
+    oom_backoffs: int = 0
     as_itself: bool = False
 
 

@@ -19,9 +19,9 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from evomerge.errors import SearchError, one_line
-from evomerge.execute.host import Host, Outcomes, Reply, unpack
 from evomerge.execute.protocol import Job, RunJobs
 from evomerge.execute.remote_worker import Batch, LostMachineError, LostWorkerError
+from evomerge.execute.worker_process import Outcomes, Reply, WorkerProcess, unpack
 
 DECISION = 60.0
 """Largest number of seconds until Ray has decided whether an actor or a machine is lost."""
@@ -31,11 +31,11 @@ class Actor:
     """What an actor holds: the host of a worker, in the actor's process."""
 
     def __init__(self) -> None:
-        self._host: Host | None = None
+        self._host: WorkerProcess | None = None
 
     def start(self, make: Callable[[], RunJobs]) -> tuple[str, str]:
         """Make the worker. Returns the address of the machine and Ray's id of it."""
-        self._host = Host(make)
+        self._host = WorkerProcess(make)
         machine = ray.get_runtime_context().get_node_id()
         return str(ray.util.get_node_ip_address()), str(machine)
 

@@ -8,28 +8,28 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Protocol
 
-from evomerge.evaluation.inference.tree import Forks, Trail, visits
+from evomerge.evaluation.inference.tree import BlockKeys, PrefixCache, steps
 from evomerge.execute.protocol import Job, RunJobs
 from evomerge.recipe import Recipe
 from evomerge.scores import Outcome
 
 
-class RunAround(Protocol):
+class RunInContext(Protocol):
     """Runs one job; `evomerge.execute.worker.Worker` does."""
 
     def __call__(
-        self, job: Job, around: Callable[[Any], AbstractContextManager[None]] = nullcontext
+        self, job: Job, scoring_context: Callable[[Any], AbstractContextManager[None]] = nullcontext
     ) -> Outcome:
         """Return the job's outcome.
 
         Args:
             job: what to build and score.
-            around: returns a context for a model, in which the model is scored.
+            scoring_context: returns what is entered while the model is scored.
         """
         ...
 
 
-def as_tree(run: RunAround, forks: Forks) -> RunJobs:
+def as_tree(run: RunInContext, forks: PrefixCache) -> RunJobs:
     """Turn a function that runs one job into one that runs several in the order of a trie.
 
     It is the trie of the jobs' paths (see `evomerge.evaluation.inference.tree`).
@@ -40,7 +40,7 @@ def as_tree(run: RunAround, forks: Forks) -> RunJobs:
     """
 
     def run_tree(jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
-        for visit in visits([trail(job.recipe) for job in jobs]):
+        for visit in steps([block_keys(job.recipe) for job in jobs]):
             job = jobs[visit.number]
             depth = sum(map(len, job.recipe.layers.values()))
             yield job, run(job, partial(forks.visit, visit=visit, depth=depth))
@@ -57,17 +57,17 @@ def divide(jobs: Sequence[Job], parts: int) -> list[tuple[Job, ...]]:
         jobs: the jobs of a generation.
         parts: largest number of parts.
     """
-    trails = [trail(job.recipe) for job in jobs]
-    order = [visit.number for visit in visits(trails)]
-    total, done = sum(map(len, trails)), 0
+    block_keys_of_all = [block_keys(job.recipe) for job in jobs]
+    order = [visit.number for visit in steps(block_keys_of_all)]
+    total, done = sum(map(len, block_keys_of_all)), 0
     divided: list[list[Job]] = [[] for _ in range(parts)]
     for number in order:
         divided[min(parts - 1, done * parts // total)].append(jobs[number])
-        done += len(trails[number])
+        done += len(block_keys_of_all[number])
     return [tuple(part) for part in divided if part]
 
 
-def trail(recipe: Recipe) -> Trail:
+def block_keys(recipe: Recipe) -> BlockKeys:
     """Return a key for each block of a recipe's model, in order.
 
     Two recipes have the same hidden states behind their first n blocks if their trails begin with

@@ -147,25 +147,28 @@ class Worker:
             ) from error
 
     def __call__(
-        self, job: Job, around: Callable[[Any], AbstractContextManager[None]] = nullcontext
+        self, job: Job, scoring_context: Callable[[Any], AbstractContextManager[None]] = nullcontext
     ) -> Outcome:
         """Run one job.
 
         Args:
             job: what to build and score.
-            around: returns a context for a model, in which lm-eval's tasks are scored.
+            scoring_context: returns what is entered while lm-eval's tasks score the model.
 
         Raises:
             EvomergeError: something other than the candidate is at fault.
         """
         clock = _Clock()
-        outcome = self._outcome(job, around, clock)
+        outcome = self._outcome(job, scoring_context, clock)
         return replace(
             outcome, seconds=clock.seconds, cpu_seconds=clock.cpu_seconds, peak=peak_memory()
         )
 
     def _outcome(
-        self, job: Job, around: Callable[[Any], AbstractContextManager[None]], clock: _Clock
+        self,
+        job: Job,
+        scoring_context: Callable[[Any], AbstractContextManager[None]],
+        clock: _Clock,
     ) -> Outcome:
         stage = "evaluate" if job.as_itself else "merge"
         try:
@@ -176,7 +179,7 @@ class Worker:
                 self._rebuild()
             model = self.build(job.recipe, clock)
             stage = "evaluate"
-            self.evaluator.set_callbacks(lambda: self._rebuild(job.recipe), around)
+            self.evaluator.set_callbacks(lambda: self._rebuild(job.recipe), scoring_context)
             with clock.phase("evaluate"):
                 return self.score(job, model)
         except CandidateError as error:
@@ -237,7 +240,7 @@ class Worker:
                 job.split,
                 self._splits[job.split],
                 examples=job.examples,
-                ready=lambda model: self.evaluator.halve_batches(job.halvings),
+                ready=lambda model: self.evaluator.halve_batches(job.oom_backoffs),
             )
         except (CheckpointError, ConfigError, CandidateError) as error:
             raise CandidateError(
@@ -258,11 +261,11 @@ class Worker:
         Raises:
             EvomergeError: this fails, though it worked before.
         """
-        halvings = self.evaluator.halvings
+        oom_backoffs = self.evaluator.oom_backoffs
         self._drop()  # as two models may not fit
         try:
             self._prepare()
-            self.evaluator.halve_batches(halvings)
+            self.evaluator.halve_batches(oom_backoffs)
             return None if recipe is None else self.build(recipe)
         except (CheckpointError, ConfigError, SearchError, OSError):
             raise
@@ -276,7 +279,7 @@ class Worker:
 
     def score(self, job: Job, model: Any) -> Scores:
         """Score a model on the documents of a job; a race may leave some of them out."""
-        self.evaluator.halve_batches(job.halvings)
+        self.evaluator.halve_batches(job.oom_backoffs)
         if job.incumbent is None or self.race is None:
             scores = self.evaluator.score(model, job.split)
         else:
@@ -290,7 +293,7 @@ class Worker:
                 self.objectives,
             )
         examples = self.evaluator.examples(scores, job.split, job.examples)
-        return replace(scores, halvings=self.evaluator.halvings, examples=examples)
+        return replace(scores, oom_backoffs=self.evaluator.oom_backoffs, examples=examples)
 
 
 def _log_traceback(job: Job, stage: str, error: BaseException | None) -> None:

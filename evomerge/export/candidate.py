@@ -9,7 +9,7 @@ from evomerge.errors import RecipeError
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.writable import check_new_folder
-from evomerge.setup.anchored import anchored_recipe
+from evomerge.setup.absolute_paths import absolute_recipe
 from evomerge.setup.pins import pinned
 from evomerge.setup.runs import chosen_candidate, reopen
 from evomerge.setup.unchanged import is_itself, recipe_to_write, write_model
@@ -59,32 +59,32 @@ def export_candidate(
     from evomerge.mergekit import express
 
     check_new_folder(out)
-    problem, history = reopen(run, allow_pickle=allow_pickle), History(run.events())
-    candidate = chosen_candidate(problem, history, which)
-    recipe = recipe_to_write(problem, candidate, history.candidates)
+    checked, history = reopen(run, allow_pickle=allow_pickle), History(run.events())
+    candidate = chosen_candidate(checked, history, which)
+    recipe = recipe_to_write(checked, candidate, history.candidates)
     own = recipe.dtype
     if dtype is not None:
         recipe = replace(recipe, dtype=dtype)
-    check_weights(run, {name: problem.checkpoints[name] for name in recipe.parents})
-    written = pinned(recipe, problem.checkpoints, problem.merges)
-    texts = {"evomerge_recipe.yaml": anchored_recipe(written, run.path).to_yaml()}
+    check_weights(run, {name: checked.checkpoints[name] for name in recipe.parents})
+    written = pinned(recipe, checked.checkpoints, checked.merges)
+    texts = {"evomerge_recipe.yaml": absolute_recipe(written, run.path).to_yaml()}
     reason = None
     try:
-        texts["mergekit_config.yml"] = express(recipe, problem.checkpoints)
+        texts["mergekit_config.yml"] = express(recipe, checked.checkpoints)
     except RecipeError as error:
         reason = str(error)
-    parents = describe_parents(problem.checkpoints, problem.checkpoints, problem.merges)
-    merge = Merge(recipe, parents, reason is None, allow_pickle=problem.allow_pickle)
+    parents = describe_parents(checked.checkpoints, checked.checkpoints, checked.merges)
+    merge = Merge(recipe, parents, reason is None, allow_pickle=checked.allow_pickle)
     texts |= search_card(
         merge,
-        problem.config,
+        checked.config,
         history,
         candidate,
-        problem.ranking,
-        itself=is_itself(problem, candidate),
+        checked.ranking,
+        itself=is_itself(checked, candidate),
         unchanged=dtype in (None, own),
     )
     notes = write_model(
-        recipe, problem.checkpoints, out, run=run.path, shard_size=shard_size, texts=texts
+        recipe, checked.checkpoints, out, run=run.path, shard_size=shard_size, texts=texts
     )
     return Exported(candidate.number, reason, notes)

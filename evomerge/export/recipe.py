@@ -18,9 +18,9 @@ from evomerge.models.types import type_notes
 from evomerge.parsing.texts import read_text
 from evomerge.run.atomic import TemporaryFolder
 from evomerge.run.writable import check_new_folder
-from evomerge.setup.anchored import (
-    anchored_file,
-    anchored_parent,
+from evomerge.setup.absolute_paths import (
+    absolute_file,
+    absolute_parent,
     is_winner_of_stage,
     renamed_recipe,
 )
@@ -99,7 +99,7 @@ def merge_recipe(
         recipe, checkpoints = content.recipe, content.checkpoints
         inside = {f"{MERGE}{name}" for name in parts}
         moved = {*recipe.parents} - inside
-        names = {name: _anchored(name, file) for name in moved}
+        names = {name: _absolute(name, file) for name in moved}
         written = renamed_recipe(pinned(recipe, checkpoints, opener.named), names)
         extra = {"evomerge_recipe.yaml": written.to_yaml(), **parts}
         known = all(get_method(layer.method).in_mergekit for layer in recipe.every_layer())
@@ -123,7 +123,7 @@ def merge_recipe(
 
 def _separate(file: Path, text: str, folder: Path) -> dict[str, str]:
     """Write the documents of a file into a folder; return name -> text of all but the last."""
-    last, parts = separated(text, lambda name: _anchored(name, file))
+    last, parts = separated(text, lambda name: _absolute(name, file))
     for name, content in (parts | {_LAST: last}).items():
         (folder / name).write_text(content, encoding="utf-8")
     return parts
@@ -171,10 +171,10 @@ def _refusal(file: Path, notes: Sequence[str]) -> str:
     )
 
 
-def _anchored(name: str, file: Path) -> str:
+def _absolute(name: str, file: Path) -> str:
     """Return the reference of a parent, or the path of a file, from which other folders find it."""
-    found = anchored_parent(name, _folder(name, file))
-    return found if found != name else anchored_file(name, file.parent)
+    found = absolute_parent(name, _folder(name, file))
+    return found if found != name else absolute_file(name, file.parent)
 
 
 def _folder(reference: str, file: Path) -> Path:

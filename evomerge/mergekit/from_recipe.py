@@ -23,7 +23,7 @@ from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
 from evomerge.merging.tensors.plan import Planner
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.correspondence import Fit
+from evomerge.models.correspondence import TensorNameMap
 from evomerge.recipe import Layer, Recipe, Source, knob_at
 
 _MERGEKIT_NAMES = {"ramplus": "ramplus_tl"}
@@ -91,7 +91,7 @@ class _Writer:
         self.recipe, self.checkpoints = recipe, checkpoints
         self.host = checkpoints[recipe.host]
         method, prefix = get_method(recipe.embeddings.method), self._only_stack()
-        fits = {name: Fit(self.host, item) for name, item in checkpoints.items()}
+        fits = {name: TensorNameMap(self.host, item) for name, item in checkpoints.items()}
         self.layers = recipe.layers[prefix]
         self.context = SliceContext(method, prefix, fits, self._factors(method))
         for layer in recipe.every_layer():

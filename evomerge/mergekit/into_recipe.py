@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from evomerge.errors import RecipeError, did_you_mean
-from evomerge.mergekit.doubts import Doubts
 from evomerge.mergekit.file import MAIN, Input, MergekitFile, Module, Slice
+from evomerge.mergekit.import_warnings import ImportWarnings
 from evomerge.mergekit.reading import read
 from evomerge.mergekit.sources import SliceSources, length, slice_sources, start
 from evomerge.mergekit.values import EVERY, Rule, Rules, resolve
@@ -26,7 +26,7 @@ from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Knob as MethodKnob
 from evomerge.merging.methods.method import Method
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.correspondence import Fit
+from evomerge.models.correspondence import TensorNameMap
 from evomerge.recipe import DTYPES, Knob, Layer, Recipe, Source
 
 _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
@@ -42,7 +42,7 @@ def mergekit_parents(text: str) -> tuple[str, ...]:
 
 
 def from_mergekit(
-    text: str, checkpoints: Mapping[str, Checkpoint], doubts: Doubts | None = None
+    text: str, checkpoints: Mapping[str, Checkpoint], doubts: ImportWarnings | None = None
 ) -> Recipe:
     """Return the recipe for a mergekit file.
 
@@ -54,19 +54,19 @@ def from_mergekit(
     Raises:
         RecipeError: a key or value is wrong or does not fit the parents; the message names the key.
     """
-    doubts = doubts or Doubts()
+    doubts = doubts or ImportWarnings()
     return _Resolver(read(text, doubts), checkpoints, doubts).recipe()
 
 
 class _Resolver:
     def __init__(
-        self, file: MergekitFile, checkpoints: Mapping[str, Checkpoint], doubts: Doubts
+        self, file: MergekitFile, checkpoints: Mapping[str, Checkpoint], doubts: ImportWarnings
     ) -> None:
         self.file, self.doubts = file, doubts
         self.method: Method = get_method(file.method)
         self.checkpoints = checkpoints
         self.host = checkpoints[file.parents[0]]
-        self._fits = {name: Fit(self.host, item) for name, item in checkpoints.items()}
+        self._fits = {name: TensorNameMap(self.host, item) for name, item in checkpoints.items()}
 
     def recipe(self) -> Recipe:
         layers: dict[str, tuple[Layer, ...]] = {}

@@ -8,7 +8,7 @@ from typing import Any
 
 from evomerge.errors import RecipeError
 from evomerge.merging.methods.method import Method
-from evomerge.models.correspondence import Fit
+from evomerge.models.correspondence import TensorNameMap
 from evomerge.recipe import Knob, Layer, knob_at
 
 
@@ -25,7 +25,7 @@ class SliceContext:
 
     method: Method
     prefix: str
-    fits: Mapping[str, Fit]
+    fits: Mapping[str, TensorNameMap]
     factors: Mapping[str, float]
 
     def block_names(self, layer: Layer, position: int) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Reading a mergekit file: its keys are checked, and all its forms become modules with slices.
 
-As in mergekit, a key that is not known changes nothing; it is a doubt (see `Doubts`).
+As in mergekit, a key that is not known changes nothing; it is a doubt (see `ImportWarnings`).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from evomerge.errors import RecipeError, did_you_mean
-from evomerge.mergekit.doubts import Doubts
 from evomerge.mergekit.file import Input, MergekitFile, Module, Slice
+from evomerge.mergekit.import_warnings import ImportWarnings
 from evomerge.mergekit.values import Rules, read_parameters
 from evomerge.merging.methods import get_method
 from evomerge.parsing.values import Values, shown
@@ -35,7 +35,7 @@ _TOP = (
 )
 
 
-def read(text: str, doubts: Doubts | None = None) -> MergekitFile:
+def read(text: str, doubts: ImportWarnings | None = None) -> MergekitFile:
     """Read and check a mergekit file.
 
     Args:
@@ -46,11 +46,11 @@ def read(text: str, doubts: Doubts | None = None) -> MergekitFile:
         RecipeError: a key is missing, or a value is wrong; the message names the key.
     """
     data = yaml_mapping(text, "The mergekit file", "a mergekit file", RecipeError)
-    return _Reader(data, doubts or Doubts()).file()
+    return _Reader(data, doubts or ImportWarnings()).file()
 
 
 class _Reader:
-    def __init__(self, data: Mapping[str, Any], doubts: Doubts) -> None:
+    def __init__(self, data: Mapping[str, Any], doubts: ImportWarnings) -> None:
         self.data, self.doubts = data, doubts
         name = data.get("merge_method")
         self.method = get_method(_VALUES.text(name, "merge_method", "the name of a merge method"))

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from evomerge.errors import RecipeError
-from evomerge.mergekit.doubts import Doubts
 from evomerge.mergekit.file import Input, Slice
+from evomerge.mergekit.import_warnings import ImportWarnings
 from evomerge.merging.methods.method import Method
-from evomerge.models.correspondence import Fit
+from evomerge.models.correspondence import TensorNameMap
 
 BASE_IS_FIRST = ("slerp",)
 """Methods that have no base; for them mergekit's `base_model` is the first source."""
@@ -49,8 +49,8 @@ def slice_sources(
     whole: bool,
     base: str | None,
     method: Method,
-    fits: Mapping[str, Fit],
-    doubts: Doubts,
+    fits: Mapping[str, TensorNameMap],
+    doubts: ImportWarnings,
 ) -> SliceSources:
     """Return the sources and the base of a slice.
 
@@ -91,7 +91,7 @@ def slice_sources(
 
 
 def _added_base(
-    item: Slice, base: str, method: Method, doubts: Doubts, *, whole: bool
+    item: Slice, base: str, method: Method, doubts: ImportWarnings, *, whole: bool
 ) -> list[Input]:
     """Return the base model as an input of a slice that does not list it; [] if it is none."""
     ranges = {entry.layers for entry in item.inputs}
@@ -131,7 +131,7 @@ def _added_base(
 
 
 def _split(
-    item: Slice, inputs: list[Input], base: str | None, method: Method, doubts: Doubts
+    item: Slice, inputs: list[Input], base: str | None, method: Method, doubts: ImportWarnings
 ) -> SliceSources:
     """Divide the inputs of a slice into sources and base."""
     if base is None and method.base == "required":
@@ -160,7 +160,7 @@ def _split(
     return SliceSources(item, sources, found[0] if found else None)
 
 
-def _with_range(entry: Input, prefix: str, fits: Mapping[str, Fit]) -> Input:
+def _with_range(entry: Input, prefix: str, fits: Mapping[str, TensorNameMap]) -> Input:
     """Return an input with its range of blocks, which by default is all blocks of the model."""
     stack = fits[entry.model].stacks.get(prefix)
     if stack is None:

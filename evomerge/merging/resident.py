@@ -191,7 +191,7 @@ class Resident:
             tell()
 
         tell()
-        each(keep, new)
+        parallel_map(keep, new)
         return Prepared(layout, plans)
 
     def write(self, prepared: Prepared) -> nn.Module:
@@ -224,7 +224,7 @@ class Resident:
         changed = self._changed(layout, plans)
         for plan in changed:
             self._written.pop(plan.name, None)
-        each(write, changed)
+        parallel_map(write, changed)
 
     def _changed(self, layout: Layout, plans: list[TensorPlan]) -> list[TensorPlan]:
         """Return the plans of the tensors that must be made."""
@@ -311,7 +311,7 @@ class Resident:
                 self._written.pop(name, None)
 
 
-def each(work: Callable[[T], None], items: Iterable[T]) -> None:
+def parallel_map(work: Callable[[T], None], items: Iterable[T]) -> None:
     """Call `work` on every item, in as many threads as torch is set to use.
 
     Inside of them torch uses one thread only; see `threads`.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from evomerge.merging.architecture.layout import Layout
 from evomerge.merging.architecture.probe import Location
 from evomerge.merging.kernels.torch_views import as_tensor
-from evomerge.merging.resident import Resident, each
+from evomerge.merging.resident import Resident, parallel_map
 from evomerge.merging.tensors.maker import is_finite
 from evomerge.merging.tensors.plan import TensorPlan
 from evomerge.models.safetensors import FLOATING
@@ -99,7 +99,7 @@ class RoutedResident(Resident):
 
     def _make(self, weight: Tensor, parts: list[Piece]) -> Tensor:
         made = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
-        each(lambda part: self._write(part[0], part[1].view(made, part[0].shape)), parts)
+        parallel_map(lambda part: self._write(part[0], part[1].view(made, part[0].shape)), parts)
         return made
 
     def _content(self, weight: Tensor, parts: list[Piece]) -> Hashable:

@@ -42,7 +42,7 @@ def normal(name: str, checkpoint: Checkpoint) -> str:
     return _with_new_names(".".join(words))
 
 
-class Fit:
+class TensorNameMap:
     """Maps the names of the host's tensors to the names of one parent's tensors.
 
     In the methods, `rest` is the name of a tensor inside of its block (`mlp.up_proj.weight`).
@@ -148,7 +148,7 @@ def _by_new_name(stack: Stack) -> dict[str, str]:
 
 def has_counterparts(host: Checkpoint, parent: Checkpoint) -> bool:
     """Whether a parent has a tensor for every tensor of the host that is merged, by names."""
-    fit = Fit(host, parent)
+    fit = TensorNameMap(host, parent)
     for name, place in host.places.items():
         tied = name == host.head and host.tied
         if place in ("embeddings", "head") and name not in fit.outside and not tied:
@@ -185,10 +185,12 @@ def check_fit(
     for parent in parents:
         if parent is not host:
             key = tokenizer if vocabularies else None
-            _check_parent(host, parent, Fit(host, parent), key)
+            _check_parent(host, parent, TensorNameMap(host, parent), key)
 
 
-def _check_parent(host: Checkpoint, parent: Checkpoint, fit: Fit, key: str | None) -> None:
+def _check_parent(
+    host: Checkpoint, parent: Checkpoint, fit: TensorNameMap, key: str | None
+) -> None:
     """Check one parent; `key` would let the vocabularies differ, and None says that they may."""
     matched = set(fit.outside.values())
     for name, place in host.places.items():
@@ -208,7 +210,7 @@ def _check_parent(host: Checkpoint, parent: Checkpoint, fit: Fit, key: str | Non
     _check_blocks(host, parent, fit)
 
 
-def _check_blocks(host: Checkpoint, parent: Checkpoint, fit: Fit) -> None:
+def _check_blocks(host: Checkpoint, parent: Checkpoint, fit: TensorNameMap) -> None:
     for prefix, own in fit.stacks.items():
         for layer in range(len(own)):
             fit.block(prefix, layer, layer)

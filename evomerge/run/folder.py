@@ -19,7 +19,7 @@ from evomerge.parsing.yaml import yaml_mapping, yaml_text
 from evomerge.run.atomic import create_folder, remove_abandoned, replace_text
 from evomerge.run.frozen_file import changed_sections, with_digests
 from evomerge.run.journal import Journal, check_not_emptied, read
-from evomerge.run.lines import HEADER, Event, Lines
+from evomerge.run.lines import HEADER, Event, JournalCodec
 from evomerge.run.lock import is_held
 from evomerge.run.log_format import PlainFormatter
 from evomerge.run.timings import Timings
@@ -153,7 +153,7 @@ class RunFolder:
             DiskError: the disk is full.
         """
         cls.check_free(path)
-        header = Lines().encode(HEADER)
+        header = JournalCodec().encode(HEADER)
         text = yaml_text(with_digests(config), width=110)
         try:
             create_folder(path, {CONFIG: text, JOURNAL: header.decode()})

@@ -122,7 +122,7 @@ class History:
         front: the candidates that no other one dominates on the validation documents, the winner
             among them; empty before that, and in searches for one fitness.
         budget: the latest bounds that `resume` has set, by name.
-        halvings: how often the batch size was halved because memory ran out.
+        oom_backoffs: how often the batch size was halved because memory ran out.
         threads: number of CPU threads that score models; None before it was chosen.
     """
 
@@ -132,7 +132,7 @@ class History:
         self.winner: Candidate | None = None
         self.front: list[Candidate] = []
         self.budget: dict[str, Any] = {}
-        self.halvings = 0
+        self.oom_backoffs = 0
         self.threads: int | None = None
         self._lines = 0
         """Number of events so far, each of which is a line of the journal."""
@@ -201,7 +201,7 @@ class History:
             case "budget":
                 self.budget.update({k: v for k, v in event.items() if k != "event"})
             case "memory":
-                self.halvings = int(event["halvings"])
+                self.oom_backoffs = int(event["halvings"])
             case "threads":
                 self.threads = int(event["threads"])
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 from evomerge.errors import RunFolderError, SearchError
-from evomerge.run.lines import FORMAT, HEADER, Event, FormatError, LineError, Lines
+from evomerge.run.lines import FORMAT, HEADER, Event, FormatError, JournalCodec, LineError
 from evomerge.run.lock import close_locked, is_at, open_locked
 
 BEST = "best.yaml"
@@ -40,7 +40,7 @@ class Scan:
     damage: str | None
 
 
-def scan(data: bytes, lines: Lines, path: Path) -> Scan:
+def scan(data: bytes, lines: JournalCodec, path: Path) -> Scan:
     """Check the lines of a journal, or of its rest from some line on.
 
     Args:
@@ -109,7 +109,7 @@ class Reader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._position = 0
-        self._lines = Lines()
+        self._lines = JournalCodec()
 
     def new_events(self) -> list[Event]:
         """Return the complete events that were written since the last call.
@@ -174,7 +174,7 @@ class Journal:
             OSError: it cannot be opened, or the disk is full.
         """
         self.path = path
-        self._lines = Lines()
+        self._lines = JournalCodec()
         self._handle = open_locked(path)
         try:
             data = read_all(self._handle)

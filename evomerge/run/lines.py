@@ -39,7 +39,7 @@ class FormatError(ValueError):
     """A journal has a format that this version does not read; the text is the format."""
 
 
-class Lines:
+class JournalCodec:
     """Makes the lines of a journal one after the other, or checks them.
 
     Attributes:
@@ -92,7 +92,7 @@ class Lines:
         JSON has no control characters, so a file whose newlines were replaced is not one long line.
         """
         if self.count == 0:
-            return Lines().encode(HEADER).startswith(rest.rstrip(b"\0"))
+            return JournalCodec().encode(HEADER).startswith(rest.rstrip(b"\0"))
         return _TORN.fullmatch(rest) is not None
 
     def _pass(self, line: bytes) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evomerge.run.atomic import replace_bytes
 from evomerge.run.journal import BEST, is_emptied, read_all, scan
-from evomerge.run.lines import HEADER, Lines
+from evomerge.run.lines import HEADER, JournalCodec
 from evomerge.run.lock import close_locked, open_locked
 
 
@@ -53,11 +53,11 @@ def truncate(path: Path) -> Cut | None:
     handle = open_locked(path)
     try:
         data = read_all(handle)
-        found = scan(data, Lines(), path)
+        found = scan(data, JournalCodec(), path)
         if is_emptied(path):
             best = path.with_name(BEST)
             replace_bytes(kept := _free_name(best), best.read_bytes())
-            os.write(handle, Lines().encode(HEADER))
+            os.write(handle, JournalCodec().encode(HEADER))
             os.fsync(handle)
             return Cut(1, 0, kept)
         if found.damage is None:
@@ -66,7 +66,7 @@ def truncate(path: Path) -> Cut | None:
         replace_bytes(kept, data)
         os.ftruncate(handle, found.size)
         if not found.size:  # a journal of 0 bytes would be one that has lost everything
-            os.write(handle, Lines().encode(HEADER))
+            os.write(handle, JournalCodec().encode(HEADER))
         os.fsync(handle)
         rest = data[found.size :]
         return Cut(len(found.events) + 1, rest.count(b"\n") + (not rest.endswith(b"\n")), kept)

@@ -75,7 +75,7 @@ class Search:
     ) -> None:
         self.session, self.history = session, session.history
         self.make_strategy, self.baselines, self.plan = make_strategy, baselines, plan
-        self.untold: list[Candidate] = []
+        self.pending: list[Candidate] = []
         """Candidates whose outcomes the strategy was not told yet, in the order of asking."""
 
     @cached_property
@@ -107,18 +107,18 @@ class Search:
 
         The first generation of a resumed search may be asked for and scored in part already.
         """
-        self.untold = replay_generations(self.history, self.strategy)
+        self.pending = replay_generations(self.history, self.strategy)
         self.ask_baselines()
         self.score_baselines()
         if self.plan.greedy_soup:
             self.add_greedy_soup()
         while True:
-            if not is_full(self.strategy, self.untold):
+            if not is_full(self.strategy, self.pending):
                 self.ask_generation()
             self.session.score(self.history.open)
-            if not is_full(self.strategy, self.untold):
+            if not is_full(self.strategy, self.pending):
                 return  # the plan did not allow the whole generation
-            tell_all(self.strategy, self.untold)
+            tell_all(self.strategy, self.pending)
 
     def search_by_arrival(self) -> None:
         """Keep as many candidates open as the executor can run; tell each outcome at once."""
@@ -188,14 +188,14 @@ class Search:
 
         All its candidates are compared with the same incumbent: the one before its first candidate.
         """
-        asked = [item.number for item in self.untold if item.is_proposed]
+        asked = [item.number for item in self.pending if item.is_proposed]
         start, incumbents = len(self.history.candidates), self.session.incumbents
         if asked:  # later candidates may have outcomes already
             start = asked[0]
             incumbents = self.session.ranking.incumbents(self.history.candidates[:start])
         while not self.is_spent:
             self.ask(incumbents, start)
-            if is_full(self.strategy, self.untold):
+            if is_full(self.strategy, self.pending):
                 return
 
     def ask(self, incumbents: list[Candidate], known: int) -> Candidate:
@@ -218,7 +218,7 @@ class Search:
         self.session.logbook.write(event | fields | {"origin": dict(origin)})
         candidate = self.history.candidates[number]
         self.session.add(candidate, recipe)
-        self.untold.append(candidate)
+        self.pending.append(candidate)
         return candidate
 
     @property

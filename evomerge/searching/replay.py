@@ -12,9 +12,9 @@ from evomerge.run.lines import Event
 from evomerge.strategy.protocol import Strategy
 
 
-def is_full(strategy: Strategy, untold: Sequence[Candidate]) -> bool:
+def is_full(strategy: Strategy, pending: Sequence[Candidate]) -> bool:
     """Whether these candidates complete a generation, so that their outcomes can be told."""
-    return bool(untold) and strategy.left == strategy.generation
+    return bool(pending) and strategy.left == strategy.generation
 
 
 def replay_generations(history: History, strategy: Strategy) -> list[Candidate]:
@@ -23,13 +23,13 @@ def replay_generations(history: History, strategy: Strategy) -> list[Candidate]:
     Returns:
         the candidates whose outcomes the strategy was not told yet, in the order of asking.
     """
-    untold: list[Candidate] = []
+    pending: list[Candidate] = []
     for candidate in history.candidates:
-        if candidate.is_proposed and is_full(strategy, untold):
-            tell_all(strategy, untold)
+        if candidate.is_proposed and is_full(strategy, pending):
+            tell_all(strategy, pending)
         strategy.repeat(candidate.number, candidate.label, candidate.origin)
-        untold.append(candidate)
-    return untold
+        pending.append(candidate)
+    return pending
 
 
 def replay_arrivals(events: Iterable[Event], history: History, strategy: Strategy) -> None:
@@ -42,14 +42,14 @@ def replay_arrivals(events: Iterable[Event], history: History, strategy: Strateg
             tell_all(strategy, [history.candidates[event["candidate"]]])
 
 
-def tell_all(strategy: Strategy, untold: list[Candidate]) -> None:
+def tell_all(strategy: Strategy, pending: list[Candidate]) -> None:
     """Tell a strategy the outcomes of these candidates, and empty the list.
 
     Raises:
         RuntimeError: a candidate has no outcome yet.
     """
-    for candidate in untold:
+    for candidate in pending:
         if candidate.told is None:
             raise RuntimeError(f"Candidate {candidate.number} has no outcome yet.")
         strategy.tell(candidate.number, candidate.told)
-    untold.clear()
+    pending.clear()

@@ -182,7 +182,7 @@ class Session:
             recipe,
             split,
             examples=EXAMPLES if shown else 0,
-            halvings=self.history.halvings,
+            oom_backoffs=self.history.oom_backoffs,
             as_itself=itself is not None,
         )
         if purpose != "search" or candidate.incumbent is None or self.recent is None:
@@ -242,8 +242,8 @@ class Session:
 
     def _write(self, event: Event, outcome: Outcome) -> None:
         """Journal an event that carries an outcome, and a batch size that memory has forced."""
-        if isinstance(outcome, Scores) and outcome.halvings > self.history.halvings:
-            self.logbook.write({"event": "memory", "halvings": outcome.halvings})
+        if isinstance(outcome, Scores) and outcome.oom_backoffs > self.history.oom_backoffs:
+            self.logbook.write({"event": "memory", "halvings": outcome.oom_backoffs})
         self.logbook.write(event, outcome)
         self._check_failures(outcome)
 

@@ -1,8 +1,8 @@
 """Checking a search file, and freezing it into a run.
 
-`check_search` makes a problem of a search file and raises the first mistake; it reads no weights
-and runs no model. `freeze` turns the problem into the search file of a run, and `restore` turns
-that file into the problem again.
+`check_search` makes a checked search of a search file and raises the first mistake; it reads no
+weights and runs no model. `freeze` turns that into the search file of a run, and `restore` turns
+this file into the checked search again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from evomerge.models.references import MERGE, RUN
 from evomerge.recipe import Recipe
 from evomerge.run.folder import MODELS
 from evomerge.setup.baselines import check_baselines
+from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.code_files import is_permitted
 from evomerge.setup.engine import check_engine
 from evomerge.setup.executor import check_executor, check_workers, resolve_order
@@ -29,7 +30,6 @@ from evomerge.setup.merges import MergeOpener, Opener
 from evomerge.setup.optimizer import resolve_optimizer
 from evomerge.setup.parents import open_parents, plan_tokenizers
 from evomerge.setup.pins import merged_parents
-from evomerge.setup.problem import Problem
 from evomerge.setup.racing import check_racing, resolve_racing
 from evomerge.setup.recipes import START, check_recipes, sample_recipes
 from evomerge.setup.settings import with_settings
@@ -64,7 +64,7 @@ def check_search(
     allow_code: bool = False,
     consent: Consent | None = None,
     is_stage: bool = False,
-) -> Problem:
+) -> CheckedSearch:
     """Check a search file and all that it names: parents, shapes, tasks, metrics, documents.
 
     Args:
@@ -113,7 +113,7 @@ def check_search(
     check_recipes(recipes, checkpoints, host, tokenizers[0].rows)
     _check_tokenizer(recipes[START], checkpoints)
     check_generation(config, checkpoints[host], tokenizers[0], evaluator)
-    problem = Problem(
+    checked = CheckedSearch(
         config,
         checkpoints,
         host,
@@ -129,7 +129,7 @@ def check_search(
         allow_code=allow_code,
         consent=consent,
     )
-    return with_settings(problem)
+    return with_settings(checked)
 
 
 def _check_host(config: SearchConfig, host: Checkpoint) -> None:
@@ -160,18 +160,18 @@ def _check_models(checkpoints: Mapping[str, Checkpoint], host: str) -> None:
     from evomerge.merging.architecture.depth import built_config
     from evomerge.merging.architecture.loading import is_known
 
-    checked = []
+    known = []
     for checkpoint in sorted(checkpoints.values(), key=lambda item: item.reference != host):
         config = built_config(checkpoint)
         content = (
             {key: value for key, value in config.items() if key not in _NOT_OF_THE_MODEL},
             {name: info.shape for name, info in checkpoint.tensors.items()},
         )
-        if content in checked:
+        if content in known:
             continue
         if checkpoint.reference == host or is_known(config.get("model_type")):
             check_buildable(checkpoint, config)
-        checked.append(content)
+        known.append(content)
 
 
 def restore(
@@ -183,8 +183,8 @@ def restore(
     allow_pickle: bool = False,
     allow_code: bool = False,
     consent: Consent | None = None,
-) -> Problem:
-    """Return the problem of a run's frozen search file. Tasks are not loaded yet.
+) -> CheckedSearch:
+    """Return the checked search of a run's frozen search file. Tasks are not loaded yet.
 
     That the file itself allows pickles or models' code counts only if the user has allowed them on
     this machine.
@@ -207,7 +207,7 @@ def restore(
     allow_pickle = allow_pickle or (frozen.allow_pickle and permitted)
     merges = MergeOpener(opener, frozen, relative_to / MODELS, build=build)
     config, checkpoints, host = open_parents(config, relative_to, merges, allow_pickle=allow_pickle)
-    return Problem(
+    return CheckedSearch(
         config,
         checkpoints,
         host,
@@ -226,52 +226,52 @@ def restore(
     )
 
 
-def freeze(problem: Problem) -> dict[str, Any]:
+def freeze(checked: CheckedSearch) -> dict[str, Any]:
     """Return the search file that a run keeps.
 
     Its section `frozen` has what must not change: versions, fingerprints of the parents, document
     ids, genes with their ranges, and metric directions.
     """
-    plain = problem.config.model_dump(mode="json", exclude={"frozen"})
-    for item, objective in zip(plain["objectives"], problem.objectives, strict=True):
+    plain = checked.config.model_dump(mode="json", exclude={"frozen"})
+    for item, objective in zip(plain["objectives"], checked.objectives, strict=True):
         item["metric"] = objective.metric
-    for item, constraint in zip(plain["constraints"], problem.constraints, strict=True):
+    for item, constraint in zip(plain["constraints"], checked.constraints, strict=True):
         item["metric"] = constraint.metric
     # A merge may be made from another candidate of a run that is a parent, too.
-    opened = {**dict(merged_parents(problem.merges)), **problem.checkpoints}
+    opened = {**dict(merged_parents(checked.merges)), **checked.checkpoints}
     plain["frozen"] = {
-        "versions": installed_versions(problem.config),
+        "versions": installed_versions(checked.config),
         # A merge is built after this; its own parents stand for it.
         "parents": {
             name: item.fingerprint for name, item in opened.items() if not name.startswith(MERGE)
         },
         "models": {name: item.folder.name for name, item in opened.items() if name.startswith(RUN)},
-        **({"merges": _frozen_merges(problem)} if problem.merges else {}),
-        "settings": [item.model_dump() for item in problem.settings],
-        "unlike_merges": list(problem.unlike_merges or ()),
+        **({"merges": _frozen_merges(checked)} if checked.merges else {}),
+        "settings": [item.model_dump() for item in checked.settings],
+        "unlike_merges": list(checked.unlike_merges or ()),
         "documents": {
             split: {task: list(ids) for task, ids in documents.items()}
-            for split, documents in problem.splits.items()
+            for split, documents in checked.splits.items()
         },
-        "sources": sources(problem.config, problem.evaluator),
-        "tasks": task_digests(problem.evaluator, problem.splits),
-        "code": code_digests(problem.config),
-        "datasets": datasets(problem.config, problem.evaluator),
-        "sampled": sampled(problem.config, problem.evaluator),
-        "fewer_documents": problem.fewer_documents,
-        "genes": [gene.name for gene in problem.space.genes],
-        "gene_ranges": gene_ranges(problem),
-        "start": [list(genome) for genome in problem.start],
-        "allow_pickle": problem.allow_pickle,
-        "allow_code": problem.allow_code,
-        "lower_is_better": [o.key for o in problem.objectives if not o.higher_is_better],
+        "sources": sources(checked.config, checked.evaluator),
+        "tasks": task_digests(checked.evaluator, checked.splits),
+        "code": code_digests(checked.config),
+        "datasets": datasets(checked.config, checked.evaluator),
+        "sampled": sampled(checked.config, checked.evaluator),
+        "fewer_documents": checked.fewer_documents,
+        "genes": [gene.name for gene in checked.space.genes],
+        "gene_ranges": gene_ranges(checked),
+        "start": [list(genome) for genome in checked.start],
+        "allow_pickle": checked.allow_pickle,
+        "allow_code": checked.allow_code,
+        "lower_is_better": [o.key for o in checked.objectives if not o.higher_is_better],
     }
     return plain
 
 
-def _frozen_merges(problem: Problem) -> dict[str, Any]:
+def _frozen_merges(checked: CheckedSearch) -> dict[str, Any]:
     """Return what a run keeps of its parents that are merges."""
     return {
         name: {"recipe": item.recipe.to_dict(), "parents": dict(item.names)}
-        for name, item in problem.merges.items()
+        for name, item in checked.merges.items()
     }

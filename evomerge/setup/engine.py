@@ -8,7 +8,7 @@ from dataclasses import replace
 from evomerge.config.schema import SearchConfig
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
-from evomerge.setup.problem import Problem
+from evomerge.setup.checked import CheckedSearch
 from evomerge.space.protocol import Space
 
 _MUCH_DEEPER = 1.5  # times as deep as the host, from which a person is warned of the cost
@@ -43,15 +43,15 @@ def deepest(space: Space, recipe: Recipe, stack: str) -> Recipe:
     return replace(recipe, layers={**recipe.layers, stack: (*blocks, *added)})
 
 
-def engine_depth(problem: Problem) -> str:
+def engine_depth(checked: CheckedSearch) -> str:
     """Return the depth of a vLLM engine for paths, and what it costs, as text for a person."""
-    depth, host = problem.space.max_depth, len(problem.checkpoints[problem.host].main)
+    depth, host = checked.space.max_depth, len(checked.checkpoints[checked.host].main)
     return f"{depth} layers; a text takes the time of {depth} for every path ({_cost(depth, host)})"
 
 
-def engine_warning(problem: Problem) -> str | None:
+def engine_warning(checked: CheckedSearch) -> str | None:
     """Return a warning if an engine for paths is much deeper than the host, else None."""
-    depth, host = problem.space.max_depth, len(problem.checkpoints[problem.host].main)
+    depth, host = checked.space.max_depth, len(checked.checkpoints[checked.host].main)
     if depth < _MUCH_DEEPER * host:
         return None
     return (

@@ -11,10 +11,10 @@ from evomerge.report.words import duration, fine_duration, size_text
 from evomerge.scores import Split
 from evomerge.searching.ranking import FINALISTS
 from evomerge.setup.baselines import count_baselines
+from evomerge.setup.checked import CheckedSearch
+from evomerge.setup.cost_probe import CostProbe
 from evomerge.setup.executor import count_all_workers, is_together, workers_per_machine
-from evomerge.setup.problem import Problem
 from evomerge.setup.strategy import make_strategy
-from evomerge.setup.trial import Trial
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Estimate:
         assumes: what the estimate assumes, one sentence each.
     """
 
-    trial: Trial
+    trial: CostProbe
     workers: int
     candidates: int | None
     search: float | None
@@ -92,55 +92,55 @@ class Estimate:
         }
 
 
-def estimate(problem: Problem, trial: Trial) -> Estimate:
+def estimate(checked: CheckedSearch, trial: CostProbe) -> Estimate:
     """Return what a search costs if its candidates cost what the tried ones did, on average.
 
     Args:
-        problem: the search.
+        checked: the search.
         trial: what was measured.
     """
-    config, workers = problem.config, count_all_workers(problem.config)
-    baselines, budget = len(problem.space.baselines()) + len(config.baselines), config.budget
+    config, workers = checked.config, count_all_workers(checked.config)
+    baselines, budget = len(checked.space.baselines()) + len(config.baselines), config.budget
     each = trial.build + trial.evaluate
     candidates = budget.candidates
     if budget.hours is not None:
         in_time = int(max(0.0, 3600 * budget.hours - trial.start) / each) * workers
         candidates = in_time if candidates is None else min(candidates, in_time)
-    search = None if candidates is None else _rounds(problem, candidates, workers) * each
-    finalists = _finalists(problem)
+    search = None if candidates is None else _rounds(checked, candidates, workers) * each
+    finalists = _finalists(checked)
     models: dict[Split, int] = {
         "validation": finalists + baselines,
-        "test": (finalists if problem.ranking.has_front else 1) + baselines,
+        "test": (finalists if checked.ranking.has_front else 1) + baselines,
     }
     finals = 0.0
     for split, count in models.items():
         of_worker = math.ceil(_at_most(count, candidates) / workers)
-        finals += of_worker * (trial.build + trial.evaluate * _documents(problem, split))
+        finals += of_worker * (trial.build + trial.evaluate * _documents(checked, split))
     alone = max(0, trial.peak["process"] - trial.shared)
     memory = trial.shared + workers_per_machine(config) * alone
-    assumes = tuple(_assumptions(problem, trial, workers))
+    assumes = tuple(_assumptions(checked, trial, workers))
     return Estimate(trial, workers, candidates, search, finals, memory, assumes)
 
 
-def _finalists(problem: Problem) -> int:
+def _finalists(checked: CheckedSearch) -> int:
     """Return the number of finalists; a front is taken to be as large as a generation."""
-    wanted = problem.config.evaluation.validation.finalists
+    wanted = checked.config.evaluation.validation.finalists
     if wanted is not None:
         return wanted
-    return make_strategy(problem).generation if problem.ranking.has_front else FINALISTS
+    return make_strategy(checked).generation if checked.ranking.has_front else FINALISTS
 
 
-def _rounds(problem: Problem, candidates: int, workers: int) -> int:
+def _rounds(checked: CheckedSearch, candidates: int, workers: int) -> int:
     """Return how many candidates a worker scores one after the other.
 
     Workers that have scored their part of the baselines, or of a generation, wait for the others.
     """
-    first = min(candidates, len(problem.space.baselines()))
-    every = min(candidates, count_baselines(problem.config, problem.space))
+    first = min(candidates, len(checked.space.baselines()))
+    every = min(candidates, count_baselines(checked.config, checked.space))
     soup = [1] * (every - first)  # each average depends on the score of the one before
     searched = candidates - every
-    strategy = make_strategy(problem)
-    together = searched if problem.config.executor.order == "arrival" else strategy.generation
+    strategy = make_strategy(checked)
+    together = searched if checked.config.executor.order == "arrival" else strategy.generation
     whole, rest = divmod(searched, max(1, together))
     parts = [first, *soup, *[together] * whole, rest]
     return sum(math.ceil(part / workers) for part in parts)
@@ -150,15 +150,15 @@ def _at_most(count: int, bound: int | None) -> int:
     return count if bound is None else min(count, bound)
 
 
-def _documents(problem: Problem, split: Split) -> float:
+def _documents(checked: CheckedSearch, split: Split) -> float:
     """Return the number of documents of a split, as a multiple of that of the search documents."""
-    count = {name: sum(map(len, of.values())) for name, of in problem.splits.items()}
+    count = {name: sum(map(len, of.values())) for name, of in checked.splits.items()}
     return count[split] / count["search"]
 
 
-def _assumptions(problem: Problem, trial: Trial, workers: int) -> Iterator[str]:
+def _assumptions(checked: CheckedSearch, trial: CostProbe, workers: int) -> Iterator[str]:
     """Yield what the estimate assumes, and what it leaves out."""
-    config = problem.config
+    config = checked.config
     spread = [a + b for a, b in zip(trial.builds, trial.evaluations, strict=True)]
     if len(spread) == 1:
         yield "every candidate takes as long as the one that was tried"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from evomerge.setup.problem import Problem
+from evomerge.setup.checked import CheckedSearch
 from evomerge.space.pool import PRIORITY
 from evomerge.space.protocol import Gene
 
 HEADERS = ("searched", "genes", "values", "start", "set by")
 
 
-def gene_list(problem: Problem) -> list[dict[str, Any]]:
+def gene_list(checked: CheckedSearch) -> list[dict[str, Any]]:
     """Return all genes with range and start, as plain JSON values, in the order of the genome.
 
     A choice has no start: all its values are equally likely at first.
@@ -26,14 +26,14 @@ def gene_list(problem: Problem) -> list[dict[str, Any]]:
             "start": None if gene.kind == "choice" else gene.start,
             **({"choices": list(gene.choices)} if gene.choices else {}),
         }
-        for gene in problem.space.genes
+        for gene in checked.space.genes
     ]
 
 
-def gene_ranges(problem: Problem) -> list[dict[str, Any]]:
+def gene_ranges(checked: CheckedSearch) -> list[dict[str, Any]]:
     """Return each different range once, with the names of its genes, for the frozen search file."""
     names: dict[tuple[str, float, float, tuple[str, ...]], list[str]] = {}
-    for gene in problem.space.genes:
+    for gene in checked.space.genes:
         key = (gene.kind, float(gene.low), float(gene.high), gene.choices)
         names.setdefault(key, []).append(gene.name)
     return [
@@ -48,31 +48,31 @@ def gene_ranges(problem: Problem) -> list[dict[str, Any]]:
     ]
 
 
-def gene_rows(problem: Problem) -> list[tuple[str, ...]]:
+def gene_rows(checked: CheckedSearch) -> list[tuple[str, ...]]:
     """Return a row for each group of genes that differ only in their place; see `HEADERS`.
 
     The last cell names what in the search file makes a knob vary. A knob that `space.knobs` does
     not name is searched in its method's own range.
     """
-    knobs = _knobs(problem)
+    knobs = _knobs(checked)
     groups: dict[tuple[str, str, str], list[Gene]] = {}
-    for gene in problem.space.genes:
+    for gene in checked.space.genes:
         start = "undecided" if gene.kind == "choice" else f"{gene.start:.4g}"
         key = (_group(gene, knobs), _values(gene), start)
         groups.setdefault(key, []).append(gene)
     return [
-        (name, str(len(genes)), values, start, _reason(name, problem, knobs))
+        (name, str(len(genes)), values, start, _reason(name, checked, knobs))
         for (name, values, start), genes in groups.items()
     ]
 
 
-def _knobs(problem: Problem) -> set[str]:
+def _knobs(checked: CheckedSearch) -> set[str]:
     """Return the last parts of the names of genes that belong together; none on paths."""
     from evomerge.merging.methods import get_method
 
-    if problem.config.space.kind == "dataflow":
+    if checked.config.space.kind == "dataflow":
         return set()
-    methods = problem.config.space.methods
+    methods = checked.config.space.methods
     names = {knob.name for method in methods for knob in get_method(method).knobs}
     return names | {"method", PRIORITY}
 
@@ -94,8 +94,8 @@ def _values(gene: Gene) -> str:
     return f"{whole}{gene.low:.4g} to {gene.high:.4g}"
 
 
-def _reason(name: str, problem: Problem, knobs: set[str]) -> str:
-    if name in problem.config.space.knobs:
+def _reason(name: str, checked: CheckedSearch, knobs: set[str]) -> str:
+    if name in checked.config.space.knobs:
         return f"space.knobs.{name}"
     if name == PRIORITY:
         return "space.most_parents; in from 0.5 on"

@@ -13,8 +13,8 @@ from evomerge.evaluation.inference.device import (
 from evomerge.evaluation.inference.vllm_start import ENGINE_SHARE
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.report.words import size_text
+from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.executor import workers_per_accelerator, workers_per_machine
-from evomerge.setup.problem import Problem
 from evomerge.setup.worker import MemoryShare
 
 _LIBRARIES = 0.8e9  # bytes, of torch, transformers and lm-eval, measured on Linux
@@ -23,9 +23,9 @@ _POSITIONS = 256  # of a batch on a CPU for which logits are computed at a time,
 _MOST = 0.9  # of an accelerator's memory that weights may take; batches need the rest
 
 
-def weights_of(problem: Problem) -> int:
+def weights_of(checked: CheckedSearch) -> int:
     """Return the size of a merged model's weights in bytes."""
-    return _weights(problem.config, problem.checkpoints[problem.host])
+    return _weights(checked.config, checked.checkpoints[checked.host])
 
 
 def _weights(config: SearchConfig, host: Checkpoint) -> int:
@@ -66,11 +66,11 @@ def check_fit(config: SearchConfig, host: Checkpoint) -> None:
         )
 
 
-def needs(problem: Problem) -> str:
+def needs(checked: CheckedSearch) -> str:
     """Return what a search needs of each machine, and what this machine has, in words."""
-    config = problem.config
-    sizes, parents_count = _mapped(problem), len(problem.checkpoints)
-    count, weights = workers_per_machine(config), size_text(weights_of(problem))
+    config = checked.config
+    sizes, parents_count = _mapped(checked), len(checked.checkpoints)
+    count, weights = workers_per_machine(config), size_text(weights_of(checked))
     parents = f"{parents_count} parents x {size_text(sizes[0])} mapped"
     if len(sizes) < parents_count or max(sizes) > 1.01 * min(sizes):
         parents = f"{parents_count} parents, together {size_text(sum(sizes))} mapped"
@@ -98,7 +98,7 @@ def _engine_needs(config: SearchConfig, device: str) -> str:
     return f"; the vLLM engine of each worker takes {ENGINE_SHARE:.0%} of {of}"
 
 
-def memory_of(problem: Problem) -> dict[str, float]:
+def memory_of(checked: CheckedSearch) -> dict[str, float]:
     """Return about how much memory a search takes on a machine, in bytes, by what takes it.
 
     `parents` are files that are mapped into memory: they count as memory of a process, but all
@@ -106,46 +106,46 @@ def memory_of(problem: Problem) -> dict[str, float]:
     is the most that is kept from candidate to candidate; it is filled by the first candidates of
     each method. The weights, and what batches need, are on the accelerator if there is one.
     """
-    config = problem.config
+    config = checked.config
     paths_only = config.space.kind == "dataflow"
     count = workers_per_machine(config)
     found: dict[str, float] = {
         "libraries": count * (_LIBRARIES_CUDA if is_built_for_gpu() else _LIBRARIES),
-        "weights": 0 if paths_only else count * weights_of(problem),
-        "parents": sum(_mapped(problem)),
+        "weights": 0 if paths_only else count * weights_of(checked),
+        "parents": sum(_mapped(checked)),
         "prepared merges": count
-        * min(prepared_bytes(problem), MemoryShare.of_machine(count).prepared),
-        "batches": count * _batches(problem),
+        * min(prepared_bytes(checked), MemoryShare.of_machine(count).prepared),
+        "batches": count * _batches(checked),
     }
     return {**found, "together": sum(found.values())}
 
 
-def prepared_bytes(problem: Problem) -> float:
+def prepared_bytes(checked: CheckedSearch) -> float:
     """Return how many bytes a worker needs to keep all merges that it has prepared."""
     from evomerge.merging.methods import get_method
 
-    space, host = problem.config.space, problem.checkpoints[problem.host]
+    space, host = checked.config.space, checked.checkpoints[checked.host]
     methods = () if space.kind == "dataflow" else space.methods
     return sum(
-        get_method(name).cached_bytes * host.parameters * sources_of(problem, name)
+        get_method(name).cached_bytes * host.parameters * sources_of(checked, name)
         for name in methods
     )
 
 
-def _mapped(problem: Problem) -> list[int]:
+def _mapped(checked: CheckedSearch) -> list[int]:
     """Return the size of each model in bytes; parents with different adapters share a model."""
-    return list({item.folder: item.nbytes for item in problem.checkpoints.values()}.values())
+    return list({item.folder: item.nbytes for item in checked.checkpoints.values()}.values())
 
 
-def sources_of(problem: Problem, method: str) -> int:
+def sources_of(checked: CheckedSearch, method: str) -> int:
     """Return how many parents a method merges: all, or all but the base."""
     from evomerge.merging.methods import get_method
 
-    base = None if get_method(method).base == "none" else problem.config.base
-    return sum(parent != base for parent in problem.config.parents)
+    base = None if get_method(method).base == "none" else checked.config.base
+    return sum(parent != base for parent in checked.config.parents)
 
 
-def _batches(problem: Problem) -> float:
+def _batches(checked: CheckedSearch) -> float:
     """Return about how many bytes the logits of one batch take on a CPU: twice, float32."""
-    vocabulary = problem.checkpoints[problem.host].config.get("vocab_size") or 0
+    vocabulary = checked.checkpoints[checked.host].config.get("vocab_size") or 0
     return _POSITIONS * vocabulary * 8.0

@@ -22,7 +22,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import MERGE, is_file, is_folder
 from evomerge.recipe import Pin, Recipe
 from evomerge.run.atomic import TemporaryFolder, replace_text
-from evomerge.setup.anchored import anchored_parent
+from evomerge.setup.absolute_paths import absolute_parent
 from evomerge.setup.pins import MergedParent, check_pin, pin_of, pinned
 from evomerge.setup.recipe_file import read_recipe_file, with_fit
 
@@ -106,7 +106,7 @@ class MergeOpener:
             found = self._opener(reference, relative_to, allow_pickle=allow_pickle, digest=wanted)
             check_pin(reference, pin and pin_of(reference, found, pin), pin)
             return found
-        name = anchored_parent(reference, relative_to)
+        name = absolute_parent(reference, relative_to)
         if name in self._opening:
             circle = " -> ".join([*self._opening[self._opening.index(name) :], name])
             raise RecipeError(
@@ -166,7 +166,7 @@ class MergeOpener:
             file,
             lambda item, pin: self._open_own(name, item, file.parent, allow_pickle, pin, runs),
         )
-        names = {item: anchored_parent(item, file.parent) for item in content.checkpoints}
+        names = {item: absolute_parent(item, file.parent) for item in content.checkpoints}
         notes = tuple(f"Parent {name!r}: {note}" for note in content.notes)
         inner = {item: self.found[where] for item, where in names.items() if where in self.found}
         recipe = pinned(content.recipe, content.checkpoints, inner)
@@ -182,7 +182,7 @@ class MergeOpener:
         runs: Mapping[str, str] | None = None,
     ) -> Checkpoint:
         """Open a parent of a merge, and check that it is what a run or a recipe was made from."""
-        where, is_known = anchored_parent(reference, relative_to), name in self.found
+        where, is_known = absolute_parent(reference, relative_to), name in self.found
         if pin is None:
             runs, frozen = runs or {}, self._frozen
             digits = runs.get(where) or frozen.models.get(where, "")

@@ -12,7 +12,7 @@ from evomerge.merging.architecture.naming import with_host_names
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit
 from evomerge.recipe import Recipe
-from evomerge.setup.anchored import anchored_folder, anchored_parent, is_winner_of_stage
+from evomerge.setup.absolute_paths import absolute_folder, absolute_parent, is_winner_of_stage
 from evomerge.setup.merges import Opener
 from evomerge.setup.space import host_of
 
@@ -46,7 +46,7 @@ def open_parents(
             run was started.
     """
     if config.frozen is None:
-        config = anchored(config, relative_to, is_stage=is_stage)
+        config = absolute_config(config, relative_to, is_stage=is_stage)
     names = dict.fromkeys([*config.parents, *([config.base] if config.base else [])])
     digests = config.frozen.models if config.frozen else {}
     checkpoints = {
@@ -86,13 +86,15 @@ def plan_tokenizers(
     return [plan_tokenizer(recipe, checkpoints) for recipe in different]
 
 
-def anchored(config: SearchConfig, relative_to: Path, *, is_stage: bool = False) -> SearchConfig:
+def absolute_config(
+    config: SearchConfig, relative_to: Path, *, is_stage: bool = False
+) -> SearchConfig:
     """Make references to local folders absolute, so that a run can be resumed from anywhere."""
 
     def parent(reference: str) -> str:
         if is_stage and is_winner_of_stage(reference):
             return reference
-        return anchored_parent(reference, relative_to)
+        return absolute_parent(reference, relative_to)
 
     special = ("base", "union")
     tokenizer = config.tokenizer if config.tokenizer in special else parent(config.tokenizer)
@@ -103,7 +105,7 @@ def anchored(config: SearchConfig, relative_to: Path, *, is_stage: bool = False)
         "evaluation": config.evaluation.model_copy(
             update={
                 "include": [
-                    anchored_folder(item, relative_to) for item in config.evaluation.include
+                    absolute_folder(item, relative_to) for item in config.evaluation.include
                 ]
             }
         ),

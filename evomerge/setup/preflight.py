@@ -13,6 +13,7 @@ from evomerge.optimize import builtin
 from evomerge.optimize.cost import own_seconds
 from evomerge.report.words import sampling_note, setting_lines, short_names, size_text
 from evomerge.setup.baselines import count_baselines
+from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.costly import costly_warning
 from evomerge.setup.engine import engine_depth, engine_warning, serves_paths
 from evomerge.setup.executor import count_all_workers, describe_workers
@@ -20,7 +21,6 @@ from evomerge.setup.generation import generation_note
 from evomerge.setup.lent import lent_notes
 from evomerge.setup.memory import memory_of, needs, weights_of
 from evomerge.setup.parents import plan_tokenizers
-from evomerge.setup.problem import Problem
 from evomerge.setup.strategy import generation_of
 from evomerge.setup.tasks import sampled, sources
 
@@ -38,114 +38,114 @@ _KNOWN = re.compile(
 )
 
 
-def summary(problem: Problem) -> dict[str, Any]:
+def summary(checked: CheckedSearch) -> dict[str, Any]:
     """Return what `evomerge validate` prints: parents, dimension, documents, memory, disk space."""
-    config = problem.config
-    host = problem.checkpoints[problem.host]
-    population = generation_of(config, problem.space)
-    note = sampling_note(sampled(config, problem.evaluator))
+    config = checked.config
+    host = checked.checkpoints[checked.host]
+    population = generation_of(config, checked.space)
+    note = sampling_note(sampled(config, checked.evaluator))
     return {
-        "parents": {name: size_text(item.nbytes) for name, item in problem.checkpoints.items()},
-        **({"merges": _merges(problem)} if problem.merges else {}),
-        "host": problem.host,
+        "parents": {name: size_text(item.nbytes) for name, item in checked.checkpoints.items()},
+        **({"merges": _merges(checked)} if checked.merges else {}),
+        "host": checked.host,
         "architecture": (host.config.get("architectures") or ["unknown"])[0],
         "layers": len(host.main),
         "space": config.space.kind,
-        "dimension": len(problem.space.genes),
+        "dimension": len(checked.space.genes),
         "population": population,
         "candidates": config.budget.candidates,
-        **({"start": len(problem.start)} if problem.start else {}),
+        **({"start": len(checked.start)} if checked.start else {}),
         "documents": {
             split: sum(len(ids) for ids in documents.values())
-            for split, documents in problem.splits.items()
+            for split, documents in checked.splits.items()
         },
         "sources": {
             split: list(dict.fromkeys(of_split.values()))
-            for split, of_split in sources(config, problem.evaluator).items()
+            for split, of_split in sources(config, checked.evaluator).items()
         },
         "workers": describe_workers(config, population),
-        "backend": _backend(problem),
-        **({"code": _code(problem)} if problem.evaluator.code_tasks else {}),
-        **({"engine": engine_depth(problem)} if serves_paths(config) else {}),
+        "backend": _backend(checked),
+        **({"code": _code(checked)} if checked.evaluator.code_tasks else {}),
+        **({"engine": engine_depth(checked)} if serves_paths(config) else {}),
         **({"sampling": note} if note is not None else {}),
-        "fewer_documents": problem.fewer_documents,
+        "fewer_documents": checked.fewer_documents,
         "objectives": [
             f"{o.key} ({'' if config.mode == 'pareto' else f'weight {o.weight:g}, '}"
             f"{'higher' if o.higher_is_better else 'lower'} is better)"
-            for o in problem.objectives
+            for o in checked.objectives
         ],
-        **({"constraints": [c.text for c in problem.constraints]} if problem.constraints else {}),
-        "needs": needs(problem),
-        "memory": {name: size_text(size) for name, size in memory_of(problem).items()},
-        "export": size_text(weights_of(problem)),
+        **({"constraints": [c.text for c in checked.constraints]} if checked.constraints else {}),
+        "needs": needs(checked),
+        "memory": {name: size_text(size) for name, size in memory_of(checked).items()},
+        "export": size_text(weights_of(checked)),
     }
 
 
-def warnings(problem: Problem, allow_benchmarks: bool) -> list[str]:
+def warnings(checked: CheckedSearch, allow_benchmarks: bool) -> list[str]:
     """Return warnings that a person should read before the search starts.
 
     Args:
-        problem: a checked search.
+        checked: a checked search.
         allow_benchmarks: do not warn of objectives that are well-known public benchmarks.
     """
-    recipes = problem.space.baselines().values()
-    tokenizers = plan_tokenizers(problem.config, recipes, problem.checkpoints)
+    recipes = checked.space.baselines().values()
+    tokenizers = plan_tokenizers(checked.config, recipes, checked.checkpoints)
     notes = list(dict.fromkeys(note for plan in tokenizers for note in plan.notes))
-    others = [item for name, item in problem.checkpoints.items() if name != problem.host]
-    notes += (note for merge in problem.merges.values() for note in merge.notes)
-    host = problem.checkpoints[problem.host]
+    others = [item for name, item in checked.checkpoints.items() if name != checked.host]
+    notes += (note for merge in checked.merges.values() for note in merge.notes)
+    host = checked.checkpoints[checked.host]
     notes += type_notes([host, *others])
-    names = short_names(problem.checkpoints)
-    notes += [*setting_lines(problem.settings, names), *lent_notes(problem, names)]
-    notes += code_notes(problem.host, [host.folder / "config.json", *host.companions])
-    notes += prediction_notes(n for n, item in problem.checkpoints.items() if item.predictions)
-    if problem.config.evaluation.backend == "vllm" and not _tasks_by_answer(problem)[0]:
+    names = short_names(checked.checkpoints)
+    notes += [*setting_lines(checked.settings, names), *lent_notes(checked, names)]
+    notes += code_notes(checked.host, [host.folder / "config.json", *host.companions])
+    notes += prediction_notes(n for n, item in checked.checkpoints.items() if item.predictions)
+    if checked.config.evaluation.backend == "vllm" and not _tasks_by_answer(checked)[0]:
         notes.append(
             "evaluation.backend is 'vllm', but no task generates text, and log-likelihoods take "
             "less time with transformers; use the backend 'hf'."
         )
-    budget = problem.config.budget.candidates
-    baselines = count_baselines(problem.config, problem.space)
+    budget = checked.config.budget.candidates
+    baselines = count_baselines(checked.config, checked.space)
     if budget is not None and budget <= baselines:
         notes.append(
             f"budget.candidates is {budget}, but the {baselines} baselines (parents and averages "
             f"of them) count among them, so nothing is searched; set it to {baselines + 1} or more."
         )
-    if serves_paths(problem.config) and (note := engine_warning(problem)) is not None:
+    if serves_paths(checked.config) and (note := engine_warning(checked)) is not None:
         notes.append(note)
     found = (
-        _lag_warning(problem.config),
-        _cost_warning(problem),
-        costly_warning(problem),
-        generation_note(problem.config, host, tokenizers[0], problem.evaluator),
+        _lag_warning(checked.config),
+        _cost_warning(checked),
+        costly_warning(checked),
+        generation_note(checked.config, host, tokenizers[0], checked.evaluator),
     )
-    notes += filter(None, (*found, _code_warning(problem)))
-    info = problem.evaluator.tasks_of("search").info
+    notes += filter(None, (*found, _code_warning(checked)))
+    info = checked.evaluator.tasks_of("search").info
     kinds = (repeats_warning,) if allow_benchmarks else (repeats_warning, benchmark_warning)
-    tasks = [info.tasks[task] for task in _leaves(problem)]
+    tasks = [info.tasks[task] for task in _leaves(checked)]
     return notes + list(filter(None, (kind(task) for kind in kinds for task in tasks)))
 
 
-def _merges(problem: Problem) -> dict[str, str]:
+def _merges(checked: CheckedSearch) -> dict[str, str]:
     """Return what each parent that is a merge will be built from."""
     return {
         name: f"{', '.join(item.methods)} of {', '.join(item.names)}; built when the search starts"
-        for name, item in problem.merges.items()
+        for name, item in checked.merges.items()
     }
 
 
-def _code(problem: Problem) -> str:
+def _code(checked: CheckedSearch) -> str:
     """Return how code that models write runs on this machine."""
     from evomerge.evaluation.tasks.code import has_bubblewrap
 
     return f"runs in processes with limits{', in bubblewrap' if has_bubblewrap() else ''}"
 
 
-def _code_warning(problem: Problem) -> str | None:
+def _code_warning(checked: CheckedSearch) -> str | None:
     """Return a warning if code that models write can do here what you can."""
     from evomerge.evaluation.tasks.code import has_bubblewrap
 
-    tasks = problem.evaluator.code_tasks
+    tasks = checked.evaluator.code_tasks
     if not tasks or has_bubblewrap():
         return None
     return (
@@ -176,9 +176,9 @@ def _lag_warning(config: SearchConfig) -> str | None:
     )
 
 
-def _cost_warning(problem: Problem) -> str | None:
+def _cost_warning(checked: CheckedSearch) -> str | None:
     """Return a warning if the optimizer itself takes more than `OWN_MINUTES`."""
-    config, genes = problem.config, len(problem.space.genes)
+    config, genes = checked.config, len(checked.space.genes)
     name, candidates = config.optimizer.name, config.budget.candidates or 1000
     minutes = own_seconds(name, genes, candidates) / 60
     if minutes <= OWN_MINUTES:
@@ -191,26 +191,26 @@ def _cost_warning(problem: Problem) -> str | None:
     )
 
 
-def _leaves(problem: Problem) -> list[str]:
+def _leaves(checked: CheckedSearch) -> list[str]:
     """Return the names of the objectives' tasks, with the tasks of groups instead of groups."""
-    info = problem.evaluator.tasks_of("search").info
-    return sorted({task for name in problem.config.tasks for task in info.leaves(name)})
+    info = checked.evaluator.tasks_of("search").info
+    return sorted({task for name in checked.config.tasks for task in info.leaves(name)})
 
 
-def _tasks_by_answer(problem: Problem) -> tuple[list[str], list[str]]:
+def _tasks_by_answer(checked: CheckedSearch) -> tuple[list[str], list[str]]:
     """Return the tasks that generate text, and those that compare log-likelihoods."""
-    tasks = problem.evaluator.tasks_of("search").info.tasks
-    leaves = [name for name in _leaves(problem) if tasks[name].kind != "function"]
+    tasks = checked.evaluator.tasks_of("search").info.tasks
+    leaves = [name for name in _leaves(checked) if tasks[name].kind != "function"]
     texts = [name for name in leaves if tasks[name].kind == "generate_until"]
     return texts, [name for name in leaves if name not in texts]
 
 
-def _backend(problem: Problem) -> str:
+def _backend(checked: CheckedSearch) -> str:
     """Return what runs the models for which tasks, and whether another backend may be cheaper."""
-    texts, likelihoods = _tasks_by_answer(problem)
-    if problem.config.evaluation.backend == "hf":
+    texts, likelihoods = _tasks_by_answer(checked)
+    if checked.config.evaluation.backend == "hf":
         longer = "; vllm may take less time for texts of many tokens (docs/evaluation.md)"
-        return "hf" + (longer if texts and problem.config.space.kind == "parameters" else "")
+        return "hf" + (longer if texts and checked.config.space.kind == "parameters" else "")
     parts = [
         f"{backend} for {what} ({', '.join(tasks)})"
         for backend, what, tasks in (

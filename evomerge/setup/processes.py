@@ -13,8 +13,8 @@ from evomerge.evaluation.inference.device import count_cores
 from evomerge.execute.protocol import Executor
 from evomerge.run.attempts import Attempts
 from evomerge.run.logbook import Logbook
+from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.executor import worker_devices
-from evomerge.setup.problem import Problem
 from evomerge.setup.remote import remote_executor, with_threads, worker_of_run
 from evomerge.setup.worker import MemoryShare
 
@@ -33,16 +33,18 @@ PRELOADED = (
 """What a worker imports. Imported once for all, it saves each worker four fifths of its start."""
 
 
-def make_processes(problem: Problem, run: Path, logbook: Logbook, attempts: Attempts) -> Executor:
+def make_processes(
+    checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Attempts
+) -> Executor:
     """Return an executor of worker processes; see `evomerge.setup.search.MakeExecutor`."""
     from evomerge.execute.processes import ProcessWorker, call
 
-    devices = worker_devices(problem.config)
+    devices = worker_devices(checked.config)
     count = len(devices)
-    kind = problem.checkpoints[problem.host].config.get("model_type")
+    kind = checked.checkpoints[checked.host].config.get("model_type")
     preload = (*PRELOADED, f"transformers.models.{kind}.modeling_{kind}")
     share, cores = MemoryShare.of_machine(count), max(1, count_cores() // count)
-    worker = worker_of_run(problem, run, logbook, share, cores).on(devices[0])
+    worker = worker_of_run(checked, run, logbook, share, cores).on(devices[0])
     worker = with_threads(worker, logbook, partial(call, worker.choose_threads, preload))
     workers = [ProcessWorker(worker.on(group), preload, "+".join(group)) for group in devices]
-    return remote_executor(problem.config, run, attempts, workers)
+    return remote_executor(checked.config, run, attempts, workers)

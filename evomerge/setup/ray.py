@@ -19,6 +19,7 @@ from evomerge.errors import EvomergeError, InputError, SearchError, one_line
 from evomerge.execute.protocol import Executor, RunJobs
 from evomerge.run.attempts import Attempts
 from evomerge.run.logbook import Logbook
+from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.cluster import (
     connect,
     count_workers,
@@ -27,7 +28,6 @@ from evomerge.setup.cluster import (
     suitable,
     warn_if_busy,
 )
-from evomerge.setup.problem import Problem
 from evomerge.setup.remote import WorkerOfRun, remote_executor, with_threads, worker_of_run
 from evomerge.setup.versions import package_version
 from evomerge.setup.worker import MemoryShare
@@ -112,16 +112,16 @@ class WorkerOnMachine:
             ) from error
 
 
-def make_ray(problem: Problem, run: Path, logbook: Logbook, attempts: Attempts) -> Executor:
+def make_ray(checked: CheckedSearch, run: Path, logbook: Logbook, attempts: Attempts) -> Executor:
     """Return an executor of Ray actors; see `evomerge.setup.search.MakeExecutor`."""
-    config = problem.config
+    config = checked.config
     needed, count = resources_of(config), count_workers(config)
     connect(config)
     from evomerge.evaluation.inference.vllm_start import installed_vllm
     from evomerge.execute.ray import RayWorker, call, call_on
 
     cores = max(1, int(needed["CPU"]))
-    worker = worker_of_run(problem, run, logbook, MemoryShare(0, 0), cores)
+    worker = worker_of_run(checked, run, logbook, MemoryShare(0, 0), cores)
     if not needed.get("GPU"):
         worker = worker.on_cpu()  # Ray does not hide accelerators that an actor did not ask for
     paths = tuple(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))

@@ -49,7 +49,7 @@ def read_recipe_file(
     Raises:
         InputError: the file or a parent is wrong.
     """
-    from evomerge.mergekit import Doubts, documents, from_mergekit, mergekit_parents
+    from evomerge.mergekit import ImportWarnings, documents, from_mergekit, mergekit_parents
 
     text = read_text(file, RecipeError)
     if (count := len(documents(text))) > 1:
@@ -63,7 +63,7 @@ def read_recipe_file(
         _check_pins(recipe)
         opened = {name: opener(name, recipe.pins.get(name)) for name in recipe.parents}
         return RecipeFile(recipe, with_fit(opened, recipe), None)
-    doubts = Doubts()
+    doubts = ImportWarnings()
     opened = {name: opener(name, None) for name in mergekit_parents(text)}
     recipe = _truncated(from_mergekit(text, opened, doubts), truncate)
     fitting = with_fit(opened, recipe, "tokenizer_source")

@@ -21,9 +21,9 @@ from evomerge.run.attempts import Attempts
 from evomerge.run.folder import CONFIG, RunFolder
 from evomerge.run.logbook import Logbook
 from evomerge.setup.check import restore
+from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.code_files import code_files
 from evomerge.setup.executor import is_together
-from evomerge.setup.problem import Problem
 from evomerge.setup.runs import open_model
 from evomerge.setup.worker import MemoryShare, make_worker, run_jobs
 from evomerge.trust.consent import Consent, digests_of
@@ -71,9 +71,9 @@ class WorkerOfRun:
         Raises:
             InputError: a parent or a task has changed since the run was started.
         """
-        problem = self._problem()
+        checked = self._problem()
         worker = make_worker(
-            problem, self.share, self.threads, most_threads=self.cores, run=self.folder
+            checked, self.share, self.threads, most_threads=self.cores, run=self.folder
         )
         return run_jobs(worker, self.config, self.share)
 
@@ -83,14 +83,14 @@ class WorkerOfRun:
         Raises:
             InputError: one of them is not there, or not the one that the run was started with.
         """
-        problem = self._problem()
-        problem.consent.require(code_files(problem.config))
+        checked = self._problem()
+        checked.consent.require(code_files(checked.config))
 
     def choose_threads(self) -> int:
         """Return how many CPU threads a worker should score with."""
         return make_worker(self._problem(), self.share, most_threads=self.cores).threads
 
-    def _problem(self) -> Problem:
+    def _problem(self) -> CheckedSearch:
         use_only(self.devices)
         return restore(
             self.config,
@@ -103,7 +103,7 @@ class WorkerOfRun:
 
 
 def worker_of_run(
-    problem: Problem, run: Path, logbook: Logbook, share: MemoryShare, cores: int
+    checked: CheckedSearch, run: Path, logbook: Logbook, share: MemoryShare, cores: int
 ) -> WorkerOfRun:
     """Return what makes a worker of a run; see `WorkerOfRun`.
 
@@ -112,13 +112,13 @@ def worker_of_run(
     """
     frozen = parse(RunFolder(run).config(), str(run / CONFIG))
     # The section `executor` may differ from the frozen one, since `resume` can change it.
-    config = frozen.model_copy(update={"executor": problem.config.executor})
+    config = frozen.model_copy(update={"executor": checked.config.executor})
     wanted = config.evaluation.threads
     threads = logbook.history.threads if wanted == "auto" else wanted
     if threads is None and cores == 1:
         threads = 1
-    code = code_files(problem.config)
-    problem.consent.require(code)  # it may have changed since
+    code = code_files(checked.config)
+    checked.consent.require(code)  # it may have changed since
     return WorkerOfRun(
         config,
         run.absolute(),
@@ -126,8 +126,8 @@ def worker_of_run(
         cores,
         threads,
         digests_of(code),
-        problem.allow_pickle,
-        problem.allow_code,
+        checked.allow_pickle,
+        checked.allow_code,
     )
 
 

@@ -1,4 +1,4 @@
-"""Making problems of search files and run folders, and opening parents.
+"""Making checked searches of search files and run folders, and opening parents.
 
 These belong together: a parent may be the best model of another run (`run:DIR`), and to open it
 means to open that run, whose parents may be models of other runs again.
@@ -23,12 +23,12 @@ from evomerge.run.atomic import TemporaryFolder
 from evomerge.run.folder import CONFIG, MODELS, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.searching.ranking import best_of, ranking_of, reached, unimproved
-from evomerge.setup.anchored import is_winner_of_stage
+from evomerge.setup.absolute_paths import is_winner_of_stage
 from evomerge.setup.check import check_search, freeze, restore
+from evomerge.setup.checked import CheckedSearch, Permissions
 from evomerge.setup.code_files import code_files, keep_permission
 from evomerge.setup.executor import check_executor, check_move, check_workers
 from evomerge.setup.merges import MergeOpener
-from evomerge.setup.problem import Allowed, Problem
 from evomerge.setup.strategy import recipe_of
 from evomerge.setup.unchanged import recipe_to_write, write_model
 from evomerge.setup.weight_digests import check_weights
@@ -43,8 +43,8 @@ def prepare(
     allow_code: bool = False,
     consent: Consent | None = None,
     stage: Path | None = None,
-) -> Problem:
-    """Return the problem of a search file, after all checks; see `check_search`.
+) -> CheckedSearch:
+    """Return the checked search of a search file, after all checks; see `check_search`.
 
     Args:
         config: a parsed search file, or the frozen one of a run.
@@ -58,7 +58,7 @@ def prepare(
     Raises:
         InputError: the first mistake.
     """
-    allowed = Allowed(allow_pickle=allow_pickle, allow_code=allow_code, consent=consent)
+    allowed = Permissions(allow_pickle=allow_pickle, allow_code=allow_code, consent=consent)
     if config.frozen is not None:
         return restore(config, relative_to, open_model, build=False, **allowed)
 
@@ -71,51 +71,51 @@ def prepare(
     return check_search(config, relative_to, open_in_stage, is_stage=stage is not None, **allowed)
 
 
-def begin(path: Path, problem: Problem) -> tuple[RunFolder, Problem]:
+def begin(path: Path, checked: CheckedSearch) -> tuple[RunFolder, CheckedSearch]:
     """Create the run of a new search, and build its parents that are merges.
 
     Args:
         path: folder of the run; it must be new or empty.
-        problem: what `prepare` returned.
+        checked: what `prepare` returned.
 
     Returns:
-        the run, and the problem with all parents in place.
+        the run, and the checked search with all parents in place.
 
     Raises:
         InputError: the folder cannot be written, or a merge cannot be built. In the second case the
             run is there, and `resume` tries again.
     """
-    run = RunFolder.create(path, freeze(problem))
+    run = RunFolder.create(path, freeze(checked))
     frozen = parse(run.config(), str(run.path / CONFIG)).frozen
     keep_permission(frozen or Frozen(), run.path)
-    if not problem.merges:
-        return run, problem
-    return run, replace(reopen(run), loaded=problem.loaded, consent=problem.consent)
+    if not checked.merges:
+        return run, checked
+    return run, replace(reopen(run), loaded=checked.loaded, consent=checked.consent)
 
 
 @contextmanager
-def with_merges_built(problem: Problem) -> Iterator[Problem]:
-    """Yield a problem whose parents that are merges are built in a temporary folder.
+def with_merges_built(checked: CheckedSearch) -> Iterator[CheckedSearch]:
+    """Yield a checked search whose parents that are merges are built in a temporary folder.
 
     Args:
-        problem: what `prepare` returned.
+        checked: what `prepare` returned.
 
     Raises:
         InputError: a merge cannot be built.
     """
-    names = [name for name in problem.checkpoints if name.startswith(MERGE)]
+    names = [name for name in checked.checkpoints if name.startswith(MERGE)]
     if not names:
-        yield problem
+        yield checked
         return
     with TemporaryFolder() as folder:
         opener = MergeOpener(open_model, models=folder)
-        built = {name: opener(name, folder, allow_pickle=problem.allow_pickle) for name in names}
-        checkpoints = with_host_names({**problem.checkpoints, **built}, problem.host)
-        yield replace(problem, checkpoints=checkpoints)
+        built = {name: opener(name, folder, allow_pickle=checked.allow_pickle) for name in names}
+        checkpoints = with_host_names({**checked.checkpoints, **built}, checked.host)
+        yield replace(checked, checkpoints=checkpoints)
 
 
-def reopen(run: RunFolder, *, allow_pickle: bool = False) -> Problem:
-    """Return the problem of an existing run, after checking that its parents are unchanged.
+def reopen(run: RunFolder, *, allow_pickle: bool = False) -> CheckedSearch:
+    """Return the checked search of an existing run, after checking that its parents are unchanged.
 
     Args:
         run: the run.
@@ -134,8 +134,8 @@ def continued(
     allow_pickle: bool = False,
     allow_code: bool = False,
     consent: Consent | None = None,
-) -> Problem:
-    """Return the problem of a run whose search goes on now.
+) -> CheckedSearch:
+    """Return the checked search of a run whose search goes on now.
 
     Args:
         run: the run.
@@ -154,14 +154,14 @@ def continued(
     for item in moves:
         check_move(item)
         override(data, item)
-    problem = _reopen(run, data, allow_pickle=allow_pickle, allow_code=allow_code, consent=consent)
-    problem.consent.require(code_files(problem.config))
-    frozen = problem.config.frozen or Frozen()
+    checked = _reopen(run, data, allow_pickle=allow_pickle, allow_code=allow_code, consent=consent)
+    checked.consent.require(code_files(checked.config))
+    frozen = checked.config.frozen or Frozen()
     if allow_pickle >= frozen.allow_pickle and allow_code >= frozen.allow_code:
         keep_permission(frozen, run.path)
-    check_executor(problem.config)
-    check_workers(problem.config)
-    return problem
+    check_executor(checked.config)
+    check_workers(checked.config)
+    return checked
 
 
 def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
@@ -220,34 +220,36 @@ def check_budget(run: RunFolder, given: Mapping[str, float]) -> None:
         )
 
 
-def _reopen(run: RunFolder, data: Mapping[str, Any], **allowed: Unpack[Allowed]) -> Problem:
+def _reopen(
+    run: RunFolder, data: Mapping[str, Any], **allowed: Unpack[Permissions]
+) -> CheckedSearch:
     config = parse(data, str(run.path / CONFIG))
     if config.frozen is None:
         raise RunFolderError(f"{run.path / CONFIG} was not written by a run: it has no `frozen`.")
-    problem = restore(config, run.path, open_model, **allowed)
+    checked = restore(config, run.path, open_model, **allowed)
     known = config.frozen.parents
     # Fingerprints of earlier versions cover no weights in pickle files.
     earlier = {
         name: item
-        for name, item in problem.checkpoints.items()
+        for name, item in checked.checkpoints.items()
         if known.get(name, item.fingerprint) != item.fingerprint
     }
     check_weights(run, earlier)
-    return problem
+    return checked
 
 
-def chosen_candidate(problem: Problem, history: History, which: str) -> Candidate:
+def chosen_candidate(checked: CheckedSearch, history: History, which: str) -> Candidate:
     """Return the candidate that `best` or a number means.
 
     Args:
-        problem: the problem of the run.
+        checked: the checked search of the run.
         history: the state of the run.
         which: `best` or a number.
 
     Raises:
         RunFolderError: there is no such candidate, or none is scored yet.
     """
-    return history.chosen(which, best_of(history, problem.ranking))
+    return history.chosen(which, best_of(history, checked.ranking))
 
 
 def open_model(
@@ -275,12 +277,12 @@ def open_model(
     if written is not None and is_folder(written):
         return Checkpoint.open(written, reference)
     with _opening(run.path, reference):
-        problem, history = reopen(run, allow_pickle=allow_pickle), History(run.events())
-    recipe = _named_recipe(problem, history, digest, reference)
+        checked, history = reopen(run, allow_pickle=allow_pickle), History(run.events())
+    recipe = _named_recipe(checked, history, digest, reference)
     folder = run.path / MODELS / recipe.digest[:16]
     if not folder.exists():
-        check_weights(run, {name: problem.checkpoints[name] for name in recipe.parents})
-        write_model(recipe, problem.checkpoints, folder, run=run.path)
+        check_weights(run, {name: checked.checkpoints[name] for name in recipe.parents})
+        write_model(recipe, checked.checkpoints, folder, run=run.path)
     return Checkpoint.open(folder, reference)
 
 
@@ -309,20 +311,22 @@ def _opening(folder: Path, reference: str) -> Iterator[None]:
         _opened_now.reset(token)
 
 
-def _named_recipe(problem: Problem, history: History, digest: str | None, reference: str) -> Recipe:
+def _named_recipe(
+    checked: CheckedSearch, history: History, digest: str | None, reference: str
+) -> Recipe:
     """Return the recipe of a run that a `run:` reference names; see `open_model`."""
     candidates = history.candidates
     if digest is None:
-        return recipe_to_write(problem, chosen_candidate(problem, history, "best"), candidates)
+        return recipe_to_write(checked, chosen_candidate(checked, history, "best"), candidates)
     found = [
-        recipe_of(problem.space, item, candidates)
+        recipe_of(checked.space, item, candidates)
         for item in candidates
         if item.digest.startswith(digest)
     ]
     found += [
         recipe
         for item in history.baselines
-        if (recipe := recipe_to_write(problem, item, candidates)).digest.startswith(digest)
+        if (recipe := recipe_to_write(checked, item, candidates)).digest.startswith(digest)
     ]
     if not found:
         raise RunFolderError(

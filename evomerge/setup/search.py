@@ -30,12 +30,12 @@ from evomerge.run.logbook import Follower, Logbook
 from evomerge.scores import SPLITS, Scores
 from evomerge.searching.loop import Plan, Search
 from evomerge.searching.session import Session
-from evomerge.setup.anchored import anchored_recipe
+from evomerge.setup.absolute_paths import absolute_recipe
+from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.inline import make_inline
 from evomerge.setup.lent import lent_notes
 from evomerge.setup.merges import temporarily_built
 from evomerge.setup.pins import pinned
-from evomerge.setup.problem import Problem
 from evomerge.setup.processes import make_processes
 from evomerge.setup.racing import make_race
 from evomerge.setup.ray import make_ray
@@ -50,8 +50,8 @@ from evomerge.setup.worker import place, set_threads
 
 log = logging.getLogger(__name__)
 
-MakeExecutor: TypeAlias = Callable[[Problem, Path, Logbook, Attempts], Executor]
-"""Makes the executor of a search from its problem, its run folder, and what notes for the run:
+MakeExecutor: TypeAlias = Callable[[CheckedSearch, Path, Logbook, Attempts], Executor]
+"""Makes the executor of a search that was checked, from its run folder, and what notes for the run:
 the number of CPU threads that score a model, and the jobs that end a process."""
 
 EXECUTORS: Mapping[str, MakeExecutor] = {
@@ -63,7 +63,7 @@ EXECUTORS: Mapping[str, MakeExecutor] = {
 
 
 def run_search(
-    problem: Problem,
+    checked: CheckedSearch,
     run: RunFolder,
     new_budget: Mapping[str, float],
     followers: Sequence[Follower] = (),
@@ -75,7 +75,7 @@ def run_search(
     merges were built as parents stays.
 
     Args:
-        problem: the problem of this run.
+        checked: the checked search of this run.
         run: the run folder.
         new_budget: bounds of the budget (`candidates`, `hours`, `patience`, `target`) that replace
             earlier ones; they are written to the journal.
@@ -86,7 +86,7 @@ def run_search(
         SearchError: no candidate could be scored, or the search cannot go on.
     """
     try:
-        return _run_search(problem, run, new_budget, followers)
+        return _run_search(checked, run, new_budget, followers)
     except (CheckpointError, ConfigError, RecipeError):
         if not (run.path / MODELS).exists() and not History(run.events()).told:
             run.remove()
@@ -121,49 +121,49 @@ def _disk_error(run: RunFolder, error: OSError) -> SearchError:
 
 
 def _run_search(
-    problem: Problem,
+    checked: CheckedSearch,
     run: RunFolder,
     new_budget: Mapping[str, float],
     followers: Sequence[Follower],
 ) -> Candidate:
-    ranking, race = problem.ranking, make_race(problem.config)
+    ranking, race = checked.ranking, make_race(checked.config)
     with run.writing() as journal, run.logged():
         Activity(run.path / WORKERS).end()  # of a session that was killed
-        if warning := other_versions(problem.config):
+        if warning := other_versions(checked.config):
             log.warning(warning)
         attempts = Attempts(run.path / "attempts.jsonl")
         logbook = Logbook(run, journal, followers)
         check_search_file(run, logbook)
-        budget = problem.config.budget.model_dump() | logbook.history.budget
+        budget = checked.config.budget.model_dump() | logbook.history.budget
         changed = {name: value for name, value in new_budget.items() if budget[name] != value}
         if changed:
             event = {"event": "budget", **changed}
             journal.append(event)
             logbook.history.apply(event)
         if not logbook.history.told:
-            names = short_names(problem.checkpoints)
-            for line in (*setting_lines(problem.settings, names), *lent_notes(problem, names)):
+            names = short_names(checked.checkpoints)
+            for line in (*setting_lines(checked.settings, names), *lent_notes(checked, names)):
                 log.info(line)
-            _check_weights(problem)
-        make = EXECUTORS[problem.config.executor.kind]
+            _check_weights(checked)
+        make = EXECUTORS[checked.config.executor.kind]
 
         session = Session(
             logbook,
-            lambda: make(problem, run.path, logbook, attempts),
-            lambda candidate: recipe_of(problem.space, candidate, logbook.history.candidates),
+            lambda: make(checked, run.path, logbook, attempts),
+            lambda candidate: recipe_of(checked.space, candidate, logbook.history.candidates),
             ranking,
             None if race is None else race.recent,
             attempts,
-            lambda front, best: publish(problem, run, logbook.history, front, best),
-            parents_as_themselves(problem),
+            lambda front, best: publish(checked, run, logbook.history, front, best),
+            parents_as_themselves(checked),
         )
         search = Search(
             session,
-            lambda: make_strategy(problem),
-            problem.space.baselines(),
-            plan_of(problem, logbook.history),
+            lambda: make_strategy(checked),
+            checked.space.baselines(),
+            plan_of(checked, logbook.history),
         )
-        with recording_weights(run, problem.checkpoints):
+        with recording_weights(run, checked.checkpoints):
             try:
                 return search.run()
             finally:
@@ -171,12 +171,12 @@ def _run_search(
                 Activity(run.path / WORKERS).end()
 
 
-def _check_weights(problem: Problem) -> None:
+def _check_weights(checked: CheckedSearch) -> None:
     """Check all parents' weights before the first candidate is scored, not when one is merged."""
     from evomerge.merging.backend import check_finite
 
-    recipes = (*problem.space.baselines().values(), *sample_recipes(problem.space).values())
-    check_finite(problem.checkpoints, recipes)
+    recipes = (*checked.space.baselines().values(), *sample_recipes(checked.space).values())
+    check_finite(checked.checkpoints, recipes)
 
 
 def check_search_file(run: RunFolder, logbook: Logbook) -> None:
@@ -196,9 +196,9 @@ def check_search_file(run: RunFolder, logbook: Logbook) -> None:
         )
 
 
-def plan_of(problem: Problem, history: History) -> Plan:
+def plan_of(checked: CheckedSearch, history: History) -> Plan:
     """Return the plan of a search, with the bounds that `resume` has set since it began."""
-    config = problem.config
+    config = checked.config
     return Plan(
         **(config.budget.model_dump() | history.budget),
         finalists=config.evaluation.validation.finalists,
@@ -208,7 +208,7 @@ def plan_of(problem: Problem, history: History) -> Plan:
 
 
 def publish(
-    problem: Problem,
+    checked: CheckedSearch,
     run: RunFolder,
     history: History,
     front: Sequence[Candidate],
@@ -220,7 +220,7 @@ def publish(
     for a front, the recipes of its members are `front/NUMBER.yaml`; others are removed there.
 
     Args:
-        problem: the problem of the run.
+        checked: the checked search of the run.
         run: the run folder.
         history: the state of the run.
         front: the front; in a search for one fitness, the best candidate alone.
@@ -228,33 +228,33 @@ def publish(
     """
     from evomerge.mergekit import express
 
-    recipe = recipe_to_write(problem, best, history.candidates)
-    run.write("best.yaml", pinned(recipe, problem.checkpoints, problem.merges).to_yaml())
+    recipe = recipe_to_write(checked, best, history.candidates)
+    run.write("best.yaml", pinned(recipe, checked.checkpoints, checked.merges).to_yaml())
     try:
-        name, other, text = MERGEKIT, NOT_IN_MERGEKIT, express(recipe, problem.checkpoints)
+        name, other, text = MERGEKIT, NOT_IN_MERGEKIT, express(recipe, checked.checkpoints)
     except RecipeError as error:
         name, other, text = NOT_IN_MERGEKIT, MERGEKIT, f"{error}\n"
     (run.path / other).unlink(missing_ok=True)
     run.write(name, text)
-    if not problem.ranking.has_front:
+    if not checked.ranking.has_front:
         return
     folder = run.path / "front"
     folder.mkdir(exist_ok=True)
     members = {f"{item.number}.yaml": item for item in front}
     there = {path.name for path in folder.glob("*.yaml")}
     for name in members.keys() - there:
-        recipe = recipe_to_write(problem, members[name], history.candidates)
-        written = pinned(recipe, problem.checkpoints, problem.merges)
-        run.write(f"front/{name}", anchored_recipe(written, run.path).to_yaml())
+        recipe = recipe_to_write(checked, members[name], history.candidates)
+        written = pinned(recipe, checked.checkpoints, checked.merges)
+        run.write(f"front/{name}", absolute_recipe(written, run.path).to_yaml())
     for name in there - members.keys():
         (folder / name).unlink()
 
 
-def evaluate(problem: Problem, model: str, split: str, examples: int = 0) -> Scores:
+def evaluate(checked: CheckedSearch, model: str, split: str, examples: int = 0) -> Scores:
     """Score any model on the documents of a search.
 
     Args:
-        problem: the problem of the search.
+        checked: the checked search of the search.
         model: reference of the model, as of a parent in a search file.
         split: `search`, `validation` or `test`.
         examples: number of documents of each task whose prompts and answers come with the scores.
@@ -271,10 +271,10 @@ def evaluate(problem: Problem, model: str, split: str, examples: int = 0) -> Sco
         )
     with temporarily_built(model, Path.cwd(), open_model) as checkpoint:
         return score_single(
-            problem.evaluator,
-            lambda: load_single(problem.config, checkpoint, place(problem.config, checkpoint)),
+            checked.evaluator,
+            lambda: load_single(checked.config, checkpoint, place(checked.config, checkpoint)),
             chosen,
-            problem.splits[chosen],
+            checked.splits[chosen],
             examples=examples,
-            ready=lambda model: set_threads(problem.config, checkpoint, model, problem.evaluator),
+            ready=lambda model: set_threads(checked.config, checkpoint, model, checked.evaluator),
         )

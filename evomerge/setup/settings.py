@@ -19,7 +19,7 @@ from evomerge.config.schema import FrozenSetting
 from evomerge.errors import CheckpointError, RecipeError, printable
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
-from evomerge.setup.problem import Problem
+from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.tokenizer_settings import (
     CHAT_TEMPLATE,
     VOCABULARY,
@@ -55,7 +55,7 @@ _BY_LAYER = {"layer_types": ("max_window_layers", "sliding_window_pattern", "use
 _LONGEST = 48  # characters of a value in a sentence
 
 
-def with_settings(problem: Problem) -> Problem:
+def with_settings(checked: CheckedSearch) -> CheckedSearch:
     """Return a checked search with a comparison of its parents' settings. No weights are read.
 
     A parent is unlike the merges if a setting or its dtype differs from theirs, so that its
@@ -68,12 +68,12 @@ def with_settings(problem: Problem) -> Problem:
     from evomerge.merging.tokenizers.chat_template import template_of
     from evomerge.merging.tokenizers.plan import plan_tokenizer
 
-    config, checkpoints = problem.config, problem.checkpoints
-    like = next(iter(problem.space.baselines().values()))
+    config, checkpoints = checked.config, checked.checkpoints
+    like = next(iter(checked.space.baselines().values()))
     plan = plan_tokenizer(like, checkpoints)
-    use = _Use.of(problem)
-    giver = config.tokenizer if config.tokenizer in checkpoints else problem.host
-    merges = _Merges(problem, like, plan, giver, use)
+    use = _Use.of(checked)
+    giver = config.tokenizer if config.tokenizer in checkpoints else checked.host
+    merges = _Merges(checked, like, plan, giver, use)
     tokens = {name: merges.tokens_of(item) for name, item in checkpoints.items()}
     own: dict[str, Settings] = {}
     different: dict[str, list[str]] = {}
@@ -94,13 +94,13 @@ def with_settings(problem: Problem) -> Problem:
         *merges.tokens,
         *(key for item in tokens.values() for key in item or ()),
     }
-    givers = {key: giver if key in of_tokens else problem.host for key in told}
+    givers = {key: giver if key in of_tokens else checked.host for key in told}
     settings = tuple(
         FrozenSetting(
             name=key,
             parents={name: _text(own[name].get(key)) for name in checkpoints},
             giver=givers[key],
-            is_host=givers[key] == problem.host,
+            is_host=givers[key] == checked.host,
         )
         for key in told
     )
@@ -115,7 +115,7 @@ def with_settings(problem: Problem) -> Problem:
         )
 
     unlike = tuple(filter(is_unlike, config.parents))
-    return replace(problem, settings=settings, unlike_merges=unlike)
+    return replace(checked, settings=settings, unlike_merges=unlike)
 
 
 @dataclass(frozen=True)
@@ -134,11 +134,11 @@ class _Use:
     functions: bool
 
     @classmethod
-    def of(cls, problem: Problem) -> _Use:
-        tasks = list(problem.evaluator.info.tasks.values())
+    def of(cls, checked: CheckedSearch) -> _Use:
+        tasks = list(checked.evaluator.info.tasks.values())
         functions = any(task.kind == "function" for task in tasks)
         return cls(
-            bool(problem.config.evaluation.chat_template) or functions,
+            bool(checked.config.evaluation.chat_template) or functions,
             functions or any(task.kind == "generate_until" for task in tasks),
             any(task.is_sampled for task in tasks),
             functions,
@@ -149,7 +149,7 @@ class _Merges:
     """The settings of the merges, for the comparison with those of a parent.
 
     Args:
-        problem: the search.
+        checked: the search.
         like: the recipe of a baseline.
         plan: its tokenizer.
         giver: the parent that the tokenizer comes from.
@@ -160,10 +160,10 @@ class _Merges:
     """
 
     def __init__(
-        self, problem: Problem, like: Recipe, plan: TokenizerPlan, giver: str, use: _Use
+        self, checked: CheckedSearch, like: Recipe, plan: TokenizerPlan, giver: str, use: _Use
     ) -> None:
-        self._problem, self._like, self._plan, self._use = problem, like, plan, use
-        self._giver, self._host = giver, problem.checkpoints[problem.host]
+        self._problem, self._like, self._plan, self._use = checked, like, plan, use
+        self._giver, self._host = giver, checked.checkpoints[checked.host]
         self.tokens: Settings = {}
 
     def model(self, checkpoint: Checkpoint) -> Settings:

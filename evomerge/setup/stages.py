@@ -22,10 +22,10 @@ from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping, yaml_text
 from evomerge.run.atomic import create_folder
 from evomerge.run.folder import STAGES, RunFolder, begun_stages, remove_stages, stage_folder
-from evomerge.setup.anchored import is_winner_of_stage, winner_of_stage
+from evomerge.setup.absolute_paths import is_winner_of_stage, winner_of_stage
 from evomerge.setup.check import check_search
+from evomerge.setup.checked import CheckedSearch, Permissions
 from evomerge.setup.merges import MergeOpener
-from evomerge.setup.problem import Allowed, Problem
 from evomerge.setup.runs import begin, continued, open_model, prepare
 from evomerge.setup.space import host_of
 from evomerge.trust.consent import is_recorded, record
@@ -43,9 +43,9 @@ def is_staged(data: Mapping[str, Any]) -> bool:
 def check(
     data: Mapping[str, Any],
     source: Path,
-    **allowed: Unpack[Allowed],
-) -> list[Problem]:
-    """Check every stage and return the problems.
+    **allowed: Unpack[Permissions],
+) -> list[CheckedSearch]:
+    """Check every stage and return the searches.
 
     The winners of earlier stages do not exist yet. In their place the check uses the host of the
     earlier stage, as a model with the same shapes.
@@ -68,29 +68,29 @@ def check(
         opened = opener(where, relative_to, allow_pickle=allow_pickle, digest=digest)
         return replace(opened, reference=reference)
 
-    problems = []
+    searches = []
     for number in range(1, count(data) + 1):
         names = {name: name for name in stand_ins}
         config = stage(data, number, names, f"{source}, stage {number}")
-        problem = check_search(config, source.parent, stand_in, **allowed)
-        problems.append(problem)
+        checked = check_search(config, source.parent, stand_in, **allowed)
+        searches.append(checked)
         host = host_of(config)
         stand_ins[f"stage:{number}"] = stand_ins.get(host, host)
-    return problems
+    return searches
 
 
-def needs_winner(problem: Problem) -> bool:
+def needs_winner(checked: CheckedSearch) -> bool:
     """Return whether a stage that was checked uses the winner of an earlier stage."""
-    return any(_STAGE.fullmatch(name) for name in problem.checkpoints)
+    return any(_STAGE.fullmatch(name) for name in checked.checkpoints)
 
 
 def start(
     data: Mapping[str, Any],
     source: Path,
     folder: Path,
-    **allowed: Unpack[Allowed],
-) -> list[Problem]:
-    """Check every stage, create the folder and return the problems; `run_stages` runs them.
+    **allowed: Unpack[Permissions],
+) -> list[CheckedSearch]:
+    """Check every stage, create the folder and return the searches; `run_stages` runs them.
 
     Args:
         data: the mapping in the search file.
@@ -101,7 +101,7 @@ def start(
     Raises:
         InputError: a stage is wrong.
     """
-    problems = check(data, source, **allowed)
+    searches = check(data, source, **allowed)
     kept = {name: bool(allowed.get(name)) for name in _KEPT}
     plain = {**data, "origin": str(source.parent.resolve()), **kept}
     try:
@@ -113,7 +113,7 @@ def start(
     if any(kept.values()):
         file = read_code(folder / STAGES)
         record({file.digest: str(file.path)})
-    return problems
+    return searches
 
 
 def with_candidates(data: Mapping[str, Any], candidates: int) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def with_candidates(data: Mapping[str, Any], candidates: int) -> dict[str, Any]:
 
 
 def run_stages(
-    folder: Path, each: Callable[[RunFolder, Problem], None], **allowed: Unpack[Allowed]
+    folder: Path, each: Callable[[RunFolder, CheckedSearch], None], **allowed: Unpack[Permissions]
 ) -> None:
     """Run the stages one after the other; stages that have begun are continued.
 
@@ -161,19 +161,19 @@ def run_stages(
         optimizer = config.optimizer.model_copy(update={"start": starts})
         config = config.model_copy(update={"optimizer": optimizer})
         earlier = None if number == 1 else stage_folder(folder, 1)
-        problem = prepare(config, origin, **allowed, stage=earlier)
-        _run_stage(folder, each, *begin(path, problem))
+        checked = prepare(config, origin, **allowed, stage=earlier)
+        _run_stage(folder, each, *begin(path, checked))
 
 
 def _run_stage(
     folder: Path,
-    each: Callable[[RunFolder, Problem], None],
+    each: Callable[[RunFolder, CheckedSearch], None],
     run: RunFolder,
-    problem: Problem,
+    checked: CheckedSearch,
 ) -> None:
     """Run a stage. If it is the first and its run is removed, since nothing was scored, all is."""
     try:
-        each(run, problem)
+        each(run, checked)
     except InputError:
         if not begun_stages(folder):
             remove_stages(folder)

@@ -1,4 +1,4 @@
-"""The search strategy of a problem, and the recipe of a candidate."""
+"""The search strategy of a checked search, and the recipe of a candidate."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from evomerge.errors import SearchError
 from evomerge.recipe import Recipe
 from evomerge.run.history import SOUP, Candidate
 from evomerge.scores import violation
+from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.optimizer import make_optimizer
-from evomerge.setup.problem import Problem
 from evomerge.space.baselines import UNIFORM, average_of
 from evomerge.space.protocol import Space
 from evomerge.strategy import kinds
@@ -18,7 +18,7 @@ from evomerge.strategy.members import MateSpace, recipe_in
 from evomerge.strategy.protocol import Strategy
 
 
-def make_strategy(problem: Problem) -> Strategy:
+def make_strategy(checked: CheckedSearch) -> Strategy:
     """Return a new strategy with the search's seed.
 
     Raises:
@@ -26,16 +26,16 @@ def make_strategy(problem: Problem) -> Strategy:
     """
     from evomerge.strategy.genome import GenomeStrategy
 
-    kind = kinds.strategy_kind(problem.config.optimizer.name)
+    kind = kinds.strategy_kind(checked.config.optimizer.name)
     if kind is not None:
-        return kind.make(problem.config, problem.space, problem.objectives, problem.constraints)
-    optimizer = make_optimizer(problem.config, problem.space)
+        return kind.make(checked.config, checked.space, checked.objectives, checked.constraints)
+    optimizer = make_optimizer(checked.config, checked.space)
     return GenomeStrategy(
-        problem.space,
+        checked.space,
         optimizer,
-        problem.ranking.values,
-        lambda scores: violation(problem.constraints, scores),
-        problem.start,
+        checked.ranking.values,
+        lambda scores: violation(checked.constraints, scores),
+        checked.start,
     )
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe
 from evomerge.run.history import Candidate
+from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.lent import with_lent
-from evomerge.setup.problem import Problem
 from evomerge.setup.settings import with_settings
 from evomerge.setup.single import as_stored
 from evomerge.setup.strategy import recipe_of
@@ -23,7 +23,7 @@ from evomerge.setup.worker import members_folder
 
 
 def recipe_to_write(
-    problem: Problem, candidate: Candidate, candidates: Sequence[Candidate]
+    checked: CheckedSearch, candidate: Candidate, candidates: Sequence[Candidate]
 ) -> Recipe:
     """Return the recipe of what is exported for a candidate: of a parent, the parent itself.
 
@@ -31,54 +31,54 @@ def recipe_to_write(
     with. Of a parent in a run of an earlier version it is what was scored there.
 
     Args:
-        problem: the problem of the run.
+        checked: the checked search of the run.
         candidate: the candidate.
         candidates: all candidates of the run by number.
 
     Raises:
         SearchError: the digest of the candidate's recipe is not the one in the journal.
     """
-    if is_itself(problem, candidate):
-        return with_lent(problem, unchanged_parent(problem, str(candidate.label)))
-    return recipe_of(problem.space, candidate, candidates)
+    if is_itself(checked, candidate):
+        return with_lent(checked, unchanged_parent(checked, str(candidate.label)))
+    return recipe_of(checked.space, candidate, candidates)
 
 
-def is_itself(problem: Problem, candidate: Candidate) -> bool:
+def is_itself(checked: CheckedSearch, candidate: Candidate) -> bool:
     """Return whether a parent itself is exported for a candidate."""
-    is_parent = candidate.label in problem.config.parents
-    return is_parent and (problem.unlike_merges is not None or bool(candidate.as_itself))
+    is_parent = candidate.label in checked.config.parents
+    return is_parent and (checked.unlike_merges is not None or bool(candidate.as_itself))
 
 
-def unchanged_parent(problem: Problem, reference: str) -> Recipe:
+def unchanged_parent(checked: CheckedSearch, reference: str) -> Recipe:
     """Return the recipe of a parent itself, in the dtype that it is stored in."""
     from evomerge.merging.backend import stored_dtype, unchanged
 
-    checkpoint = as_stored(problem.checkpoints[reference])
-    return unchanged(checkpoint, stored_dtype(checkpoint, problem.config.dtype))
+    checkpoint = as_stored(checked.checkpoints[reference])
+    return unchanged(checkpoint, stored_dtype(checkpoint, checked.config.dtype))
 
 
-def parents_as_themselves(problem: Problem) -> Callable[[Candidate], Recipe | None]:
+def parents_as_themselves(checked: CheckedSearch) -> Callable[[Candidate], Recipe | None]:
     """Return what tells of a candidate whether it is scored as a parent itself in the finals.
 
     Args:
-        problem: the problem of the run.
+        checked: the checked search of the run.
 
     Returns:
         A function: candidate -> recipe of the parent itself; None if the candidate is no parent, or
         one that has all settings of the merges, so that its recipe builds the parent itself.
     """
     found: dict[str, Recipe] = {}
-    unlike = problem.unlike_merges
+    unlike = checked.unlike_merges
 
     def recipe(candidate: Candidate) -> Recipe | None:
         nonlocal unlike
         label = candidate.label
-        if label is None or label not in problem.config.parents:
+        if label is None or label not in checked.config.parents:
             return None
         if unlike is None:  # a run of an earlier version
-            unlike = with_settings(problem).unlike_merges or ()
+            unlike = with_settings(checked).unlike_merges or ()
         if label in unlike and label not in found:
-            found[label] = unchanged_parent(problem, label)
+            found[label] = unchanged_parent(checked, label)
         return found.get(label)
 
     return recipe

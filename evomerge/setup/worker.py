@@ -1,4 +1,4 @@
-"""Making the worker of a problem, in any process."""
+"""Making the worker of a checked search, in any process."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.config.schema import SearchConfig
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.engine import deepest
 from evomerge.setup.executor import is_together
-from evomerge.setup.problem import Problem
 from evomerge.setup.racing import make_race
 from evomerge.setup.single import load_single
 from evomerge.strategy.kinds import room_of
@@ -20,7 +20,7 @@ from evomerge.strategy.members import MateSpace
 if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
     from evomerge.execute.protocol import RunJobs
-    from evomerge.execute.tree import RunAround
+    from evomerge.execute.tree import RunInContext
     from evomerge.execute.worker import Worker
     from evomerge.merging.architecture.placement import Placement
     from evomerge.merging.resident import Report, Resident
@@ -112,7 +112,7 @@ def set_threads(
 
 
 def make_worker(
-    problem: Problem,
+    checked: CheckedSearch,
     share: MemoryShare,
     threads: int | None = None,
     report: Report | None = None,
@@ -122,7 +122,7 @@ def make_worker(
     """Return a worker with a resident model, a tokenizer and prepared documents.
 
     Args:
-        problem: the problem of a new search or of a run folder.
+        checked: the checked search of a new search or of a run folder.
         share: the memory for the worker's caches.
         threads: CPU threads to score with, as an earlier session has chosen; None: choose.
         report: is told how far the preparation of a candidate's merges is.
@@ -135,45 +135,45 @@ def make_worker(
     from evomerge.execute.worker import Worker
     from evomerge.merging.backend import members, resident, tokenizer
 
-    config = problem.config
-    baselines = list(problem.space.baselines().values())
+    config = checked.config
+    baselines = list(checked.space.baselines().values())
     first = baselines[0]
 
     sources = None
-    if isinstance(problem.space, MateSpace):
-        sources = members(problem.checkpoints, members_folder(run), room_of(config))
+    if isinstance(checked.space, MateSpace):
+        sources = members(checked.checkpoints, members_folder(run), room_of(config))
 
     def make() -> tuple[Resident, Any]:
         model = resident(
-            problem.checkpoints,
+            checked.checkpoints,
             first,
-            place(config, problem.checkpoints[problem.host]),
+            place(config, checked.checkpoints[checked.host]),
             routed=config.space.kind != "parameters",
             memory=share.prepared if sources is None else 0,  # hardly a pair is merged twice
             members=sources,
             release=config.space.most_parents is not None,
         )
-        return model, tokenizer(problem.checkpoints, first)
+        return model, tokenizer(checked.checkpoints, first)
 
     def load_parent(reference: str) -> tuple[Any, Any]:
-        checkpoint = problem.checkpoints[reference]
-        lacking = partial(tokenizer, problem.checkpoints, first)
+        checkpoint = checked.checkpoints[reference]
+        lacking = partial(tokenizer, checked.checkpoints, first)
         return load_single(config, checkpoint, place(config, checkpoint), lacking)
 
     worker = Worker(
         make,
-        problem.evaluator,
-        problem.splits,
+        checked.evaluator,
+        checked.splits,
         baselines,
-        deepest=deepest(problem.space, first, problem.checkpoints[problem.host].main.prefix),
-        objectives=problem.objectives,
+        deepest=deepest(checked.space, first, checked.checkpoints[checked.host].main.prefix),
+        objectives=checked.objectives,
         race=make_race(config),
         report=report,
         load_parent=load_parent,
     )
-    host = problem.checkpoints[problem.host]
+    host = checked.checkpoints[checked.host]
     model = worker.build(worker.first)
-    worker.threads = set_threads(config, host, model, problem.evaluator, threads, most_threads)
+    worker.threads = set_threads(config, host, model, checked.evaluator, threads, most_threads)
     return worker
 
 
@@ -182,7 +182,7 @@ def members_folder(run: Path | None) -> Path | None:
     return run / "models" / "members" if run is not None and run.is_dir() else None
 
 
-def run_jobs(run: RunAround, config: SearchConfig, share: MemoryShare) -> RunJobs:
+def run_jobs(run: RunInContext, config: SearchConfig, share: MemoryShare) -> RunJobs:
     """Turn what runs one job into what runs several: one by one, or paths together as a trie.
 
     Args:
@@ -190,10 +190,10 @@ def run_jobs(run: RunAround, config: SearchConfig, share: MemoryShare) -> RunJob
         config: the search file.
         share: the memory for the worker's caches.
     """
-    from evomerge.evaluation.inference.tree import Forks
+    from evomerge.evaluation.inference.tree import PrefixCache
     from evomerge.execute.inline import one_by_one
     from evomerge.execute.tree import as_tree
 
     if is_together(config):
-        return as_tree(run, Forks(share.states))
+        return as_tree(run, PrefixCache(share.states))
     return one_by_one(run)

@@ -69,7 +69,7 @@ def test_whatever_a_method_or_a_metric_raises_is_one_row(case: str, stage: str) 
     evaluator: Any = SimpleNamespace(
         prepare=lambda *_: None,
         set_callbacks=lambda *_: None,
-        halve_batches=lambda halvings: None,
+        halve_batches=lambda oom_backoffs: None,
         is_model_changed=False,
         score=fail,
     )

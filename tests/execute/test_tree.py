@@ -12,13 +12,13 @@ from paths import parse_path
 
 from evomerge import zoo
 from evomerge.config.schema import parse
-from evomerge.evaluation.inference.tree import Forks
+from evomerge.evaluation.inference.tree import PrefixCache
 from evomerge.execute.protocol import Job
-from evomerge.execute.tree import as_tree, trail
+from evomerge.execute.tree import as_tree, block_keys
 from evomerge.execute.worker import Worker
 from evomerge.recipe import Recipe
 from evomerge.scores import Failure, Outcome, Scores
-from evomerge.setup.problem import Problem
+from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.runs import prepare
 from evomerge.setup.worker import MemoryShare, make_worker
 from evomerge.space.paths.path import layers_of
@@ -43,25 +43,25 @@ PATHS = ("A0-5", "A0-3 B4-5", "A0-3 B4 A5", "A0-1x0.9 A2-5", "A0-5 B3", "A0-3 B4
 
 
 @pytest.fixture(scope="module")
-def problem() -> Problem:
+def problem() -> CheckedSearch:
     return prepare(parse(SEARCH, "search.yaml"), Path.cwd())
 
 
 @pytest.fixture(scope="module")
-def worker(problem: Problem) -> Worker:
+def worker(problem: CheckedSearch) -> Worker:
     return make_worker(problem, MemoryShare(prepared=0, states=0))
 
 
-def routed(problem: Problem, text: str) -> Recipe:
+def routed(problem: CheckedSearch, text: str) -> Recipe:
     like = next(iter(problem.space.baselines().values()))
     return replace(like, layers={"model.layers": layers_of(parse_path(text, LEGEND))})
 
 
-def jobs(problem: Problem) -> list[Job]:
+def jobs(problem: CheckedSearch) -> list[Job]:
     return [Job(n, n, routed(problem, text)) for n, text in enumerate(PATHS)]
 
 
-def run_tree(worker: Worker, todo: list[Job], forks: Forks) -> dict[int, Outcome]:
+def run_tree(worker: Worker, todo: list[Job], forks: PrefixCache) -> dict[int, Outcome]:
     return {job.id: outcome for job, outcome in as_tree(worker, forks)(todo)}
 
 
@@ -72,15 +72,17 @@ def answers(outcome: Outcome) -> Any:
 
 @pytest.mark.parametrize("memory", [10**9, 200_000, 0])
 def test_scores_together_and_one_by_one_are_equal(
-    problem: Problem, worker: Worker, memory: int
+    problem: CheckedSearch, worker: Worker, memory: int
 ) -> None:
     todo = jobs(problem)
     alone = {job.id: answers(worker(job)) for job in todo}
-    forks = Forks(memory)
+    forks = PrefixCache(memory)
     found = {number: answers(out) for number, out in run_tree(worker, todo, forks).items()}
     assert found == alone
-    distinct = {trail(job.recipe)[: n + 1] for job in todo for n in range(len(trail(job.recipe)))}
-    blocks = sum(len(trail(job.recipe)) for job in todo)
+    distinct = {
+        block_keys(job.recipe)[: n + 1] for job in todo for n in range(len(block_keys(job.recipe)))
+    }
+    blocks = sum(len(block_keys(job.recipe)) for job in todo)
     batches = (forks.applied + forks.skipped) / blocks
     assert batches == int(batches) > 0
     if memory == 10**9:
@@ -90,18 +92,18 @@ def test_scores_together_and_one_by_one_are_equal(
         assert (forks.skipped == 0) == (memory == 0)
 
 
-def test_models_are_left_as_they_were(problem: Problem, worker: Worker) -> None:
+def test_models_are_left_as_they_were(problem: CheckedSearch, worker: Worker) -> None:
     todo = jobs(problem)
-    run_tree(worker, todo, Forks(10**9))
+    run_tree(worker, todo, PrefixCache(10**9))
     model = worker.build(todo[0].recipe)
     assert all("forward" not in vars(module) for module in model.modules())
     assert not model._forward_pre_hooks
 
 
-def test_one_failed_candidate_fails_alone(problem: Problem, worker: Worker) -> None:
+def test_one_failed_candidate_fails_alone(problem: CheckedSearch, worker: Worker) -> None:
     todo = jobs(problem)
     todo[1] = Job(1, 1, routed(problem, "A0-3 B4x0.0000001"))
-    found = run_tree(worker, todo, Forks(10**9))
+    found = run_tree(worker, todo, PrefixCache(10**9))
     assert isinstance(found.pop(1), Failure)
     assert all(isinstance(outcome, Scores) for outcome in found.values())
 
@@ -129,7 +131,7 @@ def test_a_shared_prompt_prefix_works_together_with_forks(tmp_path: Path) -> Non
     problem = prepare(parse(SEARCH | search, "search.yaml"), tmp_path)
     worker = make_worker(problem, MemoryShare(prepared=0, states=0))
     assert worker.evaluator.forward.shared
-    todo, forks = jobs(problem), Forks(10**9)
+    todo, forks = jobs(problem), PrefixCache(10**9)
     alone = {job.id: answers(worker(job)) for job in todo}
     found = {number: answers(out) for number, out in run_tree(worker, todo, forks).items()}
     assert found == alone and forks.skipped > 0

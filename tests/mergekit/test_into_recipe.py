@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from evomerge.errors import RecipeError
-from evomerge.mergekit import Doubts, from_mergekit, mergekit_parents, to_mergekit
+from evomerge.mergekit import ImportWarnings, from_mergekit, mergekit_parents, to_mergekit
 from evomerge.merging.backend import write
 from evomerge.merging.tensors.plan import Planner
 from evomerge.models.checkpoint import Checkpoint
@@ -337,14 +337,14 @@ def test_what_mergekit_ignores_is_a_warning(
     data = {key: value for key, value in {**GOOD, **change}.items() if value is not None}
     text = yaml.safe_dump(data, sort_keys=False)
     parents = {name: llamas[name] for name in mergekit_parents(text)}
-    doubts = Doubts()
+    doubts = ImportWarnings()
     recipe = from_mergekit(text, parents, doubts)
     list(Planner(llamas, recipe.host).plan(recipe))
     assert [note for note in doubts.notes if re.search(doubt, note)]
 
 
 def test_slerp_has_the_base_as_first_model_even_if_it_is_not_listed(llamas: Any) -> None:
-    doubts = Doubts()
+    doubts = ImportWarnings()
     one = from_mergekit(
         "merge_method: slerp\nbase_model: c\nmodels: [{model: a}]\nparameters: {t: 0.2}",
         {name: llamas[name] for name in "ca"},

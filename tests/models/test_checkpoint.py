@@ -22,7 +22,7 @@ from evomerge.models.fingerprint import content_digest
 from evomerge.models.references import open_parent, split_adapter
 from evomerge.models.safetensors import read_folder, read_header
 from evomerge.models.stacks import find_stacks
-from evomerge.setup.anchored import anchored_parent
+from evomerge.setup.absolute_paths import absolute_parent
 
 
 def write(file: Path, header: object, data: bytes = b"") -> Path:
@@ -436,5 +436,5 @@ def test_a_plus_can_be_part_of_a_folders_name(
     ):
         plus = "+" if adapter else ""
         assert split_adapter(reference, tmp_path) == (model, plus, adapter)
-        anchored = anchored_parent(reference, tmp_path)
-        assert split_adapter(anchored, Path("/"))[1] == plus
+        absolute_config = absolute_parent(reference, tmp_path)
+        assert split_adapter(absolute_config, Path("/"))[1] == plus

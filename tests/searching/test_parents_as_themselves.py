@@ -22,22 +22,22 @@ from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.scores import Failure
 from evomerge.setup.check import freeze
+from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.lent import lent_notes
-from evomerge.setup.problem import Problem
 from evomerge.setup.runs import open_model, reopen
 from evomerge.setup.search import evaluate, run_search
 
 KEY = "zoo_maths/exact_match"
 
 
-def run_of(problem: Problem, folder: Path) -> tuple[RunFolder, History]:
+def run_of(problem: CheckedSearch, folder: Path) -> tuple[RunFolder, History]:
     """Run a search and return what it has written."""
     run = RunFolder.create(folder, freeze(problem))
     run_search(problem, run, {})
     return run, History(run.events())
 
 
-def stock_score(model: Path, problem: Problem, *, chat: bool) -> float:
+def stock_score(model: Path, problem: CheckedSearch, *, chat: bool) -> float:
     """Return the score on the test documents by lm-eval alone."""
     found = lm_eval.simple_evaluate(
         model="hf",

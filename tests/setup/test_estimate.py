@@ -10,11 +10,11 @@ from search_run import SMALL, write_search
 from evomerge.__main__ import run
 from evomerge.config.schema import load
 from evomerge.errors import SearchError
+from evomerge.setup.cost_probe import CostProbe
 from evomerge.setup.estimate import estimate
 from evomerge.setup.runs import prepare
-from evomerge.setup.trial import Trial
 
-MEASURED = Trial(10.0, (0.5,), (1.5,), {"process": 10**9}, 4 * 10**8)
+MEASURED = CostProbe(10.0, (0.5,), (1.5,), {"process": 10**9}, 4 * 10**8)
 """A candidate that took 0.5 seconds to merge and 1.5 to score."""
 
 

@@ -77,7 +77,7 @@ class Forward:
         gather: whether the output head is applied only to scored positions.
         own_loop: whether our own loop generates; otherwise lm-eval's `generate_until` does.
         batching: the size limits of batches.
-        halvings: how often these were halved because memory ran out.
+        oom_backoffs: how often these were halved because memory ran out.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Forward:
         self.own_loop = generation.is_plain(model)
         self.packed = self.gather = batch_size != 1
         self.shared = False
-        self.batching, self.halvings = batching(model, batch_size), 0
+        self.batching, self.oom_backoffs = batching(model, batch_size), 0
         self.pad = int(tokenizer.pad_token_id or 0)
         self._prepared: dict[Hashable, _Prepared] = {}
         self._stops: dict[tuple[str, ...], Stops] = {}
@@ -245,10 +245,10 @@ class Forward:
         for request in prepared.others:
             self.reference.generate(model, request)
 
-    def halve(self, halvings: int) -> None:
-        """Halve the batch limits until they have been halved at least `halvings` times in all."""
-        while self.halvings < halvings:
-            self.batching, self.halvings = self.batching.halved(), self.halvings + 1
+    def halve(self, oom_backoffs: int) -> None:
+        """Halve the batch limits until they have been halved `oom_backoffs` times or more."""
+        while self.oom_backoffs < oom_backoffs:
+            self.batching, self.oom_backoffs = self.batching.halved(), self.oom_backoffs + 1
             self._prepared.clear()
 
     def generation_batches(self, prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -280,7 +280,7 @@ class Forward:
                 "One document alone does not fit into the device's memory; use a smaller model, "
                 "shorter prompts, or a device with more memory."
             ) from error
-        self.halve(self.halvings + 1)
+        self.halve(self.oom_backoffs + 1)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         log.warning("Memory ran out; batches now hold at most %d tokens.", self.batching.tokens)

@@ -21,13 +21,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-Trail: TypeAlias = tuple[str, ...]
+BlockKeys: TypeAlias = tuple[str, ...]
 """A key for each block of a model, in order. Two models whose trails begin with the same n keys
 have the same hidden states after their first n blocks."""
 
 
 @dataclass(frozen=True)
-class Visit:
+class Step:
     """The scoring of one candidate. A state is the hidden state after the first n blocks.
 
     Attributes:
@@ -44,18 +44,20 @@ class Visit:
     needed: frozenset[int]
 
 
-def visits(trails: Sequence[Trail]) -> list[Visit]:
+def steps(block_keys_of_all: Sequence[BlockKeys]) -> list[Step]:
     """Return visits to all candidates, in an order in which every distinct block runs once.
 
     The order of two trails does not depend on the other trails. The sum of `len(trail) - start`
     over the visits is the number of nodes of the trie.
     """
-    order = sorted(range(len(trails)), key=lambda number: (trails[number], number))
-    starts = [0] + [_common(trails[a], trails[b]) for a, b in pairwise(order)]
-    turns: list[Visit] = []
+    order = sorted(
+        range(len(block_keys_of_all)), key=lambda number: (block_keys_of_all[number], number)
+    )
+    starts = [0] + [_common(block_keys_of_all[a], block_keys_of_all[b]) for a, b in pairwise(order)]
+    turns: list[Step] = []
     for turn, number in enumerate(order):
         ahead: set[int] = set()
-        reach = len(trails[number])
+        reach = len(block_keys_of_all[number])
         for later in starts[turn + 1 :]:
             reach = min(reach, later)
             if not reach:
@@ -63,11 +65,11 @@ def visits(trails: Sequence[Trail]) -> list[Visit]:
             if later == reach:
                 ahead.add(later)
         keep = frozenset(depth for depth in ahead if depth > starts[turn])
-        turns.append(Visit(number, starts[turn], keep, frozenset(ahead)))
+        turns.append(Step(number, starts[turn], keep, frozenset(ahead)))
     return turns
 
 
-def _common(one: Trail, other: Trail) -> int:
+def _common(one: BlockKeys, other: BlockKeys) -> int:
     for index, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:
             return index
@@ -75,7 +77,7 @@ def _common(one: Trail, other: Trail) -> int:
 
 
 @dataclass
-class Forks:
+class PrefixCache:
     """Keeps the hidden states at forks, by batch and number of blocks, within a memory limit.
 
     A state that does not fit is not kept; candidates that need it start from the nearest earlier
@@ -95,7 +97,7 @@ class Forks:
     _held: int = 0
 
     @contextmanager
-    def visit(self, model: nn.Module, visit: Visit, depth: int) -> Iterator[None]:
+    def visit(self, model: nn.Module, visit: Step, depth: int) -> Iterator[None]:
         """While the context is open, a model starts from kept states and new ones are kept.
 
         Args:
@@ -156,8 +158,8 @@ class Forks:
 class _Call:
     """One forward pass of a model on a batch."""
 
-    forks: Forks
-    visit: Visit
+    forks: PrefixCache
+    visit: Step
     states: dict[int, Any] | None = None
     start: int = 0
 

@@ -23,7 +23,7 @@ from evomerge.merging.architecture.layer_settings import (
 )
 from evomerge.merging.tokenizers.protocol import Vocabulary
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.correspondence import Fit
+from evomerge.models.correspondence import TensorNameMap
 from evomerge.models.prediction import COUNTS
 from evomerge.recipe import Layer, Recipe
 
@@ -184,7 +184,7 @@ def per_layer(checkpoint: Checkpoint, prefix: str) -> dict[str, Column]:
         checkpoint: a parent.
         prefix: the host's name of the stack; the columns have an entry for each of its blocks.
     """
-    fit = Fit(checkpoint, checkpoint)
+    fit = TensorNameMap(checkpoint, checkpoint)
     stack = fit.stacks.get(prefix, checkpoint.main)
     given = columns(checkpoint.text_config, len(stack))
     return {**understood(checkpoint.text_config, kind_of_text(checkpoint), len(stack)), **given}

@@ -20,7 +20,7 @@ from evomerge.merging.architecture.loading import weights_of
 from evomerge.merging.architecture.miniature import Miniature, language_config
 from evomerge.merging.architecture.submodel import NoMiniatureError
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.correspondence import Fit
+from evomerge.models.correspondence import TensorNameMap
 
 
 class PositionError(Exception):
@@ -71,7 +71,7 @@ def _check_kinds(checkpoints: Mapping[str, Checkpoint], host: str, stack: str) -
     for checkpoint in checkpoints.values():
         for key, values in per_layer(checkpoint, stack).items():
             entries.setdefault(key, {}).update(dict.fromkeys(map(json.dumps, values)))
-        fit = Fit(checkpoints[host], checkpoint)
+        fit = TensorNameMap(checkpoints[host], checkpoint)
         for layer in range(len(fit.stacks[stack])):
             names = (
                 (rest, fit.inside(stack, layer, rest)) for rest in fit.block(stack, layer, layer)

@@ -18,7 +18,7 @@ from evomerge.errors import CheckpointError, RecipeError
 from evomerge.merging.architecture.depth import in_place, kind_of_text, text_section, understood
 from evomerge.merging.tokenizers.protocol import Vocabulary
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.correspondence import Fit
+from evomerge.models.correspondence import TensorNameMap
 from evomerge.models.stacks import is_other_modality
 from evomerge.recipe import Layer, Recipe
 
@@ -78,7 +78,7 @@ class _Check:
         self.config, self.moved, self.checkpoints = config, moved, checkpoints
         self.host = checkpoints[recipe.host]
         leads = {layer.sources[0].parent for layers in moved.values() for layer in layers}
-        self.fits = {name: Fit(self.host, checkpoints[name]) for name in leads}
+        self.fits = {name: TensorNameMap(self.host, checkpoints[name]) for name in leads}
         self._known: dict[str, frozenset[_Place]] = {}
 
     def run(self, vocabulary: Vocabulary | None) -> None:

@@ -16,7 +16,7 @@ from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method, check_knobs, is_merged
 from evomerge.merging.tokenizers.protocol import Vocabulary
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.correspondence import Fit
+from evomerge.models.correspondence import TensorNameMap
 from evomerge.models.safetensors import TensorInfo
 from evomerge.models.stacks import is_buffer
 from evomerge.recipe import Knob, Layer, Recipe, Source, knob_at
@@ -94,7 +94,7 @@ class Planner:
     def __init__(self, checkpoints: Mapping[str, Checkpoint], host: str) -> None:
         self.checkpoints = checkpoints
         self.host = self._parent(host)
-        self._fits = {name: Fit(self.host, item) for name, item in checkpoints.items()}
+        self._fits = {name: TensorNameMap(self.host, item) for name, item in checkpoints.items()}
 
     def plan(self, recipe: Recipe, vocabulary: Vocabulary | None = None) -> Iterator[TensorPlan]:
         """Yield the plan of every tensor, embeddings first, blocks in order.
@@ -154,7 +154,7 @@ class Planner:
                 f"{len(stack) - 1}."
             )
 
-    def fit(self, reference: str) -> Fit:
+    def fit(self, reference: str) -> TensorNameMap:
         """Return which tensors of a parent correspond to which of the host."""
         self._parent(reference)
         return self._fits[reference]

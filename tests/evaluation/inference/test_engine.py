@@ -101,7 +101,7 @@ def test_transformers_scores_continuations_and_the_engine_only_generates(
                 evaluator.forward.check(candidate, documents)
                 engine.loaded = engine.asked = 0
                 evaluator.halve_batches(1)
-                assert evaluator.halvings == scorer.halvings == 1
+                assert evaluator.oom_backoffs == scorer.oom_backoffs == 1
             scores.append(evaluator.score(candidate))
         assert scores[0].values == scores[1].values
         assert engine.asked == 0 and engine.loaded == loads

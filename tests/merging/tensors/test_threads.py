@@ -11,7 +11,7 @@ import torch
 
 from evomerge.errors import CandidateError
 from evomerge.merging.prepared import PreparedMerges
-from evomerge.merging.resident import Resident, digest, each
+from evomerge.merging.resident import Resident, digest, parallel_map
 from evomerge.merging.tensors.threads import count_threads, for_each
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
@@ -68,11 +68,11 @@ def test_items_go_to_several_threads_and_errors_come_back(count, threads):
         if item >= 20:
             raise CandidateError(f"item {item}")
 
-    each(work, range(20))
+    parallel_map(work, range(20))
     assert len(names) == count
     done: list[int] = []
     with pytest.raises(CandidateError, match="item 20"):
-        each(lambda item: (done.append(item), work(item)), range(18, 500))
+        parallel_map(lambda item: (done.append(item), work(item)), range(18, 500))
     assert len(done) < 30
     assert torch.get_num_threads() == count
 

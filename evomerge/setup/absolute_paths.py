@@ -38,7 +38,7 @@ def is_winner_of_stage(reference: str) -> bool:
     return _OF_STAGE.fullmatch(reference) is not None
 
 
-def anchored_recipe(recipe: Recipe, folder: Path) -> Recipe:
+def absolute_recipe(recipe: Recipe, folder: Path) -> Recipe:
     """Return a recipe that can be written to another folder: winners of stages by absolute paths.
 
     Args:
@@ -74,7 +74,7 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
     return names.get(value, value) if isinstance(value, str) else value
 
 
-def anchored_folder(path: str, relative_to: Path) -> str:
+def absolute_folder(path: str, relative_to: Path) -> str:
     """Return the absolute path of a folder; the text itself if there is no such folder.
 
     Args:
@@ -88,7 +88,7 @@ def anchored_folder(path: str, relative_to: Path) -> str:
     return path
 
 
-def anchored_file(path: str, relative_to: Path) -> str:
+def absolute_file(path: str, relative_to: Path) -> str:
     """Return the absolute path of a file; the text itself if there is no such file.
 
     Args:
@@ -99,7 +99,7 @@ def anchored_file(path: str, relative_to: Path) -> str:
     return next((str(file.resolve()) for file in files if is_file(file)), path)
 
 
-def anchored_parent(reference: str, relative_to: Path) -> str:
+def absolute_parent(reference: str, relative_to: Path) -> str:
     """Return the reference of a parent with absolute paths of local folders and files.
 
     Args:
@@ -107,15 +107,15 @@ def anchored_parent(reference: str, relative_to: Path) -> str:
         relative_to: folder of relative paths; if nothing is there, the working folder is tried.
     """
     if reference.startswith(RUN):
-        found = anchored_folder(reference.removeprefix(RUN), relative_to)
+        found = absolute_folder(reference.removeprefix(RUN), relative_to)
         # A search in stages means its latest stage, and later this may be another one.
         staged = is_folder(Path(found)) and (Path(found) / STAGES).is_file()
         return RUN + (str(RunFolder(Path(found)).path) if staged else found)
     if reference.startswith(MERGE):
-        return MERGE + anchored_file(reference.removeprefix(MERGE), relative_to)
+        return MERGE + absolute_file(reference.removeprefix(MERGE), relative_to)
     for folder in (relative_to, Path.cwd()):
         model, plus, adapter = split_adapter(reference, folder)
         if is_folder(place(model, folder)):
             break
-    folders = (anchored_folder(model, relative_to), anchored_folder(adapter, relative_to))
+    folders = (absolute_folder(model, relative_to), absolute_folder(adapter, relative_to))
     return f"{folders[0]}{plus}{folders[1] if adapter else ''}"

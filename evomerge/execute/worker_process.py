@@ -24,7 +24,7 @@ Reply: TypeAlias = tuple[Outcomes, list[logging.LogRecord]]
 """The outcomes of jobs, and what was logged meanwhile."""
 
 
-class Host:
+class WorkerProcess:
     """Holds a worker in a process of its own.
 
     Args:

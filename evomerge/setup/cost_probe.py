@@ -13,8 +13,8 @@ from evomerge.evaluation.inference.device import count_cores
 from evomerge.execute.protocol import Job
 from evomerge.recipe import Recipe
 from evomerge.scores import Failure, Scores
+from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.executor import workers_per_machine
-from evomerge.setup.problem import Problem
 from evomerge.setup.strategy import make_strategy
 from evomerge.setup.worker import MemoryShare, make_worker, run_jobs
 from evomerge.strategy.members import MateSpace
@@ -24,7 +24,7 @@ DIFFERING = 3
 
 
 @dataclass(frozen=True)
-class Trial:
+class CostProbe:
     """What candidates cost that were built and scored on this machine.
 
     Attributes:
@@ -57,18 +57,18 @@ class Trial:
         return sum(self.evaluations) / self.candidates
 
 
-def try_candidates(problem: Problem) -> Trial:
+def try_candidates(checked: CheckedSearch) -> CostProbe:
     """Build and score the candidates that the search would begin with, as its worker does.
 
     Raises:
         InputError: a parent cannot be loaded.
         SearchError: none of the candidates could be scored.
     """
-    config, began = problem.config, time.perf_counter()
-    first, *recipes = _first_recipes(problem)
+    config, began = checked.config, time.perf_counter()
+    first, *recipes = _first_recipes(checked)
     share = MemoryShare.of_machine(workers_per_machine(config))
     cores = max(1, count_cores() // workers_per_machine(config))
-    worker = make_worker(problem, share, most_threads=cores)
+    worker = make_worker(checked, share, most_threads=cores)
     # The first merge computes what later ones keep, and compiles loops; the first documents of a
     # split make its prompts.
     worker.evaluator.try_out(worker.build(first))
@@ -85,16 +85,16 @@ def try_candidates(problem: Problem) -> Trial:
     build = tuple(item.seconds["prepare"] + item.seconds["merge"] for item in scored)
     evaluate = tuple(item.seconds["evaluate"] for item in scored)
     shared = int(getattr(psutil.Process().memory_info(), "shared", 0))  # known on Linux
-    return Trial(start, build, evaluate, scored[-1].peak, shared)
+    return CostProbe(start, build, evaluate, scored[-1].peak, shared)
 
 
-def _first_recipes(problem: Problem) -> list[Recipe]:
+def _first_recipes(checked: CheckedSearch) -> list[Recipe]:
     """Return the recipe to begin with, and those to try."""
-    space = problem.config.space
+    space = checked.config.space
     differ = space.kind != "parameters" or len(space.methods) > 1
-    strategy, first = make_strategy(problem), 0
-    if isinstance(problem.space, MateSpace):  # it merges earlier candidates
-        for first, label in enumerate(problem.space.baselines(), start=1):
+    strategy, first = make_strategy(checked), 0
+    if isinstance(checked.space, MateSpace):  # it merges earlier candidates
+        for first, label in enumerate(checked.space.baselines(), start=1):
             strategy.add_baseline(first - 1, label)
     count = 1 + (DIFFERING if differ else 1)
     return [strategy.ask(first + number).recipe for number in range(count)]

@@ -14,7 +14,7 @@ from evomerge.parsing.values import Values, shown
 _VALUES = Values(RecipeError)
 
 
-class Doubts:
+class ImportWarnings:
     """Collects the doubts about a mergekit file."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The problem of a search: its parents, space, objectives and documents, after all checks."""
+"""A search after all checks: its parents, space, objectives and documents."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from evomerge.evaluation.evaluator import Evaluator
 
 
-class Allowed(TypedDict, total=False):
-    """What the user allows, as arguments of the functions that make a problem.
+class Permissions(TypedDict, total=False):
+    """What the user allows, as arguments of the functions that make a checked search.
 
     Attributes:
         allow_pickle: accept parents with pickled weights.
@@ -38,7 +38,7 @@ class Allowed(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Problem:
+class CheckedSearch:
     """A search that was checked and can start.
 
     Attributes:
