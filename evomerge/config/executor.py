@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from evomerge.config.fields import Section
 
@@ -44,9 +45,19 @@ class ExecutorConfig(Section):
         description="when the optimizer is told outcomes: after each generation, or at once; "
         "auto: generation if the optimizer has generations",
     )
-    together: bool | None = Field(
+    share_prefixes: bool | None = Field(
         None,
-        description="inline: score a generation's paths together, and run shared blocks only once; "
-        "null: in data-flow spaces with fixed scales, scored on all documents",
+        description="inline: run the blocks that several paths of a generation begin with only "
+        "once; null: in data-flow spaces with fixed scales, scored on all documents",
     )
     ray: RayConfig = Field(RayConfig(), description="with kind ray: its cluster and resources")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_key(cls, data: Any) -> Any:
+        """Refuse a former name; a run that did not set it keeps its section."""
+        if not isinstance(data, Mapping) or "together" not in data:
+            return data
+        if data["together"] is not None:
+            raise ValueError("has `together`, which is `share_prefixes` now; rename it")
+        return {key: value for key, value in data.items() if key != "together"}

@@ -13,7 +13,7 @@ from evomerge.searching.ranking import FINALISTS
 from evomerge.setup.baselines import count_baselines
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.cost_probe import CostProbe
-from evomerge.setup.executor import count_all_workers, is_together, workers_per_machine
+from evomerge.setup.executor import count_all_workers, shares_prefixes, workers_per_machine
 from evomerge.setup.strategy import make_strategy
 
 
@@ -168,7 +168,7 @@ def _assumptions(checked: CheckedSearch, trial: CostProbe, workers: int) -> Iter
             f"{fine_duration(min(spread))} to {fine_duration(max(spread))}"
         )
     yield "a document of any split takes the same time"
-    if is_together(config):
+    if shares_prefixes(config):
         yield "a generation shares more work than so few paths, so it may take less"
     if config.evaluation.racing.enabled is True:
         yield "racing saves nothing, though it leaves out documents of most candidates"

@@ -32,10 +32,10 @@ def check_executor(config: SearchConfig) -> None:
             f"`executor.timeout` is {executor.timeout:g}, but candidates that run in this process "
             "cannot be ended; set `executor.kind` to 'processes', or remove it."
         )
-    if executor.order == "arrival" and executor.together:
+    if executor.order == "arrival" and executor.share_prefixes:
         raise ConfigError(
-            "`executor.together` scores the paths of a generation together, but `executor.order` "
-            "is 'arrival', which has no generations; set the order to generation."
+            "`executor.share_prefixes` runs shared blocks of a generation's paths once, but "
+            "`executor.order` is 'arrival', which has no generations; set the order to generation."
         )
 
 
@@ -74,10 +74,10 @@ def resolve_order(config: SearchConfig, generation: int) -> SearchConfig:
     return config.model_copy(update={"executor": executor})
 
 
-def is_together(config: SearchConfig) -> bool:
-    """Return whether the paths of a generation are scored together, as a trie."""
-    if config.executor.together is not None:
-        return config.executor.together
+def shares_prefixes(config: SearchConfig) -> bool:
+    """Return whether the blocks that several paths of a generation begin with run only once."""
+    if config.executor.share_prefixes is not None:
+        return config.executor.share_prefixes
     return (
         config.space.kind == "dataflow"
         and isinstance(config.space.scales, float)

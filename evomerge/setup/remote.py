@@ -23,7 +23,7 @@ from evomerge.run.logbook import Logbook
 from evomerge.setup.check import restore
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.code_files import code_files
-from evomerge.setup.executor import is_together
+from evomerge.setup.executor import shares_prefixes
 from evomerge.setup.runs import open_model
 from evomerge.setup.worker import MemoryShare, make_worker, run_jobs
 from evomerge.trust.consent import Consent, digests_of
@@ -164,7 +164,7 @@ def remote_executor(
     return RemoteExecutor(
         workers,
         config.executor.timeout,
-        by_generation if is_together(config) else each_alone,
+        by_generation if shares_prefixes(config) else each_alone,
         count_loss,
         Activity(run / WORKERS),
     )

@@ -11,7 +11,7 @@ from evomerge.config.schema import SearchConfig
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.engine import deepest
-from evomerge.setup.executor import is_together
+from evomerge.setup.executor import shares_prefixes
 from evomerge.setup.racing import make_race
 from evomerge.setup.single import load_single
 from evomerge.strategy.kinds import room_of
@@ -194,6 +194,6 @@ def run_jobs(run: RunInContext, config: SearchConfig, share: MemoryShare) -> Run
     from evomerge.execute.inline import one_by_one
     from evomerge.execute.tree import as_tree
 
-    if is_together(config):
+    if shares_prefixes(config):
         return as_tree(run, PrefixCache(share.states))
     return one_by_one(run)

@@ -103,7 +103,7 @@ def generation_of(config: SearchConfig) -> int:
 class MemberOptions(Section):
     """The options of every strategy that merges earlier candidates, its members."""
 
-    disk: str | None = Field(
+    members_on_disk: str | None = Field(
         None,
         min_length=1,
         description="largest size of the members on disk, such as 50GB; null: that of 24 models",
@@ -118,8 +118,8 @@ def room_of(config: SearchConfig) -> int | None:
     """
     from evomerge.merging.backend import bytes_of
 
-    disk = config.optimizer.options.get("disk")
-    return None if disk is None else bytes_of(disk, "`optimizer.options.disk`")
+    disk = config.optimizer.options.get("members_on_disk")
+    return None if disk is None else bytes_of(disk, "`optimizer.options.members_on_disk`")
 
 
 def check_whole_models(config: SearchConfig) -> None:

@@ -296,7 +296,7 @@ def _make(
     objectives: Sequence[Objective],
     constraints: Sequence[Constraint],
 ) -> NichesStrategy:
-    plain = options_of(config, NichesOptions).model_dump(exclude={"disk"})
+    plain = options_of(config, NichesOptions).model_dump(exclude={"members_on_disk"})
     setting = NichesSetting(**plain, generation=generation_of(config))
     return NichesStrategy(space, shared_documents(objectives, constraints), setting, config.seed)
 

@@ -23,7 +23,7 @@ SEARCH: dict[str, Any] = {
     },
     "optimizer": {"name": "cma-margin"},
     "objectives": [{"task": "zoo_l2_maths_mc", "metric": "acc"}],
-    "executor": {"together": True},
+    "executor": {"share_prefixes": True},
 }
 
 

@@ -135,7 +135,7 @@ SPACES = {
             "repeats": 1,
             "layers": [4, 8],
         },
-        "executor": {"together": True},
+        "executor": {"share_prefixes": True},
     },
 }
 

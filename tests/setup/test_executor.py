@@ -31,7 +31,10 @@ def config(evaluation: dict[str, Any] | None = None, **given: Any) -> SearchConf
     [
         ({"workers": 2}, ["`executor.workers` is 2", "exactly 1", "'processes'"]),
         ({"timeout": 9.5}, ["`executor.timeout` is 9.5", "'processes'"]),
-        ({"kind": "processes", "order": "arrival", "together": True}, ["`executor.together`"]),
+        (
+            {"kind": "processes", "order": "arrival", "share_prefixes": True},
+            ["`executor.share_prefixes`"],
+        ),
     ],
 )
 def test_what_an_executor_cannot_do_is_refused(given: dict[str, Any], words: list[str]) -> None:
@@ -92,3 +95,9 @@ def test_a_search_that_has_begun_can_move_but_not_change() -> None:
     for item in ("executor={}", "executor.order=arrival", "seed=2", "executor.kindness=ray", "x"):
         with pytest.raises(ConfigError, match="a search that has begun keeps its search file"):
             check_move(item)
+
+
+def test_the_former_name_of_a_key_is_refused_unless_it_was_not_set() -> None:
+    with pytest.raises(ConfigError, match="has `together`, which is `share_prefixes` now"):
+        config(together=True)
+    assert config(together=None).executor.share_prefixes is None

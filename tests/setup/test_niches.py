@@ -34,8 +34,8 @@ WRONG = {
     "optimizer.options: `archive`.* 2": {
         "optimizer": {"name": "niches", "options": {"archive": 1}}
     },
-    "`optimizer.options.disk` is 'much'": {
-        "optimizer": {"name": "niches", "options": {"disk": "much"}}
+    "`optimizer.options.members_on_disk` is 'much'": {
+        "optimizer": {"name": "niches", "options": {"members_on_disk": "much"}}
     },
     "`space.groups` has no meaning for the optimizer 'niches'": {"space": {"groups": 2}},
     "`space.kind` is 'dataflow', but the optimizer 'niches'": {"space": {"kind": "dataflow"}},

@@ -55,7 +55,7 @@ WRONG = {
     "`optimizer.options.bounds` has 'zoo_l3/exact_match', .*[Dd]id you mean": options(
         bounds={"zoo_l3/exact_match": [0, 1]}
     ),
-    "`optimizer.options.disk` is 'much'": options(disk="much"),
+    "`optimizer.options.members_on_disk` is 'much'": options(members_on_disk="much"),
     "zoo_maths/tokens has another range": {"objectives": TOKENS},
     "'cycleqd' adds task vectors, .* set `base`": {"base": None},
     "`space.groups` has no meaning for the optimizer 'cycleqd'": {"space": {"groups": 2}},
