@@ -65,7 +65,9 @@ def search(problem: CheckedSearch, worker: Worker, count: int) -> dict[str, floa
                     for name, spent in run.timings.spent().items():
                         phases[name] = 1000 * (spent.cpu_seconds or 0.0) / count
 
-        with unittest.mock.patch("evomerge.setup.inline.make_worker", lambda *_, **__: worker):
+        with unittest.mock.patch(
+            "evomerge.setup.local_executors.make_worker", lambda *_, **__: worker
+        ):
             began = time.process_time()
             run_search(problem, run, {}, [observe])
     total = 1000 * (finished[count - 1] - began) / count

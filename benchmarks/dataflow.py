@@ -27,8 +27,8 @@ from evomerge.execute.tree import as_tree, block_keys
 from evomerge.recipe import Recipe
 from evomerge.scores import fitness
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.optimizer import make_optimizer
 from evomerge.setup.runs import prepare
+from evomerge.setup.strategy import make_optimizer
 from evomerge.setup.worker import MemoryShare, make_worker
 
 HOST = {

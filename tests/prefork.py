@@ -53,7 +53,7 @@ IMPORTED = (
     "evomerge.optimize.pycma",
     "evomerge.report.page",
     "evomerge.report.trackers",
-    "evomerge.setup.costly",
+    "evomerge.setup.estimate",
     "evomerge.setup.preflight",
     "evomerge.setup.remote",
     "evomerge.setup.search",

@@ -176,9 +176,9 @@ class Run:
         Raises:
             InputError: there is no such candidate, or a parent is missing or has changed.
         """
+        from evomerge.setup.parents_as_themselves import recipe_to_write
         from evomerge.setup.pins import pinned
         from evomerge.setup.runs import reopen
-        from evomerge.setup.unchanged import recipe_to_write
 
         checked, candidates = reopen(self._run), self.history.candidates
         recipe = recipe_to_write(checked, self._candidate(candidate), candidates)

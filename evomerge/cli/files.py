@@ -124,8 +124,7 @@ def _cost(checked: CheckedSearch) -> Estimate | None:
     """Try a candidate and return what the search costs; None if a parent is not there yet."""
     from evomerge.cli.terminal import busy
     from evomerge.setup import stages
-    from evomerge.setup.cost_probe import try_candidates
-    from evomerge.setup.estimate import estimate
+    from evomerge.setup.estimate import estimate, try_candidates
     from evomerge.setup.runs import with_merges_built
 
     if stages.needs_winner(checked):

@@ -10,9 +10,9 @@ from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 from evomerge.run.writable import check_new_folder
 from evomerge.setup.absolute_paths import absolute_recipe
+from evomerge.setup.parents_as_themselves import is_itself, recipe_to_write, write_model
 from evomerge.setup.pins import pinned
 from evomerge.setup.runs import chosen_candidate, reopen
-from evomerge.setup.unchanged import is_itself, recipe_to_write, write_model
 from evomerge.setup.weight_digests import check_weights
 
 

@@ -18,7 +18,6 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.references import MERGE, RUN
 from evomerge.recipe import Recipe
 from evomerge.run.folder import MODELS
-from evomerge.setup.baselines import check_baselines
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.code_files import is_permitted
 from evomerge.setup.engine import check_engine
@@ -27,15 +26,14 @@ from evomerge.setup.generation import check_generation
 from evomerge.setup.genes import gene_ranges
 from evomerge.setup.memory import check_fit
 from evomerge.setup.merges import MergeOpener, Opener
-from evomerge.setup.optimizer import resolve_optimizer
 from evomerge.setup.parents import open_parents, plan_tokenizers
 from evomerge.setup.pins import merged_parents
 from evomerge.setup.racing import check_racing, resolve_racing
-from evomerge.setup.recipes import START, check_recipes, sample_recipes
+from evomerge.setup.recipes import START, check_baselines, check_recipes, sample_recipes
 from evomerge.setup.settings import with_settings
 from evomerge.setup.space import make_space
 from evomerge.setup.starts import find_starts
-from evomerge.setup.strategy import generation_of
+from evomerge.setup.strategy import generation_of, resolve_optimizer
 from evomerge.setup.task_digests import code_digests, task_digests
 from evomerge.setup.tasks import (
     datasets,

@@ -1,20 +1,33 @@
-"""The time and the memory of a whole search, estimated from a few candidates."""
+"""What a search costs: time and memory of a whole one, from a few candidates that are tried out."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
+
+from evomerge.errors import SearchError
+from evomerge.evaluation.inference.device import count_cores
+from evomerge.execute.protocol import Job
+from evomerge.merging.methods import get_method
+from evomerge.merging.methods.cost import merge_seconds
+from evomerge.merging.methods.method import Method
+from evomerge.models.checkpoint import Checkpoint
+from evomerge.recipe import Recipe
 from evomerge.report.words import duration, fine_duration, size_text
-from evomerge.scores import Split
+from evomerge.scores import Failure, Scores, Split
 from evomerge.searching.ranking import FINALISTS
-from evomerge.setup.baselines import count_baselines
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.cost_probe import CostProbe
 from evomerge.setup.executor import count_all_workers, shares_prefixes, workers_per_machine
+from evomerge.setup.memory import prepared_bytes, sources_of
+from evomerge.setup.recipes import count_baselines
 from evomerge.setup.strategy import make_strategy
+from evomerge.setup.worker import MemoryShare, make_worker, run_jobs
+from evomerge.strategy.members import MateSpace
 
 
 @dataclass(frozen=True)
@@ -180,3 +193,131 @@ def _assumptions(checked: CheckedSearch, trial: CostProbe, workers: int) -> Iter
     if workers > 1:
         yield f"{workers} workers do not slow each other down"
     yield "imports and checks before the start are not counted"
+
+
+def costly_warning(checked: CheckedSearch) -> str | None:
+    """Return a warning if candidates compute the merge of whole matrices anew, else None.
+
+    With the same sources, and as long as it stays in memory, such a merge is computed only once.
+    """
+    space = checked.config.space
+    if space.kind == "dataflow":
+        return None
+    for method in map(get_method, space.methods):
+        reason = _why_again(checked, method) if method.svds is not None else None
+        if reason is not None:
+            sources = space.most_parents or sources_of(checked, method.name)
+            seconds = merge_seconds(method, _shapes(checked.checkpoints[checked.host]), sources)
+            return (
+                f"space.method is {method.name!r}, whose merge takes about "
+                f"{fine_duration(seconds)} of CPU time, for nearly every candidate anew, since "
+                f"{reason} (docs/methods.md); make the merge a parent, `merge:FILE.yaml`, which is "
+                "built once, and search its weight by another method."
+            )
+    return None
+
+
+def _why_again(checked: CheckedSearch, method: Method) -> str | None:
+    """Return why candidates differ in what this method computes, or None if they do not."""
+    config = checked.config
+    if config.space.most_parents is not None:
+        return "candidates of a pool merge different parents"
+    if config.space.kind == "joint":
+        return "the layers of a path change places"
+    shared = {knob.name for knob in method.knobs if knob.per == "merge"} - {"lambda"}
+    for name, value in config.space.knobs.items():
+        if name in shared and not isinstance(value, float):
+            return f"`space.knobs.{name}` is searched"
+    room = MemoryShare.of_machine(workers_per_machine(config)).prepared
+    return None if prepared_bytes(checked) <= room else "memory is too small to keep it"
+
+
+def _shapes(host: Checkpoint) -> list[tuple[int, ...]]:
+    """Return the shapes of the tensors in the blocks of the language model."""
+    return [
+        host.tensors[stack.name(layer, rest)].shape
+        for stack in host.language.values()
+        for layer, block in enumerate(stack.blocks)
+        for rest in block
+    ]
+
+
+DIFFERING = 3
+"""Number of candidates that are tried where candidates differ: paths, or several methods."""
+
+
+@dataclass(frozen=True)
+class CostProbe:
+    """What candidates cost that were built and scored on this machine.
+
+    Attributes:
+        start: seconds until a worker is ready: it loads models and prompts, and merges once.
+        builds: seconds that each candidate's merge took, after the first one.
+        evaluations: seconds that scoring each candidate on all search documents took.
+        peak: largest memory of the process in bytes, and of accelerators; see `Scores.peak`.
+        shared: bytes of mapped files in `peak`, which all workers of a machine share.
+    """
+
+    start: float
+    builds: tuple[float, ...]
+    evaluations: tuple[float, ...]
+    peak: Mapping[str, int]
+    shared: int
+
+    @property
+    def candidates(self) -> int:
+        """Number of candidates that were scored."""
+        return len(self.builds)
+
+    @property
+    def build(self) -> float:
+        """Seconds that a merge takes, the mean of the candidates."""
+        return sum(self.builds) / self.candidates
+
+    @property
+    def evaluate(self) -> float:
+        """Seconds that scoring takes, the mean of the candidates."""
+        return sum(self.evaluations) / self.candidates
+
+
+def try_candidates(checked: CheckedSearch) -> CostProbe:
+    """Build and score the candidates that the search would begin with, as its worker does.
+
+    Raises:
+        InputError: a parent cannot be loaded.
+        SearchError: none of the candidates could be scored.
+    """
+    config, began = checked.config, time.perf_counter()
+    first, *recipes = _first_recipes(checked)
+    share = MemoryShare.of_machine(workers_per_machine(config))
+    cores = max(1, count_cores() // workers_per_machine(config))
+    worker = make_worker(checked, share, most_threads=cores)
+    # The first merge computes what later ones keep, and compiles loops; the first documents of a
+    # split make its prompts.
+    worker.evaluator.try_out(worker.build(first))
+    start = time.perf_counter() - began
+    jobs = [Job(number, number, recipe) for number, recipe in enumerate(recipes)]
+    outcomes = [outcome for _, outcome in run_jobs(worker, config, share)(jobs)]
+    scored = [outcome for outcome in outcomes if isinstance(outcome, Scores)]
+    failed = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    if not scored:
+        raise SearchError(
+            f"The candidates that were tried failed, the last one in the stage "
+            f"{failed[-1].stage!r}: {failed[-1].reason}"
+        )
+    build = tuple(item.seconds["prepare"] + item.seconds["merge"] for item in scored)
+    evaluate = tuple(item.seconds["evaluate"] for item in scored)
+    shared = int(getattr(psutil.Process().memory_info(), "shared", 0))  # known on Linux
+    return CostProbe(start, build, evaluate, scored[-1].peak, shared)
+
+
+def _first_recipes(checked: CheckedSearch) -> list[Recipe]:
+    """Return the recipe to begin with, and those to try."""
+    space = checked.config.space
+    differ = space.kind != "parameters" or len(space.methods) > 1
+    strategy, first = make_strategy(checked), 0
+    if isinstance(checked.space, MateSpace):  # it merges earlier candidates
+        for first, label in enumerate(checked.space.baselines(), start=1):
+            strategy.add_baseline(first - 1, label)
+    count = 1 + (DIFFERING if differ else 1)
+    return [strategy.ask(first + number).recipe for number in range(count)]

@@ -12,15 +12,15 @@ from evomerge.models.types import type_notes
 from evomerge.optimize import builtin
 from evomerge.optimize.cost import own_seconds
 from evomerge.report.words import sampling_note, setting_lines, short_names, size_text
-from evomerge.setup.baselines import count_baselines
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.costly import costly_warning
 from evomerge.setup.engine import engine_depth, engine_warning, serves_paths
+from evomerge.setup.estimate import costly_warning
 from evomerge.setup.executor import count_all_workers, describe_workers
 from evomerge.setup.generation import generation_note
-from evomerge.setup.lent import lent_notes
 from evomerge.setup.memory import memory_of, needs, weights_of
 from evomerge.setup.parents import plan_tokenizers
+from evomerge.setup.parents_as_themselves import lent_notes
+from evomerge.setup.recipes import count_baselines
 from evomerge.setup.strategy import generation_of
 from evomerge.setup.tasks import sampled, sources
 

@@ -15,14 +15,17 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
+from evomerge.config.schema import SearchConfig
 from evomerge.errors import ConfigError, RecipeError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe
+from evomerge.space.baselines import UNIFORM, averaged
 from evomerge.space.protocol import Gene, Space
 
 if TYPE_CHECKING:
     from evomerge.merging.tensors.plan import Planner
     from evomerge.merging.tokenizers.protocol import Vocabulary
+
 
 START = "where the search starts"
 
@@ -134,3 +137,41 @@ class _BlockKinds:
         infos = ((rest, tensors[stack.name(layer, rest)]) for rest in stack.blocks[layer])
         content = tuple((rest, info.shape, info.dtype) for rest, info in infos)
         return self._numbers.setdefault(content, len(self._numbers))
+
+
+LEAST = 3
+"""Smallest number of parents of a greedy soup; of two it is the uniform merge or the better one."""
+
+
+def check_baselines(config: SearchConfig, space: Space) -> None:
+    """Check that the baselines that a search file asks for can be made.
+
+    Raises:
+        ConfigError: the greedy soup cannot be made.
+    """
+    if "greedy_soup" not in config.baselines:
+        return
+    if config.mode == "pareto":
+        raise ConfigError(
+            "`baselines` has 'greedy_soup', which adds parents as long as one score does not drop, "
+            "but with `mode` 'pareto' there are several scores; remove it."
+        )
+    uniform = space.baselines().get(UNIFORM)
+    if uniform is None:
+        raise ConfigError(
+            f"`baselines` has 'greedy_soup', which averages parents, but `space.kind` "
+            f"{config.space.kind!r} merges no weights; remove it."
+        )
+    count = len(averaged(uniform))
+    if count < LEAST:
+        raise ConfigError(
+            f"`baselines` has 'greedy_soup', which takes {LEAST} parents or more beside the base, "
+            f"but there are {count}; remove it."
+        )
+
+
+def count_baselines(config: SearchConfig, space: Space) -> int:
+    """Return how many candidates of a search are baselines, with the steps to the greedy soup."""
+    baselines = space.baselines()
+    soup = len(averaged(baselines[UNIFORM])) if "greedy_soup" in config.baselines else 0
+    return len(baselines) + soup

@@ -29,8 +29,8 @@ from evomerge.setup.checked import CheckedSearch, Permissions
 from evomerge.setup.code_files import code_files, keep_permission
 from evomerge.setup.executor import check_executor, check_move, check_workers
 from evomerge.setup.merges import MergeOpener
+from evomerge.setup.parents_as_themselves import recipe_to_write, write_model
 from evomerge.setup.strategy import recipe_of
-from evomerge.setup.unchanged import recipe_to_write, write_model
 from evomerge.setup.weight_digests import check_weights
 from evomerge.trust.consent import Consent
 

@@ -32,21 +32,18 @@ from evomerge.searching.loop import Plan, Search
 from evomerge.searching.session import Session
 from evomerge.setup.absolute_paths import absolute_recipe
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.inline import make_inline
-from evomerge.setup.lent import lent_notes
+from evomerge.setup.local_executors import make_inline, make_processes
 from evomerge.setup.merges import temporarily_built
+from evomerge.setup.parents_as_themselves import lent_notes, parents_as_themselves, recipe_to_write
 from evomerge.setup.pins import pinned
-from evomerge.setup.processes import make_processes
 from evomerge.setup.racing import make_race
 from evomerge.setup.ray import make_ray
 from evomerge.setup.recipes import sample_recipes
 from evomerge.setup.runs import open_model
-from evomerge.setup.single import load_single
 from evomerge.setup.strategy import make_strategy, recipe_of
-from evomerge.setup.unchanged import parents_as_themselves, recipe_to_write
 from evomerge.setup.versions import other_versions
 from evomerge.setup.weight_digests import recording_weights
-from evomerge.setup.worker import place, set_threads
+from evomerge.setup.worker import load_single, place, set_threads
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,9 @@
-"""The search strategy of a checked search, and the recipe of a candidate."""
+"""The optimizer and the strategy of a checked search, and the recipe of a candidate."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from evomerge.config.schema import SearchConfig
 from evomerge.errors import SearchError
@@ -10,12 +11,15 @@ from evomerge.recipe import Recipe
 from evomerge.run.history import SOUP, Candidate
 from evomerge.scores import violation
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.optimizer import make_optimizer
 from evomerge.space.baselines import UNIFORM, average_of
 from evomerge.space.protocol import Space
 from evomerge.strategy import kinds
+from evomerge.strategy.kinds import STRATEGIES
 from evomerge.strategy.members import MateSpace, recipe_in
 from evomerge.strategy.protocol import Strategy
+
+if TYPE_CHECKING:
+    from evomerge.optimize.protocol import Optimizer
 
 
 def make_strategy(checked: CheckedSearch) -> Strategy:
@@ -80,3 +84,38 @@ def recipe_of(space: Space, candidate: Candidate, candidates: Sequence[Candidate
             "use the evomerge version named in the run's search.yaml."
         )
     return recipe
+
+
+def resolve_optimizer(config: SearchConfig, space: Space) -> SearchConfig:
+    """Return the search file with the optimizer that `auto` means for the genes of its space."""
+    from evomerge.optimize.auto import choose
+
+    wanted = config.optimizer
+    if wanted.name != "auto" or not space.genes:
+        return config
+    population = None if wanted.population == "auto" else wanted.population
+    chosen = wanted.model_copy(update={"name": choose(space.genes, population)})
+    return config.model_copy(update={"optimizer": chosen})
+
+
+def make_optimizer(config: SearchConfig, space: Space) -> Optimizer:
+    """Return a new optimizer with the search's seed.
+
+    Raises:
+        ConfigError: there is no such optimizer, or a setting does not suit it.
+    """
+    from evomerge.optimize import check_name, create, optimizer_names
+
+    wanted = config.optimizer
+    check_name(wanted.name, (*optimizer_names(), *STRATEGIES.names()))
+    population = None if wanted.population == "auto" else wanted.population
+    return create(
+        wanted.name,
+        list(space.genes),
+        config.seed,
+        population,
+        wanted.sigma,
+        config.budget.candidates,
+        len(config.objectives) if config.mode == "pareto" else 1,
+        wanted.options,
+    )

@@ -1,19 +1,20 @@
-"""Making the worker of a checked search, in any process."""
+"""Making the worker of a checked search, in any process, and loading one model as it is."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.config.schema import SearchConfig
+from evomerge.models.causal import has_tokenizer
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.engine import deepest
 from evomerge.setup.executor import shares_prefixes
 from evomerge.setup.racing import make_race
-from evomerge.setup.single import load_single
 from evomerge.strategy.kinds import room_of
 from evomerge.strategy.members import MateSpace
 
@@ -197,3 +198,41 @@ def run_jobs(run: RunInContext, config: SearchConfig, share: MemoryShare) -> Run
     if shares_prefixes(config):
         return as_tree(run, PrefixCache(share.states))
     return one_by_one(run)
+
+
+def load_single(
+    config: SearchConfig,
+    checkpoint: Checkpoint,
+    where: Placement,
+    lacking: Callable[[], Any] | None = None,
+) -> tuple[Any, Any]:
+    """Return a model with its own config and dtype, and its own tokenizer.
+
+    Args:
+        config: the search file; it has the dtype of a model with an adapter.
+        checkpoint: the model.
+        where: its placement.
+        lacking: returns the tokenizer that a model takes which has none, and of which one takes the
+            chat template that has a tokenizer without; None: each must have its own.
+
+    Raises:
+        CheckpointError: the model or its tokenizer cannot be loaded.
+    """
+    from evomerge.evaluation.tasks.functions import is_function
+    from evomerge.merging.backend import load, tokenizer_of
+
+    stored = as_stored(checkpoint)
+    functions_only = all(map(is_function, config.tasks))
+    model = load(stored, where, config.dtype, causal=not functions_only)
+    if lacking is not None and not has_tokenizer(stored):
+        return model, lacking()
+    tokenizer = tokenizer_of(stored)
+    if lacking is not None and tokenizer.chat_template is None:
+        tokenizer.chat_template = lacking().chat_template
+    return model, tokenizer
+
+
+def as_stored(checkpoint: Checkpoint) -> Checkpoint:
+    """Return a parent with the names that its tensors have on disk."""
+    stored = checkpoint.original
+    return checkpoint if stored is None else replace(stored, reference=checkpoint.reference)

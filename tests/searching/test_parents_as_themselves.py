@@ -23,7 +23,7 @@ from evomerge.run.history import History
 from evomerge.scores import Failure
 from evomerge.setup.check import freeze
 from evomerge.setup.checked import CheckedSearch
-from evomerge.setup.lent import lent_notes
+from evomerge.setup.parents_as_themselves import lent_notes
 from evomerge.setup.runs import open_model, reopen
 from evomerge.setup.search import evaluate, run_search
 

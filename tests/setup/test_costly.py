@@ -12,7 +12,7 @@ from evomerge.config.schema import load
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.cost import SVD_SECONDS, merge_seconds
 from evomerge.setup import costly
-from evomerge.setup.costly import costly_warning
+from evomerge.setup.estimate import costly_warning
 from evomerge.setup.memory import prepared_bytes
 from evomerge.setup.preflight import warnings
 from evomerge.setup.runs import prepare

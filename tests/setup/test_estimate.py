@@ -10,8 +10,7 @@ from search_run import SMALL, write_search
 from evomerge.__main__ import run
 from evomerge.config.schema import load
 from evomerge.errors import SearchError
-from evomerge.setup.cost_probe import CostProbe
-from evomerge.setup.estimate import estimate
+from evomerge.setup.estimate import CostProbe, estimate
 from evomerge.setup.runs import prepare
 
 MEASURED = CostProbe(10.0, (0.5,), (1.5,), {"process": 10**9}, 4 * 10**8)
