@@ -48,7 +48,7 @@ import os
 def pass_at_1(references, predictions):
     assert os.environ["HF_ALLOW_CODE_EVAL"] == "1"
     try:
-        exec(f"{predictions[0]}\n{references[0]}", {})
+        exec(f"{predictions[0][0]}\\n{references[0]}", {})
     except Exception:
         return 0.0
     return 1.0
