@@ -31,10 +31,13 @@ test-long: $(BIN)/.tested
 # The quickstart and the core tests, on the oldest and on the newest releases that pyproject.toml allows.
 CORE := tests/evaluation tests/merging tests/models tests/optimize tests/run tests/space tests/strategy
 
-test-oldest test-newest: test-%: .venv-%/.installed
-	rm -rf runs/$*
-	.venv-$*/bin/evomerge search configs/quickstart.yaml --run runs/$*
-	.venv-$*/bin/python -m pytest $(WORKERS) $(CORE)
+test-oldest: .venv-oldest/.installed
+	rm -rf runs/oldest && .venv-oldest/bin/evomerge search configs/quickstart.yaml --run runs/oldest
+	.venv-oldest/bin/python -m pytest $(WORKERS) $(CORE)
+
+test-newest: .venv-newest/.installed
+	rm -rf runs/newest && .venv-newest/bin/evomerge search configs/quickstart.yaml --run runs/newest
+	.venv-newest/bin/python -m pytest $(WORKERS) $(CORE)
 
 .venv-%/.installed: pyproject.toml scripts/versions_environment.sh
 	PYTHON=$(PYTHON) scripts/versions_environment.sh $* .venv-$*

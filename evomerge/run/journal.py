@@ -68,12 +68,14 @@ def scan(data: bytes, lines: JournalCodec, path: Path) -> Scan:
     return Scan(events, begin, None if torn else "has no end and is not a line that was cut off")
 
 
-def is_emptied(path: Path) -> bool:
-    """Return whether a journal has no bytes, though candidates were scored: `best.yaml` is there.
+def is_emptied(path: Path) -> str | None:
+    """Return the file by which a journal of 0 bytes had events; None: it is in order.
 
-    A kill before the first event leaves an empty journal without it.
+    A kill before the first event leaves none of these files.
     """
-    return path.is_file() and path.stat().st_size == 0 and path.with_name(BEST).exists()
+    if not path.is_file() or path.stat().st_size:
+        return None
+    return next((name for name in (BEST, "front") if path.with_name(name).exists()), None)
 
 
 def check_not_emptied(path: Path) -> None:
@@ -82,10 +84,11 @@ def check_not_emptied(path: Path) -> None:
     Raises:
         RunFolderError: it was.
     """
-    if is_emptied(path):
+    sign = is_emptied(path)
+    if sign is not None:
         command = f"evomerge resume {shlex.quote(str(path.parent))} --truncate"
         raise RunFolderError(
-            f"{path} is empty, but {BEST} shows that candidates were scored; restore it from a "
+            f"{path} is empty, but {sign} shows that candidates were scored; restore it from a "
             f"copy, or begin the search anew by `{command}`."
         )
 

@@ -6,9 +6,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from evomerge.errors import RunFolderError
 from evomerge.run.atomic import replace_bytes
+from evomerge.run.history import History
 from evomerge.run.journal import BEST, is_emptied, read_all, scan
-from evomerge.run.lines import HEADER, JournalCodec
+from evomerge.run.lines import HEADER, Event, JournalCodec
 from evomerge.run.lock import close_locked, open_locked
 
 
@@ -35,7 +37,7 @@ class Cut:
 
 
 def truncate(path: Path) -> Cut | None:
-    """Cut a journal before the first line that is damaged.
+    """Cut a journal before the first line that is damaged or that cannot follow those before it.
 
     The journal as it was is kept as `journal.jsonl.damaged-N` in the same folder. One that was
     emptied gets its header again, and `best.yaml` is kept as `best.yaml.damaged-N`.
@@ -54,24 +56,38 @@ def truncate(path: Path) -> Cut | None:
     try:
         data = read_all(handle)
         found = scan(data, JournalCodec(), path)
-        if is_emptied(path):
+        if is_emptied(path) is not None:
             best = path.with_name(BEST)
-            replace_bytes(kept := _free_name(best), best.read_bytes())
+            lost = best if best.is_file() else path
+            replace_bytes(kept := _free_name(lost), lost.read_bytes())
             os.write(handle, JournalCodec().encode(HEADER))
             os.fsync(handle)
             return Cut(1, 0, kept)
-        if found.damage is None:
+        good = _count_that_follow(found.events)
+        if found.damage is None and good == len(found.events):
             return None
         kept = _free_name(path)
         replace_bytes(kept, data)
-        os.ftruncate(handle, found.size)
-        if not found.size:  # a journal of 0 bytes would be one that has lost everything
+        size = sum(len(line) + 1 for line in data.split(b"\n")[:good])
+        os.ftruncate(handle, size)
+        if not size:  # a journal of 0 bytes would be one that has lost everything
             os.write(handle, JournalCodec().encode(HEADER))
         os.fsync(handle)
-        rest = data[found.size :]
-        return Cut(len(found.events) + 1, rest.count(b"\n") + (not rest.endswith(b"\n")), kept)
+        rest = data[size:]
+        return Cut(good + 1, rest.count(b"\n") + (not rest.endswith(b"\n")), kept)
     finally:
         close_locked(handle)
+
+
+def _count_that_follow(events: list[Event]) -> int:
+    """Return how many events can follow each other: a candidate has one outcome, for example."""
+    history = History()
+    for number, event in enumerate(events):
+        try:
+            history.apply(event)
+        except RunFolderError:
+            return number
+    return len(events)
 
 
 def _free_name(path: Path) -> Path:

@@ -8,11 +8,9 @@ from evomerge.run.lines import HEADER
 from evomerge.run.repair import truncate
 from evomerge.run.timings import Timings
 
-TIMES = '{"event": "tell", "candidate": 0, "seconds": {"merge": 0.1}}\n'
 SIGNS = {
     "best.yaml": lambda folder: (folder / "best.yaml").write_text("a: 1\n"),
     "front": lambda folder: (folder / "front").mkdir(),
-    "timings.jsonl": lambda folder: (folder / "timings.jsonl").write_text(TIMES),
 }
 
 

@@ -154,7 +154,7 @@ def slots_search(
         executor,
         order=order,
         candidates=candidates,
-        window=None,
+        recent=None,
         ranking=ranking,
         searched=SLOTS,
         make=lambda: slots_strategy(optimizer, ranking),

@@ -280,6 +280,7 @@ def test_a_harmful_answer_is_one_wrong_document_and_leaves_nothing(tmp_path, mon
     monkeypatch.setattr(code, "SECONDS", 4)
     monkeypatch.setattr(code, "SECONDS_MORE", 1)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    before = psutil.Process().children(recursive=True)  # of other tests
     answers = ["x = 0", *HARMFUL.values(), f"x = {len(HARMFUL) + 1}"]
     name = executed(tmp_path, documents=len(answers))
     harness = Harness([name], [tmp_path], allow_code=True)
@@ -290,7 +291,7 @@ def test_a_harmful_answer_is_one_wrong_document_and_leaves_nothing(tmp_path, mon
     assert measure(harness, name, [["x = 0"]]) == [RIGHT]
     del harness
     gc.collect()
-    assert not psutil.Process().children(recursive=True)
+    assert set(psutil.Process().children(recursive=True)) <= set(before)
 
 
 def test_bubblewrap_is_used_where_it_is_installed(tmp_path, monkeypatch):
