@@ -37,11 +37,15 @@ class _TaskFile:
     parts: Mapping[Path, Mapping[Any, Any]]
 
     def defines(self, names: set[str]) -> bool:
-        """Return whether one of these tasks, groups or tags is defined here."""
+        """Return whether one of these tasks, groups or tags is defined here.
+
+        What the file itself says of a key takes the place of what the files say that it includes.
+        """
+        own = next(iter(self.parts.values()), {})
         defined = {
             name
-            for content in self.parts.values()
             for key in ("task", "group", "tag")
+            for content in ([own] if key in own else self.parts.values())
             for name in _texts(content.get(key))
             if key != "task" or isinstance(content[key], str)  # a list is of the tasks of a group
         }
