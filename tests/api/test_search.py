@@ -19,6 +19,8 @@ from evomerge.errors import ConfigError, InputError, RunFolderError
 from evomerge.run.history import History
 from evomerge.run.lines import Event
 
+pytestmark = pytest.mark.thorough
+
 SCRIPT = '''
 import sys
 import evomerge

@@ -18,6 +18,8 @@ from evomerge.merging.architecture.depth import built_config
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.setup.runs import prepare
 
+pytestmark = pytest.mark.thorough
+
 FEW = {
     "include": ["zoo:tasks"],
     "search": {"documents": 4},

@@ -11,6 +11,8 @@ from evomerge.config.schema import parse
 from evomerge.errors import CheckpointError
 from evomerge.setup.runs import prepare
 
+pytestmark = pytest.mark.thorough
+
 CONFIGS = {
     "a list as class": ({"tokenizer_class": ["x"]}, "'list' object"),
     "a mapping as class": ({"tokenizer_class": {"x": 1}}, "'dict' object"),

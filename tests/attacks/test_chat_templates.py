@@ -6,6 +6,8 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from evomerge.errors import ConfigError
 from evomerge.evaluation.inference.reference import _explained
 
+pytestmark = pytest.mark.thorough
+
 CHAT = [{"role": "user", "content": "What is 1 + 1?"}]
 NASTY = {
     "fails": "{{ raise_exception('no [red] system\\n\\x1b[2J') }}",

@@ -14,6 +14,8 @@ from evomerge.evaluation.tasks.loading import refuse_unsupported
 from evomerge.merging.backend import load, tokenizer_of
 from evomerge.models.checkpoint import Checkpoint
 
+pytestmark = pytest.mark.thorough
+
 KERNEL = "stranger/kernel"  # transformers would download and run it
 STRANGE = {
     "config.json": {

@@ -20,6 +20,8 @@ from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks.functions import REGISTERED
 from evomerge.trust.consent import state_file
 
+pytestmark = pytest.mark.thorough
+
 SPLITS = {
     "search": {"documents": 4},
     "validation": {"documents": 4, "finalists": 2},

@@ -25,6 +25,8 @@ from evomerge.scores import Failure, Outcome, Scores
 from evomerge.setup import search as setup_search
 from evomerge.testing.executors import Pretend, job_of
 
+pytestmark = pytest.mark.thorough
+
 DOCUMENTS = {
     "search": {"documents": 4},
     "validation": {"documents": 4, "finalists": 1},

@@ -8,6 +8,8 @@ from evomerge.run.lines import HEADER
 from evomerge.run.repair import truncate
 from evomerge.run.timings import Timings
 
+pytestmark = pytest.mark.thorough
+
 SIGNS = {
     "best.yaml": lambda folder: (folder / "best.yaml").write_text("a: 1\n"),
     "front": lambda folder: (folder / "front").mkdir(),

@@ -22,7 +22,10 @@ from evomerge.setup.check import freeze
 from evomerge.setup.runs import prepare, reopen
 from evomerge.setup.search import run_search
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full"),
+]
 
 FULL = "/dev/full"
 """Whatever is written to it fails, since there is no room."""

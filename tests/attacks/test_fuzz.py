@@ -10,6 +10,8 @@ from draws import draws
 from hypothesis import given, settings
 from mutations import FUZZ, value_or_error
 
+pytestmark = pytest.mark.thorough
+
 EACH = settings(FUZZ, max_examples=draws(60))
 
 

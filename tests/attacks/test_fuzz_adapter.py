@@ -16,6 +16,8 @@ from evomerge.merging.tensors import peft
 from evomerge.merging.tensors.adapters import Adapter
 from evomerge.models.checkpoint import Checkpoint
 
+pytestmark = pytest.mark.thorough
+
 MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj")
 ENDLESS = [
     "(a+)+b", "(.*)*b", "(.*.*)*x", "(([a-z._0-9])*)*x", "(([a-z._0-9]+)*)*x", "(.|..|...)*x",

@@ -9,6 +9,8 @@ from evomerge.run.folder import CONFIG, JOURNAL, RunFolder
 from evomerge.run.history import History
 from evomerge.run.journal import read
 
+pytestmark = pytest.mark.thorough
+
 
 def test_a_preparation_of_strange_values_is_not_shown(folder):
     line = TIMINGS[-1]

@@ -12,6 +12,8 @@ from evomerge.models import file_sizes, safetensors
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.file_sizes import check_sizes, largest_size
 
+pytestmark = pytest.mark.thorough
+
 NAMES = [
     "config.json",
     "generation_config.json",

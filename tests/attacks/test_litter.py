@@ -13,6 +13,8 @@ from evomerge.merging.backend import check_finite
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 
+pytestmark = pytest.mark.thorough
+
 FEW = {
     "include": ["zoo:tasks"],
     "search": {"documents": 4},

@@ -46,6 +46,8 @@ from evomerge.run.history import History
 from evomerge.scores import Example, Failure, Scores
 from evomerge.searching.ranking import ranking_of
 
+pytestmark = pytest.mark.thorough
+
 PIECES = [
     *("<img src=x onerror=document.title='run'>", "<script>document.title='run'</script>"),
     *("</td></table>", "-->", "]]>", "&lt;", '" onload="document.title=1', "' x='"),

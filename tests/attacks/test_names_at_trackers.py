@@ -18,6 +18,8 @@ from evomerge.run.folder import RunFolder
 from evomerge.scores import Scores
 from evomerge.searching.ranking import ranking_of
 
+pytestmark = pytest.mark.thorough
+
 NAMES = {
     "escape sequences": "\x1b[2J\x1b]0;t\x07",
     "lines": "a\r\nb\u2028c",

@@ -12,6 +12,8 @@ from evomerge.errors import CheckpointError
 from evomerge.merging.backend import load_tokenizer
 from evomerge.merging.tokenizers.union import check_merged
 
+pytestmark = pytest.mark.thorough
+
 PANICKING = copy.deepcopy(BPE)
 PANICKING["model"]["continuing_subword_prefix"] = "0.5"
 

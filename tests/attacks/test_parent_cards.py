@@ -10,6 +10,8 @@ from evomerge.__main__ import run
 from evomerge.export.parents import Licence, common_languages, common_licence, describe_parents
 from evomerge.setup.runs import open_model
 
+pytestmark = pytest.mark.thorough
+
 LEVELS = ", ".join(f"&b{i + 1} [{','.join([f'*b{i}'] * 9)}]" for i in range(9))
 ALIASES = f"license: other\nlicense_name: [&b0 [x,x,x,x,x,x,x,x,x], {LEVELS}]"
 MERGED = "\n".join(

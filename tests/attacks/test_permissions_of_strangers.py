@@ -15,6 +15,8 @@ from evomerge.errors import CheckpointError
 from evomerge.models import pickles
 from evomerge.setup.code_files import is_permitted, keep_permission
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture
 def pickled(tmp_path, monkeypatch):

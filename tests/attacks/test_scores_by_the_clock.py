@@ -13,6 +13,8 @@ from evomerge.evaluation.tasks.harness import Harness
 from evomerge.evaluation.tasks.loading import refuse_unsupported
 from evomerge.setup.runs import prepare
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
 def test_a_host_that_generates_for_a_limited_time_is_refused(tmp_path, file):

@@ -17,6 +17,8 @@ from evomerge.models.safetensors import INDEX, SINGLE, read_folder
 from evomerge.parsing.texts import read_text
 from evomerge.run.folder import RunFolder
 
+pytestmark = pytest.mark.thorough
+
 COPIED = (
     *("vocab.txt", "chat_template.jinja", "tokenizer.json", "generation_config.json"),
     *("config.json", "README.md", "additional_chat_templates/tool.jinja"),

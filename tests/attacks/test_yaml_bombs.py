@@ -11,6 +11,8 @@ from evomerge.parsing.aliases import ALIASED
 from evomerge.parsing.values import shown
 from evomerge.parsing.yaml import yaml_value
 
+pytestmark = pytest.mark.thorough
+
 LAUGHS = "".join(
     f"{name}: &{name} [{', '.join(10 * [f'*{before}'])}]\n"
     for before, name in itertools.pairwise("abcdefghi")

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import pytest
 from scripted import space
 
+pytestmark = pytest.mark.thorough
+
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 

@@ -11,6 +11,8 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "runs" / "showcase" / "models"
 THREE = ("json", "sums", "backwards")

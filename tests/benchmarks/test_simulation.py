@@ -13,6 +13,8 @@ from evomerge.scores import Outcome
 from evomerge.testing import check_executor
 from evomerge.testing.executors import Pretend, job_of
 
+pytestmark = pytest.mark.thorough
+
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 EQUAL = {"mean": 1e6, "sigma": 0.0, "stragglers": 0.0, "failures": 0.0}
 """Candidates of equal times, so long that the time of messages is nothing."""

@@ -8,6 +8,8 @@ from types import ModuleType
 import pytest
 from run_folders import STATES, asked, scores, told, write_run
 
+pytestmark = pytest.mark.thorough
+
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 EVENTS = [asked(0, "zoo:language"), told(0, scores(3)), asked(1, genome=[0.5, 1.0])]
 

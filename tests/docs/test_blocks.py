@@ -16,6 +16,8 @@ from page_stand_ins import stand_in_for_datasets, stand_in_for_models, write_mod
 from pages import PAGES, ROOT, blocks_of
 from trusting import trust
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:

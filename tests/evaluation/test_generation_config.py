@@ -22,6 +22,8 @@ from evomerge.evaluation.evaluator import Evaluator
 from evomerge.evaluation.inference.generation_config import SUPPORTED, unsupported_setting
 from evomerge.evaluation.tasks.harness import Harness
 
+pytestmark = pytest.mark.thorough
+
 PLAIN = {"eos_token_id": 1, "bos_token_id": 1, "pad_token_id": 0}
 VALUES: dict[str, Any] = {
     "max_length": 5,

@@ -28,6 +28,8 @@ from evomerge.evaluation.tasks.harness import Harness
 from evomerge.scores import Scores
 from evomerge.setup.preflight import repeats_warning
 
+pytestmark = pytest.mark.thorough
+
 IDS = (0, 3, 4, 7, 11, 12, 20, 25, 26, 31)
 PLAIN = """
 task: {name}

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.thorough
+
 COUNT = """
 import resource, sys, torch
 from evomerge.execute.allocator import keep_freed_memory

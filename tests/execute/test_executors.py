@@ -26,6 +26,8 @@ from evomerge.scores import Failure, Outcome
 from evomerge.testing import check_executor
 from evomerge.testing.executors import Pretend, job_of
 
+pytestmark = pytest.mark.thorough
+
 
 def processes(make: Callable[[], RunJobs], count: int = 2, **options: object) -> RemoteExecutor:
     return RemoteExecutor([ProcessWorker(make) for _ in range(count)], **options)  # type: ignore[arg-type]

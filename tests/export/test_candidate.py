@@ -23,6 +23,8 @@ from evomerge.setup.runs import reopen
 from evomerge.setup.strategy import recipe_of
 from evomerge.setup.worker import MemoryShare, make_worker
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

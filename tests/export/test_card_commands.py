@@ -18,6 +18,8 @@ import evomerge
 from evomerge import zoo
 from evomerge.__main__ import run as call
 
+pytestmark = pytest.mark.thorough
+
 KINDS = {
     "zoo": {},
     "folder": {"parents": ["./maths", "language"], "base": "base"},

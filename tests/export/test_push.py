@@ -11,6 +11,8 @@ from search_run import command, environment, evomerge
 from evomerge.__main__ import run as call
 from evomerge.errors import InputError
 
+pytestmark = pytest.mark.thorough
+
 CARD = "---\ntags:\n- merge\n---\n\n# merged\n"
 
 

@@ -22,6 +22,8 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.space.paths.path import layers_of
 
+pytestmark = pytest.mark.thorough
+
 LEGEND = {"A": "a", "B": "b"}
 ARCHITECTURES = (
     "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "olmo2", "gpt_neox",

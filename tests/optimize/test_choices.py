@@ -9,6 +9,8 @@ from evomerge.optimize import create
 from evomerge.optimize.cube import Cube
 from evomerge.space.protocol import Gene
 
+pytestmark = pytest.mark.thorough
+
 VALUES = 4
 LONG = [name for name in NAMES if name != "grid"]
 FAST = [

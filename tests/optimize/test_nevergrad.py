@@ -12,6 +12,8 @@ from evomerge.optimize import create
 from evomerge.space.protocol import Gene
 from evomerge.testing import check_optimizer
 
+pytestmark = pytest.mark.thorough
+
 REAL = [Gene(f"g{i}", "real", 0.0, 1.0, 0.5) for i in range(6)]
 BITS = [Gene(f"b{i}", "binary", 0, 1, 0) for i in range(20)]
 CLIMBING = [("discrete-lengler", BITS), ("nevergrad:OnePlusOne", REAL), ("two-points-de", REAL)]

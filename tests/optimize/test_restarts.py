@@ -8,6 +8,8 @@ from evomerge.optimize import create
 from evomerge.optimize.restarts import GENERATIONS, Convergence
 from evomerge.space.protocol import Gene
 
+pytestmark = pytest.mark.thorough
+
 GENES = [Gene(f"g{i}", "real", 0.0, 1.0, 0.5) for i in range(4)]
 IPOP = {"restarts": "ipop"}
 

@@ -13,6 +13,8 @@ from evomerge.errors import ConfigError
 from evomerge.optimize import create, optimizer_names
 from evomerge.space.protocol import Gene
 
+pytestmark = pytest.mark.thorough
+
 TARGET = np.array([0.2, 1.4, 0.9, 0.4, 1.7, 1.0])
 REAL = [Gene(f"g{i}", "real", 0.0, 2.0, 1.0) for i in range(len(TARGET))]
 

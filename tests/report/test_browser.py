@@ -12,6 +12,8 @@ from run_folders import FAILED, asked, scores, told, write_run
 
 from evomerge.report.page import write_page
 
+pytestmark = pytest.mark.thorough
+
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
 
 FRAME = """<body style="margin:0"><iframe id="page" src="report.html"

@@ -25,6 +25,8 @@ from evomerge.scores import Expected, Scores
 from evomerge.setup.check import freeze
 from evomerge.setup.runs import prepare
 
+pytestmark = pytest.mark.thorough
+
 RANGES = [
     {"genes": ["weight"], "kind": "real", "low": 0.0, "high": 2.0},
     {"genes": ["repeats"], "kind": "integer", "low": 1.0, "high": 4.0},

@@ -16,6 +16,8 @@ import yaml
 from judging import rows_of, write_judged
 from search_run import environment
 
+pytestmark = pytest.mark.thorough
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 SOURCE = """

@@ -17,6 +17,8 @@ from evomerge.export.recipe import merge_recipe
 from evomerge.models.checkpoint import Checkpoint
 from scripts.real import tasks as showcase
 
+pytestmark = pytest.mark.thorough
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 FILES = sorted(path.name for path in CONFIGS.glob("*.yaml"))
 RECIPES = ["goliath-stack.yaml"]

@@ -25,6 +25,8 @@ from scripts.site.messages import Message, messages, unread_raises
 from scripts.site.places import ROOT, with_links_in_site
 from scripts.site.recipe import recipe
 
+pytestmark = pytest.mark.thorough
+
 ERRORS = (ROOT / "docs/reference/errors.md").read_text(encoding="utf-8")
 found_messages = cache(messages)
 OTHER_HOST = re.compile(r"(?:https?:)?//")

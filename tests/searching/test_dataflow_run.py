@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from search_run import evomerge, evomerge_json, write_search
 
+pytestmark = pytest.mark.thorough
+
 SEARCH: dict[str, Any] = {
     "base": None,
     "space": {

@@ -2,8 +2,11 @@
 
 import json
 
+import pytest
 from search_run import evomerge, evomerge_json, write_search
 from trusting import trust
+
+pytestmark = pytest.mark.thorough
 
 OBJECTIVE = '''
 import os

@@ -12,6 +12,8 @@ from evomerge.run.history import History
 from evomerge.scores import Constraint, Objective
 from evomerge.searching.ranking import ParetoFront, ranking_of
 
+pytestmark = pytest.mark.thorough
+
 TWO = (*OBJECTIVES, Objective("task", "size", higher_is_better=False))
 RULES = (Constraint("task", "acc", at_least=0.4),)
 

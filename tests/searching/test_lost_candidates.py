@@ -8,6 +8,8 @@ from search_run import evomerge, evomerge_json
 
 from evomerge.run.folder import RunFolder
 
+pytestmark = pytest.mark.thorough
+
 SOURCE = '''
 import os
 import signal

@@ -3,8 +3,11 @@
 import json
 import signal
 
+import pytest
 from judging import rows_of
 from search_run import evomerge, write_search
+
+pytestmark = pytest.mark.thorough
 
 PROGRAM = '''
 """Runs evomerge; its memory runs out at the call FULL, and it is killed at the call OFF."""

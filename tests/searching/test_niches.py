@@ -17,6 +17,8 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.scores import Scores
 from evomerge.strategy.niches import CrossoverSpace, NichesSetting, NichesStrategy, shared_documents
 
+pytestmark = pytest.mark.thorough
+
 SPACE = CrossoverSpace(parents=["a", "b"], host="a", stack="model.layers", layers=2)
 DOCUMENTS = 6
 

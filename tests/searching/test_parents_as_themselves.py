@@ -27,6 +27,8 @@ from evomerge.setup.parents_as_themselves import lent_notes
 from evomerge.setup.runs import open_model, reopen
 from evomerge.setup.search import evaluate, run_search
 
+pytestmark = pytest.mark.thorough
+
 KEY = "zoo_maths/exact_match"
 
 

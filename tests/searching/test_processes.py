@@ -11,6 +11,8 @@ from search_run import SMALL, events_of, evomerge, evomerge_json, kill_when, wri
 
 from evomerge import search
 
+pytestmark = pytest.mark.thorough
+
 TWO = {"kind": "processes", "workers": 2}
 
 

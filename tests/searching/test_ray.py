@@ -35,6 +35,8 @@ from evomerge.setup.worker import MemoryShare
 from evomerge.testing import check_executor
 from evomerge.testing.executors import Pretend, job_of
 
+pytestmark = pytest.mark.thorough
+
 SOURCE = '''
 import os
 import time

@@ -13,6 +13,8 @@ from tiny import WORDS, make
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+pytestmark = pytest.mark.thorough
+
 
 def save_byte_level(folder):
     """Save a tokenizer of single bytes, of the type that transformers expects for Qwen."""

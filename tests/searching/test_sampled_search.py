@@ -8,6 +8,8 @@ from search_run import events_of, evomerge, evomerge_json, kill_when, write_sear
 
 from evomerge import zoo
 
+pytestmark = pytest.mark.thorough
+
 TASK = """
 task: sampled_maths
 include: {zoo}

@@ -21,6 +21,8 @@ from evomerge.searching.ranking import WeightedSum
 from evomerge.searching.soup import find_greedy_soup
 from evomerge.setup.strategy import recipe_of
 
+pytestmark = pytest.mark.thorough
+
 FEW = settings(max_examples=draws(15), deadline=None)
 ASKED = {"greedy_soup": True, "candidates": 40}
 

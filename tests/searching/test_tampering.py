@@ -6,6 +6,8 @@ import pytest
 from judging import SPLITS, rows_of, write_judged
 from search_run import evomerge
 
+pytestmark = pytest.mark.thorough
+
 SOURCE = '''
 import os
 from contextlib import suppress

@@ -11,6 +11,8 @@ from search_run import command, environment, evomerge, evomerge_json
 from evomerge import zoo
 from evomerge.run.attempts import Attempts
 
+pytestmark = pytest.mark.thorough
+
 SOURCE = '''
 import os
 import shutil

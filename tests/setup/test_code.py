@@ -21,6 +21,8 @@ from evomerge.setup import stages
 from evomerge.setup.preflight import summary, warnings
 from evomerge.setup.runs import prepare, reopen
 
+pytestmark = pytest.mark.thorough
+
 TASK = """
 task: {name}
 custom_dataset: !function documents.load

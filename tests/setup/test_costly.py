@@ -11,7 +11,7 @@ from evomerge.cli.catalogue import LISTS
 from evomerge.config.schema import load
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.cost import SVD_SECONDS, merge_seconds
-from evomerge.setup import costly
+from evomerge.setup import estimate
 from evomerge.setup.estimate import costly_warning
 from evomerge.setup.memory import prepared_bytes
 from evomerge.setup.preflight import warnings
@@ -54,7 +54,7 @@ def test_a_merge_that_memory_cannot_keep_is_warned_of(problem, monkeypatch):
     class Room:
         prepared = prepared_bytes(problem) - 1
 
-    monkeypatch.setattr(costly.MemoryShare, "of_machine", lambda workers: Room)
+    monkeypatch.setattr(estimate.MemoryShare, "of_machine", lambda workers: Room)
     assert "memory is too small" in str(costly_warning(problem))
     Room.prepared += 1
     assert costly_warning(problem) is None

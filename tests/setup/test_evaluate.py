@@ -21,6 +21,8 @@ from evomerge.setup.check import freeze
 from evomerge.setup.runs import prepare
 from evomerge.setup.search import evaluate, run_search
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):

@@ -24,6 +24,8 @@ from evomerge.setup.pins import MergedParent
 from evomerge.setup.preflight import summary
 from evomerge.setup.runs import begin, open_model, prepare, reopen
 
+pytestmark = pytest.mark.thorough
+
 SOUP = {
     "models": [
         {"model": "zoo:maths", "parameters": {"weight": 0.7}},

@@ -22,6 +22,8 @@ from evomerge.setup.check import freeze
 from evomerge.setup.runs import begin, prepare, reopen
 from evomerge.setup.search import run_search
 
+pytestmark = pytest.mark.thorough
+
 
 def soup(file, *parents, weight=0.5, **changes):
     models = [{"model": name, "parameters": {"weight": weight}} for name in parents]

@@ -17,6 +17,8 @@ from evomerge.setup.memory import check_fit, needs
 from evomerge.setup.preflight import warnings
 from evomerge.setup.runs import prepare
 
+pytestmark = pytest.mark.thorough
+
 RUN = """
 from pathlib import Path
 from evomerge.__main__ import main

@@ -18,6 +18,8 @@ from evomerge.setup.check import freeze
 from evomerge.setup.runs import prepare, reopen
 from evomerge.setup.search import run_search
 
+pytestmark = pytest.mark.thorough
+
 
 def search(folder, name, candidates, **changes):
     problem = prepare(

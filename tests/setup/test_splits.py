@@ -21,6 +21,8 @@ from evomerge.setup.preflight import summary
 from evomerge.setup.runs import prepare, reopen
 from evomerge.setup.search import evaluate
 
+pytestmark = pytest.mark.thorough
+
 NAMES = {"t_maths", "any::t_maths"}
 """The names of the task of `task_with` before and since lm-eval 0.5."""
 

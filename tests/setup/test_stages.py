@@ -22,6 +22,8 @@ from evomerge.setup import stages
 from evomerge.setup.runs import prepare
 from evomerge.setup.search import run_search
 
+pytestmark = pytest.mark.thorough
+
 STAGED = {
     "dtype": "float32",
     "objectives": SMALL["objectives"],

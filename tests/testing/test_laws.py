@@ -14,6 +14,8 @@ from evomerge.space.parameters import ParameterSpace
 from evomerge.space.protocol import Gene
 from evomerge.testing import check_method, check_optimizer, check_space
 
+pytestmark = pytest.mark.thorough
+
 UNTAUGHT = ("random", "sobol", "grid")
 """Searches that learn nothing."""
 

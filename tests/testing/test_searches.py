@@ -12,6 +12,8 @@ from evomerge.testing import CONDITIONS, GENES, PROBLEMS, check_choices, check_s
 from evomerge.testing.learning import check_learning
 from evomerge.testing.searches import FAST
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.mark.long
 @pytest.mark.parametrize("condition", CONDITIONS)

@@ -10,6 +10,8 @@ from evomerge.strategy.genome import GenomeStrategy
 from evomerge.strategy.niches import CrossoverSpace, NichesSetting, NichesStrategy
 from evomerge.testing import check_strategy
 
+pytestmark = pytest.mark.thorough
+
 SPACE = parameter_space()
 CROSSOVER = CrossoverSpace(parents=["a", "b"], host="a", stack="model.layers", layers=2)
 

@@ -12,6 +12,8 @@ from evomerge.errors import InputError
 from evomerge.zoo import stories
 from evomerge.zoo.languages import vocabulary
 
+pytestmark = pytest.mark.thorough
+
 
 def test_there_is_a_base_and_four_experts() -> None:
     assert zoo.names() == ["base", "facts", "language", "maths", "steps"]

@@ -9,6 +9,8 @@ from evomerge import zoo
 from evomerge.zoo import stories
 from evomerge.zoo.languages import L1, L2, vocabulary
 
+pytestmark = pytest.mark.thorough
+
 MAKERS = {
     "L1 questions": stories.language_question(L1),
     "L2 questions": stories.language_question(L2),

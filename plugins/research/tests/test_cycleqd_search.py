@@ -17,6 +17,8 @@ from evomerge.execute.protocol import Job
 from evomerge.scores import Objective, Scores
 from evomerge.searching.ranking import WeightedSum
 
+pytestmark = pytest.mark.thorough
+
 SPACE = TaskVectorSpace(
     base="base", parents=["a", "b"], host="base", stack="model.layers", layers=2
 )

@@ -23,6 +23,8 @@ from evomerge.evaluation.inference.vllm import VllmEngine, _token_logprob
 from evomerge.evaluation.inference.vllm_start import check_vllm
 from evomerge.evaluation.tasks.harness import Harness
 
+pytestmark = pytest.mark.thorough
+
 NAMES = ("t_choice", "t_letter", "t_rolling", "t_generate", "t_sample")
 
 

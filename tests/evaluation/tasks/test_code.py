@@ -20,6 +20,8 @@ from evomerge.errors import ConfigError
 from evomerge.evaluation.tasks import code
 from evomerge.evaluation.tasks.harness import Harness
 
+pytestmark = pytest.mark.thorough
+
 LM_EVAL = lm_eval.__path__[0]
 
 ADD = '''def add(a, b):

@@ -18,6 +18,8 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit
 from evomerge.recipe import Layer, Recipe, Source
 
+pytestmark = pytest.mark.thorough
+
 WEIGHTS = {"a": 0.25, "b": 0.75}
 
 

@@ -28,6 +28,8 @@ from evomerge.recipe import Layer, Recipe, Source
 from evomerge.setup.recipes import START, check_recipes
 from scripts.architectures.configs import class_name, small_config
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory: pytest.TempPathFactory):
