@@ -28,6 +28,8 @@ from evomerge.models.safetensors import read_folder
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.run.atomic import atomic_folder
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:

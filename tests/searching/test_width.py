@@ -17,6 +17,8 @@ from evomerge.errors import SearchError
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
 
+pytestmark = pytest.mark.thorough
+
 OPTIMIZERS = ["cma", "nevergrad:DE", "random", "nevergrad:OnePlusOne"]
 FEW = settings(max_examples=draws(15), deadline=None)
 
