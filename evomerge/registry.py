@@ -66,8 +66,9 @@ class Registry(Generic[T]):
         if name in self.elsewhere:
             package = self.elsewhere[name]
             raise self.error(
-                f"The {self.kind} {name!r} is in the package {package}, which is not installed; "
-                f"install it (`pip install {package}`), or choose another {self.kind}."
+                f"The {self.kind} {name!r} is in the package {package}, which is not installed; in "
+                f"a clone of evomerge run `pip install ./plugins/{package.rpartition('-')[2]}`, or "
+                f"choose another {self.kind}."
             )
         names = self.names()
         raise self.error(

@@ -92,6 +92,6 @@ def test_validate_prints_no_table_of_genes_where_there_are_none(tmp_path):
 )
 def test_what_another_package_of_ours_adds_names_the_package(change, what, monkeypatch):
     monkeypatch.setattr(registry, "_entry_points", lambda group: [])
-    message = f"{what} is in the package evomerge-research, which is not installed; install it"
+    message = f"{what} is in the package evomerge-research, which is not installed; in a clone"
     with pytest.raises(InputError, match=message):
         prepare(parse(GOOD | change, "search.yaml"), Path.cwd())
