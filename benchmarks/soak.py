@@ -82,7 +82,12 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     given = arguments()
     # Searches and children import the package and the tests' modules of this checkout.
-    paths = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
+    paths = [
+        str(ROOT),
+        str(ROOT / "tests"),
+        str(ROOT / "tests" / "shared"),
+        str(ROOT / "benchmarks"),
+    ]
     sys.path[:0] = paths
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -20,4 +20,5 @@ def test_the_tests_mirror_the_package():
         "scripts",
         "benchmarks",
         "docs",
-    }  # of the repository, and attacks on all of it
+        "shared",
+    }  # of the repository, attacks on all of it, and what tests of several rooms use

@@ -50,7 +50,7 @@ def execute(command: list[str]) -> tuple[str, str | None]:
         at = words.index(">")
         words, target = words[:at], words[at + 1]
     assert words[0] in PROGRAMS, (
-        f"unknown program {words[0]!r}; say in tests/page_commands.py how it is checked"
+        f"unknown program {words[0]!r}; say in tests/docs/pages/page_commands.py how it is checked"
     )
     printed = PROGRAMS[words[0]](words[1:])
     if target is not None:

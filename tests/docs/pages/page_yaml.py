@@ -40,7 +40,7 @@ def check(text: str, path: Path, shown: bool) -> None:
                 raise AssertionError(f"as {about}: {error}") from error
             return
     raise AssertionError(
-        f"unknown YAML with the keys {list(data)}; say in tests/page_yaml.py how it is checked"
+        f"unknown YAML with the keys {list(data)}; say in page_yaml.py how it is checked"
     )
 
 

@@ -44,7 +44,7 @@ class Reader:
             AssertionError: the block is wrong, or of an unknown kind.
         """
         assert block.language in KINDS, (
-            f"unknown language {block.language!r}; see tests/page_reader.py"
+            f"unknown language {block.language!r}; see tests/docs/pages/page_reader.py"
         )
         if KINDS[block.language] in (Reader.python, Reader.shell, Reader.console):
             make_what_is_used(block.text)
