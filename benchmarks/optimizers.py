@@ -1,9 +1,9 @@
-"""Compares all optimizers at equal numbers of candidates: on real merges, and on landscapes.
+"""Compares all optimizers at equal numbers of candidates, on real merges.
 
     python benchmarks/optimizers.py [--quick] [--worlds NAME ...] [--optimizers NAME ...]
                                     [--seeds N] [--candidates N] [--records DIR] [--picture FILE]
 
-**Real merges.** Five spaces over the embedded models are searched for arithmetic in the language
+**Embedded models.** Six spaces over the embedded models are searched for arithmetic in the language
 that the maths model does not know (`zoo_l2_maths`). `weights 8`: two parents, with a weight for two
 groups of layers, the embeddings and the head. `weights 32`: the same parents, with a weight for the
 attention, the feed-forward part, the norms and the rest of four groups of layers. `weights 128`:
@@ -24,13 +24,7 @@ of layers and each expert. Candidates have 40 documents of each task, finalists 
 `"smollm2 grid" --optimizers grid` tries what people try by hand: one weight for each expert, on
 finer and finer grids. A candidate takes seconds, so these are run by name only.
 
-**Landscapes.** The candidates of all these searches train a neural network for each space, that
-predicts the fitness of a genome. On it the same searches are repeated with 1,000 candidates; a
-score is that of simulated documents, as many as a real candidate has, and the table shows the
-winner's value without noise. The error of the prediction is measured on searches that were left
-out. Of paths it is too large for such a table to mean anything.
-
-Each real search is kept in `--records` (default: runs/optimizers) and is not repeated, so that the
+Each search is kept in `--records` (default: runs/optimizers) and is not repeated, so that the
 measurement can be interrupted, and divided among processes by `--worlds`. The last line is one JSON
 object: space, optimizer and candidates -> the winner's score minus that of random search.
 """
@@ -48,7 +42,6 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from choosing.landscape import Landscape, learn
 from choosing.records import CHECKPOINTS, Record, Records
 from choosing.searches import search, winner
 from choosing.table import differences, show
@@ -68,10 +61,9 @@ def main() -> None:
     parser.add_argument("--worlds", nargs="+", choices=list(SPACES), default=list(EMBEDDED))
     parser.add_argument("--optimizers", nargs="+", choices=KNOWN, default=OPTIMIZERS)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--candidates", type=int, default=300, help="of a real search")
+    parser.add_argument("--candidates", type=int, default=300, help="of a search")
     parser.add_argument("--records", type=Path, default=ROOT / "runs" / "optimizers")
     parser.add_argument("--picture", type=Path, help="SVG of the scores over candidates")
-    parser.add_argument("--only-real", action="store_true", help="no landscapes")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
@@ -85,13 +77,8 @@ def main() -> None:
     for world in options.worlds:
         known = [one for one in records.read(world, candidates) if one.seed in seeds]
         real = [one for one in known if one.optimizer in options.optimizers]
-        show(f"{world} genes, real merges: score of the winner on test documents", real)
+        show(f"{world} genes: score of the winner on test documents", real)
         found |= differences(world, real)
-        if not options.only_real:
-            landscape = learn(world, known)
-            long = simulate(landscape, options.optimizers, seeds, 200 if options.quick else 1000)
-            show(f"{world} genes, landscape ({landscape.about}): value of the winner", long)
-            found |= differences(f"{world} landscape", long)
     if options.picture:
         from choosing.picture import draw
 
@@ -129,23 +116,6 @@ def run_missing(
                 f"{found.scoring:.0f}, optimizer {found.seconds:.1f}",
                 flush=True,
             )
-
-
-def simulate(
-    landscape: Landscape, optimizers: list[str], seeds: range, candidates: int
-) -> list[Record]:
-    """Search a landscape with each optimizer and seed."""
-    records = []
-    for name in optimizers:
-        for seed in seeds:
-            documents = landscape.documents(seed)
-            found = search(name, landscape.space, documents.search, candidates, seed)
-            winners = {}
-            for count in [n for n in CHECKPOINTS if n < candidates] + [candidates]:
-                best, valid = winner(found, count, documents.validation)
-                winners[count] = (valid or 0.0, landscape.value(found.genomes[best]))
-            records.append(Record(landscape.world, name, seed, found, winners))
-    return records
 
 
 if __name__ == "__main__":
