@@ -36,21 +36,18 @@ in a space without anything new, for example."""
 
 @dataclass
 class _Try:
-    """What is known about a genome that was asked.
-
-    Attributes:
-        outcome: the losses and the violation; None until they are told.
-        waiting: proposals of the same genome, which wait for its outcome.
-    """
+    """What is known about a genome that was asked."""
 
     outcome: tuple[tuple[float, ...], float] | None = None
+    """The losses and the violation, once they are told."""
     waiting: list[OpenTrial] = field(default_factory=list)
+    """Proposals of the same genome, which wait for its outcome."""
 
 
 class BaseOptimizer(ABC):
     """Implements the protocol; a subclass proposes points of the unit cube and learns losses.
 
-    A subclass overrides `learn`, or, for several objectives or constraints, `learn_all`.
+    A subclass overrides `propose`, and `learn` or, for several objectives, `learn_all`.
 
     A genome is tried once. If the algorithm proposes it again, it learns the known outcome at once
     (`learn_again`), or as soon as that is told, and proposes the next one. So it goes on as if it
@@ -184,8 +181,8 @@ class BaseOptimizer(ABC):
     def amend(self, trial: int, genome: Genome) -> None:
         """Replace the genome of an open trial by the one that was really tried.
 
-        If the two genomes are nearly equal (`Cube.is_near`), nothing is replaced. The algorithm
-        then learns from its own sample, which is better than from a point that it did not propose.
+        If the two are nearly equal (`Cube.is_near`), the algorithm learns from its own sample,
+        which is better than from a point that it did not propose.
 
         Raises:
             ValueError: no such trial is open, or the genome does not belong to the space.

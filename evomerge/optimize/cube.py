@@ -108,7 +108,7 @@ class Cube:
         return moved
 
     def point(self, genome: Genome) -> Vector:
-        """Return the point that a genome maps to.
+        """Return the point that a genome maps to; shape (dimensions,).
 
         The keys of a choice are the mean of those, in a first sample, of which this value's is the
         largest. So the value wins clearly, and small steps can still make another one win.

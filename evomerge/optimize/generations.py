@@ -25,15 +25,11 @@ sizes are learned from the lengths and ranks of samples; they pull the mean anyh
 
 @dataclass(frozen=True)
 class Told(Generic[Sample]):
-    """An outcome.
+    """An outcome."""
 
-    Attributes:
-        sample: the algorithm's own; None if it did not sample the point, or not exactly.
-        point: of the cube, shape (dimensions,).
-        loss: the loss.
-    """
-
-    sample: Sample | None
+    sample: (
+        Sample | None
+    )  # the algorithm's own; None if it did not sample the point, or not exactly
     point: Vector
     loss: float
 
@@ -49,10 +45,6 @@ class Generations(BaseOptimizer, Generic[Sample]):
     Points that were enqueued do not count into a generation. The best of them, up to
     `INJECTED_SHARE`, take the places of the worst samples if they are better than these (injection,
     Hansen 2011, arXiv 1110.4181). Amended points count as samples.
-
-    Args:
-        cube: the coordinate system of the genes.
-        population: trials in a generation.
     """
 
     def __init__(self, cube: Cube, population: int) -> None:

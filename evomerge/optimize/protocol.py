@@ -1,11 +1,35 @@
-"""The ask/tell interface of all optimizers."""
+"""The ask/tell interface of all optimizers, and how they are made."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from evomerge.space.protocol import Genome
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a search file says about its optimizer.
+
+    Attributes:
+        seed: seed of all its random numbers, 0 or more.
+        population: trials in a generation, or None for the default of the optimizer.
+        sigma: initial step of genes without a step of their own, as a share of the gene's range, in
+            (0, 1]; choices have none.
+        budget: planned number of trials, or None if unknown. It may be checked; proposals must not
+            depend on it, so that it can be raised later.
+        objectives: number of values that `tell` gets.
+        options: further options, as the optimizer defines them.
+    """
+
+    seed: int = 0
+    population: int | None = None
+    sigma: float = 1 / 6
+    budget: int | None = None
+    objectives: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Optimizer(Protocol):
@@ -46,9 +70,7 @@ class Optimizer(Protocol):
         ...
 
     def enqueue(self, genome: Genome) -> None:
-        """Add a genome to the queue of genomes that `ask` proposes first, in their order.
-
-        Examples are a parent, the uniform merge, and the best genome of an earlier run.
+        """Add a genome (of a parent, for example) to the queue that `ask` proposes first.
 
         Raises:
             ValueError: the genome does not belong to the space.

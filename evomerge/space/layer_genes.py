@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge.errors import ConfigError
+from evomerge.merging.methods.method import Method
 from evomerge.recipe import Knob, Layer, Source
-from evomerge.space.knobs import KnobPlan, MethodSpec, SearchedKnob
+from evomerge.space.knobs import KnobPlan, SearchedKnob
 from evomerge.space.protocol import Gene
 
 _KINDS = {"real": "real", "integer": "integer", "flag": "binary"}
@@ -40,13 +41,13 @@ class MethodInputs:
         base: reference of the base, or None if the method uses none.
     """
 
-    method: MethodSpec
+    method: Method
     sources: tuple[str, ...]
     base: str | None
 
 
 def method_inputs(
-    methods: Sequence[MethodSpec],
+    methods: Sequence[Method],
     parents: Sequence[str],
     base: str | None,
     *,

@@ -16,11 +16,12 @@ from dataclasses import replace
 from typing import Literal
 
 from evomerge.errors import ConfigError, RecipeError, did_you_mean
+from evomerge.merging.methods.method import Method
 from evomerge.recipe import Layer, Recipe
 from evomerge.space.baselines import UNIFORM, uniform_recipe
-from evomerge.space.knobs import MethodSpec, Setting, plan_knobs
+from evomerge.space.knobs import Setting, plan_knobs
 from evomerge.space.layer_genes import Component, LayerGenes, method_inputs, rounded
-from evomerge.space.pool import Pool
+from evomerge.space.pool import ParentPool
 from evomerge.space.protocol import Gene, Genome
 
 REST = "rest"
@@ -52,7 +53,7 @@ class ParameterSpace:
         smooth: whether knobs are interpolated linearly over depth. The genes then belong to single
             blocks, called anchors: as many as `groups`, spread evenly from the first block to the
             last one (see `LayerGenes.interpolate`).
-        most_parents: largest number of parents that a candidate merges (see `Pool`); None: it
+        most_parents: largest number of parents that a candidate merges (see `ParentPool`); None: it
             merges all of them.
         knobs: knob -> a range to search or a fixed number. The other knobs are searched in the
             method's own range, or stay at its default if it has none.
@@ -74,7 +75,7 @@ class ParameterSpace:
         host: str,
         stack: str,
         layers: int,
-        methods: Sequence[MethodSpec],
+        methods: Sequence[Method],
         method_per: Literal["model", "group"] = "model",
         groups: int | Literal["each", "one"] = "one",
         components: Sequence[str] = (),
@@ -96,7 +97,7 @@ class ParameterSpace:
         )
         pooled = most_parents is not None
         inputs = method_inputs(methods, self.parents, base, pool=pooled)
-        self._pool = None if most_parents is None else Pool(inputs, most_parents)
+        self._pool = None if most_parents is None else ParentPool(inputs, most_parents)
         plan = plan_knobs(methods, knobs or {})
         self._block_genes = LayerGenes(inputs, plan, _components(components, filters or {}))
         self._end_genes = LayerGenes(inputs, plan, ())  # of the embeddings, of the head

@@ -23,7 +23,7 @@ THRESHOLD = 0.5
 _SIGMA = 0.25
 
 
-class Pool:
+class ParentPool:
     """The genes that say which parents a candidate merges.
 
     Args:

@@ -106,7 +106,7 @@ class NichesSetting:
 
 
 @dataclass
-class Archive:
+class NichesArchive:
     """The members and their scores.
 
     Attributes:
@@ -165,7 +165,7 @@ class NichesStrategy(MatingStrategy):
         self, space: CrossoverSpace, documents: Documents, setting: NichesSetting, seed: int
     ) -> None:
         super().__init__(space, setting.generation, seed)
-        self.setting, self.archive = setting, Archive(setting)
+        self.setting, self.archive = setting, NichesArchive(setting)
         self._places, self._documents = space.places, documents
 
     def _child(self, random: np.random.Generator) -> Origin:

@@ -16,13 +16,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from evomerge.errors import ConfigError, RecipeError
+from evomerge.errors import ConfigError
+from evomerge.merging.methods.method import Method
 from evomerge.recipe import Layer, Recipe
 from evomerge.space.baselines import UNIFORM, uniform_recipe
-from evomerge.space.knobs import MethodSpec, Setting, plan_knobs
+from evomerge.space.knobs import Setting, plan_knobs
 from evomerge.space.layer_genes import LayerGenes, method_inputs, rounded
-from evomerge.space.paths.frame import baselines_of
-from evomerge.space.paths.path import Hop, Path
+from evomerge.space.paths.frame import Scales, parent_recipe
 from evomerge.space.paths.slots import SlotSpace
 from evomerge.space.protocol import Gene, Genome
 
@@ -60,14 +60,14 @@ class JointSpace:
         parents: Mapping[str, int],
         frame: Recipe,
         *,
-        method: MethodSpec,
+        method: Method,
         knobs: Mapping[str, Setting] | None = None,
         base: str | None = None,
         outside: bool = True,
         stack: str = "model.layers",
         repeats: int = 1,
         indicators: Literal["threshold", "binary"] = "threshold",
-        scales: tuple[float, float] | float = (0.5, 1.5),
+        scales: Scales = (0.5, 1.5),
         fixed_ends: bool = True,
         layers: tuple[int, int | None] = (1, None),
     ) -> None:
@@ -126,7 +126,10 @@ class JointSpace:
 
     def baselines(self) -> dict[str, Recipe]:
         """Return every parent as it is, and the plain average of all except the base."""
-        found = baselines_of(self._parents, self._stack, self._frame)
+        found = {
+            name: parent_recipe(name, self._depth, self._stack, self._frame)
+            for name in self._parents
+        }
         if len(self._parents) < 2:
             return found
         uniform = uniform_recipe(self._experts(), self._depth, self._stack, self._frame)
@@ -138,10 +141,8 @@ class JointSpace:
         Their path passes every depth once, with scales of 1. If this space does not contain that
         path, there are no such genomes.
         """
-        every_depth: Path = tuple(Hop(self._frame.host, layer) for layer in range(self._depth))
-        try:
-            path_genome = self._path_space.genome_of_path(every_depth, {})
-        except RecipeError:
+        path_genome = self._path_space.own_path(self._frame.host)
+        if path_genome is None:
             return {}
         experts = self._experts()
         mixtures = {parent: {parent: 1.0} for parent in self._parents}
