@@ -7,7 +7,8 @@ from typing import Protocol
 
 from evomerge.errors import CheckpointError
 from evomerge.models.causal import TEMPLATE_FILES, has_chat_template
-from evomerge.models.references import folder_with, read_config
+from evomerge.models.references import folder_with
+from evomerge.models.safetensors import read_json
 
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 _TOKENIZER_FILES = ["tokenizer_config.json", *TEMPLATE_FILES]
@@ -38,7 +39,8 @@ class ModelFiles:
     def layers(self, model: str) -> int | None:
         """Return the number of blocks of a model, or None if its config cannot be read."""
         try:
-            config = read_config(model, self._relative_to)
+            folder = folder_with(["config.json"], model, self._relative_to)
+            config = read_json(folder / "config.json")
         except CheckpointError:
             return None
         for section in (config, *(v for v in config.values() if isinstance(v, dict))):
