@@ -118,7 +118,6 @@ class Layer:
     """How one block of the merged model, its embeddings or its head is made.
 
     Attributes:
-        method: name of a merge method.
         sources: the sources that are merged, in order.
         base: source that task vectors are measured from, or None if the method uses none.
         knobs: knobs of the merge as a whole (`t`, `lambda`, `normalize`, ...).
@@ -164,8 +163,6 @@ class Recipe:
             `base`) and every tensor that is not merged (a vision tower, for example), bit for bit.
         layers: block stack of the host (`model.layers`) -> its blocks in order. The blocks of a
             stack that is not named are the host's.
-        embeddings: how the tensors before the blocks are made.
-        head: how the tensors after the blocks are made: final norm, output head.
         dtype: dtype of the written weights. Merges compute in float32 and round once.
         tokenizer: `base` (the host's), `union` (the tokens of all parents), or a parent reference.
         seed: seed of the random methods (DARE, DELLA).

@@ -25,12 +25,7 @@ TOKENS = "tokens"
 
 @dataclass(frozen=True)
 class Expected:
-    """An estimate of the score on all documents, made from a part of them.
-
-    Attributes:
-        value: the estimate.
-        error: its standard error.
-    """
+    """An estimate of the score on all documents from a part of them, and its standard error."""
 
     value: float
     error: float
@@ -41,13 +36,9 @@ class Example:
     """One scored document as people read it. Long texts are cut.
 
     Attributes:
-        task: the task.
-        document: id of the document.
         prompt: what the model read.
         answer: what the model generated, or the choice that it found most likely.
         parsed: what the task's filter made of the answer; equal to it if there is no filter.
-        target: the right answer.
-        values: metric -> value of this document.
     """
 
     task: str
@@ -147,11 +138,8 @@ class Failure:
     Attributes:
         stage: what failed: `merge` or `evaluate`; `timeout` if it took too long, `lost` if its
             process died.
-        reason: the error message, one line.
         seconds: wall-clock seconds of each phase, as in `Scores`. Failures that differ only in
             their times are equal.
-        cpu_seconds: CPU seconds of each phase.
-        peak: largest memory of the process so far, as in `Scores`.
     """
 
     stage: str
@@ -172,7 +160,6 @@ class Objective:
     """A metric of a task that a search optimizes.
 
     Attributes:
-        task: name of an lm-eval task, or of an objective of the user's own.
         metric: name of the metric, with its filter if it has several (`exact_match,strict-match`).
         weight: weight in the mean of the objectives, > 0.
         higher_is_better: whether a higher value of the metric is better. If not, `value` changes
@@ -212,8 +199,6 @@ class Constraint:
     """Bounds of a metric, which a candidate must keep.
 
     Attributes:
-        task: as in `Objective`.
-        metric: as in `Objective`.
         at_least: smallest allowed value of the metric, in its own unit; None: no bound.
         at_most: largest allowed value; None: no bound.
     """

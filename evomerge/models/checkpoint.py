@@ -95,9 +95,6 @@ class Checkpoint:
         """Read the config and the headers of the weight files of a model folder.
 
         Args:
-            folder: local folder in the layout of Hugging Face.
-            reference: name of the model in recipes and search files.
-            adapter: folder of a PEFT adapter of the model, or None.
             allow_pickle: whether `pytorch_model*.bin` files may be read (with `weights_only=True`)
                 if there are no safetensors files.
 
@@ -322,12 +319,7 @@ def _check_types(config: Mapping[str, Any], where: str) -> None:
 
 
 def _read_tensors(folder: Path, reference: str, *, allow_pickle: bool) -> dict[str, TensorInfo]:
-    """Return all tensors of a model folder by name, whichever kind of file they are in.
-
-    Raises:
-        CheckpointError: there are no weights, a file is damaged, or the weights are quantised or in
-            pickle files that are not allowed.
-    """
+    """Return all tensors of a model folder by name, whichever kind of file they are in."""
     pickles = sorted(folder.glob("*.bin"))
     has_safetensors = any(folder.glob("*.safetensors"))
     if any(folder.glob("*.gguf")) and not (has_safetensors or pickles):

@@ -160,7 +160,6 @@ def check_fit(
 
     Args:
         host: the parent that gives the config and the names of the merged model.
-        parents: all parents; the host may be one of them.
         vocabularies: whether embeddings and head must have as many rows as the host's. False if
             the rows are matched by token (`tokenizer: union`).
         tokenizer: the key for this in the file that names the parents.

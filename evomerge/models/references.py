@@ -33,7 +33,6 @@ def place(text: str, relative_to: Path) -> Path:
 
     Args:
         text: an absolute or relative path. A leading `~` is the home folder, if there is one.
-        relative_to: folder that relative paths start from.
     """
     return relative_to / os.path.expanduser(text)  # noqa: PTH111 - Path's raises for `~nobody`
 
@@ -52,10 +51,6 @@ def split_adapter(reference: str, relative_to: Path) -> tuple[str, str, str]:
     """Return the model of a reference, the `+`, and the adapter; the last two are empty without it.
 
     A `+` can also be part of a folder's name, so the longest beginning that is a folder is a model.
-
-    Args:
-        reference: a reference that `open_parent` takes.
-        relative_to: folder that relative paths start from.
     """
     ends = [len(reference), *(at for at, letter in enumerate(reference) if letter == "+")]
     for end in sorted(ends if "+" in reference else [], reverse=True):
@@ -69,8 +64,6 @@ def open_parent(reference: str, relative_to: Path, *, allow_pickle: bool = False
 
     Args:
         reference: `zoo:NAME`, a folder, or `org/name[@revision]`; `+ADAPTER` may follow.
-        relative_to: folder that relative paths start from (that of the search file).
-        allow_pickle: whether weights in pickle files may be read.
 
     Raises:
         CheckpointError: the model or adapter does not exist, or it is damaged.
@@ -93,8 +86,6 @@ def resolve(reference: str, relative_to: Path, wanted: Sequence[str] = _WANTED) 
 
     Args:
         reference: `zoo:NAME`, a folder, or `org/name[@revision]`.
-        relative_to: folder that relative paths start from.
-        wanted: patterns of the files that are downloaded.
 
     Raises:
         CheckpointError: there is no such folder, embedded model or Hub repository.
@@ -118,11 +109,7 @@ def resolve(reference: str, relative_to: Path, wanted: Sequence[str] = _WANTED) 
 
 
 def hub_id(reference: str) -> str | None:
-    """Return the Hub id (`org/name`) in a reference, or None if the model is not on the Hub.
-
-    Args:
-        reference: reference of a parent in a run folder, where local folders are absolute paths.
-    """
+    """Return the Hub id (`org/name`) in a reference, or None if the model is not on the Hub."""
     model = reference.partition("+")[0]
     if model.startswith(".") or not _HUB.fullmatch(model):
         return None

@@ -56,7 +56,6 @@ class Part:
     in that order.
 
     Attributes:
-        name: name of the stored tensor.
         axes: permutation of the stored tensor's axes into the common order; -1 stands for a new
             axis of size 1.
         start: first index of the box in the stored tensor, along every axis.

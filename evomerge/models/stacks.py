@@ -74,7 +74,7 @@ class Stack:
         return f"{self.prefix}.{layer}.{rest}"
 
     def used(self, layer: int, rest: str) -> str:
-        """Return the full name that a block uses of a tensor; the first block has those that all share."""
+        """Return the full name of a tensor that a block uses; shared ones are in the first."""
         return self.name(0 if rest in self.shared else layer, rest)
 
 
@@ -140,12 +140,7 @@ def prediction_tensors(names: Iterable[str]) -> frozenset[str]:
 
 
 def shortest(words: list[str], rests: list[str]) -> tuple[str, ...]:
-    """Return words as filters: with dots around a word if it is also a part of another word.
-
-    Args:
-        words: parts of the names of tensors (`mlp`).
-        rests: names of all tensors of a stack, without prefix and index.
-    """
+    """Return words as filters: with dots around a word if it is also a part of another word."""
 
     def is_unique(word: str) -> bool:
         return all(word not in rest or word in rest.split(".") for rest in rests)

@@ -27,7 +27,6 @@ class Builtin:
     """An optimizer of this package.
 
     Attributes:
-        about: one line for `evomerge list optimizers`.
         factory: its `Factory`, as `module:function`; empty where `create` chooses another one.
         has_population: whether `optimizer.population` can be set.
         most_workers: largest number of workers with which the optimizer keeps 95 % of its gain if
@@ -35,7 +34,6 @@ class Builtin:
             (1, 4, 16, 64). None: any number, because it does not learn from outcomes, or not
             measured.
         objectives: how many objectives it can have at a time: `one`, `several` or `any`.
-        options: names of its own options (`optimizer.options`).
         extra: the extra of evomerge that installs what it needs; None if that is always installed.
     """
 

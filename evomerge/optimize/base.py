@@ -52,11 +52,6 @@ class BaseOptimizer(ABC):
     A genome is tried once. If the algorithm proposes it again, it learns the known outcome at once
     (`learn_again`), or as soon as that is told, and proposes the next one. So it goes on as if it
     had been tried again, but no trial is spent.
-
-    Args:
-        cube: the coordinate system of the genes.
-        population: trials in a generation.
-        objectives: number of values that each trial is told.
     """
 
     def __init__(self, cube: Cube, population: int, objectives: int = 1) -> None:
@@ -89,8 +84,6 @@ class BaseOptimizer(ABC):
         """Learn the losses of a point. Without an override, `learn` gets a single one.
 
         Args:
-            handle: as for `learn`.
-            point: the point, shape (genes,).
             losses: shape (objectives,), at most `LARGEST`; lower is better. Those of a failure say
                 nothing.
             violation: by how much the point breaks constraints, at most `LARGEST`; 0 if it breaks

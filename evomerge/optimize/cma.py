@@ -78,7 +78,6 @@ class Convergence:
         """Note a generation; return whether the search has converged with it.
 
         Args:
-            losses: of the generation's points, finite.
             longest_step: longest standard deviation, as a share of this search's initial one.
         """
         if self._first is None:
@@ -118,9 +117,6 @@ class CMA(Generations[_Sample]):
     first search, so that the generations in which a search loop tells outcomes keep their size.
 
     Args:
-        cube: the coordinate system of the genes.
-        seed: seed of all random numbers, 0 or more.
-        population: trials in a generation, 4 or more, or None for 4 + floor(3 ln n).
         diagonal: whether to learn variances only (Ros & Hansen 2008), which takes fewer trials if
             there are many genes.
         restarts: whether to begin again after the search has converged; else it goes on.

@@ -20,11 +20,6 @@ def own_seconds(name: str, genes: int, candidates: int) -> float:
 
     Figures between and beyond the measured ones follow power laws.
 
-    Args:
-        name: the optimizer.
-        genes: number of genes, at least 1.
-        candidates: number of candidates, at least 1.
-
     Returns:
         the seconds; 0 if the optimizer is not in `COSTS`.
     """

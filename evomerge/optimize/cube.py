@@ -53,10 +53,8 @@ class Cube:
     """Maps genomes to points of the unit cube and back.
 
     Args:
-        genes: the genes of the genome, in order.
         sigma: initial step of genes without a step of their own, as a share of the range, in
             (0, 1].
-        choices: how choices of three or more values are seen.
 
     Attributes:
         start: the point where the search starts, shape (dimensions,), in [0, 1]. With keys there

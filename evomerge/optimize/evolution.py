@@ -189,10 +189,7 @@ class _SeveralAlgorithmsError(Exception):
 
 
 def _try_out(name: str) -> list[bytes]:
-    """Return the proposals of a short search in eight dimensions with four open trials.
-
-    It is told of some points that it did not propose, as of baselines.
-    """
+    """Return the proposals of a short search in eight dimensions with four open trials."""
     high = np.full(8, 3.0)
     inner = _instance(nevergrad.optimizers.registry[name], -high, high, seed=5)
     if not _is_of(inner, ALGORITHMS):

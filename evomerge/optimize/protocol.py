@@ -20,8 +20,6 @@ class Setting:
             (0, 1]; choices have none.
         budget: planned number of trials, or None if unknown. It may be checked; proposals must not
             depend on it, so that it can be raised later.
-        objectives: number of values that `tell` gets.
-        options: further options, as the optimizer defines them.
     """
 
     seed: int = 0

@@ -13,11 +13,7 @@ ALIASED = 100_000
 
 
 class RefusedError(Exception):
-    """Valid YAML that is refused.
-
-    Attributes:
-        line: where it stands in the text, from 1.
-    """
+    """Valid YAML that is refused; `line` counts from 1."""
 
     def __init__(self, sentence: str, mark: yaml.Mark) -> None:
         super().__init__(sentence)
@@ -26,9 +22,6 @@ class RefusedError(Exception):
 
 def check_aliases(root: yaml.Node) -> None:
     """Check how much the aliases in a YAML document expand to, and how deep it is then.
-
-    Args:
-        root: the tree of YAML nodes, in which an alias is the node that it refers to.
 
     Raises:
         RefusedError: they expand to more than `ALIASED` characters, or lists and mappings are
@@ -39,12 +32,7 @@ def check_aliases(root: yaml.Node) -> None:
 
 @dataclass(frozen=True)
 class _Extent:
-    """Size of a node after all aliases in it are expanded.
-
-    Attributes:
-        size: number of characters.
-        height: nesting depth, 1 for a scalar.
-    """
+    """Size of a node after all aliases in it are expanded."""
 
     size: int
     height: int

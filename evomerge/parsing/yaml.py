@@ -35,11 +35,6 @@ _SCALARS = {
 def yaml_value(text: str, what: str, error: type[InputError]) -> Any:
     """Return the value of a text with one YAML document; None if the document is empty.
 
-    Args:
-        text: the text.
-        what: name of the text in error messages.
-        error: class of the error that is raised.
-
     Raises:
         InputError: the text is not YAML, or has something that this module refuses (see above).
     """
@@ -61,10 +56,8 @@ def yaml_mapping(text: str, what: str, kind: str, error: type[InputError]) -> di
     """Return the mapping in a YAML text.
 
     Args:
-        text: the text.
         what: name of the text in error messages.
         kind: what the text should be (`a search file`), for the message if it is not a mapping.
-        error: class of the error that is raised.
 
     Raises:
         InputError: as for `yaml_value`, or the value is not a mapping.
@@ -79,8 +72,6 @@ def yaml_text(data: Any, *, width: int, flow: bool | None = False) -> str:
     """Return the YAML text of plain values, from which `yaml_value` reads the same values.
 
     Args:
-        data: the values.
-        width: number of characters of a line, if they can be broken.
         flow: whether lists and mappings are in brackets; None: those that hold no others.
     """
     return str(

@@ -31,9 +31,6 @@ def knee(front: Sequence[Point]) -> Point:
     Each objective is scaled to the range from its lowest to its highest value on the front. The
     ideal point has the highest value of each (compromise programming, Zeleny 1973). Of several
     equally near points, the first one is returned.
-
-    Args:
-        front: one point or more.
     """
     distances = np.linalg.norm(1.0 - _scaled(front), axis=1)
     return front[int(np.argmin(np.round(distances, 12)))]

@@ -21,9 +21,6 @@ def uniform_recipe(parents: Sequence[str], layers: int, stack: str, like: Recipe
     """Return the plain average of the parents' weights (Wortsman et al. 2022, arXiv 2203.05482).
 
     Args:
-        parents: references of the parents that are averaged.
-        layers: number of their blocks; they all have the same.
-        stack: prefix of the block stack (`model.layers`).
         like: recipe that everything else is copied from (host, dtype, tokenizer, seed, ...).
     """
 
@@ -45,10 +42,6 @@ def average_of(parents: Collection[str], uniform: Recipe) -> Recipe:
     """Return the average of some of the parents of the uniform merge.
 
     Equal sets of parents give equal recipes. One parent gives the recipe of its baseline.
-
-    Args:
-        parents: the parents that are averaged.
-        uniform: the recipe of the uniform merge.
     """
 
     def some(layer: Layer) -> Layer:

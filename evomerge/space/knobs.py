@@ -19,9 +19,6 @@ class SearchedKnob:
     """A knob that a search varies.
 
     Attributes:
-        low: smallest value searched.
-        high: largest value searched.
-        start: value at which the search starts.
         methods: names of the methods that share this knob. If the range of a knob differs between
             two methods, each of them has a `SearchedKnob` of its own.
     """
@@ -50,10 +47,6 @@ class KnobPlan:
 
 def plan_knobs(methods: Sequence[Method], settings: Mapping[str, Setting]) -> KnobPlan:
     """Decide for every knob of the methods whether it is searched or fixed.
-
-    Args:
-        methods: the merge methods of the search.
-        settings: `space.knobs` of the search file.
 
     Raises:
         ConfigError: a setting is for a knob that no method has, or is outside of what a method

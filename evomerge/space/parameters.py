@@ -34,10 +34,8 @@ class ParameterSpace:
     Args:
         parents: references of the parents, in the order of the methods' sources. If a method uses
             the base, the base is not one of its sources.
-        base: reference of the base, or None.
         host: parent that gives the config, the tokenizer and every tensor that is not merged.
         stack: prefix of the block stack that is merged (`model.layers`).
-        layers: number of its blocks.
         methods: the merge methods. If there are several, a gene chooses one.
         method_per: `model`: one such gene, so that the whole model has one method, as a mergekit
             file has. `group`: one for each place.
@@ -57,10 +55,6 @@ class ParameterSpace:
             merges all of them.
         knobs: knob -> a range to search or a fixed number. The other knobs are searched in the
             method's own range, or stay at its default if it has none.
-        dtype: dtype of the merged model.
-        tokenizer: `base`, `union` or a parent.
-        vocabulary: parents whose tokens are matched (see `Recipe`).
-        seed: seed of the random methods.
 
     Raises:
         ConfigError: the settings do not fit each other, the parents, or the methods; or every knob

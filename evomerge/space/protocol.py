@@ -19,8 +19,6 @@ class Gene:
         name: readable address, `layers[0:2].attention.zoo:maths.weight`.
         kind: `real`: a number in [low, high]. `integer`: a whole number in [low, high].
             `choice`: an index from 0 to high. `binary`: 0 or 1.
-        low: smallest value.
-        high: largest value.
         start: value at which the search starts. For a discrete gene it may lie between two values
             (0.5 for a binary gene), if the search shall start undecided. Of a `choice` all values
             are equally likely at first; its start only stands for them where one recipe is made.

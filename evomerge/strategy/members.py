@@ -26,28 +26,14 @@ from evomerge.strategy.protocol import Origin, Proposal
 
 @dataclass(frozen=True)
 class Mate:
-    """One of the models that a child is made of.
+    """One of the models that a child is made of."""
 
-    Attributes:
-        reference: the reference of a parent, or `member:NUMBER`.
-        recipe: how it is built.
-    """
-
-    reference: str
+    reference: str  # of a parent, or `member:NUMBER`
     recipe: Recipe
 
 
 class MateSpace(ABC):
-    """Makes the recipes of children of earlier candidates, and of the baselines.
-
-    Args:
-        parents: references of the parents; all have as many blocks.
-        host: reference of the host.
-        stack: prefix of the block stack (`model.layers`).
-        layers: number of blocks.
-        dtype: dtype of every candidate.
-        seed: seed of the recipes.
-    """
+    """Makes the recipes of children of earlier candidates, and of the baselines."""
 
     genes: tuple[Gene, ...] = ()
 
@@ -68,13 +54,7 @@ class MateSpace(ABC):
 
     @classmethod
     def of(cls, config: SearchConfig, host: Checkpoint, **more: Any) -> Self:
-        """Return the space of a search file.
-
-        Args:
-            config: the search file.
-            host: the host.
-            more: further arguments of the constructor.
-        """
+        """Return the space of a search file; `more` are further arguments of the constructor."""
         return cls(
             parents=config.parents,
             host=host.reference,
@@ -94,9 +74,7 @@ class MateSpace(ABC):
             mates: the mates, in the order of the origin.
 
         Raises:
-            KeyError: the origin lacks something.
-            TypeError: something in it has the wrong type.
-            ValueError: there is another number of mates than this space merges.
+            KeyError, TypeError, ValueError: this is no origin of these mates.
         """
 
     @abstractmethod
@@ -142,7 +120,6 @@ class MateSpace(ABC):
         Args:
             layer: returns the layer of a place, which is block `block` or outside of the blocks;
                 place 0 is the embeddings.
-            mates: the models that the layers name.
             seed: the recipe's seed; None: that of the space.
         """
         first, *blocks, last = (
@@ -162,23 +139,14 @@ class MateSpace(ABC):
 
 
 class Lineage:
-    """Makes the recipe of each candidate from those of its mates.
-
-    Args:
-        space: makes the recipe of a child.
-    """
+    """Makes the recipe of each candidate from those of its mates."""
 
     def __init__(self, space: MateSpace) -> None:
         self._space, self._baselines = space, space.baselines()
         self._mates: dict[int, Mate] = {}
 
     def add(self, number: int, label: str | None, origin: Origin) -> None:
-        """Add a candidate. Its mates must have been added.
-
-        Args:
-            number: its number.
-            label: the label of a baseline; None for a child of earlier candidates.
-            origin: the origin of a child: `mates` are the numbers of the candidates that it merges.
+        """Add a baseline by its label, or a child by its origin, whose `mates` were added.
 
         Raises:
             ValueError: there is no such baseline, or this is no origin of a child.
@@ -208,11 +176,6 @@ class Lineage:
 def recipe_in(space: MateSpace, candidates: Sequence[Candidate], number: int) -> Recipe:
     """Return the recipe of one candidate of a run.
 
-    Args:
-        space: the space of the run.
-        candidates: the candidates of the run, by number.
-        number: the candidate.
-
     Raises:
         ValueError: an origin is not that of a child.
         IndexError: a mate is no candidate.
@@ -234,9 +197,7 @@ class MatingStrategy(ABC):
     Random numbers depend on the seed and the candidate's number only.
 
     Args:
-        space: makes the recipes of children.
         generation: number of candidates that are proposed before outcomes are told.
-        seed: seed of all random numbers, 0 or more.
     """
 
     def __init__(self, space: MateSpace, generation: int, seed: int) -> None:

@@ -39,8 +39,6 @@ def check_optimizer(
         create: a function of genes and a seed that returns a new optimizer.
         genes: the genes that it searches. Without a choice, for example, it is not tried on
             functions of choices, and choices need not be even at first (`check_choices`).
-        trials: number of trials in each search.
-        objectives: number of values that the optimizer is told for each trial.
         reference: the algorithm in its own package, which it must equal (`check_search`); None: it
             must be better than random search.
         learns: False for a search like random search or a grid, which learns nothing.
@@ -91,11 +89,8 @@ def _play(
 ) -> list[Genome]:
     """Search, and return all genomes; some are enqueued, some amended.
 
-    Args:
-        trials: number of trials.
-        width: maximum number of open trials; they are told in random order, and 5 % are never told.
-        failures: share of the trials that fail. A fifth of the others break a constraint.
-        objectives: number of objectives; each has its best point in another corner.
+    Up to `width` trials are open. They are told in random order, and 5 % are never told. The share
+    `failures` fails; a fifth of the others break a constraint.
     """
     order = np.random.RandomState(trials)
     genomes: list[Genome] = []

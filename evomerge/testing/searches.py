@@ -68,10 +68,6 @@ gets as many trials; that failures rank last is an exact law (`check_learning`).
 def quality(problem: Problem, losses: Sequence[Sequence[float]]) -> float:
     """Return how good the found points are together; lower is better.
 
-    Args:
-        problem: the problem.
-        losses: the losses of each point.
-
     Returns:
         the smallest loss, if there is one objective; else minus the hypervolume.
     """
@@ -140,12 +136,8 @@ def check_search(
     the optimum may be found before).
 
     Args:
-        create: a function of genes and a seed that returns a new optimizer.
         reference: the algorithm in its own package, or None.
-        objectives: number of values that the optimizer is told for each trial.
         problems: names of `PROBLEMS`; those with another number of objectives are left out.
-        conditions: names of `CONDITIONS`.
-        trials: number of trials in each search.
         seeds: number of searches with each problem and condition, at least 5. The reference, or
             random search, has twice as many.
 
@@ -196,9 +188,6 @@ def check_search(
 def rank_sum(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
     """Return the probability that as good a search has smaller rank sums than the others.
 
-    Args:
-        pairs: for each problem the losses of the search and those of the others.
-
     Returns:
         the probability that the sum over problems is at most as large as found, by the normal
         approximation with the variance of tied ranks; near 0 the search is better, near 1 worse.
@@ -221,11 +210,6 @@ def check_choices(create: Create, objectives: int = 1, seeds: int = 100) -> None
     As long as all candidates score the same, an optimizer cannot know which value is better. The
     values of the first proposal of all seeds are tested (chi-square), and the shares of the values
     in the first five, each with an error of one in ten thousand.
-
-    Args:
-        create: a function of genes and a seed that returns a new optimizer.
-        objectives: number of values that the optimizer is told for each trial.
-        seeds: number of searches.
 
     Raises:
         AssertionError: some values are more likely than others.

@@ -37,11 +37,9 @@ def check_strategy(
     ten, with an error of 1 %.
 
     Args:
-        create: a function of a seed that returns a new strategy.
         baselines: label -> recipe of its baselines, which are candidates 0, 1, 2, ...
         outcome: scores a recipe; a function of the recipe alone. If the strategy learns, it must
             be one that can be learned, and more is better in the mean of the aggregates.
-        candidates: number of candidates in a search, baselines not included.
         learns: False for a strategy like random search, which learns nothing.
 
     Raises:
@@ -136,13 +134,7 @@ def _told(
 ) -> list[Recipe]:
     """Search generation by generation, and return the recipes.
 
-    Args:
-        strategy: a new strategy.
-        baselines: label -> recipe; they are told first.
-        candidates: number of candidates.
-        told: returns the outcome that is told of a recipe; None: it is not told.
-        change: returns the outcome that is told of a candidate instead.
-        more: number of candidates that are asked for then, and never told.
+    `change` returns what is told of a candidate instead; `more` candidates at the end are not told.
     """
     waiting: list[tuple[int, Recipe]] = []
     recipes: list[Recipe] = []
@@ -183,15 +175,9 @@ def _play(
     candidates: int,
     width: int,
 ) -> list[Recipe]:
-    """Search, and return all recipes.
+    """Search with `width` open candidates, and return all recipes.
 
-    Args:
-        strategy: a new strategy.
-        resumed: another one that repeats the first half of all calls, and then goes on instead.
-        baselines: label -> recipe; they are told first.
-        outcome: scores a recipe.
-        candidates: number of candidates.
-        width: number of open candidates.
+    `resumed` repeats the first half of all calls, and then goes on instead of the strategy.
     """
     order = np.random.RandomState(candidates)
     both = [strategy] if resumed is None else [strategy, resumed]

@@ -22,9 +22,6 @@ def names() -> list[str]:
 def path(name: str) -> Path:
     """Return the folder of an embedded model, an ordinary Hugging Face checkpoint.
 
-    Args:
-        name: its name, without the prefix `zoo:`.
-
     Raises:
         InputError: there is no embedded model with this name.
     """

@@ -8,8 +8,7 @@ from typing import Any
 
 from evomerge.errors import RecipeError, did_you_mean
 from evomerge.mergekit.convert.draft import Conversion
-from evomerge.mergekit.convert.lookup import Lookup, ModelFiles
-from evomerge.mergekit.convert.mergekit_evolve import from_mergekit_evolve
+from evomerge.mergekit.convert.mergekit_evolve import ModelFiles, from_mergekit_evolve
 from evomerge.mergekit.convert.mergenetic import from_mergenetic
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping
@@ -23,11 +22,7 @@ def convert_file(file: Path, *, strict: bool = False) -> Conversion:
 
     The models need not be there. If they are, their config files are read; of a model on the Hub,
     only these are downloaded. Relative paths in the config start from the working folder, as in
-    both tools.
-
-    Args:
-        file: the config.
-        strict: whether a key that mergekit-evolve ignores is an error.
+    both tools. `strict`: whether a key that mergekit-evolve ignores is an error.
 
     Raises:
         InputError: the file cannot be read, is of neither tool, or cannot be converted.
@@ -35,14 +30,8 @@ def convert_file(file: Path, *, strict: bool = False) -> Conversion:
     return convert(read_text(file, RecipeError), str(file), ModelFiles(Path.cwd()), strict=strict)
 
 
-def convert(text: str, source: str, lookup: Lookup, *, strict: bool = False) -> Conversion:
-    """Return the search file for the text of a config.
-
-    Args:
-        text: the config.
-        source: its name, for messages.
-        lookup: answers questions about the models.
-        strict: whether a key that mergekit-evolve ignores is an error.
+def convert(text: str, source: str, lookup: ModelFiles, *, strict: bool = False) -> Conversion:
+    """Return the search file for the text of a config; `source` is its name, for messages.
 
     Raises:
         RecipeError: the config is of neither tool, a key or value is wrong, or a search file cannot

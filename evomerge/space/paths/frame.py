@@ -27,8 +27,6 @@ class PathSpace(ABC):
     Args:
         parents: parent -> number of its blocks.
         frame: recipe of everything except the path (host, embeddings, head, dtype, ...).
-        stack: name of the block stack, `model.layers`.
-        scales: range of the scales, or one number for all scales.
 
     Raises:
         ConfigError: the range of scales is empty, or contains 0.
@@ -108,14 +106,7 @@ def check_depth(layers: tuple[int, int | None], possible: tuple[int, int]) -> tu
 
 
 def parent_recipe(parent: str, depth: int, stack: str, like: Recipe) -> Recipe:
-    """Return the recipe of a parent as it is: its own blocks, embeddings and head.
-
-    Args:
-        parent: reference of the parent.
-        depth: number of its blocks.
-        stack: prefix of the block stack.
-        like: recipe that everything else is copied from.
-    """
+    """Return the recipe of a parent as it is: its own blocks, embeddings and head."""
     whole = Layer("passthrough", (Source(parent),))
     blocks = layers_of(Hop(parent, layer) for layer in range(depth))
     return replace(like, layers={stack: blocks}, embeddings=whole, head=whole, options={})

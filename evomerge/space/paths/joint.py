@@ -35,20 +35,15 @@ class JointSpace:
 
     Args:
         parents: parent -> number of its blocks, which must be the same for all.
-        frame: recipe of everything except the path.
-        method: merge method of every block.
         knobs: knob -> a range to search or a fixed number. The other knobs are searched in the
             method's own range, or stay at its default if it has none.
         base: parent that task vectors are measured from, or None. If the method uses it, it is not
             one of the sources.
         outside: whether embeddings and head are merged too, each with knobs of its own. If not,
             they are the frame's.
-        stack: name of the block stack.
         repeats: how often the layout lists all depths (r).
         indicators: `threshold` or `binary` (see `SlotSpace`).
-        scales: range of the scales, or one number for all scales.
         fixed_ends: whether every path starts at the first depth and ends at the last one.
-        layers: smallest and largest number of blocks of a path; None for no limit.
 
     Raises:
         ConfigError: the parents have different numbers of blocks, the method does not take them,
@@ -158,13 +153,7 @@ class JointSpace:
         }
 
     def _merge(self, genome: Genome, place: int, layer: int | None) -> Layer:
-        """Return the merge at one place.
-
-        Args:
-            genome: the whole genome.
-            place: index into `_places`.
-            layer: index of the merged blocks in the parents, or None outside of the blocks.
-        """
+        """Return the merge at one place."""
         genes = self._layer_genes.genes
         start = len(self._path_space.genes) + place * len(genes)
         own = genome[start : start + len(genes)]

@@ -23,7 +23,6 @@ class Slot:
     """One entry of the layout: a block of a parent that a path may include at this position.
 
     Attributes:
-        parent: reference of the parent.
         layer: index of the block in that parent, from 0.
         block: index of the block among all blocks of all parents, from 0.
         turn: index of the repetition of the layout that the slot belongs to, from 0.

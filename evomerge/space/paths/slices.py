@@ -30,13 +30,9 @@ class SliceSpace(PathSpace):
     long, its slices lose their last blocks, the last slice first; each slice keeps at least one.
 
     Args:
-        parents: parent -> number of its blocks.
         frame: recipe of everything except the path. The search starts at the slices that together
             are its host, but at first every parent of a slice is equally likely.
-        stack: name of the block stack.
         slices: smallest and largest number of slices.
-        scales: range of the scales, or one number for all scales.
-        layers: smallest and largest number of blocks of a path; None for no limit.
 
     Raises:
         ConfigError: an argument is out of its range.

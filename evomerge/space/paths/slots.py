@@ -46,17 +46,12 @@ class SlotSpace(PathSpace):
     Args:
         parents: parent -> number of its blocks. The layout has the host first, then the others in
             this order.
-        frame: recipe of everything except the path.
-        stack: name of the block stack.
         repeats: how often the layout is repeated (r). With M blocks in all parents together there
             are M * r slots, and one more for the last block if `fixed_ends` is set.
         indicators: `threshold` (a real gene; the slot is included if it is above 0) or `binary`.
-        scales: range of the scales, or one number for all scales.
         coding: how genes encode the scales (see `evomerge.space.paths.scales`); `auto`: matrix or
             network, by the number of genes.
-        hidden: number of hidden units of the network.
         fixed_ends: whether every path starts with the host's first block and ends with its last.
-        layers: smallest and largest number of blocks of a path; None for no limit.
         start: start values of `threshold` indicators, in sigmas (sigma is 1): one for the blocks of
             the host in the first repetition, one for all other slots.
 

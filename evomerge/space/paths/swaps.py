@@ -19,9 +19,6 @@ class SwapSpace(PathSpace):
 
     Args:
         parents: parent -> number of its blocks, at least as many as the host has.
-        frame: recipe of everything except the path.
-        stack: name of the block stack.
-        scales: range of the scales, or one number for all scales.
 
     Raises:
         ConfigError: a parent has fewer blocks than the host, or the range of scales contains 0.
