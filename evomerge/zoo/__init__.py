@@ -1,7 +1,7 @@
 """The embedded models: a tiny base model, four experts fine-tuned from it, and lm-eval tasks.
 
 They are files of this package. In a search file, `zoo:NAME` means the folder `path(NAME)`;
-`tasks_path()` is a folder for lm-eval's `--include_path`. `scripts/train_zoo.py` made all of them;
+`tasks_path()` is a folder for lm-eval's `--include_path`. `scripts/zoo/train.py` made all of them;
 TRAINING.md in this folder describes the training and its results.
 """
 

@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from evomerge.zoo.languages import DOWN, FACTS, L1, L2, NUMERALS, TOPIC, UP, Language
+from scripts.zoo.languages import DOWN, FACTS, L1, L2, NUMERALS, TOPIC, UP, Language
 
 T = TypeVar("T")
 

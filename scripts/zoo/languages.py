@@ -79,7 +79,7 @@ L2 = Language(
     counter="ko",
 )
 UP, DOWN = "up", "down"
-"""Words of the documents that count (`evomerge.zoo.stories.counting`)."""
+"""Words of the documents that count (`scripts.zoo.stories.counting`)."""
 
 FACTS = {
     "colour": ("red", "green", "blue", "white"),
