@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from evomerge.errors import ConfigError, did_you_mean
-from evomerge.optimize.base import default_population
+from evomerge.optimize.base import Generations, Told, default_population
 from evomerge.optimize.cube import Cube, Vector
-from evomerge.optimize.generations import Generations, Told
 from evomerge.optimize.protocol import Setting
 from evomerge.space.protocol import Gene
 

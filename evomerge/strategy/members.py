@@ -19,7 +19,7 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import MEMBER, Layer, Recipe
 from evomerge.run.history import Candidate
 from evomerge.scores import Outcome, Scores
-from evomerge.space.baselines import uniform_recipe
+from evomerge.space.baselines import baseline_recipes
 from evomerge.space.protocol import Gene, Genome
 from evomerge.strategy.protocol import Origin, Proposal
 
@@ -94,11 +94,7 @@ class MateSpace(ABC):
     def baselines(self) -> dict[str, Recipe]:
         """Return each parent alone (by its reference) and the uniform merge (as `uniform`)."""
 
-        def average(parents: Sequence[str]) -> Recipe:
-            return uniform_recipe(parents, self._layers, self._stack, self._frame)
-
-        alone = {parent: average([parent]) for parent in self.parents}
-        return alone | {"uniform": average(self.parents)}
+        return baseline_recipes(self.parents, self.parents, self._layers, self._stack, self._frame)
 
     def baseline_genomes(self) -> dict[str, list[Genome]]:
         """Return nothing, since there are no genes."""

@@ -19,7 +19,7 @@ from typing import Literal
 from evomerge.errors import ConfigError
 from evomerge.merging.methods.method import Method
 from evomerge.recipe import Layer, Recipe
-from evomerge.space.baselines import UNIFORM, uniform_recipe
+from evomerge.space.baselines import UNIFORM, experts_of, shares_of, uniform_recipe
 from evomerge.space.knobs import Setting, plan_knobs
 from evomerge.space.layer_genes import LayerGenes, method_inputs, rounded
 from evomerge.space.paths.frame import Scales, parent_recipe
@@ -127,7 +127,8 @@ class JointSpace:
         }
         if len(self._parents) < 2:
             return found
-        uniform = uniform_recipe(self._experts(), self._depth, self._stack, self._frame)
+        experts = experts_of(list(self._parents), self._base)
+        uniform = uniform_recipe(experts, self._depth, self._stack, self._frame)
         return {**found, UNIFORM: uniform}
 
     def baseline_genomes(self) -> dict[str, list[Genome]]:
@@ -139,10 +140,9 @@ class JointSpace:
         path_genome = self._path_space.own_path(self._frame.host)
         if path_genome is None:
             return {}
-        experts = self._experts()
-        mixtures = {parent: {parent: 1.0} for parent in self._parents}
-        if len(self._parents) > 1:
-            mixtures[UNIFORM] = {parent: 1 / len(experts) for parent in experts}
+        mixtures = shares_of(list(self._parents), self._base)
+        if len(self._parents) < 2:
+            del mixtures[UNIFORM]
         return {
             label: [
                 (*path_genome, *(values * len(self._places)))
@@ -159,7 +159,3 @@ class JointSpace:
         own = genome[start : start + len(genes)]
         values = [rounded(gene, value) for gene, value in zip(genes, own, strict=True)]
         return self._layer_genes.layer(values, layer)
-
-    def _experts(self) -> list[str]:
-        """Return the parents without the base, or all of them if the base is the only one."""
-        return [parent for parent in self._parents if parent != self._base] or list(self._parents)

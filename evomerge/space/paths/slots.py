@@ -50,10 +50,11 @@ class SlotSpace(PathSpace):
             are M * r slots, and one more for the last block if `fixed_ends` is set.
         indicators: `threshold` (a real gene; the slot is included if it is above 0) or `binary`.
         coding: how genes encode the scales (see `evomerge.space.paths.scales`); `auto`: matrix or
-            network, by the number of genes.
+            network with `hidden` units, by the number of genes.
         fixed_ends: whether every path starts with the host's first block and ends with its last.
-        start: start values of `threshold` indicators, in sigmas (sigma is 1): one for the blocks of
-            the host in the first repetition, one for all other slots.
+        layers: smallest and largest number of blocks of a path; None for no limit.
+        start: start values of `threshold` indicators, in sigmas (sigma is 1): for the blocks of the
+            host in the first repetition, and for all other slots.
 
     Raises:
         ConfigError: an argument is out of its range.
