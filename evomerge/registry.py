@@ -29,9 +29,7 @@ class Registry(Generic[T]):
     """Objects of one kind by name, each imported when it is first needed.
 
     Attributes:
-        kind: the word for one of them in error messages (`merge method`).
         group: entry-point group of the objects of other packages.
-        builtin: name -> `module:attribute`, for the objects of evomerge.
         aliases: other spelling -> name. `get` accepts aliases; `names` does not list them.
         elsewhere: name -> package of this project that adds it, for a message where that is not
             installed.

@@ -36,7 +36,6 @@ class Example:
     """One scored document as people read it. Long texts are cut.
 
     Attributes:
-        prompt: what the model read.
         answer: what the model generated, or the choice that it found most likely.
         parsed: what the task's filter made of the answer; equal to it if there is no filter.
     """
@@ -61,12 +60,10 @@ class Scores:
             better; their sign is not changed here.
         aggregates: `"task/metric"` -> the values aggregated by the metric's own aggregation: the
             number that lm_eval prints.
-        seconds: wall-clock seconds of each phase (`prepare`, `merge`, `evaluate`).
         expected: `"task/metric"` -> estimate of the aggregate on all documents, if only a part of
             them was scored; empty if all were.
         oom_backoffs: how often the batch size had been halved because memory ran out. The batch
             size can change the last bits of a score.
-        examples: a few of the documents with their answers, if the job asked for them.
         largest: `"task/metric"` -> largest value that a document can have, where this is known and
             not 1: the number of tokens that an answer may have.
         cpu_seconds: CPU seconds of each phase, all threads of the scoring process together.
@@ -196,12 +193,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class Constraint:
-    """Bounds of a metric, which a candidate must keep.
-
-    Attributes:
-        at_least: smallest allowed value of the metric, in its own unit; None: no bound.
-        at_most: largest allowed value; None: no bound.
-    """
+    """Bounds of a metric, which a candidate must keep."""
 
     task: str
     metric: str

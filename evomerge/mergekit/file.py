@@ -22,7 +22,6 @@ class Input:
 
     Attributes:
         layers: first block and one past the last block, or None for all blocks of the model.
-        where: address in the file, for error messages.
     """
 
     model: str
@@ -46,7 +45,6 @@ class Module:
     """A block stack of the merged model.
 
     Attributes:
-        name: mergekit's name of it, or None if the file has no `modules`.
         whole: whether the file has `models`, of which all blocks are merged, and not `slices`.
     """
 
@@ -112,9 +110,7 @@ class ImportWarnings:
         """Return a mapping of the file; each key that is not known is a doubt.
 
         Args:
-            data: the value in the file.
             where: its address in the file; empty for the whole file.
-            known: the keys that count here.
             elsewhere: names of the method's parameters, which belong under `parameters`.
         """
         if not isinstance(data, Mapping):

@@ -43,7 +43,6 @@ def from_mergekit(
 
     Args:
         text: mergekit's YAML in any of its forms (`models`, `slices`, `modules`).
-        checkpoints: the parents that `mergekit_parents` names, by reference.
         doubts: is told of what mergekit ignores in the file, and of what the file leaves open.
 
     Raises:

@@ -17,7 +17,6 @@ class SliceContext:
     """What is the same for all slices of a file.
 
     Attributes:
-        prefix: prefix of the host's block stack.
         fits: parent -> map from the names of the host's tensors to those of the parent.
         factors: name of a merged tensor -> factor from the scales of a path.
     """
@@ -42,7 +41,6 @@ class SliceKnobs:
 
     Attributes:
         start: index of the slice's first block in the merged model.
-        layers: the blocks of the slice in the recipe.
         outside: (name, layer) pairs of the tensors outside of the blocks that mergekit merges with
             this slice (embeddings with the first slice, head with the last one).
         source: index of the source, or None for the knobs of the slice as a whole.

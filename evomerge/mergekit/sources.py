@@ -49,8 +49,6 @@ def slice_sources(
 
     Args:
         whole: whether the slice has all blocks of its models (the file has `models`).
-        base: the base model of the slice or else of the file, or None.
-        fits: model -> map from the names of the host's tensors to those of the model.
         doubts: is told where the base model is missing or not among the sources.
 
     Raises:

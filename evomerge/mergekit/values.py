@@ -25,7 +25,6 @@ class Rule:
     """A value and the tensors that it applies to.
 
     Attributes:
-        pattern: substring of a tensor's name, or `*` for all tensors.
         gradient: one number, or several that are spread evenly over depth.
     """
 

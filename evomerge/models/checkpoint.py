@@ -68,7 +68,6 @@ class Checkpoint:
     """A model on disk. Its config and the headers of its weight files are read, not its weights.
 
     Attributes:
-        reference: its name in recipes and search files.
         adapter: folder of a LoRA adapter that is added to the weights, or None.
         predictions: names of tensors on disk that are not in `tensors`, since they belong to layers
             for multi-token prediction.

@@ -104,9 +104,6 @@ class TensorNameMap:
         """Return the tensors of the parent's block `layer`, by the host's names inside of a block.
 
         In the merged model, the block stands at `position`.
-
-        Raises:
-            CheckpointError: the parent's block has a tensor that no block of the host has.
         """
         known = self._host_rests[prefix]
         stack = self.stacks[prefix]
@@ -159,7 +156,6 @@ def check_fit(
     The numbers of blocks may differ.
 
     Args:
-        host: the parent that gives the config and the names of the merged model.
         vocabularies: whether embeddings and head must have as many rows as the host's. False if
             the rows are matched by token (`tokenizer: union`).
         tokenizer: the key for this in the file that names the parents.

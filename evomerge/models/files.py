@@ -109,9 +109,6 @@ def check_sizes(files: Iterable[Path]) -> None:
     """Check the sizes of text files that are read as a whole; a stranger's may be huge.
 
     Other files, such as weights, are passed over.
-
-    Raises:
-        CheckpointError: one is larger than any real one.
     """
     for file in files:
         if not file.name.endswith(_TEXTS) or not file.is_file():

@@ -82,14 +82,7 @@ def open_parent(reference: str, relative_to: Path, *, allow_pickle: bool = False
 
 
 def resolve(reference: str, relative_to: Path, wanted: Sequence[str] = _WANTED) -> Path:
-    """Return the local folder of a model or adapter. What is on the Hub is downloaded.
-
-    Args:
-        reference: `zoo:NAME`, a folder, or `org/name[@revision]`.
-
-    Raises:
-        CheckpointError: there is no such folder, embedded model or Hub repository.
-    """
+    """Return the local folder of a model or adapter. What is on the Hub is downloaded."""
     if reference.startswith("zoo:"):
         from evomerge import zoo
 
@@ -120,9 +113,6 @@ def folder_with(names: Sequence[str], reference: str, relative_to: Path) -> Path
     """Return the folder of a model; from the Hub only the files with these names are downloaded.
 
     The model may lack some of them. An adapter in the reference is ignored.
-
-    Raises:
-        CheckpointError: there is no such model.
     """
     return resolve(split_adapter(reference, relative_to)[0], relative_to, wanted=names)
 

@@ -59,7 +59,6 @@ class Part:
         axes: permutation of the stored tensor's axes into the common order; -1 stands for a new
             axis of size 1.
         start: first index of the box in the stored tensor, along every axis.
-        size: size of the box along every axis.
         target: first index of the box in the assembled tensor, along every axis.
         target_axes: permutation of the assembled tensor's axes into the common order; -1 as above.
     """

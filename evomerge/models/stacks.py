@@ -41,7 +41,6 @@ class Stack:
 
     Attributes:
         prefix: the part of the names before the index of the block (`model.layers`).
-        blocks: names of the tensors of each block, in order, without prefix and index.
     """
 
     prefix: str

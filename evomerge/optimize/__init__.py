@@ -29,12 +29,10 @@ class Builtin:
 
     Attributes:
         factory: its `Factory`, as `module:function`; empty where `create` chooses another one.
-        has_population: whether `optimizer.population` can be set.
         most_workers: largest number of workers with which the optimizer keeps 95 % of its gain if
             it is told each outcome as it arrives, of the numbers that benchmarks/lag.py measured
             (1, 4, 16, 64). None: any number, because it does not learn from outcomes, or not
             measured.
-        objectives: how many objectives it can have at a time: `one`, `several` or `any`.
         extra: the extra of evomerge that installs what it needs; None if that is always installed.
     """
 
@@ -200,7 +198,6 @@ def create(
 
     Args:
         name: one of `optimizer_names()`; in the place of NAME, a name of nevergrad's registry.
-        genes: the genes to search, at least one.
         seed: as all further arguments, see `evomerge.optimize.protocol.Setting`.
 
     Raises:

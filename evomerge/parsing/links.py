@@ -33,7 +33,6 @@ def check_inside(
 
     Args:
         folders: where they may really be; these paths have no links in them.
-        whose: what the folder is, for the message (`the run`).
 
     Raises:
         InputError: one of them is a link that leaves the folders.

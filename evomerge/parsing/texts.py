@@ -48,9 +48,6 @@ def read_text(file: Path, error: type[InputError], missing: str | None = None) -
 def json_value(text: str | bytes, what: str, error: type[InputError]) -> Any:
     """Return the value of a JSON text.
 
-    Args:
-        what: name of the text in error messages.
-
     Raises:
         InputError: the text is not JSON, lists and mappings are nested more than `DEEPEST` deep, or
             a string has an unpaired surrogate, which cannot be written to a file.

@@ -65,10 +65,6 @@ def yaml_value(text: str, what: str, error: type[InputError]) -> Any:
 def yaml_mapping(text: str, what: str, kind: str, error: type[InputError]) -> dict[str, Any]:
     """Return the mapping in a YAML text.
 
-    Args:
-        what: name of the text in error messages.
-        kind: what the text should be (`a search file`), for the message if it is not a mapping.
-
     Raises:
         InputError: as for `yaml_value`, or the value is not a mapping.
     """

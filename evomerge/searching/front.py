@@ -59,7 +59,6 @@ def hypervolume(front: Sequence[Point], lowest: Point, highest: Point) -> float:
 
     Args:
         front: the points; those outside of the box count as far as they dominate a part of it.
-        lowest: the corner of the box with the lowest values.
         highest: the corner with the highest values. A side without length counts as 1 long.
     """
     from pymoo.indicators.hv import HV

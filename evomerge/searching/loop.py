@@ -35,8 +35,6 @@ class Plan:
 
     Attributes:
         target: fitness on the search documents at which the search ends; None: no such end.
-        finalists: number of the best candidates that are scored on the validation documents; None:
-            as many as is usual for the ranking.
         patience: number of candidates without a better one at which the search ends; None: no such
             end.
     """
@@ -76,12 +74,7 @@ class Search:
         return self.make_strategy()
 
     def run(self) -> Candidate:
-        """Search, choose the winner on the validation documents, score it on the test documents.
-
-        Raises:
-            EvomergeError: no candidate could be scored, or something other than a candidate is at
-                fault.
-        """
+        """Search, choose the winner on the validation documents, score it on the test documents."""
         self.session.publish_best()
         # With a raised budget there is a winner already while the last candidates are scored.
         is_over = self.is_spent and not self.history.open and is_finished(self.history)

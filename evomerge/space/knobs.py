@@ -37,7 +37,6 @@ class KnobPlan:
     """Which knobs are searched and which are fixed. The others stay at their method's default.
 
     Attributes:
-        searched: the knobs that become genes.
         fixed: (name of the method, `source` or `merge`, name of the knob) -> its value.
     """
 

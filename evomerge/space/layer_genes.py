@@ -23,7 +23,6 @@ class Component:
     """A kind of tensors with knobs of its own: those whose name contains one of the patterns.
 
     Attributes:
-        name: `attention`, `mlp`, ..., or `rest`.
         patterns: substrings of tensor names; `"*"` matches all.
     """
 
@@ -104,9 +103,6 @@ class LayerGenes:
         inputs: one entry for each merge method. If there are several, the first gene chooses one.
         components: components with knobs of their own. A tensor belongs to the first one that
             matches; the last one must match every tensor. Empty if all tensors share the knobs.
-
-    Attributes:
-        genes: the genes. Their names do not contain the place.
     """
 
     def __init__(
@@ -182,9 +178,6 @@ class LayerGenes:
 
         Real knobs are interpolated linearly. Integer knobs and flags take the values of the nearer
         place. If the two places use different methods, all knobs do.
-
-        Args:
-            share: distance from the first place, 0 <= share < 1; 1 would be the second place.
         """
         nearer = first if share < 0.5 else second
         if share == 0 or (self._choices and first[0] != second[0]):

@@ -112,12 +112,7 @@ class ParameterSpace:
         return self._blocks
 
     def decode(self, genome: Genome) -> Recipe:
-        """Return the recipe of a genome.
-
-        Raises:
-            RecipeError: the genome does not have one value for each gene, or a value is outside of
-                its gene's range.
-        """
+        """Return the recipe of a genome."""
         if len(genome) != len(self.genes):
             raise RecipeError(
                 f"The genome has {len(genome)} genes, but this space has {len(self.genes)}."

@@ -24,14 +24,7 @@ _SIGMA = 0.25
 
 
 class ParentPool:
-    """The genes that say which parents a candidate merges.
-
-    Args:
-        most: largest number of parents that a candidate merges; the base does not count.
-
-    Raises:
-        ConfigError: there are fewer parents than `most`, or a method needs more.
-    """
+    """The genes that say which parents a candidate merges: `most` at most, beside the base."""
 
     def __init__(self, inputs: Sequence[MethodInputs], most: int) -> None:
         self._inputs, self._most = tuple(inputs), most

@@ -123,9 +123,6 @@ class GenomeStrategy:
 
         Another machine may compute a slightly different genome, since floating-point results
         differ. The recorded genome counts: it is the one that was scored.
-
-        Raises:
-            ValueError: the origin is not a genome of this space.
         """
         if "genome" not in origin:
             return

@@ -67,14 +67,9 @@ class MateSpace(ABC):
 
     @abstractmethod
     def child(self, origin: Mapping[str, Any], mates: Sequence[Mate]) -> Recipe:
-        """Return the recipe of a child.
+        """Return the recipe of a child of these mates, merged as the origin says.
 
-        Args:
-            origin: how the mates are merged, as the strategy noted it.
-            mates: the mates, in the order of the origin.
-
-        Raises:
-            KeyError, TypeError, ValueError: this is no origin of these mates.
+        Raises KeyError, TypeError or ValueError for an origin that is none of these mates.
         """
 
     @abstractmethod
@@ -191,9 +186,6 @@ class MatingStrategy(ABC):
     """A strategy whose candidates are merges of earlier candidates.
 
     Random numbers depend on the seed and the candidate's number only.
-
-    Args:
-        generation: number of candidates that are proposed before outcomes are told.
     """
 
     def __init__(self, space: MateSpace, generation: int, seed: int) -> None:

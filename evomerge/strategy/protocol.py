@@ -63,9 +63,6 @@ class Strategy(Protocol):
 
         If the strategy would now propose something else, the recorded origin counts.
 
-        Args:
-            label: the baseline's label for an `add_baseline`; None for an `ask`.
-
         Raises:
             ValueError: this strategy cannot have made this origin.
         """

@@ -61,9 +61,6 @@ def check_executor(
             arguments, which makes what runs the jobs.
         survives: whether the jobs run in other processes, so that a candidate that ends its
             process is a failure.
-
-    Raises:
-        AssertionError: a law is broken.
     """
     _check_outcomes(create)
     _check_faults(create)

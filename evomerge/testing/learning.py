@@ -36,9 +36,6 @@ def check_learning(
     Args:
         ranks: whether the optimizer only compares values; False if it computes with them, so that
             a failure is like no value.
-
-    Raises:
-        AssertionError: a law is broken.
     """
     population = create(genes, 3).population
     trials = max(30, 3 * population)

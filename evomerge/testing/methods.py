@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 
 
 def check_method(method: Method, samples: int = 20, seed: int = 0) -> None:
-    """Check the laws of a merge method (`evomerge.merging.methods.method`) on small random tensors.
-
-    Raises:
-        AssertionError: a law is broken.
-    """
+    """Check the laws of merge methods (`evomerge.merging.methods.method`) on small random tensors."""
     import torch
 
     for knob in method.knobs:

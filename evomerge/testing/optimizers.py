@@ -46,9 +46,6 @@ def check_optimizer(
             a Gaussian process. Otherwise failures and violations of constraints must give the same
             search, proposal by proposal, as values below all others.
         seeds: number of searches with each function and condition; 0: functions are not searched.
-
-    Raises:
-        AssertionError: a law is broken.
     """
     genes = tuple(genes)
     require(create(genes, 3).population >= 1, "The population is below 1.")

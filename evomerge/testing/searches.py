@@ -81,11 +81,7 @@ def quality(problem: Problem, losses: Sequence[Sequence[float]]) -> float:
 def search(
     optimizer: Optimizer, problem: Problem, trials: int, condition: Condition, seed: int
 ) -> list[tuple[float, ...]]:
-    """Search a problem; return the losses of the proposals, those of baselines not included.
-
-    Raises:
-        AssertionError: a genome was proposed that had been asked before.
-    """
+    """Search a problem; return the losses of the proposals, those of baselines not included."""
     order = np.random.RandomState(seed)
     baselines = _baselines(problem.genes, condition, optimizer.population, order)
     for genome in baselines:
@@ -140,9 +136,6 @@ def check_search(
         problems: names of `PROBLEMS`; those with another number of objectives are left out.
         seeds: number of searches with each problem and condition, at least 5. The reference, or
             random search, has twice as many.
-
-    Raises:
-        AssertionError: it is worse, stalls, or proposes a genome twice.
     """
     chosen = {name: PROBLEMS[name] for name in problems if PROBLEMS[name].objectives == objectives}
     known: dict[tuple[str, int], list[float]] = {}
@@ -210,9 +203,6 @@ def check_choices(create: Create, objectives: int = 1, seeds: int = 100) -> None
     As long as all candidates score the same, an optimizer cannot know which value is better. The
     values of the first proposal of all seeds are tested (chi-square), and the shares of the values
     in the first five, each with an error of one in ten thousand.
-
-    Raises:
-        AssertionError: some values are more likely than others.
     """
     from scipy.stats import chisquare
 

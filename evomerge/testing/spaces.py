@@ -13,11 +13,7 @@ from evomerge.testing.require import require
 
 
 def check_space(space: Space, samples: int = 100, seed: int = 0) -> None:
-    """Check the laws of `evomerge.space.protocol.Space`.
-
-    Raises:
-        AssertionError: a law is broken.
-    """
+    """Check the laws of `evomerge.space.protocol.Space`."""
     genes = tuple(space.genes)
     require(genes, "The space has no genes.")
     names = [gene.name for gene in genes]

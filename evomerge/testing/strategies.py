@@ -41,9 +41,6 @@ def check_strategy(
         outcome: scores a recipe; a function of the recipe alone. If the strategy learns, it must
             be one that can be learned, and more is better in the mean of the aggregates.
         learns: False for a strategy like random search, which learns nothing.
-
-    Raises:
-        AssertionError: a law is broken.
     """
     kept = np.random.get_state()
     require(create(3).generation >= 1, "A generation is below 1.")

@@ -29,7 +29,6 @@ class Conversion:
     """A converted config.
 
     Attributes:
-        text: the search file: YAML that begins with a comment.
         notes: what the search file does not have or does differently, one sentence each.
     """
 

@@ -31,12 +31,7 @@ def convert_file(file: Path, *, strict: bool = False) -> Conversion:
 
 
 def convert(text: str, source: str, lookup: ModelFiles, *, strict: bool = False) -> Conversion:
-    """Return the search file for the text of a config; `source` is its name, for messages.
-
-    Raises:
-        RecipeError: the config is of neither tool, a key or value is wrong, or a search file cannot
-            express it; the message names the key.
-    """
+    """Return the search file for the text of a config; `source` is its name, for messages."""
     data = yaml_mapping(text, "The config", "one", RecipeError)
     if any(key in data for key in _MERGENETIC):
         return from_mergenetic(data).finish(source)

@@ -96,7 +96,6 @@ def from_mergekit_evolve(
     Args:
         lookup: asked for the number of layers, because a search file has the number of groups, and
             for a chat template, which mergekit-evolve applies by default.
-        strict: whether a key that mergekit-evolve ignores is an error.
 
     Raises:
         RecipeError: a key or value is wrong, or a search file cannot express it; the message names

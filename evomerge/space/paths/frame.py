@@ -25,7 +25,6 @@ class PathSpace(ABC):
     """A space of paths.
 
     Args:
-        parents: parent -> number of its blocks.
         frame: recipe of everything except the path (host, embeddings, head, dtype, ...).
 
     Raises:
@@ -89,7 +88,6 @@ def check_depth(layers: tuple[int, int | None], possible: tuple[int, int]) -> tu
     """Return the smallest and the largest number of blocks of a path.
 
     Args:
-        layers: the setting `space.layers`; None stands for no limit.
         possible: smallest and largest number of blocks that paths of the space can have.
 
     Raises:

@@ -35,15 +35,11 @@ class JointSpace:
 
     Args:
         parents: parent -> number of its blocks, which must be the same for all.
-        knobs: knob -> a range to search or a fixed number. The other knobs are searched in the
-            method's own range, or stay at its default if it has none.
         base: parent that task vectors are measured from, or None. If the method uses it, it is not
             one of the sources.
         outside: whether embeddings and head are merged too, each with knobs of its own. If not,
             they are the frame's.
         repeats: how often the layout lists all depths (r).
-        indicators: `threshold` or `binary` (see `SlotSpace`).
-        fixed_ends: whether every path starts at the first depth and ends at the last one.
 
     Raises:
         ConfigError: the parents have different numbers of blocks, the method does not take them,

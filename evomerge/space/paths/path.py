@@ -18,12 +18,7 @@ from evomerge.recipe import Layer, Recipe, Source, number
 
 @dataclass(frozen=True)
 class Hop:
-    """One step of a path: a block of a parent, and the scale of the hidden state that enters it.
-
-    Attributes:
-        layer: index of the block in that parent, from 0.
-        scale: factor on the hidden state that enters the block.
-    """
+    """One step of a path: a block of a parent, and the scale of the hidden state that enters it."""
 
     parent: str
     layer: int
@@ -99,9 +94,6 @@ def format_path(path: Sequence[Hop], legend: Mapping[str, str]) -> str:
 
 def describe(recipe: Recipe, stack: str | None = None) -> str:
     """Return the blocks of a recipe, merged ones too, as one line that a person can read.
-
-    Args:
-        stack: name of the block stack; None for the first one of the recipe.
 
     Returns:
         `A0-3 B4-5x0.9 (A = zoo:language, B = zoo:maths)`, and for merged blocks

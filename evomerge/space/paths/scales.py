@@ -23,9 +23,7 @@ class Slot:
     """One entry of the layout: a block of a parent that a path may include at this position.
 
     Attributes:
-        layer: index of the block in that parent, from 0.
         block: index of the block among all blocks of all parents, from 0.
-        turn: index of the repetition of the layout that the slot belongs to, from 0.
     """
 
     parent: str
@@ -50,7 +48,6 @@ class ScaleCoding(ABC):
         """Return the scale before each chosen slot; the first is 1.
 
         Args:
-            values: one for each gene.
             chosen: indices of the slots that the path includes, ascending.
         """
 

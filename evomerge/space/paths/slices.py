@@ -32,10 +32,6 @@ class SliceSpace(PathSpace):
     Args:
         frame: recipe of everything except the path. The search starts at the slices that together
             are its host, but at first every parent of a slice is equally likely.
-        slices: smallest and largest number of slices.
-
-    Raises:
-        ConfigError: an argument is out of its range.
     """
 
     def __init__(

@@ -52,12 +52,8 @@ class SlotSpace(PathSpace):
         coding: how genes encode the scales (see `evomerge.space.paths.scales`); `auto`: matrix or
             network with `hidden` units, by the number of genes.
         fixed_ends: whether every path starts with the host's first block and ends with its last.
-        layers: smallest and largest number of blocks of a path; None for no limit.
         start: start values of `threshold` indicators, in sigmas (sigma is 1): for the blocks of the
             host in the first repetition, and for all other slots.
-
-    Raises:
-        ConfigError: an argument is out of its range.
     """
 
     def __init__(
