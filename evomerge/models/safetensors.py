@@ -23,23 +23,13 @@ from evomerge.parsing.values import shown
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
-WIDTHS = {
-    "BOOL": 1,
-    "U8": 1,
-    "I8": 1,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-    "I16": 2,
-    "U16": 2,
-    "F16": 2,
-    "BF16": 2,
-    "I32": 4,
-    "U32": 4,
-    "F32": 4,
-    "I64": 8,
-    "U64": 8,
-    "F64": 8,
+_NAMES = {
+    1: ("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"),
+    2: ("I16", "U16", "F16", "BF16"),
+    4: ("I32", "U32", "F32"),
+    8: ("I64", "U64", "F64"),
 }
+WIDTHS = {name: width for width, names in _NAMES.items() for name in names}
 """Bytes of one element, by the name of the dtype in a safetensors header."""
 
 FLOATING = frozenset({"F16", "BF16", "F32", "F64"})

@@ -69,7 +69,7 @@ class BaseOptimizer(ABC):
 
     def __init__(self, cube: Cube, population: int, objectives: int = 1) -> None:
         self.cube = cube
-        self._population, self._objectives = population, objectives
+        self.population, self._objectives = population, objectives
         self._asked = 0
         self._open: dict[int, OpenTrial] = {}
         self._enqueued: deque[Genome] = deque()
@@ -118,11 +118,6 @@ class BaseOptimizer(ABC):
         proposals overrides this.
         """
         return None
-
-    @property
-    def population(self) -> int:
-        """Trials in a generation; 1 for optimizers without generations."""
-        return self._population
 
     def ask(self) -> tuple[int, Genome]:
         """Open a trial: return its number (0, 1, 2, ...) and the genome to try."""

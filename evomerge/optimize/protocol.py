@@ -47,11 +47,9 @@ class Optimizer(Protocol):
     @property
     def population(self) -> int:
         """Trials in a generation; 1 for optimizers without generations."""
-        ...
 
     def ask(self) -> tuple[int, Genome]:
         """Open a trial: return its number (0, 1, 2, ...) and the genome to try."""
-        ...
 
     def tell(self, trial: int, values: Sequence[float] | None, violation: float = 0.0) -> None:
         """Close a trial: objective values (higher is better), or None for a failed candidate.
@@ -65,7 +63,6 @@ class Optimizer(Protocol):
         Raises:
             ValueError: no such trial is open, or the optimizer takes another number of values.
         """
-        ...
 
     def enqueue(self, genome: Genome) -> None:
         """Add a genome (of a parent, for example) to the queue that `ask` proposes first.
@@ -73,7 +70,6 @@ class Optimizer(Protocol):
         Raises:
             ValueError: the genome does not belong to the space.
         """
-        ...
 
     def amend(self, trial: int, genome: Genome) -> None:
         """Replace the genome of an open trial by the one that was really tried.
@@ -84,4 +80,3 @@ class Optimizer(Protocol):
         Raises:
             ValueError: no such trial is open, or the genome does not belong to the space.
         """
-        ...

@@ -76,7 +76,7 @@ class ParameterSpace:
         seed: int = 0,
     ) -> None:
         self.parents, self.base = tuple(parents), base
-        self._stack, self._blocks = stack, layers
+        self._stack, self._blocks, self.max_depth = stack, layers, layers
         nothing = Layer("", ())
         self._frame = Recipe(
             host, {}, nothing, nothing, dtype, tokenizer, seed, vocabulary=tuple(vocabulary)
@@ -105,11 +105,6 @@ class ParameterSpace:
                 "Every knob of space.knobs is fixed, so there is nothing to search; give one a "
                 "range, for example weight: [0.0, 1.0], or name several methods."
             )
-
-    @property
-    def max_depth(self) -> int:
-        """Number of blocks of every recipe."""
-        return self._blocks
 
     def decode(self, genome: Genome) -> Recipe:
         """Return the recipe of a genome."""

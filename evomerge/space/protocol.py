@@ -48,20 +48,16 @@ class Space(Protocol):
     @property
     def genes(self) -> Sequence[Gene]:
         """The genome's coordinates, in order."""
-        ...
 
     @property
     def max_depth(self) -> int:
         """Largest number of blocks of a recipe; baselines count, too."""
-        ...
 
     def decode(self, genome: Genome) -> Recipe:
         """Return the recipe of a genome."""
-        ...
 
     def baselines(self) -> dict[str, Recipe]:
         """The recipes that every search scores first, by label: each parent, the uniform merge."""
-        ...
 
     def baseline_genomes(self) -> Mapping[str, Sequence[Genome]]:
         """Genomes whose recipes equal the baselines or come near them, by label.
@@ -70,4 +66,3 @@ class Space(Protocol):
 
         They are enqueued in the optimizer, so that it starts from good points.
         """
-        ...

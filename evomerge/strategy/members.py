@@ -48,7 +48,7 @@ class MateSpace(ABC):
         seed: int = 0,
     ) -> None:
         self.parents = tuple(parents)
-        self._stack, self._layers = stack, layers
+        self._stack, self._layers, self.max_depth = stack, layers, layers
         nothing = Layer("", ())
         self._frame = Recipe(host, {}, nothing, nothing, dtype, seed=seed)
 
@@ -75,11 +75,6 @@ class MateSpace(ABC):
     @abstractmethod
     def decode(self, genome: Genome) -> Recipe:
         """Return a child of the first parents; there are no genes to decode."""
-
-    @property
-    def max_depth(self) -> int:
-        """Number of blocks of every recipe."""
-        return self._layers
 
     @property
     def places(self) -> int:

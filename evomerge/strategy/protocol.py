@@ -37,7 +37,6 @@ class Strategy(Protocol):
 
         All proposals of a generation can be asked for before any outcome of it is told.
         """
-        ...
 
     @property
     def left(self) -> int:
@@ -45,18 +44,15 @@ class Strategy(Protocol):
 
         It is `generation` when a generation is complete and the next one has not begun.
         """
-        ...
 
     def add_baseline(self, number: int, label: str) -> Origin:
         """Add a baseline (a parent, the uniform merge), which the strategy did not propose itself.
 
         Returns its origin; it is empty if this strategy cannot represent it.
         """
-        ...
 
     def ask(self, number: int) -> Proposal:
         """Propose a recipe for the candidate with this number."""
-        ...
 
     def repeat(self, number: int, label: str | None, origin: Origin) -> None:
         """Repeat an `add_baseline` or an `ask` that the journal records.
@@ -66,8 +62,6 @@ class Strategy(Protocol):
         Raises:
             ValueError: this strategy cannot have made this origin.
         """
-        ...
 
     def tell(self, number: int, outcome: Outcome) -> None:
         """Tell the outcome of a candidate or baseline."""
-        ...

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def check_method(method: Method, samples: int = 20, seed: int = 0) -> None:
-    """Check the laws of merge methods (`evomerge.merging.methods.method`) on small random tensors."""
+    """Check the laws of a merge method (`evomerge.merging.methods.method`)."""
     import torch
 
     for knob in method.knobs:

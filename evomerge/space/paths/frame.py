@@ -32,6 +32,8 @@ class PathSpace(ABC):
     """
 
     genes: tuple[Gene, ...]
+    max_depth: int
+    """Largest number of blocks of a path or a parent."""
 
     def __init__(
         self, parents: Mapping[str, int], frame: Recipe, stack: str, scales: Scales

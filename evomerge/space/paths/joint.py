@@ -84,6 +84,7 @@ class JointSpace:
             fixed_ends=fixed_ends,
             layers=layers,
         )
+        self.max_depth = self._path_space.max_depth
         slots = self._path_space.slots
         blocks = [f"block{slot.name.removeprefix(frame.host)}" for slot in slots]
         self._places = [*blocks, *(("embeddings", "head") if outside else ())]
@@ -93,11 +94,6 @@ class JointSpace:
             for gene in self._layer_genes.genes
         )
         self.genes: Sequence[Gene] = (*self._path_space.genes, *knob_genes)
-
-    @property
-    def max_depth(self) -> int:
-        """Largest number of blocks of a path or a parent."""
-        return self._path_space.max_depth
 
     def decode(self, genome: Genome) -> Recipe:
         """Return the recipe of a genome."""

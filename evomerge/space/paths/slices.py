@@ -57,12 +57,8 @@ class SliceSpace(PathSpace):
         self._fewest, self._most = check_depth(
             layers, (slices[0], slices[1] * max(parents.values()))
         )
+        self.max_depth = max(self._most, *parents.values())
         self.genes = self._make_genes(host_depth)
-
-    @property
-    def max_depth(self) -> int:
-        """Largest number of blocks of a path or a parent."""
-        return max(self._most, *self._parents.values())
 
     def decode(self, genome: Genome) -> Recipe:
         """Return the recipe of a genome."""

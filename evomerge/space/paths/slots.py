@@ -94,6 +94,7 @@ class SlotSpace(PathSpace):
         self._fewest, self._most = check_depth(
             layers, (len(self._ends) or 1, len(self._ends) + len(self._free))
         )
+        self.max_depth = max(self._most, *parents.values())
         is_binary = indicators == "binary"
         self._in, self._out = (1.0, 0.0) if is_binary else start
         bound = 2.0 * max(1.0, *map(abs, start))
@@ -113,11 +114,6 @@ class SlotSpace(PathSpace):
             ),
             *self._scales.genes,
         )
-
-    @property
-    def max_depth(self) -> int:
-        """Largest number of blocks of a path or a parent."""
-        return max(self._most, *self._parents.values())
 
     def decode(self, genome: Genome) -> Recipe:
         """Return the recipe of a genome, with its path repaired if it is too short or too long."""

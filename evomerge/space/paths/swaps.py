@@ -33,7 +33,7 @@ class SwapSpace(PathSpace):
         scales: Scales = 1.0,
     ) -> None:
         super().__init__(parents, frame, stack, scales)
-        self._depth = parents[frame.host]
+        self._depth, self.max_depth = parents[frame.host], max(parents.values())
         for parent, depth in parents.items():
             if depth < self._depth:
                 raise ConfigError(
@@ -49,11 +49,6 @@ class SwapSpace(PathSpace):
             ),
             *(scale_gene(f"scale.block{index}", self._bounds) for index in scaled),
         )
-
-    @property
-    def max_depth(self) -> int:
-        """Number of blocks of the deepest parent; a path is as deep as the host."""
-        return max(self._parents.values())
 
     def decode(self, genome: Genome) -> Recipe:
         """Return the recipe of a genome."""
