@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from evomerge.recipe import Recipe
 from evomerge.scores import Failure, Outcome, Scores
 from evomerge.strategy.protocol import Strategy
-from evomerge.testing.require import require
+from evomerge.testing.require import check_repeats, require
 from evomerge.testing.searches import rank_sum
 
 Array: TypeAlias = NDArray[np.float64]
@@ -42,23 +42,16 @@ def check_strategy(
             be one that can be learned, and more is better in the mean of the aggregates.
         learns: False for a strategy like random search, which learns nothing.
     """
-    kept = np.random.get_state()
     require(create(3).generation >= 1, "A generation is below 1.")
     for width in (1, 4, create(3).generation):
-        np.random.seed(1)
-        first = _play(create(3), None, baselines, outcome, candidates, width)
-        drawn = np.random.uniform()
-        np.random.seed(1)
-        require(drawn == np.random.uniform(), "The strategy draws from numpy's global generator.")
+
+        def play(resumed: Strategy | None, width: int = width) -> list[Recipe]:
+            return _play(create(3), resumed, baselines, outcome, candidates, width)
+
         require(
-            first == _play(create(3), None, baselines, outcome, candidates, width),
-            "The same calls gave different recipes, so a run could not be resumed.",
-        )
-        require(
-            first == _play(create(3), create(3), baselines, outcome, candidates, width),
+            check_repeats(lambda: play(None), "strategy") == play(create(3)),
             "After `repeat` of the recorded origins it proposes other recipes.",
         )
-    np.random.set_state(kept)
     if learns:
         _check_learning(create, baselines, outcome, candidates)
 
