@@ -32,7 +32,7 @@ from sklearn.datasets import load_digits
 from evomerge.recipe import Layer, Recipe
 from evomerge.scores import Scores
 from evomerge.strategy.members import Mate
-from evomerge.strategy.niches import CrossoverSpace, NichesSetting, NichesStrategy
+from evomerge.strategy.niches import CrossoverSpace, NichesOptions, NichesStrategy
 from evomerge.strategy.protocol import Origin
 
 Array = NDArray[np.float64]
@@ -41,8 +41,8 @@ INPUTS, HIDDEN, OUTPUTS = 64, 256, 10
 WEIGHTS = (INPUTS + 1) * HIDDEN + (HIDDEN + 1) * OUTPUTS
 STEPS, RATE = 10, 0.003
 SETTINGS = {
-    "niches": NichesSetting(),
-    "genetic algorithm": NichesSetting(alpha=0.0, attraction=False),
+    "niches": NichesOptions(),
+    "genetic algorithm": NichesOptions(alpha=0.0, attraction=False),
 }
 
 
@@ -118,14 +118,23 @@ def build(origin: Origin, networks: Mapping[int, Array]) -> Array:
 
 
 def search(
-    experts: Sequence[Array], images: Images, setting: NichesSetting, merges: int, seed: int
+    experts: Sequence[Array],
+    images: Images,
+    setting: NichesOptions,
+    merges: int,
+    seed: int,
+    generation: int,
 ) -> Array:
     """Search with the strategy, and return the best member of the last archive."""
     rights: dict[int, Array] = {}
     space = WeightSpace(parents=["0 to 4", "5 to 9"], host="0 to 4", stack="", layers=1)
     worth = np.ones(len(images.digits))
     strategy = NichesStrategy(
-        space, lambda scores: (np.array(scores.values["digits/acc"]), worth), setting, seed
+        space,
+        lambda scores: (np.array(scores.values["digits/acc"]), worth),
+        setting,
+        seed,
+        generation,
     )
     networks = dict(enumerate(experts))
     for number, label in enumerate(space.parents):
@@ -197,10 +206,7 @@ def main() -> None:
         networks["random"] = at_random(experts, searched, merges, seed)
         for name, setting in SETTINGS.items():
             began = time.process_time()
-            chosen = NichesSetting(
-                setting.archive, setting.alpha, setting.attraction, options.generation
-            )
-            networks[name] = search(experts, searched, chosen, merges, seed)
+            networks[name] = search(experts, searched, setting, merges, seed, options.generation)
             spent = time.process_time() - began
         for name, network in networks.items():
             found.setdefault(name, []).append(100 * float(tested.right(network).mean()))

@@ -112,9 +112,6 @@ def terminate(number: int, frame: FrameType | None) -> None:
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code.
 
-    Args:
-        arguments: the command line without the program's name, such as `["status", "runs/mine"]`.
-
     Raises:
         EvomergeError: the command failed, for a reason that a person can understand.
     """

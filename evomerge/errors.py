@@ -105,9 +105,7 @@ def not_written(
 
     Args:
         what: the file or folder, with the option that names it if there is one.
-        found: what the system says.
         fix: what to do if the disk is not at fault.
-        error: class of the error if the disk is not at fault.
     """
     reason = f"{what} cannot be written: {found.strerror or found}"
     if found.errno in (*NO_ROOM, errno.EIO):

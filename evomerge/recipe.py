@@ -24,7 +24,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -39,13 +39,13 @@ Knob: TypeAlias = float | tuple[tuple[str, float], ...]
 The first pair whose substring is in the tensor's name applies; `"*"` matches every name.
 """
 
-_FORMER_KEYS = {"before": "embeddings", "after": "head"}
-"""Former names of keys, which are still read."""
-
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 MEMBER = "member:"
 """Prefix of the name of a member: an earlier candidate of a run that is the source of another."""
+
+Reader: TypeAlias = Callable[[Any, str], Any]
+"""Reads a value of plain data, given its address in the file; raises a RecipeError."""
 
 _MOST_BLOCKS = 1_000_000
 
@@ -102,7 +102,6 @@ class Source:
         parent: reference of the parent as in the search file (`zoo:maths`, `org/name@rev`, ...), or
             `member:NUMBER` for one of the recipe's members.
         layer: block index in the parent (0-based), or None for tensors outside of the blocks.
-        knobs: knobs of this source (`weight`, `density`, ...).
     """
 
     parent: str
@@ -118,8 +117,6 @@ class Layer:
     """How one block of the merged model, its embeddings or its head is made.
 
     Attributes:
-        method: name of a merge method.
-        sources: the sources that are merged, in order.
         base: source that task vectors are measured from, or None if the method uses none.
         knobs: knobs of the merge as a whole (`t`, `lambda`, `normalize`, ...).
         scale: factor on the hidden state that enters this block; 1 changes nothing.
@@ -164,11 +161,7 @@ class Recipe:
             `base`) and every tensor that is not merged (a vision tower, for example), bit for bit.
         layers: block stack of the host (`model.layers`) -> its blocks in order. The blocks of a
             stack that is not named are the host's.
-        embeddings: how the tensors before the blocks are made.
-        head: how the tensors after the blocks are made: final norm, output head.
-        dtype: dtype of the written weights. Merges compute in float32 and round once.
         tokenizer: `base` (the host's), `union` (the tokens of all parents), or a parent reference.
-        seed: seed of the random methods (DARE, DELLA).
         options: rarely used options by name (`chat_template`, `pad_to_multiple_of`, ...).
         vocabulary: parents whose tokens make up the vocabulary, in order, for a `tokenizer` other
             than `base`. Empty: the parents that the recipe merges. A search sets it, so that all
@@ -275,7 +268,7 @@ class Recipe:
                 raise RecipeError(
                     f"`members` has {shown(name)}; the name of a member begins with {MEMBER}."
                 )
-            allowed = [key for key in _names(cls) if key != "pins"]  # the recipe has them for all
+            allowed = ["members", *(key for key in _RECIPE if key != "pins")]  # pins are for all
             plain = _VALUES.mapping(item, f"members.{name}", allowed)
             made[name] = _recipe(plain, f"members.{name}", made)
         return _recipe(given, "recipe", made)
@@ -324,38 +317,10 @@ class Recipe:
 
 def _recipe(data: Mapping[str, Any], where: str, made: Mapping[str, Recipe]) -> Recipe:
     """Return the recipe of plain values, except that members are taken from `made`."""
-    if "grams" in data:
-        raise RecipeError(
-            f"`{where}` has `grams`, for the method regmean, which evomerge has no longer; remove "
-            "it, and choose another method."
-        )
-    renamed = {_FORMER_KEYS.get(key, key): value for key, value in data.items()}
-    content = _VALUES.mapping(renamed, where, _names(Recipe))
-    stacks = _VALUES.mapping(content.get("layers", {}), "layers")
-    recipe = Recipe(
-        host=_VALUES.text(_needed(content, "host", where), "host", _PARENT),
-        layers={
-            name: tuple(
-                _layer(item, f"layers.{name}[{i}]")
-                for i, item in enumerate(_VALUES.items(blocks, f"layers.{name}"))
-            )
-            for name, blocks in stacks.items()
-        },
-        embeddings=_layer(_needed(content, "embeddings", where), "embeddings"),
-        head=_layer(_needed(content, "head", where), "head"),
-        dtype=_VALUES.text(content.get("dtype", Recipe.dtype), "dtype"),
-        tokenizer=_VALUES.text(content.get("tokenizer", Recipe.tokenizer), "tokenizer"),
-        seed=_VALUES.whole(content.get("seed", Recipe.seed), "seed"),
-        options=_options(content.get("options", {})),
-        vocabulary=tuple(
-            _VALUES.text(item, f"vocabulary[{i}]", _PARENT)
-            for i, item in enumerate(_VALUES.items(content.get("vocabulary", ()), "vocabulary"))
-        ),
-        pins={
-            name: _pin(item, f"pins.{name}")
-            for name, item in _VALUES.mapping(content.get("pins", {}), "pins").items()
-        },
-    )
+    keys = {**_RECIPE, "members": lambda value, _: value}
+    content = _read({"layers": {}, **data}, where, keys, ("host", "embeddings", "head"))
+    content.pop("members", None)
+    recipe = Recipe(**content)
     named = {item.parent for item in recipe.every_source() if item.parent.startswith(MEMBER)}
     for name in sorted(named - made.keys()):
         raise RecipeError(
@@ -406,72 +371,59 @@ _FIELDS: Mapping[type, tuple[tuple[str, Any], ...]] = {
 
 _SIMPLE = frozenset((float, int, str))
 
-_PARENT = "a parent reference"
 
-
-def _names(kind: type[Source] | type[Layer] | type[Recipe]) -> tuple[str, ...]:
-    return tuple(item.name for item in fields(kind))
-
-
-def _needed(data: Mapping[str, Any], key: str, where: str) -> Any:
-    if key not in data:
-        raise RecipeError(f"The key `{key}` is missing in `{where}`.")
-    return data[key]
-
-
-def _options(data: Any) -> dict[str, str]:
-    options = _VALUES.mapping(data, "options")
-    for name, value in options.items():
-        if not isinstance(value, (str, int, float)):
-            raise _VALUES.wrong(value, f"options.{name}", "text or a number")
-    return {name: str(value) for name, value in options.items()}
-
-
-def _layer(data: Any, where: str) -> Layer:
-    content = _VALUES.mapping(data, where, _names(Layer))
-    sources = _VALUES.items(content.get("sources", ()), f"{where}.sources")
-    base = content.get("base")
-    return Layer(
-        method=_VALUES.text(_needed(content, "method", where), f"{where}.method"),
-        sources=tuple(_source(item, f"{where}.sources[{i}]") for i, item in enumerate(sources)),
-        base=None if base is None else _source(base, f"{where}.base"),
-        knobs=_knobs(content.get("knobs", {}), f"{where}.knobs"),
-        scale=_VALUES.real(content.get("scale", Layer.scale), f"{where}.scale"),
-    )
-
-
-def _source(data: Any, where: str) -> Source:
-    content = _VALUES.mapping(data, where, _names(Source))
-    layer = content.get("layer")
-    return Source(
-        parent=_VALUES.text(_needed(content, "parent", where), f"{where}.parent", _PARENT),
-        layer=None if layer is None else _VALUES.whole(layer, f"{where}.layer", most=_MOST_BLOCKS),
-        knobs=_knobs(content.get("knobs", {}), f"{where}.knobs"),
-    )
-
-
-def _pin(data: Any, where: str) -> Pin:
-    content = _VALUES.mapping(data, where, [item.name for item in fields(Pin)])
-    runs = _VALUES.mapping(content.get("runs", {}), f"{where}.runs")
-    return Pin(
-        _digits(content["sha256"], f"{where}.sha256", 64) if "sha256" in content else "",
-        _digits(content["recipe"], f"{where}.recipe", 16) if "recipe" in content else "",
-        {name: _digits(item, f"{where}.runs.{name}", 16) for name, item in runs.items()},
-    )
-
-
-def _digits(value: Any, where: str, count: int) -> str:
-    """Return the hexadecimal digits of a digest; they may be the name of a folder."""
-    if not isinstance(value, str) or not re.fullmatch(f"[0-9a-f]{{{count}}}", value):
-        raise _VALUES.wrong(value, where, f"{count} hexadecimal digits")
-    return value
-
-
-def _knobs(data: Any, where: str) -> dict[str, Knob]:
+def _read(
+    data: Any, where: str, readers: Mapping[str, Reader], needed: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return the fields of a part of a recipe in a mapping, each read by the reader of its key."""
+    content = _VALUES.mapping(data, where, tuple(readers))
+    for key in needed:
+        if key not in content:
+            raise RecipeError(f"The key `{key}` is missing in `{where}`.")
+    prefix = "" if where == "recipe" else f"{where}."
     return {
-        name: _knob(value, f"{where}.{name}")
-        for name, value in _VALUES.mapping(data, where).items()
+        key: read(content[key], prefix + key) for key, read in readers.items() if key in content
     }
+
+
+def _each(read: Reader) -> Reader:
+    """Return what reads a list."""
+    return lambda data, where: tuple(
+        read(item, f"{where}[{i}]") for i, item in enumerate(_VALUES.items(data, where))
+    )
+
+
+def _by_name(read: Reader) -> Reader:
+    """Return what reads a mapping from any names."""
+    return lambda data, where: {
+        name: read(item, f"{where}.{name}") for name, item in _VALUES.mapping(data, where).items()
+    }
+
+
+def _if_any(read: Reader) -> Reader:
+    """Return what reads a value that may be null."""
+    return lambda data, where: None if data is None else read(data, where)
+
+
+def _parent(data: Any, where: str) -> str:
+    return _VALUES.text(data, where, "a parent reference")
+
+
+def _option(data: Any, where: str) -> str:
+    if not isinstance(data, (str, int, float)):
+        raise _VALUES.wrong(data, where, "text or a number")
+    return str(data)
+
+
+def _digits(count: int) -> Reader:
+    """Return what reads the hexadecimal digits of a digest; they may be the name of a folder."""
+
+    def read(data: Any, where: str) -> str:
+        if not isinstance(data, str) or not re.fullmatch(f"[0-9a-f]{{{count}}}", data):
+            raise _VALUES.wrong(data, where, f"{count} hexadecimal digits")
+        return data
+
+    return read
 
 
 def _knob(data: Any, where: str) -> Knob:
@@ -484,3 +436,47 @@ def _knob(data: Any, where: str) -> Knob:
     return tuple(
         (pair[0], _VALUES.real(pair[1], f"{where}[{i}][1]")) for i, pair in enumerate(pairs)
     )
+
+
+def _source(data: Any, where: str) -> Source:
+    return Source(**_read(data, where, _SOURCE, ("parent",)))
+
+
+def _layer(data: Any, where: str) -> Layer:
+    return Layer(**{"sources": (), **_read(data, where, _LAYER, ("method",))})
+
+
+def _pin(data: Any, where: str) -> Pin:
+    return Pin(**_read(data, where, _PIN))
+
+
+_SOURCE: Mapping[str, Reader] = {
+    "parent": _parent,
+    "layer": _if_any(lambda data, where: _VALUES.whole(data, where, most=_MOST_BLOCKS)),
+    "knobs": _by_name(_knob),
+}
+_LAYER: Mapping[str, Reader] = {
+    "method": _VALUES.text,
+    "sources": _each(_source),
+    "base": _if_any(_source),
+    "knobs": _by_name(_knob),
+    "scale": _VALUES.real,
+}
+_PIN: Mapping[str, Reader] = {
+    "sha256": _digits(64),
+    "recipe": _digits(16),
+    "runs": _by_name(_digits(16)),
+}
+_RECIPE: Mapping[str, Reader] = {
+    "host": _parent,
+    "layers": _by_name(_each(_layer)),
+    "embeddings": _layer,
+    "head": _layer,
+    "dtype": _VALUES.text,
+    "tokenizer": _VALUES.text,
+    "seed": _VALUES.whole,
+    "options": _by_name(_option),
+    "vocabulary": _each(_parent),
+    "pins": _by_name(_pin),
+}
+"""Key of a part of a recipe -> what reads its value."""

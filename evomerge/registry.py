@@ -29,11 +29,8 @@ class Registry(Generic[T]):
     """Objects of one kind by name, each imported when it is first needed.
 
     Attributes:
-        kind: the word for one of them in error messages (`merge method`).
         group: entry-point group of the objects of other packages.
-        builtin: name -> `module:attribute`, for the objects of evomerge.
         aliases: other spelling -> name. `get` accepts aliases; `names` does not list them.
-        error: error class that `get` raises.
         elsewhere: name -> package of this project that adds it, for a message where that is not
             installed.
     """
@@ -103,8 +100,6 @@ def _outside(group: str, here: Path, searched: tuple[str, ...]) -> tuple[EntryPo
     To ask all packages takes a tenth of a second, and a merge asks for each tensor.
 
     Args:
-        group: the group.
-        here: the folder.
         searched: where Python finds packages; it only tells calls apart.
     """
     found = entry_points(group=group)

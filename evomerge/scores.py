@@ -25,12 +25,7 @@ TOKENS = "tokens"
 
 @dataclass(frozen=True)
 class Expected:
-    """An estimate of the score on all documents, made from a part of them.
-
-    Attributes:
-        value: the estimate.
-        error: its standard error.
-    """
+    """An estimate of the score on all documents from a part of them, and its standard error."""
 
     value: float
     error: float
@@ -41,13 +36,8 @@ class Example:
     """One scored document as people read it. Long texts are cut.
 
     Attributes:
-        task: the task.
-        document: id of the document.
-        prompt: what the model read.
         answer: what the model generated, or the choice that it found most likely.
         parsed: what the task's filter made of the answer; equal to it if there is no filter.
-        target: the right answer.
-        values: metric -> value of this document.
     """
 
     task: str
@@ -70,12 +60,10 @@ class Scores:
             better; their sign is not changed here.
         aggregates: `"task/metric"` -> the values aggregated by the metric's own aggregation: the
             number that lm_eval prints.
-        seconds: wall-clock seconds of each phase (`prepare`, `merge`, `evaluate`).
         expected: `"task/metric"` -> estimate of the aggregate on all documents, if only a part of
             them was scored; empty if all were.
         oom_backoffs: how often the batch size had been halved because memory ran out. The batch
             size can change the last bits of a score.
-        examples: a few of the documents with their answers, if the job asked for them.
         largest: `"task/metric"` -> largest value that a document can have, where this is known and
             not 1: the number of tokens that an answer may have.
         cpu_seconds: CPU seconds of each phase, all threads of the scoring process together.
@@ -147,11 +135,8 @@ class Failure:
     Attributes:
         stage: what failed: `merge` or `evaluate`; `timeout` if it took too long, `lost` if its
             process died.
-        reason: the error message, one line.
         seconds: wall-clock seconds of each phase, as in `Scores`. Failures that differ only in
             their times are equal.
-        cpu_seconds: CPU seconds of each phase.
-        peak: largest memory of the process so far, as in `Scores`.
     """
 
     stage: str
@@ -172,7 +157,6 @@ class Objective:
     """A metric of a task that a search optimizes.
 
     Attributes:
-        task: name of an lm-eval task, or of an objective of the user's own.
         metric: name of the metric, with its filter if it has several (`exact_match,strict-match`).
         weight: weight in the mean of the objectives, > 0.
         higher_is_better: whether a higher value of the metric is better. If not, `value` changes
@@ -209,14 +193,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class Constraint:
-    """Bounds of a metric, which a candidate must keep.
-
-    Attributes:
-        task: as in `Objective`.
-        metric: as in `Objective`.
-        at_least: smallest allowed value of the metric, in its own unit; None: no bound.
-        at_most: largest allowed value; None: no bound.
-    """
+    """Bounds of a metric, which a candidate must keep."""
 
     task: str
     metric: str

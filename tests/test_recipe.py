@@ -95,10 +95,3 @@ def test_parents_are_all_models_of_a_recipe_with_the_host_first():
     recipe = Recipe("host", {"model.layers": (block,)}, outer, outer)
     assert recipe.parents[0] == "host"
     assert sorted(recipe.parents) == ["a", "b", "base", "c", "host"]
-
-
-def test_the_former_names_of_embeddings_and_head_are_read():
-    recipe = plain(weight=1)
-    data = recipe.to_dict()
-    data["before"], data["after"] = data.pop("embeddings"), data.pop("head")
-    assert Recipe.from_dict(data) == recipe

@@ -12,9 +12,8 @@ from pathlib import Path
 from evomerge.errors import EvomergeError, RecipeError
 from evomerge.mergekit import separated
 from evomerge.merging.methods import get_method
-from evomerge.models.prediction import prediction_notes
+from evomerge.models.correspondence import prediction_notes, type_notes
 from evomerge.models.references import MERGE, is_file, is_folder, place, split_adapter, split_kind
-from evomerge.models.types import type_notes
 from evomerge.parsing.texts import read_text
 from evomerge.run.atomic import TemporaryFolder
 from evomerge.run.writable import check_new_folder

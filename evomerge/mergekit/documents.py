@@ -30,7 +30,6 @@ def separated(text: str, anchor: Callable[[str], str]) -> tuple[str, dict[str, s
     """Return a file with several documents as files of its own, which name each other.
 
     Args:
-        text: the file.
         anchor: returns the reference of a model, from which the new files find it, too.
 
     Returns:

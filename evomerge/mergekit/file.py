@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from evomerge.errors import RecipeError, did_you_mean
 from evomerge.mergekit.values import Rules
+from evomerge.parsing.values import Values, shown
+
+_VALUES = Values(RecipeError)
 
 MAIN = "default"
 """The name that mergekit gives to the only module of a text model."""
@@ -16,10 +21,7 @@ class Input:
     """A model in a slice.
 
     Attributes:
-        model: reference of the model.
         layers: first block and one past the last block, or None for all blocks of the model.
-        parameters: parameters of this model.
-        where: address in the file, for error messages.
     """
 
     model: str
@@ -30,14 +32,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Slice:
-    """A range of blocks of the merged model, with the models that it is merged from.
-
-    Attributes:
-        inputs: the models, in order.
-        base: base model of this slice, or None.
-        parameters: parameters of this slice.
-        where: address in the file, for error messages.
-    """
+    """A range of blocks of the merged model, with the models that it is merged from."""
 
     inputs: tuple[Input, ...]
     base: str | None
@@ -50,9 +45,6 @@ class Module:
     """A block stack of the merged model.
 
     Attributes:
-        name: mergekit's name of it, or None if the file has no `modules`.
-        slices: its slices, in order.
-        parameters: parameters of this module.
         whole: whether the file has `models`, of which all blocks are merged, and not `slices`.
     """
 
@@ -67,10 +59,6 @@ class MergekitFile:
     """A mergekit file.
 
     Attributes:
-        method: `merge_method`.
-        modules: the modules, at least one.
-        base: `base_model`, or None.
-        parameters: parameters of the whole merge.
         dtype: dtype of the written weights, or None if the file does not set it.
         tokenizer: `base`, `union`, a model, or None if the file does not set it.
         options: options of the recipe (`tokens`, `pad_to_multiple_of`, `chat_template`).
@@ -88,14 +76,51 @@ class MergekitFile:
     def parents(self) -> tuple[str, ...]:
         """All models that the file names; the first one gives the config."""
         seen = {self.base: None} if self.base else {}
-        for item in self._slices():
+        for item in (part for module in self.modules for part in module.slices):
             if item.base:
                 seen.setdefault(item.base)
             for model in item.inputs:
                 seen.setdefault(model.model)
-        named = [self.tokenizer] if self.tokenizer not in (None, "base", "union") else []
-        return tuple(dict.fromkeys([*seen, *(name for name in named if name)]))
+        if self.tokenizer and self.tokenizer not in ("base", "union"):
+            seen.setdefault(self.tokenizer)
+        return tuple(seen)
 
-    def _slices(self) -> Iterator[Slice]:
-        for module in self.modules:
-            yield from module.slices
+
+class ImportWarnings:
+    """Collects what is doubtful in a mergekit file, as sentences that a person is warned with.
+
+    These are keys that mergekit ignores, and models that it leaves open.
+    """
+
+    def __init__(self) -> None:
+        self._notes: dict[str, None] = {}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """All doubts, each once, in the order of the file."""
+        return tuple(self._notes)
+
+    def add(self, sentence: str) -> None:
+        """Add a doubt."""
+        self._notes.setdefault(sentence)
+
+    def known(
+        self, data: Any, where: str, known: Collection[str], elsewhere: Collection[str] = ()
+    ) -> Mapping[str, Any]:
+        """Return a mapping of the file; each key that is not known is a doubt.
+
+        Args:
+            where: its address in the file; empty for the whole file.
+            elsewhere: names of the method's parameters, which belong under `parameters`.
+        """
+        if not isinstance(data, Mapping):
+            raise _VALUES.wrong(data, where, f"a mapping of {', '.join(known)}")
+        place = f" in `{where}`" if where else ""
+        for key in _VALUES.mapping(data, where or "the mergekit file"):
+            if key not in known:
+                fix = "move it to `parameters`" if key in elsewhere else "remove it"
+                self.add(
+                    f"Key {shown(key)}{place} is ignored, as in mergekit; {fix}."
+                    f"{did_you_mean(key, known)}"
+                )
+        return data

@@ -16,9 +16,8 @@ import yaml
 
 from evomerge.errors import RecipeError
 from evomerge.mergekit.parameters import SliceContext, SliceKnobs
-from evomerge.mergekit.reference import mergekit_reference
 from evomerge.mergekit.sources import BASE_IS_FIRST
-from evomerge.mergekit.tokenizer import tokenizer_keys
+from evomerge.mergekit.tokenizer import mergekit_reference, tokenizer_keys
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
 from evomerge.merging.tensors.plan import Planner
@@ -47,17 +46,10 @@ def to_mergekit(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str | 
 
 
 def express(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str:
-    """Return mergekit's YAML for a recipe.
+    """Return mergekit's YAML for a recipe, given every parent of it by reference.
 
-    In four cases mergekit's model differs, and a comment at the top of the file says so. Random
-    methods (DARE, DELLA) draw other numbers in mergekit, from the same distribution. In SCE,
-    mergekit has equal weights where changes are small. Of equal changes, which are common in models
-    of 16 bits, mergekit may keep others where changes are selected by size. And mergekit cuts rows
-    of padding if the tokenizer is not the host's.
-
-    Args:
-        recipe: the recipe.
-        checkpoints: every parent of the recipe, by reference.
+    Where mergekit's model differs a little (random numbers, choices among equal changes, rows of
+    padding), a comment at the top of the file says so.
 
     Raises:
         RecipeError: mergekit cannot express the recipe; the message says why.
@@ -75,12 +67,7 @@ def express(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> str:
 
 @dataclass(frozen=True)
 class _BlockRange:
-    """Blocks of the merged model that become one slice.
-
-    Attributes:
-        start: index of the first block in the merged model.
-        layers: the blocks in the recipe.
-    """
+    """Blocks of the merged model that become one slice."""
 
     start: int
     layers: tuple[Layer, ...]
@@ -128,7 +115,7 @@ class _Writer:
                 self._slice(run, first=run is runs[0], last=run is runs[-1]) for run in runs
             ]
         if base is not None:
-            data["base_model"] = self._reference(base)
+            data["base_model"] = mergekit_reference(self.checkpoints[base])
         data["dtype"] = "float64" if self.recipe.dtype == "float64" else "float32"
         if self.recipe.dtype != data["dtype"]:
             data["out_dtype"] = self.recipe.dtype
@@ -218,9 +205,7 @@ class _Writer:
     def _base_changes_rows(self) -> bool:
         """Whether a base model would change the rows of tokens that some parents do not have."""
         recipe = self.recipe
-        if recipe.tokenizer == "base" or recipe.vocabulary:
-            return False
-        return len(recipe.parents) > 2
+        return recipe.tokenizer != "base" and not recipe.vocabulary and len(recipe.parents) > 2
 
     def _check_configs(self) -> None:
         ignored = (*_IGNORED_KEYS, *(("vocab_size",) if self.recipe.tokenizer != "base" else ()))
@@ -300,14 +285,11 @@ class _Writer:
     def _source(self, run: _BlockRange, source: Source, knobs: SliceKnobs | None) -> dict[str, Any]:
         start = source.layer or 0
         entry: dict[str, Any] = {
-            "model": self._reference(source.parent),
+            "model": mergekit_reference(self.checkpoints[source.parent]),
             "layer_range": [start, start + len(run.layers)],
         }
         parameters = knobs.parameters() if knobs else {}
         return {**entry, "parameters": parameters} if parameters else entry
-
-    def _reference(self, parent: str) -> str:
-        return mergekit_reference(self.checkpoints[parent])
 
 
 def _all(layer: Layer) -> Iterator[Source]:

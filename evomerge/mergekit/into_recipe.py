@@ -17,8 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from evomerge.errors import RecipeError, did_you_mean
-from evomerge.mergekit.file import MAIN, Input, MergekitFile, Module, Slice
-from evomerge.mergekit.import_warnings import ImportWarnings
+from evomerge.mergekit.file import MAIN, ImportWarnings, Input, MergekitFile, Module
 from evomerge.mergekit.reading import read
 from evomerge.mergekit.sources import SliceSources, length, slice_sources, start
 from evomerge.mergekit.values import EVERY, Rule, Rules, resolve
@@ -33,11 +32,7 @@ _DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float
 
 
 def mergekit_parents(text: str) -> tuple[str, ...]:
-    """Return all models that a mergekit file names; the first one gives the config.
-
-    Raises:
-        RecipeError: the text is not a mergekit file, or a key or value is wrong.
-    """
+    """Return all models that a mergekit file names; the first one gives the config."""
     return read(text).parents
 
 
@@ -48,7 +43,6 @@ def from_mergekit(
 
     Args:
         text: mergekit's YAML in any of its forms (`models`, `slices`, `modules`).
-        checkpoints: the parents that `mergekit_parents` names, by reference.
         doubts: is told of what mergekit ignores in the file, and of what the file leaves open.
 
     Raises:
@@ -73,7 +67,18 @@ class _Resolver:
         first: Layer | None = None
         for module in self.file.modules:
             for prefix in self._stacks(module):
-                parts = [self._sources(module, item, prefix) for item in module.slices]
+                parts = [
+                    slice_sources(
+                        item,
+                        prefix,
+                        whole=module.whole,
+                        base=item.base or self.file.base,
+                        method=self.method,
+                        fits=self._fits,
+                        doubts=self.doubts,
+                    )
+                    for item in module.slices
+                ]
                 blocks: list[Layer] = []
                 for part in parts:
                     blocks += self._blocks(module, part, prefix, len(blocks))
@@ -115,17 +120,6 @@ class _Resolver:
             )
         return tuple(found)
 
-    def _sources(self, module: Module, item: Slice, prefix: str) -> SliceSources:
-        return slice_sources(
-            item,
-            prefix,
-            whole=module.whole,
-            base=item.base or self.file.base,
-            method=self.method,
-            fits=self._fits,
-            doubts=self.doubts,
-        )
-
     def _blocks(
         self, module: Module, part: SliceSources, prefix: str, begin: int
     ) -> Iterator[Layer]:
@@ -165,15 +159,13 @@ class _Resolver:
         shown: Callable[[Input], dict[str, str]],
         block: int | None,
     ) -> Layer:
-        """Return a layer of the recipe.
+        """Return a layer of the recipe: block `block` of a slice, or what is outside of blocks.
 
         Args:
-            module: the module.
-            part: the slice.
             depth: position in the slice, from 0 (first block) to 1 (last block).
             names: names of the layer's tensors in the merged model.
             shown: returns, for an input, merged name -> name that its filters are compared with.
-            block: index of the block in the slice, or None outside of the blocks.
+            block: index of the block in the slice, or None.
         """
         levels = [part.slice.parameters, module.parameters, self.file.parameters]
 

@@ -17,8 +17,6 @@ class SliceContext:
     """What is the same for all slices of a file.
 
     Attributes:
-        method: the merge method.
-        prefix: prefix of the host's block stack.
         fits: parent -> map from the names of the host's tensors to those of the parent.
         factors: name of a merged tensor -> factor from the scales of a path.
     """
@@ -29,12 +27,7 @@ class SliceContext:
     factors: Mapping[str, float]
 
     def block_names(self, layer: Layer, position: int) -> dict[str, str]:
-        """Return name inside of the block -> full name in the merged model.
-
-        Args:
-            layer: the block in the recipe.
-            position: index of the block in the merged model.
-        """
+        """Return name inside of a block of the recipe -> full name in the merged model."""
         lead = layer.sources[0]
         fit = self.fits[lead.parent]
         stack = fit.host.stacks[self.prefix]
@@ -47,9 +40,7 @@ class SliceKnobs:
     """The knobs of one source of a slice, or of the slice as a whole.
 
     Attributes:
-        context: what is the same for all slices.
         start: index of the slice's first block in the merged model.
-        layers: the blocks of the slice in the recipe.
         outside: (name, layer) pairs of the tensors outside of the blocks that mergekit merges with
             this slice (embeddings with the first slice, head with the last one).
         source: index of the source, or None for the knobs of the slice as a whole.
@@ -106,13 +97,7 @@ class SliceKnobs:
     def _block_rules(
         self, name: str, default: float | None, blocks: Mapping[str, tuple[str, float]]
     ) -> list[tuple[str, float]]:
-        """Return (filter, value) pairs for the tensors of the blocks; "" matches all tensors.
-
-        Args:
-            name: name of the knob.
-            default: its default.
-            blocks: merged name -> (name that filters are compared with, value).
-        """
+        """Return (filter, value) pairs for the tensors of the blocks; "" matches all tensors."""
         values = [value for _, value in blocks.values()]
         common = max(values, key=values.count)
         if all(value == common for value in values):

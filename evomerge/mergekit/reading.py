@@ -10,8 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from evomerge.errors import RecipeError, did_you_mean
-from evomerge.mergekit.file import Input, MergekitFile, Module, Slice
-from evomerge.mergekit.import_warnings import ImportWarnings
+from evomerge.mergekit.file import ImportWarnings, Input, MergekitFile, Module, Slice
 from evomerge.mergekit.values import Rules, read_parameters
 from evomerge.merging.methods import get_method
 from evomerge.parsing.values import Values, shown
@@ -37,10 +36,6 @@ _TOP = (
 
 def read(text: str, doubts: ImportWarnings | None = None) -> MergekitFile:
     """Read and check a mergekit file.
-
-    Args:
-        text: the file.
-        doubts: is told of keys and parameters that mergekit ignores.
 
     Raises:
         RecipeError: a key is missing, or a value is wrong; the message names the key.

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from evomerge.errors import RecipeError
-from evomerge.mergekit.file import Input, Slice
-from evomerge.mergekit.import_warnings import ImportWarnings
+from evomerge.mergekit.file import ImportWarnings, Input, Slice
 from evomerge.merging.methods.method import Method
 from evomerge.models.correspondence import TensorNameMap
 
@@ -17,13 +16,7 @@ BASE_IS_FIRST = ("slerp",)
 
 @dataclass(frozen=True)
 class SliceSources:
-    """A slice, with its inputs divided into sources and base. Every input has a range of blocks.
-
-    Attributes:
-        slice: the slice in the file.
-        sources: the inputs that are merged.
-        base: the input that is the base, or None if there is none.
-    """
+    """A slice, with its inputs divided into sources and base. Every input has a range of blocks."""
 
     slice: Slice
     sources: tuple[Input, ...]
@@ -55,12 +48,7 @@ def slice_sources(
     """Return the sources and the base of a slice.
 
     Args:
-        item: the slice.
-        prefix: prefix of the host's block stack that the slice is a part of.
         whole: whether the slice has all blocks of its models (the file has `models`).
-        base: the base model of the slice or else of the file, or None.
-        method: the merge method.
-        fits: model -> map from the names of the host's tensors to those of the model.
         doubts: is told where the base model is missing or not among the sources.
 
     Raises:

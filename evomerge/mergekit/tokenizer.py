@@ -1,25 +1,38 @@
-"""The keys of a mergekit file for the tokenizer and the chat template of a recipe."""
+"""The keys of a mergekit file for tokenizer and chat template, and its references of parents."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from evomerge.errors import RecipeError
-from evomerge.mergekit.reference import mergekit_reference
 from evomerge.merging.tokenizers.truncation import TRUNCATE
 from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.references import split_adapter
 from evomerge.recipe import Recipe
+
+
+def mergekit_reference(checkpoint: Checkpoint) -> str:
+    """Return the reference of a parent in mergekit's files.
+
+    It is the Hub id for a model in the cache of the Hub, or else the absolute path of the folder,
+    without links and `..`; `+` and the same for the adapter follow, if there is one.
+    """
+    model, _, adapter = split_adapter(checkpoint.reference, Path.cwd())
+    if checkpoint.folder.parent.name != "snapshots":
+        model = str(checkpoint.folder.resolve())
+    if checkpoint.adapter is not None:
+        if checkpoint.adapter.parent.name != "snapshots":
+            adapter = str(checkpoint.adapter.resolve())
+        return f"{model}+{adapter}"
+    return model
 
 
 def tokenizer_keys(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Any]:
     """Return mergekit's keys `tokenizer` and `chat_template`; a key that is not needed is left out.
-
-    Args:
-        recipe: the recipe.
-        checkpoints: every parent of the recipe, by reference.
 
     Raises:
         RecipeError: mergekit would make another vocabulary.

@@ -25,7 +25,6 @@ class Rule:
     """A value and the tensors that it applies to.
 
     Attributes:
-        pattern: substring of a tensor's name, or `*` for all tensors.
         gradient: one number, or several that are spread evenly over depth.
     """
 
@@ -48,10 +47,6 @@ Rules: TypeAlias = tuple[Rule, ...]
 
 def read_parameters(parameters: Mapping[str, Any], where: str) -> dict[str, Rules]:
     """Return the parameters at one level of the file (model, slice, module, file), by name.
-
-    Args:
-        parameters: their values in the file.
-        where: address of the key `parameters`, for error messages.
 
     Raises:
         RecipeError: a value has none of the forms above.
@@ -105,7 +100,6 @@ def resolve(rules: Sequence[Rule], depth: float, names: Mapping[str, str], where
         rules: the rules; the first one that matches a tensor applies.
         depth: position of the tensors' block in its slice, from 0 (first) to 1 (last).
         names: name of a tensor in the merged model -> name that filters are compared with.
-        where: name of the parameter in error messages.
 
     Returns:
         A number if it is the same for all tensors; otherwise (pattern, number) pairs.

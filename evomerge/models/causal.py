@@ -66,11 +66,7 @@ def check_causal(checkpoint: Checkpoint) -> None:
 
 
 def has_chat_template(folder: Path) -> bool:
-    """Whether the tokenizer in a model's folder has a chat template.
-
-    Raises:
-        CheckpointError: its config cannot be read.
-    """
+    """Whether the tokenizer in a model's folder has a chat template."""
     if any((folder / name).is_file() for name in TEMPLATE_FILES):
         return True
     config = folder / "tokenizer_config.json"

@@ -17,23 +17,44 @@ from typing import Any, Literal, TypeAlias
 
 from evomerge.errors import CheckpointError
 from evomerge.models.code_keys import without_code
-from evomerge.models.config_types import SECTIONS, check_types
 from evomerge.models.files import check_files, companion_files
 from evomerge.models.fingerprint import content_digest
-from evomerge.models.prediction import prediction_tensors
-from evomerge.models.safetensors import TensorInfo, read_json
+from evomerge.models.safetensors import TensorInfo, read_folder, read_json
 from evomerge.models.stacks import (
     Stack,
     component_of,
     find_stacks,
     is_buffer,
     is_other_modality,
+    prediction_tensors,
     shortest,
 )
-from evomerge.models.weights import GGUF_ADVICE, read_tensors
 from evomerge.parsing.texts import read_text
+from evomerge.parsing.values import Values
 
 Place: TypeAlias = Literal["embeddings", "head", "kept", "buffer"]
+
+SECTIONS = ("text_config", "llm_config", "language_config", "decoder")
+"""Keys under which a config may have a section for its language model."""
+
+GGUF_ADVICE = (
+    "GGUF files have weights that are quantised for llama.cpp, which cannot be merged as they are; "
+    "give the checkpoint that the file was made from, or save a new one from it: load it with "
+    "`AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file=NAME)`, then load its state_dict into "
+    "a new model of its config and save that with `save_pretrained`, with the tokenizer."
+)
+
+_COUNTS = {
+    "vocab_size": 0,
+    "num_hidden_layers": 0,
+    "num_hidden_groups": 1,
+    "max_position_embeddings": 1,
+    "n_positions": 1,
+    "n_ctx": 1,
+}
+"""Key of a config that is read here -> its smallest value; transformers checks other keys."""
+
+_VALUES = Values(CheckpointError)
 
 _INPUT = re.compile(r"embed|(^|\.)(wte|wpe|shared)\.")
 _NO_TOKENS = re.compile(r"position|token_type|(^|\.)wpe\.")
@@ -47,10 +68,6 @@ class Checkpoint:
     """A model on disk. Its config and the headers of its weight files are read, not its weights.
 
     Attributes:
-        reference: its name in recipes and search files.
-        folder: its folder.
-        config: content of `config.json`.
-        tensors: all tensors by name.
         adapter: folder of a LoRA adapter that is added to the weights, or None.
         predictions: names of tensors on disk that are not in `tensors`, since they belong to layers
             for multi-token prediction.
@@ -77,9 +94,6 @@ class Checkpoint:
         """Read the config and the headers of the weight files of a model folder.
 
         Args:
-            folder: local folder in the layout of Hugging Face.
-            reference: name of the model in recipes and search files.
-            adapter: folder of a PEFT adapter of the model, or None.
             allow_pickle: whether `pytorch_model*.bin` files may be read (with `weights_only=True`)
                 if there are no safetensors files.
 
@@ -105,13 +119,13 @@ class Checkpoint:
                 "`save_pretrained` wrote."
             )
         config = read_json(folder / "config.json")
-        check_types(config, str(folder / "config.json"))
+        _check_types(config, f"{folder / 'config.json'}: ")
         if config.get("quantization_config"):
             raise CheckpointError(
                 f"Parent {reference!r} is quantised (config.json has quantization_config); merge "
                 "the full-precision checkpoint it was made from."
             )
-        tensors = read_tensors(folder, reference, allow_pickle=allow_pickle)
+        tensors = _read_tensors(folder, reference, allow_pickle=allow_pickle)
         predictions = prediction_tensors(tensors)
         kept = {name: info for name, info in tensors.items() if name not in predictions}
         config = without_code(config)
@@ -260,15 +274,9 @@ class Checkpoint:
     def filters(self, prefix: str | None = None) -> dict[str, tuple[str, ...]]:
         """Return substrings that identify the tensors of the components of a block.
 
-        They are the filters of knobs. They must be tried in the given order, because a norm inside
-        of the attention belongs to the attention. A tensor that no substring matches belongs to no
-        component.
-
-        Args:
-            prefix: the block stack, or None for the main one.
-
-        Returns:
-            Component (`attention`, `mlp`, `norm`) -> substrings of the names of its tensors.
+        They are the filters of knobs: component (`attention`, `mlp`, `norm`) -> substrings. They
+        must be tried in the given order, because a norm inside of the attention belongs to the
+        attention. `prefix` is that of the block stack; None: the main one.
         """
         stack = self.stacks[prefix] if prefix else self.main
         rests = sorted({rest for block in stack.blocks for rest in block})
@@ -281,25 +289,56 @@ class Checkpoint:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the parent's content, as 64 hexadecimal digits.
+        """SHA-256 of the parent's content, as 64 hexadecimal digits; see `content_digest`.
 
-        It covers the config, the tokenizer, the generation config, the adapter and the tensors;
-        see `content_digest` for how much of them.
+        It covers the config, the tokenizer, the generation config, the adapter and the tensors.
         """
-        return self._digest(pickles=True)
-
-    def has_fingerprint(self, fingerprint: str) -> bool:
-        """Whether the parent has a fingerprint that was written by this version or an earlier one.
-
-        In earlier versions, those of models in pickle files covered no weights.
-        """
-        return fingerprint == self.fingerprint or fingerprint == self._digest(pickles=False)
-
-    def _digest(self, *, pickles: bool) -> str:
         if self.original is not None:
-            return self.original._digest(pickles=pickles)
+            return self.original.fingerprint
         files = [self.folder / "config.json", *self.companions]
         files += (
             filter(Path.is_file, sorted(self.adapter.glob("adapter_*"))) if self.adapter else []
         )
-        return content_digest(files, self.tensors, pickles=pickles)
+        return content_digest(files, self.tensors)
+
+
+def _check_types(config: Mapping[str, Any], where: str) -> None:
+    """Check the types of the keys that are read here: model type, architectures and sizes."""
+    if config.get("model_type") is not None:
+        _VALUES.text(config["model_type"], f"{where}model_type")
+    names = config.get("architectures") or []
+    for number, name in enumerate(_VALUES.items(names, f"{where}architectures")):
+        _VALUES.text(name, f"{where}architectures[{number}]")
+    for key, least in _COUNTS.items():
+        if config.get(key) is not None:
+            _VALUES.whole(config[key], where + key, least=least)
+    for name in SECTIONS:
+        if isinstance(config.get(name), dict):
+            _check_types(config[name], f"{where}{name}.")
+
+
+def _read_tensors(folder: Path, reference: str, *, allow_pickle: bool) -> dict[str, TensorInfo]:
+    """Return all tensors of a model folder by name, whichever kind of file they are in."""
+    pickles = sorted(folder.glob("*.bin"))
+    has_safetensors = any(folder.glob("*.safetensors"))
+    if any(folder.glob("*.gguf")) and not (has_safetensors or pickles):
+        raise CheckpointError(f"Parent {reference!r}: {GGUF_ADVICE}")
+    if has_safetensors or not pickles:
+        tensors = read_folder(folder)
+    elif allow_pickle:
+        from evomerge.models.pickles import read_folder as read_pickles
+
+        tensors = read_pickles(folder)
+    else:
+        raise CheckpointError(
+            f"{folder} has its weights in {pickles[0].name}, which is a pickle file, and a pickle "
+            "can run code when it is read; use a version of the model in safetensors files, or "
+            "allow pickles with --allow-pickle."
+        )
+    for name, info in tensors.items():
+        if info.dtype.startswith("F8"):
+            raise CheckpointError(
+                f"Parent {reference!r} is quantised (tensor {name!r} has dtype {info.dtype}); "
+                "merge the full-precision checkpoint it was made from."
+            )
+    return tensors

@@ -49,12 +49,6 @@ def text_without_code(file: Path) -> str | None:
     """Return the text of a model's JSON file without such keys; None: it has none of them.
 
     A `tokenizer_class` that transformers does not have becomes the class for a `tokenizer.json`.
-
-    Args:
-        file: one of the files that a merge takes over from its host.
-
-    Raises:
-        CheckpointError: the file is damaged.
     """
     if not file.name.endswith(_CONFIG):
         return None
@@ -68,12 +62,7 @@ def text_without_code(file: Path) -> str | None:
 
 
 def code_notes(reference: str, files: Iterable[Path]) -> list[str]:
-    """Return one sentence for each file of which a merge leaves out such keys.
-
-    Args:
-        reference: name of the model, the host of merges.
-        files: the files that a merge takes over from it, or makes from its own.
-    """
+    """Return one sentence for each file of the host of which a merge leaves out such keys."""
     notes = []
     for file in files:
         if not file.name.endswith(_CONFIG):

@@ -9,7 +9,7 @@ LayerNorm parameters (`gamma`, `beta`) replaced by the new ones.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 
 from evomerge.errors import CheckpointError
@@ -23,14 +23,9 @@ _OLD_NAMES = ((re.compile(r"\.gamma$"), ".weight"), (re.compile(r"\.beta$"), ".b
 
 
 def normal(name: str, checkpoint: Checkpoint) -> str:
-    """Return the normal form of a tensor's or stack's name, in which names are compared.
+    """Return the form of a tensor's or stack's name in which names of parents are compared.
 
-    Args:
-        name: full name of a tensor, or prefix of a block stack.
-        checkpoint: the parent that it belongs to.
-
-    Returns:
-        The name without wrapper modules, with the new names of LayerNorm parameters.
+    It is without wrapper modules, and has the new names of LayerNorm parameters.
     """
     kinds = {
         str(part.get("model_type", "")) for part in (checkpoint.config, checkpoint.text_config)
@@ -45,11 +40,8 @@ def normal(name: str, checkpoint: Checkpoint) -> str:
 class TensorNameMap:
     """Maps the names of the host's tensors to the names of one parent's tensors.
 
-    In the methods, `rest` is the name of a tensor inside of its block (`mlp.up_proj.weight`).
-
-    Args:
-        host: the parent that gives the names of the merged model.
-        parent: any checkpoint of the same architecture; it may be the host.
+    The parent may be the host. In the methods, `prefix` is that of a stack of the host, and `rest`
+    the host's name of a tensor inside of its block (`mlp.up_proj.weight`).
     """
 
     def __init__(self, host: Checkpoint, parent: Checkpoint) -> None:
@@ -97,12 +89,9 @@ class TensorNameMap:
         return {prefix: _by_new_name(stack) for prefix, stack in self.host.stacks.items()}
 
     def inside(self, prefix: str, layer: int, rest: str) -> str | None:
-        """Return the parent's full name of a tensor of a block, or None if it has none.
+        """Return the full name of a tensor of the parent's block `layer`, or None if it has none.
 
-        Args:
-            prefix: prefix of the host's stack.
-            layer: index of the block in the parent; a tensor that all blocks share is in the first.
-            rest: the host's name of the tensor inside of the block.
+        A tensor that all blocks share is in the first.
         """
         stack = self.stacks.get(prefix)
         own = self._parent_rests[prefix].get(_with_new_names(rest)) if stack else None
@@ -112,15 +101,9 @@ class TensorNameMap:
         return name if name in self.parent.tensors else None
 
     def block(self, prefix: str, layer: int, position: int) -> tuple[str, ...]:
-        """Return the tensors of a block of the parent, by the host's names inside of a block.
+        """Return the tensors of the parent's block `layer`, by the host's names inside of a block.
 
-        Args:
-            prefix: prefix of the host's stack.
-            layer: index of the block in the parent.
-            position: index of the block in the merged model.
-
-        Raises:
-            CheckpointError: the parent's block has a tensor that no block of the host has.
+        In the merged model, the block stands at `position`.
         """
         known = self._host_rests[prefix]
         stack = self.stacks[prefix]
@@ -173,8 +156,6 @@ def check_fit(
     The numbers of blocks may differ.
 
     Args:
-        host: the parent that gives the config and the names of the merged model.
-        parents: all parents; the host may be one of them.
         vocabularies: whether embeddings and head must have as many rows as the host's. False if
             the rows are matched by token (`tokenizer: union`).
         tokenizer: the key for this in the file that names the parents.
@@ -262,3 +243,35 @@ def _surplus(host: Checkpoint, parent: Checkpoint, name: str) -> CheckpointError
         f"Parents do not fit: tensor {name!r} {list(shape)} of {parent.reference!r} has no "
         f"counterpart in the host {host.reference!r}; {_advice(host, parent)}."
     )
+
+
+def type_notes(checkpoints: Iterable[Checkpoint]) -> list[str]:
+    """Return a warning if parents have different model types, such as `llama` and `mistral`.
+
+    Of a vision-language model, the type of its language model counts. The host comes first.
+    """
+    found: dict[str, str] = {}
+    for checkpoint in checkpoints:
+        kind = checkpoint.text_config.get("model_type")
+        if isinstance(kind, str):
+            found.setdefault(kind, checkpoint.reference)
+    if len(found) < 2:
+        return []
+    told = ", ".join(f"{kind} ({reference})" for kind, reference in found.items())
+    return [
+        f"Parents have different model types: {told}; their tensors fit, but these types may "
+        f"compute different things with them, and the merge is a {next(iter(found))} model; merge "
+        "models of one type unless you know that they compute the same."
+    ]
+
+
+def prediction_notes(owners: Iterable[str]) -> list[str]:
+    """Return a warning that layers for multi-token prediction of these parents are left out."""
+    names = ", ".join(owners)
+    if not names:
+        return []
+    return [
+        f"The layers for multi-token prediction of {names} are left out of the merge, since "
+        "transformers does not load them and no score depends on them; serve the merge without "
+        "speculative decoding by such layers."
+    ]

@@ -1,4 +1,4 @@
-"""The files in a model folder: which of them a merge takes over, and which may be links."""
+"""The files in a model folder: which a merge takes over, which may be links, and their sizes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from evomerge.errors import CheckpointError
-from evomerge.models.file_sizes import check_sizes
 from evomerge.parsing.links import check_inside, check_ordinary, entries
 
 _TEMPLATES = "additional_chat_templates"
@@ -40,15 +39,26 @@ _COMPANIONS = (
 _READ, _READ_ENDS = frozenset({"config.json", *_COMPANIONS}), (".index.json", ".jinja")
 """Text files that are read as a whole, and how the names of others end."""
 
+_MB = 1_000_000
+_SETTINGS = 4 * _MB
+"""Bytes of a file with settings; real ones have some thousand, with labels up to a million."""
+
+_LARGEST = {
+    "tokenizer.json": 256 * _MB,  # real ones have up to 40 MB
+    "vocab.json": 128 * _MB,
+    "vocab.txt": 128 * _MB,
+    "merges.txt": 128 * _MB,
+    "added_tokens.json": 32 * _MB,
+    "tokenizer_config.json": 32 * _MB,  # all added tokens can be listed there
+}
+_INDEX = 128 * _MB  # 250,000 tensors, as of mixtures of many experts, need about 25 MB
+_TEXTS = (".json", ".txt", ".jinja")
+
 _ONLY_READ = (".safetensors", ".bin", ".gguf", ".pt", ".pth", ".index.json")
 
 
 def companion_files(folder: Path) -> tuple[Path, ...]:
-    """Return the files that a merged model takes over from its host, beside config and weights.
-
-    These are the existing files of the tokenizer, the generation config and the processors, and
-    additional chat templates.
-    """
+    """Return the files that a merged model takes over from its host, beside config and weights."""
     named = [folder / name for name in _COMPANIONS if (folder / name).is_file()]
     return (*named, *sorted((folder / _TEMPLATES).glob("*.jinja")))
 
@@ -87,4 +97,25 @@ def _check_reached(files: Iterable[Path]) -> None:
             raise CheckpointError(
                 f"{file} is a link that leads to no file; put the file itself in its place, or "
                 "download it again."
+            )
+
+
+def largest_size(name: str) -> int:
+    """Return the largest size in bytes of a text file of a model with this name."""
+    return _INDEX if name.endswith(".index.json") else _LARGEST.get(name, _SETTINGS)
+
+
+def check_sizes(files: Iterable[Path]) -> None:
+    """Check the sizes of text files that are read as a whole; a stranger's may be huge.
+
+    Other files, such as weights, are passed over.
+    """
+    for file in files:
+        if not file.name.endswith(_TEXTS) or not file.is_file():
+            continue
+        size, largest = file.stat().st_size, largest_size(file.name)
+        if size > largest:
+            raise CheckpointError(
+                f"{file} has {size:,} bytes, and at most {largest:,} are read of a file of this "
+                "name; do not use this model, or download the file again."
             )

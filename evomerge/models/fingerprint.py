@@ -16,9 +16,7 @@ _SAMPLES = 16
 _SAMPLE = 4096
 
 
-def content_digest(
-    files: Iterable[Path], tensors: Mapping[str, TensorInfo], *, pickles: bool = True
-) -> str:
+def content_digest(files: Iterable[Path], tensors: Mapping[str, TensorInfo]) -> str:
     """Return a SHA-256 of files and tensors, as 64 hexadecimal digits.
 
     It covers the name and all bytes of every file, and the name, dtype and shape of every tensor.
@@ -26,12 +24,6 @@ def content_digest(
     spread evenly. So it changes if a model is replaced or trained further. It does not change if
     only a few elements between the samples are edited. It is the same for the same tensors in
     safetensors and in pickle files.
-
-    Args:
-        files: the files, in a fixed order.
-        tensors: the tensors by name.
-        pickles: whether it covers the data of tensors in pickle files, as it did not in earlier
-            versions.
 
     Raises:
         CheckpointError: a pickle file is damaged.
@@ -44,7 +36,7 @@ def content_digest(
         total.update(f"{name}:{info.dtype}:{info.shape}\n".encode())
         if info.end > info.begin:
             total.update(_sample(info))
-        elif info.nbytes and pickles:
+        elif info.nbytes:
             from evomerge.models.pickles import reader
 
             if info.file not in opened:
@@ -54,13 +46,7 @@ def content_digest(
 
 
 def file_digest(file: Path) -> str:
-    """Return the SHA-256 of all bytes of a file, as 64 hexadecimal digits.
-
-    It takes about a second for 1.4 GB, without Python's global lock.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
+    """Return the SHA-256 of all bytes of a file, as 64 hexadecimal digits; 1.4 GB take a second."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -26,9 +26,7 @@ _NAMES = {
 
 
 def load(file: Path) -> dict[str, Tensor]:
-    """Return the tensors of one pickle file, memory-mapped, on the CPU.
-
-    The file is loaded with `weights_only=True`, so that it cannot run code.
+    """Return the tensors of one pickle file, memory-mapped; `weights_only` keeps code from running.
 
     Raises:
         CheckpointError: the file is damaged, or has other objects than weights.
@@ -50,9 +48,6 @@ def reader(file: Path) -> Callable[[str, Iterable[tuple[int, int]]], bytes]:
 
     Its arguments are the name of the tensor, and first byte and length of each part. The bytes are
     those that the tensor would have in a safetensors file.
-
-    Raises:
-        CheckpointError: see `load`.
     """
     tensors = load(file)
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from evomerge.errors import CheckpointError
-from evomerge.models.checkpoint import Checkpoint
+from evomerge.models.checkpoint import GGUF_ADVICE, Checkpoint
 from evomerge.models.files import TOKENIZER_FILES
-from evomerge.models.safetensors import read_json
-from evomerge.models.weights import GGUF_ADVICE
 
 RUN = "run:"
 """Prefix of a reference to the best model of another run; see `evomerge.setup.runs`."""
@@ -35,7 +33,6 @@ def place(text: str, relative_to: Path) -> Path:
 
     Args:
         text: an absolute or relative path. A leading `~` is the home folder, if there is one.
-        relative_to: folder that relative paths start from.
     """
     return relative_to / os.path.expanduser(text)  # noqa: PTH111 - Path's raises for `~nobody`
 
@@ -54,10 +51,6 @@ def split_adapter(reference: str, relative_to: Path) -> tuple[str, str, str]:
     """Return the model of a reference, the `+`, and the adapter; the last two are empty without it.
 
     A `+` can also be part of a folder's name, so the longest beginning that is a folder is a model.
-
-    Args:
-        reference: a reference that `open_parent` takes.
-        relative_to: folder that relative paths start from.
     """
     ends = [len(reference), *(at for at, letter in enumerate(reference) if letter == "+")]
     for end in sorted(ends if "+" in reference else [], reverse=True):
@@ -71,8 +64,6 @@ def open_parent(reference: str, relative_to: Path, *, allow_pickle: bool = False
 
     Args:
         reference: `zoo:NAME`, a folder, or `org/name[@revision]`; `+ADAPTER` may follow.
-        relative_to: folder that relative paths start from (that of the search file).
-        allow_pickle: whether weights in pickle files may be read.
 
     Raises:
         CheckpointError: the model or adapter does not exist, or it is damaged.
@@ -83,27 +74,15 @@ def open_parent(reference: str, relative_to: Path, *, allow_pickle: bool = False
             f"Parent {reference!r} has no adapter after the `+`; add one, or remove the `+`."
         )
     return Checkpoint.open(
-        resolve(model, relative_to, allow_pickle=allow_pickle),
+        resolve(model, relative_to, [*_WANTED, *(_PICKLES if allow_pickle else ())]),
         reference,
         adapter=resolve(adapter, relative_to) if adapter else None,
         allow_pickle=allow_pickle,
     )
 
 
-def resolve(reference: str, relative_to: Path, *, allow_pickle: bool = False) -> Path:
-    """Return the local folder of a model or adapter. What is on the Hub is downloaded.
-
-    Only safetensors files, JSON files, chat templates, tokenizer files and the model card are
-    downloaded.
-
-    Args:
-        reference: `zoo:NAME`, a folder, or `org/name[@revision]`.
-        relative_to: folder that relative paths start from.
-        allow_pickle: whether pickle files are downloaded too.
-
-    Raises:
-        CheckpointError: there is no such folder, embedded model or Hub repository.
-    """
+def resolve(reference: str, relative_to: Path, wanted: Sequence[str] = _WANTED) -> Path:
+    """Return the local folder of a model or adapter. What is on the Hub is downloaded."""
     if reference.startswith("zoo:"):
         from evomerge import zoo
 
@@ -119,65 +98,31 @@ def resolve(reference: str, relative_to: Path, *, allow_pickle: bool = False) ->
             f"Parent {reference!r} is not a folder ({str(local)!r} {why}); give a folder, "
             "a Hub id `org/name`, or `zoo:NAME`."
         )
-    return _fetch(reference, [*_WANTED, *(_PICKLES if allow_pickle else ())])
+    return _fetch(reference, wanted)
 
 
 def hub_id(reference: str) -> str | None:
-    """Return the Hub id (`org/name`) in a reference, or None if the model is not on the Hub.
-
-    Args:
-        reference: reference of a parent in a run folder, where local folders are absolute paths.
-    """
+    """Return the Hub id (`org/name`) in a reference, or None if the model is not on the Hub."""
     model = reference.partition("+")[0]
     if model.startswith(".") or not _HUB.fullmatch(model):
         return None
     return model.partition("@")[0]
 
 
-def read_config(reference: str, relative_to: Path) -> dict[str, Any]:
-    """Return the content of a model's `config.json`; from the Hub only this file is downloaded.
-
-    Args:
-        reference: as in `open_parent`; an adapter is ignored.
-        relative_to: folder that relative paths start from.
-
-    Raises:
-        CheckpointError: there is no such model, or its config cannot be read.
-    """
-    return read_json(folder_with(["config.json"], reference, relative_to) / "config.json")
-
-
-def folder_with(names: list[str], reference: str, relative_to: Path) -> Path:
+def folder_with(names: Sequence[str], reference: str, relative_to: Path) -> Path:
     """Return the folder of a model; from the Hub only the files with these names are downloaded.
 
-    Args:
-        names: names of files. The model may lack some of them.
-        reference: as in `open_parent`; an adapter is ignored.
-        relative_to: folder that relative paths start from.
-
-    Raises:
-        CheckpointError: there is no such model.
+    The model may lack some of them. An adapter in the reference is ignored.
     """
-    model = split_adapter(reference, relative_to)[0]
-    if _is_on_hub(model, relative_to):
-        return _fetch(model, names)
-    return resolve(model, relative_to)
+    return resolve(split_adapter(reference, relative_to)[0], relative_to, wanted=names)
 
 
-def _is_on_hub(reference: str, relative_to: Path) -> bool:
-    return (
-        not reference.startswith((".", "/", "~", "zoo:"))
-        and _HUB.fullmatch(reference) is not None
-        and not is_folder(relative_to / reference)
-    )
-
-
-def _fetch(reference: str, wanted: list[str]) -> Path:
+def _fetch(reference: str, wanted: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     name, _, revision = reference.partition("@")
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(wanted)))
     except Exception as error:  # the client of the Hub raises errors of many unrelated types
         raise CheckpointError(
             f"Parent {reference!r} is not a local folder, and {_why_not_fetched(error)}"

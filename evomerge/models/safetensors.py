@@ -1,49 +1,40 @@
 """Headers of safetensors files: which tensor is where, checked before any weight is read.
 
 A safetensors file has 8 bytes (the length of the header, little-endian), a JSON header and the
-data. A model is one such file, or several (shards) with `model.safetensors.index.json`. Damaged and
-malicious headers are detected here, so that other modules can rely on the offsets.
+data. A model is one such file, or several (shards) with `model.safetensors.index.json`. The library
+detects damaged and malicious headers, so that other modules can rely on the offsets.
 """
 
 from __future__ import annotations
 
-import struct
+import json
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from evomerge.errors import CheckpointError
-from evomerge.models.file_sizes import check_sizes
+from safetensors import SafetensorError, safe_open
+
+from evomerge.errors import CheckpointError, one_line
+from evomerge.models.files import check_sizes
 from evomerge.parsing.texts import json_value, read_text
 from evomerge.parsing.values import shown
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
-WIDTHS = {
-    "BOOL": 1,
-    "U8": 1,
-    "I8": 1,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-    "I16": 2,
-    "U16": 2,
-    "F16": 2,
-    "BF16": 2,
-    "I32": 4,
-    "U32": 4,
-    "F32": 4,
-    "I64": 8,
-    "U64": 8,
-    "F64": 8,
+_NAMES = {
+    1: ("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"),
+    2: ("I16", "U16", "F16", "BF16"),
+    4: ("I32", "U32", "F32"),
+    8: ("I64", "U64", "F64"),
 }
+WIDTHS = {name: width for width, names in _NAMES.items() for name in names}
 """Bytes of one element, by the name of the dtype in a safetensors header."""
 
 FLOATING = frozenset({"F16", "BF16", "F32", "F64"})
 """The dtypes of tensors that can be merged; other tensors are copied."""
 
-_LARGEST_HEADER = 100_000_000
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -55,12 +46,9 @@ class Part:
     in that order.
 
     Attributes:
-        name: name of the stored tensor.
-        info: where the stored tensor is.
         axes: permutation of the stored tensor's axes into the common order; -1 stands for a new
             axis of size 1.
         start: first index of the box in the stored tensor, along every axis.
-        size: size of the box along every axis.
         target: first index of the box in the assembled tensor, along every axis.
         target_axes: permutation of the assembled tensor's axes into the common order; -1 as above.
     """
@@ -80,8 +68,6 @@ class TensorInfo:
 
     Attributes:
         dtype: dtype as in the header (`BF16`, `F32`, ...).
-        shape: its shape.
-        file: the file that it is in.
         begin: offset of its first byte in the file.
         end: offset after its last byte. Both offsets are 0 for a tensor in a pickle file.
         parts: boxes of stored tensors that it is assembled from, if the file stores it in another
@@ -128,80 +114,34 @@ def read_header(file: Path) -> dict[str, TensorInfo]:
             of the file, a size that does not match the shape, tensors with an overlap or a gap).
     """
     try:
-        size = file.stat().st_size
+        with safe_open(file, "numpy"):  # checks the header
+            pass
         with file.open("rb") as stream:
-            start = stream.read(8)
-            if start == _LFS_POINTER[:8] and stream.read(len(_LFS_POINTER) - 8) == _LFS_POINTER[8:]:
-                raise CheckpointError(
-                    f"{file} is a pointer of Git LFS, not the weights; run `git lfs pull` in its "
-                    "folder."
-                )
-            stream.seek(8)
-            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-            if not 2 <= length <= min(size - 8, _LARGEST_HEADER):
-                raise CheckpointError(
-                    f"{file} is not a complete safetensors file: its header would have {length} "
-                    f"bytes and the file has {size}; download it again."
-                )
-            text = stream.read(length)
+            begin = 8 + int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(begin - 8))
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error}.") from error
-    header = json_value(text, f"The safetensors header of {file}", CheckpointError)
-    if not isinstance(header, dict):
+    except SafetensorError as error:
+        with file.open("rb") as stream:
+            is_pointer = stream.read(len(_LFS_POINTER)) == _LFS_POINTER
         raise CheckpointError(
-            f"{file} has a safetensors header that is not a JSON object; download it again."
-        )
-    header.pop("__metadata__", None)
-    tensors = {name: _entry(file, name, item, 8 + length) for name, item in header.items()}
-    _check_tiling(file, tensors, 8 + length, size)
-    return tensors
-
-
-def _entry(file: Path, name: str, item: Any, data: int) -> TensorInfo:
-    try:
-        dtype, shape = item["dtype"], tuple(item["shape"])
-        begin, end = item["data_offsets"]
-        whole = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
-    except (TypeError, KeyError, ValueError):
-        whole, dtype, shape, begin, end = False, None, (), 0, 0
-    if not whole:
-        raise CheckpointError(
-            f"{file}: the header's entry for tensor {shown(name)} is malformed; download the file "
+            f"{file} is a pointer of Git LFS, not the weights; run `git lfs pull` in its folder."
+            if is_pointer
+            else f"{file} is not a complete safetensors file ({one_line(error)}); download it "
             "again."
-        )
-    if not isinstance(dtype, str) or dtype not in WIDTHS:
-        raise CheckpointError(
-            f"{file}: tensor {shown(name)} has dtype {shown(dtype)}; known are {', '.join(WIDTHS)}."
-        )
-    info = TensorInfo(dtype, shape, file, data + begin, data + end)
-    if end - begin != info.nbytes:
-        raise CheckpointError(
-            f"{file}: the header gives tensor {shown(name)} {end - begin} bytes, but {dtype} of "
-            f"shape {shown(list(shape))} takes {info.nbytes}; download the file again."
-        )
-    return info
-
-
-def _check_tiling(file: Path, tensors: dict[str, TensorInfo], data: int, size: int) -> None:
-    """Check that the tensors fill the file from offset `data` on, without gap or overlap."""
-    here, before = data, ""
-    for name, info in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
-        if info.end > size:
+        ) from None
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, item in header.items():
+        if item["dtype"] not in WIDTHS:
             raise CheckpointError(
-                f"{file} is truncated: tensor {shown(name)} ends at byte {info.end} and the file "
-                f"has {size}; download it again."
+                f"{file}: tensor {shown(name)} has dtype {item['dtype']}; known are "
+                f"{', '.join(WIDTHS)}."
             )
-        if info.begin != here:
-            fault = "overlaps" if info.begin < here else "leaves a gap after"
-            raise CheckpointError(
-                f"{file}: tensor {shown(name)} {fault} {shown(before or 'the header')}; download "
-                "the file again."
-            )
-        here, before = info.end, name
-    if here != size:
-        raise CheckpointError(
-            f"{file} has {size - here} bytes after its last tensor; download it again."
-        )
+        first, last = item["data_offsets"]
+        shape = tuple(item["shape"])
+        tensors[name] = TensorInfo(item["dtype"], shape, file, begin + first, begin + last)
+    return tensors
 
 
 def read_folder(folder: Path) -> dict[str, TensorInfo]:

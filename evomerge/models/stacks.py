@@ -16,7 +16,7 @@ _OTHER_MODALITY = re.compile(
 )
 _BUFFER = re.compile(r"(^|\.)(inv_freq|masked_bias|position_ids|token_type_ids)$")
 _MASK = re.compile(r"(^|\.)(attn|attention|self_attn)\.bias$")
-_COMPONENTS = {
+_COMPONENTS: dict[Literal["attention", "mlp"], re.Pattern[str]] = {
     "attention": re.compile(r"attn|attention|mixer", re.IGNORECASE),
     "mlp": re.compile(r"mlp|feed_forward|ffn|moe|densereludense|intermediate|output|fc\d", re.I),
 }
@@ -24,6 +24,12 @@ _NORM = re.compile(r"norm|(^|\.)ln_", re.IGNORECASE)
 _SHARED = re.compile(r"relative_attention_bias\.weight$")
 INDEX = re.compile(r"0|[1-9][0-9]{0,5}")
 """Index of a block, as it stands in the names of its tensors."""
+
+PREDICTION_COUNTS = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers")
+"""Keys of configs with the number of layers for multi-token prediction."""
+
+_PREDICTION = re.compile(r"(^|\.)mtp(_\w+)?\.")
+_JOIN = re.compile(r"(.+\.\d+\.)eh_proj\.")  # joins the hidden state and the next embedding
 
 _LEAST_TENSORS_IN_A_BLOCK = 2
 _LEAST_TENSORS_IN_THE_LARGEST = 4
@@ -35,7 +41,6 @@ class Stack:
 
     Attributes:
         prefix: the part of the names before the index of the block (`model.layers`).
-        blocks: names of the tensors of each block, in order, without prefix and index.
     """
 
     prefix: str
@@ -53,14 +58,10 @@ class Stack:
         )
 
     def moved(self, layer: int, position: int) -> tuple[str, ...]:
-        """Return the names of a block's tensors where it stands at a position of a new stack.
+        """Return the names of the tensors of block `layer` at a position of a new stack.
 
         The tensors that all blocks share stand in the first block of the new stack, whichever
         block that is, and in no other.
-
-        Args:
-            layer: index of the block in this stack.
-            position: index of the block in the new stack.
         """
         if not self.shared:
             return self.blocks[layer]
@@ -68,21 +69,11 @@ class Stack:
         return own if position else (*sorted(self.shared), *own)
 
     def name(self, layer: int, rest: str) -> str:
-        """Return the full name of a tensor.
-
-        Args:
-            layer: index of the block.
-            rest: name of the tensor without prefix and index.
-        """
+        """Return the full name of a tensor of block `layer`; `rest` has no prefix and index."""
         return f"{self.prefix}.{layer}.{rest}"
 
     def used(self, layer: int, rest: str) -> str:
-        """Return the full name of a tensor that a block uses: if all share it, the first block's.
-
-        Args:
-            layer: index of the block.
-            rest: name of the tensor without prefix and index.
-        """
+        """Return the full name of a tensor that a block uses; shared ones are in the first."""
         return self.name(0 if rest in self.shared else layer, rest)
 
 
@@ -99,11 +90,7 @@ def is_buffer(name: str, info: TensorInfo) -> bool:
 def component_of(rest: str) -> tuple[Literal["attention", "mlp", "norm"] | None, str]:
     """Return the component of a tensor in a block, and the part of its name that shows it."""
     words = rest.split(".")[:-1]
-    patterns: tuple[tuple[Literal["attention", "mlp"], re.Pattern[str]], ...] = (
-        ("attention", _COMPONENTS["attention"]),
-        ("mlp", _COMPONENTS["mlp"]),
-    )
-    for component, pattern in patterns:
+    for component, pattern in _COMPONENTS.items():
         for word in words:
             if pattern.search(word) and not _NORM.search(word):
                 return component, word
@@ -139,13 +126,20 @@ def find_stacks(names: Iterable[str]) -> dict[str, Stack]:
     return {stack.prefix: stack for stack in stacks}
 
 
-def shortest(words: list[str], rests: list[str]) -> tuple[str, ...]:
-    """Return words as filters: with dots around a word if it is also a part of another word.
+def prediction_tensors(names: Iterable[str]) -> frozenset[str]:
+    """Return those tensors of a checkpoint that belong to layers for multi-token prediction (MTP).
 
-    Args:
-        words: parts of the names of tensors (`mlp`).
-        rests: names of all tensors of a stack, without prefix and index.
+    Published checkpoints of DeepSeek-V3, GLM-4-MoE, Qwen3-Next and others have such layers, as
+    further blocks behind the last one, or under the name `mtp`. transformers does not load them and
+    no score depends on them, so they are not merged.
     """
+    names = list(names)
+    blocks = tuple({found[1] for name in names if (found := _JOIN.match(name))})
+    return frozenset(name for name in names if name.startswith(blocks) or _PREDICTION.search(name))
+
+
+def shortest(words: list[str], rests: list[str]) -> tuple[str, ...]:
+    """Return words as filters: with dots around a word if it is also a part of another word."""
 
     def is_unique(word: str) -> bool:
         return all(word not in rest or word in rest.split(".") for rest in rests)

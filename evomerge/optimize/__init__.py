@@ -7,16 +7,16 @@ with an entry point of the group `evomerge.optimizers` whose object is a functio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from evomerge.errors import ConfigError, did_you_mean
-from evomerge.optimize.setting import Setting
 from evomerge.registry import Registry
 
 if TYPE_CHECKING:
-    from evomerge.optimize.protocol import Optimizer
+    from evomerge.optimize.protocol import Optimizer, Setting
     from evomerge.space.protocol import Gene
 
 Factory: TypeAlias = "Callable[[Sequence[Gene], Setting], Optimizer]"
@@ -28,15 +28,11 @@ class Builtin:
     """An optimizer of this package.
 
     Attributes:
-        about: one line for `evomerge list optimizers`.
-        factory: its `Factory`, as `module:function`.
-        has_population: whether `optimizer.population` can be set.
+        factory: its `Factory`, as `module:function`; empty where `create` chooses another one.
         most_workers: largest number of workers with which the optimizer keeps 95 % of its gain if
             it is told each outcome as it arrives, of the numbers that benchmarks/lag.py measured
             (1, 4, 16, 64). None: any number, because it does not learn from outcomes, or not
             measured.
-        objectives: how many objectives it can have at a time: `one`, `several` or `any`.
-        options: names of its own options (`optimizer.options`).
         extra: the extra of evomerge that installs what it needs; None if that is always installed.
     """
 
@@ -52,7 +48,7 @@ class Builtin:
 BUILTIN: Mapping[str, Builtin] = {
     "auto": Builtin(
         "the one that suits the genes: cma, or one for discrete or many genes; the default",
-        "evomerge.optimize.auto:create",
+        "",
         has_population=True,
         most_workers=16,
         options=("restarts",),
@@ -109,7 +105,7 @@ BUILTIN: Mapping[str, Builtin] = {
     ),
     "nevergrad:NAME": Builtin(
         "an optimizer of nevergrad by its name there, for example nevergrad:OnePlusOne",
-        "evomerge.optimize.evolution:create_named",
+        "",
     ),
     "random": Builtin(
         "uniform random search; a baseline",
@@ -131,8 +127,18 @@ BUILTIN: Mapping[str, Builtin] = {
 NEVERGRAD = "nevergrad:"
 """Begins the names of nevergrad's optimizers; the row `nevergrad:NAME` is about all of them."""
 
-FORMER = {"de": "nevergrad:DE", "pso": "nevergrad:PSO", "one-plus-one": "nevergrad:OnePlusOne"}
-"""Names of earlier versions, and what to write in their place."""
+MANY_GENES = 200
+"""With more genes than this, CMA-ES learns variances only: learning the full covariance would take
+more trials than it saves."""
+
+COSTS: Mapping[str, Mapping[int, tuple[float, float]]] = {
+    "cma": {10: (0.10, 1.2), 200: (0.31, 3.3), 1000: (2.1, 21), 4000: (69, 1700)},
+    "cma-margin": {10: (0.05, 0.51), 200: (0.96, 9.2), 1000: (69, 680), 4000: (2500, 25000)},
+    "tpe": {10: (12, 310), 200: (140, 1800), 1000: (670, 6800)},
+}
+"""Optimizer -> number of genes -> seconds of CPU time of `ask` and `tell` in a search of 1,000 and
+of 10,000 candidates. Where a measurement was stopped it is what was certain by then, so it may be
+more. All others take less than 0.02 s a candidate with 4,000 genes."""
 
 OPTIMIZERS: Registry[Factory] = Registry(
     "optimizer", "evomerge.optimizers", {name: row.factory for name, row in BUILTIN.items()}
@@ -153,26 +159,29 @@ def builtin(name: str) -> Builtin | None:
 
 
 def check_name(name: str, names: Sequence[str]) -> None:
-    """Check the name of an optimizer.
-
-    Args:
-        name: `optimizer.name`.
-        names: the names that there are.
-
-    Raises:
-        ConfigError: it is none of them, and not one of nevergrad.
-    """
-    if name in FORMER:
-        raise ConfigError(
-            f"optimizer.name is {name!r}, which is a name of earlier versions; write "
-            f"`{FORMER[name]}`."
-        )
+    """Raise a ConfigError if a name is none of the names that there are, nor one of nevergrad."""
     is_of_nevergrad = name.startswith(NEVERGRAD) and name != "nevergrad:NAME"
     if not is_of_nevergrad and (name not in names or name == "nevergrad:NAME"):
         raise ConfigError(
             f"optimizer.name is {name!r}; available are {', '.join(names)}."
             f"{did_you_mean(name, names)}"
         )
+
+
+def choose(genes: Sequence[Gene], population: int | None = None) -> str:
+    """Return the name of the optimizer that `auto` is, which depends on the genes.
+
+    The rules are what benchmarks/optimizers.py has measured (docs/choosing-an-optimizer.md). With a
+    population (`optimizer.population`, None: `auto`), only optimizers that have one are chosen.
+    """
+    discrete = sum(gene.kind != "real" for gene in genes)
+    switches = sum(gene.switch for gene in genes)
+    if 2 * (discrete + switches) > len(genes):
+        one_by_one = population is None and switches > discrete
+        return "discrete-lengler" if one_by_one else "two-points-de"
+    if len(genes) > MANY_GENES:
+        return "diagonal-cma"
+    return "cma-margin" if discrete else "cma"
 
 
 def create(
@@ -189,15 +198,7 @@ def create(
 
     Args:
         name: one of `optimizer_names()`; in the place of NAME, a name of nevergrad's registry.
-        genes: the genes to search, at least one.
-        seed: seed of all random numbers of the optimizer, 0 or more.
-        population: trials in a generation, or None for the default of the optimizer.
-        sigma: initial step of genes without a step of their own, as a share of the gene's range, in
-            (0, 1]; choices have none.
-        budget: planned number of trials, or None if unknown. It is only checked; proposals do not
-            depend on it, so that it can be raised later.
-        objectives: number of values that `tell` gets.
-        options: further options of this optimizer.
+        seed: as all further arguments, see `evomerge.optimize.protocol.Setting`.
 
     Raises:
         ConfigError: the name is unknown, an option does not suit the optimizer, or a package that
@@ -218,6 +219,11 @@ def create(
         _check_options(name, row, options or {})
         if population is not None:
             _check_population(name, row, population)
+    if name == "auto":
+        chosen = choose(genes, population)
+        return create(chosen, genes, seed, population, sigma, budget, objectives, options)
+    from evomerge.optimize.protocol import Setting
+
     setting = Setting(seed, population, sigma, budget, objectives, options or {})
     try:
         if name.startswith(NEVERGRAD):
@@ -268,3 +274,27 @@ def _check_population(name: str, row: Builtin, population: int) -> None:
         )
     if population < 4:
         raise ConfigError(f"optimizer.population is {population}; it must be 4 or more, or auto.")
+
+
+def own_seconds(name: str, genes: int, candidates: int) -> float:
+    """Return about how many seconds of CPU time an optimizer takes for a search, on one core.
+
+    Figures between and beyond the measured ones follow power laws.
+
+    Returns:
+        the seconds; 0 if the optimizer is not in `COSTS`.
+    """
+    if name not in COSTS:
+        return 0.0
+    measured = COSTS[name]
+    lengths = [
+        _power_law(list(measured), [row[i] for row in measured.values()], genes) for i in (0, 1)
+    ]
+    return _power_law([1000, 10_000], lengths, candidates)
+
+
+def _power_law(xs: Sequence[float], ys: Sequence[float], x: float) -> float:
+    """Return y at x, linear between (and beyond) the points in logarithms of both."""
+    right = next((i for i in range(1, len(xs) - 1) if x < xs[i]), len(xs) - 1)
+    (a, b), (low, high) = xs[right - 1 : right + 1], ys[right - 1 : right + 1]
+    return low * math.pow(x / a, math.log(high / low) / math.log(b / a))

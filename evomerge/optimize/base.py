@@ -1,4 +1,9 @@
-"""The base class of optimizers: trial numbers, enqueued genomes, failures, constraints."""
+"""The base classes of optimizers: trial numbers, enqueued genomes, failures, constraints.
+
+All CMA-ES here are `Generations`: they learn a whole generation of their own samples at once. What
+was enqueued comes beside them. If it counted as part of a generation, a first one could be of
+baselines only, and the distribution would be learned from points that say nothing about it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -34,37 +40,36 @@ REPEATS = 20
 in a space without anything new, for example."""
 
 
+Sample = TypeVar("Sample")
+
+INJECTED_SHARE = 0.2
+"""Largest share of a generation that were not sampled by the algorithm. They are few, since step
+sizes are learned from the lengths and ranks of samples; they pull the mean anyhow."""
+
+
 @dataclass
 class _Try:
-    """What is known about a genome that was asked.
-
-    Attributes:
-        outcome: the losses and the violation; None until they are told.
-        waiting: proposals of the same genome, which wait for its outcome.
-    """
+    """What is known about a genome that was asked."""
 
     outcome: tuple[tuple[float, ...], float] | None = None
+    """The losses and the violation, once they are told."""
     waiting: list[OpenTrial] = field(default_factory=list)
+    """Proposals of the same genome, which wait for its outcome."""
 
 
 class BaseOptimizer(ABC):
     """Implements the protocol; a subclass proposes points of the unit cube and learns losses.
 
-    A subclass overrides `learn`, or, for several objectives or constraints, `learn_all`.
+    A subclass overrides `propose`, and `learn` or, for several objectives, `learn_all`.
 
     A genome is tried once. If the algorithm proposes it again, it learns the known outcome at once
     (`learn_again`), or as soon as that is told, and proposes the next one. So it goes on as if it
     had been tried again, but no trial is spent.
-
-    Args:
-        cube: the coordinate system of the genes.
-        population: trials in a generation.
-        objectives: number of values that each trial is told.
     """
 
     def __init__(self, cube: Cube, population: int, objectives: int = 1) -> None:
         self.cube = cube
-        self._population, self._objectives = population, objectives
+        self.population, self._objectives = population, objectives
         self._asked = 0
         self._open: dict[int, OpenTrial] = {}
         self._enqueued: deque[Genome] = deque()
@@ -92,8 +97,6 @@ class BaseOptimizer(ABC):
         """Learn the losses of a point. Without an override, `learn` gets a single one.
 
         Args:
-            handle: as for `learn`.
-            point: the point, shape (genes,).
             losses: shape (objectives,), at most `LARGEST`; lower is better. Those of a failure say
                 nothing.
             violation: by how much the point breaks constraints, at most `LARGEST`; 0 if it breaks
@@ -115,11 +118,6 @@ class BaseOptimizer(ABC):
         proposals overrides this.
         """
         return None
-
-    @property
-    def population(self) -> int:
-        """Trials in a generation; 1 for optimizers without generations."""
-        return self._population
 
     def ask(self) -> tuple[int, Genome]:
         """Open a trial: return its number (0, 1, 2, ...) and the genome to try."""
@@ -184,8 +182,8 @@ class BaseOptimizer(ABC):
     def amend(self, trial: int, genome: Genome) -> None:
         """Replace the genome of an open trial by the one that was really tried.
 
-        If the two genomes are nearly equal (`Cube.is_near`), nothing is replaced. The algorithm
-        then learns from its own sample, which is better than from a point that it did not propose.
+        If the two are nearly equal (`Cube.is_near`), the algorithm learns from its own sample,
+        which is better than from a point that it did not propose.
 
         Raises:
             ValueError: no such trial is open, or the genome does not belong to the space.
@@ -205,6 +203,76 @@ class BaseOptimizer(ABC):
             raise ValueError(
                 f"Trial {trial} is not open; it was never asked, or has been told already."
             )
+
+
+@dataclass(frozen=True)
+class Told(Generic[Sample]):
+    """An outcome."""
+
+    sample: (
+        Sample | None
+    )  # the algorithm's own; None if it did not sample the point, or not exactly
+    point: Vector
+    loss: float
+
+
+@dataclass(frozen=True)
+class _Amended:
+    """Stands for a sample instead of which another point was tried."""
+
+
+class Generations(BaseOptimizer, Generic[Sample]):
+    """Collects the losses of a generation.
+
+    Points that were enqueued do not count into a generation. The best of them, up to
+    `INJECTED_SHARE`, take the places of the worst samples if they are better than these (injection,
+    Hansen 2011, arXiv 1110.4181). Amended points count as samples.
+    """
+
+    def __init__(self, cube: Cube, population: int) -> None:
+        super().__init__(cube, population)
+        self._told: list[Told[Sample]] = []
+        self._injected: list[Told[Sample]] = []
+
+    @abstractmethod
+    def update(self, told: list[Told[Sample]]) -> None:
+        """Learn a generation."""
+
+    def amended(self, handle: object) -> object:
+        """Return what stands for a sample instead of which another point was tried."""
+        return _Amended()
+
+    def learn(self, handle: object, point: Vector, loss: float) -> None:
+        """Collect a loss; with the last one of a generation, the distribution is updated."""
+        if handle is None:
+            # The start is the first mean. As a sample it would be a step of no length, by which
+            # steps are shortened.
+            if not np.array_equal(point, self.cube.start):
+                self._injected.append(Told(None, point, loss))
+            return
+        sample = None if isinstance(handle, _Amended) else handle
+        self.collect(Told(sample, point, loss))  # type: ignore[arg-type]
+
+    def collect(self, told: Told[Sample]) -> None:
+        """Add the loss of a sample, and learn the generation if it is complete."""
+        self._told.append(told)
+        if len(self._told) == self.size:
+            generation = self.with_injected(self._told)
+            self._told, self._injected = [], []
+            self.update(generation)
+
+    @property
+    def size(self) -> int:
+        """Number of samples of the current generation."""
+        return self.population
+
+    def with_injected(self, own: list[Told[Sample]]) -> list[Told[Sample]]:
+        """Return a generation in which injected points have replaced the worst samples."""
+        most = max(1, math.floor(INJECTED_SHARE * len(own)))
+        best = sorted(self._injected, key=lambda told: told.loss)[:most]
+        kept = sorted([*own, *best], key=lambda told: told.loss)[: len(own)]
+        chosen = set(map(id, kept))
+        return [told for told in (*own, *best) if id(told) in chosen]
 
 
 def _key(genome: Genome) -> bytes:

@@ -15,11 +15,9 @@ from typing import Any
 import numpy as np
 
 from evomerge.errors import ConfigError, did_you_mean
-from evomerge.optimize.base import default_population
+from evomerge.optimize.base import Generations, Told, default_population
 from evomerge.optimize.cube import Cube, Vector
-from evomerge.optimize.generations import Generations, Told
-from evomerge.optimize.restarts import Convergence
-from evomerge.optimize.setting import Setting
+from evomerge.optimize.protocol import Setting
 from evomerge.space.protocol import Gene
 
 TWO_POINT_GENES = 300
@@ -51,23 +49,58 @@ def _signals_after() -> Iterator[None]:
             signal.raise_signal(caught)
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """A sample of pycma.
+SHORT = 0.1
+"""Steps count as short below this share of the initial ones."""
 
-    Attributes:
-        search: number of the search, which a restart raises.
-        z: the sample in pycma's coordinates.
-        mean: the mean of the distribution that it was drawn from, in the same coordinates.
-        generation: that of the distribution.
-        mirrored: which of the two mirrored samples of its generation it is, 0 or 1, or None.
+SMALL = 1e-9
+"""A gain counts as small up to this share of the gain since the first generation."""
+
+GENERATIONS = 20
+"""Number of generations that are looked back on, to see whether a search has converged."""
+
+
+class Convergence:
+    """Decides by losses and steps whether a search has converged, so that it may begin elsewhere.
+
+    It has if the gain of the last `GENERATIONS` generations is small while all steps are short.
+    Only gains count, since no loss is the best one for sure. Scores of few documents have few
+    distinct values, so a small gain alone does not mean that the search has converged; but if all
+    losses of these generations are equal, there is nothing that could be learned.
     """
 
-    search: int
+    def __init__(self) -> None:
+        self._first: float | None = None
+        self._best: list[float] = []  # the best loss up to each generation
+        self._ranges: list[tuple[float, float]] = []
+
+    def after(self, losses: Sequence[float], longest_step: float) -> bool:
+        """Note a generation; return whether the search has converged with it.
+
+        Args:
+            longest_step: longest standard deviation, as a share of this search's initial one.
+        """
+        if self._first is None:
+            self._first = float(np.median(losses))
+        best = min(losses)
+        self._best.append(min(best, self._best[-1]) if self._best else best)
+        self._ranges.append((best, max(losses)))
+        if len(self._best) <= GENERATIONS:
+            return False
+        low, high = zip(*self._ranges[-GENERATIONS:], strict=True)
+        now = self._best[-1]
+        gain, most = self._best[-1 - GENERATIONS] - now, SMALL * (self._first - now)
+        return min(low) == max(high) or (longest_step < SHORT and gain <= most)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A sample of pycma, `z` in its coordinates, drawn around `mean`."""
+
+    search: int  # which a restart raises
     z: Vector
     mean: Vector
     generation: int
-    mirrored: int | None
+    mirrored: int | None  # which of the two mirrored samples of its generation it is, 0 or 1
 
 
 class CMA(Generations[_Sample]):
@@ -83,9 +116,6 @@ class CMA(Generations[_Sample]):
     first search, so that the generations in which a search loop tells outcomes keep their size.
 
     Args:
-        cube: the coordinate system of the genes.
-        seed: seed of all random numbers, 0 or more.
-        population: trials in a generation, 4 or more, or None for 4 + floor(3 ln n).
         diagonal: whether to learn variances only (Ros & Hansen 2008), which takes fewer trials if
             there are many genes.
         restarts: whether to begin again after the search has converged; else it goes on.
@@ -143,10 +173,7 @@ class CMA(Generations[_Sample]):
         return sample, self.cube.start + self.cube.step * sample.z[: len(self.cube.start)]
 
     def collect(self, told: Told[_Sample]) -> None:
-        """Add the loss of a sample; those of searches from before a restart are ignored.
-
-        The losses of a generation may belong to samples of different ones.
-        """
+        """Add the loss of a sample; those of searches from before a restart are ignored."""
         if told.sample is None or told.sample.search == self._restarts:
             super().collect(told)
 
@@ -166,11 +193,7 @@ class CMA(Generations[_Sample]):
         self._sampled = True
 
     def update(self, told: list[Told[_Sample]]) -> None:
-        """Learn a generation; one of equal losses says nothing, and would move it at random.
-
-        A point that pycma did not propose is moved by pycma towards the mean, to the length of a
-        likely step (Hansen 2011).
-        """
+        """Learn a generation; one of equal losses says nothing, and would move it at random."""
         losses = [item.loss for item in told]
         with _signals_after():
             if min(losses) < max(losses):
@@ -198,7 +221,7 @@ class CMA(Generations[_Sample]):
         return np.array(self._es.gp.pheno(self._es.mean))
 
     def _coordinates(self, told: Told[_Sample]) -> Vector:
-        """Return what pycma is told.
+        """Return what pycma is told of a sample.
 
         While many trials are open, the mean moves on before a sample is told, and old samples would
         pull it back to where it was. With hundreds of genes, where the mean moves by a small part
@@ -213,10 +236,7 @@ class CMA(Generations[_Sample]):
         return np.clip(sample.z + (mean - sample.mean), self._low, self._high)
 
     def _mirrored_first(self, told: list[Told[_Sample]]) -> list[Told[_Sample]]:
-        """Return a generation that begins with two mirrored samples, as pycma assumes.
-
-        If it has several pairs, it begins with the latest one.
-        """
+        """Return a generation that begins with its latest mirrored pair, as pycma assumes."""
         pairs: dict[int, dict[int, Told[_Sample]]] = {}
         for item in told:
             if item.sample is not None and item.sample.mirrored is not None:
@@ -251,13 +271,8 @@ def create_diagonal(genes: Sequence[Gene], setting: Setting) -> CMA:
 
 
 def _create(genes: Sequence[Gene], setting: Setting, *, diagonal: bool) -> CMA:
-    """Return CMA-ES.
-
-    Raises:
-        ConfigError: the option `restarts` has another value than those of `RESTARTS`.
-    """
     restarts = setting.options.get("restarts", "none")
-    if not isinstance(restarts, str) or restarts not in RESTARTS:
+    if restarts not in RESTARTS:
         raise ConfigError(
             f"optimizer.options.restarts is {restarts!r}; allowed are {', '.join(RESTARTS)}."
             f"{did_you_mean(str(restarts), RESTARTS)}"

@@ -53,10 +53,8 @@ class Cube:
     """Maps genomes to points of the unit cube and back.
 
     Args:
-        genes: the genes of the genome, in order.
         sigma: initial step of genes without a step of their own, as a share of the range, in
             (0, 1].
-        choices: how choices of three or more values are seen.
 
     Attributes:
         start: the point where the search starts, shape (dimensions,), in [0, 1]. With keys there
@@ -108,7 +106,7 @@ class Cube:
         return moved
 
     def point(self, genome: Genome) -> Vector:
-        """Return the point that a genome maps to.
+        """Return the point that a genome maps to; shape (dimensions,).
 
         The keys of a choice are the mean of those, in a first sample, of which this value's is the
         largest. So the value wins clearly, and small steps can still make another one win.

@@ -20,7 +20,7 @@ from nevergrad.optimization.utils import UidQueue
 from evomerge.errors import ConfigError, did_you_mean
 from evomerge.optimize.base import BaseOptimizer
 from evomerge.optimize.cube import Cube, Vector
-from evomerge.optimize.setting import Setting
+from evomerge.optimize.protocol import Setting
 from evomerge.space.protocol import Gene
 
 ALGORITHMS = {
@@ -45,14 +45,10 @@ class Nevergrad(BaseOptimizer):
     were told twice with the same loss, its variance would be 0, and no later point would ever be
     better. Here losses are exact: a point that is told again replaces its entry in nevergrad's
     archive, so all points count as told once, and are ranked by their loss.
-
-    Args:
-        cube: the coordinate system of the genes.
-        seed: seed of all random numbers, 0 or more.
-        configured: an entry of nevergrad's registry, or a `ConfiguredOptimizer`.
     """
 
     def __init__(self, cube: Cube, seed: int, configured: Any) -> None:
+        """`configured` is an entry of nevergrad's registry, or a `ConfiguredOptimizer`."""
         low, high = ((end - cube.start) / cube.step for end in (cube.low, cube.high))
         self._inner = _instance(configured, low, high, seed)
         self._own_only = _is_of(self._inner, OWN_SAMPLES)
@@ -139,12 +135,7 @@ def create_discrete_lengler(genes: Sequence[Gene], setting: Setting) -> Nevergra
 
 
 def create_named(genes: Sequence[Gene], setting: Setting, name: str) -> Nevergrad:
-    """Return an optimizer of nevergrad's registry.
-
-    Args:
-        genes: the genes.
-        setting: how it is made.
-        name: its name there, without a prefix.
+    """Return the optimizer of nevergrad's registry with this name.
 
     Raises:
         ConfigError: there is none, or it breaks a law of `evomerge.optimize.protocol`.
@@ -198,10 +189,7 @@ class _SeveralAlgorithmsError(Exception):
 
 
 def _try_out(name: str) -> list[bytes]:
-    """Return the proposals of a short search in eight dimensions with four open trials.
-
-    It is told of some points that it did not propose, as of baselines.
-    """
+    """Return the proposals of a short search in eight dimensions with four open trials."""
     high = np.full(8, 3.0)
     inner = _instance(nevergrad.optimizers.registry[name], -high, high, seed=5)
     if not _is_of(inner, ALGORITHMS):

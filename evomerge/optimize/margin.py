@@ -17,21 +17,14 @@ from typing import Any
 import numpy as np
 from cmaes import CatCMAwM, CMAwM
 
-from evomerge.optimize.base import default_population
+from evomerge.optimize.base import Generations, Told, default_population
 from evomerge.optimize.cube import Cube, Vector, levels
-from evomerge.optimize.generations import Generations, Told
-from evomerge.optimize.setting import Setting
+from evomerge.optimize.protocol import Setting
 from evomerge.space.protocol import Gene
 
 
 class MarginCMA(Generations[Vector]):
-    """CMA-ES with margin. cmaes works in the coordinates z = point of the cube / initial step.
-
-    Args:
-        cube: the coordinate system of the genes.
-        seed: seed of all random numbers, 0 or more.
-        population: trials in a generation, 4 or more, or None for 4 + floor(3 ln n).
-    """
+    """CMA-ES with margin. cmaes works in the coordinates z = point of the cube / initial step."""
 
     def __init__(self, cube: Cube, seed: int, population: int | None) -> None:
         super().__init__(cube, population or default_population(len(cube.genes)))
@@ -61,7 +54,7 @@ class MarginCMA(Generations[Vector]):
         return sample, point[: len(self.cube.genes)] * self.cube.step
 
     def update(self, told: list[Told[Vector]]) -> None:
-        """Learn a generation; one of equal losses says nothing, and would move it at random."""
+        """Learn a generation, unless all its losses are equal."""
         if _are_equal(told):
             return
         inner, idle = self._inner._cma, np.zeros(self._idle)
@@ -79,12 +72,7 @@ class CategoryCMA(Generations[Any]):
     """CatCMA with margin: a normal distribution of numbers, and a probability of each choice.
 
     At first all values of a choice have the same probability. cmaes works in the coordinates
-    z = point of the cube / initial step; choices are one-hot vectors.
-
-    Args:
-        cube: the coordinate system of the genes, with cells for choices; there is one or more.
-        seed: seed of all random numbers, 0 or more.
-        population: trials in a generation, 4 or more, or None for 4 + floor(3 ln n).
+    z = point of the cube / initial step, with cells for choices, which are one-hot vectors to it.
     """
 
     def __init__(self, cube: Cube, seed: int, population: int | None) -> None:
@@ -125,7 +113,7 @@ class CategoryCMA(Generations[Any]):
         return sample, point
 
     def update(self, told: list[Told[Any]]) -> None:
-        """Learn a generation; one of equal losses says nothing, and would move it at random."""
+        """Learn a generation, unless all its losses are equal."""
         if _are_equal(told):
             return
         with warnings.catch_warnings():
@@ -161,6 +149,7 @@ def _shortened(sample: Vector, mean: Vector, covariance: Vector, sigma: float) -
 
 
 def _are_equal(told: Sequence[Told[Any]]) -> bool:
+    """Whether a generation says nothing; learning it would move the distribution at random."""
     return len({item.loss for item in told}) == 1
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from evomerge.errors import ConfigError
 from evomerge.optimize.base import BaseOptimizer
 from evomerge.optimize.cube import Cube, Vector
-from evomerge.optimize.setting import Setting
+from evomerge.optimize.protocol import Setting
 from evomerge.space.protocol import Gene
 
 POPULATION = 20
@@ -31,7 +31,7 @@ _DIRECTIONS = (12, 6, 4, 3)  # partitions of reference directions for 2, 3, 4, 5
 
 
 class NondominatedSorting(BaseOptimizer):
-    """NSGA-II or NSGA-III; minimises several losses at once.
+    """NSGA-II or NSGA-III, an algorithm of pymoo; minimises several losses at once.
 
     If more trials are open than a population, further offspring of the current population are
     proposed. Enqueued genomes do not count into a generation; amended ones take the places of
@@ -39,25 +39,19 @@ class NondominatedSorting(BaseOptimizer):
 
     The first population are points around the start of the search. They are normally distributed
     with twice the initial step of each gene, so that they cover more than its neighbourhood.
-
-    Args:
-        algorithm: a new algorithm of pymoo.
-        cube: the coordinate system of the genes.
-        population: individuals in a generation.
-        objectives: number of objectives, at least 2.
-        seed: seed of all random numbers.
     """
 
-    def __init__(
-        self, algorithm: Any, cube: Cube, population: int, objectives: int, seed: int
-    ) -> None:
+    def __init__(self, algorithm: Any, genes: Sequence[Gene], setting: Setting) -> None:
         from pymoo.core.problem import Problem
         from pymoo.core.termination import NoTermination
 
-        super().__init__(cube, population, objectives)
-        box = Problem(n_var=len(cube.start), n_obj=objectives, n_ieq_constr=1, xl=0.0, xu=1.0)
-        self._algorithm = algorithm.setup(box, termination=NoTermination(), seed=seed % 2**32)
-        self._random = np.random.RandomState(seed % 2**32)
+        cube, seed = Cube(genes, setting.sigma), setting.seed % 2**32
+        super().__init__(cube, algorithm.pop_size, setting.objectives)
+        box = Problem(
+            n_var=len(cube.start), n_obj=setting.objectives, n_ieq_constr=1, xl=0.0, xu=1.0
+        )
+        self._algorithm = algorithm.setup(box, termination=NoTermination(), seed=seed)
+        self._random = np.random.RandomState(seed)
         self._numbers = itertools.count(1)
         self._waiting: deque[Vector] = deque()
         self._told: list[tuple[int, Vector, Vector, float]] = []
@@ -114,11 +108,7 @@ def create_nsga2(genes: Sequence[Gene], setting: Setting) -> NondominatedSorting
     """Return NSGA-II (Deb et al. 2002, doi 10.1109/4235.996017)."""
     from pymoo.algorithms.moo.nsga2 import NSGA2
 
-    size = setting.population or POPULATION
-    algorithm = NSGA2(pop_size=size)
-    return NondominatedSorting(
-        algorithm, Cube(genes, setting.sigma), size, setting.objectives, setting.seed
-    )
+    return NondominatedSorting(NSGA2(pop_size=setting.population or POPULATION), genes, setting)
 
 
 def create_nsga3(genes: Sequence[Gene], setting: Setting) -> NondominatedSorting:
@@ -144,23 +134,14 @@ def create_nsga3(genes: Sequence[Gene], setting: Setting) -> NondominatedSorting
         pop_size=size,
         selection=TournamentSelection(func_comp=_less_broken),
     )
-    return NondominatedSorting(
-        algorithm, Cube(genes, setting.sigma), size, setting.objectives, setting.seed
-    )
+    return NondominatedSorting(algorithm, genes, setting)
 
 
 def _less_broken(population: Any, pairs: Any, random_state: Any, **_: Any) -> Any:
     """Return the winner of each pair: what breaks constraints less, else one of them at random.
 
-    NSGA-III of pymoo 0.6.2 draws from an unseeded generator where both break them equally.
-
-    Args:
-        population: individuals.
-        pairs: their places, shape (tournaments, 2).
-        random_state: numpy generator.
-
-    Returns:
-        places of the winners, shape (tournaments, 1).
+    NSGA-III of pymoo 0.6.2 draws from an unseeded generator where both break them equally. `pairs`
+    has the places of individuals, shape (tournaments, 2); the winners have shape (tournaments, 1).
     """
     broken = population.get("CV")[:, 0][pairs]
     drawn = random_state.integers(2, size=len(pairs))

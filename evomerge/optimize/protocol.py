@@ -1,11 +1,33 @@
-"""The ask/tell interface of all optimizers."""
+"""The ask/tell interface of all optimizers, and how they are made."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from evomerge.space.protocol import Genome
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a search file says about its optimizer.
+
+    Attributes:
+        seed: seed of all its random numbers, 0 or more.
+        population: trials in a generation, or None for the default of the optimizer.
+        sigma: initial step of genes without a step of their own, as a share of the gene's range, in
+            (0, 1]; choices have none.
+        budget: planned number of trials, or None if unknown. It may be checked; proposals must not
+            depend on it, so that it can be raised later.
+    """
+
+    seed: int = 0
+    population: int | None = None
+    sigma: float = 1 / 6
+    budget: int | None = None
+    objectives: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Optimizer(Protocol):
@@ -25,11 +47,9 @@ class Optimizer(Protocol):
     @property
     def population(self) -> int:
         """Trials in a generation; 1 for optimizers without generations."""
-        ...
 
     def ask(self) -> tuple[int, Genome]:
         """Open a trial: return its number (0, 1, 2, ...) and the genome to try."""
-        ...
 
     def tell(self, trial: int, values: Sequence[float] | None, violation: float = 0.0) -> None:
         """Close a trial: objective values (higher is better), or None for a failed candidate.
@@ -43,17 +63,13 @@ class Optimizer(Protocol):
         Raises:
             ValueError: no such trial is open, or the optimizer takes another number of values.
         """
-        ...
 
     def enqueue(self, genome: Genome) -> None:
-        """Add a genome to the queue of genomes that `ask` proposes first, in their order.
-
-        Examples are a parent, the uniform merge, and the best genome of an earlier run.
+        """Add a genome (of a parent, for example) to the queue that `ask` proposes first.
 
         Raises:
             ValueError: the genome does not belong to the space.
         """
-        ...
 
     def amend(self, trial: int, genome: Genome) -> None:
         """Replace the genome of an open trial by the one that was really tried.
@@ -64,4 +80,3 @@ class Optimizer(Protocol):
         Raises:
             ValueError: no such trial is open, or the genome does not belong to the space.
         """
-        ...

@@ -23,12 +23,10 @@ class TwoPointAdaptation(CMAAdaptSigmaTPA):  # type: ignore[misc]
     trials are open, a generation may lack them; the path of the mean (cumulative step-size
     adaptation) is always there. pycma's consistency check is left out, since it draws from numpy's
     global generator.
-
-    Attributes:
-        has_pair: whether the generation that is told begins with two mirrored points.
     """
 
     has_pair = True
+    """Whether the generation that is told begins with two mirrored points."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -59,17 +57,7 @@ def evolution_strategy(
     random: np.random.RandomState,
     mean: Vector,
 ) -> Any:
-    """Return pycma's CMA-ES.
-
-    Args:
-        low: lower bounds, one for each dimension, two or more.
-        high: upper bounds.
-        population: trials in a generation.
-        diagonal: whether to learn variances only.
-        two_point: whether the step size is adapted by two mirrored points, else by CSA.
-        random: gives all random numbers.
-        mean: initial mean; the initial standard deviation is 1.
-    """
+    """Return pycma's CMA-ES for two dimensions or more, with an initial standard deviation of 1."""
     return cma.CMAEvolutionStrategy(
         list(mean),
         1.0,

@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 
 from evomerge.optimize.base import BaseOptimizer
 from evomerge.optimize.cube import Cube, Vector
-from evomerge.optimize.setting import Setting
+from evomerge.optimize.protocol import Setting
 from evomerge.space.protocol import Gene, Genome
 
 FIRST = 10
@@ -40,11 +40,6 @@ class TPE(BaseOptimizer):
     It models the genomes of about the best tenth of the trials, and those of the others. It
     proposes what is likely among the first and unlikely among the others. Choices are categories
     to it, not numbers. Open trials count among the others, so that its proposals differ.
-
-    Args:
-        cube: the coordinate system of the genes.
-        seed: seed of all random numbers, 0 or more.
-        objectives: number of values that each trial is told.
     """
 
     def __init__(self, cube: Cube, seed: int, objectives: int) -> None:

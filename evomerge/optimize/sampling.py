@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from scipy.stats import qmc
@@ -12,22 +12,19 @@ from scipy.stats import qmc
 from evomerge.errors import ConfigError
 from evomerge.optimize.base import BaseOptimizer
 from evomerge.optimize.cube import Cube, Vector, levels
-from evomerge.optimize.setting import Setting
+from evomerge.optimize.protocol import Setting
 from evomerge.space.protocol import Gene
 
 
 class SequenceSearch(BaseOptimizer):
-    """Proposes the points of an infinite sequence, whatever their losses are.
+    """Proposes the points of an infinite sequence, whatever their losses are."""
 
-    Args:
-        cube: the coordinate system of the genes.
-        points: the sequence.
-        objectives: number of values that each trial is told.
-    """
-
-    def __init__(self, cube: Cube, points: Iterator[Vector], objectives: int) -> None:
-        super().__init__(cube, population=1, objectives=objectives)
-        self._points = points
+    def __init__(
+        self, genes: Sequence[Gene], setting: Setting, points: Callable[[Cube], Iterator[Vector]]
+    ) -> None:
+        cube = Cube(genes, setting.sigma, choices="cells")
+        super().__init__(cube, population=1, objectives=setting.objectives)
+        self._points = points(cube)
 
     def propose(self) -> tuple[object, Vector]:
         """Return the next point of the sequence."""
@@ -41,7 +38,7 @@ def create_random(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
     """Return uniform random search (Bergstra & Bengio 2012)."""
     generator = np.random.RandomState(setting.seed % 2**32)
     points = (generator.uniform(size=len(genes)) for _ in itertools.count())
-    return SequenceSearch(Cube(genes, setting.sigma, choices="cells"), points, setting.objectives)
+    return SequenceSearch(genes, setting, lambda _: points)
 
 
 def create_sobol(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
@@ -59,7 +56,7 @@ def create_sobol(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
     shift = np.random.RandomState(setting.seed % 2**32).uniform(size=count)
     sequence = qmc.Sobol(count, scramble=False)
     points = ((sequence.random(1)[0] + shift) % 1.0 for _ in itertools.count())
-    return SequenceSearch(Cube(genes, setting.sigma, choices="cells"), points, setting.objectives)
+    return SequenceSearch(genes, setting, lambda _: points)
 
 
 def create_grid(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
@@ -80,8 +77,7 @@ def create_grid(genes: Sequence[Gene], setting: Setting) -> SequenceSearch:
             f"{corners} candidates, but the budget is {setting.budget}; fix knobs, use fewer "
             "groups, or use `sobol`."
         )
-    cube = Cube(genes, setting.sigma, choices="cells")
-    return SequenceSearch(cube, _grid(cube), setting.objectives)
+    return SequenceSearch(genes, setting, _grid)
 
 
 def _grid(cube: Cube) -> Iterator[Vector]:

@@ -32,10 +32,7 @@ def check_inside(
     """Check that files and folders are where they seem to be, and not links to somewhere else.
 
     Args:
-        paths: the files and folders.
         folders: where they may really be; these paths have no links in them.
-        whose: what the folder is, for the message (`the run`).
-        error: class of the error that is raised.
 
     Raises:
         InputError: one of them is a link that leaves the folders.

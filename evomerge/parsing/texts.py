@@ -23,8 +23,6 @@ def read_text(file: Path, error: type[InputError], missing: str | None = None) -
     """Return the text of a UTF-8 file.
 
     Args:
-        file: path of the file.
-        error: class of the error that is raised.
         missing: the error's sentence if the file does not exist; None for a general one.
 
     Raises:
@@ -49,11 +47,6 @@ def read_text(file: Path, error: type[InputError], missing: str | None = None) -
 
 def json_value(text: str | bytes, what: str, error: type[InputError]) -> Any:
     """Return the value of a JSON text.
-
-    Args:
-        text: the text, or its bytes in UTF-8.
-        what: name of the text in error messages.
-        error: class of the error that is raised.
 
     Raises:
         InputError: the text is not JSON, lists and mappings are nested more than `DEEPEST` deep, or

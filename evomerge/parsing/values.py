@@ -27,9 +27,6 @@ class Values:
 
     Every check takes a value and `where`: its address in the file, for the error message
     (`slices[0].sources`). It returns the value, or raises `error`.
-
-    Attributes:
-        error: class of the error that is raised.
     """
 
     error: type[InputError]

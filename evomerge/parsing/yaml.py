@@ -13,9 +13,11 @@ from typing import Any
 import yaml
 
 from evomerge.errors import InputError, one_line
-from evomerge.parsing.aliases import RefusedError, check_aliases
 from evomerge.parsing.texts import DEEPEST
 from evomerge.parsing.values import shown
+
+ALIASED = 100_000
+"""Largest number of characters that all aliases of one text together may expand to."""
 
 LONGEST_NUMBER = 400
 """Largest number of characters of a number; the largest float has 309 digits."""
@@ -32,13 +34,16 @@ _SCALARS = {
 }
 
 
+class RefusedError(Exception):
+    """Valid YAML that is refused; `line` counts from 1."""
+
+    def __init__(self, sentence: str, mark: yaml.Mark) -> None:
+        super().__init__(sentence)
+        self.line = mark.line + 1
+
+
 def yaml_value(text: str, what: str, error: type[InputError]) -> Any:
     """Return the value of a text with one YAML document; None if the document is empty.
-
-    Args:
-        text: the text.
-        what: name of the text in error messages.
-        error: class of the error that is raised.
 
     Raises:
         InputError: the text is not YAML, or has something that this module refuses (see above).
@@ -60,12 +65,6 @@ def yaml_value(text: str, what: str, error: type[InputError]) -> Any:
 def yaml_mapping(text: str, what: str, kind: str, error: type[InputError]) -> dict[str, Any]:
     """Return the mapping in a YAML text.
 
-    Args:
-        text: the text.
-        what: name of the text in error messages.
-        kind: what the text should be (`a search file`), for the message if it is not a mapping.
-        error: class of the error that is raised.
-
     Raises:
         InputError: as for `yaml_value`, or the value is not a mapping.
     """
@@ -79,13 +78,51 @@ def yaml_text(data: Any, *, width: int, flow: bool | None = False) -> str:
     """Return the YAML text of plain values, from which `yaml_value` reads the same values.
 
     Args:
-        data: the values.
-        width: number of characters of a line, if they can be broken.
         flow: whether lists and mappings are in brackets; None: those that hold no others.
     """
     return str(
         yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=flow, width=width)
     )
+
+
+def check_aliases(root: yaml.Node) -> None:
+    """Check how much the aliases in a tree of YAML nodes expand to, and how deep it is then.
+
+    An alias is the node that it refers to. Each node is measured once.
+
+    Raises:
+        RefusedError: they expand to more than `ALIASED` characters, or lists and mappings are
+            nested more than `DEEPEST` deep, or an alias is inside of what it refers to.
+    """
+    known: dict[int, tuple[int, int]] = {}  # id of a node -> its characters and its height
+    around: set[int] = set()
+    aliased = 0
+
+    def measure(node: yaml.Node, depth: int, mark: yaml.Mark) -> tuple[int, int]:
+        nonlocal aliased
+        if id(node) in around:
+            raise RefusedError("an alias is inside of the value that it refers to", mark)
+        size, height = known.get(id(node), (0, 1))
+        aliased += size
+        if depth - 1 + height > DEEPEST:
+            raise RefusedError(f"lists or mappings are nested more than {DEEPEST} deep", mark)
+        if aliased > ALIASED:
+            raise RefusedError(
+                f"aliases expand to more than {ALIASED} characters; write the values out", mark
+            )
+        if id(node) not in known:
+            around.add(id(node))
+            size = 1 + (len(node.value) if isinstance(node, yaml.ScalarNode) else 0)
+            for item in () if isinstance(node, yaml.ScalarNode) else node.value:
+                pair = item if isinstance(node, yaml.MappingNode) else (item,)
+                at = (pair[0] if len(pair) == 2 else node).start_mark
+                for inner, below in [measure(part, depth + 1, at) for part in pair]:
+                    size, height = size + inner, max(height, 1 + below)
+            around.remove(id(node))
+            known[id(node)] = size, height
+        return known[id(node)]
+
+    measure(root, 1, root.start_mark)
 
 
 class _Loader(yaml.SafeLoader):

@@ -29,10 +29,6 @@ def choose_winner(session: Session, count: int | None) -> Candidate:
     are several objectives, all that are not dominated there are the front, and the winner is its
     knee.
 
-    Args:
-        session: scores the candidates and journals the winner.
-        count: number of finalists; None: as many as usual.
-
     Raises:
         SearchError: no candidate could be scored.
     """

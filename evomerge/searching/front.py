@@ -31,9 +31,6 @@ def knee(front: Sequence[Point]) -> Point:
     Each objective is scaled to the range from its lowest to its highest value on the front. The
     ideal point has the highest value of each (compromise programming, Zeleny 1973). Of several
     equally near points, the first one is returned.
-
-    Args:
-        front: one point or more.
     """
     distances = np.linalg.norm(1.0 - _scaled(front), axis=1)
     return front[int(np.argmin(np.round(distances, 12)))]
@@ -62,7 +59,6 @@ def hypervolume(front: Sequence[Point], lowest: Point, highest: Point) -> float:
 
     Args:
         front: the points; those outside of the box count as far as they dominate a part of it.
-        lowest: the corner of the box with the lowest values.
         highest: the corner with the highest values. A side without length counts as 1 long.
     """
     from pymoo.indicators.hv import HV

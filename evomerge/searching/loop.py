@@ -16,7 +16,6 @@ from evomerge.run.history import SOUP, Candidate
 from evomerge.run.lines import Event
 from evomerge.searching.finals import choose_winner, is_finished, score_on_test
 from evomerge.searching.ranking import reached, unimproved
-from evomerge.searching.replay import is_full, replay_arrivals, replay_generations, tell_all
 from evomerge.searching.session import Session
 from evomerge.searching.soup import find_greedy_soup
 from evomerge.space.baselines import GREEDY_SOUP, UNIFORM, average_of, averaged
@@ -35,15 +34,9 @@ class Plan:
     """When the search ends, and when the strategy is told outcomes.
 
     Attributes:
-        candidates: largest number of candidates, baselines included; None: no bound.
-        hours: largest number of working hours, over all sessions of the run; None: no bound.
         target: fitness on the search documents at which the search ends; None: no such end.
-        finalists: number of the best candidates that are scored on the validation documents; None:
-            as many as is usual for the ranking.
-        order: when the strategy is told outcomes.
         patience: number of candidates without a better one at which the search ends; None: no such
             end.
-        greedy_soup: whether the greedy soup is one of the baselines.
     """
 
     candidates: int | None
@@ -59,11 +52,8 @@ class Search:
     """The search of one run. `run` starts or continues it and returns the winner.
 
     Args:
-        session: runs jobs and keeps the journal.
         make_strategy: makes a new strategy with the run's seed. It is not called if the search is
             over already.
-        baselines: recipes of the baselines by label; they are scored first.
-        plan: when the search ends.
     """
 
     def __init__(
@@ -84,12 +74,7 @@ class Search:
         return self.make_strategy()
 
     def run(self) -> Candidate:
-        """Search, choose the winner on the validation documents, score it on the test documents.
-
-        Raises:
-            EvomergeError: no candidate could be scored, or something other than a candidate is at
-                fault.
-        """
+        """Search, choose the winner on the validation documents, score it on the test documents."""
         self.session.publish_best()
         # With a raised budget there is a winner already while the last candidates are scored.
         is_over = self.is_spent and not self.history.open and is_finished(self.history)
@@ -107,22 +92,22 @@ class Search:
 
         The first generation of a resumed search may be asked for and scored in part already.
         """
-        self.pending = replay_generations(self.history, self.strategy)
+        self.replay_generations()
         self.ask_baselines()
         self.score_baselines()
         if self.plan.greedy_soup:
             self.add_greedy_soup()
         while True:
-            if not is_full(self.strategy, self.pending):
+            if not self.is_full:
                 self.ask_generation()
             self.session.score(self.history.open)
-            if not is_full(self.strategy, self.pending):
+            if not self.is_full:
                 return  # the plan did not allow the whole generation
-            tell_all(self.strategy, self.pending)
+            self.tell_pending()
 
     def search_by_arrival(self) -> None:
         """Keep as many candidates open as the executor can run; tell each outcome at once."""
-        replay_arrivals(self.session.logbook.events, self.history, self.strategy)
+        self.replay_arrivals()
         told = len(self.history.told)
         self.ask_baselines()
         if self.plan.greedy_soup:  # else the others need not wait for the baselines
@@ -131,7 +116,7 @@ class Search:
         unsubmitted = self.history.open
         while True:
             while told < len(self.history.told):
-                tell_all(self.strategy, self.history.told[told : told + 1])
+                self.tell(self.history.told[told])
                 told += 1
             more = bool(unsubmitted) or not self.is_spent
             if more and self.session.in_flight < self.session.executor.width:
@@ -142,6 +127,41 @@ class Search:
                 self.session.wait()
             else:
                 return
+
+    def replay_generations(self) -> None:
+        """Repeat the calls that the journal records, telling outcomes generation by generation."""
+        for candidate in self.history.candidates:
+            if candidate.is_proposed and self.is_full:
+                self.tell_pending()
+            self.strategy.repeat(candidate.number, candidate.label, candidate.origin)
+            self.pending.append(candidate)
+
+    def replay_arrivals(self) -> None:
+        """Repeat the calls that the journal records, telling every outcome where it stands."""
+        for event in self.session.logbook.events:
+            if event["event"] in ("ask", "tell"):
+                candidate = self.history.candidates[event["candidate"]]
+                if event["event"] == "tell":
+                    self.tell(candidate)
+                else:
+                    self.strategy.repeat(candidate.number, candidate.label, candidate.origin)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the pending candidates complete a generation, so that outcomes can be told."""
+        return bool(self.pending) and self.strategy.left == self.strategy.generation
+
+    def tell_pending(self) -> None:
+        """Tell the strategy the outcomes of all pending candidates, in the order of asking."""
+        for candidate in self.pending:
+            self.tell(candidate)
+        self.pending.clear()
+
+    def tell(self, candidate: Candidate) -> None:
+        """Tell the strategy the first outcome of a candidate."""
+        if candidate.told is None:
+            raise RuntimeError(f"Candidate {candidate.number} has no outcome yet.")
+        self.strategy.tell(candidate.number, candidate.told)
 
     def ask_baselines(self) -> None:
         """Make candidates of the baselines that the journal does not have yet."""
@@ -195,15 +215,13 @@ class Search:
             incumbents = self.session.ranking.incumbents(self.history.candidates[:start])
         while not self.is_spent:
             self.ask(incumbents, start)
-            if is_full(self.strategy, self.pending):
+            if self.is_full:
                 return
 
     def ask(self, incumbents: list[Candidate], known: int) -> Candidate:
         """Ask the strategy for a candidate and journal it.
 
-        Args:
-            incumbents: the best candidates; a race compares the new one with the first.
-            known: how many of the journal's outcomes a race may use.
+        A race compares it with the first incumbent, and uses the `known` first outcomes.
         """
         fields: Event = {"generation": self.generation}
         proposal = self.strategy.ask(len(self.history.candidates))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from evomerge.config.frozen import frozen_constraints, frozen_objectives
 from evomerge.config.schema import SearchConfig
@@ -16,8 +18,9 @@ FINALISTS = 5
 """The usual number of finalists in a search for one fitness."""
 
 
-class Ranking(Protocol):
-    """Compares candidates.
+@dataclass(frozen=True)
+class Ranking(ABC):
+    """Compares candidates; higher values are better.
 
     Laws: the incumbents depend only on the candidates, not on their order, and those of the
     incumbents and one more candidate are those of all candidates. A candidate with an estimated
@@ -26,63 +29,50 @@ class Ranking(Protocol):
     them less is better (Deb 2000).
     """
 
-    @property
-    def objectives(self) -> Sequence[Objective]:
-        """The objectives, in the order of the values."""
-        ...
+    objectives: Sequence[Objective]
+    constraints: Sequence[Constraint] = ()
+    has_front: ClassVar[bool]
+    """Whether several candidates can be the best, none better than another."""
 
-    @property
-    def constraints(self) -> Sequence[Constraint]:
-        """What a candidate must keep."""
-        ...
-
-    @property
-    def has_front(self) -> bool:
-        """Whether several candidates can be the best, none better than another."""
-        ...
-
+    @abstractmethod
     def values(self, scores: Scores) -> tuple[float, ...]:
-        """Return the values that candidates are compared by; higher is better.
+        """Return the values that candidates are compared by; nan if a score is nan."""
 
-        A value is nan if a score is nan.
-        """
-        ...
-
+    @abstractmethod
     def incumbents(
         self, candidates: Iterable[Candidate], split: Split = "search"
     ) -> list[Candidate]:
         """Return the best candidates on a split; none if no candidate was scored on all of it."""
-        ...
 
+    @abstractmethod
     def best(self, incumbents: Sequence[Candidate], split: Split = "search") -> Candidate | None:
         """Return the incumbent to take where one model is asked for; None if there is none."""
-        ...
 
+    @abstractmethod
     def finalists(self, candidates: Iterable[Candidate], count: int | None) -> list[Candidate]:
         """Return the candidates that are scored on the validation documents, the best one first.
 
         Estimated scores count too. Of several candidates with the same recipe, only the first one
-        is returned.
-
-        Args:
-            candidates: all candidates.
-            count: number of finalists; None: as many as usual.
+        is returned. `count` None: as many as usual.
         """
-        ...
+
+    def _scored(
+        self, candidates: Iterable[Candidate], split: Split
+    ) -> list[tuple[Candidate, tuple[float, ...], float]]:
+        """Return each candidate that can be an incumbent, its values, and how it breaks bounds."""
+        return [
+            (item, values, broken)
+            for item in sorted(candidates, key=lambda item: item.number)
+            if (values := values_on(self, item, split)) is not None
+            and not (split == "search" and item.is_estimate)
+            and (broken := violation_on(self, item, split)) is not None
+        ]
 
 
-@dataclass(frozen=True)
-class WeightedSum:
-    """Ranks by one number, the fitness: the weighted mean of the objectives.
+class WeightedSum(Ranking):
+    """Ranks by one number, the fitness: the weighted mean of the objectives."""
 
-    Attributes:
-        objectives: the objectives with their weights.
-        constraints: what a candidate must keep.
-    """
-
-    objectives: Sequence[Objective]
-    constraints: Sequence[Constraint] = ()
-    has_front: ClassVar[bool] = False
+    has_front = False
 
     def values(self, scores: Scores) -> tuple[float, ...]:
         """Return the fitness as the only value."""
@@ -92,14 +82,8 @@ class WeightedSum:
         self, candidates: Iterable[Candidate], split: Split = "search"
     ) -> list[Candidate]:
         """Return the best candidate, the earliest of several equal ones; or an empty list."""
-        scored = [
-            (-broken, values[0], -item.number, item)
-            for item in candidates
-            if (values := values_on(self, item, split)) is not None
-            and not (split == "search" and item.is_estimate)
-            and (broken := violation_on(self, item, split)) is not None
-        ]
-        return [max(scored, key=lambda entry: entry[:3])[3]] if scored else []
+        scored = self._scored(candidates, split)
+        return [max(scored, key=lambda entry: (-entry[2], entry[1]))[0]] if scored else []
 
     def best(self, incumbents: Sequence[Candidate], split: Split = "search") -> Candidate | None:
         """Return the only incumbent."""
@@ -115,40 +99,30 @@ class WeightedSum:
                 item.number,
             ),
         )
-        return _distinct(ranked)[: FINALISTS if count is None else count]
+        first: dict[str, Candidate] = {}
+        for item in ranked:
+            first.setdefault(item.digest, item)
+        return list(first.values())[: FINALISTS if count is None else count]
 
 
-@dataclass(frozen=True)
-class ParetoFront:
+class ParetoFront(Ranking):
     """Ranks by dominance: the incumbents are the candidates that no other one dominates.
 
     One candidate dominates another if it is at least as good in every objective and better in one.
     Of several candidates with equal values, the earliest counts.
-
-    Attributes:
-        objectives: the objectives, at least two.
-        constraints: what a candidate must keep.
     """
 
-    objectives: Sequence[Objective]
-    constraints: Sequence[Constraint] = ()
-    has_front: ClassVar[bool] = True
+    has_front = True
 
     def values(self, scores: Scores) -> tuple[float, ...]:
-        """Return the value of each objective; higher is better."""
+        """Return the value of each objective."""
         return tuple(item.value(scores) for item in self.objectives)
 
     def incumbents(
         self, candidates: Iterable[Candidate], split: Split = "search"
     ) -> list[Candidate]:
         """Return the front, sorted by the first objective, the best one first."""
-        scored = [
-            (item, values, broken)
-            for item in sorted(candidates, key=lambda item: item.number)
-            if (values := values_on(self, item, split)) is not None
-            and not (split == "search" and item.is_estimate)
-            and (broken := violation_on(self, item, split)) is not None
-        ]
+        scored = self._scored(candidates, split)
         least = min((broken for _, _, broken in scored), default=0.0)
         allowed = [(item, values) for item, values, broken in scored if broken <= least]
         first = {values: item for item, values in reversed(allowed)}
@@ -203,24 +177,13 @@ def front_of(history: History, ranking: Ranking) -> list[Candidate]:
 
 
 def unimproved(incumbents: Iterable[Candidate], candidates: Sequence[Candidate]) -> int:
-    """Return how many candidates were scored, or failed, since the latest incumbent was proposed.
-
-    Args:
-        incumbents: the best candidates.
-        candidates: all candidates, by number.
-    """
+    """Return how many candidates have an outcome since the latest incumbent was proposed."""
     latest = max((item.number for item in incumbents), default=-1)
     return sum(item.told is not None for item in candidates[latest + 1 :])
 
 
 def reached(incumbents: Iterable[Candidate], ranking: Ranking, target: float) -> Candidate | None:
-    """Return an incumbent that keeps all constraints and has reached a target; None if none has.
-
-    Args:
-        incumbents: the best candidates on the search documents.
-        ranking: compares candidates.
-        target: a fitness.
-    """
+    """Return an incumbent that keeps all constraints and has this fitness; None if none has."""
     kept = (item for item in incumbents if not violation_on(ranking, item, "search"))
     return next((item for item in kept if item.values and item.values[0] >= target), None)
 
@@ -230,19 +193,11 @@ def values_on(ranking: Ranking, candidate: Candidate, split: Split) -> tuple[flo
     if split == "search":
         return candidate.values
     scores = candidate.scores(split)
-    values = ranking.values(scores) if scores else (float("nan"),)
-    return values if all(abs(value) < float("inf") for value in values) else None
+    values = ranking.values(scores) if scores else (math.nan,)
+    return values if all(map(math.isfinite, values)) else None
 
 
 def violation_on(ranking: Ranking, candidate: Candidate, split: Split) -> float | None:
     """Return by how much a candidate breaks constraints on a split; None without scores."""
     scores = candidate.scores(split)
     return None if scores is None else violation(ranking.constraints, scores)
-
-
-def _distinct(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Return the first candidate of each recipe."""
-    chosen: dict[str, Candidate] = {}
-    for item in candidates:
-        chosen.setdefault(item.digest, item)
-    return list(chosen.values())

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from heapq import nlargest
 from typing import Literal, TypeAlias
 
 from evomerge.errors import SearchError
@@ -21,7 +22,6 @@ from evomerge.run.lines import Event
 from evomerge.run.logbook import Logbook
 from evomerge.scores import Failure, Outcome, Scores, Split, violation
 from evomerge.searching.ranking import Ranking, best_of, front_of
-from evomerge.searching.recent import Recent
 
 Purpose: TypeAlias = Literal["search", "complete", "validation", "test"]
 """What a job is for.
@@ -41,21 +41,13 @@ class Session:
     """Runs jobs for candidates and journals their outcomes.
 
     Args:
-        logbook: writes the events.
         make_executor: makes the executor; called when the first job is submitted.
-        recipe_of: returns a candidate's recipe.
-        ranking: compares candidates.
         recent: largest number of earlier candidates that a race is given; None if every candidate
             is scored on all documents.
-        attempts: counts the processes that ended while they ran a job.
         publish: is called with the incumbents and the best of them whenever they change, and with
             the final front and the winner.
         as_itself: returns the recipe of the parent itself, if a candidate is the baseline of a
             parent that is another model: the parent is scored on validation and test documents.
-
-    Attributes:
-        history: the state of the run.
-        incumbents: the best candidates on the search documents.
     """
 
     def __init__(
@@ -72,7 +64,7 @@ class Session:
         self._as_itself = as_itself
         self.logbook, self.history, self.ranking = logbook, logbook.history, ranking
         self.publish = publish
-        self.recent = None if recent is None else Recent(recent, self.history.told)
+        self.recent = recent
         self.incumbents = ranking.incumbents(self.history.candidates)
         self._make_executor, self._recipe_of, self._attempts = make_executor, recipe_of, attempts
         self._proposed: dict[int, Recipe] = {}
@@ -136,7 +128,10 @@ class Session:
             self._running[job.id] = candidate, purpose
             count = self._attempts.count(f"{candidate.number} {job.split}")
             if count >= MAX_ATTEMPTS:
-                self._record(job.id, _lost(count))
+                reason = (
+                    f"{count} processes ended without an error while this candidate was scored."
+                )
+                self._record(job.id, Failure("lost", reason))
             else:
                 jobs.append(job)
         # A worker drops its model for a parent as itself, so these come last.
@@ -155,10 +150,7 @@ class Session:
         self._record(job.id, outcome)
 
     def _is_duplicate(self, candidate: Candidate) -> bool:
-        """Return whether an earlier candidate with the same recipe is scored or open.
-
-        If so, the candidate gets the earlier scores, or waits for them.
-        """
+        """Whether an earlier candidate has the same recipe; if so, take or await its scores."""
         equal = self.history.earlier_equals
         scored = next((item for item in equal(candidate) if item.status == "scored"), None)
         if scored is not None:
@@ -188,10 +180,19 @@ class Session:
         if purpose != "search" or candidate.incumbent is None or self.recent is None:
             return job
         incumbent = self.history.candidates[candidate.incumbent].scores("search")
-        return replace(job, incumbent=incumbent, earlier=self.recent.scores(candidate.known))
+        return replace(job, incumbent=incumbent, earlier=self._earlier(candidate.known))
+
+    def _earlier(self, known: int) -> tuple[Scores, ...]:
+        """Return the scores of the latest candidates that a race is given, by number.
+
+        `known` is the number of the first outcomes that may be used.
+        """
+        scored = (item for item in self.history.told[:known] if isinstance(item.told, Scores))
+        latest = nlargest(self.recent or 0, scored, key=lambda item: item.number)
+        return tuple(item.told for item in reversed(latest) if isinstance(item.told, Scores))
 
     def _itself(self, candidate: Candidate, purpose: Purpose) -> Recipe | None:
-        """Return the recipe of the parent that is scored as itself; None: the candidate is."""
+        """Return the recipe of the parent that is scored in place of the candidate, if any."""
         return self._as_itself(candidate) if purpose in ("validation", "test") else None
 
     def _record(self, job: int, outcome: Outcome) -> None:
@@ -214,13 +215,7 @@ class Session:
     def _tell(
         self, candidate: Candidate, outcome: Outcome, scored: Candidate | None = None
     ) -> None:
-        """Journal a candidate's first outcome on the search documents.
-
-        Args:
-            candidate: the candidate.
-            outcome: its outcome.
-            scored: the earlier candidate with the same recipe that the outcome is taken from.
-        """
+        """Journal a candidate's first outcome, perhaps that of an earlier one with its recipe."""
         outcome, values = self._with_values(outcome)
         event: Event = {"event": "tell", "candidate": candidate.number}
         event |= outcome_fields(outcome) if scored is None else {"same_as": scored.number}
@@ -257,11 +252,7 @@ class Session:
                 self.publish(incumbents, best)
 
     def _check_failures(self, outcome: Outcome) -> None:
-        """Count equal failures, and stop the search after too many.
-
-        Raises:
-            SearchError: the last `SAME_FAILURES` outcomes were the same failure.
-        """
+        """Stop the search after `SAME_FAILURES` equal failures."""
         if not isinstance(outcome, Failure) or outcome not in self._failures[-1:]:
             self._failures.clear()
         if isinstance(outcome, Failure):
@@ -291,10 +282,3 @@ def _lost_last(history: History) -> list[Failure]:
 def outcome_text(failure: Failure) -> str:
     """Return a failure as `stage: reason`."""
     return f"{failure.stage}: {failure.reason.rstrip('.')}"
-
-
-def _lost(count: int) -> Failure:
-    """Return the failure of a candidate that ended so many processes."""
-    return Failure(
-        "lost", f"{count} processes ended without an error while this candidate was scored."
-    )

@@ -26,7 +26,6 @@ def find_greedy_soup(
 
     Args:
         parents: the baselines of the parents that may be members, scored.
-        ranking: compares candidates by one number.
         try_out: scores an average; it is called for one parent after the other.
 
     Returns:

@@ -104,7 +104,7 @@ class MergeOpener:
         if not reference.startswith(MERGE):
             wanted = digest or (pin and pin.recipe) or None
             found = self._opener(reference, relative_to, allow_pickle=allow_pickle, digest=wanted)
-            check_pin(reference, pin and pin_of(reference, found, pin), pin)
+            check_pin(reference, pin and pin_of(reference, found), pin)
             return found
         name = absolute_parent(reference, relative_to)
         if name in self._opening:
@@ -193,10 +193,10 @@ class MergeOpener:
         try:
             found = self._opener(where, relative_to, allow_pickle=allow_pickle, digest=digest)
             if not is_known:
-                check_pin(reference, pin_of(where, found, pin), pin)
+                check_pin(reference, pin_of(where, found), pin)
         except InputError as error:
             raise CheckpointError(f"Parent {name!r} cannot be built: {error}") from error
-        if is_known and pin.sha256 and not found.has_fingerprint(pin.sha256):
+        if is_known and pin.sha256 and found.fingerprint != pin.sha256:
             raise CheckpointError(
                 f"Parent {name!r} cannot be built again, since {where!r} has changed since the run "
                 "was started; put its old weights back, or start a new run."

@@ -122,7 +122,7 @@ def absolute_config(
 def _check_unchanged(checkpoints: Mapping[str, Checkpoint], frozen: Mapping[str, str]) -> None:
     """Compare the parents with the fingerprints in the frozen search file."""
     for name, fingerprint in frozen.items():
-        if name in checkpoints and not checkpoints[name].has_fingerprint(fingerprint):
+        if name in checkpoints and checkpoints[name].fingerprint != fingerprint:
             raise CheckpointError(
                 f"Parent {name!r} has changed since the run was started; put the old weights back, "
                 "or start a new run."

@@ -85,17 +85,9 @@ def pinned(
     return replace(recipe, pins={name: pin for name, pin in pins.items() if pin is not None})
 
 
-def pin_of(reference: str, checkpoint: Checkpoint, wanted: Pin | None = None) -> Pin:
-    """Return the pin of a parent that is no merge; a run's model lies in a folder of its digits.
-
-    Args:
-        reference: the parent.
-        checkpoint: what it is now.
-        wanted: a pin that it may have, perhaps with a fingerprint of an earlier version.
-    """
+def pin_of(reference: str, checkpoint: Checkpoint) -> Pin:
+    """Return the pin of a parent that is no merge; a run's model lies in a folder of its digits."""
     digits = checkpoint.folder.name if reference.startswith(RUN) else ""
-    if wanted is not None and checkpoint.has_fingerprint(wanted.sha256):
-        return Pin(wanted.sha256, digits)
     return Pin(checkpoint.fingerprint, digits)
 
 

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from evomerge.config.schema import SearchConfig
 from evomerge.models.code_keys import code_notes
-from evomerge.models.prediction import prediction_notes
-from evomerge.models.types import type_notes
-from evomerge.optimize import builtin
-from evomerge.optimize.cost import own_seconds
+from evomerge.models.correspondence import prediction_notes, type_notes
+from evomerge.optimize import builtin, own_seconds
 from evomerge.report.words import sampling_note, setting_lines, short_names, size_text
 from evomerge.setup.checked import CheckedSearch
 from evomerge.setup.engine import engine_depth, engine_warning, serves_paths

@@ -185,7 +185,7 @@ def _frame(config: SearchConfig, host: str) -> Recipe:
 
 def _dataflow(config: SearchConfig, depths: Mapping[str, int], frame: Recipe, stack: str) -> Space:
     from evomerge.space.paths.slices import SliceSpace
-    from evomerge.space.paths.slots import SlotSpace, dropping
+    from evomerge.space.paths.slots import SlotSpace
     from evomerge.space.paths.swaps import SwapSpace
 
     space = config.space
@@ -203,11 +203,11 @@ def _dataflow(config: SearchConfig, depths: Mapping[str, int], frame: Recipe, st
         case "swaps":
             return SwapSpace(depths, frame, stack=stack, scales=space.scales)
         case "dropping":
-            return dropping(
-                frame.host,
-                depths[frame.host],
+            return SlotSpace(
+                {frame.host: depths[frame.host]},
                 frame,
                 stack=stack,
+                repeats=1,
                 scales=space.scales,
                 fixed_ends=fixed_ends,
                 layers=space.layers,

@@ -88,7 +88,7 @@ def recipe_of(space: Space, candidate: Candidate, candidates: Sequence[Candidate
 
 def resolve_optimizer(config: SearchConfig, space: Space) -> SearchConfig:
     """Return the search file with the optimizer that `auto` means for the genes of its space."""
-    from evomerge.optimize.auto import choose
+    from evomerge.optimize import choose
 
     wanted = config.optimizer
     if wanted.name != "auto" or not space.genes:

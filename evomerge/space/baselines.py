@@ -21,9 +21,6 @@ def uniform_recipe(parents: Sequence[str], layers: int, stack: str, like: Recipe
     """Return the plain average of the parents' weights (Wortsman et al. 2022, arXiv 2203.05482).
 
     Args:
-        parents: references of the parents that are averaged.
-        layers: number of their blocks; they all have the same.
-        stack: prefix of the block stack (`model.layers`).
         like: recipe that everything else is copied from (host, dtype, tokenizer, seed, ...).
     """
 
@@ -36,6 +33,29 @@ def uniform_recipe(parents: Sequence[str], layers: int, stack: str, like: Recipe
     )
 
 
+def baseline_recipes(
+    parents: Sequence[str], merged: Sequence[str], layers: int, stack: str, like: Recipe
+) -> dict[str, Recipe]:
+    """Return each parent alone, by its reference, and the average of those that are merged.
+
+    All use the method `linear`, so that the recipe of a parent builds exactly that parent.
+    """
+    averages = {**{parent: [parent] for parent in parents}, UNIFORM: merged}
+    return {label: uniform_recipe(of, layers, stack, like) for label, of in averages.items()}
+
+
+def experts_of(parents: Sequence[str], base: str | None) -> list[str]:
+    """Return the parents without the base, or all of them if the base is the only one."""
+    return [parent for parent in parents if parent != base] or list(parents)
+
+
+def shares_of(parents: Sequence[str], base: str | None) -> dict[str, dict[str, float]]:
+    """Return for each baseline, by its label, the share of each parent in it."""
+    experts = experts_of(parents, base)
+    uniform = {parent: 1 / len(experts) for parent in experts}
+    return {**{parent: {parent: 1.0} for parent in parents}, UNIFORM: uniform}
+
+
 def averaged(uniform: Recipe) -> tuple[str, ...]:
     """Return the parents whose average a recipe of `uniform_recipe` is."""
     return tuple(source.parent for source in uniform.embeddings.sources)
@@ -45,10 +65,6 @@ def average_of(parents: Collection[str], uniform: Recipe) -> Recipe:
     """Return the average of some of the parents of the uniform merge.
 
     Equal sets of parents give equal recipes. One parent gives the recipe of its baseline.
-
-    Args:
-        parents: the parents that are averaged.
-        uniform: the recipe of the uniform merge.
     """
 
     def some(layer: Layer) -> Layer:

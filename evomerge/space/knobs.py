@@ -5,86 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, TypeAlias
 
 from evomerge.errors import ConfigError, did_you_mean
+from evomerge.merging.methods.method import Knob, Method
 
 Setting: TypeAlias = float | tuple[float, float]
 """What a search file says of a knob: a number fixes it, a range (low, high) is searched."""
-
-
-class KnobSpec(Protocol):
-    """What a space must know of a knob; `evomerge.merging.methods.method.Knob` has all of it."""
-
-    @property
-    def name(self) -> str:
-        """Name as in recipes."""
-        ...
-
-    @property
-    def default(self) -> float | None:
-        """Value of the knob if a recipe does not set it, or None if a recipe must set it."""
-        ...
-
-    @property
-    def low(self) -> float:
-        """Smallest allowed value."""
-        ...
-
-    @property
-    def high(self) -> float:
-        """Largest allowed value."""
-        ...
-
-    @property
-    def per(self) -> Literal["source", "merge"]:
-        """`source` if each source has its own value, `merge` if the merge has one."""
-        ...
-
-    @property
-    def kind(self) -> Literal["real", "integer", "flag"]:
-        """Which values it takes: real numbers, whole numbers, or 0 and 1."""
-        ...
-
-    @property
-    def search(self) -> tuple[float, float] | None:
-        """Range that is searched if the search file does not set the knob.
-
-        None if the knob then stays at its default.
-        """
-        ...
-
-    @property
-    def start(self) -> float | None:
-        """Value at which a search starts, or None for the middle of the range."""
-        ...
-
-
-class MethodSpec(Protocol):
-    """What a space must know of a merge method.
-
-    `evomerge.merging.methods.method.Method` has all of it.
-    """
-
-    @property
-    def name(self) -> str:
-        """Name as in recipes."""
-        ...
-
-    @property
-    def parents(self) -> tuple[int, int | None]:
-        """Smallest and largest number of sources (None: no limit). The base does not count."""
-        ...
-
-    @property
-    def base(self) -> Literal["required", "optional", "none"]:
-        """Whether the method needs a base, can use one, or uses none."""
-        ...
-
-    @property
-    def knobs(self) -> Sequence[KnobSpec]:
-        """All knobs of the method."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -92,12 +19,6 @@ class SearchedKnob:
     """A knob that a search varies.
 
     Attributes:
-        name: name as in recipes.
-        per: `source` if each source has its own value, `merge` if the merge has one.
-        kind: `real`, `integer` or `flag`.
-        low: smallest value searched.
-        high: largest value searched.
-        start: value at which the search starts.
         methods: names of the methods that share this knob. If the range of a knob differs between
             two methods, each of them has a `SearchedKnob` of its own.
     """
@@ -116,7 +37,6 @@ class KnobPlan:
     """Which knobs are searched and which are fixed. The others stay at their method's default.
 
     Attributes:
-        searched: the knobs that become genes.
         fixed: (name of the method, `source` or `merge`, name of the knob) -> its value.
     """
 
@@ -124,12 +44,8 @@ class KnobPlan:
     fixed: Mapping[tuple[str, str, str], float]
 
 
-def plan_knobs(methods: Sequence[MethodSpec], settings: Mapping[str, Setting]) -> KnobPlan:
+def plan_knobs(methods: Sequence[Method], settings: Mapping[str, Setting]) -> KnobPlan:
     """Decide for every knob of the methods whether it is searched or fixed.
-
-    Args:
-        methods: the merge methods of the search.
-        settings: `space.knobs` of the search file.
 
     Raises:
         ConfigError: a setting is for a knob that no method has, or is outside of what a method
@@ -139,8 +55,8 @@ def plan_knobs(methods: Sequence[MethodSpec], settings: Mapping[str, Setting]) -
     for name in settings:
         if name not in names:
             raise ConfigError(
-                f"space.knobs.{name} is no knob of {_names(methods)}; allowed are "
-                f"{', '.join(sorted(names))}.{did_you_mean(name, names)}"
+                f"space.knobs.{name} is no knob of {' or '.join(item.name for item in methods)}; "
+                f"allowed are {', '.join(sorted(names))}.{did_you_mean(name, names)}"
             )
     varying = {knob.name for method in methods for knob in method.knobs if knob.low < knob.high}
     shared: dict[tuple[str, str, str, float, float, float], list[str]] = {}
@@ -169,7 +85,7 @@ def plan_knobs(methods: Sequence[MethodSpec], settings: Mapping[str, Setting]) -
     return KnobPlan(tuple(searched), fixed)
 
 
-def _range(method: MethodSpec, knob: KnobSpec, setting: tuple[float, float]) -> tuple[float, float]:
+def _range(method: Method, knob: Knob, setting: tuple[float, float]) -> tuple[float, float]:
     if len(setting) != 2 or not setting[0] < setting[1]:
         raise ConfigError(
             f"space.knobs.{knob.name} is {setting!r}; it must be a number (fixed) or a range "
@@ -184,7 +100,7 @@ def _range(method: MethodSpec, knob: KnobSpec, setting: tuple[float, float]) -> 
     return float(setting[0]), float(setting[1])
 
 
-def _check(method: MethodSpec, knob: KnobSpec, setting: object, values: Sequence[float]) -> None:
+def _check(method: Method, knob: Knob, setting: object, values: Sequence[float]) -> None:
     for value in values:
         whole = knob.kind == "real" or (math.isfinite(value) and value == int(value))
         if not (math.isfinite(value) and knob.low <= value <= knob.high and whole):
@@ -196,7 +112,3 @@ def _check(method: MethodSpec, knob: KnobSpec, setting: object, values: Sequence
             raise ConfigError(
                 f"space.knobs.{knob.name} is {shown}, but {knob.name} of {method.name} {allowed}."
             )
-
-
-def _names(methods: Sequence[MethodSpec]) -> str:
-    return " or ".join(method.name for method in methods)

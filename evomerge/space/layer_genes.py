@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evomerge.errors import ConfigError
+from evomerge.merging.methods.method import Method
 from evomerge.recipe import Knob, Layer, Source
-from evomerge.space.knobs import KnobPlan, MethodSpec, SearchedKnob
+from evomerge.space.knobs import KnobPlan, SearchedKnob
 from evomerge.space.protocol import Gene
 
 _KINDS = {"real": "real", "integer": "integer", "flag": "binary"}
@@ -22,7 +23,6 @@ class Component:
     """A kind of tensors with knobs of its own: those whose name contains one of the patterns.
 
     Attributes:
-        name: `attention`, `mlp`, ..., or `rest`.
         patterns: substrings of tensor names; `"*"` matches all.
     """
 
@@ -32,21 +32,15 @@ class Component:
 
 @dataclass(frozen=True)
 class MethodInputs:
-    """A merge method, and the parents that it merges in a search.
+    """A merge method, and the parents that it merges in a search."""
 
-    Attributes:
-        method: the method.
-        sources: references of the parents, in order, without the base.
-        base: reference of the base, or None if the method uses none.
-    """
-
-    method: MethodSpec
+    method: Method
     sources: tuple[str, ...]
     base: str | None
 
 
 def method_inputs(
-    methods: Sequence[MethodSpec],
+    methods: Sequence[Method],
     parents: Sequence[str],
     base: str | None,
     *,
@@ -57,9 +51,6 @@ def method_inputs(
     If a method uses the base, the base is not one of its sources.
 
     Args:
-        methods: the merge methods.
-        parents: references of the parents.
-        base: reference of the base, or None.
         pool: whether a candidate merges only some of the parents, so that there may be more of them
             than a method takes.
 
@@ -93,13 +84,7 @@ def method_inputs(
 
 @dataclass(frozen=True)
 class _KnobGene:
-    """The knob whose value a gene holds.
-
-    Attributes:
-        component: index of the component.
-        parent: reference of the parent, or None for a knob of the whole merge.
-        knob: the knob.
-    """
+    """The knob whose value a gene holds."""
 
     component: int
     parent: str | None
@@ -116,12 +101,8 @@ class LayerGenes:
 
     Args:
         inputs: one entry for each merge method. If there are several, the first gene chooses one.
-        plan: which knobs are genes.
         components: components with knobs of their own. A tensor belongs to the first one that
             matches; the last one must match every tensor. Empty if all tensors share the knobs.
-
-    Attributes:
-        genes: the genes. Their names do not contain the place.
     """
 
     def __init__(
@@ -197,11 +178,6 @@ class LayerGenes:
 
         Real knobs are interpolated linearly. Integer knobs and flags take the values of the nearer
         place. If the two places use different methods, all knobs do.
-
-        Args:
-            first: values at one place.
-            second: values at the other place.
-            share: distance from the first place, 0 <= share < 1; 1 would be the second place.
         """
         nearer = first if share < 0.5 else second
         if share == 0 or (self._choices and first[0] != second[0]):
@@ -217,9 +193,6 @@ class LayerGenes:
         This goes by the usual names of knobs: `weight` is the parent's share, `density` and
         `lambda` are 1, `agree` is 0, and `t` is the share of the last source. The knobs of the
         other methods are set likewise, so that nothing but the method is between two of these.
-
-        Args:
-            shares: parent -> share; the other parents have share 0.
 
         Returns:
             place of the method in the list -> values.

@@ -16,11 +16,12 @@ from dataclasses import replace
 from typing import Literal
 
 from evomerge.errors import ConfigError, RecipeError, did_you_mean
+from evomerge.merging.methods.method import Method
 from evomerge.recipe import Layer, Recipe
-from evomerge.space.baselines import UNIFORM, uniform_recipe
-from evomerge.space.knobs import MethodSpec, Setting, plan_knobs
+from evomerge.space.baselines import baseline_recipes, experts_of, shares_of
+from evomerge.space.knobs import Setting, plan_knobs
 from evomerge.space.layer_genes import Component, LayerGenes, method_inputs, rounded
-from evomerge.space.pool import Pool
+from evomerge.space.pool import ParentPool
 from evomerge.space.protocol import Gene, Genome
 
 REST = "rest"
@@ -30,36 +31,22 @@ REST = "rest"
 class ParameterSpace:
     """Knobs of one or several merge methods, by depth, component and parent.
 
+    Most arguments are keys of the section `space` of a search file (docs/methods.md).
+
     Args:
         parents: references of the parents, in the order of the methods' sources. If a method uses
             the base, the base is not one of its sources.
-        base: reference of the base, or None.
         host: parent that gives the config, the tokenizer and every tensor that is not merged.
-        stack: prefix of the block stack that is merged (`model.layers`).
-        layers: number of its blocks.
-        methods: the merge methods. If there are several, a gene chooses one.
-        method_per: `model`: one such gene, so that the whole model has one method, as a mergekit
-            file has. `group`: one for each place.
-        groups: number of contiguous groups of blocks; each group has knobs of its own. `each`: one
-            group for each block. `one`: one group of all blocks.
-        components: names of the components with knobs of their own. All other tensors form one
-            more component, `rest`.
-        filters: component -> substrings of the names of its tensors, for all components of the
-            host, in the order in which they are tried.
-        embeddings: whether embeddings and head have knobs of their own. If not, the embeddings
-            share the knobs of the first group and the head those of the last group (those of
-            `rest`, if there are components).
+        stack: prefix of the block stack that is merged (`model.layers`), with so many `layers`.
+        method_per: `model`: one gene chooses the method, so that the whole model has one, as a
+            mergekit file has. `group`: one gene for each place.
+        groups: number of contiguous groups of blocks, `each` block or `one` group.
+        filters: component -> substrings of the names of its tensors, in the order in which they
+            are tried. Tensors of no named component form one more, `rest`.
+        embeddings: whether embeddings and head have knobs of their own. If not, they share those of
+            the first and of the last group (those of `rest`, if there are components).
         smooth: whether knobs are interpolated linearly over depth. The genes then belong to single
-            blocks, called anchors: as many as `groups`, spread evenly from the first block to the
-            last one (see `LayerGenes.interpolate`).
-        most_parents: largest number of parents that a candidate merges (see `Pool`); None: it
-            merges all of them.
-        knobs: knob -> a range to search or a fixed number. The other knobs are searched in the
-            method's own range, or stay at its default if it has none.
-        dtype: dtype of the merged model.
-        tokenizer: `base`, `union` or a parent.
-        vocabulary: parents whose tokens are matched (see `Recipe`).
-        seed: seed of the random methods.
+            blocks, called anchors: as many as `groups`, spread evenly from the first to the last.
 
     Raises:
         ConfigError: the settings do not fit each other, the parents, or the methods; or every knob
@@ -74,7 +61,7 @@ class ParameterSpace:
         host: str,
         stack: str,
         layers: int,
-        methods: Sequence[MethodSpec],
+        methods: Sequence[Method],
         method_per: Literal["model", "group"] = "model",
         groups: int | Literal["each", "one"] = "one",
         components: Sequence[str] = (),
@@ -89,14 +76,14 @@ class ParameterSpace:
         seed: int = 0,
     ) -> None:
         self.parents, self.base = tuple(parents), base
-        self._stack, self._blocks = stack, layers
+        self._stack, self._blocks, self.max_depth = stack, layers, layers
         nothing = Layer("", ())
         self._frame = Recipe(
             host, {}, nothing, nothing, dtype, tokenizer, seed, vocabulary=tuple(vocabulary)
         )
         pooled = most_parents is not None
         inputs = method_inputs(methods, self.parents, base, pool=pooled)
-        self._pool = None if most_parents is None else Pool(inputs, most_parents)
+        self._pool = None if most_parents is None else ParentPool(inputs, most_parents)
         plan = plan_knobs(methods, knobs or {})
         self._block_genes = LayerGenes(inputs, plan, _components(components, filters or {}))
         self._end_genes = LayerGenes(inputs, plan, ())  # of the embeddings, of the head
@@ -119,18 +106,8 @@ class ParameterSpace:
                 "range, for example weight: [0.0, 1.0], or name several methods."
             )
 
-    @property
-    def max_depth(self) -> int:
-        """Number of blocks of every recipe."""
-        return self._blocks
-
     def decode(self, genome: Genome) -> Recipe:
-        """Return the recipe of a genome.
-
-        Raises:
-            RecipeError: the genome does not have one value for each gene, or a value is outside of
-                its gene's range.
-        """
+        """Return the recipe of a genome."""
         if len(genome) != len(self.genes):
             raise RecipeError(
                 f"The genome has {len(genome)} genes, but this space has {len(self.genes)}."
@@ -165,23 +142,16 @@ class ParameterSpace:
         """Return each parent alone (by its reference) and the uniform merge (as `uniform`).
 
         The uniform merge is the plain average of the weights of all parents except the base (a
-        model soup; Wortsman et al. 2022, arXiv 2203.05482). All baselines use the method `linear`,
-        not the methods of this space, so that the recipe of a parent builds exactly that parent.
+        model soup; Wortsman et al. 2022, arXiv 2203.05482).
         """
-
-        def average(parents: Sequence[str]) -> Recipe:
-            return uniform_recipe(parents, self._blocks, self._stack, self._frame)
-
-        alone = {parent: average([parent]) for parent in self.parents}
-        return alone | {UNIFORM: average(self._experts())}
+        experts = experts_of(self.parents, self.base)
+        return baseline_recipes(self.parents, experts, self._blocks, self._stack, self._frame)
 
     def baseline_genomes(self) -> dict[str, list[Genome]]:
         """Return genomes of the baselines that this space can express, by label.
 
-        For a parent, its weight is 1 and the weights of the others are 0. For the uniform merge,
-        all weights are 1/n. Density and lambda are 1, agree is 0. The recipes of
-        these genomes use the methods of this space. They build the baselines up to rounding; a
-        method with a sign consensus (`ties`) comes only near the uniform merge. In a pool, a parent
+        Their recipes use the methods of this space and build the baselines up to rounding; a method
+        with a sign consensus (`ties`) comes only near the uniform merge. In a pool, a parent
         without a share is not in, and the uniform merge has no genome if it merges more than
         `most_parents`.
 
@@ -189,12 +159,9 @@ class ParameterSpace:
         would take a good baseline for a sign that this method is better than others. The seed draws
         their order, since an optimizer may prefer the first of several equal points.
         """
-        experts = self._experts()
-        mixtures = {parent: {parent: 1.0} for parent in self.parents}
-        mixtures[UNIFORM] = {parent: 1 / len(experts) for parent in experts}
         genomes: dict[str, list[Genome]] = {}
         order = random.Random(self._frame.seed)
-        for label, shares in mixtures.items():
+        for label, shares in shares_of(self.parents, self.base).items():
             found = [layer_genes.mixtures(shares) for _, layer_genes in self._places()]
             members = self._pool.priorities(shares) if self._pool else []
             able = sorted(set(found[0]).intersection(*found[1:]))
@@ -231,10 +198,6 @@ class ParameterSpace:
                 values = self._block_genes.interpolate(values, groups[group + 1], share)
             layers.append(self._block_genes.layer(values, block, members))
         return tuple(layers)
-
-    def _experts(self) -> list[str]:
-        """Return the parents without the base, or all of them if the base is the only one."""
-        return [parent for parent in self.parents if parent != self.base] or list(self.parents)
 
 
 def _components(

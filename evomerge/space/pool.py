@@ -23,19 +23,8 @@ THRESHOLD = 0.5
 _SIGMA = 0.25
 
 
-class Pool:
-    """The genes that say which parents a candidate merges.
-
-    Args:
-        inputs: the merge methods and their parents.
-        most: largest number of parents that a candidate merges; the base does not count.
-
-    Attributes:
-        genes: the priorities, one gene for each parent.
-
-    Raises:
-        ConfigError: there are fewer parents than `most`, or a method needs more.
-    """
+class ParentPool:
+    """The genes that say which parents a candidate merges: `most` at most, beside the base."""
 
     def __init__(self, inputs: Sequence[MethodInputs], most: int) -> None:
         self._inputs, self._most = tuple(inputs), most
@@ -54,20 +43,12 @@ class Pool:
         )
 
     def members(self, priorities: Sequence[float]) -> list[tuple[str, ...]]:
-        """Return for each merge method the parents that it merges, in the order of its sources.
-
-        Args:
-            priorities: the values of the genes.
-        """
+        """Return for each merge method the parents that it merges, in the order of its sources."""
         known = dict(zip(self._parents, priorities, strict=True))
         return [self._members(item, known) for item in self._inputs]
 
     def priorities(self, shares: Mapping[str, float]) -> list[float] | None:
-        """Return priorities by which exactly these parents are in; None if there are none.
-
-        Args:
-            shares: parent -> its share. A base in it is no parent of the pool.
-        """
+        """Return priorities by which exactly these parents are in; None if there are none."""
         wanted = [parent for parent in self._parents if parent in shares]
         if len(wanted) > self._most or any(item.method.parents[0] > 1 for item in self._inputs):
             return None

@@ -19,8 +19,6 @@ class Gene:
         name: readable address, `layers[0:2].attention.zoo:maths.weight`.
         kind: `real`: a number in [low, high]. `integer`: a whole number in [low, high].
             `choice`: an index from 0 to high. `binary`: 0 or 1.
-        low: smallest value.
-        high: largest value.
         start: value at which the search starts. For a discrete gene it may lie between two values
             (0.5 for a binary gene), if the search shall start undecided. Of a `choice` all values
             are equally likely at first; its start only stands for them where one recipe is made.
@@ -50,20 +48,16 @@ class Space(Protocol):
     @property
     def genes(self) -> Sequence[Gene]:
         """The genome's coordinates, in order."""
-        ...
 
     @property
     def max_depth(self) -> int:
         """Largest number of blocks of a recipe; baselines count, too."""
-        ...
 
     def decode(self, genome: Genome) -> Recipe:
         """Return the recipe of a genome."""
-        ...
 
     def baselines(self) -> dict[str, Recipe]:
         """The recipes that every search scores first, by label: each parent, the uniform merge."""
-        ...
 
     def baseline_genomes(self) -> Mapping[str, Sequence[Genome]]:
         """Genomes whose recipes equal the baselines or come near them, by label.
@@ -72,4 +66,3 @@ class Space(Protocol):
 
         They are enqueued in the optimizer, so that it starts from good points.
         """
-        ...

@@ -32,15 +32,12 @@ SKIPPED = "skipped"
 
 @dataclass
 class _Try:
-    """What is known about a recipe that was proposed.
-
-    Attributes:
-        told: the values and the violation that the optimizer was told; None: there is no outcome.
-        waiting: further trials of the recipe, which wait for its outcome.
-    """
+    """What is known about a recipe that was proposed."""
 
     told: tuple[tuple[float, ...] | None, float] | None = None
+    """The values and the violation that the optimizer was told, if there is an outcome."""
     waiting: list[int] = field(default_factory=list)
+    """Further trials of the recipe, which wait for its outcome."""
 
 
 class GenomeStrategy:
@@ -50,8 +47,6 @@ class GenomeStrategy:
     `others`, the further genomes of a baseline.
 
     Args:
-        space: turns genomes into recipes.
-        optimizer: a new optimizer with the run's seed.
         values: returns the values that the optimizer maximises (`Ranking.values`).
         violation: returns by how much a candidate breaks constraints, 0 if it breaks none.
         start: genomes that are proposed first, after the baselines.
@@ -128,9 +123,6 @@ class GenomeStrategy:
 
         Another machine may compute a slightly different genome, since floating-point results
         differ. The recorded genome counts: it is the one that was scored.
-
-        Raises:
-            ValueError: the origin is not a genome of this space.
         """
         if "genome" not in origin:
             return
@@ -184,10 +176,7 @@ class GenomeStrategy:
             self._note(number, trial, genome, self.space.decode(genome).digest)
 
     def _begin(self) -> None:
-        """Begin a proposal: enqueue the genomes of the start, if it is the first one.
-
-        They wait for it, since the baselines are enqueued and asked one by one.
-        """
+        """Begin a proposal; the first one enqueues the genomes of the start."""
         self._complete = self._proposed // self.generation
         for genome in self._start:
             self.optimizer.enqueue(genome)

@@ -41,13 +41,11 @@ class StrategyKind(Generic[S]):
     """A strategy as search files name it in `optimizer.name`.
 
     Attributes:
-        about: one line for `evomerge list optimizers`.
         options: what `optimizer.options` is checked with; see `options_of`.
         space: returns the space for a search file and the opened host. Raises ConfigError if a key
             does not suit the strategy.
         check: raises ConfigError if the objectives do not suit the strategy, given what is known of
             the tasks.
-        make: returns a new strategy with the search's seed.
     """
 
     about: str
@@ -78,11 +76,7 @@ def strategy_kind(name: str) -> StrategyKind[Any] | None:
 
 
 def options_of(config: SearchConfig, kind: type[O]) -> O:
-    """Return the options of a strategy.
-
-    Args:
-        config: the search file.
-        kind: what `optimizer.options` is checked with.
+    """Return the options of a strategy, checked with a pydantic model of them.
 
     Raises:
         ConfigError: an option is unknown, or out of range.
@@ -123,11 +117,7 @@ def room_of(config: SearchConfig) -> int | None:
 
 
 def check_whole_models(config: SearchConfig) -> None:
-    """Check what a strategy that merges whole models needs of a search file.
-
-    Raises:
-        ConfigError: a key has no meaning for it, or there are fewer than two parents.
-    """
+    """Raise a ConfigError if a search file has no meaning for a strategy of whole models."""
     name, space = config.optimizer.name, config.space
     for key in sorted(space.model_fields_set - {"kind", "host"}):
         default = type(space).model_fields[key].get_default(call_default_factory=True)
@@ -164,14 +154,9 @@ def check_whole_models(config: SearchConfig) -> None:
 
 
 def check_all_documents(config: SearchConfig, reason: str) -> None:
-    """Check that each candidate is scored on all search documents.
+    """Raise a ConfigError if racing scores fewer documents of some candidates.
 
-    Args:
-        config: the search file.
-        reason: why the strategy needs that.
-
-    Raises:
-        ConfigError: racing scores fewer documents of some candidates.
+    `reason` says why the strategy needs all of them.
     """
     if config.evaluation.racing.enabled is True:
         raise ConfigError(

@@ -19,35 +19,21 @@ from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import MEMBER, Layer, Recipe
 from evomerge.run.history import Candidate
 from evomerge.scores import Outcome, Scores
-from evomerge.space.baselines import uniform_recipe
+from evomerge.space.baselines import baseline_recipes
 from evomerge.space.protocol import Gene, Genome
 from evomerge.strategy.protocol import Origin, Proposal
 
 
 @dataclass(frozen=True)
 class Mate:
-    """One of the models that a child is made of.
+    """One of the models that a child is made of."""
 
-    Attributes:
-        reference: the reference of a parent, or `member:NUMBER`.
-        recipe: how it is built.
-    """
-
-    reference: str
+    reference: str  # of a parent, or `member:NUMBER`
     recipe: Recipe
 
 
 class MateSpace(ABC):
-    """Makes the recipes of children of earlier candidates, and of the baselines.
-
-    Args:
-        parents: references of the parents; all have as many blocks.
-        host: reference of the host.
-        stack: prefix of the block stack (`model.layers`).
-        layers: number of blocks.
-        dtype: dtype of every candidate.
-        seed: seed of the recipes.
-    """
+    """Makes the recipes of children of earlier candidates, and of the baselines."""
 
     genes: tuple[Gene, ...] = ()
 
@@ -62,19 +48,13 @@ class MateSpace(ABC):
         seed: int = 0,
     ) -> None:
         self.parents = tuple(parents)
-        self._stack, self._layers = stack, layers
+        self._stack, self._layers, self.max_depth = stack, layers, layers
         nothing = Layer("", ())
         self._frame = Recipe(host, {}, nothing, nothing, dtype, seed=seed)
 
     @classmethod
     def of(cls, config: SearchConfig, host: Checkpoint, **more: Any) -> Self:
-        """Return the space of a search file.
-
-        Args:
-            config: the search file.
-            host: the host.
-            more: further arguments of the constructor.
-        """
+        """Return the space of a search file; `more` are further arguments of the constructor."""
         return cls(
             parents=config.parents,
             host=host.reference,
@@ -87,26 +67,14 @@ class MateSpace(ABC):
 
     @abstractmethod
     def child(self, origin: Mapping[str, Any], mates: Sequence[Mate]) -> Recipe:
-        """Return the recipe of a child.
+        """Return the recipe of a child of these mates, merged as the origin says.
 
-        Args:
-            origin: how the mates are merged, as the strategy noted it.
-            mates: the mates, in the order of the origin.
-
-        Raises:
-            KeyError: the origin lacks something.
-            TypeError: something in it has the wrong type.
-            ValueError: there is another number of mates than this space merges.
+        Raises KeyError, TypeError or ValueError for an origin that is none of these mates.
         """
 
     @abstractmethod
     def decode(self, genome: Genome) -> Recipe:
         """Return a child of the first parents; there are no genes to decode."""
-
-    @property
-    def max_depth(self) -> int:
-        """Number of blocks of every recipe."""
-        return self._layers
 
     @property
     def places(self) -> int:
@@ -116,11 +84,7 @@ class MateSpace(ABC):
     def baselines(self) -> dict[str, Recipe]:
         """Return each parent alone (by its reference) and the uniform merge (as `uniform`)."""
 
-        def average(parents: Sequence[str]) -> Recipe:
-            return uniform_recipe(parents, self._layers, self._stack, self._frame)
-
-        alone = {parent: average([parent]) for parent in self.parents}
-        return alone | {"uniform": average(self.parents)}
+        return baseline_recipes(self.parents, self.parents, self._layers, self._stack, self._frame)
 
     def baseline_genomes(self) -> dict[str, list[Genome]]:
         """Return nothing, since there are no genes."""
@@ -142,7 +106,6 @@ class MateSpace(ABC):
         Args:
             layer: returns the layer of a place, which is block `block` or outside of the blocks;
                 place 0 is the embeddings.
-            mates: the models that the layers name.
             seed: the recipe's seed; None: that of the space.
         """
         first, *blocks, last = (
@@ -162,23 +125,14 @@ class MateSpace(ABC):
 
 
 class Lineage:
-    """Makes the recipe of each candidate from those of its mates.
-
-    Args:
-        space: makes the recipe of a child.
-    """
+    """Makes the recipe of each candidate from those of its mates."""
 
     def __init__(self, space: MateSpace) -> None:
         self._space, self._baselines = space, space.baselines()
         self._mates: dict[int, Mate] = {}
 
     def add(self, number: int, label: str | None, origin: Origin) -> None:
-        """Add a candidate. Its mates must have been added.
-
-        Args:
-            number: its number.
-            label: the label of a baseline; None for a child of earlier candidates.
-            origin: the origin of a child: `mates` are the numbers of the candidates that it merges.
+        """Add a baseline by its label, or a child by its origin, whose `mates` were added.
 
         Raises:
             ValueError: there is no such baseline, or this is no origin of a child.
@@ -208,11 +162,6 @@ class Lineage:
 def recipe_in(space: MateSpace, candidates: Sequence[Candidate], number: int) -> Recipe:
     """Return the recipe of one candidate of a run.
 
-    Args:
-        space: the space of the run.
-        candidates: the candidates of the run, by number.
-        number: the candidate.
-
     Raises:
         ValueError: an origin is not that of a child.
         IndexError: a mate is no candidate.
@@ -232,11 +181,6 @@ class MatingStrategy(ABC):
     """A strategy whose candidates are merges of earlier candidates.
 
     Random numbers depend on the seed and the candidate's number only.
-
-    Args:
-        space: makes the recipes of children.
-        generation: number of candidates that are proposed before outcomes are told.
-        seed: seed of all random numbers, 0 or more.
     """
 
     def __init__(self, space: MateSpace, generation: int, seed: int) -> None:

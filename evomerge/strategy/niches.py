@@ -64,13 +64,9 @@ class CrossoverSpace(MateSpace):
         return self.cross(first, second, int(origin["split"]), float(origin["t"]))
 
     def cross(self, first: Mate, second: Mate, split: int, t: float) -> Recipe:
-        """Return the crossover of two models.
+        """Return the crossover of two models, at position t in [0, 1] between them.
 
-        Args:
-            first: the model at position 0.
-            second: the model at position 1.
-            split: the first place with position 1 - t instead of t; 0 is the embeddings.
-            t: position between the two models, from 0 to 1.
+        From the place `split` on the position is 1 - t; place 0 is the embeddings.
         """
 
         def layer(place: int, block: int | None) -> Layer:
@@ -85,38 +81,35 @@ class CrossoverSpace(MateSpace):
         return self.cross(first, second, self.places // 2, 0.5)
 
 
-@dataclass(frozen=True)
-class NichesSetting:
-    """How members compete.
+class NichesOptions(MemberOptions):
+    """The options of M2N2: how members compete."""
 
-    Attributes:
-        archive: largest number of members, 2 or more.
-        alpha: how much members take from each other, 0 or more: a member's share of a document is
-            its score / (sum of the scores of all members) ** alpha. 0: no competition, so the
-            members are those with the highest scores.
-        attraction: whether the second mate is drawn by what it gets and the first does not; if not,
-            it is drawn like the first.
-        generation: number of candidates that are proposed before outcomes are told.
-    """
-
-    archive: int = 20
-    alpha: float = 1.0
-    attraction: bool = True
-    generation: int = 1
+    archive: Annotated[int, Field(ge=2, le=1000)] = Field(
+        20, description="largest number of members"
+    )
+    alpha: float = Field(
+        1.0,
+        ge=0,
+        le=10,
+        description="how much members take from each other: a member's share of a document is its "
+        "score / (sum of the scores of all members) ** alpha; 0: no competition",
+    )
+    attraction: bool = Field(
+        True, description="draw the second mate by what it gets and the first does not"
+    )
 
 
 @dataclass
-class Archive:
+class NichesArchive:
     """The members and their scores.
 
     Attributes:
-        setting: how members compete.
         members: numbers of the candidates, in an order of no meaning.
         scores: a row for each member, with its score of each document, 0 or more.
         worth: how much there is of each document to share; 1 if there is one objective.
     """
 
-    setting: NichesSetting
+    options: NichesOptions
     members: list[int] = field(default_factory=list)
     scores: list[Array] = field(default_factory=list)
     worth: Array = field(default_factory=lambda: np.ones(0))
@@ -126,7 +119,7 @@ class Archive:
         self.worth = worth
         self.members.append(number)
         self.scores.append(scores)
-        if len(self.members) <= self.setting.archive:
+        if len(self.members) <= self.options.archive:
             return
         leaves = int(np.argmin(self.shares().sum(axis=1)))
         # The newcomer takes the place of the one that leaves: of equals, the first place leaves.
@@ -136,7 +129,7 @@ class Archive:
     def shares(self) -> Array:
         """Return what each member (a row) gets of each document."""
         scores = np.stack(self.scores)
-        taken = scores.sum(axis=0) ** self.setting.alpha
+        taken = scores.sum(axis=0) ** self.options.alpha
         shares: Array = self.worth * scores / np.where(taken == 0, 1.0, taken)
         return shares
 
@@ -146,33 +139,31 @@ class Archive:
         fitness = shares.sum(axis=1)
         first = _draw(random, fitness)
         gain = fitness
-        if self.setting.attraction:
+        if self.options.attraction:
             gain = np.maximum(0.0, shares - shares[first]).sum(axis=1)
         return self.members[first], self.members[_draw(random, gain, without=first)]
 
 
 class NichesStrategy(MatingStrategy):
-    """M2N2 as a strategy; origins are `{"mates": [4, 7], "split": 3, "t": 0.25}`.
-
-    Args:
-        space: makes the recipes of crossovers.
-        documents: returns what members compete for.
-        setting: how they compete.
-        seed: seed of all random numbers, 0 or more.
-    """
+    """M2N2 as a strategy; origins are `{"mates": [4, 7], "split": 3, "t": 0.25}`."""
 
     def __init__(
-        self, space: CrossoverSpace, documents: Documents, setting: NichesSetting, seed: int
+        self,
+        space: CrossoverSpace,
+        documents: Documents,
+        options: NichesOptions,
+        seed: int,
+        generation: int = 1,
     ) -> None:
-        super().__init__(space, setting.generation, seed)
-        self.setting, self.archive = setting, Archive(setting)
+        super().__init__(space, generation, seed)
+        self.archive = NichesArchive(options)
         self._places, self._documents = space.places, documents
 
     def _child(self, random: np.random.Generator) -> Origin:
         """Return the origin of a crossover of two members.
 
-        The split is drawn from all places, and t from [0, 1), as in the authors' script. If fewer
-        than two candidates have scores, the mates are two baselines.
+        Split and t are drawn as in the authors' script. If fewer than two candidates have scores,
+        the mates are two baselines.
         """
         if len(self.archive.members) >= 2:
             mates = self.archive.mates(random)
@@ -220,13 +211,7 @@ def shared_documents(
 
 
 def _draw(random: np.random.Generator, weights: Array, without: int | None = None) -> int:
-    """Draw an index by weights; if all are 0, each is as likely.
-
-    Args:
-        random: gives the random number.
-        weights: one for each index, 0 or more.
-        without: an index that is not drawn if all weights are 0.
-    """
+    """Draw an index by weights; if all are 0, each but `without` is as likely."""
     if not weights.any():
         weights = np.ones(len(weights))
         if without is not None:
@@ -234,30 +219,7 @@ def _draw(random: np.random.Generator, weights: Array, without: int | None = Non
     return int(random.choice(len(weights), p=weights / weights.sum()))
 
 
-class NichesOptions(MemberOptions):
-    """The options of M2N2."""
-
-    archive: Annotated[int, Field(ge=2, le=1000)] = Field(
-        20, description="largest number of members"
-    )
-    alpha: float = Field(
-        1.0,
-        ge=0,
-        le=10,
-        description="how much members take from each other: a member's share of a document is its "
-        "score / (sum of the scores of all members) ** alpha",
-    )
-    attraction: bool = Field(
-        True, description="draw the second mate by what it gets and the first does not"
-    )
-
-
 def _space(config: SearchConfig, host: Checkpoint) -> CrossoverSpace:
-    """Return the space of a search file.
-
-    Raises:
-        ConfigError: a key has no meaning for M2N2, or there are fewer than two parents.
-    """
     if config.base is not None:
         raise ConfigError(
             "`base` has no meaning for the optimizer 'niches', which has no task vectors; remove "
@@ -268,12 +230,7 @@ def _space(config: SearchConfig, host: Checkpoint) -> CrossoverSpace:
 
 
 def _check(config: SearchConfig, objectives: Sequence[Objective], info: TasksInfo) -> None:
-    """Check that members can share the documents of all objectives.
-
-    Raises:
-        ConfigError: lower values of a metric are better, it has no value for each document, or
-            candidates are scored on fewer documents.
-    """
+    """Check that members can share the documents of all objectives."""
     for item in objectives:
         if not item.higher_is_better:
             reason = "lower values are better"
@@ -296,9 +253,11 @@ def _make(
     objectives: Sequence[Objective],
     constraints: Sequence[Constraint],
 ) -> NichesStrategy:
-    plain = options_of(config, NichesOptions).model_dump(exclude={"members_on_disk"})
-    setting = NichesSetting(**plain, generation=generation_of(config))
-    return NichesStrategy(space, shared_documents(objectives, constraints), setting, config.seed)
+    documents, options = (
+        shared_documents(objectives, constraints),
+        options_of(config, NichesOptions),
+    )
+    return NichesStrategy(space, documents, options, config.seed, generation_of(config))
 
 
 NICHES = StrategyKind(

@@ -15,12 +15,7 @@ Origin: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Proposal:
-    """A recipe that a strategy proposes.
-
-    Attributes:
-        recipe: the model to build.
-        origin: what the recipe was made from, in the strategy's own terms.
-    """
+    """A recipe that a strategy proposes, and what it was made from, in the strategy's terms."""
 
     recipe: Recipe
     origin: Origin
@@ -42,7 +37,6 @@ class Strategy(Protocol):
 
         All proposals of a generation can be asked for before any outcome of it is told.
         """
-        ...
 
     @property
     def left(self) -> int:
@@ -50,43 +44,24 @@ class Strategy(Protocol):
 
         It is `generation` when a generation is complete and the next one has not begun.
         """
-        ...
 
     def add_baseline(self, number: int, label: str) -> Origin:
         """Add a baseline (a parent, the uniform merge), which the strategy did not propose itself.
 
-        Args:
-            number: the candidate's number.
-            label: the baseline's label.
-
-        Returns:
-            the baseline's origin; empty if this strategy cannot represent it.
+        Returns its origin; it is empty if this strategy cannot represent it.
         """
-        ...
 
     def ask(self, number: int) -> Proposal:
-        """Propose a recipe.
-
-        Args:
-            number: the candidate's number.
-        """
-        ...
+        """Propose a recipe for the candidate with this number."""
 
     def repeat(self, number: int, label: str | None, origin: Origin) -> None:
         """Repeat an `add_baseline` or an `ask` that the journal records.
 
         If the strategy would now propose something else, the recorded origin counts.
 
-        Args:
-            number: the candidate's number.
-            label: the baseline's label for an `add_baseline`; None for an `ask`.
-            origin: the recorded origin.
-
         Raises:
             ValueError: this strategy cannot have made this origin.
         """
-        ...
 
     def tell(self, number: int, outcome: Outcome) -> None:
         """Tell the outcome of a candidate or baseline."""
-        ...

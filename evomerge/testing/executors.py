@@ -21,10 +21,7 @@ class Pretend:
     """Makes what runs jobs, without models: the outcome of a job depends on the job alone.
 
     Attributes:
-        failing: candidates whose outcome is a failure.
-        ending: candidates that end the process which runs them.
         broken: candidates with which something else is at fault.
-        hanging: candidates whose jobs never end.
     """
 
     failing: frozenset[int] = frozenset()
@@ -64,9 +61,6 @@ def check_executor(
             arguments, which makes what runs the jobs.
         survives: whether the jobs run in other processes, so that a candidate that ends its
             process is a failure.
-
-    Raises:
-        AssertionError: a law is broken.
     """
     _check_outcomes(create)
     _check_faults(create)

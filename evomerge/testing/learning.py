@@ -34,14 +34,8 @@ def check_learning(
     """Check that every outcome counts at once, that failures rank last, and that seeds matter.
 
     Args:
-        create: a function of genes and a seed that returns a new optimizer.
-        genes: the genes that it searches.
-        objectives: number of values that the optimizer is told for each trial.
         ranks: whether the optimizer only compares values; False if it computes with them, so that
             a failure is like no value.
-
-    Raises:
-        AssertionError: a law is broken.
     """
     population = create(genes, 3).population
     trials = max(30, 3 * population)
@@ -96,11 +90,8 @@ def _check_each_counts(play: Callable[..., list[Genome]], population: int, is_re
 def _check_ranks(play: Callable[..., list[Genome]], objectives: int, by_value: bool) -> None:
     """Check that failures rank below violations, and these below all others, from the start on.
 
-    Args:
-        play: searches.
-        objectives: number of values.
-        by_value: whether values below all others must have the same effect. With several objectives
-            some algorithms scale them, by the lowest for example.
+    `by_value`: whether values below all others must have the same effect. With several objectives
+    some algorithms scale them, by the lowest for example.
     """
 
     def search(failed: Told | None, broken: Callable[[Told], Told]) -> list[Genome]:

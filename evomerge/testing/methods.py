@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 
 
 def check_method(method: Method, samples: int = 20, seed: int = 0) -> None:
-    """Check the laws of a merge method (`evomerge.merging.methods.method`) on small random tensors.
-
-    Raises:
-        AssertionError: a law is broken.
-    """
+    """Check the laws of a merge method (`evomerge.merging.methods.method`)."""
     import torch
 
     for knob in method.knobs:
@@ -37,8 +33,9 @@ def check_method(method: Method, samples: int = 20, seed: int = 0) -> None:
             torch.randn(shape, generator=torch_generator).to(dtype) for _ in range(count + 1)
         ]
         base = None if method.base == "none" else tensors[-1]
-        sources = [_knobs(method, "source", generator) for _ in range(count)]
-        _check_tensor(method, tensors[:count], base, sources, _knobs(method, "merge", generator))
+        sources = [_knobs(method, "source", generator.uniform) for _ in range(count)]
+        knobs = _knobs(method, "merge", generator.uniform)
+        _check_tensor(method, tensors[:count], base, sources, knobs)
 
 
 def _check_tensor(
@@ -62,7 +59,8 @@ def _check_tensor(
         out = torch.full(tensors[0].shape, math.nan, dtype=dtype)
         try:
             for share in before:
-                merge(_between(method, "source", sources, share), knobs, out.clone())
+                others = [_knobs(method, "source", lambda: share) for _ in sources]  # noqa: B023
+                merge(others, knobs, out.clone())
             merge(sources, knobs, out)
         except CandidateError:
             return None
@@ -114,21 +112,9 @@ def _check_knob(knob: Knob) -> None:
         )
 
 
-def _knobs(method: Method, per: str, generator: np.random.RandomState) -> dict[str, float]:
-    """Return random values of the `source` or `merge` knobs of a method."""
-    return {
-        knob.name: _value_at(knob, float(generator.uniform()))
-        for knob in method.knobs
-        if knob.per == per
-    }
-
-
-def _between(
-    method: Method, per: str, given: Sequence[Mapping[str, float]], share: float
-) -> list[dict[str, float]]:
-    """Return the same knobs for each of the given sources, at a share of their search ranges."""
-    knobs = [knob for knob in method.knobs if knob.per == per]
-    return [{knob.name: _value_at(knob, share) for knob in knobs} for _ in given]
+def _knobs(method: Method, per: str, share: Callable[[], float]) -> dict[str, float]:
+    """Return values of the `source` or `merge` knobs of a method, at shares of their ranges."""
+    return {knob.name: _value_at(knob, share()) for knob in method.knobs if knob.per == per}
 
 
 def _value_at(knob: Knob, share: float) -> float:

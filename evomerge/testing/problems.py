@@ -20,9 +20,7 @@ class Problem:
     """A function of genomes that is minimised.
 
     Attributes:
-        genes: the genes of its genomes.
         losses: returns the losses of a genome, one for each objective, 0 or more.
-        objectives: number of losses.
         worst: for several objectives: the corner up to which hypervolumes are measured.
     """
 

@@ -68,10 +68,6 @@ gets as many trials; that failures rank last is an exact law (`check_learning`).
 def quality(problem: Problem, losses: Sequence[Sequence[float]]) -> float:
     """Return how good the found points are together; lower is better.
 
-    Args:
-        problem: the problem.
-        losses: the losses of each point.
-
     Returns:
         the smallest loss, if there is one objective; else minus the hypervolume.
     """
@@ -85,11 +81,7 @@ def quality(problem: Problem, losses: Sequence[Sequence[float]]) -> float:
 def search(
     optimizer: Optimizer, problem: Problem, trials: int, condition: Condition, seed: int
 ) -> list[tuple[float, ...]]:
-    """Search a problem; return the losses of the proposals, those of baselines not included.
-
-    Raises:
-        AssertionError: a genome was proposed that had been asked before.
-    """
+    """Search a problem; return the losses of the proposals, those of baselines not included."""
     order = np.random.RandomState(seed)
     baselines = _baselines(problem.genes, condition, optimizer.population, order)
     for genome in baselines:
@@ -140,17 +132,10 @@ def check_search(
     the optimum may be found before).
 
     Args:
-        create: a function of genes and a seed that returns a new optimizer.
         reference: the algorithm in its own package, or None.
-        objectives: number of values that the optimizer is told for each trial.
         problems: names of `PROBLEMS`; those with another number of objectives are left out.
-        conditions: names of `CONDITIONS`.
-        trials: number of trials in each search.
         seeds: number of searches with each problem and condition, at least 5. The reference, or
             random search, has twice as many.
-
-    Raises:
-        AssertionError: it is worse, stalls, or proposes a genome twice.
     """
     chosen = {name: PROBLEMS[name] for name in problems if PROBLEMS[name].objectives == objectives}
     known: dict[tuple[str, int], list[float]] = {}
@@ -196,9 +181,6 @@ def check_search(
 def rank_sum(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
     """Return the probability that as good a search has smaller rank sums than the others.
 
-    Args:
-        pairs: for each problem the losses of the search and those of the others.
-
     Returns:
         the probability that the sum over problems is at most as large as found, by the normal
         approximation with the variance of tied ranks; near 0 the search is better, near 1 worse.
@@ -221,14 +203,6 @@ def check_choices(create: Create, objectives: int = 1, seeds: int = 100) -> None
     As long as all candidates score the same, an optimizer cannot know which value is better. The
     values of the first proposal of all seeds are tested (chi-square), and the shares of the values
     in the first five, each with an error of one in ten thousand.
-
-    Args:
-        create: a function of genes and a seed that returns a new optimizer.
-        objectives: number of values that the optimizer is told for each trial.
-        seeds: number of searches.
-
-    Raises:
-        AssertionError: some values are more likely than others.
     """
     from scipy.stats import chisquare
 

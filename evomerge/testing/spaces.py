@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from evomerge.recipe import Recipe
-from evomerge.space.protocol import Gene, Genome, Space
+from evomerge.space.protocol import Space
 from evomerge.testing.optimizers import check_range
 from evomerge.testing.require import require
+from evomerge.testing.searches import random_genome
 
 
 def check_space(space: Space, samples: int = 100, seed: int = 0) -> None:
-    """Check the laws of `evomerge.space.protocol.Space`.
-
-    Raises:
-        AssertionError: a law is broken.
-    """
+    """Check the laws of `evomerge.space.protocol.Space`."""
     genes = tuple(space.genes)
     require(genes, "The space has no genes.")
     names = [gene.name for gene in genes]
@@ -30,8 +25,8 @@ def check_space(space: Space, samples: int = 100, seed: int = 0) -> None:
             f"Gene {gene.name} has {len(gene.choices)} choices, but values up to {gene.high:g}.",
         )
     generator = np.random.RandomState(seed)
-    for number in range(samples):
-        genome = _genome(genes, generator, number)
+    ends = [tuple(gene.low for gene in genes), tuple(gene.high for gene in genes)]
+    for genome in [*ends, *(random_genome(genes, generator) for _ in range(samples - 2))]:
         recipe = space.decode(genome)
         require(space.decode(genome) == recipe, "One genome was decoded to two different recipes.")
         require(
@@ -55,14 +50,3 @@ def _check_depth(recipe: Recipe, space: Space) -> None:
         depth <= space.max_depth,
         f"A recipe has {depth} blocks, but max_depth is {space.max_depth}.",
     )
-
-
-def _genome(genes: Sequence[Gene], generator: np.random.RandomState, number: int) -> Genome:
-    """Return the lowest values for number 0, the highest for number 1, else random values."""
-    genome = []
-    for gene in genes:
-        share = (0.0, 1.0)[number] if number < 2 else float(generator.uniform())
-        value = gene.low + share * (gene.high - gene.low)
-        value = value if gene.kind == "real" else round(value)
-        genome.append(min(gene.high, max(gene.low, value)))
-    return tuple(genome)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from evomerge.recipe import Recipe
 from evomerge.scores import Failure, Outcome, Scores
 from evomerge.strategy.protocol import Strategy
-from evomerge.testing.require import require
+from evomerge.testing.require import check_repeats, require
 from evomerge.testing.searches import rank_sum
 
 Array: TypeAlias = NDArray[np.float64]
@@ -37,33 +37,21 @@ def check_strategy(
     ten, with an error of 1 %.
 
     Args:
-        create: a function of a seed that returns a new strategy.
         baselines: label -> recipe of its baselines, which are candidates 0, 1, 2, ...
         outcome: scores a recipe; a function of the recipe alone. If the strategy learns, it must
             be one that can be learned, and more is better in the mean of the aggregates.
-        candidates: number of candidates in a search, baselines not included.
         learns: False for a strategy like random search, which learns nothing.
-
-    Raises:
-        AssertionError: a law is broken.
     """
-    kept = np.random.get_state()
     require(create(3).generation >= 1, "A generation is below 1.")
     for width in (1, 4, create(3).generation):
-        np.random.seed(1)
-        first = _play(create(3), None, baselines, outcome, candidates, width)
-        drawn = np.random.uniform()
-        np.random.seed(1)
-        require(drawn == np.random.uniform(), "The strategy draws from numpy's global generator.")
+
+        def play(resumed: Strategy | None, width: int = width) -> list[Recipe]:
+            return _play(create(3), resumed, baselines, outcome, candidates, width)
+
         require(
-            first == _play(create(3), None, baselines, outcome, candidates, width),
-            "The same calls gave different recipes, so a run could not be resumed.",
-        )
-        require(
-            first == _play(create(3), create(3), baselines, outcome, candidates, width),
+            check_repeats(lambda: play(None), "strategy") == play(create(3)),
             "After `repeat` of the recorded origins it proposes other recipes.",
         )
-    np.random.set_state(kept)
     if learns:
         _check_learning(create, baselines, outcome, candidates)
 
@@ -136,13 +124,7 @@ def _told(
 ) -> list[Recipe]:
     """Search generation by generation, and return the recipes.
 
-    Args:
-        strategy: a new strategy.
-        baselines: label -> recipe; they are told first.
-        candidates: number of candidates.
-        told: returns the outcome that is told of a recipe; None: it is not told.
-        change: returns the outcome that is told of a candidate instead.
-        more: number of candidates that are asked for then, and never told.
+    `change` returns what is told of a candidate instead; `more` candidates at the end are not told.
     """
     waiting: list[tuple[int, Recipe]] = []
     recipes: list[Recipe] = []
@@ -183,15 +165,9 @@ def _play(
     candidates: int,
     width: int,
 ) -> list[Recipe]:
-    """Search, and return all recipes.
+    """Search with `width` open candidates, and return all recipes.
 
-    Args:
-        strategy: a new strategy.
-        resumed: another one that repeats the first half of all calls, and then goes on instead.
-        baselines: label -> recipe; they are told first.
-        outcome: scores a recipe.
-        candidates: number of candidates.
-        width: number of open candidates.
+    `resumed` repeats the first half of all calls, and then goes on instead of the strategy.
     """
     order = np.random.RandomState(candidates)
     both = [strategy] if resumed is None else [strategy, resumed]

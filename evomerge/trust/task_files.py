@@ -16,8 +16,8 @@ import yaml
 
 from evomerge.errors import ConfigError
 from evomerge.models.references import is_file
-from evomerge.parsing.aliases import RefusedError, check_aliases
 from evomerge.parsing.values import shown
+from evomerge.parsing.yaml import RefusedError, check_aliases
 from evomerge.trust.installed import is_installed
 from evomerge.trust.modules import files_of_module, with_imports
 

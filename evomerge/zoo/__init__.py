@@ -1,7 +1,7 @@
 """The embedded models: a tiny base model, four experts fine-tuned from it, and lm-eval tasks.
 
 They are files of this package. In a search file, `zoo:NAME` means the folder `path(NAME)`;
-`tasks_path()` is a folder for lm-eval's `--include_path`. `scripts/train_zoo.py` made all of them;
+`tasks_path()` is a folder for lm-eval's `--include_path`. `scripts/zoo/train.py` made all of them;
 TRAINING.md in this folder describes the training and its results.
 """
 
@@ -21,9 +21,6 @@ def names() -> list[str]:
 
 def path(name: str) -> Path:
     """Return the folder of an embedded model, an ordinary Hugging Face checkpoint.
-
-    Args:
-        name: its name, without the prefix `zoo:`.
 
     Raises:
         InputError: there is no embedded model with this name.

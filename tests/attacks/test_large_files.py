@@ -8,9 +8,9 @@ import pytest
 
 from evomerge import zoo
 from evomerge.errors import CheckpointError
-from evomerge.models import file_sizes, safetensors
+from evomerge.models import files, safetensors
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.file_sizes import check_sizes, largest_size
+from evomerge.models.files import check_sizes, largest_size
 
 pytestmark = pytest.mark.thorough
 
@@ -72,5 +72,5 @@ def test_files_of_the_largest_models_are_within_the_limits(tmp_path, monkeypatch
     assert len(json.dumps(labels, indent=2)) * 3 < largest_size("config.json")
     assert largest_size("tokenizer.json") > 4 * 40_000_000
     (tmp_path / "config.json").write_text("{}")
-    monkeypatch.setattr(file_sizes, "_SETTINGS", 2)
+    monkeypatch.setattr(files, "_SETTINGS", 2)
     check_sizes([tmp_path / "config.json"])

@@ -7,9 +7,8 @@ from search_run import SMALL, write_search
 
 from evomerge.__main__ import run as call
 from evomerge.errors import InputError
-from evomerge.parsing.aliases import ALIASED
 from evomerge.parsing.values import shown
-from evomerge.parsing.yaml import yaml_value
+from evomerge.parsing.yaml import ALIASED, yaml_value
 
 pytestmark = pytest.mark.thorough
 

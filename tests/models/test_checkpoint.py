@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from evomerge.errors import CheckpointError
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import check_fit
-from evomerge.models.fingerprint import content_digest
 from evomerge.models.references import open_parent, split_adapter
 from evomerge.models.safetensors import read_folder, read_header
 from evomerge.models.stacks import find_stacks
@@ -44,26 +43,18 @@ DAMAGED = {
 }
 
 WRONG_HEADERS = {
-    "truncated": ({"a": entry("F32", [2], 0, 8)}, b"1234", "truncated.*'a'"),
-    "no JSON": (b"{'a': 1}", b"", "damaged"),
-    "a list": ([1, 2], b"", "not a JSON object"),
-    "overlap": (
-        {"a": entry("F32", [2], 0, 8), "b": entry("F32", [2], 4, 12)},
-        b"x" * 12,
-        "'b' overlaps 'a'",
-    ),
-    "gap": (
-        {"a": entry("F32", [1], 0, 4), "b": entry("F32", [1], 8, 12)},
-        b"x" * 12,
-        "'b' leaves a gap",
-    ),
-    "bytes after the end": ({"a": entry("F32", [1], 0, 4)}, b"x" * 9, "5 bytes after"),
-    "size is not the shape's": ({"a": entry("F32", [3], 0, 8)}, b"x" * 8, "8 bytes.*takes 12"),
-    "negative offset": ({"a": entry("F32", [2], -8, 0)}, b"", "malformed"),
-    "negative size": ({"a": entry("F32", [-2, -1], 0, 8)}, b"x" * 8, "malformed"),
-    "unknown dtype": ({"a": entry("F12", [2], 0, 3)}, b"xyz", "dtype 'F12'"),
-    "no offsets": ({"a": {"dtype": "F32", "shape": [1]}}, b"xxxx", "malformed"),
-    "text for a shape": ({"a": entry("F32", "12", 0, 8)}, b"x" * 8, "malformed"),
+    "truncated": ({"a": entry("F32", [2], 0, 8)}, b"1234"),
+    "no JSON": (b"{'a': 1}", b""),
+    "a list": ([1, 2], b""),
+    "overlap": ({"a": entry("F32", [2], 0, 8), "b": entry("F32", [2], 4, 12)}, b"x" * 12),
+    "gap": ({"a": entry("F32", [1], 0, 4), "b": entry("F32", [1], 8, 12)}, b"x" * 12),
+    "bytes after the end": ({"a": entry("F32", [1], 0, 4)}, b"x" * 9),
+    "size is not the shape's": ({"a": entry("F32", [3], 0, 8)}, b"x" * 8),
+    "negative offset": ({"a": entry("F32", [2], -8, 0)}, b""),
+    "negative size": ({"a": entry("F32", [-2, -1], 0, 8)}, b"x" * 8),
+    "dtype that nobody knows": ({"a": entry("F12", [2], 0, 3)}, b"xyz"),
+    "no offsets": ({"a": {"dtype": "F32", "shape": [1]}}, b"xxxx"),
+    "text for a shape": ({"a": entry("F32", "12", 0, 8)}, b"x" * 8),
 }
 
 
@@ -79,11 +70,16 @@ def test_damaged_files_are_refused_with_their_name(case, tmp_path):
 
 @pytest.mark.parametrize("case", WRONG_HEADERS)
 def test_wrong_headers_are_refused_with_the_name_of_the_file(case, tmp_path):
-    header, data, message = WRONG_HEADERS[case]
-    file = write(tmp_path / "model.safetensors", header, data)
-    with pytest.raises(CheckpointError, match=message) as caught:
+    file = write(tmp_path / "model.safetensors", *WRONG_HEADERS[case])
+    with pytest.raises(CheckpointError, match="not a complete safetensors file") as caught:
         read_header(file)
-    assert str(file) in str(caught.value)
+    assert str(file) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_dtype_of_no_merge_is_refused(tmp_path):
+    file = write(tmp_path / "x.safetensors", {"a": entry("F8_E8M0", [2], 0, 2)}, b"xy")
+    with pytest.raises(CheckpointError, match="'a' has dtype F8_E8M0; known are BOOL"):
+        read_header(file)
 
 
 @given(st.binary(max_size=200))
@@ -162,12 +158,7 @@ def test_the_fingerprint_of_pickled_weights_is_that_of_the_same_tensors(tmp_path
     assert max(info.nbytes for info in pickled().tensors.values()) > 1 << 16
     assert pickled().fingerprint == stored
     for name in ("model.norm.weight", "model.embed_tokens.weight"):
-        changed = pickled(**{name: tensors[name] + 1})
-        assert changed.fingerprint != stored and not changed.has_fingerprint(stored)
-    earlier = content_digest(
-        [folder / "config.json", *changed.companions], changed.tensors, pickles=False
-    )
-    assert changed.has_fingerprint(earlier) and pickled().has_fingerprint(earlier)
+        assert pickled(**{name: tensors[name] + 1}).fingerprint != stored
 
 
 def test_pickles_are_refused_unless_allowed_and_then_cannot_run_code(tmp_path):

@@ -12,7 +12,7 @@ from search_run import write_search
 import evomerge
 from evomerge.config.schema import load
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.types import type_notes
+from evomerge.models.correspondence import type_notes
 from evomerge.setup.preflight import warnings
 from evomerge.setup.runs import prepare
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from evomerge.optimize import BUILTIN
-from evomerge.optimize.cost import COSTS, own_seconds
+from evomerge.optimize import BUILTIN, COSTS, own_seconds
 
 
 def test_measured_figures_are_met_and_others_lie_between():

@@ -98,9 +98,6 @@ def test_it_proposes_what_nevergrad_proposes(name, width):
         ("nevergrad:LhsDE", "draws from global random numbers"),
         ("nevergrad:NoisyOnePlusOne", "tries the same points many times"),
         ("nevergrad:NAME", "available are auto, .*nevergrad:NAME"),
-        ("one-plus-one", "a name of earlier versions; write `nevergrad:OnePlusOne`"),
-        ("de", "write `nevergrad:DE`"),
-        ("pso", "write `nevergrad:PSO`"),
     ],
 )
 def test_what_breaks_a_law_is_refused_in_one_sentence(name, sentence):

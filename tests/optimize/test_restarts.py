@@ -5,7 +5,7 @@ import pytest
 from optimizer_runs import restarts
 
 from evomerge.optimize import create
-from evomerge.optimize.restarts import GENERATIONS, Convergence
+from evomerge.optimize.cma import GENERATIONS, Convergence
 from evomerge.space.protocol import Gene
 
 pytestmark = pytest.mark.thorough

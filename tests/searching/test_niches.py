@@ -15,7 +15,7 @@ from evomerge.errors import SearchError
 from evomerge.execute.protocol import Job
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.scores import Scores
-from evomerge.strategy.niches import CrossoverSpace, NichesSetting, NichesStrategy, shared_documents
+from evomerge.strategy.niches import CrossoverSpace, NichesOptions, NichesStrategy, shared_documents
 
 pytestmark = pytest.mark.thorough
 
@@ -39,8 +39,8 @@ def made_up(job: Job) -> Scores:
 
 
 def new(generation: int) -> NichesStrategy:
-    setting = NichesSetting(archive=5, generation=generation)
-    return NichesStrategy(SPACE, shared_documents(OBJECTIVES), setting, seed=2)
+    setting = NichesOptions(archive=5)
+    return NichesStrategy(SPACE, shared_documents(OBJECTIVES), setting, 2, generation)
 
 
 @pytest.mark.parametrize("generation", [1, 4])

@@ -13,12 +13,10 @@ from search_run import SMALL, evomerge
 
 from evomerge import Run, merge, zoo
 from evomerge.config.schema import parse
-from evomerge.errors import CheckpointError, InputError, RecipeError
+from evomerge.errors import InputError, RecipeError
 from evomerge.export.candidate import export_candidate
-from evomerge.models.fingerprint import content_digest
 from evomerge.recipe import Recipe
 from evomerge.run.folder import RunFolder
-from evomerge.setup.check import freeze
 from evomerge.setup.runs import begin, prepare, reopen
 from evomerge.setup.search import run_search
 
@@ -265,20 +263,3 @@ def test_other_weights_in_a_pickle_file_are_refused(pickled, tmp_path):
         ("export", run.path, "--out", tmp_path / "x"),
     ):
         assert "has changed since the run was started" in refused(*words, "--allow-pickle")
-
-
-def test_a_run_with_a_fingerprint_that_covers_no_pickled_weights_goes_on(pickled, tmp_path):
-    problem, write = pickled
-    content = freeze(problem)
-    name = str(tmp_path / "maths")
-    parent = problem.checkpoints[name]
-    files = [parent.folder / "config.json", *parent.companions]
-    earlier = content_digest(files, parent.tensors, pickles=False)
-    assert content["frozen"]["parents"][name] == parent.fingerprint != earlier
-    content["frozen"]["parents"][name] = earlier
-    run = RunFolder.create(tmp_path / "run", content)
-    run_search(reopen(run, allow_pickle=True), run, {})
-    reopen(run, allow_pickle=True)
-    write(0.5)
-    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin has other weights"):
-        reopen(run, allow_pickle=True)

@@ -48,7 +48,6 @@ IMPORTED = (
     "evomerge.merging.backend",
     "evomerge.merging.kernels.compiled",
     "evomerge.merging.resident",
-    "evomerge.optimize.auto",
     "evomerge.optimize.cma",
     "evomerge.optimize.pycma",
     "evomerge.report.page",

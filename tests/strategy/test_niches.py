@@ -15,9 +15,9 @@ from evomerge.run.history import Candidate
 from evomerge.scores import Constraint, Expected, Failure, Objective, Outcome, Scores
 from evomerge.strategy.members import recipe_in
 from evomerge.strategy.niches import (
-    Archive,
     CrossoverSpace,
-    NichesSetting,
+    NichesArchive,
+    NichesOptions,
     NichesStrategy,
     shared_documents,
 )
@@ -28,11 +28,11 @@ FEW = settings(max_examples=draws(25), deadline=None)
 ROWS = st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=4, max_size=4)
 
 
-def new(**setting: Any) -> NichesStrategy:
+def new(generation: int = 1, **options: Any) -> NichesStrategy:
     def documents(scores: Scores) -> Any:
         return np.array(scores.values["task/acc"]), np.ones(4)
 
-    return NichesStrategy(SPACE, documents, NichesSetting(**setting), seed=5)
+    return NichesStrategy(SPACE, documents, NichesOptions(**options), 5, generation)
 
 
 def outcome(values: list[float] | None) -> Outcome:
@@ -114,7 +114,7 @@ def scripts_archive(rows: list[list[float]], size: int, alpha: float) -> list[in
 @given(st.lists(ROWS.filter(any), max_size=15), st.sampled_from([0.0, 0.5, 1.0]))
 @FEW
 def test_the_archive_keeps_whom_the_authors_script_keeps(rows, alpha):
-    archive = Archive(NichesSetting(archive=3, alpha=alpha))
+    archive = NichesArchive(NichesOptions(archive=3, alpha=alpha))
     for number, row in enumerate(rows):
         archive.add(number, np.array(row), np.ones(4))
     assert sorted(archive.members) == scripts_archive(rows, 3, alpha)
@@ -124,7 +124,7 @@ def test_competition_keeps_who_solves_what_no_other_does():
     rows = [[1, 1, 1, 0]] * 3 + [[0, 0, 0, 1]]
     kept = {}
     for alpha in (0.0, 1.0):
-        archive = Archive(NichesSetting(archive=3, alpha=alpha))
+        archive = NichesArchive(NichesOptions(archive=3, alpha=alpha))
         for number, row in enumerate(rows):
             archive.add(number, np.array(row, dtype=float), np.ones(4))
         kept[alpha] = archive.members
@@ -135,7 +135,7 @@ def test_attraction_draws_a_mate_that_gets_what_the_first_does_not():
     rows = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0]]
     pairs = {}
     for attraction in (True, False):
-        archive = Archive(NichesSetting(attraction=attraction))
+        archive = NichesArchive(NichesOptions(attraction=attraction))
         for number, row in enumerate(rows):
             archive.add(number, np.array(row, dtype=float), np.ones(4))
         pairs[attraction] = {archive.mates(np.random.default_rng(i)) for i in range(60)}
@@ -144,7 +144,7 @@ def test_attraction_draws_a_mate_that_gets_what_the_first_does_not():
 
 
 def test_mates_are_drawn_even_if_no_one_solves_anything():
-    archive = Archive(NichesSetting())
+    archive = NichesArchive(NichesOptions())
     for number in range(2):
         archive.add(number, np.zeros(4), np.ones(4))
     assert {archive.mates(np.random.default_rng(i)) for i in range(20)} == {(0, 1), (1, 0)}

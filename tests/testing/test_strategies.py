@@ -7,7 +7,7 @@ from scripted import space as parameter_space
 from evomerge.optimize import create
 from evomerge.scores import Failure, Scores
 from evomerge.strategy.genome import GenomeStrategy
-from evomerge.strategy.niches import CrossoverSpace, NichesSetting, NichesStrategy
+from evomerge.strategy.niches import CrossoverSpace, NichesOptions, NichesStrategy
 from evomerge.testing import check_strategy
 
 pytestmark = pytest.mark.thorough
@@ -58,8 +58,8 @@ def niches(generation, seed=5):
     def documents(scores):
         return np.array(scores.values["task/acc"]), np.ones(4)
 
-    setting = NichesSetting(archive=4, generation=generation)
-    return NichesStrategy(CROSSOVER, documents, setting, seed=seed)
+    setting = NichesOptions(archive=4)
+    return NichesStrategy(CROSSOVER, documents, setting, seed, generation)
 
 
 @pytest.mark.parametrize("name", ["random", "cma", "two-points-de"])

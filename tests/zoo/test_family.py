@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evomerge import zoo
 from evomerge.errors import InputError
-from evomerge.zoo import stories
-from evomerge.zoo.languages import vocabulary
+from scripts.zoo import stories
+from scripts.zoo.languages import vocabulary
 
 pytestmark = pytest.mark.thorough
 

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from evomerge import zoo
-from evomerge.zoo import stories
-from evomerge.zoo.languages import L1, L2, vocabulary
+from scripts.zoo import stories
+from scripts.zoo.languages import L1, L2, vocabulary
 
 pytestmark = pytest.mark.thorough
 

@@ -1,6 +1,59 @@
-"""Converting the configs of searches that merge with mergekit to search files."""
+"""Converting the configs of searches that merge with mergekit to search files.
 
-from evomerge.mergekit.convert.draft import Conversion
-from evomerge.mergekit.convert.file import convert, convert_file
+Which tool a config is from, mergekit-evolve or mergenetic, shows in its keys.
+"""
 
-__all__ = ["Conversion", "convert", "convert_file"]
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evomerge.errors import RecipeError, did_you_mean
+from evomerge.mergekit.convert.draft import Conversion as Conversion
+from evomerge.mergekit.convert.mergekit_evolve import ModelFiles, from_mergekit_evolve
+from evomerge.mergekit.convert.mergenetic import from_mergenetic
+from evomerge.parsing.texts import read_text
+from evomerge.parsing.yaml import yaml_mapping
+
+_EVOLVE = ("genome", "tasks")
+_MERGENETIC = ("pop_size", "n_iter", "run_id", "langs", "path_to_store_config")
+
+
+def convert_file(file: Path, *, strict: bool = False) -> Conversion:
+    """Return the search file for a config of mergekit-evolve or mergenetic on disk.
+
+    The models need not be there. If they are, their config files are read; of a model on the Hub,
+    only these are downloaded. Relative paths in the config start from the working folder, as in
+    both tools. `strict`: whether a key that mergekit-evolve ignores is an error.
+
+    Raises:
+        InputError: the file cannot be read, is of neither tool, or cannot be converted.
+    """
+    return convert(read_text(file, RecipeError), str(file), ModelFiles(Path.cwd()), strict=strict)
+
+
+def convert(text: str, source: str, lookup: ModelFiles, *, strict: bool = False) -> Conversion:
+    """Return the search file for the text of a config; `source` is its name, for messages."""
+    data = yaml_mapping(text, "The config", "one", RecipeError)
+    if any(key in data for key in _MERGENETIC):
+        return from_mergenetic(data).finish(source)
+    if any(key in data for key in _EVOLVE):
+        return from_mergekit_evolve(data, lookup, strict=strict).finish(source)
+    raise RecipeError(f"{source} is not a config that can be converted: {_what_it_is(data)}")
+
+
+def _what_it_is(data: Mapping[str, Any]) -> str:
+    if "merge_method" in data or "slices" in data:
+        return (
+            "it is a mergekit file, which needs no conversion; "
+            "`evomerge merge FILE --out DIR` reads it as it is."
+        )
+    if "objectives" in data or "stages" in data:
+        return "it is already a search file; check it with `evomerge validate`."
+    known = (*_EVOLVE, *_MERGENETIC)
+    near = next((hint for key in data if (hint := did_you_mean(str(key), known))), "")
+    return (
+        "a mergekit-evolve config has the keys `genome` and `tasks`, a mergenetic config has "
+        f"`pop_size` and `n_iter`.{near}"
+    )

@@ -29,7 +29,6 @@ class Conversion:
     """A converted config.
 
     Attributes:
-        text: the search file: YAML that begins with a comment.
         notes: what the search file does not have or does differently, one sentence each.
     """
 
@@ -42,9 +41,6 @@ class Draft:
     """A search file while a config is converted.
 
     Attributes:
-        tool: name of the tool that the config is from.
-        strict: whether a key that the tool ignores is an error.
-        search: content of the search file, in the order in which it is printed.
         checks: what a person should look at in the search file; its comment lists them.
         notes: keys of the config that have no counterpart, and what could not be looked up.
     """
@@ -85,11 +81,7 @@ class Draft:
         self.notes.append(sentence)
 
     def finish(self, source: str) -> Conversion:
-        """Return the search file as text, with its comment.
-
-        Args:
-            source: name of the config, for the comment.
-        """
+        """Return the search file as text, with a comment about its source."""
         head = [f"# Converted from {one_line(source)} ({self.tool}). Check before you search:"]
         for check in self.checks:
             head += _COMMENT.wrap(one_line(check))

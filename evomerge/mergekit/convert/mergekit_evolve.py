@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from evomerge.errors import RecipeError, did_you_mean
+from evomerge.errors import CheckpointError, RecipeError, did_you_mean
 from evomerge.mergekit.convert.draft import VALUES, Draft
-from evomerge.mergekit.convert.lookup import Lookup
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Method
+from evomerge.models.causal import TEMPLATE_FILES, has_chat_template
+from evomerge.models.references import folder_with
+from evomerge.models.safetensors import read_json
 from evomerge.parsing.values import shown
 
 _GENOME = (
@@ -48,14 +51,51 @@ _NORMALIZED = ("linear", "ties", "dare_ties")
 _CANDIDATES = 100  # the default of mergekit-evolve's option --max-fevals
 
 
-def from_mergekit_evolve(data: Mapping[str, Any], lookup: Lookup, *, strict: bool = False) -> Draft:
+_LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
+_TOKENIZER_FILES = ["tokenizer_config.json", *TEMPLATE_FILES]
+
+
+class ModelFiles:
+    """Answers questions about models by their config files; None if these cannot be read.
+
+    Of a model on the Hub, only these files are downloaded. Relative paths start from a folder.
+    """
+
+    def __init__(self, relative_to: Path) -> None:
+        self._relative_to = relative_to
+
+    def layers(self, model: str) -> int | None:
+        """Return the number of blocks of a model."""
+        try:
+            folder = folder_with(["config.json"], model, self._relative_to)
+            config = read_json(folder / "config.json")
+        except CheckpointError:
+            return None
+        for section in (config, *(v for v in config.values() if isinstance(v, dict))):
+            for key in _LAYERS:
+                if type(section.get(key)) is int:
+                    return int(section[key])
+        return None
+
+    def chat_template(self, model: str) -> bool | None:
+        """Whether the tokenizer of a model has a chat template."""
+        try:
+            folder = folder_with(_TOKENIZER_FILES, model, self._relative_to)
+            if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+                return None  # in the Hub's cache, a model may have only some of its files
+            return has_chat_template(folder)
+        except CheckpointError:
+            return None
+
+
+def from_mergekit_evolve(
+    data: Mapping[str, Any], lookup: ModelFiles, *, strict: bool = False
+) -> Draft:
     """Return the draft of a search file for the content of a mergekit-evolve config.
 
     Args:
-        data: the config.
         lookup: asked for the number of layers, because a search file has the number of groups, and
             for a chat template, which mergekit-evolve applies by default.
-        strict: whether a key that mergekit-evolve ignores is an error.
 
     Raises:
         RecipeError: a key or value is wrong, or a search file cannot express it; the message names
@@ -145,7 +185,7 @@ def _method(genome: Mapping[str, Any], models: list[str], draft: Draft) -> Metho
 
 
 def _space(
-    genome: Mapping[str, Any], models: list[str], method: Method, lookup: Lookup, draft: Draft
+    genome: Mapping[str, Any], models: list[str], method: Method, lookup: ModelFiles, draft: Draft
 ) -> dict[str, Any]:
     space: dict[str, Any] = {"kind": "parameters", "method": method.name}
     granularity = VALUES.whole(genome.get("layer_granularity") or 0, "genome.layer_granularity")
@@ -164,7 +204,7 @@ def _space(
     return {**space, "knobs": _knobs(genome, method, draft)}
 
 
-def _groups(granularity: int, models: list[str], lookup: Lookup, draft: Draft) -> int | None:
+def _groups(granularity: int, models: list[str], lookup: ModelFiles, draft: Draft) -> int | None:
     """Return the number of groups with this many layers, or None if it is not known."""
     layers = lookup.layers(models[0])
     if layers is None:
@@ -272,7 +312,7 @@ def _evaluation(data: Mapping[str, Any], draft: Draft) -> dict[str, Any]:
     return evaluation
 
 
-def _chat_template(data: Mapping[str, Any], lookup: Lookup, draft: Draft) -> None:
+def _chat_template(data: Mapping[str, Any], lookup: ModelFiles, draft: Draft) -> None:
     """Set `evaluation.chat_template`, which mergekit-evolve's evaluator has on by default."""
     wanted, turns = (
         VALUES.flag(True if data.get(key) is None else data[key], key)

@@ -24,7 +24,7 @@ from evomerge.merging.architecture.layer_settings import (
 from evomerge.merging.tokenizers.protocol import Vocabulary
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap
-from evomerge.models.prediction import COUNTS
+from evomerge.models.stacks import PREDICTION_COUNTS
 from evomerge.recipe import Layer, Recipe
 
 LAYER_COUNTS = (
@@ -83,7 +83,7 @@ def built_config(checkpoint: Checkpoint) -> dict[str, Any]:
     config: dict[str, Any] = copy.deepcopy(dict(checkpoint.config))
     if checkpoint.predictions:
         text = text_section(config, checkpoint)
-        text.update({key: 0 for key in COUNTS if text.get(key)})
+        text.update({key: 0 for key in PREDICTION_COUNTS if text.get(key)})
     return config
 
 

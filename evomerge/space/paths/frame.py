@@ -1,67 +1,95 @@
-"""Functions that all spaces of paths use: checks of settings, baselines, the path of a recipe.
+"""What all spaces of paths have in common: their settings, and the parents as baselines.
 
 A space of paths searches which blocks of which parents a model has, in which order, how often, and
 with which scales. There are `SlotSpace` (variants sakana, structured and dropping), `SliceSpace`
 (frankenmerge) and `SwapSpace`; `JointSpace` also merges the parents' blocks at every step of the
 path. docs/dataflow.md describes the keys of the search file.
-
-In all of these, the frame is the recipe of everything except the path: host, embeddings, head,
-dtype, tokenizer, seed.
 """
 
 from __future__ import annotations
 
-import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Protocol
 
-from evomerge.errors import ConfigError, RecipeError
+from evomerge.errors import ConfigError
 from evomerge.recipe import Layer, Recipe, Source
-from evomerge.space.paths.path import Hop, Path, layers_of, path_of
-from evomerge.space.protocol import Genome
+from evomerge.space.paths.path import Hop, layers_of
+from evomerge.space.protocol import Gene, Genome
+
+Scales = tuple[float, float] | float
+"""The setting `space.scales`: a range [low, high], or one number for all scales."""
 
 
-class Encoder(Protocol):
-    """A space that can also map a recipe back to a genome."""
-
-    def baselines(self) -> Mapping[str, Recipe]:
-        """Return the parents, unchanged, as recipes, by label."""
-        ...
-
-    def encode(self, recipe: Recipe) -> Genome:
-        """Return a genome that decodes to `recipe`.
-
-        Raises:
-            RecipeError: the recipe lies outside of this space.
-        """
-        ...
-
-
-def check_scales(scales: tuple[float, float] | float) -> tuple[float, float] | float:
-    """Return the setting `space.scales` unchanged, after checking it.
+class PathSpace(ABC):
+    """A space of paths.
 
     Args:
-        scales: a range [low, high], or one number for all scales.
+        frame: recipe of everything except the path (host, embeddings, head, dtype, ...).
 
     Raises:
-        ConfigError: the range is empty, or it contains 0. A scale of 0 would erase the hidden
-            state.
+        ConfigError: the range of scales is empty, or contains 0.
     """
-    low, high = (scales, scales) if isinstance(scales, (int, float)) else scales
-    if low > high or low <= 0.0 <= high:
-        raise ConfigError(
-            f"space.scales is {scales!r}; it must be a number or [low, high] without 0, which "
-            "would erase the hidden state, for example [0.5, 1.5]."
-        )
-    return scales
+
+    genes: tuple[Gene, ...]
+    max_depth: int
+    """Largest number of blocks of a path or a parent."""
+
+    def __init__(
+        self, parents: Mapping[str, int], frame: Recipe, stack: str, scales: Scales
+    ) -> None:
+        self._parents, self._names = dict(parents), tuple(parents)
+        self._frame, self._stack = replace(frame, layers={}), stack
+        self._bounds = (scales, scales) if isinstance(scales, (int, float)) else scales
+        low, high = self._bounds
+        if low > high or low <= 0.0 <= high:
+            raise ConfigError(
+                f"space.scales is {scales!r}; it must be a number or [low, high] without 0, which "
+                "would erase the hidden state, for example [0.5, 1.5]."
+            )
+
+    @abstractmethod
+    def own_path(self, parent: str) -> Genome | None:
+        """Return a genome of all blocks of a parent in order, without scales, if there is one."""
+
+    def baselines(self) -> dict[str, Recipe]:
+        """Return every parent as it is."""
+        return {
+            name: parent_recipe(name, depth, self._stack, self._frame)
+            for name, depth in self._parents.items()
+        }
+
+    def baseline_genomes(self) -> dict[str, list[Genome]]:
+        """Return the genomes of the parents that this space contains exactly, by label."""
+        found: dict[str, list[Genome]] = {}
+        for parent, recipe in self.baselines().items():
+            is_framed = (recipe.embeddings, recipe.head) == (
+                self._frame.embeddings,
+                self._frame.head,
+            )
+            genome = self.own_path(parent) if is_framed else None
+            if genome is not None:
+                found[parent] = [genome]
+        return found
+
+    def _is_unscaled(self, depth: int) -> bool:
+        """Whether a path of this depth can be without scales; its first block never has one."""
+        return depth == 1 or self._bounds[0] <= 1.0 <= self._bounds[1]
+
+    def _decoded(self, path: tuple[Hop, ...]) -> Recipe:
+        return replace(self._frame, layers={self._stack: layers_of(path)})
+
+
+def scale_gene(name: str, bounds: tuple[float, float]) -> Gene:
+    """Return the gene of a scale."""
+    low, high = bounds
+    return Gene(name, "real", low, high, start=min(max(1.0, low), high), sigma=(high - low) / 6)
 
 
 def check_depth(layers: tuple[int, int | None], possible: tuple[int, int]) -> tuple[int, int]:
     """Return the smallest and the largest number of blocks of a path.
 
     Args:
-        layers: the setting `space.layers`; None stands for no limit.
         possible: smallest and largest number of blocks that paths of the space can have.
 
     Raises:
@@ -78,54 +106,7 @@ def check_depth(layers: tuple[int, int | None], possible: tuple[int, int]) -> tu
 
 
 def parent_recipe(parent: str, depth: int, stack: str, like: Recipe) -> Recipe:
-    """Return the recipe of a parent as it is: its own blocks, embeddings and head.
-
-    Args:
-        parent: reference of the parent.
-        depth: number of its blocks.
-        stack: prefix of the block stack.
-        like: recipe that everything else is copied from.
-    """
+    """Return the recipe of a parent as it is: its own blocks, embeddings and head."""
     whole = Layer("passthrough", (Source(parent),))
     blocks = layers_of(Hop(parent, layer) for layer in range(depth))
     return replace(like, layers={stack: blocks}, embeddings=whole, head=whole, options={})
-
-
-def baselines_of(parents: Mapping[str, int], stack: str, like: Recipe) -> dict[str, Recipe]:
-    """Return the recipe of every parent as it is, by the parent's reference.
-
-    Args:
-        parents: parent -> number of its blocks.
-        stack: prefix of the block stack.
-        like: recipe that everything else is copied from.
-    """
-    return {name: parent_recipe(name, depth, stack, like) for name, depth in parents.items()}
-
-
-def genomes_of(space: Encoder) -> dict[str, list[Genome]]:
-    """Return the genomes of the baselines that a space of paths contains exactly, by label."""
-    found = {}
-    for label, recipe in space.baselines().items():
-        with contextlib.suppress(RecipeError):
-            found[label] = [space.encode(recipe)]
-    return found
-
-
-def path_in(recipe: Recipe, frame: Recipe, stack: str) -> Path:
-    """Return the path of a recipe that otherwise equals the frame.
-
-    Raises:
-        RecipeError: something outside of the path differs from the frame, or a block is merged.
-    """
-    layers = recipe.layers.get(stack)
-    if layers is None:
-        raise RecipeError(f"The recipe has no block stack {stack!r}; this space searches it.")
-    rest = replace(recipe, layers={}, options={})
-    wanted = replace(frame, layers={}, options={})
-    for name in ("host", "embeddings", "head", "dtype", "tokenizer", "seed"):
-        if getattr(rest, name) != getattr(wanted, name):
-            raise RecipeError(
-                f"The recipe's {name} differs from that of this space; this space searches only "
-                "the path through the blocks."
-            )
-    return path_of(layers)

@@ -16,13 +16,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from evomerge.errors import ConfigError, RecipeError
+from evomerge.errors import ConfigError
+from evomerge.merging.methods.method import Method
 from evomerge.recipe import Layer, Recipe
-from evomerge.space.baselines import UNIFORM, uniform_recipe
-from evomerge.space.knobs import MethodSpec, Setting, plan_knobs
+from evomerge.space.baselines import UNIFORM, experts_of, shares_of, uniform_recipe
+from evomerge.space.knobs import Setting, plan_knobs
 from evomerge.space.layer_genes import LayerGenes, method_inputs, rounded
-from evomerge.space.paths.frame import baselines_of
-from evomerge.space.paths.path import Hop, Path
+from evomerge.space.paths.frame import Scales, parent_recipe
 from evomerge.space.paths.slots import SlotSpace
 from evomerge.space.protocol import Gene, Genome
 
@@ -35,20 +35,11 @@ class JointSpace:
 
     Args:
         parents: parent -> number of its blocks, which must be the same for all.
-        frame: recipe of everything except the path.
-        method: merge method of every block.
-        knobs: knob -> a range to search or a fixed number. The other knobs are searched in the
-            method's own range, or stay at its default if it has none.
         base: parent that task vectors are measured from, or None. If the method uses it, it is not
             one of the sources.
         outside: whether embeddings and head are merged too, each with knobs of its own. If not,
             they are the frame's.
-        stack: name of the block stack.
         repeats: how often the layout lists all depths (r).
-        indicators: `threshold` or `binary` (see `SlotSpace`).
-        scales: range of the scales, or one number for all scales.
-        fixed_ends: whether every path starts at the first depth and ends at the last one.
-        layers: smallest and largest number of blocks of a path; None for no limit.
 
     Raises:
         ConfigError: the parents have different numbers of blocks, the method does not take them,
@@ -60,14 +51,14 @@ class JointSpace:
         parents: Mapping[str, int],
         frame: Recipe,
         *,
-        method: MethodSpec,
+        method: Method,
         knobs: Mapping[str, Setting] | None = None,
         base: str | None = None,
         outside: bool = True,
         stack: str = "model.layers",
         repeats: int = 1,
         indicators: Literal["threshold", "binary"] = "threshold",
-        scales: tuple[float, float] | float = (0.5, 1.5),
+        scales: Scales = (0.5, 1.5),
         fixed_ends: bool = True,
         layers: tuple[int, int | None] = (1, None),
     ) -> None:
@@ -93,6 +84,7 @@ class JointSpace:
             fixed_ends=fixed_ends,
             layers=layers,
         )
+        self.max_depth = self._path_space.max_depth
         slots = self._path_space.slots
         blocks = [f"block{slot.name.removeprefix(frame.host)}" for slot in slots]
         self._places = [*blocks, *(("embeddings", "head") if outside else ())]
@@ -102,11 +94,6 @@ class JointSpace:
             for gene in self._layer_genes.genes
         )
         self.genes: Sequence[Gene] = (*self._path_space.genes, *knob_genes)
-
-    @property
-    def max_depth(self) -> int:
-        """Largest number of blocks of a path or a parent."""
-        return self._path_space.max_depth
 
     def decode(self, genome: Genome) -> Recipe:
         """Return the recipe of a genome."""
@@ -126,10 +113,14 @@ class JointSpace:
 
     def baselines(self) -> dict[str, Recipe]:
         """Return every parent as it is, and the plain average of all except the base."""
-        found = baselines_of(self._parents, self._stack, self._frame)
+        found = {
+            name: parent_recipe(name, self._depth, self._stack, self._frame)
+            for name in self._parents
+        }
         if len(self._parents) < 2:
             return found
-        uniform = uniform_recipe(self._experts(), self._depth, self._stack, self._frame)
+        experts = experts_of(list(self._parents), self._base)
+        uniform = uniform_recipe(experts, self._depth, self._stack, self._frame)
         return {**found, UNIFORM: uniform}
 
     def baseline_genomes(self) -> dict[str, list[Genome]]:
@@ -138,15 +129,12 @@ class JointSpace:
         Their path passes every depth once, with scales of 1. If this space does not contain that
         path, there are no such genomes.
         """
-        every_depth: Path = tuple(Hop(self._frame.host, layer) for layer in range(self._depth))
-        try:
-            path_genome = self._path_space.genome_of_path(every_depth, {})
-        except RecipeError:
+        path_genome = self._path_space.own_path(self._frame.host)
+        if path_genome is None:
             return {}
-        experts = self._experts()
-        mixtures = {parent: {parent: 1.0} for parent in self._parents}
-        if len(self._parents) > 1:
-            mixtures[UNIFORM] = {parent: 1 / len(experts) for parent in experts}
+        mixtures = shares_of(list(self._parents), self._base)
+        if len(self._parents) < 2:
+            del mixtures[UNIFORM]
         return {
             label: [
                 (*path_genome, *(values * len(self._places)))
@@ -157,19 +145,9 @@ class JointSpace:
         }
 
     def _merge(self, genome: Genome, place: int, layer: int | None) -> Layer:
-        """Return the merge at one place.
-
-        Args:
-            genome: the whole genome.
-            place: index into `_places`.
-            layer: index of the merged blocks in the parents, or None outside of the blocks.
-        """
+        """Return the merge at one place."""
         genes = self._layer_genes.genes
         start = len(self._path_space.genes) + place * len(genes)
         own = genome[start : start + len(genes)]
         values = [rounded(gene, value) for gene, value in zip(genes, own, strict=True)]
         return self._layer_genes.layer(values, layer)
-
-    def _experts(self) -> list[str]:
-        """Return the parents without the base, or all of them if the base is the only one."""
-        return [parent for parent in self._parents if parent != self._base] or list(self._parents)

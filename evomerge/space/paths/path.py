@@ -18,13 +18,7 @@ from evomerge.recipe import Layer, Recipe, Source, number
 
 @dataclass(frozen=True)
 class Hop:
-    """One step of a path: a block of a parent, and the scale of the hidden state that enters it.
-
-    Attributes:
-        parent: reference of the parent.
-        layer: index of the block in that parent, from 0.
-        scale: factor on the hidden state that enters the block.
-    """
+    """One step of a path: a block of a parent, and the scale of the hidden state that enters it."""
 
     parent: str
     layer: int
@@ -83,12 +77,7 @@ def legend_of(parents: Iterable[str]) -> dict[str, str]:
 
 
 def format_path(path: Sequence[Hop], legend: Mapping[str, str]) -> str:
-    """Return a path as one line, `A0-11 B8-15x0.9 A12-31`; scales have three significant digits.
-
-    Args:
-        path: the hops.
-        legend: letter -> parent, for every parent of the path.
-    """
+    """Return a path as one line, `A0-11 B8-15x0.9 A12-31`; scales have three significant digits."""
     letter = {parent: key for key, parent in legend.items()}
     words: list[str] = []
     start = 0
@@ -105,10 +94,6 @@ def format_path(path: Sequence[Hop], legend: Mapping[str, str]) -> str:
 
 def describe(recipe: Recipe, stack: str | None = None) -> str:
     """Return the blocks of a recipe, merged ones too, as one line that a person can read.
-
-    Args:
-        recipe: any recipe.
-        stack: name of the block stack; None for the first one of the recipe.
 
     Returns:
         `A0-3 B4-5x0.9 (A = zoo:language, B = zoo:maths)`, and for merged blocks

@@ -5,22 +5,20 @@ A slice is a parent, a first block and a last block. The slices of a path may ov
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import TypeAlias
 
-from evomerge.errors import ConfigError, RecipeError
+from evomerge.errors import ConfigError
 from evomerge.recipe import Recipe
-from evomerge.space.paths.frame import baselines_of, check_depth, check_scales, genomes_of, path_in
-from evomerge.space.paths.path import Hop, Path, layers_of
-from evomerge.space.paths.scales import scale_in_range
+from evomerge.space.paths.frame import PathSpace, Scales, check_depth, scale_gene
+from evomerge.space.paths.path import Hop
 from evomerge.space.protocol import Gene, Genome
 
 Slice: TypeAlias = tuple[str, int, int, float]
 """Parent, first block, last block, and scale of the hidden state that enters the first block."""
 
 
-class SliceSpace:
+class SliceSpace(PathSpace):
     """Paths of contiguous slices.
 
     Genome: the number n of slices. Then, for each possible slice: its parent, its first and last
@@ -32,16 +30,8 @@ class SliceSpace:
     long, its slices lose their last blocks, the last slice first; each slice keeps at least one.
 
     Args:
-        parents: parent -> number of its blocks.
         frame: recipe of everything except the path. The search starts at the slices that together
             are its host, but at first every parent of a slice is equally likely.
-        stack: name of the block stack.
-        slices: smallest and largest number of slices.
-        scales: range of the scales, or one number for all scales.
-        layers: smallest and largest number of blocks of a path; None for no limit.
-
-    Raises:
-        ConfigError: an argument is out of its range.
     """
 
     def __init__(
@@ -51,32 +41,24 @@ class SliceSpace:
         *,
         stack: str = "model.layers",
         slices: tuple[int, int] = (2, 4),
-        scales: tuple[float, float] | float = (0.5, 1.5),
+        scales: Scales = (0.5, 1.5),
         layers: tuple[int, int | None] = (1, None),
     ) -> None:
+        super().__init__(parents, frame, stack, scales)
         host_depth = parents.get(frame.host, 0)
         if not 1 <= slices[0] <= slices[1] <= host_depth:
             raise ConfigError(
                 f"space.slices is {list(slices)}; it must be [min, max] with 1 <= min <= max, and "
                 f"at most {host_depth}, the blocks of the host {frame.host!r}."
             )
-        self._parents, self._names = dict(parents), tuple(parents)
-        self._frame, self._stack = replace(frame, layers={}), stack
         self._count = slices
         # Every genome must decode, even one whose slices are all of the shallowest parent.
         check_depth((layers[0], None), (slices[0], slices[1] * min(parents.values())))
         self._fewest, self._most = check_depth(
             layers, (slices[0], slices[1] * max(parents.values()))
         )
-        checked = check_scales(scales)
-        self._bounds = (checked, checked) if isinstance(checked, (int, float)) else checked
-        self._scaled = self._bounds[0] < self._bounds[1]
-        self.genes: Sequence[Gene] = self._make_genes(host_depth)
-
-    @property
-    def max_depth(self) -> int:
-        """Largest number of blocks of a path or a parent."""
-        return max(self._most, *self._parents.values())
+        self.max_depth = max(self._most, *parents.values())
+        self.genes = self._make_genes(host_depth)
 
     def decode(self, genome: Genome) -> Recipe:
         """Return the recipe of a genome."""
@@ -85,61 +67,31 @@ class SliceSpace:
         count = min(max(wanted, self._count[0]), self._count[1], self._most)
         named = [self._slice(values, index) for index in range(self._count[1])]
         slices = self._shorten(self._grow(named, count))
-        path = [
-            Hop(parent, layer, scale if layer == first and index else 1.0)
-            for index, (parent, first, last, scale) in enumerate(slices)
-            for layer in range(first, last + 1)
-        ]
-        return replace(self._frame, layers={self._stack: layers_of(path)})
+        return self._decoded(
+            tuple(
+                Hop(parent, layer, scale if layer == first and index else 1.0)
+                for index, (parent, first, last, scale) in enumerate(slices)
+                for layer in range(first, last + 1)
+            )
+        )
 
-    def encode(self, recipe: Recipe) -> Genome:
-        """Return a genome of the recipe's path.
+    def own_path(self, parent: str) -> Genome | None:
+        """Return a genome of all blocks of a parent in order, without scales, if there is one.
 
-        The path is cut into as few slices as possible. If these are fewer than the space allows,
-        the longest ones are split.
-
-        Raises:
-            RecipeError: the path has a wrong number of blocks or slices, uses another parent, or
-                has a scale outside of the range; or the recipe differs in more than the path.
+        If the space needs more slices than one, the first of them have one block.
         """
-        path = path_in(recipe, self._frame, self._stack)
-        if not self._fewest <= len(path) <= self._most:
-            raise RecipeError(
-                f"The path has {len(path)} blocks; this space allows {self._fewest} to "
-                f"{self._most}."
-            )
-        for hop in path:
-            if hop.layer >= self._parents.get(hop.parent, 0):
-                raise RecipeError(
-                    f"The path uses block {hop.layer} of {hop.parent!r}, which the parents of this "
-                    "space do not have."
-                )
-        runs = self._runs(path)
-        if len(runs) > self._count[1]:
-            raise RecipeError(
-                f"The path has {len(runs)} slices; this space allows {self._count[0]} to "
-                f"{self._count[1]}."
-            )
-        values = {gene.name: gene.start for gene in self.genes}
-        named = {"slices": float(len(runs))}
-        for index, run in enumerate(runs):
+        depth, count = self._parents[parent], self._count[0]
+        fits = self._fewest <= depth <= self._most and count <= depth
+        if not fits or not self._is_unscaled(count):
+            return None
+        named = {"slices": float(count)}
+        for index in range(count):
             named |= {
-                f"slice{index}.parent": float(self._names.index(run[0].parent)),
-                f"slice{index}.first": float(run[0].layer),
-                f"slice{index}.last": float(run[-1].layer),
+                f"slice{index}.parent": float(self._names.index(parent)),
+                f"slice{index}.first": float(index),
+                f"slice{index}.last": float(index if index < count - 1 else depth - 1),
             }
-            if index:
-                named[f"slice{index}.scale"] = scale_in_range(run[0].scale, self._bounds)
-        values |= {name: value for name, value in named.items() if name in values}
-        return tuple(values.values())
-
-    def baselines(self) -> dict[str, Recipe]:
-        """Return every parent as it is."""
-        return baselines_of(self._parents, self._stack, self._frame)
-
-    def baseline_genomes(self) -> dict[str, list[Genome]]:
-        """Return the genomes of the parents whose own path is in this space."""
-        return genomes_of(self)
+        return tuple(named.get(gene.name, gene.start) for gene in self.genes)
 
     def _make_genes(self, host_depth: int) -> tuple[Gene, ...]:
         fewest, most = self._count
@@ -156,11 +108,8 @@ class SliceSpace:
                 Gene(f"slice{index}.first", "integer", 0.0, deepest, float(first)),
                 Gene(f"slice{index}.last", "integer", 0.0, deepest, float(last)),
             ]
-            if self._scaled and index:
-                low, high = self._bounds
-                start = min(max(1.0, low), high)
-                name = f"slice{index}.scale"
-                genes.append(Gene(name, "real", low, high, start, (high - low) / 6))
+            if self._bounds[0] < self._bounds[1] and index:
+                genes.append(scale_gene(f"slice{index}.scale", self._bounds))
         return tuple(genes)
 
     def _slice(self, values: Mapping[str, float], index: int) -> Slice:
@@ -198,25 +147,3 @@ class SliceSpace:
             slices[index] = (parent, first, last - cut, scale)
             excess -= cut
         return slices
-
-    def _runs(self, path: Path) -> list[Path]:
-        """Return the contiguous runs of a path, split further if they are too few."""
-        plain = self._bounds[0] <= 1.0 <= self._bounds[1]
-        runs: list[list[Hop]] = []
-        for hop in path:
-            if runs and hop.scale == 1.0 and hop.follows(runs[-1][-1]):
-                runs[-1].append(hop)
-            else:
-                runs.append([hop])
-        if runs[0][0].scale != 1.0:
-            raise RecipeError("The first block of the path has a scale; it must be 1.")
-        while len(runs) < self._count[0]:
-            longest = max(range(len(runs)), key=lambda index: len(runs[index]))
-            run = runs[longest]
-            if len(run) < 2 or not plain:
-                raise RecipeError(
-                    f"The path has {len(runs)} slices; this space allows {self._count[0]} to "
-                    f"{self._count[1]}."
-                )
-            runs[longest : longest + 1] = [run[:1], run[1:]]
-        return [tuple(run) for run in runs]

@@ -22,8 +22,7 @@ from evomerge.mergekit import to_mergekit
 from evomerge.merging.resident import Resident, digest
 from evomerge.merging.writer import write_model
 from evomerge.models.checkpoint import Checkpoint
-from evomerge.models.correspondence import check_fit
-from evomerge.models.prediction import prediction_notes
+from evomerge.models.correspondence import check_fit, prediction_notes
 from evomerge.recipe import Layer, Recipe, Source
 from evomerge.setup.recipes import START, check_recipes
 from scripts.architectures.configs import class_name, small_config

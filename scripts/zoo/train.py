@@ -1,6 +1,6 @@
 """Trains the embedded models and writes the documents of their tasks.
 
-    python scripts/train_zoo.py [--seed N] [--out evomerge/zoo] [--only MODEL]
+    python -m scripts.zoo.train [--seed N] [--out evomerge/zoo] [--only MODEL]
 
 It uses one CPU thread, so equal seeds give equal files, bit for bit, on the same kind of machine
 and with the same versions of packages. evomerge/zoo/TRAINING.md describes the training and its
@@ -29,9 +29,9 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from evomerge.zoo import stories
-from evomerge.zoo.languages import EOS, L1, L2, PAD, UNKNOWN, vocabulary
-from evomerge.zoo.stories import Document
+from scripts.zoo import stories
+from scripts.zoo.languages import EOS, L1, L2, PAD, UNKNOWN, vocabulary
+from scripts.zoo.stories import Document
 
 WORDS = vocabulary()
 IDS = {word: number for number, word in enumerate(WORDS)}

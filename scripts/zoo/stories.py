@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from evomerge.zoo.languages import DOWN, FACTS, L1, L2, NUMERALS, TOPIC, UP, Language
+from scripts.zoo.languages import DOWN, FACTS, L1, L2, NUMERALS, TOPIC, UP, Language
 
 T = TypeVar("T")
 
@@ -101,13 +101,7 @@ def _openings(language: Language, name: str, before: int, thing: str) -> list[st
 
 
 def _story_text(language: Language, rng: random.Random, before: int, verb: str, amount: int) -> str:
-    """Return a story in a random word order of the language.
-
-    Args:
-        before: the number of things before the event.
-        verb: the verb of the event.
-        amount: the number that the verb refers to.
-    """
+    """Return a story in a random word order of the language."""
     name, thing = pick(rng, language.names), pick(rng, language.things)
     then = f"{language.then} " if rng.random() < 0.5 else ""
     openings = _openings(language, name, before, thing)
@@ -117,13 +111,7 @@ def _story_text(language: Language, rng: random.Random, before: int, verb: str, 
 
 
 def _draw_story(language: Language, rng: random.Random, way: str) -> tuple[str, int, int]:
-    """Return a random story, the number before the event, and the number that its verb refers to.
-
-    The number after the event is always one of `NUMERALS`.
-
-    Args:
-        way: `plus`, `minus` or `set`.
-    """
+    """Return a random story, the number before the event, and that which its verb refers to."""
     if way == "set":
         before, amount = pick(rng, range(len(NUMERALS))), pick(rng, range(len(NUMERALS)))
         verbs = language.settings

@@ -16,16 +16,7 @@ TOPIC = "wa"
 
 @dataclass(frozen=True)
 class Language:
-    """The words of one language; words at the same position in L1 and L2 are translations.
-
-    Attributes:
-        names: persons.
-        things: things that a person has.
-        gains: verbs after which a person has more things.
-        losses: verbs after which a person has fewer things.
-        settings: verbs that set the number of things to another one.
-        counter: the word after every number in an answer.
-    """
+    """The words of one language; words at the same position in L1 and L2 are translations."""
 
     names: tuple[str, ...]
     things: tuple[str, ...]
@@ -88,7 +79,7 @@ L2 = Language(
     counter="ko",
 )
 UP, DOWN = "up", "down"
-"""Words of the documents that count (`evomerge.zoo.stories.counting`)."""
+"""Words of the documents that count (`scripts.zoo.stories.counting`)."""
 
 FACTS = {
     "colour": ("red", "green", "blue", "white"),
