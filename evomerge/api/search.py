@@ -14,10 +14,10 @@ from evomerge.api.objectives import with_named_functions
 from evomerge.api.progress import ProgressBar
 from evomerge.api.run import Run
 from evomerge.errors import InputError
-from evomerge.run import repair
+from evomerge.run.atomic import check_run_folder
 from evomerge.run.folder import STAGES, RunFolder
+from evomerge.run.journal import truncate as cut_journal
 from evomerge.run.logbook import Follower
-from evomerge.run.writable import check_run_folder
 
 if TYPE_CHECKING:
     from evomerge.setup.checked import CheckedSearch, Permissions
@@ -153,7 +153,7 @@ def resume(
     folder = RunFolder(path)
     given = {name: value for name, value in bounds.items() if value is not None}
     check_run_folder(folder.path)
-    if truncate and (cut := repair.truncate(folder.journal_path)) is not None:
+    if truncate and (cut := cut_journal(folder.journal_path)) is not None:
         warnings.warn(f"{cut}.", stacklevel=2)
     check_budget(folder, given)
     moves = [f"executor.{key}={json.dumps(value)}" for key, value in executor.items()]

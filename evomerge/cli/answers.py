@@ -142,12 +142,12 @@ def report(
     """Write the run as one HTML page."""
     from evomerge.cli import terminal
     from evomerge.report.page import write_page, write_pictures
+    from evomerge.run.atomic import check_output
     from evomerge.run.folder import RunFolder
-    from evomerge.run.writable import check_pictures
 
     run = RunFolder(directory)
     if pictures is not None:
-        check_pictures(pictures)
+        check_output(pictures, "--pictures", "folder")
     target = out or run.path / "report.html"
     write_page(run, target)
     terminal.say(f"wrote {target}")

@@ -109,9 +109,9 @@ def resume(
     """Continue a search, with a larger budget or with other workers if you say so."""
     from evomerge.cli import terminal
     from evomerge.errors import InputError
-    from evomerge.run import repair
+    from evomerge.run.atomic import check_run_folder
     from evomerge.run.folder import STAGES, RunFolder
-    from evomerge.run.writable import check_run_folder
+    from evomerge.run.journal import truncate as cut_journal
     from evomerge.setup import stages
     from evomerge.setup.checked import Permissions
     from evomerge.setup.runs import check_budget, continued
@@ -135,7 +135,7 @@ def resume(
     run = RunFolder(directory)
     check_run_folder(run.path)
     if truncate:
-        cut = repair.truncate(run.journal_path)
+        cut = cut_journal(run.journal_path)
         terminal.say("the journal is not damaged" if cut is None else str(cut))
     new_budget = {
         "candidates": candidates,

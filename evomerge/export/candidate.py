@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evomerge.errors import RecipeError
+from evomerge.run.atomic import check_new_folder
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.run.writable import check_new_folder
 from evomerge.setup.absolute_paths import absolute_recipe
 from evomerge.setup.parents_as_themselves import is_itself, recipe_to_write, write_model
 from evomerge.setup.pins import pinned

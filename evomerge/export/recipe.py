@@ -16,8 +16,7 @@ from evomerge.models.prediction import prediction_notes
 from evomerge.models.references import MERGE, is_file, is_folder, place, split_adapter, split_kind
 from evomerge.models.types import type_notes
 from evomerge.parsing.texts import read_text
-from evomerge.run.atomic import TemporaryFolder
-from evomerge.run.writable import check_new_folder
+from evomerge.run.atomic import TemporaryFolder, check_new_folder
 from evomerge.setup.absolute_paths import (
     absolute_file,
     absolute_parent,

@@ -18,8 +18,7 @@ from evomerge.errors import one_line
 from evomerge.report.rows import FINAL_SPLITS, candidate_row, search_score
 from evomerge.report.trackers.protocol import TrackedRun, Tracker, find_tracker
 from evomerge.report.words import storable
-from evomerge.run.folder import CONFIG, STAGES, RunFolder
-from evomerge.run.frozen_file import FROZEN
+from evomerge.run.folder import CONFIG, FROZEN, STAGES, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.lines import Event
 from evomerge.run.logbook import PASSING, Follower
