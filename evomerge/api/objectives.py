@@ -30,16 +30,12 @@ def with_named_functions(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _named(section: Any, config: Mapping[str, Any]) -> Any:
-    """Return a search file or a stage of it with the names of its functions.
-
-    Args:
-        section: the search file, or a stage; anything else is left for the check to refuse.
-        config: the search file, whose keys apply where a stage has none.
-    """
+    """Return a search file or a stage of it with names; other things are left to the check."""
     objectives = section.get("objectives") if isinstance(section, Mapping) else None
     if not isinstance(objectives, list):
         return dict(section) if isinstance(section, Mapping) else section
-    executor = _executor({**config, **section})
+    place = {**config, **section}.get("executor")
+    executor = place.get("kind", "inline") if isinstance(place, Mapping) else "inline"
     named = []
     for item in objectives:
         task = item.get("task") if isinstance(item, Mapping) else item
@@ -56,11 +52,6 @@ def _named(section: Any, config: Mapping[str, Any]) -> Any:
             item = {**only, **(item if isinstance(item, Mapping) else {}), "task": name}
         named.append(item)
     return {**section, "objectives": named}
-
-
-def _executor(config: Mapping[str, Any]) -> Any:
-    section = config.get("executor")
-    return section.get("kind", "inline") if isinstance(section, Mapping) else "inline"
 
 
 def _name(function: Callable[..., Any]) -> str:

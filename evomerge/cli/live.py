@@ -31,7 +31,7 @@ from evomerge.cli.terminal import (
     text_of,
 )
 from evomerge.errors import without_controls
-from evomerge.report.confidence import Estimate, factor_of
+from evomerge.report.confidence import Interval, factor_of
 from evomerge.report.documents import doubt_about_baselines
 from evomerge.report.progress import leaders, progress, workers_in_words
 from evomerge.report.words import duration, short_names, short_scores
@@ -80,7 +80,7 @@ def _scores_in_words(item: Mapping[str, Any]) -> str:
     """Return the fitness of a candidate with its interval; of a front, its scores."""
     if "scores" in item:
         return values_in_words(item["scores"])
-    found = Estimate(item["fitness"], item.get("low", math.nan), item.get("high", math.nan))
+    found = Interval(item["fitness"], item.get("low", math.nan), item.get("high", math.nan))
     return estimate(found, factor_of([found.value]))
 
 

@@ -18,12 +18,9 @@ from evomerge.setup.weight_digests import check_weights
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """What was written: which candidate, and sentences for a person.
 
-    Attributes:
-        number: number of the candidate.
-        not_in_mergekit: why there is no `mergekit_config.yml`; None if there is one.
-        notes: sentences for a person; see `evomerge.merging.backend.write`.
+    `not_in_mergekit` says why there is no `mergekit_config.yml`; None if there is one.
     """
 
     number: int

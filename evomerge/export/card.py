@@ -82,14 +82,9 @@ class Merge:
 
 
 def merge_card(merge: Merge, versions: Mapping[str, str]) -> dict[str, str]:
-    """Return the card of a recipe's model (`evomerge merge`), which has no scores, and its picture.
+    """Return the card of a recipe's model (`evomerge merge`) and its picture: file -> text.
 
-    Args:
-        merge: the model.
-        versions: the versions of the packages that it was made with.
-
-    Returns:
-        name of a file -> its text.
+    `versions` are those of the packages that it was made with.
     """
     return _files(
         merge,
@@ -110,7 +105,7 @@ def search_card(
     itself: bool = False,
     unchanged: bool = True,
 ) -> dict[str, str]:
-    """Return the card of a candidate of a run (`evomerge export`), and its picture.
+    """Return the card of a candidate of a run (`evomerge export`) and its picture: file -> text.
 
     Args:
         merge: the model of the candidate.
@@ -121,9 +116,6 @@ def search_card(
         ranking: what compares the candidates of the search.
         itself: whether the model is a parent itself.
         unchanged: whether it then has its own dtype.
-
-    Returns:
-        name of a file -> its text.
     """
     frozen, best = config.frozen or Frozen(), best_of(history, ranking)
     is_winner = candidate is best or candidate in history.front
@@ -222,12 +214,7 @@ def _files(
 
 
 def _named(parent: Parent, explained: set[int]) -> str:
-    """Return the name of a parent; of one that is a merge itself, those of its parents too.
-
-    Args:
-        parent: the parent.
-        explained: the `id` of each tuple of parents that the card has named; this one is added.
-    """
+    """Return the name of a parent; of a merge, those of its parents if none is `explained` yet."""
     if not parent.merged_from or id(parent.merged_from) in explained:
         return code(parent.name)
     explained.add(id(parent.merged_from))

@@ -21,18 +21,11 @@ _PART = r"[A-Za-z0-9]([\w.-]*\w)?"
 _ID = re.compile(rf"(?!(datasets|models|spaces)/)({_PART}/)?{_PART}(?<!\.git)", re.ASCII)
 _LONGEST_ID = 96
 _LOCAL_PATH = re.compile(r"(^|[\s\[{(,:+'\"])(/|~/)[\w.~-]", re.MULTILINE)
-_RECIPES = ("*.yaml", "*.yml")
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """What an upload did.
-
-    Attributes:
-        url: address of the commit.
-        left_out: names of the recipe files that were not uploaded, since they name folders of this
-            machine.
-    """
+    """The address of a commit, and the recipe files left out, since they name local folders."""
 
     url: str
     left_out: tuple[str, ...]
@@ -57,7 +50,12 @@ def push_model(model: Path, repository: str, *, private: bool) -> Pushed:
     """
     _check_folder(model)
     _check_id(repository)
-    left_out = _files_with_local_paths(model)
+    recipes = sorted(file for pattern in ("*.yaml", "*.yml") for file in model.glob(pattern))
+    left_out = tuple(  # an absolute path may name a user
+        file.name
+        for file in recipes
+        if _LOCAL_PATH.search(file.read_text(encoding="utf-8", errors="replace"))
+    )
 
     from huggingface_hub import HfApi
     from huggingface_hub.errors import BadRequestError
@@ -85,16 +83,12 @@ def push_model(model: Path, repository: str, *, private: bool) -> Pushed:
             "network and your token (`hf auth login`), then give the same command again, which "
             "uploads only what is missing."
         ) from error
-    raise InputError(_other_visibility(name, is_private=is_private))
-
-
-def _other_visibility(name: str, *, is_private: bool) -> str:
     if is_private:
-        return (
+        raise InputError(
             f"The repository {name} is private, but --public was given; make it public in its "
             "settings on the Hub, or give --private."
         )
-    return (
+    raise InputError(
         f"The repository {name} exists and is public, so nothing was uploaded, since --private is "
         "the default; give --public, make it private in its settings on the Hub, or name another "
         "repository."
@@ -121,16 +115,6 @@ def _check_id(repository: str) -> None:
             f"digits, '-', '_' and '.', {_LONGEST_ID} characters at most, without '--' and '..', "
             "and with a letter or digit at both ends of each part."
         )
-
-
-def _files_with_local_paths(model: Path) -> tuple[str, ...]:
-    """Return the names of the recipe files that have absolute paths, which may name a user."""
-    files = sorted(file for pattern in _RECIPES for file in model.glob(pattern))
-    return tuple(
-        file.name
-        for file in files
-        if _LOCAL_PATH.search(file.read_text(encoding="utf-8", errors="replace"))
-    )
 
 
 def _reason(error: Exception) -> str:

@@ -31,9 +31,6 @@ from evomerge.setup.runs import open_model
 _LAST = "evomerge_last.yaml"
 """Name of the document of a file with several that makes the model, in a temporary folder."""
 
-_MOST = 3
-"""Largest number of warnings that one error names."""
-
 
 def merge_recipe(
     file: Path,
@@ -64,9 +61,7 @@ def merge_recipe(
             given.
 
     Returns:
-        warnings: one sentence for each thing that mergekit ignores in its config, one if the
-        parents have different model types, and one for each decision that was made because their
-        tokenizers differ.
+        warnings: what mergekit ignores in its config, and what was decided because parents differ.
 
     Raises:
         InputError: the file, a parent or an option is wrong, or `out` exists.
@@ -162,12 +157,12 @@ def _with_documents(sentence: str, folder: Path) -> str:
 
 def _refusal(file: Path, notes: Sequence[str]) -> str:
     """Return the sentence that refuses a file for its warnings: all of them, or one of many."""
-    start = f"`--strict` allows no warnings, but {file} has {len(notes)}: "
-    if len(notes) <= _MOST:
-        return start + " ".join(notes)
-    return (
-        f"{start}{notes[0]} And {len(notes) - 1} more; merge without `--strict` to see all of them."
-    )
+    shown = " ".join(notes)
+    if len(notes) > 3:
+        shown = (
+            f"{notes[0]} And {len(notes) - 1} more; merge without `--strict` to see all of them."
+        )
+    return f"`--strict` allows no warnings, but {file} has {len(notes)}: {shown}"
 
 
 def _absolute(name: str, file: Path) -> str:

@@ -75,12 +75,7 @@ def add_legend(figure: Any) -> None:
 
 
 def panels_below(height: float, heights: Sequence[float]) -> tuple[Any, list[Any]]:
-    """Return a narrow figure and its panels, one below the other.
-
-    Args:
-        height: of the figure, in inches.
-        heights: of the panels, in relation to each other.
-    """
+    """Return a narrow figure, so many inches high, and panels below each other in this relation."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(NARROW, height), layout="constrained")
@@ -93,11 +88,7 @@ def panels_below(height: float, heights: Sequence[float]) -> tuple[Any, list[Any
 def heat_map(figure: Any, axes: Any, title: str, grid: Mapping[str, Sequence[float]]) -> None:
     """Draw a heat map with its own scale of colours; nan is drawn as a gap.
 
-    Args:
-        figure: the figure.
-        axes: the panel.
-        title: what the values are.
-        grid: label of a row -> its values; at least one value is no nan.
+    `grid`: label of a row -> its values; at least one value is no nan.
     """
     values = [value for row in grid.values() for value in row if not math.isnan(value)]
     low, high = min(values), max(values)
@@ -145,10 +136,6 @@ def svg_text(figure: Any, *, transparent: bool = True) -> str:
     """Return a matplotlib figure as an SVG document, always with the same bytes.
 
     What shows it has the letters that matplotlib's font lacks, so it does not warn of them.
-
-    Args:
-        figure: the figure.
-        transparent: whether what is behind it shows through; else it is white.
     """
     import matplotlib as mpl
 
@@ -163,11 +150,8 @@ def svg_text(figure: Any, *, transparent: bool = True) -> str:
 def inline_svg(name: str, figure: Any, caption: str) -> str:
     """Return a matplotlib figure as an element of a page, which gives it its colours.
 
-    Args:
-        name: prefix of all ids in the SVG. matplotlib uses the same ids in different figures, but
-            ids must be unique in a page.
-        figure: the figure.
-        caption: what it shows, for people who do not see it.
+    The caption is for people who do not see it. All ids get the name as a prefix, since they must
+    be unique in a page, and matplotlib uses the same ones in different figures.
     """
     whole = svg_text(figure)
     svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", whole[whole.index("<svg") :])

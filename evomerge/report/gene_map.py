@@ -16,20 +16,11 @@ _OF_LAYER = re.compile(r"(?P<what>in|scale)\.(?P<row>.+)\[(?P<place>\d+)\](?P<co
 _OF_PLACE = re.compile(r"(?P<what>scale\.)?(?P<row>block|slice)(?P<place>\d+)(?P<part>\.\w+)?")
 """A gene of one place in the path: `block3`, `scale.block3`, `slice1.first`."""
 
-_Values = dict[str, dict[int, float]]
-"""Row -> place -> value."""
-
 
 def genes_picture(names: Sequence[str], genome: Sequence[float], kind: str) -> Any | None:
-    """Draw a genome: of a path by depth and parent, else each gene with its name.
+    """Draw the values of genes in a space of this kind: of a path by depth and parent.
 
-    Args:
-        names: names of the genes.
-        genome: their values.
-        kind: kind of the space.
-
-    Returns:
-        None if there are no genes.
+    Other genes are drawn with their names. None if there are none.
     """
     is_path = kind == "dataflow" and len(genome) == len(names)
     drawn = gene_map(names, genome) if is_path else None
@@ -42,13 +33,7 @@ def gene_map(names: Sequence[str], genome: Sequence[float]) -> Any | None:
     """Draw one heat map for each kind of genes: columns are the depth, rows are the parents.
 
     The scale of a layer that the path leaves out has no effect, so there is a gap in its place.
-
-    Args:
-        names: names of the genes.
-        genome: their values.
-
-    Returns:
-        None if the genes do not belong to layers or places, such as those of a scale network.
+    None if the genes do not belong to layers or places, such as those of a scale network.
     """
     panels = _panels(names, genome)
     if panels is None:
@@ -58,7 +43,11 @@ def gene_map(names: Sequence[str], genome: Sequence[float]) -> Any | None:
         0.55 * len(rows) + 0.2 * sum(rows) + 0.4, [count + 1.2 for count in rows]
     )
     for axes, (title, grid) in zip(drawn, panels.items(), strict=True):
-        labelled = {label_text(label): row for label, row in _rows(grid).items()}
+        places = range(1 + max(place for row in grid.values() for place in row))
+        labelled = {
+            label_text(label): [row.get(place, math.nan) for place in places]
+            for label, row in grid.items()
+        }
         heat_map(figure, axes, title, labelled)
         axes.xaxis.set_major_locator(few_ticks(8, whole=True))
     below = "layer of the parent" if "in" in panels else "place in the path"
@@ -66,9 +55,11 @@ def gene_map(names: Sequence[str], genome: Sequence[float]) -> Any | None:
     return figure
 
 
-def _panels(names: Sequence[str], genome: Sequence[float]) -> dict[str, _Values] | None:
-    """Return the values of each kind of genes; None if a gene is of no layer or place."""
-    panels: dict[str, _Values] = {}
+def _panels(
+    names: Sequence[str], genome: Sequence[float]
+) -> dict[str, dict[str, dict[int, float]]] | None:
+    """Return kind -> row -> place -> value; None if a gene is of no layer or place."""
+    panels: dict[str, dict[str, dict[int, float]]] = {}
     for name, value in zip(names, genome, strict=True):
         if name == "slices":
             continue
@@ -91,11 +82,3 @@ def _panels(names: Sequence[str], genome: Sequence[float]) -> dict[str, _Values]
         for what, rows in panels.items()
     }
     return {what: rows for what, rows in drawn.items() if rows} or None
-
-
-def _rows(values: _Values) -> dict[str, list[float]]:
-    """Return rows of the same length, with nan where a row has no gene."""
-    width = 1 + max(place for row in values.values() for place in row)
-    return {
-        label: [row.get(place, math.nan) for place in range(width)] for label, row in values.items()
-    }

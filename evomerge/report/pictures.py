@@ -96,8 +96,7 @@ def best_so_far(history: History) -> Any:
 def spread_of_generations(history: History) -> Any | None:
     """Plot the median, quartiles and range of the fitness of each generation.
 
-    Returns:
-        None if there are fewer than two generations of several candidates.
+    None if there are fewer than two generations of several candidates.
     """
     by_generation: dict[int, list[float]] = {}
     for item in history.candidates:
@@ -131,10 +130,6 @@ def genome_bars(names: Sequence[str], genome: Sequence[float]) -> Any:
 
 def gene_importance(history: History, names: Sequence[str]) -> dict[str, float]:
     """Return Spearman's rank correlation of the genes with the fitness, the closest ones first.
-
-    Args:
-        history: the state of a run.
-        names: names of the genes, in the order of the genome.
 
     Returns:
         name -> correlation from -1 to 1, of at most 12 genes; none if there are fewer than 10
@@ -246,17 +241,9 @@ def hypervolume_so_far(history: History, ranking: Ranking) -> Any:
     reached; the hypervolume is the share of it in which some candidate is better.
     """
     figure, axes = new_axes(2.8, "candidate", "hypervolume")
-    axes.step(*_hypervolumes(history, ranking), where="post", color=ACCENT)
     axes.set_ylim(0, 1)
-    return figure
-
-
-def _hypervolumes(history: History, ranking: Ranking) -> tuple[list[int], list[float]]:
-    """Return the numbers of the scored candidates, and the hypervolume after each of them."""
     scored = [item for item in history.candidates if item.values is not None]
     values = [item.values or () for item in scored]
-    if not values:
-        return [], []
     lowest = tuple(map(min, zip(*values, strict=True)))
     highest = tuple(map(max, zip(*values, strict=True)))
     shares, front, known = [], list[Candidate](), 0.0
@@ -266,7 +253,8 @@ def _hypervolumes(history: History, ranking: Ranking) -> tuple[list[int], list[f
             front = grown
             known = hypervolume([member.values or () for member in front], lowest, highest)
         shares.append(known)
-    return [item.number for item in scored], shares
+    axes.step([item.number for item in scored], shares, where="post", color=ACCENT)
+    return figure
 
 
 def _fitness(candidate: Candidate) -> float:

@@ -12,14 +12,17 @@ from typing import Any, TypeAlias
 from evomerge.recipe import Knob, Layer, Recipe
 from evomerge.report.figures import GREY, INK, few_ticks, heat_map, panels_below, plain_text
 from evomerge.report.words import renamed
-from evomerge.space.paths.path import Hop, describe, legend_of, path_of
+from evomerge.space.paths.path import describe, legend_of, path_of
 
 _COLOURS = ("#1f6feb", "#d9822b", "#2a9d6f", "#a855c7", "#c0392b", "#5f6b78", "#b8a21f", "#1797a6")
-_LONGEST_NAME = 52
+_LONGEST = 52
 _ALL = "all"
 """Label of the row of a knob of the whole merge."""
 
 _DEPTH = "block of the merged model"
+
+_Grid: TypeAlias = dict[str, list[float]]
+"""Label of a row -> value at each depth; nan where the knob is not used."""
 
 
 def parent_letters(recipe: Recipe) -> dict[str, str]:
@@ -39,11 +42,9 @@ def is_path(recipe: Recipe) -> bool:
 
 
 def knobs_of_every_layer(recipe: Recipe) -> str:
-    """Return the knobs of a recipe in words if all layers, embeddings and head have the same ones.
+    """Return `weight 0.5 of A, weight 0.5 of B, lambda 1` if every layer has the same knobs.
 
-    Returns:
-        such as `weight 0.5 of A, weight 0.5 of B, lambda 1`, with the letters of the parents; empty
-        if a knob differs over the depth, if no knob is set, or if there are several block stacks.
+    Empty if a knob differs over the depth, no knob is set, or there are several block stacks.
     """
     if len(recipe.layers) > 1:
         return ""
@@ -60,12 +61,7 @@ def knobs_of_every_layer(recipe: Recipe) -> str:
 def recipe_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     """Draw a recipe: a path if all its blocks are unchanged blocks of parents, else its knobs.
 
-    Args:
-        recipe: the recipe.
-        names: parent -> the name that the legend shows.
-
-    Returns:
-        a matplotlib figure; None if the recipe is no path and sets no knob.
+    `names`: parent -> the name that the legend shows. None if there is no path and no knob.
     """
     if is_path(recipe):
         return path_picture(recipe, names)
@@ -77,13 +73,7 @@ def knob_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
 
     The first column is the embeddings (E), the last one the head (H). A knob of the whole merge has
     the row `all`. A knob with other values for some tensors has one row for each kind of tensors.
-
-    Args:
-        recipe: the recipe.
-        names: parent -> the name that the legend shows.
-
-    Returns:
-        a matplotlib figure; None if the recipe sets no knob.
+    None if the recipe sets no knob.
     """
     letters = {parent: letter for letter, parent in parent_letters(recipe).items()}
     knobs = _knob_grids(recipe, letters)
@@ -108,13 +98,6 @@ def path_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     A second panel has the scale of the hidden state where it enters each block, if it is not 1
     everywhere.
 
-    Args:
-        recipe: a recipe whose blocks are unchanged blocks of parents.
-        names: parent -> the name that the legend shows.
-
-    Returns:
-        a matplotlib figure.
-
     Raises:
         RecipeError: a block of the recipe is merged.
     """
@@ -124,7 +107,8 @@ def path_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     height = 2.3 + 0.9 * scaled + 0.16 * len(notes)
     figure, panels = panels_below(height, [2.4, 1.0] if scaled else [1.0])
     for number, (letter, parent) in enumerate(parent_letters(recipe).items()):
-        colour, points = _COLOURS[number % len(_COLOURS)], _points(path, parent)
+        colour = _COLOURS[number % len(_COLOURS)]
+        points = [(place, hop.layer) for place, hop in enumerate(path) if hop.parent == parent]
         if points:
             panels[0].plot(*zip(*points, strict=True), "s", color=colour, ms=4, label=letter)
     for start, hop in enumerate(path[:-1]):
@@ -173,14 +157,6 @@ def _is_plain(layer: Layer) -> bool:
     )
 
 
-def _points(path: Sequence[Hop], parent: str) -> list[tuple[int, int]]:
-    return [(place, hop.layer) for place, hop in enumerate(path) if hop.parent == parent]
-
-
-_Grid: TypeAlias = dict[str, list[float]]
-"""Label of a row -> value at each depth; nan where the knob is not used."""
-
-
 def _knob_grids(recipe: Recipe, letters: Mapping[str, str]) -> dict[str, _Grid]:
     """Return knob -> its grid: knobs of the sources first, then knobs of the whole merge."""
     depth = (recipe.embeddings, *_blocks(recipe), recipe.head)
@@ -227,17 +203,12 @@ def _depth_ticks(blocks: int) -> tuple[list[int], list[str]]:
     """Return places and labels of the columns `E`, some of the blocks, `H`."""
     step = next(size for size in (1, 2, 4, 5, 8, 10, 20, 50, 100, blocks + 1) if blocks / size <= 9)
     shown = [block for block in range(0, blocks, step) if block + step / 2 < blocks or block == 0]
-    return (
-        [0, *(block + 1 for block in shown), blocks + 1],
-        ["E", *map(str, shown), "H"],
-    )
+    return [0, *(block + 1 for block in shown), blocks + 1], ["E", *map(str, shown), "H"]
 
 
 def _legend(recipe: Recipe, names: Mapping[str, str]) -> list[str]:
     lines = (f"{key}: {names[parent]}" for key, parent in parent_letters(recipe).items())
-    return [
-        line if len(line) <= _LONGEST_NAME else f"{line[: _LONGEST_NAME - 1]}…" for line in lines
-    ]
+    return [line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…" for line in lines]
 
 
 def _below(label: str, notes: Sequence[str]) -> str:

@@ -9,8 +9,7 @@ from evomerge.config.schema import FrozenSetting
 from evomerge.errors import printable, without_controls
 from evomerge.models.references import split_kind
 
-_LONGEST = 4096
-"""Largest number of characters of a name; no path is longer."""
+_LONGEST = 4096  # characters of a name; no path is longer
 
 
 def short_names(references: Iterable[str]) -> dict[str, str]:
@@ -103,12 +102,7 @@ def fine_duration(seconds: float) -> str:
 
 
 def setting_lines(settings: Iterable[FrozenSetting], names: Mapping[str, str]) -> list[str]:
-    """Return one sentence for each setting in which parents differ, and whose the merge takes.
-
-    Args:
-        settings: the settings.
-        names: reference of a parent -> its name in a sentence.
-    """
+    """Return one sentence for each setting in which parents differ, and whose the merge takes."""
     notes = []
     for setting in settings:
         having: dict[str, list[str]] = {}
@@ -125,8 +119,7 @@ def setting_lines(settings: Iterable[FrozenSetting], names: Mapping[str, str]) -
 def sampling_note(sampled: Mapping[str, int]) -> str | None:
     """Return the sentence that says which scores are of texts drawn at random; None: of none.
 
-    Args:
-        sampled: task -> number of texts that are sampled for each document.
+    `sampled`: task -> number of texts that are sampled for each document.
     """
     if not sampled:
         return None

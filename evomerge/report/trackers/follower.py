@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,6 @@ from evomerge.run.folder import CONFIG, FROZEN, STAGES, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.lines import Event
 from evomerge.run.logbook import PASSING, Follower
-from evomerge.scores import Objective
 from evomerge.searching.ranking import Ranking, measured
 
 log = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ _NOT_IN_FINALS = {"generation", "digest", "status", "failure", "error"}
 def tracked(
     name: str | None, run: RunFolder, ranking: Ranking, say: Callable[[str], None]
 ) -> Iterator[list[Follower]]:
-    """Log a search to a tracker while the block runs it.
+    """Log a search to a tracker while the block runs it; yield the followers for the search.
 
     Nothing that the tracker does stops or changes the search: if it fails, one sentence says so.
 
@@ -43,9 +42,6 @@ def tracked(
         run: the run folder.
         ranking: what compares the candidates of the search.
         say: prints a message for people.
-
-    Yields:
-        the followers to give to the search.
     """
     if name is None:
         yield []
@@ -63,8 +59,7 @@ def tracked_run(run: RunFolder) -> TrackedRun:
     """Return a search as a tracker knows it.
 
     The id is made of the frozen search file and the place of the run folder. So a run that is
-    copied is a run of its own. A search that is deleted and started again with the same search
-    file has the id it had; its scores are the same, too.
+    copied is a run of its own.
     """
     path = run.path.resolve()
     frozen = (path / CONFIG).read_bytes()
@@ -80,8 +75,7 @@ def tracked_run(run: RunFolder) -> TrackedRun:
 class _Tracking:
     """Opens the tracker at the first event, logs each step, and closes it. See `tracked`.
 
-    A step is an outcome on the search documents. Steps are numbered in the order of the outcomes,
-    from 0. If the outcomes come in the order of asking, a step is the candidate's number.
+    A step is an outcome on the search documents; steps are numbered in the order of the outcomes.
     """
 
     def __init__(
@@ -96,10 +90,7 @@ class _Tracking:
         self._failed = 0
 
     def observe(self, history: History, event: Event) -> None:
-        """Log an event of the search.
-
-        The first event opens the tracker: then this process holds the lock of the run.
-        """
+        """Log an event; the first one opens the tracker: then this process locks the run."""
         if event["event"] in PASSING or self._is_broken:
             return
         if self._tracker is None:
@@ -161,9 +152,20 @@ class _Tracking:
     def _summarize(self) -> None:
         tracker = self._tracker or self._open()
         history = History(self._run.events())
-        values = storable(_summary(history, self._objectives))
-        finals = storable(_final_rows(history, self._objectives))
-        tracker.summarize(len(history.told) - 1, values, finals)
+        winner, values = history.winner, dict[str, Any]()
+        if winner is not None:
+            values = {"winner": winner.number, "winner_name": winner.name}
+            for split in FINAL_SPLITS:
+                if scores := winner.scores(split):
+                    found = {item.key: scores.aggregates[item.key] for item in self._objectives}
+                    values |= {f"{split}/{key}": value for key, value in found.items()}
+        rows = [
+            candidate_row(item, history, self._objectives)
+            for item in history.candidates
+            if any(split in item.outcomes for split in FINAL_SPLITS)
+        ]
+        finals = [{key: row[key] for key in row if key not in _NOT_IN_FINALS} for row in rows]
+        tracker.summarize(len(history.told) - 1, storable(values), storable(finals))
 
     def _attempt(self, action: Callable[[], object]) -> None:
         """Do something with the tracker; if it fails, say so and do not log to it any more."""
@@ -191,11 +193,9 @@ class _Tracking:
 
 @contextmanager
 def _isolated() -> Iterator[None]:
-    """While the context is open, code of a tracker may change the state of this process.
+    """Undo what the code of a tracker changes in this process; only in the main thread.
 
-    What it prints on standard output is dropped, and it cannot ask for input. Restored are the
-    current folder, the handlers of SIGINT and SIGTERM, `sys.exit` and `sys.excepthook`. For the
-    main thread only: Python lets no other thread set signal handlers.
+    What it prints on standard output is dropped, and it cannot ask for input.
     """
     folder, keyboard = Path.cwd(), sys.stdin
     leave, hook = sys.exit, sys.excepthook
@@ -210,29 +210,3 @@ def _isolated() -> Iterator[None]:
         sys.exit, sys.excepthook = leave, hook
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def _final_rows(history: History, objectives: Sequence[Objective]) -> list[dict[str, Any]]:
-    """Return a row for each model that was scored on validation or test documents.
-
-    These are the parents, the uniform merge, the finalists and the winner.
-    """
-    rows = [
-        candidate_row(item, history, objectives)
-        for item in history.candidates
-        if any(split in item.outcomes for split in FINAL_SPLITS)
-    ]
-    return [{key: row[key] for key in row if key not in _NOT_IN_FINALS} for row in rows]
-
-
-def _summary(history: History, objectives: Sequence[Objective]) -> dict[str, Any]:
-    """Return the winner's number and name, and its scores on validation and test documents."""
-    winner = history.winner
-    if winner is None:
-        return {}
-    values: dict[str, Any] = {"winner": winner.number, "winner_name": winner.name}
-    for split in FINAL_SPLITS:
-        scores = winner.scores(split)
-        if scores is not None:
-            values |= {f"{split}/{item.key}": scores.aggregates[item.key] for item in objectives}
-    return values

@@ -55,21 +55,15 @@ class Tracker(Protocol):
         ...
 
     def summarize(self, step: int, values: Mapping[str, Any], finals: Sequence[Row]) -> None:
-        """Log the result of the search.
+        """Log the result of the search at the last step.
 
-        Args:
-            step: the last step.
-            values: single values by name.
-            finals: the models that were scored on validation or test documents.
+        `values` are single values by name; `finals` has a row for each model that was scored on
+        validation or test documents.
         """
         ...
 
     def finish(self, *, completed: bool) -> None:
-        """Write what is left and close the run.
-
-        Args:
-            completed: whether the search came to its end.
-        """
+        """Write what is left and close the run; `completed`: the search came to its end."""
         ...
 
 

@@ -57,12 +57,10 @@ class WandbRun:
         except BaseException:
             wandb.teardown()
             raise
-        folder, url = self._run.settings.sync_dir, self._run.url if mode == "online" else None
-        self.where = (
-            f"the run is at {url}"
-            if url
-            else f"`wandb sync {shlex.quote(str(folder))}` uploads the run"
-        )
+        self.where = f"the run is at {self._run.url}"
+        if mode != "online" or not self._run.url:
+            folder = shlex.quote(str(self._run.settings.sync_dir))
+            self.where = f"`wandb sync {folder}` uploads the run"
 
     def logged(self) -> int:
         """Return the number of steps that the server has; 0 offline."""
