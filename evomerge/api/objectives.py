@@ -10,14 +10,10 @@ from evomerge.errors import ConfigError
 
 
 def with_named_functions(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a search file in which every Python function is replaced by its name.
+    """Return a search file in which every Python function is replaced by `module:function`.
 
-    A run names an objective function as `module:function`, so that `resume` finds it again. An
-    objective may be the function alone, or a mapping whose `task` is the function. If the function
-    has one metric, the mapping need not name it.
-
-    Args:
-        config: the content of a search file, which may have stages.
+    So `resume` finds it again. An objective may be the function alone, or a mapping whose `task` is
+    the function. If the function has one metric, the mapping need not name it.
 
     Raises:
         ConfigError: a function cannot be found by its name, or only in this process while other

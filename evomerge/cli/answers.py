@@ -44,8 +44,7 @@ def results(
         int | None, typer.Option(min=1, metavar="N", help="print the N best candidates only")
     ] = None,
     sort: Annotated[
-        str | None,
-        typer.Option(metavar="COLUMN", help="sort by a column, the largest value first"),
+        str | None, typer.Option(metavar="COLUMN", help="sort by a column, the largest value first")
     ] = None,
     seconds: Annotated[
         bool, typer.Option("--seconds", help="add columns with the seconds of each phase")
@@ -152,10 +151,7 @@ def report(
 
 
 def dashboard(
-    directories: Annotated[
-        list[Path],
-        typer.Argument(metavar="DIR...", help="folders of runs"),
-    ],
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="folders of runs")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="port; 0: any that is free")] = 8080,
 ) -> None:
     """Show runs in optuna-dashboard, in a browser on this machine, also while they go on."""

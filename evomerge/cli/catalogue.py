@@ -23,8 +23,7 @@ def list_(
     what: Annotated[
         str,
         typer.Argument(
-            help="methods, optimizers, spaces or parents",
-            autocompletion=offered(lambda: LISTS),
+            help="methods, optimizers, spaces or parents", autocompletion=offered(lambda: LISTS)
         ),
     ],
     as_json: JsonOption = False,

@@ -56,8 +56,7 @@ def validate(
     allow_code: AllowCodeOption = False,
     trust_code: TrustCodeOption = False,
     time: Annotated[
-        bool,
-        typer.Option("--time", help="score a candidate, and estimate time and memory from it"),
+        bool, typer.Option("--time", help="score a candidate, and estimate time and memory from it")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 def offered(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
     """Return what a shell calls for Tab: what was typed -> the names that begin with it.
 
-    The names are looked up then only, so that a command does not wait for their imports. Files and
-    folders are offered by the shell itself.
+    The names are looked up then only, so that a command does not wait for their imports.
     """
 
     def complete(incomplete: str) -> list[str]:

@@ -72,10 +72,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: st
 
 
 def make_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Table:
-    """Return a table for a terminal, narrow enough for three scores with intervals in 80 columns.
-
-    Columns of figures are aligned at the right.
-    """
+    """Return a table for a terminal: three scores with intervals fit into 80 columns."""
     table = Table(
         title=one_cell(title) or None,
         title_justify="left",
@@ -114,10 +111,9 @@ def print_rows(rows: Sequence[Mapping[str, Any]], first: str) -> None:
 
 
 def print_standings(table: Standings) -> None:
-    """Print the scores of parents, uniform merge and winner, and compare the winner with each.
+    """Print the scores of all models, and compare the winner with each, or neighbours on a front.
 
-    Of a front, all members are printed, and neighbours on it are compared. A terminal gets a table
-    for each score, with the test first; a pipe gets one, with a column for each score and split.
+    A terminal gets a table for each score, with the test first; a pipe gets one table.
     """
     from evomerge.report.verdict import front_rows
 
@@ -188,8 +184,7 @@ def text_of(value: Any) -> str:
 def say(message: str, *, whole: bool = False) -> None:
     """Print a message to standard error; standard output is for a command's answer only.
 
-    A terminal breaks long lines between words, but never a path; `whole` keeps them, so that a
-    command can be copied.
+    A terminal breaks long lines, but never a path; `whole` keeps them, to be copied.
     """
     if err.is_terminal and not whole:
         lines = message.splitlines()

@@ -18,10 +18,7 @@ from evomerge.setup.weight_digests import check_weights
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: which candidate, and sentences for a person.
-
-    `not_in_mergekit` says why there is no `mergekit_config.yml`; None if there is one.
-    """
+    """What was written; `not_in_mergekit`: why there is no `mergekit_config.yml`, or None."""
 
     number: int
     not_in_mergekit: str | None
@@ -37,20 +34,7 @@ def export_candidate(
     *,
     allow_pickle: bool = False,
 ) -> Exported:
-    """Write a candidate of a run as a Hugging Face checkpoint.
-
-    Args:
-        run: the run.
-        out: folder to create; it must not exist.
-        which: `best` or the candidate's number.
-        dtype: dtype of the checkpoint, or None for the one that the candidate was scored in.
-        shard_size: largest size of a weight file, such as `5GB`.
-        allow_pickle: accept parents with pickled weights, even if the run was not started here.
-
-    Raises:
-        InputError: there is no such candidate, a parent has changed, `out` exists, or the disk
-            does not have enough room.
-    """
+    """Write a candidate of a run as a Hugging Face checkpoint; see `Run.export`."""
     from evomerge.export.card import Merge, search_card
     from evomerge.export.parents import describe_parents
     from evomerge.mergekit import express

@@ -51,12 +51,8 @@ _LINKS = (("://", ":&#47;/"), ("www.", "www&#46;"))  # become links without any 
 class Merge:
     """A merged model that a card is written for.
 
-    Attributes:
-        recipe: its recipe; the dtype may differ from the one that was scored.
-        parents: reference -> what the card says of it: all parents of the recipe, and those that a
-            search had to choose from.
-        mergekit: whether `mergekit_config.yml` is written beside the card.
-        allow_pickle: whether parents may have pickled weights.
+    `parents` says of a reference what the card says of it: of all parents of the recipe, and of
+    those that a search had to choose from. `mergekit`: there is a `mergekit_config.yml`.
     """
 
     recipe: Recipe
@@ -82,10 +78,7 @@ class Merge:
 
 
 def merge_card(merge: Merge, versions: Mapping[str, str]) -> dict[str, str]:
-    """Return the card of a recipe's model (`evomerge merge`) and its picture: file -> text.
-
-    `versions` are those of the packages that it was made with.
-    """
+    """Return the card of a recipe's model and its picture: file -> text; `versions` made it."""
     return _files(
         merge,
         card_data(merge.name, merge.used, mergekit=merge.mergekit),
@@ -107,15 +100,9 @@ def search_card(
 ) -> dict[str, str]:
     """Return the card of a candidate of a run (`evomerge export`) and its picture: file -> text.
 
-    Args:
-        merge: the model of the candidate.
-        config: the run's search file.
-        history: the run.
-        candidate: the exported candidate. The card of the winner, or of a member of the front, has
-            the run's table, and its metadata the test scores; that of another one its own scores.
-        ranking: what compares the candidates of the search.
-        itself: whether the model is a parent itself.
-        unchanged: whether it then has its own dtype.
+    The card of the winner, or of a member of the front, has the run's table, and its metadata the
+    test scores; that of another candidate its own scores. `itself`: the model is a parent itself,
+    which is `unchanged` if it has its own dtype.
     """
     frozen, best = config.frozen or Frozen(), best_of(history, ranking)
     is_winner = candidate is best or candidate in history.front

@@ -32,20 +32,14 @@ class Pushed:
 
 
 def push_model(model: Path, repository: str, *, private: bool) -> Pushed:
-    """Upload the files of a model folder; the repository is created if it does not exist.
+    """Upload the files of a model folder; the same call goes on if it was interrupted.
 
-    If the upload is interrupted, the same call goes on where it was.
-
-    Args:
-        model: folder of an exported model.
-        repository: id of the repository, `org/name`, or `name` alone for one of the user's own.
-        private: whether the repository is private. An existing one must be what this says.
+    The repository (`org/name`, or `name` of the user's own) is created if it does not exist; one
+    that exists must be private or public as asked.
 
     Raises:
-        CheckpointError: the folder is not a model folder, or has a link to something outside, or
-            something that is neither a file nor a folder.
-        InputError: `repository` is not a valid id, or is public where it is to be private or the
-            other way round.
+        CheckpointError: the folder is no model folder, or has something outside or no file in it.
+        InputError: the id is not valid, or the repository is private or public against the wish.
         EvomergeError: the Hub refused the upload or could not be reached.
     """
     _check_folder(model)

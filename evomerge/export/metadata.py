@@ -33,12 +33,7 @@ def card_data(
 ) -> ModelCardData:
     """Return the metadata of a merge. What is not known is left out.
 
-    Args:
-        name: name of the merged model.
-        parents: its parents; the licence and the languages are theirs if all of them agree.
-        mergekit: whether a mergekit config is written beside the card.
-        datasets: ids of data sets on the Hub that candidates were compared on.
-        results: scores on test documents.
+    The licence and the languages are those of the parents if all of them agree.
     """
     models = list(dict.fromkeys(name for parent in parents for name in parent.hub_ids))
     licence, languages = common_licence(parents), list(common_languages(parents))
@@ -68,10 +63,7 @@ def hub_datasets(config: SearchConfig) -> list[str]:
 def results_on_test(
     config: SearchConfig, objectives: Sequence[Objective], scores: Scores
 ) -> list[EvalResult]:
-    """Return the scores of a model on test documents as entries of the Hub's `model-index`.
-
-    A score that is not finite is left out, since JSON has no number for it.
-    """
+    """Return the scores on test documents as the Hub's `model-index`; finite ones only."""
     frozen, results = config.frozen or Frozen(), []
     for objective in objectives:
         task, value = objective.task, scores.aggregates[objective.key]
@@ -101,9 +93,8 @@ def results_on_test(
 def search_file(config: SearchConfig, history: History, names: Mapping[str, str]) -> list[str]:
     """Return the lines of the search file, without defaults and without paths of this machine.
 
-    The section `executor` is left out: it says where the search ran, and does not change its
-    result. The budget is the one of the last `resume`. `names`: reference of a parent -> its
-    published name.
+    The section `executor` is left out: it does not change the result. The budget is the one of the
+    last `resume`. `names`: reference of a parent -> its published name.
     """
     budget = config.budget.model_copy(update=history.budget)
     used = config.model_copy(update={"budget": budget})

@@ -30,13 +30,7 @@ _FRONT_MATTER = re.compile(r"\s*---[\r\n]+(.*?)[\r\n]+---(?:[\r\n]|\Z)", re.DOTA
 
 @dataclass(frozen=True)
 class Licence:
-    """A licence as a model card names it.
-
-    Attributes:
-        key: the Hub's name of the licence (`apache-2.0`), or `other`.
-        name: `license_name`, of a licence that the Hub has no name for.
-        link: `license_link`, where its text is.
-    """
+    """A licence as a model card names it (`license` or `other`, `license_name`, `license_link`)."""
 
     key: str
     name: str | None = None
@@ -56,9 +50,9 @@ class Parent:
         name: its name in a published text; it has no path of this machine.
         hub_id: its id on the Hub, or None if it did not come from there.
         fingerprint: SHA-256 of its content; see `Checkpoint.fingerprint`.
-        licences: what the cards of the model and of its adapter say. None in place of a licence
-            stands for a card that is missing or does not say it. A merge has those of its parents.
-        languages: the languages that its card names, sorted; empty if it names none.
+        licences: what the cards of the model and of its adapter say; None if a card is missing or
+            does not say it. A merge has those of its parents.
+        languages: the languages that its card names, sorted.
         merged_from: the parents of a parent that is a merge itself.
     """
 
@@ -83,10 +77,7 @@ def describe_parents(
 ) -> dict[str, Parent]:
     """Return what a card says of the parents: reference -> parent.
 
-    Args:
-        references: the references of a recipe.
-        checkpoints: the parents, by reference.
-        merges: the parents that are merges themselves, and the merges inside of them.
+    `merges` are the parents that are merges themselves, and the merges inside of them.
     """
     every, merges = list(dict.fromkeys(references)), merges or {}
     names = published_names(every, checkpoints)
@@ -141,8 +132,7 @@ def published_names(
 ) -> dict[str, str]:
     """Return a name for each parent that can be published: reference -> name.
 
-    A folder above a model may have the name of a user. So of a path only the last part is used, and
-    names that are equal get numbers.
+    A folder above a model may have the name of a user, so of a path only the last part is used.
     """
     names: dict[str, str] = {}
     for reference in references:

@@ -42,23 +42,11 @@ def merge_recipe(
     strict: bool = False,
     truncate: bool = False,
 ) -> tuple[str, ...]:
-    """Write the model of a recipe file as a checkpoint, without holding it in memory as a whole.
+    """Write the model of a recipe file or mergekit config, without holding it in memory as a whole.
 
     A model card and the recipe are written beside it, and a mergekit config if there is one that
-    makes the same model.
-
-    Relative paths in the file are looked up in the working folder first, then in the folder of the
-    file.
-
-    Args:
-        file: a recipe of evomerge, or a mergekit config.
-        out: folder to create; it must not exist.
-        memory: memory that merging may use, such as `8GB`.
-        shard_size: largest size of a weight file, such as `5GB`.
-        allow_pickle: accept parents whose weights are pickles.
-        strict: refuse a mergekit config with something that mergekit ignores.
-        truncate: cut embeddings and head to the rows that all parents have, if no tokenizer is
-            given.
+    makes the same model. Relative paths in the file are looked up in the working folder first, then
+    in the folder of the file. For the arguments see `evomerge.merge`.
 
     Returns:
         warnings: what mergekit ignores in its config, and what was decided because parents differ.
@@ -125,10 +113,7 @@ def _separate(file: Path, text: str, folder: Path) -> dict[str, str]:
 
 @contextmanager
 def _as_in_file(file: Path, folder: Path) -> Iterator[None]:
-    """Let errors name documents that were written into a folder by their names in the file.
-
-    A path that does not exist is shown as one from the folder of the file, where it is looked up.
-    """
+    """Let errors name documents in a temporary folder, and lost paths, as in the file."""
     try:
         yield
     except EvomergeError as error:

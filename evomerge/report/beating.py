@@ -33,13 +33,7 @@ OTHER_MARGIN = 0.05
 
 @dataclass(frozen=True)
 class Duel:
-    """A merge against one parent.
-
-    Attributes:
-        objectives: the objectives.
-        by_objective: `task/metric` -> comparison of the merge with the parent.
-        margins: `task/metric` -> by less than this the merge may be worse.
-    """
+    """A merge against a parent: `task/metric` -> comparison, and by how much it may be worse."""
 
     objectives: Sequence[Objective]
     by_objective: Mapping[str, Comparison]
@@ -132,8 +126,7 @@ def p_value(
     Args:
         not_better: p-values of "not better", one of shape (...) for each objective.
         worse: p-values of "worse by the margin or more", for each objective.
-        tries: number of objectives in which a merge can be better by luck; at least 1, so that a
-            p-value of 1 stays one where all objectives are exact.
+        tries: number of objectives in which a merge can be better by luck; at least 1.
     """
     better = np.min(np.asarray(not_better), axis=0) * tries
     return np.asarray(np.minimum(1.0, np.maximum(better, np.max(np.asarray(worse), axis=0))))

@@ -16,10 +16,7 @@ from evomerge.scores import Objective, Scores, fitness
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95 % interval; both bounds are nan if the interval is unknown.
-
-    A value that does not depend on a choice of documents is exact: the bounds equal it.
-    """
+    """A value with its 95 % interval: nan if unknown, the value itself if that is exact."""
 
     value: float
     low: float = math.nan
@@ -34,8 +31,8 @@ class Interval:
     def texts(self, factor: float, form: str = ".1f") -> tuple[str, str]:
         """Return the value and the interval as text, such as `("83.0", "[80.9, 84.9]")`.
 
-        All are multiplied by a factor (`factor_of`). A value that is not finite gives `-`; an
-        unknown interval, or that of an exact value, gives an empty text.
+        All are times a factor. `-` stands for a value that is not finite; an unknown interval, or
+        that of an exact value, is empty.
         """
         if not math.isfinite(self.value):
             return "-", ""
@@ -58,7 +55,7 @@ class Comparison:
         difference: fitness of the first model minus that of the other.
         probability: how sure it is that the first model has the higher fitness: 1 - p of the
             one-sided test. It is above 0.975 where the 95 % interval is above 0.
-        factor: by which the difference is multiplied when it is shown; see `factor_of`.
+        factor: see `factor_of`.
         samples: the differences on the documents, one sample for each task.
     """
 
@@ -104,10 +101,7 @@ def probability_text(probability: float) -> str:
 
 
 def factor_of(values: Iterable[float]) -> float:
-    """Return the factor by which values are multiplied when they are shown.
-
-    It is 100 if all finite values lie between -1 and 1 (shares, shown in per cent), otherwise 1.
-    """
+    """Return 100 if all finite values are shares (-1 to 1), which are shown in per cent, else 1."""
     return 100.0 if all(abs(value) <= 1.0 for value in values if math.isfinite(value)) else 1.0
 
 
@@ -117,8 +111,7 @@ def interval(values: Sequence[float], aggregate: float, largest: float | None = 
     If all values are 0 or 1, it is Wilson's score interval (Wilson 1927); for other values see
     `evomerge.report.means`. Values that all lie between 0 and 1 are taken for shares, which cannot
     lie elsewhere. The interval is unknown if the aggregate is not the mean of the values (a
-    perplexity, an F1 over all documents), if there are no values (the average of a group of tasks),
-    or if there is one value only, which is no share.
+    perplexity), if there are no values, or if there is one value only, which is no share.
 
     Args:
         values: the metric of each document.
@@ -143,21 +136,16 @@ def intervals(objectives: Sequence[Objective], scores: Scores) -> dict[str, Inte
 
 
 def fitness_interval(objectives: Sequence[Objective], scores: Scores) -> Interval:
-    """Return the weighted fitness of a model with its interval.
-
-    The interval is unknown if a metric is not the mean of its values.
-    """
+    """Return the weighted fitness with its interval; unknown if a metric is no mean of values."""
     value, samples = fitness(objectives, scores), _samples(objectives, scores)
     return Interval(value) if samples is None else _estimate(value, samples)
 
 
 def compare(objectives: Sequence[Objective], ours: Scores, theirs: Scores) -> Comparison | None:
-    """Compare two models by their differences on the same documents.
+    """Compare the weighted fitness of two models by their differences on the same documents.
 
-    Returns:
-        the difference in weighted fitness, and how sure it is that it is positive. None if the
-        documents differ, a metric is not the mean of its values, or a task whose metric is no share
-        has one document only.
+    None if the documents differ, a metric is not the mean of its values, or a task whose metric is
+    no share has one document only.
     """
     both = fitness(objectives, ours), fitness(objectives, theirs)
     apart = both[0] - both[1]
@@ -199,8 +187,7 @@ def _samples(
 ) -> list[Sample] | None:
     """Return what each task adds to the fitness, or to the difference of two, by document.
 
-    Metrics of one task are added up document by document; tasks are independent. None if a metric
-    is not the mean of its values.
+    Metrics of one task are added up by document; tasks are independent. None if one is no mean.
     """
     total = sum(item.weight for item in objectives)
     values: dict[str, Any] = {}

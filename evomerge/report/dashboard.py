@@ -37,7 +37,6 @@ from evomerge.report.rows import candidate_row
 from evomerge.report.words import short_names, storable
 from evomerge.run.folder import CONFIG, STAGES, RunFolder, begun_stages
 from evomerge.run.history import Candidate, History
-from evomerge.run.journal import Reader
 
 HOST = "127.0.0.1"
 """The only address that is served: other machines cannot reach it."""
@@ -47,12 +46,7 @@ _NOT_ATTRIBUTES = ("candidate", "fitness")  # Optuna's own number and value
 
 
 class RunStudy:
-    """A run as a study of Optuna, followed while it is being written.
-
-    Args:
-        name: name of the study.
-        run: the run folder.
-    """
+    """A run as a study of Optuna with a name, followed while it is being written."""
 
     def __init__(self, name: str, run: RunFolder) -> None:
         self.name = name
@@ -62,27 +56,21 @@ class RunStudy:
         ranges = {gene: item for item in frozen.gene_ranges for gene in item.genes}
         found = {gene: _distribution(ranges[gene]) for gene in frozen.genes if gene in ranges}
         self._distributions: dict[str, BaseDistribution] = storable(found)
-        self._reader, self._timings = Reader(run.journal_path), run.timings
-        self._history = History()
-        self.update()
+        self._run, self._timings = run, run.timings
+        self._history = History(run.events())
 
-    def update(self) -> bool:
-        """Read the new events of the journal, and return whether there are any.
-
-        Raises:
-            RunFolderError: the journal is missing or damaged.
-        """
-        events = self._reader.new_events()
-        for event in events:
-            self._history.apply(event)
-        return bool(events)
+    @property
+    def size(self) -> int | None:
+        """Number of bytes of its journal; None: it is not there any more."""
+        path = self._run.journal_path
+        return path.stat().st_size if path.is_file() else None
 
     def show(self, storage: InMemoryStorage) -> None:
-        """Create the study in a storage, with all candidates.
+        """Create the study in a storage, with all candidates that the journal has now.
 
-        An open one is shown as begun when the last line of `timings.jsonl` was written: at the end
-        of the candidate before it, or at the start of the session.
+        An open one is shown as begun when the last line of `timings.jsonl` was written.
         """
+        self._history = History(self._run.events())
         pareto = self._config.mode == "pareto"
         names = [item.key for item in self._objectives] if pareto else ["fitness"]
         study = optuna.create_study(
@@ -119,11 +107,7 @@ class RunStudy:
         return trial
 
     def _attributes(self, candidate: Candidate) -> Iterator[tuple[str, Any]]:
-        """Yield the user attributes of a trial: a row of `evomerge results` without empty cells.
-
-        Further ones are `estimated` (the value is estimated from a part of the search documents),
-        and `failure` also if the value is not finite.
-        """
+        """Yield a row of `evomerge results` without empty cells, `estimated`, and more failures."""
         row = candidate_row(candidate, self._history, self._objectives)
         row["estimated"] = candidate.is_estimate
         if candidate.status == "scored" and candidate.values is None:
@@ -147,11 +131,8 @@ def _distribution(gene: GeneRange) -> BaseDistribution:
 def open_studies(directories: Sequence[Path]) -> list[RunStudy]:
     """Return a study for each run folder; of a search in stages, for each stage that has begun.
 
-    A study is named like its folder. Where folders of the same name are given, it is named by as
-    many of the folders above it as it takes to tell them apart.
-
-    Raises:
-        RunFolderError: a folder is not a run, or is damaged.
+    A study is named like its folder; folders of the same name get names of folders above them. A
+    RunFolderError says that a folder is not a run, or is damaged.
     """
     folders: dict[Path, None] = {}
     for directory in directories:
@@ -168,34 +149,29 @@ class Dashboard:
     Requests are answered one after the other. If a journal has got longer, all studies are made
     anew before: Optuna does not let a trial change that has finished, but a candidate does, when an
     estimate is completed or a finalist gets further scores. This may take a tenth of the time.
-
-    Args:
-        studies: the runs.
     """
 
     def __init__(self, studies: Sequence[RunStudy]) -> None:
         self._studies, self._lock = studies, threading.Lock()
-        self._app: WSGIApplication | None = None
-        self._is_outdated, self._next = True, 0.0
+        self._sizes: list[int | None] = []
+        self._next = 0.0
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request: 405 if it would change something, 503 if a run cannot be read."""
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return _refuse(start_response, "405 Method Not Allowed", _READ_ONLY)
         with self._lock:
-            try:
-                for study in self._studies:
-                    self._is_outdated |= study.update()
-            except EvomergeError as error:
-                return _refuse(start_response, "503 Service Unavailable", str(error))
-            begin = time.monotonic()
-            if self._app is None or (self._is_outdated and begin >= self._next):
+            begin, sizes = time.monotonic(), [study.size for study in self._studies]
+            if sizes != self._sizes and begin >= self._next:
                 storage = InMemoryStorage()
-                for study in self._studies:
-                    study.show(storage)
-                self._app, self._is_outdated = optuna_dashboard.wsgi(storage), False
+                try:
+                    for study in self._studies:
+                        study.show(storage)
+                except EvomergeError as error:
+                    return _refuse(start_response, "503 Service Unavailable", str(error))
+                self._app: WSGIApplication = optuna_dashboard.wsgi(storage)
                 end = time.monotonic()
-                self._next = end + 9 * (end - begin)
+                self._sizes, self._next = sizes, end + 9 * (end - begin)
             return self._app(environ, start_response)
 
 
@@ -216,12 +192,7 @@ class _Handler(WSGIRequestHandler):
 
 
 def serve(directories: Sequence[Path], port: int, say: Callable[[str], None]) -> None:
-    """Serve runs until the process is interrupted. Optuna prints nothing in this process then.
-
-    Args:
-        directories: run folders.
-        port: from 1 to 65535; 0 for any that is free.
-        say: prints a message for people.
+    """Serve runs at a port (0: any that is free) until the process is interrupted.
 
     Raises:
         RunFolderError: a folder is not a run, or is damaged.

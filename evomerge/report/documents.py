@@ -22,8 +22,7 @@ class Agreement:
         key: `task/metric`, whose values are 0 (wrong) or 1 (right).
         both: number of documents that the merge and a parent answer rightly.
         nobody: number that none of them answers rightly.
-        gained: ids of the documents that the merge alone answers rightly.
-        lost: ids of the documents that a parent answers rightly, but not the merge.
+        gained, lost: ids of those that only the merge, or only a parent, answers rightly.
     """
 
     key: str

@@ -86,10 +86,7 @@ def panels_below(height: float, heights: Sequence[float]) -> tuple[Any, list[Any
 
 
 def heat_map(figure: Any, axes: Any, title: str, grid: Mapping[str, Sequence[float]]) -> None:
-    """Draw a heat map with its own scale of colours; nan is drawn as a gap.
-
-    `grid`: label of a row -> its values; at least one value is no nan.
-    """
+    """Draw a grid (label of a row -> its values) with its own scale of colours; nan is a gap."""
     values = [value for row in grid.values() for value in row if not math.isnan(value)]
     low, high = min(values), max(values)
     image = axes.imshow(
@@ -125,18 +122,12 @@ def label_text(label: str, most: int = 34) -> str:
 
 
 def plain_text(text: str) -> str:
-    """Return a text that matplotlib shows as it is, on one line.
-
-    matplotlib reads text between `$` as a formula, and SVG has no control characters.
-    """
+    """Return one line that matplotlib shows as it is: for it `$` begins a formula."""
     return printable(text, len(text)).replace("$", r"\$")
 
 
 def svg_text(figure: Any, *, transparent: bool = True) -> str:
-    """Return a matplotlib figure as an SVG document, always with the same bytes.
-
-    What shows it has the letters that matplotlib's font lacks, so it does not warn of them.
-    """
+    """Return a matplotlib figure as an SVG document, always with the same bytes."""
     import matplotlib as mpl
 
     buffer = io.StringIO()
@@ -148,10 +139,10 @@ def svg_text(figure: Any, *, transparent: bool = True) -> str:
 
 
 def inline_svg(name: str, figure: Any, caption: str) -> str:
-    """Return a matplotlib figure as an element of a page, which gives it its colours.
+    """Return a figure as an element of a page, which gives it its colours.
 
-    The caption is for people who do not see it. All ids get the name as a prefix, since they must
-    be unique in a page, and matplotlib uses the same ones in different figures.
+    All ids get the name as a prefix: they must be unique in a page, and matplotlib uses the same
+    ones in all figures. The caption is for people who do not see it.
     """
     whole = svg_text(figure)
     svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", whole[whole.index("<svg") :])

@@ -17,13 +17,10 @@ from evomerge.space.baselines import UNIFORM
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Two members of a front that follow each other by the first objective.
+    """Two members of a front that follow each other by the first objective, the better one first.
 
-    Attributes:
-        first: label of the member that is better in the first objective.
-        second: label of the other one.
-        by_objective: `task/metric` -> comparison of the first with the second. A difference above
-            0 says that the first is better, also where lower values are better.
+    `by_objective`: `task/metric` -> comparison. A difference above 0 says that the first is better,
+    also where lower values are better.
     """
 
     first: str
@@ -39,18 +36,17 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class FrontComparison:
-    """How the members of a front differ.
+    """How the members of a front differ; all are named by their labels.
 
     Attributes:
-        members: labels of the members with scores, by the first objective, the best one first.
+        members: those with scores, by the first objective, the best one first.
         neighbours: each of them with the next one.
-        duels: label of a merge on the front -> label of a parent -> the merge against the parent.
-            A merge that is excluded or breaks constraints has none, but counts among the merges.
-        parents: labels of the parents that merges are compared with.
-        missing: label of another parent -> why it is not compared, in words.
-        excluded: label of a merge that is compared with no parent -> why, in words.
-        broken: label of another merge, which breaks constraints on these documents, so that it
-            cannot win -> what it breaks, in words.
+        duels: merge -> parent -> the merge against the parent. A merge that is excluded or breaks
+            constraints has none, but counts among the merges.
+        parents: the parents that merges are compared with.
+        missing: another parent -> why it is not compared.
+        excluded: merge that is compared with no parent -> why.
+        broken: another merge, which cannot win -> the constraints that it breaks.
     """
 
     members: Sequence[str]
@@ -84,8 +80,7 @@ class FrontComparison:
     def beaten(self) -> dict[str, list[str]]:
         """Label of a merge -> labels of the parents that it beats.
 
-        The probability of a false one is bounded for each parent alone, so `winners` may be fewer
-        than the merges that have all parents here.
+        The probability of a false one is bounded for each parent alone, so `winners` may be fewer.
         """
         found = {}
         for parent in self.parents:
@@ -128,14 +123,8 @@ def compare_front(
 ) -> FrontComparison:
     """Compare the members of a front on the documents of a split.
 
-    Args:
-        objectives: the objectives.
-        front: the members; merges without scores on the split, or that break a constraint there,
-            are compared with no parent.
-        baselines: the parents and the uniform merge.
-        split: the split.
-        labels: number of a candidate -> its label.
-        constraints: what a merge must keep on the split.
+    Merges without scores there, or that break a constraint there, are compared with no parent.
+    `labels`: number of a candidate -> its label.
     """
     scores = {item.number: item.scores(split) for item in (*front, *baselines)}
     known = {number: found for number, found in scores.items() if found is not None}

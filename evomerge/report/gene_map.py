@@ -18,10 +18,7 @@ _OF_PLACE = re.compile(r"(?P<what>scale\.)?(?P<row>block|slice)(?P<place>\d+)(?P
 
 
 def genes_picture(names: Sequence[str], genome: Sequence[float], kind: str) -> Any | None:
-    """Draw the values of genes in a space of this kind: of a path by depth and parent.
-
-    Other genes are drawn with their names. None if there are none.
-    """
+    """Draw a genome in this kind of space: a path by depth, else by name; None if it is empty."""
     is_path = kind == "dataflow" and len(genome) == len(names)
     drawn = gene_map(names, genome) if is_path else None
     if drawn is None and len(genome):
@@ -33,7 +30,7 @@ def gene_map(names: Sequence[str], genome: Sequence[float]) -> Any | None:
     """Draw one heat map for each kind of genes: columns are the depth, rows are the parents.
 
     The scale of a layer that the path leaves out has no effect, so there is a gap in its place.
-    None if the genes do not belong to layers or places, such as those of a scale network.
+    None if genes belong to no layer or place, such as those of a scale network.
     """
     panels = _panels(names, genome)
     if panels is None:

@@ -43,12 +43,9 @@ _MOST_IDS = 30
 
 
 class PageTable(NamedTuple):
-    """A table of the page; a cell that is a pair of texts shows the second one small.
+    """A table of the page: heads, rows, and the index of a row that stands out.
 
-    Attributes:
-        heads: the texts of the first row.
-        rows: the cells of the other rows.
-        marked: index of a row that stands out.
+    A cell that is a pair of texts shows the second one small.
     """
 
     heads: Sequence[str]
@@ -57,11 +54,7 @@ class PageTable(NamedTuple):
 
 
 def write_page(run: RunFolder, target: Path) -> None:
-    """Write the page of a run, as one step: a killed process leaves no partial page.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Write the page of a run as one step; an InputError says that this is impossible."""
     check_output(target, "--out")
     content = page(run)
     try:
@@ -71,11 +64,7 @@ def write_page(run: RunFolder, target: Path) -> None:
 
 
 def write_pictures(run: RunFolder, folder: Path) -> list[Path]:
-    """Write the pictures of a run as SVG files into a folder, and return their paths.
-
-    Raises:
-        InputError: a file cannot be written.
-    """
+    """Write the pictures of a run as SVG files, and return their paths; or raise an InputError."""
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -94,10 +94,7 @@ def best_so_far(history: History) -> Any:
 
 
 def spread_of_generations(history: History) -> Any | None:
-    """Plot the median, quartiles and range of the fitness of each generation.
-
-    None if there are fewer than two generations of several candidates.
-    """
+    """Plot the range and quartiles of the fitness of each generation; None if there are too few."""
     by_generation: dict[int, list[float]] = {}
     for item in history.candidates:
         if item.generation is not None and item.fitness is not None:
@@ -129,11 +126,10 @@ def genome_bars(names: Sequence[str], genome: Sequence[float]) -> Any:
 
 
 def gene_importance(history: History, names: Sequence[str]) -> dict[str, float]:
-    """Return Spearman's rank correlation of the genes with the fitness, the closest ones first.
+    """Return Spearman's rank correlation of the genes with the fitness: name -> -1 to 1.
 
-    Returns:
-        name -> correlation from -1 to 1, of at most 12 genes; none if there are fewer than 10
-        candidates. Estimated scores count too. A gene that never changed is left out.
+    There are at most 12, the closest ones first; none if there are fewer than 10 candidates.
+    Estimated scores count too. A gene that never changed is left out.
     """
     rows = [
         (item.genome, item.fitness)
@@ -177,8 +173,8 @@ def _bars(labels: Sequence[str], values: Sequence[float], what: str) -> Any:
 def front_chart(history: History, ranking: Ranking) -> Any:
     """Plot the candidates and the front: the first objective against each other one.
 
-    Candidates are drawn with their scores on the search documents; the front with its scores on the
-    test documents and 95 % intervals, as soon as all of its members have them.
+    Scores are those on search documents; of the front those on test documents with 95 % intervals,
+    as soon as all of its members have them.
     """
     from matplotlib.figure import Figure
 
@@ -235,11 +231,7 @@ def _draw_front(
 
 
 def hypervolume_so_far(history: History, ranking: Ranking) -> Any:
-    """Plot how much of the space of objectives the front dominates, over the candidates.
-
-    The space is the box from the lowest to the highest value of each objective that any candidate
-    reached; the hypervolume is the share of it in which some candidate is better.
-    """
+    """Plot the hypervolume: which share of the box around all candidates' values is dominated."""
     figure, axes = new_axes(2.8, "candidate", "hypervolume")
     axes.set_ylim(0, 1)
     scored = [item for item in history.candidates if item.values is not None]

@@ -29,11 +29,9 @@ def progress(run: RunFolder) -> dict[str, Any]:
     """Return what `evomerge status` prints, as plain JSON values.
 
     `state` is `running` while a process holds the run's lock; `done` if the winner has test scores
-    and the budget asks for no more candidates; otherwise `stopped`. `best` and `best_parent` have
-    the 95 % interval of their fitness where it is known; `latest` are the last candidates, the
-    newest last. `phase` is there while a method prepares for its first merges, and during the final
-    scores. While the search runs, `workers` says what each worker does, and `candidates_per_hour`
-    and `remaining_hours` how fast the last candidates came.
+    and the budget asks for no more candidates; otherwise `stopped`. `latest` are the last
+    candidates, the newest last. `phase` is there while a method prepares for its first merges, and
+    during the final scores; `workers` and the speed while the search runs.
     """
     config = parse(run.config(), str(run.path / CONFIG))
     events = list(run.events())
@@ -147,8 +145,7 @@ def _speed(run: RunFolder, budget: Mapping[str, float | None], finished: int) ->
 def workers_in_words(states: Sequence[WorkerState], now: float) -> tuple[str, list[list[str]]]:
     """Return what workers do, for people: a summary, and a row for each of the busiest.
 
-    A row (number, place, what it does, for how long) is there for each of the `MOST_WORKERS`
-    workers that do the same thing for the longest time; `now` is in seconds since 1970.
+    A row is number, place, what it does, for how long; `now` is in seconds since 1970.
     """
     counts = Counter(state.state for state in states)
     summary = ", ".join(f"{count} {state}" for state, count in counts.most_common())

@@ -42,10 +42,7 @@ def is_path(recipe: Recipe) -> bool:
 
 
 def knobs_of_every_layer(recipe: Recipe) -> str:
-    """Return `weight 0.5 of A, weight 0.5 of B, lambda 1` if every layer has the same knobs.
-
-    Empty if a knob differs over the depth, no knob is set, or there are several block stacks.
-    """
+    """Return `weight 0.5 of A, weight 0.5 of B` if every layer has the same knobs, else ""."""
     if len(recipe.layers) > 1:
         return ""
     letters = {parent: letter for letter, parent in parent_letters(recipe).items()}
@@ -59,21 +56,17 @@ def knobs_of_every_layer(recipe: Recipe) -> str:
 
 
 def recipe_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
-    """Draw a recipe: a path if all its blocks are unchanged blocks of parents, else its knobs.
-
-    `names`: parent -> the name that the legend shows. None if there is no path and no knob.
-    """
+    """Draw a recipe: its path or its knobs, with these names of parents; None if it has neither."""
     if is_path(recipe):
         return path_picture(recipe, names)
     return knob_picture(recipe, names)
 
 
 def knob_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
-    """Draw one heat map for each knob: columns are the depth, rows are parents.
+    """Draw one heat map for each knob: columns are the depth, rows are parents; None: no knobs.
 
     The first column is the embeddings (E), the last one the head (H). A knob of the whole merge has
     the row `all`. A knob with other values for some tensors has one row for each kind of tensors.
-    None if the recipe sets no knob.
     """
     letters = {parent: letter for letter, parent in parent_letters(recipe).items()}
     knobs = _knob_grids(recipe, letters)
@@ -93,13 +86,9 @@ def knob_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
 
 
 def path_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
-    """Draw a path through the layers: which block of which parent is at each depth.
+    """Draw a path, which has no merged block: which block of which parent is at each depth.
 
-    A second panel has the scale of the hidden state where it enters each block, if it is not 1
-    everywhere.
-
-    Raises:
-        RecipeError: a block of the recipe is merged.
+    A second panel has the scale of the hidden state where it enters each block, if it is not 1.
     """
     path = path_of(_blocks(recipe))
     scaled = any(hop.scale != 1.0 for hop in path)
@@ -183,10 +172,7 @@ def _by_tensor(owner: str, knob: Knob) -> dict[str, float]:
 
 
 def _without_whole_rows(grid: _Grid) -> _Grid:
-    """Return a sorted grid in which a value for all tensors is shown for each kind of them.
-
-    Blocks may have one value for each kind of tensors, and embeddings and head only one.
-    """
+    """Return a sorted grid in which a value for all tensors is shown for each kind of them."""
     rows: _Grid = {}
     for label in sorted(grid):
         owner, _, kind = label.partition(" ")

@@ -15,10 +15,7 @@ from evomerge.scores import SPLITS
 
 
 def lm_eval_command(run: RunFolder, config: SearchConfig, best: Candidate | None) -> str | None:
-    """Return the command for the best candidate, with `MODEL_DIR` for its folder.
-
-    None if lm-eval's command line cannot choose these documents.
-    """
+    """Return the command, with `MODEL_DIR`; None if lm-eval cannot be told of these documents."""
     evaluation, tasks = config.evaluation, config.tasks
     if len(evaluation.include) > 1:  # lm-eval takes one folder
         return None
@@ -56,11 +53,7 @@ def lm_eval_command(run: RunFolder, config: SearchConfig, best: Candidate | None
 
 
 def document_ids(config: SearchConfig, split: str) -> dict[str, list[int]]:
-    """Return the document ids of a split, as lm-eval's option `--samples` takes them.
-
-    Raises:
-        InputError: there is no such split.
-    """
+    """Return the ids of a split as lm-eval's `--samples` takes them; InputError: no such split."""
     splits = {str(name): ids for name, ids in frozen_splits(config).items()}
     if split not in splits:
         raise InputError(

@@ -32,11 +32,8 @@ def candidate_rows(
 ) -> list[dict[str, Any]]:
     """Return one dictionary for each candidate, all with the same keys.
 
-    Args:
-        history: the state of the run.
-        objectives: its objectives.
-        genes: names of the genes, in the order of the genome; each is a column `gene NAME`.
-        seconds: candidate -> phase -> seconds; each phase is a column `seconds PHASE`.
+    Genes have names, in the order of the genome, and columns `gene NAME`. `seconds` (candidate ->
+    phase -> seconds) gives columns `seconds PHASE`.
     """
     rows = []
     for item in history.candidates:
@@ -55,9 +52,8 @@ def candidate_row(
 ) -> dict[str, Any]:
     """Return the row of one candidate.
 
-    `error` is the standard error of the fitness if the fitness was estimated from some of the
-    search documents, and None if all were scored. If the fitness is an estimate, the search scores
-    in the row are estimates too.
+    `error` is the standard error of a fitness that was estimated from some of the search documents;
+    then the search scores in the row are estimates too.
     """
     outcome, scores = candidate.outcomes.get("search"), candidate.scores("search")
     row: dict[str, Any] = {
@@ -86,8 +82,7 @@ def candidate_row(
 def brief_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the columns that fit a terminal, without those that are empty in all rows.
 
-    The status of the winner is `winner`, local parents have the names of their folders, and shares
-    are in per cent, as in all tables for people.
+    The winner's status is `winner`, local parents have short names, and shares are in per cent.
     """
     names = short_names(row["origin"] for row in rows)
     brief = []
@@ -115,10 +110,7 @@ def sorted_rows(
 ) -> list[dict[str, Any]]:
     """Return the first rows by a column, the largest value first; rows without a value come last.
 
-    Without a column, a count takes the best rows, and no count leaves the order as it is.
-
-    Raises:
-        InputError: there is no such column.
+    Without a column, a count takes the best rows. InputError: there is no such column.
     """
     if column is None and count is None:
         return list(rows)
@@ -156,13 +148,10 @@ def _no_formula(cell: Any) -> Any:
 
 
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write rows as CSV with a header line, as one step: a killed process leaves no partial file.
+    """Write rows as CSV with a header line, as one step; InputError: this is impossible.
 
     A text that a spreadsheet would take for a formula gets an apostrophe before it, as OWASP
     (https://owasp.org/www-community/attacks/CSV_Injection) says. Texts of numbers stay as they are.
-
-    Raises:
-        InputError: the file cannot be written.
     """
     text = io.StringIO(newline="")
     names = list(rows[0]) if rows else ["candidate"]

@@ -15,12 +15,7 @@ from evomerge.report.confidence import (
     fitness_interval,
     intervals,
 )
-from evomerge.report.fronts import (
-    FrontComparison,
-    broken_words,
-    compare_front,
-    why_not_compared,
-)
+from evomerge.report.fronts import FrontComparison, broken_words, compare_front, why_not_compared
 from evomerge.report.words import listed, short_names
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS, Split
@@ -33,11 +28,8 @@ FITNESS = "fitness"
 class Standing:
     """The row of one model.
 
-    Attributes:
-        label: the reference of a parent, `uniform` (the uniform merge), or `searched` (the winner,
-            or the best candidate so far).
-        candidate: number of the candidate.
-        estimates: (split, `task/metric` or `fitness`) -> value with interval.
+    Its label is the reference of a parent, `uniform`, or `searched` (the winner, or the best so
+    far). `estimates`: (split, `task/metric` or `fitness`) -> value with interval.
     """
 
     label: str
@@ -54,13 +46,12 @@ class Standings:
         columns: `task/metric` of each objective, then `fitness` if there are several.
         comparisons: label of a baseline -> paired comparison of the searched merge with it.
         missing: label of another baseline -> why the searched merge is not compared with it.
-        compared_on: the split of the comparisons: the last one on which the searched merge was
-            scored and a baseline tried, or all members of a front were tried; None: there is none.
+        compared_on: the last split on which the searched merge was scored and a baseline tried, or
+            all members of a front were tried; None: there is none.
         front: which members of a front differ, and which beat the parents; None if there is none.
         has_front: whether the search is for a front.
         note: which parents are scored as themselves on which splits; None if each has one model.
-        broken: the constraints that the best candidate breaks on the last split on which it has
-            scores, in words; and `broken_on`, this split.
+        broken: the constraints that the best candidate breaks on the split `broken_on`, in words.
     """
 
     rows: list[Standing]
@@ -128,10 +119,7 @@ def standings(history: History, ranking: Ranking) -> Standings:
 
 
 def scored_as_themselves(history: History, names: Mapping[str, str]) -> str | None:
-    """Return a sentence about the parents whose scores are of two models; None: there are none.
-
-    `names`: label of a row of a table -> its name there.
-    """
+    """Return a sentence about the parents whose scores are of two models; None: there are none."""
     parents = [item for item in history.baselines if item.as_itself]
     if not parents:
         return None

@@ -14,27 +14,17 @@ from evomerge.space.baselines import GREEDY_SOUP, UNIFORM
 
 
 class Verdict(NamedTuple):
-    """The answer.
-
-    Attributes:
-        works: whether the searched merge is better than every baseline beyond doubt; None if that
-            is not known: not yet, or since a baseline has no scores.
-        text: the answer as one or two sentences.
-    """
+    """Whether the merge is better than every baseline beyond doubt (None: unknown); in words."""
 
     works: bool | None
     text: str
 
 
 def verdict(table: Standings, best: Candidate | None) -> Verdict:
-    """Return whether the searched merge is better than the parents and the uniform merge.
+    """Return whether the best candidate is better than the parents and the uniform merge.
 
     It is, if the 95 % interval of its advantage over each of them is above 0 on the test documents;
     of a front, if a merge beats every parent (`evomerge.report.beating`).
-
-    Args:
-        table: the standings of a run.
-        best: the winner, or the best candidate so far.
     """
     if best is None:
         return Verdict(None, "No candidate has been scored yet.")

@@ -15,9 +15,9 @@ _LONGEST = 4096  # characters of a name; no path is longer
 def short_names(references: Iterable[str]) -> dict[str, str]:
     """Return a short name for each reference: reference -> name.
 
-    Hub ids, `zoo:` names and the labels of baselines are unchanged. The path of a local folder (of
-    a model, an adapter or a run) is cut to its last component, or to as many components at the end
-    as are needed for all names to differ. A name is one line, and all of it can be shown.
+    Hub ids, `zoo:` names and the labels of baselines are unchanged. The path of a local folder is
+    cut to its last component, or to as many as are needed for all names to differ. A name is one
+    line.
     """
     every = list(dict.fromkeys(references))
     longest = max((reference.count("/") for reference in every), default=0) + 1
@@ -66,8 +66,7 @@ def listed(names: Iterable[str]) -> str:
 def storable(value: Any) -> Any:
     """Return a value without what other programs cannot store or show, also in lists and mappings.
 
-    A key becomes one line of printable characters, cut to `evomerge.errors.LONGEST`. Other texts
-    lose control characters and unpaired surrogates.
+    A key becomes one line of printable characters. Other texts lose control characters.
     """
     if isinstance(value, str):
         return without_controls(value)
@@ -117,10 +116,7 @@ def setting_lines(settings: Iterable[FrozenSetting], names: Mapping[str, str]) -
 
 
 def sampling_note(sampled: Mapping[str, int]) -> str | None:
-    """Return the sentence that says which scores are of texts drawn at random; None: of none.
-
-    `sampled`: task -> number of texts that are sampled for each document.
-    """
+    """Return a sentence about texts drawn at random (task -> number for a document), or None."""
     if not sampled:
         return None
     texts = ", ".join(f"{task} ({count} for each document)" for task, count in sampled.items())

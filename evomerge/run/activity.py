@@ -34,7 +34,7 @@ class WorkerState:
     Attributes:
         number: the worker, from 0.
         state: `starting`, `scoring`, or `free` (it waits for a candidate).
-        place: where it runs: a device or a machine; empty: unknown.
+        place: a device or a machine; empty: unknown.
         candidates: numbers of the candidates that it scores.
         split: the documents that it scores them on; empty if it scores none.
         since: seconds since 1970 at which it began.
@@ -60,11 +60,7 @@ _FILE = TypeAdapter(_File)
 
 
 class Activity:
-    """Writes what each worker is doing.
-
-    Args:
-        path: the file `workers.json`; None: write nothing.
-    """
+    """Writes what each worker is doing to the file `workers.json`; to no file if it is None."""
 
     def __init__(self, path: Path | None) -> None:
         self._file = None if path is None else SideFile(path)
@@ -92,11 +88,7 @@ class Activity:
         self._is_new = True
 
     def write_if_due(self) -> float | None:
-        """Write the file if something is new and the last write is long enough ago.
-
-        Returns:
-            seconds until the next write is due; None: nothing is left to write.
-        """
+        """Write the file if something is new; return seconds to wait, None: nothing is left."""
         if self._file is None or not self._is_new:
             return None
         left = self._written_at + INTERVAL - time.monotonic()
@@ -106,13 +98,7 @@ class Activity:
         return None
 
     def write(self) -> None:
-        """Write the file now, without flushing it to disk, since nothing depends on it.
-
-        If it cannot be written, this is a warning in the log, once.
-
-        Raises:
-            OSError: the disk is full.
-        """
+        """Write the file now. Nothing depends on it; only a full disk is an error."""
         if self._file is None:
             return
         states = [self._states[number] for number in sorted(self._states)]
@@ -135,10 +121,7 @@ class Activity:
 
 
 def read_activity(path: Path) -> tuple[list[WorkerState], int]:
-    """Return what the workers are doing, and how many were lost in this session of the search.
-
-    If the file is missing or cannot be read, there are no workers.
-    """
+    """Return what the workers are doing, and how many were lost; nothing if this is unknown."""
     try:
         found = _FILE.validate_json(path.read_bytes())
     except (OSError, ValidationError):

@@ -32,9 +32,7 @@ MARK = ".partial-"
 
 @contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
-    """Yield an empty folder that is flushed and renamed to `out` when the block ends.
-
-    If the block raises, the folder is removed.
+    """Yield an empty folder that is flushed and renamed to `out`, or removed if the block raises.
 
     Raises:
         CheckpointError: `out` exists, or its parent folder cannot be written.
@@ -56,9 +54,6 @@ def create_folder(path: Path, texts: Mapping[str, str]) -> None:
     """Create a folder with its files (name -> text) in one step.
 
     An empty folder of this name is replaced; a symbolic link is followed.
-
-    Raises:
-        OSError: the folder cannot be written, or exists and is not empty.
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,9 +66,6 @@ def replace_text(path: Path, text: str) -> None:
     """Write a file so that it has the old text or the new text at any time, never a part.
 
     A symbolic link is followed. What is not a file, such as a pipe or `/dev/stdout`, is written to.
-
-    Raises:
-        OSError: the file cannot be written.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         path.write_text(text, encoding="utf-8")
@@ -88,18 +80,10 @@ def replace_bytes(path: Path, content: bytes) -> None:
 
 
 class TemporaryFolder:
-    """A new folder that is removed by `close()`, at the latest when the process ends.
+    """A new folder for this user alone that is removed by `close()`, or when the process ends.
 
-    If the process is killed, the next one that makes such a folder removes it.
-
-    Args:
-        parent: the folder that it is made in; None: the system's folder for temporary files.
-
-    Attributes:
-        path: the folder; only this user can read it.
-
-    Raises:
-        OSError: it cannot be made.
+    If the process is killed, the next one that makes such a folder removes it. It is made in
+    `parent`, or where the system has temporary files.
     """
 
     def __init__(self, parent: Path | None = None) -> None:
@@ -163,12 +147,7 @@ def _begin(path: Path, *, folder: bool, mode: int = 0o777) -> tuple[Path, int]:
 
 
 def remove_abandoned(folder: Path, name: str | None = None) -> None:
-    """Remove what killed writers have left in a folder; what running ones write is kept.
-
-    Args:
-        folder: the folder.
-        name: final name of the file or folder; None: any name.
-    """
+    """Remove what killed writers have left in a folder, of this final name or of any."""
     for partial in folder.glob(f".{'*' if name is None else glob.escape(name)}{MARK}*"):
         try:
             lock = os.open(partial, os.O_RDONLY)
@@ -201,10 +180,7 @@ def _sync(path: Path) -> None:
 def why_not_writable(path: Path) -> str | None:
     """Return why a file or folder cannot be made or replaced, in words; None if it can.
 
-    For a moment there is a hidden folder in its parent folder, or in the nearest one that exists.
-
-    Raises:
-        DiskError: the disk is full.
+    For a moment there is a hidden folder in the nearest folder that exists. DiskError: it is full.
     """
     path = path.absolute()
     folder = path.parent
@@ -228,11 +204,7 @@ def why_not_writable(path: Path) -> str | None:
 
 
 def check_new_folder(out: Path) -> None:
-    """Check that a folder does not exist, and can be made.
-
-    Raises:
-        CheckpointError: it exists, or cannot be made.
-    """
+    """Raise a CheckpointError if a folder exists, or cannot be made."""
     if os.path.lexists(out):
         raise CheckpointError(f"{out} exists already; name another folder or remove it.")
     reason = why_not_writable(out)
@@ -241,11 +213,7 @@ def check_new_folder(out: Path) -> None:
 
 
 def check_run_folder(path: Path) -> None:
-    """Check that the search of a run folder, or of one with stages, can go on there.
-
-    Raises:
-        RunFolderError: nothing can be written into it.
-    """
+    """Raise a RunFolderError if nothing can be written into the folder of a run or its stages."""
     reason = why_not_writable(path / "lock")
     if reason is not None:
         raise RunFolderError(
@@ -254,11 +222,7 @@ def check_run_folder(path: Path) -> None:
 
 
 def check_output(path: Path, option: str, kind: str = "file") -> None:
-    """Check that the file or folder of an option can be written; a pipe is written to.
-
-    Raises:
-        InputError: it cannot be written.
-    """
+    """Raise an InputError if the file or folder of an option cannot be written."""
     # Path's own tests raise if a folder may not be entered.
     reason = None
     if kind == "folder":

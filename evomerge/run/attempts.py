@@ -28,9 +28,7 @@ MAX_ATTEMPTS = 3
 class Attempts:
     """The jobs that have begun and not ended, over all sessions of a run.
 
-    Args:
-        path: the file `attempts.jsonl`; lines that cannot be read are ignored. If it cannot be
-            written, this is a warning in the log, once, unless the disk is full.
+    They are read from `attempts.jsonl`; lines that do not fit are ignored.
     """
 
     def __init__(self, path: Path) -> None:

@@ -62,13 +62,7 @@ def remove_stages(path: Path) -> None:
 
 
 class RunFolder:
-    """A folder that holds one search.
-
-    Args:
-        path: the folder of an existing run; of a search in stages, its latest stage is taken.
-
-    Attributes:
-        path: the folder.
+    """A folder that holds one search; given one in stages, its latest stage.
 
     Raises:
         RunFolderError: the folder does not exist, is not a run, or has a link out of it.
@@ -106,11 +100,7 @@ class RunFolder:
 
     @classmethod
     def check_free(cls, path: Path) -> None:
-        """Check that a run can be created in this folder.
-
-        Raises:
-            RunFolderError: the folder is not empty, or cannot be written.
-        """
+        """Raise a RunFolderError if no run can be created in this folder."""
         # `os.path` has an answer for names that are too long.
         if any(os.path.exists(path / name) for name in (JOURNAL, STAGES)):  # noqa: PTH110
             raise RunFolderError(
@@ -157,11 +147,7 @@ class RunFolder:
         return Timings(self.path / "timings.jsonl")
 
     def config(self) -> dict[str, Any]:
-        """Return the content of the frozen search file.
-
-        Raises:
-            RunFolderError: it cannot be read, is not a YAML mapping, or was changed by hand.
-        """
+        """Return the content of the search file; RunFolderError: it was changed or is damaged."""
         file = self.path / CONFIG
         text = read_text(file, RunFolderError)
         content = yaml_mapping(text, str(file), "a search file", RunFolderError)
@@ -175,21 +161,14 @@ class RunFolder:
         return content
 
     def events(self) -> list[Event]:
-        """Return the complete events of the journal.
-
-        Raises:
-            RunFolderError: the journal is missing, damaged, or of another format.
-        """
+        """Return the complete events of the journal; RunFolderError: it is missing or damaged."""
         return read(self.journal_path)
 
     @contextmanager
     def writing(self) -> Iterator[Journal]:
-        """Open the journal for writing, and remove what killed writers have left.
+        """Open the journal for writing by this process alone; remove what killed writers have left.
 
-        Meanwhile no other process can write to the run.
-
-        Raises:
-            RunFolderError: another process writes to the run, or the journal is damaged.
+        RunFolderError: another process writes to the run, or the journal is damaged.
         """
         with Journal(self.journal_path) as journal:
             for folder in (self.path, *(self.path / name for name in _SUBFOLDERS)):
@@ -208,11 +187,7 @@ class RunFolder:
 
     @property
     def why_not_in_mergekit(self) -> str | None:
-        """Why there is no mergekit file of the best merge; None if there is one, or no merge yet.
-
-        Raises:
-            RunFolderError: the file with the reason cannot be read.
-        """
+        """Why there is no mergekit file of the best merge; None if there is one, or no merge."""
         file = self.path / NOT_IN_MERGEKIT
         return read_text(file, RunFolderError).strip() if file.is_file() else None
 
@@ -222,11 +197,7 @@ class RunFolder:
 
     @contextmanager
     def logged(self) -> Iterator[None]:
-        """Write log messages of evomerge to the run's `log.txt` too, while the block runs.
-
-        Raises:
-            OSError: a message cannot be written; the call that logs it raises this.
-        """
+        """Write log messages to the run's `log.txt` too; OSError: one cannot be written."""
         handler = _LogFile(self.path / "log.txt", encoding="utf-8")
         handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
         logger = logging.getLogger("evomerge")
@@ -259,11 +230,7 @@ def _check_entries(path: Path) -> None:
 
 
 def with_digests(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a search file with the digest of each section, as `frozen.digests`.
-
-    By them a file that was changed by hand is noticed. The section `executor` has none: it may
-    change while a search goes on.
-    """
+    """Return a search file with `frozen.digests` of its sections, by which a change is noticed."""
     # As they are read from the file: 1e-05 may become another number there.
     sections = yaml.safe_load(yaml.safe_dump(dict(config)))
     frozen = dict(config.get(FROZEN) or {})

@@ -38,8 +38,7 @@ class Candidate:
         incumbent: number of the incumbent that a race compares it with; None: no race.
         known: how many of the first outcomes in the journal a race may use.
         outcomes: the latest outcome on each split.
-        told: the first outcome on the search documents, which the strategy was told; an estimate
-            that is completed later does not change it.
+        told: the first outcome on the search documents, which the strategy was told.
         as_itself: the splits on which a parent was scored with its own settings and dtype.
         values: the values that a ranking compares, higher is better; None if there are none.
     """
@@ -108,8 +107,7 @@ class History:
         candidates: all candidates, by number.
         told: those with an outcome on the search documents, in the order of the outcomes.
         winner: the candidate that was chosen on the validation documents; None before that.
-        front: the candidates that no other one dominates on the validation documents; empty before
-            that, and in searches for one fitness.
+        front: the candidates that no other one dominates on the validation documents.
         budget: the latest bounds that `resume` has set, by name.
         oom_backoffs: how often the batch size was halved because memory ran out.
         threads: number of CPU threads that score models; None before it was chosen.
@@ -130,11 +128,7 @@ class History:
             self.apply(event)
 
     def apply(self, event: Event) -> None:
-        """Update the state by the next event.
-
-        Raises:
-            RunFolderError: the event cannot follow the earlier ones.
-        """
+        """Update the state; RunFolderError: the event cannot follow the earlier ones."""
         self._lines += 1
         check_event(event, self._lines)
         try:
@@ -219,8 +213,7 @@ class History:
     def chosen(self, which: str, best: Candidate | None) -> Candidate:
         """Return the candidate that `best`, `knee` (of a front, its best) or a number means.
 
-        Raises:
-            RunFolderError: there is no such candidate, or none is scored yet.
+        RunFolderError: there is no such candidate, or none is scored yet.
         """
         if which in ("best", "knee"):
             if best is None:

@@ -9,7 +9,6 @@ the same search write the same bytes. Times are in `timings.jsonl`, on which not
 
 from __future__ import annotations
 
-import copy
 import os
 import shlex
 import threading
@@ -27,15 +26,7 @@ BEST = "best.yaml"
 
 
 def _scan(data: bytes, lines: JournalCodec, path: Path) -> tuple[list[Event], int, str | None]:
-    """Check the lines of a journal, or of its rest behind those that `lines` has checked.
-
-    Returns:
-        the events of the lines up to the first one that is damaged, the number of bytes of these
-        lines, and why the next one is refused; None if there is none, or it is only cut off.
-
-    Raises:
-        RunFolderError: the journal has a format that this version does not read.
-    """
+    """Return the events up to the first damaged line, the number of their bytes, its damage."""
     events: list[Event] = []
     begin = 0
     try:
@@ -51,70 +42,39 @@ def _scan(data: bytes, lines: JournalCodec, path: Path) -> tuple[list[Event], in
         ) from None
     if not lines.may_be_torn(data[begin:]):
         return events, begin, "has no end and is not a line that was cut off"
-    if not data and not lines.count:  # a kill before the first event leaves none of these files
+    if not data:  # a kill before the first event leaves none of these files
         for name in (BEST, "front"):
             if path.with_name(name).exists():
                 return [], 0, f"is missing, but {name} shows that candidates were scored"
     return events, begin, None
 
 
-def _damage(path: Path, line: int, reason: str) -> RunFolderError:
-    return RunFolderError(
-        f"{path} is damaged: line {line} {reason}; restore it from a copy, or keep only what is "
-        f"before this line by `evomerge resume {shlex.quote(str(path.parent))} --truncate`."
-    )
+def _checked(data: bytes, lines: JournalCodec, path: Path) -> tuple[list[Event], int]:
+    """Return the events of a journal that is not damaged, and the number of their bytes."""
+    events, size, damage = _scan(data, lines, path)
+    if damage is not None:
+        raise RunFolderError(
+            f"{path} is damaged: line {lines.count + 1} {damage}; restore it from a copy, or keep "
+            "only what is before this line by `evomerge resume "
+            f"{shlex.quote(str(path.parent))} --truncate`."
+        )
+    return events, size
 
 
 def read(path: Path) -> list[Event]:
     """Return the complete events of a journal. Another process may write to it meanwhile.
 
-    Raises:
-        RunFolderError: the file is missing, damaged, or of another format.
+    RunFolderError: the file is missing, damaged, or of another format.
     """
-    return Reader(path).new_events()
-
-
-class Reader:
-    """Reads a journal piece by piece, while another process may write to it.
-
-    Args:
-        path: the file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._position = 0
-        self._lines = JournalCodec()
-
-    def new_events(self) -> list[Event]:
-        """Return the complete events that were written since the last call.
-
-        Raises:
-            RunFolderError: the file is missing, damaged, or of another format.
-        """
-        path, lines = self._path, copy.copy(self._lines)
-        events, size, damage = _scan(self._new_bytes(), lines, path)
-        if damage is not None:
-            raise _damage(path, lines.count + 1, damage)
-        self._position, self._lines = self._position + size, lines
-        return events
-
-    def _new_bytes(self) -> bytes:
-        path = self._path
-        try:
-            with path.open("rb") as file:
-                if file.seek(0, os.SEEK_END) < self._position:
-                    raise RunFolderError(
-                        f"{path} has become shorter while it was read; start this command again."
-                    )
-                file.seek(self._position)
-                return file.read()
-        except FileNotFoundError as error:
-            raise RunFolderError(
-                f"{path.parent} has no {path.name}; it is not a run folder."
-            ) from error
-        except OSError as error:
-            raise RunFolderError(f"{path} cannot be read: {error.strerror}.") from error
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise RunFolderError(
+            f"{path.parent} has no {path.name}; it is not a run folder."
+        ) from error
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be read: {error.strerror}.") from error
+    return _checked(data, JournalCodec(), path)[0]
 
 
 class Journal:
@@ -138,9 +98,7 @@ class Journal:
         self._handle = open_locked(path)
         try:
             data = _read_all(self._handle)
-            self.events, self._size, damage = _scan(data, self._lines, path)
-            if damage is not None:
-                raise _damage(path, self._lines.count + 1, damage)
+            self.events, self._size = _checked(data, self._lines, path)
             if len(data) > self._size:
                 os.ftruncate(self._handle, self._size)
             os.fsync(self._handle)
@@ -157,8 +115,8 @@ class Journal:
         """Write an event, which has no fields `n` and `after`.
 
         A kill of this process does not lose it. A power cut does, before the disk has it: this
-        takes some milliseconds, for which nobody waits. What a power cut leaves is a journal up to
-        some event, so the search goes on from there.
+        takes some milliseconds, for which nobody waits. What it leaves is a journal up to some
+        event.
 
         Raises:
             OSError: it cannot be written, or an earlier event could not be flushed to disk.
@@ -178,11 +136,7 @@ class Journal:
         self._flusher.note()
 
     def close(self) -> None:
-        """Flush all events to disk and close the file.
-
-        Raises:
-            OSError: they could not be flushed.
-        """
+        """Flush all events to disk and close the file; OSError: they could not be flushed."""
         if not self._is_open:
             return
         self._is_open = False
@@ -207,8 +161,7 @@ def _read_all(handle: int) -> bytes:
 class _Flusher:
     """Flushes a file to disk in a thread, as long as something is new, until `close`.
 
-    The disk takes a millisecond or twenty for each flush, and one flush serves all that was written
-    before it. So the disk is never far behind, and the writer never waits.
+    A flush takes a millisecond or twenty, and serves all that was written before. So nobody waits.
     """
 
     def __init__(self, file: int) -> None:
@@ -271,10 +224,7 @@ def truncate(path: Path) -> Cut | None:
     """Cut a journal before the first line that is damaged or that cannot follow those before it.
 
     The journal as it was is kept as `journal.jsonl.damaged-N` in the same folder. If it was
-    emptied, `best.yaml` is kept in the same way.
-
-    Returns:
-        what was cut off; None if the journal is not damaged.
+    emptied, `best.yaml` is kept in the same way. None if the journal is not damaged.
 
     Raises:
         RunFolderError: another process writes to it, or it has a format that cannot be read.

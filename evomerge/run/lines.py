@@ -49,21 +49,14 @@ class FormatError(ValueError):
 
 
 class JournalCodec:
-    """Makes the lines of a journal one after the other, or checks them.
-
-    Attributes:
-        count: number of lines so far.
-    """
+    """Makes the lines of a journal one after the other, or checks them, and counts them."""
 
     def __init__(self) -> None:
         self.count = 0
         self._link = ""
 
     def encode(self, event: Mapping[str, Any]) -> bytes:
-        """Return the line of the next event, with its newline.
-
-        The event has no fields `n` and `after`.
-        """
+        """Return the line, with newline, of the next event, which has no fields `n` and `after`."""
         place = {"n": self.count + 1, "after": self._link}
         plain = json.dumps({**place, **event}, separators=(",", ":"), ensure_ascii=False)
         text = plain.encode()
@@ -228,12 +221,7 @@ _KINDS: Mapping[str, TypeAdapter[Any]] = {
 def check_event(event: Mapping[str, Any], line: int) -> None:
     """Check the types of an event's fields. Unknown kinds and fields are ignored.
 
-    Args:
-        event: the event.
-        line: number of its line in the journal, for error messages.
-
-    Raises:
-        RunFolderError: a field is missing or has the wrong type.
+    RunFolderError: a field is missing or has the wrong type; `line` is the number of its line.
     """
     kind = event.get("event")
     adapter = _KINDS.get(kind) if isinstance(kind, str) else None

@@ -25,10 +25,7 @@ _held: set[int] = set()
 
 
 def open_locked(path: Path) -> int:
-    """Open a journal for reading and appending, create it if needed, and lock it.
-
-    Returns:
-        its file descriptor, which `close_locked` closes.
+    """Open a journal for reading and appending, or create it; lock it; return its descriptor.
 
     Raises:
         RunFolderError: the lock is held already.

@@ -36,16 +36,10 @@ INTERVAL = 1.0
 
 
 class Logbook:
-    """Writes the events of one session of a run.
+    """Writes the events of one session of a run, and calls its followers with each.
 
-    Args:
-        run: the run folder.
-        journal: its journal, open for writing.
-        followers: functions that are called with every event. A follower that raises is not called
-            again, and the search goes on.
-
-    Attributes:
-        history: the state of the run after the latest event.
+    A follower that raises is not called again, and the search goes on. `history` is the state of
+    the run after the latest event.
     """
 
     def __init__(self, run: RunFolder, journal: Journal, followers: Sequence[Follower]) -> None:
@@ -67,10 +61,7 @@ class Logbook:
         return self._hours_before + (time.monotonic() - self._began) / 3600
 
     def write(self, event: Event, outcome: Outcome | None = None) -> None:
-        """Write an event to the journal, update the history, note times, call the followers.
-
-        `outcome` is the outcome in the event; its times go to `timings.jsonl`.
-        """
+        """Write an event, update the history, note the times of its outcome, call the followers."""
         self._journal.append(event)
         self.history.apply(event)
         if outcome is not None:

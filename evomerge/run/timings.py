@@ -31,11 +31,7 @@ RECENT = 100
 
 
 class SideFile:
-    """A file of a run without which a search goes on: times, attempts, what workers do.
-
-    Attributes:
-        path: the file; it need not exist.
-    """
+    """A file without which a search goes on: times, attempts, what workers do."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -43,11 +39,7 @@ class SideFile:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Let the block write the file. If it cannot, this is a warning in the log, once.
-
-        Raises:
-            OSError: the disk is full.
-        """
+        """Let the block write the file; failures are one warning, but a full disk is an error."""
         try:
             yield
         except OSError as error:
@@ -74,12 +66,7 @@ class SideFile:
 
 @dataclass(frozen=True)
 class Spent:
-    """The time of one phase, over all candidates and splits.
-
-    Attributes:
-        seconds: wall-clock seconds.
-        cpu_seconds: CPU seconds of the scoring processes, all threads; None where they are unknown.
-    """
+    """The time of one phase in all: wall-clock and CPU seconds (None: unknown)."""
 
     seconds: float
     cpu_seconds: float | None
@@ -120,21 +107,13 @@ class _Line(BaseModel):
 
 
 class Timings:
-    """The times of a run.
-
-    Args:
-        path: the file `timings.jsonl`; it need not exist. Lines that do not fit are ignored.
-    """
+    """The times of a run, in `timings.jsonl`; lines that do not fit are ignored."""
 
     def __init__(self, path: Path) -> None:
         self._file = SideFile(path)
 
     def note(self, entry: Mapping[str, Any]) -> None:
-        """Append a line. If the file cannot be written, this is a warning in the log, once.
-
-        Raises:
-            OSError: the disk is full.
-        """
+        """Append a line; see `SideFile.writing`."""
         self._file.append(entry)
 
     def hours(self) -> float:
@@ -146,10 +125,9 @@ class Timings:
         return sum(sessions.values()) / 3600
 
     def candidates_per_hour(self) -> float | None:
-        """Return how many candidates an hour got their first outcome of late.
+        """Return how many candidates an hour got their first outcome of late, in the last session.
 
-        It is the rate over the last `RECENT` candidates of the last session; None if this session
-        has fewer than two.
+        It is the rate over the last `RECENT` ones; None if there are fewer than two.
         """
         timed = [line for line in self._lines() if line.moment is not None]
         own = [line for line in timed if line.session == timed[-1].session]
@@ -170,11 +148,7 @@ class Timings:
         return {phase: found[phase] for phase in PHASES if phase in found}
 
     def peak(self) -> dict[str, int]:
-        """Return the largest memory of a process that scored candidates, in bytes.
-
-        Returns:
-            `process`, and `accelerator` if there is one; empty if nothing is known.
-        """
+        """Return the largest memory of `process` and `accelerator` in bytes, as far as known."""
         found: dict[str, int] = {}
         for line in self._lines():
             for name, size in line.peak.items():
@@ -182,10 +156,7 @@ class Timings:
         return found
 
     def by_candidate(self) -> dict[int, dict[str, float]]:
-        """Return the seconds of each candidate on the search documents, by phase.
-
-        A candidate that was scored again after a kill has the times of the last time.
-        """
+        """Return the seconds of each candidate on the search documents, by phase."""
         return {
             line.candidate: line.seconds
             for line in self._lines()
@@ -193,10 +164,7 @@ class Timings:
         }
 
     def spans(self) -> dict[int, tuple[float, float]]:
-        """Return when each candidate's first scoring began and ended: number -> Unix times.
-
-        It began as many seconds before its end as its phases took together.
-        """
+        """Return when each candidate's first scoring began and ended: number -> Unix times."""
         found: dict[int, tuple[float, float]] = {}
         for line in self._lines():
             end = line.moment

@@ -33,15 +33,9 @@ _NOT_IN_FINALS = {"generation", "digest", "status", "failure", "error"}
 def tracked(
     name: str | None, run: RunFolder, ranking: Ranking, say: Callable[[str], None]
 ) -> Iterator[list[Follower]]:
-    """Log a search to a tracker while the block runs it; yield the followers for the search.
+    """Log a search to a tracker (None: to none) while the block runs it; yield its followers.
 
-    Nothing that the tracker does stops or changes the search: if it fails, one sentence says so.
-
-    Args:
-        name: name of the tracker; None for no tracker.
-        run: the run folder.
-        ranking: what compares the candidates of the search.
-        say: prints a message for people.
+    Nothing that the tracker does stops or changes the search: if it fails, `say` is told so.
     """
     if name is None:
         yield []
@@ -58,8 +52,7 @@ def tracked(
 def tracked_run(run: RunFolder) -> TrackedRun:
     """Return a search as a tracker knows it.
 
-    The id is made of the frozen search file and the place of the run folder. So a run that is
-    copied is a run of its own.
+    The id is made of the search file and the place of the folder, so a copy is a run of its own.
     """
     path = run.path.resolve()
     frozen = (path / CONFIG).read_bytes()
@@ -73,7 +66,7 @@ def tracked_run(run: RunFolder) -> TrackedRun:
 
 
 class _Tracking:
-    """Opens the tracker at the first event, logs each step, and closes it. See `tracked`.
+    """Opens the tracker at the first event, logs each step, and closes it.
 
     A step is an outcome on the search documents; steps are numbered in the order of the outcomes.
     """

@@ -87,11 +87,7 @@ TRACKERS: Registry[OpenTracker] = Registry(
 
 
 def find_tracker(name: str) -> OpenTracker:
-    """Return what opens a run of a tracker. The tracker's package is not imported.
-
-    Raises:
-        InputError: there is no such tracker, or it is not installed.
-    """
+    """Return what opens a run of a tracker, without importing it; InputError: it is missing."""
     found = TRACKERS.get(name)
     if name in TRACKERS.builtin:
         spec = find_spec(name)

@@ -16,9 +16,9 @@ START, END = 30.0, 120.0
 class WandbRun:
     """A run of Weights & Biases; offline unless `WANDB_MODE` says otherwise.
 
-    An offline run is a folder in `WANDB_DIR` (the current folder if it is not set), which `wandb
-    sync` uploads. Offline, wandb cannot continue the folder of an earlier session, so each session
-    writes the whole search into a folder of its own; all have the same run id.
+    An offline run is a folder in `WANDB_DIR`, which `wandb sync` uploads. Offline, wandb cannot
+    continue such a folder, so each session writes the whole search into one of its own; all have
+    the same run id.
     """
 
     def __init__(self, run: TrackedRun, warn: Callable[[str], None]) -> None:
