@@ -254,8 +254,8 @@ def plot_genes(run: Run, candidate: int | str = "best") -> Figure:
     Raises:
         RunFolderError: there is no such candidate.
     """
-    from evomerge.report.gene_map import genes_picture
     from evomerge.report.pictures import genome_bars
+    from evomerge.report.recipe_picture import genes_picture
 
     genes = run.genes(candidate)
     names, values = list(genes), list(genes.values())

@@ -94,14 +94,10 @@ def _parents() -> list[dict[str, Any]]:
     return rows
 
 
-def _spaces() -> list[dict[str, Any]]:
-    return [{"name": name, "about": about} for name, about in SPACES.items()]
-
-
 LISTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "methods": _methods,
     "optimizers": _optimizers,
-    "spaces": _spaces,
+    "spaces": lambda: [{"name": name, "about": about} for name, about in SPACES.items()],
     "parents": _parents,
 }
 """What can be listed -> what returns its rows."""

@@ -171,8 +171,7 @@ class SearchDisplay:
         """Warn before the first candidate of the optimizer if the baselines tell nothing."""
         if event["event"] != "ask" or event["candidate"] != len(history.baselines):
             return
-        doubt = doubt_about_baselines(history)
-        if doubt is not None:
+        if doubt := doubt_about_baselines(history):
             message, examples = doubt
             log.warning("%s", message)
             lines = [line for item in examples for line in example_lines(item)]
@@ -208,21 +207,14 @@ class SearchDisplay:
             self._say(event)
 
     def _update_bar(self, event: Event) -> None:
+        what, done, total, speed = "searching", len(self._history.told), self._total, ""
         if self._finals is None or event["event"] in ("ask", "tell"):
-            self._bar.update(
-                self._task,
-                completed=len(self._history.told),
-                total=self._total,
-                description="searching",
-                speed=self._speed(),
-            )
-            return
-        self._finals_done += event["event"] in ("score", "complete")
-        purpose, total = self._finals
-        what = "estimates completed" if purpose == "complete" else f"final scores on {purpose}"
-        self._bar.update(
-            self._task, completed=self._finals_done, total=total, description=what, speed=""
-        )
+            speed = self._speed()
+        else:
+            self._finals_done += event["event"] in ("score", "complete")
+            done, (purpose, total) = self._finals_done, self._finals
+            what = "estimates completed" if purpose == "complete" else f"final scores on {purpose}"
+        self._bar.update(self._task, description=what, completed=done, total=total, speed=speed)
 
     def _speed(self) -> str:
         """Return the candidates an hour, and when all are scored, as text."""

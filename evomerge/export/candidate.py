@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from evomerge.errors import RecipeError
 from evomerge.run.atomic import check_new_folder
@@ -16,8 +17,7 @@ from evomerge.setup.runs import chosen_candidate, reopen
 from evomerge.setup.weight_digests import check_weights
 
 
-@dataclass(frozen=True)
-class Exported:
+class Exported(NamedTuple):
     """What was written; `not_in_mergekit`: why there is no `mergekit_config.yml`, or None."""
 
     number: int

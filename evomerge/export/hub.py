@@ -1,18 +1,17 @@
 """Uploading an exported model to the Hugging Face Hub (`evomerge push`).
 
-`upload_folder` is used, and not `upload_large_folder`: the Hub stores the content of a large file
-by its digest (as one file with LFS, in pieces with Xet), so after a kill the same call uploads only
-what is missing. What was uploaded is recorded on the Hub alone; `upload_large_folder` records it in
-the model's folder, and is gone from newer versions of the client. All files appear in one commit,
-or in few if there are hundreds, so that nobody sees a model without some of its weights.
+`upload_folder` is used, and not `upload_large_folder`, which writes into the model's folder and is
+gone from newer clients: the Hub stores the content of a large file by its digest, so after a kill
+the same call uploads only what is missing. All files appear in one commit, or in few if there are
+hundreds, so that nobody sees a model without some of its weights.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from evomerge.errors import CheckpointError, EvomergeError, InputError, one_line
 from evomerge.parsing.links import check_inside, check_ordinary
@@ -23,8 +22,7 @@ _LONGEST_ID = 96
 _LOCAL_PATH = re.compile(r"(^|[\s\[{(,:+'\"])(/|~/)[\w.~-]", re.MULTILINE)
 
 
-@dataclass(frozen=True)
-class Pushed:
+class Pushed(NamedTuple):
     """The address of a commit, and the recipe files left out, since they name local folders."""
 
     url: str
@@ -38,8 +36,8 @@ def push_model(model: Path, repository: str, *, private: bool) -> Pushed:
     that exists must be private or public as asked.
 
     Raises:
-        CheckpointError: the folder is no model folder, or has something outside or no file in it.
-        InputError: the id is not valid, or the repository is private or public against the wish.
+        CheckpointError: the folder is no model folder, or has something that is no file in it.
+        InputError: the id is not valid, or the repository is not private or public as asked.
         EvomergeError: the Hub refused the upload or could not be reached.
     """
     _check_folder(model)

@@ -44,12 +44,11 @@ class Licence:
 
 @dataclass(frozen=True)
 class Parent:
-    """A parent as a card names it.
+    """A parent as a card names it, without a path of this machine.
 
     Attributes:
-        name: its name in a published text; it has no path of this machine.
         hub_id: its id on the Hub, or None if it did not come from there.
-        fingerprint: SHA-256 of its content; see `Checkpoint.fingerprint`.
+        fingerprint: see `Checkpoint.fingerprint`.
         licences: what the cards of the model and of its adapter say; None if a card is missing or
             does not say it. A merge has those of its parents.
         languages: the languages that its card names, sorted.

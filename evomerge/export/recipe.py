@@ -65,7 +65,11 @@ def merge_recipe(
         opener = MergeOpener(open_model, models=inner / "models")
         given = read_text(file, RecipeError)
         several = len(documents(given)) > 1
-        parts = _separate(file, given, inner) if several else {}
+        parts: dict[str, str] = {}
+        if several:
+            last, parts = separated(given, lambda name: _absolute(name, file))
+            for name, text in (parts | {_LAST: last}).items():
+                (inner / name).write_text(text, encoding="utf-8")
         source = inner / _LAST if several else file
         content = read_recipe_file(
             source,
@@ -101,14 +105,6 @@ def merge_recipe(
         notes += prediction_notes(n for n in recipe.parents if checkpoints[n].predictions)
         notes += write(recipe, checkpoints, out, memory=memory, shard_size=shard_size, texts=extra)
         return tuple(notes)
-
-
-def _separate(file: Path, text: str, folder: Path) -> dict[str, str]:
-    """Write the documents of a file into a folder; return name -> text of all but the last."""
-    last, parts = separated(text, lambda name: _absolute(name, file))
-    for name, content in (parts | {_LAST: last}).items():
-        (folder / name).write_text(content, encoding="utf-8")
-    return parts
 
 
 @contextmanager

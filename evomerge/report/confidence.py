@@ -53,8 +53,8 @@ class Comparison:
 
     Attributes:
         difference: fitness of the first model minus that of the other.
-        probability: how sure it is that the first model has the higher fitness: 1 - p of the
-            one-sided test. It is above 0.975 where the 95 % interval is above 0.
+        probability: how sure it is that this is above 0: 1 - p of the one-sided test, above 0.975
+            where the 95 % interval is above 0.
         factor: see `factor_of`.
         samples: the differences on the documents, one sample for each task.
     """

@@ -194,9 +194,7 @@ class _Handler(WSGIRequestHandler):
 def serve(directories: Sequence[Path], port: int, say: Callable[[str], None]) -> None:
     """Serve runs at a port (0: any that is free) until the process is interrupted.
 
-    Raises:
-        RunFolderError: a folder is not a run, or is damaged.
-        InputError: the port cannot be used.
+    RunFolderError: a folder is not a run, or is damaged. InputError: the port cannot be used.
     """
     studies = open_studies(directories)
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -16,13 +16,10 @@ INVALID = "[invalid]"
 
 @dataclass(frozen=True)
 class Agreement:
-    """How the right answers of the searched merge and of the parents overlap on one metric.
+    """How many documents the searched merge and a parent, or nobody, answer rightly on a metric.
 
-    Attributes:
-        key: `task/metric`, whose values are 0 (wrong) or 1 (right).
-        both: number of documents that the merge and a parent answer rightly.
-        nobody: number that none of them answers rightly.
-        gained, lost: ids of those that only the merge, or only a parent, answers rightly.
+    Its values are 0 (wrong) or 1 (right). `gained` and `lost` are the ids of the documents that
+    only the merge, or only a parent, answers rightly.
     """
 
     key: str

@@ -85,8 +85,22 @@ def panels_below(height: float, heights: Sequence[float]) -> tuple[Any, list[Any
     return figure, list(panels)
 
 
-def heat_map(figure: Any, axes: Any, title: str, grid: Mapping[str, Sequence[float]]) -> None:
-    """Draw a grid (label of a row -> its values) with its own scale of colours; nan is a gap."""
+def heat_maps(
+    panels: Mapping[str, Mapping[str, Sequence[float]]], below: float
+) -> tuple[Any, list[Any]]:
+    """Draw grids (title -> label of a row -> values; nan is a gap), each with its own colours.
+
+    `below` is the height of what is below them, in inches. Returns the figure and its panels.
+    """
+    rows = [len(grid) for grid in panels.values()]
+    height = 0.55 * len(rows) + 0.2 * sum(rows) + below
+    figure, drawn = panels_below(height, [count + 1.2 for count in rows])
+    for axes, (title, grid) in zip(drawn, panels.items(), strict=True):
+        _heat_map(figure, axes, title, grid)
+    return figure, drawn
+
+
+def _heat_map(figure: Any, axes: Any, title: str, grid: Mapping[str, Sequence[float]]) -> None:
     values = [value for row in grid.values() for value in row if not math.isnan(value)]
     low, high = min(values), max(values)
     image = axes.imshow(

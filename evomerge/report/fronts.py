@@ -41,12 +41,11 @@ class FrontComparison:
     Attributes:
         members: those with scores, by the first objective, the best one first.
         neighbours: each of them with the next one.
-        duels: merge -> parent -> the merge against the parent. A merge that is excluded or breaks
-            constraints has none, but counts among the merges.
-        parents: the parents that merges are compared with.
-        missing: another parent -> why it is not compared.
+        duels: merge -> parent -> the merge against the parent; nothing for those that cannot win,
+            which count among the merges.
+        parents: the parents that merges are compared with; `missing`: another one -> why not.
         excluded: merge that is compared with no parent -> why.
-        broken: another merge, which cannot win -> the constraints that it breaks.
+        broken: another merge that cannot win -> the constraints that it breaks.
     """
 
     members: Sequence[str]

@@ -74,10 +74,10 @@ class Sample:
         is_share: bool = True,
         reach: npt.ArrayLike | None = None,
     ) -> Sample:
-        """Return the sample of documents.
+        """Return the sample of documents with values of shape (n,), or (..., n) for many samples.
 
         Args:
-            values: one value for each document, shape (n,), or (..., n) for many samples.
+            values: one for each document.
             bounds: smallest and largest possible value; both are infinite if they are unknown.
             is_share: whether values with known bounds are shares, or sums and differences of them.
             reach: so far from 0 a value may be at least, if bounds are unknown; shape (...).

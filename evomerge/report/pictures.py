@@ -138,18 +138,12 @@ def gene_importance(history: History, names: Sequence[str]) -> dict[str, float]:
     ]
     if len(rows) < _LEAST_CANDIDATES:
         return {}
-    import numpy as np
-    from scipy.stats import rankdata
+    from scipy.stats import spearmanr
 
-    ranks = rankdata(np.array([genome for genome, _ in rows], dtype=float), axis=0)
-    fitness = rankdata([value for _, value in rows])
-    ranks, fitness = ranks - ranks.mean(axis=0), fitness - fitness.mean()
-    spread = np.sqrt((ranks**2).sum(axis=0) * (fitness**2).sum())
-    found = {
-        name: float(ranks[:, index] @ fitness / spread[index])
-        for index, name in enumerate(names)
-        if spread[index] > 0
-    }
+    fitness, found = [value for _, value in rows], {}
+    for name, values in zip(names, zip(*(genome for genome, _ in rows), strict=True), strict=True):
+        if len(set(values)) > 1 and len(set(fitness)) > 1:
+            found[name] = float(spearmanr(values, fitness).statistic)
     closest = sorted(found, key=lambda name: -abs(found[name]))
     return {name: found[name] for name in closest[:_MOST_CORRELATIONS]}
 

@@ -48,9 +48,7 @@ class Standings:
         missing: label of another baseline -> why the searched merge is not compared with it.
         compared_on: the last split on which the searched merge was scored and a baseline tried, or
             all members of a front were tried; None: there is none.
-        front: which members of a front differ, and which beat the parents; None if there is none.
-        has_front: whether the search is for a front.
-        note: which parents are scored as themselves on which splits; None if each has one model.
+        note: which parents are scored as themselves on which splits.
         broken: the constraints that the best candidate breaks on the split `broken_on`, in words.
     """
 

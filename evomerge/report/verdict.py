@@ -101,7 +101,7 @@ def _verdict_of_front(table: Standings) -> Verdict:
     compared = [duels for duels in found.duels.values() if duels]
     if not compared:
         return Verdict(None, f"No verdict: {'; '.join(filter(None, (missing, excluded)))}.")
-    merges = _counted(len(found.duels), "merge")
+    merges = f"{len(found.duels)} merge{'' if len(found.duels) == 1 else 's'}"
     some = compared[0][found.parents[0]]
     what = (
         "better in an objective beyond doubt, and in no other one worse by its margin: "
@@ -163,15 +163,14 @@ def front_rows(table: Standings) -> tuple[tuple[str, ...], list[tuple[str, ...]]
             item = pair.by_objective.get(key)
             texts = item.difference.texts(item.factor, "+.1f") if item else ("-", "")
             cells.append(" ".join(texts).strip())
-        first, second = (_brief(table.names[name]) for name in (pair.first, pair.second))
+        # The number of a candidate, or the name of a parent.
+        first, second = (
+            table.names[name].removeprefix("candidate ").removesuffix(" (knee)")
+            for name in (pair.first, pair.second)
+        )
         apart = "apart" if pair.are_apart else "not surely"
         rows.append((f"{first} - {second}", apart, *cells))
     return ("neighbours", f"on {table.compared_on}", *(names[key] for key in keys)), rows
-
-
-def _brief(name: str) -> str:
-    """Return the number of a candidate, or the name of a parent."""
-    return name.removeprefix("candidate ").removesuffix(" (knee)")
 
 
 def _each(labels: Container[str]) -> str:
@@ -179,10 +178,6 @@ def _each(labels: Container[str]) -> str:
     averages = {UNIFORM: "the uniform merge", GREEDY_SOUP: "the greedy soup"}
     parts = ["each parent", *(text for label, text in averages.items() if label in labels)]
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _listed(labels: list[str], names: dict[str, str]) -> str:

@@ -10,8 +10,7 @@ from evomerge.config.schema import Frozen, SearchConfig, parse
 from evomerge.errors import RecipeError
 from evomerge.recipe import Recipe
 from evomerge.report import pictures
-from evomerge.report.gene_map import genes_picture
-from evomerge.report.recipe_picture import recipe_picture
+from evomerge.report.recipe_picture import genes_picture, recipe_picture
 from evomerge.report.standings import Standings, standings
 from evomerge.report.verdict import Verdict, verdict
 from evomerge.report.words import renamed, short_names

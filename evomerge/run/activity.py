@@ -29,15 +29,10 @@ _Text = Annotated[str, AfterValidator(lambda text: printable(text))]
 
 @dataclass(frozen=True)
 class WorkerState:
-    """What one worker is doing.
+    """What one worker is doing since a Unix time: `starting`, `scoring`, or `free`.
 
-    Attributes:
-        number: the worker, from 0.
-        state: `starting`, `scoring`, or `free` (it waits for a candidate).
-        place: a device or a machine; empty: unknown.
-        candidates: numbers of the candidates that it scores.
-        split: the documents that it scores them on; empty if it scores none.
-        since: seconds since 1970 at which it began.
+    It scores `candidates` (numbers) on the documents of `split`. The place is a device or a
+    machine; it is empty if it is unknown.
     """
 
     number: int

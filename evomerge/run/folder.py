@@ -82,11 +82,7 @@ class RunFolder:
             path = begun[-1]
             _check_entries(path)
         self.path = path
-        if os.path.isfile(path):  # noqa: PTH113
-            raise RunFolderError(
-                f"{path} is a file, not a run; give the folder that was given to --run."
-            )
-        if not there or not path.is_dir():
+        if not os.path.exists(path):  # noqa: PTH110
             raise RunFolderError(
                 f"{path} does not exist; start a run with `evomerge search FILE --run "
                 f"{shlex.quote(str(path))}`."
@@ -121,9 +117,8 @@ class RunFolder:
     def create(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
         """Create a run with its frozen search file, in one step.
 
-        Raises:
-            RunFolderError: as for `check_free`, or another process creates the same folder.
-            DiskError: the disk is full.
+        RunFolderError: as for `check_free`, or another process creates the folder. DiskError: it is
+        full.
         """
         cls.check_free(path)
         header = JournalCodec().encode(HEADER)

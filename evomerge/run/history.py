@@ -30,11 +30,10 @@ class Candidate:
 
     Attributes:
         number: 0, 1, 2, ... in the order of asking.
-        label: label of a baseline (a parent's reference, `uniform`, `greedy soup`); None for a
+        label: that of a baseline (a parent's reference, `uniform`, `greedy soup`); None for a
             recipe that the strategy proposed, and for a step on the way to the greedy soup.
         digest: digest of the recipe.
         origin: what the strategy made the recipe from, for example a genome.
-        generation: number of its generation, from 0; None for a baseline.
         incumbent: number of the incumbent that a race compares it with; None: no race.
         known: how many of the first outcomes in the journal a race may use.
         outcomes: the latest outcome on each split.
@@ -106,11 +105,11 @@ class History:
     Attributes:
         candidates: all candidates, by number.
         told: those with an outcome on the search documents, in the order of the outcomes.
-        winner: the candidate that was chosen on the validation documents; None before that.
+        winner: the candidate that was chosen on the validation documents.
         front: the candidates that no other one dominates on the validation documents.
         budget: the latest bounds that `resume` has set, by name.
         oom_backoffs: how often the batch size was halved because memory ran out.
-        threads: number of CPU threads that score models; None before it was chosen.
+        threads: number of CPU threads that score models.
     """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:

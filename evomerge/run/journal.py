@@ -80,12 +80,9 @@ def read(path: Path) -> list[Event]:
 class Journal:
     """A journal that is open for writing; meanwhile no other process can write to it.
 
-    It is created with its header if it does not exist. An incomplete last line is removed.
-
-    Attributes:
-        path: the file.
-        events: the events that it had when it was opened, the header included. Later ones are not
-            kept in memory, where those of a long search would take more than a gigabyte.
+    It is created with its header if it does not exist. An incomplete last line is removed. `events`
+    are those that it had when it was opened; later ones are not kept in memory, where those of a
+    long search would take more than a gigabyte.
 
     Raises:
         RunFolderError: the file is damaged or of another format, or another process writes to it.
@@ -201,12 +198,10 @@ class _Flusher:
 
 @dataclass(frozen=True)
 class Cut:
-    """What was cut off a journal; as text, what happened.
+    """What was cut off a journal, from a line on; as text, what happened.
 
-    Attributes:
-        line: number of the first line that was cut off, from 1.
-        lines: number of lines that were cut off; 0: the journal had been emptied.
-        kept: the damaged journal as it was, or the best merge of one that had been emptied.
+    No lines were cut off one that had been emptied. `kept` has the journal as it was, or else the
+    best merge.
     """
 
     line: int
@@ -225,10 +220,7 @@ def truncate(path: Path) -> Cut | None:
 
     The journal as it was is kept as `journal.jsonl.damaged-N` in the same folder. If it was
     emptied, `best.yaml` is kept in the same way. None if the journal is not damaged.
-
-    Raises:
-        RunFolderError: another process writes to it, or it has a format that cannot be read.
-        OSError: a file cannot be written, for example because the disk is full.
+    RunFolderError: another process writes to it, or it has another format.
     """
     handle = open_locked(path)
     try:

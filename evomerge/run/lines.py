@@ -67,9 +67,7 @@ class JournalCodec:
     def decode(self, line: bytes) -> Event:
         """Return the event of the next line (given without newline), without `n` and `after`.
 
-        Raises:
-            LineError: it is not the next line of this journal.
-            FormatError: it is the header of another format.
+        LineError: it is not the next line of this journal. FormatError: it has another format.
         """
         event = _checked(line)
         if self.count == 0:

@@ -27,9 +27,7 @@ _held: set[int] = set()
 def open_locked(path: Path) -> int:
     """Open a journal for reading and appending, or create it; lock it; return its descriptor.
 
-    Raises:
-        RunFolderError: the lock is held already.
-        OSError: the file cannot be opened, or the disk is full.
+    RunFolderError: the lock is held. OSError: it cannot be opened, or the disk is full.
     """
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
