@@ -13,11 +13,8 @@ def with_named_functions(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a search file in which every Python function is replaced by `module:function`.
 
     So `resume` finds it again. An objective may be the function alone, or a mapping whose `task` is
-    the function. If the function has one metric, the mapping need not name it.
-
-    Raises:
-        ConfigError: a function cannot be found by its name, or only in this process while other
-            processes need it.
+    the function. If the function has one metric, the mapping need not name it. A ConfigError says
+    that the function cannot be found by its name, or not by the processes that need it.
     """
     named, stages = dict(_named(config, config)), config.get("stages")
     if isinstance(stages, list):

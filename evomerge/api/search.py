@@ -164,17 +164,10 @@ def start(
     run: Runner,
     busy: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> None:
-    """Check a search or its stages, warn, create the run and run it.
+    """Check a search or its stages, warn, create the run in a free folder and run it.
 
-    Args:
-        data: content of the search file.
-        source: its path.
-        folder: the folder of the run, which `RunFolder.check_free` has found free.
-        candidates: largest number of candidates, in place of `budget.candidates`; of each stage.
-        allowed: what the caller allows.
-        warn: is told of the checked searches before they run.
-        run: runs each of them.
-        busy: shows what is done while its block runs.
+    `candidates` takes the place of `budget.candidates`, in each stage. `warn` is told of the
+    checked searches before `run` runs each of them; `busy` shows what is done while its block runs.
     """
     from evomerge.config.schema import override, parse, refuse_frozen
     from evomerge.setup import stages
@@ -211,14 +204,9 @@ def go_on(
 ) -> None:
     """Continue a run, or the stages of a search that are left.
 
-    Args:
-        path: its folder.
-        changes: names of what the caller changes, for messages.
-        bounds: new bounds of the budget by name; None: not changed.
-        moves: overrides `executor.KEY=VALUE` for this session.
-        allowed: what the caller allows.
-        cut: is told what `journal.truncate` has cut off; None: a damaged journal is refused.
-        run: runs the search of the run, or of each stage.
+    `changes` are the names of what the caller changes, for messages: bounds of the budget (None: as
+    before), `moves` (overrides `executor.KEY=VALUE` for this session), and `cut`, which is told
+    what `journal.truncate` has cut off (None: a damaged journal is refused).
     """
     from evomerge.setup import stages
     from evomerge.setup.runs import check_budget, continued

@@ -46,14 +46,8 @@ def merge_recipe(
 
     A model card and the recipe are written beside it, and a mergekit config if there is one that
     makes the same model. Relative paths in the file are looked up in the working folder first, then
-    in the folder of the file. For the arguments see `evomerge.merge`.
-
-    Returns:
-        warnings: what mergekit ignores in its config, and what was decided because parents differ.
-
-    Raises:
-        InputError: the file, a parent or an option is wrong, or `out` exists.
-        CandidateError: the merged weights are not finite.
+    in the folder of the file. For arguments and errors see `evomerge.merge`. The sentences that are
+    returned say what mergekit ignores in its config, and what was decided because parents differ.
     """
     from evomerge.export.card import Merge, merge_card
     from evomerge.export.parents import describe_parents

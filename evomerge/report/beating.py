@@ -123,10 +123,9 @@ def p_value(
 ) -> npt.NDArray[np.float64]:
     """Return the p-value of "not better in any objective, or worse in one", shape (...).
 
-    Args:
-        not_better: p-values of "not better", one of shape (...) for each objective.
-        worse: p-values of "worse by the margin or more", for each objective.
-        tries: number of objectives in which a merge can be better by luck; at least 1.
+    `not_better` and `worse` (by the margin or more) have a p-value of shape (...) for each
+    objective; `tries` is the number of objectives in which a merge can be better by luck, at least
+    1.
     """
     better = np.min(np.asarray(not_better), axis=0) * tries
     return np.asarray(np.minimum(1.0, np.maximum(better, np.max(np.asarray(worse), axis=0))))

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from evomerge.report.trackers.protocol import PROJECT, Row, TrackedRun
+from evomerge.report.trackers.follower import PROJECT, Row, TrackedRun
 
 START, END = 30.0, 120.0
 """Seconds that wandb may take to open a run and to upload its last data."""
@@ -59,8 +59,8 @@ class WandbRun:
             raise
         self.where = f"the run is at {self._run.url}"
         if mode != "online" or not self._run.url:
-            folder = shlex.quote(str(self._run.settings.sync_dir))
-            self.where = f"`wandb sync {folder}` uploads the run"
+            quoted = shlex.quote(str(self._run.settings.sync_dir))
+            self.where = f"`wandb sync {quoted}` uploads the run"
 
     def logged(self) -> int:
         """Return the number of steps that the server has; 0 offline."""
