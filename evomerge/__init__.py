@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evomerge.api.models import evaluate, merge
-    from evomerge.api.plots import plot_genes, plot_history, plot_standings
-    from evomerge.api.run import Run
+    from evomerge.api.run import Run, plot_genes, plot_history, plot_standings
     from evomerge.api.search import resume, search
     from evomerge.errors import EvomergeError
     from evomerge.recipe import Layer, Recipe, Source
@@ -33,9 +32,9 @@ _PLACES = {
     "Source": "evomerge.recipe",
     "evaluate": "evomerge.api.models",
     "merge": "evomerge.api.models",
-    "plot_genes": "evomerge.api.plots",
-    "plot_history": "evomerge.api.plots",
-    "plot_standings": "evomerge.api.plots",
+    "plot_genes": "evomerge.api.run",
+    "plot_history": "evomerge.api.run",
+    "plot_standings": "evomerge.api.run",
     "resume": "evomerge.api.search",
     "search": "evomerge.api.search",
 }

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evomerge.api.objectives import with_named_functions
+from evomerge.api.search import permissions
 from evomerge.recipe import Recipe
 from evomerge.run.atomic import TemporaryFolder
 
 if TYPE_CHECKING:
-    from evomerge.report.confidence import Estimate
+    from evomerge.report.confidence import Interval
 
 
 def merge(
@@ -48,21 +49,14 @@ def merge(
     from evomerge.export.recipe import merge_recipe
 
     target = Path(out)
+    allowed = {"allow_pickle": allow_pickle, "strict": strict, "truncate": truncate}
     with TemporaryFolder() as folder:
         file = folder / "recipe.yaml"
         if isinstance(recipe, Recipe):
             file.write_text(recipe.to_yaml(), encoding="utf-8")
         else:
             file = Path(recipe)
-        notes = merge_recipe(
-            file,
-            target,
-            memory,
-            shard_size,
-            allow_pickle=allow_pickle,
-            strict=strict,
-            truncate=truncate,
-        )
+        notes = merge_recipe(file, target, memory, shard_size, **allowed)
     for note in notes:
         warnings.warn(note, stacklevel=2)
     return target
@@ -76,7 +70,7 @@ def evaluate(
     allow_pickle: bool = False,
     allow_code: bool = False,
     trust_code: bool = False,
-) -> dict[str, Estimate]:
+) -> dict[str, Interval]:
     """Score any model on the documents of a search.
 
     Args:
@@ -99,17 +93,10 @@ def evaluate(
     from evomerge.searching.ranking import measured
     from evomerge.setup.runs import prepare
     from evomerge.setup.search import evaluate as evaluate_model
-    from evomerge.trust.consent import Consent
 
     if isinstance(config, Mapping):
         parsed, folder = parse(with_named_functions(config), "config"), Path.cwd()
     else:
         parsed, folder = load(Path(config)), Path(config).parent
-    checked = prepare(
-        parsed,
-        folder,
-        allow_pickle=allow_pickle,
-        allow_code=allow_code,
-        consent=Consent(given=trust_code),
-    )
+    checked = prepare(parsed, folder, **permissions(allow_pickle, allow_code, trust_code))
     return intervals(measured(checked.ranking), evaluate_model(checked, str(model), split))

@@ -10,18 +10,11 @@ from evomerge.errors import ConfigError
 
 
 def with_named_functions(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a search file in which every Python function is replaced by its name.
+    """Return a search file in which every Python function is replaced by `module:function`.
 
-    A run names an objective function as `module:function`, so that `resume` finds it again. An
-    objective may be the function alone, or a mapping whose `task` is the function. If the function
-    has one metric, the mapping need not name it.
-
-    Args:
-        config: the content of a search file, which may have stages.
-
-    Raises:
-        ConfigError: a function cannot be found by its name, or only in this process while other
-            processes need it.
+    So `resume` finds it again. An objective may be the function alone, or a mapping whose `task` is
+    the function. If the function has one metric, the mapping need not name it. A ConfigError says
+    that the function cannot be found by its name, or not by the processes that need it.
     """
     named, stages = dict(_named(config, config)), config.get("stages")
     if isinstance(stages, list):
@@ -30,16 +23,12 @@ def with_named_functions(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _named(section: Any, config: Mapping[str, Any]) -> Any:
-    """Return a search file or a stage of it with the names of its functions.
-
-    Args:
-        section: the search file, or a stage; anything else is left for the check to refuse.
-        config: the search file, whose keys apply where a stage has none.
-    """
+    """Return a search file or a stage of it with names; other things are left to the check."""
     objectives = section.get("objectives") if isinstance(section, Mapping) else None
     if not isinstance(objectives, list):
         return dict(section) if isinstance(section, Mapping) else section
-    executor = _executor({**config, **section})
+    place = {**config, **section}.get("executor")
+    executor = place.get("kind", "inline") if isinstance(place, Mapping) else "inline"
     named = []
     for item in objectives:
         task = item.get("task") if isinstance(item, Mapping) else item
@@ -56,11 +45,6 @@ def _named(section: Any, config: Mapping[str, Any]) -> Any:
             item = {**only, **(item if isinstance(item, Mapping) else {}), "task": name}
         named.append(item)
     return {**section, "objectives": named}
-
-
-def _executor(config: Mapping[str, Any]) -> Any:
-    section = config.get("executor")
-    return section.get("kind", "inline") if isinstance(section, Mapping) else "inline"
 
 
 def _name(function: Callable[..., Any]) -> str:

@@ -1,4 +1,4 @@
-"""A run folder as an object, for Python and notebooks."""
+"""A run folder as an object, for Python and notebooks, and its pictures."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from evomerge.searching.ranking import Ranking, best_of, front_of, measured, ran
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from evomerge.report.standings import Standings
 
@@ -45,23 +46,20 @@ class Run:
     def __str__(self) -> str:
         """The answer in words, and how the models compare where the answer comes from."""
         answer, title, models = self._summary()
-        if models is None:
-            return f"{self.folder}: {answer}"
-        return f"{self.folder}: {answer}\n{title}:\n{models.to_string(index=False)}"
+        table = "" if models is None else f"\n{title}:\n{models.to_string(index=False)}"
+        return f"{self.folder}: {answer}{table}"
 
     def _repr_html_(self) -> str:
         from html import escape
 
         from evomerge.errors import without_controls
 
-        def text(words: str) -> str:
-            return escape(without_controls(words))
-
         answer, title, models = self._summary()
-        said = f"<p><b>{text(str(self.folder))}</b>: {text(answer)}</p>"
-        if models is None:
-            return said
-        return f"{said}<p>{text(title)}:</p>{models.to_html(index=False)}"
+        folder, answer, title = (
+            escape(without_controls(text)) for text in (str(self.folder), answer, title)
+        )
+        said = f"<p><b>{folder}</b>: {answer}</p>"
+        return said if models is None else f"{said}<p>{title}:</p>{models.to_html(index=False)}"
 
     def _summary(self) -> tuple[str, str, pd.DataFrame | None]:
         """Return the verdict, and the title and rows of a table for people; None without scores."""
@@ -156,10 +154,7 @@ class Run:
         return standings(self.history, self._ranking)
 
     def genes(self, candidate: int | str = "best") -> dict[str, float]:
-        """Return the genes of a candidate by name; none of a baseline.
-
-        Args:
-            candidate: `best`, or a number.
+        """Return the genes of a candidate (`best`, or a number) by name; none of a baseline.
 
         Raises:
             RunFolderError: there is no such candidate.
@@ -235,3 +230,35 @@ class Run:
 
     def _candidate(self, which: int | str) -> Candidate:
         return self.history.chosen(str(which), self.best)
+
+
+def plot_history(run: Run) -> Figure:
+    """Return a figure of the fitness of every candidate, and of the best one so far."""
+    from evomerge.report.pictures import best_so_far
+
+    figure: Figure = best_so_far(run.history)
+    return figure
+
+
+def plot_standings(run: Run) -> Figure:
+    """Return a figure of parents, uniform merge and searched merge, with 95 % intervals."""
+    from evomerge.report.pictures import standings_chart
+
+    figure: Figure = standings_chart(run.standings_table())
+    return figure
+
+
+def plot_genes(run: Run, candidate: int | str = "best") -> Figure:
+    """Return a figure of the genes of a candidate; of a path, by depth and parent.
+
+    Raises:
+        RunFolderError: there is no such candidate.
+    """
+    from evomerge.report.pictures import genome_bars
+    from evomerge.report.recipe_picture import genes_picture
+
+    genes = run.genes(candidate)
+    names, values = list(genes), list(genes.values())
+    drawn = genes_picture(names, values, run.config.space.kind)
+    figure: Figure = genome_bars(names, values) if drawn is None else drawn
+    return figure

@@ -1,26 +1,35 @@
-"""Starting and continuing a search from Python."""
+"""Starting and continuing a search: from Python, and what the command line shares with it."""
 
 from __future__ import annotations
 
 import json
+import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from tqdm.auto import tqdm
 
 from evomerge.api.objectives import with_named_functions
-from evomerge.api.progress import ProgressBar
 from evomerge.api.run import Run
 from evomerge.errors import InputError
-from evomerge.run import repair
+from evomerge.run.atomic import check_run_folder
 from evomerge.run.folder import STAGES, RunFolder
+from evomerge.run.history import History
+from evomerge.run.journal import Cut
+from evomerge.run.journal import truncate as truncate_journal
+from evomerge.run.lines import Event
 from evomerge.run.logbook import Follower
-from evomerge.run.writable import check_run_folder
 
 if TYPE_CHECKING:
     from evomerge.setup.checked import CheckedSearch, Permissions
+
+Runner: TypeAlias = "Callable[[RunFolder, CheckedSearch, Mapping[str, float]], None]"
+"""Runs a search to its end; the bounds of the budget that are new are by name."""
 
 
 def search(
@@ -62,11 +71,7 @@ def search(
         InputError: the search file, a parent or the folder is wrong; nothing was computed.
         SearchError: the search cannot go on.
     """
-    from evomerge.config.schema import override, parse, read, refuse_frozen
-    from evomerge.setup import stages
-    from evomerge.setup.checked import Permissions
-    from evomerge.setup.runs import begin, prepare
-    from evomerge.trust.consent import Consent
+    from evomerge.config.schema import read
 
     folder = Path(run)
     RunFolder.check_free(folder)
@@ -74,23 +79,17 @@ def search(
         data, source = with_named_functions(config), Path("config")
     else:
         data, source = read(Path(config)), Path(config)
-    refuse_frozen(data, source)
-    allowed = Permissions(
-        allow_pickle=allow_pickle, allow_code=allow_code, consent=Consent(given=trust_code)
-    )
-    if stages.is_staged(data):
-        if candidates:
-            data = stages.with_candidates(data, candidates)
-        searches = stages.start(data, source, folder, **allowed)
-        _warn(searches)
-        return _run_stages(folder, progress, followers, allowed)
-    if candidates:
-        data = deepcopy(data)  # the caller's mapping stays as it is
-        override(data, f"budget.candidates={candidates}")
-    parsed = parse(data, str(source))
-    checked = prepare(parsed, source.absolute().parent, **allowed)
-    _warn([checked])
-    return _run(*begin(folder, checked), {}, progress, followers)
+
+    def warn(searches: Sequence[CheckedSearch]) -> None:
+        from evomerge.setup.preflight import warnings as warnings_of
+
+        notes = [note for item in searches for note in warnings_of(item, allow_benchmarks=False)]
+        for note in dict.fromkeys(notes):
+            warnings.warn(note, stacklevel=4)
+
+    allowed = permissions(allow_pickle, allow_code, trust_code)
+    start(data, source, folder, candidates, allowed, warn, _runner(progress, followers))
+    return Run(folder)
 
 
 def resume(
@@ -131,69 +130,143 @@ def resume(
         InputError: the folder is not a run, a parent has changed, or a bound has been reached.
         SearchError: the search cannot go on.
     """
-    from evomerge.setup.checked import Permissions
-    from evomerge.setup.runs import check_budget, continued
-    from evomerge.trust.consent import Consent
-
-    allowed = Permissions(
-        allow_pickle=allow_pickle, allow_code=allow_code, consent=Consent(given=trust_code)
-    )
     path = run.folder if isinstance(run, Run) else Path(run)
     bounds = {"candidates": candidates, "hours": hours, "patience": patience, "target": target}
+    changes = [name for name, value in bounds.items() if value is not None]
+    changes += [*executor, *(["truncate"] if truncate else [])]
+    moves = [f"executor.{key}={json.dumps(value)}" for key, value in executor.items()]
+
+    def tell(cut: Cut | None) -> None:
+        if cut is not None:
+            warnings.warn(f"{cut}.", stacklevel=4)
+
+    allowed, cut = permissions(allow_pickle, allow_code, trust_code), tell if truncate else None
+    go_on(path, changes, bounds, moves, allowed, cut, _runner(progress, followers))
+    return Run(path)
+
+
+def permissions(allow_pickle: bool, allow_code: bool, trust_code: bool) -> Permissions:
+    """Return what a caller allows, who is not asked."""
+    from evomerge.setup.checked import Permissions
+    from evomerge.trust.consent import Consent
+
+    consent = Consent(given=trust_code)
+    return Permissions(allow_pickle=allow_pickle, allow_code=allow_code, consent=consent)
+
+
+def start(
+    data: Mapping[str, Any],
+    source: Path,
+    folder: Path,
+    candidates: int | None,
+    allowed: Permissions,
+    warn: Callable[[Sequence[CheckedSearch]], None],
+    run: Runner,
+    busy: Callable[[str], AbstractContextManager[object]] = nullcontext,
+) -> None:
+    """Check a search or its stages, warn, create the run in a free folder and run it.
+
+    `candidates` takes the place of `budget.candidates`, in each stage. `warn` is told of the
+    checked searches before `run` runs each of them; `busy` shows what is done while its block runs.
+    """
+    from evomerge.config.schema import override, parse, refuse_frozen
+    from evomerge.setup import stages
+    from evomerge.setup.runs import begin, prepare
+
+    refuse_frozen(data, source)
+    if stages.is_staged(data):
+        if candidates:
+            data = stages.with_candidates(data, candidates)
+        with busy(f"checking {source}"):
+            searches = stages.start(data, source, folder, **allowed)
+        warn(searches)
+        stages.run_stages(folder, lambda stage, checked: run(stage, checked, {}), **allowed)
+        return
+    own = deepcopy(dict(data))  # the caller's mapping stays as it is
+    if candidates:
+        override(own, f"budget.candidates={candidates}")
+    with busy(f"checking {source}"):
+        checked = prepare(parse(own, str(source)), source.absolute().parent, **allowed)
+    warn([checked])
+    with busy("creating the run"):
+        begun = begin(folder, checked)
+    run(*begun, {})
+
+
+def go_on(
+    path: Path,
+    changes: Sequence[str],
+    bounds: Mapping[str, float | None],
+    moves: Sequence[str],
+    allowed: Permissions,
+    cut: Callable[[Cut | None], None] | None,
+    run: Runner,
+) -> None:
+    """Continue a run, or the stages of a search that are left.
+
+    `changes` are the names of what the caller changes, for messages: bounds of the budget (None: as
+    before), `moves` (overrides `executor.KEY=VALUE` for this session), and `cut`, which is told
+    what `journal.truncate` has cut off (None: a damaged journal is refused).
+    """
+    from evomerge.setup import stages
+    from evomerge.setup.runs import check_budget, continued
+
     if (path / STAGES).is_file():
-        given = bounds | executor | {"truncate": truncate or None}
-        changed = [name for name, value in given.items() if value is not None]
-        if changed:
+        if changes:
             raise InputError(
-                f"{path} is a search in stages, but {', '.join(changed)} would change one stage; "
+                f"{path} is a search in stages, but {', '.join(changes)} would change one stage; "
                 f"give the folder of a stage, for example {path / 'stage-1'}."
             )
         check_run_folder(path)
-        return _run_stages(path, progress, followers, allowed)
+        stages.run_stages(path, lambda stage, checked: run(stage, checked, {}), **allowed)
+        return
     folder = RunFolder(path)
-    given = {name: value for name, value in bounds.items() if value is not None}
     check_run_folder(folder.path)
-    if truncate and (cut := repair.truncate(folder.journal_path)) is not None:
-        warnings.warn(f"{cut}.", stacklevel=2)
+    if cut is not None:
+        cut(truncate_journal(folder.journal_path))
+    given = {name: value for name, value in bounds.items() if value is not None}
     check_budget(folder, given)
-    moves = [f"executor.{key}={json.dumps(value)}" for key, value in executor.items()]
-    return _run(folder, continued(folder, moves, **allowed), given, progress, followers)
+    run(folder, continued(folder, list(moves), **allowed), given)
 
 
-def _warn(searches: Sequence[CheckedSearch]) -> None:
-    """Warn, once each, of what a person should know before these searches start."""
-    from evomerge.setup.preflight import warnings as warnings_of
-
-    notes = [note for checked in searches for note in warnings_of(checked, allow_benchmarks=False)]
-    for note in dict.fromkeys(notes):
-        warnings.warn(note, stacklevel=3)
-
-
-def _run_stages(
-    folder: Path, progress: bool, followers: Sequence[Follower], allowed: Permissions
-) -> Run:
-    from evomerge.setup.stages import run_stages
-
-    def run(stage: RunFolder, checked: CheckedSearch) -> None:
-        _run(stage, checked, {}, progress, followers)
-
-    run_stages(folder, run, **allowed)
-    return Run(folder)
-
-
-def _run(
-    folder: RunFolder,
-    checked: CheckedSearch,
-    bounds: Mapping[str, float],
-    progress: bool,
-    followers: Sequence[Follower],
-) -> Run:
+def _runner(progress: bool, followers: Sequence[Follower]) -> Runner:
+    """Return what runs a search, with a progress bar that is a widget in a notebook."""
     from evomerge.setup.search import run_search
 
-    if not progress:
-        run_search(checked, folder, bounds, followers)
-        return Run(folder.path)
-    total = bounds.get("candidates") or checked.config.budget.candidates
-    with ProgressBar(int(total) if total else None) as bar:
-        run_search(checked, folder, bounds, [bar.observe, *followers])
-    return Run(folder.path)
+    def run(folder: RunFolder, checked: CheckedSearch, bounds: Mapping[str, float]) -> None:
+        if not progress:
+            run_search(checked, folder, bounds, followers)
+            return
+        total = bounds.get("candidates") or checked.config.budget.candidates
+        bar = _ProgressBar(int(total) if total else None)
+        try:
+            run_search(checked, folder, bounds, [bar.observe, *followers])
+        finally:
+            bar.bar.close()
+
+    return run
+
+
+class _ProgressBar:
+    """Shows how many candidates are scored, and the best fitness so far."""
+
+    def __init__(self, total: int | None) -> None:
+        self.bar = tqdm(total=total, unit="candidate", desc="preparing")
+        self._total, self._best = total, math.nan
+
+    def observe(self, history: History, event: Event) -> None:
+        """Update the bar after one event of the search."""
+        if event["event"] == "tell":
+            candidate = history.candidates[event["candidate"]]
+            self.bar.set_description("searching", refresh=False)
+            if candidate.fitness is not None and not candidate.is_estimate:
+                self._best = max(candidate.fitness, self._best)  # the first value, if it is nan
+                self.bar.set_postfix(best=f"{self._best:.4f}", refresh=False)
+        elif event["event"] == "finals":
+            self.bar.set_description(f"final scores ({event['purpose']})", refresh=False)
+            self.bar.total, self.bar.n = event["total"], 0
+        elif event["event"] in ("score", "complete"):
+            self.bar.n += 1
+        if event["event"] in ("ask", "tell"):
+            self.bar.total, self.bar.n = self._total, len(history.told)
+        self.bar.refresh()

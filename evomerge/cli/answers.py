@@ -44,8 +44,7 @@ def results(
         int | None, typer.Option(min=1, metavar="N", help="print the N best candidates only")
     ] = None,
     sort: Annotated[
-        str | None,
-        typer.Option(metavar="COLUMN", help="sort by a column, the largest value first"),
+        str | None, typer.Option(metavar="COLUMN", help="sort by a column, the largest value first")
     ] = None,
     seconds: Annotated[
         bool, typer.Option("--seconds", help="add columns with the seconds of each phase")
@@ -60,76 +59,72 @@ def results(
     from dataclasses import asdict
 
     from evomerge.cli import terminal
-    from evomerge.config.schema import parse
+    from evomerge.errors import InputError
     from evomerge.report.reproduce import document_ids, lm_eval_command
-    from evomerge.report.rows import (
-        brief_rows,
-        candidate_rows,
-        chosen_row,
-        sorted_rows,
-        without_details,
-        write_csv,
-    )
-    from evomerge.report.standings import standings
+    from evomerge.report.rows import brief_rows, candidate_rows, sorted_rows, write_csv
+    from evomerge.report.view import View
     from evomerge.report.words import duration, sampling_note
     from evomerge.run.folder import RunFolder
-    from evomerge.run.history import History
-    from evomerge.searching.ranking import best_of, measured, ranking_of
+    from evomerge.searching.ranking import measured
 
-    run = RunFolder(directory)
-    history = History(run.events())
-    config = parse(run.config(), str(run.path / "search.yaml"))
+    view = View.of(run := RunFolder(directory))
     if documents is not None:
-        sys.stdout.write(json.dumps(document_ids(config, documents)) + "\n")
+        sys.stdout.write(json.dumps(document_ids(view.config, documents)) + "\n")
         return
-    ranking = ranking_of(config)
-    command = lm_eval_command(run, config, best_of(history, ranking))
+    command = lm_eval_command(run, view.config, view.best)
     spent = run.timings.spent()
-    genes = config.frozen.genes if config.frozen else []
     times_of = run.timings.by_candidate() if seconds else None
-    rows = candidate_rows(history, measured(ranking), genes, times_of)
+    rows = candidate_rows(view.history, measured(view.ranking), view.frozen.genes, times_of)
     if candidate is not None:
-        row = chosen_row(rows, candidate)
+        if candidate >= len(rows):
+            raise InputError(f"--candidate is {candidate}, but the run has {len(rows)} candidates.")
+        row = {name: value for name, value in rows[candidate].items() if value is not None}
         terminal.print_json(row) if as_json else terminal.print_values(row)
         return
     rows = sorted_rows(rows, sort, top)
+    winner = view.history.winner
     if csv is not None:
         write_csv(rows, csv)
         terminal.say(f"wrote {len(rows)} rows to {csv}")
-    elif as_json:
-        winner = history.winner.number if history.winner else None
-        table = standings(history, ranking).to_dict()
-        times = {phase: asdict(item) for phase, item in spent.items()}
-        answer = {"candidates": rows, "winner": winner, "standings": table, "times": times}
-        rest = {"lm_eval": command, "not_in_mergekit": run.why_not_in_mergekit}
-        terminal.print_json(answer | rest)
+        return
+    if as_json:
+        terminal.print_json(
+            {
+                "candidates": rows,
+                "winner": winner.number if winner else None,
+                "standings": view.table.to_dict(),
+                "times": {phase: asdict(item) for phase, item in spent.items()},
+                "lm_eval": command,
+                "not_in_mergekit": run.why_not_in_mergekit,
+            }
+        )
+        return
+    if terminal.out.is_terminal:
+        terminal.print_rows(brief_rows(rows), "candidate")
+        terminal.say(
+            "--csv and --json have more columns: the scores of each split and the genes, and "
+            "with --seconds the times"
+        )
     else:
-        if terminal.out.is_terminal:
-            terminal.print_rows(brief_rows(rows), "candidate")
+        details = ("gene ", "seconds ")
+        brief = [{k: v for k, v in row.items() if not k.startswith(details)} for row in rows]
+        terminal.print_rows(brief, "candidate")
+    if winner is not None or (view.history.told and terminal.out.is_terminal):
+        terminal.print_standings(view.table)
+        if command is not None and winner is not None:
             terminal.say(
-                "--csv and --json have more columns: the scores of each split and the genes, and "
-                "with --seconds the times"
+                "the test score of an exported model, by lm-eval itself (MODEL_DIR is the folder):"
             )
-        else:
-            terminal.print_rows(without_details(rows), "candidate")
-        if history.winner is not None or (history.told and terminal.out.is_terminal):
-            terminal.print_standings(standings(history, ranking))
-            if command is not None and history.winner is not None:
-                terminal.say(
-                    "the test score of an exported model, by lm-eval itself (MODEL_DIR is the "
-                    "folder):"
-                )
-                terminal.say(command, whole=True)
-                if note := sampling_note(config.frozen.sampled if config.frozen else {}):
-                    terminal.say(note)
-        if (reason := run.why_not_in_mergekit) is not None:
-            terminal.say(f"there is no best.mergekit.yaml: {reason}")
-        if spent:
-            times_of_phases = ", ".join(f"{phase} {item.text}" for phase, item in spent.items())
-            terminal.say(
-                f"seconds of candidates (CPU seconds in brackets): {times_of_phases}; "
-                f"{duration(3600 * run.timings.hours())} in all"
-            )
+            terminal.say(command, whole=True)
+            if note := sampling_note(view.frozen.sampled):
+                terminal.say(note)
+    terminal.say_why_not_in_mergekit(run)
+    if spent:
+        times = ", ".join(f"{phase} {item.text}" for phase, item in spent.items())
+        terminal.say(
+            f"seconds of candidates (CPU seconds in brackets): {times}; "
+            f"{duration(3600 * run.timings.hours())} in all"
+        )
 
 
 def report(
@@ -142,12 +137,12 @@ def report(
     """Write the run as one HTML page."""
     from evomerge.cli import terminal
     from evomerge.report.page import write_page, write_pictures
+    from evomerge.run.atomic import check_output
     from evomerge.run.folder import RunFolder
-    from evomerge.run.writable import check_pictures
 
     run = RunFolder(directory)
     if pictures is not None:
-        check_pictures(pictures)
+        check_output(pictures, "--pictures", "folder")
     target = out or run.path / "report.html"
     write_page(run, target)
     terminal.say(f"wrote {target}")
@@ -156,10 +151,7 @@ def report(
 
 
 def dashboard(
-    directories: Annotated[
-        list[Path],
-        typer.Argument(metavar="DIR...", help="folders of runs"),
-    ],
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="folders of runs")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="port; 0: any that is free")] = 8080,
 ) -> None:
     """Show runs in optuna-dashboard, in a browser on this machine, also while they go on."""

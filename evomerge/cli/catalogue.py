@@ -23,8 +23,7 @@ def list_(
     what: Annotated[
         str,
         typer.Argument(
-            help="methods, optimizers, spaces or parents",
-            autocompletion=offered(lambda: LISTS),
+            help="methods, optimizers, spaces or parents", autocompletion=offered(lambda: LISTS)
         ),
     ],
     as_json: JsonOption = False,
@@ -32,24 +31,12 @@ def list_(
     """List the methods, optimizers, spaces or embedded parents."""
     from evomerge.cli import terminal
 
-    rows = _rows(what)
-    if as_json:
-        terminal.print_json(rows)
-        return
-    terminal.print_rows(rows, "name")
-
-
-def _rows(what: str) -> list[dict[str, Any]]:
-    """Return the rows of one list.
-
-    Raises:
-        InputError: there is no such list.
-    """
     if what not in LISTS:
         raise InputError(
             f"There is no list {what!r}; allowed are {', '.join(LISTS)}.{did_you_mean(what, LISTS)}"
         )
-    return LISTS[what]()
+    rows = LISTS[what]()
+    terminal.print_json(rows) if as_json else terminal.print_rows(rows, "name")
 
 
 def _methods() -> list[dict[str, Any]]:
@@ -59,15 +46,12 @@ def _methods() -> list[dict[str, Any]]:
     for name in method_names():
         method = get_method(name)
         fewest, most = method.parents
-        if most is None:
-            count = f"{fewest}+"
-        else:
-            count = str(fewest) if fewest == most else f"{fewest}-{most}"
+        count = f"{fewest}+" if most is None else f"{fewest}-{most}"
         rows.append(
             {
                 "name": name,
                 "title": method.title + (_COSTLY if method.svds else ""),
-                "parents": count,
+                "parents": str(fewest) if fewest == most else count,
                 "base": method.base,
                 "knobs": [_knob(knob) for knob in method.knobs],
                 "paper": method.paper,
@@ -79,10 +63,8 @@ def _methods() -> list[dict[str, Any]]:
 def _knob(knob: Any) -> str:
     """Return `name (scope, range, default)`."""
     default = "required" if knob.default is None else f"{knob.default:g}"
-    bounds = f"{knob.low:g}..{knob.high:g}"
-    return (
-        f"{knob.name} ({'each parent' if knob.per == 'source' else 'merge'}, {bounds}, {default})"
-    )
+    scope = "each parent" if knob.per == "source" else "merge"
+    return f"{knob.name} ({scope}, {knob.low:g}..{knob.high:g}, {default})"
 
 
 def _optimizers() -> list[dict[str, Any]]:
@@ -112,14 +94,10 @@ def _parents() -> list[dict[str, Any]]:
     return rows
 
 
-def _spaces() -> list[dict[str, Any]]:
-    return [{"name": name, "about": about} for name, about in SPACES.items()]
-
-
 LISTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "methods": _methods,
     "optimizers": _optimizers,
-    "spaces": _spaces,
+    "spaces": lambda: [{"name": name, "about": about} for name, about in SPACES.items()],
     "parents": _parents,
 }
 """What can be listed -> what returns its rows."""

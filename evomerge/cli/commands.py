@@ -38,18 +38,10 @@ def options(
     # `evomerge.__main__` reads --debug before the command line is parsed.
 
 
-app.command()(files.init)
-app.command()(files.validate)
-app.command()(runs.search)
-app.command()(runs.resume)
-app.command()(answers.status)
-app.command()(answers.results)
-app.command()(models.export)
-app.command()(models.evaluate)
-app.command()(models.merge)
-app.command()(answers.report)
-app.command()(answers.dashboard)
-app.command()(models.push)
-app.command()(files.convert)
-app.command()(files.schema)
+for command in (
+    *(files.init, files.validate, runs.search, runs.resume, answers.status, answers.results),
+    *(models.export, models.evaluate, models.merge, answers.report, answers.dashboard),
+    *(models.push, files.convert, files.schema),
+):
+    app.command()(command)
 app.command(name="list")(catalogue.list_)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,8 +16,8 @@ from evomerge.cli.options import (
     JsonOption,
     SetOption,
     TrustCodeOption,
-    consent_of,
     offered,
+    permissions,
 )
 
 if TYPE_CHECKING:
@@ -56,68 +56,46 @@ def validate(
     allow_code: AllowCodeOption = False,
     trust_code: TrustCodeOption = False,
     time: Annotated[
-        bool,
-        typer.Option("--time", help="score a candidate, and estimate time and memory from it"),
+        bool, typer.Option("--time", help="score a candidate, and estimate time and memory from it")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check a search file: parents, shapes, tasks, metrics, documents, memory."""
     from evomerge.cli import terminal
-    from evomerge.config.schema import load, read, refuse_frozen
+    from evomerge.config.schema import parse, read, refuse_frozen
     from evomerge.setup import stages
-    from evomerge.setup.checked import Permissions
-    from evomerge.setup.genes import gene_list
+    from evomerge.setup.genes import HEADERS, gene_list, gene_rows
     from evomerge.setup.preflight import summary, warnings
     from evomerge.setup.runs import prepare
 
     refuse_frozen(data := read(file, set_), file)
-    allowed = Permissions(
-        allow_pickle=allow_pickle, allow_code=allow_code, consent=consent_of(trust_code)
-    )
-    if stages.is_staged(data):
+    allowed = permissions(allow_pickle, allow_code, trust_code)
+    staged = stages.is_staged(data)
+    if staged:
         searches = stages.check(data, file, **allowed)
-        notes_by_stage = [warnings(checked, allow_benchmarks) for checked in searches]
-        costs = [_cost(checked) if time else None for checked in searches]
-        if as_json:
-            answers = [
-                {**summary(checked), "genes": gene_list(checked), "warnings": notes, **_json(cost)}
-                for checked, notes, cost in zip(searches, notes_by_stage, costs, strict=True)
-            ]
-            terminal.print_json({"valid": True, "stages": answers})
-            return
-        for number, (checked, cost) in enumerate(zip(searches, costs, strict=True), 1):
-            terminal.print_values({"stage": number, **terminal.spoken(summary(checked))})
-            _print_genes(checked)
-            if cost is not None:
-                terminal.print_values({"stage": number, **cost.in_words()})
-            elif time:
-                terminal.say(f"stage {number} is not estimated: its parents do not exist yet")
-        terminal.warn([note for notes in notes_by_stage for note in notes])
-        terminal.say(f"{file} is valid: {len(searches)} stages")
-        return
-    parsed = load(file, set_)
-    checked = prepare(parsed, file.parent, **allowed)
-    values, notes = summary(checked), warnings(checked, allow_benchmarks)
-    cost = _cost(checked) if time else None
+    else:
+        searches = [prepare(parse(data, str(file)), file.parent, **allowed)]
+    notes = [warnings(checked, allow_benchmarks) for checked in searches]
+    costs = [_cost(checked) if time else None for checked in searches]
     if as_json:
-        genes = gene_list(checked)
-        answer = {"valid": True, **values, "genes": genes, "warnings": notes, **_json(cost)}
-        terminal.print_json(answer)
+        answers = [
+            {**summary(checked), "genes": gene_list(checked), "warnings": own}
+            | ({} if cost is None else {"time": cost.to_dict()})
+            for checked, own, cost in zip(searches, notes, costs, strict=True)
+        ]
+        terminal.print_json({"valid": True, **({"stages": answers} if staged else answers[0])})
         return
-    terminal.print_values(terminal.spoken(values))
-    _print_genes(checked)
-    if cost is not None:
-        terminal.print_values(cost.in_words())
-    terminal.warn(notes)
-    terminal.say(f"{file} is valid")
-
-
-def _print_genes(checked: CheckedSearch) -> None:
-    from evomerge.cli import terminal
-    from evomerge.setup.genes import HEADERS, gene_rows
-
-    if rows := gene_rows(checked):
-        terminal.print_table(HEADERS, rows)
+    for number, (checked, cost) in enumerate(zip(searches, costs, strict=True), 1):
+        place = {"stage": number} if staged else {}
+        terminal.print_values({**place, **terminal.spoken(summary(checked))})
+        if rows := gene_rows(checked):
+            terminal.print_table(HEADERS, rows)
+        if cost is not None:
+            terminal.print_values({**place, **cost.in_words()})
+        elif time:
+            terminal.say(f"stage {number} is not estimated: its parents do not exist yet")
+    terminal.warn(note for own in notes for note in own)
+    terminal.say(f"{file} is valid" + (f": {len(searches)} stages" if staged else ""))
 
 
 def _cost(checked: CheckedSearch) -> Estimate | None:
@@ -131,10 +109,6 @@ def _cost(checked: CheckedSearch) -> Estimate | None:
         return None
     with busy("building and scoring a candidate"), with_merges_built(checked) as built:
         return estimate(built, try_candidates(built))
-
-
-def _json(cost: Estimate | None) -> dict[str, Any]:
-    return {} if cost is None else {"time": cost.to_dict()}
 
 
 def convert(

@@ -31,7 +31,7 @@ from evomerge.cli.terminal import (
     text_of,
 )
 from evomerge.errors import without_controls
-from evomerge.report.confidence import Estimate, factor_of
+from evomerge.report.confidence import Interval, factor_of
 from evomerge.report.documents import doubt_about_baselines
 from evomerge.report.progress import leaders, progress, workers_in_words
 from evomerge.report.words import duration, short_names, short_scores
@@ -45,7 +45,6 @@ from evomerge.searching.ranking import Ranking
 
 log = logging.getLogger(__name__)
 
-_WORKER_HEADERS = ("worker", "place", "does", "for")
 _PAUSE = 2.0
 _PATIENCE = 10.0  # seconds in which a search that has just been started takes its lock
 
@@ -70,8 +69,7 @@ def _in_words(name: str, value: Any) -> Any:
             origin = short_names([value["origin"]])[value["origin"]]
             return f"{_scores_in_words(value)}, candidate {value['candidate']} ({origin})"
         case "workers":
-            states = [WorkerState(**worker) for worker in value]
-            return f"{len(states)}: {workers_in_words(states, time.time())[0]}"
+            return f"{len(value)}: {_workers(value)[0]}"
         case _:
             return value
 
@@ -79,8 +77,8 @@ def _in_words(name: str, value: Any) -> Any:
 def _scores_in_words(item: Mapping[str, Any]) -> str:
     """Return the fitness of a candidate with its interval; of a front, its scores."""
     if "scores" in item:
-        return values_in_words(item["scores"])
-    found = Estimate(item["fitness"], item.get("low", math.nan), item.get("high", math.nan))
+        return _values_in_words(item["scores"])
+    found = Interval(item["fitness"], item.get("low", math.nan), item.get("high", math.nan))
     return estimate(found, factor_of([found.value]))
 
 
@@ -93,17 +91,14 @@ def _latest_in_words(item: Mapping[str, Any]) -> str:
     return f"{about}{_scores_in_words(item)} ({item['candidate']})"
 
 
-def values_in_words(values: Mapping[str, float]) -> str:
+def _values_in_words(values: Mapping[str, float]) -> str:
     """Return scores by objective as text, in the metric's own sign."""
     names = short_scores(list(values))
     return ", ".join(f"{names[key]} {value:.4g}" for key, value in values.items())
 
 
 def states(run: RunFolder) -> Iterator[dict[str, Any]]:
-    """Yield the progress of a run, again and again until its search ends.
-
-    A search that has just been started, without a candidate yet, is waited for.
-    """
+    """Yield the progress of a run again and again to its end; wait for one that has just begun."""
     values, end = progress(run), time.monotonic() + _PATIENCE
     while values["state"] == "stopped" and not values["candidates"] and time.monotonic() < end:
         time.sleep(0.2)
@@ -120,7 +115,7 @@ def watch(run: RunFolder) -> None:
     if out.is_terminal:
         with Live(console=out, auto_refresh=False) as live:
             for values in states(run):
-                live.update(Group(*_tables(values)), refresh=True)
+                live.update(Group(*(make_table(*table) for table in _tables(values))), refresh=True)
         return
     shown: dict[str, Any] = {}
     for values in states(run):
@@ -129,39 +124,29 @@ def watch(run: RunFolder) -> None:
         keys = ("state", "candidates", "scored", "failed", "best", "winner", "phase")
         changed = {key: values.get(key) for key in keys if values.get(key) != shown.get(key)}
         if shown and changed:
-            print_table(("what", "value"), list(in_words(changed).items()))
+            print_table(*_tables(changed)[0])
         shown = values
 
 
 def print_progress(values: Mapping[str, Any]) -> None:
     """Print the progress of a search, and what its workers do."""
-    if out.is_terminal:
-        out.print(*_tables(values), sep="\n")
-        return
-    print_table(("what", "value"), list(in_words(values).items()))
-    if rows := _worker_rows(values):
-        print_table(_WORKER_HEADERS, rows)
+    for headers, rows in _tables(values):
+        print_table(headers, rows)
 
 
-def _tables(values: Mapping[str, Any]) -> list[RenderableType]:
-    what = make_table(("what", "value"), list(in_words(values).items()))
-    rows = _worker_rows(values)
-    return [what, "", make_table(_WORKER_HEADERS, rows)] if rows else [what]
+def _tables(values: Mapping[str, Any]) -> list[tuple[Sequence[str], Sequence[Sequence[str]]]]:
+    """Return the headers and rows of the values, and of the workers if there are any."""
+    what = (("what", "value"), list(in_words(values).items()))
+    rows = _workers(values.get("workers", []))[1]
+    return [what, (("worker", "place", "does", "for"), rows)] if rows else [what]
 
 
-def _worker_rows(values: Mapping[str, Any]) -> list[list[str]]:
-    workers = [WorkerState(**worker) for worker in values.get("workers", [])]
-    return workers_in_words(workers, time.time())[1]
+def _workers(workers: Sequence[Mapping[str, Any]]) -> tuple[str, list[list[str]]]:
+    return workers_in_words([WorkerState(**worker) for worker in workers], time.time())
 
 
 class SearchDisplay:
-    """Shows a search that runs in this process.
-
-    Args:
-        total: largest number of candidates; None if the budget has no such bound.
-        ranking: what compares the candidates of the search.
-        history: the state of the run before this session.
-    """
+    """Shows a search of so many candidates (None: no bound) that runs in this process."""
 
     def __init__(self, total: int | None, ranking: Ranking, history: History | None = None) -> None:
         self._total, self._ranking, self._history = total, ranking, history or History()
@@ -186,8 +171,7 @@ class SearchDisplay:
         """Warn before the first candidate of the optimizer if the baselines tell nothing."""
         if event["event"] != "ask" or event["candidate"] != len(history.baselines):
             return
-        doubt = doubt_about_baselines(history)
-        if doubt is not None:
+        if doubt := doubt_about_baselines(history):
             message, examples = doubt
             log.warning("%s", message)
             lines = [line for item in examples for line in example_lines(item)]
@@ -223,21 +207,14 @@ class SearchDisplay:
             self._say(event)
 
     def _update_bar(self, event: Event) -> None:
+        what, done, total, speed = "searching", len(self._history.told), self._total, ""
         if self._finals is None or event["event"] in ("ask", "tell"):
-            self._bar.update(
-                self._task,
-                completed=len(self._history.told),
-                total=self._total,
-                description="searching",
-                speed=self._speed(),
-            )
-            return
-        self._finals_done += event["event"] in ("score", "complete")
-        purpose, total = self._finals
-        what = "estimates completed" if purpose == "complete" else f"final scores on {purpose}"
-        self._bar.update(
-            self._task, completed=self._finals_done, total=total, description=what, speed=""
-        )
+            speed = self._speed()
+        else:
+            self._finals_done += event["event"] in ("score", "complete")
+            done, (purpose, total) = self._finals_done, self._finals
+            what = "estimates completed" if purpose == "complete" else f"final scores on {purpose}"
+        self._bar.update(self._task, description=what, completed=done, total=total, speed=speed)
 
     def _speed(self) -> str:
         """Return the candidates an hour, and when all are scored, as text."""
@@ -312,7 +289,7 @@ def _described(history: History, number: int, objectives: Sequence[Objective]) -
         source = f", estimated from {documents} documents" if candidate.is_estimate else ""
         return f"{head} {_points(candidate)}{source}"
     if isinstance(outcome, Scores) and candidate.values is not None:
-        return f"{head} {values_in_words({o.key: outcome.aggregates[o.key] for o in objectives})}"
+        return f"{head} {_values_in_words({o.key: outcome.aggregates[o.key] for o in objectives})}"
     return f"{head} open"
 
 

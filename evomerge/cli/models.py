@@ -15,17 +15,11 @@ from evomerge.cli.options import (
     RunFolderArgument,
     ShardSizeOption,
     TrustCodeOption,
-    consent_of,
     offered,
+    permissions,
 )
 
-_ModelArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="folder, Hub id or zoo:NAME",
-    ),
-]
+_ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="folder, Hub id or zoo:NAME")]
 
 
 def _splits() -> tuple[str, ...]:
@@ -62,14 +56,7 @@ def export(
 
 def evaluate(
     model: _ModelArgument,
-    config: Annotated[
-        Path,
-        typer.Option(
-            "--config",
-            metavar="FILE",
-            help="search file",
-        ),
-    ],
+    config: Annotated[Path, typer.Option("--config", metavar="FILE", help="search file")],
     split: Annotated[
         str, typer.Option(help="search, validation or test", autocompletion=offered(_splits))
     ] = "test",
@@ -93,25 +80,15 @@ def evaluate(
     from evomerge.setup.search import evaluate as evaluate_model
     from evomerge.setup.tasks import sampled
 
-    checked = prepare(
-        load(config),
-        config.parent,
-        allow_pickle=allow_pickle,
-        allow_code=allow_code,
-        consent=consent_of(trust_code),
-    )
+    allowed = permissions(allow_pickle, allow_code, trust_code)
+    checked = prepare(load(config), config.parent, **allowed)
     scores = evaluate_model(checked, model, split, show)
     estimates = intervals(measured(checked.ranking), scores)
     if as_json:
         plain = {key: item.to_dict() for key, item in estimates.items()}
-        answer = {
-            "model": model,
-            "split": split,
-            "documents": scores.fidelity,
-            "scores": plain,
-            "examples": [asdict(item) for item in scores.examples],
-        }
-        terminal.print_json(answer)
+        answer = {"model": model, "split": split, "documents": scores.fidelity, "scores": plain}
+        examples = [asdict(item) for item in scores.examples]
+        terminal.print_json({**answer, "examples": examples})
         return
     terminal.print_examples(scores.examples)
     rows = [(k, terminal.estimate(v, factor_of([v.value]))) for k, v in estimates.items()]
@@ -122,11 +99,7 @@ def evaluate(
 
 def merge(
     recipe: Annotated[
-        Path,
-        typer.Argument(
-            metavar="RECIPE.yaml",
-            help="a recipe, or a mergekit config",
-        ),
+        Path, typer.Argument(metavar="RECIPE.yaml", help="a recipe, or a mergekit config")
     ],
     out: OutOption,
     memory: Annotated[str, typer.Option(help="peak memory, e.g. 8GB")] = "8GB",
@@ -147,27 +120,14 @@ def merge(
     from evomerge.cli import terminal
     from evomerge.export.recipe import merge_recipe
 
-    notes = merge_recipe(
-        recipe,
-        out,
-        memory,
-        shard_size,
-        allow_pickle=allow_pickle,
-        strict=strict,
-        truncate=truncate,
-    )
+    allowed = {"allow_pickle": allow_pickle, "strict": strict, "truncate": truncate}
+    notes = merge_recipe(recipe, out, memory, shard_size, **allowed)
     terminal.warn(notes)
     terminal.say(f"wrote {out}")
 
 
 def push(
-    model: Annotated[
-        Path,
-        typer.Argument(
-            metavar="MODEL_DIR",
-            help="an exported model",
-        ),
-    ],
+    model: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="an exported model")],
     repository: Annotated[str, typer.Argument(metavar="REPO_ID", help="org/name on the Hub")],
     private: Annotated[
         bool,

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from evomerge.trust.consent import Consent
+    from evomerge.setup.checked import Permissions
 
 
 def offered(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
     """Return what a shell calls for Tab: what was typed -> the names that begin with it.
 
-    The names are looked up then only, so that a command does not wait for their imports. Files and
-    folders are offered by the shell itself.
+    The names are looked up then only, so that a command does not wait for their imports.
     """
 
     def complete(incomplete: str) -> list[str]:
@@ -27,7 +26,7 @@ def offered(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
 
 
 def _trackers() -> Iterable[str]:
-    from evomerge.report.trackers.protocol import TRACKERS
+    from evomerge.report.trackers.follower import TRACKERS
 
     return TRACKERS.names()
 
@@ -71,16 +70,14 @@ TrackOption = Annotated[
 ]
 
 
-def consent_of(trust_code: bool) -> Consent:
-    """Return how a command decides whether the code of a search file may run.
-
-    Args:
-        trust_code: whether the option `--trust-code` is given.
-    """
+def permissions(allow_pickle: bool, allow_code: bool, trust_code: bool) -> Permissions:
+    """Return what the options of a command allow; a person at the terminal is asked for more."""
+    from evomerge.setup.checked import Permissions
     from evomerge.trust.consent import Consent
 
     at_terminal = sys.stdin.isatty() and sys.stderr.isatty()
-    return Consent(given=trust_code, ask=_ask if at_terminal else None, told=_tell)
+    consent = Consent(given=trust_code, ask=_ask if at_terminal else None, told=_tell)
+    return Permissions(allow_pickle=allow_pickle, allow_code=allow_code, consent=consent)
 
 
 def _tell(files: Sequence[Path]) -> None:

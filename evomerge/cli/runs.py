@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,11 +19,13 @@ from evomerge.cli.options import (
     SetOption,
     TrackOption,
     TrustCodeOption,
-    consent_of,
+    permissions,
 )
 
 if TYPE_CHECKING:
+    from evomerge.api.search import Runner
     from evomerge.run.folder import RunFolder
+    from evomerge.run.journal import Cut
     from evomerge.setup.checked import CheckedSearch
 
 
@@ -38,37 +41,20 @@ def search(
     track: TrackOption = None,
 ) -> None:
     """Start a search."""
-    from evomerge.cli.terminal import busy, warn
-    from evomerge.config.schema import load, read, refuse_frozen
+    from evomerge.api.search import start
+    from evomerge.cli import terminal
+    from evomerge.config.schema import read
     from evomerge.run.folder import RunFolder
-    from evomerge.setup import stages
-    from evomerge.setup.checked import Permissions
     from evomerge.setup.preflight import warnings
-    from evomerge.setup.runs import begin, prepare
 
-    _check_tracker(track)
+    runner = _runner(track)
     RunFolder.check_free(run)
-    refuse_frozen(data := read(file, set_), file)
-    allowed = Permissions(
-        allow_pickle=allow_pickle, allow_code=allow_code, consent=consent_of(trust_code)
-    )
-    if stages.is_staged(data):
-        if candidates:
-            data = stages.with_candidates(data, candidates)
-        with busy(f"checking {file}"):
-            searches = stages.start(data, file, run, **allowed)
-        warn([note for checked in searches for note in warnings(checked, allow_benchmarks)])
-        stages.run_stages(run, lambda stage, checked: _run(stage, checked, {}, track), **allowed)
-        return
-    overrides = [*(set_ or []), *([f"budget.candidates={candidates}"] if candidates else [])]
-    with busy(f"checking {file}"):
-        parsed = load(file, overrides)
-        checked = prepare(parsed, file.parent, **allowed)
-        notes = warnings(checked, allow_benchmarks)
-    warn(notes)
-    with busy("creating the run"):
-        started, checked = begin(run, checked)
-    _run(started, checked, {}, track)
+
+    def warn(searches: Sequence[CheckedSearch]) -> None:
+        terminal.warn(n for checked in searches for n in warnings(checked, allow_benchmarks))
+
+    allowed = permissions(allow_pickle, allow_code, trust_code)
+    start(read(file, set_), file, run, candidates, allowed, warn, runner, terminal.busy)
 
 
 def resume(
@@ -83,8 +69,7 @@ def resume(
         typer.Option(min=1, help="number of candidates without a better one, at which to end"),
     ] = None,
     target: Annotated[
-        float | None,
-        typer.Option(help="fitness on the search documents at which to end"),
+        float | None, typer.Option(help="fitness on the search documents at which to end")
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -107,70 +92,34 @@ def resume(
     track: TrackOption = None,
 ) -> None:
     """Continue a search, with a larger budget or with other workers if you say so."""
+    from evomerge.api.search import go_on
     from evomerge.cli import terminal
-    from evomerge.errors import InputError
-    from evomerge.run import repair
-    from evomerge.run.folder import STAGES, RunFolder
-    from evomerge.run.writable import check_run_folder
-    from evomerge.setup import stages
-    from evomerge.setup.checked import Permissions
-    from evomerge.setup.runs import check_budget, continued
 
-    _check_tracker(track)
-    allowed = Permissions(
-        allow_pickle=allow_pickle, allow_code=allow_code, consent=consent_of(trust_code)
-    )
-    if (directory / STAGES).is_file():
-        if candidates or hours or patience or target is not None or set_ or truncate:
-            raise InputError(
-                f"{directory} is a search in stages, but --candidates, --hours, --patience, "
-                "--target, --set and --truncate change one stage; give the folder of a stage, for "
-                f"example {directory / 'stage-1'}."
-            )
-        check_run_folder(directory)
-        stages.run_stages(
-            directory, lambda stage, checked: _run(stage, checked, {}, track), **allowed
-        )
-        return
-    run = RunFolder(directory)
-    check_run_folder(run.path)
-    if truncate:
-        cut = repair.truncate(run.journal_path)
+    bounds = {"candidates": candidates, "hours": hours, "patience": patience, "target": target}
+    given = {**bounds, "set": set_ or None, "truncate": truncate or None}
+    changes = [f"--{name}" for name, value in given.items() if value is not None]
+
+    def tell(cut: Cut | None) -> None:
         terminal.say("the journal is not damaged" if cut is None else str(cut))
-    new_budget = {
-        "candidates": candidates,
-        "hours": hours,
-        "patience": patience,
-        "target": target,
-    }
-    given = {name: value for name, value in new_budget.items() if value is not None}
-    check_budget(run, given)
-    _run(run, continued(run, set_ or [], **allowed), given, track)
+
+    runner, cut = _runner(track), tell if truncate else None
+    allowed = permissions(allow_pickle, allow_code, trust_code)
+    go_on(directory, changes, bounds, set_ or [], allowed, cut, runner)
 
 
-def _check_tracker(name: str | None) -> None:
-    """Check that a tracker exists and is installed, before anything is computed.
+def _runner(tracker: str | None) -> Runner:
+    """Return what runs a search with a display, after a check that the tracker is installed."""
+    from evomerge.report.trackers.follower import find_tracker
 
-    Raises:
-        InputError: there is no such tracker, or it is not installed.
-    """
-    from evomerge.report.trackers.protocol import find_tracker
-
-    if name is not None:
-        find_tracker(name)
+    if tracker is not None:
+        find_tracker(tracker)
+    return lambda run, checked, bounds: _run(run, checked, bounds, tracker)
 
 
 def _run(
-    run: RunFolder, checked: CheckedSearch, new_budget: dict[str, float], tracker: str | None
+    run: RunFolder, checked: CheckedSearch, bounds: Mapping[str, float], tracker: str | None
 ) -> None:
-    """Run a search to its end with a display, then print the standings and the winner.
-
-    Args:
-        run: the run folder.
-        checked: the checked search of this run.
-        new_budget: bounds of the budget that replace earlier ones, by name.
-        tracker: name of the tracker that the search is logged to; None for no tracker.
-    """
+    """Run a search to its end with a display, then print the standings and the winner."""
     from evomerge.cli import terminal
     from evomerge.cli.live import SearchDisplay, named
     from evomerge.errors import Terminated
@@ -181,17 +130,14 @@ def _run(
     from evomerge.run.history import History
     from evomerge.setup.search import run_search
 
-    total = new_budget.get("candidates") or checked.config.budget.candidates
-    before = History(run.events())
+    total = bounds.get("candidates") or checked.config.budget.candidates
     quoted = shlex.quote(str(run.path))
+    before = History(run.events())
     display = SearchDisplay(int(total) if total else None, checked.ranking, before)
     try:
-        with (
-            display.shown(),
-            tracked(tracker, run, checked.ranking, terminal.say) as trackers,
-        ):
+        with display.shown(), tracked(tracker, run, checked.ranking, terminal.say) as trackers:
             followers = [display.observe, display.warn_of_baselines, *trackers]
-            winner = run_search(checked, run, new_budget, followers)
+            winner = run_search(checked, run, bounds, followers)
     except KeyboardInterrupt as signal:
         how = "terminated" if isinstance(signal, Terminated) else "interrupted"
         terminal.say(f"{how}; nothing is lost, continue with `evomerge resume {quoted}`")
@@ -200,10 +146,9 @@ def _run(
     found = standings(history, checked.ranking)
     terminal.print_standings(found)
     terminal.say(verdict(found, winner).text)
-    doubt = doubt_about_winner(history)
-    terminal.warn([] if doubt is None else [doubt])
-    if (reason := run.why_not_in_mergekit) is not None:
-        terminal.say(f"there is no best.mergekit.yaml: {reason}")
+    if doubt := doubt_about_winner(history):
+        terminal.warn([doubt])
+    terminal.say_why_not_in_mergekit(run)
     what = f"the winner is {named(history, winner.number)}; export it with"
     if history.front:
         numbers = ", ".join(str(item.number) for item in history.front)

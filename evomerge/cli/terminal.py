@@ -23,15 +23,13 @@ from rich.table import Table
 from rich.text import Text
 
 from evomerge.errors import escaped_controls, without_controls
-from evomerge.report.confidence import Estimate
+from evomerge.report.confidence import Interval
 from evomerge.report.words import short_scores
 from evomerge.scores import SPLITS, Example, Split
 
 if TYPE_CHECKING:
     from evomerge.report.standings import Standings
-
-FINAL_FIRST: tuple[Split, ...] = ("test", "validation", "search")
-"""The splits in the order in which scores are shown: the one that nothing was chosen on first."""
+    from evomerge.run.folder import RunFolder
 
 _SPOKEN = {
     "hours": "time",
@@ -74,10 +72,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: st
 
 
 def make_table(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> Table:
-    """Return a table for a terminal, narrow enough for three scores with intervals in 80 columns.
-
-    Columns of figures are aligned at the right.
-    """
+    """Return a table for a terminal: three scores with intervals fit into 80 columns."""
     table = Table(
         title=one_cell(title) or None,
         title_justify="left",
@@ -110,34 +105,22 @@ def spoken(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], first: str) -> None:
-    """Print records with the same keys as a table.
-
-    Args:
-        rows: the records.
-        first: the header that is printed if there are no records.
-    """
+    """Print records with the same keys as a table; without records, the first header."""
     headers = list(rows[0]) if rows else [first]
     print_table(headers, [[text_of(row[name]) for name in headers] for row in rows])
 
 
 def print_standings(table: Standings) -> None:
-    """Print the scores of parents, uniform merge and winner, and compare the winner with each.
+    """Print the scores of all models, and compare the winner with each, or neighbours on a front.
 
-    Of a front, all members are printed, and neighbours on it are compared.
-
-    A terminal gets a table for each score, with the test first; a pipe gets one table, with a
-    column for each score and split.
+    A terminal gets a table for each score, with the test first; a pipe gets one table.
     """
     from evomerge.report.verdict import front_rows
 
     def cells(columns: Sequence[str], splits: Sequence[Split]) -> list[list[str]]:
+        places = [(split, column) for column in columns for split in splits]
         return [
-            [table.names[row.label]]
-            + [
-                " ".join(table.cell(row, split, column)).strip()
-                for column in columns
-                for split in splits
-            ]
+            [table.names[row.label], *(" ".join(table.cell(row, *p)).strip() for p in places)]
             for row in table.rows
         ]
 
@@ -151,7 +134,9 @@ def print_standings(table: Standings) -> None:
         for column in table.columns:
             shares = " in %" if table.factor(column) == 100 else ""
             title = f"{column}{shares}, with 95 % intervals"
-            print_table(("model", *FINAL_FIRST), cells([column], FINAL_FIRST), title=title)
+            # The split that nothing was chosen on comes first.
+            splits = tuple(reversed(SPLITS))
+            print_table(("model", *splits), cells([column], splits), title=title)
     else:
         heads = [f"{column} {split}" for column in table.columns for split in SPLITS]
         print_table(("model", *heads), cells(table.columns, SPLITS))
@@ -199,10 +184,7 @@ def text_of(value: Any) -> str:
 def say(message: str, *, whole: bool = False) -> None:
     """Print a message to standard error; standard output is for a command's answer only.
 
-    Args:
-        message: the message.
-        whole: keep long lines whole, so that a command can be copied; else a terminal breaks them
-            between words, but never a path.
+    A terminal breaks long lines, but never a path; `whole` keeps them, to be copied.
     """
     if err.is_terminal and not whole:
         lines = message.splitlines()
@@ -237,17 +219,18 @@ def paused() -> Iterator[None]:
             status.start()
 
 
+def say_why_not_in_mergekit(run: RunFolder) -> None:
+    """Say why a run has no mergekit file of its best merge, if this is so."""
+    if (reason := run.why_not_in_mergekit) is not None:
+        say(f"there is no best.mergekit.yaml: {reason}")
+
+
 def warn(notes: Iterable[str]) -> None:
     """Print each different warning once, to standard error."""
     for note in dict.fromkeys(notes):
         say(f"warning: {note}")
 
 
-def estimate(item: Estimate, factor: float) -> str:
-    """Return an estimate as text, such as `87.0 [84.8, 88.9]`, without an unknown interval.
-
-    Args:
-        item: the value and its interval.
-        factor: number that all of them are multiplied by, 100 for a share in per cent.
-    """
+def estimate(item: Interval, factor: float) -> str:
+    """Return `87.0 [84.8, 88.9]`, all times a factor, without an unknown interval."""
     return " ".join(filter(None, item.texts(factor)))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from evomerge.errors import RecipeError
+from evomerge.run.atomic import check_new_folder
 from evomerge.run.folder import RunFolder
 from evomerge.run.history import History
-from evomerge.run.writable import check_new_folder
 from evomerge.setup.absolute_paths import absolute_recipe
 from evomerge.setup.parents_as_themselves import is_itself, recipe_to_write, write_model
 from evomerge.setup.pins import pinned
@@ -16,15 +17,8 @@ from evomerge.setup.runs import chosen_candidate, reopen
 from evomerge.setup.weight_digests import check_weights
 
 
-@dataclass(frozen=True)
-class Exported:
-    """What was written.
-
-    Attributes:
-        number: number of the candidate.
-        not_in_mergekit: why there is no `mergekit_config.yml`; None if there is one.
-        notes: sentences for a person; see `evomerge.merging.backend.write`.
-    """
+class Exported(NamedTuple):
+    """What was written; `not_in_mergekit`: why there is no `mergekit_config.yml`, or None."""
 
     number: int
     not_in_mergekit: str | None
@@ -40,20 +34,7 @@ def export_candidate(
     *,
     allow_pickle: bool = False,
 ) -> Exported:
-    """Write a candidate of a run as a Hugging Face checkpoint.
-
-    Args:
-        run: the run.
-        out: folder to create; it must not exist.
-        which: `best` or the candidate's number.
-        dtype: dtype of the checkpoint, or None for the one that the candidate was scored in.
-        shard_size: largest size of a weight file, such as `5GB`.
-        allow_pickle: accept parents with pickled weights, even if the run was not started here.
-
-    Raises:
-        InputError: there is no such candidate, a parent has changed, `out` exists, or the disk
-            does not have enough room.
-    """
+    """Write a candidate of a run as a Hugging Face checkpoint; see `Run.export`."""
     from evomerge.export.card import Merge, search_card
     from evomerge.export.parents import describe_parents
     from evomerge.mergekit import express

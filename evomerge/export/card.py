@@ -51,12 +51,8 @@ _LINKS = (("://", ":&#47;/"), ("www.", "www&#46;"))  # become links without any 
 class Merge:
     """A merged model that a card is written for.
 
-    Attributes:
-        recipe: its recipe; the dtype may differ from the one that was scored.
-        parents: reference -> what the card says of it: all parents of the recipe, and those that a
-            search had to choose from.
-        mergekit: whether `mergekit_config.yml` is written beside the card.
-        allow_pickle: whether parents may have pickled weights.
+    `parents` says of a reference what the card says of it: of all parents of the recipe, and of
+    those that a search had to choose from. `mergekit`: there is a `mergekit_config.yml`.
     """
 
     recipe: Recipe
@@ -82,15 +78,7 @@ class Merge:
 
 
 def merge_card(merge: Merge, versions: Mapping[str, str]) -> dict[str, str]:
-    """Return the card of a recipe's model (`evomerge merge`), which has no scores, and its picture.
-
-    Args:
-        merge: the model.
-        versions: the versions of the packages that it was made with.
-
-    Returns:
-        name of a file -> its text.
-    """
+    """Return the card of a recipe's model and its picture: file -> text; `versions` made it."""
     return _files(
         merge,
         card_data(merge.name, merge.used, mergekit=merge.mergekit),
@@ -110,20 +98,11 @@ def search_card(
     itself: bool = False,
     unchanged: bool = True,
 ) -> dict[str, str]:
-    """Return the card of a candidate of a run (`evomerge export`), and its picture.
+    """Return the card of a candidate of a run (`evomerge export`) and its picture: file -> text.
 
-    Args:
-        merge: the model of the candidate.
-        config: the run's search file.
-        history: the run.
-        candidate: the exported candidate. The card of the winner, or of a member of the front, has
-            the run's table, and its metadata the test scores; that of another one its own scores.
-        ranking: what compares the candidates of the search.
-        itself: whether the model is a parent itself.
-        unchanged: whether it then has its own dtype.
-
-    Returns:
-        name of a file -> its text.
+    The card of the winner, or of a member of the front, has the run's table, and its metadata the
+    test scores; that of another candidate its own scores. `itself`: the model is a parent itself,
+    which is `unchanged` if it has its own dtype.
     """
     frozen, best = config.frozen or Frozen(), best_of(history, ranking)
     is_winner = candidate is best or candidate in history.front
@@ -222,12 +201,7 @@ def _files(
 
 
 def _named(parent: Parent, explained: set[int]) -> str:
-    """Return the name of a parent; of one that is a merge itself, those of its parents too.
-
-    Args:
-        parent: the parent.
-        explained: the `id` of each tuple of parents that the card has named; this one is added.
-    """
+    """Return the name of a parent; of a merge, those of its parents if none is `explained` yet."""
     if not parent.merged_from or id(parent.merged_from) in explained:
         return code(parent.name)
     explained.add(id(parent.merged_from))

@@ -1,18 +1,17 @@
 """Uploading an exported model to the Hugging Face Hub (`evomerge push`).
 
-`upload_folder` is used, and not `upload_large_folder`: the Hub stores the content of a large file
-by its digest (as one file with LFS, in pieces with Xet), so after a kill the same call uploads only
-what is missing. What was uploaded is recorded on the Hub alone; `upload_large_folder` records it in
-the model's folder, and is gone from newer versions of the client. All files appear in one commit,
-or in few if there are hundreds, so that nobody sees a model without some of its weights.
+`upload_folder` is used, and not `upload_large_folder`, which writes into the model's folder and is
+gone from newer clients: the Hub stores the content of a large file by its digest, so after a kill
+the same call uploads only what is missing. All files appear in one commit, or in few if there are
+hundreds, so that nobody sees a model without some of its weights.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from evomerge.errors import CheckpointError, EvomergeError, InputError, one_line
 from evomerge.parsing.links import check_inside, check_ordinary
@@ -21,43 +20,34 @@ _PART = r"[A-Za-z0-9]([\w.-]*\w)?"
 _ID = re.compile(rf"(?!(datasets|models|spaces)/)({_PART}/)?{_PART}(?<!\.git)", re.ASCII)
 _LONGEST_ID = 96
 _LOCAL_PATH = re.compile(r"(^|[\s\[{(,:+'\"])(/|~/)[\w.~-]", re.MULTILINE)
-_RECIPES = ("*.yaml", "*.yml")
 
 
-@dataclass(frozen=True)
-class Pushed:
-    """What an upload did.
-
-    Attributes:
-        url: address of the commit.
-        left_out: names of the recipe files that were not uploaded, since they name folders of this
-            machine.
-    """
+class Pushed(NamedTuple):
+    """The address of a commit, and the recipe files left out, since they name local folders."""
 
     url: str
     left_out: tuple[str, ...]
 
 
 def push_model(model: Path, repository: str, *, private: bool) -> Pushed:
-    """Upload the files of a model folder; the repository is created if it does not exist.
+    """Upload the files of a model folder; the same call goes on if it was interrupted.
 
-    If the upload is interrupted, the same call goes on where it was.
-
-    Args:
-        model: folder of an exported model.
-        repository: id of the repository, `org/name`, or `name` alone for one of the user's own.
-        private: whether the repository is private. An existing one must be what this says.
+    The repository (`org/name`, or `name` of the user's own) is created if it does not exist; one
+    that exists must be private or public as asked.
 
     Raises:
-        CheckpointError: the folder is not a model folder, or has a link to something outside, or
-            something that is neither a file nor a folder.
-        InputError: `repository` is not a valid id, or is public where it is to be private or the
-            other way round.
+        CheckpointError: the folder is no model folder, or has something that is no file in it.
+        InputError: the id is not valid, or the repository is not private or public as asked.
         EvomergeError: the Hub refused the upload or could not be reached.
     """
     _check_folder(model)
     _check_id(repository)
-    left_out = _files_with_local_paths(model)
+    recipes = sorted(file for pattern in ("*.yaml", "*.yml") for file in model.glob(pattern))
+    left_out = tuple(  # an absolute path may name a user
+        file.name
+        for file in recipes
+        if _LOCAL_PATH.search(file.read_text(encoding="utf-8", errors="replace"))
+    )
 
     from huggingface_hub import HfApi
     from huggingface_hub.errors import BadRequestError
@@ -85,16 +75,12 @@ def push_model(model: Path, repository: str, *, private: bool) -> Pushed:
             "network and your token (`hf auth login`), then give the same command again, which "
             "uploads only what is missing."
         ) from error
-    raise InputError(_other_visibility(name, is_private=is_private))
-
-
-def _other_visibility(name: str, *, is_private: bool) -> str:
     if is_private:
-        return (
+        raise InputError(
             f"The repository {name} is private, but --public was given; make it public in its "
             "settings on the Hub, or give --private."
         )
-    return (
+    raise InputError(
         f"The repository {name} exists and is public, so nothing was uploaded, since --private is "
         "the default; give --public, make it private in its settings on the Hub, or name another "
         "repository."
@@ -121,16 +107,6 @@ def _check_id(repository: str) -> None:
             f"digits, '-', '_' and '.', {_LONGEST_ID} characters at most, without '--' and '..', "
             "and with a letter or digit at both ends of each part."
         )
-
-
-def _files_with_local_paths(model: Path) -> tuple[str, ...]:
-    """Return the names of the recipe files that have absolute paths, which may name a user."""
-    files = sorted(file for pattern in _RECIPES for file in model.glob(pattern))
-    return tuple(
-        file.name
-        for file in files
-        if _LOCAL_PATH.search(file.read_text(encoding="utf-8", errors="replace"))
-    )
 
 
 def _reason(error: Exception) -> str:

@@ -33,12 +33,7 @@ def card_data(
 ) -> ModelCardData:
     """Return the metadata of a merge. What is not known is left out.
 
-    Args:
-        name: name of the merged model.
-        parents: its parents; the licence and the languages are theirs if all of them agree.
-        mergekit: whether a mergekit config is written beside the card.
-        datasets: ids of data sets on the Hub that candidates were compared on.
-        results: scores on test documents.
+    The licence and the languages are those of the parents if all of them agree.
     """
     models = list(dict.fromkeys(name for parent in parents for name in parent.hub_ids))
     licence, languages = common_licence(parents), list(common_languages(parents))
@@ -68,69 +63,54 @@ def hub_datasets(config: SearchConfig) -> list[str]:
 def results_on_test(
     config: SearchConfig, objectives: Sequence[Objective], scores: Scores
 ) -> list[EvalResult]:
-    """Return the scores on test documents as entries of the Hub's `model-index`.
-
-    A score that is not finite is left out, since JSON has no number for it.
-
-    Args:
-        config: the run's search file.
-        objectives: its objectives.
-        scores: the scores of a model on the test documents.
-    """
-    return [
-        _result(config.frozen or Frozen(), objective, scores)
-        for objective in objectives
-        if not objective.is_exact and math.isfinite(scores.aggregates[objective.key])
-    ]
-
-
-def _result(frozen: Frozen, objective: Objective, scores: Scores) -> EvalResult:
-    dataset = frozen.datasets.get("test", {}).get(objective.task)
-    source = frozen.sources.get("test", {}).get(objective.task, "")
-    # The split of the task, unless the name that the split has in the data set is known.
-    split = source.rpartition(":")[2] or "test"
-    documents = scores.fidelity.get(objective.task)
-    count = f" on {documents} test documents" if documents else " on test documents"
-    return EvalResult(
-        task_type=_TASK,
-        task_name=objective.task,
-        dataset_type=dataset.id if dataset else objective.task,
-        dataset_name=objective.task,
-        dataset_config=dataset.config if dataset else None,
-        dataset_split=dataset.split if dataset and dataset.split else split,
-        metric_type=objective.metric.partition(",")[0],
-        metric_name=f"{objective.task} {objective.metric}{count}",
-        metric_value=scores.aggregates[objective.key],
-    )
+    """Return the scores on test documents as the Hub's `model-index`; finite ones only."""
+    frozen, results = config.frozen or Frozen(), []
+    for objective in objectives:
+        task, value = objective.task, scores.aggregates[objective.key]
+        if objective.is_exact or not math.isfinite(value):
+            continue
+        dataset = frozen.datasets.get("test", {}).get(task)
+        # The split of the task, unless the name that the split has in the data set is known.
+        split = frozen.sources.get("test", {}).get(task, "").rpartition(":")[2] or "test"
+        documents = scores.fidelity.get(task)
+        count = f" on {documents} test documents" if documents else " on test documents"
+        results.append(
+            EvalResult(
+                task_type=_TASK,
+                task_name=task,
+                dataset_type=dataset.id if dataset else task,
+                dataset_name=task,
+                dataset_config=dataset.config if dataset else None,
+                dataset_split=dataset.split if dataset and dataset.split else split,
+                metric_type=objective.metric.partition(",")[0],
+                metric_name=f"{task} {objective.metric}{count}",
+                metric_value=value,
+            )
+        )
+    return results
 
 
 def search_file(config: SearchConfig, history: History, names: Mapping[str, str]) -> list[str]:
     """Return the lines of the search file, without defaults and without paths of this machine.
 
-    The section `executor` is left out: it says where the search ran, and does not change its
-    result. The budget is the one of the last `resume`.
-
-    Args:
-        config: the search file of a run.
-        history: the run.
-        names: reference of a parent -> its published name.
+    The section `executor` is left out: it does not change the result. The budget is the one of the
+    last `resume`. `names`: reference of a parent -> its published name.
     """
     budget = config.budget.model_copy(update=history.budget)
     used = config.model_copy(update={"budget": budget})
     plain = used.model_dump(mode="json", exclude={"frozen", "executor"}, exclude_defaults=True)
-    text = yaml.safe_dump(_published(plain, names), sort_keys=False, allow_unicode=True, width=98)
+
+    def published(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {published(key): published(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return list(map(published, value))
+        if isinstance(value, str):
+            return names.get(value) or _without_folders(value)
+        return value
+
+    text = yaml.safe_dump(published(plain), sort_keys=False, allow_unicode=True, width=98)
     return text.strip().splitlines()
-
-
-def _published(value: Any, names: Mapping[str, str]) -> Any:
-    """Return plain values in which parents have their published names, and paths are cut."""
-    if isinstance(value, dict):
-        return {_published(key, names): _published(item, names) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_published(item, names) for item in value]
-    if isinstance(value, str):
-        return names.get(value) or _without_folders(value)
-    return value
 
 
 def _without_folders(text: str) -> str:

@@ -7,8 +7,9 @@ the parents' own cards say (`README.md` in their folders); what no card says is 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,7 @@ _FRONT_MATTER = re.compile(r"\s*---[\r\n]+(.*?)[\r\n]+---(?:[\r\n]|\Z)", re.DOTA
 
 @dataclass(frozen=True)
 class Licence:
-    """A licence as a model card names it.
-
-    Attributes:
-        key: the Hub's name of the licence (`apache-2.0`), or `other`.
-        name: name of a licence that the Hub has no name for (`license_name`).
-        link: where its text is (`license_link`).
-    """
+    """A licence as a model card names it (`license` or `other`, `license_name`, `license_link`)."""
 
     key: str
     name: str | None = None
@@ -49,15 +44,14 @@ class Licence:
 
 @dataclass(frozen=True)
 class Parent:
-    """A parent as a card names it.
+    """A parent as a card names it, without a path of this machine.
 
     Attributes:
-        name: its name in a published text; it has no path of this machine.
         hub_id: its id on the Hub, or None if it did not come from there.
-        fingerprint: SHA-256 of its content; see `Checkpoint.fingerprint`.
-        licences: what the cards of the model and of its adapter say. None in place of a licence
-            stands for a card that is missing or does not say it. A merge has those of its parents.
-        languages: the languages that its card names, sorted; empty if it names none.
+        fingerprint: see `Checkpoint.fingerprint`.
+        licences: what the cards of the model and of its adapter say; None if a card is missing or
+            does not say it. A merge has those of its parents.
+        languages: the languages that its card names, sorted.
         merged_from: the parents of a parent that is a merge itself.
     """
 
@@ -68,20 +62,11 @@ class Parent:
     languages: tuple[str, ...]
     merged_from: tuple[Parent, ...] = ()
 
-    @property
+    @cached_property
     def hub_ids(self) -> tuple[str, ...]:
         """The models on the Hub that it is, or that it was merged from."""
-        return tuple(dict.fromkeys(item.hub_id for item in self._lineage() if item.hub_id))
-
-    def _lineage(self) -> Iterator[Parent]:
-        """Yield it, its parents and theirs; one that stands in several places is yielded once."""
-        waiting, seen = [self], set[int]()
-        while waiting:
-            parent = waiting.pop()
-            if id(parent) not in seen:
-                seen.add(id(parent))
-                yield parent
-                waiting += reversed(parent.merged_from)
+        inner = (name for parent in self.merged_from for name in parent.hub_ids)
+        return tuple(dict.fromkeys((*filter(None, [self.hub_id]), *inner)))
 
 
 def describe_parents(
@@ -91,58 +76,39 @@ def describe_parents(
 ) -> dict[str, Parent]:
     """Return what a card says of the parents: reference -> parent.
 
-    Args:
-        references: the references of a recipe.
-        checkpoints: the parents, by reference.
-        merges: the parents that are merges themselves, and the merges inside of them.
+    `merges` are the parents that are merges themselves, and the merges inside of them.
     """
-    every = list(dict.fromkeys(references))
+    every, merges = list(dict.fromkeys(references)), merges or {}
     names = published_names(every, checkpoints)
+    known: dict[str | int, Parent] = {}
+
+    def inside(reference: str) -> Parent:
+        """Describe a merge or a parent of one, once: merges of merges have parents in common."""
+        merge = merges.get(reference)
+        key = reference if merge is None else id(merge)  # a merge has several references
+        if key not in known:
+            if merge is None:
+                known[key] = _own(reference)
+            else:
+                own = tuple(map(inside, dict.fromkeys(merge.names.values())))
+                licences = tuple(dict.fromkeys(item for parent in own for item in parent.licences))
+                name = _shown(reference)
+                known[key] = Parent(name, None, "", licences, common_languages(own), own)
+        return known[key]
+
     found = {}
-    inside = _Inside(merges or {})
     for reference in every:
         checkpoint = checkpoints[reference]
-        if merges and reference in merges:
-            about = inside.of(reference)
-            found[reference] = replace(
-                about, name=names[reference], fingerprint=checkpoint.fingerprint
-            )
+        name, fingerprint = names[reference], checkpoint.fingerprint
+        if reference in merges:
+            found[reference] = replace(inside(reference), name=name, fingerprint=fingerprint)
             continue
         folders = [checkpoint.folder, *([checkpoint.adapter] if checkpoint.adapter else [])]
         cards = [_metadata(folder / "README.md") for folder in folders]
-        found[reference] = Parent(
-            names[reference],
-            hub_id(reference) if _is_from_hub(checkpoint.folder) else None,
-            checkpoint.fingerprint,
-            tuple(map(_licence, cards)),
-            _languages(cards[0]),
-        )
+        hub = hub_id(reference) if _is_from_hub(checkpoint.folder) else None
+        licences = tuple(map(_licence, cards))
+        found[reference] = Parent(name, hub, fingerprint, licences, _languages(cards[0]))
     return found
-
-
-class _Inside:
-    """What a card says of merges and their parents; each is described once.
-
-    Merges of merges of the same models would take a time that grows exponentially otherwise.
-    """
-
-    def __init__(self, merges: Mapping[str, MergedParent]) -> None:
-        self._merges = merges
-        self._known: dict[str | int, Parent] = {}
-
-    def of(self, reference: str) -> Parent:
-        """Return what a card says of a merge or of a parent of one."""
-        merge = self._merges.get(reference)
-        key = reference if merge is None else id(merge)  # a merge has several references
-        if key not in self._known:
-            self._known[key] = _own(reference) if merge is None else self._merged(reference, merge)
-        return self._known[key]
-
-    def _merged(self, reference: str, merge: MergedParent) -> Parent:
-        """Describe a merge: the licences and languages are those of its parents."""
-        own = tuple(map(self.of, dict.fromkeys(merge.names.values())))
-        licences = tuple(dict.fromkeys(licence for parent in own for licence in parent.licences))
-        return Parent(_shown(reference), None, "", licences, common_languages(own), own)
 
 
 def _own(reference: str) -> Parent:
@@ -165,8 +131,7 @@ def published_names(
 ) -> dict[str, str]:
     """Return a name for each parent that can be published: reference -> name.
 
-    A folder above a model may have the name of a user. So of a path only the last part is used, and
-    names that are equal get numbers.
+    A folder above a model may have the name of a user, so of a path only the last part is used.
     """
     names: dict[str, str] = {}
     for reference in references:
@@ -212,7 +177,6 @@ def _is_from_hub(folder: Path) -> bool:
 
 def _metadata(card: Path) -> Mapping[str, Any]:
     """Return the metadata of a model card; empty if there is none that can be read."""
-
     try:
         block = _FRONT_MATTER.match(card.read_text(encoding="utf-8"))
         # No card needs aliases, and a few of them can stand for gigabytes.

@@ -15,8 +15,7 @@ from evomerge.merging.methods import get_method
 from evomerge.models.correspondence import prediction_notes, type_notes
 from evomerge.models.references import MERGE, is_file, is_folder, place, split_adapter, split_kind
 from evomerge.parsing.texts import read_text
-from evomerge.run.atomic import TemporaryFolder
-from evomerge.run.writable import check_new_folder
+from evomerge.run.atomic import TemporaryFolder, check_new_folder
 from evomerge.setup.absolute_paths import (
     absolute_file,
     absolute_parent,
@@ -31,9 +30,6 @@ from evomerge.setup.runs import open_model
 _LAST = "evomerge_last.yaml"
 """Name of the document of a file with several that makes the model, in a temporary folder."""
 
-_MOST = 3
-"""Largest number of warnings that one error names."""
-
 
 def merge_recipe(
     file: Path,
@@ -45,32 +41,12 @@ def merge_recipe(
     strict: bool = False,
     truncate: bool = False,
 ) -> tuple[str, ...]:
-    """Write the model of a recipe file as a checkpoint, without holding it in memory as a whole.
+    """Write the model of a recipe file or mergekit config, without holding it in memory as a whole.
 
     A model card and the recipe are written beside it, and a mergekit config if there is one that
-    makes the same model.
-
-    Relative paths in the file are looked up in the working folder first, then in the folder of the
-    file.
-
-    Args:
-        file: a recipe of evomerge, or a mergekit config.
-        out: folder to create; it must not exist.
-        memory: memory that merging may use, such as `8GB`.
-        shard_size: largest size of a weight file, such as `5GB`.
-        allow_pickle: accept parents whose weights are pickles.
-        strict: refuse a mergekit config with something that mergekit ignores.
-        truncate: cut embeddings and head to the rows that all parents have, if no tokenizer is
-            given.
-
-    Returns:
-        warnings: one sentence for each thing that mergekit ignores in its config, one if the
-        parents have different model types, and one for each decision that was made because their
-        tokenizers differ.
-
-    Raises:
-        InputError: the file, a parent or an option is wrong, or `out` exists.
-        CandidateError: the merged weights are not finite.
+    makes the same model. Relative paths in the file are looked up in the working folder first, then
+    in the folder of the file. For arguments and errors see `evomerge.merge`. The sentences that are
+    returned say what mergekit ignores in its config, and what was decided because parents differ.
     """
     from evomerge.export.card import Merge, merge_card
     from evomerge.export.parents import describe_parents
@@ -82,7 +58,11 @@ def merge_recipe(
         opener = MergeOpener(open_model, models=inner / "models")
         given = read_text(file, RecipeError)
         several = len(documents(given)) > 1
-        parts = _separate(file, given, inner) if several else {}
+        parts: dict[str, str] = {}
+        if several:
+            last, parts = separated(given, lambda name: _absolute(name, file))
+            for name, text in (parts | {_LAST: last}).items():
+                (inner / name).write_text(text, encoding="utf-8")
         source = inner / _LAST if several else file
         content = read_recipe_file(
             source,
@@ -120,20 +100,9 @@ def merge_recipe(
         return tuple(notes)
 
 
-def _separate(file: Path, text: str, folder: Path) -> dict[str, str]:
-    """Write the documents of a file into a folder; return name -> text of all but the last."""
-    last, parts = separated(text, lambda name: _absolute(name, file))
-    for name, content in (parts | {_LAST: last}).items():
-        (folder / name).write_text(content, encoding="utf-8")
-    return parts
-
-
 @contextmanager
 def _as_in_file(file: Path, folder: Path) -> Iterator[None]:
-    """Let errors name documents that were written into a folder by their names in the file.
-
-    A path that does not exist is shown as one from the folder of the file, where it is looked up.
-    """
+    """Let errors name documents in a temporary folder, and lost paths, as in the file."""
     try:
         yield
     except EvomergeError as error:
@@ -162,12 +131,12 @@ def _with_documents(sentence: str, folder: Path) -> str:
 
 def _refusal(file: Path, notes: Sequence[str]) -> str:
     """Return the sentence that refuses a file for its warnings: all of them, or one of many."""
-    start = f"`--strict` allows no warnings, but {file} has {len(notes)}: "
-    if len(notes) <= _MOST:
-        return start + " ".join(notes)
-    return (
-        f"{start}{notes[0]} And {len(notes) - 1} more; merge without `--strict` to see all of them."
-    )
+    shown = " ".join(notes)
+    if len(notes) > 3:
+        shown = (
+            f"{notes[0]} And {len(notes) - 1} more; merge without `--strict` to see all of them."
+        )
+    return f"`--strict` allows no warnings, but {file} has {len(notes)}: {shown}"
 
 
 def _absolute(name: str, file: Path) -> str:

@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from evomerge.report.confidence import Comparison, Estimate, compare
+from evomerge.report.confidence import Comparison, Interval, compare
 from evomerge.report.words import short_scores
 from evomerge.scores import Objective, Scores
 
@@ -33,13 +33,7 @@ OTHER_MARGIN = 0.05
 
 @dataclass(frozen=True)
 class Duel:
-    """A merge against one parent.
-
-    Attributes:
-        objectives: the objectives.
-        by_objective: `task/metric` -> comparison of the merge with the parent.
-        margins: `task/metric` -> by less than this the merge may be worse.
-    """
+    """A merge against a parent: `task/metric` -> comparison, and by how much it may be worse."""
 
     objectives: Sequence[Objective]
     by_objective: Mapping[str, Comparison]
@@ -69,43 +63,40 @@ class Duel:
 
     def gains(self, level: float) -> list[str]:
         """Return the objectives in which the merge is better, in words."""
-        names = self._names()
-        return [
-            f"{names[item.key]} {self._change(item)}"
-            for item in self.objectives
-            if self.not_better(item) * self.tries <= level
-        ]
+        tries = self.tries
+        return [self._change(o) for o in self.objectives if self.not_better(o) * tries <= level]
 
     def losses(self, level: float) -> list[str]:
         """Return the objectives in which the merge may be worse by the margin, in words."""
-        names = self._names()
-        return [
-            f"{names[item.key]} {self._change(item)}"
-            for item in self.objectives
-            if self.worse(item) > level
-        ]
-
-    def _names(self) -> dict[str, str]:
-        return short_scores([item.key for item in self.objectives])
+        return [self._change(o) for o in self.objectives if self.worse(o) > level]
 
     def _change(self, item: Objective) -> str:
         """Return how the metric itself differs: fewer tokens are a difference below 0."""
         found = self.by_objective[item.key]
         one = found.difference
         if not item.higher_is_better:
-            one = Estimate(-one.value, -one.high, -one.low, one.is_exact)
+            one = Interval(-one.value, -one.high, -one.low, one.is_exact)
         value, bounds = one.texts(found.factor, "+.1f")
         unit = " points" if found.factor == 100.0 else ""
-        return f"{value}{unit} {bounds}".strip()
+        return f"{self._names[item.key]} {value}{unit} {bounds}".strip()
 
     @property
     def margin_words(self) -> str:
         """The margins in words: `acc 1 point, tokens 5 %`."""
-        names = self._names()
-        return ", ".join(
-            f"{names[item.key]} {_margin_text(item, self.by_objective[item.key])}"
-            for item in self.objectives
-        )
+        return ", ".join(f"{self._names[o.key]} {self._margin_text(o)}" for o in self.objectives)
+
+    def _margin_text(self, item: Objective) -> str:
+        margin, are_shares = item.margin, self.by_objective[item.key].is_of_shares
+        if margin is None and not are_shares:
+            return f"{100 * OTHER_MARGIN:g} %"
+        if item.is_exact or not are_shares:
+            return f"{margin or 0:g}"
+        points = 100 * (SHARE_MARGIN if margin is None else margin)
+        return f"{points:g} {'point' if points == 1 else 'points'}"
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        return short_scores([item.key for item in self.objectives])
 
 
 def duel(objectives: Sequence[Objective], ours: Scores, theirs: Scores) -> Duel | None:
@@ -114,8 +105,17 @@ def duel(objectives: Sequence[Objective], ours: Scores, theirs: Scores) -> Duel 
     known = {key: item for key, item in found.items() if item is not None}
     if len(known) < len(found):
         return None
-    margins = {item.key: _margin(item, known[item.key], theirs) for item in objectives}
-    return Duel(objectives, known, margins)
+
+    def margin(item: Objective) -> float:
+        if item.margin is not None:
+            return item.margin
+        if item.is_exact:
+            return 0.0
+        if known[item.key].is_of_shares:
+            return SHARE_MARGIN
+        return OTHER_MARGIN * abs(theirs.aggregates[item.key])
+
+    return Duel(objectives, known, {item.key: margin(item) for item in objectives})
 
 
 def p_value(
@@ -123,11 +123,9 @@ def p_value(
 ) -> npt.NDArray[np.float64]:
     """Return the p-value of "not better in any objective, or worse in one", shape (...).
 
-    Args:
-        not_better: p-values of "not better", one of shape (...) for each objective.
-        worse: p-values of "worse by the margin or more", for each objective.
-        tries: number of objectives in which a merge can be better by luck; at least 1, so that a
-            p-value of 1 stays one where all objectives are exact.
+    `not_better` and `worse` (by the margin or more) have a p-value of shape (...) for each
+    objective; `tries` is the number of objectives in which a merge can be better by luck, at least
+    1.
     """
     better = np.min(np.asarray(not_better), axis=0) * tries
     return np.asarray(np.minimum(1.0, np.maximum(better, np.max(np.asarray(worse), axis=0))))
@@ -141,23 +139,3 @@ def rejected(p_values: Mapping[str, float], level: float = LEVEL) -> set[str]:
             break
         found.add(name)
     return found
-
-
-def _margin(objective: Objective, found: Comparison, theirs: Scores) -> float:
-    if objective.margin is not None:
-        return objective.margin
-    if objective.is_exact:
-        return 0.0
-    if found.is_of_shares:
-        return SHARE_MARGIN
-    return OTHER_MARGIN * abs(theirs.aggregates[objective.key])
-
-
-def _margin_text(objective: Objective, found: Comparison) -> str:
-    margin = objective.margin
-    if margin is None and not found.is_of_shares:
-        return f"{100 * OTHER_MARGIN:g} %"
-    if objective.is_exact or not found.is_of_shares:
-        return f"{margin or 0:g}"
-    points = 100 * (SHARE_MARGIN if margin is None else margin)
-    return f"{points:g} {'point' if points == 1 else 'points'}"

@@ -15,12 +15,8 @@ from evomerge.scores import Objective, Scores, fitness
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A value with its 95 % interval; both bounds are nan if the interval is unknown.
-
-    Attributes:
-        is_exact: whether the value does not depend on a choice of documents; the bounds equal it.
-    """
+class Interval:
+    """A value with its 95 % interval: nan if unknown, the value itself if that is exact."""
 
     value: float
     low: float = math.nan
@@ -35,12 +31,8 @@ class Estimate:
     def texts(self, factor: float, form: str = ".1f") -> tuple[str, str]:
         """Return the value and the interval as text, such as `("83.0", "[80.9, 84.9]")`.
 
-        A value that is not finite gives `-`; an unknown interval, or that of an exact value, gives
-        an empty text.
-
-        Args:
-            factor: factor on the value and the bounds; see `factor_of`.
-            form: format of each number.
+        All are times a factor. `-` stands for a value that is not finite; an unknown interval, or
+        that of an exact value, is empty.
         """
         if not math.isfinite(self.value):
             return "-", ""
@@ -61,23 +53,20 @@ class Comparison:
 
     Attributes:
         difference: fitness of the first model minus that of the other.
-        probability: how sure it is that the first model has the higher fitness: 1 - p of the
-            one-sided test. It is above 0.975 where the 95 % interval is above 0.
-        factor: factor by which the difference is multiplied when it is shown; see `factor_of`.
+        probability: how sure it is that this is above 0: 1 - p of the one-sided test, above 0.975
+            where the 95 % interval is above 0.
+        factor: see `factor_of`.
         samples: the differences on the documents, one sample for each task.
     """
 
-    difference: Estimate
+    difference: Interval
     probability: float
     factor: float = 100.0
     samples: Sequence[Sample] = field(default=(), repr=False, compare=False)
 
     @property
     def text(self) -> str:
-        """The comparison as text: `+7.8 points [+5.9, +9.7], better with probability > 0.999`.
-
-        Only shares, which are shown in per cent, differ by points.
-        """
+        """The comparison as text: `+7.8 points [+5.9, +9.7], better with probability > 0.999`."""
         value, bounds = self.difference.texts(self.factor, "+.1f")
         sure = probability_text(self.probability)
         unit = " points" if self.factor == 100.0 else ""
@@ -85,10 +74,7 @@ class Comparison:
 
     @property
     def sign(self) -> int:
-        """1 if the first model is better beyond doubt, -1 if it is worse, else 0.
-
-        Beyond doubt means that the 95 % interval of the difference does not contain 0.
-        """
+        """1 or -1 if the first model is better or worse beyond doubt (95 % interval), else 0."""
         return int(self.difference.low > 0) - int(self.difference.high < 0)
 
     def probability_above(self, threshold: float) -> float:
@@ -115,69 +101,59 @@ def probability_text(probability: float) -> str:
 
 
 def factor_of(values: Iterable[float]) -> float:
-    """Return the factor by which values are multiplied when they are shown.
-
-    It is 100 if all finite values lie between -1 and 1 (shares, shown in per cent), otherwise 1.
-    """
+    """Return 100 if all finite values are shares (-1 to 1), which are shown in per cent, else 1."""
     return 100.0 if all(abs(value) <= 1.0 for value in values if math.isfinite(value)) else 1.0
 
 
-def interval(values: Sequence[float], aggregate: float, largest: float | None = None) -> Estimate:
+def interval(values: Sequence[float], aggregate: float, largest: float | None = None) -> Interval:
     """Return a metric with its 95 % interval over documents.
 
     If all values are 0 or 1, it is Wilson's score interval (Wilson 1927); for other values see
     `evomerge.report.means`. Values that all lie between 0 and 1 are taken for shares, which cannot
     lie elsewhere. The interval is unknown if the aggregate is not the mean of the values (a
-    perplexity, an F1 over all documents), if there are no values (the average of a group of tasks),
-    or if there is one value only, which is no share.
+    perplexity), if there are no values, or if there is one value only, which is no share.
 
     Args:
         values: the metric of each document.
         aggregate: the metric over all of them, as lm-eval aggregates it.
-        largest: largest value that a document can have, of a metric that is never below 0; None: it
-            is a share, or this is unknown.
+        largest: largest possible value of a metric from 0 on; None: a share, or unknown.
     """
     if not _is_mean(values, aggregate):
-        return Estimate(aggregate)
+        return Interval(aggregate)
     bounds = _bounds(values, largest)
     return _estimate(aggregate, [Sample.of(values, bounds, is_share=largest is None)])
 
 
-def intervals(objectives: Sequence[Objective], scores: Scores) -> dict[str, Estimate]:
+def intervals(objectives: Sequence[Objective], scores: Scores) -> dict[str, Interval]:
     """Return the score of every objective with its interval: `task/metric` -> estimate."""
     found = {}
     for item in objectives:
         value = scores.aggregates[item.key]
-        known = Estimate(value, value, value, is_exact=True) if item.is_exact else None
+        known = Interval(value, value, value, is_exact=True) if item.is_exact else None
         largest = scores.largest.get(item.key)
         found[item.key] = known or interval(scores.values.get(item.key, ()), value, largest)
     return found
 
 
-def fitness_interval(objectives: Sequence[Objective], scores: Scores) -> Estimate:
-    """Return the weighted fitness of a model with its interval.
-
-    The interval is unknown if a metric is not the mean of its values.
-    """
+def fitness_interval(objectives: Sequence[Objective], scores: Scores) -> Interval:
+    """Return the weighted fitness with its interval; unknown if a metric is no mean of values."""
     value, samples = fitness(objectives, scores), _samples(objectives, scores)
-    return Estimate(value) if samples is None else _estimate(value, samples)
+    return Interval(value) if samples is None else _estimate(value, samples)
 
 
 def compare(objectives: Sequence[Objective], ours: Scores, theirs: Scores) -> Comparison | None:
-    """Compare two models by their differences on the same documents.
+    """Compare the weighted fitness of two models by their differences on the same documents.
 
-    Returns:
-        the difference in weighted fitness, and how sure it is that it is positive. None if the
-        documents differ, a metric is not the mean of its values, or a task whose metric is no share
-        has one document only.
+    None if the documents differ, a metric is not the mean of its values, or a task whose metric is
+    no share has one document only.
     """
     both = fitness(objectives, ours), fitness(objectives, theirs)
     apart = both[0] - both[1]
     if all(item.is_exact for item in objectives):
         probability = 0.5 + 0.5 * (apart > 0) - 0.5 * (apart < 0)
-        return Comparison(Estimate(apart, apart, apart, is_exact=True), probability, 1.0)
+        return Comparison(Interval(apart, apart, apart, is_exact=True), probability, 1.0)
     samples = _samples(objectives, ours, theirs) if ours.documents == theirs.documents else None
-    difference = Estimate(apart) if samples is None else _estimate(apart, samples)
+    difference = Interval(apart) if samples is None else _estimate(apart, samples)
     if samples is None or not difference.has_interval:
         return None
     return Comparison(difference, float(means.confidence(samples)), factor_of(both), samples)
@@ -198,12 +174,12 @@ def _bounds(values: Sequence[float], largest: float | None) -> tuple[float, floa
     return (0.0, 1.0) if min(values) >= 0 and max(values) <= 1 else (-math.inf, math.inf)
 
 
-def _estimate(value: float, samples: Sequence[Sample]) -> Estimate:
+def _estimate(value: float, samples: Sequence[Sample]) -> Interval:
     """Return a sum of means with its interval; unknown if a spread is unknown."""
     if any(item.size < 2 and not item.is_share for item in samples):
-        return Estimate(value)
+        return Interval(value)
     low, high = means.interval(samples)
-    return Estimate(value, float(low), float(high))
+    return Interval(value, float(low), float(high))
 
 
 def _samples(
@@ -211,11 +187,7 @@ def _samples(
 ) -> list[Sample] | None:
     """Return what each task adds to the fitness, or to the difference of two, by document.
 
-    The fitness is the sum of the means. Several metrics of a task are added up document by
-    document, since they have the same documents; those of different tasks are independent.
-
-    Returns:
-        None if a metric is not the mean of its values.
+    Metrics of one task are added up by document; tasks are independent. None if one is no mean.
     """
     total = sum(item.weight for item in objectives)
     values: dict[str, Any] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
@@ -36,23 +37,16 @@ from evomerge.report.rows import candidate_row
 from evomerge.report.words import short_names, storable
 from evomerge.run.folder import CONFIG, STAGES, RunFolder, begun_stages
 from evomerge.run.history import Candidate, History
-from evomerge.run.journal import Reader
 
 HOST = "127.0.0.1"
 """The only address that is served: other machines cannot reach it."""
 
 _READ_ONLY = "The dashboard shows runs and cannot change them; `evomerge resume` continues a run."
-_OF_CANDIDATES = ("ask", "tell", "complete", "score", "winner")
 _NOT_ATTRIBUTES = ("candidate", "fitness")  # Optuna's own number and value
 
 
 class RunStudy:
-    """A run as a study of Optuna, followed while it is being written.
-
-    Args:
-        name: name of the study.
-        run: the run folder.
-    """
+    """A run as a study of Optuna with a name, followed while it is being written."""
 
     def __init__(self, name: str, run: RunFolder) -> None:
         self.name = name
@@ -62,70 +56,43 @@ class RunStudy:
         ranges = {gene: item for item in frozen.gene_ranges for gene in item.genes}
         found = {gene: _distribution(ranges[gene]) for gene in frozen.genes if gene in ranges}
         self._distributions: dict[str, BaseDistribution] = storable(found)
-        self._reader, self._timings = Reader(run.journal_path), run.timings
-        self._history = History()
-        self._winner: int | None = None
-        self.update()
+        self._run, self._timings = run, run.timings
+        self._history = History(run.events())
+
+    @property
+    def size(self) -> int | None:
+        """Number of bytes of its journal; None: it is not there any more."""
+        path = self._run.journal_path
+        return path.stat().st_size if path.is_file() else None
 
     def show(self, storage: InMemoryStorage) -> None:
-        """Create the study in a storage, with all candidates."""
+        """Create the study in a storage, with all candidates that the journal has now.
+
+        An open one is shown as begun when the last line of `timings.jsonl` was written.
+        """
+        self._history = History(self._run.events())
         pareto = self._config.mode == "pareto"
         names = [item.key for item in self._objectives] if pareto else ["fitness"]
-        self._storage, self._winner = storage, None
-        self._study = optuna.create_study(
+        study = optuna.create_study(
             storage=storage, study_name=storable(self.name), directions=["maximize"] * len(names)
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # names of metrics are new in Optuna
-            self._study.set_metric_names(storable(names))
-        self._add(self._history.candidates)
-        self._note_winner()
-
-    def update(self) -> set[int]:
-        """Read the new events of the journal, and return the numbers of candidates in them.
-
-        Raises:
-            RunFolderError: the journal is missing or damaged.
-        """
-        events = self._reader.new_events()
-        for event in events:
-            self._history.apply(event)
-        return {item["candidate"] for item in events if item.get("event") in _OF_CANDIDATES}
-
-    def take_in(self, changed: Iterable[int]) -> bool:
-        """Show the changes of candidates; return false if one had finished, so is not changed.
-
-        Optuna does not let a trial change that has finished, but a candidate does: an estimate is
-        completed, the finalists get further scores, one of them becomes the winner. Only a new
-        study shows all then.
-        """
-        trials = self._study.get_trials(deepcopy=False)
-        known = [number for number in changed if number < len(trials)]
-        if any(trials[number].state.is_finished() for number in known):
-            return False
-        for number in known:
-            self._finish(self._history.candidates[number])
-        self._add(self._history.candidates[len(trials) :])
-        self._note_winner()
-        return True
-
-    def _add(self, candidates: Sequence[Candidate]) -> None:
-        """Add candidates as trials.
-
-        An open one is shown as begun when the last line of `timings.jsonl` was written: at the end
-        of the candidate before it, or at the start of the session.
-        """
+            study.set_metric_names(storable(names))
         spans, now = self._timings.spans(), datetime.now().timestamp()
         latest = self._timings.latest() or now
-        for item in candidates:
+        for item in self._history.candidates:
             start, end = spans.get(item.number, (latest if item.status == "open" else now, now))
-            self._study.add_trial(self._trial(item, start, end))
+            study.add_trial(self._trial(item, start, end))
+        if self._history.winner is not None:
+            study.set_user_attr("winner", self._history.winner.number)
 
     def _trial(self, candidate: Candidate, start: float, end: float) -> FrozenTrial:
         genome = candidate.origin.get("genome", ()) if self._distributions else ()
         used = self._distributions if genome else {}
+        state = TrialState.FAIL if candidate.values is None else TrialState.COMPLETE
         trial = create_trial(
-            state=_state(candidate),
+            state=TrialState.RUNNING if candidate.status == "open" else state,
             values=candidate.values,
             params={
                 name: one.to_external_repr(value)
@@ -139,29 +106,8 @@ class RunStudy:
             trial.datetime_complete = datetime.fromtimestamp(end)
         return trial
 
-    def _finish(self, candidate: Candidate) -> None:
-        """Give the trial of an open candidate its outcome."""
-        state, number = _state(candidate), candidate.number
-        if not state.is_finished():
-            return
-        study_id = self._storage.get_study_id_from_name(self._study.study_name)
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
-        for name, value in self._attributes(candidate):
-            self._storage.set_trial_user_attr(trial_id, name, value)
-        self._study.tell(number, candidate.values, state)
-
-    def _note_winner(self) -> None:
-        winner = self._history.winner
-        if winner is not None and winner.number != self._winner:
-            self._winner = winner.number
-            self._study.set_user_attr("winner", winner.number)
-
     def _attributes(self, candidate: Candidate) -> Iterator[tuple[str, Any]]:
-        """Yield the user attributes of a trial: a row of `evomerge results` without empty cells.
-
-        Further ones are `estimated` (the value is estimated from a part of the search documents),
-        and `failure` also if the value is not finite.
-        """
+        """Yield a row of `evomerge results` without empty cells, `estimated`, and more failures."""
         row = candidate_row(candidate, self._history, self._objectives)
         row["estimated"] = candidate.is_estimate
         if candidate.status == "scored" and candidate.values is None:
@@ -170,12 +116,6 @@ class RunStudy:
             if value is not None and name not in _NOT_ATTRIBUTES:
                 unknown = isinstance(value, float) and not math.isfinite(value)
                 yield name, str(value) if unknown else value
-
-
-def _state(candidate: Candidate) -> TrialState:
-    if candidate.status == "open":
-        return TrialState.RUNNING
-    return TrialState.FAIL if candidate.values is None else TrialState.COMPLETE
 
 
 def _distribution(gene: GeneRange) -> BaseDistribution:
@@ -191,56 +131,47 @@ def _distribution(gene: GeneRange) -> BaseDistribution:
 def open_studies(directories: Sequence[Path]) -> list[RunStudy]:
     """Return a study for each run folder; of a search in stages, for each stage that has begun.
 
-    A study is named like its folder. Where folders of the same name are given, it is named by as
-    many of the folders above it as it takes to tell them apart.
-
-    Raises:
-        RunFolderError: a folder is not a run, or is damaged.
+    A study is named like its folder; folders of the same name get names of folders above them. A
+    RunFolderError says that a folder is not a run, or is damaged.
     """
-    folders = dict.fromkeys(
-        run.path.resolve() for directory in directories for run in _runs(directory)
-    )
+    folders: dict[Path, None] = {}
+    for directory in directories:
+        run = RunFolder(directory)
+        stages = begun_stages(directory) if (directory / STAGES).is_file() else [run.path]
+        folders |= dict.fromkeys(stage.resolve() for stage in stages)
     names = short_names(map(str, folders))
     return [RunStudy(names[str(folder)], RunFolder(folder)) for folder in folders]
-
-
-def _runs(directory: Path) -> list[RunFolder]:
-    run = RunFolder(directory)
-    in_stages = (directory / STAGES).is_file()
-    return [RunFolder(stage) for stage in begun_stages(directory)] if in_stages else [run]
 
 
 class Dashboard:
     """The WSGI application of optuna-dashboard, without all that changes something.
 
-    Requests are answered one after the other.
-
-    Args:
-        studies: the runs.
+    Requests are answered one after the other. If a journal has got longer, all studies are made
+    anew before: Optuna does not let a trial change that has finished, but a candidate does, when an
+    estimate is completed or a finalist gets further scores. This may take a tenth of the time.
     """
 
     def __init__(self, studies: Sequence[RunStudy]) -> None:
         self._studies, self._lock = studies, threading.Lock()
-        self._open()
-
-    def _open(self) -> None:
-        storage, self._is_outdated = InMemoryStorage(), False
-        for study in self._studies:
-            study.show(storage)
-        self._app: WSGIApplication = optuna_dashboard.wsgi(storage)
+        self._sizes: list[int | None] = []
+        self._next = 0.0
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request: 405 if it would change something, 503 if a run cannot be read."""
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return _refuse(start_response, "405 Method Not Allowed", _READ_ONLY)
         with self._lock:
-            try:
-                for study in self._studies:
-                    self._is_outdated |= not study.take_in(study.update())
-            except EvomergeError as error:
-                return _refuse(start_response, "503 Service Unavailable", str(error))
-            if self._is_outdated:
-                self._open()
+            begin, sizes = time.monotonic(), [study.size for study in self._studies]
+            if sizes != self._sizes and begin >= self._next:
+                storage = InMemoryStorage()
+                try:
+                    for study in self._studies:
+                        study.show(storage)
+                except EvomergeError as error:
+                    return _refuse(start_response, "503 Service Unavailable", str(error))
+                self._app: WSGIApplication = optuna_dashboard.wsgi(storage)
+                end = time.monotonic()
+                self._sizes, self._next = sizes, end + 9 * (end - begin)
             return self._app(environ, start_response)
 
 
@@ -256,23 +187,14 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class _Handler(WSGIRequestHandler):
-    """Prints no line for each request."""
-
     def log_message(self, *_: Any) -> None:
-        """Print nothing."""
+        """Print no line for each request."""
 
 
 def serve(directories: Sequence[Path], port: int, say: Callable[[str], None]) -> None:
-    """Serve runs until the process is interrupted. Optuna prints nothing in this process then.
+    """Serve runs at a port (0: any that is free) until the process is interrupted.
 
-    Args:
-        directories: run folders.
-        port: from 1 to 65535; 0 for any that is free.
-        say: prints a message for people.
-
-    Raises:
-        RunFolderError: a folder is not a run, or is damaged.
-        InputError: the port cannot be used.
+    RunFolderError: a folder is not a run, or is damaged. InputError: the port cannot be used.
     """
     studies = open_studies(directories)
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from evomerge.report.words import short_names
 from evomerge.run.history import Candidate, History
-from evomerge.scores import SPLITS, Example, Objective, Scores, Split
+from evomerge.scores import SPLITS, Example, Objective, Split
 from evomerge.space.baselines import AVERAGES
 
 INVALID = "[invalid]"
@@ -16,14 +16,10 @@ INVALID = "[invalid]"
 
 @dataclass(frozen=True)
 class Agreement:
-    """How the right answers of the searched merge and of the parents overlap on one metric.
+    """How many documents the searched merge and a parent, or nobody, answer rightly on a metric.
 
-    Attributes:
-        key: `task/metric`, whose values are 0 (wrong) or 1 (right).
-        both: number of documents that the merge and a parent answer rightly.
-        nobody: number that none of them answers rightly.
-        gained: ids of the documents that the merge alone answers rightly.
-        lost: ids of the documents that a parent answers rightly, but not the merge.
+    Its values are 0 (wrong) or 1 (right). `gained` and `lost` are the ids of the documents that
+    only the merge, or only a parent, answers rightly.
     """
 
     key: str
@@ -45,7 +41,7 @@ def agreements(
     parents = [item for item in history.baselines if item.label not in AVERAGES]
     for split in reversed(SPLITS):
         own = best.scores(split)
-        others = [scores for item in parents if (scores := item.scores(split)) is not None]
+        others = [scores for one in parents if (scores := one.scores(split)) is not None]
         if own is None or not others:
             continue
         found = []
@@ -53,26 +49,23 @@ def agreements(
             values = [scores.values.get(item.key, ()) for scores in (own, *others)]
             ids = own.documents.get(item.task, ())
             same = all(scores.documents.get(item.task) == ids for scores in others)
-            if same and all(len(v) == len(ids) and set(v) <= {0.0, 1.0} for v in values):
-                found.append(_agreement(item, ids, values))
+            if not same or any(len(v) != len(ids) or set(v) - {0.0, 1.0} for v in values):
+                continue
+            right = 1.0 if item.higher_is_better else 0.0
+            groups: dict[tuple[bool, bool], list[int]] = {}  # by who is right: merge, a parent
+            for number, merge, *parent in zip(ids, *values, strict=True):
+                groups.setdefault((merge == right, right in parent), []).append(number)
+            found.append(
+                Agreement(
+                    item.key,
+                    len(groups.get((True, True), ())),
+                    len(groups.get((False, False), ())),
+                    tuple(groups.get((True, False), ())),
+                    tuple(groups.get((False, True), ())),
+                )
+            )
         return split, found
     return None, []
-
-
-def _agreement(
-    objective: Objective, ids: Sequence[int], values: Sequence[Sequence[float]]
-) -> Agreement:
-    right = 1.0 if objective.higher_is_better else 0.0
-    merge = [value == right for value in values[0]]
-    parents = [any(value == right for value in column) for column in zip(*values[1:], strict=True)]
-    pairs = list(zip(ids, merge, parents, strict=True))
-    return Agreement(
-        objective.key,
-        both=sum(own and other for _, own, other in pairs),
-        nobody=sum(not own and not other for _, own, other in pairs),
-        gained=tuple(number for number, own, other in pairs if own and not other),
-        lost=tuple(number for number, own, other in pairs if other and not own),
-    )
 
 
 def answers(history: History, best: Candidate | None) -> list[list[tuple[str, Example]]]:
@@ -93,12 +86,9 @@ def doubt_about_baselines(history: History) -> tuple[str, tuple[Example, ...]] |
 
     Where all models score the same, mostly the models are not the reason: the task cannot read
     their answers, or the prompt is not in the format that they know.
-
-    Args:
-        history: the state of a run whose baselines have outcomes.
     """
     scores = [item.scores("search") for item in history.baselines]
-    examples = [item for one in scores if isinstance(one, Scores) for item in one.examples]
+    examples = [item for one in scores if one is not None for item in one.examples]
     shown = tuple(scores[-1].examples[:3]) if scores and scores[-1] else ()
     if examples and all(item.parsed == INVALID for item in examples):
         return "the task's filter cannot parse the answers of the baselines", shown

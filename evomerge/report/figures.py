@@ -75,12 +75,7 @@ def add_legend(figure: Any) -> None:
 
 
 def panels_below(height: float, heights: Sequence[float]) -> tuple[Any, list[Any]]:
-    """Return a narrow figure and its panels, one below the other.
-
-    Args:
-        height: of the figure, in inches.
-        heights: of the panels, in relation to each other.
-    """
+    """Return a narrow figure, so many inches high, and panels below each other in this relation."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(NARROW, height), layout="constrained")
@@ -90,15 +85,22 @@ def panels_below(height: float, heights: Sequence[float]) -> tuple[Any, list[Any
     return figure, list(panels)
 
 
-def heat_map(figure: Any, axes: Any, title: str, grid: Mapping[str, Sequence[float]]) -> None:
-    """Draw a heat map with its own scale of colours; nan is drawn as a gap.
+def heat_maps(
+    panels: Mapping[str, Mapping[str, Sequence[float]]], below: float
+) -> tuple[Any, list[Any]]:
+    """Draw grids (title -> label of a row -> values; nan is a gap), each with its own colours.
 
-    Args:
-        figure: the figure.
-        axes: the panel.
-        title: what the values are.
-        grid: label of a row -> its values; at least one value is no nan.
+    `below` is the height of what is below them, in inches. Returns the figure and its panels.
     """
+    rows = [len(grid) for grid in panels.values()]
+    height = 0.55 * len(rows) + 0.2 * sum(rows) + below
+    figure, drawn = panels_below(height, [count + 1.2 for count in rows])
+    for axes, (title, grid) in zip(drawn, panels.items(), strict=True):
+        _heat_map(figure, axes, title, grid)
+    return figure, drawn
+
+
+def _heat_map(figure: Any, axes: Any, title: str, grid: Mapping[str, Sequence[float]]) -> None:
     values = [value for row in grid.values() for value in row if not math.isnan(value)]
     low, high = min(values), max(values)
     image = axes.imshow(
@@ -134,22 +136,12 @@ def label_text(label: str, most: int = 34) -> str:
 
 
 def plain_text(text: str) -> str:
-    """Return a text that matplotlib shows as it is, on one line.
-
-    matplotlib reads text between `$` as a formula, and SVG has no control characters.
-    """
+    """Return one line that matplotlib shows as it is: for it `$` begins a formula."""
     return printable(text, len(text)).replace("$", r"\$")
 
 
 def svg_text(figure: Any, *, transparent: bool = True) -> str:
-    """Return a matplotlib figure as an SVG document, always with the same bytes.
-
-    What shows it has the letters that matplotlib's font lacks, so it does not warn of them.
-
-    Args:
-        figure: the figure.
-        transparent: whether what is behind it shows through; else it is white.
-    """
+    """Return a matplotlib figure as an SVG document, always with the same bytes."""
     import matplotlib as mpl
 
     buffer = io.StringIO()
@@ -161,13 +153,10 @@ def svg_text(figure: Any, *, transparent: bool = True) -> str:
 
 
 def inline_svg(name: str, figure: Any, caption: str) -> str:
-    """Return a matplotlib figure as an element of a page, which gives it its colours.
+    """Return a figure as an element of a page, which gives it its colours.
 
-    Args:
-        name: prefix of all ids in the SVG. matplotlib uses the same ids in different figures, but
-            ids must be unique in a page.
-        figure: the figure.
-        caption: what it shows, for people who do not see it.
+    All ids get the name as a prefix: they must be unique in a page, and matplotlib uses the same
+    ones in all figures. The caption is for people who do not see it.
     """
     whole = svg_text(figure)
     svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", whole[whole.index("<svg") :])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -17,13 +17,10 @@ from evomerge.space.baselines import UNIFORM
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Two members of a front that follow each other by the first objective.
+    """Two members of a front that follow each other by the first objective, the better one first.
 
-    Attributes:
-        first: label of the member that is better in the first objective.
-        second: label of the other one.
-        by_objective: `task/metric` -> comparison of the first with the second. A difference above
-            0 says that the first is better, also where lower values are better.
+    `by_objective`: `task/metric` -> comparison. A difference above 0 says that the first is better,
+    also where lower values are better.
     """
 
     first: str
@@ -39,18 +36,16 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class FrontComparison:
-    """How the members of a front differ.
+    """How the members of a front differ; all are named by their labels.
 
     Attributes:
-        members: labels of the members with scores, by the first objective, the best one first.
+        members: those with scores, by the first objective, the best one first.
         neighbours: each of them with the next one.
-        duels: label of a merge on the front -> label of a parent -> the merge against the parent.
-            A merge that is excluded or breaks constraints has none, but counts among the merges.
-        parents: labels of the parents that merges are compared with.
-        missing: label of another parent -> why it is not compared, in words.
-        excluded: label of a merge that is compared with no parent -> why, in words.
-        broken: label of another merge, which breaks constraints on these documents, so that it
-            cannot win -> what it breaks, in words.
+        duels: merge -> parent -> the merge against the parent; nothing for those that cannot win,
+            which count among the merges.
+        parents: the parents that merges are compared with; `missing`: another one -> why not.
+        excluded: merge that is compared with no parent -> why.
+        broken: another merge that cannot win -> the constraints that it breaks.
     """
 
     members: Sequence[str]
@@ -58,8 +53,8 @@ class FrontComparison:
     duels: Mapping[str, Mapping[str, Duel]]
     parents: Sequence[str]
     missing: Mapping[str, str]
-    excluded: Mapping[str, str] = field(default_factory=dict)
-    broken: Mapping[str, str] = field(default_factory=dict)
+    excluded: Mapping[str, str]
+    broken: Mapping[str, str]
 
     @property
     def others(self) -> dict[str, str]:
@@ -84,18 +79,12 @@ class FrontComparison:
     def beaten(self) -> dict[str, list[str]]:
         """Label of a merge -> labels of the parents that it beats.
 
-        The probability of a false one is bounded for each parent alone, so `winners` may be fewer
-        than the merges that have all parents here.
+        The probability of a false one is bounded for each parent alone, so `winners` may be fewer.
         """
-        found = {
-            parent: rejected(
-                {
-                    merge: duels[parent].p if parent in duels else 1.0
-                    for merge, duels in self.duels.items()
-                }
-            )
-            for parent in self.parents
-        }
+        found = {}
+        for parent in self.parents:
+            duels = {merge: own.get(parent) for merge, own in self.duels.items()}
+            found[parent] = rejected({merge: one.p if one else 1.0 for merge, one in duels.items()})
         return {
             merge: [parent for parent in self.parents if merge in found[parent]]
             for merge in self.duels
@@ -133,89 +122,56 @@ def compare_front(
 ) -> FrontComparison:
     """Compare the members of a front on the documents of a split.
 
-    Args:
-        objectives: the objectives.
-        front: the members; merges without scores on the split, or that break a constraint there,
-            are compared with no parent.
-        baselines: the parents and the uniform merge.
-        split: the split.
-        labels: number of a candidate -> its label.
-        constraints: what a merge must keep on the split.
+    Merges without scores there, or that break a constraint there, are compared with no parent.
+    `labels`: number of a candidate -> its label.
     """
-    failed = [item for item in front if item.scores(split) is None]
-    members = sorted(
-        (item for item in front if item.scores(split) is not None),
-        key=lambda item: -_value(objectives[0], item, split),
-    )
-    merges = [item for item in (*members, *failed) if item.label is None]
-    parents = [item for item in baselines if item.label != UNIFORM]
-    found = {
-        labels[merge.number]: {
-            labels[parent.number]: item
-            for parent in parents
-            if (item := _duel(objectives, merge, parent, split)) is not None
+    scores = {item.number: item.scores(split) for item in (*front, *baselines)}
+    known = {number: found for number, found in scores.items() if found is not None}
+    members = [item for item in front if item.number in known]
+    members.sort(key=lambda item: -objectives[0].value(known[item.number]))
+    failed = [item for item in front if item.number not in known]
+    merges = {labels[item.number]: item for item in (*members, *failed) if item.label is None}
+    parents = {labels[item.number]: item for item in baselines if item.label != UNIFORM}
+
+    found: dict[str, dict[str, Duel]] = {}
+    for merge, item in merges.items():
+        pairs = {
+            parent: duel(objectives, known[item.number], known[other.number])
+            for parent, other in parents.items()
+            if item.number in known and other.number in known
         }
-        for merge in merges
-    }
+        found[merge] = {parent: one for parent, one in pairs.items() if one is not None}
     # A merge that cannot be compared hides no parent that another merge is compared with.
     has_scores = any(item.label is None for item in members)
     compared = [
-        labels[parent.number]
-        for parent in parents
-        if any(labels[parent.number] in duels for duels in found.values())
-        or (parent.scores(split) is not None and not has_scores)
+        parent
+        for parent, item in parents.items()
+        if any(parent in duels for duels in found.values())
+        or (item.number in known and not has_scores)
     ]
-    excluded = {
-        labels[merge.number]: why_not_compared(merge, split)
-        for merge in merges
-        if len(found[labels[merge.number]]) < len(compared)
-    }
-    broken = {
-        labels[merge.number]: f"breaks on the {split} documents: {words}"
-        for merge in merges
-        if labels[merge.number] not in excluded
-        and (words := broken_words(constraints, merge, split))
-    }
+    excluded, broken = {}, {}
+    for merge, item in merges.items():
+        if len(found[merge]) < len(compared):
+            excluded[merge] = why_not_compared(item, split)
+        elif words := broken_words(constraints, item, split):
+            broken[merge] = f"breaks on the {split} documents: {words}"
+
+    def neighbours(first: Candidate, second: Candidate) -> Neighbours:
+        ours, theirs = known[first.number], known[second.number]
+        all_pairs = {item.key: compare([item], ours, theirs) for item in objectives}
+        pairs = {key: item for key, item in all_pairs.items() if item is not None}
+        return Neighbours(labels[first.number], labels[second.number], pairs)
+
     others = {**excluded, **broken}
     return FrontComparison(
         [labels[item.number] for item in members],
-        [
-            Neighbours(labels[a.number], labels[b.number], _compare(objectives, a, b, split))
-            for a, b in pairwise(members)
-        ],
+        [neighbours(*pair) for pair in pairwise(members)],
         {merge: {} if merge in others else duels for merge, duels in found.items()},
         compared,
-        {
-            labels[item.number]: why_not_compared(item, split)
-            for item in parents
-            if labels[item.number] not in compared
-        },
+        {p: why_not_compared(item, split) for p, item in parents.items() if p not in compared},
         excluded,
         broken,
     )
-
-
-def _value(objective: Objective, candidate: Candidate, split: Split) -> float:
-    scores = candidate.scores(split)
-    return objective.value(scores) if scores else float("-inf")
-
-
-def _duel(
-    objectives: Sequence[Objective], merge: Candidate, parent: Candidate, split: Split
-) -> Duel | None:
-    ours, theirs = merge.scores(split), parent.scores(split)
-    return None if ours is None or theirs is None else duel(objectives, ours, theirs)
-
-
-def _compare(
-    objectives: Sequence[Objective], first: Candidate, second: Candidate, split: Split
-) -> dict[str, Comparison]:
-    """Return the comparison in each objective that can be compared document by document."""
-    ours, theirs = first.scores(split), second.scores(split)
-    if ours is None or theirs is None:
-        return {}
-    found = {item.key: compare([item], ours, theirs) for item in objectives}
-    return {key: item for key, item in found.items() if item is not None}
 
 
 def why_not_compared(candidate: Candidate, split: Split) -> str:

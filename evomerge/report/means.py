@@ -52,9 +52,8 @@ class Sample:
         values: different values, shape (..., k).
         shares: share of the documents that have each value, shape (..., k); they add up to 1.
         size: number of documents.
-        low: smallest possible value, shape (...).
-        high: largest possible value, shape (...).
-        is_bounded: whether the values are known to lie between `low` and `high`.
+        low, high: smallest and largest possible value, shape (...).
+        is_bounded: whether the values are known to lie between them.
         is_share: whether they are shares, or sums and differences of shares.
     """
 
@@ -75,10 +74,10 @@ class Sample:
         is_share: bool = True,
         reach: npt.ArrayLike | None = None,
     ) -> Sample:
-        """Return the sample of documents.
+        """Return the sample of documents with values of shape (n,), or (..., n) for many samples.
 
         Args:
-            values: one value for each document, shape (n,), or (..., n) for many samples.
+            values: one for each document.
             bounds: smallest and largest possible value; both are infinite if they are unknown.
             is_share: whether values with known bounds are shares, or sums and differences of them.
             reach: so far from 0 a value may be at least, if bounds are unknown; shape (...).
@@ -145,9 +144,7 @@ class Sample:
 def interval(samples: Sequence[Sample], level: float = 0.95) -> tuple[_Floats, _Floats]:
     """Return the two-sided interval of the sum of the samples' true means, both of shape (...).
 
-    Args:
-        samples: one for each task; at least two documents where values are no shares.
-        level: how often the interval has the true value in it.
+    There is a sample for each task, of at least two documents where values are no shares.
     """
     mean, tail = _mean(samples), (1 + level) / 2
     z = _quantile(tail, _freedom_of_guesses(samples))
@@ -160,10 +157,9 @@ def interval(samples: Sequence[Sample], level: float = 0.95) -> tuple[_Floats, _
 
 
 def confidence(samples: Sequence[Sample], threshold: float | _Floats = 0.0) -> _Floats:
-    """Return how sure it is that the sum of the samples' true means is above a threshold.
+    """Return how sure it is that the sum of the true means is above a threshold, shape (...).
 
-    It is 1 - p, with the p-value of the one-sided test, shape (...). It is 0.5 if the observed sum
-    is the threshold.
+    It is 1 - p of the one-sided test, so 0.5 if the observed sum is the threshold.
     """
     from scipy.stats import norm, t
 

@@ -94,11 +94,7 @@ def best_so_far(history: History) -> Any:
 
 
 def spread_of_generations(history: History) -> Any | None:
-    """Plot the median, quartiles and range of the fitness of each generation.
-
-    Returns:
-        None if there are fewer than two generations of several candidates.
-    """
+    """Plot the range and quartiles of the fitness of each generation; None if there are too few."""
     by_generation: dict[int, list[float]] = {}
     for item in history.candidates:
         if item.generation is not None and item.fitness is not None:
@@ -130,15 +126,10 @@ def genome_bars(names: Sequence[str], genome: Sequence[float]) -> Any:
 
 
 def gene_importance(history: History, names: Sequence[str]) -> dict[str, float]:
-    """Return Spearman's rank correlation of the genes with the fitness, the closest ones first.
+    """Return Spearman's rank correlation of the genes with the fitness: name -> -1 to 1.
 
-    Args:
-        history: the state of a run.
-        names: names of the genes, in the order of the genome.
-
-    Returns:
-        name -> correlation from -1 to 1, of at most 12 genes; none if there are fewer than 10
-        candidates. Estimated scores count too. A gene that never changed is left out.
+    There are at most 12, the closest ones first; none if there are fewer than 10 candidates.
+    Estimated scores count too. A gene that never changed is left out.
     """
     rows = [
         (item.genome, item.fitness)
@@ -147,18 +138,12 @@ def gene_importance(history: History, names: Sequence[str]) -> dict[str, float]:
     ]
     if len(rows) < _LEAST_CANDIDATES:
         return {}
-    import numpy as np
-    from scipy.stats import rankdata
+    from scipy.stats import spearmanr
 
-    ranks = rankdata(np.array([genome for genome, _ in rows], dtype=float), axis=0)
-    fitness = rankdata([value for _, value in rows])
-    ranks, fitness = ranks - ranks.mean(axis=0), fitness - fitness.mean()
-    spread = np.sqrt((ranks**2).sum(axis=0) * (fitness**2).sum())
-    found = {
-        name: float(ranks[:, index] @ fitness / spread[index])
-        for index, name in enumerate(names)
-        if spread[index] > 0
-    }
+    fitness, found = [value for _, value in rows], {}
+    for name, values in zip(names, zip(*(genome for genome, _ in rows), strict=True), strict=True):
+        if len(set(values)) > 1 and len(set(fitness)) > 1:
+            found[name] = float(spearmanr(values, fitness).statistic)
     closest = sorted(found, key=lambda name: -abs(found[name]))
     return {name: found[name] for name in closest[:_MOST_CORRELATIONS]}
 
@@ -182,8 +167,8 @@ def _bars(labels: Sequence[str], values: Sequence[float], what: str) -> Any:
 def front_chart(history: History, ranking: Ranking) -> Any:
     """Plot the candidates and the front: the first objective against each other one.
 
-    Candidates are drawn with their scores on the search documents; the front with its scores on the
-    test documents and 95 % intervals, as soon as all of its members have them.
+    Scores are those on search documents; of the front those on test documents with 95 % intervals,
+    as soon as all of its members have them.
     """
     from matplotlib.figure import Figure
 
@@ -240,23 +225,11 @@ def _draw_front(
 
 
 def hypervolume_so_far(history: History, ranking: Ranking) -> Any:
-    """Plot how much of the space of objectives the front dominates, over the candidates.
-
-    The space is the box from the lowest to the highest value of each objective that any candidate
-    reached; the hypervolume is the share of it in which some candidate is better.
-    """
+    """Plot the hypervolume: which share of the box around all candidates' values is dominated."""
     figure, axes = new_axes(2.8, "candidate", "hypervolume")
-    axes.step(*_hypervolumes(history, ranking), where="post", color=ACCENT)
     axes.set_ylim(0, 1)
-    return figure
-
-
-def _hypervolumes(history: History, ranking: Ranking) -> tuple[list[int], list[float]]:
-    """Return the numbers of the scored candidates, and the hypervolume after each of them."""
     scored = [item for item in history.candidates if item.values is not None]
     values = [item.values or () for item in scored]
-    if not values:
-        return [], []
     lowest = tuple(map(min, zip(*values, strict=True)))
     highest = tuple(map(max, zip(*values, strict=True)))
     shares, front, known = [], list[Candidate](), 0.0
@@ -266,7 +239,8 @@ def _hypervolumes(history: History, ranking: Ranking) -> tuple[list[int], list[f
             front = grown
             known = hypervolume([member.values or () for member in front], lowest, highest)
         shares.append(known)
-    return [item.number for item in scored], shares
+    axes.step([item.number for item in scored], shares, where="post", color=ACCENT)
+    return figure
 
 
 def _fitness(candidate: Candidate) -> float:

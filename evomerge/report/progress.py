@@ -19,9 +19,6 @@ from evomerge.searching.ranking import Ranking, front_of, ranking_of
 from evomerge.space.baselines import AVERAGES
 from evomerge.space.paths.path import describe
 
-STATUSES = ("scored", "failed", "open")
-"""What a candidate can be."""
-
 _LATEST = 4  # candidates that are shown with their fitness or failure
 
 MOST_WORKERS = 10
@@ -32,11 +29,9 @@ def progress(run: RunFolder) -> dict[str, Any]:
     """Return what `evomerge status` prints, as plain JSON values.
 
     `state` is `running` while a process holds the run's lock; `done` if the winner has test scores
-    and the budget asks for no more candidates; otherwise `stopped`. `best` and `best_parent` have
-    the 95 % interval of their fitness where it is known; `latest` are the last candidates, the
-    newest last. `phase` is there while a method prepares for its first merges, and during the final
-    scores. While the search runs, `workers` says what each worker does, and `candidates_per_hour`
-    and `remaining_hours` how fast the last candidates came.
+    and the budget asks for no more candidates; otherwise `stopped`. `latest` are the last
+    candidates, the newest last. `phase` is there while a method prepares for its first merges, and
+    during the final scores; `workers` and the speed while the search runs.
     """
     config = parse(run.config(), str(run.path / CONFIG))
     events = list(run.events())
@@ -48,11 +43,12 @@ def progress(run: RunFolder) -> dict[str, Any]:
     if done and budget["candidates"] and len(history.candidates) < budget["candidates"]:
         done = any(budget[name] is not None for name in ("target", "hours", "patience"))
     hours, phase = run.timings.hours(), run.timings.preparation()
+    statuses = Counter(item.status for item in history.candidates)
     result: dict[str, Any] = {
         "run": str(run.path),
         "state": "running" if running else "done" if done else "stopped",
         "candidates": len(history.candidates),
-        **{name: sum(item.status == name for item in history.candidates) for name in STATUSES},
+        **{name: statuses[name] for name in ("scored", "failed", "open")},
         "estimated": sum(item.is_estimate for item in history.candidates),
         "budget": {name: value for name, value in budget.items() if value is not None},
         "hours": round(hours, 4),
@@ -81,13 +77,7 @@ def progress(run: RunFolder) -> dict[str, Any]:
 
 
 def leaders(history: History, ranking: Ranking, incumbents: Sequence[Candidate]) -> dict[str, Any]:
-    """Return the best candidate, the best parent and the latest candidates, as in `progress`.
-
-    Args:
-        history: the state of the run.
-        ranking: what compares its candidates.
-        incumbents: the candidates that lead.
-    """
+    """Return the best of the incumbents, the best parent and the latest candidates."""
     parents = [item for item in history.baselines if item.label not in AVERAGES]
     parent = None if ranking.has_front else ranking.best(ranking.incumbents(parents))
     return {
@@ -98,10 +88,7 @@ def leaders(history: History, ranking: Ranking, incumbents: Sequence[Candidate])
 
 
 def _with_interval(best: Candidate | None, ranking: Ranking) -> dict[str, Any] | None:
-    """Return a candidate, with the 95 % interval of its fitness; None if it has no scores.
-
-    Of a front, this is its knee, with its scores.
-    """
+    """Return a candidate, with the 95 % interval of its fitness; None if it has no scores."""
     if best is None or (scores := best.scores("search")) is None:
         return None
     if ranking.has_front:
@@ -119,8 +106,7 @@ def _scores(scores: Scores, ranking: Ranking) -> dict[str, float]:
 
 
 def _outcome(candidate: Candidate, ranking: Ranking) -> dict[str, Any]:
-    scores = candidate.scores("search")
-    outcome = candidate.outcomes.get("search")
+    outcome, scores = candidate.outcomes.get("search"), candidate.scores("search")
     failure = f"{outcome.stage}: {outcome.reason}" if isinstance(outcome, Failure) else None
     return {
         "candidate": candidate.number,
@@ -132,12 +118,7 @@ def _outcome(candidate: Candidate, ranking: Ranking) -> dict[str, Any]:
 
 
 def _final_phase(history: History, last: Event) -> str | None:
-    """Return how far the final scores are, as text; None if they do not go on.
-
-    Args:
-        history: the state of the run.
-        last: its last event.
-    """
+    """Return how far the final scores are, as text; None if they do not go on."""
     if last["event"] in ("complete", "winner"):
         return "final scores"
     if last["event"] != "score":
@@ -148,13 +129,7 @@ def _final_phase(history: History, last: Event) -> str | None:
 
 
 def _speed(run: RunFolder, budget: Mapping[str, float | None], finished: int) -> dict[str, float]:
-    """Return how fast candidates came in this session, and when the search will end.
-
-    Args:
-        run: the run folder.
-        budget: the bounds `candidates` and `hours`; None: no bound.
-        finished: number of candidates with an outcome.
-    """
+    """Return how fast candidates came in this session, and when the search will end."""
     rate = run.timings.candidates_per_hour()
     if rate is None:
         return {}
@@ -170,23 +145,16 @@ def _speed(run: RunFolder, budget: Mapping[str, float | None], finished: int) ->
 def workers_in_words(states: Sequence[WorkerState], now: float) -> tuple[str, list[list[str]]]:
     """Return what workers do, for people: a summary, and a row for each of the busiest.
 
-    Args:
-        states: what each worker does.
-        now: seconds since 1970.
-
-    Returns:
-        the summary, and rows of number, place, what it does and for how long. A row is there for
-        each of the `MOST_WORKERS` workers that do the same thing for the longest time.
+    A row is number, place, what it does, for how long; `now` is in seconds since 1970.
     """
     counts = Counter(state.state for state in states)
     summary = ", ".join(f"{count} {state}" for state, count in counts.most_common())
     longest = sorted(states, key=lambda state: (state.state == "free", state.since))
-    shown = sorted(longest[:MOST_WORKERS], key=lambda state: state.number)
-    return summary, [_worker_row(state, now) for state in shown]
-
-
-def _worker_row(state: WorkerState, now: float) -> list[str]:
-    names = ", ".join(map(str, state.candidates))
-    several = "s" if len(state.candidates) > 1 else ""
-    what = f"candidate{several} {names} on {state.split}" if state.candidates else state.state
-    return [str(state.number), state.place or "-", what, f"{max(0.0, now - state.since):.0f} s"]
+    rows = []
+    for state in sorted(longest[:MOST_WORKERS], key=lambda state: state.number):
+        names = ", ".join(map(str, state.candidates))
+        several = "s" if len(state.candidates) > 1 else ""
+        what = f"candidate{several} {names} on {state.split}" if state.candidates else state.state
+        seconds = max(0.0, now - state.since)
+        rows.append([str(state.number), state.place or "-", what, f"{seconds:.0f} s"])
+    return summary, rows

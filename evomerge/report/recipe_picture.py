@@ -1,4 +1,4 @@
-"""Pictures of a recipe, made with matplotlib: its knobs over the depth, or its path.
+"""Pictures of what is at which depth, made with matplotlib: knobs, paths, and genes of paths.
 
 They are readable at a width of 400 pixels. Parents have letters, as in `evomerge.space.paths.path`.
 """
@@ -6,20 +6,39 @@ They are readable at a width of 400 pixels. Parents have letters, as in `evomerg
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from evomerge.recipe import Knob, Layer, Recipe
-from evomerge.report.figures import GREY, INK, few_ticks, heat_map, panels_below, plain_text
+from evomerge.report.figures import (
+    GREY,
+    INK,
+    few_ticks,
+    heat_maps,
+    label_text,
+    panels_below,
+    plain_text,
+)
+from evomerge.report.pictures import genome_bars
 from evomerge.report.words import renamed
-from evomerge.space.paths.path import Hop, describe, legend_of, path_of
+from evomerge.space.paths.path import describe, legend_of, path_of
+
+_OF_LAYER = re.compile(r"(?P<what>in|scale)\.(?P<row>.+)\[(?P<place>\d+)\](?P<copy>#\d+)?")
+"""A gene of one layer of one parent: `in.zoo:maths[3]`, `scale.zoo:maths[3]#2`."""
+
+_OF_PLACE = re.compile(r"(?P<what>scale\.)?(?P<row>block|slice)(?P<place>\d+)(?P<part>\.\w+)?")
+"""A gene of one place in the path: `block3`, `scale.block3`, `slice1.first`."""
 
 _COLOURS = ("#1f6feb", "#d9822b", "#2a9d6f", "#a855c7", "#c0392b", "#5f6b78", "#b8a21f", "#1797a6")
-_LONGEST_NAME = 52
+_LONGEST = 52
 _ALL = "all"
 """Label of the row of a knob of the whole merge."""
 
 _DEPTH = "block of the merged model"
+
+_Grid: TypeAlias = dict[str, list[float]]
+"""Label of a row -> value at each depth; nan where the knob is not used."""
 
 
 def parent_letters(recipe: Recipe) -> dict[str, str]:
@@ -39,12 +58,7 @@ def is_path(recipe: Recipe) -> bool:
 
 
 def knobs_of_every_layer(recipe: Recipe) -> str:
-    """Return the knobs of a recipe in words if all layers, embeddings and head have the same ones.
-
-    Returns:
-        such as `weight 0.5 of A, weight 0.5 of B, lambda 1`, with the letters of the parents; empty
-        if a knob differs over the depth, if no knob is set, or if there are several block stacks.
-    """
+    """Return `weight 0.5 of A, weight 0.5 of B` if every layer has the same knobs, else ""."""
     if len(recipe.layers) > 1:
         return ""
     letters = {parent: letter for letter, parent in parent_letters(recipe).items()}
@@ -58,65 +72,40 @@ def knobs_of_every_layer(recipe: Recipe) -> str:
 
 
 def recipe_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
-    """Draw a recipe: a path if all its blocks are unchanged blocks of parents, else its knobs.
-
-    Args:
-        recipe: the recipe.
-        names: parent -> the name that the legend shows.
-
-    Returns:
-        a matplotlib figure; None if the recipe is no path and sets no knob.
-    """
+    """Draw a recipe: its path or its knobs, with these names of parents; None if it has neither."""
     if is_path(recipe):
         return path_picture(recipe, names)
     return knob_picture(recipe, names)
 
 
 def knob_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
-    """Draw one heat map for each knob: columns are the depth, rows are parents.
+    """Draw one heat map for each knob: columns are the depth, rows are parents; None: no knobs.
 
     The first column is the embeddings (E), the last one the head (H). A knob of the whole merge has
     the row `all`. A knob with other values for some tensors has one row for each kind of tensors.
-
-    Args:
-        recipe: the recipe.
-        names: parent -> the name that the legend shows.
-
-    Returns:
-        a matplotlib figure; None if the recipe sets no knob.
     """
     letters = {parent: letter for letter, parent in parent_letters(recipe).items()}
     knobs = _knob_grids(recipe, letters)
     if not knobs:
         return None
-    rows = sum(map(len, knobs.values()))
-    notes = _legend(recipe, names)
-    height = 0.55 * len(knobs) + 0.2 * rows + 0.16 * len(notes) + 0.3
-    figure, panels = panels_below(height, [len(grid) + 1.2 for grid in knobs.values()])
-    count = len(_blocks(recipe))
-    for axes, (knob, grid) in zip(panels, knobs.items(), strict=True):
-        labelled = {plain_text(label): row for label, row in grid.items()}
-        heat_map(figure, axes, plain_text(knob), labelled)
+    notes, count = _legend(recipe, names), len(_blocks(recipe))
+    figure, panels = heat_maps(
+        {
+            plain_text(k): {plain_text(label): row for label, row in g.items()}
+            for k, g in knobs.items()
+        },
+        0.16 * len(notes) + 0.3,
+    )
+    for axes in panels:
         axes.set_xticks(*_depth_ticks(count))
     panels[-1].set_xlabel(_below(f"{_DEPTH} (E: embeddings, H: head)", notes), **_NOTE)
     return figure
 
 
 def path_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
-    """Draw a path through the layers: which block of which parent is at each depth.
+    """Draw a path, which has no merged block: which block of which parent is at each depth.
 
-    A second panel has the scale of the hidden state where it enters each block, if it is not 1
-    everywhere.
-
-    Args:
-        recipe: a recipe whose blocks are unchanged blocks of parents.
-        names: parent -> the name that the legend shows.
-
-    Returns:
-        a matplotlib figure.
-
-    Raises:
-        RecipeError: a block of the recipe is merged.
+    A second panel has the scale of the hidden state where it enters each block, if it is not 1.
     """
     path = path_of(_blocks(recipe))
     scaled = any(hop.scale != 1.0 for hop in path)
@@ -124,7 +113,8 @@ def path_picture(recipe: Recipe, names: Mapping[str, str]) -> Any:
     height = 2.3 + 0.9 * scaled + 0.16 * len(notes)
     figure, panels = panels_below(height, [2.4, 1.0] if scaled else [1.0])
     for number, (letter, parent) in enumerate(parent_letters(recipe).items()):
-        colour, points = _COLOURS[number % len(_COLOURS)], _points(path, parent)
+        colour = _COLOURS[number % len(_COLOURS)]
+        points = [(place, hop.layer) for place, hop in enumerate(path) if hop.parent == parent]
         if points:
             panels[0].plot(*zip(*points, strict=True), "s", color=colour, ms=4, label=letter)
     for start, hop in enumerate(path[:-1]):
@@ -173,14 +163,6 @@ def _is_plain(layer: Layer) -> bool:
     )
 
 
-def _points(path: Sequence[Hop], parent: str) -> list[tuple[int, int]]:
-    return [(place, hop.layer) for place, hop in enumerate(path) if hop.parent == parent]
-
-
-_Grid: TypeAlias = dict[str, list[float]]
-"""Label of a row -> value at each depth; nan where the knob is not used."""
-
-
 def _knob_grids(recipe: Recipe, letters: Mapping[str, str]) -> dict[str, _Grid]:
     """Return knob -> its grid: knobs of the sources first, then knobs of the whole merge."""
     depth = (recipe.embeddings, *_blocks(recipe), recipe.head)
@@ -207,10 +189,7 @@ def _by_tensor(owner: str, knob: Knob) -> dict[str, float]:
 
 
 def _without_whole_rows(grid: _Grid) -> _Grid:
-    """Return a sorted grid in which a value for all tensors is shown for each kind of them.
-
-    Blocks may have one value for each kind of tensors, and embeddings and head only one.
-    """
+    """Return a sorted grid in which a value for all tensors is shown for each kind of them."""
     rows: _Grid = {}
     for label in sorted(grid):
         owner, _, kind = label.partition(" ")
@@ -227,18 +206,75 @@ def _depth_ticks(blocks: int) -> tuple[list[int], list[str]]:
     """Return places and labels of the columns `E`, some of the blocks, `H`."""
     step = next(size for size in (1, 2, 4, 5, 8, 10, 20, 50, 100, blocks + 1) if blocks / size <= 9)
     shown = [block for block in range(0, blocks, step) if block + step / 2 < blocks or block == 0]
-    return (
-        [0, *(block + 1 for block in shown), blocks + 1],
-        ["E", *map(str, shown), "H"],
-    )
+    return [0, *(block + 1 for block in shown), blocks + 1], ["E", *map(str, shown), "H"]
 
 
 def _legend(recipe: Recipe, names: Mapping[str, str]) -> list[str]:
     lines = (f"{key}: {names[parent]}" for key, parent in parent_letters(recipe).items())
-    return [
-        line if len(line) <= _LONGEST_NAME else f"{line[: _LONGEST_NAME - 1]}…" for line in lines
-    ]
+    return [line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…" for line in lines]
 
 
 def _below(label: str, notes: Sequence[str]) -> str:
     return "\n".join([label, *map(plain_text, notes)])
+
+
+def genes_picture(names: Sequence[str], genome: Sequence[float], kind: str) -> Any | None:
+    """Draw a genome in this kind of space: a path by depth, else by name; None if it is empty."""
+    is_path = kind == "dataflow" and len(genome) == len(names)
+    drawn = gene_map(names, genome) if is_path else None
+    if drawn is None and len(genome):
+        return genome_bars(names, genome)
+    return drawn
+
+
+def gene_map(names: Sequence[str], genome: Sequence[float]) -> Any | None:
+    """Draw one heat map for each kind of genes: columns are the depth, rows are the parents.
+
+    The scale of a layer that the path leaves out has no effect, so there is a gap in its place.
+    None if genes belong to no layer or place, such as those of a scale network.
+    """
+    panels = _panels(names, genome)
+    if panels is None:
+        return None
+    labelled = {}
+    for title, grid in panels.items():
+        places = range(1 + max(place for row in grid.values() for place in row))
+        labelled[title] = {
+            label_text(label): [row.get(place, math.nan) for place in places]
+            for label, row in grid.items()
+        }
+    figure, drawn = heat_maps(labelled, 0.4)
+    for axes in drawn:
+        axes.xaxis.set_major_locator(few_ticks(8, whole=True))
+    below = "layer of the parent" if "in" in panels else "place in the path"
+    drawn[-1].set_xlabel(below, loc="left", fontsize=8, color=INK)
+    return figure
+
+
+def _panels(
+    names: Sequence[str], genome: Sequence[float]
+) -> dict[str, dict[str, dict[int, float]]] | None:
+    """Return kind -> row -> place -> value; None if a gene is of no layer or place."""
+    panels: dict[str, dict[str, dict[int, float]]] = {}
+    for name, value in zip(names, genome, strict=True):
+        if name == "slices":
+            continue
+        layer, place = _OF_LAYER.fullmatch(name), _OF_PLACE.fullmatch(name)
+        if layer is not None:
+            what, row = layer["what"], layer["row"] + (layer["copy"] or "")
+            number = int(layer["place"])
+        elif place is not None:
+            what = (place["what"] or place["part"] or place["row"]).strip(".")
+            row, number = place["row"], int(place["place"])
+        else:
+            return None
+        panels.setdefault(what, {}).setdefault(row, {})[number] = value
+    for row, values in panels.get("scale", {}).items():
+        included = panels.get("in", {}).get(row, {})
+        for column in [column for column in values if included.get(column, 1.0) <= 0]:
+            del values[column]
+    drawn = {
+        what: {row: values for row, values in rows.items() if values}
+        for what, rows in panels.items()
+    }
+    return {what: rows for what, rows in drawn.items() if rows} or None

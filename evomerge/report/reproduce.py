@@ -13,20 +13,10 @@ from evomerge.run.folder import RunFolder
 from evomerge.run.history import Candidate
 from evomerge.scores import SPLITS
 
-MODEL = "MODEL_DIR"
-"""Stands for the folder of the exported model."""
-
 
 def lm_eval_command(run: RunFolder, config: SearchConfig, best: Candidate | None) -> str | None:
-    """Return the command; None if lm-eval's command line cannot choose these documents.
-
-    Args:
-        run: the run folder, which the command asks for the document ids.
-        config: its search file.
-        best: the candidate that is exported, if there is one.
-    """
-    evaluation = config.evaluation
-    tasks = config.tasks
+    """Return the command, with `MODEL_DIR`; None if lm-eval cannot be told of these documents."""
+    evaluation, tasks = config.evaluation, config.tasks
     if len(evaluation.include) > 1:  # lm-eval takes one folder
         return None
     usual = evaluation.test.task_split in (None, "test")  # what lm-eval takes by itself
@@ -40,7 +30,7 @@ def lm_eval_command(run: RunFolder, config: SearchConfig, best: Candidate | None
     reasoning = [f"{name}={value}" for name, value in wanted.items() if value is not None]
     options = {
         "--model": "hf",
-        "--model_args": ",".join([f"pretrained={MODEL}", f"dtype={dtype}", *reasoning]),
+        "--model_args": ",".join(["pretrained=MODEL_DIR", f"dtype={dtype}", *reasoning]),
         "--tasks": ",".join(tasks),
         "--batch_size": "1" if evaluation.batch_size == "auto" else str(evaluation.batch_size),
     }
@@ -63,19 +53,11 @@ def lm_eval_command(run: RunFolder, config: SearchConfig, best: Candidate | None
 
 
 def document_ids(config: SearchConfig, split: str) -> dict[str, list[int]]:
-    """Return the document ids of a split, as lm-eval's option `--samples` takes them.
-
-    Args:
-        config: the search file of a run.
-        split: `search`, `validation` or `test`.
-
-    Raises:
-        InputError: there is no such split.
-    """
-    found = {name: ids for name, ids in frozen_splits(config).items() if name == split}
-    if not found:
+    """Return the ids of a split as lm-eval's `--samples` takes them; InputError: no such split."""
+    splits = {str(name): ids for name, ids in frozen_splits(config).items()}
+    if split not in splits:
         raise InputError(
             f"--documents is {split!r}; allowed are {', '.join(SPLITS)}."
             f"{did_you_mean(split, SPLITS)}"
         )
-    return {task: list(ids) for ids_by_task in found.values() for task, ids in ids_by_task.items()}
+    return {task: list(ids) for task, ids in splits[split].items()}

@@ -32,127 +32,30 @@ def candidate_rows(
 ) -> list[dict[str, Any]]:
     """Return one dictionary for each candidate, all with the same keys.
 
-    `error` is the standard error of the fitness if the fitness was estimated from some of the
-    search documents, and None if all were scored. If the fitness is an estimate, the search scores
-    in the row are estimates too. A baseline has no genes.
-
-    Args:
-        history: the state of the run.
-        objectives: its objectives.
-        genes: names of the genes, in the order of the genome; each is a column `gene NAME`.
-        seconds: candidate -> phase -> seconds; each phase is a column `seconds PHASE`.
+    Genes have names, in the order of the genome, and columns `gene NAME`. `seconds` (candidate ->
+    phase -> seconds) gives columns `seconds PHASE`.
     """
-    return [
-        candidate_row(item, history, objectives) | _genes(item, genes) | _seconds(item, seconds)
-        for item in history.candidates
-    ]
-
-
-def _seconds(
-    candidate: Candidate, known: Mapping[int, Mapping[str, float]] | None
-) -> dict[str, float | None]:
-    if known is None:
-        return {}
-    own = known.get(candidate.number, {})
-    return {f"seconds {phase}": own.get(phase) for phase in PHASES}
-
-
-def _genes(candidate: Candidate, names: Sequence[str]) -> dict[str, float | None]:
-    values = candidate.genome
-    known = len(values) == len(names)
-    return {f"gene {name}": values[index] if known else None for index, name in enumerate(names)}
-
-
-def brief_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the columns that fit a terminal, without those that are empty in all rows.
-
-    The status of the winner is `winner`, local parents have the names of their folders, and shares
-    are in per cent, as in all tables for people.
-    """
-    names = short_names(row["origin"] for row in rows)
-    brief = [
-        {column: row[column] for column in _BRIEF}
-        | {"origin": names[row["origin"]]}
-        | ({"status": "winner"} if row["winner"] else {})
-        | ({"status": "knee" if row["winner"] else "front"} if row.get("front") else {})
-        | _values(row)
-        for row in rows
-    ]
-    every = dict.fromkeys(name for row in brief for name in row)
-    shown = [name for name in every if any(row.get(name) is not None for row in brief)]
-    factor = factor_of(row["fitness"] for row in brief if row["fitness"] is not None)
-    shares = ("fitness", "error") if factor == 100 else ()
-    for row in brief:
-        row |= {name: 100 * row[name] for name in shares if row[name] is not None}
-    heads = {name: f"{name} in %" if name in shares else name for name in shown}
-    return [{head: row.get(name) for name, head in heads.items()} for row in brief]
-
-
-def _values(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the scores on search documents of a candidate that has no fitness."""
-    if row["fitness"] is not None or row["status"] == "failed":
-        return {}
-    found = {name: value for name, value in row.items() if name.startswith("search ")}
-    names = short_scores(list(found))
-    return {names[name]: value for name, value in found.items()}
-
-
-def without_details(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows without the columns of genes and seconds."""
-    return [
-        {name: value for name, value in row.items() if not name.startswith(("gene ", "seconds "))}
-        for row in rows
-    ]
-
-
-def chosen_row(rows: Sequence[dict[str, Any]], number: int) -> dict[str, Any]:
-    """Return the row of a candidate, without the columns that are empty.
-
-    Raises:
-        InputError: there is no such candidate.
-    """
-    if number >= len(rows):
-        raise InputError(f"--candidate is {number}, but the run has {len(rows)} candidates.")
-    return {name: value for name, value in rows[number].items() if value is not None}
-
-
-def sorted_rows(
-    rows: Sequence[dict[str, Any]], column: str | None, count: int | None
-) -> list[dict[str, Any]]:
-    """Return rows by a column, the largest value first; rows without a value come last.
-
-    Args:
-        rows: the rows.
-        column: the column; None: `fitness` if a count is given, else the order of the rows.
-        count: number of rows to return; None: all.
-
-    Raises:
-        InputError: there is no such column.
-    """
-    if column is None and count is None:
-        return list(rows)
-    name = column or "fitness"
-    if column is None and rows and all(row["fitness"] is None for row in rows):
-        name = next(key for key in rows[0] if key.startswith("search "))
-    if rows and name not in rows[0]:
-        raise InputError(
-            f"--sort is {name!r}, which is no column.{did_you_mean(name, list(rows[0]))}"
-        )
-
-    def key(row: dict[str, Any]) -> tuple[bool, Any]:
-        value = row[name]
-        number = isinstance(value, (int, float))
-        return value is None, -value if number else str(value)
-
-    return sorted(rows, key=key)[:count]
+    rows = []
+    for item in history.candidates:
+        row = candidate_row(item, history, objectives)
+        known = len(item.genome) == len(genes)  # a baseline has no genes
+        row |= {f"gene {name}": item.genome[i] if known else None for i, name in enumerate(genes)}
+        if seconds is not None:
+            spent = seconds.get(item.number, {})
+            row |= {f"seconds {phase}": spent.get(phase) for phase in PHASES}
+        rows.append(row)
+    return rows
 
 
 def candidate_row(
     candidate: Candidate, history: History, objectives: Sequence[Objective]
 ) -> dict[str, Any]:
-    """Return the row of one candidate; see `candidate_rows`."""
-    outcome = candidate.outcomes.get("search")
-    scores = candidate.scores("search")
+    """Return the row of one candidate.
+
+    `error` is the standard error of a fitness that was estimated from some of the search documents;
+    then the search scores in the row are estimates too.
+    """
+    outcome, scores = candidate.outcomes.get("search"), candidate.scores("search")
     row: dict[str, Any] = {
         "candidate": candidate.number,
         "origin": candidate.name,
@@ -176,11 +79,59 @@ def candidate_row(
     return row
 
 
-def search_score(scores: Scores, objective: Objective) -> float:
-    """Return an objective's score on the search documents, or its estimate.
+def brief_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the columns that fit a terminal, without those that are empty in all rows.
 
-    The sign is the metric's own, also where lower is better.
+    The winner's status is `winner`, local parents have short names, and shares are in per cent.
     """
+    names = short_names(row["origin"] for row in rows)
+    brief = []
+    for row in rows:
+        found = {column: row[column] for column in _BRIEF} | {"origin": names[row["origin"]]}
+        if row["winner"] or row.get("front"):
+            of_front = "knee" if row["winner"] else "front"
+            found["status"] = of_front if row.get("front") else "winner"
+        if row["fitness"] is None and row["status"] != "failed":  # in a search for a front
+            scores = [name for name in row if name.startswith("search ")]
+            found |= {short: row[name] for name, short in short_scores(scores).items()}
+        brief.append(found)
+    every = dict.fromkeys(name for row in brief for name in row)
+    shown = [name for name in every if any(row.get(name) is not None for row in brief)]
+    factor = factor_of(row["fitness"] for row in brief if row["fitness"] is not None)
+    shares = ("fitness", "error") if factor == 100 else ()
+    for row in brief:
+        row |= {name: 100 * row[name] for name in shares if row[name] is not None}
+    heads = {name: f"{name} in %" if name in shares else name for name in shown}
+    return [{head: row.get(name) for name, head in heads.items()} for row in brief]
+
+
+def sorted_rows(
+    rows: Sequence[dict[str, Any]], column: str | None, count: int | None
+) -> list[dict[str, Any]]:
+    """Return the first rows by a column, the largest value first; rows without a value come last.
+
+    Without a column, a count takes the best rows. InputError: there is no such column.
+    """
+    if column is None and count is None:
+        return list(rows)
+    name = column or "fitness"
+    if column is None and rows and all(row["fitness"] is None for row in rows):
+        name = next(key for key in rows[0] if key.startswith("search "))
+    if rows and name not in rows[0]:
+        raise InputError(
+            f"--sort is {name!r}, which is no column.{did_you_mean(name, list(rows[0]))}"
+        )
+
+    def key(row: dict[str, Any]) -> tuple[bool, Any]:
+        value = row[name]
+        number = isinstance(value, (int, float))
+        return value is None, -value if number else str(value)
+
+    return sorted(rows, key=key)[:count]
+
+
+def search_score(scores: Scores, objective: Objective) -> float:
+    """Return an objective's score on the search documents, or its estimate, in its own sign."""
     known = scores.expected.get(objective.key)
     return scores.aggregates[objective.key] if known is None else known.value
 
@@ -197,13 +148,10 @@ def _no_formula(cell: Any) -> Any:
 
 
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write rows as CSV with a header line, as one step: a killed process leaves no partial file.
+    """Write rows as CSV with a header line, as one step; InputError: this is impossible.
 
     A text that a spreadsheet would take for a formula gets an apostrophe before it, as OWASP
     (https://owasp.org/www-community/attacks/CSV_Injection) says. Texts of numbers stay as they are.
-
-    Raises:
-        InputError: the file cannot be written.
     """
     text = io.StringIO(newline="")
     names = list(rows[0]) if rows else ["candidate"]

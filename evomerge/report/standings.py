@@ -9,18 +9,13 @@ from typing import Any
 
 from evomerge.report.confidence import (
     Comparison,
-    Estimate,
+    Interval,
     compare,
     factor_of,
     fitness_interval,
     intervals,
 )
-from evomerge.report.fronts import (
-    FrontComparison,
-    broken_words,
-    compare_front,
-    why_not_compared,
-)
+from evomerge.report.fronts import FrontComparison, broken_words, compare_front, why_not_compared
 from evomerge.report.words import listed, short_names
 from evomerge.run.history import Candidate, History
 from evomerge.scores import SPLITS, Split
@@ -33,16 +28,13 @@ FITNESS = "fitness"
 class Standing:
     """The row of one model.
 
-    Attributes:
-        label: the reference of a parent, `uniform` (the uniform merge), or `searched` (the winner,
-            or the best candidate so far).
-        candidate: number of the candidate.
-        estimates: (split, `task/metric` or `fitness`) -> value with interval.
+    Its label is the reference of a parent, `uniform`, or `searched` (the winner, or the best so
+    far). `estimates`: (split, `task/metric` or `fitness`) -> value with interval.
     """
 
     label: str
     candidate: int
-    estimates: dict[tuple[Split, str], Estimate]
+    estimates: dict[tuple[Split, str], Interval]
 
 
 @dataclass(frozen=True)
@@ -51,19 +43,13 @@ class Standings:
 
     Attributes:
         rows: the baselines in the order in which they were scored, then the searched merge.
-        columns: `task/metric` in the order of the objectives, then `fitness` if there are several
-            objectives.
+        columns: `task/metric` of each objective, then `fitness` if there are several.
         comparisons: label of a baseline -> paired comparison of the searched merge with it.
         missing: label of another baseline -> why the searched merge is not compared with it.
-        compared_on: the split of the comparisons: the last one (of search, validation, test) on
-            which the searched merge was scored and a baseline tried, or all members of a front
-            were tried. None if there is no such split.
-        front: which members of a front are really apart, and which beat the parents; None in a
-            search for one fitness, and before there is a front.
-        has_front: whether the search is for a front.
-        note: which parents are scored as themselves on which splits; None if each has one model.
-        broken: the constraints that the best candidate breaks on the last split on which it has
-            scores, in words; and `broken_on`, this split.
+        compared_on: the last split on which the searched merge was scored and a baseline tried, or
+            all members of a front were tried; None: there is none.
+        note: which parents are scored as themselves on which splits.
+        broken: the constraints that the best candidate breaks on the split `broken_on`, in words.
     """
 
     rows: list[Standing]
@@ -79,25 +65,15 @@ class Standings:
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """Label of a row -> its name in a table: local folders without the path before them.
-
-        The last row is `winner` instead of `searched`, if it is a baseline.
-        """
+        """Label of a row -> its name in a table; `searched` is `winner` if it is a baseline."""
         names = short_names(row.label for row in self.rows)
         wins = any(row.candidate == self.rows[-1].candidate for row in self.rows[:-1])
         return names | ({"searched": "winner"} if wins else {})
 
     def factor(self, column: str) -> float:
-        """Return the factor by which the values of a column are multiplied when they are shown.
-
-        See `factor_of`.
-        """
-        return factor_of(
-            item.value
-            for row in self.rows
-            for (_, key), item in row.estimates.items()
-            if key == column
-        )
+        """Return the factor by which values of a column are multiplied when they are shown."""
+        items = (item for row in self.rows for item in row.estimates.items())
+        return factor_of(found.value for (_, key), found in items if key == column)
 
     def cell(self, row: Standing, split: Split, column: str) -> tuple[str, str]:
         """Return a value and its interval as texts: `("83.0", "[80.9, 84.9]")`; `-` if unknown."""
@@ -106,19 +82,17 @@ class Standings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
+
+        def scores(row: Standing, split: Split) -> dict[str, Any]:
+            known = {column: row.estimates.get((split, column)) for column in self.columns}
+            return {column: item.to_dict() for column, item in known.items() if item}
+
         return {
             "rows": [
                 {
                     "label": row.label,
                     "candidate": row.candidate,
-                    "splits": {
-                        split: {
-                            column: row.estimates[split, column].to_dict()
-                            for column in self.columns
-                            if (split, column) in row.estimates
-                        }
-                        for split in SPLITS
-                    },
+                    "splits": {split: scores(row, split) for split in SPLITS},
                 }
                 for row in self.rows
             ],
@@ -132,7 +106,8 @@ class Standings:
 
 def standings(history: History, ranking: Ranking) -> Standings:
     """Return the standings of a run."""
-    table, best = _standings(history, ranking), best_of(history, ranking)
+    columns, best = _columns(ranking), best_of(history, ranking)
+    table = (_of_front if ranking.has_front else _of_winner)(history, ranking, columns, best)
     table = replace(table, note=scored_as_themselves(history, table.names))
     for split in reversed(SPLITS):
         if best is not None and best.scores(split) is not None:
@@ -142,12 +117,7 @@ def standings(history: History, ranking: Ranking) -> Standings:
 
 
 def scored_as_themselves(history: History, names: Mapping[str, str]) -> str | None:
-    """Return a sentence about the parents whose scores are of two models; None: there are none.
-
-    Args:
-        history: the run.
-        names: label of a row of a table -> its name there.
-    """
+    """Return a sentence about the parents whose scores are of two models; None: there are none."""
     parents = [item for item in history.baselines if item.as_itself]
     if not parents:
         return None
@@ -176,23 +146,22 @@ def _columns(ranking: Ranking) -> list[str]:
     return [*columns, FITNESS] if several else columns
 
 
-def _standings(history: History, ranking: Ranking) -> Standings:
-    columns = _columns(ranking)
-    if ranking.has_front:
-        return _of_front(history, ranking, columns)
+def _of_winner(
+    history: History, ranking: Ranking, columns: list[str], best: Candidate | None
+) -> Standings:
     rows = [_row(item, item.name, columns, ranking) for item in history.baselines]
-    best = best_of(history, ranking)
     if best is None:
         return Standings(rows, columns)
     rows.append(_row(best, "searched", columns, ranking))
     for split in reversed(SPLITS):
         own = best.scores(split)
-        others = [item for item in history.baselines if item is not best]
         # A baseline that failed is named; one that is not scored yet waits on the split before.
         if own is None or not any(split in item.outcomes for item in history.baselines):
             continue
         kept, missing = {}, {}
-        for item in others:
+        for item in history.baselines:
+            if item is best:
+                continue
             theirs = item.scores(split)
             found = None if theirs is None else compare(ranking.objectives, own, theirs)
             if found is None:
@@ -203,39 +172,33 @@ def _standings(history: History, ranking: Ranking) -> Standings:
     return Standings(rows, columns)
 
 
-def _of_front(history: History, ranking: Ranking, columns: list[str]) -> Standings:
+def _of_front(
+    history: History, ranking: Ranking, columns: list[str], best: Candidate | None
+) -> Standings:
     """Return the standings of a run for a front: the baselines, then the merges on the front."""
-    front, best = front_of(history, ranking), best_of(history, ranking)
-    labels = {item.number: item.name for item in history.baselines}
+    front, baselines = front_of(history, ranking), history.baselines
+    labels = {item.number: item.name for item in baselines}
     for item in front:
         knee = " (knee)" if item is best else ""
         labels.setdefault(item.number, f"candidate {item.number}{knee}")
-    shown = {item.number: item for item in (*history.baselines, *front)}
-    rows = [_row(item, labels[number], columns, ranking) for number, item in shown.items()]
-    # Some members may have failed there: this hides nothing of the others.
-    split = next(
-        (
-            split
-            for split in reversed(SPLITS)
-            if front and all(split in member.outcomes for member in front)
-        ),
-        None,
-    )
-    return Standings(
-        rows,
+    shown = {item.number: item for item in (*baselines, *front)}
+    table = Standings(
+        [_row(item, labels[number], columns, ranking) for number, item in shown.items()],
         columns,
-        compared_on=split,
-        front=compare_front(
-            ranking.objectives, front, history.baselines, split, labels, ranking.constraints
-        )
-        if split
-        else None,
         has_front=True,
     )
+    for split in reversed(SPLITS):
+        # Some members may have failed there: this hides nothing of the others.
+        if front and all(split in member.outcomes for member in front):
+            found = compare_front(
+                ranking.objectives, front, baselines, split, labels, ranking.constraints
+            )
+            return replace(table, compared_on=split, front=found)
+    return table
 
 
 def _row(candidate: Candidate, label: str, columns: list[str], ranking: Ranking) -> Standing:
-    estimates: dict[tuple[Split, str], Estimate] = {}
+    estimates: dict[tuple[Split, str], Interval] = {}
     for split in SPLITS:
         scores = candidate.scores(split)
         if scores is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from evomerge.report.beating import LEVEL
 from evomerge.report.fronts import FrontComparison, missing_words
@@ -13,29 +13,18 @@ from evomerge.run.history import Candidate
 from evomerge.space.baselines import GREEDY_SOUP, UNIFORM
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The answer.
-
-    Attributes:
-        works: whether the searched merge is better than every baseline beyond doubt; None if that
-            is not known: not yet, or since a baseline has no scores.
-        text: the answer as one or two sentences.
-    """
+class Verdict(NamedTuple):
+    """Whether the merge is better than every baseline beyond doubt (None: unknown); in words."""
 
     works: bool | None
     text: str
 
 
 def verdict(table: Standings, best: Candidate | None) -> Verdict:
-    """Return whether the searched merge is better than the parents and the uniform merge.
+    """Return whether the best candidate is better than the parents and the uniform merge.
 
     It is, if the 95 % interval of its advantage over each of them is above 0 on the test documents;
     of a front, if a merge beats every parent (`evomerge.report.beating`).
-
-    Args:
-        table: the standings of a run.
-        best: the winner, or the best candidate so far.
     """
     if best is None:
         return Verdict(None, "No candidate has been scored yet.")
@@ -60,11 +49,8 @@ def _is_named(table: Standings, best: Candidate) -> bool:
 def _verdict_of_winner(table: Standings, best: Candidate) -> Verdict:
     if best.label is not None:
         name = table.names[best.label]
-        return Verdict(
-            False,
-            f"No evidence of improvement: no merge that was searched beats {name}, which is the "
-            "winner itself.",
-        )
+        text = f"no merge that was searched beats {name}, which is the winner itself."
+        return Verdict(False, f"No evidence of improvement: {text}")
     if table.compared_on != "test":
         return Verdict(
             None,
@@ -74,41 +60,25 @@ def _verdict_of_winner(table: Standings, best: Candidate) -> Verdict:
     missing = missing_words(table.missing, table.names)
     if not table.comparisons:
         return Verdict(None, f"No verdict: {missing}.")
-    found = _verdict_of_comparisons(table)
-    if not missing:
-        return found
-    if found.works:
-        return Verdict(
-            None,
-            "No verdict: on the test documents the searched merge is better than "
-            f"{_listed(list(table.comparisons), table.names)}, but {missing}.",
-        )
-    return Verdict(found.works, f"{found.text} Besides, {missing}.")
-
-
-def _verdict_of_comparisons(table: Standings) -> Verdict:
     names = {label: table.names[label] for label in table.comparisons}
-    doubtful = [label for label, item in table.comparisons.items() if not item.difference.low > 0]
-    closest = min(table.comparisons, key=lambda label: table.comparisons[label].difference.value)
-    closest_text = f"{names[closest]} ({table.comparisons[closest].text})"
-    if not doubtful:
-        return Verdict(
-            True,
-            f"Yes: on the test documents the searched merge is better than {_each(names)}. The "
-            f"closest is {closest_text}.",
-        )
-    worse = [label for label in doubtful if table.comparisons[label].difference.high < 0]
-    if worse:
-        return Verdict(
-            False,
-            f"No: on the test documents the searched merge is worse than {_listed(worse, names)}. "
-            f"The largest difference is to {closest_text}.",
-        )
-    return Verdict(
-        False,
-        "No evidence of improvement: on the test documents the searched merge may be no better "
-        f"than {_listed(doubtful, names)}. The closest is {closest_text}.",
-    )
+    apart = {label: item.difference for label, item in table.comparisons.items()}
+    nearest = min(apart, key=lambda label: apart[label].value)
+    closest = f"{names[nearest]} ({table.comparisons[nearest].text})"
+    besides = f" Besides, {missing}." if missing else ""
+    doubtful = [label for label, item in apart.items() if not item.low > 0]
+    where = "on the test documents the searched merge"
+    if worse := [label for label in doubtful if apart[label].high < 0]:
+        text = f"No: {where} is worse than {_listed(worse, names)}. The largest difference is to "
+        return Verdict(False, f"{text}{closest}.{besides}")
+    if doubtful:
+        text = f"No evidence of improvement: {where} may be no better than "
+        text += f"{_listed(doubtful, names)}. The closest is {closest}."
+        return Verdict(False, text + besides)
+    if missing:
+        better = f"{where} is better than {_listed(list(names), names)}"
+        return Verdict(None, f"No verdict: {better}, but {missing}.")
+    text = f"Yes: {where} is better than {_each(names)}. The closest is {closest}."
+    return Verdict(True, text)
 
 
 def _verdict_of_front(table: Standings) -> Verdict:
@@ -131,7 +101,7 @@ def _verdict_of_front(table: Standings) -> Verdict:
     compared = [duels for duels in found.duels.values() if duels]
     if not compared:
         return Verdict(None, f"No verdict: {'; '.join(filter(None, (missing, excluded)))}.")
-    merges = _counted(len(found.duels), "merge")
+    merges = f"{len(found.duels)} merge{'' if len(found.duels) == 1 else 's'}"
     some = compared[0][found.parents[0]]
     what = (
         "better in an objective beyond doubt, and in no other one worse by its margin: "
@@ -181,11 +151,7 @@ def _trade_off(found: FrontComparison, table: Standings, merges: str, what: str)
 
 
 def front_rows(table: Standings) -> tuple[tuple[str, ...], list[tuple[str, ...]]] | None:
-    """Return a table of the neighbours on a front: by what they differ, and whether surely.
-
-    Returns:
-        the headers and the rows; None if there are no neighbours to compare.
-    """
+    """Return headers and rows of the neighbours on a front: by what they differ; None: no rows."""
     if table.front is None or not table.front.neighbours:
         return None
     names = short_scores(table.columns)
@@ -197,15 +163,14 @@ def front_rows(table: Standings) -> tuple[tuple[str, ...], list[tuple[str, ...]]
             item = pair.by_objective.get(key)
             texts = item.difference.texts(item.factor, "+.1f") if item else ("-", "")
             cells.append(" ".join(texts).strip())
-        first, second = (_brief(table.names[name]) for name in (pair.first, pair.second))
+        # The number of a candidate, or the name of a parent.
+        first, second = (
+            table.names[name].removeprefix("candidate ").removesuffix(" (knee)")
+            for name in (pair.first, pair.second)
+        )
         apart = "apart" if pair.are_apart else "not surely"
         rows.append((f"{first} - {second}", apart, *cells))
     return ("neighbours", f"on {table.compared_on}", *(names[key] for key in keys)), rows
-
-
-def _brief(name: str) -> str:
-    """Return the number of a candidate, or the name of a parent."""
-    return name.removeprefix("candidate ").removesuffix(" (knee)")
 
 
 def _each(labels: Container[str]) -> str:
@@ -213,10 +178,6 @@ def _each(labels: Container[str]) -> str:
     averages = {UNIFORM: "the uniform merge", GREEDY_SOUP: "the greedy soup"}
     parts = ["each parent", *(text for label, text in averages.items() if label in labels)]
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _listed(labels: list[str], names: dict[str, str]) -> str:

@@ -9,16 +9,15 @@ from evomerge.config.schema import FrozenSetting
 from evomerge.errors import printable, without_controls
 from evomerge.models.references import split_kind
 
-_LONGEST = 4096
-"""Largest number of characters of a name; no path is longer."""
+_LONGEST = 4096  # characters of a name; no path is longer
 
 
 def short_names(references: Iterable[str]) -> dict[str, str]:
     """Return a short name for each reference: reference -> name.
 
-    Hub ids, `zoo:` names and the labels of baselines are unchanged. The path of a local folder (of
-    a model, an adapter or a run) is cut to its last component, or to as many components at the end
-    as are needed for all names to differ. A name is one line, and all of it can be shown.
+    Hub ids, `zoo:` names and the labels of baselines are unchanged. The path of a local folder is
+    cut to its last component, or to as many as are needed for all names to differ. A name is one
+    line.
     """
     every = list(dict.fromkeys(references))
     longest = max((reference.count("/") for reference in every), default=0) + 1
@@ -67,8 +66,7 @@ def listed(names: Iterable[str]) -> str:
 def storable(value: Any) -> Any:
     """Return a value without what other programs cannot store or show, also in lists and mappings.
 
-    A key becomes one line of printable characters, cut to `evomerge.errors.LONGEST`. Other texts
-    lose control characters and unpaired surrogates.
+    A key becomes one line of printable characters. Other texts lose control characters.
     """
     if isinstance(value, str):
         return without_controls(value)
@@ -103,12 +101,7 @@ def fine_duration(seconds: float) -> str:
 
 
 def setting_lines(settings: Iterable[FrozenSetting], names: Mapping[str, str]) -> list[str]:
-    """Return one sentence for each setting in which parents differ, and whose the merge takes.
-
-    Args:
-        settings: the settings.
-        names: reference of a parent -> its name in a sentence.
-    """
+    """Return one sentence for each setting in which parents differ, and whose the merge takes."""
     notes = []
     for setting in settings:
         having: dict[str, list[str]] = {}
@@ -123,11 +116,7 @@ def setting_lines(settings: Iterable[FrozenSetting], names: Mapping[str, str]) -
 
 
 def sampling_note(sampled: Mapping[str, int]) -> str | None:
-    """Return the sentence that says which scores are of texts drawn at random; None: of none.
-
-    Args:
-        sampled: task -> number of texts that are sampled for each document.
-    """
+    """Return a sentence about texts drawn at random (task -> number for a document), or None."""
     if not sampled:
         return None
     texts = ", ".join(f"{task} ({count} for each document)" for task, count in sampled.items())

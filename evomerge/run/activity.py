@@ -5,53 +5,57 @@ Nothing depends on it but what `status` shows. It is there only while the search
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import AfterValidator, FiniteFloat, TypeAdapter, ValidationError
 
 from evomerge.errors import printable
 from evomerge.run.atomic import MARK
-from evomerge.run.side_file import SideFile
+from evomerge.run.timings import SideFile
 
 WORKERS = "workers.json"
 
 INTERVAL = 1.0
 """Least number of seconds between two writes of `write_if_due`."""
 
+_Text = Annotated[str, AfterValidator(lambda text: printable(text))]
+
 
 @dataclass(frozen=True)
 class WorkerState:
-    """What one worker is doing.
+    """What one worker is doing since a Unix time: `starting`, `scoring`, or `free`.
 
-    Attributes:
-        number: the worker, from 0.
-        state: `starting`, `scoring`, or `free` (it waits for a candidate).
-        place: where it runs: a device or a machine; empty: unknown.
-        candidates: numbers of the candidates that it scores.
-        split: the documents that it scores them on; empty if it scores none.
-        since: seconds since 1970 at which it began.
+    It scores `candidates` (numbers) on the documents of `split`. The place is a device or a
+    machine; it is empty if it is unknown.
     """
 
     number: int
-    state: str
-    place: str
+    state: _Text
+    place: _Text
     candidates: tuple[int, ...]
-    split: str
-    since: float
+    split: _Text
+    since: FiniteFloat
+
+
+@dataclass(frozen=True)
+class _File:
+    """The content of the file; `lost`: number of workers that were lost in this session."""
+
+    workers: list[WorkerState]
+    lost: int
+
+
+_FILE = TypeAdapter(_File)
 
 
 class Activity:
-    """Writes what each worker is doing.
-
-    Args:
-        path: the file `workers.json`; None: write nothing.
-    """
+    """Writes what each worker is doing to the file `workers.json`; to no file if it is None."""
 
     def __init__(self, path: Path | None) -> None:
         self._file = None if path is None else SideFile(path)
@@ -69,11 +73,8 @@ class Activity:
         split: str = "",
     ) -> None:
         """Note what a worker begins to do; see `WorkerState`."""
-        if self._file is None:
-            return
-        self._states[number] = WorkerState(
-            number, state, place, tuple(candidates), split, round(time.time(), 3)
-        )
+        since = round(time.time(), 3)
+        self._states[number] = WorkerState(number, state, place, tuple(candidates), split, since)
         self._is_new = True
 
     def note_loss(self) -> None:
@@ -82,11 +83,7 @@ class Activity:
         self._is_new = True
 
     def write_if_due(self) -> float | None:
-        """Write the file if something is new and the last write is long enough ago.
-
-        Returns:
-            seconds until the next write is due; None: nothing is left to write.
-        """
+        """Write the file if something is new; return seconds to wait, None: nothing is left."""
         if self._file is None or not self._is_new:
             return None
         left = self._written_at + INTERVAL - time.monotonic()
@@ -96,23 +93,16 @@ class Activity:
         return None
 
     def write(self) -> None:
-        """Write the file now. It is not flushed to disk, since nothing depends on it.
-
-        If it cannot be written, this is a warning in the log, once.
-
-        Raises:
-            OSError: the disk is full.
-        """
+        """Write the file now. Nothing depends on it; only a full disk is an error."""
         if self._file is None:
             return
-        workers = [asdict(self._states[number]) for number in sorted(self._states)]
+        states = [self._states[number] for number in sorted(self._states)]
         # The next writer of the run removes a file of this name that a killed one has left.
         path = self._file.path
         part = path.with_name(f".{path.name}{MARK}{os.getpid()}")
-        text = json.dumps({"workers": workers, "lost": self._losses}) + "\n"
         try:
             with self._file.writing():
-                part.write_text(text, "utf-8")
+                part.write_bytes(_FILE.dump_json(_File(states, self._losses)) + b"\n")
                 part.replace(path)
         finally:
             part.unlink(missing_ok=True)
@@ -126,25 +116,9 @@ class Activity:
 
 
 def read_activity(path: Path) -> tuple[list[WorkerState], int]:
-    """Return what the workers are doing, and how many were lost in this session of the search.
-
-    Args:
-        path: the file `workers.json`. If it is missing or cannot be read, there are no workers.
-    """
+    """Return what the workers are doing, and how many were lost; nothing if this is unknown."""
     try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
-        states = [
-            WorkerState(
-                int(item["number"]),
-                printable(str(item["state"])),
-                printable(str(item["place"])),
-                tuple(map(int, item["candidates"])),
-                printable(str(item["split"])),
-                float(item["since"]),
-            )
-            for item in data["workers"]
-        ]
-        is_finite = all(math.isfinite(state.since) for state in states)
-        return (states, int(data["lost"])) if is_finite else ([], 0)
-    except (OSError, ValueError, OverflowError, KeyError, TypeError, RecursionError):
+        found = _FILE.validate_json(path.read_bytes())
+    except (OSError, ValidationError):
         return [], 0
+    return found.workers, found.lost

@@ -1,9 +1,12 @@
-"""Writing files and folders that appear complete or not at all, even if the writer is killed.
+"""Files and folders that appear complete or not at all, even if their writer is killed.
 
 A file or folder is first written under the hidden name `.NAME.partial-XXXXXXXX` in the same folder,
-and is renamed when it is complete. Meanwhile its writer holds a lock on it. The system releases the
-lock when the process ends. So the next writer recognises what a killed writer has left, and removes
-it.
+and renamed when it is complete. Meanwhile its writer holds a lock on it, which the system releases
+when the process ends. So the next writer recognises what a killed one has left, and removes it.
+
+The `check_` functions tell before a long computation whether its result can be written. They write
+something and remove it again, since permissions do not tell: root has all of them, and yet cannot
+write into /proc or a disk that is mounted read-only.
 """
 
 from __future__ import annotations
@@ -17,12 +20,11 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 
-from evomerge.errors import CheckpointError, not_written
-from evomerge.run.writable import check_new_folder
+from evomerge.errors import CheckpointError, DiskError, InputError, RunFolderError, not_written
+from evomerge.parsing.links import is_special
 
 MARK = ".partial-"
 """Part of the hidden names of unfinished files and folders."""
@@ -30,67 +32,38 @@ MARK = ".partial-"
 
 @contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
-    """Yield an empty folder that is renamed to `out` when the block ends.
+    """Yield an empty folder that is flushed and renamed to `out`, or removed if the block raises.
 
-    Its files are flushed to disk before. If the block raises, the folder is removed.
-
-    Raises:
-        CheckpointError: `out` exists, or its parent folder cannot be written.
-        DiskError: the disk is full.
+    CheckpointError: `out` exists or cannot be written. DiskError: the disk is full.
     """
     out = out.absolute()
     check_new_folder(out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder, lock = begin(out, folder=True)
-    except OSError as error:
-        fix = "name another folder"
-        raise not_written(str(out.parent), error, fix, CheckpointError) from error
-    try:
-        with _cleaned_up(folder, lock):
-            yield folder
-            _sync_tree(folder)
-            if out.exists():
-                raise FileExistsError(errno.EEXIST, "created by another process")
-            folder.rename(out)
-    except OSError as error:
-        if error.errno in (errno.EEXIST, errno.ENOTEMPTY) and out.exists():
-            raise CheckpointError(
-                f"{out} was created by another process in the meantime; name another folder."
-            ) from error
-        raise
-    _sync(out.parent)
+    with ExitStack() as stack:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            folder = stack.enter_context(_unfinished(out, folder=True, new=True))
+        except OSError as error:
+            fix = "name another folder"
+            raise not_written(str(out.parent), error, fix, CheckpointError) from error
+        yield folder
 
 
 def create_folder(path: Path, texts: Mapping[str, str]) -> None:
-    """Create a folder with its files in one step. An empty folder of this name is replaced.
+    """Create a folder with its files (name -> text) in one step.
 
-    Args:
-        path: the folder; if it is a symbolic link, the folder is made where the link points to.
-        texts: content of the files by name.
-
-    Raises:
-        OSError: the folder cannot be written, or exists and is not empty.
+    An empty folder of this name is replaced; a symbolic link is followed.
     """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder, lock = begin(path, folder=True)
-    with _cleaned_up(folder, lock):
+    with _unfinished(path, folder=True) as folder:
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
-        _sync_tree(folder)
-        folder.rename(path)
-    _sync(path.parent)
 
 
 def replace_text(path: Path, text: str) -> None:
     """Write a file so that it has the old text or the new text at any time, never a part.
 
-    If the path is a symbolic link, the file that it points to is replaced. If it is not a file but,
-    for example, a pipe or `/dev/stdout`, the text is written to it.
-
-    Raises:
-        OSError: the file cannot be written.
+    A symbolic link is followed. What is not a file, such as a pipe or `/dev/stdout`, is written to.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         path.write_text(text, encoding="utf-8")
@@ -99,74 +72,59 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def replace_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that it has the old content or the new content at any time, never a part.
+    """Write a file so that it has the old content or the new one at any time, never a part."""
+    with _unfinished(path, folder=False) as partial:
+        partial.write_bytes(content)
 
-    Raises:
-        OSError: the file cannot be written.
+
+class TemporaryFolder:
+    """A new folder for this user alone that is removed by `close()`, or when the process ends.
+
+    If the process is killed, the next one that makes such a folder removes it. It is made in
+    `parent`, or where the system has temporary files.
     """
-    partial, lock = begin(path, folder=False)
-    with _cleaned_up(partial, lock):
-        with open(lock, "wb", closefd=False) as file:
-            file.write(content)
-        os.fsync(lock)
-        partial.replace(path)
-    _sync(path.parent)
+
+    def __init__(self, parent: Path | None = None) -> None:
+        parent = parent or Path(tempfile.gettempdir())
+        self.path, lock = _begin(parent / "evomerge", folder=True, mode=0o700)
+        self.close = weakref.finalize(self, _remove_own, self.path, lock, os.getpid())
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _remove_own(path: Path, lock: int, owner: int) -> None:
+    if os.getpid() == owner:  # a fork of the process ends earlier
+        _remove(path)
+        os.close(lock)
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield an empty file that is renamed to `path` when the block ends; flushed to disk before.
-
-    If the block raises, the file is removed.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    path = path.absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial, lock = begin(path, folder=False)
-    with _cleaned_up(partial, lock):
+def _unfinished(path: Path, *, folder: bool, new: bool = False) -> Iterator[Path]:
+    """Yield an empty file or folder that is flushed and becomes `path` when the block ends."""
+    partial, lock = _begin(path, folder=folder)
+    try:
         yield partial
-        partial.chmod(os.fstat(lock).st_mode)  # a library may have put another file in its place
-        _sync(partial)
+        for item in (*sorted(partial.rglob("*")), partial):
+            _sync(item)
+        if new and path.exists():
+            raise CheckpointError(
+                f"{path} was created by another process in the meantime; name another folder."
+            )
         partial.replace(path)
+    except BaseException:
+        _remove(partial)
+        raise
+    finally:
+        os.close(lock)
     _sync(path.parent)
 
 
-def remove_abandoned(folder: Path, name: str | None = None) -> None:
-    """Remove the unfinished files and folders of killed writers from a folder.
-
-    Those of running writers are kept.
-
-    Args:
-        folder: the folder.
-        name: final name of the file or folder; None: any name.
-    """
-    for partial in folder.glob(f".{'*' if name is None else glob.escape(name)}{MARK}*"):
-        try:
-            lock = os.open(partial, os.O_RDONLY)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove(partial)
-        except OSError:
-            pass  # its writer is running, or this process may not remove it
-        finally:
-            os.close(lock)
-
-
-def begin(path: Path, *, folder: bool, mode: int = 0o777) -> tuple[Path, int]:
-    """Create an empty file or folder with a hidden name beside `path`.
-
-    Args:
-        path: the final path.
-        folder: whether it is a folder.
-        mode: permissions of a folder, less those that the umask takes.
-
-    Returns:
-        its path, and an open file descriptor that locks it.
-    """
+def _begin(path: Path, *, folder: bool, mode: int = 0o777) -> tuple[Path, int]:
+    """Create an empty hidden file or folder beside `path`; return it, and what locks it."""
     remove_abandoned(path.parent, path.name)
     while True:
         partial = path.with_name(f".{path.name}{MARK}{secrets.token_hex(4)}")
@@ -186,30 +144,27 @@ def begin(path: Path, *, folder: bool, mode: int = 0o777) -> tuple[Path, int]:
         os.close(lock)  # another process removed it before it was locked: try again
 
 
-@contextmanager
-def _cleaned_up(partial: Path, lock: int) -> Iterator[None]:
-    """Remove the unfinished file or folder if the block raises; release the lock."""
-    try:
-        yield
-    except BaseException:
-        remove(partial)
-        raise
-    finally:
-        os.close(lock)
+def remove_abandoned(folder: Path, name: str | None = None) -> None:
+    """Remove what killed writers have left in a folder, of this final name or of any."""
+    for partial in folder.glob(f".{'*' if name is None else glob.escape(name)}{MARK}*"):
+        try:
+            lock = os.open(partial, os.O_RDONLY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(partial)
+        except OSError:
+            pass  # its writer is running, or this process may not remove it
+        finally:
+            os.close(lock)
 
 
-def remove(partial: Path) -> None:
-    """Remove an unfinished file or folder, as far as this process may."""
+def _remove(partial: Path) -> None:
     if partial.is_dir() and not partial.is_symlink():
         shutil.rmtree(partial, ignore_errors=True)
     else:
         partial.unlink(missing_ok=True)
-
-
-def _sync_tree(folder: Path) -> None:
-    """Flush a folder and all that it contains to disk."""
-    for path in (*sorted(folder.rglob("*")), folder):
-        _sync(path)
 
 
 def _sync(path: Path) -> None:
@@ -220,43 +175,62 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-class TemporaryFolder:
-    """A new folder that is removed by `close`, at the latest when the process ends.
+def why_not_writable(path: Path) -> str | None:
+    """Return why a file or folder cannot be made or replaced, in words; None if it can.
 
-    If the process is killed, the next one that makes such a folder removes it.
-
-    Args:
-        parent: the folder that it is made in; None: the system's folder for temporary files.
-
-    Attributes:
-        path: the folder; only this user can read it.
-
-    Raises:
-        OSError: it cannot be made.
+    For a moment there is a hidden folder in the nearest folder that exists. DiskError: it is full.
     """
+    path = path.absolute()
+    folder = path.parent
+    try:
+        while not folder.exists():
+            folder = folder.parent
+        if not folder.is_dir():
+            return f"{folder} is not a folder"
+        name = path.relative_to(folder).parts[0]
+        probe = folder / f".{name}{MARK}{secrets.token_hex(4)}"
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return "its name is too long"
+        found = not_written(str(path), error, "name another place")
+        if isinstance(found, DiskError):
+            raise found from error
+        return f"nothing can be written into {folder} ({error.strerror})"
+    return None
 
-    def __init__(self, parent: Path | None = None) -> None:
-        parent = Path(tempfile.gettempdir()) if parent is None else parent
-        self.path, lock = begin(parent / "evomerge", folder=True, mode=0o700)
-        self._end = weakref.finalize(self, _remove_own, self.path, lock, os.getpid())
 
-    def close(self) -> None:
-        """Remove the folder with all that is in it."""
-        self._end()
-
-    def __enter__(self) -> Path:
-        return self.path
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+def check_new_folder(out: Path) -> None:
+    """Raise a CheckpointError if a folder exists, or cannot be made."""
+    if os.path.lexists(out):
+        raise CheckpointError(f"{out} exists already; name another folder or remove it.")
+    reason = why_not_writable(out)
+    if reason is not None:
+        raise CheckpointError(f"{out} cannot be created: {reason}; name another folder.")
 
 
-def _remove_own(path: Path, lock: int, owner: int) -> None:
-    if os.getpid() == owner:  # a fork of the process ends earlier
-        remove(path)
-        os.close(lock)
+def check_run_folder(path: Path) -> None:
+    """Raise a RunFolderError if nothing can be written into the folder of a run or its stages."""
+    reason = why_not_writable(path / "lock")
+    if reason is not None:
+        raise RunFolderError(
+            f"{path} cannot be continued: {reason}; make it writable, or continue a copy of it."
+        )
+
+
+def check_output(path: Path, option: str, kind: str = "file") -> None:
+    """Raise an InputError if the file or folder of an option cannot be written."""
+    # Path's own tests raise if a folder may not be entered.
+    reason = None
+    if kind == "folder":
+        reason = why_not_writable(path / "x")
+    elif os.path.isdir(path):  # noqa: PTH112
+        reason = "it is a folder"
+    elif not is_special(path):
+        parent = path.absolute().parent
+        reason = why_not_writable(path)
+        if reason is None and not parent.exists():
+            reason = f"there is no folder {parent}"
+    if reason is not None:
+        raise InputError(f"{option} {path} cannot be written: {reason}; give another {kind}.")

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from evomerge.errors import DeviceError
-from evomerge.run.side_file import SideFile
+from evomerge.run.timings import SideFile
 
 MAX_ATTEMPTS = 3
 """Number of processes that end while they score a candidate, at which it counts as failed."""
@@ -28,38 +28,29 @@ MAX_ATTEMPTS = 3
 class Attempts:
     """The jobs that have begun and not ended, over all sessions of a run.
 
-    Args:
-        path: the file `attempts.jsonl`; lines that cannot be read are ignored. If it cannot be
-            written, this is a warning in the log, once, unless the disk is full.
+    They are read from `attempts.jsonl`; lines that do not fit are ignored.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         self._file = SideFile(path)
         self._begun: Counter[str] = Counter()
-        for job, what in self._lines():
-            self._begun[job] += {"begins": 1, "withdrawn": -1}.get(what, -self._begun[job])
-        left = [job for job, count in self._begun.items() for _ in range(count)]
+        for text in self._file.lines():
+            with suppress(ValueError, RecursionError, TypeError, KeyError):
+                line = json.loads(text)
+                job, what = line["job"], line["what"]
+                self._begun[job] += {"begins": 1, "withdrawn": -1}.get(what, -self._begun[job])
+        left = [_entry(job, "begins") for job, count in self._begun.items() for _ in range(count)]
         with suppress(OSError):
-            if left:
-                path.write_text("".join(_line(job, "begins") for job in left), encoding="utf-8")
-            else:
-                path.unlink(missing_ok=True)
+            path.write_text("".join(json.dumps(entry) + "\n" for entry in left), encoding="utf-8")
+            if not left:
+                path.unlink()
 
     def count(self, job: str) -> int:
-        """Return how many processes have ended in the middle of a job.
-
-        Args:
-            job: name of the job.
-        """
+        """Return how many processes have ended in the middle of a job."""
         return max(0, self._begun[job])
 
     def add(self, job: str) -> int:
-        """Note that a process ended in the middle of a job. Returns `count(job)`.
-
-        Args:
-            job: name of the job.
-        """
+        """Note that a process ended in the middle of a job. Returns `count(job)`."""
         self._write(job, "begins")
         self._begun[job] += 1
         return self.count(job)
@@ -81,21 +72,8 @@ class Attempts:
         self._write(job, "ends")
 
     def _write(self, job: str, what: str) -> None:
-        self._file.append(_line(job, what))
-
-    def _lines(self) -> Iterator[tuple[str, str]]:
-        if not self._path.is_file():  # there is no end to reading a pipe or a device
-            return
-        try:
-            lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            return
-        for text in lines:
-            with suppress(ValueError, RecursionError):
-                line = json.loads(text)
-                if isinstance(line, dict) and isinstance(line.get("job"), str):
-                    yield line["job"], str(line.get("what"))
+        self._file.append(_entry(job, what))
 
 
-def _line(job: str, what: str) -> str:
-    return json.dumps({"job": job, "what": what}) + "\n"
+def _entry(job: str, what: str) -> dict[str, str]:
+    return {"job": job, "what": what}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import shlex
@@ -12,18 +14,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from evomerge.errors import RunFolderError, not_written
 from evomerge.parsing.links import check_inside, check_ordinary, entries
 from evomerge.parsing.texts import read_text
 from evomerge.parsing.yaml import yaml_mapping, yaml_text
-from evomerge.run.atomic import create_folder, remove_abandoned, replace_text
-from evomerge.run.frozen_file import changed_sections, with_digests
-from evomerge.run.journal import Journal, check_not_emptied, read
+from evomerge.run.atomic import create_folder, remove_abandoned, replace_text, why_not_writable
+from evomerge.run.journal import Journal, read
 from evomerge.run.lines import HEADER, Event, JournalCodec
 from evomerge.run.lock import is_held
 from evomerge.run.log_format import PlainFormatter
 from evomerge.run.timings import Timings
-from evomerge.run.writable import why_not_writable
 
 log = logging.getLogger(__name__)
 
@@ -35,36 +37,20 @@ _SUBFOLDERS = ("front", MODELS, f"{MODELS}/members")
 MERGEKIT = "best.mergekit.yaml"
 NOT_IN_MERGEKIT = "best.not-in-mergekit.txt"
 
+FROZEN = "frozen"
+_DIGESTS = "digests"
+_FREE = "executor"  # the section that does not change the course of a search
+
 
 def stage_folder(path: Path, number: int) -> Path:
-    """Return the run folder of a stage.
-
-    Args:
-        path: folder of the search in stages.
-        number: number of the stage, from 1.
-    """
+    """Return the run folder of a stage of a search in stages; the first has the number 1."""
     return path / f"stage-{number}"
 
 
 def begun_stages(path: Path) -> list[Path]:
-    """Return the run folders of the stages that have begun.
-
-    Args:
-        path: folder of the search in stages.
-    """
+    """Return the run folders of the stages that have begun."""
     folders = (stage_folder(path, number) for number in range(1, 100))
     return [folder for folder in folders if folder.exists()]
-
-
-def _check_entries(path: Path) -> None:
-    """Check that nothing in a run folder is elsewhere, since a search writes to all of it.
-
-    Raises:
-        RunFolderError: there is a link out of the folder, or a pipe or device.
-    """
-    found = entries(path, RunFolderError)
-    check_ordinary(found, RunFolderError)
-    check_inside(found, [path.resolve()], "the run", RunFolderError)
 
 
 def remove_stages(path: Path) -> None:
@@ -76,18 +62,13 @@ def remove_stages(path: Path) -> None:
 
 
 class RunFolder:
-    """A folder that holds one search.
+    """A folder that holds one search; given one in stages, its latest stage.
 
-    Attributes:
-        path: the folder.
+    Raises:
+        RunFolderError: the folder does not exist, is not a run, or has a link out of it.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open an existing run; of a search in stages, the latest stage that has begun.
-
-        Raises:
-            RunFolderError: the folder does not exist, is not a run, or has a link out of it.
-        """
         there = os.path.isdir(path)  # noqa: PTH112 - Path's raises for names that are too long
         if there:
             _check_entries(path)
@@ -101,11 +82,7 @@ class RunFolder:
             path = begun[-1]
             _check_entries(path)
         self.path = path
-        if os.path.isfile(path):  # noqa: PTH113
-            raise RunFolderError(
-                f"{path} is a file, not a run; give the folder that was given to --run."
-            )
-        if not there or not path.is_dir():
+        if not os.path.exists(path):  # noqa: PTH110
             raise RunFolderError(
                 f"{path} does not exist; start a run with `evomerge search FILE --run "
                 f"{shlex.quote(str(path))}`."
@@ -119,11 +96,7 @@ class RunFolder:
 
     @classmethod
     def check_free(cls, path: Path) -> None:
-        """Check that a run can be created in this folder.
-
-        Raises:
-            RunFolderError: the folder is not empty, or cannot be written.
-        """
+        """Raise a RunFolderError if no run can be created in this folder."""
         # `os.path` has an answer for names that are too long.
         if any(os.path.exists(path / name) for name in (JOURNAL, STAGES)):  # noqa: PTH110
             raise RunFolderError(
@@ -144,13 +117,8 @@ class RunFolder:
     def create(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
         """Create a run with its frozen search file, in one step.
 
-        Args:
-            path: the folder.
-            config: content of the frozen search file.
-
-        Raises:
-            RunFolderError: as for `check_free`, or another process creates the same folder.
-            DiskError: the disk is full.
+        RunFolderError: as for `check_free`, or another process creates the folder. DiskError: it is
+        full.
         """
         cls.check_free(path)
         header = JournalCodec().encode(HEADER)
@@ -165,7 +133,7 @@ class RunFolder:
 
     @property
     def journal_path(self) -> Path:
-        """Path of the journal file."""
+        """Path of the journal."""
         return self.path / JOURNAL
 
     @property
@@ -174,15 +142,11 @@ class RunFolder:
         return Timings(self.path / "timings.jsonl")
 
     def config(self) -> dict[str, Any]:
-        """Return the content of the frozen search file.
-
-        Raises:
-            RunFolderError: it cannot be read, is not a YAML mapping, or was changed by hand.
-        """
+        """Return the content of the search file; RunFolderError: it was changed or is damaged."""
         file = self.path / CONFIG
         text = read_text(file, RunFolderError)
         content = yaml_mapping(text, str(file), "a search file", RunFolderError)
-        changed = changed_sections(content)
+        changed = _changed_sections(content)
         if changed:
             raise RunFolderError(
                 f"{file} was changed after the run began (in `{'`, `'.join(changed)}`); put it "
@@ -192,24 +156,15 @@ class RunFolder:
         return content
 
     def events(self) -> list[Event]:
-        """Return the complete events of the journal.
-
-        Raises:
-            RunFolderError: the journal is missing, damaged, or of another format.
-        """
-        check_not_emptied(self.journal_path)
+        """Return the complete events of the journal; RunFolderError: it is missing or damaged."""
         return read(self.journal_path)
 
     @contextmanager
     def writing(self) -> Iterator[Journal]:
-        """Open the journal for writing, and remove what killed writers have left.
+        """Open the journal for writing by this process alone; remove what killed writers have left.
 
-        Meanwhile no other process can write to the run.
-
-        Raises:
-            RunFolderError: another process writes to the run, or the journal is damaged.
+        RunFolderError: another process writes to the run, or the journal is damaged.
         """
-        check_not_emptied(self.journal_path)
         with Journal(self.journal_path) as journal:
             for folder in (self.path, *(self.path / name for name in _SUBFOLDERS)):
                 remove_abandoned(folder)
@@ -227,11 +182,7 @@ class RunFolder:
 
     @property
     def why_not_in_mergekit(self) -> str | None:
-        """Why there is no mergekit file of the best merge; None if there is one, or no merge yet.
-
-        Raises:
-            RunFolderError: the file with the reason cannot be read.
-        """
+        """Why there is no mergekit file of the best merge; None if there is one, or no merge."""
         file = self.path / NOT_IN_MERGEKIT
         return read_text(file, RunFolderError).strip() if file.is_file() else None
 
@@ -241,11 +192,7 @@ class RunFolder:
 
     @contextmanager
     def logged(self) -> Iterator[None]:
-        """Write log messages of evomerge to the run's `log.txt` too, while the block runs.
-
-        Raises:
-            OSError: a message cannot be written; the call that logs it raises this.
-        """
+        """Write log messages to the run's `log.txt` too; OSError: one cannot be written."""
         handler = _LogFile(self.path / "log.txt", encoding="utf-8")
         handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
         logger = logging.getLogger("evomerge")
@@ -268,3 +215,47 @@ class _LogFile(logging.FileHandler):
         if isinstance(error, OSError):
             raise error
         super().handleError(record)
+
+
+def _check_entries(path: Path) -> None:
+    """Check that nothing in a run folder is elsewhere, since a search writes to all of it."""
+    found = entries(path, RunFolderError)
+    check_ordinary(found, RunFolderError)
+    check_inside(found, [path.resolve()], "the run", RunFolderError)
+
+
+def with_digests(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a search file with `frozen.digests` of its sections, by which a change is noticed."""
+    # As they are read from the file: 1e-05 may become another number there.
+    sections = yaml.safe_load(yaml.safe_dump(dict(config)))
+    frozen = dict(config.get(FROZEN) or {})
+    digests = {name: _digest(sections[name]) for name in sections if name not in (_FREE, FROZEN)}
+    return {**config, FROZEN: {**frozen, _DIGESTS: {**digests, FROZEN: _digest(frozen)}}}
+
+
+def _changed_sections(config: Mapping[str, Any]) -> list[str]:
+    """Return the sections that differ from what they were when the run began, as far as known."""
+    frozen = config.get(FROZEN)
+    digests = frozen.get(_DIGESTS) if isinstance(frozen, dict) else None
+    if not isinstance(digests, dict):
+        return []
+    now = _own_sections(config)
+    names = sorted({*now, *digests} - {_FREE})
+    return [name for name in names if name not in now or _digest(now[name]) != digests.get(name)]
+
+
+def file_digest(config: Mapping[str, Any]) -> str:
+    """Return a digest of a run's search file, without the section that may change."""
+    return _digest(_own_sections(config))
+
+
+def _own_sections(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sections that may not change, without the digests."""
+    frozen = config.get(FROZEN)
+    own = {k: v for k, v in frozen.items() if k != _DIGESTS} if isinstance(frozen, dict) else frozen
+    return {name: item for name, item in config.items() if name != _FREE} | {FROZEN: own}
+
+
+def _digest(section: Any) -> str:
+    text = json.dumps(section, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -15,8 +15,7 @@ from typing import Any
 
 from evomerge.errors import RunFolderError, one_line
 from evomerge.parsing.values import shown
-from evomerge.run.events import REMEDY, check_event
-from evomerge.run.lines import Event
+from evomerge.run.lines import REMEDY, Event, check_event
 from evomerge.scores import Failure, Outcome, Scores, Split
 
 SOUP = "soup"
@@ -31,21 +30,16 @@ class Candidate:
 
     Attributes:
         number: 0, 1, 2, ... in the order of asking.
-        label: label of a baseline (a parent's reference, `uniform`, `greedy soup`); None for a
+        label: that of a baseline (a parent's reference, `uniform`, `greedy soup`); None for a
             recipe that the strategy proposed, and for a step on the way to the greedy soup.
         digest: digest of the recipe.
         origin: what the strategy made the recipe from, for example a genome.
-        generation: number of its generation, from 0; None for a baseline.
-        incumbent: number of the incumbent that a race compares it with; None: the
-            candidate is scored on all documents.
+        incumbent: number of the incumbent that a race compares it with; None: no race.
         known: how many of the first outcomes in the journal a race may use.
         outcomes: the latest outcome on each split.
-        told: the first outcome on the search documents, which the strategy was told. It does not
-            change if an estimate is completed later.
-        as_itself: the splits on which a parent itself was scored in place of the recipe, since its
-            settings or its dtype are not those of the recipe.
-        values: the values that a ranking compares, higher is better; None while the candidate is
-            open, or if it failed.
+        told: the first outcome on the search documents, which the strategy was told.
+        as_itself: the splits on which a parent was scored with its own settings and dtype.
+        values: the values that a ranking compares, higher is better; None if there are none.
     """
 
     number: int
@@ -62,10 +56,7 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """The label of a baseline; `optimizer` for a recipe that the strategy proposed.
-
-        `soup of N parents` for an average of N parents that was tried for the greedy soup.
-        """
+        """The label of a baseline, `soup of N parents`, or `optimizer` for what was proposed."""
         if self.is_soup_step:
             return f"soup of {len(self.origin[SOUP])} parents"
         return "optimizer" if self.label is None else self.label
@@ -82,10 +73,7 @@ class Candidate:
 
     @property
     def genome(self) -> Sequence[float]:
-        """The genome of a proposed recipe; empty for a baseline.
-
-        The genome in the origin of a baseline is what the optimizer is told of it.
-        """
+        """The genome of a proposed recipe; a baseline has one only for the optimizer."""
         return self.origin.get("genome", ()) if self.label is None else ()
 
     @property
@@ -116,14 +104,12 @@ class History:
 
     Attributes:
         candidates: all candidates, by number.
-        told: the candidates with an outcome on the search documents, in the order in which the
-            outcomes came.
-        winner: the candidate that was chosen on the validation documents; None before that.
-        front: the candidates that no other one dominates on the validation documents, the winner
-            among them; empty before that, and in searches for one fitness.
+        told: those with an outcome on the search documents, in the order of the outcomes.
+        winner: the candidate that was chosen on the validation documents.
+        front: the candidates that no other one dominates on the validation documents.
         budget: the latest bounds that `resume` has set, by name.
         oom_backoffs: how often the batch size was halved because memory ran out.
-        threads: number of CPU threads that score models; None before it was chosen.
+        threads: number of CPU threads that score models.
     """
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
@@ -135,18 +121,13 @@ class History:
         self.oom_backoffs = 0
         self.threads: int | None = None
         self._lines = 0
-        """Number of events so far, each of which is a line of the journal."""
         self._open: dict[int, Candidate] = {}
         self._by_digest: dict[str, list[Candidate]] = {}
         for event in events:
             self.apply(event)
 
     def apply(self, event: Event) -> None:
-        """Update the state by the next event.
-
-        Raises:
-            RunFolderError: the event cannot follow the earlier ones.
-        """
+        """Update the state; RunFolderError: the event cannot follow the earlier ones."""
         self._lines += 1
         check_event(event, self._lines)
         try:
@@ -229,14 +210,9 @@ class History:
             yield item
 
     def chosen(self, which: str, best: Candidate | None) -> Candidate:
-        """Return the candidate that `best`, `knee` or a number means.
+        """Return the candidate that `best`, `knee` (of a front, its best) or a number means.
 
-        Args:
-            which: `best`, `knee` (the same: of a front, its knee is the best) or a number.
-            best: the best candidate, if there is one.
-
-        Raises:
-            RunFolderError: there is no such candidate, or none is scored yet.
+        RunFolderError: there is no such candidate, or none is scored yet.
         """
         if which in ("best", "knee"):
             if best is None:

@@ -18,9 +18,6 @@ import psutil
 
 from evomerge.errors import NO_ROOM, RunFolderError
 
-OWNER = "lock"
-"""Name of the file with the number of the process that writes to a run."""
-
 _TRIES, _PAUSE = 50, 0.02  # seconds
 
 _held: set[int] = set()
@@ -28,17 +25,9 @@ _held: set[int] = set()
 
 
 def open_locked(path: Path) -> int:
-    """Open a file for reading and appending, and lock it; `close_locked` ends that.
+    """Open a journal for reading and appending, or create it; lock it; return its descriptor.
 
-    Args:
-        path: the journal of a run; it is created if it does not exist.
-
-    Returns:
-        its file descriptor.
-
-    Raises:
-        RunFolderError: the lock is held already.
-        OSError: the file cannot be opened, or the disk is full.
+    RunFolderError: the lock is held. OSError: it cannot be opened, or the disk is full.
     """
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -50,7 +39,7 @@ def open_locked(path: Path) -> int:
                     "or stop it first."
                 )
             if is_at(handle, path):
-                _note_owner(path.parent / OWNER)
+                _note_owner(path.parent / "lock")
                 return handle
         except BaseException:
             close_locked(handle)
@@ -66,13 +55,7 @@ def close_locked(handle: int) -> None:
 
 
 def is_at(handle: int, path: Path, size: int | None = None) -> bool:
-    """Return whether an open file is still the one that has this path.
-
-    Args:
-        handle: file descriptor.
-        path: the path.
-        size: number of bytes that the file must have; None: any.
-    """
+    """Return whether an open file still has this path, and this number of bytes if it is given."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -118,15 +101,10 @@ def _note_owner(file: Path) -> None:
 def _owner(folder: Path) -> str:
     """Return `process NUMBER`, or `another process` if no running process is known."""
     try:
-        with (folder / OWNER).open(encoding="utf-8", errors="replace") as file:
-            text = file.read(32).strip()
-    except OSError:
-        text = ""
-    try:
-        alive = text.isascii() and text.isdigit() and psutil.pid_exists(int(text))
-    except OverflowError:  # no process can have this number
-        alive = False
-    return f"process {text}" if alive else "another process"
+        number = int((folder / "lock").read_text(encoding="utf-8"))
+        return f"process {number}" if psutil.pid_exists(number) else "another process"
+    except (OSError, ValueError, OverflowError):  # no process can have a number of 30 digits
+        return "another process"
 
 
 def _detach_copies() -> None:

@@ -36,16 +36,10 @@ INTERVAL = 1.0
 
 
 class Logbook:
-    """Writes the events of one session of a run.
+    """Writes the events of one session of a run, and calls its followers with each.
 
-    Args:
-        run: the run folder.
-        journal: its journal, open for writing.
-        followers: functions that are called with every event. A follower that raises is not called
-            again, and the search goes on.
-
-    Attributes:
-        history: the state of the run after the latest event.
+    A follower that raises is not called again, and the search goes on. `history` is the state of
+    the run after the latest event.
     """
 
     def __init__(self, run: RunFolder, journal: Journal, followers: Sequence[Follower]) -> None:
@@ -67,18 +61,14 @@ class Logbook:
         return self._hours_before + (time.monotonic() - self._began) / 3600
 
     def write(self, event: Event, outcome: Outcome | None = None) -> None:
-        """Write an event to the journal, update the history, note times, call the followers.
-
-        Args:
-            event: the event.
-            outcome: the outcome in the event, whose times are noted in `timings.jsonl`.
-        """
+        """Write an event, update the history, note the times of its outcome, call the followers."""
         self._journal.append(event)
         self.history.apply(event)
         if outcome is not None:
+            spent = {"seconds": outcome.seconds, "cpu_seconds": outcome.cpu_seconds}
             times = {
-                "seconds": _rounded(outcome.seconds),
-                "cpu_seconds": _rounded(outcome.cpu_seconds),
+                name: {phase: round(value, 4) for phase, value in item.items()}
+                for name, item in spent.items()
             }
             line = {"event": event["event"], "candidate": event["candidate"], **times}
             self._note({**line, **({"peak": dict(outcome.peak)} if outcome.peak else {})})
@@ -93,10 +83,7 @@ class Logbook:
     def note_preparation(self, method: str, done: int, total: int) -> None:
         """Tell followers and `status` how far a preparation of merges is, once an `INTERVAL`.
 
-        Args:
-            method: names of the merge methods.
-            done: number of tensors that are prepared; 0 begins a new preparation.
-            total: number of tensors to prepare.
+        `done` of `total` tensors are prepared for the methods with these names; 0 begins anew.
         """
         now = time.monotonic()
         if done == 0:
@@ -133,8 +120,3 @@ class Logbook:
                     type(error).__name__,
                     one_line(error),
                 )
-
-
-def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Return times as a line of `timings.jsonl` has them, to 0.1 ms."""
-    return {phase: round(value, 4) for phase, value in seconds.items()}

@@ -1,19 +1,23 @@
-"""How long a run took, its candidates by phase, and its memory: the file `timings.jsonl`.
+"""Wall-clock times and memory of a run: the file `timings.jsonl`, on which nothing depends.
 
-Nothing depends on it but the bound `budget.hours` and what people are shown. A kill may lose a
-line, and lines that cannot be read are ignored.
+They are not in the journal, so that two runs of the same search have the same journal.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from evomerge.errors import printable
-from evomerge.run.side_file import SideFile
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from evomerge.errors import NO_ROOM, printable
+
+log = logging.getLogger(__name__)
 
 PHASES = ("prepare", "merge", "evaluate")
 """The phases of a candidate.
@@ -22,30 +26,47 @@ PHASES = ("prepare", "merge", "evaluate")
 `merge`: writing the merged weights. `evaluate`: scoring the model.
 """
 
-PLACES = ("process", "accelerator")
-"""Where memory is measured."""
-
 RECENT = 100
 """Number of candidates that the speed of a search is computed from, at most."""
 
-_LARGEST = 1e11
-"""Seconds; a line with a larger time is ignored."""
 
-_MOST_TENSORS = 1e9
-"""A preparation of more tensors is ignored."""
+class SideFile:
+    """A file without which a search goes on: times, attempts, what workers do."""
 
-_MOST_BYTES = 1e18
-"""A larger memory is ignored."""
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._is_lost = False
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Let the block write the file; failures are one warning, but a full disk is an error."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise
+            if not self._is_lost:
+                self._is_lost = True
+                log.warning("%s cannot be written: %s.", self.path, error.strerror)
+
+    def append(self, value: Mapping[str, Any]) -> None:
+        """Append a line of JSON; see `writing`."""
+        with self.writing(), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(dict(value)) + "\n")
+
+    def lines(self) -> list[str]:
+        """Return the lines of the file; none if it is missing or cannot be read."""
+        if not self.path.is_file():  # there is no end to reading a pipe or a device
+            return []
+        try:
+            return self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return []
 
 
 @dataclass(frozen=True)
 class Spent:
-    """The time of one phase, over all candidates and splits.
-
-    Attributes:
-        seconds: wall-clock seconds.
-        cpu_seconds: CPU seconds of the scoring processes, all threads; None where they are unknown.
-    """
+    """The time of one phase in all: wall-clock and CPU seconds (None: unknown)."""
 
     seconds: float
     cpu_seconds: float | None
@@ -57,52 +78,60 @@ class Spent:
         return f"{self.seconds:.1f}{cpu}"
 
 
-class Timings:
-    """The times of a run.
+_Time = Annotated[float, Field(ge=0, lt=1e11)]  # seconds
+_Bytes = Annotated[int, Field(gt=0, lt=10**18)]
+_Tensors = Annotated[int, Field(ge=0, lt=10**9)]
 
-    Args:
-        path: the file `timings.jsonl`; it need not exist.
-    """
+
+class _Line(BaseModel):
+    """A line of the file; `seconds` and `cpu_seconds` are those of each phase."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+    session: _Time | None = None
+    elapsed: _Time | None = None
+    event: str | None = None
+    candidate: int | None = None
+    seconds: dict[str, _Time] = {}
+    cpu_seconds: dict[str, _Time] = {}
+    peak: dict[str, _Bytes] = {}
+    phase: str | None = None
+    method: str = ""
+    done: _Tensors = 0
+    total: _Tensors = 0
+
+    @property
+    def moment(self) -> float | None:
+        """The Unix time at which it was written."""
+        known = self.session is not None and self.elapsed is not None
+        return (self.session or 0.0) + (self.elapsed or 0.0) if known else None
+
+
+class Timings:
+    """The times of a run, in `timings.jsonl`; lines that do not fit are ignored."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         self._file = SideFile(path)
 
     def note(self, entry: Mapping[str, Any]) -> None:
-        """Append a line. If the file cannot be written, this is a warning in the log, once.
-
-        Raises:
-            OSError: the disk is full.
-        """
-        self._file.append(json.dumps(dict(entry)) + "\n")
+        """Append a line; see `SideFile.writing`."""
+        self._file.append(entry)
 
     def hours(self) -> float:
         """Return the working time so far in hours, over all sessions."""
         sessions: dict[float, float] = {}
-        for entry in self._entries():
-            session, elapsed = _time(entry.get("session")), _time(entry.get("elapsed"))
-            if session is not None and elapsed is not None:
-                sessions[session] = max(sessions.get(session, 0.0), elapsed)
+        for line in self._lines():
+            if line.session is not None and line.elapsed is not None:
+                sessions[line.session] = max(sessions.get(line.session, 0.0), line.elapsed)
         return sum(sessions.values()) / 3600
 
     def candidates_per_hour(self) -> float | None:
-        """Return how many candidates an hour got their first outcome of late.
+        """Return how many candidates an hour got their first outcome of late, in the last session.
 
-        Returns:
-            the rate over the last `RECENT` candidates of the last session; None if this session has
-            fewer than two.
+        It is the rate over the last `RECENT` ones; None if there are fewer than two.
         """
-        session: float | None = None
-        times: list[float] = []
-        for entry in self._entries():
-            elapsed, own = _time(entry.get("elapsed")), _time(entry.get("session"))
-            if elapsed is None or own is None:
-                continue
-            if own != session:
-                session, times = own, []
-            if entry.get("event") == "tell":
-                times.append(elapsed)
-        latest = times[-RECENT:]
+        timed = [line for line in self._lines() if line.moment is not None]
+        own = [line for line in timed if line.session == timed[-1].session]
+        latest = [line.elapsed or 0.0 for line in own if line.event == "tell"][-RECENT:]
         if len(latest) < 2 or latest[-1] <= latest[0]:
             return None
         return 3600 * (len(latest) - 1) / (latest[-1] - latest[0])
@@ -110,109 +139,53 @@ class Timings:
     def spent(self) -> dict[str, Spent]:
         """Return the time of each phase that candidates have spent time in."""
         found: dict[str, Spent] = {}
-        for entry in self._entries():
-            seconds, cpu = _by_phase(entry.get("seconds")), _by_phase(entry.get("cpu_seconds"))
-            for phase, own in seconds.items():
+        for line in self._lines():
+            for phase, own in line.seconds.items():
                 before = found.get(phase, Spent(0.0, 0.0))
-                known = phase in cpu and before.cpu_seconds is not None
-                total = (before.cpu_seconds or 0.0) + cpu[phase] if known else None
+                known = phase in line.cpu_seconds and before.cpu_seconds is not None
+                total = (before.cpu_seconds or 0.0) + line.cpu_seconds[phase] if known else None
                 found[phase] = Spent(before.seconds + own, total)
         return {phase: found[phase] for phase in PHASES if phase in found}
 
     def peak(self) -> dict[str, int]:
-        """Return the largest memory of a process that scored candidates, in bytes.
-
-        Returns:
-            `process`, and `accelerator` if there is one; empty if nothing is known.
-        """
+        """Return the largest memory of `process` and `accelerator` in bytes, as far as known."""
         found: dict[str, int] = {}
-        for entry in self._entries():
-            peak = entry.get("peak")
-            for name in PLACES:
-                size = peak.get(name) if isinstance(peak, dict) else None
-                if isinstance(size, int) and 0 < size < _MOST_BYTES:
-                    found[name] = max(found.get(name, 0), size)
+        for line in self._lines():
+            for name, size in line.peak.items():
+                found[name] = max(found.get(name, 0), size)
         return found
 
     def by_candidate(self) -> dict[int, dict[str, float]]:
-        """Return the seconds of each candidate on the search documents, by phase.
-
-        A candidate that was scored again after a kill has the times of the last time.
-        """
+        """Return the seconds of each candidate on the search documents, by phase."""
         return {
-            entry["candidate"]: _by_phase(entry.get("seconds"))
-            for entry in self._entries()
-            if entry.get("event") == "tell" and isinstance(entry.get("candidate"), int)
+            line.candidate: line.seconds
+            for line in self._lines()
+            if line.event == "tell" and line.candidate is not None
         }
 
     def spans(self) -> dict[int, tuple[float, float]]:
-        """Return when each candidate's first scoring began and ended: number -> Unix times.
-
-        It began as many seconds before its end as its phases took together.
-        """
+        """Return when each candidate's first scoring began and ended: number -> Unix times."""
         found: dict[int, tuple[float, float]] = {}
-        for entry in self._entries():
-            number, end = entry.get("candidate"), _moment(entry)
-            if entry.get("event") == "tell" and isinstance(number, int) and end is not None:
-                seconds = sum(_by_phase(entry.get("seconds")).values())
-                found.setdefault(number, (max(0.0, end - seconds), end))
+        for line in self._lines():
+            end = line.moment
+            if line.event == "tell" and line.candidate is not None and end is not None:
+                begin = max(0.0, end - sum(line.seconds.values()))
+                found.setdefault(line.candidate, (begin, end))
         return found
 
     def latest(self) -> float | None:
         """Return the Unix time of the last line; None if no line has a time."""
-        times = [moment for entry in self._entries() if (moment := _moment(entry)) is not None]
+        times = [moment for line in self._lines() if (moment := line.moment) is not None]
         return times[-1] if times else None
 
     def preparation(self) -> str | None:
-        """Return how far the preparation is that the last line belongs to, for people to read.
-
-        Returns:
-            a text such as `preparing ties (30 of 272 tensors)`; None if the last line belongs to
-            none, or it is complete.
-        """
-        last = None
-        for entry in self._entries():
-            last = entry
-        if last is None or last.get("phase") != "prepare":
+        """Return `preparing ties (30 of 272 tensors)` if the last line is of a preparation."""
+        last = next(reversed(list(self._lines())), None)
+        if last is None or last.phase != "prepare" or last.done >= last.total:
             return None
-        method, done, total = last.get("method"), last.get("done"), last.get("total")
-        if not isinstance(method, str) or not isinstance(done, int) or not isinstance(total, int):
-            return None
-        if not 0 <= done < total < _MOST_TENSORS:
-            return None
-        return f"preparing {printable(method)} ({done} of {total} tensors)"
+        return f"preparing {printable(last.method)} ({last.done} of {last.total} tensors)"
 
-    def _entries(self) -> Iterator[dict[str, Any]]:
-        if not self._path.is_file():  # there is no end to reading a pipe or a device
-            return
-        try:
-            text = self._path.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return
-        for line in text.splitlines():
-            try:
-                entry = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(entry, dict):
-                yield entry
-
-
-def _time(value: Any) -> float | None:
-    """Return a number of seconds; None for any other value."""
-    valid = isinstance(value, (int, float)) and 0 <= value < _LARGEST
-    return float(value) if valid else None
-
-
-def _moment(entry: Mapping[str, Any]) -> float | None:
-    """Return the Unix time of a line; None if it has none."""
-    session, elapsed = _time(entry.get("session")), _time(entry.get("elapsed"))
-    return None if session is None or elapsed is None else session + elapsed
-
-
-def _by_phase(value: Any) -> dict[str, float]:
-    """Return the seconds of each phase that has valid ones."""
-    if not isinstance(value, dict):
-        return {}
-    times = {phase: _time(value.get(phase)) for phase in PHASES}
-    return {phase: seconds for phase, seconds in times.items() if seconds is not None}
+    def _lines(self) -> Iterator[_Line]:
+        for text in self._file.lines():
+            with suppress(ValidationError):
+                yield _Line.model_validate_json(text)

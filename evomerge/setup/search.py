@@ -23,8 +23,14 @@ from evomerge.execute.protocol import Executor
 from evomerge.report.words import setting_lines, short_names
 from evomerge.run.activity import WORKERS, Activity
 from evomerge.run.attempts import Attempts
-from evomerge.run.folder import CONFIG, MERGEKIT, MODELS, NOT_IN_MERGEKIT, RunFolder
-from evomerge.run.frozen_file import file_digest
+from evomerge.run.folder import (
+    CONFIG,
+    MERGEKIT,
+    MODELS,
+    NOT_IN_MERGEKIT,
+    RunFolder,
+    file_digest,
+)
 from evomerge.run.history import Candidate, History
 from evomerge.run.logbook import Follower, Logbook
 from evomerge.scores import SPLITS, Scores

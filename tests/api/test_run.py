@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 from run_folders import FAILED, KEY, append, asked, scores, told, write_run
 from search_run import evomerge_json
 
-from evomerge.api.plots import plot_genes, plot_history, plot_standings
-from evomerge.api.run import Run
+from evomerge.api.run import Run, plot_genes, plot_history, plot_standings
 from evomerge.errors import RunFolderError
 from evomerge.run.folder import RunFolder
 

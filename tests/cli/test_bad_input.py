@@ -287,7 +287,7 @@ def test_a_file_that_a_run_has_written_starts_no_search(tmp_path, changes, where
 
 def test_a_file_in_the_place_of_another_thing(tmp_path):
     file = write_search(tmp_path)
-    assert "is a file, not a run" in evomerge("status", file, code=2).stderr
+    assert "is not a run folder" in evomerge("status", file, code=2).stderr
     with pytest.raises(EvomergeError, match=r"is a folder; give a file in it\.$"):
         load(tmp_path)
     with pytest.raises(EvomergeError, match=r"has no journal.*; give the folder that was given"):

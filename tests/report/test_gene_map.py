@@ -6,8 +6,8 @@ import pytest
 from run_folders import asked, scores, told, write_run
 from search_run import SMALL
 
-from evomerge.report.gene_map import gene_map, genes_picture
 from evomerge.report.page import page
+from evomerge.report.recipe_picture import gene_map, genes_picture
 from evomerge.report.view import View
 
 NAMES = ["in.a[1]", "in.b/c[0]", "scale.a[1]", "scale.a[1]#2", "scale.b/c[0]"]

@@ -104,7 +104,7 @@ def test_a_parent_that_wins_is_not_compared_with_itself(tmp_path):
 
 def test_documents_that_only_the_merge_answers_rightly(tmp_path):
     view = run_with(tmp_path, ours=20, parent=4)
-    split, (found,) = agreements(view.history, view.best, view.objectives)
+    split, (found,) = agreements(view.history, view.best, view.ranking.objectives)
     assert split == "test"
     assert (found.both, found.nobody) == (4, 4)
     assert found.gained == tuple(range(4, 20)) and found.lost == ()
@@ -130,4 +130,4 @@ def test_other_values_than_right_and_wrong_are_left_out(tmp_path):
     assert own is not None
     halves = {key: tuple(value / 2 for value in values) for key, values in own.values.items()}
     view.best.outcomes["test"] = Scores(own.documents, halves, own.aggregates)
-    assert agreements(view.history, view.best, view.objectives) == ("test", [])
+    assert agreements(view.history, view.best, view.ranking.objectives) == ("test", [])

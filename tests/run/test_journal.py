@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from run_folders import lines_of
 
 from evomerge.errors import RunFolderError, SearchError
-from evomerge.run.journal import Journal, Reader, read
+from evomerge.run.journal import Journal, read
 from evomerge.run.lines import FORMAT, HEADER
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
@@ -76,39 +76,11 @@ def test_every_cut_of_a_journal_opens_and_continues(tmp_path):
 
 @FEW
 @given(events=events, data=st.data())
-def test_a_reader_gives_each_event_once_wherever_the_writer_is(tmp_path_factory, events, data):
+def test_each_event_is_read_once_wherever_the_writer_is(tmp_path_factory, events, data):
     path = tmp_path_factory.mktemp("journal") / "journal.jsonl"
     whole = b"".join(lines_of([HEADER, *events]))
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=4)))
-    path.touch()
-    reader, found = Reader(path), []
-    for cut in [*cuts, len(whole)]:
-        path.write_bytes(whole[:cut])
-        found += reader.new_events()
-        assert len(found) == whole[:cut].count(b"\n")
-    assert found == [HEADER, *events]
-
-
-def test_a_reader_counts_the_lines_of_the_whole_file(tmp_path):
-    lines = lines_of([HEADER, {"event": "a"}, {"event": "b"}, {"event": "c"}])
-    path = tmp_path / "journal.jsonl"
-    path.write_bytes(b"".join(lines[:2]))
-    reader = Reader(path)
-    assert len(reader.new_events()) == 2
-    with path.open("ab") as file:
-        file.write(lines[2] + b"no event\n" + lines[3])
-    for _ in range(2):
-        with pytest.raises(RunFolderError, match="line 4 is not a line of a journal"):
-            reader.new_events()
-
-
-def test_a_journal_that_is_cut_while_it_is_read_is_refused(tmp_path):
-    path = journal_of(tmp_path, [{"event": "a"}])
-    reader = Reader(path)
-    reader.new_events()
-    path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(RunFolderError, match="has become shorter while it was read"):
-        reader.new_events()
+    path.write_bytes(whole[: (cut := data.draw(st.integers(0, len(whole))))])
+    assert read(path) == [HEADER, *events][: whole[:cut].count(b"\n")]
 
 
 @FEW

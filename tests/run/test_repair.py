@@ -9,8 +9,8 @@ from run_folders import scores as scored
 from scripted import ScriptedExecutor, search
 
 from evomerge.errors import ConfigError, RunFolderError
+from evomerge.run.journal import truncate
 from evomerge.run.lines import HEADER
-from evomerge.run.repair import truncate
 
 
 def damage(run, line):

@@ -31,7 +31,10 @@ def test_phases_are_summed_over_candidates_and_unknown_cpu_times_stay_unknown(ti
     for evaluate, merge in ((2.0, 0.5), (4.0, 0.25)):
         seconds = {"evaluate": evaluate, "merge": merge, "prepare": 0.125}
         timings.note({"seconds": seconds, "cpu_seconds": {k: v / 2 for k, v in seconds.items()}})
-    timings.note({"seconds": {"evaluate": 8.0}, "cpu_seconds": {"evaluate": "fast"}})
+    timings.note({"seconds": {"evaluate": 8.0}})
+    timings.note(
+        {"seconds": {"evaluate": 9.0}, "cpu_seconds": {"evaluate": "fast"}}
+    )  # no such line
     timings.note({"candidate": 3, "seconds": {}})
     assert list(timings.spent().items()) == [
         ("prepare", Spent(0.25, 0.125)),

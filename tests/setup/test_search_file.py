@@ -5,8 +5,7 @@ import yaml
 from search_run import SMALL
 
 from evomerge.errors import RunFolderError
-from evomerge.run.folder import CONFIG, RunFolder
-from evomerge.run.frozen_file import with_digests
+from evomerge.run.folder import CONFIG, RunFolder, with_digests
 from evomerge.run.journal import Journal
 from evomerge.run.logbook import Logbook
 from evomerge.setup.search import check_search_file

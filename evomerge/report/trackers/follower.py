@@ -1,4 +1,4 @@
-"""The follower that logs a running search to a tracker, and what it logs."""
+"""Experiment trackers that a search is logged to: which there are, what one does, what it gets."""
 
 from __future__ import annotations
 
@@ -8,45 +8,125 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
-from evomerge.errors import one_line
+from evomerge.errors import InputError, one_line
+from evomerge.registry import Registry
 from evomerge.report.rows import FINAL_SPLITS, candidate_row, search_score
-from evomerge.report.trackers.protocol import TrackedRun, Tracker, find_tracker
 from evomerge.report.words import storable
-from evomerge.run.folder import CONFIG, STAGES, RunFolder
-from evomerge.run.frozen_file import FROZEN
+from evomerge.run.folder import CONFIG, FROZEN, STAGES, RunFolder
 from evomerge.run.history import Candidate, History
 from evomerge.run.lines import Event
 from evomerge.run.logbook import PASSING, Follower
-from evomerge.scores import Objective
 from evomerge.searching.ranking import Ranking, measured
 
 log = logging.getLogger(__name__)
 
 _NOT_IN_FINALS = {"generation", "digest", "status", "failure", "error"}
 
+PROJECT = "evomerge"
+"""The project of all searches."""
+
+Row: TypeAlias = Mapping[str, Any]
+"""A row of a table: column -> number, text or None."""
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A search as a tracker knows it.
+
+    Attributes:
+        id: 16 hexadecimal digits that stay the same when the search is resumed.
+        name: name of the run folder; of a stage, that of the whole search before it.
+        group: name of a search in stages; None for any other search.
+        config: the search file.
+    """
+
+    id: str
+    name: str
+    group: str | None
+    config: Mapping[str, Any]
+
+
+class Tracker(Protocol):
+    """A run of a tracker that is open for writing.
+
+    It may raise anything: then it is not used any more, and the search goes on.
+
+    Attributes:
+        where: one sentence without its first capital and its full stop, which says where people
+            find what is logged.
+    """
+
+    where: str
+
+    def logged(self) -> int:
+        """Return how many steps the tracker has of earlier sessions: those from 0 up to it."""
+        ...
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log the metrics of a step. Steps come in order, each once."""
+        ...
+
+    def summarize(self, step: int, values: Mapping[str, Any], finals: Sequence[Row]) -> None:
+        """Log the result of the search at the last step.
+
+        `values` are single values by name; `finals` has a row for each model that was scored on
+        validation or test documents.
+        """
+        ...
+
+    def finish(self, *, completed: bool) -> None:
+        """Write what is left and close the run; `completed`: the search came to its end."""
+        ...
+
+
+OpenTracker: TypeAlias = Callable[[TrackedRun, Callable[[str], None]], Tracker]
+"""Opens a run of a tracker, or continues the one with the same id.
+
+Its second argument is a function for the message of a failure that the tracker does not raise, for
+example because it happens in a thread.
+"""
+
+TRACKERS: Registry[OpenTracker] = Registry(
+    kind="tracker",
+    group="evomerge.trackers",
+    builtin={
+        "trackio": "evomerge.report.trackers.trackio:TrackioRun",
+        "wandb": "evomerge.report.trackers.wandb:WandbRun",
+    },
+    error=InputError,
+)
+"""Each of evomerge's own has the name of its package, and of the extra that installs it."""
+
+
+def find_tracker(name: str) -> OpenTracker:
+    """Return what opens a run of a tracker, without importing it; InputError: it is missing."""
+    found = TRACKERS.get(name)
+    if name in TRACKERS.builtin:
+        spec = find_spec(name)
+        # The folder `wandb` that wandb writes into is found as a package without a file.
+        if spec is None or spec.origin is None:
+            raise InputError(
+                f"--track is {name!r}, but {name} is not installed; install it with "
+                f"`pip install 'evomerge[{name}]'`."
+            )
+    return found
+
 
 @contextmanager
 def tracked(
     name: str | None, run: RunFolder, ranking: Ranking, say: Callable[[str], None]
 ) -> Iterator[list[Follower]]:
-    """Log a search to a tracker while the block runs it.
+    """Log a search to a tracker (None: to none) while the block runs it; yield its followers.
 
-    Nothing that the tracker does stops or changes the search: if it fails, one sentence says so.
-
-    Args:
-        name: name of the tracker; None for no tracker.
-        run: the run folder.
-        ranking: what compares the candidates of the search.
-        say: prints a message for people.
-
-    Yields:
-        the followers to give to the search.
+    Nothing that the tracker does stops or changes the search: if it fails, `say` is told so.
     """
     if name is None:
         yield []
@@ -63,9 +143,7 @@ def tracked(
 def tracked_run(run: RunFolder) -> TrackedRun:
     """Return a search as a tracker knows it.
 
-    The id is made of the frozen search file and the place of the run folder. So a run that is
-    copied is a run of its own. A search that is deleted and started again with the same search
-    file has the id it had; its scores are the same, too.
+    The id is made of the search file and the place of the folder, so a copy is a run of its own.
     """
     path = run.path.resolve()
     frozen = (path / CONFIG).read_bytes()
@@ -79,10 +157,9 @@ def tracked_run(run: RunFolder) -> TrackedRun:
 
 
 class _Tracking:
-    """Opens the tracker at the first event, logs each step, and closes it. See `tracked`.
+    """Opens the tracker at the first event, logs each step, and closes it.
 
-    A step is an outcome on the search documents. Steps are numbered in the order of the outcomes,
-    from 0. If the outcomes come in the order of asking, a step is the candidate's number.
+    A step is an outcome on the search documents; steps are numbered in the order of the outcomes.
     """
 
     def __init__(
@@ -97,10 +174,7 @@ class _Tracking:
         self._failed = 0
 
     def observe(self, history: History, event: Event) -> None:
-        """Log an event of the search.
-
-        The first event opens the tracker: then this process holds the lock of the run.
-        """
+        """Log an event; the first one opens the tracker: then this process locks the run."""
         if event["event"] in PASSING or self._is_broken:
             return
         if self._tracker is None:
@@ -162,9 +236,20 @@ class _Tracking:
     def _summarize(self) -> None:
         tracker = self._tracker or self._open()
         history = History(self._run.events())
-        values = storable(_summary(history, self._objectives))
-        finals = storable(_final_rows(history, self._objectives))
-        tracker.summarize(len(history.told) - 1, values, finals)
+        winner, values = history.winner, dict[str, Any]()
+        if winner is not None:
+            values = {"winner": winner.number, "winner_name": winner.name}
+            for split in FINAL_SPLITS:
+                if scores := winner.scores(split):
+                    found = {item.key: scores.aggregates[item.key] for item in self._objectives}
+                    values |= {f"{split}/{key}": value for key, value in found.items()}
+        rows = [
+            candidate_row(item, history, self._objectives)
+            for item in history.candidates
+            if any(split in item.outcomes for split in FINAL_SPLITS)
+        ]
+        finals = [{key: row[key] for key in row if key not in _NOT_IN_FINALS} for row in rows]
+        tracker.summarize(len(history.told) - 1, storable(values), storable(finals))
 
     def _attempt(self, action: Callable[[], object]) -> None:
         """Do something with the tracker; if it fails, say so and do not log to it any more."""
@@ -192,11 +277,9 @@ class _Tracking:
 
 @contextmanager
 def _isolated() -> Iterator[None]:
-    """While the context is open, code of a tracker may change the state of this process.
+    """Undo what the code of a tracker changes in this process; only in the main thread.
 
-    What it prints on standard output is dropped, and it cannot ask for input. Restored are the
-    current folder, the handlers of SIGINT and SIGTERM, `sys.exit` and `sys.excepthook`. For the
-    main thread only: Python lets no other thread set signal handlers.
+    What it prints on standard output is dropped, and it cannot ask for input.
     """
     folder, keyboard = Path.cwd(), sys.stdin
     leave, hook = sys.exit, sys.excepthook
@@ -211,29 +294,3 @@ def _isolated() -> Iterator[None]:
         sys.exit, sys.excepthook = leave, hook
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def _final_rows(history: History, objectives: Sequence[Objective]) -> list[dict[str, Any]]:
-    """Return a row for each model that was scored on validation or test documents.
-
-    These are the parents, the uniform merge, the finalists and the winner.
-    """
-    rows = [
-        candidate_row(item, history, objectives)
-        for item in history.candidates
-        if any(split in item.outcomes for split in FINAL_SPLITS)
-    ]
-    return [{key: row[key] for key in row if key not in _NOT_IN_FINALS} for row in rows]
-
-
-def _summary(history: History, objectives: Sequence[Objective]) -> dict[str, Any]:
-    """Return the winner's number and name, and its scores on validation and test documents."""
-    winner = history.winner
-    if winner is None:
-        return {}
-    values: dict[str, Any] = {"winner": winner.number, "winner_name": winner.name}
-    for split in FINAL_SPLITS:
-        scores = winner.scores(split)
-        if scores is not None:
-            values |= {f"{split}/{item.key}": scores.aggregates[item.key] for item in objectives}
-    return values

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from evomerge.errors import one_line
-from evomerge.report.trackers.protocol import PROJECT, Row, TrackedRun
+from evomerge.report.trackers.follower import PROJECT, Row, TrackedRun
 
 
 class TrackioRun:
     """A run of trackio, in `TRACKIO_DIR` (by default a folder in Hugging Face's cache).
 
     It goes to a Space or a server only if the user has set `TRACKIO_SPACE_ID` or
-    `TRACKIO_SERVER_URL`. Trackio finds a run to continue by its name, so the name has the first
-    digits of the id.
+    `TRACKIO_SERVER_URL`. Trackio continues a run by its name, which therefore has digits of the id.
     """
 
     def __init__(self, run: TrackedRun, warn: Callable[[str], None]) -> None:

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from evomerge.report.trackers.protocol import PROJECT, Row, TrackedRun
+from evomerge.report.trackers.follower import PROJECT, Row, TrackedRun
 
 START, END = 30.0, 120.0
 """Seconds that wandb may take to open a run and to upload its last data."""
@@ -16,9 +16,9 @@ START, END = 30.0, 120.0
 class WandbRun:
     """A run of Weights & Biases; offline unless `WANDB_MODE` says otherwise.
 
-    An offline run is a folder in `WANDB_DIR` (the current folder if it is not set), which `wandb
-    sync` uploads. Offline, wandb cannot continue the folder of an earlier session, so each session
-    writes the whole search into a folder of its own; all have the same run id.
+    An offline run is a folder in `WANDB_DIR`, which `wandb sync` uploads. Offline, wandb cannot
+    continue such a folder, so each session writes the whole search into one of its own; all have
+    the same run id.
     """
 
     def __init__(self, run: TrackedRun, warn: Callable[[str], None]) -> None:
@@ -57,12 +57,10 @@ class WandbRun:
         except BaseException:
             wandb.teardown()
             raise
-        folder, url = self._run.settings.sync_dir, self._run.url if mode == "online" else None
-        self.where = (
-            f"the run is at {url}"
-            if url
-            else f"`wandb sync {shlex.quote(str(folder))}` uploads the run"
-        )
+        self.where = f"the run is at {self._run.url}"
+        if mode != "online" or not self._run.url:
+            quoted = shlex.quote(str(self._run.settings.sync_dir))
+            self.where = f"`wandb sync {quoted}` uploads the run"
 
     def logged(self) -> int:
         """Return the number of steps that the server has; 0 offline."""

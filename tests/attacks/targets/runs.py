@@ -19,9 +19,8 @@ from evomerge.run.activity import read_activity
 from evomerge.run.attempts import Attempts
 from evomerge.run.folder import CONFIG, JOURNAL, RunFolder
 from evomerge.run.history import History
-from evomerge.run.journal import Journal, read
+from evomerge.run.journal import Journal, read, truncate
 from evomerge.run.lines import HEADER
-from evomerge.run.repair import truncate
 
 SCORES = {
     "documents": {"t": [0, 2]},
