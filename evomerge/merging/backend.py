@@ -15,8 +15,8 @@ from evomerge.merging.tensors.maker import TensorMaker
 from evomerge.merging.tensors.plan import STORED, Planner, SourceTensor
 from evomerge.merging.tensors.reader import Reader
 from evomerge.merging.tensors.threads import count_threads, for_each
-from evomerge.merging.tokenizers.panics import panics_as_errors
 from evomerge.merging.tokenizers.plan import GENERATION, plan_tokenizer
+from evomerge.merging.tokenizers.tokens import panics_as_errors
 from evomerge.merging.writer import copy_model, write_model
 from evomerge.models.causal import check_causal
 from evomerge.models.checkpoint import Checkpoint

@@ -17,8 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from evomerge.errors import CheckpointError
-from evomerge.merging.tensors.pages import resident_bytes
-from evomerge.merging.tensors.reader import Patch
+from evomerge.merging.tensors.reader import Patch, resident_bytes
 from evomerge.merging.writer import LEAST_MEMORY, write_model
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe

@@ -26,16 +26,16 @@ from evomerge.merging.architecture.generation import generation_config
 from evomerge.merging.architecture.layout import Layout, build_layout
 from evomerge.merging.architecture.loadable import check_loadable
 from evomerge.merging.architecture.placement import Placement, device_of
-from evomerge.merging.kernels.one_thread import one_thread
-from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tensor
+from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tensor, one_thread
 from evomerge.merging.members import Members
 from evomerge.merging.methods import get_method
 from evomerge.merging.prepared import PreparedMerges
 from evomerge.merging.tensors.maker import TensorMaker
 from evomerge.merging.tensors.plan import STORED, Planner, TensorPlan
-from evomerge.merging.tensors.reader import Patch, Reader, TokenRows
+from evomerge.merging.tensors.reader import Patch, Reader
 from evomerge.merging.tensors.threads import for_each
 from evomerge.merging.tensors.whole import WholeAngles
+from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.safetensors import FLOATING, WIDTHS
 from evomerge.recipe import Recipe
@@ -100,7 +100,7 @@ class Resident:
         *,
         memory: int = 0,
         patches: Mapping[str, Patch] | None = None,
-        rows: TokenRows | None = None,
+        rows: MatchedRows | None = None,
         members: Members | None = None,
         release: bool = False,
         generation: str | None = None,

@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from evomerge.merging.kernels.compiled import Array
-from evomerge.merging.tensors.pages import Pages
 from evomerge.merging.tensors.plan import TensorPlan
-from evomerge.merging.tensors.reader import DTYPES
+from evomerge.merging.tensors.reader import DTYPES, Pages
 from evomerge.models.safetensors import INDEX, SINGLE, TensorInfo
 
 _WRITE_SIZE = 1 << 18

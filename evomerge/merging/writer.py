@@ -22,11 +22,11 @@ from evomerge.merging.shards import (
     split_into_shards,
 )
 from evomerge.merging.tensors.maker import TensorMaker
-from evomerge.merging.tensors.pages import resident_bytes
 from evomerge.merging.tensors.plan import Planner, TensorPlan
-from evomerge.merging.tensors.reader import Patch, Reader, TokenRows
+from evomerge.merging.tensors.reader import Patch, Reader, resident_bytes
 from evomerge.merging.tensors.threads import MOST, Budget, count_threads, for_each
 from evomerge.merging.tensors.whole import WholeAngles
+from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.code_keys import text_without_code
 from evomerge.models.safetensors import read_json
@@ -52,7 +52,7 @@ def write_model(
     extra_files: Mapping[str, str] | None = None,
     dropped: Collection[str] = (),
     patches: Mapping[str, Patch] | None = None,
-    rows: TokenRows | None = None,
+    rows: MatchedRows | None = None,
     weights: bool = True,
     threads: int | None = None,
 ) -> None:
@@ -166,11 +166,7 @@ class _Room:
     def of(
         cls, maker: TensorMaker, plans: Iterable[TensorPlan], memory: int | None, threads: int
     ) -> _Room:
-        """Return the room, after a check that it is enough.
-
-        Raises:
-            RecipeError: it is not.
-        """
+        """Return the room, after a check that it is enough."""
         largest, plan = max(
             ((maker.working_bytes(plan), plan) for plan in plans),
             key=lambda item: item[0],

@@ -14,7 +14,7 @@ from evomerge.errors import SearchError
 from evomerge.evaluation.inference.device import count_cores
 from evomerge.execute.protocol import Job
 from evomerge.merging.methods import get_method
-from evomerge.merging.methods.cost import merge_seconds
+from evomerge.merging.methods.matrices import merge_seconds
 from evomerge.merging.methods.method import Method
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.recipe import Recipe

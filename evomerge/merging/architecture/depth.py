@@ -21,7 +21,7 @@ from evomerge.merging.architecture.layer_settings import (
     columns,
     write_column,
 )
-from evomerge.merging.tokenizers.protocol import Vocabulary
+from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.correspondence import TensorNameMap
 from evomerge.models.prediction import COUNTS
@@ -44,14 +44,11 @@ _DTYPE_KEYS = ("torch_dtype", "dtype")
 
 
 def merged_config(
-    recipe: Recipe, checkpoints: Mapping[str, Checkpoint], *, vocabulary: Vocabulary | None = None
+    recipe: Recipe, checkpoints: Mapping[str, Checkpoint], *, vocabulary: MatchedRows | None = None
 ) -> dict[str, Any]:
     """Return `config.json` of the merged model.
 
-    Args:
-        recipe: what is built.
-        checkpoints: every parent the recipe names, by reference.
-        vocabulary: the merged vocabulary if embedding rows are matched by token, else None.
+    `vocabulary` is the merged vocabulary if embedding rows are matched by token, else None.
 
     Raises:
         RecipeError: the depth of a stack changes, and the config has no key for it; a parent's
@@ -151,9 +148,6 @@ def _layers_of_a_group(
 
     So it is in ALBERT, whose config has the numbers of layers and of groups; group i is used for
     the i-th part of the layers.
-
-    Raises:
-        RecipeError: it is another number for another block.
     """
     numbers: dict[int, str] = {}
     for i, layer in enumerate(layers):
@@ -180,9 +174,7 @@ def _layers_of_a_group(
 def per_layer(checkpoint: Checkpoint, prefix: str) -> dict[str, Column]:
     """Return the settings of single layers in a parent's config, also those that are computed.
 
-    Args:
-        checkpoint: a parent.
-        prefix: the host's name of the stack; the columns have an entry for each of its blocks.
+    They have an entry for each block of the stack with the host's name `prefix`.
     """
     fit = TensorNameMap(checkpoint, checkpoint)
     stack = fit.stacks.get(prefix, checkpoint.main)
@@ -193,13 +185,13 @@ def per_layer(checkpoint: Checkpoint, prefix: str) -> dict[str, Column]:
 def understood(section: Mapping[str, Any], kind: Any, count: int) -> dict[str, Column]:
     """Return the settings of single layers as transformers understands a config.
 
+    There are none if transformers does not know the model type. `CheckpointError` if it refuses the
+    config.
+
     Args:
         section: the language model's part of a config.
-        kind: its model type; there are no settings if transformers does not know it.
+        kind: its model type.
         count: its number of layers.
-
-    Raises:
-        CheckpointError: transformers refuses the config.
     """
     from evomerge.merging.architecture.loading import is_known, transformers_config
 

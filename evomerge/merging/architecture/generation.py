@@ -10,7 +10,7 @@ import transformers
 
 from evomerge.errors import CheckpointError, one_line
 from evomerge.merging.architecture.loading import model_class, quiet, transformers_config
-from evomerge.merging.architecture.small_config import small_config
+from evomerge.merging.architecture.miniature import small_config
 from evomerge.parsing.texts import json_value
 
 _PROMPT = [[5, 6, 7, 5]]

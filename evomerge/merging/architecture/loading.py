@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,9 +16,10 @@ import transformers
 from torch import Tensor, nn
 
 from evomerge.errors import CheckpointError
-from evomerge.merging.architecture.frequencies import check_frequencies
 
 log = logging.getLogger(__name__)
+
+_FREQUENCIES = "inv_freq"
 
 
 def transformers_config(data: Mapping[str, Any]) -> Any:
@@ -44,9 +46,9 @@ def is_known(kind: Any) -> bool:
 
 
 def _with_special_floats(value: Any) -> Any:
-    """Return plain data with the floats that JSON has no word for.
+    """Return plain data with infinity, which transformers writes as `{"__float__": "Infinity"}`.
 
-    transformers writes infinity as `{"__float__": "Infinity"}`, and reads it so from files only.
+    It reads it so from files only.
     """
     if isinstance(value, Mapping):
         if set(value) == {"__float__"}:
@@ -74,6 +76,25 @@ def model_class(config: Any) -> Any:
         f"architectures {names} (model_type {getattr(config, 'model_type', None)!r}), and code "
         "that comes with a model is not run; install a version that has it."
     )
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What transformers says about a checkpoint that does not fit its config.
+
+    Attributes:
+        missing: names of the weights that the model needs and the checkpoint does not have.
+        unexpected: names of the tensors that the model has no place for.
+        mismatched: name of a tensor -> its shape, and the shape that the model needs.
+    """
+
+    missing: frozenset[str]
+    unexpected: frozenset[str]
+    mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names of all tensors that do not fit."""
+        return iter((*self.missing, *self.unexpected, *self.mismatched))
 
 
 @dataclass(frozen=True)
@@ -114,10 +135,7 @@ class Loader:
                     None, config=self.config, state_dict=state, dtype=dtype
                 )
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(
-                f"transformers cannot build {self.kind.__name__} from this checkpoint: "
-                f"{_line(error)}"
-            ) from error
+            raise self._cannot_build(error) from error
         return module.eval()
 
     def find_faults(self, shapes: Mapping[str, tuple[int, ...]], *, run: bool = False) -> Faults:
@@ -146,11 +164,8 @@ class Loader:
                     output_loading_info=True,
                 )
         except Exception as error:  # a model may raise anything for a config that does not fit
-            raise CheckpointError(
-                f"transformers cannot build {self.kind.__name__} from this checkpoint: "
-                f"{_line(error)}"
-            ) from error
-        check_frequencies(module)
+            raise self._cannot_build(error) from error
+        _check_frequencies(module)
         parameters = dict(module.named_parameters(remove_duplicate=False))
         faults = Faults(
             frozenset(told["missing_keys"]) & parameters.keys(),
@@ -161,14 +176,16 @@ class Loader:
             self._run_without_weights(module)
         return faults
 
+    def _cannot_build(self, error: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"transformers cannot build {self.kind.__name__} from this checkpoint: {_line(error)}"
+        )
+
     def _run_without_weights(self, module: nn.Module) -> None:
         """Run a model on the device `meta`, where nothing is computed, on a few tokens.
 
         Many models cannot be run there, since what they do depends on values. So only errors that
         the code of a model raises for settings which do not fit are taken for faults.
-
-        Raises:
-            CheckpointError: the model cannot be run.
         """
         try:
             with quiet(), torch.no_grad():
@@ -182,29 +199,36 @@ class Loader:
             log.debug("%s cannot be run without weights: %s", self.kind.__name__, error)
 
 
-@dataclass(frozen=True)
-class Faults:
-    """What transformers says about a checkpoint that does not fit its config.
-
-    Attributes:
-        missing: names of the weights that the model needs and the checkpoint does not have.
-        unexpected: names of the tensors that the model has no place for.
-        mismatched: name of a tensor -> its shape, and the shape that the model needs.
-    """
-
-    missing: frozenset[str]
-    unexpected: frozenset[str]
-    mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield the names of all tensors that do not fit."""
-        return iter((*self.missing, *self.unexpected, *self.mismatched))
-
-
 def _line(error: Exception) -> str:
     """Return the first line of a message; the next one too if the first ends with a colon."""
     first, *more = (str(error).strip() or type(error).__name__).splitlines()
     return f"{first} {more[0].strip()}" if first.endswith(":") and more else first
+
+
+def _check_frequencies(model: nn.Module) -> None:
+    """Check that the rotary frequencies of a model on `meta` are finite; settings alone give them.
+
+    A scaling by 0, for example, makes them infinite, and then every output of the model is NaN.
+    """
+    checked = set[tuple[type, int]]()
+    for module in model.modules():
+        kind, config = type(module), getattr(module, "config", None)
+        named = any(_FREQUENCIES in name for name, _ in module.named_buffers(recurse=False))
+        if not named or config is None or (kind, id(config)) in checked:
+            continue
+        checked.add((kind, id(config)))
+        try:
+            with torch.device("cpu"):
+                made = kind(config)
+            frequencies = [item for name, item in made.named_buffers() if _FREQUENCIES in name]
+            scaling = float(getattr(made, "attention_scaling", 1.0))
+        except Exception:  # it needs more than a config, or transformers refuses it elsewhere
+            continue
+        if not (math.isfinite(scaling) and all(item.isfinite().all() for item in frequencies)):
+            raise CheckpointError(
+                f"the rotary frequencies that {kind.__name__} computes from rope_theta, "
+                "rope_scaling or rope_parameters are not finite numbers, so every output is NaN"
+            )
 
 
 def weights_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -218,30 +242,19 @@ def weights_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 @contextmanager
-def without_bars() -> Iterator[None]:
-    """Silence transformers' progress bars; its warnings about what was loaded stay."""
-    from transformers.utils import logging as reports
-
-    if not reports.is_progress_bar_enabled():
-        yield
-        return
-    reports.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        reports.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-@contextmanager
 def quiet() -> Iterator[None]:
     """Silence transformers' progress bars and loading reports; callers check what was loaded."""
     from transformers.utils import logging as reports
 
-    level = reports.get_verbosity()
+    level, bars = reports.get_verbosity(), reports.is_progress_bar_enabled()
     reports.set_verbosity(logging.CRITICAL)
+    if bars:
+        reports.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        with without_bars(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         reports.set_verbosity(level)
+        if bars:
+            reports.enable_progress_bar()  # type: ignore[no-untyped-call]

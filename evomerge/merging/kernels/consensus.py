@@ -43,29 +43,21 @@ def write_consensus(
             in the election of the sign.
         row_length: spans have whole rows of this many elements.
     """
-    origin, target = base.reshape(-1), out.reshape(-1)
+    origin, target, exact = base.reshape(-1), out.reshape(-1), np.float32(scale)
     weights = np.array(factors, dtype=np.float32)
     more = np.array(elected_factors or [1.0] * len(factors), dtype=np.float32)
-    divide = np.array(divisors or [], dtype=np.float32)
+    divide = np.array(divisors or [0.0] * len(factors), dtype=np.float32)
     # Half of the smallest divisor tells a sum of divisors from the 0 where no source counts.
-    least = np.float32(0.5) * divide[divide != 0].min() if divisors else np.float32(0)
+    # Without divisors, every sum is divided by 1.
+    least = np.float32(0.5) * divide[divide != 0].min() if divisors else np.float32(1)
     for span in spans(len(target), row_length=row_length):
         size = span.stop - span.start
         values = scratch(len(factors) * size, "changes").reshape(len(factors), size)
         changes(span, values)
         if elect:
-            _elect(
-                origin[span],
-                values,
-                weights,
-                divide,
-                least,
-                more,
-                np.float32(scale),
-                target[span],
-            )
+            _elect(origin[span], values, weights, divide, least, more, exact, target[span])
         else:
-            _add(origin[span], values, weights, np.float32(scale), target[span])
+            _add(origin[span], values, weights, exact, target[span])
 
 
 @compiled
@@ -87,7 +79,7 @@ def _elect(
     factors: Array,
     divisors: Array,
     least: np.float32,
-    elected_factors: Array,
+    more: Array,
     scale: np.float32,
     out: Array,
 ) -> None:
@@ -101,18 +93,11 @@ def _elect(
         for k in range(len(changes)):
             _add_product(changes[k][at:stop], factors[k], plain)
         total[:] = np.float32(0)
-        if len(divisors):
-            divisor[:] = np.float32(0)
-            for k in range(len(changes)):
-                change = changes[k][at:stop]
-                _add_shared(
-                    change, factors[k], plain, elected_factors[k], total, divisors[k], divisor
-                )
-            _store_mean(base[at:stop], plain, total, divisor, least, scale, out[at:stop])
-        else:
-            for k in range(len(changes)):
-                _add_along(changes[k][at:stop], factors[k], plain, elected_factors[k], total)
-            _store_sum(base[at:stop], plain, total, scale, out[at:stop])
+        divisor[:] = np.float32(0)
+        for k in range(len(changes)):
+            change = changes[k][at:stop]
+            _add_elected(change, factors[k], plain, more[k], total, divisors[k], divisor)
+        _store_mean(base[at:stop], plain, total, divisor, least, scale, out[at:stop])
 
 
 @compiled
@@ -123,21 +108,7 @@ def _add_product(change: Array, factor: np.float32, total: Array) -> None:
 
 
 @compiled
-def _add_along(
-    change: Array, factor: np.float32, plain: Array, more: np.float32, total: Array
-) -> None:
-    """Add the magnitude of each change that has the elected sign, which is the sign of `plain`.
-
-    A NaN stays NaN.
-    """
-    for i in range(len(change)):
-        product = change[i] * factor
-        along = -product if plain[i] < np.float32(0) else product
-        total[i] = fma(np.float32(0) if along <= np.float32(0) else along, more, total[i])
-
-
-@compiled
-def _add_shared(
+def _add_elected(
     change: Array,
     factor: np.float32,
     plain: Array,
@@ -146,19 +117,15 @@ def _add_shared(
     share: np.float32,
     divisor: Array,
 ) -> None:
-    """Do as `_add_along`, and add `share` to the divisor where the change counts."""
+    """Add the magnitude of each change that has the elected sign, which is the sign of `plain`.
+
+    Add `share` to the divisor where the change counts. A NaN stays NaN.
+    """
     for i in range(len(change)):
         product = change[i] * factor
         along = -product if plain[i] < np.float32(0) else product
         total[i] = fma(np.float32(0) if along <= np.float32(0) else along, more, total[i])
         divisor[i] += share if along > np.float32(0) else np.float32(0)
-
-
-@compiled
-def _store_sum(base: Array, plain: Array, total: Array, scale: np.float32, out: Array) -> None:
-    for i in range(len(out)):
-        signed = -total[i] if plain[i] < np.float32(0) else total[i]
-        out[i] = narrow(fma(signed, scale, widen(base[i])), out)
 
 
 @compiled

@@ -123,9 +123,6 @@ def _stable_order(keys: Array) -> Array:
 
     This is a radix sort by one byte after the other, the lowest first. On 28 million magnitudes it
     takes half the time of numpy's sort or less.
-
-    Args:
-        keys: the keys; they are overwritten.
     """
     size = len(keys)
     order = np.arange(size, dtype=np.uint32)
@@ -155,16 +152,7 @@ def _byte_counts(keys: Array) -> Array:
 def _distribute(
     keys: Array, order: Array, shift: Any, starts: Array, out_keys: Array, out_order: Array
 ) -> None:
-    """Write keys and their indices in the order of one byte.
-
-    Args:
-        keys: uint32.
-        order: their indices.
-        shift: position of the byte in bits.
-        starts: for each value of the byte, where its first key is written; changed by this.
-        out_keys: the keys in their new order.
-        out_order: the indices in their new order.
-    """
+    """Write keys and their indices in the order of one byte."""
     for i in range(len(keys)):
         value = (keys[i] >> shift) & np.uint32(255)
         place = starts[value]
@@ -223,13 +211,7 @@ def _bracket(magnitudes: Magnitudes, size: int, count: int) -> tuple[float, floa
 def _collect(
     magnitudes: Magnitudes, size: int, low: float, high: float
 ) -> tuple[Array, Array, Array]:
-    """Count the magnitudes at and above the ends of a bracket, and collect those inside.
-
-    Returns:
-        counts, int64 of shape (spans, 3): in each span, how many are above `high` (NaN included),
-        are equal to `high`, and are equal to `low` (0 where `low` is `high`); the indices and the
-        magnitudes of the elements strictly between `low` and `high`.
-    """
+    """Count the magnitudes at and above the ends of a bracket, and collect those inside."""
     counts = np.zeros((-(-size // SPAN), 3), dtype=np.int64)
     places, values = [], []
     found = np.empty(SPAN, dtype=np.uint32)
@@ -243,11 +225,7 @@ def _collect(
 
 @compiled
 def _sift(magnitudes: Array, low: np.float32, high: np.float32, counts: Array, found: Array) -> int:
-    """`_collect` for one span: fill its row of counts and the indices found inside the bracket.
-
-    Returns:
-        how many indices were written to `found`.
-    """
+    """`_collect` for one span: fill its row of counts and the indices found inside the bracket."""
     size = len(magnitudes)
     above = highest = lowest = np.uint32(0)
     for i in range(size):
@@ -282,15 +260,7 @@ def _nth(values: Array, count: int) -> tuple[float, int]:
 
 
 def _nth_equal(magnitudes: Magnitudes, size: int, value: float, counts: Array, wanted: int) -> int:
-    """Return the index of the `wanted`-th element that has exactly the magnitude `value`.
-
-    Args:
-        magnitudes: of all elements.
-        size: how many elements there are.
-        value: the magnitude.
-        counts: in each span, how many elements have it.
-        wanted: 1 is the first of them.
-    """
+    """Return the index of the `wanted`-th element that has exactly the magnitude `value`."""
     number = int(np.searchsorted(counts.cumsum(), wanted))
     start = number * SPAN
     some = magnitudes(slice(start, min(start + SPAN, size)))

@@ -12,9 +12,10 @@ from evomerge.merging.kernels.compiled import Array, are_finite
 from evomerge.merging.kernels.noise import Noise
 from evomerge.merging.kernels.passes import load, write_copy
 from evomerge.merging.methods import get_method
-from evomerge.merging.methods.method import Merge
+from evomerge.merging.methods.method import Merge, Operands
 from evomerge.merging.tensors.plan import Planner, SourceTensor, TensorPlan
-from evomerge.merging.tensors.reader import DTYPES, Reader, TokenRows
+from evomerge.merging.tensors.reader import DTYPES, Reader
+from evomerge.merging.tokenizers.rows import MatchedRows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +30,7 @@ class TensorMaker:
         rows: the merged vocabulary if rows of embeddings and head are matched by token, else None.
     """
 
-    def __init__(self, planner: Planner, reader: Reader, rows: TokenRows | None = None) -> None:
+    def __init__(self, planner: Planner, reader: Reader, rows: MatchedRows | None = None) -> None:
         self.planner, self.reader, self.rows = planner, reader, rows
 
     def read(self, plan: TensorPlan, source: SourceTensor) -> Array:
@@ -65,40 +66,37 @@ class TensorMaker:
 
     def is_copied(self, plan: TensorPlan, source: SourceTensor) -> bool:
         """Whether `read` returns memory of its own, not a view of a mapped file."""
-        by_token = self.rows is not None and plan.name in self.planner.host.token_tensors
+        by_token = self.rows is not None and self._has_tokens(plan)
         return by_token or source.parent in self.reader.patches
 
     def prepare(self, plan: TensorPlan, *, reuse: bool) -> Merge:
         """Read the sources and compute what does not depend on knobs (see `Method.prepare`).
 
-        Raises:
-            ValueError: the plan is a copy.
+        The plan must not be a copy.
         """
-        if plan.method is None:
-            raise ValueError(f"{plan.name} is copied, not merged")
+        assert plan.method is not None
         method = get_method(plan.method)
         noise = [Noise(plan.seed, item.parent, item.name) for item in plan.sources]
-        prepare = method.prepare
-        if plan.name in self.planner.host.token_tensors:
-            prepare = method.prepare_tokens or prepare
-        if not method.arrays:
-            from evomerge.merging.methods.conversion import on_arrays
-
-            prepare = on_arrays(prepare)
-        return prepare(
-            [self.read(plan, item) for item in plan.sources],
-            self.read(plan, plan.base) if plan.base else None,
-            noise if method.random else (),
-            reuse=reuse,
+        return method.prepare(
+            Operands(
+                [self.read(plan, item) for item in plan.sources],
+                self.read(plan, plan.base) if plan.base else None,
+                noise if method.random else (),
+                reuse,
+                self._has_tokens(plan),
+            )
         )
+
+    def _has_tokens(self, plan: TensorPlan) -> bool:
+        """Whether a tensor has a row for each token of the vocabulary."""
+        return plan.name in self.planner.host.token_tensors
 
     def working_bytes(self, plan: TensorPlan) -> float:
         """Return the bytes that the merge of a tensor takes at most, if they grow with it."""
-        if plan.method is None:
+        method = get_method(plan.method) if plan.method else None
+        if method is None or method.working_bytes is None:
             return 0.0
-        method = get_method(plan.method)
-        of_tokens = method.prepare_tokens and plan.name in self.planner.host.token_tensors
-        if method.working_bytes is None or of_tokens:
+        if method.svds and self._has_tokens(plan):  # it is not merged as a matrix
             return 0.0
         return method.working_bytes(plan.shape, plan.knobs)
 
@@ -132,19 +130,15 @@ class TensorMaker:
 
     def _stored(self, plan: TensorPlan, source: SourceTensor) -> Array:
         """Return a source's tensor in its own dtype; rows are in the order of the merged model."""
-        if self.rows is not None and plan.name in self.planner.host.token_tensors:
-            return self._rows(self.rows, plan, source.parent)
-        return self.reader.read(source)
-
-    def _rows(self, rows: TokenRows, plan: TensorPlan, parent: str) -> Array:
-        """Return a parent's matrix with a row for every token of the merged vocabulary."""
+        if self.rows is None or not self._has_tokens(plan):
+            return self.reader.read(source)
         from evomerge.merging.kernels.torch_views import as_array, as_tensor
 
         def read(parent: str) -> Tensor:
             own = self.planner.fit(parent).outside[plan.name]
             return as_tensor(self.reader.read(SourceTensor(parent, own)))
 
-        return as_array(rows.rows(parent, plan.name, read))
+        return as_array(self.rows.rows(source.parent, plan.name, read))
 
     def _blame(self, plan: TensorPlan, out: Array) -> CandidateError | CheckpointError:
         """Return an error that says why a merged tensor is not finite."""

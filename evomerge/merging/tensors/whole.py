@@ -1,14 +1,9 @@
-"""What merges need to know of whole models: the angle between two of them.
-
-A method that is `whole` merges each tensor by the angle between its two sources as whole models. So
-the dot products of all its tensors are added first, in the order of the plans.
-"""
+"""What merges need to know of whole models: the angle between two of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TypeAlias
 
 from evomerge.merging.kernels.passes import products
@@ -24,10 +19,10 @@ _Pair: TypeAlias = tuple[tuple[SourceTensor, ...], ...]
 
 @dataclass
 class WholeAngles:
-    """Adds the angles between whole models to plans, and keeps them for later candidates.
+    """Adds the angles between whole models to plans, and keeps `most` of them for later candidates.
 
-    Attributes:
-        most: largest number of pairs of models whose angles are kept.
+    A method that is `whole` merges each tensor by the angle between its two sources as whole
+    models. So the dot products of all its tensors are added first, in the order of the plans.
     """
 
     most: int = 64
@@ -36,22 +31,21 @@ class WholeAngles:
     def complete(
         self, plans: Iterable[TensorPlan], maker: TensorMaker, threads: int
     ) -> list[TensorPlan]:
-        """Return the plans, with the knob `cosine` where the method is `whole`.
-
-        Args:
-            plans: the plans of one recipe.
-            maker: reads the sources.
-            threads: see `for_each`.
-        """
+        """Return the plans of one recipe, with the knob `cosine` where the method is `whole`."""
         every = list(plans)
         groups: dict[tuple[str, ...], list[TensorPlan]] = {}
         for plan in every:
-            if _is_whole(plan):
+            if plan.method is not None and get_method(plan.method).whole:
                 groups.setdefault(_models(plan), []).append(plan)
-        cosines = {models: self._cosine(group, maker, threads) for models, group in groups.items()}
+        cosines = {
+            plan.name: cosine
+            for group in groups.values()
+            for cosine in [self._cosine(group, maker, threads)]
+            for plan in group
+        }
         return [
-            replace(plan, merge_knobs={**(plan.merge_knobs or {}), "cosine": cosine})
-            if (cosine := cosines.get(_models(plan))) is not None and _is_whole(plan)
+            replace(plan, merge_knobs={**(plan.merge_knobs or {}), "cosine": cosines[plan.name]})
+            if plan.name in cosines
             else plan
             for plan in every
         ]
@@ -61,23 +55,17 @@ class WholeAngles:
         key = tuple(plan.sources for plan in plans)
         if key not in self._cosines:
             found: dict[str, list[list[float]]] = {}
-            for_each(partial(_note_products, maker=maker, found=found), plans, threads)
+
+            def note(plan: TensorPlan) -> None:
+                found[plan.name] = products([maker.read(plan, source) for source in plan.sources])
+
+            for_each(note, plans, threads)
             grams = [found[plan.name] for plan in plans]
             total = [[sum(gram[i][j] for gram in grams) for j in range(2)] for i in range(2)]
             while len(self._cosines) >= self.most:
                 self._cosines.pop(next(iter(self._cosines)))
             self._cosines[key] = cosine_of(total)
         return self._cosines[key]
-
-
-def _note_products(
-    plan: TensorPlan, maker: TensorMaker, found: dict[str, list[list[float]]]
-) -> None:
-    found[plan.name] = products([maker.read(plan, source) for source in plan.sources])
-
-
-def _is_whole(plan: TensorPlan) -> bool:
-    return plan.method is not None and get_method(plan.method).whole
 
 
 def _models(plan: TensorPlan) -> tuple[str, ...]:

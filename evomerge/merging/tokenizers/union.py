@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evomerge.errors import CheckpointError, one_line
-from evomerge.merging.tokenizers.panics import panics_as_errors
-from evomerge.merging.tokenizers.tokens import Tokens
+from evomerge.merging.tokenizers.tokens import Tokens, panics_as_errors
 from evomerge.parsing.values import Values
 
 _VALUES = Values(CheckpointError)
@@ -29,9 +29,6 @@ def unite(tokens: Sequence[Tokens]) -> tuple[dict[str, Any], list[str]]:
     For BPE, merges of later parents have lower priority than those of earlier ones. So a text is
     split as by the first parent, as far as that parent's merges go. For Unigram, each token keeps
     the score that it has in its parent.
-
-    Args:
-        tokens: the tokens of the parents. The first parent's ids stay.
 
     Raises:
         CheckpointError: another parent has tokens that the first does not have, and its tokenizer
@@ -143,28 +140,18 @@ def _merges(tokens: Sequence[Tokens]) -> list[list[str]]:
         where = f"model.merges of {item.reference!r}"
         for merge in _VALUES.items(item.data["model"].get("merges") or (), where):
             pair = merge.split(" ", 1) if isinstance(merge, str) else merge
-            if not (isinstance(pair, list) and len(pair) == 2 and all(map(_is_text, pair))):
+            if not (
+                isinstance(pair, list)
+                and len(pair) == 2
+                and all(isinstance(part, str) for part in pair)
+            ):
                 raise _VALUES.wrong(merge, where, "a list of pairs of tokens")
             pairs.setdefault((pair[0], pair[1]))
     return [list(pair) for pair in pairs]
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
 def check_merged(data: Mapping[str, Any], ids: Mapping[str, int]) -> None:
-    """Load a merged tokenizer with the tokenizers library and check the ids of all tokens.
-
-    Args:
-        data: content of its `tokenizer.json`.
-        ids: text -> id that each token must have.
-
-    Raises:
-        CheckpointError: the library cannot load it, or a token has another id.
-    """
-    import json
-
+    """Check that the tokenizers library loads a merged `tokenizer.json` and gives these ids."""
     from tokenizers import Tokenizer
 
     try:
