@@ -54,8 +54,6 @@ def resident(
     """Return the resident model for recipes with the host, dtype and tokenizer of this one.
 
     Args:
-        checkpoints: every parent by reference.
-        recipe: any of the recipes.
         place, memory, members: see `Resident`.
         routed: whether recipes are paths through the layers, in which most blocks are unchanged
             blocks of parents.
@@ -153,7 +151,6 @@ def write(
         recipe, checkpoints, out, weights: see `write_model`.
         memory: memory that merging may use, such as `8GB`; None: see `write_model`.
         shard_size: largest size of a weight file, such as `5GB`.
-        texts: more text files to write: name -> text.
         folder: folder of the recipe's members, which are built there if they are not there; None:
             a temporary folder.
 
@@ -237,7 +234,6 @@ def load(
         checkpoint: the model. One with an adapter is built as in a search, in `dtype`; one without
             is loaded by transformers, in the dtype that it is stored in.
         place: the device of the model, or a placement on several.
-        dtype: see above.
         causal: whether it must be a causal language model, as lm-eval's tasks need it.
 
     Raises:

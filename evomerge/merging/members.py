@@ -34,11 +34,9 @@ class Members:
     """Opens the members of recipes, and builds those that are not there.
 
     Args:
-        parents: every parent by reference.
         folder: folder of the members; None: a temporary one of this process.
         room: maximum bytes of the folder, except that the sources of the model that is being built
             always stay; None: as much as `KEPT` models take.
-        patches: see `Reader`.
     """
 
     def __init__(

@@ -52,12 +52,7 @@ Report: TypeAlias = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A recipe whose weights can be written.
-
-    Attributes:
-        layout: the module, and where in it each tensor is.
-        plans: how each tensor is made.
-    """
+    """A recipe whose weights can be written."""
 
     layout: Layout
     plans: list[TensorPlan]
@@ -67,13 +62,10 @@ class Resident:
     """Builds the models of recipes, one after the other, in the same memory.
 
     Args:
-        checkpoints: every parent by reference.
-        host: reference of the host.
         dtype: dtype of the merged model; recipes must have the same.
         place: the device of the model, or a placement on several. Merging runs on the CPU, so that
             its bits do not depend on the device; changed tensors are copied to the device.
         memory: maximum bytes of prepared merges that are kept for later candidates.
-        patches: see `Reader`.
         rows: the merged vocabulary if rows of embeddings and head are matched by token, else None.
         members: opens the members of recipes; None: recipes have none.
         release: whether pages of the parents' files are given back as soon as a tensor is merged,
@@ -154,7 +146,6 @@ class Resident:
         `write`. The model does not change.
 
         Args:
-            recipe: the recipe.
             report: is called before the first tensor and after each one, by one thread at a time.
 
         Raises:

@@ -51,7 +51,6 @@ class Shard:
     """One file of the output.
 
     Attributes:
-        name: file name.
         plans: plans of its tensors. Wider dtypes come first, so that every tensor begins at a
             multiple of the size of its elements.
         header: the bytes before the data.

@@ -61,8 +61,6 @@ def write_model(
     its name when it is complete; if writing fails, there is no folder with this name.
 
     Args:
-        recipe: what is built.
-        checkpoints: every parent that the recipe names, by reference.
         out: folder to create; it must not exist.
         memory: maximum bytes of the process's resident set, which includes pages of mapped files.
             None: 8 GiB, or more if the merge of one tensor needs more.
@@ -70,7 +68,6 @@ def write_model(
         extra_files: text files to write (model card, tokenizer): name -> text. They replace files
             of the host with the same name.
         dropped: names of the host's files that are not copied.
-        patches: see `Reader`.
         rows: the merged vocabulary if rows of embeddings and head are matched by token, else None.
         weights: False: write all but the weights. The weight files have their headers and full
             size, but take no room on the disk, and every weight is 0.

@@ -41,7 +41,6 @@ def check_buildable(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
     whole blocks of them.
 
     Args:
-        checkpoint: the parent.
         config: its `config.json`, as the merged model has it.
 
     Raises:

@@ -189,8 +189,6 @@ def understood(section: Mapping[str, Any], kind: Any, count: int) -> dict[str, C
     config.
 
     Args:
-        section: the language model's part of a config.
-        kind: its model type.
         count: its number of layers.
     """
     from evomerge.merging.architecture.loading import is_known, transformers_config
@@ -219,9 +217,6 @@ def count_keys(
     """Return the keys of a config that hold the number of blocks of a stack.
 
     Args:
-        section: the language model's part of the config.
-        prefix: the stack.
-        count: how many blocks it has.
         stacks: prefixes of all stacks of the model.
     """
     words = " ".join(stacks)

@@ -139,8 +139,6 @@ def check_foldable(host: Checkpoint, prefix: str, *, negative: bool = False) -> 
     """Check, before a search starts, that scales between the blocks of a stack can be folded.
 
     Args:
-        host: the host of the search.
-        prefix: the block stack.
         negative: whether scales below 0 are searched.
 
     Raises:

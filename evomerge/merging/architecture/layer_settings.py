@@ -48,7 +48,6 @@ def columns(section: Mapping[str, Any], count: int) -> dict[str, Column]:
     """Return the columns of a config by key.
 
     Args:
-        section: the language model's part of the config.
         count: its number of layers.
     """
     found: dict[str, Column] = {}

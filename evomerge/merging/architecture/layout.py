@@ -59,10 +59,8 @@ def build_layout(
     """Build a model without weights, and find where the tensors of its checkpoint lie.
 
     Args:
-        data: `config.json` of the model.
         shapes: shape of every floating-point tensor of the checkpoint, by name.
         constants: every other tensor of the checkpoint, by name.
-        dtype: dtype of the model's parameters.
 
     Raises:
         CheckpointError: transformers has no class for the model, the checkpoint lacks weights that

@@ -39,9 +39,6 @@ def check_loadable(
     the parents' own models does not count.
 
     Args:
-        config: `config.json` of the merged model.
-        recipe: what is built.
-        checkpoints: every parent that the recipe names, by reference.
         vocabulary: the merged vocabulary if embedding rows are matched by token, else None.
 
     Raises:

@@ -102,8 +102,6 @@ class Loader:
     """Loads a model from tensors in memory, in the way `from_pretrained` loads files.
 
     Attributes:
-        config: transformers config object.
-        kind: transformers model class.
         constants: tensors that are part of every checkpoint that is loaded (those of integers,
             which `probe` does not replace by numbers of its own).
     """
@@ -123,7 +121,6 @@ class Loader:
 
         Args:
             tensors: the floating-point tensors of the checkpoint, by name.
-            dtype: dtype of the model's parameters.
 
         Raises:
             CheckpointError: transformers cannot build a model from them.
@@ -144,7 +141,6 @@ class Loader:
         Nothing is allocated: tensors and model are on the device `meta`.
 
         Args:
-            shapes: shape of each tensor by name.
             run: whether the model is also run on a few tokens, if all weights are there.
 
         Raises:

@@ -97,7 +97,6 @@ class WeightGroup:
     """All tensors of one kind in a submodel (for example, the same matrix of all experts).
 
     Attributes:
-        name: the tensors' kind (see `kind_of`).
         views: the tensors, as views into the model's parameters.
         offset: what the architecture adds to the weight before it uses it (1 in Gemma's norms).
     """

@@ -68,7 +68,6 @@ class Placement:
         """Check attention and devices with a model without weights, so before any compute.
 
         Args:
-            data: `config.json` of the model.
             dtype: dtype of its weights, as a search file spells it.
 
         Raises:
@@ -144,10 +143,10 @@ def _accelerator(number: int) -> torch.device:
 
 
 def _room() -> dict[int, int]:
-    """Return the bytes that weights may take on each accelerator: a share of all its memory.
+    """Return the bytes that weights may take on each accelerator.
 
-    All memory counts, also what is used at the moment: so a resumed search, and models of other
-    depths, get the same device map.
+    It is a share of all its memory, also of what is used at the moment: so a resumed search, and
+    models of other depths, get the same device map.
     """
     count = torch.accelerator.device_count()
     tell = getattr(torch.get_device_module(), "mem_get_info", None) if count else None

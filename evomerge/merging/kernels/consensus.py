@@ -28,9 +28,6 @@ def write_consensus(
     """Write base + scale * (consensus of the changes).
 
     Args:
-        changes: writes the sources' changes.
-        out: the merged tensor is written here.
-        base: the base of the changes.
         factors: for each source, a factor on its change.
         scale: factor on the consensus.
         elect: if False, the consensus is the sum of the changes. If True, each element takes the

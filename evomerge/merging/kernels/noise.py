@@ -45,13 +45,7 @@ _LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 @dataclass(frozen=True)
 class Noise:
-    """The random numbers of one tensor of one parent.
-
-    Attributes:
-        seed: the recipe's seed.
-        parent: the parent's reference, as in the recipe.
-        tensor: the tensor's name in the parent.
-    """
+    """The random numbers of one tensor of one parent."""
 
     seed: int
     parent: str

@@ -16,15 +16,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from evomerge.merging.kernels.compiled import (
-    LANES,
-    Array,
-    compiled,
-    dot,
-    fma,
-    narrow,
-    widen,
-)
+from evomerge.merging.kernels.compiled import LANES, Array, compiled, dot, fma, narrow, widen
 
 SPAN = 1 << 16
 """Elements that a pass works on at once; several float32 buffers of this size fit in L2 cache."""
@@ -60,6 +52,21 @@ def scratch(size: int, name: int | str) -> Array:
         held = np.empty(max(size, SPAN), dtype=np.float32)
         _buffers.held[name] = held
     return held[:size]
+
+
+def loaded(sources: Sequence[Array], base: Array | None, span: slice) -> Array:
+    """Return a span of flat tensors, or of their changes (source - base), as float32.
+
+    The shape is (sources, elements of the span). The next call overwrites the buffer.
+    """
+    size = span.stop - span.start
+    values = scratch(len(sources) * size, "loaded").reshape(len(sources), size)
+    for row, source in zip(values, sources, strict=True):
+        if base is None:
+            load(source[span], row)
+        else:
+            load_change(source[span], base[span], row)
+    return values
 
 
 @compiled
@@ -167,86 +174,61 @@ def write_sum(
 ) -> None:
     """Write a weighted sum of tensors, or of their differences from a base.
 
-    Without a base: out = sum_i w_i x_i. With one: out = base + scale sum_i w_i (x_i - base).
-
-    Args:
-        tensors: the x_i. One whose weight is 0 is not read.
-        weights: the w_i.
-        out: the sum is written here.
-        base: the base, or None.
-        scale: factor on the sum of differences; not used without a base.
+    Without a base: out = sum_i w_i x_i. With one: out = base + scale sum_i w_i (x_i - base). A
+    tensor whose weight is 0 is not read.
     """
-    used = [(x, np.float32(w)) for x, w in zip(tensors, weights, strict=True) if w != 0]
+    used = [(x.reshape(-1), np.float32(w)) for x, w in zip(tensors, weights, strict=True) if w != 0]
     if not used:
         if base is None:
             out[...] = 0
         else:
             write_copy(base, out)
         return
-    if base is None and len(used) == 1 and used[0][1] == 1:
-        write_copy(used[0][0], out)
+    target, (last, factor) = out.reshape(-1), used[-1]
+    if base is None and len(used) == 1:
+        if factor == 1:
+            write_copy(last, target)
+        else:
+            store_scaled(last, factor, target)
         return
-    target, sources = out.reshape(-1), [x.reshape(-1) for x, _ in used]
-    factors = [w for _, w in used]
     if base is None and len(used) == 2 and abs(sum(weights) - 1) < 1e-12:
-        interpolate(sources[0], sources[1], factors[1], target)
+        interpolate(used[0][0], last, factor, target)
         return
     start = None if base is None else base.reshape(-1)
     for span in spans(len(target)):
         total = scratch(span.stop - span.start, "sum")
         if start is None:
-            if len(sources) == 1:
-                store_scaled(sources[0][span], factors[0], target[span])
-                continue
-            load_scaled(sources[0][span], factors[0], total)
-            for source, factor in zip(sources[1:-1], factors[1:-1], strict=True):
-                add_scaled(source[span], factor, total)
-            store_added(total, sources[-1][span], factors[-1], target[span])
+            load_scaled(used[0][0][span], used[0][1], total)
+            for source, weight in used[1:-1]:
+                add_scaled(source[span], weight, total)
+            store_added(total, last[span], factor, target[span])
         else:
             total[:] = 0
-            for source, factor in zip(sources[:-1], factors[:-1], strict=True):
-                add_change(source[span], start[span], factor, total)
-            last = sources[-1][span], factors[-1], np.float32(scale)
-            store_last_change(start[span], total, *last, target[span])
+            for source, weight in used[:-1]:
+                add_change(source[span], start[span], weight, total)
+            end = last[span], factor, np.float32(scale)
+            store_last_change(start[span], total, *end, target[span])
 
 
 def write_change(change: Array, factor: float, base: Array, out: Array) -> None:
-    """Write out = base + factor * change; without any change, the base bit for bit.
-
-    Args:
-        change: float32, of the base's shape.
-        factor: factor on the change.
-        base: what is changed.
-        out: the sum is written here.
-    """
+    """Write out = base + factor * change (float32); without any change, the base bit for bit."""
     if not factor or not change.any():
         write_copy(base, out)
         return
-    values, start, target = (item.reshape(-1) for item in (change, base, out))
-    for span in spans(len(target)):
-        store_changed(start[span], values[span], np.float32(factor), target[span])
+    store_changed(base.reshape(-1), change.reshape(-1), np.float32(factor), out.reshape(-1))
 
 
 def products(tensors: Sequence[Array], base: Array | None = None) -> list[list[float]]:
     """Return the dot product of every pair of tensors, or of their differences from a base.
 
-    Returns:
-        a symmetric matrix with a row for each tensor. Its errors are about 1e-8 of the product of
-        the two lengths.
+    It is a symmetric matrix. Its errors are about 1e-8 of the product of the two lengths.
     """
     count = len(tensors)
     sources = [tensor.reshape(-1) for tensor in tensors]
     start = None if base is None else base.reshape(-1)
     sums = np.zeros((count, count))
     for span in spans(len(sources[0])):
-        size = span.stop - span.start
-        values = scratch(count * size, "products").reshape(count, size)
-        for row, source in zip(values, sources, strict=True):
-            if start is None:
-                load(source[span], row)
-            else:
-                load_change(source[span], start[span], row)
-        add_products(values, sums)
+        add_products(loaded(sources, start, span), sums)
     return [[float(sums[min(i, j), max(i, j)]) for j in range(count)] for i in range(count)]
 
 
@@ -262,19 +244,6 @@ def add_products(values: Array, sums: Array) -> None:
                 sums[i, j] += dot(values[i, at:end], values[j, at:end], lanes)
 
 
-def changes(sources: Sequence[Array], base: Array) -> Iterator[tuple[slice, Array]]:
-    """Yield every span of flat tensors, and the changes (source - base) of all sources in it.
-
-    They are float32, of shape (sources, elements of the span); the next span overwrites them.
-    """
-    for span in spans(len(base)):
-        size = span.stop - span.start
-        values = scratch(len(sources) * size, "changes").reshape(len(sources), size)
-        for row, source in zip(values, sources, strict=True):
-            load_change(source[span], base[span], row)
-        yield span, values
-
-
 def as_matrix(tensor: Array) -> Array:
     """Return a tensor of one or more dimensions as a matrix: first dimension times all others."""
     return tensor.reshape(tensor.shape[0], -1)
@@ -283,16 +252,9 @@ def as_matrix(tensor: Array) -> Array:
 def row_products(
     left: Array, right: Array, base: Array | None = None, *, columns: bool = False
 ) -> Array:
-    """Return the dot product of each row of one matrix with the same row of another.
+    """Return the dot product of each row (column) of one matrix with the same of another, float64.
 
-    Args:
-        left: a matrix.
-        right: a matrix of the same shape.
-        base: a matrix that is subtracted from both first, or None.
-        columns: whether to take columns instead of rows.
-
-    Returns:
-        float64, one number for each row (column).
+    `base` is a matrix that is subtracted from both first, or None.
     """
     height, width = left.shape
     result = np.zeros(width if columns else height)
@@ -301,30 +263,14 @@ def row_products(
     for row in range(height):
         for span in spans(width):
             at = slice(row * width + span.start, row * width + span.stop)
-            values = scratch(2 * (span.stop - span.start), "rows").reshape(2, -1)
-            for side, source in zip(values, pair, strict=True):
-                _load_difference(
-                    source[at], source[at] if start is None else start[at], start is None, side
-                )
+            values = loaded(pair, start, at)
             if columns:
-                _add_row_products(values, result[span])
+                result[span] += (values[0] * values[1]).astype(np.float64)
             else:
                 sums = np.zeros((2, 2))
                 add_products(values, sums)
                 result[row] += sums[0, 1]
     return result
-
-
-@compiled
-def _load_difference(source: Array, base: Array, whole: bool, out: Array) -> None:
-    for i in range(len(source)):
-        out[i] = widen(source[i]) - (np.float32(0) if whole else widen(base[i]))
-
-
-@compiled
-def _add_row_products(values: Array, sums: Array) -> None:
-    for i in range(len(sums)):
-        sums[i] += np.float64(values[0, i] * values[1, i])
 
 
 def write_row_sum(
@@ -335,7 +281,7 @@ def write_row_sum(
     *,
     columns: bool = False,
 ) -> None:
-    """Write a weighted sum as `write_sum`, with a weight for each row (or column) of each source.
+    """Write a weighted sum as `write_sum`, with a weight for each row (column) of each source.
 
     Args:
         tensors: sources of two or more dimensions, used as matrices (see `as_matrix`).
@@ -352,10 +298,8 @@ def write_row_sum(
         total = scratch(span.stop - span.start, "sum")
         total[:] = 0
         rows = slice(span.start // width, span.stop // width)
-        for source, factor in zip(sources, factors, strict=True):
-            origin = source[span] if start is None else start[span]
-            some = factor if columns else factor[rows]
-            _add_weighted(source[span], origin, start is None, some, columns, width, total)
+        for values, factor in zip(loaded(sources, start, span), factors, strict=True):
+            _add_weighted(values, factor if columns else factor[rows], columns, width, total)
         if start is None:
             store(total, target[span])
         else:
@@ -363,11 +307,8 @@ def write_row_sum(
 
 
 @compiled
-def _add_weighted(
-    source: Array, base: Array, whole: bool, factor: Array, columns: bool, width: int, total: Array
-) -> None:
+def _add_weighted(values: Array, factor: Array, columns: bool, width: int, total: Array) -> None:
     for row in range(len(total) // width):
         for column in range(width):
             i = row * width + column
-            value = widen(source[i]) - (np.float32(0) if whole else widen(base[i]))
-            total[i] = fma(value, factor[column if columns else row], total[i])
+            total[i] = fma(values[i], factor[column if columns else row], total[i])

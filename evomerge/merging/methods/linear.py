@@ -23,7 +23,6 @@ def normalized(weights: Sequence[float], switch: str | None = "normalize") -> li
     """Return the weights divided by their sum.
 
     Args:
-        weights: at least one.
         switch: knob of the method that turns this off; None if it has none.
 
     Raises:

@@ -41,7 +41,6 @@ def merge_seconds(used: Method, shapes: Iterable[Sequence[int]], sources: int) -
         used: the method; one that does not work on whole matrices takes 0.
         shapes: the shapes of the merged tensors, without embeddings and head. A tensor with three
             dimensions is a stack of matrices; others than these two kinds are free.
-        sources: number of sources.
     """
     if used.svds is None:
         return 0.0

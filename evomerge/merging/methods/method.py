@@ -114,10 +114,8 @@ class Method:
     """A merge method; `method` makes one from a function.
 
     Attributes:
-        name: as in recipes and search files.
         title: one line that says what the method does, for `evomerge list methods`.
         prepare: the first step of a merge, on arrays.
-        knobs: all knobs.
         parents: smallest and largest number of sources (None: no limit), not counting the base.
         base: whether a base model is `required`, `optional`, or `none` (never used). The base is
             not one of the sources, even where mergekit lists it among the models.
@@ -158,8 +156,6 @@ def method(
     """Make a merge method of the function under it, whose name it gets.
 
     Args:
-        title: see `Method`.
-        knobs: its knobs.
         torch: whether the function works on torch tensors instead of arrays. torch then uses one
             thread, since different tensors are merged in different threads.
         fields: other attributes of `Method`.
@@ -193,19 +189,9 @@ def _on_arrays(prepare: Prepare) -> Prepare:
 
 
 def check_knobs(
-    method: Method,
-    sources: Sequence[Mapping[str, float]],
-    knobs: Mapping[str, float],
-    *,
-    has_base: bool,
+    method: Method, sources: Sequence[Values], knobs: Values, *, has_base: bool
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """Check the inputs that a recipe gives a method, and fill in the defaults of knobs.
-
-    Args:
-        method: the method.
-        sources: the given knobs of every source, in order.
-        knobs: the given knobs of the merge as a whole.
-        has_base: whether there is a base.
+    """Check the knobs that a recipe gives a method, and fill in the defaults of others.
 
     Returns:
         every `source` knob of every source, and every `merge` knob, as a `Merge` takes them.
@@ -231,43 +217,41 @@ def check_knobs(
                 f"{method.name}: {knob.name!r} of the merge is {shared[knob.name]:g}, but it has "
                 f"only {len(sources)} sources; give a number from {knob.low:g} to {len(sources)}."
             )
-    return (
-        [_complete(method, "source", given, f"source {i + 1}") for i, given in enumerate(sources)],
-        shared,
-    )
+    own = [_complete(method, "source", it, f"source {i}") for i, it in enumerate(sources, 1)]
+    return own, shared
 
 
-def _complete(
-    method: Method, per: Literal["source", "merge"], given: Mapping[str, float], where: str
-) -> dict[str, float]:
+def _complete(method: Method, per: str, given: Values, where: str) -> dict[str, float]:
     known = {knob.name: knob for knob in method.knobs if knob.per == per}
     for name in given:
-        if name not in known:
-            raise RecipeError(_unknown(method, per, name, where, tuple(known)))
-    return {name: _value(method, knob, given.get(name), where) for name, knob in known.items()}
-
-
-def _unknown(method: Method, per: str, name: str, where: str, known: Sequence[str]) -> str:
-    if any(knob.name == name for knob in method.knobs):
-        place = "each source" if per == "merge" else "the merge as a whole"
-        return f"{method.name}: {name!r} belongs to {place}, but was given for {where}; move it."
-    allowed = f"allowed are {', '.join(known)}" if known else "it has none"
-    return f"{method.name}: unknown knob {name!r} of {where}; {allowed}.{did_you_mean(name, known)}"
-
-
-def _value(method: Method, knob: Knob, given: float | None, where: str) -> float:
-    value = knob.default if given is None else float(given)
-    if value is None:
+        if name in known:
+            continue
+        if any(knob.name == name for knob in method.knobs):
+            place = "each source" if per == "merge" else "the merge as a whole"
+            raise RecipeError(
+                f"{method.name}: {name!r} belongs to {place}, but was given for {where}; move it."
+            )
+        allowed = f"allowed are {', '.join(known)}" if known else "it has none"
         raise RecipeError(
-            f"{method.name}: {knob.name!r} of {where} is missing; give a number from {knob.low:g} "
-            f"to {knob.high:g}."
+            f"{method.name}: unknown knob {name!r} of {where}; {allowed}."
+            f"{did_you_mean(name, known)}"
         )
-    whole = knob.kind == "real" or value.is_integer()
-    if not (knob.low <= value <= knob.high and whole):
+    return {
+        name: _value(f"{method.name}: {name!r} of {where}", knob, given.get(name))
+        for name, knob in known.items()
+    }
+
+
+def _value(subject: str, knob: Knob, given: float | None) -> float:
+    value = knob.default if given is None else float(given)
+    limits = f"from {knob.low:g} to {knob.high:g}"
+    if value is None:
+        raise RecipeError(f"{subject} is missing; give a number {limits}.")
+    if not (knob.low <= value <= knob.high and (knob.kind == "real" or value.is_integer())):
         kinds = {"real": "a number", "integer": "a whole number", "flag": "true or false,"}
-        allowed = f"{kinds[knob.kind]} from {knob.low:g} to {knob.high:g}"
+        allowed = f"{kinds[knob.kind]} {limits}"
         raise RecipeError(
-            f"{method.name}: {knob.name!r} of {where} is {value:g}; it must be "
+            f"{subject} is {value:g}; it must be "
             f"{f'{knob.low:g}' if knob.low == knob.high else allowed}."
         )
     return value

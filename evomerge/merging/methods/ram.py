@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from evomerge.merging.kernels.compiled import Array, compiled, narrow, widen
-from evomerge.merging.kernels.passes import BLOCK, changes
+from evomerge.merging.kernels.passes import BLOCK, loaded, spans
 from evomerge.merging.methods.method import Knob, Merge, Operands, Sources, Values, method
 
 _PAPER = "Behavior Knowledge Merge in Reinforced Agentic Models, 2026"
@@ -55,8 +55,8 @@ def _prepare(given: Operands, *, plus: bool) -> Merge:
         """Return, for each source, the numbers alone_i and shared_i (see `ramplus`)."""
         if epsilon not in counts:
             alone, shared = np.zeros(len(rows)), np.zeros(len(rows))
-            for _, values in changes(rows, base):
-                _count_overlap(values, np.float32(epsilon), alone, shared)
+            for span in spans(len(base)):
+                _count_overlap(loaded(rows, base, span), np.float32(epsilon), alone, shared)
             counts.clear()
             counts[epsilon] = alone, shared
         return counts[epsilon]
@@ -68,7 +68,8 @@ def _prepare(given: Operands, *, plus: bool) -> Merge:
             alone, shared = overlap(epsilon)
             ratios = np.minimum(shared / np.maximum(alone, 1), knobs["alpha"])
             stretch = (1 + knobs["r"] * ratios).astype(np.float32)
-        for span, values in changes(rows, base):
+        for span in spans(len(base)):
+            values = loaded(rows, base, span)
             _store_mean_change(base[span], values, np.float32(epsilon), stretch, target[span])
 
     return merge

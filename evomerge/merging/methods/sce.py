@@ -15,14 +15,7 @@ from evomerge.merging.methods.method import Knob, Merge, Operands, Sources, Valu
 
 @method(
     "task vectors where they vary most, weighted by their energy, with elected signs",
-    Knob(
-        "select_topk",
-        1.0,
-        0,
-        1,
-        search=(0.1, 1.0),
-        help="share of the elements that stay, those of largest variance over the sources",
-    ),
+    Knob("select_topk", 1.0, 0, 1, search=(0.1, 1.0), help="share that stays, by variance"),
     flag("int8_mask", False, "accepted, changes nothing"),
     parents=(2, None),
     base="required",

@@ -36,8 +36,6 @@ class Sparsifier:
     is needed, and never stored.
 
     Args:
-        source: the source's tensor.
-        base: the base's tensor.
         noise: the random numbers of the source; only the random sparsifiers use them.
         reuse: whether `sparsify` will be called for many candidates, so that what does not depend
             on the knobs is computed once and kept in memory. The result has the same bits.
@@ -64,7 +62,6 @@ class Sparsifier:
         """Return the sparse task vector for these knobs of its source.
 
         Args:
-            knobs: every `source` knob.
             rescale: whether the factor compensates for the dropped elements; otherwise it is 1.
         """
         return 1.0, self.load
@@ -230,28 +227,17 @@ class MagPrune(Bernoulli):
     stays = "a random share of each task vector, large changes likelier"
     paper = "Deep et al. 2024, arXiv 2406.11617"
     cached_bytes = 4.0
-    knobs = (
-        Knob(
-            "epsilon",
-            0.15,
-            0,
-            1,
-            "source",
-            help="the probability to stay is density - epsilon to density + epsilon",
-        ),
-    )
+    knobs = (Knob("epsilon", 0.15, 0, 1, "source", help="elements stay with density +- epsilon"),)
 
     def __init__(self, source: Array, base: Array, noise: Noise | None, *, reuse: bool) -> None:
         super().__init__(source, base, noise, reuse=reuse)
         self.row_length = row_length(source)
         self._cached: tuple[Array, Array] | None = None
         if reuse:
-            ranks = np.empty(self.size, dtype=np.int16)
-            mean_ranks = np.empty(self.size // self.row_length, dtype=np.float32)
-            for span in spans(self.size, row_length=self.row_length):
-                rows = slice(span.start // self.row_length, span.stop // self.row_length)
-                ranks[span], mean_ranks[rows] = self._ranks(span)
-            self._cached = ranks, mean_ranks
+            every = list(spans(self.size, row_length=self.row_length)) or [slice(0, 0)]
+            parts = [self._ranks(span) for span in every]
+            ranks, mean_ranks = zip(*parts, strict=True)
+            self._cached = np.concatenate(ranks), np.concatenate(mean_ranks)
 
     def sparsify(self, knobs: Values, *, rescale: bool) -> Sparsified:
         """Return the sparse task vector for these knobs of its source."""
@@ -259,16 +245,15 @@ class MagPrune(Bernoulli):
         if density in (0, 1):
             return (1.0, self.load) if density else None
         epsilon = min(knobs["epsilon"], density, 1 - density)
-        slope, middle = np.float32(2 * epsilon), np.float32(LOWEST + density * STEPS)
         least, spread = np.float32(density - epsilon), np.float32(2 * epsilon)
+        bounds = spread, np.float32(LOWEST + density * STEPS)
 
         def write(span: slice, out: Array) -> None:
             ranks, mean_ranks = self._ranks(span)
             factors = 1 / (least + spread * mean_ranks) if rescale else np.ones_like(mean_ranks)
-            weights = self.source[span], self.base[span]
-            _load_ranked(
-                *weights, self.draws(span), ranks, slope, middle, factors, self.row_length, out
-            )
+            source, base = self.source[span], self.base[span]
+            drawn = self.draws(span)
+            _load_ranked(source, base, drawn, ranks, bounds, factors, self.row_length, out)
 
         return 1.0, write
 
@@ -293,20 +278,18 @@ def _load_ranked(
     base: Array,
     draws: Array,
     ranks: Array,
-    slope: np.float32,
-    middle: np.float32,
+    bounds: tuple[np.float32, np.float32],
     factors: Array,
     row_length: int,
     out: Array,
 ) -> None:
     """Write the elements of a task vector whose draw is below the threshold of their rank.
 
-    The threshold is slope * rank + middle. Elements that stay are multiplied by the factor of
-    their row; the others become 0 (NaN stays NaN).
+    The threshold is slope * rank + middle (`bounds`). Elements that stay are multiplied by the
+    factor of their row; the others become 0 (NaN stays NaN).
     """
     for r in range(len(factors)):
         a, b = r * row_length, (r + 1) * row_length
-        bounds = slope, middle
         _load_row(source[a:b], base[a:b], draws[a:b], ranks[a:b], bounds, factors[r], out[a:b])
 
 

@@ -77,15 +77,7 @@ def _method(
     name: str, kind: type[Sparsifier], *, elect: bool = False, normalize: bool = False
 ) -> Method:
     """Return a method of this file; `elect` is whether signs are elected as in TIES."""
-    density = Knob(
-        "density",
-        1.0,
-        0,
-        1,
-        "source",
-        search=(0.1, 1.0),
-        help="share of the task vector's elements that stay",
-    )
+    density = Knob("density", 1.0, 0, 1, "source", search=(0.1, 1.0), help="share that stays")
     if kind is Sparsifier:
         density = Knob("density", 1.0, 1, 1, "source", help="all elements stay")
     return Method(

@@ -24,19 +24,14 @@ if TYPE_CHECKING:
 class TensorMaker:
     """Makes the tensors of the merged model as their plans say.
 
-    Args:
-        planner: knows which tensors of the parents correspond to each other.
-        reader: reads the parents' tensors.
-        rows: the merged vocabulary if rows of embeddings and head are matched by token, else None.
+    `rows` is the merged vocabulary if rows of embeddings and head are matched by token.
     """
 
     def __init__(self, planner: Planner, reader: Reader, rows: MatchedRows | None = None) -> None:
         self.planner, self.reader, self.rows = planner, reader, rows
 
     def read(self, plan: TensorPlan, source: SourceTensor) -> Array:
-        """Return a source's tensor in the shape of the merged tensor; it must not be written to.
-
-        The array has the tensor's bits; see `DTYPES`.
+        """Return a source's tensor (see `DTYPES`) in the shape of the merged one, to be read only.
 
         Raises:
             CheckpointError: the tensor has another shape than planned.
@@ -54,11 +49,7 @@ class TensorMaker:
         return copied
 
     def check_source(self, plan: TensorPlan, source: SourceTensor) -> None:
-        """Check that the weights of a source are finite numbers.
-
-        Raises:
-            CheckpointError: they are not.
-        """
+        """Raise `CheckpointError` unless the weights of a source are finite numbers."""
         if self.planner.checkpoints[source.parent].tensors[source.name].floating:
             weights = self._stored(plan, source)
             if not is_finite(weights):
@@ -103,10 +94,8 @@ class TensorMaker:
     def write(self, plan: TensorPlan, merge: Merge, out: Array) -> None:
         """Write the merged tensor into `out`.
 
-        Args:
-            plan: how the tensor is made.
-            merge: what `prepare` returned for a plan of the same tensor.
-            out: a contiguous array of the plan's shape and dtype (see `DTYPES`).
+        `merge` is what `prepare` returned for a plan of the same tensor. `out` is contiguous, of
+        the plan's shape and dtype (see `DTYPES`).
 
         Raises:
             CandidateError: the result is not finite; the message names the tensor.

@@ -152,7 +152,6 @@ def find_changes(
     """Return the changes of a model's weights and those of its biases, by names in the model.
 
     Args:
-        checkpoint: the model.
         tensors: the tensors in the adapter's file, by name.
         file: the adapter's file, for error messages.
 

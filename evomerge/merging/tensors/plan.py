@@ -46,14 +46,11 @@ class TensorPlan:
         name: its name in the merged model (the host's naming).
         dtype: its dtype on disk, as safetensors headers spell it.
         method: name of the merge method, or None for a bit-for-bit copy of the only source.
-        sources: the tensors that are merged.
         knobs: for each source, all of its `source` knobs.
         base: what task vectors are measured from, or None.
-        merge_knobs: all `merge` knobs.
         seed: the recipe's seed if the method is random, else 0.
         factor: the result is rescaled before it is rounded, to (result + offset) * factor - offset;
             this folds the scales of layer routing. 1 changes nothing.
-        offset: see `factor`.
     """
 
     name: str
@@ -75,15 +72,7 @@ class TensorPlan:
 
 
 class Planner:
-    """Plans any number of recipes that have the same parents and the same host.
-
-    Args:
-        checkpoints: every parent that the recipes name, by reference.
-        host: reference of the host of all recipes.
-
-    Raises:
-        CheckpointError: a parent has tensors that correspond to none of the host's.
-    """
+    """Plans any number of recipes that have the same parents (by reference) and the same host."""
 
     def __init__(self, checkpoints: Mapping[str, Checkpoint], host: str) -> None:
         self.checkpoints = checkpoints
@@ -93,14 +82,12 @@ class Planner:
     def plan(self, recipe: Recipe, vocabulary: MatchedRows | None = None) -> Iterator[TensorPlan]:
         """Yield the plan of every tensor, embeddings first, blocks in order.
 
-        Args:
-            recipe: what to build.
-            vocabulary: the merged vocabulary if rows of embeddings and head are matched by token,
-                else None.
+        `vocabulary` is the merged vocabulary if rows of embeddings and head are matched by token.
 
         Raises:
             RecipeError: it names a parent, stack, block, method or knob that does not exist, or
                 sources whose tensors have different shapes.
+            CheckpointError: a parent has tensors that correspond to none of the host's.
         """
         self.check_blocks(recipe)
         planner = _RecipePlanner(self, recipe, vocabulary, _rescalings(recipe, self.host))
@@ -180,7 +167,7 @@ class _RecipePlanner:
 
         def find(source: Source) -> SourceTensor:
             own = self.planner.fit(source.parent).outside.get(name)
-            return SourceTensor(source.parent, _found(own, name, source.parent))
+            return _counterpart(own, name, source.parent)
 
         return self._make(name, layer, find, _Knobs(layer))
 
@@ -206,9 +193,7 @@ class _RecipePlanner:
             def find(source: Source, suffix: str = suffix) -> SourceTensor:
                 index = source.layer or 0
                 own = self.planner.fit(source.parent).inside(prefix, index, suffix)
-                return SourceTensor(
-                    source.parent, _found(own, f"{prefix}.{index}.{suffix}", source.parent)
-                )
+                return _counterpart(own, f"{prefix}.{index}.{suffix}", source.parent)
 
             if is_buffer(suffix, self._info(find(lead))):
                 yield self.copy(name, find(lead))
@@ -282,12 +267,12 @@ class _Knobs:
         return tuple(sources), complete
 
 
-def _found(own: str | None, name: str, parent: str) -> str:
+def _counterpart(own: str | None, name: str, parent: str) -> SourceTensor:
     if own is None:
         raise RecipeError(
             f"Tensor {name!r} has no counterpart in {parent!r}; merge parents of one architecture."
         )
-    return own
+    return SourceTensor(parent, own)
 
 
 def _rescalings(recipe: Recipe, host: Checkpoint) -> Mapping[str, Rescaling]:

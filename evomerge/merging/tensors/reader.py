@@ -109,7 +109,6 @@ class Reader:
     """Reads tensors of several parents; threads may read at the same time.
 
     Args:
-        checkpoints: the parents by reference.
         patches: by reference, for the parents whose tensors are changed as they are read.
         writable: whether code that is handed a tensor may write to it. Then a page that is written
             to becomes a private copy of this process; the file never changes. If False, a write to

@@ -21,11 +21,7 @@ MOST = 8
 
 
 class Budget:
-    """Bytes that threads share.
-
-    Args:
-        size: how many there are.
-    """
+    """Bytes that threads share."""
 
     def __init__(self, size: float) -> None:
         self._left = size

@@ -71,7 +71,6 @@ class MatchedRows:
         """Return one parent's matrix with a row for every id of the merged vocabulary.
 
         Args:
-            parent: reference of the parent.
             name: name of the tensor (matrix or bias) in the merged model.
             read: returns the same tensor of any parent, as it is on disk.
 

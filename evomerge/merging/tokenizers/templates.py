@@ -89,7 +89,6 @@ def choose_template(wanted: str, parents: Sequence[Checkpoint], giver: Checkpoin
         wanted: the option: `auto`, a name in `TEMPLATES`, the reference of a parent, or the text
             of a Jinja template. `auto` selects the template that most parents have; if there are
             several of these, that of `giver`, or else that of the first parent.
-        parents: all parents.
         giver: the parent whose tokenizer the merged model gets.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from evomerge.merging.kernels.compiled import Array, compiled, fma, narrow, widen
-from evomerge.merging.kernels.passes import BLOCK, add_scaled, changes, write_sum
+from evomerge.merging.kernels.passes import BLOCK, add_scaled, loaded, spans, write_sum
 from evomerge.merging.methods.method import (
     Knob,
     Merge,
@@ -69,7 +69,9 @@ def consensus(given: Operands) -> Merge:
         factors = np.array([weights[i] for i in used], dtype=np.float32)
         thresholds = np.array([sources[i]["threshold"] for i in used])
         target, scale = out.reshape(-1), np.float32(knobs["lambda"])
-        for span, values in changes([tensors[i].reshape(-1) for i in used], origin):
+        rows = [tensors[i].reshape(-1) for i in used]
+        for span in spans(len(origin)):
+            values = loaded(rows, origin, span)
             store_agreed(
                 origin[span], values, factors, thresholds, np.float32(agree), scale, target[span]
             )
