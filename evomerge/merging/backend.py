@@ -13,7 +13,7 @@ from evomerge.errors import CheckpointError, InputError
 from evomerge.merging.tensors.adapters import adapter_patches
 from evomerge.merging.tensors.maker import TensorMaker
 from evomerge.merging.tensors.plan import STORED, Planner, SourceTensor
-from evomerge.merging.tensors.reader import Reader
+from evomerge.merging.tensors.reader import TensorReader
 from evomerge.merging.tensors.threads import count_threads, for_each
 from evomerge.merging.tokenizers.plan import GENERATION, plan_tokenizer
 from evomerge.merging.tokenizers.tokens import panics_as_errors
@@ -93,7 +93,10 @@ def check_finite(checkpoints: Mapping[str, Checkpoint], recipes: Sequence[Recipe
         CheckpointError: a weight is NaN or infinite.
     """
     host, rows = recipes[0].host, plan_tokenizer(recipes[0], checkpoints).rows
-    planner, reader = Planner(checkpoints, host), Reader(checkpoints, adapter_patches(checkpoints))
+    planner, reader = (
+        Planner(checkpoints, host),
+        TensorReader(checkpoints, adapter_patches(checkpoints)),
+    )
     maker = TensorMaker(planner, reader, rows)
     sources = {
         source: plan

@@ -32,7 +32,7 @@ from evomerge.merging.methods import get_method
 from evomerge.merging.prepared import PreparedMerges
 from evomerge.merging.tensors.maker import TensorMaker
 from evomerge.merging.tensors.plan import STORED, Planner, TensorPlan
-from evomerge.merging.tensors.reader import Patch, Reader
+from evomerge.merging.tensors.reader import Patch, TensorReader
 from evomerge.merging.tensors.threads import for_each
 from evomerge.merging.tensors.whole import WholeAngles
 from evomerge.merging.tokenizers.rows import MatchedRows
@@ -112,7 +112,7 @@ class Resident:
     def _open(self, checkpoints: Mapping[str, Checkpoint]) -> None:
         """Read the sources of later recipes from these checkpoints."""
         self.planner = Planner(checkpoints, self._host)
-        reader = Reader(checkpoints, self._patches, writable=self.shows_parents)
+        reader = TensorReader(checkpoints, self._patches, writable=self.shows_parents)
         self.maker = TensorMaker(self.planner, reader, self.rows)
 
     @property

@@ -22,7 +22,7 @@ from evomerge.merging.shards import (
 )
 from evomerge.merging.tensors.maker import TensorMaker
 from evomerge.merging.tensors.plan import Planner, TensorPlan
-from evomerge.merging.tensors.reader import Patch, Reader, resident_bytes
+from evomerge.merging.tensors.reader import Patch, TensorReader, resident_bytes
 from evomerge.merging.tensors.threads import MOST, Budget, count_threads, for_each
 from evomerge.merging.tensors.whole import WholeAngles
 from evomerge.merging.tokenizers.rows import MatchedRows
@@ -81,7 +81,7 @@ def write_model(
     """
     threads = min(threads or count_threads(), MOST)
     planner = Planner(checkpoints, recipe.host)
-    reader = Reader(checkpoints, patches)
+    reader = TensorReader(checkpoints, patches)
     maker = TensorMaker(planner, reader, rows)
     planner.check_blocks(recipe)
     config = merged_config(recipe, checkpoints, vocabulary=rows)

@@ -149,26 +149,19 @@ def _layers_of_a_group(
     So it is in ALBERT, whose config has the numbers of layers and of groups; group i is used for
     the i-th part of the layers.
     """
-    numbers: dict[int, str] = {}
+    sizes: dict[float, str] = {}
     for i, layer in enumerate(layers):
         lead = layer.sources[0].parent
         config = checkpoints[lead].text_config
-        count, groups = config["num_hidden_layers"], config["num_hidden_groups"]
-        if count % groups:
+        size = config["num_hidden_layers"] / config["num_hidden_groups"]
+        sizes.setdefault(size, lead)
+        if len(sizes) > 1 or not size.is_integer():
+            told = " and ".join(f"{size:g} in {name!r}" for size, name in sizes.items())
             raise RecipeError(
-                f"layers.{prefix}[{i}]: parent {lead!r} has {count} layers in {groups} groups, so "
-                "its groups have different numbers of layers, for which config.json has no key; "
-                "use a parent whose groups are of one size."
+                f"layers.{prefix}[{i}]: a group has {told} layers, and config.json has one whole "
+                "number for all groups; use parents whose groups are of one size."
             )
-        numbers.setdefault(count // groups, lead)
-        if len(numbers) > 1:
-            (one, first), (other, _) = numbers.items()
-            raise RecipeError(
-                f"layers.{prefix}[{i}]: a group has {other} layers in {lead!r} and {one} in "
-                f"{first!r}, and config.json has one number for all groups; use parents whose "
-                "groups are of one size."
-            )
-    return next(iter(numbers))
+    return int(next(iter(sizes)))
 
 
 def per_layer(checkpoint: Checkpoint, prefix: str) -> dict[str, Column]:

@@ -1,9 +1,9 @@
 """Selecting exactly the k elements of largest magnitude; among equal ones, the lowest index first.
 
 Differences of bf16 weights have few distinct magnitudes, so a threshold alone would select more or
-fewer than k elements. So a selection is a `Cut`: a magnitude and, for the elements of exactly this
-magnitude, an index. `find_cut` finds one cut without sorting; `MagnitudeOrder` sorts once and gives
-any number of cuts. Both give the same cut. A NaN counts as larger than every number.
+fewer than k elements. So a selection is a `MagnitudeCut`: a magnitude and, for the elements of
+exactly this magnitude, an index. `find_cut` finds one cut without sorting; `MagnitudeOrder` sorts
+once and gives any number of cuts. Both give the same cut. A NaN counts as larger than every number.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _GROUP = 16
 
 
 @dataclass(frozen=True)
-class Cut:
+class MagnitudeCut:
     """A position in the order of falling magnitude (lowest index first among equal magnitudes).
 
     An element is before the cut if its magnitude is above `magnitude`, or is equal to it and the
@@ -112,7 +112,7 @@ class MagnitudeOrder:
             falling[span] = np.uint32(0xFFFFFFFF) - magnitudes(span).view(np.uint32)
         self._order = _stable_order(falling)
 
-    def cut(self, count: int) -> Cut:
+    def cut(self, count: int) -> MagnitudeCut:
         """Return the cut that has `count` (1 or more) elements before it."""
         last = int(self._order[count - 1])
         return _cut(float(self._magnitudes(slice(last, last + 1))[0]), last)
@@ -161,7 +161,7 @@ def _distribute(
         out_order[place] = order[i]
 
 
-def find_cut(magnitudes: Magnitudes, size: int, count: int) -> Cut:
+def find_cut(magnitudes: Magnitudes, size: int, count: int) -> MagnitudeCut:
     """Return the cut that has `count` (1 or more) of `size` elements before it, without sorting.
 
     After Floyd and Rivest 1975 (doi 10.1145/360680.360691): a sample gives a bracket, two
@@ -188,8 +188,8 @@ def find_cut(magnitudes: Magnitudes, size: int, count: int) -> Cut:
     return _cut(*_nth(np.concatenate(everything), count))
 
 
-def _cut(magnitude: float, last: int) -> Cut:
-    return Cut(math.inf if math.isnan(magnitude) else magnitude, last + 1)
+def _cut(magnitude: float, last: int) -> MagnitudeCut:
+    return MagnitudeCut(math.inf if math.isnan(magnitude) else magnitude, last + 1)
 
 
 def _bracket(magnitudes: Magnitudes, size: int, count: int) -> tuple[float, float]:

@@ -18,7 +18,7 @@ import numpy as np
 from evomerge.merging.kernels.compiled import LANES, Array, compiled, widen
 from evomerge.merging.kernels.noise import LOWEST, STEPS, Noise, rounded_probability
 from evomerge.merging.kernels.passes import BLOCK, load_change, scratch, spans
-from evomerge.merging.kernels.selection import Cut, MagnitudeOrder, find_cut
+from evomerge.merging.kernels.selection import MagnitudeCut, MagnitudeOrder, find_cut
 from evomerge.merging.methods.method import Knob, Values
 
 WriteSparse = Callable[[slice, Array], None]
@@ -118,7 +118,7 @@ class Magnitude(Sparsifier):
 
         return (self._factor(write) if rescale else 1.0), write
 
-    def _cut(self, count: int) -> Cut:
+    def _cut(self, count: int) -> MagnitudeCut:
         if self._order is not None:
             return self._order.cut(count)
         return find_cut(self.magnitudes, self.size, count)

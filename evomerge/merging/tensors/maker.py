@@ -14,7 +14,7 @@ from evomerge.merging.kernels.passes import load, write_copy
 from evomerge.merging.methods import get_method
 from evomerge.merging.methods.method import Merge, Operands
 from evomerge.merging.tensors.plan import Planner, SourceTensor, TensorPlan
-from evomerge.merging.tensors.reader import DTYPES, Reader
+from evomerge.merging.tensors.reader import DTYPES, TensorReader
 from evomerge.merging.tokenizers.rows import MatchedRows
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ class TensorMaker:
     `rows` is the merged vocabulary if rows of embeddings and head are matched by token.
     """
 
-    def __init__(self, planner: Planner, reader: Reader, rows: MatchedRows | None = None) -> None:
+    def __init__(
+        self, planner: Planner, reader: TensorReader, rows: MatchedRows | None = None
+    ) -> None:
         self.planner, self.reader, self.rows = planner, reader, rows
 
     def read(self, plan: TensorPlan, source: SourceTensor) -> Array:
@@ -127,7 +129,7 @@ class TensorMaker:
             own = self.planner.fit(parent).outside[plan.name]
             return as_tensor(self.reader.read(SourceTensor(parent, own)))
 
-        return as_array(self.rows.rows(source.parent, plan.name, read))
+        return as_array(self.rows.rows(source.parent, read))
 
     def _blame(self, plan: TensorPlan, out: Array) -> CandidateError | CheckpointError:
         """Return an error that says why a merged tensor is not finite."""

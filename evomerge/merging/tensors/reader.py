@@ -105,7 +105,7 @@ def resident_bytes() -> int:
     return int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-class Reader:
+class TensorReader:
     """Reads tensors of several parents; threads may read at the same time.
 
     Args:
@@ -240,8 +240,8 @@ class _Unlocked:
 
     def __init__(self, array: Array) -> None:
         self._array = array  # keeps the memory
-        interface = array.__array_interface__
-        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
+        data = (array.__array_interface__["data"][0], False)
+        self.__array_interface__ = {**array.__array_interface__, "data": data}
 
 
 def _exact(box: Array) -> Array:

@@ -67,16 +67,15 @@ class MatchedRows:
     keeper: str | None
     special_ids: Mapping[str, object]
 
-    def rows(self, parent: str, name: str, read: Read) -> Tensor:
-        """Return one parent's matrix with a row for every id of the merged vocabulary.
+    def rows(self, parent: str, read: Read) -> Tensor:
+        """Return one parent's matrix or bias with a row for every id of the merged vocabulary.
+
+        It has the shape (size, ...) and the parent's dtype. If nothing changes, it is the tensor
+        that `read` returned, not a copy.
 
         Args:
-            name: name of the tensor (matrix or bias) in the merged model.
+            parent: its reference.
             read: returns the same tensor of any parent, as it is on disk.
-
-        Returns:
-            Shape (size, ...), in the parent's dtype. If nothing changes, it is the tensor that
-            `read` returned, not a copy.
         """
         import torch
 

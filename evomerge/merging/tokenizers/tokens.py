@@ -6,6 +6,7 @@ parents are the same if their texts are equal. Only JSON is read; no code of a t
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import re
@@ -13,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from evomerge.errors import CheckpointError, one_line
@@ -96,32 +96,24 @@ def _check_tokenizer(data: Mapping[str, Any], file: str) -> None:
         raise _VALUES.wrong(kind, f"{file}model.type", "text")
     # Old files have no `type`. Only Unigram has a list of (token, score) pairs as vocabulary.
     if kind == "Unigram" or (kind is None and isinstance(vocabulary, list)):
-        pieces = _VALUES.items(vocabulary, f"{file}model.vocab")
-        if not all(map(_is_piece, pieces)):
+        for piece in _VALUES.items(vocabulary, f"{file}model.vocab"):
+            match piece:
+                case [str(), int() | float()]:
+                    continue
             raise CheckpointError(f"`{file}model.vocab` must be a list of [token, score].")
-    elif not all(map(_is_id, _VALUES.mapping(vocabulary, f"{file}model.vocab").values())):
-        raise CheckpointError(
-            f"`{file}model.vocab` must be a mapping from token to id, from 0 to {_LARGEST_ID}."
-        )
+    else:
+        for i in _VALUES.mapping(vocabulary, f"{file}model.vocab").values():
+            if type(i) is not int or not 0 <= i <= _LARGEST_ID:
+                raise CheckpointError(
+                    f"`{file}model.vocab` must be a mapping from token to id, from 0 to "
+                    f"{_LARGEST_ID}."
+                )
     for i, item in enumerate(_VALUES.items(data.get("added_tokens") or (), f"{file}added_tokens")):
         where = f"{file}added_tokens[{i}]"
         entry = _VALUES.mapping(item, where)
         if not isinstance(entry.get("content"), str):
             raise _VALUES.wrong(entry.get("content"), f"{where}.content", "text")
         _VALUES.whole(entry.get("id"), f"{where}.id", most=_LARGEST_ID)
-
-
-def _is_id(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= _LARGEST_ID
-
-
-def _is_piece(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and isinstance(value[0], str)
-        and isinstance(value[1], (int, float))
-    )
 
 
 def check_spelling(tokens: Sequence[Tokens]) -> None:
@@ -151,29 +143,22 @@ def check_ids(parents: Sequence[Checkpoint], below: float = math.inf) -> None:
 
     An id without a token, or with a reserved token, is allowed in any parent: its row is padding,
     which another parent may have used for an added token. Parents without a `tokenizer.json` are
-    not checked.
+    not checked, nor are ids from `below` on.
 
     Args:
         parents: all parents, the host first.
-        below: only ids below this are compared.
 
     Raises:
         CheckpointError: two parents disagree.
     """
-    different: list[Checkpoint] = []
+    different: dict[bytes, Checkpoint] = {}
     for parent in parents:
-        file = _file(parent)
-        if file.is_file() and not any(_same(file, _file(other)) for other in different):
-            different.append(parent)
-    if len(different) < 2:
-        return
-    tokens = [Tokens.of(parent) for parent in different]
-    for one, other in itertools.combinations(tokens, 2):
-        _check_pair(one, other, parents[0].reference, below)
-
-
-def _file(parent: Checkpoint) -> Path:
-    return parent.folder / "tokenizer.json"
+        file = parent.folder / "tokenizer.json"
+        if file.is_file():
+            different.setdefault(hashlib.sha256(file.read_bytes()).digest(), parent)
+    if len(different) > 1:
+        for one, other in itertools.combinations(map(Tokens.of, different.values()), 2):
+            _check_pair(one, other, parents[0].reference, below)
 
 
 def _check_pair(one: Tokens, other: Tokens, host: str, below: float) -> None:
@@ -183,18 +168,14 @@ def _check_pair(one: Tokens, other: Tokens, host: str, below: float) -> None:
     )
     others = _by_id(other)
     for i, texts in _by_id(one).items():
-        if i >= below:
-            continue
         other_texts = others.get(i, texts)
         reserved = any(map(_RESERVED.fullmatch, {*texts, *other_texts}))
-        if other_texts.isdisjoint(texts) and not reserved:
+        if i < below and other_texts.isdisjoint(texts) and not reserved:
             raise CheckpointError(
                 f"Tokenizers do not fit: id {i} is the token {min(texts)!r} in {one.reference!r} "
                 f"and {min(other_texts)!r} in {other.reference!r}; {advice}."
             )
-    if one.reference != host:
-        return
-    for text, i in one.ids.items():
+    for text, i in one.ids.items() if one.reference == host else ():
         if i < below and other.ids.get(text, i) != i:
             raise CheckpointError(
                 f"Tokenizers do not fit: token {text!r} has the id {i} in {one.reference!r} and "
@@ -208,10 +189,6 @@ def _by_id(tokens: Tokens) -> dict[int, set[str]]:
     for text, i in tokens.ids.items():
         found.setdefault(i, set()).add(text)
     return found
-
-
-def _same(one: Path, other: Path) -> bool:
-    return one.stat().st_size == other.stat().st_size and one.read_bytes() == other.read_bytes()
 
 
 @contextmanager
