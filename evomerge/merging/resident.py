@@ -30,11 +30,10 @@ from evomerge.merging.kernels.torch_views import TORCH_DTYPES, as_array, as_tens
 from evomerge.merging.members import Members
 from evomerge.merging.methods import get_method
 from evomerge.merging.prepared import PreparedMerges
-from evomerge.merging.tensors.maker import TensorMaker
+from evomerge.merging.tensors.maker import TensorMaker, WholeAngles
 from evomerge.merging.tensors.plan import STORED, Planner, TensorPlan
 from evomerge.merging.tensors.reader import Patch, TensorReader
 from evomerge.merging.tensors.threads import for_each
-from evomerge.merging.tensors.whole import WholeAngles
 from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.safetensors import FLOATING, WIDTHS

@@ -20,11 +20,10 @@ from evomerge.merging.shards import (
     nbytes,
     split_into_shards,
 )
-from evomerge.merging.tensors.maker import TensorMaker
+from evomerge.merging.tensors.maker import TensorMaker, WholeAngles
 from evomerge.merging.tensors.plan import Planner, TensorPlan
 from evomerge.merging.tensors.reader import Patch, TensorReader, resident_bytes
 from evomerge.merging.tensors.threads import MOST, Budget, count_threads, for_each
-from evomerge.merging.tensors.whole import WholeAngles
 from evomerge.merging.tokenizers.rows import MatchedRows
 from evomerge.models.checkpoint import Checkpoint
 from evomerge.models.code_keys import text_without_code

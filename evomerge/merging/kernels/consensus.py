@@ -29,15 +29,13 @@ def write_consensus(
 
     Args:
         factors: for each source, a factor on its change.
-        scale: factor on the consensus.
         elect: if False, the consensus is the sum of the changes. If True, each element takes the
             sign of that sum (positive where the sum is 0), and the consensus is the sum of the
             changes of this sign only; changes of the other sign, or of 0, do not count (TIES;
             Yadav et al. 2023). The next two arguments are used only then.
         divisors: for each source, a number of at least 0, of which one is above 0. The sum at an
             element is divided by the sum of the divisors of the sources that count there.
-        elected_factors: for each source, a second factor on its change, which does not take part
-            in the election of the sign.
+        elected_factors: for each source, a second factor, which does not take part in the election.
         row_length: spans have whole rows of this many elements.
     """
     origin, target, exact = base.reshape(-1), out.reshape(-1), np.float32(scale)

@@ -105,13 +105,6 @@ def add_change(source: Array, base: Array, factor: np.float32, total: Array) -> 
 
 
 @compiled
-def store(values: Array, out: Array) -> None:
-    """Round a float32 span into a stored one."""
-    for i in range(len(out)):
-        out[i] = narrow(values[i], out)
-
-
-@compiled
 def store_changed(base: Array, change: Array, factor: np.float32, out: Array) -> None:
     """Round base + factor * change into a stored span; `change` is float32."""
     for i in range(len(out)):
@@ -301,7 +294,7 @@ def write_row_sum(
         for values, factor in zip(loaded(sources, start, span), factors, strict=True):
             _add_weighted(values, factor if columns else factor[rows], columns, width, total)
         if start is None:
-            store(total, target[span])
+            store_scaled(total, ONE, target[span])
         else:
             store_changed(start[span], total, ONE, target[span])
 

@@ -187,6 +187,6 @@ def find_changes(
         weight = next((c for c in found[0].values() if c.module == change.module), None)
         if "lora_B.bias" in change.keys and weight is not None:
             change.keys.update(
-                {it: weight.keys[it] for it in ["lora_A.weight"] if it in weight.keys}
+                {part: key for part, key in weight.keys.items() if part == "lora_A.weight"}
             )
     return found
