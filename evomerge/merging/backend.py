@@ -233,11 +233,9 @@ def load(
 ) -> Any:
     """Load a model for scoring.
 
-    Args:
-        checkpoint: the model. One with an adapter is built as in a search, in `dtype`; one without
-            is loaded by transformers, in the dtype that it is stored in.
-        place: the device of the model, or a placement on several.
-        causal: whether it must be a causal language model, as lm-eval's tasks need it.
+    One with an adapter is built as in a search, in `dtype`; one without is loaded by transformers,
+    in the dtype that it is stored in. `causal` is whether it must be a causal language model, as
+    lm-eval's tasks need it.
 
     Raises:
         CheckpointError: it is no causal language model though it must be one, transformers cannot

@@ -128,9 +128,7 @@ class Resident:
     def apply(self, recipe: Recipe) -> nn.Module:
         """Build the model of a recipe; this overwrites the weights of the previous model.
 
-        Returns:
-            the model, in evaluation mode, on its device. It is the same object for all recipes of
-            the same depth.
+        It is in evaluation mode, on its device, and the same object for all recipes of one depth.
 
         Raises:
             RecipeError: the recipe does not fit the parents, or has another host or dtype.

@@ -181,8 +181,6 @@ def understood(section: Mapping[str, Any], kind: Any, count: int) -> dict[str, C
     There are none if transformers does not know the model type. `CheckpointError` if it refuses the
     config.
 
-    Args:
-        count: its number of layers.
     """
     from evomerge.merging.architecture.loading import is_known, transformers_config
 
@@ -207,11 +205,7 @@ def text_section(config: dict[str, Any], host: Checkpoint) -> MutableMapping[str
 def count_keys(
     section: Mapping[str, Any], prefix: str, count: int, stacks: Iterable[str]
 ) -> list[str]:
-    """Return the keys of a config that hold the number of blocks of a stack.
-
-    Args:
-        stacks: prefixes of all stacks of the model.
-    """
+    """Return the keys of a config that hold the number of blocks of a stack, one of `stacks`."""
     words = " ".join(stacks)
     both = "encoder" in words and "decoder" in words
     keys = [key for key in LAYER_COUNTS if section.get(key) == count]

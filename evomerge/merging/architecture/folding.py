@@ -95,8 +95,7 @@ class UnfoldableError(Exception):
 def fold_scales(recipe: Recipe, host: Checkpoint) -> dict[str, Rescaling]:
     """Return how each tensor of the merged model must be rescaled to fold the recipe's scales.
 
-    Returns:
-        the rescalings by name in the merged model; tensors that do not change are not listed.
+    They are by name in the merged model; tensors that do not change are not listed.
 
     Raises:
         RecipeError: a product of scales is too large, too small, 0, or negative where the
@@ -138,8 +137,7 @@ def _check_product(product: float, rules: FoldingRules, where: str) -> None:
 def check_foldable(host: Checkpoint, prefix: str, *, negative: bool = False) -> None:
     """Check, before a search starts, that scales between the blocks of a stack can be folded.
 
-    Args:
-        negative: whether scales below 0 are searched.
+    `negative` is whether scales below 0 are searched.
 
     Raises:
         CheckpointError: they cannot; the message says which setting is possible.

@@ -45,11 +45,7 @@ class Form:
 
 
 def columns(section: Mapping[str, Any], count: int) -> dict[str, Column]:
-    """Return the columns of a config by key.
-
-    Args:
-        count: its number of layers.
-    """
+    """Return the columns of a config with `count` layers, by key."""
     found: dict[str, Column] = {}
     for key, value in section.items():
         form = _form_of(key)

@@ -59,8 +59,10 @@ def build_layout(
     """Build a model without weights, and find where the tensors of its checkpoint lie.
 
     Args:
+        data: `config.json` of the model.
         shapes: shape of every floating-point tensor of the checkpoint, by name.
         constants: every other tensor of the checkpoint, by name.
+        dtype: dtype of the parameters.
 
     Raises:
         CheckpointError: transformers has no class for the model, the checkpoint lacks weights that
@@ -155,12 +157,7 @@ class FirstBlocks:
 
 
 def first_blocks(data: Mapping[str, Any], shapes: Shapes) -> FirstBlocks | None:
-    """Return the shorter model, or None if no stack can be shortened.
-
-    Args:
-        data: `config.json` of the whole model.
-        shapes: shape of every floating-point tensor of its checkpoint, by name.
-    """
+    """Return the shorter model, or None if no stack can be shortened; see `build_layout`."""
     config = copy.deepcopy(dict(data))
     text = next(
         (

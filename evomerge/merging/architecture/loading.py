@@ -101,9 +101,8 @@ class Faults:
 class Loader:
     """Loads a model from tensors in memory, in the way `from_pretrained` loads files.
 
-    Attributes:
-        constants: tensors that are part of every checkpoint that is loaded (those of integers,
-            which `probe` does not replace by numbers of its own).
+    `constants` are part of every checkpoint that is loaded: tensors of integers, which `probe` does
+    not replace by numbers of its own.
     """
 
     config: Any
@@ -119,8 +118,7 @@ class Loader:
     def load(self, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> nn.Module:
         """Return the model that transformers loads from these tensors, in evaluation mode.
 
-        Args:
-            tensors: the floating-point tensors of the checkpoint, by name.
+        They are the floating-point tensors of the checkpoint; its parameters get this dtype.
 
         Raises:
             CheckpointError: transformers cannot build a model from them.
@@ -138,10 +136,8 @@ class Loader:
     def find_faults(self, shapes: Mapping[str, tuple[int, ...]], *, run: bool = False) -> Faults:
         """Return what is wrong with a checkpoint whose tensors have these names and shapes.
 
-        Nothing is allocated: tensors and model are on the device `meta`.
-
-        Args:
-            run: whether the model is also run on a few tokens, if all weights are there.
+        Nothing is allocated: tensors and model are on the device `meta`. With `run`, the model is
+        also run on a few tokens, if all weights are there.
 
         Raises:
             CheckpointError: transformers cannot build a model from it, cannot run it, or its

@@ -67,13 +67,11 @@ class Placement:
     def check(self, data: Mapping[str, Any], dtype: str) -> None:
         """Check attention and devices with a model without weights, so before any compute.
 
-        Args:
-            dtype: dtype of its weights, as a search file spells it.
+        `data` is its `config.json`, and `dtype` that of its weights, as a search file spells it.
 
         Raises:
             CheckpointError: transformers has no class for the model.
-            ConfigError: the model has no such attention, the devices are too small for it, or one
-                of them is not there.
+            ConfigError: as `settle`, or one of the devices is not there.
         """
         if self.attention is None and self.spread is None:
             return

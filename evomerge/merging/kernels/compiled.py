@@ -124,12 +124,9 @@ def fma(context: Any, a: Any, b: Any, c: Any) -> Any:
 
 @compiled
 def dot(left: Array, right: Array, lanes: Array) -> float:
-    """Return the dot product of two float32 arrays, as float64.
+    """Return the dot product of two float32 arrays of one length, as float64.
 
-    Args:
-        left: float32.
-        right: float32, as long as `left`.
-        lanes: float32 buffer of `LANES` elements, for the partial sums.
+    `lanes` is a float32 buffer of `LANES` elements, for the partial sums.
     """
     lanes[:] = np.float32(0)
     whole = len(left) // LANES * LANES

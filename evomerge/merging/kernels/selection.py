@@ -45,11 +45,7 @@ class MagnitudeCut:
     def load_before(self, source: Array, base: Array, start: int, out: Array) -> None:
         """Write source - base where an element is before the cut, and 0 elsewhere; a NaN stays.
 
-        Args:
-            source: a span of the stored source.
-            base: the same span of the stored base.
-            start: index of the span's first element in the flat tensor.
-            out: float32, as long as the span.
+        All are spans; `start` is the index of their first element in the flat tensor.
         """
         for part, bound in self._parts(len(out), start):
             _load_above(source[part], base[part], bound, out[part])

@@ -45,11 +45,9 @@ _BITS = {
 
 
 def as_tensor(array: Array, dtype: str | None = None) -> Tensor:
-    """Return a tensor that shares the memory of an array.
+    """Return a tensor that shares the memory of an array of bits.
 
-    Args:
-        array: bits of a tensor.
-        dtype: its dtype, as safetensors headers spell it; None: that of stored weights.
+    `dtype` is as safetensors headers spell it; None: that of stored weights.
     """
     wanted = _WEIGHTS[array.dtype] if dtype is None else TORCH_DTYPES[dtype]
     return torch.from_numpy(array).view(wanted)

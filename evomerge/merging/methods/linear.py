@@ -20,10 +20,7 @@ from evomerge.merging.methods.method import (
 
 
 def normalized(weights: Sequence[float], switch: str | None = "normalize") -> list[float]:
-    """Return the weights divided by their sum.
-
-    Args:
-        switch: knob of the method that turns this off; None if it has none.
+    """Return the weights divided by their sum; `switch` is the knob that turns this off, if any.
 
     Raises:
         CandidateError: the absolute value of the sum is below 1e-8.

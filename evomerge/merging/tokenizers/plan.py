@@ -63,10 +63,8 @@ class TokenizerPlan:
 def plan_tokenizer(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> TokenizerPlan:
     """Plan the tokenizer of the model of a recipe. No weights are read.
 
-    Args:
-        recipe: the recipe. Options that count here: `chat_template`, `pad_to_multiple_of`,
-            `tokens` (mergekit's `tokenizer.tokens`, as JSON) and `truncate_embeddings`.
-        checkpoints: all parents of the recipe, by reference.
+    Options of recipes that count here: `chat_template`, `pad_to_multiple_of`, `tokens` (mergekit's
+    `tokenizer.tokens`, as JSON) and `truncate_embeddings`.
 
     Raises:
         RecipeError: an option, or `tokenizer`, has a value that is not possible.

@@ -139,14 +139,11 @@ def _spelling(tokens: Tokens) -> str:
 
 
 def check_ids(parents: Sequence[Checkpoint], below: float = math.inf) -> None:
-    """Check that no id is different tokens in two parents, and no token of the host another id.
+    """Check that no id is different tokens in two parents, and no token of the first another id.
 
     An id without a token, or with a reserved token, is allowed in any parent: its row is padding,
     which another parent may have used for an added token. Parents without a `tokenizer.json` are
     not checked, nor are ids from `below` on.
-
-    Args:
-        parents: all parents, the host first.
 
     Raises:
         CheckpointError: two parents disagree.
