@@ -76,7 +76,7 @@ class Planner:
 
     def __init__(self, checkpoints: Mapping[str, Checkpoint], host: str) -> None:
         self.checkpoints = checkpoints
-        self.host = checkpoints[host]
+        self.host = self._parent(host)
         self._fits = {name: TensorNameMap(self.host, item) for name, item in checkpoints.items()}
 
     def plan(self, recipe: Recipe, vocabulary: MatchedRows | None = None) -> Iterator[TensorPlan]:
@@ -107,7 +107,7 @@ class Planner:
         """Check that the host has every stack, and every parent every block, that a recipe names.
 
         Raises:
-            RecipeError: it has not, or a block has no sources.
+            RecipeError: it has not, or a block has no sources, or a parent was not opened.
         """
         for prefix, layers in recipe.layers.items():
             if prefix not in self.host.stacks:
@@ -137,7 +137,16 @@ class Planner:
 
     def fit(self, reference: str) -> TensorNameMap:
         """Return which tensors of a parent correspond to which of the host."""
+        self._parent(reference)
         return self._fits[reference]
+
+    def _parent(self, reference: str) -> Checkpoint:
+        if reference not in self.checkpoints:
+            raise RecipeError(
+                f"The recipe names the parent {reference!r}, which was not opened; name one of "
+                f"{', '.join(self.checkpoints)}."
+            )
+        return self.checkpoints[reference]
 
 
 @dataclass(frozen=True)
